@@ -1,0 +1,168 @@
+"""The records that travel: frozen, typed, decoded strictly. Nothing here holds a tensor or imports torch.
+
+Units: every exponent `alpha` is a density exponent, p(lambda) ~ lambda^-alpha, of the eigenvalues
+lambda = sigma(W)^2 of the smaller Gram matrix, unnormalised. A missing value is None, never -1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
+Family = Literal["attention", "mlp", "embedding", "other"]
+Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
+
+ROLES: tuple[Role, ...] = (
+    "q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other",
+)  # fmt: skip
+FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every record that is written to disk."""
+
+
+class Source(Record, kw_only=True):
+    """Where a checkpoint came from. `str(source)` can be typed back on the command line."""
+
+    kind: Literal["hub", "dir", "file", "report", "memory"]
+    location: str
+    """`org/name`, a path, or the class name of a model in memory."""
+    revision: str | None = None
+    """What was asked for: a branch, tag or commit."""
+    commit: str | None = None
+    """What it resolved to (hub only)."""
+    files: tuple[str, ...] = ()
+    """The weight files that were read, relative to the location."""
+    ignored: tuple[str, ...] = ()
+    """Other weight files of the repository that were not read."""
+
+    def __str__(self) -> str:
+        pinned = self.commit or self.revision
+        return f"{self.location}@{pinned}" if self.kind == "hub" and pinned else self.location
+
+
+class ModuleRole(Record, kw_only=True):
+    """What one weight matrix, or one part of a fused tensor, does in its network."""
+
+    role: Role
+    family: Family
+    layer: int | None = None
+    component: str | None = None
+    """`encoder`, `decoder`, `vision`, `text`, ...; None in a model of one piece."""
+    cross_attention: bool = False
+    part: str | None = None
+    """`q`, `gate`, `expert=3`, `expert=3.up`; None for a tensor that is one matrix."""
+    recognised: bool = True
+    """False where no rule knew the name: role and family are then `other`."""
+
+
+class Skipped(Record, kw_only=True):
+    """A stored tensor that was not analysed, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    reason: str
+    part: str | None = None
+
+
+class TailFit(Record, kw_only=True):
+    """One exponent of one spectrum, with what is needed to judge it."""
+
+    tail: str
+    """The rule: hill, hill-paper, ks, fix-finger, farms."""
+    status: Status
+    alpha: float | None = None
+    k: int | None = None
+    """Number of eigenvalues in the tail, counted as the rule counts."""
+    xmin: float | None = None
+    """The tail's threshold, an eigenvalue."""
+    ks: float | None = None
+    """Kolmogorov-Smirnov distance between the tail and the fitted power law."""
+    se_iid: float | None = None
+    """(alpha - 1)/sqrt(k): right only if the tail were iid Pareto. Eigenvalues repel, so it is no confidence interval."""
+    alpha_error: float | None = None
+    """Bound on the error of alpha from floating-point arithmetic, absolute."""
+    alpha_null: float | None = None
+    """The same rule on the Marchenko-Pastur quantiles of this shape."""
+    rho: float | None = None
+    """(alpha - 1)/(alpha_null - 1): below 1 heavier than noise of this shape, 1 like noise. Not comparable across shapes."""
+    z: float | None = None
+    """(alpha - mean)/sd over random matrices of this shape; None where no simulation covers it."""
+
+
+class ModuleRecord(Record, kw_only=True):
+    """One row of a report: one weight matrix, or one part of a fused or stacked tensor."""
+
+    name: str
+    part: str | None = None
+    role: Role
+    family: Family
+    layer: int | None = None
+    component: str | None = None
+    cross_attention: bool = False
+    recognised: bool = True
+    rows: int
+    cols: int
+    n_slices: int = 1
+    """Matrices of rows x cols whose eigenvalues are pooled: 1, but for convolutions."""
+    storage_dtype: str
+    dequantized: bool = False
+    status: Status
+    tail: str
+    alpha: float | None = None
+    k: int | None = None
+    xmin: float | None = None
+    ks: float | None = None
+    se_iid: float | None = None
+    alpha_error: float | None = None
+    alpha_null: float | None = None
+    rho: float | None = None
+    z: float | None = None
+    alpha_square: float | None = None
+    rho_square: float | None = None
+    alpha_25: float | None = None
+    alpha_50: float | None = None
+    alpha_75: float | None = None
+    pl_alpha: float | None = None
+    pl_xmin: float | None = None
+    pl_ks: float | None = None
+    pl_k: int | None = None
+    alpha_weighted: float | None = None
+    log_alpha_norm: float | None = None
+    log_norm: float | None = None
+    spectral_norm: float | None = None
+    frobenius_norm: float | None = None
+    stable_rank: float | None = None
+    effective_rank: float | None = None
+    matrix_rank: int | None = None
+    entropy: float | None = None
+    mp_edge: float | None = None
+    mp_spikes: int | None = None
+    mp_softrank: float | None = None
+    detx_k: int | None = None
+    rand_spectral_norm: float | None = None
+    rand_spikes: int | None = None
+    n_eigenvalues: int = 0
+    n_zero: int | None = None
+    n_nonfinite: int = 0
+    n_denormal: int = 0
+    n_saturated: int = 0
+    n_dead_rows: int = 0
+    n_dead_cols: int = 0
+    digest: str | None = None
+    method: str
+    compute_dtype: str
+
+    @property
+    def key(self) -> str:
+        """The record's unique name: `name`, or `name[part]`."""
+        return key(self.name, self.part)
+
+
+def key(name: str, part: str | None) -> str:
+    """The unique name of a matrix: the tensor's, with the part in brackets where there is one."""
+    return name if part is None else f"{name}[{part}]"
