@@ -1,0 +1,171 @@
+"""Which files of a repository or directory hold the model: one precedence for local and remote sources.
+
+Two different models of equal rank are never guessed between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from specdiag.errors import SourceError, UsageError
+
+_PRECEDENCE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"model\.safetensors\.index\.json",
+        r".*\.safetensors\.index.*\.json",
+        r"model\.safetensors",
+        r"model[-_]\d+-of-\d+\.safetensors",
+        r"(?!consolidated).*\.safetensors",
+        r"consolidated.*\.safetensors",
+        r"consolidated.*\.(bin|pth|pt)",
+        r"pytorch_model\.bin\.index\.json",
+        r".*\.bin\.index.*\.json",
+        r"pytorch_model\.bin",
+        r"pytorch_model[-_]\d+-of-\d+\.bin",
+        r".*\.bin",
+        r".*\.(pth|pt|ckpt)",
+        r".*\.gguf",
+    )
+)
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf")
+_FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+_NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*")
+_SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
+_TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files that hold one model.
+
+    Attributes:
+        files: weight files, relative to the repository; empty where `index` lists them.
+        index: the index file, or None.
+        missing: the first shards that the names of the others promise and that are not there.
+    """
+
+    files: tuple[str, ...]
+    index: str | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What picks this model with `--file`."""
+        return self.index or self.files[0]
+
+
+def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
+    """The model among the files of a repository or directory.
+
+    Args:
+        names: every file, relative, with `/` between folders.
+        pick: a file, or a folder to choose within, instead of the best file at the top.
+        where: the repository or directory, for messages.
+
+    Raises:
+        UsageError: `pick` names nothing, or several different models have the same rank.
+        SourceError: no file holds weights of a supported kind, or a shard is missing.
+    """
+    names = sorted(names)
+    folder = f"{pick.strip('/')}/" if pick else ""
+    if pick in names:
+        return Choice((), index=pick) if is_index(pick) else Choice((pick,))
+    if folder and not any(name.startswith(folder) for name in names):
+        raise UsageError(f"{where} has no file '{pick}'; it has {_listed(weight_files(names) or names)}")
+    inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
+    candidates = _candidates(inside)
+    if not candidates:
+        raise SourceError(_nothing(names, inside, where))
+    best = min(_rank(candidate) for candidate in candidates)
+    return _only([candidate for candidate in candidates if _rank(candidate) == best], where)
+
+
+def is_index(name: str) -> bool:
+    """Whether the name is that of a list of shards, such as `model.safetensors.index.json`."""
+    return name.endswith(".json") and ".index." in name
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """The names that look like files of weights, in supported formats and others."""
+    return [
+        name for name in names if name.endswith(_WEIGHTS + _FOREIGN) and not _NOT_WEIGHTS.match(_base(name))
+    ]
+
+
+def _candidates(names: Sequence[str]) -> list[Choice]:
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for name in weight_files(names):
+        if name.endswith(_WEIGHTS) and not _is_adapter(name):
+            shard = _SHARD.fullmatch(name)
+            sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
+    indices = [
+        Choice((), index=name)
+        for name in names
+        if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)
+    ]
+    return indices + [Choice(tuple(files), missing=_missing(files)) for files in sets.values()]
+
+
+def _rank(choice: Choice) -> int:
+    base = _base(choice.name)
+    matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
+    return next(matching, len(_PRECEDENCE))
+
+
+def _only(choices: Sequence[Choice], where: str) -> Choice:
+    names = [choice.name for choice in choices]
+    if len(choices) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
+        raise SourceError(
+            f"{where} is cut for tensor parallelism ({_listed(names)}), not supported: merge it first"
+        )
+    if len(choices) > 1:
+        raise UsageError(
+            f"{where} holds {len(names)} different models: {_listed(names)}; pick one with --file"
+        )
+    if choices[0].missing:
+        raise SourceError(f"{where} is incomplete: it lacks {_listed(choices[0].missing)}; fetch it again")
+    return choices[0]
+
+
+def _missing(files: Sequence[str]) -> tuple[str, ...]:
+    shard = _SHARD.fullmatch(files[0])
+    if shard is None:
+        return ()
+    begin, end = shard.span("number")
+    present = {int(name[begin:end]) for name in files}
+    first = 0 if 0 in present else 1
+    numbers = (number for number in range(first, first + int(shard["total"])) if number not in present)
+    return tuple(
+        f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9)
+    )
+
+
+def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
+    weights = weight_files(inside)
+    adapters = [name for name in weights if _is_adapter(name)]
+    if adapters:
+        return (
+            f"{where} holds only an adapter ({_listed(adapters)}), not supported yet: merge it into its model"
+        )
+    if weights:
+        return f"{where} holds weights only as {_listed(weights)}, not supported: convert them to safetensors"
+    folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
+    if folders:
+        return f"{where} holds weights only in its folders {_listed(folders)}: pick one with --file FOLDER"
+    return f"{where} holds no weights, only {_listed(inside)}" if inside else f"{where} is empty"
+
+
+def _is_adapter(name: str) -> bool:
+    return _base(name).startswith("adapter")
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,58 @@
+"""A sample of the experts of a mixture, the same in every layer."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+
+from specdiag.checkpoint.roles import Part
+from specdiag.errors import UsageError
+
+_EXPERT = re.compile(r"expert=(\d+)")
+
+Parts = dict[str, tuple[Part, ...]]
+
+
+def sample_experts(
+    parts: Mapping[str, tuple[Part, ...]], n: int, seed: int
+) -> tuple[Parts, dict[str, str], list[str]]:
+    """Keep `n` experts, drawn without replacement, of every tensor that holds experts.
+
+    Args:
+        parts: the matrices of each tensor.
+        n: how many experts to keep.
+        seed: of the draw; a seed and a number of experts determine it.
+
+    Returns:
+        The parts that stay; for each tensor that lost some, the reason; notes.
+
+    Raises:
+        UsageError: `n` is below 1.
+    """
+    if n < 1:
+        raise UsageError(f"--experts {n} leaves nothing to analyse: give 1 or more")
+    total = 1 + max(
+        (number for held in parts.values() for part in held if (number := _expert(part)) is not None),
+        default=-1,
+    )
+    if n >= total:
+        return dict(parts), {}, []
+    drawn = sorted(random.Random(seed).sample(range(total), n))
+    kept: Parts = {}
+    reasons: dict[str, str] = {}
+    for name, held in parts.items():
+        kept[name] = tuple(part for part in held if (number := _expert(part)) is None or number in drawn)
+        if len(kept[name]) < len(held):
+            reasons[name] = f"expert sampling: {n} of {total} analysed"
+    shown = ", ".join(map(str, drawn))
+    return (
+        kept,
+        reasons,
+        [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."],
+    )
+
+
+def _expert(part: Part) -> int | None:
+    match = _EXPERT.match(part.module.part or "")
+    return int(match[1]) if match else None

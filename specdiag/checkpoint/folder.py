@@ -1,0 +1,98 @@
+"""One view of what holds a checkpoint: a directory, a single file, or a commit on the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from specdiag.checkpoint.shards import read_json
+from specdiag.checkpoint.source import Location
+from specdiag.errors import SourceError
+from specdiag.records import Source
+
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Files below one root, some of them perhaps still on the hub.
+
+    Attributes:
+        source: kind, location and revision; which of its files are read is not decided yet.
+        root: where the files lie.
+        names: all of them, relative, with `/` between folders.
+        fetch: brings the named files below `root`.
+        only: the file that was asked for where the source is one file.
+    """
+
+    source: Source
+    root: Path
+    names: tuple[str, ...]
+    fetch: Callable[[Sequence[str]], None]
+    only: str | None = None
+
+    def config(self, weights: str) -> tuple[dict[str, Any], list[str]]:
+        """The config.json beside a file of weights, empty without one, and a note where it cannot be used."""
+        name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")
+        if name not in self.names:
+            return {}, []
+        self.fetch([name])
+        try:
+            return read_json(self.root / name, name), []
+        except SourceError as error:
+            return {}, [f"Went on without a configuration: {error}."]
+
+
+def open_folder(location: Location) -> Folder:
+    """List what a location holds.
+
+    Raises:
+        SourceError: it cannot be listed, or the hub does not give it.
+    """
+    if location.path is None:
+        return _hub(location)
+    if location.path.is_dir():
+        source = Source(kind="dir", location=str(location.path))
+        return Folder(source, location.path, _names(location.path, location.file), _nothing)
+    root, only = location.path.parent, location.path.name
+    names = tuple(name for name in (only, _CONFIG) if (root / name).exists())
+    return Folder(Source(kind="file", location=str(location.path)), root, names, _nothing, only)
+
+
+def _hub(location: Location) -> Folder:
+    from specdiag.checkpoint import hub
+
+    assert location.repo is not None
+    snapshot = hub.resolve(location.repo, location.revision)
+    source = Source(kind="hub", location=location.repo, revision=location.revision, commit=snapshot.commit)
+    return Folder(source, snapshot.folder, snapshot.names, partial(hub.download, snapshot))
+
+
+def _names(root: Path, pick: str | None) -> tuple[str, ...]:
+    """Files at the top, one level below, and where `pick` points: a source may be a whole disk."""
+    names: set[str] = set()
+    try:
+        top = list(root.iterdir())
+        folders = [
+            path
+            for path in (*top, root / (pick or "."))
+            if path.is_dir() and os.access(path, os.R_OK | os.X_OK)
+        ]
+        for path in (
+            *top,
+            root / (pick or "."),
+            *(inner for folder in folders for inner in folder.iterdir()),
+        ):
+            if not path.is_dir():
+                names.add(path.relative_to(root).as_posix())
+    except OSError as error:
+        raise SourceError(f"'{error.filename or root}' cannot be listed: {error.strerror}") from error
+    return tuple(sorted(names))
+
+
+def _nothing(files: Sequence[str]) -> None:
+    """A local directory has its files already."""

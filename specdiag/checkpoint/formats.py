@@ -1,0 +1,76 @@
+"""What a file is, told from its first bytes and never from its name."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal
+
+from specdiag.errors import SourceError
+
+Format = Literal["safetensors", "torch_zip", "torch_legacy"]
+
+_PICKLE = 0x80  # first byte since pickle protocol 2; torch's format before 1.6 is several pickles in a row
+_REFUSED: tuple[tuple[bytes, str], ...] = (
+    (b"GGUF", "a GGUF file, not supported yet: analyse the original checkpoint"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
+    (b"\x93NUMPY", "a single numpy array, not a checkpoint"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
+    (b"<", "a web page or XML, not weights: fetch the file itself"),
+    (b"{", "JSON, not weights"),
+)
+_N_PROBE = 512
+
+
+def recognise(path: Path, label: str) -> Format:
+    """The format of a file of weights.
+
+    Args:
+        path: the file.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it cannot be read, is empty, or is something else, which is named.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_N_PROBE)
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+    if not head:
+        raise SourceError(f"'{label}' is empty: fetch it again")
+    if head.startswith(b"PK\x03\x04"):
+        return "torch_zip"
+    if head[0] == _PICKLE:
+        return "torch_legacy"
+    for magic, what in _REFUSED:
+        if head.lstrip().startswith(magic):
+            raise SourceError(f"'{label}' is {what}")
+    if head[8:9] == b"{":
+        return "safetensors"
+    raise SourceError(f"'{label}' is {_unknown(head)}")
+
+
+def _unknown(head: bytes) -> str:
+    spec = _ctranslate2_spec(head)
+    if spec is not None:
+        return (
+            f"a CTranslate2 model ({spec}), not supported: analyse the checkpoint that it was converted from"
+        )
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    return "neither a safetensors file nor a torch checkpoint; it may be truncated or damaged"
+
+
+def _ctranslate2_spec(head: bytes) -> str | None:
+    """The spec name of a CTranslate2 file: u32 version, u16 length, name ending in NUL."""
+    if len(head) < 8:
+        return None
+    version, length = struct.unpack_from("<IH", head)
+    name = head[6 : 6 + length]
+    if not 1 <= version <= 64 or not name.endswith(b"Spec\0"):
+        return None
+    return name[:-1].decode("ascii", "replace")

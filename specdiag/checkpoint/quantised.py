@@ -1,0 +1,72 @@
+"""Which stored types hold weights, and why the others are left out: raw codes are never analysed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+
+_PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
+_SCALE_WORDS = (
+    "scale",
+    "absmax",
+    "quant_map",
+    "zero",
+    "SCB",
+    "qzeros",
+    "quant_state",
+    "input_amax",
+    "weight_amax",
+)
+
+
+def reasons_by_type(tensors: Iterable[StoredTensor], config: Mapping[str, Any]) -> dict[str, str]:
+    """For each tensor whose stored type keeps it from being analysed, the reason.
+
+    Args:
+        tensors: everything that the checkpoint stores.
+        config: config.json; a `quantization_config` in it marks integer tensors as weights.
+    """
+    tensors = tuple(tensors)
+    names = {tensor.name for tensor in tensors}
+    quantised = "quantization_config" in config
+    codes = {t.name for t in tensors if t.dtype not in FLOAT_TYPES and _holds_codes(t, names, quantised)}
+    owners = {owner for name in codes for owner in (name, _parent(name))} - {""}
+    reasons = ((tensor.name, _reason(tensor, codes, owners)) for tensor in tensors)
+    return {name: reason for name, reason in reasons if reason is not None}
+
+
+def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | None:
+    if _is_scale(tensor.name) and _parent(tensor.name) in owners:
+        return "scale of a quantised tensor"
+    if tensor.dtype in FLOAT_TYPES:
+        return None
+    if tensor.dtype.startswith("F"):
+        return f"unsupported dtype {tensor.dtype}: its codes mean nothing without their scales"
+    if tensor.name in codes:
+        return f"quantised or packed weights ({tensor.dtype}), not supported yet"
+    if tensor.dtype.startswith(("I", "U")):
+        return "integer buffer"
+    return "boolean buffer" if tensor.dtype == "BOOL" else f"unsupported dtype {tensor.dtype}"
+
+
+def _holds_codes(tensor: StoredTensor, names: set[str], quantised: bool) -> bool:
+    if tensor.dtype.startswith("F"):
+        return True  # F8, F6, F4: meaningless without the scales that belong to them
+    if not tensor.dtype.startswith(("I", "U")) or len(tensor.shape) < 2:
+        return False
+    leaf = tensor.name.rpartition(".")[2]
+    if "weight" in leaf or leaf in _PACKED_LEAVES or leaf.endswith(("_blocks", "_scales")):
+        return True
+    parent = _parent(tensor.name)
+    return quantised or any(f"{parent}.{word}" in names for word in ("scale", "scales", "weight_scale"))
+
+
+def _is_scale(name: str) -> bool:
+    leaf = name.rpartition(".")[2]
+    return any(word in leaf for word in _SCALE_WORDS)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]

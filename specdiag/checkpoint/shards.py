@@ -1,0 +1,82 @@
+"""Checkpoints in several files: what an index promises, and whether the files keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.errors import SourceError
+
+
+def read_index(path: Path, index: str) -> dict[str, str]:
+    """The `weight_map` of an index file: tensor names to files, relative to the repository.
+
+    Args:
+        path: the index file.
+        index: its name relative to the repository; its shards lie beside it.
+
+    Raises:
+        SourceError: it cannot be read, is damaged, or names files outside its own folder.
+    """
+    content = read_json(path, index)
+    entries = content.get("weight_map")
+    if not isinstance(entries, dict) or not entries:
+        raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
+    weight_map = cast("dict[str, Any]", entries)
+    folder = PurePosixPath(index).parent
+    for file in weight_map.values():
+        if (
+            not isinstance(file, str)
+            or not file
+            or PurePosixPath(file).is_absolute()
+            or ".." in file.split("/")
+        ):
+            raise SourceError(f"'{index}' is damaged: it names the file {file!r} outside its own folder")
+    return {name: str(folder / file) for name, file in weight_map.items()}
+
+
+def read_json(path: Path, label: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        SourceError: it cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"'{label}' is damaged, not JSON ({error}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
+    return cast("dict[str, Any]", content)
+
+
+def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[StoredTensor]) -> list[str]:
+    """Compare the shards with their index.
+
+    Args:
+        index: name of the index file.
+        weight_map: what it promises.
+        tensors: what the shards hold.
+
+    Returns:
+        A note for tensors that the index does not list: they are read all the same.
+
+    Raises:
+        SourceError: a tensor that the index lists is not in its shard.
+    """
+    held = {(tensor.name, tensor.file) for tensor in tensors}
+    absent = [name for name, file in weight_map.items() if (name, file) not in held]
+    if absent:
+        raise SourceError(
+            f"'{weight_map[absent[0]]}' lacks '{absent[0]}', which '{index}' lists"
+            + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
+            + ": index and shards belong to different versions; fetch them again"
+        )
+    extra = [tensor.name for tensor in tensors if tensor.name not in weight_map]
+    more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+    return [f"{index} does not list {extra[0]}{more}, which its shards hold."] if extra else []

@@ -1,0 +1,95 @@
+"""What becomes of each stored tensor: matrices to analyse, or a reason to leave it out. None disappears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from specdiag.checkpoint.experts import sample_experts
+from specdiag.checkpoint.quantised import reasons_by_type
+from specdiag.checkpoint.roles import Part, modules
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.records import Skipped, Source
+
+
+def sort_tensors(
+    tensors: Sequence[StoredTensor],
+    source: Source,
+    config: dict[str, Any],
+    *,
+    role_map: Path | None = None,
+    experts: int | None = None,
+    seed: int = 0,
+    notes: Iterable[str] = (),
+) -> Checkpoint:
+    """Sort stored tensors into a checkpoint.
+
+    Args:
+        tensors: all that is stored, in order, under their final names.
+        source: where they come from.
+        config: config.json, or empty.
+        role_map: TOML file with roles for further names.
+        experts: how many experts of each layer to analyse; None for all.
+        seed: of the draw of experts.
+        notes: what was remarked so far.
+
+    Raises:
+        UsageError: the role map or the number of experts is wrong.
+    """
+    tied = _tied(tensors)
+    reasons = {**reasons_by_type(tensors, config), **tied}
+    found = modules({t.name: t.shape for t in tensors if t.name not in reasons}, config, role_map)
+    parts = {name: held for name, held in found.parts.items() if not isinstance(held, str)}
+    reasons.update({name: held for name, held in found.parts.items() if isinstance(held, str)})
+    said = [*notes, *found.notes]
+    if experts is not None:
+        parts, sampled, remarks = sample_experts(parts, experts, seed)
+        reasons.update(sampled)
+        said += remarks
+    return Checkpoint(
+        source=source,
+        architecture=architecture(config),
+        config=config,
+        matrices=tuple(_matrix(t, part) for t in tensors for part in parts.get(t.name, ())),
+        skipped=tuple(
+            Skipped(name=t.name, shape=t.shape, dtype=t.dtype, reason=reasons[t.name])
+            for t in tensors
+            if t.name in reasons
+        ),
+        notes=tuple(said),
+        n_tensors=len(tensors),
+        n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied),
+    )
+
+
+def architecture(config: dict[str, Any]) -> str | None:
+    """`architectures[0]` or `model_type` of a config.json."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else config.get("model_type")
+    return first if isinstance(first, str) else None
+
+
+def _tied(tensors: Sequence[StoredTensor]) -> dict[str, str]:
+    first: dict[Hashable, str] = {}
+    reasons: dict[str, str] = {}
+    for tensor in tensors:
+        if tensor.storage is not None:
+            owner = first.setdefault(tensor.storage, tensor.name)
+            if owner != tensor.name:
+                reasons[tensor.name] = f"tied to {owner}"
+    return reasons
+
+
+def _matrix(tensor: StoredTensor, part: Part) -> WeightMatrix:
+    n_slices, rows, cols = part.slicer.shape
+    return WeightMatrix(
+        name=tensor.name,
+        module=part.module,
+        shape=(rows, cols),
+        n_slices=n_slices,
+        storage_dtype=tensor.dtype,
+        tensor=tensor,
+        slicer=part.slicer,
+    )

@@ -1,0 +1,95 @@
+"""What the person typed: a path on this machine, or a model on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from specdiag.errors import SourceError, UsageError
+
+_PATH_LIKE = re.compile(r"[./~\\].*|.*[/\\]|.*\.(safetensors|bin|pth?|ckpt|gguf|json)", re.DOTALL)
+_URL = re.compile(r"(https?|hf)://.*|(www\.)?(huggingface\.co|hf\.co)/.*", re.DOTALL)
+_HOST = re.compile(r"^(hf://|(https?://)?(www\.)?(huggingface\.co|hf\.co)/)")
+_CREDENTIALS = re.compile(r"^(https?://)[^/]*@")
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>\S+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A source before anything was read.
+
+    Attributes:
+        path: a file or directory that exists, or None.
+        repo: `org/name` or a one-word id on the hub, or None.
+        revision: branch, tag or commit that was asked for.
+        file: file or folder inside to read, or None for the best.
+    """
+
+    path: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+    file: str | None = None
+
+
+def locate(
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+) -> Location:
+    """Tell a path from a hub id. A path that exists wins.
+
+    Args:
+        location: a path, `org/name`, `name`, `org/name@revision`, `hf://org/name@revision/path`, or a URL.
+        revision: branch, tag or commit on the hub.
+        file: a file or folder inside the directory or repository.
+
+    Raises:
+        UsageError: the options contradict the location.
+        SourceError: it is neither a path that exists nor what the hub would call a model.
+    """
+    text = os.fspath(location)
+    path = Path(text).expanduser()
+    if text and os.path.lexists(path):
+        return _local(path, revision, file)
+    text = _CREDENTIALS.sub(r"\1", text)
+    if _URL.fullmatch(text):
+        found = _from_uri(text)
+    elif not _PATH_LIKE.fullmatch(text) and (match := _HUB_ID.fullmatch(text)):
+        found = Location(repo=match["repo"], revision=match["revision"])
+    else:
+        raise SourceError(f"no such file or directory: '{text}'; give a path, or a hub model as org/name")
+    if revision and found.revision:
+        raise UsageError(
+            f"'{text}' already names revision '{found.revision}': leave out --revision {revision}"
+        )
+    if file and found.file:
+        raise UsageError(f"'{text}' already names '{found.file}': leave out --file {file}")
+    return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)
+
+
+def _local(path: Path, revision: str | None, file: str | None) -> Location:
+    if revision:
+        raise UsageError(f"--revision {revision} is for models on the hub, and '{path}' is a local path")
+    if not path.exists():
+        raise SourceError(f"'{path}' is a link to '{path.readlink()}', which does not exist")
+    if file and not path.is_dir():
+        raise UsageError(f"--file {file} picks within a directory or repository, and '{path}' is a file")
+    return Location(path=path, file=file)
+
+
+def _from_uri(text: str) -> Location:
+    bare = _HUB_ID.fullmatch(_HOST.sub("", text))
+    if bare and "/" not in bare["repo"]:  # a legacy one-word id, which the hub's own parser rejects
+        return Location(repo=bare["repo"], revision=bare["revision"])
+
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfUriError
+    from huggingface_hub.utils import parse_hf_uri
+
+    try:
+        uri = parse_hf_uri(text.strip(), endpoint=constants.ENDPOINT)
+    except HfUriError as error:
+        raise SourceError(f"'{text}' does not name a model on the hub: {error.msg.rstrip('.')}") from error
+    if uri.type != "model":
+        raise SourceError(f"'{text}' is a {uri.type}, not a model; give a model as org/name")
+    return Location(repo=uri.id, revision=uri.revision, file=uri.path_in_repo or None)
