@@ -107,7 +107,7 @@ def _in_one_sentence(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(_answered(repo, error)) from error
     except _transport_errors() as error:
         raise SourceError(
-            f"the download of {repo} was interrupted ({type(error).__name__}): run again, whole files are kept"
+            f"the download of {repo} was interrupted ({type(error).__name__}): run again, it keeps whole files"
         ) from error
     except OSError as error:
         raise SourceError(_local(repo, error)) from error

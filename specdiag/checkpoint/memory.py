@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from specdiag.checkpoint.names import unwrap
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors
+from specdiag.checkpoint.wrappers import unwrap
 from specdiag.records import Source
 
 

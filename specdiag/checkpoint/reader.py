@@ -10,12 +10,12 @@ import msgspec
 from specdiag.checkpoint.choice import Choice, choose, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
-from specdiag.checkpoint.names import duplicate, unwrap
 from specdiag.checkpoint.safetensors_file import list_safetensors
 from specdiag.checkpoint.shards import check_index, read_index
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+from specdiag.checkpoint.wrappers import duplicate, unwrap
 from specdiag.errors import SourceError
 from specdiag.records import Source
 

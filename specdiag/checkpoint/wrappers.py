@@ -1,0 +1,51 @@
+"""Names as the network has them: what training wrappers put in front is taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.errors import SourceError
+
+_COMPILED = "_orig_mod."
+_PARALLEL = "module."
+
+
+def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
+    """Take off `_orig_mod.` (torch.compile) anywhere, and `module.` (DataParallel) where all names have it.
+
+    Args:
+        tensors: all tensors of a checkpoint.
+        where: the checkpoint, for messages.
+
+    Returns:
+        The tensors under their new names, and notes on what was taken off.
+
+    Raises:
+        SourceError: two names become one.
+    """
+    names = [tensor.name.replace(_COMPILED, "") for tensor in tensors]
+    taken = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
+    while names and all(name.startswith(_PARALLEL) and name != _PARALLEL for name in names):
+        names = [name.removeprefix(_PARALLEL) for name in names]
+        taken.append(_PARALLEL)
+    if not taken:
+        return list(tensors), []
+    twice = duplicate(names)
+    if twice is not None:
+        raise SourceError(
+            f"{where} holds '{twice}' both with and without a wrapper's prefix: save the plain model"
+        )
+    notes = [f"Took the wrapper prefix '{prefix}' off the names." for prefix in dict.fromkeys(taken)]
+    return [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)], notes
+
+
+def duplicate(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
