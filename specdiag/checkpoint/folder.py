@@ -35,6 +35,10 @@ class Folder:
     fetch: Callable[[Sequence[str]], None]
     only: str | None = None
 
+    def label(self, name: str) -> str:
+        """A file's name in messages."""
+        return self.source.location if name == self.only else f"{self.source.location}/{name}"
+
     def config(self, weights: str) -> tuple[dict[str, Any], list[str]]:
         """The config.json beside a file of weights, empty without one, and a note where it cannot be used."""
         name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")

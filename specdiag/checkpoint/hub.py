@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    constants,
+    get_cached_repo_tree,
+    snapshot_download,  # pyright: ignore[reportUnknownVariableType]
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     EntryNotFoundError,
@@ -78,7 +83,7 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
 
 
 @contextmanager
-def _in_one_sentence(repo: str, revision: str | None) -> Iterator[None]:
+def _in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
     try:
         yield
     except HFValidationError as error:
@@ -107,7 +112,7 @@ def _in_one_sentence(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(_answered(repo, error)) from error
     except _transport_errors() as error:
         raise SourceError(
-            f"the download of {repo} was interrupted ({type(error).__name__}): run again, it keeps whole files"
+            f"the download of {repo} was interrupted ({type(error).__name__}): run it again"
         ) from error
     except OSError as error:
         raise SourceError(_local(repo, error)) from error
@@ -115,7 +120,8 @@ def _in_one_sentence(repo: str, revision: str | None) -> Iterator[None]:
 
 def _transport_errors() -> tuple[type[Exception], ...]:
     """Errors of the HTTP library, whichever it is: huggingface_hub has changed it twice."""
-    return tuple(base for base in HfHubHTTPError.__bases__ if not issubclass(base, OSError))
+    bases = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    return tuple(base for base in bases if not issubclass(base, OSError))
 
 
 def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -71,7 +71,7 @@ def from_model(
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     return from_state_dict(
         model.state_dict(),
-        config=to_dict() if callable(to_dict) else None,
+        config=cast("dict[str, Any]", to_dict()) if callable(to_dict) else None,
         role_map=role_map,
         experts=experts,
         seed=seed,

@@ -81,7 +81,7 @@ def _read(folder: Folder, choice: Choice) -> tuple[list[StoredTensor], Source, l
     tensors: list[StoredTensor] = []
     notes: list[str] = []
     for name in files:
-        listed, said = list_file(folder.root / name, name)
+        listed, said = list_file(folder.root / name, folder.label(name))
         tensors += listed
         notes += said
     twice = duplicate(tensor.name for tensor in tensors)
@@ -91,7 +91,9 @@ def _read(folder: Folder, choice: Choice) -> tuple[list[StoredTensor], Source, l
             f"{folder.source} holds '{twice}' twice, in {holders}: these are not one checkpoint"
         )
     if choice.index is not None:
-        notes += check_index(choice.index, weight_map, tensors)
+        notes += check_index(
+            choice.index, {name: folder.label(file) for name, file in weight_map.items()}, tensors
+        )
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
     return tensors, msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored), notes
 

@@ -62,7 +62,7 @@ def read_range(path: Path, label: str, offset: int, out: NDArray[Any]) -> None:
     Raises:
         SourceError: the file is gone, unreadable, or shorter than it was when its header was read.
     """
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = out.reshape(-1).view(np.uint8).data
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.quantised import reasons_by_type
@@ -39,10 +39,10 @@ def sort_tensors(
         UsageError: the role map or the number of experts is wrong.
     """
     tied = _tied(tensors)
-    reasons = {**reasons_by_type(tensors, config), **tied}
-    found = modules({t.name: t.shape for t in tensors if t.name not in reasons}, config, role_map)
-    parts = {name: held for name, held in found.parts.items() if not isinstance(held, str)}
-    reasons.update({name: held for name, held in found.parts.items() if isinstance(held, str)})
+    by_type = reasons_by_type(tensors, config)
+    found = modules({t.name: t.shape for t in tensors if t.name not in by_type}, config, role_map)
+    reasons = {**found.skipped, **by_type, **tied}
+    parts = {name: held for name, held in found.parts.items() if name not in reasons}
     said = [*notes, *found.notes]
     if experts is not None:
         parts, sampled, remarks = sample_experts(parts, experts, seed)
@@ -67,8 +67,8 @@ def sort_tensors(
 def architecture(config: dict[str, Any]) -> str | None:
     """`architectures[0]` or `model_type` of a config.json."""
     named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else config.get("model_type")
-    return first if isinstance(first, str) else None
+    names = cast("list[Any]", named) if isinstance(named, list) else []
+    return next((name for name in (*names, config.get("model_type")) if isinstance(name, str)), None)
 
 
 def _tied(tensors: Sequence[StoredTensor]) -> dict[str, str]:

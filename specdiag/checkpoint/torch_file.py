@@ -7,20 +7,17 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
 
-_WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
-_BESIDE_WEIGHTS = re.compile(
-    r".*(optim|sched|scaler|rng|random|history|metric|config|args|hyper|loop|callback).*"
-)
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _DAMAGED = (
     RuntimeError,
@@ -53,7 +50,7 @@ def list_torch_file(path: Path, label: str, *, zipped: bool) -> tuple[list[Store
         content = {"tensor": content}
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds a {type(content).__name__}, not a dictionary of weights")
-    weights, notes = _weights(content, label)
+    weights, notes = find_weights(cast("Mapping[Any, Any]", content), label)
     return list_tensors(weights, label), notes
 
 
@@ -104,49 +101,4 @@ def _refused(message: str, label: str) -> str:
     return (
         f"'{label}' wants to run {wanted[1].rstrip('.')} when it is opened, and it was not allowed to: "
         "save its weights alone, as safetensors or a state_dict"
-    )
-
-
-def _weights(content: Mapping[Any, Any], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The one dictionary of tensors in what was stored, and a note on the rest."""
-    own = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if any(value.dim() > 1 for value in own.values()):
-        return _named(own), _rest(label, [name for name in content if name not in own])
-    found = {str(name): flat for name, value in content.items() if (flat := dict(_flatten(value, "")))}
-    holders = [name for name in found if name in _WRAPPERS]
-    holders = holders or [
-        name for name in found if not _BESIDE_WEIGHTS.fullmatch(name.lower()) and name not in own
-    ]
-    if len(holders) > 1:
-        listed = ", ".join(f"'{name}'" for name in holders)
-        raise SourceError(
-            f"'{label}' holds tensors under {listed}: save the one to analyse in a file of its own"
-        )
-    if holders:
-        rest = [name for name in content if name != holders[0]]
-        return found[holders[0]], [f"{label}: read the weights under '{holders[0]}'.", *_rest(label, rest)]
-    if not own:
-        raise SourceError(f"'{label}' holds no tensors; its keys are {_listed(list(content)) or 'none'}")
-    return _named(own), _rest(label, [name for name in content if name not in own])
-
-
-def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield prefix, value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flatten(inner, f"{prefix}.{name}" if prefix else str(name))
-
-
-def _named(tensors: Mapping[Any, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {str(name): tensor for name, tensor in tensors.items()}
-
-
-def _rest(label: str, names: list[Any]) -> list[str]:
-    return [f"{label}: ignored its other entries {_listed(names)}."] if names else []
-
-
-def _listed(names: list[Any]) -> str:
-    return ", ".join(str(name) for name in names[:8]) + (
-        f" and {len(names) - 8} more" if len(names) > 8 else ""
     )
