@@ -166,3 +166,110 @@ class ModuleRecord(Record, kw_only=True):
 def key(name: str, part: str | None) -> str:
     """The unique name of a matrix: the tensor's, with the part in brackets where there is one."""
     return name if part is None else f"{name}[{part}]"
+
+
+class Settings(Record, kw_only=True):
+    """What was computed, and how: with the weights, everything that a number depends on."""
+
+    device: str = "cpu"
+    method: Literal["gram", "svd"] = "gram"
+    dtype: Literal["float32", "float64"] = "float64"
+    tail: Literal["hill", "hill-paper", "ks", "fix-finger", "farms"] = "hill"
+    tail_fraction: float = 0.5
+    square: bool = True
+    """Compute alpha_square."""
+    randomize: bool = False
+    """Compute the spectrum of each matrix with its entries permuted."""
+    seed: int = 0
+    experts: int | None = None
+    """Experts sampled of each stack; None for all."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    role_map: str | None = None
+
+
+class RoleSummary(Record, kw_only=True):
+    """One role of one family: medians and ranges over its matrices that have a value."""
+
+    family: Family
+    role: Role
+    n: int
+    n_alpha: int
+    """How many have an alpha."""
+    parameters: int
+    alpha: float | None = None
+    alpha_min: float | None = None
+    alpha_max: float | None = None
+    alpha_null: float | None = None
+    rho: float | None = None
+    alpha_square: float | None = None
+    alpha_square_min: float | None = None
+    alpha_square_max: float | None = None
+    alpha_square_null: float | None = None
+    pl_alpha: float | None = None
+    stable_rank: float | None = None
+
+
+class Contrast(Record, kw_only=True):
+    """MLP minus attention, per layer: positive where attention is heavier-tailed (has the smaller exponent)."""
+
+    basis: Literal["alpha", "alpha_square"]
+    attention: Literal["all", "q,k", "v,o"]
+    """Which attention roles are held against all MLP matrices of the same layer."""
+    n_layers: int
+    n_positive: int
+    difference: float
+    """Median over layers of mean MLP exponent - mean attention exponent."""
+    low: float
+    high: float
+    """95 % bootstrap interval of that median, layers resampled."""
+    p: float
+    """Two-sided sign-flip test over layers."""
+    p_holm: float
+    """`p` corrected by Holm over the three attention groups of this basis."""
+    auc: float
+    """Share of (attention, MLP) pairs of matrices in which the MLP has the larger exponent: 0.5 is no difference."""
+    random_difference: float
+    """The same median for random matrices of the same shapes."""
+    random_n_positive: int
+    random_p: float
+
+
+class Summary(Record, kw_only=True):
+    """What a report says in a page: coverage, roles, and the contrast of attention with MLP."""
+
+    n_tensors: int
+    n_parameters: int
+    n_matrices: int
+    analysed_parameters: int
+    skipped: dict[str, int]
+    """Number of skipped tensors by reason."""
+    statuses: dict[str, int]
+    roles: tuple[RoleSummary, ...]
+    contrasts: tuple[Contrast, ...]
+    balance_sd: float | None = None
+    """Standard deviation of alpha_square over attention and MLP matrices: what AlphaDecay reduces."""
+    balance_range: float | None = None
+    unrecognised: tuple[str, ...] = ()
+    """Names that no role rule knew; analysed as `other`."""
+
+
+class Provenance(Record, kw_only=True):
+    """How the numbers came about."""
+
+    created: str
+    versions: dict[str, str]
+    platform: str
+    device: str
+    device_name: str
+    jobs: int
+    seconds: float
+    peak_bytes: int
+    """Peak resident memory of the process."""
+    device_difference: float | None = None
+    """Largest relative difference of an upper eigenvalue between the accelerator and the CPU in float64."""
+    notes: tuple[str, ...] = ()
+    architecture: str | None = None
+    spectra_digest: str | None = None
+    """SHA-256 of the eigenvalue file beside the report."""

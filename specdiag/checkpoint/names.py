@@ -42,7 +42,7 @@ class Name:
 
 
 def parse(name: str) -> Name:
-    """Take `name` apart."""
+    """Take a full name apart."""
     module = name.split(".")
     if module[-1] in ("weight", "weight_v"):
         module = module[:-1]
@@ -63,6 +63,11 @@ def parse(name: str) -> Name:
         side=next((found for segment in above if (found := _labelled(segment, "side"))), None),
         cross=_is_cross(above),
     )
+
+
+def numbered(name: str) -> str:
+    """A full name with every index written `#`."""
+    return ".".join("#" if segment.isdigit() else segment for segment in name.split("."))
 
 
 def children(names: Iterable[str]) -> dict[str, frozenset[str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 
@@ -36,3 +39,73 @@ class Slicer:
         if self.axes is not None:
             raw = raw.transpose(self.axes) if hasattr(raw, "__array_interface__") else raw.permute(self.axes)
         return raw.reshape(self.shape)
+
+
+def whole(shape: Sequence[int], index: int | None = None) -> Slicer:
+    """The matrix [rows, cols] as it is stored, or slice `index` of a stack of such."""
+    return Slicer((1, shape[0], shape[1]), index)
+
+
+def kernels(shape: Sequence[int]) -> Slicer:
+    """A convolution [out, in, *kernel] as one matrix [out, in] for each kernel position."""
+    rows, cols, n_slices = shape[0], shape[1], prod(shape[2:])
+    return Slicer((n_slices, rows, cols), view=(rows, cols, n_slices), axes=(2, 0, 1))
+
+
+def stack(shape: Sequence[int], axis: int) -> Slicer:
+    """A stack of matrices along `axis` of a tensor of three axes, pooled."""
+    rest = [i for i in range(3) if i != axis]
+    return Slicer((shape[axis], shape[rest[0]], shape[rest[1]]), axes=(axis, *rest) if axis else None)
+
+
+def about(shape: Sequence[int], axis: int) -> Slicer:
+    """One matrix with `axis` along one side and all other axes merged, in order, along the other."""
+    merged = prod(shape) // shape[axis]
+    if axis == 0:
+        return Slicer((1, shape[0], merged))
+    order = tuple(i for i in range(len(shape)) if i != axis) + (axis,)
+    return Slicer((1, merged, shape[axis]), axes=None if axis == len(shape) - 1 else order)
+
+
+def contiguous(
+    shape: Sequence[int], axis: int, sizes: Sequence[int], index: int | None = None
+) -> list[Slicer]:
+    """Parts that lie one after the other along `axis` of a matrix [rows, cols].
+
+    Args:
+        shape: (rows, cols) of the matrix.
+        axis: 0 or 1.
+        sizes: length of each part.
+        index: the slice of a stacked tensor, or None.
+    """
+    ends = list(accumulate(sizes))
+    cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [_along(shape, axis, cut, size, index) for cut, size in zip(cuts, sizes, strict=True)]
+
+
+def interleaved(shape: Sequence[int], axis: int, n_parts: int, index: int | None = None) -> list[Slicer]:
+    """Parts that alternate along `axis` of a matrix [rows, cols]: part i has the indices i, i + n_parts, ..."""
+    size = shape[axis] // n_parts
+    return [_along(shape, axis, slice(i, None, n_parts), size, index) for i in range(n_parts)]
+
+
+def grouped(shape: Sequence[int], groups: int, sizes: Sequence[int]) -> list[Slicer]:
+    """Parts that lie one after the other within each of `groups` groups of rows of a matrix [rows, cols].
+
+    Args:
+        shape: (rows, cols) of the matrix.
+        groups: number of groups.
+        sizes: rows of each part in one group.
+    """
+    cols = shape[1]
+    view = (groups, shape[0] // groups, cols)
+    ends = list(accumulate(sizes))
+    return [
+        Slicer((1, groups * size, cols), view=view, select=(slice(None), slice(end - size, end)))
+        for end, size in zip(ends, sizes, strict=True)
+    ]
+
+
+def _along(shape: Sequence[int], axis: int, cut: slice, size: int, index: int | None) -> Slicer:
+    rows, cols = (size, shape[1]) if axis == 0 else (shape[0], size)
+    return Slicer((1, rows, cols), index, select=(cut,) if axis == 0 else (slice(None), cut))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.records import ModuleRole, Skipped, Source
+from specdiag.records import ModuleRole, Skipped, Source, key
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +101,11 @@ class WeightMatrix:
     storage_dtype: str
     tensor: StoredTensor = field(repr=False)
     slicer: Slicer = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """`name`, or `name[part]`."""
+        return key(self.name, self.module.part)
 
     def load(self, device: str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """The values, shape [n_slices, rows, cols], or [rows, cols] where n_slices is 1.

@@ -29,7 +29,7 @@ _GUARD = 8.0
 """|d alpha|/alpha <= _GUARD * u * lambda_max/lambda_threshold: calibrated on 62 spectra (largest seen 3.3), not proven."""
 
 _BLOCK_BYTES = 4 << 20
-_TORCH_FROM = 2200
+TORCH_FROM = 2200
 """From this size on, the eigensolver of the BLAS that torch brings (MKL on x86) overtakes OpenBLAS's."""
 
 
@@ -88,36 +88,56 @@ def spectrum(
     parts = [solve(w, storage, np.dtype(dtype)) for w in stack]
     eigenvalues = np.sort(np.concatenate([p[0] for p in parts])).astype(np.float64)
     frobenius2 = float(sum(p[1] for p in parts))
+    return assemble(eigenvalues, frobenius2, stack.shape, storage, method, dtype, time.perf_counter() - start)
+
+
+def assemble(
+    eigenvalues: NDArray[np.float64],
+    frobenius2: float,
+    shape: tuple[int, ...],
+    storage: FloatType,
+    method: Method,
+    dtype: ComputeType,
+    seconds: float = 0.0,
+) -> Spectrum:
+    """Check computed eigenvalues against ||W||_F^2 and say which of them are zero.
+
+    Args:
+        eigenvalues: ascending, as the solver gave them: negative ones are rounding and become 0 (in place).
+        frobenius2: ||W||_F^2, all slices.
+        shape: (s, rows, cols).
+        storage: the stored type.
+        method: how they were computed.
+        dtype: in which arithmetic.
+        seconds: how long it took.
+
+    Raises:
+        ComputationError: if the eigenvalues do not sum to ||W||_F^2.
+    """
     unit = float(np.finfo(dtype).eps) / 2
     check_trace(eigenvalues, frobenius2, unit)
     np.maximum(eigenvalues, 0.0, out=eigenvalues)
-    return finish(stack, storage, eigenvalues, frobenius2, method, dtype, time.perf_counter() - start)
-
-
-def finish(
-    stack: NDArray[Any],
-    storage: FloatType,
-    eigenvalues: NDArray[np.float64],
-    frobenius2: float,
-    method: Method,
-    dtype: ComputeType,
-    seconds: float,
-) -> Spectrum:
-    """Count the zeros, by the exact route where float64 Gram arithmetic cannot see the storage floor."""
-    start = time.perf_counter()
-    s, rows, cols = stack.shape
-    floor = storage_floor(frobenius2 / s, (rows, cols), storage.eps)
-    unit = float(np.finfo(dtype).eps) / 2
-    n_zero: int | None = int(np.count_nonzero(eigenvalues <= floor))
-    if method == "gram":
-        noise = 16 * unit * float(eigenvalues[-1])
-        unresolved = floor < noise and bool(eigenvalues[0] < noise)
-        if unresolved and dtype == "float64":
-            return exact(stack, storage)
-        if dtype == "float32":
-            n_zero = None
+    floor = storage_floor(frobenius2 / shape[0], (shape[1], shape[2]), storage.eps)
+    noise = 16 * unit * float(eigenvalues[-1])
+    unresolved = method == "gram" and floor < noise and bool(eigenvalues[0] < noise)
+    n_zero = None if unresolved or (method, dtype) == ("gram", "float32") else np.count_nonzero(eigenvalues <= floor)
     return Spectrum(
-        eigenvalues, floor, n_zero, frobenius2, unit, method, dtype, seconds + time.perf_counter() - start
+        eigenvalues, floor, None if n_zero is None else int(n_zero), frobenius2, unit, method, dtype, seconds
+    )
+
+
+def pool(parts: list[Spectrum]) -> Spectrum:
+    """Equal windows of one matrix, each with its spectrum, as one spectrum."""
+    counts = [p.n_zero for p in parts if p.n_zero is not None]
+    return Spectrum(
+        eigenvalues=np.sort(np.concatenate([p.eigenvalues for p in parts])),
+        floor=float(np.mean([p.floor for p in parts])),
+        n_zero=sum(counts) if len(counts) == len(parts) else None,
+        frobenius2=sum(p.frobenius2 for p in parts),
+        unit_roundoff=max(p.unit_roundoff for p in parts),
+        method=min(p.method for p in parts),
+        dtype=min(p.dtype for p in parts),
+        seconds=sum(p.seconds for p in parts),
     )
 
 
@@ -136,10 +156,9 @@ def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
         values.append(_svdvals(r) ** 2)
     eigenvalues = np.sort(np.concatenate(values))
     s, rows, cols = stack.shape
-    floor = storage_floor(frobenius2 / s, (rows, cols), storage.eps)
     unit = float(np.finfo(np.float64).eps) / 2
     arithmetic = (max(rows, cols) * unit) ** 2 * float(eigenvalues[-1])
-    floor = max(floor, arithmetic)
+    floor = max(storage_floor(frobenius2 / s, (rows, cols), storage.eps), arithmetic)
     n_zero = int(np.count_nonzero(eigenvalues <= floor))
     return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, "svd", "float64", time.perf_counter() - start)
 
@@ -168,7 +187,7 @@ def _gram_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any])
     for block in _blocks(w, storage, dtype, _BLOCK_BYTES):
         syrk(block, gram, tall=tall)
     frobenius2 = float(np.trace(gram, dtype=np.float64))
-    return (eigvalsh(gram) if n < _TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
+    return (eigvalsh(gram) if n < TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
 
 
 def _blocks(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any], nbytes: int) -> Iterator[NDArray[Any]]:

@@ -90,6 +90,12 @@ def alpha_null_square(n: int) -> float:
     return SQUARE_LIMIT + _table()["mean_shift"][0] / n
 
 
+def square_null_sd(shape: tuple[int, int]) -> float:
+    """Standard deviation of alpha_square over random matrices of this shape, its windows taken as independent."""
+    n, m = sorted(shape)
+    return _table()["sd_scale"][0] / n / (-(-m // n)) ** 0.5
+
+
 def z_score(alpha: float, shape: tuple[int, int]) -> float | None:
     """(alpha - mean)/sd of `hill` at tail fraction 1/2 over random matrices of this shape.
 

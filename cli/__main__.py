@@ -1,0 +1,5 @@
+"""`python -m cli` from a clone."""
+
+from .main import run
+
+run()

@@ -1,0 +1,110 @@
+"""`specdiag analyze`: spectra and exponents of every weight matrix."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from specdiag.report import SpectralReport
+
+
+class DType(StrEnum):
+    """Arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Method(StrEnum):
+    """How eigenvalues are computed."""
+
+    gram = "gram"
+    svd = "svd"
+
+
+class Tail(StrEnum):
+    """Which rule `alpha` follows."""
+
+    hill = "hill"
+    hill_paper = "hill-paper"
+    ks = "ks"
+    fix_finger = "fix-finger"
+    farms = "farms"
+
+
+@output.guarded
+def analyze(
+    source: options.SourceArgument,
+    revision: options.RevisionOption = None,
+    file: options.FileOption = None,
+    role_map: options.RoleMapOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    role: options.RoleOption = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: Annotated[DType, typer.Option("--dtype", help="auto: float64, and float32 where that is slow.")] = DType.auto,
+    method: Annotated[Method, typer.Option("--method", help="gram: fast. svd: by singular values.")] = Method.gram,
+    tail: Annotated[Tail, typer.Option("--tail", help="Rule of alpha; the KS-optimal pl_alpha is always beside.")] = Tail.hill,
+    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
+    square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
+    randomize: Annotated[
+        bool, typer.Option("--randomize", help="Also the spectrum of the entries permuted (correlation traps).")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of expert sampling and permutation.")] = 0,
+    jobs: options.JobsOption = None,
+    memory: options.MemoryOption = None,
+    format: options.FormatOption = "table",
+    out: options.OutOption = None,
+    spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.")] = True,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every matrix in the table.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List matrices, bytes, roles and work; read no values.")
+    ] = False,
+) -> None:
+    """Spectra, heavy-tailed exponents with their errors, nulls and shape-free twins, of every weight matrix.
+
+    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix could not be computed (it is named), 130 interrupted (what was
+    done is kept).
+    """
+    from specdiag import analyze as run
+    from specdiag.analyze import Interrupted, make_settings, open_source, select
+    from specdiag.report import is_report, load_report
+
+    from . import analyze_output as show
+    from .progress import analysis_bar
+
+    target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
+    if is_report(Path(source)):
+        show.answer(load_report(source), target)
+        return
+    checkpoint = open_source(
+        source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed
+    )
+    show.provenance(checkpoint)
+    choices = {
+        "include": include or [], "exclude": exclude or [], "roles": role or [], "device": device,
+        "dtype": dtype.value, "method": method.value, "tail": tail.value, "tail_fraction": tail_fraction,
+        "square": square, "randomize": randomize, "seed": seed, "experts": experts, "role_map": role_map,
+    }  # fmt: skip
+    if dry_run:
+        show.listing(checkpoint, choices, target)
+        return
+    target = target.saving(checkpoint.source)
+    try:
+        with analysis_bar() as bar:
+            report = run(checkpoint, **choices, jobs=jobs, memory=memory, progress=bar)
+    except Interrupted as interrupted:
+        show.interrupted(interrupted.report, target)
+        raise typer.Exit(output.INTERRUPTED) from None
+    show.answer(report, target)
+    show.verdict(report)

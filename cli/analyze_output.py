@@ -1,0 +1,195 @@
+"""What `specdiag analyze` prints and saves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from specdiag.errors import UsageError
+
+from . import output, tables
+
+if TYPE_CHECKING:
+    from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.records import Source
+    from specdiag.report import SpectralReport
+
+FORMATS = ("table", "json", "csv", "md", "parquet")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the answer goes: `format` to stdout, or to `out`; for a table, `out` is the saved report."""
+
+    format: str
+    out: Path | None
+    spectra: bool
+    all_rows: bool
+
+    @classmethod
+    def of(cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool) -> Target:
+        """The target of the options, checked before any work."""
+        from specdiag.report import check_writable
+
+        if format not in FORMATS:
+            raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
+        if format == "parquet" and out is None:
+            raise UsageError("parquet is binary; name a file with -o")
+        if out is not None:
+            if format in ("table", "json") and out.suffix != ".json":
+                raise UsageError(f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet")
+            check_writable(out)
+        return cls(format, out, spectra, all_rows)
+
+    def saving(self, source: Source) -> Target:
+        """For a table without -o: the report is saved under the source's own name in the working directory."""
+        from specdiag.report import check_writable
+
+        if self.format != "table" or self.out is not None:
+            return self
+        stem = Path(source.location).resolve().name if source.kind in ("dir", "file") else source.location
+        out = Path(re.sub(r"[^\w.-]+", "--", stem).strip("-.") + ".specdiag.json")
+        check_writable(out)
+        return replace(self, out=out)
+
+
+def provenance(checkpoint: Checkpoint) -> None:
+    """Which files were chosen and which ignored, and what is to be said about the checkpoint."""
+    source = checkpoint.source
+    parts = [str(source)]
+    if source.files:
+        listed = ", ".join(source.files[:3]) + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else "")
+        parts.append(f"reading {listed}")
+    if source.ignored:
+        listed = ", ".join(source.ignored[:3])
+        parts.append(f"ignoring {listed}" + (f" and {len(source.ignored) - 3} more" if len(source.ignored) > 3 else ""))
+    output.talk("; ".join(parts), "dim")
+    for note in checkpoint.notes:
+        output.talk(f"note: {note}", "yellow")
+
+
+def answer(report: SpectralReport, target: Target) -> None:
+    """Print and save a finished or partial report."""
+    from specdiag.report import COLUMNS, write_atomically
+    from specdiag.views.export import export
+
+    if target.format == "table":
+        _print_table(report, target)
+    if target.format in ("table", "json") and target.out is not None:
+        report.save(target.out, spectra=target.spectra)
+        output.talk(f"report: {target.out}", "green")
+        return
+    if target.format == "table":
+        return
+    data = report.to_json() if target.format == "json" else export(report.to_records(), COLUMNS, target.format)
+    if target.out is None:
+        output.write(data)
+    else:
+        write_atomically(target.out, data)
+        output.talk(f"written: {target.out}", "green")
+
+
+def interrupted(report: SpectralReport, target: Target) -> None:
+    """Keep what was done."""
+    output.talk(f"interrupted: {len(report)} matrices are done, the report is marked incomplete", "yellow")
+    answer(report, target)
+
+
+def verdict(report: SpectralReport) -> None:
+    """Exit with 4 if a selected matrix has no numbers, naming it."""
+    bad = [r for r in report if r.status in ("nonfinite", "failed")]
+    if bad:
+        names = ", ".join(f"{r.key} ({r.status}: {r.n_nonfinite} values)" if r.n_nonfinite else r.key for r in bad[:5])
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        output.console(stderr=True).print(
+            Text.assemble(("error: ", "bold red"), f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}"),
+            soft_wrap=True,
+        )
+        raise typer.Exit(4)
+
+
+def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
+    """`--dry-run`: what would be analysed and what it would cost; no values are read."""
+    from specdiag.analyze import make_settings, select
+    from specdiag.cost import FLOPS_PER_SECOND, flops
+    from specdiag.report import write_atomically
+    from specdiag.resources import available_cpus
+    from specdiag.views.export import export
+
+    settings = make_settings(**{**choices, "include": tuple(choices["include"]), "exclude": tuple(choices["exclude"])})
+    selected, skipped = select(checkpoint, settings)
+    rows = [
+        {
+            "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
+            "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
+            "bytes": m.n_slices * m.shape[0] * m.shape[1] * m.tensor.nbytes // max(1, _size(m.tensor.shape)),
+            "gflop": flops(m, settings) / 1e9,
+        }
+        for m in selected
+    ]  # fmt: skip
+    if target.format != "table":
+        data = export(rows, list(rows[0]), target.format)
+        if target.out is None:
+            output.write(data)
+        else:
+            write_atomically(target.out, data)
+        return
+    total = sum(row["gflop"] for row in rows)
+    seconds = total * 1e9 / (FLOPS_PER_SECOND[settings.dtype] * available_cpus())
+    console = output.console()
+    console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed"))
+    console.print(tables.rows_table([{"skipped": s.name, "shape": s.shape, "reason": s.reason} for s in skipped], "Left out"))
+    megabytes = sum(row["bytes"] for row in rows) / 2**20
+    console.print(
+        f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: about {seconds:.1f} s on {available_cpus()} processors in "
+        f"{settings.dtype}, within a factor of two or so"
+    )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for d in shape:
+        size *= d
+    return size
+
+
+def _print_table(report: SpectralReport, target: Target) -> None:
+    from specdiag.views import sentences
+
+    console = output.console()
+    summary, records = report.summary, report.records
+    console.print(tables.role_table(summary.roles))
+    console.print()
+    if summary.contrasts:
+        console.print(tables.contrast_table(summary.contrasts))
+        console.print()
+    basis = "alpha_square" if any(r.alpha_square is not None for r in records) else "alpha"
+    if len(records) <= tables.ALL_UP_TO or target.all_rows:
+        console.print(tables.record_table(records, f"{len(records)} matrices"))
+    else:
+        depth = tables.depth_table(records, basis)
+        if depth is not None:
+            console.print(depth)
+            console.print()
+        shown = tables.extremes(records, basis)
+        console.print(tables.record_table(shown, f"The {len(shown)} most extreme of {len(records)} by {basis} (--all: every one)"))
+    console.print()
+    for sentence in (sentences.coverage(summary), *sentences.contrast(summary), *sentences.trouble(records)):
+        console.print(sentence, soft_wrap=True)
+    if summary.balance_sd is not None:
+        console.print(tables.balance(summary), soft_wrap=True)
+    if summary.unrecognised:
+        listed = ", ".join(summary.unrecognised[:5])
+        console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)
+    p = report.provenance
+    console.print(
+        f"{p.seconds:.2f} s on {p.device} ({p.jobs} workers, {report.settings.dtype}, {report.settings.method}), "
+        f"peak {p.peak_bytes / 2**20:.0f} MiB",
+        style="dim",
+        soft_wrap=True,
+    )

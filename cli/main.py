@@ -1,0 +1,46 @@
+"""The `specdiag` program."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from . import output
+from .analyze import analyze
+
+app = typer.Typer(
+    name="specdiag",
+    help="Spectral diagnostics of transformer checkpoints.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(analyze)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"specdiag {version('specdiag')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only data and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="SPECDIAG_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Spectral diagnostics of transformer checkpoints."""
+    output.configure(quiet=quiet, verbose=verbose, debug=debug)
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()

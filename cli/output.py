@@ -1,0 +1,103 @@
+"""Where everything that is printed goes: data to stdout, talk to stderr, errors in one sentence with an exit code."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+
+EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: 4}
+INTERRUPTED = 130
+_PIPED_WIDTH = 200
+
+
+@dataclass
+class _State:
+    quiet: bool = False
+    debug: bool = False
+
+
+_state = _State()
+
+
+def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
+    """Apply the global options."""
+    _state.quiet, _state.debug = quiet, debug
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("specdiag")
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr: as wide as the terminal, and wide where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False)
+
+
+def talk(message: str, style: str | None = None) -> None:
+    """Say something to the person, on stderr, unless asked to be quiet."""
+    if not _state.quiet:
+        console(stderr=True).print(Text(message, style=style or ""), soft_wrap=True)
+
+
+def write(data: bytes) -> None:
+    """Machine-readable data to stdout, byte for byte."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data if data.endswith(b"\n") else data + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def shows_progress() -> bool:
+    """Progress bars only where a person watches."""
+    return sys.stderr.isatty() and not _state.quiet and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn exceptions into one sentence on stderr and the exit code that fits."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with _exit_codes():
+            return command(*args, **kwargs)
+
+    return wrapper
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except SpecdiagError as error:
+        _fail(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+    except BrokenPipeError:
+        # The reader went away: point stdout at nothing, or the interpreter complains while it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except typer.Exit:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last resort: a sentence and an exit code, never a bare traceback
+        _fail(f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", 4)
+
+
+def _fail(message: str, code: int) -> None:
+    if _state.debug:
+        traceback.print_exc()
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    raise typer.Exit(code) from None

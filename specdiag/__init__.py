@@ -1,0 +1,78 @@
+"""Spectral diagnostics of transformer checkpoints.
+
+    >>> import specdiag
+    >>> report = specdiag.analyze("org/name")
+    >>> report.summary.roles
+
+Importing the package is free: numpy, scipy and torch load when a function needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specdiag.analyze import Interrupted, Progress, analyze
+    from specdiag.checkpoint.roles import roles
+    from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+    from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
+    from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
+    from specdiag.report import SpectralReport, load_report
+
+_HOMES = {
+    "analyze": "analyze",
+    "Interrupted": "analyze",
+    "Progress": "analyze",
+    "roles": "checkpoint.roles",
+    "Checkpoint": "checkpoint.tensors",
+    "WeightMatrix": "checkpoint.tensors",
+    "ComputationError": "errors",
+    "MissingExtraError": "errors",
+    "SourceError": "errors",
+    "SpecdiagError": "errors",
+    "UsageError": "errors",
+    "ModuleRecord": "records",
+    "ModuleRole": "records",
+    "Settings": "records",
+    "Source": "records",
+    "SpectralReport": "report",
+    "load_report": "report",
+}
+
+__all__ = [
+    "Checkpoint",
+    "ComputationError",
+    "Interrupted",
+    "MissingExtraError",
+    "ModuleRecord",
+    "ModuleRole",
+    "Progress",
+    "Settings",
+    "Source",
+    "SourceError",
+    "SpecdiagError",
+    "SpectralReport",
+    "UsageError",
+    "WeightMatrix",
+    "analyze",
+    "load_report",
+    "roles",
+]
+
+logging.getLogger("specdiag").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("specdiag")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'specdiag' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"specdiag.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

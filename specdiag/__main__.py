@@ -1,0 +1,5 @@
+"""`python -m specdiag`."""
+
+from specdiag_cli.main import run
+
+run()

@@ -1,0 +1,337 @@
+"""The one loop over weight matrices: read, measure, drop."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.cost import flops
+from specdiag.errors import SourceError, UsageError
+from specdiag.records import ROLES, ModuleRecord, Provenance, Role, Settings, Skipped
+from specdiag.report import SpectralReport
+from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
+from specdiag.spectra.eigenvalues import ComputeType, Method
+from specdiag.spectra.measure import TAILS
+from specdiag.summary import summarise
+from specdiag.workers import Result, affordable_workers, on_accelerator, on_cpu, units
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an analysis is: matrices, stored bytes, and the share of the estimated work."""
+
+    matrices: int
+    n_matrices: int
+    nbytes: int
+    n_bytes: int
+    share: float
+    name: str
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during an analysis. `report` holds what was done, marked incomplete."""
+
+    def __init__(self, report: SpectralReport) -> None:
+        super().__init__(f"interrupted after {len(report)} matrices")
+        self.report = report
+
+
+def analyze(
+    source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    *,
+    revision: str | None = None,
+    file: str | None = None,
+    role_map: str | os.PathLike[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    roles: Sequence[str] = (),
+    experts: int | None = None,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "float64"] = "auto",
+    method: Literal["gram", "svd"] = "gram",
+    tail: Literal["hill", "hill-paper", "ks", "fix-finger", "farms"] = "hill",
+    tail_fraction: float = 0.5,
+    square: bool = True,
+    randomize: bool = False,
+    seed: int = 0,
+    jobs: int | None = None,
+    memory: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> SpectralReport:
+    """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
+
+    Args:
+        source: a hub id (`org/name`, `org/name@revision`, a URL), a directory, a file, a model, a state dict, or an
+            open `Checkpoint`. Nothing is instantiated and nothing is unpickled that could run code.
+        revision: branch, tag or commit of a hub repository.
+        file: which weight file of a repository or directory.
+        role_map: TOML file with roles for names that the rules do not know.
+        include: globs on matrix names; only these.
+        exclude: globs on matrix names; not these.
+        roles: only these roles, such as `("q", "k")`.
+        experts: how many experts to sample of each stack (seeded); None for all.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` is float64, and guarded float32 where float64 is slow.
+        method: `gram`, or `svd` (with float32 bit-compatible with the AlphaDecay reference).
+        tail: which tail rule `alpha` follows; `pl_alpha`, the KS-optimal one, always stands beside it.
+        tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
+        square: compute `alpha_square`.
+        randomize: compute the spectrum of the entry-permuted matrix too.
+        seed: of expert sampling and of the permutation.
+        jobs: worker threads; None for the processors that are available.
+        memory: bytes that the workers may use together; None for half of the machine's.
+        progress: called after every matrix.
+
+    Raises:
+        UsageError: an option makes no sense, or a pattern matches nothing.
+        SourceError: the source cannot be read, or holds nothing to analyse.
+        Interrupted: Ctrl-C; carries the partial report.
+
+    Example:
+        >>> report = specdiag.analyze("org/name")
+        >>> report["model.layers.0.self_attn.q_proj.weight"].alpha
+    """
+    start = time.perf_counter()
+    checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
+    settings = make_settings(
+        device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
+        randomize=randomize, seed=seed, experts=experts, include=tuple(include), exclude=tuple(exclude),
+        roles=roles, role_map=None if role_map is None else str(role_map),
+    )  # fmt: skip
+    selected, skipped = select(checkpoint, settings)
+    selected, tied = drop_tied(selected)
+    work = units(selected)
+    workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
+    differences: list[float] = []
+    results = (
+        on_cpu(work, settings, workers)
+        if settings.device == "cpu"
+        else on_accelerator(work, settings, workers, differences)
+    )
+    finished, interrupted = _collect(results, selected, settings, progress)
+
+    done = [finished[m.key] for m in selected if m.key in finished]
+    skipped += tied
+    report = SpectralReport(
+        source=checkpoint.source,
+        settings=settings,
+        records=tuple(record for record, _ in done),
+        skipped=tuple(skipped),
+        summary=summarise(
+            [record for record, _ in done],
+            skipped,
+            n_tensors=checkpoint.n_tensors,
+            n_parameters=checkpoint.n_parameters,
+        ),
+        provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences),
+        complete=not interrupted,
+        _spectra={record.key: eigenvalues for record, eigenvalues in done},
+    )
+    if interrupted:
+        raise Interrupted(report)
+    return report
+
+
+def open_source(
+    source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    *,
+    revision: str | None = None,
+    file: str | None = None,
+    role_map: str | os.PathLike[str] | None = None,
+    experts: int | None = None,
+    seed: int = 0,
+) -> Checkpoint:
+    """List what a source holds without reading values. Arguments and errors as in `analyze`."""
+    if isinstance(source, Checkpoint):
+        return source
+    roles = None if role_map is None else Path(role_map)
+    if isinstance(source, (str, os.PathLike)):
+        from specdiag.checkpoint.reader import open_checkpoint
+
+        return open_checkpoint(source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed)
+    from specdiag.checkpoint.memory import from_model, from_state_dict
+
+    if isinstance(source, Mapping):
+        return from_state_dict(source, role_map=roles, experts=experts, seed=seed)
+    return from_model(source, role_map=roles, experts=experts, seed=seed)
+
+
+def make_settings(*, device: str, dtype: str, tail_fraction: float, roles: Sequence[str], **others: Any) -> Settings:
+    """Settings with `auto` resolved and every choice checked.
+
+    Raises:
+        UsageError: naming the option, its value, and what is allowed.
+    """
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
+    if not 0 < tail_fraction < 1:
+        raise UsageError(f"tail fraction {tail_fraction} is not between 0 and 1; the default is 0.5")
+    for name, value, allowed in (
+        ("method", others["method"], get_args(Method)),
+        ("tail", others["tail"], tuple(TAILS)),
+        ("dtype", dtype, ("auto", *get_args(ComputeType))),
+    ):
+        if value not in allowed:
+            raise UsageError(f"unknown {name} '{value}'; choose from {', '.join(allowed)}")
+    if device == "auto" and not may_have_accelerator():
+        device = "cpu"
+    if device != "cpu":
+        from specdiag.spectra.accelerator import resolve_device, resolve_dtype
+
+        device = resolve_device(device)
+        dtype = resolve_dtype(device) if dtype == "auto" else dtype
+    return Settings(
+        device=device,
+        dtype="float32" if dtype == "float32" else "float64",
+        tail_fraction=tail_fraction,
+        roles=tuple(role for role in ROLES if role in roles),
+        **others,
+    )
+
+
+def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatrix], list[Skipped]]:
+    """The matrices that were asked for, and everything else with its reason.
+
+    Raises:
+        UsageError: if a pattern matches nothing.
+        SourceError: if nothing is left.
+    """
+    names = [(m.key, m.name) for m in checkpoint.matrices]
+    for option, patterns in (("include", settings.include), ("exclude", settings.exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(n, pattern) for pair in names for n in pair):
+                raise UsageError(
+                    f"--{option} '{pattern}' matches none of {len(names)} matrices; their names look like "
+                    f"'{names[0][0] if names else ''}'"
+                )
+
+    def matches(matrix: WeightMatrix, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(n, p) for n in (matrix.key, matrix.name) for p in patterns)
+
+    def wanted(matrix: WeightMatrix) -> bool:
+        return (
+            (not settings.include or matches(matrix, settings.include))
+            and not matches(matrix, settings.exclude)
+            and (not settings.roles or matrix.module.role in settings.roles)
+        )
+
+    selected = [m for m in checkpoint.matrices if wanted(m)]
+    left = [_skip(m, "not selected") for m in checkpoint.matrices if not wanted(m)]
+    if not selected:
+        raise SourceError(_nothing(checkpoint, left))
+    return selected, [*checkpoint.skipped, *left]
+
+
+def drop_tied(matrices: list[WeightMatrix]) -> tuple[list[WeightMatrix], list[Skipped]]:
+    """Embeddings and heads that are stored twice with equal bytes are analysed once.
+
+    A safetensors file cannot say that two names share their memory, so those of equal shape are compared by value.
+    """
+    groups: dict[tuple[tuple[int, ...], str], list[WeightMatrix]] = defaultdict(list)
+    for m in matrices:
+        if m.module.family == "embedding" and m.module.part is None:
+            groups[m.tensor.shape, m.tensor.dtype].append(m)
+    tied: dict[str, Skipped] = {}
+    for group in groups.values():
+        first: dict[bytes, str] = {}
+        for m in group if len(group) > 1 else ():
+            digest = _digest(m.tensor)
+            if digest in first:
+                tied[m.key] = _skip(m, f"tied to {first[digest]} (equal values)")
+            else:
+                first[digest] = m.name
+    return [m for m in matrices if m.key not in tied], list(tied.values())
+
+
+def _digest(tensor: StoredTensor) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(tensor.read(None)).data).digest()
+
+
+def _skip(matrix: WeightMatrix, reason: str) -> Skipped:
+    return Skipped(
+        name=matrix.name, part=matrix.module.part, shape=matrix.tensor.shape, dtype=matrix.storage_dtype, reason=reason
+    )
+
+
+def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
+    if left:
+        return f"{checkpoint.source}: none of the {len(left)} matrices has the asked-for role and name"
+    reasons: dict[str, int] = defaultdict(int)
+    for s in checkpoint.skipped:
+        reasons[s.reason] += 1
+    listed = "; ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda r: -r[1])[:4])
+    return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed or 'it is empty'})"
+
+
+def _collect(
+    results: Any,
+    selected: Sequence[WeightMatrix],
+    settings: Settings,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[dict[str, tuple[ModuleRecord, NDArray[np.float64]]], bool]:
+    """Drain the results; on Ctrl-C keep what there is."""
+    total = sum(flops(m, settings) for m in selected) or 1.0
+    n_bytes = sum(_stored_bytes(m) for m in selected)
+    finished: dict[str, tuple[ModuleRecord, NDArray[np.float64]]] = {}
+    done = nbytes = 0.0
+    try:
+        for matrix, record, eigenvalues in results:
+            finished[matrix.key] = (record, eigenvalues)
+            done += flops(matrix, settings)
+            nbytes += _stored_bytes(matrix)
+            if progress is not None:
+                progress(Progress(len(finished), len(selected), int(nbytes), n_bytes, done / total, matrix.key))
+    except KeyboardInterrupt:
+        return finished, True
+    return finished, False
+
+
+def _stored_bytes(matrix: WeightMatrix) -> int:
+    values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
+    stored = int(np.prod(matrix.tensor.shape, dtype=np.int64)) or 1
+    return matrix.tensor.nbytes * values // stored
+
+
+def _provenance(
+    checkpoint: Checkpoint, settings: Settings, workers: int, seconds: float, differences: Sequence[float]
+) -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("specdiag", "numpy", "scipy", "torch")},
+        platform=platform.platform(),
+        device=settings.device,
+        device_name=_device_name(settings.device),
+        jobs=workers,
+        seconds=seconds,
+        peak_bytes=peak_memory(),
+        device_difference=max(differences, default=None),
+        notes=checkpoint.notes,
+        architecture=checkpoint.architecture,
+    )
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

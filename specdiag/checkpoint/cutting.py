@@ -1,0 +1,155 @@
+"""From one tensor to its matrices: which geometry its rank, its name and its rule call for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from specdiag.checkpoint import config as settings
+from specdiag.checkpoint import fused
+from specdiag.checkpoint.rules import FAMILY, Rule
+from specdiag.checkpoint.split import Slicer, about, contiguous, kernels, stack, whole
+from specdiag.checkpoint.survey import Shape, Survey
+from specdiag.records import Family, Role
+
+_EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
+_PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify", re.IGNORECASE)
+
+# A last axis this short is taken for a convolution's kernel where the name says nothing.
+_SHORT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One matrix of a tensor: what it is, how it is cut, its name among the parts of its tensor."""
+
+    role: Role
+    family: Family
+    slicer: Slicer
+    part: str | None = None
+
+
+def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
+    """The matrices of a tensor in stored order, and why a fused one is left whole, None where none is.
+
+    Args:
+        survey: the checkpoint.
+        name: one of its tensors, of two axes or more.
+    """
+    shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
+    role = rule.role if rule is not None else None
+    is_convolution = "conv" in ".".join(path.split(".")[-3:]).lower()
+    is_expert = _EXPERTS.search(path) is not None
+    if len(shape) == 3 and is_expert and not is_convolution:
+        return _experts(survey, name)
+    if not is_convolution:
+        shape = _without_leading_ones(shape)
+    if len(shape) == 2 or (set(shape[2:]) == {1} and role not in (None, "other", "embed", "conv")):
+        return _matrix(survey, name, (shape[0], shape[1]))
+    if is_convolution or len(shape) > 3 or (shape[-1] <= _SHORT and role in (None, "other", "conv")):
+        return [_convolution(survey, name, shape, is_convolution)], None
+    return [_cube(survey, name, shape)], None
+
+
+def _matrix(survey: Survey, name: str, shape: tuple[int, int]) -> tuple[list[Piece], str | None]:
+    rule = survey.rules[name]
+    if rule is None:
+        return [Piece("other", "other", whole(shape))], None
+    tensor = _tensor(survey, name, shape, rule)
+    n_experts = fused.experts(tensor)
+    if n_experts is not None and shape[0] % n_experts == 0:
+        return _stacked_rows(rule, shape, n_experts), None
+    return _parts(tensor)
+
+
+def _parts(tensor: fused.Tensor, index: int | None = None) -> tuple[list[Piece], str | None]:
+    """The parts of a matrix, or the matrix itself where it has none or they cannot be told apart."""
+    rule = tensor.rule
+    if not rule.parts:
+        return [Piece(rule.role, rule.kind, whole(tensor.shape, index))], None
+    try:
+        found = fused.split(tensor, index)
+    except fused.UnknownLayout as error:
+        return [Piece("other", rule.kind, whole(tensor.shape, index))], str(error)
+    return [Piece(role, FAMILY[role], slicer, role) for role, slicer in found], None
+
+
+def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
+    """The slices of a stack [experts, rows, cols]: only the slice that is wanted is read."""
+    n_experts, rows, cols = survey.shapes[name]
+    rule = survey.rules[name] or Rule("", family="mlp")
+    tensor = _tensor(survey, name, (rows, cols), rule)
+    pieces: list[Piece] = []
+    problem: str | None = None
+    for index in range(n_experts):
+        parts, problem = _parts(tensor, index)
+        pieces += [replace(piece, part=_expert(index, piece.part)) for piece in parts]
+    return pieces, problem
+
+
+def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Piece]:
+    """The experts of a tensor [experts * width, d] of two axes."""
+    slicers = contiguous(shape, 0, [shape[0] // n_experts] * n_experts)
+    return [Piece(rule.role, rule.kind, slicer, _expert(i)) for i, slicer in enumerate(slicers)]
+
+
+def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fused.Tensor:
+    follows: Role = "o" if rule.kind == "attention" else "down"
+    output = survey.output(name, follows)
+    if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output):
+        rule = msgspec.structs.replace(rule, parts=("gate", "up"))
+    return fused.Tensor(
+        name=survey.names[name],
+        shape=shape,
+        rule=rule,
+        output=None if output is None else (output[-2], output[-1]),
+        config=settings.layers(survey.config, survey.names[name].component),
+        architectures=survey.architectures,
+    )
+
+
+def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Piece:
+    """A convolution: a patch embedding is one flat matrix, any other one matrix for each kernel position."""
+    rule, path = survey.rules[name], survey.names[name].path
+    if _PATCH.search(path) or _is_patch(survey, name, shape[2:]):
+        return Piece("embed", "embedding", about(shape, 0))
+    if rule is not None and rule.role == "embed" and not is_named:
+        return Piece("embed", "embedding", about(shape, _longest_end(shape)))
+    return Piece("conv", "other", kernels(shape))
+
+
+def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
+    """Three axes and no kernel: a projection or table with one axis split in two, or a stack of matrices."""
+    rule = survey.rules[name]
+    if rule is None:
+        return Piece("other", "other", stack(shape, shape.index(min(shape))))
+    if rule.kind in ("attention", "embedding"):
+        axis = 0 if _PATCH.search(survey.names[name].path) else _longest_end(shape)
+        return Piece(rule.role, rule.kind, about(shape, axis))
+    return Piece(rule.role, rule.kind, stack(shape, shape.index(min(shape))))
+
+
+def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
+    """Whether a kernel of two or more axes is as large as the config's patches."""
+    for part in settings.layers(survey.config, survey.names[name].component or "vision"):
+        size = part.get("patch_size")
+        if size is not None:
+            return len(kernel) > 1 and (list(kernel) == size or set(kernel[-2:]) == {size})
+    return False
+
+
+def _longest_end(shape: Shape) -> int:
+    """The first or the last axis, whichever is longer: the one that no reshape has split."""
+    return 0 if shape[0] > shape[-1] else len(shape) - 1
+
+
+def _without_leading_ones(shape: Shape) -> Shape:
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+def _expert(index: int, part: str | None = None) -> str:
+    return f"expert={index}" if part is None else f"expert={index}.{part}"

@@ -1,0 +1,169 @@
+"""Where the parts of a fused tensor lie: sizes from the matrices beside it, then from the config, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from specdiag.checkpoint import config as settings
+from specdiag.checkpoint.names import Name
+from specdiag.checkpoint.rules import ARCHITECTURES, Fused, Layout, Rule
+from specdiag.checkpoint.split import Slicer, contiguous, grouped, interleaved
+from specdiag.records import Role
+
+Shape = Sequence[int]
+Cut = list[tuple[Role, Slicer]]
+
+
+class UnknownLayout(Exception):
+    """The parts cannot be told apart; the message completes `... is not split because ...`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One fused matrix and what is known about it.
+
+    Attributes:
+        name: its name taken apart.
+        shape: (rows, cols), of one expert where it is stacked.
+        rule: the rule that named its parts.
+        output: shape of the projection that follows it in its module (`o`, `down`), None where there is none.
+        config: the parts of the config that speak of it, the most specific first.
+        architectures: the entries of architectures.toml that hold for the checkpoint.
+    """
+
+    name: Name
+    shape: tuple[int, int]
+    rule: Rule
+    output: tuple[int, int] | None
+    config: Sequence[Mapping[str, Any]]
+    architectures: Sequence[Fused]
+
+
+def split(tensor: Tensor, index: int | None = None) -> Cut:
+    """The parts of a fused matrix in stored order.
+
+    Args:
+        tensor: the matrix, two-dimensional.
+        index: its index in a stack, or None.
+
+    Raises:
+        UnknownLayout: where its layout or the number of its heads is unknown.
+    """
+    entry = next((entry for entry in tensor.architectures if entry.pattern.search(tensor.name.path)), None)
+    parts = (entry.parts if entry else ()) or tensor.rule.parts
+    layout: Layout = entry.layout if entry else tensor.rule.layout or "contiguous"
+    if layout == "unknown":
+        raise UnknownLayout("the config names no architecture whose layout is known")
+    if entry is not None and layout == "grouped":
+        slicers = _grouped(tensor, entry)
+    elif len(parts) == 2:
+        slicers = _halves(tensor, layout, index)
+    else:
+        slicers = _one_after_another(tensor)
+    return list(zip(parts, slicers, strict=True))
+
+
+def is_doubled(shape: Shape, output: Shape | None) -> bool:
+    """Whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one."""
+    return output is not None and _doubled_axis(shape[-2:], output[-2:]) is not None
+
+
+def holding(config: Mapping[str, Any] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
+    """The entries of architectures.toml that hold for a checkpoint, in order.
+
+    Args:
+        config: config.json, or None.
+        paths: full names with every index written `#`; they are asked only where the config says nothing.
+    """
+    chain = [part for piece in ("vision", "audio", "text") for part in settings.layers(config or {}, piece)]
+    types = settings.model_types(chain)
+    known = set(paths) if not types else set[str]()
+    return tuple(entry for entry in ARCHITECTURES.fused if _holds(entry, types, chain, known))
+
+
+def experts(tensor: Tensor) -> int | None:
+    """Number of experts that share a two-dimensional tensor [experts * width, d], None where it holds one matrix."""
+    entry = next((entry for entry in tensor.architectures if entry.pattern.search(tensor.name.path)), None)
+    return _count(tensor, entry.groups) if entry is not None and entry.layout == "stacked" else None
+
+
+def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, Any]], paths: set[str]) -> bool:
+    if types:
+        return any(kind in entry.model_type for kind in types) and all(
+            any(part.get(key) == value for part in chain) for key, value in entry.when.items()
+        )
+    return entry.mark is not None and any(entry.mark.search(path) for path in paths)
+
+
+def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
+    """Groups of queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
+    groups = _count(tensor, entry.groups)
+    heads = entry.heads or settings.number(tensor.config, settings.HEADS)
+    if groups is None or heads is None:
+        raise UnknownLayout("the config does not say how many heads it has")
+    rows, queries = tensor.shape[0], heads // groups
+    head_dim, rest = divmod(rows, groups * (queries + 2))
+    if heads % groups or rest:
+        raise UnknownLayout(f"its {rows} rows do not hold {heads} heads in {groups} groups")
+    return grouped(tensor.shape, groups, (queries * head_dim, head_dim, head_dim))
+
+
+def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
+    """Two parts of equal size."""
+    axis = _doubled_axis(tensor.shape, tensor.output) if "gate" in tensor.rule.parts else _long_axis(tensor)
+    axis = axis or 0
+    if tensor.shape[axis] % 2:
+        raise UnknownLayout(f"its length {tensor.shape[axis]} is odd")
+    if layout == "interleaved":
+        return interleaved(tensor.shape, axis, 2, index)
+    return contiguous(tensor.shape, axis, [tensor.shape[axis] // 2] * 2, index)
+
+
+def _one_after_another(tensor: Tensor) -> list[Slicer]:
+    """All queries, then all keys, then all values."""
+    axis = _long_axis(tensor)
+    total, width = tensor.shape[axis], tensor.shape[1 - axis]
+    queries = _queries_by_output(tensor, axis) or _queries_by_config(tensor, total)
+    if queries is None and total == 3 * width:
+        queries = width
+    if queries is None:
+        raise UnknownLayout("the config does not say how many heads it has")
+    keys = (total - queries) // 2
+    return contiguous(tensor.shape, axis, (queries, keys, keys))
+
+
+def _queries_by_output(tensor: Tensor, axis: int) -> int | None:
+    """Rows of the queries: as many as the output projection takes, which the keys must then divide."""
+    if tensor.output is None:
+        return None
+    queries = tensor.output[1 - axis]
+    keys, rest = divmod(tensor.shape[axis] - queries, 2)
+    return queries if keys > 0 and not rest and queries % keys == 0 else None
+
+
+def _queries_by_config(tensor: Tensor, total: int) -> int | None:
+    heads = settings.number(tensor.config, settings.HEADS)
+    if heads is None:
+        return None
+    pairs = settings.number(tensor.config, settings.KEY_VALUE_HEADS) or heads
+    return None if total % (heads + 2 * pairs) else total // (heads + 2 * pairs) * heads
+
+
+def _long_axis(tensor: Tensor) -> int:
+    """The fused axis: rows, but columns in a GPT-2 Conv1D, which stores (in, out) under the same name as a Linear."""
+    may_be_columns = tensor.name.path.endswith("c_attn")
+    return int(may_be_columns and tensor.shape[1] > tensor.shape[0])
+
+
+def _doubled_axis(shape: Shape, output: Shape | None) -> int | None:
+    if output is None:
+        return None
+    if shape[0] == 2 * output[1] and shape[1] == output[0]:
+        return 0
+    return 1 if shape[1] == 2 * output[0] and shape[0] == output[1] else None
+
+
+def _count(tensor: Tensor, groups: int | tuple[str, ...]) -> int | None:
+    return groups if isinstance(groups, int) else settings.number(tensor.config, groups)

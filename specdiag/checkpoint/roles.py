@@ -1,0 +1,136 @@
+"""What each tensor of a checkpoint is and how it is cut into weight matrices, from names and shapes alone.
+
+The rules are data: data/rules.toml for names, data/architectures.toml for what only the architecture can say.
+No values are read, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specdiag.checkpoint.cutting import Piece, cut
+from specdiag.checkpoint.names import numbered
+from specdiag.checkpoint.rules import MapRule, Rule, find_skip, load_role_map
+from specdiag.checkpoint.split import Slicer
+from specdiag.checkpoint.survey import Shape, Survey, survey
+from specdiag.records import ModuleRole
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One weight matrix of a stored tensor: what it is, and how it is cut."""
+
+    module: ModuleRole
+    slicer: Slicer
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What the tensors of a checkpoint are. Every name is in exactly one of `parts` and `skipped`.
+
+    Attributes:
+        parts: the matrices of each tensor that holds any, in stored order.
+        skipped: why each other tensor holds none.
+        notes: sentences for the person who asked, such as a fused tensor that could not be split.
+    """
+
+    parts: dict[str, tuple[Part, ...]]
+    skipped: dict[str, str]
+    notes: list[str]
+
+
+def roles(
+    shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None = None
+) -> dict[str, list[ModuleRole]]:
+    """The role of every weight matrix of a checkpoint.
+
+    Args:
+        shapes: the shape of each tensor by its name, of the whole checkpoint: what lies beside a tensor matters.
+        config: config.json as a dict; without it, tensors that fuse q, k and v head by head stay whole.
+
+    Returns:
+        For each name one entry a part, in stored order; none for a tensor that is no weight matrix.
+
+    Example:
+        >>> roles({"layers.0.attn.q_proj.weight": (64, 64)})["layers.0.attn.q_proj.weight"][0].role
+        'q'
+    """
+    parts = modules(shapes, config).parts
+    return {name: [part.module for part in parts.get(name, ())] for name in shapes}
+
+
+def modules(
+    shapes: Mapping[str, Sequence[int]],
+    config: Mapping[str, Any] | None = None,
+    role_map: Path | None = None,
+) -> Modules:
+    """The weight matrices of a checkpoint, how each is cut from its tensor, and why other tensors hold none.
+
+    Args:
+        shapes: the shape of each tensor by its name, of the whole checkpoint.
+        config: config.json as a dict.
+        role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
+
+    Raises:
+        UsageError: where the role map is not valid or one of its patterns matches no tensor.
+    """
+    mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
+    sizes = {name: tuple(shape) for name, shape in shapes.items()}
+    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))}
+    found = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
+    for name in mapped.keys() & found.rules.keys():
+        found.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
+    parts: dict[str, tuple[Part, ...]] = {}
+    whole: dict[str, str] = {}
+    for name in found.shapes:
+        pieces, problem = cut(found, name)
+        if all(min(piece.slicer.shape[1:]) < 2 for piece in pieces):
+            skipped[name] = _too_thin(pieces)
+            continue
+        parts[name] = tuple(_part(found, name, piece, mapped.get(name)) for piece in pieces)
+        if problem is not None:
+            whole[name] = problem
+    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(whole))
+
+
+def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
+    """Why a tensor is no weight matrix, as far as its name and shape say. A user's rule overrides the name."""
+    if 0 in shape:
+        return "empty: a dimension is 0"
+    if len(shape) < 2:
+        return "1-D: bias, norm or vector"
+    return None if is_mapped else find_skip(numbered(name))
+
+
+def _too_thin(pieces: Sequence[Piece]) -> str:
+    is_convolution = any(piece.role == "conv" for piece in pieces)
+    return "depthwise convolution: N < 2" if is_convolution else "N < 2: at most one eigenvalue"
+
+
+def _part(found: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Part:
+    layer = found.layers[name] if mapped is None or mapped.layer is None else mapped.layer
+    module = ModuleRole(
+        role=piece.role,
+        family=piece.family,
+        layer=layer,
+        component=found.components[name],
+        cross_attention=piece.family == "attention" and found.names[name].cross,
+        part=piece.part,
+        recognised=found.rules[name] is not None or (piece.role, piece.family) != ("other", "other"),
+    )
+    return Part(module, piece.slicer)
+
+
+def _notes(whole: Mapping[str, str]) -> list[str]:
+    """One sentence for all fused tensors of a kind that were left whole."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name, problem in whole.items():
+        kinds.setdefault((numbered(name), problem), []).append(name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} fused, but not split, because "
+        f"{problem}: analysed as one matrix of role other."
+        for (_, problem), names in kinds.items()
+    ]

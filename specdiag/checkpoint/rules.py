@@ -1,0 +1,235 @@
+"""The rules that turn names into roles, decoded from data: specdiag's own, and a user's role map."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from specdiag.errors import UsageError
+from specdiag.records import FAMILIES, ROLES, Family, Role
+
+FAMILY: dict[Role, Family] = {
+    "q": "attention", "k": "attention", "v": "attention", "kv": "attention", "o": "attention",
+    "gate": "mlp", "up": "mlp", "down": "mlp",
+    "embed": "embedding", "head": "embedding",
+    "router": "other", "conv": "other", "ssm": "other", "other": "other",
+}  # fmt: skip
+
+# What may follow the name of a module without changing what it is: q_proj.linear, to_out.0, in q_proj_weight.
+_TAIL = r"(?:_weight)?(?:\.(?:linear|base_layer|default|lora_[ab]))*(?:\.\#)*"
+
+Layout = Literal["contiguous", "grouped", "interleaved", "stacked", "unknown"]
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """Base of what the data files hold."""
+
+
+class Skip(_Entry, frozen=True):
+    """A name that is no weight matrix."""
+
+    match: str
+    reason: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Fits the end of a full name with its indices written `#`."""
+        return re.compile(rf"(?:^|\.)(?:{self.match})$", re.IGNORECASE)
+
+
+class Context(_Entry, frozen=True):
+    """Words that say what a module contains."""
+
+    name: str
+    words: tuple[str, ...]
+    weak: bool = False
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Fits each of the words within a segment in snake case."""
+        return re.compile(rf"(?:(?<=_)|^)(?:{'|'.join(self.words)})(?=_|\d|$)")
+
+
+class Label(_Entry, frozen=True):
+    """A segment that names a piece of the model."""
+
+    name: str
+    match: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Fits the whole segment in snake case."""
+        return re.compile(self.match)
+
+
+class Rule(_Entry, frozen=True):
+    """The role of the names that fit, or the parts of a fused tensor."""
+
+    match: str
+    role: Role = "other"
+    family: Family | None = None
+    parts: tuple[Role, ...] = ()
+    layout: Layout | None = None
+    within: tuple[str, ...] = ()
+    """Contexts where the rule holds; any where none is given."""
+    not_within: tuple[str, ...] = ()
+    beside: str | None = None
+    """A module that must lie beside this one."""
+    sequence: Literal["first", "last"] | None = None
+    """Position among the weights of a sequential container."""
+    vocabulary: bool = False
+    """Whether the tensor must have one row a token."""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Fits the end of a module path."""
+        return re.compile(rf"(?:^|\.)(?:{self.match}){_TAIL}$", re.IGNORECASE)
+
+    @cached_property
+    def sibling(self) -> re.Pattern[str] | None:
+        """Fits the whole name of the sibling that must exist."""
+        return None if self.beside is None else re.compile(self.beside, re.IGNORECASE)
+
+    @property
+    def kind(self) -> Family:
+        """The family: the one given, or that of the role."""
+        return self.family or FAMILY[self.parts[0] if self.parts else self.role]
+
+
+class Rules(Struct, frozen=True, forbid_unknown_fields=True):
+    """data/rules.toml."""
+
+    skips: tuple[Skip, ...] = msgspec.field(name="skip")
+    contexts: tuple[Context, ...] = msgspec.field(name="context")
+    rules: tuple[Rule, ...] = msgspec.field(name="rule")
+    components: tuple[Label, ...] = msgspec.field(name="component")
+    sides: tuple[Label, ...] = msgspec.field(name="side")
+
+
+class Fused(_Entry, frozen=True):
+    """How the fused tensors of an architecture lie."""
+
+    model_type: tuple[str, ...]
+    match: str
+    layout: Layout
+    signature: str | None = None
+    when: dict[str, Any] = {}
+    groups: int | tuple[str, ...] = ()
+    heads: int | None = None
+    parts: tuple[Role, ...] = ()
+
+    @cached_property
+    def mark(self) -> re.Pattern[str] | None:
+        """Fits the end of a full name that only this architecture has."""
+        return None if self.signature is None else re.compile(rf"(?:^|\.)(?:{self.signature})$")
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Fits the end of a module path."""
+        return re.compile(rf"(?:^|\.)(?:{self.match}){_TAIL}$", re.IGNORECASE)
+
+
+class Architectures(Struct, frozen=True, forbid_unknown_fields=True):
+    """data/architectures.toml."""
+
+    fused: tuple[Fused, ...]
+
+
+class MapRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """One rule of a user's role map."""
+
+    pattern: str
+    role: Role
+    family: Family | None = None
+    layer: int | None = None
+
+
+class RoleMap(Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's role map."""
+
+    rule: tuple[MapRule, ...]
+
+
+_T = TypeVar("_T")
+
+
+def _load(file: str, kind: type[_T]) -> _T:
+    return msgspec.toml.decode((files("specdiag.checkpoint") / "data" / file).read_bytes(), type=kind)
+
+
+BUILTIN = _load("rules.toml", Rules)
+ARCHITECTURES = _load("architectures.toml", Architectures)
+
+
+@lru_cache(maxsize=65536)
+def find_rule(
+    path: str, context: str, siblings: frozenset[str], position: str | None, is_vocabulary: bool
+) -> Rule | None:
+    """The first rule that fits, None where no rule does.
+
+    Args:
+        path: the module path, indices written `#`.
+        context: what the module lies in.
+        siblings: names of the modules beside it.
+        position: `first` or `last` among the weights of a sequential container, or None.
+        is_vocabulary: whether the tensor has one row a token.
+    """
+    for rule in BUILTIN.rules:
+        if (
+            (not rule.within or context in rule.within)
+            and context not in rule.not_within
+            and (rule.sequence is None or rule.sequence == position)
+            and (is_vocabulary or not rule.vocabulary)
+            and rule.pattern.search(path)
+            and (rule.sibling is None or any(rule.sibling.fullmatch(name) for name in siblings))
+        ):
+            return rule
+    return None
+
+
+@lru_cache(maxsize=65536)
+def find_skip(path: str) -> str | None:
+    """Why a tensor of this name is no weight matrix, None where it may be one. Indices are written `#`."""
+    return next((skip.reason for skip in BUILTIN.skips if skip.pattern.search(path)), None)
+
+
+def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
+    """The rules of a role map by the names that they fit, first match first.
+
+    Args:
+        path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and optionally
+            `family` and `layer`.
+        names: every name of the checkpoint.
+
+    Raises:
+        UsageError: where the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.
+    """
+    try:
+        rules = msgspec.toml.decode(path.read_bytes(), type=RoleMap).rule
+    except OSError as error:
+        raise UsageError(f"The role map {path} cannot be read: {error.strerror}.") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"The role map {path} is not valid: {error}. Each [[rule]] takes pattern, role, family and layer; "
+            f"roles are {', '.join(ROLES)}; families are {', '.join(FAMILIES)}."
+        ) from error
+    for rule in rules:
+        if not any(fnmatchcase(name, rule.pattern) for name in names):
+            raise UsageError(
+                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs on the "
+                f"whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
+            )
+    first: dict[str, MapRule] = {}
+    for name in names:
+        for rule in rules:
+            if fnmatchcase(name, rule.pattern):
+                first[name] = rule
+                break
+    return first

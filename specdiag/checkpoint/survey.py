@@ -1,0 +1,144 @@
+"""What all names and shapes of a checkpoint say together: the rule of each tensor, and what lies beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specdiag.checkpoint import config as settings
+from specdiag.checkpoint import fused, places
+from specdiag.checkpoint.names import Name, children, numbered, parse
+from specdiag.checkpoint.rules import Fused, Rule, find_rule
+from specdiag.records import Role
+
+Shape = tuple[int, ...]
+
+_TABLE = re.compile(r"emb|wte|shared", re.IGNORECASE)
+_OUTPUTS: tuple[Role, ...] = ("o", "down")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One checkpoint's tensors, as far as names and shapes go.
+
+    Attributes:
+        shapes: the shape of every tensor that may hold weight matrices.
+        names: their names taken apart.
+        rules: the rule of each, None where no rule knows it.
+        layers: the block index of each.
+        components: the piece of the model of each.
+        outputs: shape of the nearest `o` and `down` below each module path.
+        config: config.json, empty without one.
+        architectures: the entries of architectures.toml that hold.
+    """
+
+    shapes: dict[str, Shape]
+    names: dict[str, Name]
+    rules: dict[str, Rule | None]
+    layers: dict[str, int | None]
+    components: dict[str, str | None]
+    outputs: dict[tuple[str, Role], Shape]
+    config: Mapping[str, Any]
+    architectures: tuple[Fused, ...]
+
+    def output(self, name: str, role: Role) -> Shape | None:
+        """Shape of the projection of `role` that follows the tensor in its module or block."""
+        found = (self.outputs.get((path, role)) for path in _upwards(self.names[name].parent))
+        return next((shape for shape in found if shape is not None), None)
+
+
+def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[str, Any]) -> Survey:
+    """Read the names of a checkpoint.
+
+    Args:
+        shapes: the tensors that may hold weight matrices.
+        beside: every tensor of the checkpoint by name.
+        config: config.json, empty without one.
+    """
+    names = {name: parse(name) for name in shapes}
+    rules = _by_shape(shapes, names, _by_name(shapes, names, beside, config))
+    return Survey(
+        shapes=shapes,
+        names=names,
+        rules=rules,
+        layers=places.layers(names),
+        components=places.components(names),
+        outputs=_outputs(shapes, names, rules),
+        config=config,
+        architectures=fused.holding(config, map(numbered, beside)),
+    )
+
+
+def _by_name(
+    shapes: dict[str, Shape], names: dict[str, Name], beside: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Rule | None]:
+    below = children(beside)
+    vocabulary = settings.number(settings.layers(config, "text"), ("vocab_size",)) or max(
+        (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TABLE.search(name)), default=0
+    )
+    ends = _sequence_ends(names)
+    return {
+        name: find_rule(
+            names[name].path,
+            names[name].context,
+            below[names[name].parent],
+            ends.get(name),
+            shape[0] == vocabulary and shape[0] > shape[-1],
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
+    """`first` and `last` for the outermost weights of every sequential container that holds two or more."""
+    containers: dict[str, list[tuple[int, str]]] = {}
+    for key, name in names.items():
+        if name.sequence is not None:
+            containers.setdefault(f"{name.parent}.{name.path.removesuffix('.#')}", []).append(
+                (name.sequence, key)
+            )
+    ends: dict[str, str] = {}
+    for members in containers.values():
+        if len(members) > 1:
+            ends[min(members)[1]] = "first"
+            ends[max(members)[1]] = "last"
+    return ends
+
+
+def _by_shape(
+    shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
+) -> dict[str, Rule | None]:
+    """Put up and down right in gated MLPs whose w1, w2, w3 do not follow Llama's order: down alone is transposed."""
+    trios: dict[str, dict[Role, str]] = {}
+    for key, rule in rules.items():
+        if rule is not None and rule.role in ("gate", "up", "down") and len(shapes[key]) == 2:
+            trios.setdefault(names[key].parent, {})[rule.role] = key
+    corrected = dict(rules)
+    for trio in trios.values():
+        if len(trio) == 3 and shapes[trio["down"]] == shapes[trio["gate"]] == shapes[trio["up"]][::-1]:
+            up, down = trio["up"], trio["down"]
+            if shapes[up] != shapes[down]:
+                corrected[up], corrected[down] = rules[down], rules[up]
+    return corrected
+
+
+def _outputs(
+    shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
+) -> dict[tuple[str, Role], Shape]:
+    found: dict[tuple[str, Role], Shape] = {}
+    for key, rule in rules.items():
+        if rule is not None and rule.role in _OUTPUTS:
+            for path in _upwards(names[key].parent):
+                found.setdefault((path, rule.role), shapes[key])
+    return found
+
+
+def _upwards(parent: str) -> Iterator[str]:
+    """A module path and the two above it, as far as its block reaches."""
+    for _ in range(3):
+        yield parent
+        parent, _dot, last = parent.rpartition(".")
+        if last.isdigit():
+            return

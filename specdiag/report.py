@@ -1,0 +1,256 @@
+"""The saved answer: `X.json`, and beside it `X.spectra.safetensors` with every eigenvalue.
+
+Reading a report imports neither torch nor scipy. A report of a newer schema is named as such, not half understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import asdict
+from msgspec.structs import replace as replace_record
+from numpy.typing import NDArray
+
+from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
+
+SCHEMA = 1
+COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
+"""Column names of a record, the same in json, csv and parquet."""
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+class _ReportFile(Record, kw_only=True):
+    schema: int
+    source: Source
+    settings: Settings
+    complete: bool
+    records: tuple[ModuleRecord, ...]
+    skipped: tuple[Skipped, ...]
+    summary: Summary
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SpectralReport:
+    """What `analyze` found.
+
+    Attributes:
+        source: where the weights came from.
+        settings: what was computed, and how.
+        records: one row a weight matrix, in stored order.
+        skipped: every stored tensor that is no row, with its reason.
+        summary: roles, coverage, attention against MLP.
+        provenance: versions, device, seconds, peak memory.
+        complete: False after an interruption: some selected matrices are missing.
+    """
+
+    source: Source
+    settings: Settings
+    records: tuple[ModuleRecord, ...]
+    skipped: tuple[Skipped, ...]
+    summary: Summary
+    provenance: Provenance
+    complete: bool = True
+    _spectra: Mapping[str, NDArray[np.float64]] | Path | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[ModuleRecord]:
+        return iter(self.records)
+
+    def __getitem__(self, name: str) -> ModuleRecord:
+        """The record called `name`, or `name[part]`."""
+        for record in self.records:
+            if record.key == name:
+                return record
+        raise KeyError(name)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Plain dictionaries, one a row: `pandas.DataFrame(report.to_records())`."""
+        return [asdict(record) for record in self.records]
+
+    def eigenvalues(self, name: str, part: str | None = None) -> NDArray[np.float64]:
+        """The ESD of one matrix: lambda = sigma^2, ascending, shape [n].
+
+        Args:
+            name: the tensor's name, or `name[part]`.
+            part: the part, where the name does not carry it.
+
+        Raises:
+            UsageError: if the report has no such matrix, or was saved without eigenvalues.
+        """
+        wanted = key(name, part)
+        if self._spectra is None:
+            raise UsageError(f"{self.source}: this report carries no eigenvalues (saved with --no-spectra)")
+        try:
+            if isinstance(self._spectra, Path):
+                return _read_eigenvalues(self._spectra, wanted)
+            return self._spectra[wanted]
+        except KeyError:
+            raise UsageError(f"the report has no matrix '{wanted}'; its names look like '{self._example()}'") from None
+
+    def save(self, path: str | os.PathLike[str], *, spectra: bool = True) -> Path:
+        """Write `path` and, unless `spectra` is False, the eigenvalues beside it. Both appear whole or not at all.
+
+        Args:
+            path: a `.json` file.
+            spectra: write `X.spectra.safetensors` beside `X.json`.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        digest = None
+        if spectra and isinstance(self._spectra, Mapping):
+            data = save({k: v for k, v in self._spectra.items() if v.size})
+            digest = hashlib.sha256(data).hexdigest()
+            write_atomically(_spectra_path(path), data)
+        report = replace(self, provenance=replace_record(self.provenance, spectra_digest=digest))
+        write_atomically(path, report.to_json())
+        return path
+
+    def to_json(self) -> bytes:
+        """The report as one JSON object, the content of the saved file."""
+        return msgspec.json.encode(
+            _ReportFile(
+                schema=SCHEMA,
+                source=self.source,
+                settings=self.settings,
+                complete=self.complete,
+                records=self.records,
+                skipped=self.skipped,
+                summary=self.summary,
+                provenance=self.provenance,
+            )
+        )
+
+    def _example(self) -> str:
+        return self.records[0].key if self.records else ""
+
+    def _repr_html_(self) -> str:
+        names = ("family", "role", "n", "alpha", "alpha_null", "rho", "alpha_square", "alpha_square_null", "pl_alpha")
+        rows = [[getattr(r, name) for name in names] for r in self.summary.roles]
+        body = "".join(f"<tr>{''.join(f'<td>{_cell(v)}</td>' for v in row)}</tr>" for row in rows)
+        head = "".join(f"<th>{name}</th>" for name in names)
+        state = "" if self.complete else " (incomplete)"
+        return (
+            f"<p><b>{html.escape(str(self.source))}</b>: {len(self)} matrices{state}, medians per role</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def load_report(path: str | os.PathLike[str]) -> SpectralReport:
+    """Read a saved report.
+
+    Args:
+        path: the `.json` file. Eigenvalues are read from the file beside it when they are asked for.
+
+    Raises:
+        SourceError: if the file is missing, is no specdiag report, or is of a newer schema.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema > SCHEMA:
+            raise SourceError(
+                f"{path} is a report of schema {schema}; this specdiag reads up to {SCHEMA}: upgrade specdiag"
+            )
+        content = msgspec.json.decode(data, type=_ReportFile)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} is no specdiag report ({error}); make one with 'specdiag analyze'") from error
+    beside = _spectra_path(path)
+    spectra = beside if content.provenance.spectra_digest and beside.is_file() else None
+    return SpectralReport(
+        source=content.source,
+        settings=content.settings,
+        records=content.records,
+        skipped=content.skipped,
+        summary=content.summary,
+        provenance=content.provenance,
+        complete=content.complete,
+        _spectra=spectra,
+    )
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a saved report: JSON that opens with its schema."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16).startswith(b'{"schema":')
+    except OSError:
+        return False
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError now if `path` could not be written later."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path}: the folder {folder} does not exist")
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; name a file")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write through a temporary file in the same folder, synced and renamed: a reader sees the old or the new.
+
+    Raises:
+        UsageError: if the folder cannot be written.
+        ComputationError: if the disk is full; nothing is left behind.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _spectra_path(path: Path) -> Path:
+    return path.with_suffix(".spectra.safetensors")
+
+
+def _read_eigenvalues(path: Path, name: str) -> NDArray[np.float64]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        if name not in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            raise KeyError(name)
+        return file.get_tensor(name)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))

@@ -1,0 +1,44 @@
+"""What this machine lends to the work: processors, memory, an accelerator. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+
+def available_cpus() -> int:
+    """Processors that this process may really use: its affinity, within a container's CPU quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
+
+
+def total_memory() -> int:
+    """Bytes of physical memory, within a container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return total if limit == "max" else min(total, int(limit))
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def may_have_accelerator() -> bool:
+    """Whether asking torch for one can pay: importing it costs two seconds, and without a driver's node it finds none."""
+    if sys.platform == "darwin":
+        return True
+    nodes = ("nvidiactl", "nvhost-ctrl", "nvgpu", "kfd", "dxg")
+    return any(Path("/dev", node).exists() for node in nodes)

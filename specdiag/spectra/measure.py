@@ -1,0 +1,286 @@
+"""Everything that is said of one matrix: status, exponents with their errors, nulls and twins, metrics."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType, WeightMatrix
+from specdiag.records import ModuleRecord, Settings, Status, TailFit
+from specdiag.spectra import metrics, null
+from specdiag.spectra.eigenvalues import (
+    ALPHA_TOLERANCE,
+    ComputeType,
+    Spectrum,
+    exact,
+    pool,
+    spectrum,
+)
+from specdiag.spectra.farms import farms_windows
+from specdiag.spectra.scan import Scan
+from specdiag.spectra.square import square_windows
+from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optimal
+
+MIN_EIGENVALUES = 50
+"""Fewer than this have metrics and no exponent, as in the AlphaDecay reference."""
+
+TAILS: dict[str, Callable[[NDArray[np.float64], float], Tail]] = {
+    "hill": hill,
+    "hill-paper": hill_paper,
+    "ks": lambda eigenvalues, _: ks_optimal(eigenvalues),
+    "fix-finger": lambda eigenvalues, _: fix_finger(eigenvalues),
+    "farms": hill,
+}
+"""Tail rules by name: (eigenvalues, tail fraction) -> fit. FARMS is `hill` on the pooled eigenvalues of windows."""
+
+
+def measure(
+    matrix: WeightMatrix,
+    stack: NDArray[Any],
+    scanned: Scan,
+    settings: Settings,
+    full: Spectrum | None = None,
+    square: Spectrum | None = None,
+) -> tuple[ModuleRecord, NDArray[np.float64]]:
+    """One row of the report and the eigenvalues behind it, shape [n].
+
+    Args:
+        matrix: what is measured.
+        stack: its raw values, shape [s, rows, cols], in the storage type.
+        scanned: `scan` of them.
+        settings: what to compute.
+        full: the spectrum, where an accelerator has computed it.
+        square: the pooled spectrum of the square windows, likewise.
+
+    Raises:
+        ComputationError: if a solver fails.
+    """
+    storage = FLOAT_TYPES[matrix.storage_dtype]
+    columns = _identity(matrix, settings) | {
+        name: getattr(scanned, name)
+        for name in ("n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "digest")
+    }
+    n = stack.shape[0] * min(stack.shape[1:])
+    if scanned.n_nonfinite:
+        return ModuleRecord(**columns, status="nonfinite"), np.empty(0)
+    if scanned.largest == 0:
+        norms = dict.fromkeys(("spectral_norm", "frobenius_norm"), 0.0)
+        return ModuleRecord(**columns, **norms, status="zero", n_eigenvalues=n, n_zero=n, matrix_rank=0), np.zeros(n)
+
+    full = full or spectrum(stack, storage, method=settings.method, dtype=settings.dtype)
+    full = _guarded(full, stack, storage, settings)
+    columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
+    fit = fit_tail(full, matrix.shape, matrix.n_slices, settings, stack, storage)
+    columns |= {name: getattr(fit, name) for name in TailFit.__struct_fields__}
+    columns |= _other_tails(full, fit.status)
+    columns |= _metrics(full, matrix, columns["pl_alpha"])
+    if settings.square and n >= MIN_EIGENVALUES:
+        columns |= _square(full, square, stack, storage, settings)
+    if settings.randomize:
+        columns |= _randomized(stack, storage, matrix, settings)
+    return ModuleRecord(**columns), full.eigenvalues
+
+
+def failed(matrix: WeightMatrix, settings: Settings) -> ModuleRecord:
+    """The row of a matrix that could not be read or solved."""
+    return ModuleRecord(**_identity(matrix, settings), status="failed")
+
+
+def fit_tail(
+    full: Spectrum,
+    shape: tuple[int, int],
+    n_slices: int,
+    settings: Settings,
+    stack: NDArray[Any],
+    storage: FloatType,
+) -> TailFit:
+    """The exponent under the chosen rule with its error, its null and what it says against it."""
+    tail, fraction = settings.tail, settings.tail_fraction
+    if tail == "farms":
+        windows = list(farms_windows(stack))
+        full = _pooled(windows, storage, settings, full.dtype)
+        shape, n_slices = windows[0].shape[1:], 1
+    status = _status(full, shape, tail, fraction)
+    if status != "ok":
+        return TailFit(tail=tail, status=status)
+    rule = TAILS[tail]
+    fit = rule(_usable(full, tail), fraction)
+    has_null = tail in ("hill", "hill-paper", "farms")
+    alpha_null = null.alpha_null(lambda e: rule(e, fraction), shape, n_slices) if has_null else None
+    simulated = tail == "hill" and fraction == 0.5 and n_slices == 1
+    alpha = _reference_alpha(full, fit) if tail == "hill" and fraction == 0.5 else fit.alpha
+    return TailFit(
+        tail=tail,
+        status="ok",
+        alpha=alpha,
+        k=fit.k,
+        xmin=fit.xmin,
+        ks=fit.ks,
+        se_iid=(alpha - 1) / fit.k**0.5,
+        alpha_error=alpha * full.alpha_error(fit.xmin),
+        alpha_null=alpha_null,
+        rho=None if alpha_null is None else (alpha - 1) / (alpha_null - 1),
+        z=null.z_score(alpha, shape) if simulated else None,
+    )
+
+
+def _reference_alpha(full: Spectrum, fit: Tail) -> float:
+    """For float32 SVD the AlphaDecay reference's own float32 arithmetic, to the bit; else the fit's alpha."""
+    if full.method != "svd" or full.dtype != "float32":
+        return fit.alpha
+    import torch
+
+    logs = torch.log(torch.from_numpy(full.eigenvalues).to(torch.float32))
+    i0, k = len(logs) - fit.k, float(fit.k)
+    return (1 + k / (torch.sum(logs[i0:]) - k * logs[i0])).item()
+
+
+def _usable(full: Spectrum, tail: str) -> NDArray[np.float64]:
+    """Hill drops nothing, for parity with its references; rules that scan all thresholds drop the zeros."""
+    if tail in ("hill", "hill-paper", "farms"):
+        return full.eigenvalues
+    return full.eigenvalues[full.eigenvalues > full.floor]
+
+
+def _status(full: Spectrum, shape: tuple[int, int], tail: str, fraction: float) -> Status:
+    eigenvalues = full.eigenvalues
+    n = len(eigenvalues)
+    if n < MIN_EIGENVALUES:
+        return "too_few"
+    usable = _usable(full, tail)
+    if len(usable) < MIN_EIGENVALUES:
+        return "low_rank"
+    threshold = usable[0] if tail in ("ks", "fix-finger") else usable[min(int(n * (1 - fraction) + 1e-9), n - 1)]
+    if threshold <= full.floor:
+        return "low_rank"
+    # Equal but for rounding to the storage type: both ends may be off by sigma_tol = sqrt(floor).
+    if eigenvalues[-1] ** 0.5 - threshold**0.5 <= 2 * full.floor**0.5:
+        return "degenerate"
+    return "ok"
+
+
+def _guarded(full: Spectrum, stack: NDArray[Any], storage: FloatType, settings: Settings) -> Spectrum:
+    """`full`, or a more exact one where rounding could move an exponent by more than ALPHA_TOLERANCE.
+
+    float64 Gram arithmetic must also tell zeros from small eigenvalues, which it cannot where its own rounding lies
+    above the storage floor.
+    """
+    if full.dtype == "float32" and not _trusted(full, settings):
+        full = spectrum(stack, storage, dtype="float64")
+    if full.dtype == "float64" and (full.n_zero is None or not _trusted(full, settings)):
+        full = exact(stack, storage)
+    return full
+
+
+def _trusted(full: Spectrum, settings: Settings) -> bool:
+    if full.method == "svd" or len(full.eigenvalues) < MIN_EIGENVALUES:
+        return True
+    n = len(full.eigenvalues)
+    threshold = full.eigenvalues[min(int(n * (1 - settings.tail_fraction) + 1e-9), n - 1)]
+    if full.dtype == "float32" and threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE:
+        positive = full.eigenvalues[full.eigenvalues > 0]
+        threshold = min(threshold, ks_optimal(positive).xmin)
+    return threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE
+
+
+def _other_tails(full: Spectrum, status: Status) -> dict[str, Any]:
+    """Hill at three tail fractions and the KS-optimal power law, each only where its threshold can be trusted."""
+    if status not in ("ok", "low_rank"):
+        return {"pl_alpha": None}
+    columns: dict[str, Any] = {}
+    for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75)):
+        fit = hill(np.maximum(full.eigenvalues, np.finfo(np.float64).tiny), fraction)
+        trusted = fit.xmin > full.floor and full.alpha_error(fit.xmin) <= ALPHA_TOLERANCE
+        columns[name] = fit.alpha if trusted and np.isfinite(fit.alpha) else None
+    usable = full.eigenvalues[full.eigenvalues > full.floor]
+    best = ks_optimal(usable) if len(usable) >= MIN_EIGENVALUES else None
+    if best is None or not np.isfinite(best.alpha):
+        return columns | {"pl_alpha": None}
+    return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
+
+
+def _metrics(full: Spectrum, matrix: WeightMatrix, pl_alpha: float | None) -> dict[str, Any]:
+    eigenvalues = full.eigenvalues
+    edge = metrics.mp_edge(eigenvalues, matrix.shape)
+    rank = None if full.n_zero is None else len(eigenvalues) - full.n_zero
+    return {
+        "spectral_norm": float(eigenvalues[-1]) ** 0.5,
+        "frobenius_norm": full.frobenius2**0.5,
+        "log_norm": float(np.log10(full.frobenius2)),
+        "stable_rank": metrics.stable_rank(eigenvalues),
+        "effective_rank": metrics.effective_rank(eigenvalues),
+        "matrix_rank": rank,
+        "entropy": None if rank is None else metrics.entropy(eigenvalues, rank),
+        "mp_edge": edge,
+        "mp_spikes": metrics.mp_spikes(eigenvalues, matrix.shape, edge),
+        "mp_softrank": edge / float(eigenvalues[-1]),
+        "detx_k": None if rank is None else metrics.detx_k(eigenvalues),
+        "alpha_weighted": None if pl_alpha is None else pl_alpha * float(np.log10(eigenvalues[-1])),
+        "log_alpha_norm": None if pl_alpha is None else metrics.log_alpha_norm(eigenvalues, pl_alpha),
+    }
+
+
+def _square(
+    full: Spectrum, square: Spectrum | None, stack: NDArray[Any], storage: FloatType, settings: Settings
+) -> dict[str, Any]:
+    """alpha_square and rho_square: Hill at tail fraction 1/2 on the pooled eigenvalues of square windows."""
+    rows, cols = stack.shape[1:]
+    if rows == cols:
+        square = full
+    elif square is None:
+        square = _pooled(square_windows(stack), storage, settings, full.dtype)
+    fit = hill(np.maximum(square.eigenvalues, np.finfo(np.float64).tiny))
+    if square.dtype == "float32" and square.method == "gram" and square.alpha_error(fit.xmin) > ALPHA_TOLERANCE:
+        square = _pooled(square_windows(stack), storage, settings, "float64")
+        fit = hill(np.maximum(square.eigenvalues, np.finfo(np.float64).tiny))
+    if _status(square, (rows, cols), "hill", 0.5) != "ok" or square.alpha_error(fit.xmin) > ALPHA_TOLERANCE:
+        return {"alpha_square": None}
+    alpha_null = null.alpha_null_square(min(rows, cols))
+    return {"alpha_square": fit.alpha, "rho_square": (fit.alpha - 1) / (alpha_null - 1)}
+
+
+def _pooled(
+    windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType
+) -> Spectrum:
+    """The eigenvalues of several equal windows as one spectrum."""
+    parts = [spectrum(w, storage, method=settings.method, dtype=dtype) for w in windows]
+    return pool(parts)
+
+
+def _randomized(
+    stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings
+) -> dict[str, Any]:
+    """Spectral norm and spikes of the matrix with its entries permuted: a spike there is a few huge entries."""
+    rng = np.random.default_rng([settings.seed, zlib.crc32(matrix.key.encode())])
+    shuffled = rng.permutation(stack.reshape(-1)).reshape(stack.shape)
+    eigenvalues = spectrum(shuffled, storage).eigenvalues
+    edge = metrics.mp_edge(eigenvalues, matrix.shape)
+    return {
+        "rand_spectral_norm": float(eigenvalues[-1]) ** 0.5,
+        "rand_spikes": metrics.mp_spikes(eigenvalues, matrix.shape, edge),
+    }
+
+
+def _identity(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
+    module = matrix.module
+    return {
+        "name": matrix.name,
+        "part": module.part,
+        "role": module.role,
+        "family": module.family,
+        "layer": module.layer,
+        "component": module.component,
+        "cross_attention": module.cross_attention,
+        "recognised": module.recognised,
+        "rows": matrix.shape[0],
+        "cols": matrix.shape[1],
+        "n_slices": matrix.n_slices,
+        "storage_dtype": matrix.storage_dtype,
+        "tail": settings.tail,
+        "method": settings.method,
+        "compute_dtype": settings.dtype,
+    }

@@ -1,0 +1,213 @@
+"""Roles, coverage, and attention against MLP: statistics over finished records, numpy only.
+
+The unit of the contrast is the layer, not the matrix: matrices of a layer are dependent, and a test over all of them
+counts each layer many times. Every contrast stands beside what random matrices of the same shapes give, because the
+raw exponent depends on the aspect ratio: untrained networks pass the naive test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from specdiag.records import FAMILIES, ROLES, Contrast, ModuleRecord, RoleSummary, Skipped, Summary
+from specdiag.spectra.null import alpha_null_square, null_moments, square_null_sd
+
+Basis = Literal["alpha", "alpha_square"]
+Group = Literal["all", "q,k", "v,o"]
+
+_EXACT_LAYERS = 16
+_DRAWS = 100_000
+_BOOTSTRAPS = 10_000
+_GROUPS: dict[Group, frozenset[str]] = {
+    "all": frozenset({"q", "k", "v", "kv", "o"}),
+    "q,k": frozenset({"q", "k"}),
+    "v,o": frozenset({"v", "o"}),
+}
+
+
+def summarise(
+    records: Sequence[ModuleRecord], skipped: Sequence[Skipped], *, n_tensors: int, n_parameters: int
+) -> Summary:
+    """The summary of finished records.
+
+    Args:
+        records: one row a matrix.
+        skipped: what was left out.
+        n_tensors: stored tensors of the checkpoint.
+        n_parameters: their values.
+    """
+    square = [r.alpha_square for r in records if r.family in ("attention", "mlp") and r.alpha_square is not None]
+    return Summary(
+        n_tensors=n_tensors,
+        n_parameters=n_parameters,
+        n_matrices=len(records),
+        analysed_parameters=sum(r.rows * r.cols * r.n_slices for r in records),
+        skipped=dict(Counter(s.reason for s in skipped).most_common()),
+        statuses=dict(Counter(r.status for r in records).most_common()),
+        roles=_roles(records),
+        contrasts=contrasts(records),
+        balance_sd=float(np.std(square)) if len(square) > 1 else None,
+        balance_range=float(np.ptp(square)) if len(square) > 1 else None,
+        unrecognised=tuple(r.key for r in records if not r.recognised),
+    )
+
+
+def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
+    """Attention against MLP per layer, for alpha and alpha_square; empty where fewer than two layers have both."""
+    found: list[Contrast] = []
+    for basis in ("alpha", "alpha_square"):
+        group = [c for name in _GROUPS if (c := _contrast(records, basis, name)) is not None]
+        found += _holm(group)
+    return tuple(found)
+
+
+def sign_flip_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided sign-flip p-value of the mean: exact up to 16 differences, else 100,000 seeded draws, add-one.
+
+    Args:
+        differences: one paired difference a layer, shape [n].
+    """
+    n, observed = len(differences), abs(differences.sum())
+    if n <= _EXACT_LAYERS:
+        signs = (np.arange(2**n)[:, None] >> np.arange(n) & 1) * 2.0 - 1
+        sums = np.abs(signs @ differences)
+        return float((sums >= observed * (1 - 1e-12)).mean())
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(10):
+        signs = rng.integers(0, 2, (_DRAWS // 10, n), dtype=np.int8) * 2.0 - 1
+        hits += int((np.abs(signs @ differences) >= observed * (1 - 1e-12)).sum())
+    return (hits + 1) / (_DRAWS + 1)
+
+
+def auc(lower: Iterable[float], upper: Iterable[float]) -> float:
+    """P(upper > lower) over all pairs, ties one half: the Mann-Whitney U over its maximum."""
+    a, b = np.fromiter(lower, float), np.fromiter(upper, float)
+    above = (b[:, None] > a).sum() + 0.5 * (b[:, None] == a).sum()
+    return float(above / (len(a) * len(b)))
+
+
+def _contrast(records: Sequence[ModuleRecord], basis: Basis, group: Group) -> Contrast | None:
+    layers = _layers(records, basis, _GROUPS[group])
+    if len(layers) < 2:
+        return None
+    observed = _differences(layers, lambda r: _value(r, basis))
+    rng = np.random.default_rng(0)
+    random = _differences(layers, lambda r: _random_value(r, basis, rng))
+    resampled = np.median(observed[rng.integers(0, len(observed), (_BOOTSTRAPS, len(observed)))], axis=1)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    p = sign_flip_p(observed)
+    return Contrast(
+        basis=basis,
+        attention=group,
+        n_layers=len(layers),
+        n_positive=int((observed > 0).sum()),
+        difference=float(np.median(observed)),
+        low=float(low),
+        high=float(high),
+        p=p,
+        p_holm=p,
+        auc=auc(
+            (_value(r, basis) for attention, _ in layers for r in attention),
+            (_value(r, basis) for _, mlp in layers for r in mlp),
+        ),
+        random_difference=float(np.median(random)),
+        random_n_positive=int((random > 0).sum()),
+        random_p=sign_flip_p(random),
+    )
+
+
+Layer = tuple[list[ModuleRecord], list[ModuleRecord]]
+
+
+def _layers(records: Sequence[ModuleRecord], basis: Basis, roles: frozenset[str]) -> list[Layer]:
+    """Attention and MLP matrices of every layer that has both, by (component, layer)."""
+    layers: dict[tuple[str | None, int], Layer] = defaultdict(lambda: ([], []))
+    for r in records:
+        if r.layer is None or getattr(r, basis) is None:
+            continue
+        if r.family == "attention" and r.role in roles:
+            layers[r.component, r.layer][0].append(r)
+        elif r.family == "mlp":
+            layers[r.component, r.layer][1].append(r)
+    return [layer for layer in layers.values() if all(layer)]
+
+
+def _differences(layers: list[Layer], value: Callable[[ModuleRecord], float]) -> NDArray[np.float64]:
+    """Mean over the MLP minus mean over attention, one a layer."""
+    return np.array([np.mean([value(r) for r in mlp]) - np.mean([value(r) for r in att]) for att, mlp in layers])
+
+
+def _value(record: ModuleRecord, basis: Basis) -> float:
+    value: float | None = getattr(record, basis)
+    assert value is not None
+    return value
+
+
+def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) -> float:
+    """What a random matrix of this shape scores: drawn from the simulated moments, or the null where none cover it."""
+    shape = (record.rows, record.cols)
+    if basis == "alpha_square":
+        return float(rng.normal(alpha_null_square(min(shape)), square_null_sd(shape)))
+    moments = null_moments(shape) if (record.tail, record.n_slices) == ("hill", 1) else None
+    null = record.alpha_null if record.alpha_null is not None else np.nan
+    if moments is None:
+        return float(null)
+    # The moments are those of tail fraction 1/2; at another fraction only the spread is borrowed.
+    return float(rng.normal(null, moments[1]))
+
+
+def _holm(group: list[Contrast]) -> list[Contrast]:
+    """The same contrasts with p-values corrected for their number."""
+    order = sorted(range(len(group)), key=lambda i: group[i].p)
+    corrected, running = list(group), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(group) - rank) * group[i].p))
+        corrected[i] = replace(group[i], p_holm=running)
+    return corrected
+
+
+def _roles(records: Sequence[ModuleRecord]) -> tuple[RoleSummary, ...]:
+    groups: dict[tuple[str, str], list[ModuleRecord]] = defaultdict(list)
+    for r in records:
+        groups[r.family, r.role].append(r)
+    order = sorted(groups, key=lambda g: (FAMILIES.index(g[0]), ROLES.index(g[1])))  # pyright: ignore[reportArgumentType]
+    return tuple(_role(groups[g]) for g in order)
+
+
+def _role(group: list[ModuleRecord]) -> RoleSummary:
+    def values(name: str) -> list[float]:
+        return [v for r in group if (v := getattr(r, name)) is not None]
+
+    def over(reduce: Callable[[list[float]], float], name: str) -> float | None:
+        found = values(name)
+        return float(reduce(found)) if found else None
+
+    def median(found: list[float]) -> float:
+        return float(np.median(found))
+
+    square_nulls = [alpha_null_square(min(r.rows, r.cols)) for r in group if r.alpha_square is not None]
+    return RoleSummary(
+        family=group[0].family,
+        role=group[0].role,
+        n=len(group),
+        n_alpha=len(values("alpha")),
+        parameters=sum(r.rows * r.cols * r.n_slices for r in group),
+        alpha=over(median, "alpha"),
+        alpha_min=over(min, "alpha"),
+        alpha_max=over(max, "alpha"),
+        alpha_null=over(median, "alpha_null"),
+        rho=over(median, "rho"),
+        alpha_square=over(median, "alpha_square"),
+        alpha_square_min=over(min, "alpha_square"),
+        alpha_square_max=over(max, "alpha_square"),
+        alpha_square_null=median(square_nulls) if square_nulls else None,
+        pl_alpha=over(median, "pl_alpha"),
+        stable_rank=over(median, "stable_rank"),
+    )

@@ -1,0 +1,71 @@
+"""What the numbers say, in sentences that do not say more than they do."""
+
+from __future__ import annotations
+
+from specdiag.records import Contrast, ModuleRecord, Summary
+
+
+def coverage(summary: Summary) -> str:
+    """How much of the checkpoint was analysed."""
+    share = 100 * summary.analysed_parameters / summary.n_parameters if summary.n_parameters else 0.0
+    n_skipped = sum(summary.skipped.values())
+    text = (
+        f"{summary.n_matrices} matrices with {summary.analysed_parameters / 1e6:.2f} M of "
+        f"{summary.n_parameters / 1e6:.2f} M parameters ({share:.1f} %) from {summary.n_tensors} tensors"
+    )
+    if n_skipped:
+        reasons = "; ".join(f"{n} {reason}" for reason, n in summary.skipped.items())
+        text += f". Left out: {reasons}"
+    return text + "."
+
+
+def contrast(summary: Summary) -> list[str]:
+    """Attention against MLP: first the raw exponent beside random matrices, then the shape-free one."""
+    sentences: list[str] = []
+    found = {c.basis: c for c in summary.contrasts if c.attention == "all"}
+    raw, square = found.get("alpha"), found.get("alpha_square")
+    if raw is not None:
+        sentences.append(
+            f"By alpha, attention is heavier-tailed than MLP in {raw.n_positive} of {raw.n_layers} layers "
+            f"(median difference {raw.difference:+.2f}); random matrices of the same shapes: "
+            f"{raw.random_n_positive} of {raw.n_layers} ({raw.random_difference:+.2f}). {_raw_verdict(raw)}"
+        )
+    if square is not None:
+        sentences.append(
+            f"By alpha_square, the shape-free twin: {square.n_positive} of {square.n_layers} layers, median difference "
+            f"{square.difference:+.3f} [{square.low:+.3f}, {square.high:+.3f}], p = {square.p:.2g} "
+            f"(random: {square.random_difference:+.3f}). {_square_verdict(square)}"
+        )
+    return sentences
+
+
+def _raw_verdict(c: Contrast) -> str:
+    explained = c.random_difference > 0 and c.random_n_positive == c.n_layers
+    return "The shapes alone give this ordering, so it is no evidence." if explained and c.difference > 0 else ""
+
+
+def _square_verdict(c: Contrast) -> str:
+    if c.low <= 0 <= c.high or c.p > 0.05:
+        least = 2.0 ** (1 - c.n_layers)
+        few = f" ({c.n_layers} layers cannot give p below {least:.2g})" if least > 0.01 else ""
+        return f"No clear difference{few}."
+    side = "attention" if c.difference > 0 else "MLP"
+    return f"{side} is heavier-tailed."
+
+
+def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """The matrices whose numbers are missing, by name, grouped by what is wrong."""
+    meanings = {
+        "nonfinite": "hold NaN or infinite values and were not computed",
+        "failed": "could not be read or solved",
+        "zero": "are zero everywhere",
+        "low_rank": "have less rank than the tail needs: no alpha",
+        "degenerate": "have all eigenvalues equal: no alpha",
+    }
+    sentences: list[str] = []
+    for status, meaning in meanings.items():
+        names = [r.key for r in records if r.status == status]
+        if names:
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            sentences.append(f"{len(names)} matrices {meaning}: {listed}")
+    return sentences

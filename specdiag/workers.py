@@ -1,0 +1,213 @@
+"""Running the measurements: threads on the CPU, batches by shape on an accelerator. Results come as they are done."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor, WeightMatrix
+from specdiag.cost import flops, memory
+from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.records import ModuleRecord, Settings
+from specdiag.spectra.eigenvalues import TORCH_FROM
+from specdiag.spectra.measure import failed, measure
+from specdiag.spectra.scan import Scan, scan
+
+if TYPE_CHECKING:
+    from specdiag.spectra.accelerator import Solved
+
+_log = logging.getLogger("specdiag")
+
+Result = tuple[WeightMatrix, ModuleRecord, NDArray[np.float64]]
+
+_BATCH_BYTES = 1 << 30
+"""Stored bytes of one shape that are gathered before they go to the accelerator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is read at once: a stored tensor or one slice of a stacked one, and the matrices cut from it."""
+
+    tensor: StoredTensor
+    index: int | None
+    matrices: tuple[WeightMatrix, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    matrix: WeightMatrix
+    stack: NDArray[Any]
+    scanned: Scan
+
+
+def units(matrices: Iterable[WeightMatrix]) -> list[Unit]:
+    """Matrices grouped by what they are cut from, so that nothing is read twice; stored order."""
+    groups: dict[tuple[int, int | None], list[WeightMatrix]] = defaultdict(list)
+    for matrix in matrices:
+        groups[id(matrix.tensor), matrix.slicer.index].append(matrix)
+    return [Unit(group[0].tensor, index, tuple(group)) for (_, index), group in groups.items()]
+
+
+def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budget: int) -> int:
+    """The most workers, at most `jobs`, whose largest units fit into `budget` bytes together.
+
+    Raises:
+        UsageError: if the largest unit alone does not fit.
+    """
+    needs = sorted(((max(memory(m, settings) for m in u.matrices), u) for u in work), key=lambda n: -n[0])
+    if needs and needs[0][0] > budget:
+        need, unit = needs[0]
+        raise UsageError(
+            f"{unit.tensor.name} needs about {need / 2**20:.0f} MiB and --memory allows {budget / 2**20:.0f}; "
+            "allow more, or leave it out with --exclude"
+        )
+    workers = 1
+    while workers < min(jobs, len(needs)) and sum(n for n, _ in needs[: workers + 1]) <= budget:
+        workers += 1
+    return workers
+
+
+def on_cpu(work: Sequence[Unit], settings: Settings, workers: int) -> Iterator[Result]:
+    """Measure every unit, the most expensive first, one BLAS thread a worker."""
+    order = iter(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
+    largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
+    needs_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
+    with _one_blas_thread(needs_torch), _threads(workers) as pool:
+        running: set[Future[list[Result]]] = set()
+        for unit in islice(order, workers):
+            running.add(pool.submit(_measure_unit, unit, settings))
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for unit in islice(order, len(done)):
+                running.add(pool.submit(_measure_unit, unit, settings))
+            for future in done:
+                yield from future.result()
+
+
+def on_accelerator(work: Sequence[Unit], settings: Settings, workers: int, differences: list[float]) -> Iterator[Result]:
+    """Measure every unit with its spectra from the accelerator, matrices of one shape together.
+
+    Args:
+        work: what to measure.
+        settings: `device` names the accelerator.
+        workers: CPU threads for reading and fitting.
+        differences: receives, per shape, the largest relative difference to the CPU in float64.
+    """
+    order = sorted(work, key=lambda u: (u.matrices[0].shape, u.matrices[0].storage_dtype))
+    waiting: dict[tuple[Any, ...], list[_Read]] = defaultdict(list)
+    with _one_blas_thread(True), _threads(workers) as pool:
+        for unit in order:
+            for item in _read_unit(unit, settings):
+                if not isinstance(item, _Read):
+                    yield item
+                    continue
+                shape = (item.stack.shape, item.matrix.storage_dtype)
+                for other in [s for s in waiting if s != shape]:
+                    yield from _flush(waiting.pop(other), settings, pool, differences)
+                waiting[shape].append(item)
+                if sum(r.stack.nbytes for r in waiting[shape]) >= _BATCH_BYTES:
+                    yield from _flush(waiting.pop(shape), settings, pool, differences)
+        for batch in waiting.values():
+            yield from _flush(batch, settings, pool, differences)
+
+
+def _flush(
+    batch: list[_Read], settings: Settings, pool: ThreadPoolExecutor, differences: list[float]
+) -> Iterator[Result]:
+    from specdiag.spectra.accelerator import disagreement, solve
+
+    storage = batch[0].matrix.storage_dtype
+    bad = [r.scanned.n_nonfinite > 0 or r.scanned.largest == 0 for r in batch]
+    good = [r for r, b in zip(batch, bad, strict=True) if not b]
+    solved: list[Solved | None] = [None] * len(good)
+    if good:
+        try:
+            solved = list(
+                solve([r.stack for r in good], storage, settings.device, settings.dtype, square=settings.square)
+            )
+            difference, tolerated = disagreement(solved[0].full, good[0].stack, storage)  # pyright: ignore[reportOptionalMemberAccess]
+            differences.append(difference)
+            if difference > tolerated:
+                raise ComputationError(f"upper eigenvalues differ from the CPU's by {difference:.1e}")
+        except ComputationError as error:
+            shape = "x".join(str(d) for d in good[0].matrix.shape)
+            _log.warning("%s matrices on %s: %s; the CPU takes over", shape, settings.device, error)
+            solved = [None] * len(good)
+    iterator = iter(solved)
+    futures = [
+        pool.submit(_measure_read, r, settings, None if b else next(iterator)) for r, b in zip(batch, bad, strict=True)
+    ]
+    for future in futures:
+        yield future.result()
+
+
+def _measure_unit(unit: Unit, settings: Settings) -> list[Result]:
+    return [
+        _measure_read(item, settings, None) if isinstance(item, _Read) else item for item in _read_unit(unit, settings)
+    ]
+
+
+def _read_unit(unit: Unit, settings: Settings) -> Iterator[_Read | Result]:
+    """Each matrix of a unit with its raw values, or, where the tensor cannot be read, its failed row."""
+    try:
+        raw = unit.tensor.read(unit.index)
+    except (SourceError, OSError) as error:
+        _log.error("%s could not be read: %s", unit.tensor.name, error)
+        for matrix in unit.matrices:
+            yield matrix, failed(matrix, settings), np.empty(0)
+        return
+    for matrix in unit.matrices:
+        stack = np.ascontiguousarray(matrix.slicer.cut(raw))
+        yield _Read(matrix, stack, scan(stack, FLOAT_TYPES[matrix.storage_dtype]))
+
+
+def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Result:
+    full, square = (None, None) if solved is None else (solved.full, solved.square)
+    if solved is None and settings.device != "cpu":
+        settings = replace(settings, dtype="float64")
+    try:
+        record, eigenvalues = measure(item.matrix, item.stack, item.scanned, settings, full, square)
+    except ComputationError as error:
+        _log.error("%s: %s", item.matrix.key, error)
+        return item.matrix, failed(item.matrix, settings), np.empty(0)
+    return item.matrix, record, eigenvalues
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that an exception does not wait for: work not yet started is dropped."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_blas_thread(with_torch: bool) -> Iterator[None]:
+    """One thread for every BLAS in the process: workers, not libraries, share out the processors."""
+    before = None
+    if with_torch:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        if before is not None:
+            import torch
+
+            torch.set_num_threads(before)

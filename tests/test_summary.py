@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from specdiag.records import ModuleRecord
+from specdiag.spectra import null
+from specdiag.spectra.tails import hill
+from specdiag.summary import auc, contrasts, sign_flip_p, summarise
+from specdiag.views import sentences
+
+
+def record(layer, family, role, shape, alpha, square=None, **others):
+    return ModuleRecord(
+        name=f"layers.{layer}.{role}", layer=layer, family=family, role=role, rows=shape[0], cols=shape[1],
+        storage_dtype="F32", status="ok", tail="hill", alpha=alpha, alpha_square=square,
+        alpha_null=null.alpha_null(hill, shape), method="gram", compute_dtype="float64", **others,
+    )  # fmt: skip
+
+
+def random_network(layers, seed=0):
+    """What an untrained LLaMA-60M gives: exponents of Gaussian matrices of its shapes."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for layer in range(layers):
+        for role in ("q", "k", "v", "o"):
+            mean, sd = null.null_moments((512, 512))
+            out.append(record(layer, "attention", role, (512, 512), rng.normal(mean, sd), rng.normal(2.126, 0.007)))
+        for role in ("gate", "up", "down"):
+            mean, sd = null.null_moments((512, 1376))
+            out.append(record(layer, "mlp", role, (512, 1376), rng.normal(mean, sd), rng.normal(2.126, 0.004)))
+    return out
+
+
+def test_sign_flip_against_scipy():
+    rng = np.random.default_rng(0)
+    for n in (4, 9, 16):
+        d = rng.normal(0.4, 1, n)
+        expected = stats.permutation_test(
+            (d,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+        ).pvalue
+        # SciPy doubles the smaller tail; with symmetric flips the two agree.
+        assert sign_flip_p(d) == pytest.approx(expected, rel=1e-9)
+    long = rng.normal(0.2, 1, 40)
+    expected = stats.permutation_test((long,), np.sum, permutation_type="samples", n_resamples=99_999, rng=1).pvalue
+    assert sign_flip_p(long) == pytest.approx(expected, abs=0.01)
+
+
+def test_smallest_p_of_agreeing_layers():
+    assert sign_flip_p(np.ones(8)) == pytest.approx(2 / 256)
+    assert sign_flip_p(np.ones(6)) == pytest.approx(2 / 64)
+    assert sign_flip_p(np.ones(40)) == pytest.approx(1 / 100_001)
+
+
+def test_auc_is_mann_whitney():
+    a, b = [1.0, 2.0, 2.0, 5.0], [2.0, 3.0, 4.0]
+    assert auc(a, b) == pytest.approx(stats.mannwhitneyu(b, a).statistic / 12)
+
+
+def test_an_untrained_network_is_told_from_a_finding():
+    found = {(c.basis, c.attention): c for c in contrasts(random_network(8))}
+    assert set(found) == {(b, a) for b in ("alpha", "alpha_square") for a in ("all", "q,k", "v,o")}
+    raw, square = found["alpha", "all"], found["alpha_square", "all"]
+    assert (raw.n_positive, raw.random_n_positive) == (8, 8)
+    assert raw.difference == pytest.approx(raw.random_difference, abs=0.02)
+    assert raw.p == pytest.approx(2 / 256)
+    assert square.p > 0.05
+    summary = summarise(random_network(8), (), n_tensors=56, n_parameters=1)
+    text = " ".join(sentences.contrast(summary))
+    assert "no evidence" in text
+    assert "No clear difference" in text
+
+
+def test_a_real_difference_survives_the_shape_free_view():
+    rows = [
+        record(r.layer, r.family, r.role, (r.rows, r.cols), r.alpha, r.alpha_square - 0.3 * (r.role in ("q", "k")))
+        for r in random_network(12)
+    ]
+    found = {(c.basis, c.attention): c for c in contrasts(rows)}
+    assert found["alpha_square", "q,k"].n_positive == 12
+    assert found["alpha_square", "q,k"].p_holm < 0.01
+    assert found["alpha_square", "v,o"].p > 0.05
+    assert found["alpha_square", "q,k"].difference == pytest.approx(0.3, abs=0.02)
+    text = " ".join(sentences.contrast(summarise(rows, (), n_tensors=84, n_parameters=1)))
+    assert "attention is heavier-tailed" in text
+
+
+def test_no_contrast_without_pairs():
+    assert contrasts([r for r in random_network(4) if r.family == "mlp"]) == ()
+    assert contrasts(random_network(1)) == ()
+
+
+def test_roles_are_medians():
+    rows = [record(i, "mlp", "up", (512, 1376), a) for i, a in enumerate((2.0, 2.5, 4.0))]
+    (role,) = summarise(rows, (), n_tensors=3, n_parameters=3 * 512 * 1376).roles
+    assert (role.alpha, role.alpha_min, role.alpha_max, role.n, role.n_alpha) == (2.5, 2.0, 4.0, 3, 3)
+    assert role.parameters == 3 * 512 * 1376
