@@ -48,7 +48,7 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         shape = _without_leading_ones(shape)
     if len(shape) == 2 or (set(shape[2:]) == {1} and role not in (None, "other", "embed", "conv")):
         return _matrix(survey, name, (shape[0], shape[1]))
-    if is_convolution or len(shape) > 3 or (shape[-1] <= _SHORT and role in (None, "other", "conv")):
+    if is_convolution or len(shape) > 3 or (shape[2] <= _SHORT and role in (None, "other", "conv")):
         return [_convolution(survey, name, shape, is_convolution)], None
     return [_cube(survey, name, shape)], None
 

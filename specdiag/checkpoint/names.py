@@ -1,4 +1,4 @@
-"""A tensor's name taken apart: its path, the module it belongs to, its block, the piece of the model it lies in."""
+"""A tensor's name taken apart: its path, what its module is, its block, the piece of the model it lies in."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Name:
     Attributes:
         path: the module path with every index written `#` and a last `.weight` left out.
         parent: the path that holds the module, indices kept.
-        context: `attention`, `mlp`, ... from the innermost segment that says so; `block` for anything else that lies
-            in a block, and `` for the rest.
+        context: `attention`, `mlp`, ... from the innermost segment that says so; `block` for anything else
+            that lies in a block, and `` for the rest.
         stack: the path above the first index.
         indices: the indices of the nested blocks, outermost first.
         sequence: index in a sequential container, None for a named module.
@@ -92,7 +92,7 @@ def _innermost(above: list[str]) -> str:
 
 
 def _is_container(segments: list[str], i: int) -> bool:
-    """Whether segment i is a list of blocks, which says nothing about what is in them: cross_attn_layers.3.mlp."""
+    """Whether segment i is a list of blocks, which says nothing of what is in them: cross_attn_layers.3.mlp."""
     indexed = i + 1 < len(segments) and segments[i + 1].isdigit()
     return indexed and _CONTAINER.search(snake(segments[i])) is not None
 

@@ -26,7 +26,7 @@ def layers(names: Mapping[str, Name]) -> dict[str, int | None]:
 def components(names: Mapping[str, Name]) -> dict[str, str | None]:
     """The piece of the model that every name belongs to: None throughout in a model of one piece.
 
-    A piece that has both an encoder and a decoder is divided: `encoder`, or `text.encoder` beside other pieces.
+    A piece with both an encoder and a decoder is divided: `encoder`, or `text.encoder` beside other pieces.
     """
     pieces = {name.component for name in names.values() if name.indices}
     sides: dict[str | None, set[str]] = defaultdict(set)

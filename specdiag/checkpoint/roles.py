@@ -48,7 +48,7 @@ def roles(
     """The role of every weight matrix of a checkpoint.
 
     Args:
-        shapes: the shape of each tensor by its name, of the whole checkpoint: what lies beside a tensor matters.
+        shapes: the shape of each tensor of the checkpoint by its name: what lies beside a tensor matters.
         config: config.json as a dict; without it, tensors that fuse q, k and v head by head stay whole.
 
     Returns:
@@ -97,7 +97,7 @@ def modules(
 
 
 def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
-    """Why a tensor is no weight matrix, as far as its name and shape say. A user's rule overrides the name."""
+    """Why a tensor is no weight matrix, as far as name and shape say. A user's rule overrides the name."""
     if 0 in shape:
         return "empty: a dimension is 0"
     if len(shape) < 2:
@@ -130,7 +130,11 @@ def _notes(whole: Mapping[str, str]) -> list[str]:
     for name, problem in whole.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
-        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} fused, but not split, because "
-        f"{problem}: analysed as one matrix of role other."
+        f"{names[0]} {_and_more(len(names) - 1)}not split into its parts: {problem}. "
+        "Each such tensor is analysed as one matrix of role other."
         for (_, problem), names in kinds.items()
     ]
+
+
+def _and_more(n: int) -> str:
+    return f"and {n} more like it are " if n else "is "

@@ -204,12 +204,12 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
     """The rules of a role map by the names that they fit, first match first.
 
     Args:
-        path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and optionally
-            `family` and `layer`.
+        path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and
+            optionally `family` and `layer`.
         names: every name of the checkpoint.
 
     Raises:
-        UsageError: where the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.
+        UsageError: the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.
     """
     try:
         rules = msgspec.toml.decode(path.read_bytes(), type=RoleMap).rule
@@ -217,14 +217,14 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
         raise UsageError(f"The role map {path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise UsageError(
-            f"The role map {path} is not valid: {error}. Each [[rule]] takes pattern, role, family and layer; "
-            f"roles are {', '.join(ROLES)}; families are {', '.join(FAMILIES)}."
+            f"The role map {path} is not valid: {error}. A [[rule]] takes pattern, role, family and layer. "
+            f"Roles are {', '.join(ROLES)}; families are {', '.join(FAMILIES)}."
         ) from error
     for rule in rules:
         if not any(fnmatchcase(name, rule.pattern) for name in names):
             raise UsageError(
-                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs on the "
-                f"whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
+                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs on "
+                f"the whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
             )
     first: dict[str, MapRule] = {}
     for name in names:

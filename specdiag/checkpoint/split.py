@@ -13,8 +13,8 @@ from typing import Any
 class Slicer:
     """How one matrix is cut from its stored tensor.
 
-    Applied in this order: take `index` of the first axis (a stacked expert: only this slice is read from disk),
-    reshape to `view`, take `select`, permute by `axes`, reshape to (n_slices, rows, cols).
+    Applied in this order: take `index` of the first axis (of a stacked expert only this slice is read from
+    disk), reshape to `view`, take `select`, permute by `axes`, reshape to (n_slices, rows, cols).
 
     Attributes:
         shape: (n_slices, rows, cols) of the result.
@@ -31,7 +31,7 @@ class Slicer:
     axes: tuple[int, ...] | None = None
 
     def cut(self, raw: Any) -> Any:
-        """The matrix, shape [n_slices, rows, cols], from `raw`: the tensor, or its slice `index` where that is set."""
+        """The matrix [n_slices, rows, cols] from `raw`: the tensor, or its slice `index` where that is set."""
         if self.view is not None:
             raw = raw.reshape(self.view)
         if self.select:
@@ -63,7 +63,7 @@ def about(shape: Sequence[int], axis: int) -> Slicer:
     merged = prod(shape) // shape[axis]
     if axis == 0:
         return Slicer((1, shape[0], merged))
-    order = tuple(i for i in range(len(shape)) if i != axis) + (axis,)
+    order = (*(i for i in range(len(shape)) if i != axis), axis)
     return Slicer((1, merged, shape[axis]), axes=None if axis == len(shape) - 1 else order)
 
 
@@ -84,7 +84,7 @@ def contiguous(
 
 
 def interleaved(shape: Sequence[int], axis: int, n_parts: int, index: int | None = None) -> list[Slicer]:
-    """Parts that alternate along `axis` of a matrix [rows, cols]: part i has the indices i, i + n_parts, ..."""
+    """Parts that alternate along `axis` of a matrix [rows, cols]: part i holds i, i + n_parts, ..."""
     size = shape[axis] // n_parts
     return [_along(shape, axis, slice(i, None, n_parts), size, index) for i in range(n_parts)]
 
