@@ -77,7 +77,7 @@ def analyze(
     done is kept).
     """
     from specdiag import analyze as run
-    from specdiag.analyze import Interrupted, make_settings, open_source, select
+    from specdiag.analysis import Interrupted, make_settings, open_source, select
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show

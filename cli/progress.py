@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import output
 
 if TYPE_CHECKING:
-    from specdiag.analyze import Progress
+    from specdiag.analysis import Progress
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.analyze import Interrupted, Progress, analyze
+    from specdiag.analysis import Interrupted, Progress, analyze
     from specdiag.checkpoint.roles import roles
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from specdiag.report import SpectralReport, load_report
 
 _HOMES = {
-    "analyze": "analyze",
-    "Interrupted": "analyze",
-    "Progress": "analyze",
+    "analyze": "analysis",
+    "Interrupted": "analysis",
+    "Progress": "analysis",
     "roles": "checkpoint.roles",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",

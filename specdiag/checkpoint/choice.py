@@ -96,6 +96,14 @@ def weight_files(names: Iterable[str]) -> list[str]:
     ]
 
 
+def shard_notes(choice: Choice) -> list[str]:
+    """A warning where one shard was picked out of a set."""
+    shard = _SHARD.fullmatch(choice.files[0]) if len(choice.files) == 1 else None
+    if shard is None or int(shard["total"]) < 2:
+        return []
+    return [f"{choice.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+
+
 def _candidates(names: Sequence[str]) -> list[Choice]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):

@@ -48,7 +48,8 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         shape = _without_leading_ones(shape)
     if len(shape) == 2 or (set(shape[2:]) == {1} and role not in (None, "other", "embed", "conv")):
         return _matrix(survey, name, (shape[0], shape[1]))
-    if is_convolution or len(shape) > 3 or (shape[2] <= _SHORT and role in (None, "other", "conv")):
+    is_short = shape[-1:] <= (_SHORT,)
+    if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
         return [_convolution(survey, name, shape, is_convolution)], None
     return [_cube(survey, name, shape)], None
 
@@ -136,7 +137,8 @@ def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
     for part in settings.layers(survey.config, survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:
-            return len(kernel) > 1 and (list(kernel) == size or set(kernel[-2:]) == {size})
+            sizes = size if isinstance(size, list) else [size] * len(kernel)
+            return len(kernel) > 1 and list(kernel) == sizes
     return False
 
 

@@ -1,4 +1,4 @@
-"""Where the parts of a fused tensor lie: sizes come from the matrices beside it or the config, never a guess."""
+"""Where the parts of a fused tensor lie: sizes from the matrices beside it or the config, no guess."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def holding(config: Mapping[str, Any] | None, paths: Iterable[str]) -> tuple[Fus
 
 
 def experts(tensor: Tensor) -> int | None:
-    """Number of experts that share a tensor [experts * width, d] of two axes, None where it holds one matrix."""
+    """Number of experts that share a tensor [experts * width, d], None where it holds one matrix."""
     entry = next((entry for entry in tensor.architectures if entry.pattern.search(tensor.name.path)), None)
     return _count(tensor, entry.groups) if entry is not None and entry.layout == "stacked" else None
 
@@ -152,7 +152,7 @@ def _queries_by_config(tensor: Tensor, total: int) -> int | None:
 
 
 def _long_axis(tensor: Tensor) -> int:
-    """The fused axis: rows, but columns in GPT-2's Conv1D, which stores (in, out) under the name of a Linear."""
+    """The fused axis: rows, but columns in GPT-2's Conv1D, which stores (in, out)."""
     may_be_columns = tensor.name.path.endswith("c_attn")
     return int(may_be_columns and tensor.shape[1] > tensor.shape[0])
 

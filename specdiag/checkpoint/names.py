@@ -10,6 +10,7 @@ from functools import lru_cache
 from specdiag.checkpoint.rules import BUILTIN, Context
 
 _CONTAINER = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
+_WRAPPERS = ("linear", "base_layer", "default", "lora_a", "lora_b")
 _CROSS = re.compile(r"cross_?att|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
 
@@ -48,6 +49,8 @@ def parse(name: str) -> Name:
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
+    while len(module) > 1 and module[-1].lower() in _WRAPPERS and segment_context(module[-2]) is None:
+        module = module[:-1]
     sequence = int(module[-1]) if module[-1:] and module[-1].isdigit() else None
     last = max((i for i, segment in enumerate(module) if not segment.isdigit()), default=0)
     above = module[:last]
@@ -84,7 +87,9 @@ def _innermost(above: list[str]) -> str:
     """The context of a module below the segments `above`."""
     weak = ""
     for i in range(len(above) - 1, -1, -1):
-        context = None if _is_container(above, i) else segment_context(above[i])
+        context = segment_context(above[i])
+        if context is not None and context.name in ("attention", "mlp") and _is_container(above, i):
+            continue
         if context is not None and not context.weak:
             return context.name
         weak = weak or (context.name if context is not None else "")
@@ -92,7 +97,7 @@ def _innermost(above: list[str]) -> str:
 
 
 def _is_container(segments: list[str], i: int) -> bool:
-    """Whether segment i is a list of blocks, which says nothing of what is in them: cross_attn_layers.3.mlp."""
+    """Whether segment i is a list of blocks, which does not say what they hold: cross_attn_layers.3.mlp."""
     indexed = i + 1 < len(segments) and segments[i + 1].isdigit()
     return indexed and _CONTAINER.search(snake(segments[i])) is not None
 
@@ -104,7 +109,7 @@ def _blocks(above: list[str]) -> tuple[str, tuple[int, ...]]:
     for i, segment in enumerate(above):
         if not segment.isdigit():
             context = segment_context(segment)
-            if context is not None and not _is_container(above, i) and context.name in ("attention", "mlp"):
+            if context is not None and context.name in ("attention", "mlp") and not _is_container(above, i):
                 break
         elif (
             above[i - 2 : i - 1]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from specdiag.checkpoint.choice import Choice, choose, weight_files
+from specdiag.checkpoint.choice import Choice, choose, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
 from specdiag.checkpoint.safetensors_file import list_safetensors
-from specdiag.checkpoint.shards import check_index, read_index
+from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
-from specdiag.checkpoint.wrappers import duplicate, unwrap
+from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError
 from specdiag.records import Source
 
@@ -50,9 +51,9 @@ def open_checkpoint(
     """
     found = locate(location, revision, file)
     folder = open_folder(found)
-    choice = choose(folder.names, found.file or folder.only, str(folder.source))
+    choice = choose(folder.names, found.file or folder.only, folder.source.location)
     tensors, source, notes = _read(folder, choice)
-    tensors, renamed = unwrap(tensors, str(source))
+    tensors, renamed = unwrap(tensors, source.location)
     config, doubts = folder.config(choice.name)
     return sort_tensors(
         tensors,
@@ -66,36 +67,35 @@ def open_checkpoint(
 
 
 def _read(folder: Folder, choice: Choice) -> tuple[list[StoredTensor], Source, list[str]]:
-    """List every tensor of the chosen files, which are fetched first, and check that they belong together."""
+    """List the tensors of the chosen files, which are fetched first, and check that they belong together."""
     weight_map: dict[str, str] = {}
     if choice.index is not None:
         folder.fetch([choice.index])
         weight_map = read_index(folder.root / choice.index, choice.index)
-    files = list(dict.fromkeys(weight_map.values())) if choice.index else list(choice.files)
-    missing = [name for name in files if name not in folder.names and not (folder.root / name).exists()]
-    if missing:
-        raise SourceError(
-            f"{folder.source} lacks {', '.join(missing[:4])}, which {choice.name} names: fetch it again"
-        )
+    files = choice.files or tuple(dict.fromkeys(weight_map.values()))
+    _require(files, folder, choice.name)
     folder.fetch(files)
     tensors: list[StoredTensor] = []
-    notes: list[str] = []
+    notes = shard_notes(choice)
     for name in files:
         listed, said = list_file(folder.root / name, folder.label(name))
         tensors += listed
         notes += said
-    twice = duplicate(tensor.name for tensor in tensors)
-    if twice is not None:
-        holders = " and ".join(tensor.file for tensor in tensors if tensor.name == twice)
-        raise SourceError(
-            f"{folder.source} holds '{twice}' twice, in {holders}: these are not one checkpoint"
-        )
+    require_distinct(tensors, folder.source.location)
     if choice.index is not None:
-        notes += check_index(
-            choice.index, {name: folder.label(file) for name, file in weight_map.items()}, tensors
-        )
+        labels = {name: folder.label(file) for name, file in weight_map.items()}
+        notes += check_index(choice.index, labels, tensors)
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
-    return tensors, msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored), notes
+    return tensors, msgspec.structs.replace(folder.source, files=files, ignored=ignored), notes
+
+
+def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
+    missing = [name for name in files if name not in folder.names and not (folder.root / name).exists()]
+    if missing:
+        named = ", ".join(missing[:4])
+        raise SourceError(
+            f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again"
+        )
 
 
 def list_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:

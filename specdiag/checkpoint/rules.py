@@ -22,8 +22,8 @@ FAMILY: dict[Role, Family] = {
     "router": "other", "conv": "other", "ssm": "other", "other": "other",
 }  # fmt: skip
 
-# What may follow the name of a module without changing what it is: q_proj.linear, to_out.0, in q_proj_weight.
-_TAIL = r"(?:_weight)?(?:\.(?:linear|base_layer|default|lora_[ab]))*(?:\.\#)*"
+# What may follow the name of a module without changing what it is: to_out.0, q_proj_weight.
+_TAIL = r"(?:_weight)?(?:\.\#)*"
 
 Layout = Literal["contiguous", "grouped", "interleaved", "stacked", "unknown"]
 
@@ -223,8 +223,8 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
     for rule in rules:
         if not any(fnmatchcase(name, rule.pattern) for name in names):
             raise UsageError(
-                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs on "
-                f"the whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
+                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs "
+                f"on the whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
             )
     first: dict[str, MapRule] = {}
     for name in names:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
 
@@ -53,6 +54,18 @@ def read_json(path: Path, label: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
     return cast("dict[str, Any]", content)
+
+
+def require_distinct(tensors: Sequence[StoredTensor], where: str) -> None:
+    """Refuse files that hold a tensor of the same name.
+
+    Raises:
+        SourceError: two of them do.
+    """
+    twice = duplicate(tensor.name for tensor in tensors)
+    if twice is not None:
+        holders = " and ".join(tensor.file for tensor in tensors if tensor.name == twice)
+        raise SourceError(f"{where} holds '{twice}' twice, in {holders}: these are not one checkpoint")
 
 
 def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[StoredTensor]) -> list[str]:

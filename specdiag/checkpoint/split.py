@@ -31,7 +31,7 @@ class Slicer:
     axes: tuple[int, ...] | None = None
 
     def cut(self, raw: Any) -> Any:
-        """The matrix [n_slices, rows, cols] from `raw`: the tensor, or its slice `index` where that is set."""
+        """The matrix [n_slices, rows, cols] from `raw`: the tensor, or its slice `index` if that is set."""
         if self.view is not None:
             raw = raw.reshape(self.view)
         if self.select:

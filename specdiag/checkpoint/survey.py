@@ -1,4 +1,4 @@
-"""What the names and shapes of a checkpoint say together: the rule of each tensor, and what lies beside it."""
+"""What the names and shapes of a checkpoint say together: each tensor's rule, and what lies beside it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
 def _by_shape(
     shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
 ) -> dict[str, Rule | None]:
-    """Put up and down right where w1, w2, w3 of a gated MLP are not in Llama's order: down is the transposed."""
+    """Put up and down right where w1, w2, w3 of a gated MLP are not in Llama's order."""
     trios: dict[str, dict[Role, str]] = {}
     for key, rule in rules.items():
         if rule is not None and rule.role in ("gate", "up", "down") and len(shapes[key]) == 2:

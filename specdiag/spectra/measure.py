@@ -104,7 +104,7 @@ def fit_tail(
         windows = list(farms_windows(stack))
         full = _pooled(windows, storage, settings, full.dtype)
         shape, n_slices = windows[0].shape[1:], 1
-    status = _status(full, shape, tail, fraction)
+    status = _status(full, tail, fraction)
     if status != "ok":
         return TailFit(tail=tail, status=status)
     rule = TAILS[tail]
@@ -146,19 +146,17 @@ def _usable(full: Spectrum, tail: str) -> NDArray[np.float64]:
     return full.eigenvalues[full.eigenvalues > full.floor]
 
 
-def _status(full: Spectrum, shape: tuple[int, int], tail: str, fraction: float) -> Status:
-    eigenvalues = full.eigenvalues
-    n = len(eigenvalues)
-    if n < MIN_EIGENVALUES:
+def _status(full: Spectrum, tail: str, fraction: float) -> Status:
+    if len(full.eigenvalues) < MIN_EIGENVALUES:
         return "too_few"
     usable = _usable(full, tail)
     if len(usable) < MIN_EIGENVALUES:
         return "low_rank"
-    threshold = usable[0] if tail in ("ks", "fix-finger") else usable[min(int(n * (1 - fraction) + 1e-9), n - 1)]
+    threshold = float(usable[0]) if tail in ("ks", "fix-finger") else _threshold(full, fraction)
     if threshold <= full.floor:
         return "low_rank"
     # Equal but for rounding to the storage type: both ends may be off by sigma_tol = sqrt(floor).
-    if eigenvalues[-1] ** 0.5 - threshold**0.5 <= 2 * full.floor**0.5:
+    if float(full.eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * full.floor**0.5:
         return "degenerate"
     return "ok"
 
@@ -179,8 +177,7 @@ def _guarded(full: Spectrum, stack: NDArray[Any], storage: FloatType, settings: 
 def _trusted(full: Spectrum, settings: Settings) -> bool:
     if full.method == "svd" or len(full.eigenvalues) < MIN_EIGENVALUES:
         return True
-    n = len(full.eigenvalues)
-    threshold = full.eigenvalues[min(int(n * (1 - settings.tail_fraction) + 1e-9), n - 1)]
+    threshold = _threshold(full, settings.tail_fraction)
     if full.dtype == "float32" and threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE:
         positive = full.eigenvalues[full.eigenvalues > 0]
         threshold = min(threshold, ks_optimal(positive).xmin)
@@ -193,9 +190,7 @@ def _other_tails(full: Spectrum, status: Status) -> dict[str, Any]:
         return {"pl_alpha": None}
     columns: dict[str, Any] = {}
     for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75)):
-        fit = hill(np.maximum(full.eigenvalues, np.finfo(np.float64).tiny), fraction)
-        trusted = fit.xmin > full.floor and full.alpha_error(fit.xmin) <= ALPHA_TOLERANCE
-        columns[name] = fit.alpha if trusted and np.isfinite(fit.alpha) else None
+        columns[name] = _trusted_hill(full, fraction)
     usable = full.eigenvalues[full.eigenvalues > full.floor]
     best = ks_optimal(usable) if len(usable) >= MIN_EIGENVALUES else None
     if best is None or not np.isfinite(best.alpha):
@@ -233,14 +228,28 @@ def _square(
         square = full
     elif square is None:
         square = _pooled(square_windows(stack), storage, settings, full.dtype)
-    fit = hill(np.maximum(square.eigenvalues, np.finfo(np.float64).tiny))
-    if square.dtype == "float32" and square.method == "gram" and square.alpha_error(fit.xmin) > ALPHA_TOLERANCE:
+    alpha = _trusted_hill(square, 0.5)
+    if alpha is None and (square.method, square.dtype) == ("gram", "float32"):
         square = _pooled(square_windows(stack), storage, settings, "float64")
-        fit = hill(np.maximum(square.eigenvalues, np.finfo(np.float64).tiny))
-    if _status(square, (rows, cols), "hill", 0.5) != "ok" or square.alpha_error(fit.xmin) > ALPHA_TOLERANCE:
+        alpha = _trusted_hill(square, 0.5)
+    if alpha is None or _status(square, "hill", 0.5) != "ok":
         return {"alpha_square": None}
-    alpha_null = null.alpha_null_square(min(rows, cols))
-    return {"alpha_square": fit.alpha, "rho_square": (fit.alpha - 1) / (alpha_null - 1)}
+    return {"alpha_square": alpha, "rho_square": (alpha - 1) / (null.alpha_null_square(min(rows, cols)) - 1)}
+
+
+def _trusted_hill(full: Spectrum, fraction: float) -> float | None:
+    """The Hill exponent, None where its threshold is zero to the storage precision or lost to rounding."""
+    threshold = _threshold(full, fraction)
+    if threshold <= full.floor or full.alpha_error(threshold) > ALPHA_TOLERANCE:
+        return None
+    alpha = hill(full.eigenvalues, fraction).alpha
+    return alpha if np.isfinite(alpha) else None
+
+
+def _threshold(full: Spectrum, fraction: float) -> float:
+    """The eigenvalue at which a Hill tail of this fraction begins."""
+    n = len(full.eigenvalues)
+    return float(full.eigenvalues[min(int(n * (1 - fraction) + 1e-9), n - 1)])
 
 
 def _pooled(
