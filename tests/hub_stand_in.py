@@ -47,7 +47,6 @@ class HubStandIn:
     repos: dict[str, Repo]
     granted: str = "hf_granted"
     requests: list[tuple[str, str]] = field(default_factory=list)
-    resumed: list[int] = field(default_factory=list)
     url: str = ""
 
     def __enter__(self) -> Self:
@@ -157,7 +156,6 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         if wanted.startswith("bytes="):
             start = int(wanted.removeprefix("bytes=").partition("-")[0])
-            self.hub.resumed.append(start)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")

@@ -78,24 +78,14 @@ def _hub(location: Location) -> Folder:
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:
     """Files at the top, one level below, and where `pick` points: a source may be a whole disk."""
-    names: set[str] = set()
+    picked = [path for path in (root / (pick or "."),) if path.exists()]
     try:
-        top = list(root.iterdir())
-        folders = [
-            path
-            for path in (*top, root / (pick or "."))
-            if path.is_dir() and os.access(path, os.R_OK | os.X_OK)
-        ]
-        for path in (
-            *top,
-            root / (pick or "."),
-            *(inner for folder in folders for inner in folder.iterdir()),
-        ):
-            if not path.is_dir():
-                names.add(path.relative_to(root).as_posix())
+        seen = [*root.iterdir(), *picked]
+        readable = [path for path in seen if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+        seen += [inner for folder in readable for inner in folder.iterdir()]
+        return tuple(sorted({path.relative_to(root).as_posix() for path in seen if not path.is_dir()}))
     except OSError as error:
         raise SourceError(f"'{error.filename or root}' cannot be listed: {error.strerror}") from error
-    return tuple(sorted(names))
 
 
 def _nothing(files: Sequence[str]) -> None:
