@@ -105,6 +105,6 @@ def analyze(
             report = run(checkpoint, **choices, jobs=jobs, memory=memory, progress=bar)
     except Interrupted as interrupted:
         show.interrupted(interrupted.report, target)
-        raise typer.Exit(output.INTERRUPTED) from None
+        output.leave(output.INTERRUPTED)
     show.answer(report, target)
     show.verdict(report)

@@ -142,8 +142,10 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     total = sum(row["gflop"] for row in rows)
     seconds = total * 1e9 / (FLOPS_PER_SECOND[settings.dtype] * available_cpus())
     console = output.console()
-    console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed"))
-    console.print(tables.rows_table([{"skipped": s.name, "shape": s.shape, "reason": s.reason} for s in skipped], "Left out"))
+    console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed", console.width))
+    left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
+    if left:
+        console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
     megabytes = sum(row["bytes"] for row in rows) / 2**20
     console.print(
         f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: about {seconds:.1f} s on {available_cpus()} processors in "
@@ -163,26 +165,27 @@ def _print_table(report: SpectralReport, target: Target) -> None:
 
     console = output.console()
     summary, records = report.summary, report.records
-    console.print(tables.role_table(summary.roles))
+    console.print(tables.role_table(summary.roles, console.width))
     console.print()
     if summary.contrasts:
-        console.print(tables.contrast_table(summary.contrasts))
+        console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
     basis = "alpha_square" if any(r.alpha_square is not None for r in records) else "alpha"
     if len(records) <= tables.ALL_UP_TO or target.all_rows:
-        console.print(tables.record_table(records, f"{len(records)} matrices"))
+        console.print(tables.record_table(records, f"{len(records)} matrices", console.width))
     else:
-        depth = tables.depth_table(records, basis)
+        depth = tables.depth_table(records, basis, console.width)
         if depth is not None:
             console.print(depth)
             console.print()
         shown = tables.extremes(records, basis)
-        console.print(tables.record_table(shown, f"The {len(shown)} most extreme of {len(records)} by {basis} (--all: every one)"))
+        title = f"The {len(shown)} most extreme of {len(records)} by {basis} (--all: every one)"
+        console.print(tables.record_table(shown, title, console.width))
     console.print()
     for sentence in (sentences.coverage(summary), *sentences.contrast(summary), *sentences.trouble(records)):
         console.print(sentence, soft_wrap=True)
     if summary.balance_sd is not None:
-        console.print(tables.balance(summary), soft_wrap=True)
+        console.print(sentences.balance(summary), soft_wrap=True)
     if summary.unrecognised:
         listed = ", ".join(summary.unrecognised[:5])
         console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)

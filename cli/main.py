@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import version
 from typing import Annotated
 
@@ -42,5 +43,6 @@ def main(
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script. A polite kill (a batch system's) is an interruption like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -1,19 +1,32 @@
-"""Rich tables of records and summaries."""
+"""Rich tables of records and summaries. Where the terminal is narrow, the least needed columns go first."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from specdiag.records import Contrast, ModuleRecord, RoleSummary, Summary
+from specdiag.records import Contrast, ModuleRecord, RoleSummary
 
 EXTREMES = 10
 ALL_UP_TO = 60
 DEPTH_BINS = 6
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its head, its cell for a row, and when it is dropped (0 never, the highest first)."""
+
+    head: str
+    cell: Callable[[Any], str]
+    drop: int = 0
+    right: bool = True
 
 
 def number(value: float | int | None, digits: int = 2) -> str:
@@ -23,98 +36,107 @@ def number(value: float | int | None, digits: int = 2) -> str:
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def role_table(roles: Sequence[RoleSummary]) -> Table:
+def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:
+    """A column that shows one attribute."""
+    return Column(head, lambda row: number(getattr(row, name), digits), drop)
+
+
+def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
+    """A table of `rows` that fits into `width` by leaving columns out; the first column folds if need be."""
+    rows = list(rows)
+    shown = list(columns)
+    cells = {c.head: [c.cell(row) for row in rows] for c in columns}
+    wide = {c.head: max(map(cell_len, [c.head, *cells[c.head]])) for c in columns}
+    while sum(wide[c.head] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
+        shown.remove(max(shown, key=lambda c: c.drop))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    for i, c in enumerate(shown):
+        table.add_column(c.head, justify="right" if c.right else "left", overflow="fold", no_wrap=i > 0)
+    for i in range(len(rows)):
+        table.add_row(*(Text(cells[c.head][i]) for c in shown))
+    return table
+
+
+def role_table(roles: Sequence[RoleSummary], width: int) -> Table:
     """Medians per role, each exponent beside what random matrices of its shapes score."""
     columns = (
-        "n", "alpha", "range", "null", "rho", "alpha_square", "range", "null", "pl_alpha", "stable rank",
-    )  # fmt: skip
-    table = _table("Roles (medians; null: random matrices of the same shapes)", ("family", "role"), columns)
-    previous = None
-    for r in roles:
-        table.add_row(
-            r.family if r.family != previous else "",
-            r.role,
-            str(r.n),
-            number(r.alpha),
-            _range(r.alpha_min, r.alpha_max),
-            number(r.alpha_null),
-            number(r.rho),
-            number(r.alpha_square),
-            _range(r.alpha_square_min, r.alpha_square_max),
-            number(r.alpha_square_null),
-            number(r.pl_alpha),
-            number(r.stable_rank, 1),
-        )
-        previous = r.family
-    return table
+        Column("family", lambda r: r.family, right=False),
+        Column("role", lambda r: r.role, right=False),
+        field("n", "n"),
+        field("alpha", "alpha"),
+        Column("min-max", lambda r: _range(r.alpha_min, r.alpha_max), 4),
+        field("null", "alpha_null"),
+        field("rho", "rho", drop=2),
+        field("alpha_square", "alpha_square"),
+        Column("min-max ", lambda r: _range(r.alpha_square_min, r.alpha_square_max), 5),
+        field("null ", "alpha_square_null"),
+        field("pl_alpha", "pl_alpha", drop=1),
+        field("stable rank", "stable_rank", 1, drop=3),
+    )
+    return draw("Roles (medians; null: random matrices of the same shapes)", columns, roles, width)
 
 
-def contrast_table(contrasts: Sequence[Contrast]) -> Table:
+def contrast_table(contrasts: Sequence[Contrast], width: int) -> Table:
     """MLP minus attention per layer, beside the same for random matrices."""
-    columns = ("layers > 0", "difference", "95 %", "p", "p Holm", "AUC", "random: layers > 0", "difference", "p")
-    table = _table("MLP - attention per layer (positive: attention heavier-tailed)", ("basis", "attention"), columns)
-    for c in contrasts:
-        table.add_row(
-            c.basis,
-            c.attention,
-            f"{c.n_positive}/{c.n_layers}",
-            f"{c.difference:+.3f}",
-            f"{c.low:+.3f} .. {c.high:+.3f}",
-            f"{c.p:.2g}",
-            f"{c.p_holm:.2g}",
-            f"{c.auc:.2f}",
-            f"{c.random_n_positive}/{c.n_layers}",
-            f"{c.random_difference:+.3f}",
-            f"{c.random_p:.2g}",
-        )
-    return table
+    columns = (
+        Column("basis", lambda c: c.basis, right=False),
+        Column("attention", lambda c: c.attention, right=False),
+        Column("layers > 0", lambda c: f"{c.n_positive}/{c.n_layers}"),
+        Column("difference", lambda c: f"{c.difference:+.3f}"),
+        Column("95 %", lambda c: f"{c.low:+.2f} .. {c.high:+.2f}", 3),
+        Column("p", lambda c: f"{c.p:.2g}", 1),
+        Column("p Holm", lambda c: f"{c.p_holm:.2g}", 2),
+        Column("AUC", lambda c: f"{c.auc:.2f}", 4),
+        Column("random: > 0", lambda c: f"{c.random_n_positive}/{c.n_layers}"),
+        Column("random diff.", lambda c: f"{c.random_difference:+.3f}"),
+        Column("random p", lambda c: f"{c.random_p:.2g}", 5),
+    )
+    return draw("MLP - attention per layer (positive: attention heavier-tailed)", columns, contrasts, width)
 
 
-def record_table(records: Iterable[ModuleRecord], title: str) -> Table:
+def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Table:
     """One row a matrix."""
     columns = (
-        "shape", "alpha", "± arith.", "null", "rho", "z", "ks", ".25/.5/.75", "alpha_square", "pl_alpha", "stable rank",
-        "sigma_max",
-    )  # fmt: skip
-    table = _table(title, ("matrix", "role"), columns)
-    for r in records:
-        table.add_row(
-            Text(r.key),
-            r.role,
-            f"{r.rows}x{r.cols}" + (f" x{r.n_slices}" if r.n_slices > 1 else ""),
-            number(r.alpha, 3) if r.status == "ok" else r.status,
-            "·" if r.alpha_error is None else f"{r.alpha_error:.0e}",
-            number(r.alpha_null, 3),
-            number(r.rho),
-            number(r.z, 0),
-            number(r.ks),
-            "/".join(number(v) for v in (r.alpha_25, r.alpha_50, r.alpha_75)),
-            number(r.alpha_square, 3),
-            number(r.pl_alpha),
-            number(r.stable_rank, 1),
-            number(r.spectral_norm),
-        )
-    return table
+        Column("matrix", lambda r: r.key, right=False),
+        Column("role", lambda r: r.role, right=False),
+        Column("shape", lambda r: f"{r.rows}x{r.cols}" + (f" x{r.n_slices}" if r.n_slices > 1 else ""), 1),
+        Column("alpha", lambda r: number(r.alpha, 3) if r.status == "ok" else r.status),
+        Column("± arith.", lambda r: "·" if r.alpha_error is None else f"{r.alpha_error:.0e}", 7),
+        field("null", "alpha_null", 3),
+        field("rho", "rho", drop=2),
+        field("z", "z", 0, drop=5),
+        field("ks", "ks", drop=6),
+        Column(".25/.5/.75", lambda r: "/".join(number(v) for v in (r.alpha_25, r.alpha_50, r.alpha_75)), 8),
+        field("alpha_square", "alpha_square", 3),
+        field("pl_alpha", "pl_alpha", drop=3),
+        field("stable rank", "stable_rank", 1, drop=4),
+        field("sigma_max", "spectral_norm", drop=9),
+    )
+    return draw(title, columns, records, width)
 
 
-def depth_table(records: Sequence[ModuleRecord], basis: str) -> Table | None:
+def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Table | None:
     """Median exponent by role and depth, the layers in at most six bins; None where no matrix has a layer."""
     placed = [r for r in records if r.layer is not None and r.family in ("attention", "mlp")]
     if not placed:
         return None
     last = max(r.layer or 0 for r in placed)
-    width = -(-(last + 1) // DEPTH_BINS)
+    size = -(-(last + 1) // DEPTH_BINS)
     cells: dict[tuple[str, int], list[float]] = defaultdict(list)
     for r in placed:
         value: float | None = getattr(r, basis)
         if value is not None:
-            cells[r.role, (r.layer or 0) // width].append(value)
-    bins = range(last // width + 1)
-    heads = [f"{b * width}" if width == 1 else f"{b * width}-{min(last, (b + 1) * width - 1)}" for b in bins]
-    table = _table(f"{basis} by role and layer (medians)", ("role",), heads)
-    for role in dict.fromkeys(r.role for r in placed):
-        table.add_row(role, *(number(_median(cells[role, b])) for b in bins))
-    return table
+            cells[r.role, (r.layer or 0) // size].append(value)
+
+    def column(b: int) -> Column:
+        low, high = b * size, min(last, (b + 1) * size - 1)
+        return Column(
+            f"{low}-{high}" if high > low else f"{low}",
+            lambda role: number(median(cells[role, b])) if cells[role, b] else "·",
+        )
+
+    columns = (Column("role", str, right=False), *(column(b) for b in range(last // size + 1)))
+    return draw(f"{basis} by role and layer (medians)", columns, dict.fromkeys(r.role for r in placed), width)
 
 
 def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
@@ -123,37 +145,18 @@ def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
     return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
 
 
-def balance(summary: Summary) -> str:
-    """The balance score in a line."""
-    return (
-        f"Balance of alpha_square over attention and MLP: standard deviation {number(summary.balance_sd, 3)}, "
-        f"range {number(summary.balance_range, 3)}."
-    )
-
-
-def rows_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Table:
     """Any rows as they are."""
-    names = list(rows[0]) if rows else []
-    table = _table(title, names[:1], names[1:])
-    for row in rows:
-        table.add_row(*(Text("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()))
-    return table
 
+    def column(name: str, first: bool) -> Column:
+        def cell(row: dict[str, Any]) -> str:
+            value = row[name]
+            return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
-def _median(values: Sequence[float]) -> float | None:
-    from statistics import median
+        return Column(name, cell, right=not first)
 
-    return median(values) if values else None
+    return draw(title, [column(name, i == 0) for i, name in enumerate(rows[0] if rows else ())], rows, width)
 
 
 def _range(low: float | None, high: float | None) -> str:
     return "·" if low is None or high is None else f"{low:.2f}-{high:.2f}"
-
-
-def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
-    for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table

@@ -31,9 +31,13 @@ def total_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Largest resident size of this program so far, bytes."""
+    try:
+        # Linux hands ru_maxrss down through fork and exec: a program started by a large one would report its parent.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def may_have_accelerator() -> bool:

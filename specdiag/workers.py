@@ -181,6 +181,7 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Res
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
         return item.matrix, failed(item.matrix, settings), np.empty(0)
+    _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
     return item.matrix, record, eigenvalues
 
 

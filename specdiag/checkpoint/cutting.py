@@ -137,8 +137,7 @@ def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
     for part in settings.layers(survey.config, survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:
-            sizes = size if isinstance(size, list) else [size] * len(kernel)
-            return len(kernel) > 1 and list(kernel) == sizes
+            return len(kernel) > 1 and size in (list(kernel), kernel[0])
     return False
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from specdiag.checkpoint.rules import BUILTIN, Context
 
-_CONTAINER = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
+_SUBLAYERS = ("attention", "mlp")
+_BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
 _WRAPPERS = ("linear", "base_layer", "default", "lora_a", "lora_b")
 _CROSS = re.compile(r"cross_?att|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
@@ -42,14 +43,19 @@ class Name:
     cross: bool
 
 
-def parse(name: str) -> Name:
-    """Take a full name apart."""
+def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
+    """Take a full name apart.
+
+    Args:
+        name: the name of a tensor.
+        below: what lies below every module path, from `children`.
+    """
     module = name.split(".")
     if module[-1] in ("weight", "weight_v"):
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
-    while len(module) > 1 and module[-1].lower() in _WRAPPERS and segment_context(module[-2]) is None:
+    while _is_wrapped(module):
         module = module[:-1]
     sequence = int(module[-1]) if module[-1:] and module[-1].isdigit() else None
     last = max((i for i, segment in enumerate(module) if not segment.isdigit()), default=0)
@@ -62,9 +68,9 @@ def parse(name: str) -> Name:
         stack=stack,
         indices=indices,
         sequence=sequence,
-        component=next((found for segment in above if (found := _labelled(segment, "component"))), None),
-        side=next((found for segment in above if (found := _labelled(segment, "side"))), None),
-        cross=_is_cross(above),
+        component=_first_label(stack.split(".") if indices else above, "component"),
+        side=_first_label(stack.split(".") if indices else above, "side"),
+        cross=_is_cross(above, below),
     )
 
 
@@ -83,58 +89,72 @@ def children(names: Iterable[str]) -> dict[str, frozenset[str]]:
     return {parent: frozenset(below) for parent, below in found.items()}
 
 
+def _is_wrapped(module: list[str]) -> bool:
+    """Whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
+    if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
+        return False
+    return segment_context(module[-2]) is None or segment_context(module[-3]) is not None
+
+
 def _innermost(above: list[str]) -> str:
     """The context of a module below the segments `above`."""
     weak = ""
     for i in range(len(above) - 1, -1, -1):
         context = segment_context(above[i])
-        if context is not None and context.name in ("attention", "mlp") and _is_container(above, i):
-            continue
+        if _is_stack(above, i):
+            break
         if context is not None and not context.weak:
             return context.name
         weak = weak or (context.name if context is not None else "")
     return weak
 
 
-def _is_container(segments: list[str], i: int) -> bool:
+def _is_stack(segments: list[str], i: int) -> bool:
     """Whether segment i is a list of blocks, which does not say what they hold: cross_attn_layers.3.mlp."""
-    indexed = i + 1 < len(segments) and segments[i + 1].isdigit()
-    return indexed and _CONTAINER.search(snake(segments[i])) is not None
+    if not segments[i + 1 : i + 2] or not segments[i + 1].isdigit():
+        return False
+    context = segment_context(segments[i])
+    return context is None or (context.name in _SUBLAYERS and _BLOCKS.search(snake(segments[i])) is not None)
 
 
 def _blocks(above: list[str]) -> tuple[str, tuple[int, ...]]:
     """The path above the first block index, and the indices of the nested blocks."""
-    stack: str | None = None
+    stack = ""
     indices: list[int] = []
     for i, segment in enumerate(above):
-        if not segment.isdigit():
-            context = segment_context(segment)
-            if context is not None and context.name in ("attention", "mlp") and not _is_container(above, i):
-                break
-        elif (
-            above[i - 2 : i - 1]
-            and above[i - 2].isdigit()
-            and above[i - 3] == "block"
-            and above[i - 1] == "layer"
-        ):
-            continue  # T5: encoder.block.3.layer.0 is the first sublayer of block 3
-        elif i and not (stack is None and _says_no_block(above, i - 1)):
-            stack = ".".join(above[:i]) if stack is None else stack
-            indices.append(int(segment))
-    return stack or "", tuple(indices)
+        context = segment_context(segment)
+        if indices and context is not None and context.name in _SUBLAYERS and not _is_stack(above, i):
+            break
+        if _is_stack(above, i) and not _is_sublayer(above, i):
+            stack = stack if indices else ".".join(above[: i + 1])
+            indices.append(int(above[i + 1]))
+    return stack, tuple(indices)
 
 
-def _says_no_block(above: list[str], i: int) -> bool:
-    return not _is_container(above, i) and segment_context(above[i]) is not None
+def _is_sublayer(above: list[str], i: int) -> bool:
+    """Whether segment i is T5's list of sublayers: block.3.layer.0 is the first sublayer of block 3."""
+    return above[i] == "layer" and above[max(i - 2, 0)] == "block"
 
 
-def _is_cross(above: list[str]) -> bool:
-    for segment in reversed(above):
-        if _CROSS.search(segment):
+def _is_cross(above: list[str], below: Mapping[str, frozenset[str]]) -> bool:
+    """Whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
+    for i in range(len(above) - 1, -1, -1):
+        if _CROSS.search(above[i]):
             return True
-        if "self" in snake(segment).split("_") and len(segment) > len("self"):
+        if above[i] == "multihead_attn" and "self_attn" in below[".".join(above[:i])]:
+            return True
+        if "self" in snake(above[i]).split("_")[:-1]:
             return False
     return False
+
+
+def _first_label(segments: list[str], kind: str) -> str | None:
+    """The outermost label; cross_attn_image belongs to no image tower."""
+    for segment in segments:
+        context = segment_context(segment)
+        if (context is None or context.name not in _SUBLAYERS) and (found := _labelled(segment, kind)):
+            return found
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ from specdiag.records import Role
 
 Shape = tuple[int, ...]
 
-_TABLE = re.compile(r"emb|wte|shared", re.IGNORECASE)
+_TOKENS = re.compile(r"\b(embed_tokens|embed_in|wte|shared|tok(ens?)?_emb\w*|word_emb\w*)\b", re.IGNORECASE)
 _OUTPUTS: tuple[Role, ...] = ("o", "down")
 
 
@@ -57,8 +57,9 @@ def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[
         beside: every tensor of the checkpoint by name.
         config: config.json, empty without one.
     """
-    names = {name: parse(name) for name in shapes}
-    rules = _by_shape(shapes, names, _by_name(shapes, names, beside, config))
+    below = children(beside)
+    names = {name: parse(name, below) for name in shapes}
+    rules = _by_shape(shapes, names, _by_name(shapes, names, below, config))
     return Survey(
         shapes=shapes,
         names=names,
@@ -72,11 +73,13 @@ def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[
 
 
 def _by_name(
-    shapes: dict[str, Shape], names: dict[str, Name], beside: Mapping[str, Any], config: Mapping[str, Any]
+    shapes: dict[str, Shape],
+    names: dict[str, Name],
+    below: Mapping[str, frozenset[str]],
+    config: Mapping[str, Any],
 ) -> dict[str, Rule | None]:
-    below = children(beside)
     vocabulary = settings.number(settings.layers(config, "text"), ("vocab_size",)) or max(
-        (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TABLE.search(name)), default=0
+        (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TOKENS.search(name)), default=0
     )
     ends = _sequence_ends(names)
     return {
@@ -85,7 +88,7 @@ def _by_name(
             names[name].context,
             below[names[name].parent],
             ends.get(name),
-            shape[0] == vocabulary and shape[0] > shape[-1],
+            shape[0] == vocabulary and shape[0] > shape[1],
         )
         for name, shape in shapes.items()
     }

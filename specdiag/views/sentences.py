@@ -53,6 +53,14 @@ def _square_verdict(c: Contrast) -> str:
     return f"{side} is heavier-tailed."
 
 
+def balance(summary: Summary) -> str:
+    """How far the exponents of attention and MLP lie apart: what AlphaDecay sets out to reduce."""
+    return (
+        f"Balance of alpha_square over attention and MLP: standard deviation {summary.balance_sd:.3f}, "
+        f"range {summary.balance_range:.3f}."
+    )
+
+
 def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
     """The matrices whose numbers are missing, by name, grouped by what is wrong."""
     meanings = {

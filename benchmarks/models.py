@@ -1,0 +1,80 @@
+"""The checkpoints that the benchmark reads: MiniLM as it was published, and random weights of LLaMA shapes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A LLaMA, as its config.json spells it."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vocab_size: int = 32000
+
+
+SHAPES = {
+    "tiny": Shape(64, 172, 2, 4, vocab_size=320),
+    "60m": Shape(512, 1376, 8, 8),
+    "135m": Shape(768, 2048, 12, 12),
+}
+TITLES = {"minilm": "MiniLM-L6", "tiny": "tiny LLaMA", "60m": "LLaMA-60M shapes", "135m": "LLaMA-135M shapes"}
+
+
+def fetch(name: str) -> Path:
+    """The folder of a model, made or downloaded on the first call, in a process of its own."""
+    script = ROOT / "tests" / "assets.py" if name == "minilm" else Path(__file__)
+    done = subprocess.run([sys.executable, script, name, "--print-path"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.split("\n")[-2])
+
+
+def write(name: str) -> Path:
+    """Weights N(0, 0.02^2) of seed 0 in float32 under Hugging Face's names, embeddings and head included."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder = BUILD / name
+    if (folder / "model.safetensors").exists():
+        return folder
+    shape = SHAPES[name]
+    rng = np.random.default_rng(0)
+    weights = {key: rng.standard_normal(size, np.float32) * np.float32(0.02) for key, size in _matrices(shape).items()}
+    norms = [f"model.layers.{i}.{n}.weight" for i in range(shape.num_hidden_layers) for n in _NORMS]
+    weights |= {key: np.ones(shape.hidden_size, np.float32) for key in [*norms, "model.norm.weight"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config | asdict(shape), indent=1))
+    save_file(weights, folder / "part", metadata={"format": "pt"})
+    (folder / "part").rename(folder / "model.safetensors")
+    return folder
+
+
+_NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
+def _matrices(shape: Shape) -> dict[str, tuple[int, int]]:
+    d, m = shape.hidden_size, shape.intermediate_size
+    block = {f"self_attn.{n}_proj": (d, d) for n in "qkvo"}
+    block |= {"mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m)}
+    layers = range(shape.num_hidden_layers)
+    inner = {f"model.layers.{i}.{n}.weight": size for i in layers for n, size in block.items()}
+    ends = {n: (shape.vocab_size, d) for n in ("model.embed_tokens.weight", "lm_head.weight")}
+    return ends | inner
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write a checkpoint of random weights under build/bench.")
+    parser.add_argument("name", choices=SHAPES)
+    parser.add_argument("--print-path", action="store_true", help="accepted, as by tests/assets.py")
+    print(write(parser.parse_args().name))

@@ -1,0 +1,244 @@
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from specdiag.report import COLUMNS, load_report
+
+
+def specdiag(*args, cwd=None, env=None):
+    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return subprocess.run(
+        [sys.executable, "-m", "specdiag", *map(str, args)], capture_output=True, text=True, cwd=cwd,
+        env=inherited | (env or {}), timeout=120,
+    )  # fmt: skip
+
+
+def write(folder, layers=2, d=64, ff=160, **changes):
+    rng = np.random.default_rng(0)
+    state = {"model.embed_tokens.weight": rng.standard_normal((200, d)), "model.norm.weight": np.ones(d)}
+    for layer in range(layers):
+        for role in "qkvo":
+            state[f"model.layers.{layer}.self_attn.{role}_proj.weight"] = rng.standard_normal((d, d))
+        for role, shape in (("gate", (ff, d)), ("up", (ff, d)), ("down", (d, ff))):
+            state[f"model.layers.{layer}.mlp.{role}_proj.weight"] = rng.standard_normal(shape)
+    folder.mkdir(exist_ok=True)
+    state = {name: w.astype(np.float32) for name, w in (state | changes).items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write(tmp_path / "ckpt")
+
+
+def test_table_and_saved_report(checkpoint, tmp_path):
+    done = specdiag("analyze", checkpoint, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("Roles (medians") < done.stdout.index("15 matrices")
+    assert "random matrices of the same shapes" in done.stdout
+    assert "1 1-D" in done.stdout
+    assert "model.safetensors" in done.stderr
+    assert "report: ckpt.specdiag.json" in done.stderr
+    report = load_report(tmp_path / "ckpt.specdiag.json")
+    assert len(report) == 15
+    assert report.eigenvalues("model.layers.0.self_attn.q_proj.weight").shape == (64,)
+    again = specdiag("analyze", tmp_path / "ckpt.specdiag.json", cwd=tmp_path)
+    assert again.stdout == done.stdout
+
+
+def test_machine_formats_have_the_same_columns(checkpoint, tmp_path):
+    found = json.loads(specdiag("analyze", checkpoint, "-f", "json", cwd=tmp_path).stdout)
+    assert [list(r) for r in found["records"]] == [list(COLUMNS)] * 15
+    rows = list(csv.DictReader(io.StringIO(specdiag("analyze", checkpoint, "-f", "csv", cwd=tmp_path).stdout)))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [float(r["alpha"]) for r in rows] == [r["alpha"] for r in found["records"]]
+    text = specdiag("analyze", checkpoint, "-f", "md", cwd=tmp_path).stdout
+    assert text.startswith("| name | part | role |")
+    assert text.count("\n") == 17
+    done = specdiag("analyze", checkpoint, "-f", "parquet", "-o", tmp_path / "a.parquet", cwd=tmp_path)
+    assert done.returncode == 0
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "a.parquet")
+    assert parquet.column_names == list(COLUMNS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "ckpt"]
+
+
+def test_dry_run_reads_no_values(checkpoint, tmp_path):
+    data = (checkpoint / "model.safetensors").read_bytes()
+    header = int.from_bytes(data[:8], "little") + 8
+    (checkpoint / "model.safetensors").write_bytes(data[:header] + b"\xff" * (len(data) - header))
+    done = specdiag("analyze", checkpoint, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "15 matrices would be analysed" in done.stdout
+    assert "GFLOP" in done.stdout
+    assert "model.norm.weight" in done.stdout
+    rows = json.loads(specdiag("analyze", checkpoint, "--dry-run", "-f", "json", cwd=tmp_path).stdout)
+    assert sum(r["bytes"] for r in rows) == 4 * (200 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160))
+    assert [p.name for p in tmp_path.iterdir()] == ["ckpt"]
+    assert specdiag("analyze", checkpoint, cwd=tmp_path).returncode == 4
+
+
+def test_nonfinite_is_exit_4_and_named(tmp_path):
+    bad = np.ones((64, 64))
+    bad[3, 4] = np.nan
+    write(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": bad})
+    done = specdiag("analyze", tmp_path / "ckpt", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "1 of 15 matrices have no spectrum: model.layers.1.self_attn.q_proj.weight (nonfinite: 1 values)" in done.stderr
+    assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["--role", "query"], 2, "unknown role 'query'; roles are q, k, v"),
+        (["--include", "zzz"], 2, "--include 'zzz' matches none of 15 matrices"),
+        (["--format", "yaml"], 2, "unknown format 'yaml'; choose from table, json"),
+        (["-o", "nowhere/a.json"], 2, "the folder nowhere does not exist"),
+        (["-o", "a.txt"], 2, "a report is saved as .json, not 'a.txt'"),
+        (["-f", "parquet"], 2, "parquet is binary; name a file with -o"),
+        (["--tail-fraction", "0"], 2, "tail fraction 0.0 is not between 0 and 1"),
+        (["--memory", "lots"], 2, "'lots' is no size"),
+        (["--device", "tpu"], 2, "device 'tpu' is not available here"),
+        (["--role", "router"], 3, "none of the 15 matrices has"),
+        (["--tail", "best"], 2, "best"),
+    ],
+)
+def test_bad_requests_are_one_sentence(checkpoint, tmp_path, args, code, sentence):
+    done = specdiag("analyze", checkpoint, *args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert sentence in re.sub(r"[\s│]+", " ", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_unwritable_folder_is_found_before_the_work(checkpoint, tmp_path, monkeypatch):
+    from specdiag import report
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(report.UsageError, match="cannot write .*x.json: Permission denied"):
+        report.check_writable(tmp_path / "x.json")
+
+
+def test_a_newer_report(checkpoint, tmp_path):
+    specdiag("analyze", checkpoint, "-o", "a.json", cwd=tmp_path)
+    content = json.loads((tmp_path / "a.json").read_text()) | {"schema": 7}
+    (tmp_path / "a.json").write_text(json.dumps(content, separators=(",", ":")))
+    done = specdiag("analyze", "a.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "report of schema 7" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_keeps_a_partial_report(tmp_path, how):
+    write(tmp_path / "ckpt", layers=12, d=512, ff=1500)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specdiag", "-v", "analyze", "ckpt", "--jobs", "1"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = (line for line in process.stderr if "DEBUG" in line)
+    for _ in range(4):
+        next(lines)
+    process.send_signal(how)
+    start = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - start < 10
+    report = load_report(tmp_path / "ckpt.specdiag.json")
+    assert not report.complete
+    assert 0 < len(report) < 85
+    assert "marked incomplete" in err
+    assert "Roles" in out
+
+
+def test_a_closed_pipe_is_silent(checkpoint, tmp_path):
+    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} -f csv | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "name,part,"
+    assert done.stderr == ""
+
+
+def test_quiet_and_piped_output_is_wide_and_plain(checkpoint, tmp_path):
+    done = specdiag("-q", "analyze", checkpoint, "--all", cwd=tmp_path)
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "model.layers.1.self_attn.q_proj.weight" in done.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_narrow_terminals_lose_columns_not_names(checkpoint, tmp_path, columns):
+    out = specdiag("-q", "analyze", checkpoint, cwd=tmp_path, env={"COLUMNS": str(columns)}).stdout
+    tables = out[: out.index("15 matrices with")]
+    assert max(map(len, tables.splitlines())) <= columns
+    assert "…" not in tables
+    assert "alpha_square" in tables
+    assert "attention  q" in tables
+
+
+def test_many_matrices_are_summarised_by_depth(tmp_path):
+    write(tmp_path / "ckpt", layers=10)
+    short = specdiag("-q", "analyze", "ckpt", cwd=tmp_path).stdout
+    assert "alpha_square by role and layer" in short
+    assert "The 20 most extreme of 71 by alpha_square (--all: every one)" in short
+    assert "model.layers.5.self_attn.q_proj.weight" in specdiag("-q", "analyze", "ckpt", "--all", cwd=tmp_path).stdout
+
+
+def test_help_is_light():
+    code = (
+        "import sys\nfrom specdiag_cli.main import app\n"
+        "try:\n    app(['analyze', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    fastest = min(_seconds([sys.executable, "-m", "specdiag", "--help"]) for _ in range(5))
+    assert fastest < 0.6
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def test_version_and_entry_points(tmp_path):
+    from importlib.metadata import version
+
+    expected = f"specdiag {version('specdiag')}\n"
+    assert specdiag("--version").stdout == expected
+    script = os.path.join(os.path.dirname(sys.executable), "specdiag")
+    assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout == expected
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    assert subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True, cwd=root).stdout == expected
+
+
+def test_the_cpu_road_imports_no_torch(checkpoint, tmp_path):
+    code = (
+        "import sys, specdiag; specdiag.analyze(sys.argv[1], device='cpu');"
+        "print([m for m in ('torch', 'scipy.stats', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(checkpoint)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    plain = specdiag("analyze", "/no/such/place")
+    debug = specdiag("--debug", "analyze", "/no/such/place")
+    assert plain.returncode == debug.returncode == 3
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
