@@ -137,7 +137,7 @@ def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
     for part in settings.layers(survey.config, survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:
-            return len(kernel) > 1 and size in (list(kernel), kernel[0])
+            return len(kernel) > 1 and size in (list(kernel), kernel[-1])
     return False
 
 
