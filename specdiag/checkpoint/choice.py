@@ -91,9 +91,7 @@ def is_index(name: str) -> bool:
 
 def weight_files(names: Iterable[str]) -> list[str]:
     """The names that look like files of weights, in supported formats and others."""
-    return [
-        name for name in names if name.endswith(_WEIGHTS + _FOREIGN) and not _NOT_WEIGHTS.match(_base(name))
-    ]
+    return [name for name in names if name.endswith(_WEIGHTS + _FOREIGN) and not _NOT_WEIGHTS.match(_base(name))]
 
 
 def shard_notes(choice: Choice) -> list[str]:
@@ -110,11 +108,7 @@ def _candidates(names: Sequence[str]) -> list[Choice]:
         if name.endswith(_WEIGHTS) and not _is_adapter(name):
             shard = _SHARD.fullmatch(name)
             sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
-    indices = [
-        Choice((), index=name)
-        for name in names
-        if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)
-    ]
+    indices = [Choice((), index=name) for name in names if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)]
     return indices + [Choice(tuple(files), missing=_missing(files)) for files in sets.values()]
 
 
@@ -127,13 +121,9 @@ def _rank(choice: Choice) -> int:
 def _only(choices: Sequence[Choice], where: str) -> Choice:
     names = [choice.name for choice in choices]
     if len(choices) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
-        raise SourceError(
-            f"{where} is cut for tensor parallelism ({_listed(names)}), not supported: merge it first"
-        )
+        raise SourceError(f"{where} is cut for tensor parallelism ({_listed(names)}), not supported: merge it first")
     if len(choices) > 1:
-        raise UsageError(
-            f"{where} holds {len(names)} different models: {_listed(names)}; pick one with --file"
-        )
+        raise UsageError(f"{where} holds {len(names)} different models: {_listed(names)}; pick one with --file")
     if choices[0].missing:
         raise SourceError(f"{where} is incomplete: it lacks {_listed(choices[0].missing)}; fetch it again")
     return choices[0]
@@ -147,18 +137,14 @@ def _missing(files: Sequence[str]) -> tuple[str, ...]:
     present = {int(name[begin:end]) for name in files}
     first = 0 if 0 in present else 1
     numbers = (number for number in range(first, first + int(shard["total"])) if number not in present)
-    return tuple(
-        f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9)
-    )
+    return tuple(f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9))
 
 
 def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     weights = weight_files(inside)
     adapters = [name for name in weights if _is_adapter(name)]
     if adapters:
-        return (
-            f"{where} holds only an adapter ({_listed(adapters)}), not supported yet: merge it into its model"
-        )
+        return f"{where} holds only an adapter ({_listed(adapters)}), not supported yet: merge it into its model"
     if weights:
         return f"{where} holds weights only as {_listed(weights)}, not supported: convert them to safetensors"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})

@@ -14,9 +14,7 @@ _EXPERT = re.compile(r"expert=(\d+)")
 Parts = dict[str, tuple[Part, ...]]
 
 
-def sample_experts(
-    parts: Mapping[str, tuple[Part, ...]], n: int, seed: int
-) -> tuple[Parts, dict[str, str], list[str]]:
+def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> tuple[Parts, dict[str, str], list[str]]:
     """Keep `n` experts, drawn without replacement, of every tensor that holds experts.
 
     Args:

@@ -44,6 +44,8 @@ def recognise(path: Path, label: str) -> Format:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
     if not head:
         raise SourceError(f"'{label}' is empty: fetch it again")
+    if _is_safetensors(head):
+        return "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return "torch_zip"
     if head[0] == _PICKLE:
@@ -51,17 +53,23 @@ def recognise(path: Path, label: str) -> Format:
     for magic, what in _REFUSED:
         if head.lstrip().startswith(magic):
             raise SourceError(f"'{label}' is {what}")
-    if head[8:9] == b"{":
+    if head[8:9] == b"{":  # with a length that lies, as the reader will say
         return "safetensors"
     raise SourceError(f"'{label}' is {_unknown(head)}")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """A u64 and a JSON object. The low byte may be any: 0x80, which also starts a pickle, is common.
+
+    A GGUF file with 123 tensors would look the same.
+    """
+    return head[6:9] == b"\0\0{" and not head.startswith(b"GGUF")
 
 
 def _unknown(head: bytes) -> str:
     spec = _ctranslate2_spec(head)
     if spec is not None:
-        return (
-            f"a CTranslate2 model ({spec}), not supported: analyse the checkpoint that it was converted from"
-        )
+        return f"a CTranslate2 model ({spec}), not supported: analyse the checkpoint that it was converted from"
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     return "neither a safetensors file nor a torch checkpoint; it may be truncated or damaged"

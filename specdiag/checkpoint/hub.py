@@ -77,9 +77,7 @@ def download(snapshot: Snapshot, files: Iterable[str]) -> None:
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
     with _in_one_sentence(repo, revision):
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in files])
-        )
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in files]))
 
 
 @contextmanager
@@ -99,21 +97,15 @@ def _in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
             "check the spelling; for a private model set HF_TOKEN, or 'hf auth login'"
         ) from error
     except RevisionNotFoundError as error:
-        raise SourceError(
-            f"{repo} has no revision '{revision}': see {constants.ENDPOINT}/{repo}/tree/main"
-        ) from error
+        raise SourceError(f"{repo} has no revision '{revision}': see {constants.ENDPOINT}/{repo}/tree/main") from error
     except LocalEntryNotFoundError as error:
         raise SourceError(_not_cached(repo, revision, error)) from error
     except EntryNotFoundError as error:
-        raise SourceError(
-            f"{repo} lists a file that the hub does not have: try again, or another revision"
-        ) from error
+        raise SourceError(f"{repo} lists a file that the hub does not have: try again, or another revision") from error
     except HfHubHTTPError as error:
         raise SourceError(_answered(repo, error)) from error
     except _transport_errors() as error:
-        raise SourceError(
-            f"the download of {repo} was interrupted ({type(error).__name__}): run it again"
-        ) from error
+        raise SourceError(f"the download of {repo} was interrupted ({type(error).__name__}): run it again") from error
     except OSError as error:
         raise SourceError(_local(repo, error)) from error
 
@@ -130,9 +122,7 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError)
         return f"{what} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
         return _answered(repo, error.__cause__)
-    return (
-        f"{constants.ENDPOINT} cannot be reached and {what} is not in the hub's cache: check the connection"
-    )
+    return f"{constants.ENDPOINT} cannot be reached and {what} is not in the hub's cache: check the connection"
 
 
 def _answered(repo: str, error: HfHubHTTPError) -> str:

@@ -45,14 +45,10 @@ def from_state_dict(
     """
     # A state dict may hold anything at run time: modules add their extra state to it.
     held: dict[str, Any] = dict(tensors)
-    stored = list_tensors(
-        {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}, location
-    )
+    stored = list_tensors({name: value for name, value in held.items() if isinstance(value, torch.Tensor)}, location)
     stored, notes = unwrap(stored, location)
     source = Source(kind="memory", location=location)
-    return sort_tensors(
-        stored, source, dict(config or {}), role_map=role_map, experts=experts, seed=seed, notes=notes
-    )
+    return sort_tensors(stored, source, dict(config or {}), role_map=role_map, experts=experts, seed=seed, notes=notes)
 
 
 def from_model(

@@ -93,9 +93,7 @@ def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
     missing = [name for name in files if name not in folder.names and not (folder.root / name).exists()]
     if missing:
         named = ", ".join(missing[:4])
-        raise SourceError(
-            f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again"
-        )
+        raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again")
 
 
 def list_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:

@@ -91,9 +91,7 @@ def _fill(descriptor: int, view: memoryview, offset: int) -> None:
 
 def _header(path: Path, label: str) -> tuple[dict[str, Any], int]:
     try:
-        with safe_open(
-            path, framework="numpy"
-        ):  # validates types, shapes and offsets against the size of the file
+        with safe_open(path, framework="numpy"):  # validates types, shapes and offsets against the size of the file
             pass
         with path.open("rb") as file:
             n_header = int.from_bytes(file.read(8), "little")

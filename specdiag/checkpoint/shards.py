@@ -29,12 +29,7 @@ def read_index(path: Path, index: str) -> dict[str, str]:
     weight_map = cast("dict[str, Any]", entries)
     folder = PurePosixPath(index).parent
     for file in weight_map.values():
-        if (
-            not isinstance(file, str)
-            or not file
-            or PurePosixPath(file).is_absolute()
-            or ".." in file.split("/")
-        ):
+        if not isinstance(file, str) or not file or PurePosixPath(file).is_absolute() or ".." in file.split("/"):
             raise SourceError(f"'{index}' is damaged: it names the file {file!r} outside its own folder")
     return {name: str(folder / file) for name, file in weight_map.items()}
 

@@ -33,9 +33,7 @@ class Location:
     file: str | None = None
 
 
-def locate(
-    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
-) -> Location:
+def locate(location: str | os.PathLike[str], revision: str | None = None, file: str | None = None) -> Location:
     """Tell a path from a hub id. A path that exists wins.
 
     Args:
@@ -59,9 +57,7 @@ def locate(
     else:
         raise SourceError(f"no such file or directory: '{text}'; give a path, or a hub model as org/name")
     if revision and found.revision:
-        raise UsageError(
-            f"'{text}' already names revision '{found.revision}': leave out --revision {revision}"
-        )
+        raise UsageError(f"'{text}' already names revision '{found.revision}': leave out --revision {revision}")
     if file and found.file:
         raise UsageError(f"'{text}' already names '{found.file}': leave out --file {file}")
     return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)

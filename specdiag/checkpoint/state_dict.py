@@ -11,9 +11,7 @@ import torch
 from specdiag.errors import SourceError
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
-_BESIDE_WEIGHTS = re.compile(
-    r".*(optim|sched|scaler|rng|random|history|metric|config|args|hyper|loop|callback).*"
-)
+_BESIDE_WEIGHTS = re.compile(r".*(optim|sched|scaler|rng|random|history|metric|config|args|hyper|loop|callback).*")
 _DEPTH = 16  # of nested dictionaries; a pickle may nest one in itself
 
 
@@ -32,14 +30,10 @@ def find_weights(content: Mapping[Any, Any], label: str) -> tuple[dict[str, torc
         return _named(own), _rest(label, [name for name in content if name not in own])
     found = {str(name): flat for name, value in content.items() if (flat := dict(_flatten(value)))}
     holders = [name for name in found if name in _WRAPPERS]
-    holders = holders or [
-        name for name in found if not _BESIDE_WEIGHTS.fullmatch(name.lower()) and name not in own
-    ]
+    holders = holders or [name for name in found if not _BESIDE_WEIGHTS.fullmatch(name.lower()) and name not in own]
     if len(holders) > 1:
         listed = ", ".join(f"'{name}'" for name in holders)
-        raise SourceError(
-            f"'{label}' holds tensors under {listed}: save the one to analyse in a file of its own"
-        )
+        raise SourceError(f"'{label}' holds tensors under {listed}: save the one to analyse in a file of its own")
     if holders:
         rest = [name for name in content if name != holders[0]]
         left = f" and left out {_listed(rest)}" if rest else ""
@@ -66,6 +60,4 @@ def _rest(label: str, names: list[Any]) -> list[str]:
 
 
 def _listed(names: list[Any]) -> str:
-    return ", ".join(str(name) for name in names[:8]) + (
-        f" and {len(names) - 8} more" if len(names) > 8 else ""
-    )
+    return ", ".join(str(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
 import re
 import struct
@@ -71,33 +73,36 @@ def _check_zip(path: Path, label: str) -> None:
         raise SourceError(f"'{label}' is a damaged zip archive (entries overlap): fetch it again")
 
 
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than is left: lengths in a pickle may lie, and are allocated first."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _load(path: Path, label: str, zipped: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about pickle protocols and storage classes, of no use to the reader
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
+            if zipped:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with _Bounded(path.open("rb", buffering=0)) as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SourceError(_refused(str(error), label)) from error
     except MemoryError as error:
-        raise SourceError(
-            f"'{label}' asks for more memory than there is: it is damaged, fetch it again"
-        ) from error
+        raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
     except (*_DAMAGED, struct.error) as error:
         reason = str(error).partition("\n")[0]
-        raise SourceError(
-            f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again"
-        ) from error
+        raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
 
 
 def _refused(message: str, label: str) -> str:
     """torch's long answer in one sentence: the callable that the pickle wanted, or that it is damaged."""
     wanted = _GLOBAL.search(message)
     if wanted is None:
-        return (
-            f"'{label}' is a damaged or foreign pickle, which was not run: fetch it again, or use safetensors"
-        )
+        return f"'{label}' is a pickle that cannot be opened without running it: save its weights as safetensors"
     return (
         f"'{label}' wants to run {wanted[1].rstrip('.')} when it is opened, and it was not allowed to: "
         "save its weights alone, as safetensors or a state_dict"

@@ -73,9 +73,7 @@ def _storage(tensor: torch.Tensor) -> Hashable:
 def _read(name: str, tensor: torch.Tensor, label: str, index: int | None = None) -> NDArray[Any]:
     """A copy that belongs to the caller: the tensor may be a live parameter or a map of a file."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise SourceError(
-            f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says"
-        )
+        raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]
     values = values.to("cpu", copy=True, memory_format=torch.contiguous_format)
     if values.dtype == torch.bfloat16:

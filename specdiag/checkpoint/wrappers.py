@@ -34,9 +34,7 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
         return list(tensors), []
     twice = duplicate(names)
     if twice is not None:
-        raise SourceError(
-            f"{where} holds '{twice}' with and without a wrapper's prefix: save the plain model"
-        )
+        raise SourceError(f"{where} holds '{twice}' with and without a wrapper's prefix: save the plain model")
     notes = [f"Took the wrapper prefix '{prefix}' off the names." for prefix in dict.fromkeys(taken)]
     return [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)], notes
 
