@@ -200,10 +200,14 @@ def test_other_types_are_skipped_with_their_reason(tmp_path: Path) -> None:
 
 
 def test_quantization_config_marks_integers_as_weights(tmp_path: Path) -> None:
-    save_file({"h.0.attn.W": torch.zeros(8, 8, dtype=torch.int8)}, tmp_path / "model.safetensors")
-    assert open_checkpoint(tmp_path).skipped[0].reason == "integer buffer"
+    stored = {"h.0.attn.W": torch.zeros(8, 8, dtype=torch.int8), "ids": torch.zeros(1, 8, dtype=torch.int64)}
+    save_file(stored, tmp_path / "model.safetensors")
+    assert {entry.reason for entry in open_checkpoint(tmp_path).skipped} == {"integer buffer"}
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "own"}}')
-    assert open_checkpoint(tmp_path).skipped[0].reason == "quantised or packed weights (I8), not supported yet"
+    assert {entry.name: entry.reason for entry in open_checkpoint(tmp_path).skipped} == {
+        "h.0.attn.W": "quantised or packed weights (I8), not supported yet",
+        "ids": "integer buffer",
+    }
 
 
 @pytest.mark.parametrize(
@@ -373,6 +377,17 @@ def test_expert_sampling(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path, experts=8).skipped == ()
     with pytest.raises(UsageError, match="--experts 0 leaves nothing"):
         open_checkpoint(tmp_path, experts=0)
+
+
+def test_experts_stored_one_by_one(tmp_path: Path) -> None:
+    names = [f"model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight" for i in range(2) for e in range(4)]
+    save_file({name: torch.ones(4, 3) for name in names}, tmp_path / "model.safetensors")
+    assert len(open_checkpoint(tmp_path).matrices) == 8
+    sample = open_checkpoint(tmp_path, experts=1)
+    assert_complete(sample)
+    kept = {matrix.name.partition(".experts.")[2] for matrix in sample.matrices}
+    assert len(sample.matrices) == 2
+    assert len(kept) == 1
 
 
 def test_matrices_come_in_stored_order(tmp_path: Path) -> None:

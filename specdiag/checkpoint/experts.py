@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from specdiag.checkpoint.roles import Part
 from specdiag.errors import UsageError
 
-_EXPERT = re.compile(r"expert=(\d+)")
+_STACKED = re.compile(r"expert=(\d+)")
+_ALONE = re.compile(r"\bexperts\.(\d+)\.")
 
 Parts = dict[str, tuple[Part, ...]]
 
@@ -30,27 +31,22 @@ def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> 
     """
     if n < 1:
         raise UsageError(f"--experts {n} leaves nothing to analyse: give 1 or more")
-    total = 1 + max(
-        (number for held in parts.values() for part in held if (number := _expert(part)) is not None),
-        default=-1,
-    )
+    numbers = {number for name, held in parts.items() for part in held if (number := _expert(name, part)) is not None}
+    total = 1 + max(numbers, default=-1)
     if n >= total:
         return dict(parts), {}, []
     drawn = sorted(random.Random(seed).sample(range(total), n))
     kept: Parts = {}
     reasons: dict[str, str] = {}
     for name, held in parts.items():
-        kept[name] = tuple(part for part in held if (number := _expert(part)) is None or number in drawn)
+        kept[name] = tuple(part for part in held if _expert(name, part) in (None, *drawn))
         if len(kept[name]) < len(held):
             reasons[name] = f"expert sampling: {n} of {total} analysed"
     shown = ", ".join(map(str, drawn))
-    return (
-        kept,
-        reasons,
-        [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."],
-    )
+    return kept, reasons, [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."]
 
 
-def _expert(part: Part) -> int | None:
-    match = _EXPERT.match(part.module.part or "")
+def _expert(name: str, part: Part) -> int | None:
+    """The number of the expert that a matrix belongs to: one of a stack, or a tensor of its own."""
+    match = _STACKED.match(part.module.part or "") or _ALONE.search(name)
     return int(match[1]) if match else None

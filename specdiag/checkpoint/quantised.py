@@ -8,6 +8,7 @@ from typing import Any
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 
 _PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
+_PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # 64 bits hold indices
 _SCALE_WORDS = (
     "scale",
     "absmax",
@@ -54,7 +55,7 @@ def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | No
 def _holds_codes(tensor: StoredTensor, names: set[str], quantised: bool) -> bool:
     if tensor.dtype.startswith("F"):
         return True  # F8, F6, F4: meaningless without the scales that belong to them
-    if not tensor.dtype.startswith(("I", "U")) or len(tensor.shape) < 2:
+    if tensor.dtype not in _PACKING or len(tensor.shape) < 2:
         return False
     leaf = tensor.name.rpartition(".")[2]
     if "weight" in leaf or leaf in _PACKED_LEAVES or leaf.endswith(("_blocks", "_scales")):
