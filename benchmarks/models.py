@@ -69,7 +69,7 @@ def _matrices(shape: Shape) -> dict[str, tuple[int, int]]:
     block |= {"mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m)}
     layers = range(shape.num_hidden_layers)
     inner = {f"model.layers.{i}.{n}.weight": size for i in layers for n, size in block.items()}
-    ends = {n: (shape.vocab_size, d) for n in ("model.embed_tokens.weight", "lm_head.weight")}
+    ends = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (shape.vocab_size, d))
     return ends | inner
 
 

@@ -28,7 +28,9 @@ def draw(n: int, m: int, count: int) -> np.ndarray:
     """Hill exponents of `count` Gaussian n x m matrices, shape [count]."""
     rng = np.random.default_rng([SEED, n, m])
     with threadpool_limits(1):
-        return np.array([hill(np.linalg.eigvalsh((w := rng.standard_normal((n, m))) @ w.T)).alpha for _ in range(count)])
+        return np.array(
+            [hill(np.linalg.eigvalsh((w := rng.standard_normal((n, m))) @ w.T)).alpha for _ in range(count)]
+        )
 
 
 def row(aspect: float) -> dict[str, float]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import options, output
-
-if TYPE_CHECKING:
-    from specdiag.report import SpectralReport
 
 
 class DType(StrEnum):
@@ -52,13 +49,18 @@ def analyze(
         int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
     ] = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[DType, typer.Option("--dtype", help="auto: float64, and float32 where that is slow.")] = DType.auto,
+    dtype: Annotated[
+        DType, typer.Option("--dtype", help="auto: float64, and float32 where that is slow.")
+    ] = DType.auto,
     method: Annotated[Method, typer.Option("--method", help="gram: fast. svd: by singular values.")] = Method.gram,
-    tail: Annotated[Tail, typer.Option("--tail", help="Rule of alpha; the KS-optimal pl_alpha is always beside.")] = Tail.hill,
+    tail: Annotated[
+        Tail, typer.Option("--tail", help="Rule of alpha; the KS-optimal pl_alpha is always beside.")
+    ] = Tail.hill,
     tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
     square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
     randomize: Annotated[
-        bool, typer.Option("--randomize", help="Also the spectrum of the entries permuted (correlation traps).")
+        bool,
+        typer.Option("--randomize", help="Also the spectrum of the entries permuted (correlation traps)."),
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of expert sampling and permutation.")] = 0,
     jobs: options.JobsOption = None,
@@ -77,7 +79,7 @@ def analyze(
     done is kept).
     """
     from specdiag import analyze as run
-    from specdiag.analysis import Interrupted, make_settings, open_source, select
+    from specdiag.analysis import Interrupted, open_source
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show
@@ -87,11 +89,9 @@ def analyze(
     if is_report(Path(source)):
         show.answer(load_report(source), target)
         return
-    checkpoint = open_source(
-        source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed
-    )
+    checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
     show.provenance(checkpoint)
-    choices = {
+    choices: dict[str, Any] = {
         "include": include or [], "exclude": exclude or [], "roles": role or [], "device": device,
         "dtype": dtype.value, "method": method.value, "tail": tail.value, "tail_fraction": tail_fraction,
         "square": square, "randomize": randomize, "seed": seed, "experts": experts, "role_map": role_map,

@@ -42,7 +42,9 @@ class Target:
             raise UsageError("parquet is binary; name a file with -o")
         if out is not None:
             if format in ("table", "json") and out.suffix != ".json":
-                raise UsageError(f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet")
+                raise UsageError(
+                    f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet"
+                )
             check_writable(out)
         return cls(format, out, spectra, all_rows)
 
@@ -107,7 +109,10 @@ def verdict(report: SpectralReport) -> None:
         names = ", ".join(f"{r.key} ({r.status}: {r.n_nonfinite} values)" if r.n_nonfinite else r.key for r in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         output.console(stderr=True).print(
-            Text.assemble(("error: ", "bold red"), f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}"),
+            Text.assemble(
+                ("error: ", "bold red"),
+                f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}",
+            ),
             soft_wrap=True,
         )
         raise typer.Exit(4)
@@ -121,9 +126,9 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
 
-    settings = make_settings(**{**choices, "include": tuple(choices["include"]), "exclude": tuple(choices["exclude"])})
+    settings = make_settings(**choices)
     selected, skipped = select(checkpoint, settings)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
             "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,

@@ -33,10 +33,12 @@ RoleMapOption = Annotated[
     Path | None, typer.Option("--role-map", help="TOML file with roles for names that the rules do not know.")
 ]
 IncludeOption = Annotated[
-    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only matrices with such a name; repeatable.")
+    list[str] | None,
+    typer.Option("--include", metavar="GLOB", help="Only matrices with such a name; repeatable."),
 ]
 ExcludeOption = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not matrices with such a name; repeatable.")
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Not matrices with such a name; repeatable."),
 ]
 RoleOption = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def analysis_bar() -> Iterator[Callable[[Progress], None] | None]:
+def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
     """Yields the callback for `specdiag.analyze`, None where nobody watches. The share shown is that of the work."""
     if not output.shows_progress():
         yield None

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, ModuleRecord, Provenance, Role, Settings, Skipped
+from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport
 from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS
 from specdiag.summary import summarise
-from specdiag.workers import Result, affordable_workers, on_accelerator, on_cpu, units
+from specdiag.workers import affordable_workers, on_accelerator, on_cpu, units
 
 if TYPE_CHECKING:
     import torch
@@ -112,8 +112,8 @@ def analyze(
     checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
     settings = make_settings(
         device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
-        randomize=randomize, seed=seed, experts=experts, include=tuple(include), exclude=tuple(exclude),
-        roles=roles, role_map=None if role_map is None else str(role_map),
+        randomize=randomize, seed=seed, experts=experts, include=include, exclude=exclude,
+        roles=roles, role_map=role_map,
     )  # fmt: skip
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
@@ -173,7 +173,17 @@ def open_source(
     return from_model(source, role_map=roles, experts=experts, seed=seed)
 
 
-def make_settings(*, device: str, dtype: str, tail_fraction: float, roles: Sequence[str], **others: Any) -> Settings:
+def make_settings(
+    *,
+    device: str,
+    dtype: str,
+    tail_fraction: float,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    roles: Sequence[str],
+    role_map: str | os.PathLike[str] | None,
+    **others: Any,
+) -> Settings:
     """Settings with `auto` resolved and every choice checked.
 
     Raises:
@@ -202,7 +212,10 @@ def make_settings(*, device: str, dtype: str, tail_fraction: float, roles: Seque
         device=device,
         dtype="float32" if dtype == "float32" else "float64",
         tail_fraction=tail_fraction,
+        include=tuple(include),
+        exclude=tuple(exclude),
         roles=tuple(role for role in ROLES if role in roles),
+        role_map=None if role_map is None else str(role_map),
         **others,
     )
 
@@ -267,7 +280,11 @@ def _digest(tensor: StoredTensor) -> bytes:
 
 def _skip(matrix: WeightMatrix, reason: str) -> Skipped:
     return Skipped(
-        name=matrix.name, part=matrix.module.part, shape=matrix.tensor.shape, dtype=matrix.storage_dtype, reason=reason
+        name=matrix.name,
+        part=matrix.module.part,
+        shape=matrix.tensor.shape,
+        dtype=matrix.storage_dtype,
+        reason=reason,
     )
 
 

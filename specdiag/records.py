@@ -24,7 +24,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every record that is written to disk."""
 
 
-class Source(Record, kw_only=True):
+class Source(Record, frozen=True, kw_only=True):
     """Where a checkpoint came from. `str(source)` can be typed back on the command line."""
 
     kind: Literal["hub", "dir", "file", "report", "memory"]
@@ -44,7 +44,7 @@ class Source(Record, kw_only=True):
         return f"{self.location}@{pinned}" if self.kind == "hub" and pinned else self.location
 
 
-class ModuleRole(Record, kw_only=True):
+class ModuleRole(Record, frozen=True, kw_only=True):
     """What one weight matrix, or one part of a fused tensor, does in its network."""
 
     role: Role
@@ -59,7 +59,7 @@ class ModuleRole(Record, kw_only=True):
     """False where no rule knew the name: role and family are then `other`."""
 
 
-class Skipped(Record, kw_only=True):
+class Skipped(Record, frozen=True, kw_only=True):
     """A stored tensor that was not analysed, and why."""
 
     name: str
@@ -69,7 +69,7 @@ class Skipped(Record, kw_only=True):
     part: str | None = None
 
 
-class TailFit(Record, kw_only=True):
+class TailFit(Record, frozen=True, kw_only=True):
     """One exponent of one spectrum, with what is needed to judge it."""
 
     tail: str
@@ -83,18 +83,18 @@ class TailFit(Record, kw_only=True):
     ks: float | None = None
     """Kolmogorov-Smirnov distance between the tail and the fitted power law."""
     se_iid: float | None = None
-    """(alpha - 1)/sqrt(k): right only if the tail were iid Pareto. Eigenvalues repel, so it is no confidence interval."""
+    """(alpha - 1)/sqrt(k): right only if the tail were iid Pareto. Eigenvalues repel: no confidence interval."""
     alpha_error: float | None = None
     """Bound on the error of alpha from floating-point arithmetic, absolute."""
     alpha_null: float | None = None
     """The same rule on the Marchenko-Pastur quantiles of this shape."""
     rho: float | None = None
-    """(alpha - 1)/(alpha_null - 1): below 1 heavier than noise of this shape, 1 like noise. Not comparable across shapes."""
+    """(alpha - 1)/(alpha_null - 1): 1 like noise of this shape, below 1 heavier. Not comparable across shapes."""
     z: float | None = None
     """(alpha - mean)/sd over random matrices of this shape; None where no simulation covers it."""
 
 
-class ModuleRecord(Record, kw_only=True):
+class ModuleRecord(Record, frozen=True, kw_only=True):
     """One row of a report: one weight matrix, or one part of a fused or stacked tensor."""
 
     name: str
@@ -168,7 +168,7 @@ def key(name: str, part: str | None) -> str:
     return name if part is None else f"{name}[{part}]"
 
 
-class Settings(Record, kw_only=True):
+class Settings(Record, frozen=True, kw_only=True):
     """What was computed, and how: with the weights, everything that a number depends on."""
 
     device: str = "cpu"
@@ -189,7 +189,7 @@ class Settings(Record, kw_only=True):
     role_map: str | None = None
 
 
-class RoleSummary(Record, kw_only=True):
+class RoleSummary(Record, frozen=True, kw_only=True):
     """One role of one family: medians and ranges over its matrices that have a value."""
 
     family: Family
@@ -211,7 +211,7 @@ class RoleSummary(Record, kw_only=True):
     stable_rank: float | None = None
 
 
-class Contrast(Record, kw_only=True):
+class Contrast(Record, frozen=True, kw_only=True):
     """MLP minus attention, per layer: positive where attention is heavier-tailed (has the smaller exponent)."""
 
     basis: Literal["alpha", "alpha_square"]
@@ -236,7 +236,7 @@ class Contrast(Record, kw_only=True):
     random_p: float
 
 
-class Summary(Record, kw_only=True):
+class Summary(Record, frozen=True, kw_only=True):
     """What a report says in a page: coverage, roles, and the contrast of attention with MLP."""
 
     n_tensors: int
@@ -255,7 +255,7 @@ class Summary(Record, kw_only=True):
     """Names that no role rule knew; analysed as `other`."""
 
 
-class Provenance(Record, kw_only=True):
+class Provenance(Record, frozen=True, kw_only=True):
     """How the numbers came about."""
 
     created: str

@@ -32,7 +32,7 @@ class _Schema(msgspec.Struct):
     schema: int
 
 
-class _ReportFile(Record, kw_only=True):
+class _ReportFile(Record, frozen=True, kw_only=True):
     schema: int
     source: Source
     settings: Settings
@@ -141,7 +141,17 @@ class SpectralReport:
         return self.records[0].key if self.records else ""
 
     def _repr_html_(self) -> str:
-        names = ("family", "role", "n", "alpha", "alpha_null", "rho", "alpha_square", "alpha_square_null", "pl_alpha")
+        names = (
+            "family",
+            "role",
+            "n",
+            "alpha",
+            "alpha_null",
+            "rho",
+            "alpha_square",
+            "alpha_square_null",
+            "pl_alpha",
+        )
         rows = [[getattr(r, name) for name in names] for r in self.summary.roles]
         body = "".join(f"<tr>{''.join(f'<td>{_cell(v)}</td>' for v in row)}</tr>" for row in rows)
         head = "".join(f"<th>{name}</th>" for name in names)
@@ -227,7 +237,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error

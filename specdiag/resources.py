@@ -41,7 +41,7 @@ def peak_memory() -> int:
 
 
 def may_have_accelerator() -> bool:
-    """Whether asking torch for one can pay: importing it costs two seconds, and without a driver's node it finds none."""
+    """Whether asking torch can pay: importing it costs two seconds, and without a driver's node it finds none."""
     if sys.platform == "darwin":
         return True
     nodes = ("nvidiactl", "nvhost-ctrl", "nvgpu", "kfd", "dxg")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -141,7 +142,8 @@ def _layers(records: Sequence[ModuleRecord], basis: Basis, roles: frozenset[str]
 
 def _differences(layers: list[Layer], value: Callable[[ModuleRecord], float]) -> NDArray[np.float64]:
     """Mean over the MLP minus mean over attention, one a layer."""
-    return np.array([np.mean([value(r) for r in mlp]) - np.mean([value(r) for r in att]) for att, mlp in layers])
+    means = [(fmean(value(r) for r in mlp), fmean(value(r) for r in attention)) for attention, mlp in layers]
+    return np.array([upper - lower for upper, lower in means])
 
 
 def _value(record: ModuleRecord, basis: Basis) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +95,9 @@ def on_cpu(work: Sequence[Unit], settings: Settings, workers: int) -> Iterator[R
                 yield from future.result()
 
 
-def on_accelerator(work: Sequence[Unit], settings: Settings, workers: int, differences: list[float]) -> Iterator[Result]:
+def on_accelerator(
+    work: Sequence[Unit], settings: Settings, workers: int, differences: list[float]
+) -> Iterator[Result]:
     """Measure every unit with its spectra from the accelerator, matrices of one shape together.
 
     Args:
@@ -186,7 +188,7 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Res
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+def _threads(workers: int) -> Generator[ThreadPoolExecutor]:
     """A pool that an exception does not wait for: work not yet started is dropped."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
     try:
@@ -196,7 +198,7 @@ def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextmanager
-def _one_blas_thread(with_torch: bool) -> Iterator[None]:
+def _one_blas_thread(with_torch: bool) -> Generator[None]:
     """One thread for every BLAS in the process: workers, not libraries, share out the processors."""
     before = None
     if with_torch:

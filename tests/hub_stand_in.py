@@ -134,9 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(entries)
         else:
             siblings = [{"rfilename": name} for name in repo.files]
-            self._json(
-                {"id": repo_id, "modelId": repo_id, "sha": repo.commit, "siblings": siblings, "tags": []}
-            )
+            self._json({"id": repo_id, "modelId": repo_id, "sha": repo.commit, "siblings": siblings, "tags": []})
 
     def _resolve(self, repo_id: str, revision: str, name: str) -> None:
         repo = self._repo(repo_id, revision)
@@ -183,9 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def _error(
-        self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None
-    ) -> None:
+    def _error(self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         if code is not None:
             self.send_header("X-Error-Code", code)

@@ -91,7 +91,7 @@ def test_full_precision_restores_the_setting():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_missing_device_is_one_sentence():
-    with pytest.raises(UsageError, match="device 'cuda' is not available here .*; try --device cpu"):
+    with pytest.raises(UsageError, match=r"device 'cuda' is not available here .*; try --device cpu"):
         resolve_device("cuda")
     with pytest.raises(UsageError, match="'nonsense' is not available here"):
         resolve_device("nonsense")
@@ -101,7 +101,11 @@ def model():
     rng = np.random.default_rng(0)
     state = {}
     for layer in range(3):
-        for name, shape in (("self_attn.q_proj", (64, 64)), ("self_attn.k_proj", (64, 64)), ("mlp.up_proj", (160, 64))):
+        for name, shape in (
+            ("self_attn.q_proj", (64, 64)),
+            ("self_attn.k_proj", (64, 64)),
+            ("mlp.up_proj", (160, 64)),
+        ):
             state[f"model.layers.{layer}.{name}.weight"] = torch.from_numpy(rng.standard_normal(shape)).float()
     state["model.layers.0.self_attn.o_proj.weight"] = torch.zeros(64, 64)
     state["model.layers.1.self_attn.o_proj.weight"] = torch.full((64, 64), float("nan"))

@@ -37,7 +37,7 @@ def one(w, **options):
 
 def test_weightwatcher_on_minilm(minilm):
     report = specdiag.analyze(minilm, device="cpu")
-    rows = list(csv.DictReader((Path(__file__).parent / "data" / "ww_minilm.csv").open()))
+    rows = list(csv.DictReader((Path(__file__).parent / "data" / "ww_minilm.csv").read_text().splitlines()))
     assert len(rows) == 39
     for row in rows:
         r = report[f"{row['name']}.weight"]

@@ -95,7 +95,9 @@ def test_nonfinite_is_exit_4_and_named(tmp_path):
     write(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": bad})
     done = specdiag("analyze", tmp_path / "ckpt", cwd=tmp_path)
     assert done.returncode == 4
-    assert "1 of 15 matrices have no spectrum: model.layers.1.self_attn.q_proj.weight (nonfinite: 1 values)" in done.stderr
+    assert (
+        "1 of 15 matrices have no spectrum: model.layers.1.self_attn.q_proj.weight (nonfinite: 1 values)" in done.stderr
+    )
     assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
 
 
@@ -131,7 +133,7 @@ def test_unwritable_folder_is_found_before_the_work(checkpoint, tmp_path, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(report.UsageError, match="cannot write .*x.json: Permission denied"):
+    with pytest.raises(report.UsageError, match=r"cannot write .*x.json: Permission denied"):
         report.check_writable(tmp_path / "x.json")
 
 
@@ -224,7 +226,10 @@ def test_version_and_entry_points(tmp_path):
     script = os.path.join(os.path.dirname(sys.executable), "specdiag")
     assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout == expected
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    assert subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True, cwd=root).stdout == expected
+    assert (
+        subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True, cwd=root).stdout
+        == expected
+    )
 
 
 def test_the_cpu_road_imports_no_torch(checkpoint, tmp_path):

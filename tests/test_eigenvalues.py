@@ -67,14 +67,10 @@ def test_slices_are_pooled():
 def test_invariances(n, m, seed, exponent):
     w = np.random.default_rng(seed).standard_normal((n, m))
     plain = spectrum(w[None], F64).eigenvalues
-    assert spectrum(np.ascontiguousarray(w.T)[None], F64).eigenvalues == pytest.approx(
-        plain, rel=1e-9, abs=1e-11
-    )
+    assert spectrum(np.ascontiguousarray(w.T)[None], F64).eigenvalues == pytest.approx(plain, rel=1e-9, abs=1e-11)
     assert spectrum(w[::-1, ::-1][None], F64).eigenvalues == pytest.approx(plain, rel=1e-9, abs=1e-11)
     scale = 2.0 ** round(exponent)
-    assert spectrum(w[None] * scale, F64).eigenvalues == pytest.approx(
-        plain * scale**2, rel=1e-9, abs=1e-11 * scale**2
-    )
+    assert spectrum(w[None] * scale, F64).eigenvalues == pytest.approx(plain * scale**2, rel=1e-9, abs=1e-11 * scale**2)
 
 
 def test_the_error_estimate_bounds_the_error():

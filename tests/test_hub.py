@@ -214,9 +214,7 @@ def test_token(hub: HubStandIn, client: Client, tmp_path: Path) -> None:
     refused = {"HF_HOME": str(tmp_path / "other"), "HF_TOKEN": "hf_refused"}
     assert "org/gated is gated" in client.fails("org/gated", **refused)
     assert "HF_TOKEN" in client.fails("org/private", **refused)
-    answers = client.open_each(
-        [{"location": "org/gated"}, {"location": "org/private"}], {"HF_TOKEN": hub.granted}
-    )
+    answers = client.open_each([{"location": "org/gated"}, {"location": "org/private"}], {"HF_TOKEN": hub.granted})
     assert [answer.get("sums") for answer in answers] == [{QUERY: 4096.0}] * 2
 
 

@@ -77,7 +77,7 @@ def test_garbage_is_no_report(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SourceError, match="is no specdiag report"):
         load_report(tmp_path / "a.json")
-    with pytest.raises(SourceError, match="cannot read .*missing.json: No such file"):
+    with pytest.raises(SourceError, match=r"cannot read .*missing.json: No such file"):
         load_report(tmp_path / "missing.json")
 
 
@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_the_old_file(report, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ComputationError, match="writing .*a.json failed: No space left on device"):
+    with pytest.raises(ComputationError, match=r"writing .*a.json failed: No space left on device"):
         write_atomically(path, b"new")
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.spectra.safetensors"]
@@ -98,7 +98,17 @@ def test_a_failed_write_leaves_the_old_file(report, tmp_path, monkeypatch):
 def test_a_full_disk_in_a_real_process(report, tmp_path):
     source = report.save(tmp_path / "a.json")
     done = subprocess.run(
-        [sys.executable, "-m", "specdiag", "analyze", str(source), "-f", "csv", "-o", str(tmp_path / "b.csv")],
+        [
+            sys.executable,
+            "-m",
+            "specdiag",
+            "analyze",
+            str(source),
+            "-f",
+            "csv",
+            "-o",
+            str(tmp_path / "b.csv"),
+        ],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
@@ -109,7 +119,7 @@ def test_a_full_disk_in_a_real_process(report, tmp_path):
 
 
 def test_unwritable_paths(tmp_path):
-    with pytest.raises(UsageError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
         check_writable(tmp_path / "nowhere" / "a.json")
     with pytest.raises(UsageError, match="it is a folder; name a file"):
         check_writable(tmp_path)

@@ -31,9 +31,7 @@ def test_ordinary_weights_are_clean():
     w = np.random.default_rng(0).standard_normal((1, 300, 300)).astype(np.float32)
     found = scan(w, FLOAT_TYPES["F32"])
     assert found.largest == np.abs(w).max()
-    assert (found.n_nonfinite, found.n_denormal, found.n_saturated, found.n_dead_rows, found.n_dead_cols) == (
-        0,
-    ) * 5
+    assert (found.n_nonfinite, found.n_denormal, found.n_saturated, found.n_dead_rows, found.n_dead_cols) == (0,) * 5
 
 
 def test_a_row_dead_in_one_slice_only_is_alive():

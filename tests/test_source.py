@@ -158,9 +158,7 @@ def test_a_tie_is_never_guessed(tmp_path: Path) -> None:
 def test_a_folder_inside(tmp_path: Path) -> None:
     write(tmp_path / "unet" / "model.safetensors")
     write(tmp_path / "deep" / "er" / "model.safetensors")
-    with pytest.raises(
-        SourceError, match="holds weights only in its folders unet: pick one with --file FOLDER"
-    ):
+    with pytest.raises(SourceError, match="holds weights only in its folders unet: pick one with --file FOLDER"):
         open_checkpoint(tmp_path)
     assert open_checkpoint(tmp_path, file="unet").source.files == ("unet/model.safetensors",)
     for pick in ("deep/er", "deep/er/", "deep/er/model.safetensors"):
@@ -218,9 +216,7 @@ def test_shards_that_do_not_keep_what_their_index_promises(tmp_path: Path) -> No
     with pytest.raises(SourceError, match=r"lacks b.safetensors, which model.safetensors.index.json names"):
         open_checkpoint(tmp_path)
     write(tmp_path / "b.safetensors", "lm_head.weight")
-    with pytest.raises(
-        SourceError, match=f"b.safetensors' lacks '{KEY}', which 'model.safetensors.index.json' lists"
-    ):
+    with pytest.raises(SourceError, match=f"b.safetensors' lacks '{KEY}', which 'model.safetensors.index.json' lists"):
         open_checkpoint(tmp_path)
     write(tmp_path / "b.safetensors", QUERY, KEY)
     with pytest.raises(SourceError, match=f"holds '{QUERY}' twice, in .*a.safetensors and .*b.safetensors"):
@@ -228,10 +224,7 @@ def test_shards_that_do_not_keep_what_their_index_promises(tmp_path: Path) -> No
     write(tmp_path / "b.safetensors", KEY, "lm_head.weight")
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.n_tensors == 3
-    assert (
-        "model.safetensors.index.json does not list lm_head.weight, which its shards hold."
-        in checkpoint.notes
-    )
+    assert "model.safetensors.index.json does not list lm_head.weight, which its shards hold." in checkpoint.notes
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from helpers import esd, lcg
@@ -19,7 +21,7 @@ def test_windows_cover_the_long_side():
         assert len(starts) == -(-m // n)
         assert starts[0] == 0
         assert starts[-1] == m - n
-        assert all(0 < b - a <= n for a, b in zip(starts, starts[1:], strict=False))
+        assert all(0 < b - a <= n for a, b in pairwise(starts))
 
 
 def test_windows_are_square_views():

@@ -24,14 +24,10 @@ def random_network(layers, seed=0):
     for layer in range(layers):
         for role in ("q", "k", "v", "o"):
             mean, sd = null.null_moments((512, 512))
-            out.append(
-                record(layer, "attention", role, (512, 512), rng.normal(mean, sd), rng.normal(2.126, 0.007))
-            )
+            out.append(record(layer, "attention", role, (512, 512), rng.normal(mean, sd), rng.normal(2.126, 0.007)))
         for role in ("gate", "up", "down"):
             mean, sd = null.null_moments((512, 1376))
-            out.append(
-                record(layer, "mlp", role, (512, 1376), rng.normal(mean, sd), rng.normal(2.126, 0.004))
-            )
+            out.append(record(layer, "mlp", role, (512, 1376), rng.normal(mean, sd), rng.normal(2.126, 0.004)))
     return out
 
 
@@ -45,9 +41,7 @@ def test_sign_flip_against_scipy():
         # SciPy doubles the smaller tail; with symmetric flips the two agree.
         assert sign_flip_p(d) == pytest.approx(expected, rel=1e-9)
     long = rng.normal(0.2, 1, 40)
-    expected = stats.permutation_test(
-        (long,), np.sum, permutation_type="samples", n_resamples=99_999, rng=1
-    ).pvalue
+    expected = stats.permutation_test((long,), np.sum, permutation_type="samples", n_resamples=99_999, rng=1).pvalue
     assert sign_flip_p(long) == pytest.approx(expected, abs=0.01)
 
 

@@ -109,9 +109,7 @@ def test_pruned_search_on_ties():
     eigenvalues = np.sort(np.repeat(np.geomspace(1, 50, 40), 3))
     alpha, start, distance = naive_ks(eigenvalues)
     found = ks_optimal(eigenvalues)
-    assert (found.alpha, found.k, found.ks) == pytest.approx(
-        (alpha, len(eigenvalues) - start, distance), rel=1e-12
-    )
+    assert (found.alpha, found.k, found.ks) == pytest.approx((alpha, len(eigenvalues) - start, distance), rel=1e-12)
 
 
 @given(spectra, st.floats(1e-3, 1e3))

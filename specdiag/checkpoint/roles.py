@@ -42,9 +42,7 @@ class Modules:
     notes: list[str]
 
 
-def roles(
-    shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None = None
-) -> dict[str, list[ModuleRole]]:
+def roles(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None = None) -> dict[str, list[ModuleRole]]:
     """The role of every weight matrix of a checkpoint.
 
     Args:

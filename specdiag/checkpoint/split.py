@@ -67,9 +67,7 @@ def about(shape: Sequence[int], axis: int) -> Slicer:
     return Slicer((1, merged, shape[axis]), axes=None if axis == len(shape) - 1 else order)
 
 
-def contiguous(
-    shape: Sequence[int], axis: int, sizes: Sequence[int], index: int | None = None
-) -> list[Slicer]:
+def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int | None = None) -> list[Slicer]:
     """Parts that lie one after the other along `axis` of a matrix [rows, cols].
 
     Args:

@@ -99,9 +99,7 @@ def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
     containers: dict[str, list[tuple[int, str]]] = {}
     for key, name in names.items():
         if name.sequence is not None:
-            containers.setdefault(f"{name.parent}.{name.path.removesuffix('.#')}", []).append(
-                (name.sequence, key)
-            )
+            containers.setdefault(f"{name.parent}.{name.path.removesuffix('.#')}", []).append((name.sequence, key))
     ends: dict[str, str] = {}
     for members in containers.values():
         if len(members) > 1:

@@ -8,7 +8,7 @@ symmetric eigensolver.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +183,7 @@ def _batch_size(device: str, nbytes: int, shape: tuple[int, int], s: int, dtype:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> Generator[None]:
     """No TF32 inside: ten bits of mantissa lose every eigenvalue but the largest."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

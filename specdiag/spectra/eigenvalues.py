@@ -26,7 +26,7 @@ ALPHA_TOLERANCE = 1e-4
 """Largest relative error of alpha from arithmetic that is let pass before a more exact route is taken."""
 
 _GUARD = 8.0
-"""|d alpha|/alpha <= _GUARD * u * lambda_max/lambda_threshold: calibrated on 62 spectra (largest seen 3.3), not proven."""
+"""|d alpha|/alpha <= _GUARD u lambda_max/lambda_threshold: calibrated on 62 spectra (largest 3.3), not proven."""
 
 _BLOCK_BYTES = 4 << 20
 TORCH_FROM = 2200
@@ -142,7 +142,7 @@ def pool(parts: list[Spectrum]) -> Spectrum:
 
 
 def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
-    """The same by float64 singular values, from the R factor of a blocked QR: no side is squared, memory stays small."""
+    """The same by float64 singular values of the R factor of a blocked QR: nothing is squared, memory stays small."""
     start = time.perf_counter()
     values: list[NDArray[Any]] = []
     frobenius2 = 0.0
@@ -150,7 +150,7 @@ def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
         r: NDArray[Any] | None = None
         for block in _blocks(w, storage, np.dtype(np.float64), 64 << 20):
             tall = block if w.shape[0] >= w.shape[1] else block.T
-            r = np.linalg.qr(tall if r is None else np.vstack([r, tall]), mode="r")
+            r = np.asarray(np.linalg.qr(tall if r is None else np.vstack([r, tall]), mode="r"))
             frobenius2 += float(np.vdot(block, block))
         assert r is not None
         values.append(_svdvals(r) ** 2)

@@ -1,4 +1,4 @@
-"""FARMS: one fit on the pooled eigenvalues of many overlapping sub-matrices of fixed aspect ratio (arXiv 2506.06280)."""
+"""FARMS (arXiv 2506.06280): one fit on the pooled eigenvalues of overlapping sub-matrices of one aspect ratio."""
 
 from __future__ import annotations
 

@@ -252,17 +252,13 @@ def _threshold(full: Spectrum, fraction: float) -> float:
     return float(full.eigenvalues[min(int(n * (1 - fraction) + 1e-9), n - 1)])
 
 
-def _pooled(
-    windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType
-) -> Spectrum:
+def _pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:
     """The eigenvalues of several equal windows as one spectrum."""
     parts = [spectrum(w, storage, method=settings.method, dtype=dtype) for w in windows]
     return pool(parts)
 
 
-def _randomized(
-    stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings
-) -> dict[str, Any]:
+def _randomized(stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
     """Spectral norm and spikes of the matrix with its entries permuted: a spike there is a few huge entries."""
     rng = np.random.default_rng([settings.seed, zlib.crc32(matrix.key.encode())])
     shuffled = rng.permutation(stack.reshape(-1)).reshape(stack.shape)

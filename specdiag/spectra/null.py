@@ -33,6 +33,20 @@ def mp_cdf_from_top(t: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return (t - sine + (1 - q) / q * (np.arctan2(sine, 1 + r * np.cos(t)) - sine)) / np.pi
 
 
+def _eigenvalue(t: NDArray[np.float64], q: float) -> NDArray[np.float64]:
+    return 1 + q + 2 * np.sqrt(q) * np.cos(t)
+
+
+def _angles(mass: NDArray[np.float64], q: float) -> NDArray[np.float64]:
+    """Where `mp_cdf_from_top` takes these values, by bisection to the last bit."""
+    low, high = np.zeros_like(mass), np.full_like(mass, np.pi)
+    for _ in range(54):
+        middle = (low + high) / 2
+        above = mp_cdf_from_top(middle, q) < mass
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return (low + high) / 2
+
+
 @cache
 def mp_quantiles(n: int, q: float) -> NDArray[np.float64]:
     """The n quantiles of the Marchenko-Pastur law at (j + 1/2)/n, ascending, for unit variance and lambda/m.
@@ -41,13 +55,7 @@ def mp_quantiles(n: int, q: float) -> NDArray[np.float64]:
         n: how many.
         q: aspect ratio n/m in (0, 1].
     """
-    mass = (np.arange(n)[::-1] + 0.5) / n
-    low, high = np.zeros(n), np.full(n, np.pi)
-    for _ in range(54):
-        middle = (low + high) / 2
-        above = mp_cdf_from_top(middle, q) < mass
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    quantiles = 1 + q + 2 * np.sqrt(q) * np.cos((low + high) / 2)
+    quantiles = _eigenvalue(_angles((np.arange(n)[::-1] + 0.5) / n, q), q)
     quantiles.flags.writeable = False
     return quantiles
 
@@ -64,25 +72,21 @@ def alpha_null(fit: Callable[[NDArray[np.float64]], Tail], shape: tuple[int, int
     return fit(np.repeat(mp_quantiles(n, n / m), n_slices)).alpha
 
 
+@cache
 def mp_alpha(q: float) -> float:
     """Hill exponent at tail fraction 1/2 of an infinite random matrix of aspect ratio q = n/m <= 1."""
-    from scipy.integrate import quad
-    from scipy.optimize import brentq
-
-    r = float(np.sqrt(q))
-    t0 = float(brentq(lambda t: mp_cdf_from_top(np.asarray(t), q) - 0.5, 0.0, np.pi, xtol=1e-14))
-    median = 1 + q + 2 * r * np.cos(t0)
-
-    def excess(t: float) -> float:
-        value = 1 + q + 2 * r * np.cos(t)
-        return 2 * np.sin(t) ** 2 / (np.pi * value) * np.log(value / median)
-
-    return 1 + 0.5 / quad(excess, 0, t0, epsabs=1e-13)[0]
+    t0 = float(_angles(np.array([0.5]), q)[0])
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    t = t0 * (nodes + 1) / 2
+    value, median = _eigenvalue(t, q), _eigenvalue(np.array(t0), q)
+    excess = 2 * np.sin(t) ** 2 / (np.pi * value) * np.log(value / median)
+    return 1 + 0.5 / float(t0 / 2 * (weights * excess).sum())
 
 
+@cache
 def mp_median(q: float) -> float:
     """Median of the Marchenko-Pastur law for unit variance, lambda/m."""
-    return float(np.median(mp_quantiles(4097, q)))
+    return float(_eigenvalue(_angles(np.array([0.5]), q), q)[0])
 
 
 def alpha_null_square(n: int) -> float:
@@ -116,12 +120,7 @@ def null_moments(shape: tuple[int, int]) -> tuple[float, float] | None:
         return None
     shift = float(np.interp(log_aspect, known, table["mean_shift"]))
     sd = float(np.interp(log_aspect, known, table["sd_scale"]))
-    return _mp_alpha_cached(n / m) + shift / n, sd / n
-
-
-@cache
-def _mp_alpha_cached(q: float) -> float:
-    return mp_alpha(q)
+    return mp_alpha(n / m) + shift / n, sd / n
 
 
 @cache

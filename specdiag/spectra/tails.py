@@ -123,8 +123,9 @@ def _best(eigenvalues: Eigenvalues, first: int, last: int) -> Tail:
         if bounds[c] > best:
             break
         start = starts[c]
+        k = int(counts[c])
         model = 1 - np.exp(-slopes[c] * (logs[start:] - logs[start]))
-        distance = float(np.abs(model - np.arange(counts[c]) / counts[c]).max())
+        distance = float(np.abs(model - np.arange(k) / k).max())
         if distance < best or (distance == best and start < starts[chosen]):
             best, chosen = distance, c
     start = int(starts[chosen])
