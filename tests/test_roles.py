@@ -107,7 +107,7 @@ def test_skip_reasons():
         "h.0.attn.bias": "buffer: causal attention mask",
         "h.0.attn.masked_bias": "buffer: attention mask",
         "stages.0.norm.weight": "norm",
-        "conv1d.weight": "depthwise convolution: N < 2",
+        "conv1d.weight": "depthwise or one-channel convolution: N < 2",
         "score.weight": "N < 2: at most one eigenvalue",
         "embeddings.register_tokens": "empty: a dimension is 0",
         "embeddings.position_ids": "buffer: indices or running statistics",

@@ -41,8 +41,7 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
     role = rule.role if rule is not None else None
     is_convolution = "conv" in ".".join(path.split(".")[-3:]).lower()
-    is_expert = _EXPERTS.search(path) is not None
-    if len(shape) == 3 and is_expert and not is_convolution:
+    if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
         return _experts(survey, name)
     if not is_convolution:
         shape = _without_leading_ones(shape)
@@ -90,6 +89,11 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     return pieces, problem
 
 
+def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
+    """Whether three axes are a stack of experts: by name, or because an MLP has no other use for them."""
+    return _EXPERTS.search(path) is not None or (rule is not None and rule.kind == "mlp" and shape[-1] > _SHORT)
+
+
 def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Piece]:
     """The experts of a tensor [experts * width, d] of two axes."""
     slicers = contiguous(shape, 0, [shape[0] // n_experts] * n_experts)
@@ -100,7 +104,7 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
     follows: Role = "o" if rule.kind == "attention" else "down"
     output = survey.output(name, follows)
     if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output):
-        rule = msgspec.structs.replace(rule, parts=("gate", "up"))
+        rule = msgspec.structs.replace(rule, parts=rule.halves)
     return fused.Tensor(
         name=survey.names[name],
         shape=shape,

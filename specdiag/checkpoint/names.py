@@ -12,7 +12,7 @@ from specdiag.checkpoint.rules import BUILTIN, Context
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
 _WRAPPERS = ("linear", "base_layer", "default", "lora_a", "lora_b")
-_CROSS = re.compile(r"cross_?att|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
+_CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Name:
         parent: the path that holds the module, indices kept.
         context: `attention`, `mlp`, ... from the innermost segment that says so; `block` for anything else
             that lies in a block, and `` for the rest.
-        stack: the path above the first index.
+        stack: the path above the first block index.
+        block: the path of the innermost block, `` outside of all.
         indices: the indices of the nested blocks, outermost first.
         sequence: index in a sequential container, None for a named module.
         component: `vision`, `text`, ... or None.
@@ -36,6 +37,7 @@ class Name:
     parent: str
     context: str
     stack: str
+    block: str
     indices: tuple[int, ...]
     sequence: int | None
     component: str | None
@@ -60,12 +62,13 @@ def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
     sequence = int(module[-1]) if module[-1:] and module[-1].isdigit() else None
     last = max((i for i, segment in enumerate(module) if not segment.isdigit()), default=0)
     above = module[:last]
-    stack, indices = _blocks(above)
+    stack, block, indices = _blocks(above)
     return Name(
         path=".".join("#" if segment.isdigit() else segment for segment in module),
         parent=".".join(above),
         context=_innermost(above) or ("block" if indices else ""),
         stack=stack,
+        block=block,
         indices=indices,
         sequence=sequence,
         component=_first_label(stack.split(".") if indices else above, "component"),
@@ -117,9 +120,9 @@ def _is_stack(segments: list[str], i: int) -> bool:
     return context is None or (context.name in _SUBLAYERS and _BLOCKS.search(snake(segments[i])) is not None)
 
 
-def _blocks(above: list[str]) -> tuple[str, tuple[int, ...]]:
-    """The path above the first block index, and the indices of the nested blocks."""
-    stack = ""
+def _blocks(above: list[str]) -> tuple[str, str, tuple[int, ...]]:
+    """The path above the first block index, the path of the innermost block, all block indices."""
+    stack = block = ""
     indices: list[int] = []
     for i, segment in enumerate(above):
         context = segment_context(segment)
@@ -127,8 +130,9 @@ def _blocks(above: list[str]) -> tuple[str, tuple[int, ...]]:
             break
         if _is_stack(above, i) and not _is_sublayer(above, i):
             stack = stack if indices else ".".join(above[: i + 1])
+            block = ".".join(above[: i + 2])
             indices.append(int(above[i + 1]))
-    return stack, tuple(indices)
+    return stack, block, tuple(indices)
 
 
 def _is_sublayer(above: list[str], i: int) -> bool:

@@ -105,7 +105,7 @@ def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
 
 def _too_thin(pieces: Sequence[Piece]) -> str:
     is_convolution = any(piece.role == "conv" for piece in pieces)
-    return "depthwise convolution: N < 2" if is_convolution else "N < 2: at most one eigenvalue"
+    return "depthwise or one-channel convolution: N < 2" if is_convolution else "N < 2: at most one eigenvalue"
 
 
 def _part(found: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Part:

@@ -77,6 +77,8 @@ class Rule(_Entry, frozen=True):
     family: Family | None = None
     parts: tuple[Role, ...] = ()
     layout: Layout | None = None
+    halves: tuple[Role, ...] = ("gate", "up")
+    """The parts where the shape shows that an `up` is two in one."""
     within: tuple[str, ...] = ()
     """Contexts where the rule holds; any where none is given."""
     not_within: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class Survey:
 
     def output(self, name: str, role: Role) -> Shape | None:
         """Shape of the projection of `role` that follows the tensor in its module or block."""
-        found = (self.outputs.get((path, role)) for path in _upwards(self.names[name].parent))
+        found = (self.outputs.get((path, role)) for path in _upwards(self.names[name]))
         return next((shape for shape in found if shape is not None), None)
 
 
@@ -131,15 +131,16 @@ def _outputs(
     found: dict[tuple[str, Role], Shape] = {}
     for key, rule in rules.items():
         if rule is not None and rule.role in _OUTPUTS:
-            for path in _upwards(names[key].parent):
+            for path in _upwards(names[key]):
                 found.setdefault((path, rule.role), shapes[key])
     return found
 
 
-def _upwards(parent: str) -> Iterator[str]:
-    """A module path and the two above it, as far as its block reaches."""
+def _upwards(name: Name) -> Iterator[str]:
+    """The path that holds a module and the two above it, as far as its block reaches."""
+    path = name.parent
     for _ in range(3):
-        yield parent
-        parent, _dot, last = parent.rpartition(".")
-        if last.isdigit():
+        yield path
+        if path == name.block:
             return
+        path = path.rpartition(".")[0]
