@@ -110,7 +110,6 @@ PRECEDENCE = [
     "pytorch_model.bin",
     "other.bin",
     "model.pth",
-    "model.gguf",
 ]
 
 
@@ -123,6 +122,7 @@ def test_precedence(rank: int) -> None:
         "scheduler.pt",
         "adapter_model.safetensors",
         "tf_model.h5",
+        "x.gguf",
     ]
     assert choose([*PRECEDENCE[rank:], *beside], None, "org/name").name == PRECEDENCE[rank]
 

@@ -22,8 +22,8 @@ def analyse(folder: str) -> dict[str, Any]:
     with Session(profile="ram") as session:
         session.models.add({n: w for n, w in weights.items() if w.ndim == 2}, model_id="model")
         session.compute.apply("pl_ks")
-        rows = session.results.export_metrics("pl_ks_alpha", export_format="list")
-    return {"ks_alpha": {row["param_name"]: row["pl_ks_alpha"] for row in rows}}
+        rows = session.results.export_metrics("pl_alpha", export_format="list")
+    return {"pl_alpha": {row["parameter_name"]: float(row["pl_alpha"]) for row in rows}}
 
 
 if __name__ == "__main__":

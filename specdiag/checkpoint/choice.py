@@ -28,11 +28,11 @@ _PRECEDENCE = tuple(
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
-        r".*\.gguf",
     )
 )
-_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf")
-_FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_FOREIGN = (".gguf", ".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+_UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 _TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
@@ -94,6 +94,17 @@ def weight_files(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(_WEIGHTS + _FOREIGN) and not _NOT_WEIGHTS.match(_base(name))]
 
 
+def refuse_foreign(names: Iterable[str], where: str) -> None:
+    """Refuse by its name what would be refused by its content, before it is downloaded.
+
+    Raises:
+        SourceError: a file is of a format that is not supported.
+    """
+    foreign = [name for name in names if name.endswith(_FOREIGN)]
+    if foreign:
+        raise SourceError(f"{where} stores {_listed(foreign)} in a format {_UNSUPPORTED}")
+
+
 def shard_notes(choice: Choice) -> list[str]:
     """A warning where one shard was picked out of a set."""
     shard = _SHARD.fullmatch(choice.files[0]) if len(choice.files) == 1 else None
@@ -146,7 +157,7 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     if adapters:
         return f"{where} holds only an adapter ({_listed(adapters)}), not supported yet: merge it into its model"
     if weights:
-        return f"{where} holds weights only as {_listed(weights)}, not supported: convert them to safetensors"
+        return f"{where} holds weights only as {_listed(weights)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
         return f"{where} holds weights only in its folders {_listed(folders)}: pick one with --file FOLDER"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from specdiag.checkpoint.choice import refuse_foreign
 from specdiag.checkpoint.shards import read_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
@@ -73,7 +73,12 @@ def _hub(location: Location) -> Folder:
     assert location.repo is not None
     snapshot = hub.resolve(location.repo, location.revision)
     source = Source(kind="hub", location=location.repo, revision=location.revision, commit=snapshot.commit)
-    return Folder(source, snapshot.folder, snapshot.names, partial(hub.download, snapshot))
+
+    def fetch(files: Sequence[str]) -> None:
+        refuse_foreign(files, source.location)
+        hub.download(snapshot, files)
+
+    return Folder(source, snapshot.folder, snapshot.names, fetch)
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:

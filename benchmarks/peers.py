@@ -1,0 +1,168 @@
+"""specdiag against what else gives these exponents, interleaved in one run, for equal work.
+
+Every contender analyses all two-dimensional matrices of the transformer blocks, no embeddings and no head. Three
+things are measured:
+
+* compute: from files on disk (in the page cache) to exponents in memory, in a process that has imported everything;
+* process: a whole process from start to exit, for specdiag its command line, and that process's peak resident size;
+* floor: the operations that the spectra need, n^2 m + 4/3 n^3 a matrix, at the rate of this machine's BLAS.
+
+Exponents are compared in the run: float32 SVD and specdiag to 1e-3, WeightWatcher and specdiag float64 to 1e-6.
+
+    python benchmarks/peers.py                 # all models, 7 rounds; writes benchmarks/results/peers.json
+    python benchmarks/peers.py --readme        # puts the figures of that file into README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import models
+import report
+from measure import Contender, Worker, serve, whole_process
+
+OUT = models.ROOT / "benchmarks" / "results" / "peers.json"
+RATE = "syrk rate"
+
+
+def _specdiag(dtype: str, *, square: bool) -> Contender:
+    flag = "--square" if square else "--no-square"
+    command = ("-m", "specdiag", "analyze", "FOLDER", "--include", "*layer*", "--dtype", dtype, flag, "-f", "json")
+    return Contender("specdiag_analyze", {"dtype": dtype, "square": square}, command)
+
+
+def _peer(module: str) -> Contender:
+    return Contender(module, {}, (f"contenders/{module}.py", "FOLDER"))
+
+
+PEERS = {
+    "alphadecay": _peer("alphadecay_loop"),
+    "weightwatcher": _peer("weightwatcher_analyze"),
+    "diffract": _peer("diffract_session"),
+}
+OURS = {
+    "specdiag float32": _specdiag("float32", square=False),
+    "specdiag float64": _specdiag("float64", square=False),
+    "specdiag float32 + alpha_square": _specdiag("float32", square=True),
+    "specdiag float64 + alpha_square": _specdiag("float64", square=True),
+}
+CONTENDERS = {**PEERS, **OURS}
+
+ALPHA_TOLERANCE = {"specdiag float32": 1e-3, "specdiag float64": 1e-3}
+PL_ALPHA_TOLERANCE = {"specdiag float64": 1e-6}
+
+
+def main() -> None:
+    """Measure, print, write; or one of the other jobs that the options name."""
+    options = _options()
+    if options.worker:
+        serve(Contender("syrk_rate", {}, ()) if options.worker == RATE else CONTENDERS[options.worker])
+    elif options.readme:
+        sys.exit(report.update_readme(models.ROOT / "README.md", json.loads(options.out.read_text()), options.check))
+    else:
+        _bench(options)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    folders = {name: models.fetch(name) for name in options.models.split(",")}
+    workers, missing = _start()
+    rate = Worker(RATE)
+    rate.ready()
+    results = report.header(missing, options.rounds, options.process_rounds)
+    for peer, reason in missing.items():
+        print(f"{peer}: left out, {reason}", file=sys.stderr)
+    warm_up = models.fetch("tiny")
+    for worker in [*workers.values(), rate]:
+        worker.run(warm_up)
+    for name, folder in folders.items():
+        print(f"{models.TITLES[name]} ...", file=sys.stderr)
+        compute = _compute(workers, rate, folder, options.rounds)
+        process = _processes(workers, folder, options.process_rounds)
+        results["models"][name] = report.figures(models.TITLES[name], folder, compute, process, PEERS, OURS)
+    for worker in [*workers.values(), rate]:
+        worker.close()
+    print(report.table(results))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written: {options.out}", file=sys.stderr)
+
+
+def _start() -> tuple[dict[str, Worker], dict[str, str]]:
+    """The workers of everybody who is installed, and why the others are not there."""
+    workers = {name: Worker(name) for name in CONTENDERS}
+    missing = {name: reason for name, worker in workers.items() if (reason := worker.ready()) is not None}
+    if not missing.keys() <= PEERS.keys() - {"alphadecay"}:
+        raise SystemExit(f"cannot run: {missing}")
+    return {name: worker for name, worker in workers.items() if name not in missing}, missing
+
+
+def _compute(workers: Mapping[str, Worker], rate: Worker, folder: Path, rounds: int) -> dict[str, Any]:
+    """All rounds of all workers, A B C D A B C D, and how far their exponents lie apart at most."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in (RATE, *workers)}
+    for _ in range(rounds):
+        for name, worker in {RATE: rate, **workers}.items():
+            answers[name].append(worker.run(folder))
+    return {
+        "rates": answers.pop(RATE),
+        "seconds": {name: [a["seconds"] for a in found] for name, found in answers.items()},
+        "arithmetic": [a["arithmetic_seconds"] for a in answers["alphadecay"]],
+        "agreement": _agreement({name: found[-1] for name, found in answers.items()}),
+    }
+
+
+def _processes(names: Mapping[str, Worker], folder: Path, rounds: int) -> dict[str, list[tuple[float, int]]]:
+    found: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            found[name].append(whole_process(CONTENDERS[name], folder))
+    return found
+
+
+def _agreement(answers: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Equal work is checked: the same matrices, and the same exponents.
+
+    Raises:
+        SystemExit: if they are not.
+    """
+    checks: list[dict[str, Any]] = []
+    for peer, column, tolerances in (
+        ("alphadecay", "alpha", ALPHA_TOLERANCE),
+        ("weightwatcher", "pl_alpha", PL_ALPHA_TOLERANCE),
+    ):
+        for ours, tolerance in tolerances.items() if peer in answers else ():
+            expected, found = answers[peer][column], answers[ours][column]
+            if expected.keys() != found.keys():
+                raise SystemExit(f"{ours} and {peer} differ in {sorted(expected.keys() ^ found.keys())[:5]}")
+            largest = max(abs(found[name] / expected[name] - 1) for name in expected)
+            if not largest <= tolerance:
+                raise SystemExit(f"{column} of {ours} and {peer} differ by {largest:.1e}, more than {tolerance:.0e}")
+            checks.append(
+                {"peer": peer, "specdiag": ours, "column": column, "matrices": len(found), "largest": largest,
+                 "tolerance": tolerance}
+            )  # fmt: skip
+    return checks
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare specdiag with its peers.")
+    parser.add_argument("--rounds", type=int, default=7, help="of compute; default 7")
+    parser.add_argument("--process-rounds", type=int, default=3, help="of whole processes; default 3")
+    parser.add_argument("--models", default="minilm,60m,135m", help=f"of {','.join(models.TITLES)}")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
+    parser.add_argument("--readme", action="store_true", help="write the figures of --out into README.md")
+    parser.add_argument("--check", action="store_true", help="with --readme: only say whether they are there")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    start = time.perf_counter()
+    main()
+    if "--worker" not in sys.argv:
+        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)

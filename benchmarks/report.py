@@ -1,0 +1,193 @@
+"""What the measurements say: medians and ratios, a table for the terminal, a table for README.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measure import LIBRARY_CHOICES
+
+_PACKAGES = ("specdiag", "torch", "numpy", "scipy", "safetensors", "weightwatcher", "powerlaw", "diffract-core")
+_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def header(missing: Mapping[str, str], rounds: int, process_rounds: int) -> dict[str, Any]:
+    """Where, when, with what."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
+        "versions": {"python": platform.python_version()} | {p: v for p in _PACKAGES if (v := _version(p))},
+        "ignored_variables": sorted(v for v in os.environ if v.startswith(LIBRARY_CHOICES)),
+        "left_out": dict(missing),
+        "rounds": rounds,
+        "process_rounds": process_rounds,
+        "models": {},
+    }
+
+
+def figures(
+    title: str,
+    folder: Path,
+    compute: dict[str, Any],
+    process: Mapping[str, list[tuple[float, int]]],
+    peers: Iterable[str],
+    ours: Iterable[str],
+) -> dict[str, Any]:
+    """One model: every round, medians, ratios per round and their median, distance from the floor."""
+    shapes = block_shapes(folder)
+    gflop = sum(n * n * m + 4 / 3 * n**3 for n, m in map(sorted, shapes)) / 1e9
+    rates = {dtype: median(r["gflops"][dtype] for r in compute["rates"]) for dtype in ("float32", "float64")}
+    floor = {dtype: gflop / rate for dtype, rate in rates.items()}
+    measured = {
+        "compute_seconds": compute["seconds"],
+        "process_seconds": {name: [seconds for seconds, _ in rounds] for name, rounds in process.items()},
+        "peak_bytes": {name: [peak for _, peak in rounds] for name, rounds in process.items()},
+    }
+    return {
+        "title": title,
+        "matrices": len(shapes),
+        "gflop": gflop,
+        "blas": compute["rates"][0]["blas"],
+        "syrk_gflops": rates,
+        "floor_seconds": floor,
+        "agreement": compute["agreement"],
+        "alphadecay_arithmetic_seconds": spread(compute["arithmetic"]),
+        **{what: {name: spread(r) for name, r in rounds.items()} for what, rounds in measured.items()},
+        "of_floor": {
+            name: median(compute["seconds"][name]) / floor["float32" if "float32" in name else "float64"]
+            for name in ours
+        },
+        "times_better": {
+            what: {
+                name: {p: median(a / b for a, b in zip(rounds[p], rounds[name], strict=True)) for p in peers if p in rounds}
+                for name in ours
+            }
+            for what, rounds in measured.items()
+        },
+    }  # fmt: skip
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, extremes, and every value."""
+    return {"median": median(values), "low": min(values), "high": max(values), "rounds": values}
+
+
+def block_shapes(folder: Path) -> list[tuple[int, int]]:
+    """Shapes of the block matrices of a safetensors file, from its header."""
+    with (folder / "model.safetensors").open("rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    found = [tuple(entry["shape"]) for name, entry in entries.items() if "layer" in name]
+    return [(shape[0], shape[1]) for shape in found if len(shape) == 2 and prod(shape)]
+
+
+def table(results: dict[str, Any]) -> str:
+    """Everything, for a terminal."""
+    machine = results["machine"]
+    lines = [f"{machine['cpu']}, {machine['cores']} cores; {results['rounds']} rounds, median (min-max)"]
+    for model in results["models"].values():
+        rates = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in model["syrk_gflops"].items())
+        lines += [
+            "",
+            f"{model['title']}: {model['matrices']} matrices, {model['gflop']:.1f} GFLOP, syrk {rates}",
+            f"{'':32}{'compute s':>20}{'process s':>20}{'peak MiB':>9}{'of floor':>9}  compute, process, memory",
+        ]
+        lines += [_line(name, model) for name in model["compute_seconds"]]
+        arithmetic = _seconds(model["alphadecay_arithmetic_seconds"])
+        lines.append(f"{'alphadecay, arithmetic alone':32}{arithmetic:>20}")
+        for check in model["agreement"]:
+            lines.append(
+                f"{check['column']} of {check['specdiag']} and {check['peer']}: {check['matrices']} matrices agree to "
+                f"{check['largest']:.0e}"
+            )
+    return "\n".join(lines)
+
+
+def _line(name: str, model: dict[str, Any]) -> str:
+    line = f"{name:32}{_seconds(model['compute_seconds'][name]):>20}{_seconds(model['process_seconds'][name]):>20}"
+    line += f"{model['peak_bytes'][name]['median'] / 2**20:9.0f}"
+    if name not in model["of_floor"]:
+        return line
+    line += f"{model['of_floor'][name]:9.2f}"
+    better = model["times_better"]
+    for peer in better["compute_seconds"][name]:
+        ratios = "/".join(f"{ratios[name][peer]:.1f}" for ratios in better.values())
+        line += f"  {ratios}x {peer}"
+    return line
+
+
+def _seconds(s: dict[str, Any]) -> str:
+    return f"{s['median']:.2f} ({s['low']:.2f}-{s['high']:.2f})"
+
+
+def update_readme(path: Path, results: dict[str, Any], check: bool) -> int:
+    """Put the table between the markers of README.md, or with `check` say whether it stands there; an exit code."""
+    text = path.read_text() if path.exists() else ""
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        print(f"README.md has no lines {_BEGIN} and {_END} to put the figures between", file=sys.stderr)
+        return 1
+    wanted = f"{before}{_BEGIN}\n{readme(results)}\n{_END}{after}"
+    if check and wanted != text:
+        print(
+            "README.md does not show benchmarks/results/peers.json: run benchmarks/peers.py --readme", file=sys.stderr
+        )
+        return 1
+    if not check:
+        path.write_text(wanted)
+    return 0
+
+
+def readme(results: dict[str, Any]) -> str:
+    """The figures that README.md shows, in Markdown: compute and its ratio for every model, the process for the last."""
+    found = list(results["models"].values())
+    last, machine = found[-1], results["machine"]
+    rows = [
+        ["", *(f"{m['title']}, {m['matrices']} matrices" for m in found), "whole process", "peak memory"],
+        ["---", *["---"] * len(found), "---", "---"],
+    ]
+    for name in last["compute_seconds"]:
+        cells = [_cell(m, name) for m in found]
+        process, peak = last["process_seconds"][name]["median"], last["peak_bytes"][name]["median"]
+        rows.append([name, *cells, f"{process:.1f} s", f"{peak / 2**20:.0f} MiB"])
+    caption = (
+        f"Seconds from files in the page cache to exponents, imports aside; in brackets how many times faster than "
+        f"AlphaDecay's loop / WeightWatcher. Median of {results['rounds']} interleaved rounds on {machine['cores']} cores "
+        f"({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: {last['title']}, median of "
+        f"{results['process_rounds']}. Same matrices, no embeddings; exponents agree in the run."
+    )  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{caption}"
+
+
+def _cell(model: dict[str, Any], name: str) -> str:
+    seconds = f"{model['compute_seconds'][name]['median']:.2f}"
+    ratios = model["times_better"]["compute_seconds"].get(name, {})
+    shown = [f"{ratios[p]:.1f}x" for p in ("alphadecay", "weightwatcher") if p in ratios]
+    return f"{seconds} ({' / '.join(shown)})" if shown else seconds
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
