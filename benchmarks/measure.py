@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the child writes to it as long as it lives
         self._child = subprocess.Popen(
             [sys.executable, HERE / "peers.py", "--worker", name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment(),

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -49,7 +49,7 @@ def figures(
     gflop = sum(n * n * m + 4 / 3 * n**3 for n, m in map(sorted, shapes)) / 1e9
     rates = {dtype: median(r["gflops"][dtype] for r in compute["rates"]) for dtype in ("float32", "float64")}
     floor = {dtype: gflop / rate for dtype, rate in rates.items()}
-    measured = {
+    measured: dict[str, dict[str, Sequence[float]]] = {
         "compute_seconds": compute["seconds"],
         "process_seconds": {name: [seconds for seconds, _ in rounds] for name, rounds in process.items()},
         "peak_bytes": {name: [peak for _, peak in rounds] for name, rounds in process.items()},
@@ -64,23 +64,21 @@ def figures(
         "agreement": compute["agreement"],
         "alphadecay_arithmetic_seconds": spread(compute["arithmetic"]),
         **{what: {name: spread(r) for name, r in rounds.items()} for what, rounds in measured.items()},
-        "of_floor": {
-            name: median(compute["seconds"][name]) / floor["float32" if "float32" in name else "float64"]
-            for name in ours
-        },
+        "of_floor": {name: median(compute["seconds"][name]) / floor[name.split()[1]] for name in ours},
         "times_better": {
-            what: {
-                name: {p: median(a / b for a, b in zip(rounds[p], rounds[name], strict=True)) for p in peers if p in rounds}
-                for name in ours
-            }
-            for what, rounds in measured.items()
+            what: {name: times_better(rounds, name, peers) for name in ours} for what, rounds in measured.items()
         },
-    }  # fmt: skip
+    }
 
 
-def spread(values: list[float]) -> dict[str, Any]:
+def times_better(rounds: Mapping[str, Sequence[float]], name: str, peers: Iterable[str]) -> dict[str, float]:
+    """The median over rounds of what a peer takes over what `name` takes in the same round, for each peer."""
+    return {p: median(a / b for a, b in zip(rounds[p], rounds[name], strict=True)) for p in peers if p in rounds}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, extremes, and every value."""
-    return {"median": median(values), "low": min(values), "high": max(values), "rounds": values}
+    return {"median": median(values), "low": min(values), "high": max(values), "rounds": list(values)}
 
 
 def block_shapes(folder: Path) -> list[tuple[int, int]]:
@@ -150,7 +148,7 @@ def update_readme(path: Path, results: dict[str, Any], check: bool) -> int:
 
 
 def readme(results: dict[str, Any]) -> str:
-    """The figures that README.md shows, in Markdown: compute and its ratio for every model, the process for the last."""
+    """The figures for README.md, in Markdown: compute and its ratio for every model, the process for the last."""
     found = list(results["models"].values())
     last, machine = found[-1], results["machine"]
     rows = [
@@ -162,11 +160,11 @@ def readme(results: dict[str, Any]) -> str:
         process, peak = last["process_seconds"][name]["median"], last["peak_bytes"][name]["median"]
         rows.append([name, *cells, f"{process:.1f} s", f"{peak / 2**20:.0f} MiB"])
     caption = (
-        f"Seconds from files in the page cache to exponents, imports aside; in brackets how many times faster than "
-        f"AlphaDecay's loop / WeightWatcher. Median of {results['rounds']} interleaved rounds on {machine['cores']} cores "
-        f"({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: {last['title']}, median of "
-        f"{results['process_rounds']}. Same matrices, no embeddings; exponents agree in the run."
-    )  # fmt: skip
+        "Seconds from files in the page cache to exponents, imports aside; in brackets how many times faster than "
+        f"AlphaDecay's loop / WeightWatcher. Median of {results['rounds']} interleaved rounds on "
+        f"{machine['cores']} cores ({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: "
+        f"{last['title']}, median of {results['process_rounds']}. Same matrices, no embeddings; exponents agree."
+    )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{caption}"
 
 

@@ -35,6 +35,8 @@ _state = _State()
 def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
     """Apply the global options."""
     _state.quiet, _state.debug = quiet, debug
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when huggingface_hub is imported
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("specdiag")

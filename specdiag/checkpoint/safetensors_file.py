@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,16 @@ def list_safetensors(path: Path, label: str) -> list[StoredTensor]:
 
 
 def read_range(path: Path, label: str, offset: int, out: NDArray[Any]) -> None:
-    """Fill the C-contiguous array `out` with the bytes at `offset`. Safe to call from several threads.
+    """Fill the C-contiguous array `out` with the bytes at `offset`. Each call opens the file: safe in threads.
 
     Raises:
         SourceError: the file is gone, unreadable, or shorter than it was when its header was read.
     """
     view = out.reshape(-1).view(np.uint8).data
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            _fill(descriptor, view, offset)
-            if hasattr(os, "posix_fadvise"):  # not on macOS; the pages will not be wanted again
-                os.posix_fadvise(descriptor, offset, len(view), os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            _fill(file, view)
     except EOFError:
         raise SourceError(
             f"'{label}' ends before byte {offset + len(view)}: it was cut short or replaced meanwhile; "
@@ -80,11 +76,11 @@ def read_range(path: Path, label: str, offset: int, out: NDArray[Any]) -> None:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
 
 
-def _fill(descriptor: int, view: memoryview, offset: int) -> None:
+def _fill(file: RawIOBase, view: memoryview) -> None:
     done = 0
     while done < len(view):
-        n_read = os.preadv(descriptor, [view[done : done + _LARGEST_READ]], offset + done)
-        if n_read == 0:
+        n_read = file.readinto(view[done : done + _LARGEST_READ])
+        if not n_read:
             raise EOFError
         done += n_read
 
