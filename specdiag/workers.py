@@ -21,7 +21,7 @@ from specdiag.cost import flops, memory
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.spectra.eigenvalues import TORCH_FROM
-from specdiag.spectra.measure import failed, measure
+from specdiag.spectra.measure import FLOAT32_RANGE, failed, measure
 from specdiag.spectra.scan import Scan, scan
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def _flush(
     from specdiag.spectra.accelerator import disagreement, solve
 
     storage = batch[0].matrix.storage_dtype
-    bad = [r.scanned.n_nonfinite > 0 or r.scanned.largest == 0 for r in batch]
+    low, high = FLOAT32_RANGE
+    bad = [r.scanned.n_nonfinite > 0 or not low < r.scanned.largest < high for r in batch]
     good = [r for r, b in zip(batch, bad, strict=True) if not b]
     solved: list[Solved | None] = [None] * len(good)
     if good:

@@ -153,6 +153,7 @@ def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
             r = np.asarray(np.linalg.qr(tall if r is None else np.vstack([r, tall]), mode="r"))
             frobenius2 += float(np.vdot(block, block))
         assert r is not None
+        _check_range(frobenius2)
         values.append(_svdvals(r) ** 2)
     eigenvalues = np.sort(np.concatenate(values))
     s, rows, cols = stack.shape
@@ -187,7 +188,15 @@ def _gram_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any])
     for block in _blocks(w, storage, dtype, _BLOCK_BYTES):
         syrk(block, gram, tall=tall)
     frobenius2 = float(np.trace(gram, dtype=np.float64))
+    _check_range(frobenius2)
     return (eigvalsh(gram) if n < TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
+
+
+def _check_range(frobenius2: float) -> None:
+    if not 0 < frobenius2 < np.inf:
+        raise ComputationError(
+            f"the squares of the values leave the range of the arithmetic (they sum to {frobenius2})"
+        )
 
 
 def _blocks(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any], nbytes: int) -> Iterator[NDArray[Any]]:

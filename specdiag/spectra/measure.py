@@ -28,6 +28,9 @@ from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optima
 MIN_EIGENVALUES = 50
 """Fewer than this have metrics and no exponent, as in the AlphaDecay reference."""
 
+FLOAT32_RANGE = (1e-12, 1e12)
+"""Where the largest value must lie for float32 to square and add without overflow or loss."""
+
 TAILS: dict[str, Callable[[NDArray[np.float64], float], Tail]] = {
     "hill": hill,
     "hill-paper": hill_paper,
@@ -71,7 +74,8 @@ def measure(
         norms = dict.fromkeys(("spectral_norm", "frobenius_norm"), 0.0)
         return ModuleRecord(**columns, **norms, status="zero", n_eigenvalues=n, n_zero=n, matrix_rank=0), np.zeros(n)
 
-    full = full or spectrum(stack, storage, method=settings.method, dtype=settings.dtype)
+    dtype = settings.dtype if FLOAT32_RANGE[0] < scanned.largest < FLOAT32_RANGE[1] else "float64"
+    full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
     full = _guarded(full, stack, storage, settings)
     columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
     fit = fit_tail(full, matrix.shape, matrix.n_slices, settings, stack, storage)
