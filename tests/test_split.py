@@ -212,8 +212,8 @@ def test_gpt_oss_experts_alternate_gate_and_up(array):
     width, n_experts = 10, 3
     weight, x = random(n_experts, D, 2 * width), random(TOKENS, D)
     beside = {"layers.0.mlp.experts.down_proj": (n_experts, width, D), "layers.0.self_attn.sinks": (HEADS,)}
-    for config in ({"model_type": "gpt_oss"}, None):
-        parts = cut("layers.0.mlp.experts.gate_up_proj", weight, array, config, beside)
+    for config, others in (({"model_type": "gpt_oss"}, beside), (None, beside), ({"model_type": "gpt_oss"}, None)):
+        parts = cut("layers.0.mlp.experts.gate_up_proj", weight, array, config, others)
         expected = {}
         for e in range(n_experts):
             gate_up = x @ weight[e]

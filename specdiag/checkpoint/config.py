@@ -16,7 +16,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
 
 
-def layers(config: Mapping[str, Any], component: str | None) -> list[Mapping[str, Any]]:
+def speaking_of(config: Mapping[str, Any], component: str | None) -> list[Mapping[str, Any]]:
     """The parts of `config` that speak of `component`, the most specific first.
 
     What belongs to no named piece is text where the config has a part for text.

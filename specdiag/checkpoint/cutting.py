@@ -110,7 +110,7 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
         shape=shape,
         rule=rule,
         output=None if output is None else (output[-2], output[-1]),
-        config=settings.layers(survey.config, survey.names[name].component),
+        config=settings.speaking_of(survey.config, survey.names[name].component),
         architectures=survey.architectures,
     )
 
@@ -138,7 +138,7 @@ def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
 
 def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
     """Whether a kernel of two or more axes is as large as the config's patches."""
-    for part in settings.layers(survey.config, survey.names[name].component or "vision"):
+    for part in settings.speaking_of(survey.config, survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:
             return len(kernel) > 1 and size in (list(kernel), kernel[-1])

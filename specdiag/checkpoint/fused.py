@@ -17,7 +17,7 @@ Cut = list[tuple[Role, Slicer]]
 
 
 class UnknownLayout(Exception):
-    """The parts cannot be told apart; the message completes `... is not split because ...`."""
+    """The parts cannot be told apart; the message is the reason, for the person who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def holding(config: Mapping[str, Any] | None, paths: Iterable[str]) -> tuple[Fus
         config: config.json, or None.
         paths: full names with every index written `#`; they are asked only where the config says nothing.
     """
-    chain = [part for piece in ("vision", "audio", "text") for part in settings.layers(config or {}, piece)]
+    chain = [part for piece in ("vision", "audio", "text") for part in settings.speaking_of(config or {}, piece)]
     types = settings.model_types(chain)
     known = set(paths) if not types else set[str]()
     return tuple(entry for entry in ARCHITECTURES.fused if _holds(entry, types, chain, known))
@@ -113,7 +113,7 @@ def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
 def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
     """Two parts of equal size."""
     axis = _doubled_axis(tensor.shape, tensor.output) if "gate" in tensor.rule.parts else _long_axis(tensor)
-    axis = axis or 0
+    axis = int(layout == "interleaved") if axis is None else axis
     if tensor.shape[axis] % 2:
         raise UnknownLayout(f"its length {tensor.shape[axis]} is odd")
     if layout == "interleaved":

@@ -128,11 +128,7 @@ def _notes(whole: Mapping[str, str]) -> list[str]:
     for name, problem in whole.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
-        f"{names[0]} {_and_more(len(names) - 1)}not split into its parts: {problem}. "
-        "Each such tensor is analysed as one matrix of role other."
+        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} could not be split into "
+        f"the matrices that it fuses: {problem}. Analysed as one matrix of role other."
         for (_, problem), names in kinds.items()
     ]
-
-
-def _and_more(n: int) -> str:
-    return f"and {n} more like it are " if n else "is "

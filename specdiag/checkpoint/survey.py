@@ -78,7 +78,7 @@ def _by_name(
     below: Mapping[str, frozenset[str]],
     config: Mapping[str, Any],
 ) -> dict[str, Rule | None]:
-    vocabulary = settings.number(settings.layers(config, "text"), ("vocab_size",)) or max(
+    vocabulary = settings.number(settings.speaking_of(config, "text"), ("vocab_size",)) or max(
         (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TOKENS.search(name)), default=0
     )
     ends = _sequence_ends(names)
