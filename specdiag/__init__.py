@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.analysis import Interrupted, Progress, analyze
-    from specdiag.checkpoint.roles import roles
+    from specdiag.architecture.roles import roles
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
@@ -25,7 +25,7 @@ _HOMES = {
     "analyze": "analysis",
     "Interrupted": "analysis",
     "Progress": "analysis",
-    "roles": "checkpoint.roles",
+    "roles": "architecture.roles",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
     "ComputationError": "errors",

@@ -1,5 +1,6 @@
 """The awkward inputs on which other tools stop, stay silent, or give a wrong number. Each gets a right one or a reason."""
 
+import json
 import os
 import subprocess
 import sys
@@ -99,8 +100,7 @@ def test_stacked_experts_and_convolutions_are_not_skipped(tmp_path):
 def test_a_missing_shard_is_no_smaller_model(tmp_path):
     save_file({Q.format(0): weights()}, tmp_path / "model-00001-of-00002.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(
-        '{"weight_map": {"%s": "model-00001-of-00002.safetensors", "%s": "model-00002-of-00002.safetensors"}}'
-        % (Q.format(0), Q.format(1))
+        json.dumps({"weight_map": {Q.format(i): f"model-0000{i + 1}-of-00002.safetensors" for i in (0, 1)}})
     )
     with pytest.raises(SourceError, match=r"model-00002-of-00002\.safetensors"):
         specdiag.analyze(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specdiag.checkpoint.roles import modules, roles
+from specdiag.architecture.roles import modules, roles
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRole
 

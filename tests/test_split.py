@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdiag.checkpoint.roles import modules
+from specdiag.architecture.roles import modules
 
 D, HEADS, HEAD_DIM, TOKENS = 24, 6, 5, 7
 ROWS = HEADS * HEAD_DIM

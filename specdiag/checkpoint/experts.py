@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping
 
-from specdiag.checkpoint.roles import Part
+from specdiag.architecture.roles import Part
 from specdiag.errors import UsageError
 
 _STACKED = re.compile(r"expert=(\d+)")

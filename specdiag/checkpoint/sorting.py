@@ -7,9 +7,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.quantised import reasons_by_type
-from specdiag.checkpoint.roles import Part, modules
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 

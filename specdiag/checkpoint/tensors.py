@@ -18,7 +18,7 @@ from specdiag.records import ModuleRole, Skipped, Source, key
 if TYPE_CHECKING:
     import torch
 
-    from specdiag.checkpoint.split import Slicer
+    from specdiag.architecture.split import Slicer
 
 
 @dataclass(frozen=True, slots=True)

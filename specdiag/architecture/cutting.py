@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from specdiag.checkpoint import config as settings
-from specdiag.checkpoint import fused
-from specdiag.checkpoint.rules import FAMILY, Rule
-from specdiag.checkpoint.split import Slicer, about, contiguous, kernels, stack, whole
-from specdiag.checkpoint.survey import Shape, Survey
+from specdiag.architecture import config as settings
+from specdiag.architecture import fused
+from specdiag.architecture.rules import FAMILY, Rule
+from specdiag.architecture.split import Slicer, about, contiguous, kernels, stack, whole
+from specdiag.architecture.survey import Shape, Survey
 from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)

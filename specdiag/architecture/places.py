@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from specdiag.checkpoint.names import Name
+from specdiag.architecture.names import Name
 
 _TRUNK = "text"
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specdiag.checkpoint.cutting import Piece, cut
-from specdiag.checkpoint.names import numbered
-from specdiag.checkpoint.rules import MapRule, Rule, find_skip, load_role_map
-from specdiag.checkpoint.split import Slicer
-from specdiag.checkpoint.survey import Shape, Survey, survey
+from specdiag.architecture.cutting import Piece, cut
+from specdiag.architecture.names import numbered
+from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
+from specdiag.architecture.split import Slicer
+from specdiag.architecture.survey import Shape, Survey, survey
 from specdiag.records import ModuleRole
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specdiag.checkpoint import config as settings
-from specdiag.checkpoint.names import Name
-from specdiag.checkpoint.rules import ARCHITECTURES, Fused, Layout, Rule
-from specdiag.checkpoint.split import Slicer, contiguous, grouped, interleaved
+from specdiag.architecture import config as settings
+from specdiag.architecture.names import Name
+from specdiag.architecture.rules import ARCHITECTURES, Fused, Layout, Rule
+from specdiag.architecture.split import Slicer, contiguous, grouped, interleaved
 from specdiag.records import Role
 
 Shape = Sequence[int]

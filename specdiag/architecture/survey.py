@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from specdiag.checkpoint import config as settings
-from specdiag.checkpoint import fused, places
-from specdiag.checkpoint.names import Name, children, numbered, parse
-from specdiag.checkpoint.rules import Fused, Rule, find_rule
+from specdiag.architecture import config as settings
+from specdiag.architecture import fused, places
+from specdiag.architecture.names import Name, children, numbered, parse
+from specdiag.architecture.rules import Fused, Rule, find_rule
 from specdiag.records import Role
 
 Shape = tuple[int, ...]

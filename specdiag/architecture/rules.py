@@ -163,7 +163,7 @@ _T = TypeVar("_T")
 
 
 def _load(file: str, kind: type[_T]) -> _T:
-    return msgspec.toml.decode((files("specdiag.checkpoint") / "data" / file).read_bytes(), type=kind)
+    return msgspec.toml.decode((files("specdiag.architecture") / "data" / file).read_bytes(), type=kind)
 
 
 BUILTIN = _load("rules.toml", Rules)

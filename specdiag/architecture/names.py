@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from specdiag.checkpoint.rules import BUILTIN, Context
+from specdiag.architecture.rules import BUILTIN, Context
 
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
