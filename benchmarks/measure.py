@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 LIBRARY_CHOICES = ("OPENBLAS_", "MKL_", "OMP_", "GOMP_", "KMP_", "BLIS_")
 """Variables that would choose threads or kernels for a library: nobody here inherits them."""
 
-_PAUSE = 0.2
+_PAUSE = 0.1
 """Seconds before each measurement: the OpenMP threads of whoever ran before spin for a while."""
 
 
@@ -116,6 +117,36 @@ def warm(folder: Path) -> None:
         while file.read(1 << 24):
             pass
     time.sleep(_PAUSE)
+
+
+class Others:
+    """Processors that everything but this process and its children has kept busy since the beginning, on average.
+
+    Two OpenMP threads that share two processors with somebody else wait for each other: figures of a busy machine
+    flatter whoever does not wait.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._before = _busy_seconds()
+
+    def cores(self) -> float | None:
+        """None where the system does not say. Children count once they have ended."""
+        if self._before is None:
+            return None
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        ours = sum(u.ru_utime + u.ru_stime for u in used)
+        return max(0.0, (_busy_seconds() or 0.0) - self._before - ours) / (time.perf_counter() - self._start)
+
+
+def _busy_seconds() -> float | None:
+    """Processor seconds of everybody since the machine started: user, nice, system, interrupts, stolen."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def environment() -> dict[str, str]:

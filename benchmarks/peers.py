@@ -26,7 +26,7 @@ from typing import Any
 
 import models
 import report
-from measure import Contender, Worker, serve, whole_process
+from measure import Contender, Others, Worker, serve, whole_process
 
 OUT = models.ROOT / "benchmarks" / "results" / "peers.json"
 RATE = "syrk rate"
@@ -67,12 +67,13 @@ def main() -> None:
     if options.worker:
         serve(Contender("syrk_rate", {}, ()) if options.worker == RATE else CONTENDERS[options.worker])
     elif options.readme:
-        sys.exit(report.update_readme(models.ROOT / "README.md", json.loads(options.out.read_text()), options.check))
+        sys.exit(report.update_readme(models.ROOT / "README.md", options.out, options.check))
     else:
         _bench(options)
 
 
 def _bench(options: argparse.Namespace) -> None:
+    others = Others()
     folders = {name: models.fetch(name) for name in options.models.split(",")}
     workers, missing = _start()
     rate = Worker(RATE)
@@ -90,6 +91,7 @@ def _bench(options: argparse.Namespace) -> None:
         results["models"][name] = report.figures(models.TITLES[name], folder, compute, process, PEERS, OURS)
     for worker in [*workers.values(), rate]:
         worker.close()
+    results["cores_used_by_others"] = others.cores()
     print(report.table(results))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n")

@@ -18,6 +18,9 @@ from typing import Any
 from measure import LIBRARY_CHOICES
 
 _PACKAGES = ("specdiag", "torch", "numpy", "scipy", "safetensors", "weightwatcher", "powerlaw", "diffract-core")
+QUIET = 0.1
+"""Processors that others may use, on average, in a run worth quoting."""
+
 _BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
 
 
@@ -93,6 +96,9 @@ def table(results: dict[str, Any]) -> str:
     """Everything, for a terminal."""
     machine = results["machine"]
     lines = [f"{machine['cpu']}, {machine['cores']} cores; {results['rounds']} rounds, median (min-max)"]
+    others = results["cores_used_by_others"]
+    if others is not None and others > QUIET:
+        lines.append(f"NOT TO BE QUOTED: others kept {others:.2f} cores busy meanwhile; run again on a quiet machine")
     for model in results["models"].values():
         rates = ", ".join(f"{rate:.0f} GFLOP/s {dtype}" for dtype, rate in model["syrk_gflops"].items())
         lines += [
@@ -128,8 +134,12 @@ def _seconds(s: dict[str, Any]) -> str:
     return f"{s['median']:.2f} ({s['low']:.2f}-{s['high']:.2f})"
 
 
-def update_readme(path: Path, results: dict[str, Any], check: bool) -> int:
-    """Put the table between the markers of README.md, or with `check` say whether it stands there; an exit code."""
+def update_readme(path: Path, source: Path, check: bool) -> int:
+    """Put the figures between the markers of README.md, or with `check` say whether they stand there; an exit code."""
+    if not source.exists():
+        print(f"{source} does not exist: run benchmarks/peers.py", file=sys.stderr)
+        return 1
+    results = json.loads(source.read_text())
     text = path.read_text() if path.exists() else ""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)

@@ -88,7 +88,8 @@ def test_readme_shows_the_committed_figures():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_committed_figures_are_those_of_the_full_benchmark():
+def test_the_committed_figures_are_those_of_the_full_benchmark_on_a_quiet_machine():
     results = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
     assert results["rounds"] >= 7
     assert set(results["models"]) == {"minilm", "60m", "135m"}
+    assert results["cores_used_by_others"] <= 0.1
