@@ -10,7 +10,7 @@ things are measured:
 Exponents are compared in the run: float32 SVD and specdiag to 1e-3, WeightWatcher and specdiag float64 to 1e-6,
 diffract to 1e-3. Children inherit no variable that chooses threads or kernels for a BLAS.
 
-    python benchmarks/peers.py                 # all models, 7 rounds; writes benchmarks/results/peers.json
+    python benchmarks/peers.py                 # all models, 7 rounds, 8 minutes; writes benchmarks/results/peers.json
     python benchmarks/peers.py --readme        # puts the figures of that file into README.md
 """
 
@@ -158,7 +158,7 @@ def _agreement(answers: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare specdiag with its peers.")
     parser.add_argument("--rounds", type=int, default=7, help="of compute; default 7")
-    parser.add_argument("--process-rounds", type=int, default=3, help="of whole processes; default 3")
+    parser.add_argument("--process-rounds", type=int, default=2, help="of whole processes; default 2")
     parser.add_argument("--models", default="minilm,60m,135m", help=f"of {','.join(models.TITLES)}")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
     parser.add_argument("--readme", action="store_true", help="write the figures of --out into README.md")
