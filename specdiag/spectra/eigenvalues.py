@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.tensors import FloatType
 from specdiag.errors import ComputationError
-from specdiag.spectra.blas import eigvalsh, syrk
+from specdiag.spectra.blas import UPLO, eigvalsh, syrk
 
 Method = Literal["gram", "svd"]
 ComputeType = Literal["float32", "float64"]
@@ -215,7 +215,8 @@ def _blocks(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any], nbytes: i
 def _torch_eigvalsh(gram: NDArray[Any]) -> NDArray[Any]:
     import torch
 
-    return torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO="L").numpy()
+    in_c_order = "L" if UPLO[gram.dtype] == "U" else "U"
+    return torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO=in_c_order).numpy()
 
 
 def _svd_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:

@@ -76,11 +76,11 @@ def measure(
 
     dtype = settings.dtype if FLOAT32_RANGE[0] < scanned.largest < FLOAT32_RANGE[1] else "float64"
     full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
-    full = _guarded(full, stack, storage, settings)
+    full, best = _guarded(full, stack, storage, settings)
     columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
     fit = fit_tail(full, matrix.shape, matrix.n_slices, settings, stack, storage)
     columns |= {name: getattr(fit, name) for name in TailFit.__struct_fields__}
-    columns |= _other_tails(full, fit.status)
+    columns |= _other_tails(full, best if fit.status in ("ok", "low_rank") else None)
     columns |= _metrics(full, matrix, columns["pl_alpha"])
     if settings.square and n >= MIN_EIGENVALUES:
         columns |= _square(full, square, stack, storage, settings)
@@ -165,40 +165,51 @@ def _status(full: Spectrum, tail: str, fraction: float) -> Status:
     return "ok"
 
 
-def _guarded(full: Spectrum, stack: NDArray[Any], storage: FloatType, settings: Settings) -> Spectrum:
-    """`full`, or a more exact one where rounding could move an exponent by more than ALPHA_TOLERANCE.
+def _guarded(
+    full: Spectrum, stack: NDArray[Any], storage: FloatType, settings: Settings
+) -> tuple[Spectrum, Tail | None]:
+    """`full` and its KS-optimal tail, by a more exact route where rounding could move an exponent noticeably.
 
     float64 Gram arithmetic must also tell zeros from small eigenvalues, which it cannot where its own rounding lies
     above the storage floor.
     """
-    if full.dtype == "float32" and not _trusted(full, settings):
+    best = _power_law(full)
+    if (full.method, full.dtype) == ("gram", "float32") and not _trusted(full, best, settings):
         full = spectrum(stack, storage, dtype="float64")
-    if full.dtype == "float64" and (full.n_zero is None or not _trusted(full, settings)):
+        best = _power_law(full)
+    if (full.method, full.dtype) == ("gram", "float64") and not (
+        full.n_zero is not None and _trusted(full, best, settings)
+    ):
         full = exact(stack, storage)
-    return full
+        best = _power_law(full)
+    return full, best
 
 
-def _trusted(full: Spectrum, settings: Settings) -> bool:
-    if full.method == "svd" or len(full.eigenvalues) < MIN_EIGENVALUES:
+def _trusted(full: Spectrum, best: Tail | None, settings: Settings) -> bool:
+    """Whether arithmetic moves neither the Hill nor the KS-optimal exponent by more than ALPHA_TOLERANCE."""
+    if len(full.eigenvalues) < MIN_EIGENVALUES:
         return True
     threshold = _threshold(full, settings.tail_fraction)
-    if full.dtype == "float32" and threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE:
-        positive = full.eigenvalues[full.eigenvalues > 0]
-        threshold = min(threshold, ks_optimal(positive).xmin)
+    if best is not None:
+        threshold = min(threshold, best.xmin)
     return threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE
 
 
-def _other_tails(full: Spectrum, status: Status) -> dict[str, Any]:
-    """Hill at three tail fractions and the KS-optimal power law, each only where its threshold can be trusted."""
-    if status not in ("ok", "low_rank"):
-        return {"pl_alpha": None}
-    columns: dict[str, Any] = {}
-    for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75)):
-        columns[name] = _trusted_hill(full, fraction)
+def _power_law(full: Spectrum) -> Tail | None:
+    """The KS-optimal tail of the eigenvalues that are not zero, None where they are too few or all equal."""
     usable = full.eigenvalues[full.eigenvalues > full.floor]
     best = ks_optimal(usable) if len(usable) >= MIN_EIGENVALUES else None
-    if best is None or not np.isfinite(best.alpha):
-        return columns | {"pl_alpha": None}
+    return best if best is not None and np.isfinite(best.alpha) else None
+
+
+def _other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
+    """Hill at three tail fractions, each only where its threshold can be trusted, and the KS-optimal power law."""
+    if best is None:
+        return {"pl_alpha": None}
+    columns: dict[str, Any] = {
+        name: _trusted_hill(full, fraction)
+        for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75))
+    }
     return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
 
 

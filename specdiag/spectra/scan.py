@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.tensors import FloatType
 
-_BLOCK_VALUES = 1 << 19
+_BLOCK_VALUES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
