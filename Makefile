@@ -9,10 +9,8 @@ demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
 	$(BIN)/specdiag analyze build/assets/minilm --out build/minilm.specdiag.json
 	@echo
-	@echo "Next: what only one role looks like, as csv:"
-	@echo "  $(BIN)/specdiag analyze build/minilm.specdiag.json -f csv | head -3"
-	@echo "or your own checkpoint:"
-	@echo "  $(BIN)/specdiag analyze org/name"
+	@echo "Next, your own checkpoint:   $(BIN)/specdiag analyze org/name"
+	@echo "or this report as a table:   $(BIN)/specdiag analyze build/minilm.specdiag.json -f csv"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist worksteal

