@@ -42,6 +42,12 @@ def write(path: Path, *names: str) -> Path:
         ("hf://org/name@v1/a/b.bin", Location(repo="org/name", revision="v1", file="a/b.bin")),
         ("https://huggingface.co/org/name", Location(repo="org/name")),
         ("https://huggingface.co/gpt2", Location(repo="gpt2")),
+        ("https://huggingface.co/gpt2/tree/main", Location(repo="gpt2", revision="main")),
+        ("https://huggingface.co/gpt2/", Location(repo="gpt2")),
+        (
+            "https://huggingface.co/gpt2/blob/v1/model.safetensors?download=true",
+            Location(repo="gpt2", revision="v1", file="model.safetensors"),
+        ),
         ("https://hf.co/org/name/tree/v1", Location(repo="org/name", revision="v1")),
         ("https://huggingface.co/org/name/blob/main/x", Location(repo="org/name", revision="main", file="x")),
         ("https://t:hf_x@huggingface.co/org/name/resolve/main/a%20b.bin?download=true",

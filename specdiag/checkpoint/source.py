@@ -13,6 +13,9 @@ _PATH_LIKE = re.compile(r"[./~\\].*|.*[/\\]|.*\.(safetensors|bin|pth?|ckpt|gguf|
 _URL = re.compile(r"(https?|hf)://.*|(www\.)?(huggingface\.co|hf\.co)/.*", re.DOTALL)
 _HOST = re.compile(r"^(hf://|(https?://)?(www\.)?(huggingface\.co|hf\.co)/)")
 _CREDENTIALS = re.compile(r"^(https?://)[^/]*@")
+_ONE_WORD = re.compile(
+    r"(?P<repo>[\w.-]+)(@(?P<at>[^\s/]+)|/(tree|blob|raw|resolve)/(?P<revision>[^/?#]+)(/(?P<file>[^?#]+))?)?/?(\?.*)?"
+)
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>\S+))?")
 
 
@@ -74,9 +77,9 @@ def _local(path: Path, revision: str | None, file: str | None) -> Location:
 
 
 def _from_uri(text: str) -> Location:
-    bare = _HUB_ID.fullmatch(_HOST.sub("", text))
-    if bare and "/" not in bare["repo"]:  # a legacy one-word id, which the hub's own parser rejects
-        return Location(repo=bare["repo"], revision=bare["revision"])
+    legacy = _ONE_WORD.fullmatch(_HOST.sub("", text))
+    if legacy:  # the hub's own parser rejects ids of one word
+        return Location(repo=legacy["repo"], revision=legacy["at"] or legacy["revision"], file=legacy["file"])
 
     from huggingface_hub import constants
     from huggingface_hub.errors import HfUriError
