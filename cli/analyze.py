@@ -75,8 +75,7 @@ def analyze(
 ) -> None:
     """Spectra, heavy-tailed exponents with their errors, nulls and shape-free twins, of every weight matrix.
 
-    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix could not be computed (it is named), 130 interrupted (what was
-    done is kept).
+    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 interrupted.
     """
     from specdiag import analyze as run
     from specdiag.analysis import Interrupted, open_source

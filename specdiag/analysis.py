@@ -207,6 +207,8 @@ def make_settings(
         from specdiag.spectra.accelerator import resolve_device, resolve_dtype
 
         device = resolve_device(device)
+        if (device, dtype) == ("mps", "float64"):
+            raise UsageError("MPS has no float64; leave --dtype to auto, or choose --device cpu")
         dtype = resolve_dtype(device) if dtype == "auto" else dtype
     return Settings(
         device=device,

@@ -132,7 +132,10 @@ def _solve_batch(
 ) -> list[Solved]:
     s, rows, cols = batch[0].shape
     n = min(rows, cols)
-    values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[storage]).to(device)
+    values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[storage])
+    if device == "mps" and storage == "F64":
+        values = values.to(torch.float32)
+    values = values.to(device)
     full = _spectra(values, storage, dtype, s)
     if not square or rows == cols:
         return [Solved(f, None) for f in full]
