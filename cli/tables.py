@@ -87,9 +87,9 @@ def contrast_table(contrasts: Sequence[Contrast], width: int) -> Table:
         Column("p", lambda c: f"{c.p:.2g}", 1),
         Column("p Holm", lambda c: f"{c.p_holm:.2g}", 2),
         Column("AUC", lambda c: f"{c.auc:.2f}", 4),
-        Column("random: > 0", lambda c: f"{c.random_n_positive}/{c.n_layers}"),
-        Column("random diff.", lambda c: f"{c.random_difference:+.3f}"),
-        Column("random p", lambda c: f"{c.random_p:.2g}", 5),
+        Column("random: > 0", lambda c: "·" if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"),
+        Column("random diff.", lambda c: "·" if c.random_difference is None else f"{c.random_difference:+.3f}"),
+        Column("random p", lambda c: "·" if c.random_p is None else f"{c.random_p:.2g}", 5),
     )
     return draw("MLP - attention per layer (positive: attention heavier-tailed)", columns, contrasts, width)
 

@@ -230,10 +230,10 @@ class Contrast(Record, frozen=True, kw_only=True):
     """`p` corrected by Holm over the three attention groups of this basis."""
     auc: float
     """Share of (attention, MLP) pairs of matrices in which the MLP has the larger exponent: 0.5 is no difference."""
-    random_difference: float
-    """The same median for random matrices of the same shapes."""
-    random_n_positive: int
-    random_p: float
+    random_difference: float | None = None
+    """The same median for random matrices of the same shapes; None for a tail rule that has no null."""
+    random_n_positive: int | None = None
+    random_p: float | None = None
 
 
 class Summary(Record, frozen=True, kw_only=True):

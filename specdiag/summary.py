@@ -101,6 +101,7 @@ def _contrast(records: Sequence[ModuleRecord], basis: Basis, group: Group) -> Co
     observed = _differences(layers, lambda r: _value(r, basis))
     rng = np.random.default_rng(0)
     random = _differences(layers, lambda r: _random_value(r, basis, rng))
+    has_null = bool(np.isfinite(random).all())
     resampled = np.median(observed[rng.integers(0, len(observed), (_BOOTSTRAPS, len(observed)))], axis=1)
     low, high = np.quantile(resampled, (0.025, 0.975))
     p = sign_flip_p(observed)
@@ -118,9 +119,9 @@ def _contrast(records: Sequence[ModuleRecord], basis: Basis, group: Group) -> Co
             (_value(r, basis) for attention, _ in layers for r in attention),
             (_value(r, basis) for _, mlp in layers for r in mlp),
         ),
-        random_difference=float(np.median(random)),
-        random_n_positive=int((random > 0).sum()),
-        random_p=sign_flip_p(random),
+        random_difference=float(np.median(random)) if has_null else None,
+        random_n_positive=int((random > 0).sum()) if has_null else None,
+        random_p=sign_flip_p(random) if has_null else None,
     )
 
 
@@ -153,7 +154,7 @@ def _value(record: ModuleRecord, basis: Basis) -> float:
 
 
 def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) -> float:
-    """What a random matrix of this shape scores: drawn from the simulated moments, or the null where none cover it."""
+    """What a random matrix of this shape scores: drawn from the simulated moments, else its null (NaN without one)."""
     shape = (record.rows, record.cols)
     if basis == "alpha_square":
         return float(rng.normal(alpha_null_square(min(shape)), square_null_sd(shape)))

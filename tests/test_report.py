@@ -37,6 +37,20 @@ def test_round_trip(report, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.spectra.safetensors"]
 
 
+@pytest.mark.parametrize("tail", ["hill", "hill-paper", "ks", "fix-finger", "farms"])
+def test_every_tail_survives_the_round_trip(tail, tmp_path):
+    state = {
+        f"layers.{layer}.{name}.weight": torch.from_numpy(lcg(*shape, 7 * layer + len(name)))
+        for layer in range(2)
+        for name, shape in (("attn.q_proj", (64, 64)), ("attn.o_proj", (64, 64)), ("mlp.up_proj", (160, 64)))
+    }
+    report = specdiag.analyze(state, device="cpu", tail=tail)
+    again = load_report(report.save(tmp_path / "a.json"))
+    assert again.records == report.records
+    assert again.summary == report.summary
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+
+
 def test_the_json_is_the_documented_object(report, tmp_path):
     content = json.loads(report.save(tmp_path / "a.json").read_text())
     expected = ["schema", "source", "settings", "complete", "records", "skipped", "summary", "provenance"]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from specdiag.records import ModuleRecord
@@ -88,7 +89,15 @@ def test_a_real_difference_survives_the_shape_free_view():
     assert found["alpha_square", "v,o"].p > 0.05
     assert found["alpha_square", "q,k"].difference == pytest.approx(0.3, abs=0.02)
     text = " ".join(sentences.contrast(summarise(rows, (), n_tensors=84, n_parameters=1)))
-    assert "attention is heavier-tailed" in text
+    assert "Attention is heavier-tailed" in text
+
+
+def test_a_rule_without_a_null_claims_nothing():
+    rows = [replace(r, tail="ks", alpha_null=None) for r in random_network(4)]
+    raw = next(c for c in contrasts(rows) if c.basis == "alpha")
+    assert raw.random_difference is raw.random_n_positive is raw.random_p is None
+    text = sentences.contrast(summarise(rows, (), n_tensors=28, n_parameters=1))[0]
+    assert text.endswith("no null to hold it against, so it is no evidence.")
 
 
 def test_no_contrast_without_pairs():

@@ -113,6 +113,8 @@ def fit_tail(
         return TailFit(tail=tail, status=status)
     rule = TAILS[tail]
     fit = rule(_usable(full, tail), fraction)
+    if not np.isfinite(fit.alpha):
+        return TailFit(tail=tail, status="degenerate")
     has_null = tail in ("hill", "hill-paper", "farms")
     alpha_null = null.alpha_null(lambda e: rule(e, fraction), shape, n_slices) if has_null else None
     simulated = tail == "hill" and fraction == 0.5 and n_slices == 1

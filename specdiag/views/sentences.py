@@ -27,21 +27,23 @@ def contrast(summary: Summary) -> list[str]:
     if raw is not None:
         sentences.append(
             f"By alpha, attention is heavier-tailed than MLP in {raw.n_positive} of {raw.n_layers} layers "
-            f"(median difference {raw.difference:+.2f}); random matrices of the same shapes: "
-            f"{raw.random_n_positive} of {raw.n_layers} ({raw.random_difference:+.2f}). {_raw_verdict(raw)}"
+            f"(median difference {raw.difference:+.2f}); {_raw_verdict(raw)}"
         )
     if square is not None:
         sentences.append(
             f"By alpha_square, the shape-free twin: {square.n_positive} of {square.n_layers} layers, median difference "
             f"{square.difference:+.3f} [{square.low:+.3f}, {square.high:+.3f}], p = {square.p:.2g} "
-            f"(random: {square.random_difference:+.3f}). {_square_verdict(square)}"
+            f"(random: {square.random_difference or 0:+.3f}). {_square_verdict(square)}"
         )
     return sentences
 
 
 def _raw_verdict(c: Contrast) -> str:
-    explained = c.random_difference > 0 and c.random_n_positive == c.n_layers
-    return "The shapes alone give this ordering, so it is no evidence." if explained and c.difference > 0 else ""
+    if c.random_difference is None:
+        return "this tail rule has no null to hold it against, so it is no evidence."
+    random = f"random matrices of the same shapes: {c.random_n_positive} of {c.n_layers} ({c.random_difference:+.2f})."
+    explained = c.random_n_positive == c.n_layers and c.difference > 0
+    return f"{random} The shapes alone give this ordering, so it is no evidence." if explained else random
 
 
 def _square_verdict(c: Contrast) -> str:
@@ -49,7 +51,7 @@ def _square_verdict(c: Contrast) -> str:
         least = 2.0 ** (1 - c.n_layers)
         few = f" ({c.n_layers} layers cannot give p below {least:.2g})" if least > 0.01 else ""
         return f"No clear difference{few}."
-    side = "attention" if c.difference > 0 else "MLP"
+    side = "Attention" if c.difference > 0 else "MLP"
     return f"{side} is heavier-tailed."
 
 
