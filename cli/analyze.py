@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from specdiag.errors import UsageError
+
 from . import options, output
 
 
@@ -36,8 +38,23 @@ class Tail(StrEnum):
     farms = "farms"
 
 
+_NEEDS_WEIGHTS = (
+    "revision", "file", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method", "tail",
+    "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
+)  # fmt: skip
+
+
+def _refuse_options(ctx: typer.Context, report: str) -> None:
+    """A saved report is shown as it is; what would compute or choose anew is refused, not ignored."""
+    given = [n for n in _NEEDS_WEIGHTS if (s := ctx.get_parameter_source(n)) is not None and s.name == "COMMANDLINE"]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{report} is a saved report, shown as it is: {names} needs the checkpoint itself")
+
+
 @output.guarded
 def analyze(
+    ctx: typer.Context,
     source: options.SourceArgument,
     revision: options.RevisionOption = None,
     file: options.FileOption = None,
@@ -86,7 +103,10 @@ def analyze(
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
     if is_report(Path(source)):
-        show.answer(load_report(source), target)
+        _refuse_options(ctx, source)
+        report = load_report(source)
+        show.answer(report, target)
+        show.verdict(report)
         return
     checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
     show.provenance(checkpoint)
@@ -98,7 +118,7 @@ def analyze(
     if dry_run:
         show.listing(checkpoint, choices, target)
         return
-    target = target.saving(checkpoint.source)
+    target = target.saving(checkpoint.source, selected=bool(include or exclude or role or experts))
     try:
         with analysis_bar() as bar:
             report = run(checkpoint, **choices, jobs=jobs, memory=memory, progress=bar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,21 +42,24 @@ class Target:
         if format == "parquet" and out is None:
             raise UsageError("parquet is binary; name a file with -o")
         if out is not None:
-            if format in ("table", "json") and out.suffix != ".json":
+            if format in ("table", "json") and not out.is_dir() and out.suffix != ".json":
                 raise UsageError(
                     f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet"
                 )
             check_writable(out)
         return cls(format, out, spectra, all_rows)
 
-    def saving(self, source: Source) -> Target:
-        """For a table without -o: the report is saved under the source's own name in the working directory."""
+    def saving(self, source: Source, *, selected: bool) -> Target:
+        """For a table without -o: the report is saved under the source's own name in the working directory.
+
+        A selection of matrices is saved beside, not over, the report of them all.
+        """
         from specdiag.report import check_writable
 
         if self.format != "table" or self.out is not None:
             return self
         stem = Path(source.location).resolve().name if source.kind in ("dir", "file") else source.location
-        out = Path(re.sub(r"[^\w.-]+", "--", stem).strip("-.") + ".specdiag.json")
+        out = Path(re.sub(r"[^\w.-]+", "--", stem).strip("-.") + (".selected" if selected else "") + ".specdiag.json")
         check_writable(out)
         return replace(self, out=out)
 
@@ -76,14 +80,17 @@ def provenance(checkpoint: Checkpoint) -> None:
 
 
 def answer(report: SpectralReport, target: Target) -> None:
-    """Print and save a finished or partial report."""
+    """Save and print a finished or partial report: saved first, for the reader of the output may go away."""
     from specdiag.report import COLUMNS, write_atomically
     from specdiag.views.export import export
 
+    if not report.complete:
+        output.talk(f"{report.source}: the analysis was interrupted, this report is incomplete", "yellow")
+    if target.format in ("table", "json") and target.out is not None:
+        report.save(target.out, spectra=target.spectra)
     if target.format == "table":
         _print_table(report, target)
     if target.format in ("table", "json") and target.out is not None:
-        report.save(target.out, spectra=target.spectra)
         output.talk(f"report: {target.out}", "green")
         return
     if target.format == "table":
@@ -98,7 +105,7 @@ def answer(report: SpectralReport, target: Target) -> None:
 
 def interrupted(report: SpectralReport, target: Target) -> None:
     """Keep what was done."""
-    output.talk(f"interrupted: {len(report)} matrices are done, the report is marked incomplete", "yellow")
+    output.talk(f"interrupted after {len(report)} matrices; the report is marked incomplete", "yellow")
     answer(report, target)
 
 
@@ -126,6 +133,8 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
 
+    if target.format == "table" and target.out is not None:
+        raise UsageError("--dry-run makes no report; with -o choose -f json, csv or md")
     settings = make_settings(**choices)
     selected, skipped = select(checkpoint, settings)
     rows: list[dict[str, Any]] = [
@@ -148,9 +157,14 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     seconds = total * 1e9 / (FLOPS_PER_SECOND[settings.dtype] * available_cpus())
     console = output.console()
     console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed", console.width))
-    left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
-    if left:
+    if target.all_rows:
+        left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
         console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
+    elif skipped:
+        reasons = Counter(s.reason for s in skipped).most_common()
+        console.print(
+            f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
+        )
     megabytes = sum(row["bytes"] for row in rows) / 2**20
     console.print(
         f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: about {seconds:.1f} s on {available_cpus()} processors in "
@@ -187,10 +201,14 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         title = f"The {len(shown)} most extreme of {len(records)} by {basis} (--all: every one)"
         console.print(tables.record_table(shown, title, console.width))
     console.print()
-    for sentence in (sentences.coverage(summary), *sentences.contrast(summary), *sentences.trouble(records)):
+    if not report.complete:
+        console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
+    said = (
+        sentences.coverage(summary), *sentences.contrast(summary), *sentences.trouble(records),
+        *sentences.tails(records), *sentences.traps(records), *sentences.balance(summary),
+    )  # fmt: skip
+    for sentence in said:
         console.print(sentence, soft_wrap=True)
-    if summary.balance_sd is not None:
-        console.print(sentences.balance(summary), soft_wrap=True)
     if summary.unrecognised:
         listed = ", ".join(summary.unrecognised[:5])
         console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)

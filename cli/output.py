@@ -44,11 +44,18 @@ def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
 
 
+class _Console(Console):
+    """rich ends the process with 1 where the reader of a pipe went away; here that is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr: as wide as the terminal, and wide where there is none."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False)
+    return _Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False)
 
 
 def talk(message: str, style: str | None = None) -> None:
@@ -99,6 +106,8 @@ def _exit_codes() -> Generator[None]:
         raise typer.Exit(0) from None
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 4)
     except typer.Exit:
         raise
     except Exception as error:  # noqa: BLE001 - the last resort: a sentence and an exit code, never a bare traceback

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,8 @@ def number(value: float | int | None, digits: int = 2) -> str:
     """A number for a person; a dot where there is none."""
     if value is None:
         return "·"
-    return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+    text = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:
@@ -41,7 +43,7 @@ def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:
     return Column(head, lambda row: number(getattr(row, name), digits), drop)
 
 
-def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int) -> Table:
+def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int) -> Group:
     """A table of `rows` that fits into `width` by leaving columns out; the first column folds if need be."""
     rows = list(rows)
     shown = list(columns)
@@ -49,20 +51,20 @@ def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int)
     wide = {c.head: max(map(cell_len, [c.head, *cells[c.head]])) for c in columns}
     while sum(wide[c.head] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
         shown.remove(max(shown, key=lambda c: c.drop))
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    table = Table(box=None, header_style="dim", pad_edge=False)
     for i, c in enumerate(shown):
         table.add_column(c.head, justify="right" if c.right else "left", overflow="fold", no_wrap=i > 0)
     for i in range(len(rows)):
         table.add_row(*(Text(cells[c.head][i]) for c in shown))
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
-def role_table(roles: Sequence[RoleSummary], width: int) -> Table:
+def role_table(roles: Sequence[RoleSummary], width: int) -> Group:
     """Medians per role, each exponent beside what random matrices of its shapes score."""
     columns = (
         Column("family", lambda r: r.family, right=False),
         Column("role", lambda r: r.role, right=False),
-        field("n", "n"),
+        Column("n", lambda r: str(r.n) if r.n == r.n_alpha else f"{r.n_alpha} of {r.n}"),
         field("alpha", "alpha"),
         Column("min-max", lambda r: _range(r.alpha_min, r.alpha_max), 4),
         field("null", "alpha_null"),
@@ -76,7 +78,7 @@ def role_table(roles: Sequence[RoleSummary], width: int) -> Table:
     return draw("Roles (medians; null: random matrices of the same shapes)", columns, roles, width)
 
 
-def contrast_table(contrasts: Sequence[Contrast], width: int) -> Table:
+def contrast_table(contrasts: Sequence[Contrast], width: int) -> Group:
     """MLP minus attention per layer, beside the same for random matrices."""
     columns = (
         Column("basis", lambda c: c.basis, right=False),
@@ -87,14 +89,14 @@ def contrast_table(contrasts: Sequence[Contrast], width: int) -> Table:
         Column("p", lambda c: f"{c.p:.2g}", 1),
         Column("p Holm", lambda c: f"{c.p_holm:.2g}", 2),
         Column("AUC", lambda c: f"{c.auc:.2f}", 4),
-        Column("random: > 0", lambda c: "·" if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"),
+        Column("random > 0", lambda c: "·" if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"),
         Column("random diff.", lambda c: "·" if c.random_difference is None else f"{c.random_difference:+.3f}"),
         Column("random p", lambda c: "·" if c.random_p is None else f"{c.random_p:.2g}", 5),
     )
     return draw("MLP - attention per layer (positive: attention heavier-tailed)", columns, contrasts, width)
 
 
-def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Table:
+def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Group:
     """One row a matrix."""
     columns = (
         Column("matrix", lambda r: r.key, right=False),
@@ -106,7 +108,7 @@ def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Tab
         field("rho", "rho", drop=2),
         field("z", "z", 0, drop=5),
         field("ks", "ks", drop=6),
-        Column(".25/.5/.75", lambda r: "/".join(number(v) for v in (r.alpha_25, r.alpha_50, r.alpha_75)), 8),
+        Column("at .25/.5/.75", _three_fractions, 8),
         field("alpha_square", "alpha_square", 3),
         field("pl_alpha", "pl_alpha", drop=3),
         field("stable rank", "stable_rank", 1, drop=4),
@@ -115,7 +117,12 @@ def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Tab
     return draw(title, columns, records, width)
 
 
-def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Table | None:
+def _three_fractions(r: ModuleRecord) -> str:
+    values = (r.alpha_25, r.alpha_50, r.alpha_75)
+    return "·" if values == (None, None, None) else "/".join(number(v) for v in values)
+
+
+def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:
     """Median exponent by role and depth, the layers in at most six bins; None where no matrix has a layer."""
     placed = [r for r in records if r.layer is not None and r.family in ("attention", "mlp")]
     if not placed:
@@ -145,7 +152,7 @@ def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
     return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
 
 
-def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Table:
+def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Group:
     """Any rows as they are."""
 
     def column(name: str, first: bool) -> Column:
@@ -153,7 +160,7 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Table:
             value = row[name]
             return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
-        return Column(name, cell, right=not first)
+        return Column(name, cell, right=not first and isinstance(rows[0][name], int | float))
 
     return draw(title, [column(name, i == 0) for i, name in enumerate(rows[0] if rows else ())], rows, width)
 

@@ -22,7 +22,7 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
-from specdiag.report import SpectralReport
+from specdiag.report import SpectralReport, is_report
 from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS
@@ -59,9 +59,9 @@ def analyze(
     revision: str | None = None,
     file: str | None = None,
     role_map: str | os.PathLike[str] | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    roles: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    roles: str | Sequence[str] = (),
     experts: int | None = None,
     device: str = "auto",
     dtype: Literal["auto", "float32", "float64"] = "auto",
@@ -129,6 +129,7 @@ def analyze(
 
     done = [finished[m.key] for m in selected if m.key in finished]
     skipped += tied
+    skipped += [_skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
     report = SpectralReport(
         source=checkpoint.source,
         settings=settings,
@@ -163,13 +164,21 @@ def open_source(
         return source
     roles = None if role_map is None else Path(role_map)
     if isinstance(source, (str, os.PathLike)):
+        if is_report(Path(source)):
+            raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
         from specdiag.checkpoint.reader import open_checkpoint
 
         return open_checkpoint(source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed)
+    import torch
+
     from specdiag.checkpoint.memory import from_model, from_state_dict
 
     if isinstance(source, Mapping):
+        if torch.Tensor not in {t for value in source.values() for t in type(value).__mro__}:
+            raise UsageError(f"a state dict maps names to torch tensors; this one of {len(source)} entries holds none")
         return from_state_dict(source, role_map=roles, experts=experts, seed=seed)
+    if not isinstance(source, torch.nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
+        raise UsageError(f"cannot analyse a {type(source).__name__}: give a path, a hub id, a model or a state dict")
     return from_model(source, role_map=roles, experts=experts, seed=seed)
 
 
@@ -178,9 +187,9 @@ def make_settings(
     device: str,
     dtype: str,
     tail_fraction: float,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    roles: Sequence[str],
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+    roles: str | Sequence[str],
     role_map: str | os.PathLike[str] | None,
     **others: Any,
 ) -> Settings:
@@ -189,6 +198,7 @@ def make_settings(
     Raises:
         UsageError: naming the option, its value, and what is allowed.
     """
+    include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
         raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
@@ -214,8 +224,8 @@ def make_settings(
         device=device,
         dtype="float32" if dtype == "float32" else "float64",
         tail_fraction=tail_fraction,
-        include=tuple(include),
-        exclude=tuple(exclude),
+        include=include,
+        exclude=exclude,
         roles=tuple(role for role in ROLES if role in roles),
         role_map=None if role_map is None else str(role_map),
         **others,

@@ -128,6 +128,8 @@ class SpectralReport:
             write_atomically(_spectra_path(path), data)
         report = replace(self, provenance=replace_record(self.provenance, spectra_digest=digest))
         write_atomically(path, report.to_json())
+        if digest is None and self._spectra != _spectra_path(path):
+            _spectra_path(path).unlink(missing_ok=True)  # of the report that was replaced
         return path
 
     def to_json(self) -> bytes:

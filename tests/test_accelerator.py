@@ -93,7 +93,7 @@ def test_full_precision_restores_the_setting():
 def test_missing_device_is_one_sentence():
     with pytest.raises(UsageError, match=r"device 'cuda' is not available here .*; try --device cpu"):
         resolve_device("cuda")
-    with pytest.raises(UsageError, match="'nonsense' is not available here"):
+    with pytest.raises(UsageError, match="unknown device 'nonsense'; choose auto, cpu, cuda"):
         resolve_device("nonsense")
 
 

@@ -12,7 +12,7 @@ from helpers import lcg
 from safetensors.torch import save_file
 
 import specdiag
-from specdiag.errors import SourceError
+from specdiag.errors import SourceError, UsageError
 
 Q = "model.layers.{}.self_attn.q_proj.weight"
 
@@ -167,3 +167,26 @@ def test_memory_stays_at_the_largest_matrix(tmp_path):
     assert n_records == count
     matrix = n * 2 * n * 4
     assert grown < 8 * matrix < count * matrix / 2
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (5, "cannot analyse a int"),
+        ({"a": np.ones((3, 3))}, "this one of 1 entries holds none"),
+        ({}, "this one of 0 entries holds none"),
+    ],
+)
+def test_what_is_no_source(source, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        specdiag.analyze(source)
+
+
+def test_a_report_is_no_checkpoint(tmp_path):
+    path = specdiag.analyze({Q.format(0): weights()}).save(tmp_path / "a.json")
+    with pytest.raises(UsageError, match=r"saved report: read it with specdiag\.load_report"):
+        specdiag.analyze(path)
+
+
+def test_one_pattern_need_not_be_a_list():
+    assert len(specdiag.analyze({Q.format(i): weights() for i in (0, 1)}, include="*.0.*", roles="q")) == 1

@@ -82,7 +82,8 @@ def test_dry_run_reads_no_values(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "15 matrices would be analysed" in done.stdout
     assert "GFLOP" in done.stdout
-    assert "model.norm.weight" in done.stdout
+    assert "1 1-D" in done.stdout
+    assert "model.norm.weight" in specdiag("analyze", checkpoint, "--dry-run", "--all", cwd=tmp_path).stdout
     rows = json.loads(specdiag("analyze", checkpoint, "--dry-run", "-f", "json", cwd=tmp_path).stdout)
     assert sum(r["bytes"] for r in rows) == 4 * (200 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160))
     assert [p.name for p in tmp_path.iterdir()] == ["ckpt"]
@@ -112,7 +113,7 @@ def test_nonfinite_is_exit_4_and_named(tmp_path):
         (["-f", "parquet"], 2, "parquet is binary; name a file with -o"),
         (["--tail-fraction", "0"], 2, "tail fraction 0.0 is not between 0 and 1"),
         (["--memory", "lots"], 2, "'lots' is no size"),
-        (["--device", "tpu"], 2, "device 'tpu' is not available here"),
+        (["--device", "tpu"], 2, "unknown device 'tpu'; choose auto, cpu"),
         (["--role", "router"], 3, "none of the 15 matrices has"),
         (["--tail", "best"], 2, "best"),
     ],
@@ -165,6 +166,7 @@ def test_interruption_keeps_a_partial_report(tmp_path, how):
     assert not report.complete
     assert 0 < len(report) < 85
     assert "marked incomplete" in err
+    assert "INCOMPLETE" in out
     assert "Roles" in out
 
 
@@ -247,3 +249,44 @@ def test_debug_shows_the_traceback(tmp_path):
     assert plain.returncode == debug.returncode == 3
     assert "Traceback" not in plain.stderr
     assert "Traceback" in debug.stderr
+
+
+def test_a_report_refuses_what_needs_the_weights(checkpoint, tmp_path):
+    specdiag("analyze", checkpoint, "-o", "a.json", cwd=tmp_path)
+    done = specdiag("analyze", "a.json", "--tail", "ks", "--role", "q", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a.json is a saved report, shown as it is: --role, --tail needs the checkpoint itself" in done.stderr
+
+
+def test_a_selection_does_not_replace_the_whole(checkpoint, tmp_path):
+    specdiag("analyze", checkpoint, cwd=tmp_path)
+    specdiag("analyze", checkpoint, "--role", "q", cwd=tmp_path)
+    assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
+    assert len(load_report(tmp_path / "ckpt.selected.specdiag.json")) == 2
+
+
+def test_the_report_is_saved_before_the_reader_goes_away(checkpoint, tmp_path):
+    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+    assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
+
+
+def test_without_spectra_no_stale_eigenvalues_stay(checkpoint, tmp_path):
+    specdiag("analyze", checkpoint, cwd=tmp_path)
+    specdiag("analyze", checkpoint, "--no-spectra", cwd=tmp_path)
+    assert not (tmp_path / "ckpt.specdiag.spectra.safetensors").exists()
+
+
+def test_a_full_disk_on_stdout(checkpoint, tmp_path):
+    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} -f csv > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 4
+    assert done.stderr == "error: No space left on device\n"
+
+
+def test_a_report_of_a_bad_checkpoint_keeps_its_exit_code(tmp_path):
+    write(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": np.full((64, 64), np.nan)})
+    assert specdiag("analyze", "ckpt", "-o", "a.json", cwd=tmp_path).returncode == 4
+    assert specdiag("analyze", "a.json", cwd=tmp_path).returncode == 4

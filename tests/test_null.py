@@ -60,3 +60,12 @@ def test_uncovered_shapes_have_no_z():
     assert null.z_score(2.0, (32, 32)) is None
     assert null.z_score(2.0, (64, 64 * 65)) is None
     assert null.z_score(2.0, (64, 64 * 64)) is not None
+
+
+@pytest.mark.parametrize(("shape", "slices"), [((16, 16), 64), ((128, 128), 5), ((64, 128), 9)])
+def test_pooled_slices(shape, slices):
+    rng = np.random.default_rng(0)
+    drawn = [
+        hill(np.sort(np.concatenate([esd(rng.standard_normal(shape)) for _ in range(slices)]))).alpha for _ in range(20)
+    ]
+    assert null.alpha_null(hill, shape, slices) == pytest.approx(np.mean(drawn), rel=0.02)

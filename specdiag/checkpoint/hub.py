@@ -122,7 +122,10 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError)
         return f"{what} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
         return _answered(repo, error.__cause__)
-    return f"{constants.ENDPOINT} cannot be reached and {what} is not in the hub's cache: check the connection"
+    return (
+        f"there is no path '{what}', and {constants.ENDPOINT} cannot be reached to look for a model of that name, "
+        "which is not in the hub's cache: check the spelling and the connection"
+    )
 
 
 def _answered(repo: str, error: HfHubHTTPError) -> str:

@@ -8,6 +8,7 @@ symmetric eigensolver.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,10 +54,12 @@ def resolve_device(device: str) -> str:
         if torch.cuda.is_available():
             return "cuda:0"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise UsageError(f"unknown device '{device}'; choose auto, cpu, cuda, cuda:N or mps")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:80]
         raise UsageError(f"device '{device}' is not available here ({reason}); try --device cpu") from error
     return device
 

@@ -61,7 +61,9 @@ def mp_quantiles(n: int, q: float) -> NDArray[np.float64]:
 
 
 def alpha_null(fit: Callable[[NDArray[np.float64]], Tail], shape: tuple[int, int], n_slices: int = 1) -> float:
-    """The exponent of a random matrix of this shape under the rule `fit` (within 0.5 % of simulation).
+    """The exponent of a random matrix of this shape under the rule `fit`.
+
+    Within 0.5 % of simulation at tail fraction 1/2 and n >= 50, within 1.5 % at others and for pooled slices.
 
     Args:
         fit: a tail rule, such as `tails.hill`.
@@ -69,7 +71,7 @@ def alpha_null(fit: Callable[[NDArray[np.float64]], Tail], shape: tuple[int, int
         n_slices: matrices of that shape whose eigenvalues are pooled.
     """
     n, m = sorted(shape)
-    return fit(np.repeat(mp_quantiles(n, n / m), n_slices)).alpha
+    return fit(mp_quantiles(n * n_slices, n / m)).alpha
 
 
 @cache

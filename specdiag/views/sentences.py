@@ -55,27 +55,58 @@ def _square_verdict(c: Contrast) -> str:
     return f"{side} is heavier-tailed."
 
 
-def balance(summary: Summary) -> str:
+def balance(summary: Summary) -> list[str]:
     """How far the exponents of attention and MLP lie apart: what AlphaDecay sets out to reduce."""
-    return (
-        f"Balance of alpha_square over attention and MLP: standard deviation {summary.balance_sd:.3f}, "
-        f"range {summary.balance_range:.3f}."
-    )
+    if summary.balance_sd is None or not {"attention", "mlp"} <= {r.family for r in summary.roles}:
+        return []
+    return [
+        f"Balance: alpha_square of attention and MLP matrices has a standard deviation of {summary.balance_sd:.3f} "
+        f"and a range of {summary.balance_range:.3f}."
+    ]
+
+
+def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """How many of the fitted tails are a power law at all."""
+    distances = [r.ks for r in records if r.ks is not None]
+    far = sum(d > 0.1 for d in distances)
+    if not far:
+        return []
+    return [
+        f"{far} of {len(distances)} tails lie more than 0.1 (KS) from a power law: there alpha says how far the upper "
+        "eigenvalues spread, not that they follow one."
+    ]
+
+
+def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """Matrices that keep a spike when their entries are permuted."""
+    tested = [r for r in records if r.rand_spikes is not None]
+    if not tested:
+        return []
+    names = [r.key for r in tested if r.rand_spikes]
+    if not names:
+        return [f"With their entries permuted none of {len(tested)} matrices keeps a spike: no correlation traps."]
+    return [
+        f"With their entries permuted {len(names)} of {len(tested)} matrices keep a spike, a few huge entries "
+        f"(correlation traps): {_listed(names)}"
+    ]
 
 
 def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
     """The matrices whose numbers are missing, by name, grouped by what is wrong."""
     meanings = {
-        "nonfinite": "hold NaN or infinite values and were not computed",
-        "failed": "could not be read or solved",
-        "zero": "are zero everywhere",
-        "low_rank": "have less rank than the tail needs: no alpha",
-        "degenerate": "have all eigenvalues equal: no alpha",
+        "nonfinite": "not computed for NaN or infinite values",
+        "failed": "not read or not solved",
+        "zero": "zero everywhere",
+        "low_rank": "without alpha, of less rank than the tail needs",
+        "degenerate": "without alpha, all eigenvalues equal",
     }
     sentences: list[str] = []
     for status, meaning in meanings.items():
         names = [r.key for r in records if r.status == status]
         if names:
-            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            sentences.append(f"{len(names)} matrices {meaning}: {listed}")
+            sentences.append(f"{len(names)} {'matrix' if len(names) == 1 else 'matrices'} {meaning}: {_listed(names)}")
     return sentences
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
