@@ -173,6 +173,11 @@ def test_float32_withholds_what_it_cannot_know():
     assert abs(r.alpha - exact.alpha) <= r.alpha_error
 
 
+@pytest.mark.parametrize(("shape", "alpha"), [((64, 64), 2.1294117), ((64, 256), 3.5190999)])
+def test_float32_values(shape, alpha):
+    assert one(lcg(*shape, 1), dtype="float32").alpha == pytest.approx(alpha, abs=2e-6)
+
+
 def test_float32_falls_back_where_rounding_would_show():
     w = with_singular_values(np.geomspace(1e-2, 1e2, 100), (100, 150))
     r = one(w, dtype="float32")
