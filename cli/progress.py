@@ -23,7 +23,8 @@ def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
 
     columns = (
         TextColumn("{task.fields[count]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[size]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[size]}"), TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[name]}", markup=False, style="dim"),
     )  # fmt: skip
     with Bar(*columns, console=output.console(stderr=True), transient=True) as bar:
