@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -27,7 +27,7 @@ from specdiag.resources import available_cpus, may_have_accelerator, peak_memory
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS
 from specdiag.summary import summarise
-from specdiag.workers import affordable_workers, on_accelerator, on_cpu, units
+from specdiag.workers import Kind, affordable_workers, on_accelerator, on_cpu, units
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def analyze(
     selected, tied = drop_tied(selected)
     work = units(selected)
     workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
-    differences: list[float] = []
+    differences: dict[Kind, float] = {}
     results = (
         on_cpu(work, settings, workers)
         if settings.device == "cpu"
@@ -141,7 +141,7 @@ def analyze(
             n_tensors=checkpoint.n_tensors,
             n_parameters=checkpoint.n_parameters,
         ),
-        provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences),
+        provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences.values()),
         complete=not interrupted,
         _spectra={record.key: eigenvalues for record, eigenvalues in done},
     )
@@ -340,7 +340,7 @@ def _stored_bytes(matrix: WeightMatrix) -> int:
 
 
 def _provenance(
-    checkpoint: Checkpoint, settings: Settings, workers: int, seconds: float, differences: Sequence[float]
+    checkpoint: Checkpoint, settings: Settings, workers: int, seconds: float, differences: Iterable[float]
 ) -> Provenance:
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -135,6 +135,32 @@ def test_the_batched_road_gives_the_same_records(monkeypatch):
             assert a.n_zero is a.matrix_rank is a.detx_k is a.entropy is None
 
 
+def test_one_comparison_a_shape_and_full_batches(monkeypatch):
+    """Parts of a fused tensor alternate in shape; they are batched all the same, and compared once a shape."""
+    from specdiag import workers
+    from specdiag.spectra import accelerator as module
+
+    compared, batches, solved = [], [], module.solve
+    plain = module.disagreement
+    monkeypatch.setattr(module, "disagreement", lambda *a: compared.append(a[1].shape) or plain(*a))
+    monkeypatch.setattr(module, "solve", lambda m, *a, **k: batches.append((m[0].shape, len(m))) or solved(m, *a, **k))
+    as_accelerator(monkeypatch)
+    rng = np.random.default_rng(0)
+    state = {}
+    for layer in range(6):
+        for name, rows in (("q", 128), ("k", 64), ("v", 64)):
+            w = rng.standard_normal((rows, 128))
+            state[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = torch.from_numpy(w).float()
+    assert len(specdiag.analyze(state)) == 18
+    assert sorted(batches) == [((1, 64, 128), 12), ((1, 128, 128), 6)]
+    assert sorted(compared) == [(1, 64, 128), (1, 128, 128)]
+    batches.clear(), compared.clear()
+    monkeypatch.setattr(workers, "_BATCH_BYTES", 128 * 128 * 4 * 2)
+    assert len(specdiag.analyze(state)) == 18
+    assert len(batches) > 4
+    assert len(compared) == 2
+
+
 def test_a_wrong_accelerator_is_caught(monkeypatch, caplog):
     plain, real = specdiag.analyze(model(), device="cpu"), accelerator.batch_eigenvalues
 

@@ -48,7 +48,7 @@ def test_weightwatcher_on_minilm(minilm):
             "norm": r.frobenius_norm**2, "sigma": (r.pl_alpha - 1) / r.pl_k**0.5,
         }  # fmt: skip
         for column, value in pairs.items():
-            assert value == pytest.approx(float(row[column]), rel=1e-6), (row["name"], column)
+            assert value == pytest.approx(float(row[column]), rel=1e-9), (row["name"], column)
 
 
 def test_minilm_counts_and_roles(minilm):
