@@ -92,6 +92,12 @@ def test_a_real_difference_survives_the_shape_free_view():
     assert "Attention is heavier-tailed" in text
 
 
+def test_few_layers_that_agree_are_too_few_to_tell():
+    rows = [replace(r, alpha_square=r.alpha_square - 0.3 * (r.family == "attention")) for r in random_network(4)]
+    text = sentences.contrast(summarise(rows, (), n_tensors=28, n_parameters=1))[1]
+    assert text.endswith("All layers agree, but 4 are too few to tell: p cannot fall below 0.12.")
+
+
 def test_a_rule_without_a_null_claims_nothing():
     rows = [replace(r, tail="ks", alpha_null=None) for r in random_network(4)]
     raw = next(c for c in contrasts(rows) if c.basis == "alpha")

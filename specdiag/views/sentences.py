@@ -47,8 +47,10 @@ def _raw_verdict(c: Contrast) -> str:
 
 
 def _square_verdict(c: Contrast) -> str:
+    least = 2.0 ** (1 - c.n_layers)
+    if least > 0.05 and c.n_positive in (0, c.n_layers):
+        return f"All layers agree, but {c.n_layers} are too few to tell: p cannot fall below {least:.2g}."
     if c.low <= 0 <= c.high or c.p > 0.05:
-        least = 2.0 ** (1 - c.n_layers)
         few = f" ({c.n_layers} layers cannot give p below {least:.2g})" if least > 0.01 else ""
         return f"No clear difference{few}."
     side = "Attention" if c.difference > 0 else "MLP"
