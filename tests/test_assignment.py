@@ -63,3 +63,12 @@ def test_sigmoid_is_per_layer():
     assert sigmoid(np.array([1.0, 2.0, 11.0, 12.0]), [0, 0, 1, 1]) == pytest.approx(
         [2 / (1 + np.exp(4)), 2 / (1 + np.exp(-4))] * 2, abs=1e-6
     )
+
+
+def test_alpha_pruning_is_the_same_map_under_a_size_weighted_mean():
+    sizes = np.array([4, 4, 4, 4, 11, 11, 11])
+    phi = linear(ALPHAS, 0.7, 1.3)
+    sparsity = 0.7 * phi * sizes.sum() / (sizes * phi).sum()
+    expected = [0.447093, 0.471044, 0.566850, 0.542898, 0.758461, 0.791993, 0.830315]
+    assert sparsity == pytest.approx(expected, abs=1e-6)
+    assert np.average(sparsity, weights=sizes) == pytest.approx(0.7)

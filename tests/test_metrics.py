@@ -3,7 +3,7 @@ import pytest
 from helpers import esd, lcg, with_singular_values
 
 from specdiag.spectra import metrics
-from specdiag.spectra.tails import ks_optimal
+from specdiag.spectra.tails import hill, ks_optimal
 
 
 def test_weightwatcher_values_of_an_lcg_matrix():
@@ -20,6 +20,15 @@ def test_weightwatcher_values_of_an_lcg_matrix():
     assert metrics.stable_rank(eigenvalues) == pytest.approx(20.9314234807)
     assert metrics.entropy(eigenvalues, 64) == pytest.approx(0.9216870726)
     assert metrics.detx_k(eigenvalues) == 51
+    scaled = eigenvalues / eigenvalues.mean()
+    assert eigenvalues[13] == pytest.approx(1.9446674771)
+    assert np.log(scaled[14:]).sum() == pytest.approx(0.9595, abs=1e-4)
+    assert np.log(scaled[13:]).sum() == pytest.approx(-0.4594, abs=1e-4)
+    assert np.linalg.matrix_rank(lcg(64, 96, 1)) == 64
+    # alphahat of the AlphaDecay code: softplus of the Hill exponent times log10 lambda_max.
+    weighted = hill(eigenvalues).alpha * np.log10(eigenvalues[-1])
+    assert weighted == pytest.approx(3.4672690541)
+    assert np.log1p(np.exp(weighted)) == pytest.approx(3.4979942881)
 
 
 def test_detx_on_many_eigenvalues_does_not_overflow():

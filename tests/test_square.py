@@ -75,5 +75,10 @@ def test_farms(shape, rows, aspect, windows, count, alpha):
     assert hill(pooled).alpha == pytest.approx(alpha, abs=1e-9)
 
 
+def test_whole_matrices_beside_farms():
+    assert hill(esd(lcg(96, 256, 1))).alpha == pytest.approx(3.017, abs=5e-4)
+    assert hill(esd(lcg(100, 80, 1))).alpha == pytest.approx(2.3556225059, abs=1e-9)
+
+
 def test_farms_with_one_window_a_dimension():
     assert [v.shape for v in farms_windows(lcg(30, 50, 1)[None], 20, 1, 1)] == [(1, 20, 20)]

@@ -122,6 +122,14 @@ def test_scale_invariance_and_range(eigenvalues, scale):
             assert rule(eigenvalues * scale).alpha == pytest.approx(alpha, rel=1e-5)
 
 
+def test_rotations_and_permutations_do_not_matter():
+    w = lcg(64, 96, 1)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in w.shape)
+    for same in (w.T, left @ w @ right, w[rng.permutation(64)][:, rng.permutation(96)]):
+        assert hill(esd(same)).alpha == pytest.approx(hill(esd(w)).alpha, rel=1e-12)
+
+
 def test_singular_values_have_half_the_index():
     eigenvalues = esd(lcg(64, 96, 1))
     assert hill(np.sqrt(eigenvalues)).alpha - 1 == pytest.approx(2 * (hill(eigenvalues).alpha - 1), rel=1e-12)
