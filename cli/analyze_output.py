@@ -89,7 +89,8 @@ def answer(report: SpectralReport, target: Target) -> None:
     if target.format in ("table", "json") and target.out is not None:
         report.save(target.out, spectra=target.spectra)
     if target.format == "table":
-        _print_table(report, target)
+        with output.closed_pipe_is_silent():
+            _print_table(report, target)
     if target.format in ("table", "json") and target.out is not None:
         output.talk(f"report: {target.out}", "green")
         return
@@ -97,7 +98,8 @@ def answer(report: SpectralReport, target: Target) -> None:
         return
     data = report.to_json() if target.format == "json" else export(report.to_records(), COLUMNS, target.format)
     if target.out is None:
-        output.write(data)
+        with output.closed_pipe_is_silent():
+            output.write(data)
     else:
         write_atomically(target.out, data)
         output.talk(f"written: {target.out}", "green")

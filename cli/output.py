@@ -95,15 +95,22 @@ def leave(code: int) -> NoReturn:
 
 
 @contextmanager
-def _exit_codes() -> Generator[None]:
+def closed_pipe_is_silent() -> Generator[None]:
+    """The reader of stdout may go away (`| head`): that ends the printing, and is no failure."""
     try:
         yield
+    except BrokenPipeError:
+        # Point stdout at nothing, or the interpreter complains while it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _exit_codes() -> Generator[None]:
+    try:
+        with closed_pipe_is_silent():
+            yield
     except SpecdiagError as error:
         _fail(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
-    except BrokenPipeError:
-        # The reader went away: point stdout at nothing, or the interpreter complains while it closes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except OSError as error:

@@ -273,6 +273,15 @@ def test_the_report_is_saved_before_the_reader_goes_away(checkpoint, tmp_path):
     assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
 
 
+@pytest.mark.parametrize("format", ["table", "csv"])
+def test_a_closed_pipe_does_not_hide_a_bad_matrix(tmp_path, format):
+    write(tmp_path / "ckpt", layers=9, **{"model.layers.1.self_attn.q_proj.weight": np.full((64, 64), np.nan)})
+    command = f"{sys.executable} -m specdiag analyze ckpt --all -f {format} | head -c 1 >&2; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "4\n"
+    assert "1 of 64 matrices have no spectrum" in done.stderr
+
+
 def test_without_spectra_no_stale_eigenvalues_stay(checkpoint, tmp_path):
     specdiag("analyze", checkpoint, cwd=tmp_path)
     specdiag("analyze", checkpoint, "--no-spectra", cwd=tmp_path)
