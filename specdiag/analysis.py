@@ -211,7 +211,9 @@ def make_settings(
     ):
         if value not in allowed:
             raise UsageError(f"unknown {name} '{value}'; choose from {', '.join(allowed)}")
-    if device == "auto" and not may_have_accelerator():
+    if others["method"] == "svd" and device not in ("auto", "cpu"):
+        raise UsageError(f"method svd runs on the CPU; leave out --device {device}, or choose method gram")
+    if device == "auto" and (others["method"] == "svd" or not may_have_accelerator()):
         device = "cpu"
     if device != "cpu":
         from specdiag.spectra.accelerator import resolve_device, resolve_dtype

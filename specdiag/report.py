@@ -122,13 +122,16 @@ class SpectralReport:
 
         path = Path(path)
         digest = None
-        if spectra and isinstance(self._spectra, Mapping):
-            data = save({k: v for k, v in self._spectra.items() if v.size})
+        if spectra and self._spectra is not None:
+            if isinstance(self._spectra, Path):
+                data = self._spectra.read_bytes()
+            else:
+                data = save({k: v for k, v in self._spectra.items() if v.size})
             digest = hashlib.sha256(data).hexdigest()
             write_atomically(_spectra_path(path), data)
         report = replace(self, provenance=replace_record(self.provenance, spectra_digest=digest))
         write_atomically(path, report.to_json())
-        if digest is None and self._spectra != _spectra_path(path):
+        if digest is None:
             _spectra_path(path).unlink(missing_ok=True)  # of the report that was replaced
         return path
 

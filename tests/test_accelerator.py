@@ -161,6 +161,15 @@ def test_one_comparison_a_shape_and_full_batches(monkeypatch):
     assert len(compared) == 2
 
 
+def test_svd_stays_on_the_cpu(monkeypatch):
+    as_accelerator(monkeypatch)
+    report = specdiag.analyze(model(), method="svd")
+    assert report.settings.device == "cpu"
+    assert {r.method for r in report} == {"svd"}
+    with pytest.raises(UsageError, match="method svd runs on the CPU; leave out --device cuda"):
+        specdiag.analyze(model(), method="svd", device="cuda")
+
+
 def test_a_wrong_accelerator_is_caught(monkeypatch, caplog):
     plain, real = specdiag.analyze(model(), device="cpu"), accelerator.batch_eigenvalues
 

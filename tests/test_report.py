@@ -64,6 +64,14 @@ def test_the_json_is_the_documented_object(report, tmp_path):
     assert len(content["provenance"]["spectra_digest"]) == 64
 
 
+def test_a_loaded_report_is_saved_with_its_eigenvalues(report, tmp_path):
+    first = load_report(report.save(tmp_path / "a.json"))
+    name = report.records[0].key
+    for target in ("b.json", "a.json"):
+        again = load_report(first.save(tmp_path / target))
+        assert np.array_equal(again.eigenvalues(name), report.eigenvalues(name))
+
+
 def test_without_spectra(report, tmp_path):
     again = load_report(report.save(tmp_path / "a.json", spectra=False))
     assert not (tmp_path / "a.spectra.safetensors").exists()

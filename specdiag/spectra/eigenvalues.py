@@ -7,7 +7,6 @@ that the arithmetic cannot resolve, the exact route (singular values by QR and S
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,7 +44,6 @@ class Spectrum:
         unit_roundoff: of the arithmetic that was used.
         method: `gram` or `svd`, the route that was taken in the end.
         dtype: `float32` or `float64`, likewise.
-        seconds: time spent.
     """
 
     eigenvalues: NDArray[np.float64]
@@ -55,7 +53,6 @@ class Spectrum:
     unit_roundoff: float
     method: Method
     dtype: ComputeType
-    seconds: float
 
     def alpha_error(self, threshold: float) -> float:
         """Bound on the relative error of a tail exponent whose threshold is the eigenvalue `threshold`."""
@@ -83,12 +80,11 @@ def spectrum(
     Raises:
         ComputationError: if a solver does not converge, or the eigenvalues do not sum to ||W||_F^2.
     """
-    start = time.perf_counter()
     solve = _gram_eigenvalues if method == "gram" else _svd_eigenvalues
     parts = [solve(w, storage, np.dtype(dtype)) for w in stack]
     eigenvalues = np.sort(np.concatenate([p[0] for p in parts])).astype(np.float64)
     frobenius2 = float(sum(p[1] for p in parts))
-    return assemble(eigenvalues, frobenius2, stack.shape, storage, method, dtype, time.perf_counter() - start)
+    return assemble(eigenvalues, frobenius2, stack.shape, storage, method, dtype)
 
 
 def assemble(
@@ -98,7 +94,6 @@ def assemble(
     storage: FloatType,
     method: Method,
     dtype: ComputeType,
-    seconds: float = 0.0,
 ) -> Spectrum:
     """Check computed eigenvalues against ||W||_F^2 and say which of them are zero.
 
@@ -109,7 +104,6 @@ def assemble(
         storage: the stored type.
         method: how they were computed.
         dtype: in which arithmetic.
-        seconds: how long it took.
 
     Raises:
         ComputationError: if the eigenvalues do not sum to ||W||_F^2.
@@ -121,9 +115,7 @@ def assemble(
     noise = 16 * unit * float(eigenvalues[-1])
     unresolved = method == "gram" and floor < noise and bool(eigenvalues[0] < noise)
     n_zero = None if unresolved or (method, dtype) == ("gram", "float32") else np.count_nonzero(eigenvalues <= floor)
-    return Spectrum(
-        eigenvalues, floor, None if n_zero is None else int(n_zero), frobenius2, unit, method, dtype, seconds
-    )
+    return Spectrum(eigenvalues, floor, None if n_zero is None else int(n_zero), frobenius2, unit, method, dtype)
 
 
 def pool(parts: list[Spectrum]) -> Spectrum:
@@ -137,13 +129,11 @@ def pool(parts: list[Spectrum]) -> Spectrum:
         unit_roundoff=max(p.unit_roundoff for p in parts),
         method=min(p.method for p in parts),
         dtype=min(p.dtype for p in parts),
-        seconds=sum(p.seconds for p in parts),
     )
 
 
 def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
     """The same by float64 singular values of the R factor of a blocked QR: nothing is squared, memory stays small."""
-    start = time.perf_counter()
     values: list[NDArray[Any]] = []
     frobenius2 = 0.0
     for w in stack:
@@ -161,7 +151,7 @@ def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
     arithmetic = (max(rows, cols) * unit) ** 2 * float(eigenvalues[-1])
     floor = max(storage_floor(frobenius2 / s, (rows, cols), storage.eps), arithmetic)
     n_zero = int(np.count_nonzero(eigenvalues <= floor))
-    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, "svd", "float64", time.perf_counter() - start)
+    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, "svd", "float64")
 
 
 def storage_floor(frobenius2: float, shape: tuple[int, int], eps: float) -> float:
