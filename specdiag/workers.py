@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import FloatType, StoredTensor, WeightMatrix
 from specdiag.cost import flops, memory
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
@@ -51,6 +51,7 @@ class Unit:
 class _Read:
     matrix: WeightMatrix
     stack: NDArray[Any]
+    storage: FloatType
     scanned: Scan
 
 
@@ -118,7 +119,7 @@ def on_accelerator(
                 if not isinstance(item, _Read):
                     yield item
                     continue
-                waiting[item.stack.shape, item.matrix.storage_dtype].append(item)
+                waiting[item.stack.shape, item.storage.name].append(item)
                 if sum(map(_nbytes, waiting.values())) >= _BATCH_BYTES:
                     fullest = max(waiting, key=lambda kind: _nbytes(waiting[kind]))
                     yield from _flush(waiting.pop(fullest), settings, pool, differences)
@@ -136,7 +137,6 @@ def _flush(
     """Solve matrices of one shape and storage type; the first of them ever is also done on the CPU and compared."""
     from specdiag.spectra.accelerator import disagreement, solve
 
-    storage = batch[0].matrix.storage_dtype
     low, high = FLOAT32_RANGE
     bad = [r.scanned.n_nonfinite > 0 or not low < r.scanned.largest < high for r in batch]
     good = [r for r, b in zip(batch, bad, strict=True) if not b]
@@ -144,11 +144,17 @@ def _flush(
     if good:
         try:
             solved = list(
-                solve([r.stack for r in good], storage, settings.device, settings.dtype, square=settings.square)
+                solve(
+                    [r.stack for r in good],
+                    [r.storage for r in good],
+                    settings.device,
+                    settings.dtype,
+                    square=settings.square,
+                )
             )
-            kind = (good[0].stack.shape, storage)
+            kind = (good[0].stack.shape, good[0].storage.name)
             if kind not in differences and solved[0] is not None:
-                difference, tolerated = disagreement(solved[0].full, good[0].stack, storage)
+                difference, tolerated = disagreement(solved[0].full, good[0].stack, good[0].storage)
                 if difference > tolerated:
                     raise ComputationError(f"upper eigenvalues differ from the CPU's by {difference:.1e}")
                 differences[kind] = difference
@@ -181,7 +187,8 @@ def _read_unit(unit: Unit, settings: Settings) -> Iterator[_Read | Result]:
         return
     for matrix in unit.matrices:
         stack = np.ascontiguousarray(matrix.slicer.cut(raw))
-        yield _Read(matrix, stack, scan(stack, FLOAT_TYPES[matrix.storage_dtype]))
+        storage = matrix.float_type(stack)
+        yield _Read(matrix, stack, storage, scan(stack, storage))
 
 
 def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Result:
@@ -189,7 +196,7 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Res
     if solved is None and settings.device != "cpu":
         settings = replace(settings, dtype="float64")
     try:
-        record, eigenvalues = measure(item.matrix, item.stack, item.scanned, settings, full, square)
+        record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, full, square)
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
         return item.matrix, failed(item.matrix, settings), np.empty(0)

@@ -7,6 +7,7 @@ from helpers import esd, lcg
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import specdiag
+from specdiag.checkpoint.tensors import FLOAT_TYPES
 from specdiag.errors import ComputationError, UsageError
 from specdiag.spectra import accelerator
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision, resolve_device, solve
@@ -34,7 +35,9 @@ def test_everything_stays_on_the_device(shape):
 @pytest.mark.parametrize("shape", [(48, 80), (80, 48), (50, 50)])
 def test_batched_numbers(shape, dtype):
     batch = stacks(5, shape)
-    for solved, stack in zip(solve(batch, "F32", "cpu", dtype, square=True), batch, strict=True):
+    for solved, stack in zip(
+        solve(batch, [FLOAT_TYPES["F32"]] * len(batch), "cpu", dtype, square=True), batch, strict=True
+    ):
         n = min(shape)
         assert solved.full.eigenvalues[n // 2 :] == pytest.approx(esd(stack[0])[n // 2 :], rel=1e-4)
         if shape[0] == shape[1]:
@@ -48,7 +51,7 @@ def test_batched_numbers(shape, dtype):
 
 def test_bf16_codes_and_slices():
     values = torch.from_numpy(np.stack([lcg(30, 60, s) for s in (1, 2)])).bfloat16()
-    (solved,) = solve([values.view(torch.uint16).numpy()], "BF16", "cpu", "float64", square=False)
+    (solved,) = solve([values.view(torch.uint16).numpy()], [FLOAT_TYPES["BF16"]], "cpu", "float64", square=False)
     pooled = np.sort(np.concatenate([esd(v.numpy()) for v in values.double()]))
     assert solved.full.eigenvalues == pytest.approx(pooled, rel=1e-9)
 
@@ -64,7 +67,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
 
     monkeypatch.setattr(accelerator, "_solve_batch", small)
     batch = stacks(7)
-    found = list(solve(batch, "F32", "cpu", "float64", square=False))
+    found = list(solve(batch, [FLOAT_TYPES["F32"]] * len(batch), "cpu", "float64", square=False))
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert [s.full.eigenvalues[-1] for s in found] == pytest.approx([esd(b[0])[-1] for b in batch])
 
@@ -75,7 +78,7 @@ def test_one_matrix_that_does_not_fit(monkeypatch):
 
     monkeypatch.setattr(accelerator, "_solve_batch", never)
     with pytest.raises(ComputationError, match="48 x 80 matrix does not fit on cpu in float64; try --device cpu"):
-        list(solve(stacks(1), "F32", "cpu", "float64", square=False))
+        list(solve(stacks(1), [FLOAT_TYPES["F32"]], "cpu", "float64", square=False))
 
 
 def test_full_precision_restores_the_setting():

@@ -35,6 +35,7 @@ _FOREIGN = (".gguf", ".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tfli
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
+_VARIANT = re.compile(r"\.(?!safetensors|bin|index)\w+(?=(-\d+-of-\d+)?\.(safetensors|bin)$|\.json$)")
 _TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
 
 
@@ -81,7 +82,7 @@ def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
     if not candidates:
         raise SourceError(_nothing(names, inside, where))
     best = min(_rank(candidate) for candidate in candidates)
-    return _only([candidate for candidate in candidates if _rank(candidate) == best], where)
+    return _only(_without_variants([candidate for candidate in candidates if _rank(candidate) == best]), where)
 
 
 def is_index(name: str) -> bool:
@@ -127,6 +128,14 @@ def _rank(choice: Choice) -> int:
     base = _base(choice.name)
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
+
+
+def _without_variants(choices: list[Choice]) -> list[Choice]:
+    """model.fp16.safetensors goes where model.safetensors is there: diffusers' name for the same at lower precision."""
+    names = {choice.name for choice in choices}
+    return [
+        choice for choice in choices if (plain := _VARIANT.sub("", choice.name)) == choice.name or plain not in names
+    ]
 
 
 def _only(choices: Sequence[Choice], where: str) -> Choice:

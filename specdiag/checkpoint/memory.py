@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors
@@ -47,8 +48,10 @@ def from_state_dict(
     held: dict[str, Any] = dict(tensors)
     stored = list_tensors({name: value for name, value in held.items() if isinstance(value, torch.Tensor)}, location)
     stored, notes = unwrap(stored, location)
+    settings = dict(config or {})
+    stored, said = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
-    return sort_tensors(stored, source, dict(config or {}), role_map=role_map, experts=experts, seed=seed, notes=notes)
+    return sort_tensors(stored, source, settings, role_map=role_map, experts=experts, seed=seed, notes=(*notes, *said))
 
 
 def from_model(

@@ -4,21 +4,57 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from specdiag.checkpoint.choice import Choice, choose, shard_notes, weight_files
+from specdiag.checkpoint.choice import choose, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
+from specdiag.checkpoint.pipeline import component_folders, join
+from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.safetensors_file import list_safetensors
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
-from specdiag.errors import SourceError
+from specdiag.errors import SourceError, UsageError
 from specdiag.records import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the weight files of one model hold, not yet sorted into matrices.
+
+    Attributes:
+        source: where they lie, with the files that were chosen.
+        config: the config.json beside them, or what the file itself says of its architecture.
+        tensors: all that is stored, under final names, weights in the place of their codes.
+        notes: what was remarked.
+    """
+
+    source: Source
+    config: dict[str, Any]
+    tensors: list[StoredTensor]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one file holds.
+
+    Attributes:
+        tensors: all of them, not read.
+        notes: what was remarked.
+        config: what the file itself says in the words of a config.json; empty for most formats.
+    """
+
+    tensors: list[StoredTensor]
+    notes: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def open_checkpoint(
@@ -51,23 +87,33 @@ def open_checkpoint(
     """
     found = locate(location, revision, file)
     folder = open_folder(found)
-    choice = choose(folder.names, found.file or folder.only, folder.source.location)
-    tensors, source, notes = _read(folder, choice)
-    tensors, renamed = unwrap(tensors, source.location)
-    config, doubts = folder.config(choice.name)
-    return sort_tensors(
-        tensors,
-        source,
-        config,
-        role_map=role_map,
-        experts=experts,
-        seed=seed,
-        notes=(*notes, *renamed, *doubts),
-    )
+    parts = () if found.file or folder.only else component_folders(folder)
+    if parts and role_map is not None:
+        raise UsageError(f"{folder.source.location} has several components: pick one with --file for --role-map")
+
+    def sort(pick: str | None) -> Checkpoint:
+        held = read_contents(folder, pick)
+        return sort_tensors(
+            held.tensors, held.source, held.config, role_map=role_map, experts=experts, seed=seed, notes=held.notes
+        )
+
+    if not parts:
+        return sort(found.file or folder.only)
+    return join(folder, {part: sort(part) for part in parts})
 
 
-def _read(folder: Folder, choice: Choice) -> tuple[list[StoredTensor], Source, list[str]]:
-    """List the tensors of the chosen files, which are fetched first, and check that they belong together."""
+def read_contents(folder: Folder, pick: str | None) -> Contents:
+    """List the tensors of one model, whose files are chosen and fetched first, and check that they belong together.
+
+    Args:
+        folder: what holds it.
+        pick: a file or folder inside, instead of the best file at the top.
+
+    Raises:
+        UsageError: `pick` names nothing, or several different models tie.
+        SourceError: files are missing, damaged, unsupported, or belong to different models.
+    """
+    choice = choose(folder.names, pick, folder.source.location)
     weight_map: dict[str, str] = {}
     if choice.index is not None:
         folder.fetch([choice.index])
@@ -75,18 +121,22 @@ def _read(folder: Folder, choice: Choice) -> tuple[list[StoredTensor], Source, l
     files = choice.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, choice.name)
     folder.fetch(files)
-    tensors: list[StoredTensor] = []
-    notes = shard_notes(choice)
-    for name in files:
-        listed, said = list_file(folder.root / name, folder.label(name))
-        tensors += listed
-        notes += said
+    listings = [list_file(folder.root / name, folder.label(name)) for name in files]
+    tensors = [tensor for listing in listings for tensor in listing.tensors]
+    notes = [*shard_notes(choice), *(note for listing in listings for note in listing.notes)]
     require_distinct(tensors, folder.source.location)
     if choice.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
         notes += check_index(choice.index, labels, tensors)
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
-    return tensors, msgspec.structs.replace(folder.source, files=files, ignored=ignored), notes
+    source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
+
+    tensors, renamed = unwrap(tensors, source.location)
+    config, doubts = next((listing.config for listing in listings if listing.config), None), list[str]()
+    if config is None:
+        config, doubts = folder.config(choice.name)
+    tensors, dequantised = dequantise(tensors, config)
+    return Contents(source, config, tensors, (*notes, *renamed, *doubts, *dequantised))
 
 
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
@@ -96,8 +146,8 @@ def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
         raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again")
 
 
-def list_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:
-    """Every tensor of one file in a format that is told from its content, and notes.
+def list_file(path: Path, label: str) -> Listing:
+    """Every tensor of one file in a format that is told from its content.
 
     Args:
         path: the file.
@@ -108,8 +158,9 @@ def list_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:
     """
     kind = recognise(path, label)
     if kind == "safetensors":
-        return list_safetensors(path, label), []
+        return Listing(list_safetensors(path, label))
 
     from specdiag.checkpoint.torch_file import list_torch_file
 
-    return list_torch_file(path, label, zipped=kind == "torch_zip")
+    tensors, notes = list_torch_file(path, label, zipped=kind == "torch_zip")
+    return Listing(tensors, tuple(notes))

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
-from specdiag.checkpoint.quantised import reasons_by_type
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 
@@ -27,7 +26,7 @@ def sort_tensors(
     """Sort stored tensors into a checkpoint.
 
     Args:
-        tensors: all that is stored, in order, under their final names.
+        tensors: all that is stored, in order, under their final names, weights in the place of their codes.
         source: where they come from.
         config: config.json, or empty.
         role_map: TOML file with roles for further names.
@@ -39,9 +38,9 @@ def sort_tensors(
         UsageError: the role map or the number of experts is wrong.
     """
     tied = _tied(tensors)
-    by_type = reasons_by_type(tensors, config)
-    found = modules({t.name: t.shape for t in tensors if t.name not in by_type}, config, role_map)
-    reasons = {**found.skipped, **by_type, **tied}
+    settled = {t.name: t.reason for t in tensors if t.reason is not None}
+    found = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, role_map)
+    reasons = {**found.skipped, **settled, **tied}
     parts = {name: held for name, held in found.parts.items() if name not in reasons}
     said = [*notes, *found.notes]
     if experts is not None:
@@ -89,7 +88,6 @@ def _matrix(tensor: StoredTensor, part: Part) -> WeightMatrix:
         module=part.module,
         shape=(rows, cols),
         n_slices=n_slices,
-        storage_dtype=tensor.dtype,
         tensor=tensor,
         slicer=part.slicer,
     )

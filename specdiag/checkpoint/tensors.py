@@ -7,7 +7,7 @@ so BF16 travels as its uint16 codes; `FloatType.widen` is the one place that kno
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,17 +60,53 @@ FLOAT_TYPES: dict[str, FloatType] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """How coarse the codes of a quantised tensor are: what cannot be told from its dequantised values alone.
+
+    Attributes:
+        eps: spacing of floating-point codes at 1, 0.125 for fp8 E4M3; 0 for codes in equal steps.
+        group: number of values that share a scale, in the order of their dequantised rows.
+        levels: number of codes that the range of a group is divided into, 16 for 4 bits.
+    """
+
+    eps: float = 0.0
+    group: int = 0
+    levels: int = 0
+
+    def error(self, values: NDArray[Any]) -> float:
+        """Root mean square of the rounding error over that of the values, taken as uniform within one step.
+
+        Args:
+            values: dequantised, any shape. The steps are read off the range of each group.
+        """
+        if self.eps:  # steps double with the exponent: their mean square is 0.46 eps^2 of the values' for any scale
+            return self.eps * (0.46 / 12) ** 0.5
+        flat = values.reshape(-1)
+        groups = flat[: len(flat) // self.group * self.group].reshape(-1, self.group)
+        square = float(np.mean(np.square(flat, dtype=np.float64)))
+        if not len(groups) or not np.isfinite(square) or square == 0:
+            return 0.0
+        steps = np.ptp(groups, axis=1).astype(np.float64) / (self.levels - 1)
+        return float(np.mean(np.square(steps)) / 12 / square) ** 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """One tensor of a checkpoint, listed from a header and not yet read.
 
+    A quantised weight is one too: `shape` is then that of the weight, and `read` dequantises.
+
     Attributes:
-        name: its key in the checkpoint, wrapper prefixes removed.
+        name: its key in the checkpoint, wrapper prefixes removed; of a quantised weight the name without codes.
         shape: as stored.
-        dtype: the safetensors spelling, `F32`, `I64`, `F8_E4M3`, ...
-        nbytes: size on disk.
+        dtype: the safetensors spelling, `F32`, `I64`, `F8_E4M3`, ...; of a dequantised weight its format, `Q4_K`.
+        nbytes: size on disk, scales included.
         file: the file that holds it, for messages.
-        read: the raw values in the storage type; `read(i)` reads index `i` of the first axis alone.
+        read: the raw values; `read(i)` reads index `i` of the first axis alone.
         storage: equal for two names of the same memory, None where sharing cannot be seen from the header.
+        values: the safetensors spelling of what `read` gives, where that is not `dtype`.
+        rounding: of the codes of a dequantised weight, None for any other tensor.
+        reason: why it is no matrix, where that is settled already: a scale, or codes that nobody understands.
     """
 
     name: str
@@ -80,6 +116,14 @@ class StoredTensor:
     file: str
     read: Callable[[int | None], NDArray[Any]] = field(repr=False)
     storage: Hashable | None = None
+    values: str | None = None
+    rounding: Rounding | None = None
+    reason: str | None = None
+
+    @property
+    def values_dtype(self) -> str:
+        """The safetensors spelling of what `read` gives."""
+        return self.values or self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +135,38 @@ class WeightMatrix:
         module: role, family, layer, component and part.
         shape: (rows, cols) as the network multiplies it, after slicing.
         n_slices: matrices of that shape whose eigenvalues are pooled; 1, but for convolutions.
-        storage_dtype: the safetensors spelling of the stored type.
+        tensor: what it is cut from.
+        slicer: how.
+        rank: r where it is the product of two factors, of which only r eigenvalues can differ from zero. `load` and
+            `tensor.read` then give an r x r matrix of the same singular values.
     """
 
     name: str
     module: ModuleRole
     shape: tuple[int, int]
     n_slices: int
-    storage_dtype: str
     tensor: StoredTensor = field(repr=False)
     slicer: Slicer = field(repr=False)
+    rank: int | None = None
+
+    @property
+    def storage_dtype(self) -> str:
+        """The safetensors spelling of the stored type; of a quantised weight its format."""
+        return self.tensor.dtype
+
+    @property
+    def dequantized(self) -> bool:
+        """Whether the values were computed from codes and scales."""
+        return self.tensor.rounding is not None
+
+    def float_type(self, stack: NDArray[Any]) -> FloatType:
+        """The type of the values `stack`, its precision that of the codes where they were quantised."""
+        kind = FLOAT_TYPES[self.tensor.values_dtype]
+        if self.tensor.rounding is None:
+            return kind
+        # `storage_floor` allows two eps of a typical weight, ten times the error of rounding to a floating-point
+        # type. Here the error itself is known, and an int4 matrix has no room for such caution.
+        return replace(kind, eps=max(kind.eps, self.tensor.rounding.error(stack) / 2))
 
     @property
     def key(self) -> str:
@@ -118,7 +184,7 @@ class WeightMatrix:
 
         raw = self.slicer.cut(self.tensor.read(self.slicer.index))
         values = torch.from_numpy(np.ascontiguousarray(raw))
-        if self.storage_dtype == "BF16":
+        if self.tensor.values_dtype == "BF16":
             values = values.view(torch.bfloat16)
         values = values[0] if self.n_slices == 1 else values
         return values.to(device=device, dtype=dtype or values.dtype)

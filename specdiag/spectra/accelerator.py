@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES
+from specdiag.checkpoint.tensors import FloatType
 from specdiag.errors import ComputationError, UsageError
 from specdiag.spectra.eigenvalues import (
     ComputeType,
@@ -96,13 +96,13 @@ def batch_eigenvalues(
 
 
 def solve(
-    matrices: list[NDArray[Any]], storage: str, device: str, dtype: ComputeType, *, square: bool
+    matrices: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType, *, square: bool
 ) -> Iterator[Solved]:
     """Spectra of matrices of one shape, in order; batches are sized to free memory and halved when they do not fit.
 
     Args:
         matrices: raw values of each, shape [s, rows, cols], all alike.
-        storage: their storage type, `F32`, `BF16`, ...
+        storages: the type of each, all of one name.
         device: a torch device.
         dtype: the arithmetic.
         square: also solve the square windows.
@@ -116,7 +116,7 @@ def solve(
     while done < len(matrices):
         batch = matrices[done : done + size]
         try:
-            solved = _solve_batch(batch, storage, device, dtype, square)
+            solved = _solve_batch(batch, storages[done : done + size], device, dtype, square)
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise ComputationError(
@@ -131,23 +131,24 @@ def solve(
 
 
 def _solve_batch(
-    batch: list[NDArray[Any]], storage: str, device: str, dtype: ComputeType, square: bool
+    batch: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType, square: bool
 ) -> list[Solved]:
     s, rows, cols = batch[0].shape
     n = min(rows, cols)
-    values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[storage])
-    if device == "mps" and storage == "F64":
+    name = storages[0].name
+    values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[name])
+    if device == "mps" and name == "F64":
         values = values.to(torch.float32)
     values = values.to(device)
-    full = _spectra(values, storage, dtype, s)
+    full = _spectra(values, storages, dtype, s)
     if not square or rows == cols:
         return [Solved(f, None) for f in full]
     axis = 1 if rows > cols else 2
-    windows = [_spectra(values.narrow(axis, start, n), storage, dtype, s) for start in window_starts((rows, cols))]
+    windows = [_spectra(values.narrow(axis, start, n), storages, dtype, s) for start in window_starts((rows, cols))]
     return [Solved(f, pool([w[i] for w in windows])) for i, f in enumerate(full)]
 
 
-def _spectra(values: torch.Tensor, storage: str, dtype: ComputeType, n_slices: int) -> list[Spectrum]:
+def _spectra(values: torch.Tensor, storages: Sequence[FloatType], dtype: ComputeType, n_slices: int) -> list[Spectrum]:
     with full_precision():
         eigenvalues, frobenius2 = batch_eigenvalues(
             values, _COMPUTE_TYPES[dtype], solve_on_cpu=values.device.type == "mps"
@@ -156,12 +157,12 @@ def _spectra(values: torch.Tensor, storage: str, dtype: ComputeType, n_slices: i
     host = np.sort(eigenvalues.cpu().double().numpy().reshape(-1, n_slices * min(rows, cols)))
     norms = frobenius2.cpu().double().numpy().reshape(-1, n_slices).sum(axis=1)
     return [
-        assemble(e, float(f), (n_slices, rows, cols), FLOAT_TYPES[storage], "gram", dtype)
-        for e, f in zip(host, norms, strict=True)
+        assemble(e, float(f), (n_slices, rows, cols), storage, "gram", dtype)
+        for e, f, storage in zip(host, norms, storages, strict=True)
     ]
 
 
-def disagreement(full: Spectrum, stack: NDArray[Any], storage: str) -> tuple[float, float]:
+def disagreement(full: Spectrum, stack: NDArray[Any], storage: FloatType) -> tuple[float, float]:
     """Largest relative difference to the CPU in float64 over the upper half of the spectrum, and what is tolerated.
 
     Args:
@@ -169,7 +170,7 @@ def disagreement(full: Spectrum, stack: NDArray[Any], storage: str) -> tuple[flo
         stack: raw values, shape [s, rows, cols].
         storage: their type.
     """
-    reference = spectrum(stack, FLOAT_TYPES[storage])
+    reference = spectrum(stack, storage)
     half = len(reference.eigenvalues) // 2
     upper = reference.eigenvalues[half:]
     difference = np.abs(full.eigenvalues[half:] - upper) / np.maximum(upper, np.finfo(np.float64).tiny)

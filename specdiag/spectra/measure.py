@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType, WeightMatrix
+from specdiag.checkpoint.tensors import FloatType, WeightMatrix
 from specdiag.records import ModuleRecord, Settings, Status, TailFit
 from specdiag.spectra import metrics, null
 from specdiag.spectra.eigenvalues import (
@@ -44,6 +44,7 @@ TAILS: dict[str, Callable[[NDArray[np.float64], float], Tail]] = {
 def measure(
     matrix: WeightMatrix,
     stack: NDArray[Any],
+    storage: FloatType,
     scanned: Scan,
     settings: Settings,
     full: Spectrum | None = None,
@@ -53,7 +54,8 @@ def measure(
 
     Args:
         matrix: what is measured.
-        stack: its raw values, shape [s, rows, cols], in the storage type.
+        stack: its raw values, shape [s, rows, cols].
+        storage: their type.
         scanned: `scan` of them.
         settings: what to compute.
         full: the spectrum, where an accelerator has computed it.
@@ -62,7 +64,6 @@ def measure(
     Raises:
         ComputationError: if a solver fails.
     """
-    storage = FLOAT_TYPES[matrix.storage_dtype]
     columns = _identity(matrix, settings) | {
         name: getattr(scanned, name)
         for name in ("n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "digest")
@@ -78,13 +79,13 @@ def measure(
     full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
     full, best = _guarded(full, stack, storage, settings)
     columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
-    fit = fit_tail(full, matrix.shape, matrix.n_slices, settings, stack, storage)
+    fit = fit_tail(full, matrix, settings, stack, storage)
     columns |= {name: getattr(fit, name) for name in TailFit.__struct_fields__}
     columns |= _other_tails(full, best if fit.status in ("ok", "low_rank") else None)
     columns |= _metrics(full, matrix, columns["pl_alpha"])
-    if settings.square and n >= MIN_EIGENVALUES:
+    if settings.square and n >= MIN_EIGENVALUES and matrix.rank is None:
         columns |= _square(full, square, stack, storage, settings)
-    if settings.randomize:
+    if settings.randomize and matrix.rank is None:
         columns |= _randomized(stack, storage, matrix, settings)
     return ModuleRecord(**columns), full.eigenvalues
 
@@ -95,15 +96,14 @@ def failed(matrix: WeightMatrix, settings: Settings) -> ModuleRecord:
 
 
 def fit_tail(
-    full: Spectrum,
-    shape: tuple[int, int],
-    n_slices: int,
-    settings: Settings,
-    stack: NDArray[Any],
-    storage: FloatType,
+    full: Spectrum, matrix: WeightMatrix, settings: Settings, stack: NDArray[Any], storage: FloatType
 ) -> TailFit:
-    """The exponent under the chosen rule with its error, its null and what it says against it."""
+    """The exponent under the chosen rule with its error, its null and what it says against it.
+
+    A product of two factors has no null: the Marchenko-Pastur law is that of a matrix of full rank.
+    """
     tail, fraction = settings.tail, settings.tail_fraction
+    shape, n_slices = matrix.shape, matrix.n_slices
     if tail == "farms":
         windows = list(farms_windows(stack))
         full = _pooled(windows, storage, settings, full.dtype)
@@ -115,9 +115,9 @@ def fit_tail(
     fit = rule(_usable(full, tail), fraction)
     if not np.isfinite(fit.alpha):
         return TailFit(tail=tail, status="degenerate")
-    has_null = tail in ("hill", "hill-paper", "farms")
+    has_null = tail in ("hill", "hill-paper", "farms") and matrix.rank is None
     alpha_null = null.alpha_null(lambda e: rule(e, fraction), shape, n_slices) if has_null else None
-    simulated = tail == "hill" and fraction == 0.5 and n_slices == 1
+    simulated = has_null and tail == "hill" and fraction == 0.5 and n_slices == 1
     alpha = _reference_alpha(full, fit) if tail == "hill" and fraction == 0.5 else fit.alpha
     return TailFit(
         tail=tail,
@@ -217,7 +217,6 @@ def _other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
 
 def _metrics(full: Spectrum, matrix: WeightMatrix, pl_alpha: float | None) -> dict[str, Any]:
     eigenvalues = full.eigenvalues
-    edge = metrics.mp_edge(eigenvalues, matrix.shape)
     rank = None if full.n_zero is None else len(eigenvalues) - full.n_zero
     return {
         "spectral_norm": float(eigenvalues[-1]) ** 0.5,
@@ -227,12 +226,19 @@ def _metrics(full: Spectrum, matrix: WeightMatrix, pl_alpha: float | None) -> di
         "effective_rank": metrics.effective_rank(eigenvalues),
         "matrix_rank": rank,
         "entropy": None if rank is None else metrics.entropy(eigenvalues, rank),
-        "mp_edge": edge,
-        "mp_spikes": metrics.mp_spikes(eigenvalues, matrix.shape, edge),
-        "mp_softrank": edge / float(eigenvalues[-1]),
         "detx_k": None if rank is None else metrics.detx_k(eigenvalues),
         "alpha_weighted": None if pl_alpha is None else pl_alpha * float(np.log10(eigenvalues[-1])),
         "log_alpha_norm": None if pl_alpha is None else metrics.log_alpha_norm(eigenvalues, pl_alpha),
+    } | (_against_noise(eigenvalues, matrix.shape) if matrix.rank is None else {})
+
+
+def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> dict[str, Any]:
+    """What a random matrix of the same shape and norm would have."""
+    edge = metrics.mp_edge(eigenvalues, shape)
+    return {
+        "mp_edge": edge,
+        "mp_spikes": metrics.mp_spikes(eigenvalues, shape, edge),
+        "mp_softrank": edge / float(eigenvalues[-1]),
     }
 
 
@@ -302,6 +308,7 @@ def _identity(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
         "cols": matrix.shape[1],
         "n_slices": matrix.n_slices,
         "storage_dtype": matrix.storage_dtype,
+        "dequantized": matrix.dequantized,
         "tail": settings.tail,
         "method": settings.method,
         "compute_dtype": settings.dtype,

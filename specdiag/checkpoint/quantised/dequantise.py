@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
@@ -22,17 +23,24 @@ _SCALE_WORDS = (
 )
 
 
-def reasons_by_type(tensors: Iterable[StoredTensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """For each tensor whose stored type keeps it from being analysed, the reason.
+def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> tuple[list[StoredTensor], list[str]]:
+    """Put weights in the place of their codes, and the reason to each tensor whose type keeps it from being analysed.
 
     Args:
         tensors: everything that the checkpoint stores.
         config: config.json; a `quantization_config` in it marks integer tensors as weights.
+
+    Returns:
+        The tensors in stored order and notes.
     """
-    tensors = tuple(tensors)
+    reasons = _reasons(tensors, config)
+    return [replace(t, reason=reasons.get(t.name, t.reason)) for t in tensors], []
+
+
+def _reasons(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> dict[str, str]:
     names = {tensor.name for tensor in tensors}
     quantised = "quantization_config" in config
-    codes = {t.name for t in tensors if t.dtype not in FLOAT_TYPES and _holds_codes(t, names, quantised)}
+    codes = {t.name for t in tensors if t.values_dtype not in FLOAT_TYPES and _holds_codes(t, names, quantised)}
     owners = {owner for name in codes for owner in (name, _parent(name))} - {""}
     reasons = ((tensor.name, _reason(tensor, codes, owners)) for tensor in tensors)
     return {name: reason for name, reason in reasons if reason is not None}
@@ -41,7 +49,7 @@ def reasons_by_type(tensors: Iterable[StoredTensor], config: Mapping[str, Any]) 
 def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | None:
     if _is_scale(tensor.name) and _parent(tensor.name) in owners:
         return "scale of a quantised tensor"
-    if tensor.dtype in FLOAT_TYPES:
+    if tensor.values_dtype in FLOAT_TYPES:
         return None
     if tensor.dtype.startswith("F"):
         return f"unsupported dtype {tensor.dtype}: its codes mean nothing without their scales"
