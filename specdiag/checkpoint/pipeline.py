@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 import msgspec
 
@@ -13,6 +15,7 @@ from specdiag.checkpoint.shards import read_json
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 
 _INDEX = "model_index.json"
+_WEIGHTLESS = re.compile(r".*(Scheduler|Tokenizer|TokenizerFast|Processor|FeatureExtractor)")
 
 
 def component_folders(folder: Folder) -> tuple[str, ...]:
@@ -33,13 +36,19 @@ def component_folders(folder: Folder) -> tuple[str, ...]:
 
 def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
     """One checkpoint of several: the names of each begin with its folder, which is its component too."""
+    index = read_json(folder.root / _INDEX, _INDEX)
+    absent = (
+        f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."
+        for name, entry in index.items()
+        if name not in components and _is_model(entry)
+    )
     kept = components.values()
     files = tuple(file for part in kept for file in part.source.files)
     return Checkpoint(
         source=msgspec.structs.replace(
             folder.source, files=files, ignored=tuple(n for n in weight_files(folder.names) if n not in files)
         ),
-        architecture=_class_name(folder),
+        architecture=named if isinstance(named := index.get("_class_name"), str) else None,
         config={},
         matrices=tuple(_within(name, matrix) for name, part in components.items() for matrix in part.matrices),
         skipped=tuple(
@@ -47,7 +56,7 @@ def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
             for name, part in components.items()
             for skipped in part.skipped
         ),
-        notes=tuple(f"{name}: {note}" for name, part in components.items() for note in part.notes),
+        notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *absent),
         n_tensors=sum(part.n_tensors for part in kept),
         n_parameters=sum(part.n_parameters for part in kept),
     )
@@ -59,6 +68,9 @@ def _within(component: str, matrix: WeightMatrix) -> WeightMatrix:
     return replace(matrix, name=f"{component}.{matrix.name}", module=module)
 
 
-def _class_name(folder: Folder) -> str | None:
-    name = read_json(folder.root / _INDEX, _INDEX).get("_class_name")
-    return name if isinstance(name, str) else None
+def _is_model(entry: Any) -> bool:
+    """Whether an entry, [library, class], names a class that has weights."""
+    if not isinstance(entry, list) or len(cast("list[Any]", entry)) != 2:
+        return False
+    name = cast("list[Any]", entry)[1]
+    return isinstance(name, str) and not _WEIGHTLESS.fullmatch(name)
