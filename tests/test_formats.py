@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,27 @@ def test_nested_weights(
     checkpoint = open_checkpoint(path)
     assert [matrix.name for matrix in checkpoint.matrices] == [QUERY]
     assert key is None or checkpoint.notes[0].startswith(f"Took the weights under '{key}' of {path}")
+
+
+def test_lightning_checkpoint(tmp_path: Path) -> None:
+    """The keys and types that pytorch_lightning 2.6 writes, its hyper_parameters with a path and a namespace."""
+    content = {
+        "epoch": 1,
+        "global_step": 2,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": OrderedDict({f"model.{QUERY}": torch.ones(4, 4), "criterion.weight": torch.ones(3)}),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(1.0), "best_k_models": {}}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(4, 4)}}, "param_groups": [{"lr": 1e-3}]}],
+        "lr_schedulers": [{"last_epoch": 1, "_last_lr": [1e-3]}],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"d": 4, "path": Path("runs"), "args": argparse.Namespace(lr=1e-3)},
+    }
+    torch.save(content, tmp_path / "epoch=1-step=2.ckpt")
+    checkpoint = open_checkpoint(tmp_path)
+    assert [(m.name, m.module.role, m.module.layer) for m in checkpoint.matrices] == [(f"model.{QUERY}", "q", 0)]
+    assert [s.name for s in checkpoint.skipped] == ["criterion.weight"]
+    assert "and left out epoch, global_step" in checkpoint.notes[0]
 
 
 def test_nested_within_the_weights(tmp_path: Path) -> None:

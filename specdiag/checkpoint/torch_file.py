@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
+import pathlib
 import pickle
 import re
 import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,9 +33,14 @@ _DAMAGED = (
     AssertionError,
 )
 """What torch.load raises on damaged files, besides UnpicklingError."""
+_INERT = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
+"""Beside torch's own list: what training scripts keep with the weights (arguments, Lightning's hyper_parameters).
+
+Making one runs nothing but its own constructor, which stores what it is given.
+"""
 
 
-def list_torch_file(path: Path, label: str, *, zipped: bool) -> tuple[list[StoredTensor], list[str]]:
+def list_torch_file(path: pathlib.Path, label: str, *, zipped: bool) -> tuple[list[StoredTensor], list[str]]:
     """Every tensor of a torch checkpoint in stored order, and notes about what else it holds.
 
     Args:
@@ -56,7 +62,7 @@ def list_torch_file(path: Path, label: str, *, zipped: bool) -> tuple[list[Store
     return list_tensors(weights, label), notes
 
 
-def _check_zip(path: Path, label: str) -> None:
+def _check_zip(path: pathlib.Path, label: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -81,9 +87,9 @@ class _Bounded(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def _load(path: Path, label: str, zipped: bool) -> Any:
+def _load(path: pathlib.Path, label: str, zipped: bool) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(_INERT)):
             warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
             if zipped:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
