@@ -111,7 +111,7 @@ def test_variants_alone_are_read_and_several_are_listed(pipeline: Path) -> None:
 
 def test_a_component_without_its_weights_is_named(pipeline: Path) -> None:
     (pipeline / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    with pytest.raises(SourceError, match="unet/diffusion_pytorch_model.safetensors' is empty"):
+    with pytest.raises(SourceError, match=r"unet/diffusion_pytorch_model\.safetensors' is empty"):
         open_checkpoint(pipeline)
 
 
