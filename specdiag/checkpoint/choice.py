@@ -28,14 +28,18 @@ _PRECEDENCE = tuple(
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
+        r"(?!.*(mmproj|imatrix)).*\.gguf",
+        r".*mmproj.*\.gguf",
     )
 )
-_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-_FOREIGN = (".gguf", ".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf")
+_FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*")
+_ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 _VARIANT = re.compile(r"\.(?!safetensors|bin|index)\w+(?=(-\d+-of-\d+)?\.(safetensors|bin)$|\.json$)")
+_PROJECTOR = re.compile(r".*mmproj.*\.gguf", re.IGNORECASE)
 _TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
 
 
@@ -117,7 +121,7 @@ def shard_notes(choice: Choice) -> list[str]:
 def _candidates(names: Sequence[str]) -> list[Choice]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
-        if name.endswith(_WEIGHTS) and not _is_adapter(name):
+        if name.endswith(_WEIGHTS):
             shard = _SHARD.fullmatch(name)
             sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
     indices = [Choice((), index=name) for name in names if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)]
@@ -126,6 +130,8 @@ def _candidates(names: Sequence[str]) -> list[Choice]:
 
 def _rank(choice: Choice) -> int:
     base = _base(choice.name)
+    if _ADAPTER.match(base):  # after every model: an adapter beside one is something else to look at
+        return len(_PRECEDENCE) + (not base.endswith(".safetensors"))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
 
@@ -162,19 +168,12 @@ def _missing(files: Sequence[str]) -> tuple[str, ...]:
 
 def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     weights = weight_files(inside)
-    adapters = [name for name in weights if _is_adapter(name)]
-    if adapters:
-        return f"{where} holds only an adapter ({_listed(adapters)}), not supported yet: merge it into its model"
     if weights:
         return f"{where} holds weights only as {_listed(weights)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
         return f"{where} holds weights only in its folders {_listed(folders)}: pick one with --file FOLDER"
     return f"{where} holds no weights, only {_listed(inside)}" if inside else f"{where} is empty"
-
-
-def _is_adapter(name: str) -> bool:
-    return _base(name).startswith("adapter")
 
 
 def _base(name: str) -> str:
