@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from specdiag.analysis import Interrupted, Progress, analyze
     from specdiag.architecture.roles import roles
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+    from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
+    from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.report import SpectralReport, load_report
 
@@ -28,11 +30,15 @@ _HOMES = {
     "roles": "architecture.roles",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
+    "DecayPlan": "decay.plan",
+    "PlanEntry": "decay.plan",
+    "load_plan": "decay.plan",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
     "SourceError": "errors",
     "SpecdiagError": "errors",
     "UsageError": "errors",
+    "recommend": "recommendation",
     "ModuleRecord": "records",
     "ModuleRole": "records",
     "Settings": "records",
@@ -44,10 +50,12 @@ _HOMES = {
 __all__ = [
     "Checkpoint",
     "ComputationError",
+    "DecayPlan",
     "Interrupted",
     "MissingExtraError",
     "ModuleRecord",
     "ModuleRole",
+    "PlanEntry",
     "Progress",
     "Settings",
     "Source",
@@ -57,7 +65,9 @@ __all__ = [
     "UsageError",
     "WeightMatrix",
     "analyze",
+    "load_plan",
     "load_report",
+    "recommend",
     "roles",
 ]
 

@@ -1,6 +1,6 @@
 """The saved answer: `X.json`, and beside it `X.spectra.safetensors` with every eigenvalue.
 
-Reading a report imports neither torch nor scipy. A report of a newer schema is named as such, not half understood.
+Reading a report imports neither torch nor numpy. A report of a newer schema is named as such, not half understood.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
-from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SCHEMA = 1
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__

@@ -1,1 +1,1 @@
-"""From exponents to weight-decay ratios: the assignment rules of the AlphaDecay paper."""
+"""From exponents to weight decay: the rules, the plan, and what its base value should be."""

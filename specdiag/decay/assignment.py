@@ -1,73 +1,103 @@
 """Which multiple of the base weight decay each module gets, from its exponent (AlphaDecay, arXiv 2506.14562).
 
-Every rule takes the exponents of the participating modules, shape [n], and gives their ratios, shape [n]. A module
-without a finite exponent gets ratio 1 and does not move the others. Larger alpha (lighter tail) means larger decay.
+Every rule takes the exponents of the participating modules and gives their ratios in the same order. A module without
+a finite exponent (None, NaN, infinity) gets ratio 1 and does not move the others. Larger alpha (lighter tail) means
+larger decay. Plain Python: a plan from a saved report must not wait for numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from statistics import fmean, pstdev
 
-import numpy as np
-from numpy.typing import NDArray
-
-Ratios = NDArray[np.float64]
+Values = Sequence[float | None]
 
 
-def linear(alphas: Ratios, s1: float = 0.67, s2: float = 3.0) -> Ratios:
+def linear(alphas: Values, s1: float = 0.67, s2: float = 3.0) -> list[float]:
     """Equation 3: (alpha - min)/(max - min) (s2 - s1) + s1. Equal exponents give ratio 1.
 
     The rule is not mean-preserving: it raises the total decay wherever s1 + s2 > 2.
     """
-    known = np.isfinite(alphas)
-    ratios = np.ones_like(alphas)
-    if known.any() and np.ptp(alphas[known]) > 0:
-        low, high = alphas[known].min(), alphas[known].max()
-        ratios[known] = (alphas[known] - low) / (high - low) * (s2 - s1) + s1
-    return ratios
+    known = finite(alphas)
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    if low == high:
+        return [1.0] * len(alphas)
+    return _each(alphas, lambda alpha: (alpha - low) / (high - low) * (s2 - s1) + s1)
 
 
-def linear_reference(alphas: Sequence[float], s1: float = 0.67, s2: float = 3.0) -> Ratios:
-    """The same as the released code computes it, for comparison with it.
+def linear_reference(alphas: Sequence[float], s1: float = 0.67, s2: float = 3.0) -> list[float]:
+    """The same as the released code computes it (numpy.interp), for comparison with it.
 
     Equal exponents give s2; a NaN in the first place makes every ratio NaN, elsewhere only its own.
     """
     # The released code takes Python's min and max, which keep a leading NaN and drop a later one.
-    return np.interp(np.asarray(alphas, float), [min(alphas), max(alphas)], [s1, s2])
+    low, high = min(alphas), max(alphas)
+    if low == high:
+        return [s2] * len(alphas)
+    slope = (s2 - s1) / (high - low)
+    return [s2 if alpha == high else s1 if alpha == low else slope * (alpha - low) + s1 for alpha in alphas]
 
 
-def square_root(alphas: Ratios) -> Ratios:
+def square_root(alphas: Values) -> list[float]:
     """sqrt(alpha)/mean sqrt(alpha): mean-preserving and nearly flat."""
-    return _over_its_mean(alphas, np.sqrt)
+    return _over_its_mean(alphas, math.sqrt)
 
 
-def log2(alphas: Ratios) -> Ratios:
+def log2(alphas: Values) -> list[float]:
     """log2(alpha)/mean log2(alpha): mean-preserving."""
-    return _over_its_mean(alphas, np.log2)
+    return _over_its_mean(alphas, math.log2)
 
 
-def sigmoid(alphas: Ratios, layers: Sequence[int], beta: float = 4.0) -> Ratios:
+def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> list[float]:
     """2/(1 + exp(-beta z)), z the exponent standardised within its layer (population deviation + 1e-8).
 
     Args:
-        alphas: exponents, shape [n].
-        layers: the layer of each, n of them.
+        alphas: exponents.
+        layers: the layer of each.
         beta: steepness; 4 in the paper.
     """
-    ratios = np.ones_like(alphas)
-    of = np.asarray(layers)
-    for layer in np.unique(of):
-        inside = (of == layer) & np.isfinite(alphas)
-        if inside.any():
-            z = (alphas[inside] - alphas[inside].mean()) / (alphas[inside].std() + 1e-8)
-            ratios[inside] = 2 / (1 + np.exp(-beta * z))
+    members: dict[Hashable, list[float]] = defaultdict(list)
+    for alpha, layer in zip(alphas, layers, strict=True):
+        members[layer] += finite([alpha])
+    ratios: list[float] = []
+    for alpha, layer in zip(alphas, layers, strict=True):
+        held = members[layer]
+        ratios += _each([alpha], lambda a, held=held: 2 / (1 + math.exp(-beta * (a - fmean(held)) / _spread(held))))
     return ratios
 
 
-def _over_its_mean(alphas: Ratios, function: Callable[[Ratios], Ratios]) -> Ratios:
-    known = np.isfinite(alphas)
-    ratios = np.ones_like(alphas)
-    if known.any():
-        values = function(alphas[known])
-        ratios[known] = values / values.mean()
-    return ratios
+def clipped(values: Values, low: float, high: float) -> list[float | None]:
+    """Values beyond the percentiles `low` and `high` (linear interpolation) moved to them; gaps stay gaps."""
+    known = sorted(finite(values))
+    if not known:
+        return list(values)
+    bottom, top = _percentile(known, low), _percentile(known, high)
+    return [None if v is None or not math.isfinite(v) else min(max(v, bottom), top) for v in values]
+
+
+def finite(values: Values) -> list[float]:
+    """Those that are there and finite."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return pstdev(values) + 1e-8
+
+
+def _percentile(ordered: Sequence[float], percent: float) -> float:
+    position = (len(ordered) - 1) * percent / 100
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def _over_its_mean(alphas: Values, function: Callable[[float], float]) -> list[float]:
+    known = [function(alpha) for alpha in finite(alphas)]
+    mean = fmean(known) if known else 1.0
+    return _each(alphas, lambda alpha: function(alpha) / mean)
+
+
+def _each(alphas: Values, ratio: Callable[[float], float]) -> list[float]:
+    return [1.0 if alpha is None or not math.isfinite(alpha) else ratio(alpha) for alpha in alphas]

@@ -1,0 +1,196 @@
+"""Who takes part in a plan, and with which number: one entry for each Parameter, by role and not by position."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from statistics import fmean
+
+from specdiag.decay.plan import Basis
+from specdiag.errors import UsageError
+from specdiag.records import ROLES, Family, ModuleRecord, Role, Settings
+
+DEFAULT_ROLES: tuple[Role, ...] = ("q", "k", "v", "kv", "o", "gate", "up", "down")
+"""The projections of attention and MLP. Biases, norms, embeddings, heads and routers keep the user's own decay."""
+
+_LLAMA = re.compile(
+    r"(?:model\.)?layers\.(?P<layer>\d+)\."
+    r"(?P<place>self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|down|up)_proj)\.weight|lm_head\.weight|"
+    r"(?:model\.)?(?:embed_tokens|norm)\.weight"
+)
+_PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+           "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """One Parameter, with the records of its parts."""
+
+    name: str
+    records: tuple[ModuleRecord, ...]
+
+    @property
+    def role(self) -> Role | None:
+        """The role of all its parts, None where they differ."""
+        roles = {record.role for record in self.records}
+        return roles.pop() if len(roles) == 1 else None
+
+    @property
+    def family(self) -> Family:
+        """The family, which fused and stacked parts share."""
+        return self.records[0].family
+
+    @property
+    def layer(self) -> int | None:
+        """The block index."""
+        return self.records[0].layer
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of values."""
+        return sum(record.rows * record.cols * record.n_slices for record in self.records)
+
+    def mean(self, column: str) -> float | None:
+        """Mean of a column over the parts that have it, None where none has."""
+        known = [value for record in self.records if (value := getattr(record, column)) is not None]
+        return fmean(known) if known else None
+
+
+def participants(
+    records: Sequence[ModuleRecord],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    roles: Sequence[str] = (),
+) -> list[Participant]:
+    """The Parameters that a plan speaks of, in stored order.
+
+    Args:
+        records: of a report.
+        include: globs on names; only these.
+        exclude: globs on names; not these.
+        roles: instead of the projections of attention and MLP.
+
+    Raises:
+        UsageError: a pattern or role matches nothing, or nothing is left.
+    """
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(_fits(record, [pattern]) for record in records):
+                example = records[0].name if records else ""
+                raise UsageError(f"--{option} '{pattern}' matches no matrix; their names look like '{example}'")
+    wanted = tuple(roles) or DEFAULT_ROLES
+    held = [
+        record
+        for record in records
+        if record.role in wanted and (not include or _fits(record, include)) and not _fits(record, exclude)
+    ]
+    if not held:
+        raise UsageError(
+            f"none of {len(records)} matrices takes part: a plan speaks of {', '.join(wanted)}; name others with --role"
+        )
+    return _by_parameter(held)
+
+
+def reference_participants(records: Sequence[ModuleRecord], linears: Sequence[str] | None = None) -> list[Participant]:
+    """Who takes part in the released AlphaDecay code: every Linear but the first and the last, N >= 50.
+
+    The embedding of LLaMA is no Linear there, so that `layers.0.self_attn.q_proj` and `lm_head` are left out.
+
+    Args:
+        records: of a report.
+        linears: the names of all Linear and Conv2d weights of the live model in definition order; None for a
+            checkpoint, whose names must be LLaMA's.
+
+    Raises:
+        UsageError: the definition order is unknown: the names are not LLaMA's and there is no live model.
+    """
+    by_name = {participant.name: participant for participant in _by_parameter(records)}
+    order = list(linears) if linears is not None else _llama_order(by_name)
+    return [
+        by_name[name]
+        for name in order[1:-1]
+        if name in by_name and min(by_name[name].records[0].rows, by_name[name].records[0].cols) >= 50
+    ]
+
+
+def column(basis: Basis, settings: Settings) -> str:
+    """The column of a report that a basis reads.
+
+    Raises:
+        UsageError: the basis is unknown, cannot be compared across shapes, or is not in this report.
+    """
+    columns: Mapping[str, str] = {
+        "alpha": "alpha",
+        "square": "alpha_square",
+        "farms": "alpha",
+        "frobenius_norm": "frobenius_norm",
+        "spectral_norm": "spectral_norm",
+    }
+    if basis == "rho":  # pyright: ignore[reportUnnecessaryComparison] - what people ask for
+        raise UsageError(
+            "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
+            "structure scores .68 in a square and .33 at 8:1); choose --basis square"
+        )
+    if basis not in columns:
+        raise UsageError(f"unknown basis '{basis}'; choose from {', '.join(columns)}")
+    if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
+        made = f"this report was made with --tail {settings.tail}"
+        raise UsageError(
+            f"{made}; --basis farms needs one of 'specdiag analyze --tail farms'"
+            if basis == "farms"
+            else f"{made}; choose --basis farms"
+        )
+    if basis == "square" and not settings.square:
+        raise UsageError("this report has no alpha_square (--no-square); analyse again, or choose --basis alpha")
+    return columns[basis]
+
+
+def random_value(participant: Participant, basis: Basis) -> float | None:
+    """What the basis is for random matrices of the participant's shapes, entries of one variance; mean over parts."""
+    values = [value for record in participant.records if (value := _random_value(record, basis)) is not None]
+    return fmean(values) if values else None
+
+
+def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
+    match basis:
+        case "alpha" | "farms":
+            return record.alpha_null
+        case "square":
+            if record.alpha_square is None or not record.rho_square:
+                return None
+            return 1 + (record.alpha_square - 1) / record.rho_square
+        case "frobenius_norm":
+            return (record.rows * record.cols * record.n_slices) ** 0.5
+        case "spectral_norm":
+            return record.rows**0.5 + record.cols**0.5
+
+
+def _by_parameter(records: Iterable[ModuleRecord]) -> list[Participant]:
+    groups: dict[str, list[ModuleRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.name].append(record)
+    return [Participant(name, tuple(group)) for name, group in groups.items()]
+
+
+def _fits(record: ModuleRecord, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (record.key, record.name) for pattern in patterns)
+
+
+def _llama_order(names: Iterable[str]) -> list[str]:
+    """Linear weights in the order in which LLaMA defines them, lm_head last whether it is stored or tied."""
+    matched = {name: _LLAMA.fullmatch(name) for name in names}
+    other = next((name for name, match in matched.items() if match is None), None)
+    if other is not None or not any(match and match["layer"] for match in matched.values()):
+        raise UsageError(
+            "--compat reference drops the first and the last Linear in definition order, which a checkpoint does not "
+            f"say: it needs LLaMA's names, and this one has '{other}'; pass the live model to specdiag.recommend"
+        )
+    blocks = [(int(m["layer"]), _PLACES.index(m["place"]), name) for name, m in matched.items() if m and m["layer"]]
+    return [*(name for _, _, name in sorted(blocks)), "lm_head.weight"]

@@ -1,0 +1,169 @@
+"""A weight-decay plan: one ratio and one decay for each Parameter, with what is needed to judge and apply it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from specdiag.errors import SourceError
+from specdiag.records import Family, Record, Role, Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SCHEMA = 1
+
+Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]
+Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
+
+
+class PlanEntry(Record, frozen=True, kw_only=True):
+    """One Parameter that takes part. Its parts (fused, stacked) share one decay, so their values are averaged first."""
+
+    name: str
+    role: Role | None = None
+    """None where the parts have several roles."""
+    family: Family
+    layer: int | None = None
+    n_parameters: int
+    value: float | None = None
+    """What the rule read, mean over the parts: alpha, alpha_square or a norm. None: no value, ratio 1."""
+    part_values: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+    """By part; empty for a Parameter that is one matrix."""
+    ratio: float
+    """Multiple of the base weight decay."""
+    weight_decay: float | None = None
+    """ratio * base, None where no base is known."""
+    random_ratio: float | None = None
+    """What the same rule gives here if every matrix is random, of the same shapes."""
+    ratio_25: float | None = None
+    """What it gives with the tail fraction 0.25 (basis alpha by Hill only)."""
+    ratio_75: float | None = None
+    note: str | None = None
+    """Why the ratio is 1 although the Parameter takes part."""
+
+
+class DecayPlan(Record, frozen=True, kw_only=True):
+    """Which weight decay for which Parameter. Everything that is not among `entries` keeps its own decay.
+
+    Example:
+        >>> plan = specdiag.recommend("name.specdiag.json", weight_decay=0.1)  # doctest: +SKIP
+        >>> optimizer = torch.optim.AdamW(plan.param_groups(model), lr=3e-4)  # doctest: +SKIP
+    """
+
+    schema: int = SCHEMA
+    source: Source
+    report_digest: str
+    """SHA-256 of the report (as it is saved) that the plan was made from."""
+    rule: Rule
+    basis: Basis
+    tail: str
+    s1: float
+    s2: float
+    clip: tuple[float, float] | None = None
+    preserve_mean: bool = False
+    compat: Literal["reference"] | None = None
+    base_weight_decay: float | None = None
+    base_origin: str | None = None
+    """Where the base comes from: given, a run's file, Power Lines."""
+    default_ratio: float = 1.0
+    """Of what is not among the entries."""
+    mean_ratio: float
+    mean_ratio_weighted: float
+    """Weighted by number of parameters."""
+    shape_share: float | None = None
+    """R^2 between these ratios and those of random weights of the same shapes; None without such a twin."""
+    tail_shift: float | None = None
+    """Median over entries of how far the ratio moves between tail fractions 0.25 and 0.75."""
+    notes: tuple[str, ...] = ()
+    entries: tuple[PlanEntry, ...]
+
+    def __getitem__(self, name: str) -> PlanEntry:
+        """The entry of the Parameter `name`."""
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Ratio by Parameter name."""
+        return {entry.name: entry.ratio for entry in self.entries}
+
+    def to_json(self) -> bytes:
+        """The plan as the content of its file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the plan as JSON, whole or not at all."""
+        from specdiag.report import write_atomically
+
+        path = Path(path)
+        write_atomically(path, self.to_json())
+        return path
+
+    def param_groups(
+        self, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Groups for a new optimizer: one for each decay that occurs, and one without decay.
+
+        Parameters outside the plan keep the base decay if they have two axes or more and are no embedding, and none
+        otherwise (biases, norm gains, embeddings).
+
+        Args:
+            model: the model that will be trained; wrappers (DDP, torch.compile) are looked through.
+            lr: learning rate of every group; None leaves it to the optimizer's own argument.
+            weight_decay: base, where the plan has none or another one is wanted.
+
+        Raises:
+            UsageError: no base decay is known, or the plan does not fit the model; the difference is listed.
+        """
+        from specdiag.decay.groups import param_groups
+
+        return param_groups(self, model, lr=lr, weight_decay=weight_decay)
+
+    def apply(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Split the groups of a live optimizer by decay, in place; its state, learning rates and schedulers stay.
+
+        Each Parameter of the plan gets ratio * the decay of the group that it was in: a no-decay group stays at 0.
+        Checkpoints of the optimizer then have more groups than before; `specdiag.optim.AlphaDecay` keeps their layout.
+
+        Args:
+            optimizer: built over `model`'s parameters.
+            model: names the parameters.
+
+        Raises:
+            UsageError: the plan does not fit the model or the optimizer; the difference is listed.
+        """
+        from specdiag.decay.groups import apply
+
+        apply(self, optimizer, model)
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
+    """Read a saved plan.
+
+    Raises:
+        SourceError: the file is missing, is no plan, or is of a newer schema.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema > SCHEMA:
+            raise SourceError(
+                f"{path} is a plan of schema {schema}; this specdiag reads up to {SCHEMA}: upgrade specdiag"
+            )
+        return msgspec.json.decode(data, type=DecayPlan)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} is no decay plan ({error}); make one with 'specdiag recommend -o'") from error
