@@ -1,0 +1,244 @@
+"""A base weight decay for a run that has not started: Power Lines (Bergsma et al. 2025, arXiv 2505.13738).
+
+AdamW's weights are an average over the last 1/(lr x weight_decay) steps. As a fraction of the run that time is tau, and
+the best tau was found to depend on the tokens per parameter alone. Given tau and the lr, the decay follows: it belongs
+to that lr, and has to be derived again when the lr changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from specdiag.errors import UsageError
+from specdiag.records import Record
+
+FIT_CONTEXT = 2048
+"""Tokens in a sequence of the paper's runs: the unit in which its optimal batch is counted."""
+FIT_PARAMS = (111e6, 3.3e9)
+"""Sizes of the paper's models."""
+
+
+class Customary(Record, frozen=True, kw_only=True):
+    """A weight decay that others used."""
+
+    model: str
+    weight_decay: float
+    remark: str
+    source: str
+
+
+CUSTOMARY: tuple[Customary, ...] = (
+    Customary(
+        model="GPT-1",
+        weight_decay=0.01,
+        remark="on all weights that are no bias or gain",
+        source="Radford et al. 2018, section 4.1",
+    ),
+    Customary(
+        model="GPT-2",
+        weight_decay=0.01,
+        remark="probably: the paper does not say, and this is inferred from GPT-1 and from the weights",
+        source="nostalgebraist, as cited in 'Writing an LLM from scratch, part 32f'",
+    ),
+    Customary(
+        model="GPT-3",
+        weight_decay=0.1,
+        remark="'to provide a small amount of regularization'",
+        source="Brown et al. 2020, arXiv 2005.14165, appendix B",
+    ),
+    Customary(
+        model="Llama 1, 2, 3; DeepSeek V1, V2, V3",
+        weight_decay=0.1,
+        remark="unchanged over the years",
+        source="Hugging Face, 'The Smol Training Playbook'",
+    ),
+    Customary(
+        model="SmolLM3",
+        weight_decay=0.1,
+        remark="none on the embeddings, which its authors found to help",
+        source="Hugging Face, 'The Smol Training Playbook'",
+    ),
+)
+
+
+class PowerLines(Record, frozen=True, kw_only=True):
+    """What the fits say about one planned run, beside what they were given."""
+
+    tokens: float
+    """D: training tokens of the whole run, repeats counted."""
+    params: float
+    """N: parameters."""
+    batch_tokens: float
+    """B: tokens of one optimizer step, over all devices and accumulated micro-batches."""
+    context_length: int
+    """Tokens in a sequence of this run."""
+    lr: float
+    """Peak learning rate."""
+    tpp: float
+    """D/N, tokens per parameter."""
+    steps: float
+    """D/B, optimizer steps."""
+    tau_opt: float
+    """Best averaging time, as a fraction of the run."""
+    weight_decay: float
+    """lambda_opt: AdamW's `weight_decay`, which the optimizer multiplies by the lr of each step."""
+    batch_opt_sequences: float
+    """Best batch in sequences of `FIT_CONTEXT` tokens, as fitted. Information only."""
+    batch_opt_tokens: float
+    """The same in tokens."""
+    batch_opt_own_sequences: float
+    """The same in sequences of `context_length` tokens, if tokens are what matters."""
+    flops: float
+    """C = 6 N D, the compute that DeepSeek's formulas are given here."""
+    deepseek_batch_tokens: float
+    """DeepSeek's best batch for that compute, in tokens. Information only."""
+    deepseek_lr: float
+    """DeepSeek's best peak lr for that compute. Information only."""
+
+
+def optimal_tau(tpp: float) -> float:
+    """tau_opt = 1.084 TPP^-0.527, a fraction of the run.
+
+    Args:
+        tpp: training tokens per parameter.
+    """
+    return 1.084 * tpp**-0.527
+
+
+def tau(weight_decay: float, lr: float, tokens: float, batch_tokens: float) -> float:
+    """B/(lr lambda D): the averaging time of AdamW with this decay, as a fraction of the run.
+
+    Args:
+        weight_decay: AdamW's argument.
+        lr: peak learning rate.
+        tokens: of the run; or sequences, if the batch is in sequences too: only their quotient matters.
+        batch_tokens: of one step, in the same unit.
+    """
+    return batch_tokens / (lr * weight_decay * tokens)
+
+
+def decay_for(tau: float, lr: float, tokens: float, batch_tokens: float) -> float:
+    """B/(lr tau D): the decay with this averaging time, the inverse of `tau`, in the same units."""
+    return batch_tokens / (lr * tau * tokens)
+
+
+def optimal_batch(tokens: float) -> float:
+    """B_opt = 0.0306 D^0.383 in sequences of `FIT_CONTEXT` tokens, though D is in tokens."""
+    return 0.0306 * tokens**0.383
+
+
+def deepseek(flops: float) -> tuple[float, float]:
+    """DeepSeek LLM (arXiv 2401.02954): best batch in tokens, 0.2920 C^0.3271, and best peak lr, 0.3118 C^-0.1250.
+
+    Args:
+        flops: C, training compute. The paper counts non-embedding work with attention, not 6 N D.
+    """
+    return 0.2920 * flops**0.3271, 0.3118 * flops**-0.1250
+
+
+def power_lines(*, tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> PowerLines:
+    """The decay, and for information the batch sizes, that the fits give for a planned run.
+
+    Args:
+        tokens: D, training tokens of the whole run.
+        params: N, parameters of the model.
+        batch_tokens: B, tokens of one optimizer step (not sequences).
+        context_length: tokens in a sequence of this run.
+        lr: peak learning rate.
+
+    Raises:
+        UsageError: a number that is not positive and finite, a batch smaller than a sequence or larger than the run,
+            or a run too short for any decay below 1/lr.
+    """
+    _check(tokens, params, batch_tokens, context_length, lr)
+    tau_opt = optimal_tau(tokens / params)
+    batch = optimal_batch(tokens)
+    flops = 6 * params * tokens
+    deepseek_batch, deepseek_lr = deepseek(flops)
+    found = PowerLines(
+        tokens=tokens,
+        params=params,
+        batch_tokens=batch_tokens,
+        context_length=context_length,
+        lr=lr,
+        tpp=tokens / params,
+        steps=tokens / batch_tokens,
+        tau_opt=tau_opt,
+        weight_decay=decay_for(tau_opt, lr, tokens, batch_tokens),
+        batch_opt_sequences=batch,
+        batch_opt_tokens=batch * FIT_CONTEXT,
+        batch_opt_own_sequences=batch * FIT_CONTEXT / context_length,
+        flops=flops,
+        deepseek_batch_tokens=deepseek_batch,
+        deepseek_lr=deepseek_lr,
+    )
+    if lr * found.weight_decay >= 1:
+        raise UsageError(
+            f"{found.steps:.4g} steps (--tokens {tokens:.6g} over --batch-tokens {batch_tokens:.6g}) are too few: each "
+            f"would have to remove {lr * found.weight_decay:.0%} of the weights; give the tokens of the whole run"
+        )
+    return found
+
+
+def limits(found: PowerLines) -> tuple[str, ...]:
+    """What to know before using `found`: units, where the fits hold, and the case in which they failed."""
+    own = found.context_length
+    return (
+        f"Units: tokens {found.tokens:.6g} (D) and parameters {found.params:.6g} (N) are counts; the batch is "
+        f"{found.batch_tokens:.6g} tokens a step (B), {found.batch_tokens / own:.4g} sequences of {own}; the run is "
+        f"D/B = {found.steps:.6g} steps; tau {found.tau_opt:.4g} is the fraction of the run over which the weights are "
+        f"averaged; weight_decay {found.weight_decay:.4g} is AdamW's argument, which each step multiplies by its lr.",
+        f"It belongs to the peak lr {found.lr:.4g}: after a change of lr, batch or tokens derive it again, for it goes "
+        "as 1/lr. The post 'Writing an LLM from scratch, part 32f' first kept 0.337 when it raised the lr from 0.0004 "
+        "to 0.0014, where the formula says 0.096.",
+        "Fitted for AdamW with a peak lr tuned by muP, warmed up over 10 % of the steps and then decayed linearly to "
+        f"zero, on sequences of {FIT_CONTEXT} tokens and models of 111M to 3.3B parameters. It says nothing about a "
+        "constant lr, a run that goes on from a checkpoint, or Adam with coupled decay.",
+        "Counter-example (that post: GPT-2 small, 163M parameters, 20 tokens a parameter, constant lr 0.0004): the "
+        "formula says 0.337, which gave test loss 3.814; 0.1 gave 3.692, and 0.01, the best measured, 3.643. With warm-"
+        "up and cosine decay to a tenth, 0.337 gave 3.739 (peak 0.0004) and 3.847 (peak 0.0014).",
+        f"Information: the best batch fitted is {found.batch_opt_sequences:.4g} sequences of {FIT_CONTEXT}, so "
+        f"{found.batch_opt_tokens:.6g} tokens, {found.batch_opt_own_sequences:.4g} sequences of {own}. DeepSeek's "
+        f"formulas at C = 6ND = {found.flops:.4g} give {found.deepseek_batch_tokens:.6g} tokens and lr "
+        f"{found.deepseek_lr:.4g}; its paper counts C without embeddings, so this is rough.",
+        *_warnings(found),
+    )
+
+
+def _warnings(found: PowerLines) -> list[str]:
+    low, high = FIT_PARAMS
+    said: list[str] = []
+    if not low <= found.params <= high:
+        said.append(f"{found.params:.4g} parameters lie outside the fitted 1.11e+08 to 3.3e+09: an extrapolation.")
+    if found.tau_opt > 1:
+        said.append(
+            f"At {found.tpp:.3g} tokens a parameter the averaging time is {found.tau_opt:.3g} of the run: longer than "
+            "the run, so the decay is nearly without effect."
+        )
+    if found.context_length != FIT_CONTEXT:
+        said.append(
+            f"The sequences here are {found.context_length} tokens, the fitted ones {FIT_CONTEXT}: tau and the decay "
+            "do not depend on it, and the best batch is converted as if tokens were what matters."
+        )
+    return said
+
+
+def _check(tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> None:
+    for option, value, meaning in (
+        ("--tokens", tokens, "the training tokens of the whole run"),
+        ("--params", params, "the number of parameters"),
+        ("--batch-tokens", batch_tokens, "the tokens of one optimizer step"),
+        ("--context-length", context_length, "the tokens of one sequence"),
+        ("--lr", lr, "the peak learning rate"),
+    ):
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{option} is {value:g}: give {meaning}, a positive number")
+    if batch_tokens < context_length:
+        raise UsageError(
+            f"--batch-tokens {batch_tokens:.6g} is less than one sequence of {context_length} tokens; it counts "
+            f"tokens: {batch_tokens:.6g} sequences are {batch_tokens * context_length:.6g}"
+        )
+    if batch_tokens > tokens:
+        raise UsageError(
+            f"--batch-tokens {batch_tokens:.6g} is more than all --tokens {tokens:.6g}: the run would have no step"
+        )
