@@ -130,8 +130,6 @@ def test_convolutions(asset: Fetch) -> None:
     ("name", "file", "sentence"),
     [
         ("whisper-ct2", None, r"model.bin' is a CTranslate2 model \(WhisperSpec\), not supported"),
-        ("smollm2-gguf", None, r"holds weights only as SmolLM2-135M-Instruct\.Q4_1\.gguf, not supported yet"),
-        ("smollm2-gguf", "SmolLM2-135M-Instruct.Q4_1.gguf", "is a GGUF file, not supported yet"),
         ("rxnfp", "bert_ft_10k_25s/training_args.bin", "holds a Namespace, not a dictionary of weights"),
         ("antiberty", "training_args.bin", "wants to run .* when it is opened|foreign pickle"),
         ("rxnfp", None, "holds weights only in its folders bert_ft, bert_ft_10k_25s, bert_pretrained"),

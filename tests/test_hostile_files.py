@@ -108,7 +108,7 @@ FOREIGN = {
     "<!DOCTYPE html><html>Not found</html>": "a web page or XML, not weights",
     "\n  <html></html>": "a web page or XML, not weights",
     '{"error": "not found"}': "is JSON, not weights",
-    "GGUF\x03\0\0\0": "a GGUF file, not supported yet",
+    "GGUF\x03\0\0\0": "not a readable GGUF file",
     "hello": "neither a safetensors file nor a torch checkpoint",
 }
 

@@ -65,7 +65,7 @@ def hub() -> Iterator[HubStandIn]:
         "org/private": Repo(dict(ONE_FILE), private=True),
         "org/parts": Repo({f"unet/{name}": data for name, data in ONE_FILE.items()}),
         "org/adapter": Repo({"adapter_config.json": b"{}", "adapter_model.safetensors": WEIGHTS}),
-        "org/gguf": Repo({"model.Q4_0.gguf": b"GGUF", "model.Q8_0.gguf": b"GGUF"}),
+        "org/onnx": Repo({"model.onnx": b"ONNX", "model.int8.onnx": b"ONNX"}),
     }
     with HubStandIn(repos) as stand_in:
         yield stand_in
@@ -187,8 +187,8 @@ REFUSALS = {
     "org/gated": "org/gated is gated: accept the licence at {url}/org/gated and set HF_TOKEN",
     "org/one@v9": "org/one has no revision 'v9'",
     "org/adapter": "holds only an adapter (adapter_model.safetensors), not supported yet",
-    "org/gguf": "holds weights only as model.Q4_0.gguf, model.Q8_0.gguf, not supported yet",
-    "hf://org/gguf/model.Q4_0.gguf": "stores model.Q4_0.gguf in a format not supported yet",
+    "org/onnx": "holds weights only as model.int8.onnx, model.onnx, not supported yet",
+    "hf://org/onnx/model.onnx": "stores model.onnx in a format not supported yet",
     "a--b/c": "neither a path that exists nor a hub model",
     "https://someone:hf_secret@huggingface.co/org/one/commits": "'https://huggingface.co/org/one/commits'",
 }
@@ -201,7 +201,7 @@ def test_refusals_in_one_sentence(hub: HubStandIn, client: Client) -> None:
         assert sentence.format(url=hub.url) in answer["message"]
         assert "\n" not in answer["message"]
         assert "hf_secret" not in answer["message"]
-    assert not any(name.endswith(".gguf") for name in hub.downloads())
+    assert not any(name.endswith(".onnx") for name in hub.downloads())
 
 
 def test_file_that_is_not_there(client: Client) -> None:

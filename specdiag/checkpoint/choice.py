@@ -28,8 +28,8 @@ _PRECEDENCE = tuple(
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
-        r"(?!.*(mmproj|imatrix)).*\.gguf",
-        r".*mmproj.*\.gguf",
+        r"(?!.*(?i:mmproj|imatrix)).*\.gguf",
+        r".*(?i:mmproj).*\.gguf",
     )
 )
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf")
@@ -39,7 +39,7 @@ _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|
 _ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 _VARIANT = re.compile(r"\.(?!safetensors|bin|index)\w+(?=(-\d+-of-\d+)?\.(safetensors|bin)$|\.json$)")
-_PROJECTOR = re.compile(r".*mmproj.*\.gguf", re.IGNORECASE)
+_PROJECTOR = re.compile(r"[^/]*mmproj[^/]*\.gguf", re.IGNORECASE)
 _TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
 
 
@@ -116,6 +116,16 @@ def shard_notes(choice: Choice) -> list[str]:
     if shard is None or int(shard["total"]) < 2:
         return []
     return [f"{choice.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+
+
+def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
+    """A word on the projectors of images and sounds that llama.cpp keeps in GGUF files beside that of the model."""
+    folder, _, base = choice.name.rpartition("/")
+    beside = [name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(_base(name))]
+    if not base.endswith(".gguf") or not beside or choice.name in beside:
+        return []
+    what = "a multimodal projector" if len(beside) == 1 else "multimodal projectors"
+    return [f"Left out {_listed(beside)}, {what} beside the model: analyse one with --file."]
 
 
 def _candidates(names: Sequence[str]) -> list[Choice]:

@@ -8,11 +8,10 @@ from typing import Literal
 
 from specdiag.errors import SourceError
 
-Format = Literal["safetensors", "torch_zip", "torch_legacy"]
+Format = Literal["safetensors", "gguf", "torch_zip", "torch_legacy"]
 
 _PICKLE = 0x80  # first byte since pickle protocol 2; torch's format before 1.6 is several pickles in a row
 _REFUSED: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "a GGUF file, not supported yet: analyse the original checkpoint"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
     (b"\x93NUMPY", "a single numpy array, not a checkpoint"),
@@ -44,6 +43,8 @@ def recognise(path: Path, label: str) -> Format:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
     if not head:
         raise SourceError(f"'{label}' is empty: fetch it again")
+    if head.startswith(b"GGUF"):
+        return "gguf"
     if _is_safetensors(head):
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):
@@ -61,9 +62,9 @@ def recognise(path: Path, label: str) -> Format:
 def _is_safetensors(head: bytes) -> bool:
     """A u64 and a JSON object. The low byte may be any: 0x80, which also starts a pickle, is common.
 
-    A GGUF file with 123 tensors would look the same.
+    A GGUF file with 123 tensors looks the same.
     """
-    return head[6:9] == b"\0\0{" and not head.startswith(b"GGUF")
+    return head[6:9] == b"\0\0{"
 
 
 def _unknown(head: bytes) -> str:

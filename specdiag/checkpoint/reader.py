@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from specdiag.checkpoint.choice import choose, shard_notes, weight_files
+from specdiag.checkpoint.choice import choose, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
+from specdiag.checkpoint.gguf_file import list_gguf
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.safetensors_file import list_safetensors
@@ -123,7 +124,8 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     folder.fetch(files)
     listings = [list_file(folder.root / name, folder.label(name)) for name in files]
     tensors = [tensor for listing in listings for tensor in listing.tensors]
-    notes = [*shard_notes(choice), *(note for listing in listings for note in listing.notes)]
+    notes = [*shard_notes(choice), *projector_notes(choice, folder.names)]
+    notes += [note for listing in listings for note in listing.notes]
     require_distinct(tensors, folder.source.location)
     if choice.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
@@ -155,10 +157,14 @@ def list_file(path: Path, label: str) -> Listing:
 
     Raises:
         SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
+        MissingExtraError: it holds quantised weights that only an optional dependency decodes.
     """
     kind = recognise(path, label)
     if kind == "safetensors":
         return Listing(list_safetensors(path, label))
+    if kind == "gguf":
+        tensors, notes, config = list_gguf(path, label)
+        return Listing(tensors, tuple(notes), config)
 
     from specdiag.checkpoint.torch_file import list_torch_file
 

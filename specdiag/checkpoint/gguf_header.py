@@ -1,0 +1,217 @@
+"""The header of a GGUF file: its metadata, and where each tensor lies.
+
+gguf.GGUFReader is not used: it maps the file, makes an object of every token, and trusts the lengths that it reads.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from itertools import pairwise
+from pathlib import Path
+
+from specdiag.errors import SourceError
+
+Number = int | float | bool
+Value = Number | str | tuple[Number, ...]
+
+_VERSIONS = (2, 3)
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""struct's letter for a type of value; the other two follow."""
+_STRING, _ARRAY = 8, 9
+_LONGEST_KEPT = 1024  # an array with a number for each layer is shorter, one for each token longer
+_LARGEST_HEADER = 100_000_000  # safetensors' limit; a vocabulary of 300 k tokens takes a tenth
+_MOST_ENTRIES = 100_000  # experts are stacked: the largest models have some thousand tensors
+_MOST_AXES = 4
+_LEAST_VALUE, _LEAST_TENSOR = 13, 24  # bytes that the shortest key with its value, or the shortest tensor, takes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says about one tensor.
+
+    Attributes:
+        name: its name.
+        shape: as numpy has it, so that a weight is (out, in); GGUF stores the reverse.
+        type: ggml's number for the type of its values.
+        offset: of its first byte in the file.
+        room: bytes from there to the next tensor or the end of the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before the data.
+
+    Attributes:
+        metadata: the values that are kept: numbers, strings, short arrays of numbers.
+        lengths: the number of elements of each array, kept or not.
+        tensors: in the order of their data.
+    """
+
+    metadata: dict[str, Value]
+    lengths: dict[str, int]
+    tensors: tuple[TensorInfo, ...]
+
+
+def read_header(path: Path, label: str) -> Header:
+    """Read what stands before the data of a GGUF file.
+
+    Args:
+        path: the file.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it cannot be read, is of a version or byte order that is not supported, is truncated, or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            return _parse(_Bounded(file), label)
+    except _Damaged as error:
+        raise SourceError(
+            f"'{label}' is not a readable GGUF file ({error}): truncated or damaged, fetch it again"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+
+
+class _Damaged(Exception):
+    """The header cannot be what somebody wrote; the message says why."""
+
+
+class _Bounded:
+    """A file of which no more is asked than is left: every length in it may lie."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self.size = os.fstat(file.fileno()).st_size
+        self.at = 0
+        self._file = file
+        self._end = min(self.size, _LARGEST_HEADER)
+
+    def require(self, n_bytes: int, what: str) -> None:
+        """Raise where fewer bytes are left."""
+        if n_bytes > self._end - self.at:
+            raise _Damaged(f"{what} would reach beyond byte {self._end}")
+
+    def bytes(self, n_bytes: int, what: str) -> bytes:
+        self.require(n_bytes, what)
+        found = self._file.read(n_bytes)
+        if len(found) != n_bytes:
+            raise _Damaged("it became shorter while it was read")
+        self.at += n_bytes
+        return found
+
+    def skip(self, n_bytes: int, what: str) -> None:
+        self.require(n_bytes, what)
+        self._file.seek(n_bytes, os.SEEK_CUR)
+        self.at += n_bytes
+
+    def numbers(self, letters: str, what: str) -> tuple[Number, ...]:
+        layout = struct.Struct(f"<{letters}")
+        return layout.unpack(self.bytes(layout.size, what))
+
+    def integer(self, letter: str, what: str) -> int:
+        return int(self.numbers(letter, what)[0])
+
+    def name(self, what: str) -> str:
+        try:
+            return self.bytes(self.integer("Q", what), what).decode()
+        except UnicodeDecodeError as error:
+            raise _Damaged(f"{what} is not UTF-8") from error
+
+
+def _parse(file: _Bounded, label: str) -> Header:
+    file.skip(len(b"GGUF"), "the mark of the format")
+    _check_version(file.integer("I", "the version"), label)
+    n_tensors, n_values = (file.integer("Q", "the number of tensors") for _ in range(2))
+    if max(n_tensors, n_values) > _MOST_ENTRIES:
+        raise _Damaged(f"{n_tensors} tensors and {n_values} values")
+    file.require(n_tensors * _LEAST_TENSOR + n_values * _LEAST_VALUE, f"{n_tensors} tensors and {n_values} values")
+    metadata: dict[str, Value] = {}
+    lengths: dict[str, int] = {}
+    keys: set[str] = set()
+    for _ in range(n_values):
+        key = _new(file.name("a key of the metadata"), keys)
+        value, length = _value(file, file.integer("I", f"the type of {key!r}"), key)
+        if value is not None:
+            metadata[key] = value
+        if length is not None:
+            lengths[key] = length
+    names: set[str] = set()
+    tensors = [_tensor(file, names) for _ in range(n_tensors)]
+    return Header(metadata, lengths, tuple(_laid_out(tensors, file, metadata.get("general.alignment", 32))))
+
+
+def _check_version(version: int, label: str) -> None:
+    if version in _VERSIONS:
+        return
+    if version and not version & 0xFFFF:
+        raise SourceError(f"'{label}' is a big-endian GGUF file, not supported: gguf-convert-endian turns it round")
+    if version == 1:
+        raise SourceError(f"'{label}' is a GGUF file of version 1, not supported: convert the original again")
+    raise SourceError(f"'{label}' is a GGUF file of version {version}; this specdiag reads versions 2 and 3")
+
+
+def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | None]:
+    """A value of the metadata, None where it is not kept, and its number of elements where it is an array."""
+    what = f"the value of {key!r}"
+    if kind in _NUMBERS:
+        return file.numbers(_NUMBERS[kind], what)[0], None
+    if kind == _STRING:
+        return file.bytes(file.integer("Q", what), what).decode(errors="replace"), None
+    if kind != _ARRAY:
+        raise _Damaged(f"{what} is of the unknown type {kind}")
+    inner, length = file.integer("I", what), file.integer("Q", what)
+    if inner == _STRING:
+        file.require(8 * length, what)
+        for _ in range(length):
+            file.skip(file.integer("Q", what), what)
+        return None, length
+    if inner not in _NUMBERS:
+        raise _Damaged(f"{what} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
+    if length <= _LONGEST_KEPT:
+        return file.numbers(_NUMBERS[inner] * length, what), length
+    file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), what)
+    return None, length
+
+
+def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
+    """One entry; its offset still counts from the beginning of the data, its room is still unknown."""
+    name = _new(file.name("the name of a tensor"), names)
+    what = f"the entry of {name!r}"
+    n_axes = file.integer("I", what)
+    if n_axes > _MOST_AXES:
+        raise _Damaged(f"{name!r} has {n_axes} axes")
+    shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, what)))
+    return TensorInfo(name, shape, file.integer("I", what), file.integer("Q", what), 0)
+
+
+def _new(name: str, seen: set[str]) -> str:
+    if name in seen:
+        raise _Damaged(f"its header names {name!r} twice")
+    seen.add(name)
+    return name
+
+
+def _laid_out(tensors: list[TensorInfo], file: _Bounded, alignment: Value) -> Iterator[TensorInfo]:
+    """The tensors with their places in the file, in that order."""
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise _Damaged(f"an alignment of {alignment!r}")
+    start = -(-file.at // alignment) * alignment
+    placed = sorted(tensors, key=lambda tensor: tensor.offset)
+    ends = [*(start + tensor.offset for tensor in placed), max(file.size, start)]
+    for tensor, (begin, end) in zip(placed, pairwise(ends), strict=True):
+        if tensor.offset % alignment:
+            raise _Damaged(f"{tensor.name!r} begins at {tensor.offset}, no multiple of {alignment}")
+        if begin > end:
+            raise _Damaged(f"{tensor.name!r} begins beyond the end of the file")
+        yield TensorInfo(tensor.name, tensor.shape, tensor.type, begin, end - begin)
