@@ -184,7 +184,8 @@ def limits(found: PowerLines) -> tuple[str, ...]:
     """What to know before using `found`: units, where the fits hold, and the case in which they failed."""
     own = found.context_length
     return (
-        f"Units: tokens {found.tokens:.6g} (D) and parameters {found.params:.6g} (N) are counts; the batch is "
+        f"Units: tokens {found.tokens:.6g} (D) and parameters {found.params:.6g} (N, with embeddings or "
+        "without: not confirmed) are counts; the batch is "
         f"{found.batch_tokens:.6g} tokens a step (B), {found.batch_tokens / own:.4g} sequences of {own}; the run is "
         f"D/B = {found.steps:.6g} steps; tau {found.tau_opt:.4g} is the fraction of the run over which the weights are "
         f"averaged; weight_decay {found.weight_decay:.4g} is AdamW's argument, which each step multiplies by its lr.",
@@ -217,8 +218,8 @@ def _warnings(found: PowerLines) -> list[str]:
         )
     if found.context_length != FIT_CONTEXT:
         said.append(
-            f"The sequences here are {found.context_length} tokens, the fitted ones {FIT_CONTEXT}: tau and the decay "
-            "do not depend on it, and the best batch is converted as if tokens were what matters."
+            f"The sequences here are {found.context_length} tokens, the fitted ones {FIT_CONTEXT}: the formula "
+            "takes no notice, which nobody tested; the best batch is converted as if tokens were what matters."
         )
     return said
 
