@@ -39,7 +39,7 @@ class Tail(StrEnum):
 
 
 _NEEDS_WEIGHTS = (
-    "revision", "file", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method", "tail",
+    "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method", "tail",
     "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
 )  # fmt: skip
 
@@ -58,6 +58,7 @@ def analyze(
     source: options.SourceArgument,
     revision: options.RevisionOption = None,
     file: options.FileOption = None,
+    base: options.BaseOption = None,
     role_map: options.RoleMapOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
@@ -108,7 +109,9 @@ def analyze(
         show.answer(report, target)
         show.verdict(report)
         return
-    checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
+    checkpoint = open_source(
+        source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
+    )
     show.provenance(checkpoint)
     choices: dict[str, Any] = {
         "include": include or [], "exclude": exclude or [], "roles": role or [], "device": device,

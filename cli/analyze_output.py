@@ -52,14 +52,16 @@ class Target:
     def saving(self, source: Source, *, selected: bool) -> Target:
         """For a table without -o: the report is saved under the source's own name in the working directory.
 
-        A selection of matrices is saved beside, not over, the report of them all.
+        A selection of matrices is saved beside, not over, the report of them all, and an adapter applied to its base
+        beside the report of its updates.
         """
         from specdiag.report import check_writable
 
         if self.format != "table" or self.out is not None:
             return self
         stem = Path(source.location).resolve().name if source.kind in ("dir", "file") else source.location
-        out = Path(re.sub(r"[^\w.-]+", "--", stem).strip("-.") + (".selected" if selected else "") + ".specdiag.json")
+        name = re.sub(r"[^\w.-]+", "--", stem).strip("-.") + (".merged" if source.base is not None else "")
+        out = Path(name + (".selected" if selected else "") + ".specdiag.json")
         check_writable(out)
         return replace(self, out=out)
 
@@ -67,7 +69,7 @@ class Target:
 def provenance(checkpoint: Checkpoint) -> None:
     """Which files were chosen and which ignored, and what is to be said about the checkpoint."""
     source = checkpoint.source
-    parts = [str(source)]
+    parts = [str(source) if source.base is None else f"{source} on {source.base}"]
     if source.files:
         listed = ", ".join(source.files[:3]) + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else "")
         parts.append(f"reading {listed}")
@@ -129,7 +131,7 @@ def verdict(report: SpectralReport) -> None:
 
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis import make_settings, select
+    from specdiag.analysis import make_settings, select, stored_bytes
     from specdiag.cost import FLOPS_PER_SECOND, flops
     from specdiag.report import write_atomically
     from specdiag.resources import available_cpus
@@ -143,7 +145,7 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
         {
             "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
             "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
-            "bytes": m.n_slices * m.shape[0] * m.shape[1] * m.tensor.nbytes // max(1, _size(m.tensor.shape)),
+            "bytes": stored_bytes(m),
             "gflop": flops(m, settings) / 1e9,
         }
         for m in selected
@@ -174,13 +176,6 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     )
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for d in shape:
-        size *= d
-    return size
-
-
 def _print_table(report: SpectralReport, target: Target) -> None:
     from specdiag.views import sentences
 
@@ -191,7 +186,8 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
-    basis = "alpha_square" if any(r.alpha_square is not None for r in records) else "alpha"
+    bases = ("alpha_square", "alpha", "stable_rank")
+    basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
     if len(records) <= tables.ALL_UP_TO or target.all_rows:
         console.print(tables.record_table(records, f"{len(records)} matrices", console.width))
     else:
@@ -206,7 +202,8 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if not report.complete:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
     said = (
-        sentences.coverage(summary), *sentences.contrast(summary), *sentences.trouble(records),
+        sentences.coverage(summary), *sentences.contrast(summary), *sentences.few(records),
+        *sentences.trouble(records),
         *sentences.tails(records), *sentences.traps(records), *sentences.balance(summary),
     )  # fmt: skip
     for sentence in said:

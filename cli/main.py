@@ -10,6 +10,7 @@ import typer
 
 from . import output
 from .analyze import analyze
+from .recommend import recommend
 
 app = typer.Typer(
     name="specdiag",
@@ -19,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(analyze)
+app.command()(recommend)
 
 
 def _print_version(value: bool) -> None:

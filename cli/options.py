@@ -29,6 +29,10 @@ SourceArgument = Annotated[
 ]
 RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub repository.")]
 FileOption = Annotated[str | None, typer.Option("--file", help="Weight file within the repository or directory.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="With an adapter: the model that it changes, for W + delta."),
+]
 RoleMapOption = Annotated[
     Path | None, typer.Option("--role-map", help="TOML file with roles for names that the rules do not know.")
 ]

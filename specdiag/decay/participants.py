@@ -35,8 +35,8 @@ class Participant:
     @property
     def role(self) -> Role | None:
         """The role of all its parts, None where they differ."""
-        roles = {record.role for record in self.records}
-        return roles.pop() if len(roles) == 1 else None
+        first = self.records[0].role
+        return first if all(record.role == first for record in self.records) else None
 
     @property
     def family(self) -> Family:

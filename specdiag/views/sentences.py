@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdiag.records import Contrast, ModuleRecord, Summary
+from specdiag.spectra.measure import MIN_EIGENVALUES
 
 
 def coverage(summary: Summary) -> str:
@@ -76,6 +77,22 @@ def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
     return [
         f"{far} of {len(distances)} tails lie more than 0.1 (KS) from a power law: there alpha says how far the upper "
         "eigenvalues spread, not that they follow one."
+    ]
+
+
+def few(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """How many spectra are too short for an exponent, told apart from updates that are short by their rank."""
+    short = [r for r in records if r.status == "too_few"]
+    if not short:
+        return []
+    updates = [r for r in short if r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices]
+    return [
+        f"The {what} of {len(group)} of {len(records)} {of} below {MIN_EIGENVALUES}: stable rank and norms, no exponent."
+        for what, of, group in (
+            ("rank", "updates is", updates),
+            ("smaller side", "matrices is", [r for r in short if r not in updates]),
+        )
+        if group
     ]
 
 

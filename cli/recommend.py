@@ -1,0 +1,154 @@
+"""`specdiag recommend`: from spectra to a weight decay for each module."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specdiag.errors import SourceError, UsageError
+
+from . import options, output
+
+
+class Rule(StrEnum):
+    """How values become ratios."""
+
+    linear = "linear"
+    sqrt = "sqrt"
+    log2 = "log2"
+    sigmoid = "sigmoid"
+    uniform = "uniform"
+    none = "none"
+
+
+_ANALYSIS = ("revision", "file", "role_map", "experts", "device", "dtype", "jobs", "memory")
+_POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
+
+
+@output.guarded
+def recommend(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="Saved report, hub id, directory or weight file.",
+            show_default="newest report in this directory",
+        ),
+    ] = None,
+    rule: Annotated[
+        Rule, typer.Option("--rule", help="How values become ratios; linear is AlphaDecay's.")
+    ] = Rule.linear,
+    basis: Annotated[
+        str, typer.Option("--basis", help="alpha, square (shape-free), farms, frobenius_norm or spectral_norm.")
+    ] = "alpha",
+    s1: Annotated[float, typer.Option("--s1", help="Ratio of the heaviest tail (linear).")] = 0.67,
+    s2: Annotated[float, typer.Option("--s2", help="Ratio of the lightest tail (linear).")] = 3.0,
+    clip: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--clip", metavar="LO HI", help="Clip values to these percentiles first, such as 5 95."),
+    ] = None,
+    preserve_mean: Annotated[
+        bool, typer.Option("--preserve-mean", help="Scale the ratios to a mean of 1, weighted by parameters.")
+    ] = False,
+    compat: Annotated[
+        str | None, typer.Option("--compat", help="reference: exactly as the released AlphaDecay code.")
+    ] = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    role: options.RoleOption = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", min=0, help="Base decay that the ratios multiply.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Training run to read the base decay, lr and steps from.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.")] = None,
+    steps_left: Annotated[
+        int | None, typer.Option("--steps-left", min=1, help="Optimizer steps to come: will the plan matter?")
+    ] = None,
+    tokens: Annotated[float | None, typer.Option("--tokens", help="Power Lines: training tokens of the run.")] = None,
+    params: Annotated[float | None, typer.Option("--params", help="Power Lines: parameters of the model.")] = None,
+    batch_tokens: Annotated[
+        float | None, typer.Option("--batch-tokens", help="Power Lines: tokens of one optimizer step.")
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option("--context-length", help="Power Lines: tokens of one sequence.")
+    ] = None,
+    revision: options.RevisionOption = None,
+    file: options.FileOption = None,
+    role_map: options.RoleMapOption = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
+    jobs: options.JobsOption = None,
+    memory: options.MemoryOption = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--export", help="Print as torch or transformers (code), json, toml, csv or md.", show_default="table"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Save the plan as JSON; with --export, what that prints.")
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every Parameter in the table.")] = False,
+) -> None:
+    """Which weight decay for which module, why, how sure, and whether it will matter.
+
+    SOURCE is best a saved report: that takes milliseconds. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    """
+    from specdiag.recommendation import recommend as plan_for
+    from specdiag.report import check_writable, is_report
+
+    from . import recommend_output as show
+
+    if out is not None:
+        check_writable(out)
+    source = source or _newest_report()
+    from_report = is_report(Path(source))
+    given = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
+    if from_report and given:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{source} is a saved report, taken as it is: {listed} needs the checkpoint itself")
+    planned = {name: ctx.params[name] for name in _POWER_LINES}
+    base = show.base_decay(weight_decay, run or _run_beside(source), planned, lr=lr, steps_left=steps_left)
+    analysis: dict[str, Any] = {"progress": None} if from_report else given
+
+    def plan(progress: Any = None) -> Any:
+        return plan_for(
+            source, rule=rule.value, basis=basis, s1=s1, s2=s2, clip=clip, preserve_mean=preserve_mean, compat=compat,
+            weight_decay=base.weight_decay, base_origin=base.origin, include=include or [], exclude=exclude or [],
+            roles=role or [], **({"progress": progress} | analysis),
+        )  # fmt: skip
+
+    if from_report:
+        made = plan()
+    else:
+        from .progress import analysis_bar
+
+        with analysis_bar() as bar:
+            made = plan(bar)
+    show.answer(made, base, export, out, all_rows=all_rows)
+
+
+def _run_beside(source: str) -> Path | None:
+    """The folder of a local checkpoint, which may hold the optimizer's state too."""
+    path = Path(source)
+    return path if path.is_dir() else None
+
+
+def _newest_report() -> str:
+    from specdiag.report import is_report
+
+    found = [path for path in Path().glob("*.json") if is_report(path)]
+    if not found:
+        raise SourceError("there is no saved report in this directory: name a SOURCE, or run 'specdiag analyze' first")
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    output.talk(f"taking the newest report here, {newest}", "dim")
+    return str(newest)

@@ -1,0 +1,180 @@
+"""What `specdiag recommend` prints and saves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.errors import UsageError
+
+from . import output, tables
+
+
+@dataclass(frozen=True)
+class Base:
+    """The decay that the ratios multiply, where it comes from, and what is known of the run to come."""
+
+    weight_decay: float | None = None
+    origin: str = ""
+    lr: float | None = None
+    steps_left: int | None = None
+    said: list[str] = field(default_factory=list[str])
+
+
+def base_decay(
+    weight_decay: float | None,
+    run: Path | None,
+    planned: Mapping[str, float | None],
+    *,
+    lr: float | None,
+    steps_left: int | None,
+) -> Base:
+    """The base decay: as given, by Power Lines, or from a run's own files; None where nothing says it."""
+    named = [f"--{name.replace('_', '-')}" for name, value in planned.items() if value is not None]
+    if named and weight_decay is not None:
+        raise UsageError(f"--weight-decay {weight_decay} and {named[0]} both give a base decay: leave one out")
+    if named:
+        return _by_power_lines(planned, lr, steps_left)
+    found = None
+    if run is not None:
+        from specdiag.decay.run_settings import read_run
+
+        found = read_run(run)
+    if found is None:
+        return Base(weight_decay, "given", lr, steps_left)
+    lr = lr if lr is not None else found.lr
+    steps_left = steps_left if steps_left is not None else found.steps_left
+    if weight_decay is not None:
+        return Base(weight_decay, "given", lr, steps_left)
+    return Base(found.weight_decay, found.origin, lr, steps_left)
+
+
+def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *, all_rows: bool) -> None:
+    """Print the plan, or what another tool reads; save it where asked."""
+    from specdiag.report import write_atomically
+    from specdiag.views.plan_export import export_plan
+
+    if export is not None:
+        data = export_plan(plan, export)
+        if out is None:
+            with output.closed_pipe_is_silent():
+                output.write(data)
+        else:
+            write_atomically(out, data)
+            output.talk(f"written: {out}", "green")
+        return
+    if out is not None:
+        plan.save(out)
+    with output.closed_pipe_is_silent():
+        _print(plan, base, all_rows=all_rows)
+    if out is not None:
+        output.talk(f"plan: {out}", "green")
+
+
+def _by_power_lines(planned: Mapping[str, Any], lr: float | None, steps_left: int | None) -> Base:
+    from specdiag.decay.power_lines import limits, power_lines
+
+    wanted = {**planned, "lr": lr}
+    absent = [f"--{name.replace('_', '-')}" for name, value in wanted.items() if value is None]
+    if absent:
+        raise UsageError(
+            f"Power Lines need all of --tokens --params --batch-tokens --context-length --lr: add {' '.join(absent)}"
+        )
+    found = power_lines(**wanted)
+    return Base(found.weight_decay, "Power Lines", lr, steps_left, list(limits(found)))
+
+
+def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
+    from specdiag.views import plan_sentences
+
+    console = output.console()
+    console.print(_role_table(plan, console.width))
+    console.print()
+    shown = list(plan.entries)
+    title = f"{len(shown)} Parameters"
+    if len(shown) > tables.ALL_UP_TO and not all_rows:
+        ranked = sorted(shown, key=lambda entry: entry.ratio)
+        shown = [*ranked[: tables.EXTREMES], *ranked[-tables.EXTREMES :]]
+        title = f"The {len(shown)} most extreme of {len(plan.entries)} Parameters (--all: every one)"
+    console.print(_entry_table(plan, shown, title, console.width))
+    console.print()
+    for sentence in (
+        *plan_sentences.findings(plan),
+        *_base(plan, base),
+        *_verdict(plan, base),
+        *plan_sentences.limits(plan),
+    ):
+        console.print(sentence, soft_wrap=True)
+
+
+def _role_table(plan: DecayPlan, width: int) -> Any:
+    groups: dict[tuple[str, str], list[PlanEntry]] = defaultdict(list)
+    for entry in plan.entries:
+        groups[entry.family, entry.role or "fused"].append(entry)
+
+    def mean(entries: Sequence[PlanEntry], name: str) -> float | None:
+        values = [value for entry in entries if (value := getattr(entry, name)) is not None]
+        return fmean(values) if values else None
+
+    rows = [(family, role, entries) for (family, role), entries in groups.items()]
+    columns = (
+        tables.Column("family", lambda row: row[0], right=False),
+        tables.Column("role", lambda row: row[1], right=False),
+        tables.Column("n", lambda row: str(len(row[2]))),
+        tables.Column(_head(plan), lambda row: tables.number(mean(row[2], "value"), 3)),
+        tables.Column("ratio", lambda row: tables.number(mean(row[2], "ratio"), 3)),
+        tables.Column(
+            "min-max", lambda row: f"{min(e.ratio for e in row[2]):.2f}-{max(e.ratio for e in row[2]):.2f}", 1
+        ),
+        tables.Column("if random", lambda row: tables.number(mean(row[2], "random_ratio"), 3)),
+    )
+    return tables.draw(
+        "Roles (means; if random: what the rule gives random weights of these shapes)", columns, rows, width
+    )
+
+
+def _entry_table(plan: DecayPlan, entries: Sequence[PlanEntry], title: str, width: int) -> Any:
+    columns = [
+        tables.Column("Parameter", lambda e: e.name, right=False),
+        tables.Column("role", lambda e: e.role or "fused", 3, right=False),
+        tables.field(_head(plan), "value", 3),
+        tables.field("ratio", "ratio", 3),
+        tables.field("if random", "random_ratio", 3, drop=1),
+        tables.Column("at .25/.75", lambda e: f"{tables.number(e.ratio_25)}/{tables.number(e.ratio_75)}", 2),
+    ]
+    if plan.base_weight_decay is not None:
+        columns.append(tables.Column("weight decay", lambda e: f"{e.weight_decay:.4g}"))
+    return tables.draw(title, columns, entries, width)
+
+
+def _head(plan: DecayPlan) -> str:
+    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)
+
+
+def _base(plan: DecayPlan, base: Base) -> list[str]:
+    if plan.base_weight_decay is None:
+        return [
+            "No base decay is known (--weight-decay, --run, or Power Lines from --tokens ...): these are ratios alone."
+        ]
+    return [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
+
+
+def _verdict(plan: DecayPlan, base: Base) -> list[str]:
+    if base.steps_left is None or base.lr is None or not plan.base_weight_decay:
+        return []
+    from specdiag.decay.horizon import verdict
+
+    found = verdict(
+        [entry.ratio for entry in plan.entries],
+        [entry.n_parameters for entry in plan.entries],
+        base_weight_decay=plan.base_weight_decay,
+        lr=base.lr,
+        steps_left=base.steps_left,
+        shape_share=plan.shape_share,
+    )
+    return [f"Verdict: {found.answer}.", *found.reasons]

@@ -1,0 +1,102 @@
+"""A decay plan for other tools: code for a training script, TOML, and rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.errors import UsageError
+from specdiag.views.export import export
+
+COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
+
+_TORCH = '''\
+# {title}
+# One decay for each parameter, in as many groups as there are different decays. Needs torch alone.
+RATIOS = {ratios}
+
+
+def param_groups(model, lr, weight_decay={base}):
+    """For torch.optim.AdamW(param_groups(model, lr=3e-4)), and any optimizer that takes groups."""
+    groups, missing = {{}}, set(RATIOS)
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix("module.").replace("_orig_mod.", "")
+        missing.discard(name)
+        decays = name in RATIOS or parameter.ndim >= 2 and "embed" not in name
+        decay = RATIOS.get(name, 1.0) * weight_decay if decays else 0.0
+        groups.setdefault(decay, []).append(parameter)
+    if missing:
+        raise ValueError(f"the plan does not fit this model: it has no {{sorted(missing)[:3]}}")
+    return [{{"params": held, "lr": lr, "weight_decay": decay}} for decay, held in groups.items()]
+'''
+
+_TRANSFORMERS = """\
+# {title}
+# The plan is applied inside optimizer.step(): the Trainer's own groups, schedulers and checkpoints keep their layout.
+# Save the plan first: specdiag recommend ... -o plan.json
+from specdiag import load_plan
+from specdiag.train import AlphaDecayCallback
+
+trainer.add_callback(AlphaDecayCallback(plan=load_plan("plan.json")))  # fixed ratios, as planned
+# trainer.add_callback(AlphaDecayCallback(s1={s1}, s2={s2}, every=500))  # or derived anew while training
+"""
+
+
+def export_plan(plan: DecayPlan, format: str) -> bytes:
+    """Encode a plan in one of `FORMATS`.
+
+    Raises:
+        UsageError: for an unknown format.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"unknown export '{format}'; choose from {', '.join(FORMATS)}")
+    return FORMATS[format](plan)
+
+
+def _torch(plan: DecayPlan) -> bytes:
+    base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
+    code = _TORCH.format(title=_title(plan), ratios=json.dumps(plan.ratios, indent=4), base=base)
+    # Without a base it has to be given.
+    return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
+
+
+def _transformers(plan: DecayPlan) -> bytes:
+    return _TRANSFORMERS.format(title=_title(plan), s1=plan.s1, s2=plan.s2).encode()
+
+
+def _toml(plan: DecayPlan) -> bytes:
+    import tomli_w
+
+    return tomli_w.dumps(_without_gaps(msgspec.to_builtins(plan))).encode()
+
+
+def _rows(format: str) -> Callable[[DecayPlan], bytes]:
+    return lambda plan: export([msgspec.structs.asdict(entry) for entry in plan.entries], COLUMNS, format)
+
+
+def _title(plan: DecayPlan) -> str:
+    """One line of comment: names are hostile input."""
+    text = f"Weight decay for {plan.source}: {plan.rule} rule on {plan.basis}, report {plan.report_digest[:16]}"
+    return " ".join(text.split())
+
+
+def _without_gaps(value: Any) -> Any:
+    """TOML has no null."""
+    if isinstance(value, dict):
+        return {name: _without_gaps(inner) for name, inner in value.items() if inner is not None}
+    return [_without_gaps(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+FORMATS: dict[str, Callable[[DecayPlan], bytes]] = {
+    "torch": _torch,
+    "transformers": _transformers,
+    "json": DecayPlan.to_json,
+    "toml": _toml,
+    "csv": _rows("csv"),
+    "md": _rows("md"),
+}
+"""Encoders by name."""

@@ -1,0 +1,56 @@
+"""What a decay plan says, and how far it can be trusted, in sentences."""
+
+from __future__ import annotations
+
+from specdiag.decay.plan import DecayPlan
+
+MOSTLY_GEOMETRY = 0.5
+"""From this shape share on, more than half of what distinguishes the modules is their shape."""
+
+
+def findings(plan: DecayPlan) -> list[str]:
+    """Total decay, geometry, tail fraction, and what was remarked."""
+    return [_total(plan), *_geometry(plan), *_tail_fraction(plan), *plan.notes]
+
+
+def limits(plan: DecayPlan) -> list[str]:
+    """Where the plan goes beyond what was tested."""
+    said = ["The paper tested decay during pretraining from scratch, up to 1B parameters and without experts: a plan "
+            "made from a finished or fine-tuned checkpoint is outside of that."]  # fmt: skip
+    if plan.rule not in ("uniform", "none"):
+        said.append(
+            "Base values do not carry over between coupled (Adam with L2) and decoupled decay (AdamW); ratios do."
+        )
+    return said
+
+
+def _total(plan: DecayPlan) -> str:
+    ratios = [entry.ratio for entry in plan.entries]
+    millions = sum(entry.n_parameters for entry in plan.entries) / 1e6
+    text = (
+        f"{len(ratios)} Parameters with {millions:.2f} M values get ratios from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}; mean {plan.mean_ratio:.2f}, weighted by parameters {plan.mean_ratio_weighted:.2f}"
+    )
+    change = plan.mean_ratio_weighted - 1
+    if abs(change) < 0.02 or plan.rule in ("uniform", "none"):
+        return text + "."
+    verb = "raises" if change > 0 else "lowers"
+    return text + f": it also {verb} the decay of all by {abs(change):.0%}, which --preserve-mean would not."
+
+
+def _geometry(plan: DecayPlan) -> list[str]:
+    if plan.shape_share is None:
+        if plan.rule in ("uniform", "none"):
+            return []
+        return [f"No random twin is known for the tail rule {plan.tail}: how much of the plan is geometry stays open."]
+    share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
+    if plan.shape_share >= MOSTLY_GEOMETRY:
+        advice = " --basis square takes the shapes out." if plan.basis != "square" else ""
+        return [f"{share}: most of it is geometry, not training.{advice}"]
+    return [f"{share}."]
+
+
+def _tail_fraction(plan: DecayPlan) -> list[str]:
+    if plan.tail_shift is None:
+        return []
+    return [f"With tail fractions 0.25 and 0.75 in place of 0.5, a ratio differs by {plan.tail_shift:.2f} (median)."]
