@@ -1,0 +1,444 @@
+"""Plans: the published numbers, who takes part, the random twin, the released code's quirks, and where plans go."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from helpers import naive_hill
+from specdiag_cli.main import app
+from torch import nn
+from typer.testing import CliRunner
+
+import specdiag
+from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.errors import SourceError, UsageError
+from specdiag.recommendation import recommend
+from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
+from specdiag.report import SpectralReport
+from specdiag.spectra.null import alpha_null
+from specdiag.spectra.tails import hill
+from specdiag.views.plan_export import export_plan
+from specdiag.views.plan_sentences import findings
+
+# Figure 1b of the paper: LLaMA-60M after training, layers 1 to 8, columns q k v o gate up down.
+FIGURE_1B = [
+    [1.747, 1.735, 3.169, 2.667, 2.266, 2.290, 2.490], [1.718, 1.706, 2.064, 1.951, 2.269, 2.349, 2.490],
+    [1.725, 1.749, 2.049, 1.939, 2.357, 2.443, 2.390], [1.725, 1.738, 1.972, 1.903, 2.390, 2.453, 2.408],
+    [1.718, 1.741, 1.905, 1.895, 2.393, 2.475, 2.455], [1.724, 1.759, 1.942, 1.854, 2.373, 2.492, 2.411],
+    [1.682, 1.704, 1.848, 1.839, 2.351, 2.428, 2.520], [1.712, 1.713, 1.951, 1.900, 2.256, 2.309, 2.543],
+]  # fmt: skip
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def record(name: str, role: str, layer: int | None, alpha: float | None, shape=(512, 512), **more) -> ModuleRecord:
+    family = {"embed": "embedding", "head": "embedding", "router": "other"}.get(
+        role, "attention" if role in ("q", "k", "v", "kv", "o") else "mlp"
+    )
+    values = {
+        "status": "ok" if alpha is not None else "degenerate", "alpha": alpha, "tail": "hill", "method": "gram",
+        "alpha_null": alpha_null(lambda e: hill(e, 0.5), shape), "storage_dtype": "F32", "compute_dtype": "float64",
+    }  # fmt: skip
+    return ModuleRecord(
+        name=name, role=role, family=family, layer=layer, rows=shape[0], cols=shape[1], **(values | more)
+    )
+
+
+def report(records, **settings) -> SpectralReport:
+    n = len(records)
+    return SpectralReport(
+        source=Source(kind="file", location="made"),
+        settings=Settings(**settings),
+        records=tuple(records),
+        skipped=(),
+        summary=Summary(
+            n_tensors=n,
+            n_parameters=n,
+            n_matrices=n,
+            analysed_parameters=n,
+            skipped={},
+            statuses={},
+            roles=(),
+            contrasts=(),
+        ),
+        provenance=Provenance(
+            created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0, peak_bytes=0
+        ),
+    )
+
+
+def llama(alphas, width=512, hidden=1376) -> SpectralReport:
+    """A LLaMA with the given exponents by layer and role, embeddings and head beside."""
+    places = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+    shapes = [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden)]
+    records = [record("model.embed_tokens.weight", "embed", None, 5.0, (32000, width))]
+    for layer, row in enumerate(alphas):
+        records += [
+            record(f"model.layers.{layer}.{place}.weight", role, layer, alpha, shape)
+            for place, role, alpha, shape in zip(places, ROLES, row, shapes, strict=True)
+        ]
+    return report([*records, record("lm_head.weight", "head", None, 4.0, (32000, width))])
+
+
+PAPER = llama(FIGURE_1B)
+
+
+# ------------------------------------------------------------------ published numbers
+
+
+@pytest.mark.parametrize(("s2", "plain", "weighted"), [(3.0, 1.34, 1.53), (5.0, 1.91, 2.27)])
+def test_mean_ratios_of_the_paper(s2: float, plain: float, weighted: float) -> None:
+    plan = recommend(PAPER, s2=s2)
+    assert plan.mean_ratio == pytest.approx(plain, abs=0.006)
+    assert plan.mean_ratio_weighted == pytest.approx(weighted, abs=0.006)
+
+
+def test_bars_and_shape_share_of_the_paper() -> None:
+    plan = recommend(PAPER)
+    assert len(plan.entries) == 56
+    bars = [plan.entries[i].ratio for i in range(7)]
+    assert bars == pytest.approx([0.769, 0.750, 3.000, 2.212, 1.583, 1.621, 1.935], abs=0.004)
+    assert plan.shape_share == pytest.approx(0.55, abs=0.01)
+    assert [n for n in plan.notes if "alone sets the range" in n and "layers.0.self_attn.v_proj" in n]
+
+
+def test_without_the_outlier_the_mlp_gets_more() -> None:
+    def mlp(plan: DecayPlan) -> float:
+        return fmean(entry.ratio for entry in plan.entries if entry.family == "mlp")
+
+    assert mlp(recommend(PAPER)) == pytest.approx(1.80, abs=0.01)
+    rest = recommend(PAPER, exclude="*layers.0.self_attn.v_proj*")
+    assert mlp(rest) == pytest.approx(2.37, abs=0.01)
+    clipped = recommend(PAPER, clip=(5, 95))
+    assert mlp(clipped) > 2.2
+    assert not [note for note in clipped.notes if "alone sets the range" in note]
+
+
+def test_minilm_is_mostly_geometry(minilm: Path) -> None:
+    spectra = specdiag.analyze(minilm)
+    by_alpha, by_square = recommend(spectra), recommend(spectra, basis="square")
+
+    def means(plan: DecayPlan) -> list[float]:
+        return [fmean(e.ratio for e in plan.entries if e.family == f) for f in ("attention", "mlp")]
+
+    assert by_alpha.shape_share == pytest.approx(0.87, abs=0.005)
+    assert means(by_alpha) == pytest.approx([0.96, 2.49], abs=0.005)
+    assert means(by_square) == pytest.approx([1.15, 1.44], abs=0.005)
+    assert by_square.shape_share == 0.0
+    assert "87% (R^2) of this plan: most of it is geometry" in " ".join(findings(by_alpha))
+    assert by_alpha.tail_shift == pytest.approx(0.283, abs=0.001)
+
+
+# ------------------------------------------------------------------ who takes part
+
+
+def test_projections_of_attention_and_mlp_take_part_and_nothing_else() -> None:
+    moe = report([*PAPER.records, record("model.layers.0.mlp.gate.weight", "router", 0, 2.0, (64, 512))])
+    plan = recommend(moe, weight_decay=0.1)
+    assert {entry.role for entry in plan.entries} == set(ROLES)
+    assert all(entry.weight_decay == pytest.approx(0.1 * entry.ratio) for entry in plan.entries)
+    assert {e.role for e in recommend(moe, roles=["q", "router"]).entries} == {"q", "router"}
+    assert len(recommend(moe, include="*layers.1.*").entries) == 7
+
+
+def test_a_fused_parameter_has_one_decay_of_its_parts_mean() -> None:
+    records = [
+        record("h.0.attn.c_attn.weight", role, 0, alpha, part=role)
+        for role, alpha in (("q", 1.5), ("k", 1.6), ("v", 3.5))
+    ]
+    plan = recommend(report([*records, record("h.0.attn.c_proj.weight", "o", 0, 2.0)]))
+    fused, alone = plan.entries
+    assert (fused.role, fused.value, fused.part_values) == (None, pytest.approx(2.2), {"q": 1.5, "k": 1.6, "v": 3.5})
+    assert (fused.ratio, alone.ratio) == (3.0, 0.67), "the mean is taken before the minimum and the maximum"
+    assert fused.n_parameters == 3 * 512 * 512
+
+
+def test_equal_and_missing_values_give_ratio_1() -> None:
+    assert recommend(llama([[2.0] * 7] * 2)).mean_ratio == 1
+    plan = recommend(llama([[1.5, None, 2.0, 2.1, 2.2, 2.3, 2.5]]))
+    missing = plan["model.layers.0.self_attn.k_proj.weight"]
+    assert (missing.ratio, missing.random_ratio, missing.note) == (1.0, 1.0, "no alpha (degenerate): ratio 1")
+    assert "1 of 7 stay at ratio 1: model.layers.0.self_attn.k_proj.weight" in plan.notes[0]
+    others = [e.ratio for e in plan.entries if e.note is None]
+    assert others == [
+        e.ratio for e in recommend(llama([[1.5, None, 2.0, 2.1, 2.2, 2.3, 2.5]]), exclude="*k_proj*").entries
+    ]
+
+
+def test_preserved_mean() -> None:
+    plan = recommend(PAPER, preserve_mean=True)
+    free = recommend(PAPER)
+    assert plan.mean_ratio_weighted == pytest.approx(1)
+    scaled = [entry.ratio * free.mean_ratio_weighted for entry in plan.entries]
+    assert scaled == pytest.approx([entry.ratio for entry in free.entries])
+
+
+@pytest.mark.parametrize("rule", ["sqrt", "log2", "sigmoid", "uniform", "none"])
+def test_other_rules(rule: str) -> None:
+    plan = recommend(PAPER, rule=rule)
+    expected = {"uniform": 1.0, "none": 0.0}.get(rule, 1.0)
+    assert plan.mean_ratio == pytest.approx(expected, abs=0.06)
+    assert (plan.shape_share is None) == (rule in ("uniform", "none"))
+
+
+def test_norms_as_a_basis() -> None:
+    plan = recommend(
+        report([
+            record(f"layers.{i}.self_attn.{r}_proj.weight", r, i, 2.0, frobenius_norm=10.0 + i, spectral_norm=2.0 + i)
+            for i in range(2) for r in ("q", "k")
+        ]), basis="frobenius_norm",
+    )  # fmt: skip
+    assert [entry.value for entry in plan.entries] == [10.0, 10.0, 11.0, 11.0]
+    assert [entry.ratio for entry in plan.entries] == [0.67, 0.67, 3.0, 3.0]
+    assert plan.shape_share == 0.0
+
+
+# ------------------------------------------------------------------ the released code
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.self_attn = nn.ModuleDict({f"{r}_proj": nn.Linear(width, width, bias=False) for r in "qkvo"})
+        shapes = {"gate_proj": (width, hidden), "down_proj": (hidden, width), "up_proj": (width, hidden)}
+        self.mlp = nn.ModuleDict({name: nn.Linear(*shape, bias=False) for name, shape in shapes.items()})
+        self.input_layernorm = nn.LayerNorm(width)
+
+
+class Llama(nn.Module):
+    def __init__(self, width: int = 64, hidden: int = 171, layers: int = 2) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(300, width)
+        self.model.layers = nn.ModuleList(Block(width, hidden) for _ in range(layers))
+        self.lm_head = nn.Linear(width, 300, bias=False)
+
+
+def released(model: nn.Module, s1: float = 0.67, s2: float = 3.0) -> dict[str, float]:
+    """What the released AlphaDecay code does, from its description: no line is shared with the library."""
+    linears = [(n, m.weight) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][1:-1]
+    alphas = {
+        f"{n}.weight": naive_hill(torch.square(torch.linalg.svdvals(w.detach().float())).numpy())
+        for n, w in linears if min(w.shape[:2]) >= 50
+    }  # fmt: skip
+    values = list(alphas.values())
+    ratios = np.interp(values, [min(values), max(values)], [s1, s2])
+    return dict(zip(alphas, ratios, strict=True))
+
+
+def test_compat_reference_is_the_released_code() -> None:
+    torch.manual_seed(0)
+    model = Llama()
+    with torch.no_grad():
+        for i, block in enumerate(model.model.layers):
+            block.self_attn["k_proj"].weight *= torch.linspace(0.05, 1, 64)[:, None] ** (i + 1)
+    expected = released(model)
+    assert "model.layers.0.self_attn.q_proj.weight" not in expected
+    live = recommend(model, compat="reference")
+    assert live.ratios == pytest.approx(expected, abs=1e-5)
+    from_names = recommend(specdiag.analyze(model.state_dict(), method="svd", dtype="float32"), compat="reference")
+    assert from_names.ratios == live.ratios
+    assert recommend(model).ratios != live.ratios
+
+
+def test_compat_reference_gives_s2_to_equals_and_poisons_with_a_leading_gap() -> None:
+    assert set(recommend(llama([[2.0] * 7] * 2), compat="reference").ratios.values()) == {3.0}
+    assert set(recommend(llama([[2.0] * 7] * 2)).ratios.values()) == {1.0}
+    squared = recommend(
+        report([
+            record(f"model.layers.0.self_attn.{r}_proj.weight", r, 0, 2.0, frobenius_norm=n)
+            for r, n in zip("qkvo", (9.0, 1.0, 2.0, 3.0), strict=True)
+        ]), basis="frobenius_norm", compat="reference",
+    )  # fmt: skip
+    assert [entry.value for entry in squared.entries] == [1.0, 4.0, 9.0]
+
+
+def test_compat_reference_is_refused_where_the_order_is_unknown(minilm: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs LLaMA's names.*'embeddings\.position_embeddings"):
+        recommend(specdiag.analyze(minilm, square=False), compat="reference")
+    with pytest.raises(UsageError, match="decides itself who takes part"):
+        recommend(PAPER, compat="reference", include="*q*")
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"basis": "rho"}, "cannot be compared across shapes"),
+        ({"basis": "entropy"}, "unknown basis 'entropy'"),
+        ({"basis": "farms"}, "needs one of 'specdiag analyze --tail farms'"),
+        ({"rule": "cubic"}, "unknown rule 'cubic'"),
+        ({"rule": "log2", "basis": "frobenius_norm"}, "needs values above 1"),
+        ({"s1": 3, "s2": 1}, "0 <= s1 <= s2"),
+        ({"clip": (95, 5)}, "0 <= LO < HI <= 100"),
+        ({"compat": "paper"}, "there is 'reference'"),
+        ({"weight_decay": -1}, "at least 0"),
+        ({"include": "nothing*"}, "--include 'nothing\\*' matches no matrix"),
+        ({"roles": ["conv"]}, "none of 58 matrices takes part"),
+        ({"roles": ["query"]}, "unknown role 'query'"),
+        ({"device": "cuda"}, "a report is taken as it is: device"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        recommend(PAPER, **options)
+
+
+def test_a_report_without_the_basis_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no alpha_square"):
+        recommend(report(PAPER.records, square=False), basis="square")
+    with pytest.raises(UsageError, match="choose --basis farms"):
+        recommend(report(PAPER.records, tail="farms"))
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_plans_are_saved_and_read_back(tmp_path: Path) -> None:
+    plan = recommend(PAPER, weight_decay=0.1, clip=(5, 95))
+    path = plan.save(tmp_path / "plan.json")
+    assert load_plan(path) == plan
+    assert json.loads(path.read_bytes())["entries"][0]["name"] == "model.layers.0.self_attn.q_proj.weight"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 9'))
+    with pytest.raises(SourceError, match="plan of schema 9"):
+        load_plan(path)
+    PAPER.save(tmp_path / "report.json")
+    with pytest.raises(SourceError, match="is no decay plan"):
+        load_plan(tmp_path / "report.json")
+    with pytest.raises(SourceError, match="cannot read"):
+        load_plan(tmp_path / "absent.json")
+
+
+def test_the_digest_is_that_of_the_saved_report(tmp_path: Path) -> None:
+    import hashlib
+
+    path = PAPER.save(tmp_path / "r.json")
+    assert recommend(path).report_digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_exported_code_gives_the_planned_decays() -> None:
+    torch.manual_seed(0)
+    model = Llama()
+    plan = recommend(model, weight_decay=0.1)
+    scope: dict = {}
+    exec(export_plan(plan, "torch"), scope)
+    groups = scope["param_groups"](model, lr=3e-4)
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    names = dict(model.named_parameters())
+    assert {n: decay[id(p)] for n, p in names.items() if n in plan.ratios} == pytest.approx(
+        {e.name: e.weight_decay for e in plan.entries}
+    )
+    assert decay[id(names["model.embed_tokens.weight"])] == 0
+    assert decay[id(names["model.layers.0.input_layernorm.weight"])] == 0
+    assert decay[id(names["lm_head.weight"])] == 0.1
+    assert sum(len(g["params"]) for g in groups) == len(names)
+    torch.optim.AdamW(groups)
+    with pytest.raises(ValueError, match="the plan does not fit this model"):
+        scope["param_groups"](nn.Linear(3, 3), lr=1.0)
+
+
+def test_exported_code_without_a_base_asks_for_it() -> None:
+    scope: dict = {}
+    exec(export_plan(recommend(PAPER), "torch"), scope)
+    with pytest.raises(TypeError, match="weight_decay"):
+        scope["param_groups"](Llama(), lr=1.0)
+
+
+def test_other_exports() -> None:
+    plan = recommend(PAPER, weight_decay=0.1)
+    read = tomllib.loads(export_plan(plan, "toml").decode())
+    assert read["base_weight_decay"] == 0.1
+    assert len(read["entries"]) == 56
+    assert (
+        export_plan(plan, "csv").decode().splitlines()[0].startswith("name,role,family,layer,n_parameters,value,ratio")
+    )
+    assert export_plan(plan, "md").decode().count("\n") == 58
+    assert json.loads(export_plan(plan, "json"))["rule"] == "linear"
+    compile(export_plan(plan, "transformers"), "x", "exec")
+    with pytest.raises(UsageError, match="unknown export 'yaml'; choose from torch, transformers"):
+        export_plan(plan, "yaml")
+
+
+def test_a_hostile_name_stays_a_string() -> None:
+    name = 'x"]; import os; os.abort()  #\n.q_proj.weight'
+    plan = recommend(report([record(name, "q", 0, 1.5), record("b.k_proj.weight", "k", 0, 2.5)]), weight_decay=0.1)
+    scope: dict = {}
+    exec(export_plan(plan, "torch"), scope)
+    assert name in scope["RATIOS"]
+
+
+# ------------------------------------------------------------------ the command
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["recommend", *arguments])
+
+
+def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    empty = run()
+    assert empty.exit_code == 3
+    assert "no saved report in this directory" in empty.stderr
+    PAPER.save(tmp_path / "made.specdiag.json")
+    Path("plan.json").write_text("{}")
+    result = run("--weight-decay", "0.1", "-o", "plan.json", "--clip", "5", "95")
+    assert result.exit_code == 0, result.output
+    assert "taking the newest report here, made.specdiag.json" in result.stderr
+    assert "56 Parameters with" in result.stdout
+    assert "Base decay 0.1 (given)." in result.stdout
+    assert load_plan("plan.json").clip == (5.0, 95.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("r.json", "--basis", "rho"), 2, "cannot be compared across shapes"),
+        (("r.json", "--device", "cuda"), 2, "--device needs the checkpoint itself"),
+        (("r.json", "--weight-decay", "0.1", "--tokens", "1e9"), 2, "both give a base decay"),
+        (("r.json", "--tokens", "1e9"), 2, "add --params --batch-tokens --context-length --lr"),
+        (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
+        (("r.json", "--export", "yaml"), 2, "unknown export"),
+        (("absent.json",), 3, "no such file"),
+    ],
+)
+def test_command_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    PAPER.save(tmp_path / "r.json")
+    result = run(*arguments)
+    assert (result.exit_code, sentence in result.stderr) == (code, True), result.output
+
+
+def test_command_derives_the_base(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    result = run(
+        str(path), "--tokens", "3260252160", "--params", "163009536", "--batch-tokens", "98304",
+        "--context-length", "1024", "--lr", "4e-4", "--export", "json",
+    )  # fmt: skip
+    plan = json.loads(result.stdout)
+    assert plan["base_weight_decay"] == pytest.approx(0.3371925, rel=1e-6)
+    assert plan["base_origin"] == "Power Lines"
+
+
+def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    code = (
+        "import sys; from specdiag_cli.main import app\n"
+        f"try: app(['recommend', {str(path)!r}, '--export', 'csv'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert len(done.stdout.splitlines()) == 57
