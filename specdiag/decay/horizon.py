@@ -1,0 +1,271 @@
+"""Will a changed decay show before the run ends? The weight norms that it predicts, and a verdict.
+
+The model is AdamW's (decoupled decay), with updates that do not point along the weights on average:
+
+    S_t = (1 - lr_t lambda)^2 S_{t-1} + R lr_t^2 C
+
+for the squared norm S of a module (*Correction of Decoupled Weight Decay*, arXiv 2512.08217, equation 1). R, what
+momentum adds, and C, the squared norm of an update, cancel here. Assumed, since a checkpoint does not tell: the run is
+in the balance of its base decay at the present lr. The first steps do not depend on that, each changes the norm by
+lr x lambda x (1 - ratio); later, weights still growing to their balance show less, those above it (a fallen lr) more.
+
+Norms are all that is predicted. One that moves is necessary for an effect on the loss, and no evidence of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Literal
+
+from msgspec.structs import replace
+
+from specdiag.errors import UsageError
+from specdiag.records import Record
+
+Answer = Literal["worth a run", "cannot show in the steps left", "is geometry"]
+LrSchedule = Literal["constant", "to zero"]
+
+SHOWS = 0.01
+"""Median change of the norms below which nothing can show. A choice: it is like changing the lr by less than 1 %."""
+GEOMETRY = 0.8
+"""Share of the plan that shapes explain above which it is geometry. A choice: little else is left to test by a run."""
+_BLOCKS = 512
+"""Stretches of equal lr in which a falling lr is taken; the norms are off by some 1e-6."""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """Whether a plan of per-module decays is worth a run, and the predictions behind the answer.
+
+    Changes are relative: -0.02 is a norm 2 % smaller than it would be under the base decay at the same step.
+    """
+
+    answer: Answer
+    reasons: tuple[str, ...]
+    changes: tuple[float, ...]
+    """Of each module's norm after the steps left, in the order given."""
+    balanced_changes: tuple[float | None, ...]
+    """The same after any number of steps at this lr, about ratio^-1/2 - 1; None where ratio or decay is 0."""
+    median_change: float
+    """Median of the absolute changes."""
+    uniform_ratio: float
+    """The rival: one ratio for all modules, the parameter-weighted mean of the plan's."""
+    uniform_change: float
+    """What the rival does to every norm."""
+    median_distance: float
+    """Median of the absolute differences between the plan's changes and the rival's."""
+    time_constant: float | None
+    """1/(mean lr x base decay): the steps over which weights forget; None if nothing decays."""
+    steps_to_show: int | None
+    """Steps at this lr, held constant, until both medians reach `SHOWS`; None if they never do."""
+    shape_share: float | None
+    """Share of the plan explained by the shapes of the matrices, 0 to 1; None if unknown."""
+    steps_left: int
+    lr: float
+    base_weight_decay: float
+    schedule: LrSchedule
+
+
+def norm_factor(
+    ratio: float, *, base_weight_decay: float, lr: float, steps: int, schedule: LrSchedule = "constant"
+) -> float:
+    """A module's norm after `steps` at `ratio` times the base decay, over its norm had it stayed at the base.
+
+    Args:
+        ratio: 0 or more.
+        base_weight_decay: lambda, AdamW's argument.
+        lr: of the next step.
+        steps: how many.
+        schedule: whether the lr stays, or falls in a straight line to zero at the last of the steps.
+    """
+    rate = lr * base_weight_decay
+    changed = _squared_norm(ratio, rate, steps, schedule)
+    return math.sqrt(changed / _squared_norm(1.0, rate, steps, schedule))
+
+
+def balanced_factor(ratio: float, *, base_weight_decay: float, lr: float) -> float | None:
+    """`norm_factor` after any number of steps at a constant lr: ratio^-1/2 but for terms of lr x decay.
+
+    None where there is no balance: without decay the norm only grows.
+    """
+    rate = lr * base_weight_decay
+    return math.sqrt((2 - rate) / (ratio * (2 - ratio * rate))) if ratio * rate > 0 else None
+
+
+def verdict(
+    ratios: Sequence[float],
+    parameters: Sequence[int],
+    *,
+    base_weight_decay: float,
+    lr: float,
+    steps_left: int,
+    shape_share: float | None = None,
+    schedule: LrSchedule = "constant",
+) -> Verdict:
+    """Whether a plan is worth a run: what it does to the norms beside uniform decay of the same mean.
+
+    Geometry is said before lack of steps, for more steps would not mend it; the reasons give both.
+
+    Args:
+        ratios: of the modules that take part, multiples of the base decay.
+        parameters: of each module, in the same order.
+        base_weight_decay: AdamW's argument at ratio 1.
+        lr: of the next step.
+        steps_left: optimizer steps that the plan will act.
+        shape_share: share of the plan that the matrices' shapes explain, 0 to 1.
+        schedule: of the lr over the steps left.
+
+    Raises:
+        UsageError: no modules, a number out of range, or a decay that would remove all weights in a step.
+    """
+    ratios, parameters = [float(ratio) for ratio in ratios], [int(count) for count in parameters]
+    _check(ratios, parameters, base_weight_decay, lr, steps_left, shape_share)
+    uniform = sum(r * n for r, n in zip(ratios, parameters, strict=True)) / sum(parameters)
+    rate = lr * base_weight_decay
+    change = _changes([*ratios, uniform], rate, steps_left, schedule)
+    balanced = [balanced_factor(r, base_weight_decay=base_weight_decay, lr=lr) for r in ratios]
+    mean_rate = rate / 2 if schedule == "to zero" else rate
+    found = Verdict(
+        answer="worth a run",
+        reasons=(),
+        changes=tuple(change[r] for r in ratios),
+        balanced_changes=tuple(None if factor is None else factor - 1 for factor in balanced),
+        median_change=median(abs(change[r]) for r in ratios),
+        uniform_ratio=uniform,
+        uniform_change=change[uniform],
+        median_distance=median(abs(change[r] - change[uniform]) for r in ratios),
+        time_constant=1 / mean_rate if mean_rate else None,
+        steps_to_show=_steps_to_show(ratios, uniform, rate),
+        shape_share=shape_share,
+        steps_left=steps_left,
+        lr=lr,
+        base_weight_decay=base_weight_decay,
+        schedule=schedule,
+    )
+    return replace(found, answer=_answer(found), reasons=tuple(_reasons(found)))
+
+
+def _squared_norm(ratio: float, rate: float, steps: int, schedule: LrSchedule) -> float:
+    """S after the steps, from S = 1 in balance at ratio 1, where an update adds what the decay takes."""
+    squared, added = 1.0, rate * (2 - rate)
+    for share, count in _stretches(steps, schedule):
+        left = math.exp(2 * count * math.log1p(-share * rate * ratio))
+        taken = share * rate * ratio * (2 - share * rate * ratio)
+        updates = (1 - left) / taken if taken else count
+        squared = left * squared + share * share * added * updates
+    return squared
+
+
+def _stretches(steps: int, schedule: LrSchedule) -> Iterator[tuple[float, int]]:
+    """Mean lr as a share of the first, and number of steps, of each stretch."""
+    if schedule == "constant":
+        yield 1.0, steps
+        return
+    pieces = min(steps, _BLOCKS)
+    for piece in range(pieces):
+        start, end = piece * steps // pieces, (piece + 1) * steps // pieces
+        yield 1 - (start + end - 1) / 2 / steps, end - start
+
+
+def _changes(ratios: Sequence[float], rate: float, steps: int, schedule: LrSchedule) -> Mapping[float, float]:
+    base = _squared_norm(1.0, rate, steps, schedule)
+    return {ratio: math.sqrt(_squared_norm(ratio, rate, steps, schedule) / base) - 1 for ratio in set(ratios)}
+
+
+def _steps_to_show(ratios: Sequence[float], uniform: float, rate: float) -> int | None:
+    def shows(steps: int) -> bool:
+        change = _changes([*ratios, uniform], rate, steps, "constant")
+        distance = median(abs(change[r] - change[uniform]) for r in ratios)
+        return min(distance, median(abs(change[r]) for r in ratios)) >= SHOWS
+
+    if rate == 0:
+        return None
+    high = 1
+    while not shows(high):
+        high *= 2
+        if high * rate > 1000:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shows(middle) else (middle, high)
+    return high
+
+
+def _answer(found: Verdict) -> Answer:
+    if found.shape_share is not None and found.shape_share > GEOMETRY:
+        return "is geometry"
+    if min(found.median_change, found.median_distance) < SHOWS:
+        return "cannot show in the steps left"
+    return "worth a run"
+
+
+def _reasons(found: Verdict) -> Iterator[str]:
+    n, falling = len(found.changes), found.schedule == "to zero"
+    if found.time_constant is None:
+        yield f"Nothing decays: lr {found.lr:g} times base decay {found.base_weight_decay:g} is 0."
+    else:
+        yield (
+            f"A changed decay acts over 1/(lr x decay) = {found.time_constant:,.0f} steps"
+            f"{' at the mean of an lr that falls to zero' if falling else ''}; {found.steps_left:,} are left, "
+            f"{found.steps_left / found.time_constant:.2g} of that."
+        )
+    yield (
+        f"By then the norms of {n} modules change by {_percent(found.median_change)} in the median "
+        f"({_percent(min(found.changes), '+')} to {_percent(max(found.changes), '+')}){_in_the_end(found)}."
+    )
+    yield (
+        f"Uniform decay of the same mean, {found.uniform_ratio:.3g} times the base, changes every norm by "
+        f"{_percent(found.uniform_change, '+')}; the plan is {_percent(found.median_distance)} from that in the median."
+    )
+    if min(found.median_change, found.median_distance) < SHOWS:
+        what = "The plan" if found.median_change < SHOWS else "Its difference from uniform decay"
+        after = found.steps_to_show
+        more = f"about {after:,} steps at lr {found.lr:g} would" if after else "no number of steps at this lr would"
+        yield f"{what} moves the norms by less than {_percent(SHOWS)}, too little to show; {more} reach that."
+    if found.shape_share is not None:
+        tail = ": an untrained network would get nearly the same decays" if found.shape_share > GEOMETRY else ""
+        yield f"The shapes of the matrices explain {_percent(found.shape_share)} of the plan{tail}."
+    yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
+
+
+def _in_the_end(found: Verdict) -> str:
+    known = [abs(change) for change in found.balanced_changes if change is not None]
+    if found.schedule == "to zero":  # no balance is waited for: the last norms may lie beyond it
+        return ""
+    return f", and by {_percent(median(known))} after many more steps" if known else ""
+
+
+def _percent(share: float, sign: str = "") -> str:
+    digits = ".0f" if abs(share) >= 0.1 else ".2g"
+    return f"{100 * share:{sign}{digits}} %"
+
+
+def _check(
+    ratios: Sequence[float],
+    parameters: Sequence[int],
+    base_weight_decay: float,
+    lr: float,
+    steps_left: int,
+    shape_share: float | None,
+) -> None:
+    if not ratios:
+        raise UsageError("no module takes part in this plan: there is nothing to predict")
+    for option, value in (("--weight-decay", base_weight_decay), ("--lr", lr), ("--steps-left", steps_left)):
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{option} is {value:g}: give a number that is not negative")
+    if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
+        raise UsageError(
+            "a ratio of the plan is negative or no number: every module needs a multiple of the base decay"
+        )
+    if min(parameters) <= 0:
+        raise UsageError(f"a module of {min(parameters)} parameters has no weight to decay")
+    if shape_share is not None and not 0 <= shape_share <= 1:
+        raise UsageError(f"shape share is {shape_share:g}: a share lies between 0 and 1")
+    most = lr * base_weight_decay * max(1.0, *ratios)
+    if most >= 1:
+        raise UsageError(
+            f"lr {lr:g} x weight decay {base_weight_decay:g} x ratio {max(1.0, *ratios):g} is {most:.3g}: a step would "
+            "remove all weights; --weight-decay is the optimizer's argument, before it is multiplied by the lr"
+        )
