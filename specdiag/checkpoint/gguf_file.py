@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.gguf_header import Header, TensorInfo, Value, read_header
 from specdiag.checkpoint.gguf_types import Decode, Kind, kind_of
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
 
 _VALUES_AT_ONCE = 1 << 17  # decoding takes several times the memory of its result
@@ -82,7 +82,7 @@ def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTenso
         read=partial(_read_plain, path, label, info, NUMPY_TYPES.get(kind.name, np.dtype(np.uint8))),
     )
     if not kind.is_codes:
-        return tensor
+        return tensor if kind.name in FLOAT_TYPES else replace(tensor, reason="integer buffer")
     if kind.decode is None:
         reason = f"quantised weights ({kind.name}) that the gguf package cannot decode"
         return replace(tensor, values="F32", reason=reason, read=partial(_refuse, label, info.name, reason))

@@ -28,7 +28,6 @@ _PLAIN = {
 """The safetensors spelling and bytes of the types that are no codes, by ggml's number."""
 
 _ROUNDING = {
-    "Q1_0": Rounding(group=128, levels=2),
     "Q4_0": Rounding(group=32, levels=16),
     "Q4_1": Rounding(group=32, levels=16),
     "Q5_0": Rounding(group=32, levels=32),
@@ -49,8 +48,10 @@ _ROUNDING = {
     "IQ3_S": Rounding(group=32, levels=8),
     "IQ4_NL": Rounding(group=32, levels=16),
     "IQ4_XS": Rounding(group=32, levels=16),
-    "TQ1_0": Rounding(group=256, levels=3),
-    "TQ2_0": Rounding(group=256, levels=3),
+    # Networks trained with one or three values, which are exact but for the half that scales them.
+    "Q1_0": Rounding(eps=2.0**-10),
+    "TQ1_0": Rounding(eps=2.0**-10),
+    "TQ2_0": Rounding(eps=2.0**-10),
     "MXFP4": Rounding(eps=0.5),
     "NVFP4": Rounding(eps=0.5),
 }
