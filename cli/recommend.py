@@ -24,6 +24,21 @@ class Rule(StrEnum):
     none = "none"
 
 
+class LrSchedule(StrEnum):
+    """What the lr does over the steps left."""
+
+    to_zero = "to zero"
+    constant = "constant"
+
+
+class LrShape(StrEnum):
+    """The shape of a whole lr schedule."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
 _ANALYSIS = ("revision", "file", "role_map", "experts", "device", "dtype", "jobs", "memory")
 _POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
 
@@ -69,6 +84,23 @@ def recommend(
     lr: Annotated[float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.")] = None,
     steps_left: Annotated[
         int | None, typer.Option("--steps-left", min=1, help="Optimizer steps to come: will the plan matter?")
+    ] = None,
+    lr_schedule: Annotated[
+        LrSchedule, typer.Option("--lr-schedule", help="Of the lr over the steps left.")
+    ] = LrSchedule.to_zero,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="adamc or scionc: let the decays follow the lr.")
+    ] = None,
+    steps_total: Annotated[
+        int | None, typer.Option("--steps-total", min=1, help="--schedule: steps of the run.")
+    ] = None,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="--schedule: steps of warm-up.")] = 0,
+    lr_shape: Annotated[LrShape, typer.Option("--lr-shape", help="--schedule: of the lr.")] = LrShape.cosine,
+    momentum: Annotated[
+        float, typer.Option("--momentum", help="scionc: weight of the new gradient, 0.1 for 'momentum 0.9'.")
+    ] = 1.0,
+    target_norm: Annotated[
+        float | None, typer.Option("--target-norm", help="scionc: C^2.", show_default="that of the base decay")
     ] = None,
     tokens: Annotated[float | None, typer.Option("--tokens", help="Power Lines: training tokens of the run.")] = None,
     params: Annotated[float | None, typer.Option("--params", help="Power Lines: parameters of the model.")] = None,
@@ -118,22 +150,27 @@ def recommend(
         raise UsageError(f"{source} is a saved report, taken as it is: {listed} needs the checkpoint itself")
     planned = {name: ctx.params[name] for name in _POWER_LINES}
     base = show.base_decay(weight_decay, run or _run_beside(source), planned, lr=lr, steps_left=steps_left)
-    analysis: dict[str, Any] = {"progress": None} if from_report else given
+    course = None
+    if schedule is not None:
+        from specdiag.decay.scheduled import decay_schedule
 
-    def plan(progress: Any = None) -> Any:
-        return plan_for(
-            source, rule=rule.value, basis=basis, s1=s1, s2=s2, clip=clip, preserve_mean=preserve_mean, compat=compat,
-            weight_decay=base.weight_decay, base_origin=base.origin, include=include or [], exclude=exclude or [],
-            roles=role or [], **({"progress": progress} | analysis),
+        course = decay_schedule(
+            schedule, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup, momentum=momentum,
+            target_norm=target_norm,
         )  # fmt: skip
-
+    choices: dict[str, Any] = {
+        "rule": rule.value, "basis": basis, "s1": s1, "s2": s2, "clip": clip, "preserve_mean": preserve_mean,
+        "compat": compat, "weight_decay": base.weight_decay, "base_origin": base.origin, "lr": base.lr,
+        "steps_left": base.steps_left, "lr_schedule": lr_schedule.value, "schedule": course,
+        "include": include or [], "exclude": exclude or [], "roles": role or [],
+    }  # fmt: skip
     if from_report:
-        made = plan()
+        made = plan_for(source, **choices)
     else:
         from .progress import analysis_bar
 
         with analysis_bar() as bar:
-            made = plan(bar)
+            made = plan_for(source, **choices, **given, progress=bar)
     show.answer(made, base, export, out, all_rows=all_rows)
 
 

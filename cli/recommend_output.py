@@ -29,7 +29,7 @@ class Base:
 def base_decay(
     weight_decay: float | None,
     run: Path | None,
-    planned: Mapping[str, float | None],
+    planned: Mapping[str, Any],
     *,
     lr: float | None,
     steps_left: int | None,
@@ -79,7 +79,7 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
 def _by_power_lines(planned: Mapping[str, Any], lr: float | None, steps_left: int | None) -> Base:
     from specdiag.decay.power_lines import limits, power_lines
 
-    wanted = {**planned, "lr": lr}
+    wanted: dict[str, Any] = {**planned, "lr": lr}
     absent = [f"--{name.replace('_', '-')}" for name, value in wanted.items() if value is None]
     if absent:
         raise UsageError(
@@ -103,12 +103,11 @@ def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
         title = f"The {len(shown)} most extreme of {len(plan.entries)} Parameters (--all: every one)"
     console.print(_entry_table(plan, shown, title, console.width))
     console.print()
-    for sentence in (
-        *plan_sentences.findings(plan),
-        *_base(plan, base),
-        *_verdict(plan, base),
-        *plan_sentences.limits(plan),
-    ):
+    said = (
+        *plan_sentences.findings(plan), *_base(plan, base), *_schedule(plan), *plan_sentences.limits(plan),
+        *_verdict(plan),
+    )  # fmt: skip
+    for sentence in said:
         console.print(sentence, soft_wrap=True)
 
 
@@ -149,6 +148,9 @@ def _entry_table(plan: DecayPlan, entries: Sequence[PlanEntry], title: str, widt
     ]
     if plan.base_weight_decay is not None:
         columns.append(tables.Column("weight decay", lambda e: f"{e.weight_decay:.4g}"))
+    if plan.verdict is not None:
+        changes = {entry.name: change for entry, change in zip(plan.entries, plan.verdict.changes, strict=True)}
+        columns.append(tables.Column("norm by the end", lambda e: f"{changes[e.name]:+.2%}"))
     return tables.draw(title, columns, entries, width)
 
 
@@ -164,17 +166,22 @@ def _base(plan: DecayPlan, base: Base) -> list[str]:
     return [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
 
 
-def _verdict(plan: DecayPlan, base: Base) -> list[str]:
-    if base.steps_left is None or base.lr is None or not plan.base_weight_decay:
+def _schedule(plan: DecayPlan) -> list[str]:
+    schedule, base = plan.schedule, plan.base_weight_decay
+    if schedule is None:
         return []
-    from specdiag.decay.horizon import verdict
+    from specdiag.decay.scheduled import TRAP
 
-    found = verdict(
-        [entry.ratio for entry in plan.entries],
-        [entry.n_parameters for entry in plan.entries],
-        base_weight_decay=plan.base_weight_decay,
-        lr=base.lr,
-        steps_left=base.steps_left,
-        shape_share=plan.shape_share,
+    name = {"adamc": "AdamC", "scionc": "ScionC"}[schedule.method]
+    course = (
+        f"{step:,}: {schedule.factor(step, base or 1.0):.3g}" + (f" (lr {schedule.lr(step):.3g})" if base else "")
+        for step in schedule.milestones()
     )
-    return [f"Verdict: {found.answer}.", *found.reasons]
+    return [
+        f"{name}: the decay of all but the output layer follows the lr; its factor at step {', '.join(course)}.",
+        TRAP,
+    ]
+
+
+def _verdict(plan: DecayPlan) -> list[str]:
+    return [] if plan.verdict is None else [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]

@@ -10,8 +10,10 @@ from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specdiag.decay import assignment
+from specdiag.decay.horizon import LrSchedule, Verdict, verdict
 from specdiag.decay.participants import Participant, column, participants, random_value, reference_participants
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry, Rule
+from specdiag.decay.scheduled import DecaySchedule
 from specdiag.errors import UsageError
 from specdiag.report import SpectralReport, is_report, load_report
 
@@ -41,6 +43,10 @@ def recommend(
     compat: Literal["reference"] | None = None,
     weight_decay: float | None = None,
     base_origin: str = "given",
+    lr: float | None = None,
+    steps_left: int | None = None,
+    lr_schedule: LrSchedule = "to zero",
+    schedule: DecaySchedule | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     roles: str | Sequence[str] = (),
@@ -62,6 +68,10 @@ def recommend(
         compat: `reference` reproduces the released code: its participants, equal values to s2, squared norms.
         weight_decay: the base; None gives ratios only.
         base_origin: where the base comes from, for the record.
+        lr: of the next step, for the verdict.
+        steps_left: optimizer steps to come: with a base decay and an lr, the plan carries a verdict.
+        lr_schedule: of the lr over the steps left.
+        schedule: how the decays follow the lr (AdamC, ScionC).
         include: globs on names; only these take part.
         exclude: globs on names; these do not.
         roles: roles that take part, instead of the projections of attention and MLP.
@@ -118,6 +128,7 @@ def recommend(
         )
         for i, p in enumerate(taking_part)
     )
+    share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
     return DecayPlan(
         source=report.source,
         report_digest=hashlib.sha256(report.to_json()).hexdigest(),
@@ -133,8 +144,10 @@ def recommend(
         base_origin=None if weight_decay is None else base_origin,
         mean_ratio=fmean(given),
         mean_ratio_weighted=fmean(given, [p.n_parameters for p in taking_part]),
-        shape_share=shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None]),
+        shape_share=share,
         tail_shift=_shift(low, high),
+        schedule=schedule,
+        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share),
         notes=tuple(_notes(report, entries, clip)),
         entries=entries,
     )
@@ -242,6 +255,27 @@ def _preserving(ratios: list[float], weights: list[int]) -> list[float]:
 
 def _shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
     return None if low is None or high is None else median(abs(a - b) for a, b in zip(low, high, strict=True))
+
+
+def _verdict(
+    entries: Sequence[PlanEntry],
+    base: float | None,
+    lr: float | None,
+    steps_left: int | None,
+    lr_schedule: LrSchedule,
+    share: float | None,
+) -> Verdict | None:
+    if base is None or lr is None or steps_left is None:
+        return None
+    return verdict(
+        [entry.ratio for entry in entries],
+        [entry.n_parameters for entry in entries],
+        base_weight_decay=base,
+        lr=lr,
+        steps_left=steps_left,
+        shape_share=share,
+        schedule=lr_schedule,
+    )
 
 
 def _why_not(participant: Participant, basis: Basis) -> str:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.decay.scheduled import decay_schedule
 from specdiag.errors import SourceError, UsageError
 from specdiag.recommendation import recommend
 from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
@@ -301,6 +302,55 @@ def test_a_report_without_the_basis_is_refused() -> None:
         recommend(report(PAPER.records, tail="farms"))
 
 
+# ------------------------------------------------------------------ the run to come
+
+
+def test_the_verdict_goes_with_the_plan() -> None:
+    plan = recommend(PAPER, weight_decay=0.1, lr=1e-3, steps_left=5000)
+    assert plan.verdict is not None
+    assert plan.verdict.answer == "worth a run"
+    assert plan.verdict.uniform_ratio == pytest.approx(plan.mean_ratio_weighted)
+    lighter = [c for c, e in zip(plan.verdict.changes, plan.entries, strict=True) if e.ratio < 1]
+    assert min(lighter) > 0, "less decay, larger norm"
+    assert recommend(PAPER, weight_decay=0.1, lr=1e-3, steps_left=10).verdict.answer == "cannot show in the steps left"
+    assert recommend(PAPER, lr=1e-3, steps_left=10).verdict is None
+    shapes = recommend(llama([[1.7] * 4 + [2.5] * 3] * 4), weight_decay=0.1, lr=1e-3, steps_left=5000)
+    assert shapes.shape_share == pytest.approx(1)
+    assert shapes.verdict.answer == "is geometry"
+
+
+def test_decays_that_follow_the_lr() -> None:
+    course = decay_schedule("adamc", peak_lr=1e-3, steps_total=1000, lr_shape="linear", warmup=100)
+    plan = recommend(PAPER, weight_decay=0.1, schedule=course)
+    name = plan.entries[2].name
+    assert plan.weight_decay(name, 100) == pytest.approx(0.3)
+    assert plan.weight_decay(name, 50) == pytest.approx(0.15)
+    assert plan.weight_decay(name, 550) == pytest.approx(0.15)
+    assert recommend(PAPER, weight_decay=0.1).weight_decay(name, 550) == pytest.approx(0.3)
+    same = decay_schedule("scionc", peak_lr=1e-3, steps_total=1000, lr_shape="linear", warmup=100, momentum=0.1)
+    assert same.factor(550, 0.1) == pytest.approx(0.5), "at constant momentum and target ScionC is AdamC's rule"
+    fixed = decay_schedule("scionc", peak_lr=0.01, steps_total=4, lr_shape="constant", momentum=0.1, target_norm=1.1875)
+    assert fixed.weight_decay(0, 0.1) == pytest.approx(0.08), "check case C1"
+    with pytest.raises(UsageError, match="no base decay"):
+        recommend(PAPER, schedule=course).weight_decay(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "cosine"}, "choose adamc or scionc"),
+        ({"method": "adamc", "steps_total": None}, "give its peak with --lr, and --steps-total"),
+        ({"method": "adamc", "warmup": 10}, "make no schedule"),
+        ({"method": "adamc", "momentum": 0.1}, "belong to --schedule scionc"),
+        ({"method": "scionc", "momentum": 0.0}, "momentum alpha is 0"),
+        ({"method": "scionc", "target_norm": -1.0}, "must be positive"),
+    ],
+)
+def test_schedules_that_make_no_sense(options: dict, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        decay_schedule(**({"peak_lr": 1e-3, "steps_total": 10} | options))
+
+
 # ------------------------------------------------------------------ files
 
 
@@ -429,6 +479,16 @@ def test_command_derives_the_base(tmp_path: Path) -> None:
     plan = json.loads(result.stdout)
     assert plan["base_weight_decay"] == pytest.approx(0.3371925, rel=1e-6)
     assert plan["base_origin"] == "Power Lines"
+
+
+def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    result = run(str(path), "--weight-decay", "0.1", "--lr", "1e-3", "--steps-left", "5000", "--schedule", "adamc",
+                 "--steps-total", "10000")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.rstrip().endswith("Verdict: worth a run.")
+    assert "norm by the end" in result.stdout
+    assert "proportional to lr^2" in result.stdout
 
 
 def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from specdiag.errors import SourceError
+from specdiag.decay.horizon import Verdict
+from specdiag.decay.scheduled import DecaySchedule
+from specdiag.errors import SourceError, UsageError
 from specdiag.records import Family, Record, Role, Source
 
 if TYPE_CHECKING:
@@ -79,6 +81,10 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     """R^2 between these ratios and those of random weights of the same shapes; None without such a twin."""
     tail_shift: float | None = None
     """Median over entries of how far the ratio moves between tail fractions 0.25 and 0.75."""
+    schedule: DecaySchedule | None = None
+    """How the decays follow the lr; None: they are constant."""
+    verdict: Verdict | None = None
+    """Whether it will matter in the steps left; its changes are in the order of the entries."""
     notes: tuple[str, ...] = ()
     entries: tuple[PlanEntry, ...]
 
@@ -93,6 +99,17 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     def ratios(self) -> dict[str, float]:
         """Ratio by Parameter name."""
         return {entry.name: entry.ratio for entry in self.entries}
+
+    def weight_decay(self, name: str, step: int = 0) -> float:
+        """The optimizer's `weight_decay` argument for a Parameter of the plan, at a step of its schedule.
+
+        Raises:
+            UsageError: the plan has no base decay.
+        """
+        base = self[name].weight_decay
+        if base is None:
+            raise UsageError("this plan has ratios and no base decay: make it with a weight decay")
+        return base if self.schedule is None else self.schedule.weight_decay(step, base)
 
     def to_json(self) -> bytes:
         """The plan as the content of its file."""

@@ -1,0 +1,100 @@
+"""The schedule that a plan's decay follows over a run: what AdamC and ScionC make of the lr schedule, as a record."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from specdiag.decay import schedules
+from specdiag.errors import UsageError
+from specdiag.records import Record
+
+LrShape = Literal["constant", "linear", "cosine"]
+
+TRAP = (
+    "Convention: what is scheduled is the optimizer's weight_decay argument, which the optimizer multiplies by the lr. "
+    "An argument proportional to the lr is a per-step decay proportional to lr^2; setting the argument to lr^2 would "
+    "decay by lr^3."
+)
+
+
+class DecaySchedule(Record, frozen=True, kw_only=True):
+    """A decay that follows the lr, for every layer but the output layer, which keeps its decay fixed."""
+
+    method: Literal["adamc", "scionc"]
+    lr_shape: LrShape
+    peak_lr: float
+    steps_total: int
+    warmup: int = 0
+    momentum: float = 1.0
+    """alpha of ScionC, the weight of the new gradient."""
+    target_norm: float | None = None
+    """C^2 of ScionC; None: that at which the base decay balances the peak lr."""
+
+    def lr(self, step: int) -> float:
+        """The learning rate at a step."""
+        return self._lr()(step)
+
+    def weight_decay(self, step: int, base: float) -> float:
+        """The optimizer's argument at a step, for a module whose decay at the peak of the lr is `base`.
+
+        With ScionC and a target norm, `base` over the plan's base only scales between modules: see `factor`.
+        """
+        return base * self.factor(step, base)
+
+    def factor(self, step: int, base: float) -> float:
+        """The argument at a step over `base`."""
+        if base == 0:
+            return 1.0
+        lr = self._lr()
+        if self.method == "adamc":
+            return schedules.adamc(base, lr, self.peak_lr)(step) / base
+        target = self.target_norm or schedules.target_norm(self.peak_lr, base, self.momentum)
+        return schedules.scionc(lambda _: target, lr, lambda _: self.momentum)(step) / base
+
+    def milestones(self) -> list[int]:
+        """Steps that show the course: after the warm-up, quarters, the last."""
+        quarters = [round(self.steps_total * share) for share in (0.25, 0.5, 0.75)]
+        return sorted({self.warmup, *(q for q in quarters if q > self.warmup), self.steps_total - 1})
+
+    def _lr(self) -> schedules.Schedule:
+        if self.lr_shape == "constant":
+            return schedules.constant(self.peak_lr, self.warmup)
+        shape = schedules.linear if self.lr_shape == "linear" else schedules.cosine
+        return shape(self.peak_lr, self.steps_total, self.warmup)
+
+
+def decay_schedule(
+    method: str,
+    *,
+    peak_lr: float | None,
+    steps_total: int | None,
+    lr_shape: LrShape = "cosine",
+    warmup: int = 0,
+    momentum: float = 1.0,
+    target_norm: float | None = None,
+) -> DecaySchedule:
+    """A schedule with its numbers checked.
+
+    Raises:
+        UsageError: naming the option, its value, and what is allowed.
+    """
+    if method not in ("adamc", "scionc"):
+        raise UsageError(f"unknown --schedule '{method}'; choose adamc or scionc")
+    if peak_lr is None or steps_total is None:
+        raise UsageError(f"--schedule {method} follows the lr: give its peak with --lr, and --steps-total")
+    if not (peak_lr > 0 and steps_total > 0 and 0 <= warmup < steps_total):
+        raise UsageError(f"--lr {peak_lr:g}, --steps-total {steps_total} and --warmup {warmup} make no schedule")
+    if method == "adamc" and (momentum != 1.0 or target_norm is not None):
+        raise UsageError("--momentum and --target-norm belong to --schedule scionc")
+    schedules.inflation(momentum)
+    if target_norm is not None and not target_norm > 0:
+        raise UsageError(f"--target-norm {target_norm:g} must be positive: it is a squared norm, C^2")
+    return DecaySchedule(
+        method=method,  # pyright: ignore[reportArgumentType] - checked above
+        lr_shape=lr_shape,
+        peak_lr=peak_lr,
+        steps_total=steps_total,
+        warmup=warmup,
+        momentum=momentum,
+        target_norm=target_norm,
+    )
