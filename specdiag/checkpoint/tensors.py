@@ -67,11 +67,15 @@ class Rounding:
         eps: spacing of floating-point codes at 1, 0.125 for fp8 E4M3; 0 for codes in equal steps.
         group: number of values that share a scale, in the order of their dequantised rows.
         levels: number of codes that the range of a group is divided into, 16 for 4 bits.
+        symmetric: whether that range reaches as far below zero as above.
+        relative: the error itself for normally distributed weights, where codes of few bits lie in unequal steps.
     """
 
     eps: float = 0.0
     group: int = 0
     levels: int = 0
+    symmetric: bool = False
+    relative: float = 0.0
 
     def error(self, values: NDArray[Any]) -> float:
         """Root mean square of the rounding error over that of the values, taken as uniform within one step.
@@ -79,14 +83,19 @@ class Rounding:
         Args:
             values: dequantised, any shape. The steps are read off the range of each group.
         """
+        if self.relative:
+            return self.relative
         if self.eps:  # steps double with the exponent: their mean square is 0.46 eps^2 of the values' for any scale
             return self.eps * (0.46 / 12) ** 0.5
         flat = values.reshape(-1)
-        groups = flat[: len(flat) // self.group * self.group].reshape(-1, self.group)
-        square = float(np.mean(np.square(flat, dtype=np.float64)))
-        if not len(groups) or not np.isfinite(square) or square == 0:
+        square = float(np.vdot(flat, flat)) / max(len(flat), 1)
+        if not np.isfinite(square) or square == 0:
             return 0.0
-        steps = np.ptp(groups, axis=1).astype(np.float64) / (self.levels - 1)
+        group = min(self.group or len(flat), len(flat))
+        groups = flat[: len(flat) // group * group].reshape(-1, group)
+        low, high = groups.min(axis=1), groups.max(axis=1)
+        ranges = 2 * np.maximum(-low, high) if self.symmetric else high - low
+        steps = ranges.astype(np.float64) / (self.levels - 1)
         return float(np.mean(np.square(steps)) / 12 / square) ** 0.5
 
 

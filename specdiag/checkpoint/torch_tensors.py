@@ -30,10 +30,14 @@ _NAMES = {
     "uint8": "U8",
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
     "float8_e8m0fnu": "F8_E8M0",
     "float4_e2m1fn_x2": "F4",
 }
 """safetensors' spelling of torch's types; the rest keep torch's."""
+
+_TWO_A_BYTE = "float4_e2m1fn_x2"
 
 
 def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[StoredTensor]:
@@ -51,13 +55,19 @@ def _stored(name: str, tensor: torch.Tensor, label: str) -> StoredTensor:
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
     return StoredTensor(
         name=name,
-        shape=tuple(tensor.shape),
+        shape=_shape(tensor, dtype),
         dtype=_NAMES.get(dtype, dtype) if plain else f"{dtype} ({_oddity(tensor)})",
         nbytes=tensor.numel() * tensor.element_size(),
         file=label,
         read=partial(_read, name, tensor, label),
         storage=_storage(tensor) if plain and tensor.numel() else None,
     )
+
+
+def _shape(tensor: torch.Tensor, dtype: str) -> tuple[int, ...]:
+    """The shape that safetensors gives it: torch counts bytes where two values share one."""
+    shape = tuple(tensor.shape)
+    return (*shape[:-1], 2 * shape[-1]) if dtype == _TWO_A_BYTE and shape else shape
 
 
 def _oddity(tensor: torch.Tensor) -> str:
@@ -75,6 +85,8 @@ def _read(name: str, tensor: torch.Tensor, label: str, index: int | None = None)
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]
+    if values.dtype.is_floating_point and values.element_size() == 1:
+        values = values.view(torch.uint8)  # numpy has no such types: codes travel as bytes
     values = values.to("cpu", copy=True, memory_format=torch.contiguous_format)
     if values.dtype == torch.bfloat16:
         values = values.view(torch.uint16)

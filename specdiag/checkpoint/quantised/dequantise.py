@@ -1,13 +1,32 @@
-"""Which stored types hold weights, and why the others are left out: raw codes are never analysed."""
+"""Weights in the place of their codes, and why other tensors of no float type are left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from specdiag.checkpoint.quantised.bitsandbytes import find_bitsandbytes
+from specdiag.checkpoint.quantised.bundle import Bundle, split
+from specdiag.checkpoint.quantised.float4 import find_float4
+from specdiag.checkpoint.quantised.foreign import belongs, foreign_method, foreign_modules
+from specdiag.checkpoint.quantised.gptq import find_gptq
+from specdiag.checkpoint.quantised.packed import find_compressed, find_mlx
+from specdiag.checkpoint.quantised.scaled import find_float8, find_int8
+from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 
+_FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
+    find_bitsandbytes,
+    find_float4,
+    find_float8,
+    find_int8,
+    find_gptq,
+    find_compressed,
+    find_mlx,
+)
+_SCALE = "scale of a quantised tensor"
 _PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
 _PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # 64 bits hold indices
 _SCALE_WORDS = (
@@ -16,8 +35,11 @@ _SCALE_WORDS = (
     "quant_map",
     "zero",
     "SCB",
-    "qzeros",
     "quant_state",
+    "g_idx",
+    "biases",
+    "weight_shape",
+    "weight_format",
     "input_amax",
     "weight_amax",
 )
@@ -26,56 +48,126 @@ _SCALE_WORDS = (
 def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> tuple[list[StoredTensor], list[str]]:
     """Put weights in the place of their codes, and the reason to each tensor whose type keeps it from being analysed.
 
+    Small tensors that hold shapes are read; no codes and no scales are.
+
     Args:
         tensors: everything that the checkpoint stores.
-        config: config.json; a `quantization_config` in it marks integer tensors as weights.
+        config: config.json; its `quantization_config` says what shapes alone leave open.
 
     Returns:
-        The tensors in stored order and notes.
+        The tensors in stored order and a note for each format that was dequantised.
+
+    Raises:
+        SourceError: a file cannot be read.
     """
-    reasons = _reasons(tensors, config)
-    return [replace(t, reason=reasons.get(t.name, t.reason)) for t in tensors], []
+    bundle = Bundle.of(tensors, config)
+    if all(t.dtype in FLOAT_TYPES for t in tensors):
+        return list(tensors), []
+    weights, refused = _find(tensors, bundle)
+    parts = {part.name for weight in weights.values() for part in weight.parts}
+    reasons = _reasons(tensors, bundle, weights.keys() | refused.keys())
+    reasons |= dict.fromkeys(parts - refused.keys(), _SCALE) | refused
+    held = [
+        weights[t.name].tensor() if t.name in weights else replace(t, reason=reasons.get(t.name, t.reason))
+        for t in tensors
+    ]
+    return held, _notes(weights)
 
 
-def _reasons(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> dict[str, str]:
-    names = {tensor.name for tensor in tensors}
-    quantised = "quantization_config" in config
-    codes = {t.name for t in tensors if t.values_dtype not in FLOAT_TYPES and _holds_codes(t, names, quantised)}
-    owners = {owner for name in codes for owner in (name, _parent(name))} - {""}
+def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, Weight], dict[str, str]]:
+    """The weights by the names of their codes, and why other tensors are none."""
+    weights: dict[str, Weight] = {}
+    refused: dict[str, str] = {}
+    foreign, method = foreign_modules(bundle), foreign_method(bundle)
+    names = set(bundle.tensors)
+    for tensor in tensors:
+        family = belongs(tensor.name, foreign)
+        if family is not None:
+            is_codes = split(tensor.name)[1] == family.codes
+            refused[tensor.name] = _refusal(tensor, f"{family.name} is not read") if is_codes else _SCALE
+            continue
+        if _is_scale(tensor.name) and tensor.dtype not in FLOAT_TYPES:
+            continue
+        try:
+            weight = _weight(tensor, bundle, method)
+            if weight is None:
+                continue
+            if weight.name != tensor.name and weight.name in names:
+                raise NotUnderstood(f"another tensor has the name {weight.name}")
+        except NotUnderstood as reason:
+            refused[tensor.name] = _refusal(tensor, str(reason))
+            continue
+        names.add(weight.name)
+        weights[tensor.name] = weight
+    return weights, refused
+
+
+def _weight(tensor: StoredTensor, bundle: Bundle, method: str | None) -> Weight | None:
+    if tensor.dtype in FLOAT_TYPES:
+        return find_bitsandbytes(tensor, bundle)
+    if method is not None and tensor.dtype in _PACKING and len(tensor.shape) > 1:
+        raise NotUnderstood(f"{method} is not read")
+    weight = next((found for find in _FINDERS if (found := find(tensor, bundle)) is not None), None)
+    if weight is not None and 0 in (*weight.shape, *(size for part in weight.parts for size in part.shape)):
+        raise NotUnderstood("empty: a dimension is 0")
+    return weight
+
+
+def _refusal(tensor: StoredTensor, why: str) -> str:
+    return f"quantised or packed weights ({tensor.dtype}): {why}"
+
+
+def _notes(weights: Mapping[str, Weight]) -> list[str]:
+    scaled = Counter(weight.format for weight in weights.values() if weight.scaled)
+    plain = Counter(weight.format for weight in weights.values() if not weight.scaled)
+    notes = [f"Dequantised {_tensors(n)} from {kind}." for kind, n in scaled.items()]
+    return notes + [
+        f"Read {_tensors(n)} of {kind} as plain numbers: nothing in the checkpoint scales them."
+        for kind, n in plain.items()
+    ]
+
+
+def _tensors(n: int) -> str:
+    return f"{n} tensor{'' if n == 1 else 's'}"
+
+
+def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, found: set[str]) -> dict[str, str]:
+    """Why tensors that are no codes of a known format are left out."""
+    codes = found | {t.name for t in tensors if t.dtype not in FLOAT_TYPES and _holds_codes(t, bundle)}
+    owners = {owner for name in codes for owner in (name, split(name)[0])} - {""}
     reasons = ((tensor.name, _reason(tensor, codes, owners)) for tensor in tensors)
     return {name: reason for name, reason in reasons if reason is not None}
 
 
 def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | None:
-    if _is_scale(tensor.name) and _parent(tensor.name) in owners:
-        return "scale of a quantised tensor"
-    if tensor.values_dtype in FLOAT_TYPES:
+    if _is_scale(tensor.name) and _owner(tensor.name) in owners:
+        return _SCALE
+    if tensor.dtype in FLOAT_TYPES:
         return None
     if tensor.dtype.startswith("F"):
         return f"unsupported dtype {tensor.dtype}: its codes mean nothing without their scales"
     if tensor.name in codes:
-        return f"quantised or packed weights ({tensor.dtype}), not supported yet"
+        return _refusal(tensor, "no scales that are understood belong to them")
     if tensor.dtype.startswith(("I", "U")):
         return "integer buffer"
     return "boolean buffer" if tensor.dtype == "BOOL" else f"unsupported dtype {tensor.dtype}"
 
 
-def _holds_codes(tensor: StoredTensor, names: set[str], quantised: bool) -> bool:
+def _holds_codes(tensor: StoredTensor, bundle: Bundle) -> bool:
     if tensor.dtype.startswith("F"):
         return True  # F8, F6, F4: meaningless without the scales that belong to them
     if tensor.dtype not in _PACKING or len(tensor.shape) < 2:
         return False
-    leaf = tensor.name.rpartition(".")[2]
+    parent, leaf = split(tensor.name)
     if "weight" in leaf or leaf in _PACKED_LEAVES or leaf.endswith(("_blocks", "_scales")):
         return True
-    parent = _parent(tensor.name)
-    return quantised or any(f"{parent}.{word}" in names for word in ("scale", "scales", "weight_scale"))
+    return bool(bundle.settings) or not bundle.leaves[parent].isdisjoint({"scale", "scales", "weight_scale"})
 
 
 def _is_scale(name: str) -> bool:
-    leaf = name.rpartition(".")[2]
-    return any(word in leaf for word in _SCALE_WORDS)
+    parent, leaf = split(name)
+    return any(word in leaf for word in _SCALE_WORDS) or parent.endswith(".quant_state")
 
 
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
+def _owner(name: str) -> str:
+    return split(name)[0].removesuffix(".quant_state")

@@ -1,0 +1,84 @@
+"""Everything that a checkpoint stores beside a tensor, and what its configuration says of quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+
+_SECTIONS = ("quantization_config", "compression_config", "quantization")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The tensors of a checkpoint by name, and the part of its configuration that quantisers write.
+
+    Attributes:
+        tensors: by name.
+        leaves: what lies beside each other: the last parts of the names by what comes before them.
+        settings: `quantization_config`, or `quantization` (MLX); empty without one.
+        config: config.json.
+    """
+
+    tensors: dict[str, StoredTensor]
+    leaves: dict[str, set[str]]
+    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> Bundle:
+        """The bundle of all tensors of a checkpoint."""
+        leaves: dict[str, set[str]] = {}
+        for tensor in tensors:
+            parent, leaf = split(tensor.name)
+            leaves.setdefault(parent, set()).add(leaf)
+        return cls({t.name: t for t in tensors}, leaves, _settings(config), config)
+
+    @property
+    def method(self) -> str:
+        """`quant_method` in lower case, empty where it is not said."""
+        return str(self.settings.get("quant_method") or "").lower()
+
+    def number(self, key: str) -> int | None:
+        """A positive whole number of the settings."""
+        return positive(self.settings.get(key))
+
+    def floats(self, *names: str) -> StoredTensor | None:
+        """The first tensor of these names that holds floating-point numbers of 16 bits or more."""
+        found = (self.tensors.get(name) for name in names)
+        return next((t for t in found if t is not None and t.dtype in FLOAT_TYPES), None)
+
+    def integers(self, name: str, *dtypes: str) -> StoredTensor | None:
+        """The tensor of this name if its type is one of `dtypes`."""
+        found = self.tensors.get(name)
+        return found if found is not None and found.dtype in dtypes else None
+
+
+def split(name: str) -> tuple[str, str]:
+    """What a tensor belongs to, and its name there."""
+    parent, _, leaf = name.rpartition(".")
+    return parent, leaf
+
+
+def positive(value: object) -> int | None:
+    """`value` if it is a whole number above 0, as JSON may hold anything."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def weight_name(stem: str) -> str:
+    """The parameter that the codes below `stem` stand for: some files keep its last part in the stem."""
+    return stem if stem.endswith("weight") else f"{stem}.weight".lstrip(".")
+
+
+def shown(shape: Sequence[int]) -> str:
+    """A shape in words."""
+    return "x".join(map(str, shape)) or "one"
+
+
+def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = config.get("text_config")
+    places = [config, cast("Mapping[str, Any]", inner)] if isinstance(inner, Mapping) else [config]
+    found = (place.get(section) for place in places for section in _SECTIONS)
+    return next((cast("Mapping[str, Any]", section) for section in found if isinstance(section, Mapping)), {})

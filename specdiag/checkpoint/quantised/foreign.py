@@ -1,0 +1,82 @@
+"""Formats that are known by name only: their codes are refused in their own words, never analysed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specdiag.checkpoint.quantised.bundle import Bundle, split
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What gives a format away: the last part of the name of its codes, and what lies beside them."""
+
+    name: str
+    codes: str
+    beside: str | None = None
+
+
+_FAMILIES = (
+    Family("HQQ", "W_q"),
+    Family("AQLM", "codes", "codebooks"),
+    Family("EXL2", "q_weight"),
+    Family("EXL3", "trellis"),
+    Family("QuIP#", "Qidxs"),
+    Family("SpQR", "dense_weights"),
+    Family("QQQ", "B", "s_channel"),
+    Family("Marlin", "B", "s"),
+    Family("HIGGS", "weight", "tables"),
+    Family("marlin-24 of compressed-tensors", "weight_packed", "meta"),
+    Family("sparse-bitmask of compressed-tensors", "compressed", "bitmask"),
+    Family("quanto", "_data"),
+    Family("torchao", "_weight_qdata"),
+    Family("FP-Quant", "qweight", "forward_hadamard_matrix"),
+    Family("VPTQ", "indices"),
+)
+_IN_FOLDERS = "VPTQ"
+"""Its tables are parameters of modules of their own, `NAME.centroids.weight`."""
+
+_METHODS = {
+    "aqlm": "AQLM",
+    "bitnet": "BitNet, ternary codes in bytes",
+    "eetq": "EETQ",
+    "exl2": "EXL2",
+    "exl3": "EXL3",
+    "fp_quant": "FP-Quant",
+    "higgs": "HIGGS",
+    "hqq": "HQQ",
+    "paroquant": "ParoQuant",
+    "quanto": "quanto",
+    "quip": "QuIP#",
+    "qqq": "QQQ",
+    "sinq": "SINQ",
+    "spqr": "SpQR",
+    "torchao": "torchao",
+    "vptq": "VPTQ",
+}
+
+
+def foreign_modules(bundle: Bundle) -> dict[str, Family]:
+    """What quantises each module, by the name of the module, where its tensors show a format that is not read."""
+    found: dict[str, Family] = {}
+    for parent, leaves in bundle.leaves.items():
+        for family in _FAMILIES:
+            if family.codes not in leaves or (family.beside is not None and family.beside not in leaves):
+                continue
+            if family.name != _IN_FOLDERS or f"{parent}.centroids" in bundle.leaves:
+                found.setdefault(parent, family)
+    return found
+
+
+def foreign_method(bundle: Bundle) -> str | None:
+    """The name of the format where the configuration says one that is not read."""
+    return _METHODS.get(bundle.method)
+
+
+def belongs(name: str, modules: dict[str, Family]) -> Family | None:
+    """The format of the module that a tensor is a part of, its bias apart."""
+    parent, leaf = split(name)
+    if leaf == "bias":
+        return None
+    outer = modules.get(split(parent)[0])
+    return modules.get(parent) or (outer if outer is not None and outer.name == _IN_FOLDERS else None)

@@ -1,0 +1,147 @@
+"""fp8 and int8: one code a value, and scales on a grid over the matrix.
+
+Tensor names of fp8: `weight_scale_inv` of DeepSeek-V3 and transformers' fine-grained FP8, which multiplies in spite of
+its name; `weight_scale` of compressed-tensors, FBGEMM, ModelOpt and Quark; `scale_weight` of ComfyUI; `scale` of
+DeepSeek's own files; `NAME_scale_inv` and `NAME_scale` of stacked experts. Scales may be floats or powers of two (E8M0,
+also stored as U8: MXFP8). int8: `weight_scale` with an optional `weight_zero_point` (compressed-tensors), `SCB`
+(bitsandbytes, W = CB SCB / 127), `qweight` and `scale`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_name
+from specdiag.checkpoint.quantised.codes import FLOAT8
+from specdiag.checkpoint.quantised.grid import Grid, block_size, fit, item_shape, matrix_shape
+from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
+
+_EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 0.25}
+_POWERS = ("U8", "F8_E8M0")
+_ROW_FORMAT = 0
+
+
+def find_float8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
+    """An fp8 weight with its scales, or without any where it is a plain cast; None for anything else.
+
+    Raises:
+        NotUnderstood: its scales are missing, or do not fit.
+    """
+    if codes.dtype not in _EPS:
+        return None
+    rounding, stacked = Rounding(eps=_EPS[codes.dtype]), len(codes.shape) == 3
+    scale = find_scale(codes.name, bundle, *_POWERS)
+    if scale is None:
+        _require_plain(codes, bundle)
+        decode = partial(_decode_float8, codes, None, None)
+        return Weight(codes.name, codes.shape, codes.dtype, (codes,), decode, rounding, stacked, scaled=False)
+    grid = _grid(codes, scale, bundle)
+    if scale.dtype == "U8" and grid.rows != 1:
+        raise NotUnderstood(f"its scales are whole numbers of shape {shown(scale.shape)}, not exponents by groups")
+    decode = partial(_decode_float8, codes, scale, grid)
+    return Weight(codes.name, codes.shape, codes.dtype, (codes, scale), decode, rounding, stacked)
+
+
+def find_int8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
+    """An int8 weight with its scales; None for anything else.
+
+    Raises:
+        NotUnderstood: its scales are missing, do not fit, or are of a kind whose order of values is not known.
+    """
+    parent, leaf = split(codes.name)
+    if codes.dtype != "I8" or len(codes.shape) < 2 or "qzeros" in bundle.leaves[parent]:
+        return None
+    if leaf == "weight" and "weight_scales" in bundle.leaves[parent]:
+        raise NotUnderstood("EETQ: their order is that of a kernel")
+    quantiles = bundle.floats(f"{parent}.SCB") if leaf == "weight" else None
+    if quantiles is not None:
+        return _bitsandbytes(codes, quantiles, bundle)
+    if leaf == "qweight":
+        name, scale = weight_name(parent), bundle.floats(f"{parent}.scale", f"{parent}.scales")
+    else:
+        name, scale = codes.name, find_scale(codes.name, bundle)
+    if scale is None:
+        return None
+    grid = _grid(codes, scale, bundle)
+    zero = bundle.tensors.get(f"{codes.name}_zero_point")
+    if zero is None:
+        return _int8(name, codes, (scale,), partial(_decode_int8, scale, grid, 1.0), grid)
+    if zero.dtype != "I8" or zero.shape != scale.shape:
+        raise NotUnderstood(f"its zero points are {zero.dtype} of shape {shown(zero.shape)}")
+    return _int8(name, codes, (scale, zero), partial(_decode_int8, scale, grid, 1.0), grid)
+
+
+def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
+    """What multiplies the codes `name`, under any of the names that are in use, floats or of the types `more`."""
+    parent, leaf = split(name)
+    names = [f"{name}_scale_inv", f"{name}_scale"]
+    if leaf == "weight":
+        names += [f"{parent}.{word}" if parent else word for word in ("scale_weight", "scale_inv", "scale")]
+    found = bundle.floats(*names)
+    typed = (bundle.integers(name, *more) for name in names) if more else ()
+    return found or next((tensor for tensor in typed if tensor is not None), None)
+
+
+def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
+    """fp8 without scales is what a plain cast writes, but only where nothing hints at scales."""
+    parent, leaf = split(codes.name)
+    beside = {word for word in bundle.leaves[parent] if "scale" in word and (leaf == "weight" or word.startswith(leaf))}
+    if beside:
+        raise NotUnderstood(f"nothing is known of {', '.join(sorted(beside))}")
+    if bundle.settings:
+        raise NotUnderstood(f"{codes.name}_scale is missing, and the configuration says that the model is quantised")
+
+
+def _grid(codes: StoredTensor, scale: StoredTensor, bundle: Bundle) -> Grid:
+    shape, scales = codes.shape, scale.shape
+    if len(shape) == 3:
+        shape, scales = shape[1:], item_shape(shape, scales)
+    grid = fit(matrix_shape(shape), scales, block_size(bundle.settings.get("weight_block_size")))
+    if grid is None:
+        raise NotUnderstood(
+            f"no size of blocks is known with which scales of shape {shown(scale.shape)} fit {shown(codes.shape)} codes"
+        )
+    return grid
+
+
+def _decode_float8(
+    codes: StoredTensor, scale: StoredTensor | None, grid: Grid | None, raw: NDArray[Any], *scales: NDArray[Any]
+) -> NDArray[np.float32]:
+    values = FLOAT8[codes.dtype][raw]
+    if scale is not None and grid is not None:
+        grid.apply(np.multiply, values.reshape(matrix_shape(values.shape)), floats(scales[0], scale))
+    return values
+
+
+def _decode_int8(
+    scale: StoredTensor, grid: Grid, divisor: float, raw: NDArray[Any], scales: NDArray[Any], *zeros: NDArray[Any]
+) -> NDArray[np.float32]:
+    values = raw.astype(np.float32)
+    matrix = values.reshape(matrix_shape(values.shape))
+    for zero in zeros:
+        grid.apply(np.subtract, matrix, zero.astype(np.float32))
+    grid.apply(np.multiply, matrix, floats(scales, scale) / np.float32(divisor))
+    return values
+
+
+def _int8(name: str, codes: StoredTensor, more: tuple[StoredTensor, ...], decode: Any, grid: Grid) -> Weight:
+    group = grid.cols if grid.rows == 1 else grid.rows * grid.cols
+    rounding = Rounding(group=group, levels=255, symmetric=len(more) == 1)
+    return Weight(name, codes.shape, "int8", (codes, *more), decode, rounding, stacked=len(codes.shape) == 3)
+
+
+def _bitsandbytes(codes: StoredTensor, quantiles: StoredTensor, bundle: Bundle) -> Weight:
+    parent, _ = split(codes.name)
+    order = bundle.tensors.get(f"{parent}.weight_format")
+    if order is not None and (order.dtype != "U8" or order.nbytes != 1 or array(order).reshape(-1)[0] != _ROW_FORMAT):
+        raise NotUnderstood("bitsandbytes int8 in the order of a kernel")
+    grid = fit(matrix_shape(codes.shape), quantiles.shape, None)
+    if grid is None or grid.rows != 1 or len(codes.shape) != 2:
+        raise NotUnderstood(f"SCB has shape {shown(quantiles.shape)} for {shown(codes.shape)} codes")
+    decode = partial(_decode_int8, quantiles, grid, 127.0)
+    return _int8(codes.name, codes, (quantiles,), decode, grid)
