@@ -39,8 +39,8 @@ class Tail(StrEnum):
 
 
 _NEEDS_WEIGHTS = (
-    "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method", "tail",
-    "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
+    "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method",
+    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
 )  # fmt: skip
 
 

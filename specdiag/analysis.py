@@ -58,6 +58,7 @@ def analyze(
     *,
     revision: str | None = None,
     file: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     role_map: str | os.PathLike[str] | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -82,6 +83,8 @@ def analyze(
             open `Checkpoint`. Nothing is instantiated and nothing is unpickled that could run code.
         revision: branch, tag or commit of a hub repository.
         file: which weight file of a repository or directory.
+        base: the model that an adapter changes, as a path or hub id: its weights with the adapter applied are analysed.
+            Without it the adapter's updates are, by themselves.
         role_map: TOML file with roles for names that the rules do not know.
         include: globs on matrix names; only these.
         exclude: globs on matrix names; not these.
@@ -109,7 +112,9 @@ def analyze(
         >>> report["model.layers.0.self_attn.q_proj.weight"].alpha
     """
     start = time.perf_counter()
-    checkpoint = open_source(source, revision=revision, file=file, role_map=role_map, experts=experts, seed=seed)
+    checkpoint = open_source(
+        source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
+    )
     settings = make_settings(
         device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
         randomize=randomize, seed=seed, experts=experts, include=include, exclude=exclude,
@@ -155,11 +160,14 @@ def open_source(
     *,
     revision: str | None = None,
     file: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     role_map: str | os.PathLike[str] | None = None,
     experts: int | None = None,
     seed: int = 0,
 ) -> Checkpoint:
     """List what a source holds without reading values. Arguments and errors as in `analyze`."""
+    if base is not None and not isinstance(source, (str, os.PathLike)):
+        raise UsageError("base goes with an adapter on disk or on the hub: a model in memory holds its own weights")
     if isinstance(source, Checkpoint):
         return source
     roles = None if role_map is None else Path(role_map)
@@ -168,7 +176,9 @@ def open_source(
             raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
         from specdiag.checkpoint.reader import open_checkpoint
 
-        return open_checkpoint(source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed)
+        return open_checkpoint(
+            source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed, base=base
+        )
     import torch
 
     from specdiag.checkpoint.memory import from_model, from_state_dict
@@ -238,7 +248,7 @@ def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatri
     """The matrices that were asked for, and everything else with its reason.
 
     Raises:
-        UsageError: if a pattern matches nothing.
+        UsageError: if a pattern matches nothing, or a setting makes no sense for an update of low rank.
         SourceError: if nothing is left.
     """
     names = [(m.key, m.name) for m in checkpoint.matrices]
@@ -264,7 +274,18 @@ def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatri
     left = [_skip(m, "not selected") for m in checkpoint.matrices if not wanted(m)]
     if not selected:
         raise SourceError(_nothing(checkpoint, left))
+    _refuse_for_low_rank(selected, settings)
     return selected, [*checkpoint.skipped, *left]
+
+
+def _refuse_for_low_rank(selected: Sequence[WeightMatrix], settings: Settings) -> None:
+    given = "--tail farms" if settings.tail == "farms" else "--randomize" if settings.randomize else None
+    updates = sum(m.rank is not None for m in selected)
+    if given and updates:
+        raise UsageError(
+            f"{given} looks at the entries of a matrix, and {updates} of {len(selected)} are updates of low rank, "
+            "which are never formed: leave it out, or give --base for W + delta"
+        )
 
 
 def drop_tied(matrices: list[WeightMatrix]) -> tuple[list[WeightMatrix], list[Skipped]]:
@@ -274,7 +295,7 @@ def drop_tied(matrices: list[WeightMatrix]) -> tuple[list[WeightMatrix], list[Sk
     """
     groups: dict[tuple[tuple[int, ...], str], list[WeightMatrix]] = defaultdict(list)
     for m in matrices:
-        if m.module.family == "embedding" and m.module.part is None:
+        if m.module.family == "embedding" and m.module.part is None and m.rank is None:
             groups[m.tensor.shape, m.tensor.dtype].append(m)
     tied: dict[str, Skipped] = {}
     for group in groups.values():
@@ -296,7 +317,7 @@ def _skip(matrix: WeightMatrix, reason: str) -> Skipped:
     return Skipped(
         name=matrix.name,
         part=matrix.module.part,
-        shape=matrix.tensor.shape,
+        shape=matrix.tensor.shape if matrix.rank is None else matrix.shape,
         dtype=matrix.storage_dtype,
         reason=reason,
     )
@@ -320,14 +341,14 @@ def _collect(
 ) -> tuple[dict[str, tuple[ModuleRecord, NDArray[np.float64]]], bool]:
     """Drain the results; on Ctrl-C keep what there is."""
     total = sum(flops(m, settings) for m in selected) or 1.0
-    n_bytes = sum(_stored_bytes(m) for m in selected)
+    n_bytes = sum(stored_bytes(m) for m in selected)
     finished: dict[str, tuple[ModuleRecord, NDArray[np.float64]]] = {}
     done = nbytes = 0.0
     try:
         for matrix, record, eigenvalues in results:
             finished[matrix.key] = (record, eigenvalues)
             done += flops(matrix, settings)
-            nbytes += _stored_bytes(matrix)
+            nbytes += stored_bytes(matrix)
             if progress is not None:
                 progress(Progress(len(finished), len(selected), int(nbytes), n_bytes, done / total, matrix.key))
     except KeyboardInterrupt:
@@ -335,7 +356,10 @@ def _collect(
     return finished, False
 
 
-def _stored_bytes(matrix: WeightMatrix) -> int:
+def stored_bytes(matrix: WeightMatrix) -> int:
+    """What a matrix takes on disk: its share of the stored tensor, of an update all of its factors."""
+    if matrix.rank is not None:
+        return matrix.tensor.nbytes
     values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
     stored = int(np.prod(matrix.tensor.shape, dtype=np.int64)) or 1
     return matrix.tensor.nbytes * values // stored

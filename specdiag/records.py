@@ -38,6 +38,8 @@ class Source(Record, frozen=True, kw_only=True):
     """The weight files that were read, relative to the location."""
     ignored: tuple[str, ...] = ()
     """Other weight files of the repository that were not read."""
+    base: str | None = None
+    """The model that an adapter was applied to, with its commit where it is on the hub; else None."""
 
     def __str__(self) -> str:
         pinned = self.commit or self.revision

@@ -9,6 +9,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from specdiag.checkpoint.adapter import read_adapter
+from specdiag.checkpoint.adapter_config import AdapterConfig
+from specdiag.checkpoint.adapter_rows import update_rows
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint
@@ -25,6 +28,7 @@ def from_state_dict(
     experts: int | None = None,
     seed: int = 0,
     location: str = "state_dict",
+    adapters: Mapping[str | None, AdapterConfig] | None = None,
 ) -> Checkpoint:
     """A checkpoint of tensors in memory, on any device. Values are copied when a matrix is loaded.
 
@@ -35,9 +39,10 @@ def from_state_dict(
         experts: analyse this many experts of each layer, drawn at random; None for all.
         seed: of that draw.
         location: what to call it.
+        adapters: the settings of the adapters in it, by their names; without them their scales are not known.
 
     Raises:
-        SourceError: two names become one without their wrapper prefixes.
+        SourceError: two names become one without their wrapper prefixes, or an adapter is not understood.
 
     Example:
         >>> checkpoint = from_state_dict({"layers.0.self_attn.q_proj.weight": torch.eye(8)})
@@ -51,7 +56,11 @@ def from_state_dict(
     settings = dict(config or {})
     stored, said = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
-    return sort_tensors(stored, source, settings, role_map=role_map, experts=experts, seed=seed, notes=(*notes, *said))
+    notes = (*notes, *said)
+    adapter = read_adapter(stored, adapters or {}, location)
+    if adapter is not None:
+        return update_rows(adapter, source, settings, role_map=role_map, experts=experts, seed=seed, notes=notes)
+    return sort_tensors(stored, source, settings, role_map=role_map, experts=experts, seed=seed, notes=notes)
 
 
 def from_model(
@@ -62,17 +71,25 @@ def from_model(
     Its values are read when a matrix is loaded: load after an optimizer step and you see that step.
 
     Args:
-        model: any module; `model.config`, where it has a `to_dict`, serves as config.json.
+        model: any module; `model.config`, where it has a `to_dict`, serves as config.json, and `model.peft_config`
+            as the settings of the adapters in it.
         role_map: as for `from_state_dict`.
         experts: as for `from_state_dict`.
         seed: as for `from_state_dict`.
     """
-    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    adapters = getattr(model, "peft_config", None)
+    named = cast("dict[str, Any]", adapters) if isinstance(adapters, dict) else {}
     return from_state_dict(
         model.state_dict(),
-        config=cast("dict[str, Any]", to_dict()) if callable(to_dict) else None,
+        config=_settings(getattr(model, "config", None)),
         role_map=role_map,
         experts=experts,
         seed=seed,
         location=type(model).__name__,
+        adapters={name: AdapterConfig(_settings(config) or {}) for name, config in named.items()},
     )
+
+
+def _settings(config: object) -> dict[str, Any] | None:
+    to_dict = getattr(config, "to_dict", None)
+    return cast("dict[str, Any]", to_dict()) if callable(to_dict) else None

@@ -6,10 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
+from specdiag.checkpoint.adapter import Adapter, read_adapter, remarks_on_scales
+from specdiag.checkpoint.adapter_config import read_adapter_config
+from specdiag.checkpoint.adapter_merge import merge
+from specdiag.checkpoint.adapter_rows import update_rows
 from specdiag.checkpoint.choice import choose, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
@@ -24,6 +28,14 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import Source
+
+
+class Options(TypedDict):
+    """What `open_checkpoint` passes on to sorting."""
+
+    role_map: Path | None
+    experts: int | None
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,7 @@ def open_checkpoint(
     role_map: Path | None = None,
     experts: int | None = None,
     seed: int = 0,
+    base: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Open a checkpoint. Headers are read, and downloaded files where it is on the hub; no values are.
 
@@ -79,10 +92,13 @@ def open_checkpoint(
         role_map: TOML file with roles for names that the built-in rules do not know.
         experts: analyse this many experts of each layer, drawn at random; None for all.
         seed: of that draw.
+        base: the model that an adapter is applied to, given as `location` is; without it an adapter's updates are
+            analysed by themselves.
 
     Raises:
-        UsageError: the options contradict each other, or several different models tie.
-        SourceError: the source is not there, cannot be reached, is damaged, unsupported, or no checkpoint.
+        UsageError: the options contradict each other, several different models tie, or `base` does not go with it.
+        SourceError: the source is not there, cannot be reached, is damaged, unsupported, or no checkpoint, or an
+            adapter does not fit its base.
 
     Example:
         >>> checkpoint = open_checkpoint("runs/step-1000")  # doctest: +SKIP
@@ -96,13 +112,53 @@ def open_checkpoint(
 
     def sort(pick: str | None) -> Checkpoint:
         held = read_contents(folder, pick)
-        return sort_tensors(
-            held.tensors, held.source, held.config, role_map=role_map, experts=experts, seed=seed, notes=held.notes
-        )
+        options: Options = {"role_map": role_map, "experts": experts, "seed": seed}
+        adapter = _adapter(held, folder)
+        if base is not None:
+            return _applied(held, adapter, read_base(base), options)
+        if adapter is not None:
+            return update_rows(adapter, held.source, held.config, **options, notes=held.notes)
+        return sort_tensors(held.tensors, held.source, held.config, **options, notes=held.notes)
 
     if not parts:
         return sort(found.file or folder.only)
     return join(folder, {part: sort(part) for part in parts})
+
+
+def read_base(location: str | os.PathLike[str]) -> Contents:
+    """What the model holds that an adapter is to be applied to.
+
+    Raises:
+        UsageError: it is several models, or an adapter itself.
+        SourceError: it cannot be read.
+    """
+    found = locate(location)
+    folder = open_folder(found)
+    parts = () if found.file or folder.only else component_folders(folder)
+    if parts:
+        raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
+    held = read_contents(folder, found.file or folder.only)
+    if _adapter(held, folder) is not None:
+        raise UsageError(f"{folder.source.location} is an adapter itself: --base takes the model that it changes")
+    return held
+
+
+def _adapter(held: Contents, folder: Folder) -> Adapter | None:
+    config = read_adapter_config(folder, held.source.files[0])
+    return read_adapter(held.tensors, {None: config}, held.source.location)
+
+
+def _applied(held: Contents, adapter: Adapter | None, base: Contents, options: Options) -> Checkpoint:
+    """The base model with the adapter applied."""
+    where, onto = held.source.location, base.source.location
+    if adapter is None:
+        raise UsageError(f"{where} is no adapter: leave out --base {onto}")
+    if adapter.holds_base:
+        raise UsageError(f"{where} holds the weights that its adapter changes: leave out --base {onto}")
+    tensors = merge(adapter, base.tensors, where, onto)
+    source = msgspec.structs.replace(held.source, base=str(base.source))
+    notes = (*held.notes, *base.notes, *remarks_on_scales(adapter))
+    return sort_tensors(tensors, source, base.config, **options, notes=notes)
 
 
 def read_contents(folder: Folder, pick: str | None) -> Contents:

@@ -41,7 +41,7 @@ def contrast(summary: Summary) -> list[str]:
 
 def _raw_verdict(c: Contrast) -> str:
     if c.random_difference is None:
-        return "this tail rule has no null to hold it against, so it is no evidence."
+        return "there is no null to hold it against, so it is no evidence."
     random = f"random matrices of the same shapes: {c.random_n_positive} of {c.n_layers} ({c.random_difference:+.2f})."
     explained = c.random_n_positive == c.n_layers and c.difference > 0
     return f"{random} The shapes alone give this ordering, so it is no evidence." if explained else random
@@ -87,10 +87,11 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
         return []
     updates = [r for r in short if r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices]
     return [
-        f"The {what} of {len(group)} of {len(records)} {of} below {MIN_EIGENVALUES}: stable rank and norms, no exponent."
+        f"The {what} of {len(group)} of {len(records)} {of} is below {MIN_EIGENVALUES}: "
+        "stable rank and norms, no exponent."
         for what, of, group in (
-            ("rank", "updates is", updates),
-            ("smaller side", "matrices is", [r for r in short if r not in updates]),
+            ("rank", "updates", updates),
+            ("smaller side", "matrices", [r for r in short if r not in updates]),
         )
         if group
     ]

@@ -1,0 +1,136 @@
+"""W + delta: the tensors of a base model with an adapter applied, as PEFT's merge_and_unload would leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.checkpoint.adapter import Adapter, Tokens
+from specdiag.checkpoint.adapter_names import flattened
+from specdiag.checkpoint.adapter_update import Update
+from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.errors import SourceError
+
+
+def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str) -> list[StoredTensor]:
+    """The base model's tensors in their order, changed or replaced where the adapter says so, and what it adds.
+
+    Args:
+        adapter: updates and full weights.
+        base: the tensors of the base model, weights in the place of their codes.
+        where: the adapter, for messages.
+        onto: the base model, for messages.
+
+    Raises:
+        SourceError: a module has no counterpart in the base model, or one of another shape; the adapter cannot be
+            applied to the model that it was trained on.
+    """
+    if adapter.config.moved is not None:
+        raise SourceError(
+            f"{where} was initialised by {adapter.config.moved}, which changes W too: W + delta would count that part "
+            "twice; convert the adapter (PEFT: path_initial_model_for_weight_conversion), or merge it into its model"
+        )
+    if adapter.not_understood:
+        first = next(tensor for tensor in adapter.left_out if tensor.name in adapter.not_understood)
+        raise SourceError(
+            f"{where} cannot be applied whole, for {first.name} and {len(adapter.not_understood) - 1} more "
+            f"({first.reason}): merge it into its model (PEFT: merge_and_unload)"
+        )
+    tensors = {tensor.name: tensor for tensor in base}
+    for weight in adapter.weights:
+        counterpart = _counterpart(weight.name, tensors, where, onto)
+        name = weight.name if counterpart is None else counterpart
+        tensors[name] = replace(weight, name=name)
+    done: dict[str, str] = {}
+    for update in adapter.updates:
+        name = _parameter(update, tensors, where, onto)
+        if name in done:
+            raise SourceError(
+                f"{where} changes '{name}' twice, by '{done[name]}' and '{update.module}': give one adapter"
+            )
+        done[name] = update.module
+        tensors[name] = _merged(update, tensors[name], where, onto)
+    for found in adapter.tokens:
+        name = _counterpart(f"{found.module}.weight", tensors, where, onto)
+        if name is None or max(found.rows, default=0) >= tensors[name].shape[0]:
+            raise SourceError(f"{where} trains tokens of '{found.module}', which {onto} does not hold")
+        tensors[name] = _with_rows(tensors[name], found)
+    return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
+
+
+def _parameter(update: Update, tensors: dict[str, StoredTensor], where: str, onto: str) -> str:
+    for name in (update.name, f"{update.module}.in_proj_weight"):
+        found = _counterpart(name, tensors, where, onto)
+        if found is not None:
+            return found
+    raise SourceError(
+        f"{where} adapts '{update.module}' ({_times(update.shape)}), which {onto} does not hold: "
+        "it was made for another model"
+    )
+
+
+def _counterpart(name: str, tensors: dict[str, StoredTensor], where: str, onto: str) -> str | None:
+    """The base model's name for a parameter: the same, or the only one that ends in it or that it ends in."""
+    if name in tensors:
+        return name
+    ends = [f".{name}"]
+    spelled = {known: known for known in tensors}
+    if "." not in name.removesuffix(".weight"):
+        spelled = {known: f".{known}".replace(".", "_") for known in tensors}
+        ends.append(f"_{flattened(name)}")
+    longer = [known for known, spelling in spelled.items() if spelling.endswith(tuple(ends))]
+    if len(longer) > 1:
+        raise SourceError(
+            f"{where} adapts '{name}', which may be {' or '.join(longer[:4])} in {onto}: it was made for another model"
+        )
+    shorter = sorted((known for known in tensors if name.endswith(f".{known}")), key=len)
+    return next(iter(longer or shorter[-1:]), None)
+
+
+def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> StoredTensor:
+    if weight.values_dtype not in FLOAT_TYPES or weight.reason is not None:
+        raise SourceError(f"{where} adapts '{weight.name}', which {onto} stores as {weight.dtype}: {weight.reason}")
+    update = _oriented(update, weight)
+    same_sides = update.shape[:2] == weight.shape[:2]
+    if update.shape != weight.shape and not (same_sides and prod(update.shape[2:]) == prod(weight.shape[2:]) == 1):
+        raise SourceError(
+            f"{where} changes '{update.module}' by a matrix {_times(update.shape)}, and '{weight.name}' in {onto} is "
+            f"{_times(weight.shape)}: it was made for another model"
+        )
+    kind = FLOAT_TYPES[weight.values_dtype]
+
+    def read(index: int | None) -> NDArray[Any]:
+        merged = update.added_to(weight.read(None), kind)
+        return merged if index is None else merged[index]
+
+    values = "F64" if kind.name == "F64" else "F32"
+    return replace(weight, read=read, values=values, nbytes=weight.nbytes + update.nbytes)
+
+
+def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
+    """The table with the rows of its trained tokens, float32 or as wide as the table was."""
+    kinds = FLOAT_TYPES[table.values_dtype], FLOAT_TYPES[tokens.values.values_dtype]
+    wide = np.dtype(np.float64 if kinds[0].name == "F64" else np.float32)
+
+    def read(index: int | None) -> NDArray[Any]:
+        values = kinds[0].widen(table.read(None), wide)
+        values[list(tokens.rows)] = kinds[1].widen(tokens.values.read(None), wide)
+        return values if index is None else values[index]
+
+    return replace(table, read=read, values="F64" if kinds[0].name == "F64" else "F32")
+
+
+def _oriented(update: Update, weight: StoredTensor) -> Update:
+    """The way round that the base model stores; only a square matrix leaves it to the adapter's config."""
+    turned = replace(update, transposed=not update.transposed)
+    fits = update.shape == weight.shape or len(weight.shape) != 2
+    return turned if not fits and turned.shape == weight.shape else update
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,161 @@
+"""The updates of an adapter as matrices of their own: rows of rank r, without the weights that they change."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.architecture.split import whole
+from specdiag.checkpoint.adapter import Adapter, remarks_on_scales
+from specdiag.checkpoint.adapter_names import dotted
+from specdiag.checkpoint.adapter_update import Update, can_cut
+from specdiag.checkpoint.sorting import sort_tensors
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.records import Skipped, Source
+
+
+def update_rows(
+    adapter: Adapter,
+    source: Source,
+    config: dict[str, Any],
+    *,
+    role_map: Path | None = None,
+    experts: int | None = None,
+    seed: int = 0,
+    notes: Iterable[str] = (),
+) -> Checkpoint:
+    """A checkpoint of the updates, and of the full weights that lie beside them. Arguments as for `sort_tensors`.
+
+    Every update stands under the name and in the shape of its parameter; where that lies in the same file, as a
+    part `delta` beside it. `n_parameters` counts the values of the products, not those of the factors.
+    """
+    held = {weight.name for weight in adapter.weights}
+    alone = [update for update in adapter.updates if update.name not in held]
+    names = _readable([update.name for update in alone])
+    stand_ins = [replace(_product(u), name=names[u.name]) for u in _first_of_each(alone)]
+    checkpoint = sort_tensors(
+        [*adapter.weights, *stand_ins, *adapter.left_out],
+        source, config, role_map=role_map, experts=experts, seed=seed, notes=[*notes, *_remarks(adapter)],
+    )  # fmt: skip
+    shown = {readable: name for name, readable in names.items()}
+    by_name: dict[str, list[Update]] = defaultdict(list)
+    for update in adapter.updates:
+        by_name[update.name].append(update)
+    matrices: list[WeightMatrix] = []
+    for matrix in checkpoint.matrices:
+        name = shown.get(matrix.name, matrix.name)
+        is_weight = matrix.name in held
+        if is_weight:
+            matrices.append(matrix)
+        matrices += _rows(replace(matrix, name=name), by_name[name], beside=is_weight)
+    skipped = [msgspec.structs.replace(s, name=shown.get(s.name, s.name)) for s in checkpoint.skipped]
+    reached = {matrix.name for matrix in matrices if matrix.rank is not None} | {s.name for s in skipped}
+    return replace(
+        checkpoint,
+        matrices=tuple(matrices),
+        skipped=(*skipped, *(_not_reached(u) for u in adapter.updates if u.name not in reached)),
+        n_tensors=adapter.n_tensors,
+    )
+
+
+def _remarks(adapter: Adapter) -> list[str]:
+    config, updates = adapter.config, adapter.updates
+    notes = remarks_on_scales(adapter)
+    if not adapter.holds_base and updates:
+        made_for = f"made for {config.base}: give --base {config.base}" if config.base else "give --base MODEL"
+        notes.insert(0, f"The rows are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
+    if any(update.magnitude is not None for update in updates):
+        notes.append("DoRA's update depends on W: these rows are of s B A alone, without its magnitudes.")
+    if config.moved is not None:
+        notes.append(
+            f"Initialised by {config.moved}, which moves a part of W into the factors: s B A is not the change alone."
+        )
+    return notes
+
+
+def _first_of_each(updates: Sequence[Update]) -> list[Update]:
+    return list({update.name: update for update in reversed(updates)}.values())[::-1]
+
+
+def _readable(names: Sequence[str]) -> dict[str, str]:
+    """Names whose role can be told, by the names that are shown: flattened ones taken apart, where that is unique."""
+    guesses = {name: f"{dotted(name.removesuffix('.weight'))}.weight" for name in names}
+    taken = set(names)
+    return {
+        name: guess if guess not in taken and list(guesses.values()).count(guess) == 1 else name
+        for name, guess in guesses.items()
+    }
+
+
+def _product(update: Update) -> StoredTensor:
+    """The update as a tensor of its parameter's shape, for the rules that look at names and shapes."""
+
+    def read(index: int | None) -> NDArray[Any]:
+        return update.product() if index is None else update.product()[index]
+
+    return StoredTensor(
+        name=update.name,
+        shape=update.shape,
+        dtype=update.up.dtype,
+        nbytes=update.nbytes,
+        file=update.up.file,
+        read=read,
+        values="F64",
+    )
+
+
+def _rows(matrix: WeightMatrix, updates: Sequence[Update], *, beside: bool) -> list[WeightMatrix]:
+    """One matrix for each update of the parameter that `matrix` is cut from."""
+    return [
+        _row(matrix, update, _label(update, len(updates)) if beside or len(updates) > 1 else None) for update in updates
+    ]
+
+
+def _label(update: Update, n: int) -> str:
+    return "delta" if n == 1 else f"delta={update.adapter}"
+
+
+def _row(matrix: WeightMatrix, update: Update, label: str | None) -> WeightMatrix:
+    slicer = matrix.slicer if len(update.shape) == 2 and can_cut(matrix.slicer) else None
+    rows, cols = matrix.shape if slicer is not None else (update.shape[0], prod(update.shape[1:]))
+    sides = min(rows, update.rank), min(cols, update.rank)
+    part = ".".join(p for p in (matrix.module.part, label) if p) or None
+
+    def read(_: int | None) -> NDArray[np.float64]:
+        return update.core(slicer)[0]
+
+    return WeightMatrix(
+        name=matrix.name,
+        module=msgspec.structs.replace(matrix.module, part=part),
+        shape=(rows, cols),
+        n_slices=1,
+        tensor=StoredTensor(
+            name=matrix.name,
+            shape=sides,
+            dtype=update.up.dtype,
+            nbytes=update.nbytes * rows * cols // max(1, prod(update.shape)),
+            file=update.up.file,
+            read=read,
+            values="F64",
+        ),
+        slicer=whole(sides),
+        rank=min(*sides),
+    )
+
+
+def _not_reached(update: Update) -> Skipped:
+    return Skipped(
+        name=update.name,
+        part="delta",
+        shape=update.shape,
+        dtype=update.up.dtype,
+        reason="update of a weight that is left out itself",
+    )

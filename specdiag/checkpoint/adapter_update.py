@@ -1,0 +1,212 @@
+"""One low-rank update W + s B A: its core without W, its sum with W. Float64 throughout, the factors widened in blocks.
+
+LoRA: Hu et al. 2021, arXiv 2106.09685. DoRA: Liu et al. 2024, arXiv 2402.09353. AdaLoRA: arXiv 2303.10512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.architecture.split import Slicer
+from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType, StoredTensor
+
+_BLOCK = 1 << 20
+"""Values that are widened at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The update of one module. Nothing is read until a method asks for values.
+
+    Attributes:
+        module: its name in the base model.
+        adapter: the adapter's name where several may lie side by side, or None.
+        down: A, shape [r, in], of a convolution [r, in, *kernel].
+        up: B, shape [out, r], of a convolution [out, r, 1, 1].
+        middle: AdaLoRA's diagonal E of r values, or None.
+        magnitude: DoRA's norms m of `out` values, or None.
+        alpha: kohya's alpha, a single value, or None.
+        known_scale: s where a config says it; None leaves alpha / r, or 1 without an alpha.
+        transposed: whether the module stores (in, out), as an embedding and GPT-2's Conv1D do.
+        leaf: which parameter of the module it changes.
+    """
+
+    module: str
+    adapter: str | None
+    down: StoredTensor = field(repr=False)
+    up: StoredTensor = field(repr=False)
+    middle: StoredTensor | None
+    magnitude: StoredTensor | None
+    alpha: StoredTensor | None
+    known_scale: float | None
+    transposed: bool
+    leaf: str = "weight"
+
+    @property
+    def name(self) -> str:
+        """The base model's parameter."""
+        return f"{self.module}.{self.leaf}"
+
+    @property
+    def rank(self) -> int:
+        """r, the number of rows of A."""
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the product, as the base model stores it."""
+        out, inputs, kernel = self.up.shape[0], self.down.shape[1], self.down.shape[2:]
+        return (inputs, out) if self.transposed else (out, inputs, *kernel)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether a scale is stored anywhere."""
+        return self.known_scale is not None or self.alpha is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk of its tensors."""
+        parts = (self.down, self.up, self.middle, self.magnitude, self.alpha)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def scale(self) -> float:
+        """s, read where it is stored as a tensor."""
+        if self.known_scale is not None:
+            return self.known_scale
+        return 1.0 if self.alpha is None else float(_vector(self.alpha)[0]) / self.rank
+
+    def core(self, slicer: Slicer | None = None) -> NDArray[np.float64]:
+        """A matrix [1, min(rows, r), min(cols, r)] with the singular values of the product, or of a part of it.
+
+        With B = Q_B R_B and A^T = Q_A R_A it is s R_B diag(E) R_A^T. Values that are not finite in the factors are
+        as many NaN, for a QR would spread them.
+
+        Args:
+            slicer: of a part that takes rows or columns of the product.
+        """
+        left, right = self._sides()
+        if slicer is not None:
+            left, right = _cut(slicer, left, right)
+        upper, lower = _triangle(left, self._type(left)), _triangle(right, self._type(right))
+        shape = (1, len(upper[0]), len(lower[0]))
+        n_bad = upper[1] + lower[1]
+        if n_bad:
+            core = np.zeros(shape)
+            core.flat[: min(n_bad, core.size)] = np.nan
+            return core
+        return (self._weighted(upper[0]) @ lower[0].T).reshape(shape)
+
+    def product(self) -> NDArray[np.float64]:
+        """s B A in the shape that the base model stores."""
+        left, right = self._sides()
+        wide = self._type(left).widen(left, np.dtype(np.float64))
+        other = self._type(right).widen(right, np.dtype(np.float64))
+        return (self._weighted(wide) @ other.T).reshape(self.shape)
+
+    def added_to(self, raw: NDArray[Any], kind: FloatType) -> NDArray[Any]:
+        """W + s B A, with DoRA m (W + s B A) / ||W + s B A|| where the norm is that of each output's weights.
+
+        Args:
+            raw: W as it is stored.
+            kind: its type.
+
+        Returns:
+            Float32, or float64 where W is, in the shape of W.
+        """
+        wide = np.dtype(np.float64)
+        matrix = raw.reshape(raw.shape[0], -1)
+        result = np.empty(matrix.shape, wide if kind.name == "F64" else np.float32)
+        source, target = (matrix.T, result.T) if self.transposed else (matrix, result)
+        up = self._weighted(FLOAT_TYPES[self.up.values_dtype].widen(_flat(self.up), wide))
+        down = FLOAT_TYPES[self.down.values_dtype].widen(_flat(self.down), wide)
+        norms = None if self.magnitude is None else _vector(self.magnitude)[:, None]
+        with np.errstate(all="ignore"):  # what overflows or is 0/0 is told as not finite where it is measured
+            for rows in _blocks(source.shape):
+                block = kind.widen(source[rows], wide) + up[rows] @ down
+                if norms is not None:
+                    block *= norms[rows] / np.linalg.norm(block, axis=1, keepdims=True)
+                target[rows] = block
+        return result.reshape(raw.shape)
+
+    def _sides(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Raw L [rows, r] and R [cols, r] of the stored product L R^T."""
+        up, down = _flat(self.up), _flat(self.down).T
+        return (down, up) if self.transposed else (up, down)
+
+    def _type(self, side: NDArray[Any]) -> FloatType:
+        """The type of a side; both factors are of one, or numpy's types tell them apart."""
+        kinds = (FLOAT_TYPES[self.up.values_dtype], FLOAT_TYPES[self.down.values_dtype])
+        return next(kind for kind in kinds if kind.storage == side.dtype)
+
+    def _weighted(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """s L diag(E) of the columns [n, r]."""
+        scaled = columns * self.scale()
+        return scaled if self.middle is None else scaled * _vector(self.middle)
+
+
+def row_cut(slicer: Slicer) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What a part's rows are of a side [rows, r], None where the part does not take rows alone."""
+    if slicer.axes is not None or slicer.index is not None or len(slicer.select) > (2 if slicer.view else 1):
+        return None
+    view, size = slicer.view, slicer.shape[1]
+
+    def take(side: NDArray[Any]) -> NDArray[Any]:
+        held = side if view is None else side.reshape(*view[:-1], side.shape[-1])
+        return held[slicer.select].reshape(size, side.shape[-1])
+
+    return take
+
+
+def can_cut(slicer: Slicer) -> bool:
+    """Whether a part takes rows alone or columns alone, so that it is a product of parts of the factors."""
+    return row_cut(slicer) is not None or _is_column_cut(slicer)
+
+
+def _is_column_cut(slicer: Slicer) -> bool:
+    return (
+        slicer.axes is None
+        and slicer.index is None
+        and slicer.view is None
+        and slicer.select[:1] == (slice(None),)
+        and len(slicer.select) == 2
+    )
+
+
+def _cut(slicer: Slicer, left: NDArray[Any], right: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    take = row_cut(slicer)
+    if take is not None:
+        return take(left), right
+    return left, right[slicer.select[1]]
+
+
+def _triangle(tall: NDArray[Any], kind: FloatType) -> tuple[NDArray[np.float64], int]:
+    """R [min(n, r), r] of the QR of a raw matrix [n, r] in blocks of rows; how many values are not finite."""
+    r = tall.shape[1]
+    found, n_bad = np.empty((0, r)), 0
+    for rows in _blocks(tall.shape):
+        block = kind.widen(tall[rows], np.dtype(np.float64))
+        n_bad += block.size - int(np.isfinite(block).sum())
+        if not n_bad:
+            found = np.asarray(np.linalg.qr(np.concatenate([found, block]), mode="r"))
+    return (found if not n_bad else np.empty((min(tall.shape), r))), n_bad
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, _BLOCK // shape[1])
+    return (slice(start, start + step) for start in range(0, shape[0], step))
+
+
+def _flat(tensor: StoredTensor) -> NDArray[Any]:
+    """A factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
+    raw = tensor.read(None)
+    return raw.reshape(raw.shape[0], prod(raw.shape[1:]))
+
+
+def _vector(tensor: StoredTensor) -> NDArray[np.float64]:
+    return FLOAT_TYPES[tensor.values_dtype].widen(tensor.read(None), np.dtype(np.float64)).reshape(-1)
