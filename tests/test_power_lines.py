@@ -151,7 +151,7 @@ def test_a_record_that_travels():
     assert msgspec.json.decode(msgspec.json.encode(found), type=PowerLines) == found
 
 
-@pytest.mark.parametrize("name", ["power_lines", "schedules", "horizon"])
+@pytest.mark.parametrize("name", ["power_lines", "schedules", "horizon", "run_settings"])
 def test_importing_costs_nothing(name):
     code = f"import sys, specdiag.decay.{name}; print([m for m in ('numpy', 'torch', 'scipy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
