@@ -51,7 +51,12 @@ def base_decay(
     steps_left = steps_left if steps_left is not None else found.steps_left
     if weight_decay is not None:
         return Base(weight_decay, "given", lr, steps_left)
-    return Base(found.weight_decay, found.origin, lr, steps_left)
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for what, file in found.origin.items():
+        by_file[file].append(what.replace("_", " "))
+    read = "; ".join(f"{file}: {', '.join(held)}" for file, held in by_file.items())
+    said = [f"Read of the run: {read}.", *found.notes]
+    return Base(found.weight_decay, found.origin.get("weight_decay", ""), lr, steps_left, said)
 
 
 def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *, all_rows: bool) -> None:
