@@ -144,17 +144,19 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         return param_groups(self, model, lr=lr, weight_decay=weight_decay)
 
     def apply(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Split the groups of a live optimizer by decay, in place; its state, learning rates and schedulers stay.
+        """Put the ratios on a live optimizer: its groups, state, schedulers and checkpoints keep their layout.
 
-        Each Parameter of the plan gets ratio * the decay of the group that it was in: a no-decay group stays at 0.
-        Checkpoints of the optimizer then have more groups than before; `specdiag.optim.AlphaDecay` keeps their layout.
+        Inside `optimizer.step()` each Parameter of the plan has ratio * the decay of the group that it is in (a
+        no-decay group stays at 0); outside, the groups read as before. Nothing of this is saved: apply the plan again
+        after a restart. A second plan replaces the first.
 
         Args:
             optimizer: built over `model`'s parameters.
             model: names the parameters.
 
         Raises:
-            UsageError: the plan does not fit the model or the optimizer; the difference is listed.
+            UsageError: the plan does not fit the model or the optimizer (the difference is listed), or the optimizer
+                cannot take another decay at each step: then build it on `param_groups`.
         """
         from specdiag.decay.groups import apply
 

@@ -1,0 +1,53 @@
+"""The Parameters of a live model, under the names that its checkpoint has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+_INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.")
+"""What torch.compile and activation checkpointing put anywhere into a name."""
+_PARALLEL = "module."
+
+
+def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every Parameter by its name without wrappers' prefixes (DDP, torch.compile), in definition order.
+
+    A tied Parameter comes under each of its names.
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    names = [_bare(name) for name, _ in named]
+    while names and all(name.startswith(_PARALLEL) for name in names):
+        names = [name.removeprefix(_PARALLEL) for name in names]
+    return {name: parameter for name, (_, parameter) in zip(names, named, strict=True)}
+
+
+def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Each Parameter once, under its first name."""
+    seen: set[torch.Tensor] = set()
+    first: dict[str, nn.Parameter] = {}
+    for name, parameter in parameters.items():
+        if parameter not in seen:
+            seen.add(parameter)
+            first[name] = parameter
+    return first
+
+
+def live_config(model: nn.Module) -> dict[str, Any]:
+    """What config.json would hold, empty for a model that has no `config.to_dict`."""
+    held: Any = model
+    while held is not None:
+        to_dict = getattr(getattr(held, "config", None), "to_dict", None)
+        if callable(to_dict):
+            return cast("dict[str, Any]", to_dict())
+        held = getattr(held, "module", None)
+    return {}
+
+
+def _bare(name: str) -> str:
+    for wrapper in _INSIDE:
+        name = name.replace(wrapper, "")
+    return name
