@@ -43,16 +43,17 @@ def summarise(
         n_tensors: stored tensors of the checkpoint.
         n_parameters: their values.
     """
-    square = [r.alpha_square for r in records if r.family in ("attention", "mlp") and r.alpha_square is not None]
+    weights = [r for r in records if not _is_update(r)]
+    square = [r.alpha_square for r in weights if r.family in ("attention", "mlp") and r.alpha_square is not None]
     return Summary(
         n_tensors=n_tensors,
         n_parameters=n_parameters,
         n_matrices=len(records),
-        analysed_parameters=sum(r.rows * r.cols * r.n_slices for r in records),
+        analysed_parameters=sum(r.rows * r.cols * r.n_slices for r in weights),
         skipped=dict(Counter(s.reason for s in skipped).most_common()),
         statuses=dict(Counter(r.status for r in records).most_common()),
-        roles=_roles(records),
-        contrasts=contrasts(records),
+        roles=_roles(weights),
+        contrasts=contrasts(weights),
         balance_sd=float(np.std(square)) if len(square) > 1 else None,
         balance_range=float(np.ptp(square)) if len(square) > 1 else None,
         unrecognised=tuple(r.key for r in records if not r.recognised),
@@ -66,6 +67,11 @@ def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
         group = [c for name in _GROUPS if (c := _contrast(records, basis, name)) is not None]
         found += _holm(group)
     return tuple(found)
+
+
+def _is_update(record: ModuleRecord) -> bool:
+    """Whether the row is the update of a weight that has a row of its own, as in a live model with an adapter."""
+    return (record.part or "").rpartition(".")[2].startswith("delta")
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:

@@ -134,7 +134,7 @@ def test_a_nested_state_dict(tmp_path):
 
 def test_an_adapter_is_not_analysed_as_two_layers(tmp_path):
     save_file({"base_model.model.q_proj.lora_A.weight": weights()}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(SourceError, match="adapter"):
+    with pytest.raises(SourceError, match="half of an update"):
         specdiag.analyze(tmp_path)
 
 

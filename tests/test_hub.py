@@ -186,7 +186,6 @@ REFUSALS = {
     "org/private": "for a private model set HF_TOKEN",
     "org/gated": "org/gated is gated: accept the licence at {url}/org/gated and set HF_TOKEN",
     "org/one@v9": "org/one has no revision 'v9'",
-    "org/adapter": "holds only an adapter (adapter_model.safetensors), not supported yet",
     "org/onnx": "holds weights only as model.int8.onnx, model.onnx, not supported yet",
     "hf://org/onnx/model.onnx": "stores model.onnx in a format not supported yet",
     "a--b/c": "neither a path that exists nor a hub model",

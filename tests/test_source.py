@@ -176,7 +176,6 @@ def test_a_folder_inside(tmp_path: Path) -> None:
     [
         (["config.json"], "holds no weights, only config.json"),
         ([], "is empty"),
-        (["adapter_config.json", "adapter_model.safetensors"], "holds only an adapter"),
         (["tf_model.h5", "config.json"], "holds weights only as tf_model.h5, not supported"),
         (["consolidated.00.pth", "consolidated.01.pth"], "is cut for tensor parallelism"),
         (["x-01-of-03.safetensors", "x-03-of-03.safetensors"], "it lacks x-02-of-03.safetensors"),

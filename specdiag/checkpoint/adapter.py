@@ -15,6 +15,7 @@ from specdiag.errors import SourceError
 
 _MISSING = "half of an update: its other factor is not there"
 _STACKED = "update of stacked experts, not supported"
+_BELOW = ".base_layer.out_proj."
 _PRUNED = "update of rank 0"
 _REPLACED = "replaced by modules_to_save"
 _VECTOR = "1-D: bias, norm or vector"
@@ -104,6 +105,8 @@ def read_adapter(
     for (name, _), module in modules.items():
         if name in alphas:
             module.pieces["alpha"] = stored[alphas[name]]
+    # PEFT hangs the update of nn.MultiheadAttention's fused projection on the module itself.
+    attention = {piece.module.removesuffix(".out_proj") for n, piece in pieces.items() if _BELOW in n}
     updates: list[Update] = []
     reasons: dict[str, str] = {}
     for (name, adapter), module in modules.items():
@@ -111,8 +114,7 @@ def read_adapter(
         reason = _why_not(name, module, settings, where)
         if reason is None:
             update = _update(name, adapter, module, settings, where)
-            is_attention = any(f"{name}.base_layer.out_proj." in tensor.name for tensor in tensors)
-            updates.append(replace(update, leaf="in_proj_weight") if is_attention else update)
+            updates.append(replace(update, leaf="in_proj_weight") if name in attention else update)
         else:
             reasons.update({tensor.name: reason for tensor in module.pieces.values()})
     weights, rest = _others(tensors, pieces, {t.name for m in modules.values() for t in m.pieces.values()})
@@ -129,7 +131,7 @@ def read_adapter(
         not_understood=tuple(n for n, why in reasons.items() if why not in _HARMLESS and n not in applied),
         config=config,
         n_tensors=len(tensors),
-        holds_base=sum(f"{update.module}.weight" in names for update in updates) * 2 > len(updates),
+        holds_base=sum(u.name in names and u.adapter is not None for u in updates) * 2 > len(updates),
     )
 
 
@@ -172,7 +174,7 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
             f"{where} is damaged: the factors of '{name}' have the shapes {_times(up.shape)} and "
             f"{_times(down.shape)}, which do not multiply"
         )
-    promised = config.rank(name)
+    promised = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps what its pattern masks
     if promised is not None and promised != rank:
         raise SourceError(
             f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {promised}: "

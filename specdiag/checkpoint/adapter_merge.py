@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.adapter import Adapter, Tokens
-from specdiag.checkpoint.adapter_names import flattened
+from specdiag.checkpoint.adapter_match import Names
 from specdiag.checkpoint.adapter_update import Update
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
@@ -42,13 +42,13 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
             f"({first.reason}): merge it into its model (PEFT: merge_and_unload)"
         )
     tensors = {tensor.name: tensor for tensor in base}
+    names = Names((*tensors, *(weight.name for weight in adapter.weights)))
     for weight in adapter.weights:
-        counterpart = _counterpart(weight.name, tensors, where, onto)
-        name = weight.name if counterpart is None else counterpart
+        name = names.find(weight.name) or weight.name
         tensors[name] = replace(weight, name=name)
     done: dict[str, str] = {}
     for update in adapter.updates:
-        name = _parameter(update, tensors, where, onto)
+        name = _parameter(update, names, where, onto)
         if name in done:
             raise SourceError(
                 f"{where} changes '{name}' twice, by '{done[name]}' and '{update.module}': give one adapter"
@@ -56,40 +56,22 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
         done[name] = update.module
         tensors[name] = _merged(update, tensors[name], where, onto)
     for found in adapter.tokens:
-        name = _counterpart(f"{found.module}.weight", tensors, where, onto)
+        name = names.find(f"{found.module}.weight")
         if name is None or max(found.rows, default=0) >= tensors[name].shape[0]:
             raise SourceError(f"{where} trains tokens of '{found.module}', which {onto} does not hold")
         tensors[name] = _with_rows(tensors[name], found)
     return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
 
 
-def _parameter(update: Update, tensors: dict[str, StoredTensor], where: str, onto: str) -> str:
-    for name in (update.name, f"{update.module}.in_proj_weight"):
-        found = _counterpart(name, tensors, where, onto)
+def _parameter(update: Update, names: Names, where: str, onto: str) -> str:
+    for leaf in ("weight", "in_proj_weight"):
+        found = names.find(f"{update.module}.{leaf}")
         if found is not None:
             return found
     raise SourceError(
         f"{where} adapts '{update.module}' ({_times(update.shape)}), which {onto} does not hold: "
         "it was made for another model"
     )
-
-
-def _counterpart(name: str, tensors: dict[str, StoredTensor], where: str, onto: str) -> str | None:
-    """The base model's name for a parameter: the same, or the only one that ends in it or that it ends in."""
-    if name in tensors:
-        return name
-    ends = [f".{name}"]
-    spelled = {known: known for known in tensors}
-    if "." not in name.removesuffix(".weight"):
-        spelled = {known: f".{known}".replace(".", "_") for known in tensors}
-        ends.append(f"_{flattened(name)}")
-    longer = [known for known, spelling in spelled.items() if spelling.endswith(tuple(ends))]
-    if len(longer) > 1:
-        raise SourceError(
-            f"{where} adapts '{name}', which may be {' or '.join(longer[:4])} in {onto}: it was made for another model"
-        )
-    shorter = sorted((known for known in tensors if name.endswith(f".{known}")), key=len)
-    return next(iter(longer or shorter[-1:]), None)
 
 
 def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> StoredTensor:

@@ -68,6 +68,7 @@ _PEFT_METHODS = re.compile(
 """The rest of PEFT's methods, whose words are too common to tell anything without its prefix."""
 
 _PREFIX = "base_model.model."
+_WRAPPED = re.compile(r"(\.base_layer)+\.")
 _COMPONENT = re.compile(r"lora_(unet|te\d?|transformer|prior_unet|prior_te)_")
 _DOTS = (
     (re.compile(r"_(\d+)(?=_|$)"), r".\1"),
@@ -105,7 +106,7 @@ def take_apart(full_name: str) -> Piece:
         match = pattern.fullmatch(name)
         if match is not None:
             found = match.groupdict()
-            module = match["module"].replace(".base_layer.", ".")
+            module = _WRAPPED.sub(".", match["module"])
             if found.get("projection"):
                 module += "." + found["projection"].replace("to_out", "to_out.0")
             is_embedding = bool(found.get("embedding"))
@@ -130,7 +131,7 @@ def _full_weight(name: str) -> Piece:
         return Piece(f"{saved[1]}.{saved[3]}", "weight", saved[2])
     if ".original_module." in name:
         return Piece(name.replace(".original_module.", "."), "frozen")
-    return Piece(name.replace(".token_adapter.", ".").replace(".base_layer.", "."), "weight")
+    return Piece(_WRAPPED.sub(".", name.replace(".token_adapter.", ".")), "weight")
 
 
 def dotted(module: str) -> str:

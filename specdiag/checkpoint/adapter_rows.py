@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
@@ -57,7 +57,7 @@ def update_rows(
             matrices.append(matrix)
         matrices += _rows(replace(matrix, name=name), by_name[name], beside=is_weight)
     skipped = [msgspec.structs.replace(s, name=shown.get(s.name, s.name)) for s in checkpoint.skipped]
-    reached = {matrix.name for matrix in matrices if matrix.rank is not None} | {s.name for s in skipped}
+    reached = {m.name for m in matrices if m.rank is not None} | {s.name for s in skipped if s.name not in held}
     return replace(
         checkpoint,
         matrices=tuple(matrices),
@@ -88,11 +88,8 @@ def _first_of_each(updates: Sequence[Update]) -> list[Update]:
 def _readable(names: Sequence[str]) -> dict[str, str]:
     """Names whose role can be told, by the names that are shown: flattened ones taken apart, where that is unique."""
     guesses = {name: f"{dotted(name.removesuffix('.weight'))}.weight" for name in names}
-    taken = set(names)
-    return {
-        name: guess if guess not in taken and list(guesses.values()).count(guess) == 1 else name
-        for name, guess in guesses.items()
-    }
+    counts = Counter([*guesses.values(), *guesses])
+    return {name: guess if guess == name or counts[guess] == 1 else name for name, guess in guesses.items()}
 
 
 def _product(update: Update) -> StoredTensor:
