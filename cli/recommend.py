@@ -149,7 +149,7 @@ def recommend(
         listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{source} is a saved report, taken as it is: {listed} needs the checkpoint itself")
     planned = {name: ctx.params[name] for name in _POWER_LINES}
-    base = show.base_decay(weight_decay, run or _run_beside(source), planned, lr=lr, steps_left=steps_left)
+    base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
     course = None
     if schedule is not None:
         from specdiag.decay.scheduled import decay_schedule

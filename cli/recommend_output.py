@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
-from specdiag.errors import UsageError
+from specdiag.errors import SourceError, UsageError
 
 from . import output, tables
 
@@ -33,18 +33,30 @@ def base_decay(
     *,
     lr: float | None,
     steps_left: int | None,
+    beside: Path | None = None,
 ) -> Base:
-    """The base decay: as given, by Power Lines, or from a run's own files; None where nothing says it."""
+    """The base decay: as given, by Power Lines, or from a run's own files; None where nothing says it.
+
+    Args:
+        weight_decay: as given.
+        run: the folder of a run that was named.
+        planned: what Power Lines need, besides the lr.
+        lr: as given.
+        steps_left: as given.
+        beside: the folder of the checkpoint, which may hold its run's files or not.
+    """
     named = [f"--{name.replace('_', '-')}" for name, value in planned.items() if value is not None]
     if named and weight_decay is not None:
         raise UsageError(f"--weight-decay {weight_decay} and {named[0]} both give a base decay: leave one out")
     if named:
         return _by_power_lines(planned, lr, steps_left)
     found = None
-    if run is not None:
+    if run is not None or beside is not None:
         from specdiag.decay.run_settings import read_run
 
-        found = read_run(run)
+        found = read_run(run or beside or Path())
+    if found is None and run is not None:
+        raise SourceError(f"--run {run} holds no optimizer or trainer state: name the folder that has optimizer.pt")
     if found is None:
         return Base(weight_decay, "given", lr, steps_left)
     lr = lr if lr is not None else found.lr

@@ -459,6 +459,7 @@ def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.Monkey
         (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
         (("r.json", "--export", "yaml"), 2, "unknown export"),
         (("absent.json",), 3, "no such file"),
+        (("r.json", "--run", "."), 3, "holds no optimizer or trainer state"),
     ],
 )
 def test_command_refusals(
@@ -479,6 +480,23 @@ def test_command_derives_the_base(tmp_path: Path) -> None:
     plan = json.loads(result.stdout)
     assert plan["base_weight_decay"] == pytest.approx(0.3371925, rel=1e-6)
     assert plan["base_origin"] == "Power Lines"
+
+
+def test_command_reads_the_run(tmp_path: Path) -> None:
+    model = Llama()
+    run_folder = tmp_path / "checkpoint-100"
+    run_folder.mkdir()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
+    torch.save(optimizer.state_dict(), run_folder / "optimizer.pt")
+    (run_folder / "trainer_state.json").write_text(json.dumps({"global_step": 100, "max_steps": 20000}))
+    torch.save(model.state_dict(), run_folder / "pytorch_model.bin")
+    path = PAPER.save(tmp_path / "r.json")
+    beside = run(str(run_folder))
+    named = run(str(path), "--run", str(run_folder))
+    for result in (beside, named):
+        assert result.exit_code == 0, result.output
+        assert "Base decay 0.05 (optimizer.pt)." in result.stdout
+        assert "19,900 are left" in result.stdout
 
 
 def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
