@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import SourceError, UsageError
 
 from . import output, tables
+
+if TYPE_CHECKING:
+    from specdiag.decay.plan import DecayPlan, PlanEntry
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ def base_decay(
         by_file[file].append(what.replace("_", " "))
     read = "; ".join(f"{file}: {', '.join(held)}" for file, held in by_file.items())
     said = [f"Read of the run: {read}.", *found.notes]
+    if found.decoupled is False:
+        said.append(
+            "Its decay is coupled (Adam with L2): norms are predicted for decoupled decay only, so take no verdict."
+        )
     return Base(found.weight_decay, found.origin.get("weight_decay", ""), lr, steps_left, said)
 
 

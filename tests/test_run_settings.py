@@ -210,7 +210,7 @@ def test_compressed_again(checkpoint):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
-    with pytest.raises(SourceError, match="compressed after torch wrote it"):
+    with pytest.raises(SourceError, match="was compressed again"):
         read_run(checkpoint)
 
 
@@ -272,7 +272,7 @@ class Trap:
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "ckpt.pt"])
 def test_nothing_is_run(tmp_path, capsys, name):
     torch.save({"param_groups": [{"weight_decay": 0.1}], "base_lrs": [Trap()], "trap": Trap()}, tmp_path / name)
-    with pytest.raises(SourceError, match="without running it"):
+    with pytest.raises(SourceError, match="wants to run print when it is opened"):
         read_run(tmp_path)
     (tmp_path / name).write_bytes(pickle.dumps(Trap()))
     with pytest.raises(SourceError, match=name):
@@ -333,7 +333,7 @@ def test_damaged_training_arguments(checkpoint, transformers):
     torch.save(arguments(), checkpoint / "training_args.bin")
     (checkpoint / "optimizer.pt").unlink()
     (checkpoint / "training_args.bin").write_bytes((checkpoint / "training_args.bin").read_bytes()[:-100])
-    with pytest.raises(SourceError, match=r"training_args\.bin.*not a readable torch file"):
+    with pytest.raises(SourceError, match=r"training_args\.bin.* is a damaged zip archive"):
         read_run(checkpoint)
 
 

@@ -7,16 +7,10 @@ Lightning's .ckpt). Nothing they carry is run, and of an optimizer only the grou
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
 import math
-import pathlib
-import pickle
-import struct
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +27,6 @@ _ARGUMENTS = "training_args.bin"
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
 _HOLDERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
 _STEPS = ("global_step", "iter_num", "iteration", "step")
-_INERT = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
 _ARGUMENT_TYPES = {
     "transformers.training_args": ("TrainingArguments", "OptimizerNames"),
     "transformers.trainer_utils": ("SaveStrategy", "IntervalStrategy", "SchedulerType", "HubStrategy"),
@@ -42,19 +35,6 @@ _ARGUMENT_TYPES = {
     "accelerate.utils.dataclasses": ("DistributedType",),
 }
 """All that a plain training_args.bin names: dataclasses and enumerations, whose making runs nothing else."""
-_DAMAGED = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    struct.error,
-)
 
 
 class RunSettings(Record, frozen=True, kw_only=True):
@@ -130,13 +110,13 @@ class _Found:
 
 def _read_trainer(folder: Path, found: _Found) -> None:
     for optimizer in _present(folder, _OPTIMIZER):
-        groups = list(_groups(_load(optimizer, _INERT)))
+        groups = list(_groups(_load(optimizer)))
         if not groups:
             raise SourceError(f"'{optimizer}' holds no parameter groups: it is not what an optimizer saves")
         _read_groups(groups, optimizer, found)
     for scheduler in _present(folder, _SCHEDULER):
         if "peak_lr" not in found.values:
-            rates = _mapping(_load(scheduler, _INERT), scheduler).get("base_lrs")
+            rates = _mapping(_load(scheduler), scheduler).get("base_lrs")
             found.say("peak_lr", _largest(_numbers(rates, scheduler)), scheduler)
     for state in _present(folder, (_STATE,)):
         _read_state(state, found)
@@ -163,9 +143,11 @@ def _read_arguments(path: Path, found: _Found) -> None:
     if importlib.util.find_spec("transformers") is None:
         found.notes.append(f"{path.name} was left unread: opening it takes transformers, which is not installed.")
         return
+    from specdiag.checkpoint.torch_load import ForeignPickleError
+
     try:
-        arguments = _load(path, tuple(_argument_types()), refusals=False)
-    except pickle.UnpicklingError:
+        arguments = _load(path, tuple(_argument_types()))
+    except ForeignPickleError:
         found.notes.append(f"{path.name} was left unread: it holds more than transformers' own settings.")
         return
     found.say("weight_decay", _optional(getattr(arguments, "weight_decay", None), path), path)
@@ -191,7 +173,7 @@ def _only_checkpoint(folder: Path) -> Path | None:
 
 
 def _read_checkpoint(path: Path, found: _Found) -> None:
-    content = _load(path, _INERT)
+    content = _load(path)
     if not isinstance(content, Mapping):
         return
     content = cast("Mapping[Any, Any]", content)
@@ -252,40 +234,10 @@ def _read_groups(groups: Sequence[Mapping[str, Any]], path: Path, found: _Found)
     found.say("peak_lr", _largest({_number(g["initial_lr"], path) for g in deciding if "initial_lr" in g}), path)
 
 
-def _load(path: Path, allowed: Sequence[type], *, refusals: bool = True) -> Any:
-    """A torch file without running anything; tensors stay on disk where it is a zip file, as all recent ones are.
+def _load(path: Path, allowed: Sequence[type] | None = None) -> Any:
+    from specdiag.checkpoint.torch_load import INERT, load_torch
 
-    Raises:
-        SourceError: it is damaged, or, unless `refusals` is off, wants more than is allowed.
-        pickle.UnpicklingError: `refusals` is off, and it wants more than is allowed.
-    """
-    import torch
-
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        if zipped:
-            _check_stored(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
-            warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if not refusals:
-            raise
-        raise SourceError(
-            f"'{path}' cannot be opened without running it, or is damaged: give --weight-decay and --lr instead"
-        ) from error
-    except MemoryError as error:
-        raise SourceError(f"'{path}' asks for more memory than there is: it is damaged, copy it again") from error
-    except _DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(f"'{path}' is not a readable torch file ({reason}): copy it again") from error
-
-
-def _check_stored(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("it was compressed after torch wrote it")
+    return load_torch(path, str(path), INERT if allowed is None else allowed)
 
 
 def _present(folder: Path, names: Sequence[str]) -> list[Path]:

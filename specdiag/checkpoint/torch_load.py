@@ -1,0 +1,116 @@
+"""Opening a file that torch.save wrote without running any code that it carries."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import pathlib
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from specdiag.errors import SourceError
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_DAMAGED = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""What torch.load raises on damaged files, besides UnpicklingError."""
+INERT = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
+"""Beside torch's own list: what training scripts keep with the weights (arguments, Lightning's hyper_parameters).
+
+Making one runs nothing but its own constructor, which stores what it is given.
+"""
+
+
+class ForeignPickleError(SourceError):
+    """The file wants to run what was not allowed."""
+
+
+def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) -> Any:
+    """What a file holds, on the CPU; tensors of the zip format stay on disk until they are used.
+
+    Args:
+        path: the file, zip format or the legacy one.
+        label: its name in messages.
+        allowed: classes that it may make, beside tensors and plain containers.
+
+    Raises:
+        ForeignPickleError: it wants to run something else.
+        SourceError: it is damaged, or no file of torch.save.
+    """
+    zipped = _is_zip(path, label)
+    if zipped:
+        _check_zip(path, label)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
+            warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
+            if zipped:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with _Bounded(path.open("rb", buffering=0)) as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ForeignPickleError(_refused(str(error), label)) from error
+    except MemoryError as error:
+        raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
+    except (*_DAMAGED, struct.error) as error:
+        reason = str(error).partition("\n")[0]
+        raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
+
+
+def _is_zip(path: pathlib.Path, label: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+
+
+def _check_zip(path: pathlib.Path, label: str) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if "data.pkl" not in names:
+        raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")
+    if "constants.pkl" in names:
+        raise SourceError(f"'{label}' is a TorchScript program, not supported: save its state_dict instead")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise SourceError(f"'{label}' was compressed again after torch.save wrote it: fetch the original")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise SourceError(f"'{label}' is a damaged zip archive (entries overlap): fetch it again")
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than is left: lengths in a pickle may lie, and are allocated first."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _refused(message: str, label: str) -> str:
+    """torch's long answer in one sentence: the callable that the pickle wanted, or that it is damaged."""
+    wanted = _GLOBAL.search(message)
+    if wanted is None:
+        return f"'{label}' is a pickle that cannot be opened without running it: save its weights as safetensors"
+    return (
+        f"'{label}' wants to run {wanted[1].rstrip('.')} when it is opened, and it was not allowed to: "
+        "save its weights alone, as safetensors or a state_dict"
+    )
