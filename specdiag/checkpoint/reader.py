@@ -229,5 +229,5 @@ def list_file(path: Path, label: str) -> Listing:
 
     from specdiag.checkpoint.torch_file import list_torch_file
 
-    tensors, notes = list_torch_file(path, label, zipped=kind == "torch_zip")
+    tensors, notes = list_torch_file(path, label)
     return Listing(tensors, tuple(notes))
