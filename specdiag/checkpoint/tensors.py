@@ -85,8 +85,8 @@ class Rounding:
         """
         if self.relative:
             return self.relative
-        if self.eps:  # steps double with the exponent: their mean square is 0.46 eps^2 of the values' for any scale
-            return self.eps * (0.46 / 12) ** 0.5
+        if self.eps:  # steps double with the exponent: their mean square is 0.46 to 0.54 eps^2 of the values'
+            return self.eps * (0.5 / 12) ** 0.5
         flat = values.reshape(-1)
         square = float(np.vdot(flat, flat)) / max(len(flat), 1)
         if not np.isfinite(square) or square == 0:

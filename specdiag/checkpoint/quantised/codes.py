@@ -66,8 +66,8 @@ def unpack(packed: NDArray[Any], bits: int, n: int) -> NDArray[np.uint8]:
         return np.stack([octets & np.uint8(15), octets >> np.uint8(4)], axis=2).reshape(len(octets), -1)[:, :n]
     begin = np.arange(n) * bits
     octets = np.pad(octets, ((0, 0), (0, 1)))
-    first = octets[:, begin // 8].astype(np.uint16)
-    first |= octets[:, begin // 8 + 1].astype(np.uint16) << np.uint16(8)
+    first = octets.take(begin // 8, axis=1).astype(np.uint16)
+    first |= octets.take(begin // 8 + 1, axis=1).astype(np.uint16) << np.uint16(8)
     first >>= (begin % 8).astype(np.uint16)
     return (first & np.uint16((1 << bits) - 1)).astype(np.uint8)
 

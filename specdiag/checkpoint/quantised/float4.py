@@ -25,7 +25,7 @@ from specdiag.checkpoint.tensors import Rounding, StoredTensor
 _MX_GROUP, _NV_GROUP = 32, 16
 _POWERS = ("U8", "F8_E8M0")
 _PAIRS = pairs(FLOAT4)
-MX_ROUNDING = Rounding(relative=0.124)
+MX_ROUNDING = Rounding(relative=0.12)
 NV_ROUNDING = Rounding(relative=0.092)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown, split
 from specdiag.checkpoint.quantised.codes import FLOAT4, FLOAT8, apply_groups, pairs, unpack
+from specdiag.checkpoint.quantised.float4 import MX_ROUNDING
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.errors import SourceError
@@ -86,7 +87,7 @@ def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
         powers = bundle.integers(f"{parent}.scales", "U8")
         if powers is None or bits != 4 or powers.shape != expected or cols % group:
             raise NotUnderstood("MLX mxfp4 without scales that fit")
-        decode, rounding = partial(_decode_mlx_float4, group), Rounding(relative=0.124)
+        decode, rounding = partial(_decode_mlx_float4, group), MX_ROUNDING
         return Weight(codes.name, shape, "mxfp4", (codes, powers), decode, rounding, stacked)
     scale = bundle.floats(f"{parent}.scales")
     bias = bundle.floats(f"{parent}.biases", f"{parent}.qbiases")

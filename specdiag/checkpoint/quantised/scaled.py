@@ -23,6 +23,10 @@ from specdiag.checkpoint.tensors import Rounding, StoredTensor
 
 _EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 0.25}
 _POWERS = ("U8", "F8_E8M0")
+_MX_GROUP = Grid(1, 32)
+_MX_ROUNDING = Rounding(relative=0.03)
+"""Of mxfp8: 0.026 where powers of two are rounded up, to 0.04 where they are rounded down and the largest are cut."""
+
 _ROW_FORMAT = 0
 
 
@@ -43,6 +47,8 @@ def find_float8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
     grid = _grid(codes, scale, bundle)
     if scale.dtype == "U8" and grid.rows != 1:
         raise NotUnderstood(f"its scales are whole numbers of shape {shown(scale.shape)}, not exponents by groups")
+    if scale.dtype in _POWERS and grid == _MX_GROUP:
+        rounding = _MX_ROUNDING
     decode = partial(_decode_float8, codes, scale, grid)
     return Weight(codes.name, codes.shape, codes.dtype, (codes, scale), decode, rounding, stacked)
 
