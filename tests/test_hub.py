@@ -29,6 +29,7 @@ def answer(location, **options):
     return {
         "source": str(source), "commit": source.commit, "revision": source.revision,
         "files": source.files, "ignored": source.ignored, "architecture": checkpoint.architecture,
+        "base": source.base,
         "sums": {m.name: float(m.tensor.read(None).sum()) for m in checkpoint.matrices},
         "torch": "torch" in sys.modules,
     }
@@ -45,6 +46,13 @@ ONE_FILE = {
     "pytorch_model.bin": b"x" * 100,
     "README.md": b"hello",
 }
+ADAPTER_CONFIG = json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2}).encode()
+ADAPTER = save(
+    {
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((1, 64), np.float32),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": np.ones((64, 1), np.float32),
+    }
+)
 SHARDED = {
     "config.json": CONFIG,
     "model.safetensors.index.json": json.dumps(
@@ -64,7 +72,7 @@ def hub() -> Iterator[HubStandIn]:
         "org/gated": Repo(dict(ONE_FILE), gated=True),
         "org/private": Repo(dict(ONE_FILE), private=True),
         "org/parts": Repo({f"unet/{name}": data for name, data in ONE_FILE.items()}),
-        "org/adapter": Repo({"adapter_config.json": b"{}", "adapter_model.safetensors": WEIGHTS}),
+        "org/adapter": Repo({"adapter_config.json": ADAPTER_CONFIG, "adapter_model.safetensors": ADAPTER}),
         "org/onnx": Repo({"model.onnx": b"ONNX", "model.int8.onnx": b"ONNX"}),
     }
     with HubStandIn(repos) as stand_in:
@@ -124,6 +132,17 @@ def test_a_model_in_one_file(hub: HubStandIn, client: Client) -> None:
     assert answer["architecture"] == "LlamaForCausalLM"
     assert answer["torch"] is False
     assert sorted(hub.downloads()) == ["config.json", "model.safetensors"]
+
+
+def test_an_adapter_and_its_base(hub: HubStandIn, client: Client) -> None:
+    """W = 1 everywhere, s B A = 2: the base's commit is recorded with the sum."""
+    alone, applied = client.open_each([{"location": "org/adapter"}, {"location": "org/adapter", "base": "org/one"}], {})
+    assert (alone["files"], alone["base"]) == (["adapter_model.safetensors"], None)
+    assert alone["sums"] == {QUERY: pytest.approx(128.0)}  # the one singular value of a matrix of twos, up to its sign
+    assert applied["sums"] == {QUERY: 3 * 4096.0}
+    assert applied["base"] == f"org/one@{hub.repos['org/one'].commit}"
+    assert applied["source"] == f"org/adapter@{hub.repos['org/adapter'].commit}"
+    assert applied["torch"] is False
 
 
 def test_what_was_printed_can_be_typed_back_and_downloads_nothing(hub: HubStandIn, client: Client) -> None:

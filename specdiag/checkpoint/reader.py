@@ -115,7 +115,7 @@ def open_checkpoint(
         options: Options = {"role_map": role_map, "experts": experts, "seed": seed}
         adapter = _adapter(held, folder)
         if base is not None:
-            return _applied(held, adapter, read_base(base), options)
+            return _applied(held, adapter, base, options)
         if adapter is not None:
             return update_rows(adapter, held.source, held.config, **options, notes=held.notes)
         return sort_tensors(held.tensors, held.source, held.config, **options, notes=held.notes)
@@ -139,7 +139,7 @@ def read_base(location: str | os.PathLike[str]) -> Contents:
         raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
     held = read_contents(folder, found.file or folder.only)
     if _adapter(held, folder) is not None:
-        raise UsageError(f"{folder.source.location} is an adapter itself: --base takes the model that it changes")
+        raise UsageError(f"{folder.source.location} is an adapter, or carries one: --base takes the plain model")
     return held
 
 
@@ -148,14 +148,15 @@ def _adapter(held: Contents, folder: Folder) -> Adapter | None:
     return read_adapter(held.tensors, {None: config}, held.source.location)
 
 
-def _applied(held: Contents, adapter: Adapter | None, base: Contents, options: Options) -> Checkpoint:
+def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Options) -> Checkpoint:
     """The base model with the adapter applied."""
-    where, onto = held.source.location, base.source.location
+    where = held.source.location
     if adapter is None:
-        raise UsageError(f"{where} is no adapter: leave out --base {onto}")
+        raise UsageError(f"{where} is no adapter: leave out --base {os.fspath(location)}")
     if adapter.holds_base:
-        raise UsageError(f"{where} holds the weights that its adapter changes: leave out --base {onto}")
-    tensors = merge(adapter, base.tensors, where, onto)
+        raise UsageError(f"{where} holds the weights that its adapter changes: leave out --base {os.fspath(location)}")
+    base = read_base(location)
+    tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(held.source, base=str(base.source))
     notes = (*held.notes, *base.notes, *remarks_on_scales(adapter))
     return sort_tensors(tensors, source, base.config, **options, notes=notes)
