@@ -378,14 +378,16 @@ def test_trained_tokens_are_rows_of_the_table(tmp_path: Path) -> None:
     assert np.array_equal(merged, table)
 
 
-@pytest.mark.parametrize("prefix", ["language_model.", "", "bert."])
-def test_prefixes_of_the_base_may_differ(tmp_path: Path, prefix: str) -> None:
-    module = f"{prefix if prefix == 'bert.' else ''}layers.0.self_attn.q_proj"
-    tensors, w = lora(module, 96, 64), random(96, 64, seed=3)
-    name = f"{'' if prefix == 'bert.' else prefix}layers.0.self_attn.q_proj.weight"
-    base = model(tmp_path / "base", {name: w, "vision.layers.1.self_attn.q_proj.weight": w})
-    merged = values(open_checkpoint(write(tmp_path, tensors, LORA), base=base), name)
-    np.testing.assert_allclose(merged, w + dense(tensors, module, 2.0), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize(("adapted", "held"), [("", "language_model."), ("bert.", ""), ("", "")])
+def test_prefixes_of_the_base_may_differ(tmp_path: Path, adapted: str, held: str) -> None:
+    module, name = f"{adapted}layers.0.self_attn.q_proj", f"{held}layers.0.self_attn.q_proj.weight"
+    head, w = random(96, 64, seed=8), random(96, 64, seed=3)
+    tensors = lora(module, 96, 64) | {f"base_model.model.{adapted}lm_head.weight": head}
+    weights = {name: w, "vision.layers.1.self_attn.q_proj.weight": w, f"{held}lm_head.weight": w}
+    merged = open_checkpoint(write(tmp_path, tensors, LORA), base=model(tmp_path / "base", weights))
+    np.testing.assert_allclose(values(merged, name), w + dense(tensors, module, 2.0), rtol=1e-5, atol=1e-5)
+    assert np.array_equal(values(merged, f"{held}lm_head.weight"), head)
+    assert len(merged.matrices) == 3
 
 
 def test_the_base_may_be_bfloat16_and_sharded(tmp_path: Path) -> None:
@@ -418,6 +420,8 @@ def test_the_base_may_be_bfloat16_and_sharded(tmp_path: Path) -> None:
         (lora(QUERY, 96, 64) | lora("model.layers.0.mlp.experts", 96, 32),
          "cannot be applied whole, for .*experts.lora_A.weight and 1 more .update of stacked experts"),
         ({"base_model.model.x.lora_A.weight": random(8, 4)}, "half of an update"),
+        (lora(QUERY, 96, 64) | {f"base_model.model.{QUERY}.lora_magnitude_vector": random(64)},
+         "lora_magnitude_vector' has 64 values and not 96"),
         ({"base_model.model.x.lora_A.weight": random(8, 4), "base_model.model.x.lora_B.weight": random(4, 7)},
          "factors of 'x' have the shapes 4x7 and 8x4, which do not multiply"),
     ],

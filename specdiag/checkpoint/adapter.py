@@ -111,7 +111,7 @@ def read_adapter(
     reasons: dict[str, str] = {}
     for (name, adapter), module in modules.items():
         settings = configs.get(adapter, configs.get(None, AdapterConfig({})))
-        reason = _why_not(name, module, settings, where)
+        reason = _why_not(name, module, settings)
         if reason is None:
             update = _update(name, adapter, module, settings, where)
             updates.append(replace(update, leaf="in_proj_weight") if name in attention else update)
@@ -144,7 +144,7 @@ def remarks_on_scales(adapter: Adapter) -> list[str]:
     return [f"No scale (alpha) is stored{which}: the products B A are taken as they are."]
 
 
-def _why_not(name: str, module: _Module, config: AdapterConfig, where: str) -> str | None:
+def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     """Why the pieces of a module are no update that can be analysed, None where they are."""
     down, up = module.pieces.get("down"), module.pieces.get("up")
     if down is None or up is None:
@@ -153,11 +153,10 @@ def _why_not(name: str, module: _Module, config: AdapterConfig, where: str) -> s
         return _PRUNED
     if any(0 in tensor.shape for tensor in (down, up)):
         return "empty: a factor that was saved in parts and not gathered"
-    unsettled = next((t.reason for t in module.pieces.values() if t.reason is not None), None)
-    if unsettled is not None:
-        return unsettled
-    if any(tensor.values_dtype not in FLOAT_TYPES for tensor in module.pieces.values()):
-        return f"update of an unsupported dtype {down.dtype}"
+    for kind, tensor in module.pieces.items():
+        may_be_integer = kind == "alpha" and tensor.dtype.startswith(("I", "U"))
+        if not may_be_integer and (tensor.reason is not None or tensor.values_dtype not in FLOAT_TYPES):
+            return tensor.reason or f"unsupported dtype {tensor.dtype}"
     if name.endswith((".base_layer", ".experts")) or config.targets_parameter(name):
         return _STACKED
     is_product = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and prod(up.shape[2:]) == 1
@@ -174,6 +173,11 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
             f"{where} is damaged: the factors of '{name}' have the shapes {_times(up.shape)} and "
             f"{_times(down.shape)}, which do not multiply"
         )
+    sizes: dict[Kind, int] = {"middle": rank, "magnitude": up.shape[0], "alpha": 1}
+    for kind, size in sizes.items():
+        beside = module.pieces.get(kind)
+        if beside is not None and prod(beside.shape) != size:
+            raise SourceError(f"{where} is damaged: '{beside.name}' has {prod(beside.shape)} values and not {size}")
     promised = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps what its pattern masks
     if promised is not None and promised != rank:
         raise SourceError(

@@ -68,7 +68,8 @@ class AdapterConfig:
         kept = _mapping(self.settings.get("rank_pattern"))
         if self.settings.get("peft_type") == "ADALORA":
             chosen = next((value for name, value in kept.items() if name.startswith(f"{module}.")), None)
-            rank = sum(cast("list[bool]", chosen)) if isinstance(chosen, list) else self.settings.get("init_r")
+            kept_flags = cast("list[Any]", chosen) if isinstance(chosen, list) else None
+            rank = self.settings.get("init_r") if kept_flags is None else kept_flags.count(True)
         else:
             rank = _by_pattern(kept, module, self.settings.get("r"))
         return rank if isinstance(rank, int) else None
@@ -93,7 +94,8 @@ class AdapterConfig:
         listed = self.settings.get("trainable_token_indices")
         if isinstance(listed, dict):
             listed = next((rows for name, rows in _mapping(listed).items() if f".{module}".endswith(f".{name}")), None)
-        return tuple(int(row) for row in cast("list[Any]", listed)) if isinstance(listed, list) else None
+        rows = cast("list[Any]", listed) if isinstance(listed, list) else []
+        return tuple(rows) if rows and all(isinstance(row, int) for row in rows) else None
 
     def targets_parameter(self, module: str) -> bool:
         """Whether the update is that of a parameter which is no module's weight, such as stacked experts."""

@@ -42,10 +42,11 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
             f"({first.reason}): merge it into its model (PEFT: merge_and_unload)"
         )
     tensors = {tensor.name: tensor for tensor in base}
-    names = Names((*tensors, *(weight.name for weight in adapter.weights)))
+    names = Names(tensors)
     for weight in adapter.weights:
         name = names.find(weight.name) or weight.name
         tensors[name] = replace(weight, name=name)
+    names = Names(tensors)
     done: dict[str, str] = {}
     for update in adapter.updates:
         name = _parameter(update, names, where, onto)
@@ -57,7 +58,8 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
         tensors[name] = _merged(update, tensors[name], where, onto)
     for found in adapter.tokens:
         name = names.find(f"{found.module}.weight")
-        if name is None or max(found.rows, default=0) >= tensors[name].shape[0]:
+        held = 0 if name is None else tensors[name].shape[0]
+        if name is None or not all(0 <= row < held for row in found.rows):
             raise SourceError(f"{where} trains tokens of '{found.module}', which {onto} does not hold")
         tensors[name] = _with_rows(tensors[name], found)
     return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
@@ -100,7 +102,7 @@ def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
     wide = np.dtype(np.float64 if kinds[0].name == "F64" else np.float32)
 
     def read(index: int | None) -> NDArray[Any]:
-        values = kinds[0].widen(table.read(None), wide)
+        values = np.array(kinds[0].widen(table.read(None), wide))
         values[list(tokens.rows)] = kinds[1].widen(tokens.values.read(None), wide)
         return values if index is None else values[index]
 

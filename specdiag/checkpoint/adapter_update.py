@@ -209,4 +209,6 @@ def _flat(tensor: StoredTensor) -> NDArray[Any]:
 
 
 def _vector(tensor: StoredTensor) -> NDArray[np.float64]:
-    return FLOAT_TYPES[tensor.values_dtype].widen(tensor.read(None), np.dtype(np.float64)).reshape(-1)
+    """Its values in a row; an alpha may be stored as an integer."""
+    raw, kind = tensor.read(None), FLOAT_TYPES.get(tensor.values_dtype)
+    return (raw.astype(np.float64) if kind is None else kind.widen(raw, np.dtype(np.float64))).reshape(-1)
