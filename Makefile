@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench zoo clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -21,6 +21,9 @@ check: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py
 
+zoo: $(VENV)/train
+	$(BIN)/python benchmarks/zoo.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -30,6 +33,10 @@ $(VENV)/core: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/train: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev,train]'
 	touch $@
 
 clean:

@@ -40,12 +40,12 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     """
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
     role = rule.role if rule is not None else None
-    is_convolution = "conv" in ".".join(path.split(".")[-3:]).lower()
+    is_convolution = "conv" in ".".join([*path.split(".")[-3:], *name.split(".")[-2:]]).lower()
     if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
         return _experts(survey, name)
     if not is_convolution:
         shape = _without_leading_ones(shape)
-    if len(shape) == 2 or (set(shape[2:]) == {1} and role not in (None, "other", "embed", "conv")):
+    if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
         return _matrix(survey, name, (shape[0], shape[1]))
     is_short = shape[-1:] <= (_SHORT,)
     if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
@@ -87,6 +87,13 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         parts, problem = _parts(tensor, index)
         pieces += [replace(piece, part=_expert(index, piece.part)) for piece in parts]
     return pieces, problem
+
+
+def _is_linear(rule: Rule | None) -> bool:
+    """Whether a convolution that reads one position is a linear map that happens to be written as one."""
+    if rule is None or rule.role in ("embed", "conv"):
+        return False
+    return rule.role != "other" or rule.kind == "attention" or bool(rule.parts)
 
 
 def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:

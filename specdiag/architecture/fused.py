@@ -66,8 +66,12 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
 
 
 def is_doubled(shape: Shape, output: Shape | None) -> bool:
-    """Whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one."""
-    return output is not None and _doubled_axis(shape[-2:], output[-2:]) is not None
+    """Whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one.
+
+    A square one that seems transposed is none: an MLP that takes two states side by side goes from 2d to 2d to d.
+    """
+    axis = None if output is None else _doubled_axis(shape[-2:], output[-2:])
+    return axis == 0 or (axis == 1 and shape[-2] != shape[-1])
 
 
 def holding(config: Mapping[str, Any] | None, paths: Iterable[str]) -> tuple[Fused, ...]:

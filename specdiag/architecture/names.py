@@ -11,7 +11,7 @@ from specdiag.architecture.rules import BUILTIN, Context
 
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
-_WRAPPERS = ("linear", "base_layer", "default", "lora_a", "lora_b")
+_WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
 
@@ -96,7 +96,10 @@ def _is_wrapped(module: list[str]) -> bool:
     """Whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
     if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
         return False
-    return segment_context(module[-2]) is None or segment_context(module[-3]) is not None
+    if module[-2].isdigit() and _is_stack(module, len(module) - 3):
+        return False
+    wrapped, within = segment_context(module[-2]), segment_context(module[-3])
+    return wrapped is None or wrapped.weak or (within is not None and within.name in _SUBLAYERS)
 
 
 def _innermost(above: list[str]) -> str:
