@@ -256,7 +256,7 @@ def bnb(kind: str, *, nested: bool = False, storage: torch.dtype = torch.uint8) 
         tensors = {
             prefix: tensor(nibbles(codes.reshape(-1), high_first=True)).view(storage).reshape(-1, 1),
             **parts,
-            f"{prefix}.quant_map": tensor(table),
+            f"{prefix}.quant_map": tensor(table.copy()),
             f"{prefix}.quant_state.bitsandbytes__{kind}": tensor(said),
         }
         return Quantised(tensors, (table[codes] * absmax[:, None]).reshape(w.shape))

@@ -61,7 +61,7 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> tu
         SourceError: a file cannot be read.
     """
     bundle = Bundle.of(tensors, config)
-    if all(t.dtype in FLOAT_TYPES for t in tensors):
+    if all(t.values_dtype in FLOAT_TYPES for t in tensors):
         return list(tensors), []
     weights, refused = _find(tensors, bundle)
     parts = {part.name for weight in weights.values() for part in weight.parts}
@@ -86,7 +86,7 @@ def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, We
             is_codes = split(tensor.name)[1] == family.codes
             refused[tensor.name] = _refusal(tensor, f"{family.name} is not read") if is_codes else _SCALE
             continue
-        if _is_scale(tensor.name) and tensor.dtype not in FLOAT_TYPES:
+        if _is_scale(tensor.name) and tensor.values_dtype not in FLOAT_TYPES:
             continue
         try:
             weight = _weight(tensor, bundle, method)
@@ -103,7 +103,7 @@ def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, We
 
 
 def _weight(tensor: StoredTensor, bundle: Bundle, method: str | None) -> Weight | None:
-    if tensor.dtype in FLOAT_TYPES:
+    if tensor.values_dtype in FLOAT_TYPES:
         return find_bitsandbytes(tensor, bundle)
     if method is not None and tensor.dtype in _PACKING and len(tensor.shape) > 1:
         raise NotUnderstood(f"{method} is not read")
@@ -133,7 +133,7 @@ def _tensors(n: int) -> str:
 
 def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, found: set[str]) -> dict[str, str]:
     """Why tensors that are no codes of a known format are left out."""
-    codes = found | {t.name for t in tensors if t.dtype not in FLOAT_TYPES and _holds_codes(t, bundle)}
+    codes = found | {t.name for t in tensors if t.values_dtype not in FLOAT_TYPES and _holds_codes(t, bundle)}
     owners = {owner for name in codes for owner in (name, split(name)[0])} - {""}
     reasons = ((tensor.name, _reason(tensor, codes, owners)) for tensor in tensors)
     return {name: reason for name, reason in reasons if reason is not None}
@@ -142,7 +142,7 @@ def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, found: set[str]) -
 def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | None:
     if _is_scale(tensor.name) and _owner(tensor.name) in owners:
         return _SCALE
-    if tensor.dtype in FLOAT_TYPES:
+    if tensor.values_dtype in FLOAT_TYPES:
         return None
     if tensor.dtype.startswith("F"):
         return f"unsupported dtype {tensor.dtype}: its codes mean nothing without their scales"

@@ -116,7 +116,7 @@ def _read(weight: Weight, index: int | None) -> NDArray[np.float32]:
 
 
 def _decode(weight: Weight, raw: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    values = weight.decode(*raw)
+    values = np.asarray(weight.decode(*raw))
     if values.shape != shape:
         raise SourceError(f"'{weight.name}' dequantises to shape {values.shape}, not {shape}: it is damaged")
     return values
