@@ -10,6 +10,7 @@ import typer
 
 from . import output
 from .analyze import analyze
+from .audit import audit
 from .recommend import recommend
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(recommend)
+app.command()(audit)
 
 
 def _print_version(value: bool) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdiag.analysis import Interrupted, Progress, analyze
     from specdiag.architecture.roles import roles
+    from specdiag.auditing.auditor import audit
+    from specdiag.auditing.records import AuditReport, Finding
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
@@ -28,6 +30,9 @@ _HOMES = {
     "Interrupted": "analysis",
     "Progress": "analysis",
     "roles": "architecture.roles",
+    "audit": "auditing.auditor",
+    "AuditReport": "auditing.records",
+    "Finding": "auditing.records",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
     "DecayPlan": "decay.plan",
@@ -48,9 +53,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AuditReport",
     "Checkpoint",
     "ComputationError",
     "DecayPlan",
+    "Finding",
     "Interrupted",
     "MissingExtraError",
     "ModuleRecord",
@@ -65,6 +72,7 @@ __all__ = [
     "UsageError",
     "WeightMatrix",
     "analyze",
+    "audit",
     "load_plan",
     "load_report",
     "recommend",

@@ -1,0 +1,72 @@
+"""What `specdiag audit` prints and saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from . import output, tables
+
+if TYPE_CHECKING:
+    from specdiag.auditing.records import AuditReport, Finding
+
+_STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
+
+
+def answer(audit: AuditReport, format: str, out: Path | None, *, all_rows: bool) -> None:
+    """Save what is asked for, and print: the table, or data for a pipeline."""
+    from specdiag.auditing import wording
+    from specdiag.report import write_atomically
+
+    data = wording.to_markdown(audit, all_rows=all_rows) if format == "md" else audit.to_json()
+    if out is not None:
+        write_atomically(out, data)
+    with output.closed_pipe_is_silent():
+        if format == "table":
+            _print(audit, all_rows=all_rows)
+        elif out is None:
+            output.write(data)
+    if out is not None:
+        output.talk(f"written: {out}", "green")
+
+
+def _print(audit: AuditReport, *, all_rows: bool) -> None:
+    from specdiag.auditing import wording
+
+    console = output.console()
+    console.print(Text(wording.headline(audit), style=_STYLES[audit.verdict]), soft_wrap=True)
+    grouped = wording.groups(audit)
+    if grouped:
+        rows = [row for group in grouped for row in _rows(group, all_rows=all_rows)]
+        console.print(tables.draw("", _columns(), rows, console.width))
+        console.print()
+        for group in grouped:
+            console.print(Text(wording.explanation(group[0])), soft_wrap=True)
+    console.print()
+    sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
+    for sentence in sentences:
+        console.print(Text(sentence), soft_wrap=True)
+
+
+def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, str, str, str, str]]:
+    """The findings of a check, a few of them where there are many."""
+    from specdiag.auditing import wording
+
+    shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
+    rows = [
+        (f.severity, f.check, wording.plain(f.module or "the checkpoint"), wording.value(f), wording.limit(f))
+        for f in shown
+    ]
+    if len(shown) < len(group):
+        rows.append((group[0].severity, group[0].check, f"and {len(group) - len(shown)} more (--all)", "", ""))
+    return rows
+
+
+def _columns() -> list[Any]:
+    heads = ("severity", "check", "module", "value", "threshold")
+    return [
+        tables.Column(head, lambda row, i=i: row[i], right=head == "threshold", drop=1 if head == "threshold" else 0)
+        for i, head in enumerate(heads)
+    ]

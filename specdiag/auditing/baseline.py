@@ -1,0 +1,105 @@
+"""What changed against another report: modules that came, went or changed shape, values, exponents and norms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from specdiag.auditing.thresholds import Observation
+from specdiag.records import ModuleRecord
+from specdiag.report import SpectralReport
+
+
+def changes(report: SpectralReport, baseline: SpectralReport) -> Iterator[Observation]:
+    """Module by module, by name."""
+    old, new = _aligned(baseline.records, report.records)
+    beside_new, beside_old = ({s.name for s in found.skipped} for found in (report, baseline))
+    for name, r in old.items():
+        if name not in new and r.name not in beside_new:
+            yield Observation("baseline_missing" if _is_inside(r) else "baseline_head", r.key, "not there")
+    unchanged: list[str] = []
+    for name, r in new.items():
+        before = old.get(name)
+        if before is None:
+            if r.name not in beside_old:
+                check = "baseline_extra" if _is_inside(r) else "baseline_head"
+                yield Observation(check, r.key, "not in the baseline")
+        elif _shape(r) != _shape(before):
+            yield Observation("baseline_reshaped", r.key, f"{_shape(before)} -> {_shape(r)}")
+        elif r.storage_dtype == before.storage_dtype and r.digest is not None and r.digest == before.digest:
+            unchanged.append(r.key)
+        else:
+            yield from _changed(before, r)
+    if len(unchanged) < len(old.keys() & new.keys()):
+        yield from (Observation("baseline_unchanged", name, "equal values") for name in unchanged)
+
+
+def incomparable(report: SpectralReport, baseline: SpectralReport) -> dict[str, str]:
+    """The checks that the two reports do not allow, with the reason."""
+    reasons: dict[str, str] = {}
+    for name in ("tail", "tail_fraction"):
+        ours, theirs = getattr(report.settings, name), getattr(baseline.settings, name)
+        if ours != theirs:
+            reasons["baseline_alpha"] = f"the {name.replace('_', ' ')} is {ours} here and {theirs} in the baseline"
+    if not (report.settings.square and baseline.settings.square):
+        reasons["baseline_alpha_square"] = "needs alpha_square in both reports"
+    return reasons
+
+
+def _is_inside(r: ModuleRecord) -> bool:
+    """Whether the matrix belongs to a layer or embeds: what comes after is exchanged with the task."""
+    return r.layer is not None or r.role == "embed"
+
+
+def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
+    if now.storage_dtype != before.storage_dtype:
+        yield Observation("baseline_dtype", now.key, f"{before.storage_dtype} -> {now.storage_dtype}")
+    else:
+        yield Observation("baseline_changed", now.key, "other values")
+    if now.status != before.status:
+        yield Observation("baseline_status", now.key, f"{before.status} -> {now.status}")
+    if now.alpha is not None and before.alpha is not None:
+        sd = _alpha_sd(now)
+        if sd is not None:
+            yield Observation("baseline_alpha", now.key, abs(now.alpha - before.alpha) / sd)
+    if now.alpha_square is not None and before.alpha_square is not None:
+        from specdiag.spectra.null import square_null_sd
+
+        sd = square_null_sd((now.rows, now.cols))
+        yield Observation("baseline_alpha_square", now.key, abs(now.alpha_square - before.alpha_square) / sd)
+    for check, ours, theirs in (
+        ("baseline_norm", now.frobenius_norm, before.frobenius_norm),
+        ("baseline_stable_rank", now.stable_rank, before.stable_rank),
+    ):
+        if ours and theirs:
+            yield Observation(check, now.key, max(ours / theirs, theirs / ours))
+
+
+def _aligned(
+    old: Sequence[ModuleRecord], new: Sequence[ModuleRecord]
+) -> tuple[dict[str, ModuleRecord], dict[str, ModuleRecord]]:
+    """The records by a name that both use: a model alone lacks the prefix that it has below a head (`bert.encoder`)."""
+    prefixes = ("", *(prefix for records in (old, new) for prefix in _prefixes(records)))
+    pairs = [tuple({r.key.removeprefix(p): r for r in records} for records in (old, new)) for p in prefixes]
+    best = max(pairs, key=lambda pair: len(pair[0].keys() & pair[1].keys()))
+    return best[0], best[1]
+
+
+def _prefixes(records: Sequence[ModuleRecord]) -> list[str]:
+    """The first word of most of the names, with its dot."""
+    counts = Counter(word for r in records if (word := r.key.partition(".")[0]) != r.key)
+    return [f"{word}." for word, n in counts.most_common(1) if n > len(records) / 2]
+
+
+def _alpha_sd(r: ModuleRecord) -> float | None:
+    """Standard deviation of alpha over random matrices of this shape, None where it was not simulated."""
+    from specdiag.spectra.null import null_moments
+
+    if (r.tail, r.n_slices) != ("hill", 1):
+        return None
+    moments = null_moments((r.rows, r.cols))
+    return None if moments is None else moments[1]
+
+
+def _shape(r: ModuleRecord) -> str:
+    return f"{r.rows}x{r.cols}" + (f"x{r.n_slices}" if r.n_slices > 1 else "")

@@ -1,0 +1,109 @@
+"""What an audit found: findings, what was looked at, and the answer of the decay check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+
+from specdiag.records import Record, Source
+
+SCHEMA = 1
+
+Severity = Literal["fail", "warn", "info"]
+Value = int | float | str
+DecayVerdict = Literal["consistent", "inconsistent", "cannot tell"]
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The worst first."""
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """One thing that is wrong, or worth knowing."""
+
+    check: str
+    severity: Severity
+    module: str | None = None
+    """The matrix, tensor or layer; None where it is the whole checkpoint."""
+    value: Value
+    """What was found: a number in the metric of the check, or words."""
+    threshold: float | None = None
+    """What it was held against: a limit, or what the configuration says. None for what is never right."""
+    why: str
+    """Why it matters."""
+    advice: str
+    """What to do."""
+
+
+class Coverage(Record, frozen=True, kw_only=True):
+    """What was looked at, and what was not."""
+
+    n_tensors: int
+    n_matrices: int
+    n_others: int | None = None
+    """Norm gains, biases and other small tensors whose values were read; None where only a report was there."""
+    checks: tuple[str, ...]
+    """Ids of the checks that were made."""
+    not_checked: dict[str, str]
+    """The others, with the reason."""
+    notes: tuple[str, ...] = ()
+    """What was remarked when the checkpoint was read."""
+
+
+class DecayAnswer(Record, frozen=True, kw_only=True):
+    """Whether the weights are as large as a stated decay leads to expect. It never names the decay that was used."""
+
+    answer: DecayVerdict
+    reason: str
+    weight_decay: float
+    lr: float
+    steps: int | None = None
+    expected_low: float
+    """Least root mean square of a weight that the stated decay explains, at the end of a schedule to zero."""
+    expected_high: float
+    """Largest: in balance at the stated lr."""
+    rms_low: float | None = None
+    """First quartile over the matrices of attention and MLP."""
+    rms_median: float | None = None
+    rms_high: float | None = None
+    """Third quartile."""
+    n_matrices: int
+    assumptions: tuple[str, ...]
+
+
+class AuditReport(Record, frozen=True, kw_only=True):
+    """What `audit` found.
+
+    Example:
+        >>> found = specdiag.audit("org/name")  # doctest: +SKIP
+        >>> [finding.module for finding in found.findings if finding.check == "nonfinite"]  # doctest: +SKIP
+    """
+
+    schema: int = SCHEMA
+    source: Source
+    baseline: Source | None = None
+    verdict: Literal["pass", "warn", "fail"]
+    """The worst severity; `pass` where there is nothing, or information only."""
+    counts: dict[str, int]
+    """Number of findings by severity."""
+    findings: tuple[Finding, ...]
+    """The worst first, by check in the order of the table, by module in stored order."""
+    coverage: Coverage
+    decay: DecayAnswer | None = None
+
+    def at_least(self, severity: Severity) -> tuple[Finding, ...]:
+        """The findings of this severity and worse."""
+        return tuple(f for f in self.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(severity))
+
+    def to_json(self) -> bytes:
+        """The audit as one JSON object, the content of its file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the audit as JSON, whole or not at all."""
+        from specdiag.report import write_atomically
+
+        write_atomically(Path(path), self.to_json())
+        return Path(path)

@@ -1,0 +1,65 @@
+"""What is strange about spectra: beside the other layers, beside random matrices, beside the entries permuted."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from specdiag.auditing.thresholds import Check, Observation
+from specdiag.records import ModuleRecord
+
+_MIN_SIDE = 50
+"""Smaller spectra scatter too much to be held against a limit law."""
+_SPREAD = 0.1
+"""Least spread of ln sigma_max that is taken for natural: layers that agree to less than 10 % are not told apart."""
+_MAD = 1.4826
+"""Median absolute deviation to standard deviation, for a normal distribution."""
+_LIKE_NOISE = 0.1
+"""How far the stable rank of a random matrix may lie from that of noise, relative."""
+
+
+def traps(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
+    """Spectral norm of the permuted entries over the norm of noise of the same size, where an eigenvalue sticks out."""
+    for r in records:
+        if r.rand_spikes and r.rand_spectral_norm and r.frobenius_norm and min(r.rows, r.cols) >= _MIN_SIDE:
+            noise = r.frobenius_norm / (r.rows * r.cols * r.n_slices) ** 0.5 * (r.rows**0.5 + r.cols**0.5)
+            yield Observation("trap", r.key, r.rand_spectral_norm / noise)
+
+
+def norm_outliers(records: Sequence[ModuleRecord], check: Check) -> Iterator[Observation]:
+    """Distance of ln sigma_max from its median over matrices of the same role and shape, in robust deviations."""
+    groups: dict[tuple[object, ...], list[tuple[ModuleRecord, float]]] = defaultdict(list)
+    for r in records:
+        if r.layer is not None and r.spectral_norm:
+            alike = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
+            groups[alike].append((r, math.log(r.spectral_norm)))
+    for group in groups.values():
+        if len(group) < (check.at_least or 2):
+            continue
+        middle = median(log for _, log in group)
+        spread = max(_SPREAD, _MAD * median(abs(log - middle) for _, log in group))
+        for r, log in group:
+            yield Observation("norm_outlier", r.key, abs(log - middle) / spread)
+
+
+def random(records: Sequence[ModuleRecord], random: Check, untrained: Check) -> Iterator[Observation]:
+    """Matrices whose spectrum is that of noise: each by its |z|, or, where most are such, the model as a whole."""
+    least = random.at_least or 0
+    known = [r for r in records if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least]
+    alike = [(r, abs(r.z or 0.0)) for r in known if _is_like_noise(r)]
+    noise = [(r, z) for r, z in alike if z < (random.threshold or 0.0)]
+    blocks = [r for r in known if r.family in ("attention", "mlp")]
+    held = {r.key for r, _ in noise}
+    share = sum(r.key in held for r in blocks) / len(blocks) if blocks else 0.0
+    if untrained.enabled and untrained.threshold is not None and share > untrained.threshold:
+        yield Observation("untrained", None, share)
+    else:
+        yield from (Observation("random", r.key, z) for r, z in alike)
+
+
+def _is_like_noise(r: ModuleRecord) -> bool:
+    """No eigenvalue beyond the edge of the noise, and its stable rank. Random matrices pass with those of their z."""
+    noise = r.rows * r.cols / (r.rows**0.5 + r.cols**0.5) ** 2
+    return not r.mp_spikes and abs((r.stable_rank or 0.0) / noise - 1) < _LIKE_NOISE

@@ -1,0 +1,164 @@
+"""What is wrong with matrices as such: constant, copied, of too low a rank, in part dead, or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+from specdiag.auditing.thresholds import Observation
+from specdiag.records import ModuleRecord, Skipped
+
+_CHUNK = 1 << 16
+_COMMON = 0.5
+"""A kind of layer is the rule where this share of the layers or more is of it."""
+_RARE = 0.1
+"""A poorer kind of layer is a fault where at most this share of the layers is of it: more are a design."""
+_EQUAL_VALUES = "(equal values)"
+_ULPS = 4
+"""How far the root mean square of equal values may lie from them by rounding."""
+
+
+def matrices(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
+    """Faults of single matrices, and matrices that hold the same values."""
+    constant = {r.key for r in records if _is_constant(r)}
+    for r in records:
+        if r.key in constant:
+            yield Observation("constant", r.key, "all equal")
+        elif r.status != "zero":
+            yield from _one(r)
+    yield from _copies(r for r in records if r.status != "zero" and r.key not in constant)
+
+
+def stored_twice(skipped: Iterable[Skipped]) -> Iterator[Observation]:
+    """Embeddings and heads of equal values under two names: sharing that the file does not say."""
+    for s in skipped:
+        if s.reason.endswith(_EQUAL_VALUES):
+            yield Observation("stored_twice", s.name, s.reason.removesuffix(_EQUAL_VALUES).strip())
+
+
+def layers(records: Sequence[ModuleRecord], skipped: Iterable[Skipped]) -> Iterator[Observation]:
+    """Layers that are missing in a row of layers, and matrices that a layer lacks and its like have."""
+    beside = {s.name for s in skipped}
+    pieces: dict[str | None, dict[int, list[ModuleRecord]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        if r.layer is not None and r.family != "embedding":
+            pieces[r.component][r.layer].append(r)
+    for held in pieces.values():
+        if any(r.family == "attention" for layer in held.values() for r in layer):
+            yield from _gaps(held, beside)
+            yield from _lacking(held, beside)
+
+
+def _one(r: ModuleRecord) -> Iterator[Observation]:
+    if r.status == "degenerate":
+        yield Observation("degenerate", r.key, "all equal")
+    alive_rows, alive_cols = r.rows - r.n_dead_rows, r.cols - r.n_dead_cols
+    possible = min(r.n_eigenvalues, min(alive_rows, alive_cols) * r.n_slices)
+    if r.matrix_rank is not None and possible > r.matrix_rank and not r.dequantized:
+        yield Observation("rank", r.key, 1 - r.matrix_rank / possible)
+    if r.n_dead_rows:
+        yield Observation("dead_tokens" if r.family == "embedding" else "dead_rows", r.key, r.n_dead_rows / r.rows)
+    if r.n_dead_cols:
+        yield Observation("dead_cols", r.key, r.n_dead_cols / r.cols)
+
+
+def _copies(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
+    first: dict[tuple[str, int, int, str], str] = {}
+    for r in records:
+        if r.digest is not None:
+            owner = first.setdefault((r.digest, r.rows, r.cols, r.storage_dtype), r.key)
+            if owner != r.key:
+                yield Observation("duplicate", r.key, f"equal to {owner}")
+
+
+def _is_constant(r: ModuleRecord) -> bool:
+    """Whether all entries are one value other than zero.
+
+    Such a matrix has rank 1, and its norm gives the value but for the sign: the digest then decides.
+    """
+    if r.stable_rank is None or r.stable_rank > 1 + 1e-4 or not r.frobenius_norm or r.digest is None:
+        return False
+    code = _CODES.get(r.storage_dtype)
+    n = r.rows * r.cols * r.n_slices
+    if code is None or r.n_eigenvalues != min(r.rows, r.cols) * r.n_slices:
+        return False
+    size = r.frobenius_norm / n**0.5
+    try:
+        candidates = {code(sign * (size + i * math.ulp(size))) for i in range(-_ULPS, _ULPS + 1) for sign in (1, -1)}
+    except OverflowError:  # it rounds to more than the type holds
+        return False
+    return any(_digest(candidate, n) == r.digest for candidate in candidates)
+
+
+def _bf16(value: float) -> bytes:
+    bits = int.from_bytes(struct.pack("<f", value), "little")
+    return ((bits + 0x8000) >> 16).to_bytes(2, "little")
+
+
+def _packed(format: str) -> Callable[[float], bytes]:
+    return lambda value: struct.pack(format, value)
+
+
+_CODES: dict[str, Callable[[float], bytes]] = {
+    "F64": _packed("<d"), "F32": _packed("<f"), "F16": _packed("<e"), "BF16": _bf16,
+}  # fmt: skip
+"""The bytes of a value in each storage type."""
+
+
+def _digest(code: bytes, n: int) -> str:
+    digest = hashlib.sha256()
+    chunk = code * _CHUNK
+    for _ in range(n // _CHUNK):
+        digest.update(chunk)
+    digest.update(code * (n % _CHUNK))
+    return digest.hexdigest()
+
+
+def _gaps(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
+    """Layer numbers that are jumped over between layers of one kind. A sequential net jumps over its activations."""
+    present = sorted(held)
+    for below, above in pairwise(present):
+        if above - below == 1 or _kind(held[below], below) != _kind(held[above], above):
+            continue
+        for number in range(below + 1, above):
+            if not any(_renumbered(r.name, below, number) in beside for r in held[below]):
+                yield Observation("layer_gap", _place(held[below][0].name, below, number), f"layer {number}")
+
+
+def _lacking(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
+    kinds = {number: _kind(records, number) for number, records in held.items()}
+    counts = Counter(kinds.values())
+    usual, n = counts.most_common(1)[0]
+    poorer = [number for number, kind in kinds.items() if kind < usual]
+    if n < 2 or n < _COMMON * len(held) or len(poorer) > max(1, _RARE * len(held)):
+        return
+    example = next(number for number, kind in kinds.items() if kind == usual)
+    for number in sorted(poorer):
+        for r in held[example]:
+            name = _renumbered(r.name, example, number)
+            if _member(r, example) not in kinds[number] and name not in beside:
+                yield Observation("missing_matrix", name if r.part is None else f"{name}[{r.part}]", "not there")
+
+
+def _kind(records: Iterable[ModuleRecord], number: int) -> frozenset[tuple[str, str | None]]:
+    return frozenset(_member(r, number) for r in records)
+
+
+def _member(r: ModuleRecord, number: int) -> tuple[str, str | None]:
+    return _renumbered(r.name, number, "#"), r.part
+
+
+def _renumbered(name: str, number: int, other: int | str) -> str:
+    """The name of the same tensor in another layer."""
+    return re.sub(rf"(?<![^.]){number}(?![^.])", str(other), name, count=1)
+
+
+def _place(name: str, number: int, other: int) -> str:
+    """The name up to the number of the layer."""
+    parts = name.split(".")
+    return ".".join([*parts[: parts.index(str(number))], str(other)]) if str(number) in parts else f"layer {other}"

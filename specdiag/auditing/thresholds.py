@@ -1,0 +1,171 @@
+"""The checks: what is measured, from where on it is a finding, why it matters. Data, and what a user says instead."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
+from specdiag.errors import UsageError
+
+Need = Literal["report", "checkpoint", "randomize", "baseline", "decay"]
+
+
+class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of checks.toml."""
+
+    id: str
+    severity: Severity
+    metric: str
+    """What is measured, in the words of the table in the documentation."""
+    threshold: float | None = None
+    """A finding where the value lies beyond it; None for what is never right."""
+    fires: Literal["above", "below"] = "above"
+    at_least: int | None = None
+    """Matrices that must be comparable for the check to say anything."""
+    needs: Need = "report"
+    """What must be there beside a report."""
+    why: str
+    advice: str
+    origin: str
+    """Where metric and threshold come from."""
+    enabled: bool = True
+
+
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user's file may say of a check."""
+
+    threshold: float | None = None
+    severity: Severity | None = None
+    enabled: bool | None = None
+    at_least: int | None = None
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    check: tuple[Check, ...]
+
+
+class Observation(NamedTuple):
+    """What a check measured somewhere; the thresholds say whether it is a finding."""
+
+    check: str
+    module: str | None
+    value: Value
+    expected: float | None = None
+    """What the value should be, where that is not the same for all."""
+
+
+@cache
+def default_checks() -> dict[str, Check]:
+    """The checks as they are shipped, by id, in the order of the table."""
+    data = (files("specdiag.auditing") / "checks.toml").read_bytes()
+    return {check.id: check for check in msgspec.toml.decode(data, type=_File).check}
+
+
+def load_checks(overrides: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Check]:
+    """The checks with what a user says instead.
+
+    Args:
+        overrides: a TOML file with a table for each check to change, or the same as a mapping:
+            `{"rank": {"threshold": 0.2, "severity": "info"}, "trap": {"enabled": False}}`.
+
+    Raises:
+        UsageError: the file cannot be read, or names a check or key that does not exist, or a value that cannot be.
+    """
+    if overrides is None:
+        return default_checks()
+    named, tables = _read(overrides)
+    checks = dict(default_checks())
+    for name, table in tables.items():
+        if name not in checks:
+            raise UsageError(f"{named}: there is no check '{name}'; the checks are {', '.join(checks)}")
+        checks[name] = _changed(checks[name], table, named)
+    return checks
+
+
+def findings(observations: Iterable[Observation], checks: Mapping[str, Check]) -> Iterator[Finding]:
+    """The observations that lie beyond the threshold of their check."""
+    for seen in observations:
+        check = checks[seen.check]
+        if check.enabled and _fires(check, seen.value):
+            yield Finding(
+                check=check.id,
+                severity=check.severity,
+                module=seen.module,
+                value=seen.value,
+                threshold=check.threshold if seen.expected is None else seen.expected,
+                why=check.why,
+                advice=check.advice,
+            )
+
+
+def checks_table() -> str:
+    """The table of docs/audit.md: every check with its default and where it comes from."""
+    head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "source")
+    lines = [head, ("---",) * len(head)]
+    lines += [
+        (
+            f"`{check.id}`",
+            check.severity,
+            check.metric,
+            _limit(check),
+            {"report": "", "randomize": "`--randomize`", "baseline": "`--baseline`"}.get(check.needs, check.needs),
+            check.why,
+            check.origin,
+        )
+        for check in default_checks().values()
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _limit(check: Check) -> str:
+    if check.threshold is None:
+        return "any"
+    least = "" if check.at_least is None else f", of {check.at_least} or more"
+    return f"{'>' if check.fires == 'above' else '<'} {check.threshold:g}{least}"
+
+
+def _fires(check: Check, value: Value) -> bool:
+    if check.threshold is None or isinstance(value, str):
+        return True
+    return value > check.threshold if check.fires == "above" else value < check.threshold
+
+
+def _read(overrides: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return "thresholds", overrides
+    named = os.fspath(overrides)
+    try:
+        return named, cast("dict[str, Any]", msgspec.toml.decode(Path(overrides).read_bytes()))
+    except OSError as error:
+        raise UsageError(f"the thresholds in {named} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{named} is no TOML: {error}") from error
+
+
+def _changed(check: Check, table: Any, named: str) -> Check:
+    allowed = [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
+    unknown = [key for key in cast("dict[str, Any]", table) if key not in allowed] if isinstance(table, dict) else []
+    if unknown:
+        raise UsageError(f"{named}: '{check.id}' has no '{unknown[0]}' to change; it has {', '.join(allowed)}")
+    try:
+        override = msgspec.convert(table, Override)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{named}: '{check.id}' is not understood ({error}); write [{check.id}] with any of {', '.join(allowed)}; "
+            f"severities are {', '.join(SEVERITIES)}"
+        ) from error
+    for key in ("threshold", "at_least"):
+        number = getattr(override, key)
+        if number is not None and not 0 <= number < math.inf:
+            raise UsageError(f"{named}: {key} {number} of '{check.id}' must be a number of at least 0")
+    return replace(check, **{key: value for key, value in asdict(override).items() if value is not None})

@@ -1,0 +1,52 @@
+"""What is wrong with stored values, from the counts that were taken in the one read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from specdiag.auditing.thresholds import Observation
+from specdiag.records import ModuleRecord, Skipped
+
+_TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}
+"""Smallest normal value of each storage type."""
+_NATURAL = 3.0
+"""How many times the share of denormals of normally distributed values is still natural: weights crowd around 0."""
+_NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
+
+
+def values(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
+    """Bad values, and matrices without any."""
+    for r in records:
+        if r.n_nonfinite:
+            yield Observation("nonfinite", r.key, r.n_nonfinite)
+        if r.n_saturated:
+            yield Observation("saturated", r.key, r.n_saturated)
+        if r.n_denormal:
+            yield Observation("denormal", r.key, _unnatural_denormals(r))
+        if r.status == "zero":
+            yield Observation("zero", r.key, "all zero")
+        if r.status == "failed":
+            yield Observation("failed", r.key, "no spectrum")
+        if not r.recognised:
+            yield Observation("unrecognised", r.key, "no rule")
+
+
+def left_out(skipped: Iterable[Skipped]) -> Iterator[Observation]:
+    """Stored tensors that hold nothing, or nothing that could be read."""
+    for s in skipped:
+        name = s.name if s.part is None else f"{s.name}[{s.part}]"
+        if s.reason.startswith("empty"):
+            yield Observation("empty", name, "x".join(map(str, s.shape)))
+        elif s.reason.startswith(_NOT_UNDERSTOOD) or "not supported" in s.reason:
+            yield Observation("unread", name, s.reason)
+
+
+def _unnatural_denormals(r: ModuleRecord) -> float:
+    """Share of denormal values beyond what the storage type makes of weights of this size."""
+    n = r.rows * r.cols * r.n_slices
+    tiny = _TINY.get(r.storage_dtype, 0.0)
+    natural = 0.0
+    if r.frobenius_norm and tiny:
+        natural = math.erf(tiny / (r.frobenius_norm / n**0.5 * 2**0.5))
+    return max(0.0, r.n_denormal / n - _NATURAL * natural)

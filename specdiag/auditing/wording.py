@@ -1,0 +1,117 @@
+"""An audit in words and as markdown. Names come from files of strangers: nothing in them is printed as markup."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from specdiag.auditing.records import AuditReport, DecayAnswer, Finding
+
+FEW = 5
+"""Findings of one check that are listed where not all are asked for."""
+
+
+def headline(audit: AuditReport) -> str:
+    """The verdict in a line."""
+    counts = ", ".join(f"{n} {severity}" for severity, n in audit.counts.items() if n) or "no findings"
+    against = f" against {plain(str(audit.baseline))}" if audit.baseline is not None else ""
+    return f"{audit.verdict.upper()}: {plain(str(audit.source))}{against}: {counts}"
+
+
+def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
+    """The findings by check, in their order."""
+    found: dict[str, list[Finding]] = defaultdict(list)
+    for finding in audit.findings:
+        found[finding.check].append(finding)
+    return [tuple(group) for group in found.values()]
+
+
+def explanation(finding: Finding) -> str:
+    """Why a check matters, and what to do."""
+    return f"{finding.check}: {finding.why}. What to do: {finding.advice}."
+
+
+def coverage(audit: AuditReport) -> list[str]:
+    """What was looked at, and what was not and why."""
+    seen = audit.coverage
+    others = (
+        "the values of norm gains and biases were not looked at, which needs the checkpoint of one model"
+        if seen.n_others is None
+        else f"the values of {seen.n_others} norm gains, biases and other small tensors"
+    )
+    total = len(seen.checks) + len(seen.not_checked)
+    lines = [f"Looked at {seen.n_matrices} matrices of {seen.n_tensors} tensors; {others}. "
+             f"{len(seen.checks)} of {total} checks were made."]  # fmt: skip
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for check, reason in seen.not_checked.items():
+        by_reason[reason].append(check)
+    if by_reason:
+        said = (f"{_collapsed(checks)} ({plain(reason)})" for reason, checks in by_reason.items())
+        lines.append(f"Not checked: {'; '.join(said)}.")
+    return [*lines, *(f"Note: {plain(note)}" for note in seen.notes)]
+
+
+def decay(answer: DecayAnswer) -> list[str]:
+    """The answer on a stated decay, with its ranges and assumptions."""
+    stated = f"weight decay {answer.weight_decay:g} at lr {answer.lr:g}"
+    stated += f" over {answer.steps} steps" if answer.steps is not None else ""
+    found = "" if answer.rms_median is None else (
+        f" The weights of {answer.n_matrices} matrices of attention and MLP have a root mean square of "
+        f"{answer.rms_median:.3g} (quartiles {answer.rms_low:.3g} to {answer.rms_high:.3g}); "
+        f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected."
+    )  # fmt: skip
+    verdict = {
+        "consistent": f"The weights are consistent with {stated}",
+        "inconsistent": f"The weights are inconsistent with {stated}",
+        "cannot tell": f"Whether the weights fit {stated} cannot be told",
+    }[answer.answer]
+    return [f"{verdict}: {answer.reason}.{found}", f"This assumes {'; '.join(answer.assumptions)}."]
+
+
+def value(finding: Finding) -> str:
+    """The value of a finding for a person."""
+    return f"{finding.value:.4g}" if isinstance(finding.value, float) else plain(str(finding.value))
+
+
+def limit(finding: Finding) -> str:
+    """Its threshold, empty where there is none."""
+    return "" if finding.threshold is None else f"{finding.threshold:g}"
+
+
+def plain(text: str) -> str:
+    """A text in one line, with what a terminal would obey written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
+    """The audit for a pull request or a job summary."""
+    lines = [f"## specdiag audit: {_text(headline(audit))}", ""]
+    for group in groups(audit):
+        first = group[0]
+        lines += [f"### {first.severity}: {first.check} ({len(group)})", ""]
+        lines += [f"{_text(first.why)}. **What to do:** {_text(first.advice)}.", ""]
+        lines += ["| module | value | threshold |", "| --- | --- | --- |"]
+        shown = group if all_rows else group[:FEW]
+        lines += [f"| {_code(f.module or 'the checkpoint')} | {_text(value(f))} | {limit(f)} |" for f in shown]
+        if len(shown) < len(group):
+            lines.append(f"| and {len(group) - len(shown)} more | | |")
+        lines.append("")
+    sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
+    return "\n".join([*lines, *(line for s in sentences for line in (_text(s), ""))]).encode()
+
+
+def _collapsed(checks: list[str]) -> str:
+    """Their ids, those against a baseline as one where none of them was made."""
+    return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)
+
+
+def _text(text: str) -> str:
+    r"""Markdown that shows the characters of `text`: \ before every mark, HTML as entities."""
+    text = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|~!@])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """A code span in a table cell. A pipe or a backtick, which it cannot hold safely, makes it plain text."""
+    text = plain(text)
+    return _text(text) if "|" in text or "`" in text or text != text.strip() else f"`{text}`"
