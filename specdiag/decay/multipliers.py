@@ -9,8 +9,9 @@ not touched at all.
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +90,8 @@ class Multipliers:
         self._resting, self._split = None, []
 
     def _enter(self, optimizer: Optimizer, *_: object) -> None:
+        if _is_within_its_step(optimizer):
+            return
         check_traceable(optimizer)
         self.restore(optimizer)
         groups: list[Group] = []
@@ -101,6 +104,8 @@ class Multipliers:
             self._resting, optimizer.param_groups = optimizer.param_groups, groups
 
     def _leave(self, optimizer: Optimizer, *_: object) -> None:
+        if _is_within_its_step(optimizer):
+            return
         split = self._split
         self.restore(optimizer)
         self.steps += 1
@@ -146,6 +151,38 @@ def attach(
     multipliers = Multipliers.of(held)
     multipliers.add(kind, owner, factor, replace=replace)
     return multipliers, lambda: multipliers.remove(kind, held)
+
+
+def attach_all(
+    optimizers: Sequence[Optimizer], kind: str, owner: str, factor: Factor
+) -> tuple[list[Multipliers], list[Callable[[], None]]]:
+    """`attach` to each of them, or, where one refuses, to none."""
+    attached: list[Multipliers] = []
+    detachments: list[Callable[[], None]] = []
+    try:
+        for optimizer in optimizers:
+            multipliers, detach = attach(optimizer, kind, owner, factor)
+            attached.append(multipliers)
+            detachments.append(detach)
+    except UsageError:
+        for detach in detachments:
+            detach()
+        raise
+    return attached, detachments
+
+
+def _is_within_its_step(optimizer: Optimizer) -> bool:
+    """Whether the hook at hand comes from a `super().step()`: torch runs the hooks once for each class's step.
+
+    Counting entries would not do: a step that raises never leaves.
+    """
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    hooked, frame = frame.f_code, frame.f_back
+    while frame is not None:
+        if frame.f_code is hooked and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _written(optimizer: Optimizer, group: Group, children: list[Group]) -> Group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -45,11 +45,17 @@ def servable(optimizer: Any) -> torch.optim.Optimizer:
         raise UsageError(
             f"{_name(optimizer)} wraps a {_name(nested[0])}, whose step reads groups of its own: pass that one instead"
         )
-    if hasattr(optimizer.step, "_torchdynamo_orig_callable"):
+    if _is_compiled(optimizer.step):
         raise UsageError(refusal(optimizer, "has a compiled step(), which compiles anew for every decay"))
     if not all("weight_decay" in group for group in optimizer.param_groups):
         raise UsageError(f"{_name(optimizer)} has groups without 'weight_decay': there is no decay to change")
     return optimizer
+
+
+def servables(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The same for one optimizer or a list of them: whoever trains with Muon has two."""
+    several = isinstance(optimizer, (list, tuple))
+    return [servable(each) for each in (cast("list[Any]", optimizer) if several else [optimizer])]
 
 
 def refusal(optimizer: object, why: str) -> str:
@@ -71,6 +77,11 @@ def check_traceable(optimizer: torch.optim.Optimizer) -> None:
         raise UsageError(refusal(optimizer, "is being compiled, with its decay baked in"))
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise UsageError(refusal(optimizer, "is being captured in a CUDA graph, with its decay baked in"))
+
+
+def _is_compiled(step: object) -> bool:
+    """Whether torch.compile made it. torch.compiler.disable leaves the same mark and one of its own."""
+    return hasattr(step, "_torchdynamo_orig_callable") and not getattr(step, "_torchdynamo_disable", False)
 
 
 def _is_from(kind: type, home: str) -> bool:
