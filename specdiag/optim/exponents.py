@@ -1,0 +1,157 @@
+"""Exponents of live tensors: float32 on the device that holds them, float64 on the CPU where float32 cannot tell.
+
+The numbers are those of `specdiag.analyze`, whose engine this is; nulls, metrics and the KS-optimal tail are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType
+from specdiag.errors import ComputationError
+from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
+from specdiag.spectra.eigenvalues import ALPHA_TOLERANCE, Spectrum, assemble, exact, pool, spectrum
+from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.spectra.square import square_windows, window_starts
+from specdiag.spectra.tails import hill
+
+Basis = Literal["alpha", "square"]
+
+TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_log = logging.getLogger("specdiag")
+_BATCH_BYTES = 1 << 28
+"""Of float32 values that an accelerator is given at once."""
+
+
+def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
+    """The exponent of each matrix by the median Hill rule.
+
+    Args:
+        stacks: each of shape [s, rows, cols], any float type, all on one device; eigenvalues of the s slices are
+            pooled.
+        basis: `alpha` of the matrix, or `square`: of its square windows, pooled.
+
+    Returns:
+        Above 1. None where the matrix has none: too few eigenvalues, low rank, all equal, zero. NaN where it could
+        not be computed: a value that is not finite, a solver that failed.
+    """
+    with torch.no_grad():
+        if not stacks or stacks[0].device.type == "cpu":
+            return _on_cpu([_raw(stack) for stack in stacks], basis)
+        return _on_accelerator(stacks, basis)
+
+
+def _on_cpu(raws: Sequence[tuple[NDArray[np.generic], FloatType]], basis: Basis) -> list[float | None]:
+    # One BLAS thread whatever the machine: the same bits everywhere, and threads over matrices scale better.
+    with _blas().limit(limits=1):
+        workers = min(torch.get_num_threads(), len(raws))
+        if workers < 2:
+            return [_exponent(stack, storage, basis) for stack, storage in raws]
+        with ThreadPoolExecutor(workers, thread_name_prefix="specdiag") as threads:
+            return list(threads.map(lambda raw: _exponent(raw[0], raw[1], basis), raws))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _on_accelerator(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
+    """Matrices of one shape together; whatever float32 there cannot tell is done on the CPU."""
+    kinds: dict[tuple[torch.Size, torch.dtype], list[int]] = defaultdict(list)
+    for i, stack in enumerate(stacks):
+        kinds[stack.shape, stack.dtype].append(i)
+    found: dict[int, float | None] = {}
+    for (shape, _), members in kinds.items():
+        size = max(1, _BATCH_BYTES // (4 * shape.numel()))
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            for i, solved in zip(batch, _batch([stacks[i] for i in batch], basis), strict=True):
+                alpha = None if solved is None else _trusted(solved)
+                found[i] = _on_cpu([_raw(stacks[i])], basis)[0] if alpha is None else alpha
+    return [found[i] for i in range(len(stacks))]
+
+
+def _batch(batch: Sequence[torch.Tensor], basis: Basis) -> list[Spectrum | None]:
+    """Spectra of matrices of one shape and type, None for each that failed."""
+    s, rows, cols = batch[0].shape
+    storage = FLOAT_TYPES[TYPES[batch[0].dtype]]
+    if s * min(rows, cols) < MIN_EIGENVALUES:
+        return [None] * len(batch)
+    values = torch.cat(list(batch)).to(torch.float32)
+    if basis == "alpha" or rows == cols:
+        return list(_spectra(values, s, storage))
+    axis = 1 if rows > cols else 2
+    starts = window_starts((rows, cols))
+    windows = [list(_spectra(values.narrow(axis, start, min(rows, cols)), s, storage)) for start in starts]
+    pooled: list[Spectrum | None] = []
+    for parts in zip(*windows, strict=True):
+        whole = [part for part in parts if part is not None]
+        pooled.append(pool(whole) if len(whole) == len(parts) else None)
+    return pooled
+
+
+def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spectrum | None]:
+    rows, cols = values.shape[1:]
+    try:
+        with full_precision():
+            eigenvalues, frobenius2 = batch_eigenvalues(values, torch.float32, solve_on_cpu=values.device.type == "mps")
+    except RuntimeError as error:
+        # Out of memory, or one matrix that does not converge and fails its batch with it.
+        _log.warning("a batch of %d x %d matrices on %s: %s; the CPU takes over", rows, cols, values.device, error)
+        yield from [None] * (len(values) // s)
+        return
+    host = np.sort(eigenvalues.cpu().double().numpy().reshape(-1, s * min(rows, cols)))
+    norms = frobenius2.cpu().double().numpy().reshape(-1, s).sum(axis=1)
+    for found, norm in zip(host, norms, strict=True):
+        try:
+            yield assemble(found, float(norm), (s, rows, cols), storage, "gram", "float32")
+        except ComputationError:
+            yield None
+
+
+def _exponent(stack: NDArray[np.generic], storage: FloatType, basis: Basis) -> float | None:
+    """By float32 Gram, float64 Gram, and singular values: the first that can tell."""
+    if stack.shape[0] * min(stack.shape[1:]) < MIN_EIGENVALUES:
+        return None
+    cut = basis == "square" and stack.shape[1] != stack.shape[2]
+    windows = list(square_windows(stack)) if cut else [stack]
+    for dtype in ("float32", "float64"):
+        try:
+            alpha = _trusted(pool([spectrum(window, storage, dtype=dtype) for window in windows]))
+        except ComputationError:
+            continue
+        if alpha is not None:
+            return alpha
+    try:
+        return _trusted(pool([exact(window, storage) for window in windows]), float("inf"))
+    except (ComputationError, np.linalg.LinAlgError):
+        return float("nan") if np.any(storage.widen(stack, np.dtype(np.float32))) else None
+
+
+def _trusted(solved: Spectrum, tolerance: float = ALPHA_TOLERANCE) -> float | None:
+    """The exponent, None where the tail is zero to the storage precision, all equal, or lost to rounding."""
+    eigenvalues = solved.eigenvalues
+    threshold = float(eigenvalues[len(eigenvalues) // 2])
+    if threshold <= solved.floor or solved.alpha_error(threshold) > tolerance:
+        return None
+    if float(eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * solved.floor**0.5:
+        return None
+    alpha = hill(eigenvalues).alpha
+    return alpha if np.isfinite(alpha) else None
+
+
+def _raw(stack: torch.Tensor) -> tuple[NDArray[np.generic], FloatType]:
+    storage = FLOAT_TYPES[TYPES[stack.dtype]]
+    held = stack.detach().cpu().contiguous()
+    return (held.view(torch.uint16) if storage.name == "BF16" else held).numpy(), storage
