@@ -84,6 +84,8 @@ _TABLE = re.compile(r"(rel_pos_[hw]|position_bias(_table)?|attention_biases|seg_
 _BIAS = re.compile(r"bias(_[a-z])?$")
 _CONVOLVED = {"1x1": ("attention", "mlp"), "patches": ("embedding",)}
 _LISTS = ("ModuleList",)
+_LINEAR = ("Linear", "Conv1D", "Sequential", "ModuleList", "ModuleDict")
+_OUTSIDE = ", a class outside the table"
 _THIN = ("N < 2", "depthwise", "empty")
 
 
@@ -138,7 +140,8 @@ def _nearest(owners: Sequence[str]) -> tuple[str | None, str, int]:
             return None, "head, pooler, projector, adapter or norm", depth
         if said is not None and said != "walk on":
             return said, owner, depth
-    return None, f"{owners[0]} of a class outside the table", len(owners)
+    holder = next((owner for owner in owners if owner not in _LINEAR), owners[0])
+    return None, f"{holder}{_OUTSIDE}", len(owners)
 
 
 def score(parameters: Iterable[Parameter], shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Any:
@@ -263,7 +266,7 @@ def build(kind: str) -> tuple[str, nn.Module, dict[str, Any]]:
     names = [f"MODEL_FOR_{head}_MAPPING" for head in HEADS]
     rest = sorted(name for name in dir(auto) if re.fullmatch(r"MODEL_FOR_\w+_MAPPING", name))
     mappings = [getattr(auto, name) for name in [*dict.fromkeys([*names, *rest]), "MODEL_MAPPING"]]
-    found = [mapping[configuration] for mapping in mappings if configuration in mapping]
+    found = [one for mapping in mappings if (one := mapping.get(configuration, None)) is not None]
     classes = list(dict.fromkeys(one[0] if isinstance(one, tuple) else one for one in found))
     if not classes:
         raise NoModelError("no model class: part of another type")
@@ -411,7 +414,7 @@ def _reasons(counted: Mapping[str, int]) -> dict[str, int]:
     """The reasons, with all classes outside the table taken together."""
     together = Counter[str]()
     for why, n in counted.items():
-        together["held by a class outside the table" if why.endswith("outside the table") else why] += n
+        together["held by a class outside the table" if why.endswith(_OUTSIDE) else why] += n
     return dict(together.most_common())
 
 
