@@ -135,6 +135,11 @@ def test_the_note_names_the_base_model(tmp_path: Path) -> None:
     assert "--base org/base@v2 " in open_checkpoint(tmp_path).notes[0]
 
 
+def test_an_activated_lora_is_said_to_be_one(tmp_path: Path) -> None:
+    write(tmp_path, lora(QUERY, 96, 64), LORA | {"alora_invocation_tokens": [1, 2]})
+    assert any("only after its invocation tokens" in note for note in open_checkpoint(tmp_path).notes)
+
+
 def test_adalora(tmp_path: Path) -> None:
     """delta = B diag(E) A alpha / (init_r + 1e-5), also where pruning left a smaller rank."""
     a, b, e = random(5, 64), random(96, 5), random(5, 1)

@@ -135,13 +135,16 @@ def read_adapter(
     )
 
 
-def remarks_on_scales(adapter: Adapter) -> list[str]:
-    """A note where a scale is stored nowhere."""
+def remarks_on_updates(adapter: Adapter) -> list[str]:
+    """Notes where a scale is stored nowhere, and where the updates do not hold for every token."""
+    notes: list[str] = []
     unscaled = sum(not update.has_scale for update in adapter.updates)
-    if not unscaled:
-        return []
-    which = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
-    return [f"No scale (alpha) is stored{which}: the products B A are taken as they are."]
+    if unscaled:
+        which = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
+        notes.append(f"No scale (alpha) is stored{which}: the products B A are taken as they are.")
+    if adapter.config.settings.get("alora_invocation_tokens"):
+        notes.append("An activated LoRA: its updates hold only after its invocation tokens.")
+    return notes
 
 
 def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:

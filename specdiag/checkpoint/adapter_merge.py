@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,9 +78,8 @@ def _parameter(update: Update, names: Names, where: str, onto: str) -> str:
 def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> StoredTensor:
     if weight.values_dtype not in FLOAT_TYPES or weight.reason is not None:
         raise SourceError(f"{where} adapts '{weight.name}', which {onto} stores as {weight.dtype}: {weight.reason}")
-    update = _oriented(update, weight)
-    same_sides = update.shape[:2] == weight.shape[:2]
-    if update.shape != weight.shape and not (same_sides and prod(update.shape[2:]) == prod(weight.shape[2:]) == 1):
+    fitted = update.fitted_to(weight.shape)
+    if fitted is None:
         raise SourceError(
             f"{where} changes '{update.module}' by a matrix {_times(update.shape)}, and '{weight.name}' in {onto} is "
             f"{_times(weight.shape)}: it was made for another model"
@@ -89,7 +87,7 @@ def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> Stor
     kind = FLOAT_TYPES[weight.values_dtype]
 
     def read(index: int | None) -> NDArray[Any]:
-        merged = update.added_to(weight.read(None), kind)
+        merged = fitted.added_to(weight.read(None), kind)
         return merged if index is None else merged[index]
 
     values = "F64" if kind.name == "F64" else "F32"
@@ -107,13 +105,6 @@ def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
         return values if index is None else values[index]
 
     return replace(table, read=read, values="F64" if kinds[0].name == "F64" else "F32")
-
-
-def _oriented(update: Update, weight: StoredTensor) -> Update:
-    """The way round that the base model stores; only a square matrix leaves it to the adapter's config."""
-    turned = replace(update, transposed=not update.transposed)
-    fits = update.shape == weight.shape or len(weight.shape) != 2
-    return turned if not fits and turned.shape == weight.shape else update
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.architecture.split import whole
-from specdiag.checkpoint.adapter import Adapter, remarks_on_scales
+from specdiag.checkpoint.adapter import Adapter, remarks_on_updates
 from specdiag.checkpoint.adapter_names import dotted
 from specdiag.checkpoint.adapter_update import Update, can_cut
 from specdiag.checkpoint.sorting import sort_tensors
@@ -37,7 +37,7 @@ def update_rows(
     Every update stands under the name and in the shape of its parameter; where that lies in the same file, as a
     part `delta` beside it. `n_parameters` counts the values of the products, not those of the factors.
     """
-    held = {weight.name for weight in adapter.weights}
+    held = {weight.name: weight.shape for weight in adapter.weights}
     alone = [update for update in adapter.updates if update.name not in held]
     names = _readable([update.name for update in alone])
     stand_ins = [replace(_product(u), name=names[u.name]) for u in _first_of_each(alone)]
@@ -48,7 +48,8 @@ def update_rows(
     shown = {readable: name for name, readable in names.items()}
     by_name: dict[str, list[Update]] = defaultdict(list)
     for update in adapter.updates:
-        by_name[update.name].append(update)
+        fitted = update.fitted_to(held.get(update.name, update.shape))
+        by_name[update.name] += [] if fitted is None else [fitted]
     matrices: list[WeightMatrix] = []
     for matrix in checkpoint.matrices:
         name = shown.get(matrix.name, matrix.name)
@@ -68,7 +69,7 @@ def update_rows(
 
 def _remarks(adapter: Adapter) -> list[str]:
     config, updates = adapter.config, adapter.updates
-    notes = remarks_on_scales(adapter)
+    notes = remarks_on_updates(adapter)
     if not adapter.holds_base and updates:
         made_for = f"made for {config.base}: give --base {config.base}" if config.base else "give --base MODEL"
         notes.insert(0, f"The rows are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
@@ -154,5 +155,5 @@ def _not_reached(update: Update) -> Skipped:
         part="delta",
         shape=update.shape,
         dtype=update.up.dtype,
-        reason="update of a weight that is left out itself",
+        reason="update of a weight that is left out itself, or has another shape",
     )

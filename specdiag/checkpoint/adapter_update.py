@@ -6,7 +6,7 @@ LoRA: Hu et al. 2021, arXiv 2106.09685. DoRA: Liu et al. 2024, arXiv 2402.09353.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -74,6 +74,17 @@ class Update:
         """Size on disk of its tensors."""
         parts = (self.down, self.up, self.middle, self.magnitude, self.alpha)
         return sum(part.nbytes for part in parts if part is not None)
+
+    def fitted_to(self, shape: tuple[int, ...]) -> Update | None:
+        """The way round that a weight of this shape asks for, None where it fits neither way.
+
+        Only a square weight leaves it to `transposed`.
+        """
+        for update in (self, replace(self, transposed=not self.transposed)):
+            same_sides = update.shape[:2] == shape[:2] and prod(update.shape[2:]) == prod(shape[2:]) == 1
+            if update.shape == shape or same_sides:
+                return update
+        return None
 
     def scale(self) -> float:
         """s, read where it is stored as a tensor."""

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from specdiag.checkpoint.adapter import Adapter, read_adapter, remarks_on_scales
+from specdiag.checkpoint.adapter import Adapter, read_adapter, remarks_on_updates
 from specdiag.checkpoint.adapter_config import read_adapter_config
 from specdiag.checkpoint.adapter_merge import merge
 from specdiag.checkpoint.adapter_rows import update_rows
@@ -158,7 +158,7 @@ def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLik
     base = read_base(location)
     tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(held.source, base=str(base.source))
-    notes = (*held.notes, *base.notes, *remarks_on_scales(adapter))
+    notes = (*held.notes, *base.notes, *remarks_on_updates(adapter))
     return sort_tensors(tensors, source, base.config, **options, notes=notes)
 
 
