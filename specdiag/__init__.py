@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from specdiag import plot
     from specdiag.analysis import Interrupted, Progress, analyze
     from specdiag.architecture.roles import roles
     from specdiag.auditing.auditor import audit
@@ -38,6 +39,7 @@ _HOMES = {
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
     "load_plan": "decay.plan",
+    "plot": "plot",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
     "SourceError": "errors",
@@ -75,6 +77,7 @@ __all__ = [
     "audit",
     "load_plan",
     "load_report",
+    "plot",
     "recommend",
     "roles",
 ]
@@ -87,7 +90,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("specdiag")
     if name not in _HOMES:
         raise AttributeError(f"module 'specdiag' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"specdiag.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"specdiag.{_HOMES[name]}")
+    value = getattr(home, name, home)  # `plot` is the module itself
     globals()[name] = value
     return value
 

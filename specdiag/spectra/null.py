@@ -47,6 +47,21 @@ def _angles(mass: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return (low + high) / 2
 
 
+def mp_density(eigenvalues: NDArray[np.float64], shape: tuple[int, int], variance: float) -> NDArray[np.float64]:
+    """The Marchenko-Pastur density of eigenvalues of W W^T, unnormalised; 0 outside its support. Its mass is 1.
+
+    Args:
+        eigenvalues: where, shape [k].
+        shape: (rows, cols) of W in either order.
+        variance: of the entries of W.
+    """
+    n, m = sorted(shape)
+    low, high = variance * (m**0.5 - n**0.5) ** 2, variance * (m**0.5 + n**0.5) ** 2
+    inside = (eigenvalues > low) & (eigenvalues < high)
+    x = np.where(inside, eigenvalues, high)
+    return np.where(inside, np.sqrt(np.maximum((high - x) * (x - low), 0)) / (2 * np.pi * variance * n * x), 0.0)
+
+
 @cache
 def mp_quantiles(n: int, q: float) -> NDArray[np.float64]:
     """The n quantiles of the Marchenko-Pastur law at (j + 1/2)/n, ascending, for unit variance and lambda/m.

@@ -1,0 +1,51 @@
+"""Figures of reports and plans: functions that return a matplotlib figure and show nothing.
+
+>>> figure = specdiag.plot.alpha(report)  # a notebook shows it
+>>> specdiag.plot.save(figure, "alpha.svg")
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from specdiag.errors import UsageError
+from specdiag.report import check_writable, write_atomically
+from specdiag.views.figures.alpha import alpha
+from specdiag.views.figures.balance import balance
+from specdiag.views.figures.decay import decay
+from specdiag.views.figures.esd import esd
+from specdiag.views.figures.heatmap import heatmap
+from specdiag.views.figures.paper import paper
+from specdiag.views.figures.scree import scree
+from specdiag.views.figures.style import render
+
+__all__ = ["alpha", "balance", "check_target", "decay", "esd", "heatmap", "paper", "save", "scree"]
+
+_FORMATS = ("png", "svg", "pdf")
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
+    """Write a figure as the suffix says, whole or not at all; the same figure gives the same file.
+
+    Args:
+        figure: from a function of this module, or any other.
+        path: a .png, .svg or .pdf file.
+        dpi: dots per inch of a png.
+
+    Raises:
+        UsageError: another suffix, or a place that cannot be written.
+    """
+    path = Path(path)
+    check_target(path)
+    write_atomically(path, render(figure, path.suffix.lower()[1:], dpi))
+    return path
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError now if no figure could be saved as `path` later."""
+    if path.suffix.lower()[1:] not in _FORMATS:
+        raise UsageError(f"a figure is saved as .png, .svg or .pdf, not '{path.name}'")
+    check_writable(path)

@@ -1,0 +1,97 @@
+"""Panels and ticks. A tick costs more to draw than a curve, and labels must not meet: they are placed by hand, few."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+_ALL_TICKS_UP_TO = 9
+"""Panels: beyond, only the lowest have ticks below."""
+
+
+class Panel(NamedTuple):
+    """One of several small axes, and whether it stands at the left and at the bottom of them all."""
+
+    axes: Axes
+    left: bool
+    bottom: bool
+
+
+def panels(figure: FigureBase, n: int, columns: int) -> list[Panel]:
+    """`n` axes in rows of `columns`, without ticks where a neighbour has the same."""
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[n:]:
+        axes.remove()
+    return [Panel(axes, i % columns == 0, i // columns == rows - 1) for i, axes in enumerate(grid.flat[:n])]
+
+
+def hide_inner(found: Sequence[Panel]) -> None:
+    """Leave out the ticks that panels share with their neighbours: of the left axis always, below where many."""
+    for panel in found:
+        panel.axes.xaxis.set_visible(panel.bottom or len(found) <= _ALL_TICKS_UP_TO)
+        panel.axes.yaxis.set_visible(panel.left)
+
+
+def log_axis(axis: Axis, low: float, high: float, most: int) -> None:
+    """A logarithmic axis from `low` to `high` with at most `most` labelled ticks, three where that many fit."""
+    horizontal = isinstance(axis, XAxis)
+    (axis.axes.set_xscale if horizontal else axis.axes.set_yscale)("log")
+    (axis.axes.set_xlim if horizontal else axis.axes.set_ylim)(low, high)
+    ticks = log_ticks(low, high, most)
+    _fix(axis, ticks)
+    written = all(0.0009 < tick < 10_001 for tick in ticks)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if written else _power(value)))
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers within [low, high]: decades, every second or third one, or 1-2-5 where decades are too few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)):
+        ticks = [s * 10.0**e for e in range(first, last + 1) for s in steps if low <= s * 10.0**e <= high]
+        if len(ticks) >= min(3, most):
+            stride = -(-len(ticks) // most)
+            return ticks[::stride]
+    return [float(f"{low:.2g}"), float(f"{high:.2g}")]
+
+
+def layer_axis(axis: Axis, layers: Iterable[int], most: int, *, label: bool = True) -> None:
+    """Ticks at whole layers, at most `most` of them."""
+    _fix(axis, layer_ticks(layers, most))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    if label:
+        axis.set_label_text("layer")
+
+
+def layer_ticks(layers: Iterable[int], most: int) -> list[float]:
+    """Layers to label: all of them, or every 2nd, 5th, 10th, ..."""
+    known = sorted(set(layers))
+    step = next(
+        s * 10**e for e in range(9) for s in (1, 2, 5) if len([x for x in known if x % (s * 10**e) == 0]) <= most
+    )
+    return [float(x) for x in known if x % step == 0] or [float(known[0])]
+
+
+def log_bins(eigenvalues: Sequence[np.ndarray], low: float, high: float) -> np.ndarray:
+    """Edges of logarithmic bins over [low, high], finer where there are more eigenvalues."""
+    n = max(len(values) for values in eigenvalues)
+    return np.geomspace(low, high, int(np.clip(1.6 * n**0.5, 14, 60)) + 1)
+
+
+def _fix(axis: Axis, ticks: list[float]) -> None:
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+
+
+def _power(value: float) -> str:
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10.0**exponent
+    return rf"$10^{{{exponent}}}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:g}\cdot10^{{{exponent}}}$"

@@ -1,0 +1,268 @@
+"""The spectrum itself: log-log densities of eigenvalues with the fit, its threshold, and what noise would show."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from specdiag.errors import UsageError
+from specdiag.records import ModuleRecord
+from specdiag.report import SpectralReport
+from specdiag.spectra.null import mp_density
+from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, panels
+from specdiag.views.figures.selection import by_place, choose, in_role_order, role_label
+from specdiag.views.figures.style import (
+    INK,
+    REPORT_COLOURS,
+    ROLE_STYLES,
+    ReportFigure,
+    legend,
+    new_figure,
+    plain,
+    report_caption,
+    report_names,
+    shortened,
+    styled,
+)
+
+_DETAILS_UP_TO = 2
+"""Curves in a panel: beyond, fits and nulls would hide the spectra."""
+_LOWEST = 0.1
+"""This share of the smallest eigenvalues is left out where they would stretch the axis by decades."""
+_MARKERS_UP_TO = 12
+"""Panels: in smaller ones markers would hide the curves."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One spectrum with its look."""
+
+    record: ModuleRecord
+    eigenvalues: NDArray[np.float64]
+    """Ascending, positive."""
+    n: int
+    """With the zeros: what the density is normalised by."""
+    colour: str
+    label: str
+    marker: str = ""
+
+
+@styled
+def esd(
+    report: SpectralReport,
+    *others: SpectralReport,
+    modules: str | Sequence[str] = (),
+    layers: int | Sequence[int] = (),
+    roles: str | Sequence[str] = (),
+) -> ReportFigure:
+    """Densities of eigenvalues, log-log: a panel a layer with its roles, or a panel a module where it stands alone.
+
+    With several reports a panel holds one module of all of them; without a choice of modules that is the middle layer.
+    Panels of one or two curves show the fitted power law above its threshold lambda_min, the Marchenko-Pastur bulk of
+    that shape up to `mp_edge`, and the largest eigenvalue of the permuted matrix where it was computed.
+
+    Args:
+        report: what `analyze` found, with its eigenvalues.
+        others: other checkpoints with modules of the same names.
+        modules: globs on names; only these.
+        layers: only these.
+        roles: only these.
+
+    Raises:
+        UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
+    """
+    chosen = _chosen(report, modules, layers, roles, several=bool(others))
+    groups = _across((report, *others), chosen) if others else _within(report, chosen)
+    if not groups:
+        raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum")
+    detailed = max(map(len, groups.values())) <= _DETAILS_UP_TO
+    notes = [] if detailed else [f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel"]
+    curves = [c for held in groups.values() for c in held]
+    span = span_of(curves)
+    if any(c.eigenvalues[0] < span[0] for c in curves):
+        notes.append("the smallest eigenvalues lie to the left")
+    columns, width, height, most = _sizes(len(groups))
+    figure = new_figure(width, height, "Density of eigenvalues", report_caption(report, *others, notes=tuple(notes)))
+    found = panels(figure, len(groups), columns)
+    hide_inner(found)
+    heights: list[float] = []
+    for panel, (name, held) in zip(found, groups.items(), strict=True):
+        heights += draw(panel.axes, held, span, details=detailed, markers=len(found) <= _MARKERS_UP_TO)
+        panel.axes.set_title(name, fontsize=9 if most > 3 else 7.5)
+    finish(found, span, heights, most)
+    legend(figure)
+    return figure
+
+
+def draw(
+    axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, details: bool, markers: bool
+) -> list[float]:
+    """The densities of some spectra over the same bins, with the fit and the nulls of each where asked.
+
+    Returns:
+        The lowest and the highest density of each.
+    """
+    heights: list[float] = []
+    edges = log_bins([c.eigenvalues for c in curves], *span)
+    centres = np.sqrt(edges[1:] * edges[:-1])
+    for c in curves:
+        density = np.histogram(c.eigenvalues, edges)[0] / (np.diff(edges) * c.n)
+        shown = density > 0
+        heights += [float(density[shown].min()), float(density.max())]
+        if details and len(curves) == 1:
+            axes.stairs(density, edges, fill=True, color=c.colour, alpha=0.45, label=c.label)
+        else:
+            axes.plot(centres[shown], density[shown], color=c.colour, linewidth=1.1, label=c.label,
+                      marker=c.marker if markers else "", markersize=3)  # fmt: skip
+    for c in curves if details else ():
+        ink = INK if len(curves) == 1 else c.colour
+        _fit(axes, c, ink)
+        _nulls(axes, c, ink)
+    return heights
+
+
+def finish(found: Sequence[Panel], span: tuple[float, float], heights: Sequence[float], most: int) -> None:
+    """The same logarithmic axes for panels with densities of these heights, with at most `most` ticks."""
+    for panel in found:
+        log_axis(panel.axes.xaxis, *span, most)
+        log_axis(panel.axes.yaxis, min(heights) / 1.8, max(heights) * 1.8, most)
+        panel.axes.set_xlabel("eigenvalue" if panel.bottom else "")
+        panel.axes.set_ylabel("density" if panel.left else "")
+
+
+def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str, marker: str = "") -> Curve | None:
+    """The spectrum of a record; None where it has none."""
+    if not record.spectral_norm:
+        return None
+    eigenvalues = report.eigenvalues(record.key)
+    return Curve(record, eigenvalues[eigenvalues > 0], len(eigenvalues), colour, label, marker)
+
+
+def span_of(curves: Sequence[Curve]) -> tuple[float, float]:
+    """From the smallest to the largest eigenvalue, without the lowest few where those lie decades below."""
+    high = max(float(c.eigenvalues[-1]) for c in curves)
+    lows = [float(np.quantile(c.eigenvalues, _LOWEST)) if c.eigenvalues[0] < 1e-3 * high else float(c.eigenvalues[0])
+            for c in curves]  # fmt: skip
+    return min(lows) * 0.9, high * 1.15
+
+
+def exponents(record: ModuleRecord) -> str:
+    """alpha beside its null, or why there is none."""
+    if record.alpha is None:
+        return record.status
+    return f"alpha {record.alpha:.2f}" + ("" if record.alpha_null is None else f" (null {record.alpha_null:.2f})")
+
+
+def _fit(axes: Axes, c: Curve, ink: str) -> None:
+    """The power law, with the tail's share of the mass. FARMS fits other eigenvalues, those of windows."""
+    r = c.record
+    if r.alpha is None or r.xmin is None or r.k is None or r.tail == "farms":
+        return
+    x = np.geomspace(r.xmin, c.eigenvalues[-1], 40)
+    y = r.k / c.n * (r.alpha - 1) / r.xmin * (x / r.xmin) ** -r.alpha
+    axes.plot(x, y, color=ink, linewidth=1.8, label="fitted power law")
+    axes.axvline(r.xmin, color=ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
+
+
+def _nulls(axes: Axes, c: Curve, ink: str) -> None:
+    r = c.record
+    if r.mp_edge is not None:
+        n, m = sorted((r.rows, r.cols))
+        variance = r.mp_edge / (n**0.5 + m**0.5) ** 2
+        lowest = max(variance * (m**0.5 - n**0.5) ** 2, float(c.eigenvalues[0]))
+        x = np.geomspace(lowest * 1.0001, r.mp_edge * 0.9999, 200)
+        axes.plot(x, mp_density(x, (n, m), variance), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
+                  label="Marchenko-Pastur bulk")  # fmt: skip
+    if r.rand_spectral_norm is not None:
+        axes.axvline(r.rand_spectral_norm**2, color=ink, linestyle="-.", linewidth=1.1,
+                     label="largest eigenvalue,\nentries permuted")  # fmt: skip
+
+
+def _chosen(
+    report: SpectralReport,
+    modules: str | Sequence[str],
+    layers: int | Sequence[int],
+    roles: str | Sequence[str],
+    *,
+    several: bool,
+) -> list[ModuleRecord]:
+    """What was asked for; else what is in layers, and of several reports the middle layer."""
+    chosen = choose(report, modules, layers, roles)
+    asked = modules or roles or layers != ()
+    known = sorted({r.layer for r in chosen if r.layer is not None})
+    if asked or not known:
+        return chosen
+    return [r for r in chosen if r.layer is not None and (not several or r.layer == known[len(known) // 2])]
+
+
+def _within(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str, list[Curve]]:
+    """A panel a layer; a matrix outside of the layers has its own."""
+    members: dict[str, list[ModuleRecord]] = defaultdict(list)
+    for r in in_role_order(records):
+        members[_place(r)].append(r)
+    order = dict.fromkeys(
+        _place(r) for r in sorted(records, key=lambda r: (r.layer is None, r.component or "", r.layer))
+    )
+    alone = all(len(group) == 1 for group in members.values())
+    groups: dict[str, list[Curve]] = {}
+    for place in order:
+        named = len(members) == 1
+        looks = [(r, ROLE_STYLES[r.role]) for r in members[place]]
+        curves = [c for r, look in looks if (c := curve(report, r, look.colour, _label(r, named), look.marker))]
+        if curves:
+            first = curves[0].record
+            name = first.key if named and alone else place
+            groups[_title(name, f"\n{exponents(first)}" if alone and not named else "", len(order))] = curves
+    return groups
+
+
+def _across(reports: Sequence[SpectralReport], records: Sequence[ModuleRecord]) -> dict[str, list[Curve]]:
+    """A panel a module, a curve a report."""
+    first, rows = by_place(reports[0]), [by_place(report) for report in reports]
+    places = {r.key: place for place, r in first.items()}
+    absent = next((i for i, held in enumerate(rows) if not any(places[r.key] in held for r in records)), None)
+    if absent is not None:
+        asked = ", ".join(f"{_place(r)} {role_label(r)}" for r in records[:3])
+        raise UsageError(f"{reports[absent].source} has no counterpart of {asked}, nor of any other that was asked for")
+    names, named = report_names(reports), set[str]()
+    groups: dict[str, list[Curve]] = {}
+    for r in in_role_order(records):
+        held = [(i, row[places[r.key]]) for i, row in enumerate(rows) if places[r.key] in row]
+        curves = [
+            c for i, own in held if (c := curve(reports[i], own, REPORT_COLOURS[i % 6], names[i], "os^vDP"[i % 6]))
+        ]
+        if curves:
+            alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in curves)
+            name = r.key if len(records) == 1 or r.layer is None else f"{_place(r)} {role_label(r)}"
+            groups[_title(name if name not in named else r.key, f"\nalpha {alphas}", len(records))] = curves
+            named.add(name)
+    return groups
+
+
+def _place(r: ModuleRecord) -> str:
+    part = "" if r.component is None else f"{r.component} "
+    return r.key if r.layer is None else f"{part}layer {r.layer}"
+
+
+def _label(r: ModuleRecord, detailed: bool) -> str:
+    return f"{role_label(r)} {r.rows}x{r.cols}, {exponents(r)}" if detailed else role_label(r)
+
+
+def _title(name: str, more: str, n_panels: int) -> str:
+    _, width, _, _ = _sizes(n_panels)
+    columns = _sizes(n_panels)[0]
+    return plain(shortened(name, int((width - 2) / columns * 13))) + more
+
+
+def _sizes(n: int) -> tuple[int, float, float, int]:
+    """Columns, width and height in inches, and how many ticks an axis has room for."""
+    if n == 1:
+        return 1, 8.6, 4.4, 6
+    columns = n if n <= 3 else 4 if n <= 12 else 6 if n <= 30 else 8
+    width, height = (3.4, 2.6) if n <= 4 else (2.5, 2.0) if n <= 12 else (1.7, 1.5) if n <= 30 else (1.45, 1.25)
+    return columns, width * columns + 2.2, height * -(-n // columns) + 1.0, 5 if n <= 4 else 4 if n <= 12 else 3

@@ -1,0 +1,153 @@
+"""Figures 1a, 1b and 2 of the AlphaDecay paper (arXiv 2506.14562), redrawn from any report and plan.
+
+They are drawn as they were there, on the raw exponent and without nulls but for the dashes in 1a: what they show is
+to a large part the shapes of the matrices. `alpha`, `decay` and `scree` say how much.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.errors import UsageError
+from specdiag.records import FAMILIES, ROLES, ModuleRecord
+from specdiag.report import SpectralReport
+from specdiag.views.figures.axes import Panel, hide_inner
+from specdiag.views.figures.balance import draw_types, types
+from specdiag.views.figures.decay import base
+from specdiag.views.figures.scree import by_role, draw_curve, relative_singular_values
+from specdiag.views.figures.selection import column
+from specdiag.views.figures.style import (
+    INK,
+    ROLE_STYLES,
+    ReportFigure,
+    legend,
+    new_figure,
+    plan_caption,
+    report_caption,
+    report_names,
+    styled,
+)
+
+_BROWN = "#663333"
+_FIRST, _LAST, _BETWEEN = "#BB5566", "#004488", "#DDAA33"
+"""Tol's high-contrast red, blue and yellow: the paper's colours."""
+_BY_LAYER_UP_TO = 24
+_ENDS = 2
+"""Layers at either end that the paper sets off."""
+
+
+@styled
+def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None = None) -> ReportFigure:
+    """Bars per module type, the decay of each module with its exponent, and singular values layer by layer.
+
+    Args:
+        report: what `analyze` found, with its eigenvalues.
+        plan: of `recommend`, made from this report.
+        other: a checkpoint for the paired bars, such as one trained with uniform decay.
+
+    Raises:
+        UsageError: the report has no alpha or no eigenvalues, or the plan is of another model.
+    """
+    reports = [report] if other is None else [report, other]
+    name = column(report, "alpha")
+    strange = {e.name for e in plan.entries} - {r.name for r in report}
+    if strange:
+        raise UsageError(f"the plan is of another model: {report.source} has no {min(strange)}")
+    roles = types(reports, name)
+    groups = by_role(report, [r for r in report if r.role in roles and r.family in ("attention", "mlp")])
+    columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
+    rows = -(-len(groups) // columns)
+    caption = f"{report_caption(*reports)} · {plan_caption(plan)}"
+    figure = new_figure(12.5, 4.4 + 2.0 * rows, "The AlphaDecay paper's figures 1a, 1b and 2", caption)
+    above, below = figure.add_gridspec(2, 1, height_ratios=[3.4, 2.0 * rows])
+    upper, lower = above.subgridspec(1, 2, width_ratios=[1, 3]), below.subgridspec(rows, columns)
+    bars = figure.add_subplot(upper[0])
+    draw_types(bars, reports, roles, name, report_names(reports))
+    bars.set_title("1a: median by module type")
+    _decays(figure.add_subplot(upper[1]), plan)
+    found = [
+        Panel(figure.add_subplot(lower[i // columns, i % columns]), i % columns == 0, i // columns == rows - 1)
+        for i in range(len(groups))
+    ]
+    _singular_values(found, report, groups)
+    legend(figure)
+    return figure
+
+
+def _decays(axes: Axes, plan: DecayPlan) -> None:
+    """A bar a module, layer by layer, the base as a dashed line, and the exponents on an axis of their own.
+
+    Where layers are too many for that, the bars stand role by role.
+    """
+    by_layer = len({e.layer for e in plan.entries}) <= _BY_LAYER_UP_TO
+    entries = sorted(plan.entries, key=_order if by_layer else lambda e: _order(e)[1:] + _order(e)[:1])
+    blocks: dict[str, list[PlanEntry]] = defaultdict(list)
+    for e in entries:
+        blocks[str(e.layer or 0) if by_layer else e.role or "fused"].append(e)
+    step = 0.86 / max(map(len, blocks.values()))
+    x = np.array([at - 0.43 + step * (i + 0.5) for at, held in enumerate(blocks.values()) for i in range(len(held))])
+    decays = [e.ratio * base(plan) for e in entries]
+    axes.bar(x, decays, step, color=[ROLE_STYLES[e.role or "other"].colour for e in entries], label="_plan")
+    axes.axhline(base(plan), color=INK, linestyle=(0, (5, 2)), linewidth=1, label=f"uniform {base(plan):g}")
+    axes.set_xlim(-0.6, len(blocks) - 0.4)
+    axes.set_xticks(range(len(blocks)), list(blocks))
+    axes.set_xlabel("layer" if by_layer else "role, the layers from left to right")
+    axes.set_ylabel("ratio" if plan.base_weight_decay is None else "weight decay")
+    axes.set_ylim(0, max(decays) * 1.45)
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= max(decays) * 1.05])
+    axes.set_title(f"1b: decay of each module ({plan.rule} rule), and its {_value_name(plan)}")
+    _values(axes.twinx(), x, entries, _value_name(plan))
+    shown = {e.role: ROLE_STYLES[e.role or "other"].colour for e in sorted(entries, key=lambda e: _order(e)[1:])}
+    for role, colour in shown.items():
+        axes.bar(0, 0, 0, color=colour, label=role or "fused")
+
+
+def _values(axes: Axes, x: np.ndarray, entries: Sequence[PlanEntry], name: str) -> None:
+    """What the rule read, as a dotted line in the upper part of the panel, with ticks at its values alone."""
+    values = np.array([np.nan if e.value is None else e.value for e in entries])
+    few = len(entries) <= 120
+    axes.plot(x, values, ":" if few else "-", marker="o", markersize=2.5 if few else 0, color=_BROWN, linewidth=0.8,
+              label=name)  # fmt: skip
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    extent = high - low or 1.0
+    axes.set_yticks([tick for tick in MaxNLocator(4).tick_values(low, high) if low - 0.1 * extent <= tick <= high])
+    axes.set_ylim(low - 1.9 * extent, high + 0.1 * extent)
+    axes.set_ylabel(name, y=0.83)
+    axes.spines["right"].set_visible(True)
+
+
+def _singular_values(found: Sequence[Panel], report: SpectralReport, groups: dict[str, list[ModuleRecord]]) -> None:
+    """Singular values over the largest by rank: the first two layers red, the last two blue, the others yellow."""
+    hide_inner(found)
+    layers = sorted({r.layer for group in groups.values() for r in group if r.layer is not None})
+    longest = max(r.n_eigenvalues for group in groups.values() for r in group)
+    n = min(_ENDS, len(layers) // 2)
+    ends = dict.fromkeys(layers[len(layers) - n :], _LAST) | dict.fromkeys(layers[:n], _FIRST)
+    for i, (panel, (role, group)) in enumerate(zip(found, groups.items(), strict=True)):
+        for r in sorted(group, key=lambda r: r.layer in ends):
+            colour = _BETWEEN if r.layer is None else ends.get(r.layer, _BETWEEN)
+            draw_curve(panel.axes, relative_singular_values(report, r), logarithmic=False, color=colour)
+        panel.axes.set_title(f"2: {role}" if i == 0 else role)
+        panel.axes.set_xlim(-0.02 * longest, longest * 1.02)
+        panel.axes.set_ylim(0, 1.04)
+        panel.axes.locator_params(axis="x", nbins=4)
+        panel.axes.set_xlabel("rank" if panel.bottom else "")
+        panel.axes.set_ylabel("s / s max" if panel.left else "")
+    drawn = {line.get_color() for line in found[0].axes.lines}
+    for colour, what in ((_FIRST, f"first {n} layers"), (_BETWEEN, "layers between"), (_LAST, f"last {n} layers")):
+        if colour in drawn:
+            found[0].axes.plot([], [], color=colour, label=what.replace("1 layers", "layer"))
+
+
+def _order(entry: PlanEntry) -> tuple[int, int, int]:
+    return entry.layer or 0, FAMILIES.index(entry.family), ROLES.index(entry.role or "other")
+
+
+def _value_name(plan: DecayPlan) -> str:
+    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)

@@ -1,0 +1,113 @@
+"""Singular values by rank: how fast each matrix falls off, layer by layer, beside noise of its shape."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from numpy.typing import NDArray
+
+from specdiag.errors import UsageError
+from specdiag.records import ModuleRecord
+from specdiag.report import SpectralReport
+from specdiag.spectra.null import mp_quantiles
+from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
+from specdiag.views.figures.selection import choose, in_role_order, role_label
+from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, report_caption, styled
+
+_POINTS = 120
+"""A curve: more would not be seen, and 560 of them would make a large file."""
+_FLOOR = 1e-4
+"""Singular values below this share of the largest are not shown; nor is all of the plunge over the last twentieth."""
+
+
+@styled
+def scree(
+    report: SpectralReport,
+    *,
+    modules: str | Sequence[str] = (),
+    layers: int | Sequence[int] = (),
+    roles: str | Sequence[str] = (),
+) -> ReportFigure:
+    """A panel a role: singular values over the largest one against their rank, a line a matrix, coloured by layer.
+
+    Args:
+        report: what `analyze` found, with its eigenvalues.
+        modules: globs on names; only these.
+        layers: only these.
+        roles: only these.
+
+    Raises:
+        UsageError: nothing of the kind is in the report, or it was saved without eigenvalues.
+    """
+    groups = by_role(report, choose(report, modules, layers, roles))
+    columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
+    known = [r.layer for group in groups.values() for r in group if r.layer is not None]
+    width, height = 2.7 * columns + 1.2, 2.3 * -(-len(groups) // columns) + 1.0
+    figure = new_figure(max(width, 5.5), height, "Singular values by rank, over the largest", report_caption(report))
+    norm = Normalize(min(known, default=0), max(known, default=1))
+    curves = {role: [relative_singular_values(report, r) for r in group] for role, group in groups.items()}
+    longest = max(len(s) for group in curves.values() for s in group)
+    smallest = max(_FLOOR, min(float(s[int(0.95 * len(s))]) for group in curves.values() for s in group))
+    found = panels(figure, len(groups), columns)
+    hide_inner(found)
+    for panel, (role, group) in zip(found, groups.items(), strict=True):
+        for r, s in zip(group, curves[role], strict=True):
+            colour = INK if r.layer is None else colormaps[LAYERS](norm(r.layer))
+            draw_curve(panel.axes, s, logarithmic=True, color=colour, label=r.key)
+        _noise(panel.axes, group)
+        panel.axes.set_title(role)
+        log_axis(panel.axes.xaxis, 0.9, longest * 1.1, 4)
+        log_axis(panel.axes.yaxis, smallest * 0.8, 1.2, 5)
+        panel.axes.set_xlabel("rank" if panel.bottom else "")
+        panel.axes.set_ylabel("s / s max" if panel.left else "")
+    noise = [line for panel in found for line in panel.axes.lines if line.get_label() == "_noise"]
+    figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
+    if len(set(known)) > 1:
+        bar = figure.colorbar(
+            ScalarMappable(norm, LAYERS), ax=[p.axes for p in found], aspect=30, pad=0.02, label="layer"
+        )
+        bar.set_ticks(layer_ticks(known, 12))
+        bar.ax.minorticks_off()
+    return figure
+
+
+def by_role(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str, list[ModuleRecord]]:
+    """The matrices that have a spectrum, by role."""
+    groups: dict[str, list[ModuleRecord]] = defaultdict(list)
+    for r in in_role_order(records):
+        if r.spectral_norm:
+            groups[role_label(r)].append(r)
+    if not groups:
+        raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum")
+    return groups
+
+
+def relative_singular_values(report: SpectralReport, record: ModuleRecord) -> NDArray[np.float64]:
+    """sigma/sigma_max, descending; zeros left out."""
+    eigenvalues = report.eigenvalues(record.key)
+    positive = eigenvalues[eigenvalues > 0][::-1]
+    return np.sqrt(positive / positive[0])
+
+
+def draw_curve(axes: Axes, values: NDArray[np.float64], *, logarithmic: bool, **look: Any) -> None:
+    """Values against rank, thinned evenly along the axis but for both ends."""
+    n = len(values)
+    spaced = np.geomspace(1, n, _POINTS) if logarithmic else np.linspace(1, n, _POINTS)
+    ranks = np.unique(np.concatenate([np.round(spaced), np.arange(1, min(n, 8)), np.arange(max(1, n - 6), n + 1)]))
+    at = ranks.astype(int)
+    axes.plot(at, values[at - 1], linewidth=0.9, **look)
+
+
+def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
+    """What a random matrix shows, for the shapes of the records that are long enough to have an exponent."""
+    shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
+    for slices, n, m in shapes:
+        values = np.sqrt(mp_quantiles(n * slices, n / m)[::-1])
+        draw_curve(axes, values / values[0], logarithmic=True, color=INK, linestyle=(0, (5, 2)), label="_noise")

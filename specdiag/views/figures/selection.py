@@ -1,0 +1,140 @@
+"""Which rows of a report a figure shows, and which of their columns. What does not exist is answered by what does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Literal
+
+from msgspec.structs import fields
+
+from specdiag.errors import UsageError
+from specdiag.records import FAMILIES, ROLES, ModuleRecord
+from specdiag.report import SpectralReport
+from specdiag.spectra.null import alpha_null_square
+
+Basis = Literal["alpha", "square"]
+Place = tuple[str | None, int | None, str, str | None, int]
+"""Component, layer, role, part, and which of several that share these."""
+_COLUMNS: dict[str, str] = {"alpha": "alpha", "square": "alpha_square"}
+
+
+def choose(
+    report: SpectralReport,
+    modules: str | Sequence[str] = (),
+    layers: int | Sequence[int] = (),
+    roles: str | Sequence[str] = (),
+) -> list[ModuleRecord]:
+    """The records with such names (globs), layers and roles, in stored order; all of them where nothing is asked.
+
+    Raises:
+        UsageError: something that was asked for is not there; what is there is listed.
+    """
+    modules, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (modules, roles))
+    layers = (layers,) if isinstance(layers, int) else tuple(layers)
+    records = list(report)
+    for pattern in modules:
+        if not any(_named(r, pattern) for r in records):
+            examples = ", ".join(r.key for r in records[:3])
+            raise UsageError(
+                f"no module of {report.source} matches '{pattern}'; there are {len(records)}, such as {examples}"
+            )
+    for what, wanted, there in (
+        ("role", roles, [r.role for r in records]),
+        ("layer", layers, [r.layer for r in records if r.layer is not None]),
+    ):
+        missing = [w for w in wanted if w not in there]
+        if missing:
+            raise UsageError(f"{report.source} has no {what} {missing[0]}; it has {_listed(there)}")
+    found = [
+        r
+        for r in records
+        if (not modules or any(_named(r, p) for p in modules))
+        and (not layers or r.layer in layers)
+        and (not roles or r.role in roles)
+    ]
+    if not found:
+        raise UsageError(
+            f"no matrix of {report.source} is in all that was asked for: leave out a module, layer or role"
+        )
+    return found
+
+
+def column(report: SpectralReport, basis: Basis) -> str:
+    """The column that a basis stands for.
+
+    Raises:
+        UsageError: there is no such basis, or the report has no value of it.
+    """
+    if basis not in _COLUMNS:
+        raise UsageError(f"unknown basis '{basis}'; choose from {', '.join(_COLUMNS)}")
+    return with_values(report, _COLUMNS[basis])
+
+
+def with_values(report: SpectralReport, metric: str) -> str:
+    """The name of a numeric column, checked.
+
+    Raises:
+        UsageError: there is no such column, or the report has no value of it.
+    """
+    if metric not in metrics():
+        raise UsageError(f"unknown metric '{metric}'; choose from {', '.join(metrics())}")
+    if all(value(r, metric) is None for r in report):
+        raise UsageError(
+            f"{report.source}: no matrix has a value of {metric} in this report; analyze it with another setting"
+        )
+    return metric
+
+
+def value(record: ModuleRecord, column: str) -> float | None:
+    """One number of a record."""
+    return getattr(record, column)
+
+
+def null(record: ModuleRecord, column: str) -> float | None:
+    """What noise of the record's shape scores in `alpha` or `alpha_square`; None elsewhere."""
+    if column == "alpha":
+        return record.alpha_null
+    if column == "alpha_square" and record.alpha_square is not None:
+        return alpha_null_square(min(record.rows, record.cols))
+    return None
+
+
+def role_label(record: ModuleRecord) -> str:
+    """The role, with `cross` where it reads from the other half of the network."""
+    return f"{record.role} cross" if record.cross_attention else record.role
+
+
+def in_role_order(records: Iterable[ModuleRecord]) -> list[ModuleRecord]:
+    """By family and role, in the order of every table and legend; cross-attention after its own role."""
+    return sorted(records, key=lambda r: (FAMILIES.index(r.family), ROLES.index(r.role), r.cross_attention))
+
+
+def by_place(report: SpectralReport) -> dict[Place, ModuleRecord]:
+    """Each record by its place in the network: names of one model differ between checkpoints by their prefixes."""
+    found: dict[Place, ModuleRecord] = {}
+    for r in report:
+        place, nth = (r.component, r.layer, role_label(r), r.part), 0
+        while (*place, nth) in found:
+            nth += 1
+        found[*place, nth] = r
+    return found
+
+
+@cache
+def metrics() -> tuple[str, ...]:
+    """The numeric columns of a record."""
+    numeric = (int, float, int | None, float | None)
+    return tuple(f.name for f in fields(ModuleRecord) if f.type in numeric and f.name != "layer")
+
+
+def _named(record: ModuleRecord, pattern: str) -> bool:
+    return fnmatchcase(record.key, pattern) or fnmatchcase(record.name, pattern) or record.key == pattern
+
+
+def _listed(there: Sequence[object]) -> str:
+    known = list(dict.fromkeys(there))
+    if not known:
+        return "none"
+    return ", ".join(map(str, known)) if len(known) <= 16 else f"{known[0]} to {known[-1]}"

@@ -1,0 +1,200 @@
+"""How every figure looks: one colour a role, one a checkpoint, the fonts, the caption with source and settings.
+
+Colours are Paul Tol's muted and bright (roles) and high-contrast (checkpoints) schemes: safe for colour blindness.
+Their lightness differs within attention and within the MLP, and each role has its own marker, so that print without
+colour can be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple, ParamSpec
+
+from matplotlib import font_manager, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from specdiag.decay.plan import DecayPlan
+from specdiag.records import Family, Role
+from specdiag.report import SpectralReport
+
+P = ParamSpec("P")
+
+INK, FAINT = "#222222", "#777777"
+NULL = "#555555"
+"""Of what noise scores."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "figure.facecolor": "white",
+    "figure.titlesize": 11,
+    "savefig.facecolor": "white",
+    "text.color": INK,
+    "text.usetex": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "specdiag",
+}
+_CAPTION_SIZE = 7
+_CHARACTERS_PER_INCH = 19
+
+
+class RoleStyle(NamedTuple):
+    """The look of one role in every figure."""
+
+    colour: str
+    marker: str
+
+
+ROLE_STYLES: dict[Role, RoleStyle] = {
+    "q": RoleStyle("#332288", "o"),
+    "k": RoleStyle("#117733", "s"),
+    "v": RoleStyle("#44AA99", "D"),
+    "kv": RoleStyle("#999933", "h"),
+    "o": RoleStyle("#66CCEE", "P"),
+    "gate": RoleStyle("#882255", "^"),
+    "up": RoleStyle("#CC6677", "v"),
+    "down": RoleStyle("#CCBB44", ">"),
+    "router": RoleStyle("#AA4499", "X"),
+    "embed": RoleStyle("#555555", "p"),
+    "head": RoleStyle("#111111", "*"),
+    "conv": RoleStyle("#999999", "H"),
+    "ssm": RoleStyle("#EE8866", "d"),
+    "other": RoleStyle("#BBBBBB", "."),
+}
+FAMILY_TITLES: dict[Family, str] = {
+    "attention": "attention", "mlp": "MLP", "embedding": "embeddings", "other": "other",
+}  # fmt: skip
+REPORT_COLOURS = ("#004488", "#DDAA33", "#BB5566", "#66A182", "#000000", "#999999")
+"""Of the first, second, ... checkpoint where several are compared. The paper's two are blue and yellow too."""
+LAYERS = "cividis"
+"""Colour map of depth and of values: its lightness rises with the value, also without colour."""
+
+
+class ReportFigure(Figure):
+    """A matplotlib figure that pyplot does not hold, and that a notebook shows all the same."""
+
+    def _repr_png_(self) -> bytes:
+        return render(self, "png")
+
+
+def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
+    """Draw in the style of this module, whatever the reader's own settings are, and leave those as they were."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> ReportFigure:
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def new_figure(width: float, height: float, title: str, caption: str) -> ReportFigure:
+    """An empty figure of so many inches, with its title, and its caption below everything else."""
+    figure = ReportFigure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    at = 0.1 / width
+    figure.suptitle(_wrapped(title, width, figure_size=11), x=at, ha="left", fontweight="bold")
+    figure.supxlabel(_wrapped(caption, width, _CAPTION_SIZE), x=at, ha="left", fontsize=_CAPTION_SIZE, color=FAINT)
+    return figure
+
+
+def legend(figure: Figure) -> None:
+    """What the panels' labels mean, once, at the right of them all. Of several with one label the first is shown."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside right upper")
+
+
+def report_caption(*reports: SpectralReport, notes: tuple[str, ...] = ()) -> str:
+    """Source and settings of each report, and what a figure adds."""
+    return " · ".join([*(_described(report) for report in reports), *notes])
+
+
+def report_names(reports: Sequence[SpectralReport]) -> list[str]:
+    """Short names of checkpoints for a legend, each different from the others."""
+    own = [
+        r.source.location.rstrip("/").rsplit("/", 1)[-1] if r.source.kind in ("dir", "file") else "" for r in reports
+    ]
+    names = [
+        plain(shortened(n if own.count(n) == 1 and n else str(r.source), 30)) for n, r in zip(own, reports, strict=True)
+    ]
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def plan_caption(plan: DecayPlan) -> str:
+    """Source and settings of a plan."""
+    base = (
+        "no base decay" if plan.base_weight_decay is None else f"base {plan.base_weight_decay:g} ({plan.base_origin})"
+    )
+    clip = "" if plan.clip is None else f", clipped to percentiles {plan.clip[0]:g}-{plan.clip[1]:g}"
+    mean = ", mean kept at 1" if plan.preserve_mean else ""
+    return (
+        f"{plan.source}: {plan.rule} rule on {plan.basis} (tail {plan.tail}), s1 {plan.s1:g}, s2 {plan.s2:g}"
+        f"{clip}{mean}; {base}; report {plan.report_digest[:12]}"
+    )
+
+
+def plain(text: str) -> str:
+    """Text that is drawn as it is: one line, no mathematics, no characters that the font lacks. Names are hostile."""
+    known = _characters()
+    text = "".join(c if ord(c) in known else "?" for c in " ".join(text.split()))
+    return text.replace("$", r"\$")
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most so many characters: the middle of a name says least."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) * 2 // 3
+    return f"{text[: most - 1 - tail]}…{text[-tail:]}"
+
+
+def render(figure: Figure, format: str, dpi: float = 150) -> bytes:
+    """A figure as the content of a png, svg or pdf file; the same figure gives the same bytes."""
+    out = BytesIO()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context(STYLE):
+        figure.savefig(out, format=format, dpi=dpi, metadata=dated.get(format))
+    return out.getvalue()
+
+
+def _described(report: SpectralReport) -> str:
+    s = report.settings
+    fraction = f" at {s.tail_fraction:g}" if s.tail in ("hill", "hill-paper") else ""
+    version = report.provenance.versions.get("specdiag", "")
+    text = f"{report.source}: {len(report)} matrices, tail {s.tail}{fraction}, {s.method} {s.dtype}, specdiag {version}"
+    return text if report.complete else f"{text}, INCOMPLETE"
+
+
+def _wrapped(text: str, width: float, figure_size: float) -> str:
+    most = int(width * _CHARACTERS_PER_INCH * _CAPTION_SIZE / figure_size)
+    return "\n".join(plain(line) for line in textwrap.wrap(text, most))
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
