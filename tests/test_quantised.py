@@ -427,6 +427,16 @@ def test_parts_that_are_missing(name: str, drop: str, word: str) -> None:
     assert word in refused(tensors, form.config, codes)
 
 
+def test_names_of_other_formats_on_float_weights() -> None:
+    """W_q is a plain parameter in many models, and so may B and s be."""
+    names = ("W_q", "B", "s", "codes", "codebooks", "weight", "tables", "indices")
+    tensors = {f"layers.0.attn.{name}": torch.randn(8, 8) for name in names}
+    config = {"quantization_config": {"quant_method": "hqq"}}
+    for said in ({}, config):
+        checkpoint = opened(tensors | {"layers.0.mlp.up_proj.codes": torch.zeros(2, 2, dtype=I8)}, said)
+        assert {m.name for m in checkpoint.matrices} == tensors.keys()
+
+
 def test_a_name_that_is_taken() -> None:
     tensors = FORMATS["gptq4"].quantise(STEM, weight()).tensors
     checkpoint = opened(tensors | {QUERY: torch.ones(4, 4)})
@@ -494,13 +504,13 @@ states = st.fixed_dictionaries(
         "shape": st.one_of(st.lists(st.one_of(st.integers(-4, 130), st.integers(0, 2**70)), max_size=4), st.none()),
         "blocksize": st.one_of(st.integers(-1, 128), st.text(max_size=2)),
         "nested_blocksize": st.one_of(st.integers(-1, 300), st.none()),
-        "nested_offset": st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.booleans()),
+        "nested_offset": st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.just(10**400), st.booleans()),
     },
 )
 settings_of = st.dictionaries(
     st.sampled_from(["bits", "group_size", "quant_method", "sym", "checkpoint_format", "weight_block_size", "mode",
                      "version", "config_groups", "packing_format"]),
-    st.one_of(st.integers(-2, 200), st.lists(st.integers(-1, 130), max_size=2), st.none(), st.booleans(),
+    st.one_of(st.integers(-2, 200), st.just(10**400), st.lists(st.integers(-1, 130), max_size=2), st.none(), st.booleans(),
               st.sampled_from(["gptq", "gptq_v2", "awq", "gemm", "mxfp4", "affine", "hqq"]),
               st.fixed_dictionaries({"a": st.fixed_dictionaries({"weights": st.fixed_dictionaries({"num_bits": st.integers()})})})),
 )  # fmt: skip

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from math import isfinite, prod
+from math import prod
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown
-from specdiag.checkpoint.quantised.codes import pairs
+from specdiag.checkpoint.quantised.codes import pairs, unpack_pairs
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
 
@@ -49,8 +49,8 @@ def find_bitsandbytes(codes: StoredTensor, bundle: Bundle) -> Weight | None:
     if codes.nbytes != -(-n // 2) or absmax.shape != (-(-n // block),):
         raise NotUnderstood(f"{kind}: {codes.nbytes} bytes and {shown(absmax.shape)} maxima for {shown(shape)} values")
     nested = () if absmax.dtype in ("F32", "F16", "BF16") else _nested(name, absmax, state, bundle)
-    offset, nested_block = state.get("nested_offset"), positive(state.get("nested_blocksize"))
-    if nested and (not isinstance(offset, int | float) or not isfinite(offset) or nested_block is None):
+    offset, nested_block = _number(state.get("nested_offset")), positive(state.get("nested_blocksize"))
+    if nested and (offset is None or nested_block is None):
         raise NotUnderstood(f"{kind} whose maxima are codes without offset or blocksize")
     if nested and nested[1].shape != (-(-prod(absmax.shape) // cast("int", nested_block)),):
         raise NotUnderstood(f"{kind} with {shown(nested[1].shape)} maxima of {shown(absmax.shape)} maxima")
@@ -83,6 +83,11 @@ def _shape(said: object) -> tuple[int, ...] | None:
     return None if None in sizes else tuple(size for size in sizes if size is not None)
 
 
+def _number(said: object) -> float | None:
+    """A number that float32 can hold."""
+    return float(said) if isinstance(said, int | float) and abs(said) <= float(np.finfo(np.float32).max) else None
+
+
 def _nested(
     name: str, absmax: StoredTensor, state: Mapping[str, Any], bundle: Bundle
 ) -> tuple[StoredTensor, StoredTensor]:
@@ -95,7 +100,7 @@ def _nested(
 def _decode(
     shape: tuple[int, ...],
     block: int,
-    nesting: tuple[int | None, Any],
+    nesting: tuple[int | None, float | None],
     tensors: tuple[StoredTensor, ...],
     raw: NDArray[Any],
     *parts: NDArray[Any],
@@ -106,11 +111,12 @@ def _decode(
     else:
         nested_block, offset = nesting
         assert nested_block is not None
+        assert offset is not None
         absmax = floats(parts[2], tensors[2])[parts[1]]
         _multiply_blocks(absmax, floats(parts[3], tensors[3]), nested_block)
         absmax += np.float32(offset)
     n = prod(shape)
-    values = pairs(table, high_first=True)[np.ascontiguousarray(raw).reshape(-1).view(np.uint8)].reshape(-1)[:n]
+    values = unpack_pairs(raw.reshape(-1), pairs(table, high_first=True))[:n]
     _multiply_blocks(values, absmax, block)
     return values.reshape(shape)
 

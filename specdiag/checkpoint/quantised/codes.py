@@ -41,10 +41,15 @@ FLOAT4: NDArray[np.float32] = np.concatenate([_E2M1, -_E2M1])
 """The values of E2M1 by code."""
 
 
-def pairs(table: NDArray[np.float32], *, high_first: bool = False) -> NDArray[np.float32]:
-    """What a byte of two 4-bit codes stands for, shape [256, 2]. The low half comes first but for `high_first`."""
+def pairs(table: NDArray[np.float32], *, high_first: bool = False) -> NDArray[np.uint64]:
+    """What a byte of two 4-bit codes stands for, two float32 in 8 bytes; the low half first but for `high_first`."""
     low, high = table[np.arange(256) & 15], table[np.arange(256) >> 4]
-    return np.stack([high, low] if high_first else [low, high], axis=1)
+    return np.stack([high, low] if high_first else [low, high], axis=1).view(np.uint64).reshape(256)
+
+
+def unpack_pairs(packed: NDArray[Any], table: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """The values of bytes, of any integer type, along the last axis: twice as many. `table` is that of `pairs`."""
+    return table[np.ascontiguousarray(packed).view(np.uint8)].view(np.float32)
 
 
 def unpack(packed: NDArray[Any], bits: int, n: int) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_name
-from specdiag.checkpoint.quantised.codes import FLOAT4, apply_groups, pairs
+from specdiag.checkpoint.quantised.codes import FLOAT4, apply_groups, pairs, unpack_pairs
 from specdiag.checkpoint.quantised.scaled import find_scale
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, floats
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
@@ -87,7 +87,7 @@ def _decode(
     scales: NDArray[Any],
     *whole: NDArray[Any],
 ) -> NDArray[np.float32]:
-    values = _PAIRS[raw.view(np.uint8)].reshape(len(raw), -1)
+    values = unpack_pairs(raw, _PAIRS)
     factors = floats(scales, scale)
     if more is not None:
         one = floats(whole[0], more).reshape(-1)[0]

@@ -5,19 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specdiag.checkpoint.quantised.bundle import Bundle, split
+from specdiag.checkpoint.tensors import FLOAT_TYPES
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What gives a format away: the last part of the name of its codes, and what lies beside them."""
+    """What gives a format away: the last part of the name of its codes, and what lies beside them.
+
+    Attributes:
+        name: what it is called.
+        codes: the last part of the name of its codes.
+        beside: of another tensor without which the first may be anything.
+        floats: whether the codes may be stored in a float type. A float parameter W_q is a weight in most models.
+    """
 
     name: str
     codes: str
     beside: str | None = None
+    floats: bool = False
 
 
 _FAMILIES = (
     Family("HQQ", "W_q"),
+    Family("HQQ", "W_q", "unpack_view_dtype", floats=True),
     Family("AQLM", "codes", "codebooks"),
     Family("EXL2", "q_weight"),
     Family("EXL3", "trellis"),
@@ -27,7 +37,7 @@ _FAMILIES = (
     Family("Marlin", "B", "s"),
     Family("HIGGS", "weight", "tables"),
     Family("marlin-24 of compressed-tensors", "weight_packed", "meta"),
-    Family("sparse-bitmask of compressed-tensors", "compressed", "bitmask"),
+    Family("sparse-bitmask of compressed-tensors", "compressed", "bitmask", floats=True),
     Family("quanto", "_data"),
     Family("torchao", "_weight_qdata"),
     Family("FP-Quant", "qweight", "forward_hadamard_matrix"),
@@ -63,7 +73,9 @@ def foreign_modules(bundle: Bundle) -> dict[str, Family]:
         for family in _FAMILIES:
             if family.codes not in leaves or (family.beside is not None and family.beside not in leaves):
                 continue
-            if family.name != _IN_FOLDERS or f"{parent}.centroids" in bundle.leaves:
+            codes = bundle.tensors[f"{parent}.{family.codes}" if parent else family.codes]
+            is_codes = family.floats or codes.values_dtype not in FLOAT_TYPES
+            if is_codes and (family.name != _IN_FOLDERS or f"{parent}.centroids" in bundle.leaves):
                 found.setdefault(parent, family)
     return found
 

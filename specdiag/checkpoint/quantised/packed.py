@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown, split
-from specdiag.checkpoint.quantised.codes import FLOAT4, FLOAT8, apply_groups, pairs, unpack
+from specdiag.checkpoint.quantised.codes import FLOAT4, FLOAT8, apply_groups, pairs, unpack, unpack_pairs
 from specdiag.checkpoint.quantised.float4 import MX_ROUNDING
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
 from specdiag.checkpoint.tensors import Rounding, StoredTensor
@@ -189,6 +189,6 @@ def _decode_mlx(
 
 
 def _decode_mlx_float4(group: int, words: NDArray[Any], powers: NDArray[Any]) -> NDArray[np.float32]:
-    values = _PAIRS[unpack(words, 8, words.shape[1] * 4)].reshape(len(words), -1)
+    values = unpack_pairs(words, _PAIRS)
     apply_groups(np.multiply, values, FLOAT8["F8_E8M0"][powers], group)
     return values
