@@ -11,6 +11,7 @@ import typer
 from . import output
 from .analyze import analyze
 from .audit import audit
+from .plot import plot
 from .recommend import recommend
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(recommend)
+app.command()(plot)
 app.command()(audit)
 
 

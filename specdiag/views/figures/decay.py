@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, Role
+from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import hide_inner, layer_axis, panels
 from specdiag.views.figures.style import (
     FAINT,
@@ -27,7 +29,7 @@ _WHISKERS_UP_TO = 40
 
 
 @styled
-def decay(plan: DecayPlan) -> ReportFigure:
+def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure:
     """A panel a role, a bar a Parameter from the uniform base to its own decay.
 
     A dash is what the same rule gives random weights of these shapes, a thin line how far the decay moves between the
@@ -35,7 +37,13 @@ def decay(plan: DecayPlan) -> ReportFigure:
 
     Args:
         plan: of `recommend` or `load_plan`.
+        report: which the plan should be of; None leaves that open.
+
+    Raises:
+        UsageError: the plan is of another model.
     """
+    if report is not None:
+        check_plan(plan, report)
     groups: dict[Role | None, list[PlanEntry]] = defaultdict(list)
     for entry in sorted(plan.entries, key=lambda e: (FAMILIES.index(e.family), ROLES.index(e.role or "other"))):
         groups[entry.role].append(entry)
@@ -57,6 +65,13 @@ def decay(plan: DecayPlan) -> ReportFigure:
             panel.axes.set_ylabel("ratio" if plan.base_weight_decay is None else "weight decay")
     legend(figure)
     return figure
+
+
+def check_plan(plan: DecayPlan, report: SpectralReport) -> None:
+    """Raise UsageError if the plan speaks of modules that the report does not know."""
+    strange = {e.name for e in plan.entries} - {r.name for r in report}
+    if strange:
+        raise UsageError(f"the plan is of another model: {report.source} has no {min(strange)}")
 
 
 def base(plan: DecayPlan) -> float:

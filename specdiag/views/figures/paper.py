@@ -14,12 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
-from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import Panel, hide_inner
 from specdiag.views.figures.balance import draw_types, types
-from specdiag.views.figures.decay import base
+from specdiag.views.figures.decay import base, check_plan
 from specdiag.views.figures.scree import by_role, draw_curve, relative_singular_values
 from specdiag.views.figures.selection import column
 from specdiag.views.figures.style import (
@@ -56,9 +55,7 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
     """
     reports = [report] if other is None else [report, other]
     name = column(report, "alpha")
-    strange = {e.name for e in plan.entries} - {r.name for r in report}
-    if strange:
-        raise UsageError(f"the plan is of another model: {report.source} has no {min(strange)}")
+    check_plan(plan, report)
     roles = types(reports, name)
     groups = by_role(report, [r for r in report if r.role in roles and r.family in ("attention", "mlp")])
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3

@@ -41,8 +41,8 @@ def choose(
                 f"no module of {report.source} matches '{pattern}'; there are {len(records)}, such as {examples}"
             )
     for what, wanted, there in (
-        ("role", roles, [r.role for r in records]),
-        ("layer", layers, [r.layer for r in records if r.layer is not None]),
+        ("role", roles, [r.role for r in in_role_order(records)]),
+        ("layer", layers, sorted({r.layer for r in records if r.layer is not None})),
     ):
         missing = [w for w in wanted if w not in there]
         if missing:

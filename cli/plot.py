@@ -1,0 +1,182 @@
+"""`specdiag plot`: a figure of a report, a plan or a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from specdiag.errors import UsageError
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from specdiag.decay.plan import DecayPlan
+    from specdiag.report import SpectralReport
+
+
+class Kind(StrEnum):
+    """What is drawn."""
+
+    esd = "esd"
+    alpha = "alpha"
+    balance = "balance"
+    heatmap = "heatmap"
+    decay = "decay"
+    scree = "scree"
+    paper = "paper"
+
+
+class Basis(StrEnum):
+    """Which exponent."""
+
+    alpha = "alpha"
+    square = "square"
+
+
+_CHOICE = ("module", "layer", "role")
+_TAKES: dict[Kind, tuple[str, ...]] = {
+    Kind.esd: _CHOICE,
+    Kind.alpha: (*_CHOICE, "basis"),
+    Kind.balance: ("basis",),
+    Kind.heatmap: (*_CHOICE, "metric"),
+    Kind.decay: ("basis", "plan"),
+    Kind.scree: _CHOICE,
+    Kind.paper: ("plan",),
+}
+_SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
+_ANALYSIS = ("device", "jobs", "memory")
+
+
+@output.guarded
+def plot(
+    ctx: typer.Context,
+    kind: Annotated[Kind, typer.Argument(help="What is drawn.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Saved report, hub id, directory or weight file; for decay also a plan. esd, balance and paper take "
+            "several.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A .png, .svg or .pdf file.", show_default="SOURCE.KIND.png here"),
+    ] = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--module", metavar="GLOB", help="Only such names; repeatable.")
+    ] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", metavar="N", help="Only this layer; repeatable.")
+    ] = None,
+    role: options.RoleOption = None,
+    basis: Annotated[
+        Basis | None,
+        typer.Option("--basis", help="alpha, or square: shape-free.", show_default="balance: square; else alpha"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="COLUMN", help="Of heatmap.", show_default="alpha_square")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan.", show_default="recommend's default")
+    ] = None,
+    dpi: Annotated[int, typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a png.")] = 150,
+    device: options.DeviceOption = "auto",
+    jobs: options.JobsOption = None,
+    memory: options.MemoryOption = None,
+) -> None:
+    """Draw spectra and exponents into a file: esd, alpha, balance, heatmap, decay, scree, and the paper's figures.
+
+    Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    """
+    given: dict[str, Any] = {
+        "module": module, "layer": layer, "role": role, "basis": basis, "metric": metric, "plan": plan,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    _check(kind, sources, given)
+    out = out or Path(_name(sources[0], kind))
+    from specdiag import plot as figures
+
+    figures.check_target(out)
+    analysis = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
+    if kind is Kind.decay and "plan" not in given and _may_be_plan(sources[0]):
+        from specdiag.decay.plan import load_plan
+
+        figure = figures.decay(load_plan(sources[0]))
+    else:
+        figure = _draw(kind, [_report(source, analysis) for source in sources], given)
+    figures.save(figure, out, dpi=dpi)
+    output.talk(f"written: {out}", "green")
+
+
+def _check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
+    """Refuse what this kind would ignore."""
+    strange = [f"--{name}" for name in given if name not in _TAKES[kind]]
+    if strange:
+        listed = ", ".join(f"--{name}" for name in _TAKES[kind])
+        raise UsageError(f"{kind} knows no {', '.join(strange)}; it takes {listed}")
+    most = _SOURCES.get(kind, 1)
+    if len(sources) > most:
+        raise UsageError(f"{kind} takes {most} SOURCE{'S' if most > 1 else ''} at most, not {len(sources)}")
+
+
+def _draw(kind: Kind, reports: list[SpectralReport], given: dict[str, Any]) -> Any:
+    from specdiag import plot as figures
+
+    choice = {f"{name}s": given[name] for name in _CHOICE if name in given}
+    basis = {"basis": given["basis"].value} if "basis" in given else {}
+    if kind is Kind.decay:
+        return figures.decay(_plan(reports[0], given, basis), reports[0])
+    if kind is Kind.paper:
+        return figures.paper(reports[0], _plan(reports[0], given, basis), *reports[1:])
+    if kind is Kind.heatmap:
+        return figures.heatmap(reports[0], metric=given.get("metric"), **choice)
+    return getattr(figures, kind.value)(*reports, **choice, **basis)
+
+
+def _plan(report: SpectralReport, given: dict[str, Any], basis: dict[str, Any]) -> DecayPlan:
+    if "plan" in given:
+        from specdiag.decay.plan import load_plan
+
+        if basis:
+            raise UsageError("--basis makes a plan, --plan names one: leave one out")
+        return load_plan(given["plan"])
+    from specdiag.recommendation import recommend
+
+    return recommend(report, **basis)
+
+
+def _report(source: str, analysis: dict[str, Any]) -> SpectralReport:
+    """A saved report, or the analysis of a checkpoint."""
+    from specdiag.report import is_report, load_report
+
+    if is_report(Path(source)):
+        if analysis:
+            raise UsageError(f"{source} is a saved report: --{', --'.join(analysis)} needs the checkpoint itself")
+        return load_report(source)
+    from specdiag.analysis import analyze
+
+    from .progress import analysis_bar
+
+    output.talk(f"analysing {source} for this figure alone; 'specdiag analyze' saves the report for the next", "dim")
+    with analysis_bar() as bar:
+        return analyze(source, **analysis, progress=bar)
+
+
+def _may_be_plan(source: str) -> bool:
+    from specdiag.report import is_report
+
+    path = Path(source)
+    return path.suffix == ".json" and path.is_file() and not is_report(path)
+
+
+def _name(source: str, kind: Kind) -> str:
+    """A file in this directory, named after the source and the kind."""
+    name = Path(source).resolve().name if Path(source).exists() else source
+    stem = re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$", "", name)).strip("-.")
+    return f"{stem}.{kind}.png"
