@@ -438,6 +438,19 @@ def test_what_does_not_fit_is_named(tmp_path: Path, tensors: Arrays, sentence: s
     assert "\n" not in str(error.value)
 
 
+def test_a_pipeline_is_no_base_but_its_component_is(tmp_path: Path) -> None:
+    name = "mid_block.attentions.0.to_q.weight"
+    model(tmp_path / "pipe" / "unet", {name: (w := random(96, 64, seed=3))})
+    (tmp_path / "pipe" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
+    tensors = lora("unet.mid_block.attentions.0.to_q", 96, 64)
+    write(tmp_path / "adapter", tensors)
+    with pytest.raises(UsageError, match="pipe has several components: give the folder of one as --base"):
+        open_checkpoint(tmp_path / "adapter", base=tmp_path / "pipe")
+    merged = values(open_checkpoint(tmp_path / "adapter", base=tmp_path / "pipe" / "unet"), name)
+    product = dense(tensors, "unet.mid_block.attentions.0.to_q", 1.0)
+    np.testing.assert_allclose(merged, w + product, rtol=1e-5, atol=1e-5)
+
+
 def test_rank_and_config_must_agree(tmp_path: Path) -> None:
     write(tmp_path, lora(QUERY, 96, 64, r=4), LORA)
     with pytest.raises(SourceError, match=r"factors of rank 4 for 'model.*q_proj', and adapter_config.json says 8"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from specdiag.checkpoint.adapter_config import AdapterConfig
-from specdiag.checkpoint.adapter_names import Kind, Piece, take_apart
+from specdiag.checkpoint.adapter_names import Kind, Piece, may_adapt, take_apart
 from specdiag.checkpoint.adapter_update import Update
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
@@ -84,6 +84,8 @@ def read_adapter(
     Raises:
         SourceError: it holds an adapter that is no product of two factors, or its parts contradict each other.
     """
+    if not any(may_adapt(tensor.name) for tensor in tensors):
+        return None
     pieces = {tensor.name: take_apart(tensor.name) for tensor in tensors}
     kinds = {piece.kind for piece in pieces.values()}
     config = next(iter(configs.values()), AdapterConfig({}))

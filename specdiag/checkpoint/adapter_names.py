@@ -68,6 +68,7 @@ _PEFT_METHODS = re.compile(
 """The rest of PEFT's methods, whose words are too common to tell anything without its prefix."""
 
 _PREFIX = "base_model.model."
+_HINT = re.compile(r"lora|ia3_l|hada_|lokr_|oft_|vera_|prompt_embeddings|adaption_|^base_model\.")
 _WRAPPED = re.compile(r"(\.base_layer)+\.")
 _COMPONENT = re.compile(r"lora_(unet|te\d?|transformer|prior_unet|prior_te)_")
 _DOTS = (
@@ -97,6 +98,11 @@ class Piece:
     adapter: str | None = None
     what: str = ""
     is_embedding: bool = False
+
+
+def may_adapt(name: str) -> bool:
+    """Whether the name could be an adapter's: a quick look, for models of many tensors."""
+    return _HINT.search(name) is not None
 
 
 def take_apart(full_name: str) -> Piece:

@@ -40,7 +40,7 @@ def update_rows(
     held = {weight.name: weight.shape for weight in adapter.weights}
     alone = [update for update in adapter.updates if update.name not in held]
     names = _readable([update.name for update in alone])
-    stand_ins = [replace(_product(u), name=names[u.name]) for u in _first_of_each(alone)]
+    stand_ins = [replace(_stand_in(u), name=names[u.name]) for u in _first_of_each(alone)]
     checkpoint = sort_tensors(
         [*adapter.weights, *stand_ins, *adapter.left_out],
         source, config, role_map=role_map, experts=experts, seed=seed, notes=[*notes, *_remarks(adapter)],
@@ -93,11 +93,11 @@ def _readable(names: Sequence[str]) -> dict[str, str]:
     return {name: guess if guess == name or counts[guess] == 1 else name for name, guess in guesses.items()}
 
 
-def _product(update: Update) -> StoredTensor:
-    """The update as a tensor of its parameter's shape, for the rules that look at names and shapes."""
+def _stand_in(update: Update) -> StoredTensor:
+    """A tensor of the parameter's name and shape, for the rules that look at these; its core is what is read."""
 
-    def read(index: int | None) -> NDArray[Any]:
-        return update.product() if index is None else update.product()[index]
+    def read(_: int | None) -> NDArray[np.float64]:
+        return update.core()[0]
 
     return StoredTensor(
         name=update.name,

@@ -113,13 +113,6 @@ class Update:
             return core
         return (self._weighted(upper[0]) @ lower[0].T).reshape(shape)
 
-    def product(self) -> NDArray[np.float64]:
-        """s B A in the shape that the base model stores."""
-        left, right = self._sides()
-        wide = self._type(left).widen(left, np.dtype(np.float64))
-        other = self._type(right).widen(right, np.dtype(np.float64))
-        return (self._weighted(wide) @ other.T).reshape(self.shape)
-
     def added_to(self, raw: NDArray[Any], kind: FloatType) -> NDArray[Any]:
         """W + s B A, with DoRA m (W + s B A) / ||W + s B A|| where the norm is that of each output's weights.
 
