@@ -1,0 +1,109 @@
+"""AlphaDecay on two ranks: the work is shared and every rank has the same bits."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = """
+import json, sys
+import torch, torch.distributed as dist
+sys.path.insert(0, {tests!r})
+from live_models import Decoder, train
+from specdiag import UsageError
+from specdiag.optim import AlphaDecay, replicas
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+measured = []
+exponents = replicas.exponents
+replicas.exponents = lambda stacks, basis: measured.extend(stacks) or exponents(stacks, basis)
+found = {{}}
+
+model = torch.nn.parallel.DistributedDataParallel(Decoder())
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+decay = AlphaDecay(model, optimizer, every=3, fresh=False)
+decay.step(0)
+found["shared"] = len(measured)
+found["first"] = decay.alphas
+train(model, optimizer, 4, decay=decay)
+with torch.no_grad():
+    model.module.layers[0].self_attn.q_proj.weight[0, 0] = float("nan") if rank == 0 else 1.0
+decay.step(10)
+found["ddp"] = decay.ratios
+
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+mesh = init_device_mesh("cpu", (2,))
+model = Decoder()
+for layer in model.layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+decay = AlphaDecay(model, optimizer, every=3, fresh=False)
+measured.clear()
+decay.step(0)
+found["sharded"] = decay.alphas
+found["sharded_work"] = len(measured)
+train(model, optimizer, 3, decay=decay)
+found["fsdp"] = decay.ratios
+
+model = Decoder(layers=1 + rank)
+try:
+    AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
+except UsageError as error:
+    found["refused"] = str(error)
+open(sys.argv[1] + f"/{{rank}}.json", "w").write(json.dumps(found))
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "worker.py"
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    running = [
+        subprocess.Popen([sys.executable, script, folder], env=shared | {"RANK": str(rank)}) for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    from live_models import Decoder
+
+    from specdiag.optim import AlphaDecay
+
+    model = Decoder()
+    decay = AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), fresh=False)
+    decay.step(0)
+    return decay.alphas
+
+
+def test_ranks_share_the_work_and_have_the_same_bits(ranks, alone):
+    assert [rank["shared"] for rank in ranks] == [6, 6]
+    assert ranks[0]["first"] == ranks[1]["first"] == alone
+    assert ranks[0]["ddp"] == ranks[1]["ddp"]
+    assert max(ranks[0]["ddp"].values()) == 3.0
+
+
+def test_sharded_parameters_have_the_exponents_of_whole_ones(ranks, alone):
+    assert [rank["sharded_work"] for rank in ranks] == [6, 6]
+    assert ranks[0]["sharded"] == ranks[1]["sharded"] == alone
+    assert ranks[0]["fsdp"] == ranks[1]["fsdp"]
+
+
+def test_ranks_of_different_modules_are_refused(ranks):
+    assert all("different modules (pipeline or expert parallelism)" in rank["refused"] for rank in ranks)
