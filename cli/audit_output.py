@@ -50,22 +50,22 @@ def _print(audit: AuditReport, *, all_rows: bool) -> None:
         console.print(Text(sentence), soft_wrap=True)
 
 
-def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, str, str, str, str]]:
+def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]]:
     """The findings of a check, a few of them where there are many."""
     from specdiag.auditing import wording
 
     shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
     rows = [
-        (f.severity, f.check, wording.plain(f.module or "the checkpoint"), wording.value(f), wording.limit(f))
+        (wording.plain(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.limit(f))
         for f in shown
     ]
     if len(shown) < len(group):
-        rows.append((group[0].severity, group[0].check, f"and {len(group) - len(shown)} more (--all)", "", ""))
+        rows.append((f"and {len(group) - len(shown)} more (--all)", group[0].severity, group[0].check, "", ""))
     return rows
 
 
 def _columns() -> list[Any]:
-    heads = ("severity", "check", "module", "value", "threshold")
+    heads = ("module", "severity", "check", "value", "threshold")
     return [
         tables.Column(head, lambda row, i=i: row[i], right=head == "threshold", drop=1 if head == "threshold" else 0)
         for i, head in enumerate(heads)

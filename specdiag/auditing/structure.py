@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import struct
 from collections import Counter, defaultdict
@@ -19,8 +18,8 @@ _COMMON = 0.5
 _RARE = 0.1
 """A poorer kind of layer is a fault where at most this share of the layers is of it: more are a design."""
 _EQUAL_VALUES = "(equal values)"
-_ULPS = 4
-"""How far the root mean square of equal values may lie from them by rounding."""
+_DIGITS = (14, 12, 9, 6)
+"""The root mean square of equal values is theirs to 15 digits or so. In float64 the value is guessed from fewer."""
 
 
 def matrices(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
@@ -88,8 +87,9 @@ def _is_constant(r: ModuleRecord) -> bool:
     if code is None or r.n_eigenvalues != min(r.rows, r.cols) * r.n_slices:
         return False
     size = r.frobenius_norm / n**0.5
+    near = [size, *(float(f"{size:.{digits}g}") for digits in _DIGITS)]
     try:
-        candidates = {code(sign * (size + i * math.ulp(size))) for i in range(-_ULPS, _ULPS + 1) for sign in (1, -1)}
+        candidates = {code(sign * value) for value in near for sign in (1, -1)}
     except OverflowError:  # it rounds to more than the type holds
         return False
     return any(_digest(candidate, n) == r.digest for candidate in candidates)

@@ -20,6 +20,16 @@ from specdiag.errors import UsageError
 Need = Literal["report", "checkpoint", "randomize", "baseline", "decay"]
 
 
+_NEEDS: dict[Need, str] = {
+    "report": "",
+    "checkpoint": "config.json",
+    "randomize": "`--randomize`",
+    "baseline": "`--baseline`",
+    "decay": "`--weight-decay --lr`",
+}
+"""In the words of the documentation."""
+
+
 class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of checks.toml."""
 
@@ -118,7 +128,7 @@ def checks_table() -> str:
             check.severity,
             check.metric,
             _limit(check),
-            {"report": "", "randomize": "`--randomize`", "baseline": "`--baseline`"}.get(check.needs, check.needs),
+            _NEEDS[check.needs],
             check.why,
             check.origin,
         )
@@ -130,7 +140,7 @@ def checks_table() -> str:
 def _limit(check: Check) -> str:
     if check.threshold is None:
         return "any"
-    least = "" if check.at_least is None else f", of {check.at_least} or more"
+    least = "" if check.at_least is None else f" (at_least {check.at_least})"
     return f"{'>' if check.fires == 'above' else '<'} {check.threshold:g}{least}"
 
 

@@ -35,13 +35,15 @@ def coverage(audit: AuditReport) -> list[str]:
     """What was looked at, and what was not and why."""
     seen = audit.coverage
     others = (
-        "the values of norm gains and biases were not looked at, which needs the checkpoint of one model"
+        "; values of norm gains and biases are not seen in a report, a pipeline or an adapter"
         if seen.n_others is None
-        else f"the values of {seen.n_others} norm gains, biases and other small tensors"
+        else f", and at the values of {seen.n_others} norm gains, biases and other small tensors"
     )
     total = len(seen.checks) + len(seen.not_checked)
-    lines = [f"Looked at {seen.n_matrices} matrices of {seen.n_tensors} tensors; {others}. "
-             f"{len(seen.checks)} of {total} checks were made."]  # fmt: skip
+    lines = [
+        f"Looked at {seen.n_matrices} matrices of {seen.n_tensors} tensors{others}. "
+        f"{len(seen.checks)} of {total} checks were made."
+    ]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in seen.not_checked.items():
         by_reason[reason].append(check)
