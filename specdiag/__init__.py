@@ -88,6 +88,8 @@ logging.getLogger("specdiag").addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("specdiag")
+    if name in ("optim", "train"):
+        return importlib.import_module(f"specdiag.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'specdiag' has no attribute '{name}'")
     home = importlib.import_module(f"specdiag.{_HOMES[name]}")
