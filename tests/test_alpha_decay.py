@@ -38,6 +38,22 @@ def muon(model):
     return torch.optim.Muon([p for p in model.layers.parameters() if p.ndim == 2], lr=1e-2, weight_decay=0.1)
 
 
+class Lion(torch.optim.Optimizer):
+    """arXiv 2302.06675, algorithm 2."""
+
+    def __init__(self, params, lr, weight_decay, betas=(0.9, 0.99)):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            lr, (b1, b2) = group["lr"], group["betas"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("m", torch.zeros_like(p))
+                p.mul_(1 - lr * group["weight_decay"]).sub_(lr * m.lerp(p.grad, 1 - b1).sign())
+                m.lerp_(p.grad, 1 - b2)
+
+
 OPTIMIZERS = {
     "AdamW for-loop": lambda m: adamw(m, foreach=False),
     "AdamW foreach": lambda m: adamw(m, foreach=True),
@@ -45,6 +61,7 @@ OPTIMIZERS = {
     "Adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-2, weight_decay=0.1),
     "SGD": lambda m: torch.optim.SGD(m.parameters(), lr=1e-2, momentum=0.9, weight_decay=0.1),
     "Muon": muon,
+    "Lion": lambda m: Lion(m.parameters(), lr=1e-3, weight_decay=0.1),
 }
 
 
@@ -452,6 +469,20 @@ def test_other_optimizers_that_cannot_be_served_are_refused():
     optimizer.step = torch.compile(optimizer.step, backend="eager")
     with pytest.raises(UsageError, match="compiles anew for every decay"):
         AlphaDecay(model, optimizer)
+
+
+def test_a_step_that_is_compiled_or_captured_is_refused_when_it_comes(monkeypatch):
+    model = Decoder()
+    optimizer = adamw(model)
+    AlphaDecay(model, optimizer)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with pytest.raises(UsageError, match="is being compiled, with its decay baked in"):
+        optimizer.step()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(UsageError, match="captured in a CUDA graph"):
+        optimizer.step()
 
 
 def test_an_optimizer_that_is_never_stepped_here_is_noticed():

@@ -75,7 +75,7 @@ def check_traceable(optimizer: torch.optim.Optimizer) -> None:
     """
     if torch.compiler.is_compiling():
         raise UsageError(refusal(optimizer, "is being compiled, with its decay baked in"))
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         raise UsageError(refusal(optimizer, "is being captured in a CUDA graph, with its decay baked in"))
 
 
