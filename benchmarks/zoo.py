@@ -336,7 +336,7 @@ def summarise(results: Mapping[str, Any]) -> dict[str, Any]:
         "registered": len(results),
         "built": len(types),
         "types_scored": len(scores),
-        "mean": mean(scores),
+        "mean": mean(scores) if scores else 0.0,
         "perfect": sum(found == 1 for found in scores),
         "tensors": dict(total),
         "not_scored": dict(aside.most_common()),

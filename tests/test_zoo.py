@@ -136,6 +136,7 @@ def test_the_mean_is_over_types_and_the_worst_come_first():
     assert found["not_scored"] == {"x": 2}
     assert found["failures"] == {"needs timm": ["broken", "part"]}
     assert [kind for kind, _ in zoo.worst(found, 20)] == ["third", "half"]
+    assert zoo.summarise({"part": "needs timm"})["mean"] == 0
 
 
 @pytest.mark.parametrize(
