@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from specdiag.architecture.config import number, speaking_of
+from specdiag.architecture.config import speaking_of
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord, Skipped
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_SIDES = {
-    "encoder": ("encoder_layers", "num_encoder_layers", "num_layers", "num_hidden_layers"),
-    "decoder": ("decoder_layers", "num_decoder_layers", "num_layers"),
-}
-_SHARED = "num_hidden_groups"
-_EXTRA = "num_nextn_predict_layers"
+_LAYERS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
+    "num_decoder_layers", "num_hidden_groups",
+)  # fmt: skip
+_STAGES = "depths"
+_EXTRA = ("num_nextn_predict_layers",)
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim")
 _VOCABULARY = ("vocab_size", "n_vocab")
-_TOKENS = re.compile(r"(^|.*[._])(embed_tokens|embed_in|wte|shared|tok(en)?s?_emb\w*|word_emb\w*)(\.weight)?")
+_TOKENS = re.compile(r"(.*\.)?(embed_tokens|embed_in|wte|shared|tok(en)?s?_emb\w*|word_emb\w*)(\.weight)?")
 _GENERATES = re.compile(r".*(ForCausalLM|LMHeadModel)")
 
 CONFIG_CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
@@ -38,24 +37,15 @@ def expectations(
 
 def unsaid(config: Mapping[str, Any], architecture: str | None) -> dict[str, str]:
     """The checks that this config.json says too little for, with the reason."""
-    said = speaking_of(config, "text")
-    missing = {
-        "layers": number(said, (*_LAYERS, *_SIDES["encoder"], *_SIDES["decoder"])) is None,
-        "vocabulary": number(said, _VOCABULARY) is None,
-        "hidden_size": number(said, _WIDTHS) is None,
-        "tied": _tie(config) is not True,
-        "head": not _promises_head(config, architecture),
-    }
     if not config:
-        return dict.fromkeys(missing, "there is no config.json")
-    return {
-        check: {
-            "tied": "config.json does not say tie_word_embeddings: true",
-            "head": "config.json does not promise a head of its own",
-        }.get(check, "config.json does not say it")
-        for check, absent in missing.items()
-        if absent
-    }
+        return dict.fromkeys(CONFIG_CHECKS, "there is no config.json")
+    silent = {"layers": _LAYERS, "vocabulary": _VOCABULARY, "hidden_size": _WIDTHS}
+    reasons = {check: "config.json does not say it" for check, keys in silent.items() if not _said(config, keys)}
+    if _tie(config) is not True:
+        reasons["tied"] = "config.json does not say tie_word_embeddings: true"
+    if not _promises_head(config, architecture):
+        reasons["head"] = "config.json does not promise a head of its own"
+    return reasons
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
@@ -63,36 +53,36 @@ def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Itera
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
             found.setdefault(r.component, set()).add(r.layer)
+    said = _said(config, _LAYERS)
+    allowed = said | {layers + extra for layers in said for extra in _said(config, _EXTRA)}
     for component, present in found.items():
-        expected = _n_layers(config, component, alone=len(found) == 1)
-        extra = number(speaking_of(config, "text"), (_EXTRA,)) or 0
-        if expected is not None and not expected <= len(present) <= expected + extra:
-            yield Observation("layers", component, len(present), expected)
-
-
-def _n_layers(config: Mapping[str, Any], component: str | None, *, alone: bool) -> int | None:
-    """How many layers a piece of the model has; of a piece beside others only what is said of it by name."""
-    side = (component or "").rpartition(".")[2]
-    if side in _SIDES:
-        return number([config], _SIDES[side]) if config.get("is_encoder_decoder") else None
-    chain = speaking_of(config, component)
-    if not alone and component not in (None, "text"):
-        chain = [part for part in chain if part is not config]
-    return number(chain, (_SHARED,)) or number(chain, _LAYERS)
+        yield from _unless(allowed, "layers", component, len(present))
 
 
 def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
     for r in records:
-        if r.family != "embedding" or r.component not in (None, "text", "encoder", "decoder"):
-            continue
-        chain = speaking_of(config, "text")
-        vocabulary = number(chain, _VOCABULARY)
-        is_tokens = r.role == "embed" and _TOKENS.fullmatch(r.name) is not None
-        if vocabulary is not None and (is_tokens or r.role == "head") and r.rows != vocabulary:
-            yield Observation("vocabulary", r.key, r.rows, vocabulary)
-        widths = {width for key in _WIDTHS if (width := number(chain, (key,))) is not None}
-        if widths and (is_tokens or r.role == "head") and r.cols not in widths:
-            yield Observation("hidden_size", r.key, r.cols, max(widths))
+        if r.role == "head" or (r.role == "embed" and _TOKENS.fullmatch(r.name)):
+            yield from _unless(_said(config, _VOCABULARY), "vocabulary", r.key, r.rows)
+            yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
+
+
+def _unless(allowed: set[int], check: str, module: str | None, value: int) -> Iterator[Observation]:
+    """An observation where config.json says numbers of this kind, and not this one: the nearest is expected."""
+    if allowed and value not in allowed:
+        yield Observation(check, module, value, min(allowed, key=lambda number: abs(number - value)))
+
+
+def _said(config: Mapping[str, Any], keys: Sequence[str]) -> set[int]:
+    """Every positive integer under one of the keys, in the parts of config.json too: a model may have pieces."""
+    found: set[int] = set()
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _said(cast("Mapping[str, Any]", value), keys)
+        elif key in keys and type(value) is int and value > 0:
+            found.add(value)
+        elif key == _STAGES and keys is _LAYERS and isinstance(value, list):
+            found.add(sum(stage for stage in cast("list[Any]", value) if type(stage) is int))
+    return found
 
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:

@@ -17,6 +17,9 @@ _COMMON = 0.5
 """A kind of layer is the rule where this share of the layers or more is of it."""
 _RARE = 0.1
 """A poorer kind of layer is a fault where at most this share of the layers is of it: more are a design."""
+_LOST_TO_ROUNDING = {"BF16": 0.2, "F16": 0.03}
+"""Share of singular values that may lie below the rounding of a coarse type in a healthy matrix: more than twice what
+queries and keys of BERTs lose, 0.09 and 0.012."""
 _EQUAL_VALUES = "(equal values)"
 _DIGITS = (14, 12, 9, 6)
 """The root mean square of equal values is theirs to 15 digits or so. In float64 the value is guessed from fewer."""
@@ -59,7 +62,8 @@ def _one(r: ModuleRecord) -> Iterator[Observation]:
     alive_rows, alive_cols = r.rows - r.n_dead_rows, r.cols - r.n_dead_cols
     possible = min(r.n_eigenvalues, min(alive_rows, alive_cols) * r.n_slices)
     if r.matrix_rank is not None and possible > r.matrix_rank and not r.dequantized:
-        yield Observation("rank", r.key, 1 - r.matrix_rank / possible)
+        lost = 1 - r.matrix_rank / possible - _LOST_TO_ROUNDING.get(r.storage_dtype, 0.0)
+        yield Observation("rank", r.key, max(0.0, lost))
     if r.n_dead_rows:
         yield Observation("dead_tokens" if r.family == "embedding" else "dead_rows", r.key, r.n_dead_rows / r.rows)
     if r.n_dead_cols:
