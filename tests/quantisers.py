@@ -395,6 +395,7 @@ VARIANTS: dict[str, Format] = {
     "fp8-plain": Format("fp8 without scales", "F8_E4M3", plain_fp8),
     "fp8-unsaid-blocks": Format("fp8", "F8_E4M3", fp8(_E4M3, "weight_scale_inv", lambda w: (128, 128))),
     "fp8-deepseek-names": Format("fp8", "F8_E4M3", fp8(_E4M3, "scale", lambda w: (128, 128))),
+    "fp8-mistral-names": Format("fp8", "F8_E4M3", fp8(_E4M3, "qscale_weight", lambda w: w.shape)),
     "int8-qweight": Format("int8", "int8", int8_qweight),
     "int8-zero-point": Format("int8", "int8", int8_zero_point),
     "gptq4-v2": Format("GPTQ", "gptq-int4", gptq(4, 128, sym=False, v2=True), _gptq_config(4, 128, False, "gptq_v2")),

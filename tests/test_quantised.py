@@ -201,6 +201,22 @@ def test_every_code_of_fp8(name: str, kind: torch.dtype) -> None:
     assert np.array_equal(FLOAT8[name], expected, equal_nan=True)
 
 
+def test_int8_by_groups_that_a_configuration_knows() -> None:
+    codes, scales = torch.arange(-64, 64, dtype=I8).reshape(2, 64), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    said = {"config_groups": {"a": {"weights": {"num_bits": 8}}}}
+    checkpoint = opened({QUERY: codes, f"{QUERY}_scale": scales}, {"quantization_config": said})
+    assert np.array_equal(values(checkpoint), codes * scales.repeat_interleave(32, 1))
+
+
+def test_layers_of_other_bits_than_the_configuration_says() -> None:
+    """GPTQModel writes exceptions as patterns; the shapes know."""
+    form = FORMATS["gptq8"]
+    tensors = form.quantise(STEM, weight()).tensors
+    (matrix,) = opened(tensors, FORMATS["gptq4"].config).matrices
+    assert matrix.storage_dtype == "gptq-int8"
+    assert np.array_equal(matrix.tensor.read(None), form.quantise(STEM, weight()).values)
+
+
 def test_fp8_blocks_of_a_size_that_does_not_divide(tmp_path: Path) -> None:
     w, scales = torch.ones(5, 7).to(torch.float8_e4m3fn), torch.arange(1.0, 7).reshape(2, 3)
     config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 3]}}
@@ -392,6 +408,14 @@ FOREIGN: dict[str, tuple[str, Tensors, dict[str, Any]]] = {
     ),
     "the configuration says that the model is quantised": (
         "weight", {"weight": torch.ones(8, 8).to(torch.float8_e4m3fn)}, {"quant_method": "fp8"},
+    ),
+    "scales by groups, and no configuration says": (
+        "weight", {"weight": torch.zeros(8, 64, dtype=I8), "weight_scale": torch.ones(8, 2)}, {},
+    ),
+    "the configuration says 4 bits": (
+        "weight",
+        {"weight": torch.zeros(8, 64, dtype=I8), "weight_scale": torch.ones(8, 1)},
+        {"config_groups": {"a": {"weights": {"num_bits": 4}}}},
     ),
     "nothing is known of input_scale": (
         "weight", {"weight": torch.ones(8, 8).to(torch.float8_e4m3fn), "input_scale": torch.ones(1)}, {},

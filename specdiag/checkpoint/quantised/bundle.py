@@ -41,6 +41,13 @@ class Bundle:
         """`quant_method` in lower case, empty where it is not said."""
         return str(self.settings.get("quant_method") or "").lower()
 
+    @property
+    def bits(self) -> set[int]:
+        """Every number of bits that the settings give to weights; compressed-tensors has one a group of layers."""
+        sections = [_inner(group, "weights") for group in _inner(self.settings, "config_groups").values()]
+        said = [self.number("bits"), *(positive(section.get("num_bits")) for section in sections)]
+        return {bits for bits in said if bits is not None}
+
     def number(self, key: str) -> int | None:
         """A positive whole number of the settings."""
         return positive(self.settings.get(key))
@@ -75,6 +82,12 @@ def weight_name(stem: str) -> str:
 def shown(shape: Sequence[int]) -> str:
     """A shape in words."""
     return "x".join(map(str, shape)) or "one"
+
+
+def _inner(outer: object, key: str) -> Mapping[str, Any]:
+    """The section `key` of a section, empty where either is none."""
+    inner = cast("Mapping[str, Any]", outer).get(key) if isinstance(outer, Mapping) else None
+    return cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else {}
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -60,10 +60,11 @@ def _gptq(
     if layout not in ("gptq", "gptq_v2"):
         raise NotUnderstood(f"GPTQ in the layout {layout!r}")
     groups, rows = scales.shape
-    fitting = [b for b in _BITS if zeros.shape[1] == -(-rows * b // 32) and bundle.number("bits") in (b, None)]
-    if len(fitting) != 1:
+    fitting = [b for b in _BITS if zeros.shape[1] == -(-rows * b // 32)]
+    chosen = fitting if len(fitting) == 1 else [b for b in fitting if b == bundle.number("bits")]
+    if len(chosen) != 1:
         raise NotUnderstood(f"GPTQ with {bundle.settings.get('bits', 'an unknown number of')} bits")
-    bits = fitting[0]
+    bits = chosen[0]
     cols = codes.shape[0] * 32 // bits if order is None else order.shape[0] if len(order.shape) == 1 else 0
     group = _group(cols, groups, bundle)
     if codes.shape[0] != -(-cols * bits // 32) or group is None:

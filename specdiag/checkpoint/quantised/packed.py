@@ -10,7 +10,7 @@ tells apart. Compared with what compressed-tensors 0.20 and MLX 0.32 pack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -118,21 +118,10 @@ def _shape(tensor: StoredTensor | None) -> tuple[int, ...] | None:
 
 def _bits(words: int, cols: int, bundle: Bundle) -> int:
     fitting = [bits for bits in range(1, 9) if -(-cols * bits // 32) == words]
-    said = set(_num_bits(bundle.settings))
-    chosen = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in said]
+    chosen = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in bundle.bits]
     if len(chosen) != 1:
         raise NotUnderstood(f"pack-quantized: {words} words for {cols} values, a number of bits that is not clear")
     return chosen[0]
-
-
-def _num_bits(settings: Mapping[str, Any]) -> Iterator[int]:
-    """`config_groups.*.weights.num_bits`."""
-    groups = settings.get("config_groups")
-    for group in cast("Mapping[str, Any]", groups).values() if isinstance(groups, Mapping) else ():
-        weights = cast("Mapping[str, Any]", group).get("weights") if isinstance(group, Mapping) else None
-        bits = positive(cast("Mapping[str, Any]", weights).get("num_bits")) if isinstance(weights, Mapping) else None
-        if bits is not None:
-            yield bits
 
 
 def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, Any]:

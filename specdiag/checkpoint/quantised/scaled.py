@@ -1,10 +1,11 @@
 """fp8 and int8: one code a value, and scales on a grid over the matrix.
 
 Tensor names of fp8: `weight_scale_inv` of DeepSeek-V3 and transformers' fine-grained FP8, which multiplies in spite of
-its name; `weight_scale` of compressed-tensors, FBGEMM, ModelOpt and Quark; `scale_weight` of ComfyUI; `scale` of
-DeepSeek's own files; `NAME_scale_inv` and `NAME_scale` of stacked experts. Scales may be floats or powers of two (E8M0,
-also stored as U8: MXFP8). int8: `weight_scale` with an optional `weight_zero_point` (compressed-tensors), `SCB`
-(bitsandbytes, W = CB SCB / 127), `qweight` and `scale`.
+its name; `weight_scale` of compressed-tensors, FBGEMM, ModelOpt and Quark; `scale_weight` of ComfyUI; `qscale_weight`
+of Mistral's own files and `scale` of DeepSeek's; `NAME_scale_inv` and `NAME_scale` of stacked experts. Scales may be
+floats or powers of two (E8M0, also stored as U8: MXFP8). int8: `weight_scale` with an optional `weight_zero_point`
+(compressed-tensors), `SCB` (bitsandbytes, W = CB SCB / 127), `qweight` and `scale`. Compared with what
+compressed-tensors 0.20, transformers 5.23 and bitsandbytes 0.50 dequantise.
 """
 
 from __future__ import annotations
@@ -74,12 +75,12 @@ def find_int8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
     if scale is None:
         return None
     grid = _grid(codes, scale, bundle)
+    _require_eight_bits(codes, grid, bundle)
     zero = bundle.tensors.get(f"{codes.name}_zero_point")
-    if zero is None:
-        return _int8(name, codes, (scale,), partial(_decode_int8, scale, grid, 1.0), grid)
-    if zero.dtype != "I8" or zero.shape != scale.shape:
+    if zero is not None and (zero.dtype != "I8" or zero.shape != scale.shape):
         raise NotUnderstood(f"its zero points are {zero.dtype} of shape {shown(zero.shape)}")
-    return _int8(name, codes, (scale, zero), partial(_decode_int8, scale, grid, 1.0), grid)
+    more = (scale,) if zero is None else (scale, zero)
+    return _int8(name, codes, more, partial(_decode_int8, scale, grid, 1.0), grid)
 
 
 def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
@@ -87,7 +88,7 @@ def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
     parent, leaf = split(name)
     names = [f"{name}_scale_inv", f"{name}_scale"]
     if leaf == "weight":
-        names += [f"{parent}.{word}" if parent else word for word in ("scale_weight", "scale_inv", "scale")]
+        names += [f"{parent}.{word}" if parent else word for word in ("scale_weight", "qscale_weight", "scale")]
     found = bundle.floats(*names)
     typed = (bundle.integers(name, *more) for name in names) if more else ()
     return found or next((tensor for tensor in typed if tensor is not None), None)
@@ -101,6 +102,14 @@ def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
         raise NotUnderstood(f"nothing is known of {', '.join(sorted(beside))}")
     if bundle.settings:
         raise NotUnderstood(f"{codes.name}_scale is missing, and the configuration says that the model is quantised")
+
+
+def _require_eight_bits(codes: StoredTensor, grid: Grid, bundle: Bundle) -> None:
+    """Some files keep two codes of 4 bits in an int8. Their scales come by groups, or a configuration says so."""
+    if bundle.bits and 8 not in bundle.bits:
+        raise NotUnderstood(f"the configuration says {min(bundle.bits)} bits")
+    if not bundle.bits and grid.cols < matrix_shape(codes.shape[len(codes.shape) == 3 :])[1]:
+        raise NotUnderstood("scales by groups, and no configuration says that these are 8 bits")
 
 
 def _grid(codes: StoredTensor, scale: StoredTensor, bundle: Bundle) -> Grid:
