@@ -583,8 +583,11 @@ def test_a_state_of_other_modules_or_another_basis_is_refused(caplog):
         other.load_state_dict(state)
     with pytest.raises(UsageError, match="basis alpha, not square"):
         AlphaDecay(model, adamw(model), basis="square").load_state_dict(state)
-    AlphaDecay(model, adamw(model), every=7).load_state_dict(state)
+    later = AlphaDecay(model, adamw(model), every=7, fresh=False)
+    later.step(0)
+    later.load_state_dict(state)
     assert "every 500 -> 7" in caplog.text
+    assert set(later.ratios.values()) == {1.0}
 
 
 def test_it_is_imported_lazily_and_without_a_trainer():

@@ -174,6 +174,7 @@ class AlphaDecay:
             _log.warning("AlphaDecay goes on with other settings: %s", ", ".join(changed))
         self._exponents = dict(state["exponents"])
         self._last = state["step"]
+        self._ratios, self._acting = dict.fromkeys(self._parameters, 1.0), {}
         self._assign()
 
     def detach(self) -> None:
