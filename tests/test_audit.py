@@ -319,6 +319,32 @@ def a_dense_first_layer(state, config, rng):
             state[name(layer, place.replace("mlp.", "mlp.experts.0."))] = state.pop(name(layer, place))
 
 
+def a_layer_without_attention(state, config, rng):
+    """One such layer is a design: what is lost alone is a tensor."""
+    for place in PLACES[:4]:
+        del state[name(7, place)]
+
+
+def two_pieces(state, config, rng):
+    """Config and names of a vision-language model: each piece has its own numbers."""
+    for key in list(state):
+        state[key.replace("model.", "language_model.model.", 1) if key != HEAD else "language_model.lm_head.weight"] = (
+            state.pop(key)
+        )
+    for layer in range(3):
+        for place in PLACES[:4]:
+            state[f"vision_tower.encoder.layers.{layer}.{place}.weight"] = 0.1 * rng.standard_normal((64, 64)).astype(
+                "f4"
+            )
+    inner = dict(config)
+    config.clear()
+    config |= {"text_config": inner, "vision_config": {"num_hidden_layers": 3, "hidden_size": 64}}
+
+
+def codebooks(state, config, rng):
+    config |= {"vocab_size": 50, "num_codebooks": 4}
+
+
 def twice_as_large(state, config, rng):
     state[pick(rng)] *= np.float32(3)
 
@@ -351,7 +377,7 @@ def a_config_that_says_nothing(state, config, rng):
 
 MISSES = (
     some_denormals, half_precision, large_but_not_the_largest, nearly_zero, nearly_constant, nearly_equal_layers,
-    two_singular_values_gone, a_padding_token, two_kinds_of_layers, a_dense_first_layer, twice_as_large,
+    two_singular_values_gone, a_padding_token, two_kinds_of_layers, a_dense_first_layer, a_layer_without_attention, two_pieces, codebooks, twice_as_large,
     tied_and_not_stored, tied_and_equal, a_mask, a_head_for_prediction, a_config_that_says_nothing,
 )  # fmt: skip
 

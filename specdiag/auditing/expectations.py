@@ -18,7 +18,12 @@ _STAGES = "depths"
 _EXTRA = ("num_nextn_predict_layers",)
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim")
 _VOCABULARY = ("vocab_size", "n_vocab")
-_TOKENS = re.compile(r"(.*\.)?(embed_tokens|embed_in|wte|shared|tok(en)?s?_emb\w*|word_emb\w*)(\.weight)?")
+_TOKENS = re.compile(
+    r"(.*\.)?(embed_tokens|embed_in|wte|shared|word_embeddings|tok_embeddings|token_embedding)(\.weight)?"
+)
+_HEAD = re.compile(r"(.*\.)?(lm_head|embed_out|predictions\.decoder)(\.weight)?")
+_CODEBOOKS = "codebook"
+"""Models of sound have several vocabularies, stacked in ways of their own."""
 _GENERATES = re.compile(r".*(ForCausalLM|LMHeadModel)")
 
 CONFIG_CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
@@ -49,10 +54,13 @@ def unsaid(config: Mapping[str, Any], architecture: str | None) -> dict[str, str
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
+    """Only of models of one piece and of encoders with decoders: others number the blocks of their pieces freely."""
     found: dict[str | None, set[int]] = {}
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
             found.setdefault(r.component, set()).add(r.layer)
+    if found.keys() != {None} and not (found.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")):
+        return
     said = _said(config, _LAYERS)
     allowed = said | {layers + extra for layers in said for extra in _said(config, _EXTRA)}
     for component, present in found.items():
@@ -60,8 +68,10 @@ def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Itera
 
 
 def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
+    if any(_CODEBOOKS in key for key in config):
+        return
     for r in records:
-        if r.role == "head" or (r.role == "embed" and _TOKENS.fullmatch(r.name)):
+        if (r.role == "embed" and _TOKENS.fullmatch(r.name)) or (r.role == "head" and _HEAD.fullmatch(r.name)):
             yield from _unless(_said(config, _VOCABULARY), "vocabulary", r.key, r.rows)
             yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
 

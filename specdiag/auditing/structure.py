@@ -135,18 +135,24 @@ def _gaps(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Obs
 
 
 def _lacking(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
+    """Matrices that a few layers lack of the usual kind. A layer without any attention, or any MLP, is a design."""
     kinds = {number: _kind(records, number) for number, records in held.items()}
     counts = Counter(kinds.values())
     usual, n = counts.most_common(1)[0]
-    poorer = [number for number, kind in kinds.items() if kind < usual]
+    example = next(number for number, kind in kinds.items() if kind == usual)
+    families = _families(held[example])
+    poorer = [number for number, kind in kinds.items() if kind < usual and _families(held[number]) == families]
     if n < 2 or n < _COMMON * len(held) or len(poorer) > max(1, _RARE * len(held)):
         return
-    example = next(number for number, kind in kinds.items() if kind == usual)
     for number in sorted(poorer):
         for r in held[example]:
             name = _renumbered(r.name, example, number)
             if _member(r, example) not in kinds[number] and name not in beside:
                 yield Observation("missing_matrix", name if r.part is None else f"{name}[{r.part}]", "not there")
+
+
+def _families(records: Iterable[ModuleRecord]) -> frozenset[str]:
+    return frozenset(r.family for r in records)
 
 
 def _kind(records: Iterable[ModuleRecord], number: int) -> frozenset[tuple[str, str | None]]:
