@@ -24,6 +24,9 @@ _LLAMA = re.compile(
 _PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
            "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")  # fmt: skip
 
+_SQUARE_LIMIT = 2.12168
+"""alpha_square of random matrices of any shape, in the limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -162,10 +165,8 @@ def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
     match basis:
         case "alpha" | "farms":
             return record.alpha_null
-        case "square":
-            if record.alpha_square is None or not record.rho_square:
-                return None
-            return 1 + (record.alpha_square - 1) / record.rho_square
+        case "square":  # what is left of the size, 2.2/n, is less than its spread over random matrices
+            return None if record.alpha_square is None else _SQUARE_LIMIT
         case "frobenius_norm":
             return (record.rows * record.cols * record.n_slices) ** 0.5
         case "spectral_norm":

@@ -43,6 +43,8 @@ def _geometry(plan: DecayPlan) -> list[str]:
         if plan.rule in ("uniform", "none"):
             return []
         return [f"No random twin is known for the tail rule {plan.tail}: how much of the plan is geometry stays open."]
+    if len({entry.random_ratio for entry in plan.entries if entry.value is not None}) == 1:
+        return ["Random weights would get one ratio for all, whatever their shapes: this plan is no geometry."]
     share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
     if plan.shape_share >= MOSTLY_GEOMETRY:
         advice = " --basis square takes the shapes out." if plan.basis != "square" else ""
