@@ -11,6 +11,7 @@ import typer
 from . import output
 from .analyze import analyze
 from .audit import audit
+from .compare import compare
 from .plot import plot
 from .recommend import recommend
 
@@ -25,6 +26,7 @@ app.command()(analyze)
 app.command()(recommend)
 app.command()(plot)
 app.command()(audit)
+app.command()(compare)
 
 
 def _print_version(value: bool) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from specdiag.auditing.auditor import audit
     from specdiag.auditing.records import AuditReport, Finding
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+    from specdiag.comparison.comparer import compare
+    from specdiag.comparison.records import Comparison
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
     from specdiag.recommendation import recommend
@@ -36,6 +38,8 @@ _HOMES = {
     "Finding": "auditing.records",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
+    "compare": "comparison.comparer",
+    "Comparison": "comparison.records",
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
     "load_plan": "decay.plan",
@@ -57,6 +61,7 @@ _HOMES = {
 __all__ = [
     "AuditReport",
     "Checkpoint",
+    "Comparison",
     "ComputationError",
     "DecayPlan",
     "Finding",
@@ -75,6 +80,7 @@ __all__ = [
     "WeightMatrix",
     "analyze",
     "audit",
+    "compare",
     "load_plan",
     "load_report",
     "plot",

@@ -1,0 +1,103 @@
+"""`specdiag compare`: what changed between two checkpoints or reports, and an exit code for pipelines."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options, output
+
+_ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
+
+
+class Format(StrEnum):
+    """What is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+
+
+@output.guarded
+def compare(
+    ctx: typer.Context,
+    a: Annotated[str, typer.Argument(metavar="A", help="Before: hub id, directory, weight file or saved report.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="After: likewise.")],
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option("--fail-above", metavar="METRIC=VALUE", help="Exit with 1 if a matrix moved further; repeatable."),
+    ] = None,
+    weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--weights/--no-weights", help="Compare the weights themselves.", show_default="where both are checkpoints"
+        ),
+    ] = None,
+    subspace: Annotated[
+        int, typer.Option("--subspace", min=0, help="Leading singular directions to compare; 0: none, half the time.")
+    ] = 10,
+    base: options.BaseOption = None,
+    role_map: options.RoleMapOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    role: options.RoleOption = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
+    tail: Annotated[
+        str, typer.Option("--tail", help="Rule of alpha: hill, hill-paper, ks, fix-finger, farms.")
+    ] = "hill",
+    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
+    jobs: options.JobsOption = None,
+    memory: options.MemoryOption = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.")
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every matrix in the table.")] = False,
+) -> None:
+    """What changed from A to B: per role, per matrix, and what has no counterpart.
+
+    Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
+    130 interrupted.
+    """
+    from specdiag.comparison.comparer import compare as run
+    from specdiag.comparison.comparer import failures
+    from specdiag.comparison.limits import exceeding, parse_limits
+    from specdiag.report import check_writable
+
+    from . import compare_output as show
+    from .progress import analysis_bar
+
+    limits = parse_limits(fail_above or [])
+    if out is not None:
+        check_writable(out)
+    given: dict[str, Any] = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
+    try:
+        with analysis_bar() as bar:
+            found = run(
+                a, b, weights=weights, subspace=subspace, base=base, include=include or [], exclude=exclude or [],
+                roles=role or [], progress=bar, **given,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
+        output.leave(output.INTERRUPTED)
+    exceeded = exceeding(found, limits)
+    show.answer(found, format.value, out, all_rows=all_rows)
+    if exceeded:
+        show.excess(exceeded)
+        raise typer.Exit(1)
+    if bad := failures(found):
+        show.failed(bad)
+        raise typer.Exit(4)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

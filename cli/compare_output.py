@@ -1,0 +1,182 @@
+"""What `specdiag compare` prints and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from . import output, tables
+
+if TYPE_CHECKING:
+    from specdiag.comparison.limits import Excess
+    from specdiag.comparison.records import Comparison, Delta, ModuleChange, RoleChange, Unmatched
+    from specdiag.records import ModuleRecord
+
+_MOST = 20
+_FEW = 8
+
+
+def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
+    """Save what is asked for, and print: the tables, or data for a pipeline."""
+    from specdiag.comparison.rows import COLUMNS, SHORT, rows
+    from specdiag.report import write_atomically
+    from specdiag.views.export import export
+
+    if format in ("table", "json"):
+        data = found.to_json()
+    else:
+        data = export(rows(found), SHORT if format == "md" else COLUMNS, format)
+    for side, source in (("A", found.a), ("B", found.b)):
+        output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
+    if out is not None:
+        write_atomically(out, data)
+    with output.closed_pipe_is_silent():
+        if format == "table":
+            _print(found, all_rows=all_rows)
+        elif out is None:
+            output.write(data)
+    if out is not None:
+        output.talk(f"written: {out}", "green")
+
+
+def excess(found: Sequence[Excess]) -> None:
+    """Which limits are exceeded, and by which matrices."""
+    for e in found[:_MOST]:
+        value = "has no value in B" if e.value is None else f"{e.value:.6g}"
+        _error(f"{e.metric} {value}, above {e.limit:g}: {e.module}")
+    if len(found) > _MOST:
+        _error(f"and {len(found) - _MOST} more")
+
+
+def failed(rows: Sequence[ModuleRecord]) -> None:
+    """Which matrices have no numbers."""
+    names = ", ".join(f"{r.key} ({r.status})" for r in rows[:5])
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    _error(f"{len(rows)} matrices could not be compared: {names}{more}")
+
+
+def _error(message: str) -> None:
+    output.console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def _print(found: Comparison, *, all_rows: bool) -> None:
+    from specdiag.comparison import wording
+
+    console = output.console()
+    has_weights = any(m.delta is not None for m in found.modules)
+    console.print(_roles(found.roles, console.width, has_weights=has_weights))
+    console.print()
+    shown = list(found.modules)
+    title = f"{len(shown)} matrices"
+    if not all_rows and len(shown) > _MOST:
+        shown = wording.most_changed(found, _MOST)
+        title = f"The {len(shown)} of {len(found.modules)} matrices that changed most (--all: every one)"
+    console.print(_modules(shown, title, console.width, has_weights=has_weights))
+    console.print()
+    if found.reshaped:
+        listed = found.reshaped if all_rows else found.reshaped[:_FEW]
+        rows = [(r.name, r.role or "·", _shape(r.shape_a), _shape(r.shape_b)) for r in listed]
+        title = f"{len(found.reshaped)} of other shape, not compared{_more(found.reshaped, listed)}"
+        console.print(_plain(title, ("tensor", "role", "A", "B"), rows, console.width))
+        console.print()
+    for side, alone in (("A", found.only_in_a), ("B", found.only_in_b)):
+        if alone:
+            console.print(_alone(side, alone, console.width, all_rows=all_rows))
+            console.print()
+    for sentence in wording.sentences(found):
+        console.print(sentence, soft_wrap=True)
+
+
+def _roles(roles: Sequence[RoleChange], width: int, *, has_weights: bool) -> Any:
+    columns = [
+        tables.Column("family", lambda r: r.family, right=False),
+        tables.Column("role", lambda r: r.role, right=False),
+        tables.Column("n", lambda r: str(r.n)),
+        tables.Column("equal", lambda r: str(r.n_unchanged), 6),
+        tables.field("|d alpha|", "abs_alpha", 3),
+        tables.field("noise sd", "alpha_sd", 3, drop=4),
+        tables.Column("d alpha_square", lambda r: _signed(r.alpha_square)),
+        tables.Column("d stable rank", lambda r: _signed(r.stable_rank, 2), 5),
+        tables.Column("norm", lambda r: _percent(r.frobenius_norm, "+"), 3),
+    ]
+    if has_weights:
+        columns += [
+            tables.Column("||B-A||/||A||", lambda r: _percent(r.relative_change)),
+            tables.field("cosine", "cosine", 4),
+            tables.field("stable rank B-A", "delta_stable_rank", 1, drop=2),
+            tables.Column("in rank 8", lambda r: _percent(r.energy_8), 2),
+            tables.Column("angles", lambda r: _angles(r.left_angle, r.right_angle), 1),
+        ]
+    return tables.draw("Roles (means of B - A; noise sd: of alpha, between random matrices)", columns, roles, width)
+
+
+def _modules(modules: Sequence[ModuleChange], title: str, width: int, *, has_weights: bool) -> Any:
+    columns = [
+        tables.Column("matrix", lambda m: m.name, right=False),
+        tables.Column("role", lambda m: m.role, 5, right=False),
+        tables.Column("alpha", lambda m: _both(m, "alpha")),
+        tables.Column("d alpha", lambda m: _signed(m.change.get("alpha"))),
+        tables.Column("d alpha_square", lambda m: _signed(m.change.get("alpha_square")), 1),
+        tables.Column("d stable rank", lambda m: _signed(m.change.get("stable_rank"), 2), 4),
+    ]
+    if has_weights:
+        columns += [
+            tables.Column("||B-A||/||A||", _of(lambda d: _percent(d.relative_change))),
+            tables.Column("cosine", _of(lambda d: tables.number(d.cosine, 4))),
+            tables.Column("stable rank B-A", _of(lambda d: tables.number(d.stable_rank, 1)), 2),
+            tables.Column("in rank 8", _of(lambda d: _percent(d.energy(8))), 6),
+            tables.Column(
+                "angles",
+                _of(lambda d: "·" if d.subspaces is None else _angles(d.subspaces.left_angle, d.subspaces.right_angle)),
+                3,
+            ),
+        ]
+    return tables.draw(title, columns, modules, width)
+
+
+def _alone(side: str, alone: Sequence[Unmatched], width: int, *, all_rows: bool) -> Any:
+    ordered = sorted(alone, key=lambda u: u.role is None)
+    listed = ordered if all_rows else ordered[:_FEW]
+    rows = [(u.name, u.role or "·", _shape(u.shape), u.reason) for u in listed]
+    title = f"{len(alone)} only in {side}{_more(alone, listed)}"
+    return _plain(title, ("tensor", "role", "shape", "why"), rows, width)
+
+
+def _plain(title: str, heads: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> Any:
+    columns = [tables.Column(head, lambda row, i=i: row[i], right=False) for i, head in enumerate(heads)]
+    return tables.draw(title, columns, rows, width)
+
+
+def _more(found: Sequence[Any], listed: Sequence[Any]) -> str:
+    return f", the first {len(listed)} (--all)" if len(listed) < len(found) else ""
+
+
+def _of(cell: Callable[[Delta], str]) -> Callable[[ModuleChange], str]:
+    return lambda m: "·" if m.delta is None else cell(m.delta)
+
+
+def _both(m: ModuleChange, metric: str) -> str:
+    cells = (tables.number(getattr(r, metric), 3) if r.status == "ok" else r.status for r in (m.a, m.b))
+    return " > ".join(cells)
+
+
+def _angles(left: float | None, right: float | None) -> str:
+    return "·" if left is None or right is None else f"{left:.0f}/{right:.0f}°"
+
+
+def _signed(value: float | None, digits: int = 3) -> str:
+    if value is None:
+        return "·"
+    text = f"{value:+.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "·" if value is None else f"{100 * value:{sign}.1f} %"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

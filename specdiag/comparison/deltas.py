@@ -1,0 +1,76 @@
+"""The differences of matched weights: their spectra by the one loop of `analyze`, and principal angles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from specdiag.analysis import Progress, analyze
+from specdiag.comparison.changes import make_delta, no_delta, unchanged
+from specdiag.comparison.difference import Pair, difference
+from specdiag.comparison.records import Delta, Subspaces
+from specdiag.comparison.subspaces import all_subspaces
+from specdiag.records import ModuleRecord
+from specdiag.resources import available_cpus, total_memory
+from specdiag.workers import affordable_workers, units
+
+if TYPE_CHECKING:
+    from specdiag.checkpoint.tensors import Checkpoint
+
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory")
+
+
+def measure_deltas(
+    pairs: Sequence[Pair],
+    rows: Mapping[str, tuple[ModuleRecord, ModuleRecord]],
+    a: Checkpoint,
+    b: Checkpoint,
+    *,
+    subspace: int,
+    options: Mapping[str, Any],
+    progress: Callable[[Progress], None] | None,
+) -> dict[str, Delta]:
+    """What changed in the weights, by common name. Matrices of equal digest are not read again.
+
+    Args:
+        pairs: matched matrices of equal shape.
+        rows: their rows in A and B, by common name.
+        a: the checkpoint of A.
+        b: the checkpoint of B.
+        subspace: dimension of the leading subspaces; 0 for none.
+        options: of `analyze`.
+        progress: called over the differences, then over the subspaces.
+    """
+    found: dict[str, Delta] = {}
+    moved: list[Pair] = []
+    for pair in pairs:
+        statuses = {row.status for row in rows[pair[0]]}
+        if statuses & {"nonfinite", "failed"}:
+            found[pair[0]] = Delta(status="failed" if "failed" in statuses else "nonfinite")
+        elif unchanged(*rows[pair[0]]):
+            found[pair[0]] = no_delta(rows[pair[0]][0])
+        else:
+            moved.append(pair)
+    if not moved:
+        return found
+    checkpoint = difference(moved, a, b)
+    given = {name: options[name] for name in _OF_DIFFERENCES if name in options}
+    report = analyze(checkpoint, progress=progress, **given)
+    angles: dict[str, Subspaces | None] = {}
+    if subspace:
+        workers = affordable_workers(
+            units(checkpoint.matrices),
+            report.settings,
+            given.get("jobs") or available_cpus(),
+            given.get("memory") or total_memory() // 2,
+        )
+        for name, angle in all_subspaces(moved, subspace, workers):
+            angles[name] = angle
+            if progress is not None:
+                progress(Progress(len(angles), len(moved), 0, 0, len(angles) / len(moved), name))
+    for row in report:
+        sigma = np.sqrt(report.eigenvalues(row.name)[::-1]).tolist()
+        found[row.name] = make_delta(*rows[row.name], row, sigma, angles.get(row.name))
+    return found

@@ -1,0 +1,99 @@
+"""`--fail-above`: which matrices moved further than a pipeline allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from specdiag.comparison.records import METRICS, Comparison, ModuleChange
+from specdiag.errors import UsageError
+
+_OF_DELTA = {
+    "relative_change": "relative_change", "cosine_distance": "cosine_distance", "delta_alpha": "alpha",
+    "delta_stable_rank": "stable_rank", "delta_spectral_norm": "spectral_norm",
+    "delta_frobenius_norm": "frobenius_norm",
+}  # fmt: skip
+_ANGLES = ("left_angle", "right_angle")
+UNMATCHED = "unmatched"
+
+LIMITS: tuple[str, ...] = (*METRICS, *_OF_DELTA, *_ANGLES, UNMATCHED)
+"""What can be limited: |change| of a metric, what the weights say, and the number of matrices without a counterpart."""
+
+
+class Excess(NamedTuple):
+    """One limit that is exceeded; `value` is None where A has the metric and B has not."""
+
+    metric: str
+    module: str
+    value: float | None
+    limit: float
+
+
+def parse_limits(texts: list[str]) -> dict[str, float]:
+    """`METRIC=VALUE`, several of them.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    limits: dict[str, float] = {}
+    for text in texts:
+        metric, _, value = text.partition("=")
+        if metric not in LIMITS:
+            raise UsageError(f"--fail-above {text}: unknown metric '{metric}'; choose from {', '.join(LIMITS)}")
+        try:
+            limits[metric] = float(value)
+        except ValueError:
+            raise UsageError(f"--fail-above {text}: '{value}' is no number; write {metric}=0.1") from None
+        if not 0 <= limits[metric] < math.inf:
+            raise UsageError(f"--fail-above {text}: a limit is a finite number of at least 0")
+    return limits
+
+
+def exceeding(comparison: Comparison, limits: Mapping[str, float]) -> list[Excess]:
+    """The limits that are exceeded, in the order of the limits and of the matrices.
+
+    A matrix that has a metric in A and not in B (NaN, collapsed) exceeds every limit on it.
+
+    Raises:
+        UsageError: a metric has no value anywhere, so that nothing could ever fail.
+    """
+    return [excess for metric, limit in limits.items() for excess in _exceeding(comparison, metric, limit)]
+
+
+def _exceeding(comparison: Comparison, metric: str, limit: float) -> Iterator[Excess]:
+    if metric == UNMATCHED:
+        alone = [u for side in (comparison.only_in_a, comparison.only_in_b) for u in side if u.role is not None]
+        n = len(alone) + len(comparison.reshaped)
+        if n > limit:
+            names = [u.name for u in (*alone, *comparison.reshaped)]
+            yield Excess(metric, ", ".join(names[:5]) + (f" and {n - 5} more" if n > 5 else ""), float(n), limit)
+        return
+    values = [(change, _value(change, metric)) for change in comparison.modules]
+    if all(value is None for _, value in values) and not any(_is_lost(change, metric) for change, _ in values):
+        raise UsageError(
+            f"--fail-above {metric}={limit:g}: no matrix has {metric} on both sides, so nothing is checked"
+        )
+    for change, value in values:
+        if value is None and _is_lost(change, metric):
+            yield Excess(metric, change.name, None, limit)
+        elif value is not None and not value <= limit:
+            yield Excess(metric, change.name, value, limit)
+
+
+def _value(change: ModuleChange, metric: str) -> float | None:
+    if metric in METRICS:
+        return abs(change.change[metric]) if metric in change.change else None
+    if change.delta is None:
+        return None
+    if metric in _ANGLES:
+        unmoved = change.unchanged is True
+        return 0.0 if unmoved else None if change.delta.subspaces is None else getattr(change.delta.subspaces, metric)
+    return getattr(change.delta, _OF_DELTA[metric])
+
+
+def _is_lost(change: ModuleChange, metric: str) -> bool:
+    """Whether A has what B lacks, or B has no numbers at all."""
+    if metric in METRICS:
+        return getattr(change.a, metric) is not None and getattr(change.b, metric) is None
+    return change.b.status in ("nonfinite", "failed") and change.a.status not in ("nonfinite", "failed")

@@ -1,0 +1,65 @@
+"""Which name of A is which name of B: equal, or equal once one prefix is off the names of one side.
+
+A model alone calls `encoder.layer.0` what it is called `bert.encoder.layer.0` below a head. What fits two ways is
+not guessed at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Names of two sides, paired.
+
+    Attributes:
+        pairs: (name in A, name in B, the name without prefix), in the order of A.
+        prefix_a: what was taken off names of A.
+        prefix_b: what was taken off names of B; at most one of the two is not empty.
+        ambiguous: prefixes of which none fits more than twice as many names as any other, so that none was taken.
+    """
+
+    pairs: tuple[tuple[str, str, str], ...]
+    prefix_a: str = ""
+    prefix_b: str = ""
+    ambiguous: tuple[str, ...] = ()
+
+
+def match(a: Collection[str], b: Collection[str]) -> Matching:
+    """Pair the names of two checkpoints.
+
+    Args:
+        a: unique names.
+        b: unique names.
+    """
+    in_b = set(b)
+    equal = {name: name for name in a if name in in_b}
+    rest_a, rest_b = [n for n in a if n not in equal], [n for n in b if n not in equal]
+    counts = Counter({("a", p): n for p, n in _prefixes(rest_a, rest_b).items()})
+    counts += Counter({("b", p): n for p, n in _prefixes(rest_b, rest_a).items()})
+    best = max(counts.values(), default=0)
+    leading = [found for found, n in counts.items() if 2 * n >= best]
+    if len(leading) > 1:
+        return Matching(_in_order(a, equal), ambiguous=tuple(sorted(prefix for _, prefix in leading)))
+    if not leading:
+        return Matching(_in_order(a, equal))
+    side, prefix = leading[0]
+    free_a, free_b = set(rest_a), set(rest_b)
+    if side == "a":
+        found = {n: n.removeprefix(prefix) for n in rest_a if n.startswith(prefix) and n.removeprefix(prefix) in free_b}
+        return Matching(_in_order(a, equal | found), prefix_a=prefix)
+    found = {n.removeprefix(prefix): n for n in rest_b if n.startswith(prefix) and n.removeprefix(prefix) in free_a}
+    return Matching(_in_order(a, equal | found), prefix_b=prefix)
+
+
+def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]:
+    """How many names of `shorter` each prefix explains: dotted beginnings of `longer` before one of these names."""
+    known = set(shorter)
+    return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in known)
+
+
+def _in_order(a: Collection[str], found: dict[str, str]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((name, found[name], min(name, found[name], key=len)) for name in a if name in found)

@@ -1,0 +1,132 @@
+"""One side of a comparison: a report, or a checkpoint that is still to be analysed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from specdiag.checkpoint.tensors import Checkpoint
+from specdiag.errors import UsageError
+from specdiag.records import ModuleRecord, Role, Skipped, key
+from specdiag.report import SpectralReport, is_report, load_report
+
+if TYPE_CHECKING:
+    from specdiag.analysis import Progress
+
+OPENING = ("role_map", "experts", "seed")
+"""Options of `analyze` that are needed to open a checkpoint already."""
+
+
+class Entry(NamedTuple):
+    """A tensor, or a part of one, as one side lists it."""
+
+    name: str
+    """Of the tensor, without the part."""
+    role: Role | None
+    """None for what is no matrix."""
+    shape: tuple[int, ...]
+    reason: str | None
+    """Why it is no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A report, or a checkpoint without one.
+
+    Attributes:
+        report: what was or will be found.
+        checkpoint: the weights, None where there is only the report.
+    """
+
+    report: SpectralReport | None
+    checkpoint: Checkpoint | None
+
+    def listing(self) -> dict[str, Entry]:
+        """Everything that is stored, by key."""
+        if self.report is not None:
+            rows = {r.key: Entry(r.name, r.role, shape(r), None) for r in self.report}
+            return _skipped(self.report.skipped) | rows
+        assert self.checkpoint is not None
+        held = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
+        return _skipped(self.checkpoint.skipped) | held
+
+    def analysed(
+        self, keys: Iterable[str], options: Mapping[str, Any], progress: Callable[[Progress], None] | None
+    ) -> SpectralReport:
+        """The report, made now where there is none, of the matrices `keys`."""
+        if self.report is not None:
+            return self.report
+        from specdiag.analysis import analyze
+
+        assert self.checkpoint is not None
+        wanted = set(keys)
+        chosen = replace(self.checkpoint, matrices=tuple(m for m in self.checkpoint.matrices if m.key in wanted))
+        return analyze(chosen, progress=progress, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which matrices are compared, by globs on any of their names and by role."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+    def wants(self, names: Iterable[str], role: Role | None) -> bool:
+        """Whether the matrix that goes by these names is compared; one that is no matrix has no role."""
+        names = tuple(names)
+        return (
+            (not self.include or _any_matches(names, self.include))
+            and not _any_matches(names, self.exclude)
+            and (not self.roles or role in self.roles)
+        )
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise UsageError if a pattern matches none of the names of both sides."""
+        names = tuple(names)
+        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if not _any_matches(names, (pattern,)):
+                    raise UsageError(
+                        f"--{option} '{pattern}' matches nothing in either; names look like '{next(iter(names), '')}'"
+                    )
+
+
+def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> Side:
+    """A report is loaded, anything else is opened as by `analyze`; an adapter with `base` is applied to it."""
+    if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
+        source = load_report(source)
+    if isinstance(source, SpectralReport):
+        return Side(source, None)
+    from specdiag.analysis import open_source
+
+    opening = {name: options[name] for name in OPENING if name in options}
+    checkpoint = open_source(source, **opening)
+    if base is not None and isinstance(source, (str, os.PathLike)) and _is_adapter(checkpoint):
+        checkpoint = open_source(source, base=base, **opening)
+    return Side(None, checkpoint)
+
+
+def shape(record: ModuleRecord) -> tuple[int, ...]:
+    """(rows, cols), with the number of slices before them where there are several."""
+    return _of((record.rows, record.cols), record.n_slices)
+
+
+def _is_adapter(checkpoint: Checkpoint) -> bool:
+    return any(m.rank is not None for m in checkpoint.matrices)
+
+
+def _of(sides: tuple[int, int], n_slices: int) -> tuple[int, ...]:
+    return sides if n_slices == 1 else (n_slices, *sides)
+
+
+def _skipped(skipped: Iterable[Skipped]) -> dict[str, Entry]:
+    return {key(s.name, s.part): Entry(s.name, None, s.shape, s.reason) for s in skipped}
+
+
+def _any_matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(n, p) for n in names for p in patterns)

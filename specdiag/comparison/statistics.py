@@ -1,0 +1,95 @@
+"""Roles and the whole, from the changes of single matrices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
+from specdiag.records import FAMILIES, ROLES, ModuleRecord
+from specdiag.spectra.null import null_moments
+
+
+def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
+    """Means per role, in the order of every table."""
+    groups: dict[tuple[str, str], list[ModuleChange]] = defaultdict(list)
+    for change in changes:
+        groups[change.family, change.role].append(change)
+    order = sorted(groups, key=lambda g: (FAMILIES.index(g[0]), ROLES.index(g[1])))  # pyright: ignore[reportArgumentType]
+    return tuple(_role(groups[g]) for g in order)
+
+
+def balance(changes: Sequence[ModuleChange]) -> Balance | None:
+    """The balance score of both sides over the attention and MLP matrices that both have."""
+    inside = [c for c in changes if c.family in ("attention", "mlp")]
+    both = [
+        (c.a.alpha_square, c.b.alpha_square)
+        for c in inside
+        if c.a.alpha_square is not None and c.b.alpha_square is not None
+    ]
+    if len(both) < 2:
+        return None
+    sd, spread = np.std(both, axis=0), np.ptp(both, axis=0)
+    return Balance(
+        n=len(both), sd_a=float(sd[0]), sd_b=float(sd[1]), range_a=float(spread[0]), range_b=float(spread[1])
+    )
+
+
+def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]:
+    """Relative change and cosine of all compared weights as one vector; None where weights were not compared."""
+    before = after = moved = 0.0
+    for change in changes:
+        delta, a, b = change.delta, change.a.frobenius_norm, change.b.frobenius_norm
+        if delta is not None and delta.frobenius_norm is not None and a is not None and b is not None:
+            before, after, moved = before + a**2, after + b**2, moved + delta.frobenius_norm**2
+    if before == 0:
+        return None, None
+    cosine = (before + after - moved) / (2 * (before * after) ** 0.5) if after else None
+    return (moved / before) ** 0.5, cosine
+
+
+def alpha_sd(record: ModuleRecord) -> float | None:
+    """Standard deviation of alpha over random matrices of this shape, None where it was not simulated."""
+    if (record.tail, record.n_slices) != ("hill", 1):
+        return None
+    moments = null_moments((record.rows, record.cols))
+    return None if moments is None else moments[1]
+
+
+def _role(group: list[ModuleChange]) -> RoleChange:
+    def mean(value: Callable[[ModuleChange], float | None]) -> float | None:
+        found = [v for change in group if (v := value(change)) is not None]
+        return fmean(found) if found else None
+
+    def of_change(metric: str, how: Callable[[float], float] = float) -> float | None:
+        return mean(lambda c: how(c.change[metric]) if metric in c.change else None)
+
+    def of_delta(value: Callable[[Delta], float | None]) -> float | None:
+        return mean(lambda c: None if c.delta is None else value(c.delta))
+
+    return RoleChange(
+        family=group[0].family,
+        role=group[0].role,
+        n=len(group),
+        n_unchanged=sum(c.unchanged is True for c in group),
+        abs_alpha=of_change("alpha", abs),
+        alpha=of_change("alpha"),
+        alpha_sd=mean(lambda c: alpha_sd(c.a)),
+        abs_alpha_square=of_change("alpha_square", abs),
+        alpha_square=of_change("alpha_square"),
+        stable_rank=of_change("stable_rank"),
+        frobenius_norm=mean(lambda c: _ratio(c.a.frobenius_norm, c.b.frobenius_norm)),
+        relative_change=of_delta(lambda d: d.relative_change),
+        cosine=of_delta(lambda d: d.cosine),
+        delta_stable_rank=of_delta(lambda d: d.stable_rank),
+        energy_8=of_delta(lambda d: d.energy(8)),
+        left_angle=of_delta(lambda d: None if d.subspaces is None else d.subspaces.left_angle),
+        right_angle=of_delta(lambda d: None if d.subspaces is None else d.subspaces.right_angle),
+    )
+
+
+def _ratio(before: float | None, after: float | None) -> float | None:
+    return after / before - 1 if before and after is not None else None
