@@ -40,7 +40,8 @@ def alpha(
 ) -> ReportFigure:
     """Exponents by layer: a line a role, the null of each role's shape dashed, and each role's range at the right.
 
-    Where a role has several matrices in a layer (experts), the line is their median and the band their range.
+    What stands outside of the layers (embeddings) is left out, unless there is nothing else. Where a role has several
+    matrices in a layer (experts), the line is their median and the band their range.
 
     Args:
         report: what `analyze` found.
@@ -53,15 +54,17 @@ def alpha(
         UsageError: nothing of the kind is in the report.
     """
     name = column(report, basis)
-    chosen = [r for r in choose(report, modules, layers, roles) if r.layer is not None and value(r, name) is not None]
-    if not chosen:
-        raise UsageError(f"{report.source}: no matrix that was asked for has a layer and {name}")
+    known = [r for r in choose(report, modules, layers, roles) if value(r, name) is not None]
+    if not known:
+        raise UsageError(f"{report.source}: no matrix that was asked for has a value of {name}")
+    layered = [r for r in known if r.layer is not None]
+    chosen = layered or known
     rows: dict[str | None, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(chosen):
         rows[r.component].append(r)
-    families: list[Family] = [f for f in FAMILIES if any(r.family == f for r in chosen)]
+    families: list[Family] = [f for f in FAMILIES if any(r.family == f for r in layered)]
     n_roles = max(len({role_label(r) for r in row}) for row in rows.values())
-    width = 3.6 * len(families) + 1.2 + 0.28 * n_roles + 1.4
+    width = max(3.6 * len(families) + 1.2 + 0.28 * n_roles + 1.4, 6.4)
     figure = new_figure(width, 3.6 * len(rows) + 0.9, _title(report, name), report_caption(report))
     ratios = [3.6] * len(families) + [0.7 + 0.28 * n_roles]
     grid = figure.subplots(len(rows), len(families) + 1, squeeze=False, sharey=True, width_ratios=ratios)
@@ -76,7 +79,7 @@ def alpha(
             title = FAMILY_TITLES[family]
             panel.set_title(title if component is None else plain(f"{component}: {title}"))
             layer_axis(panel.xaxis, {r.layer or 0 for r in row}, 12)
-        spread(axes[-1], _by_role(row), name)
+        _spread(axes[-1], _by_role(row), name, "" if families else "random matrices of that shape")
         axes[-1].set_title("median and range")
         axes[0].set_ylabel(name)
         for panel in axes:
@@ -85,16 +88,25 @@ def alpha(
     return figure
 
 
-def spread(axes: Axes, groups: Groups, column: str) -> None:
+def _spread(axes: Axes, groups: Groups, column: str, null_label: str) -> None:
     """The range of each role as a line, its median as the role's marker, and the median null as a dash."""
     for x, (_, records) in enumerate(groups.items()):
         found = [v for r in records if (v := value(r, column)) is not None]
         nulls = [v for r in records if (v := null(r, column)) is not None]
         look = ROLE_STYLES[records[0].role]
         axes.plot([x, x], [min(found), max(found)], color=look.colour, alpha=0.45, linewidth=4, solid_capstyle="butt")
-        axes.plot(x, median(found), look.marker, color=look.colour, markeredgecolor="white", markersize=7)
+        axes.plot(
+            x, median(found), look.marker, color=look.colour, markeredgecolor="white", markeredgewidth=0.6, markersize=7
+        )
         if nulls:
-            axes.plot([x - 0.38, x + 0.38], [median(nulls)] * 2, color=NULL, linestyle=_NULL_DASHES[0], linewidth=1.2)
+            axes.plot(
+                [x - 0.38, x + 0.38],
+                [median(nulls)] * 2,
+                color=NULL,
+                linestyle=_NULL_DASHES[0],
+                linewidth=1.2,
+                label=null_label,
+            )
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_xticks(range(len(groups)), groups, rotation=90)
 
@@ -132,7 +144,7 @@ def _nulls(axes: Axes, groups: Groups, name: str) -> None:
             color=colour,
             linestyle=dashes,
             linewidth=1.2,
-            label=f"null{at}: {' '.join(labels)}",
+            label=f"null{at}: {' '.join(dict.fromkeys(groups[label][0].role for label in labels))}",
         )
 
 

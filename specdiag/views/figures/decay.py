@@ -25,7 +25,7 @@ from specdiag.views.figures.style import (
 )
 
 _WHISKERS_UP_TO = 40
-"""Layers: beyond, the lines of the tail fractions would hide the bars."""
+"""Bars in a panel: beyond, the lines of the tail fractions would hide them."""
 
 
 @styled
@@ -50,13 +50,14 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows = -(-len(groups) // columns)
     n_layers = len({entry.layer for entry in plan.entries})
+    most = max(map(len, groups.values()))
     width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 2.4
     figure = new_figure(width, 2.1 * rows + 1.1, title(plan), plan_caption(plan))
     low, high = _limits(plan)
     found = panels(figure, len(groups), columns)
     hide_inner(found)
     for panel, (role, entries) in zip(found, groups.items(), strict=True):
-        _bars(panel.axes, entries, base(plan), whiskers=n_layers <= _WHISKERS_UP_TO)
+        _bars(panel.axes, entries, base(plan), whiskers=most <= _WHISKERS_UP_TO)
         panel.axes.set_title(role or "fused")
         panel.axes.set_ylim(low, high)
         layer_axis(panel.axes.xaxis, {entry.layer or 0 for entry in plan.entries}, 8, label=panel.bottom)

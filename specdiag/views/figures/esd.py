@@ -50,6 +50,7 @@ class Curve:
     colour: str
     label: str
     marker: str = ""
+    line: str = "-"
 
 
 @styled
@@ -118,7 +119,8 @@ def draw(
             axes.stairs(density, edges, fill=True, color=c.colour, alpha=0.45, label=c.label)
         else:
             axes.plot(centres[shown], density[shown], color=c.colour, linewidth=1.1, label=c.label,
-                      marker=c.marker if markers else "", markersize=3)  # fmt: skip
+                      linestyle=c.line,
+                marker=c.marker if markers else "", markersize=3)  # fmt: skip
     for c in curves if details else ():
         ink = INK if len(curves) == 1 else c.colour
         _fit(axes, c, ink)
@@ -135,12 +137,20 @@ def finish(found: Sequence[Panel], span: tuple[float, float], heights: Sequence[
         panel.axes.set_ylabel("density" if panel.left else "")
 
 
-def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str, marker: str = "") -> Curve | None:
+def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str, marker: str) -> Curve | None:
     """The spectrum of a record; None where it has none."""
     if not record.spectral_norm:
         return None
     eigenvalues = report.eigenvalues(record.key)
-    return Curve(record, eigenvalues[eigenvalues > 0], len(eigenvalues), colour, label, marker)
+    return Curve(
+        record,
+        eigenvalues[eigenvalues > 0],
+        len(eigenvalues),
+        colour,
+        label,
+        marker,
+        ":" if record.cross_attention else "-",
+    )
 
 
 def span_of(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -205,9 +215,9 @@ def _within(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str
     members: dict[str, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(records):
         members[_place(r)].append(r)
-    order = dict.fromkeys(
-        _place(r) for r in sorted(records, key=lambda r: (r.layer is None, r.component or "", r.layer))
-    )
+    parts = list(dict.fromkeys(r.component for r in records))
+    ordered = sorted(records, key=lambda r: (r.layer is None, parts.index(r.component), r.layer or 0))
+    order = dict.fromkeys(_place(r) for r in ordered)
     alone = all(len(group) == 1 for group in members.values())
     groups: dict[str, list[Curve]] = {}
     for place in order:

@@ -82,7 +82,7 @@ def with_values(report: SpectralReport, metric: str) -> str:
         raise UsageError(f"unknown metric '{metric}'; choose from {', '.join(metrics())}")
     if all(value(r, metric) is None for r in report):
         raise UsageError(
-            f"{report.source}: no matrix has a value of {metric} in this report; analyze it with another setting"
+            f"{report.source}: no matrix of this report has a value of {metric}: choose another, or analyze again"
         )
     return metric
 

@@ -56,7 +56,10 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "specdiag",
 }
 _CAPTION_SIZE = 7
-_CHARACTERS_PER_INCH = 19
+_CAPTION, _TITLE = 19, 10.5
+"""Characters in an inch."""
+_LEGEND = 2.4
+"""Inches at the upper right that a title leaves to the legend."""
 
 
 class RoleStyle(NamedTuple):
@@ -95,7 +98,7 @@ class ReportFigure(Figure):
     """A matplotlib figure that pyplot does not hold, and that a notebook shows all the same."""
 
     def _repr_png_(self) -> bytes:
-        return render(self, "png")
+        return render(self, "png", 100)
 
 
 def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
@@ -114,8 +117,8 @@ def new_figure(width: float, height: float, title: str, caption: str) -> ReportF
     figure = ReportFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     at = 0.1 / width
-    figure.suptitle(_wrapped(title, width, figure_size=11), x=at, ha="left", fontweight="bold")
-    figure.supxlabel(_wrapped(caption, width, _CAPTION_SIZE), x=at, ha="left", fontsize=_CAPTION_SIZE, color=FAINT)
+    figure.suptitle(_wrapped(title, (width - _LEGEND) * _TITLE), x=at, ha="left", fontweight="bold")
+    figure.supxlabel(_wrapped(caption, width * _CAPTION), x=at, ha="left", fontsize=_CAPTION_SIZE, color=FAINT)
     return figure
 
 
@@ -190,9 +193,8 @@ def _described(report: SpectralReport) -> str:
     return text if report.complete else f"{text}, INCOMPLETE"
 
 
-def _wrapped(text: str, width: float, figure_size: float) -> str:
-    most = int(width * _CHARACTERS_PER_INCH * _CAPTION_SIZE / figure_size)
-    return "\n".join(plain(line) for line in textwrap.wrap(text, most))
+def _wrapped(text: str, characters: float) -> str:
+    return "\n".join(plain(line) for line in textwrap.wrap(text, max(20, int(characters))))
 
 
 @functools.cache
