@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from specdiag.decay import assignment
+from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import LrSchedule, Verdict, verdict
 from specdiag.decay.participants import Participant, column, participants, random_value, reference_participants
-from specdiag.decay.plan import Basis, DecayPlan, PlanEntry, Rule
+from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.scheduled import DecaySchedule
 from specdiag.errors import UsageError
 from specdiag.report import SpectralReport, is_report, load_report
@@ -140,6 +141,9 @@ def recommend(
         clip=clip,
         preserve_mean=preserve_mean,
         compat=compat,
+        include=include,
+        exclude=exclude,
+        roles=roles,
         base_weight_decay=weight_decay,
         base_origin=None if weight_decay is None else base_origin,
         mean_ratio=fmean(given),
@@ -176,10 +180,7 @@ def _check(
     compat: str | None,
     base: float | None,
 ) -> None:
-    if rule not in get_args(Rule):
-        raise UsageError(f"unknown rule '{rule}'; choose from {', '.join(get_args(Rule))}")
-    if not 0 <= s1 <= s2:
-        raise UsageError(f"--s1 {s1} and --s2 {s2} must be ratios with 0 <= s1 <= s2; the paper's are 0.67 and 3")
+    assignment.check_rule(rule, s1, s2)
     if clip is not None and not 0 <= clip[0] < clip[1] <= 100:
         raise UsageError(f"--clip {clip[0]} {clip[1]} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
     if compat not in (None, "reference"):
@@ -233,19 +234,7 @@ def _ratios(
 ) -> list[float]:
     if compat == "reference" and rule == "linear":
         return assignment.linear_reference([float("nan") if v is None else v for v in values], s1, s2)
-    match rule:
-        case "linear":
-            return assignment.linear(values, s1, s2)
-        case "sqrt":
-            return assignment.square_root(values)
-        case "log2":
-            return assignment.log2(values)
-        case "sigmoid":
-            return assignment.sigmoid(values, layers)
-        case "uniform":
-            return [1.0] * len(values)
-        case "none":
-            return [0.0] * len(values)
+    return assignment.assign(rule, values, layers, s1, s2)
 
 
 def _preserving(ratios: list[float], weights: list[int]) -> list[float]:

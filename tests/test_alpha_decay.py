@@ -563,7 +563,7 @@ def test_no_decay_to_multiply_is_said():
         ({"mode": "daily"}, "unknown mode 'daily'; choose from round-robin, sweep"),
         ({"basis": "rho"}, "unknown basis 'rho'; choose from alpha, square"),
         ({"rule": "cubic"}, "unknown rule 'cubic'"),
-        ({"s1": 3.0, "s2": 1.0}, r"s1=3\.0 and s2=1\.0"),
+        ({"s1": 3.0, "s2": 1.0}, r"s1 3\.0 and s2 1\.0"),
         ({"include": "*.nothing"}, r"'\*\.nothing' matches no matrix"),
         ({"roles": "cook"}, "unknown role 'cook'"),
     ],

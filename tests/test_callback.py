@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import torch
 import transformers
 from live_models import ForTrainer, decays_of_a_step
 
+import specdiag
 from specdiag import UsageError
-from specdiag.train import AlphaDecayCallback
+from specdiag.train import AlphaDecayCallback, DecayPlanCallback
 
 Q = "layers.0.self_attn.q_proj.weight"
 
@@ -156,3 +158,29 @@ else:
     raise SystemExit("no error")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fixed_plan_acts_in_the_trainer(tmp_path):
+    model = ForTrainer()
+    plan = specdiag.recommend(model, roles="q")
+    plan = msgspec.structs.replace(plan, entries=tuple(msgspec.structs.replace(e, ratio=2.0) for e in plan.entries))
+    path = plan.save(tmp_path / "plan.json")
+    trainer = a_trainer(tmp_path / "run", DecayPlanCallback(path))
+    seen = []
+    trainer.add_callback(Watch(lambda: seen.append(decays_of_a_step(trainer.optimizer.optimizer, trainer.model))))
+    trainer.train()
+    assert {n for n, decay in seen[0].items() if decay == pytest.approx(0.2)} == {e.name for e in plan.entries}
+    assert {decay for n, decay in seen[0].items() if n not in plan.ratios} <= {0.0, 0.1}
+    groups = torch.load(tmp_path / "run" / "checkpoint-6" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+
+
+class Watch(transformers.TrainerCallback):
+    """Calls once, before the first step."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.call()

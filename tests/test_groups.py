@@ -130,6 +130,15 @@ def test_parts_may_be_fewer_than_the_parameter_holds():
     assert param_groups(plan, model)[0]["weight_decay"] == 0.2
 
 
+def test_a_plan_of_chosen_modules_may_end_anywhere():
+    model = Decoder()
+    plan = specdiag.recommend(model, weight_decay=0.1, exclude="layers.1.*")
+    assert plan.exclude == ("layers.1.*",)
+    param_groups(plan, model)
+    with pytest.raises(UsageError, match=r"the plan ends before layers\.1"):
+        param_groups(msgspec.structs.replace(plan, exclude=()), model)
+
+
 def test_three_ways_to_apply_a_plan_give_the_same_decays(tmp_path):
     from transformers import Trainer, TrainingArguments
 

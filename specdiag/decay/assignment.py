@@ -11,8 +11,50 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from statistics import fmean, pstdev
+from typing import Literal, get_args
+
+from specdiag.errors import UsageError
 
 Values = Sequence[float | None]
+Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]
+
+
+def assign(rule: Rule, values: Values, layers: Sequence[Hashable], s1: float, s2: float) -> list[float]:
+    """The ratio of each module by a rule's name.
+
+    Args:
+        rule: one of the rules below; `uniform` gives 1 and `none` 0 to all.
+        values: of each module; None where there is none: ratio 1.
+        layers: block of each, for `sigmoid`.
+        s1: ratio of the smallest value, for `linear`.
+        s2: ratio of the largest.
+    """
+    match rule:
+        case "linear":
+            return linear(values, s1, s2)
+        case "sqrt":
+            return square_root(values)
+        case "log2":
+            return log2(values)
+        case "sigmoid":
+            return sigmoid(values, layers)
+        case "uniform":
+            return [1.0] * len(values)
+        case "none":
+            return [0.0] * len(values)
+
+
+def check_rule(rule: str, s1: float, s2: float) -> None:
+    """Raise UsageError for an unknown rule or ratios out of order."""
+    if rule not in get_args(Rule):
+        raise UsageError(f"unknown rule '{rule}'; choose from {', '.join(get_args(Rule))}")
+    if not 0 <= s1 <= s2:
+        raise UsageError(f"s1 {s1} and s2 {s2} must be ratios with 0 <= s1 <= s2; the paper's are 0.67 and 3")
+
+
+def largest_ratio(rule: Rule, s2: float) -> float:
+    """A bound on the ratios of a rule: that of `sqrt` and `log2` is not sharp."""
+    return {"linear": s2, "uniform": 1.0, "none": 0.0}.get(rule, 2.0)
 
 
 def linear(alphas: Values, s1: float = 0.67, s2: float = 3.0) -> list[float]:

@@ -77,7 +77,8 @@ def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, Pl
                 "make the plan from the model itself: specdiag.recommend(model)"
             )
         renamed = fits[0] if fits else renamed
-    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters)
+    chosen = bool(plan.include or plan.exclude or plan.roles)
+    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, chosen)
     if differences:
         raise UsageError(f"the plan of {plan.source} does not fit this model: {'; '.join(differences)}")
     return {renamed[name]: entry for name, entry in entries.items()}
@@ -95,14 +96,14 @@ def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterab
             yield {name: name.removeprefix(prefix) if name.startswith(prefix) else "" for name in names}
 
 
-def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], chosen: bool) -> list[str]:
     missing = [name for name in entries if name not in parameters]
     reshaped = [
         f"{name} (plan {entry.n_parameters} values, model {parameters[name].numel()})"
         for name, entry in entries.items()
         if name in parameters and not _same_size(entry, parameters[name])
     ]
-    extra = _deeper(entries, parameters)
+    extra = [] if chosen else _deeper(entries, parameters)
     said: list[str] = []
     if missing:
         said.append(f"the model lacks {_listed(missing)}, and has names like '{next(iter(parameters), '')}'")
@@ -123,7 +124,7 @@ def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
 def _deeper(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Live Parameters that are named like entries and lie in layers beyond the plan's last.
 
-    Gaps within the plan's layers are no difference: --include and --exclude make them.
+    A plan of chosen modules may end anywhere.
     """
     last: dict[str, tuple[int, ...]] = {}
     for name in entries:

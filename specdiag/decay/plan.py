@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import Verdict
 from specdiag.decay.scheduled import DecaySchedule
 from specdiag.errors import SourceError, UsageError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]
 Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
 
 
@@ -69,6 +69,10 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     clip: tuple[float, float] | None = None
     preserve_mean: bool = False
     compat: Literal["reference"] | None = None
+    include: tuple[str, ...] = ()
+    """Globs that chose who takes part; with `exclude` and `roles` empty, all projections of attention and MLP."""
+    exclude: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     base_weight_decay: float | None = None
     base_origin: str | None = None
     """Where the base comes from: given, a run's file, Power Lines."""

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import refusal, servables
 from specdiag.errors import UsageError
 from specdiag.optim.exponents import Basis
 from specdiag.optim.live_modules import taking_part
 from specdiag.optim.precision import warn_of_rounding
-from specdiag.optim.ratios import LiveRule, check_rule, largest_ratio, ratios
 from specdiag.optim.replicas import Replicas
 from specdiag.optim.schedule import Mode, due, rounds
 
@@ -54,7 +54,7 @@ class AlphaDecay:
         s2: float = 3.0,
         every: int = 500,
         mode: Mode = "round-robin",
-        rule: LiveRule = "linear",
+        rule: Rule = "linear",
         basis: Basis = "alpha",
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
@@ -72,7 +72,7 @@ class AlphaDecay:
             every: steps between two measurements of a module. Paper: 500.
             mode: `round-robin` measures a few modules at a time, so that no exponent is older than `every` steps;
                 `sweep` all of them when step + 1 is a multiple of `every`, as the released code does.
-            rule: `linear` (the paper), `sqrt`, `log2`, `sigmoid`, `uniform`.
+            rule: `linear` (the paper), `sqrt`, `log2`, `sigmoid`, `uniform`, `none`.
             basis: `alpha` (the paper), or `square`: alpha_square, which shape does not move.
             include: globs on names; only these take part.
             exclude: globs on names; these do not.
@@ -89,7 +89,7 @@ class AlphaDecay:
         check_rule(rule, s1, s2)
         _check(every, mode, basis)
         self._settings = {"s1": s1, "s2": s2, "every": every, "mode": mode, "rule": rule, "basis": basis}
-        self._rule: LiveRule = rule
+        self._rule: Rule = rule
         self._basis: Basis = basis
         self._mode: Mode = mode
         self._s1, self._s2, self._every, self._fresh = s1, s2, every, fresh
@@ -213,7 +213,7 @@ class AlphaDecay:
             return
         values = [self._value(index) for index in range(len(self._participants))]
         layers = [participant.layer for participant in self._participants]
-        found = ratios(self._rule, values, layers, self._s1, self._s2)
+        found = assign(self._rule, values, layers, self._s1, self._s2)
         self._ratios = dict(zip(self._parameters, found, strict=True))
         self._acting = dict(zip(self._parameters.values(), found, strict=True))
 

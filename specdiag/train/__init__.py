@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.train.callback import AlphaDecayCallback
+    from specdiag.train.plan_callback import DecayPlanCallback
 
-__all__ = ["AlphaDecayCallback"]
+_HOMES = {"AlphaDecayCallback": "callback", "DecayPlanCallback": "plan_callback"}
+
+__all__ = ["AlphaDecayCallback", "DecayPlanCallback"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "AlphaDecayCallback":
+    if name not in _HOMES:
         raise AttributeError(f"module 'specdiag.train' has no attribute '{name}'")
-    from specdiag.train.callback import AlphaDecayCallback
-
-    return AlphaDecayCallback
+    return getattr(importlib.import_module(f"specdiag.train.{_HOMES[name]}"), name)

@@ -36,12 +36,11 @@ def param_groups(model, lr, weight_decay={base}):
 
 _TRANSFORMERS = """\
 # {title}
-# The plan is applied inside optimizer.step(): the Trainer's own groups, schedulers and checkpoints keep their layout.
-# Save the plan first: specdiag recommend ... -o plan.json
-from specdiag import load_plan
-from specdiag.train import AlphaDecayCallback
+# Applied inside optimizer.step(): the Trainer's own groups, schedulers and checkpoints keep their layout, and its
+# weight_decay is the base{base}. Save the plan first: specdiag recommend ... -o plan.json
+from specdiag.train import AlphaDecayCallback, DecayPlanCallback
 
-trainer.add_callback(AlphaDecayCallback(plan=load_plan("plan.json")))  # fixed ratios, as planned
+trainer.add_callback(DecayPlanCallback("plan.json"))  # fixed ratios, as planned
 # trainer.add_callback(AlphaDecayCallback(s1={s1}, s2={s2}, every=500))  # or derived anew while training
 """
 
@@ -65,7 +64,8 @@ def _torch(plan: DecayPlan) -> bytes:
 
 
 def _transformers(plan: DecayPlan) -> bytes:
-    return _TRANSFORMERS.format(title=_title(plan), s1=plan.s1, s2=plan.s2).encode()
+    base = "" if plan.base_weight_decay is None else f" (TrainingArguments(weight_decay={plan.base_weight_decay!r}))"
+    return _TRANSFORMERS.format(title=_title(plan), base=base, s1=plan.s1, s2=plan.s2).encode()
 
 
 def _toml(plan: DecayPlan) -> bytes:
