@@ -553,6 +553,36 @@ def test_decay_cannot_be_told_from_little(tmp_path):
             specdiag.audit(decayed(0.5), **wrong)
 
 
+def shard(folder: Path, state: dict[str, np.ndarray], total: int = 2) -> tuple[Path, dict[str, str]]:
+    """Saved in shards; the index is still to be written."""
+    save(folder, {})
+    (folder / "model.safetensors").unlink()
+    places = {key: f"model-{i % total + 1:05}-of-{total:05}.safetensors" for i, key in enumerate(state)}
+    for file in set(places.values()):
+        save_file({key: np.ascontiguousarray(state[key]) for key in state if places[key] == file}, folder / file)
+    return folder, places
+
+
+def test_shards_and_tensors_that_nobody_lists(tmp_path):
+    state = llama(0)
+    folder, places = shard(tmp_path / "model", state)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert not specdiag.audit(folder, device="cpu").findings
+    forgotten = name(4, PLACES[3])
+    index.write_text(json.dumps({"weight_map": {key: file for key, file in places.items() if key != forgotten}}))
+    save_file({"old.weight": state[EMBED]}, folder / "model-00003-of-00003.safetensors")
+    save_file({"other.weight": state[EMBED]}, folder / "consolidated.safetensors")
+    audit = specdiag.audit(folder, device="cpu")
+    assert found(audit) == {("unlisted", forgotten), ("extra_shard", "model-00003-of-00003.safetensors")}
+    one = specdiag.audit(folder, file="model-00001-of-00002.safetensors", device="cpu")
+    assert not one.findings
+    assert one.coverage.not_checked["layers"] == "model-00001-of-00002.safetensors is one shard of 2"
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(SourceError, match="lacks model-00002-of-00002"):
+        specdiag.audit(folder, device="cpu")
+
+
 def test_failed_and_interrupted():
     audit = specdiag.audit(made([row("a", "q", None, status="failed"), row("b", "q", None)], complete=False))
     assert found(audit) == {("failed", "a"), ("incomplete", None)}

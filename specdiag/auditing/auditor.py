@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.auditing import baseline as against
-from specdiag.auditing import decay, expectations, spectra, structure, values
+from specdiag.auditing import decay, expectations, shards, spectra, structure, values
 from specdiag.auditing.records import SEVERITIES, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, Observation, findings, load_checks
 from specdiag.errors import UsageError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from specdiag.analysis import Progress
     from specdiag.checkpoint.tensors import Checkpoint
 
-_SHARD = re.compile(r".*[-_]\d+-of-(?P<total>\d+)\.\w+")
 _OPENING = ("revision", "file", "base", "role_map", "experts", "seed")
 _STRUCTURE = ("layer_gap", "missing_matrix", *expectations.CONFIG_CHECKS)
 _BASELINE_ONLY = ("revision", "file", "base")
@@ -168,6 +166,8 @@ def _observe(
     yield from structure.matrices(records)
     yield from structure.stored_twice(skipped)
     yield from structure.layers(records, skipped)
+    if shards.one_of(report.source) is None:
+        yield from shards.extra(report.source, report.provenance.notes)
     if opened.is_checkpoint:
         architecture = report.provenance.architecture
         yield from expectations.expectations(records, skipped, opened.config, architecture)
@@ -211,10 +211,8 @@ def _partial(settings: Settings, source: Source) -> str | None:
     """Why what is absent says nothing: only some of the matrices were asked for."""
     if settings.include or settings.exclude or settings.roles or settings.experts is not None:
         return "only a selection of the matrices was asked for"
-    match = _SHARD.fullmatch(source.files[0]) if len(source.files) == 1 else None
-    if match is not None and int(match["total"]) > 1:
-        return f"{source.files[0]} is one shard of {int(match['total'])}"
-    return None
+    total = shards.one_of(source)
+    return None if total is None else f"{source.files[0]} is one shard of {total}"
 
 
 def _verdict(found: Iterable[Finding]) -> Any:

@@ -10,14 +10,10 @@ from specdiag.architecture.config import speaking_of
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord, Skipped
 
-_LAYERS = (
-    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_encoder_layers",
-    "num_decoder_layers", "num_hidden_groups",
-)  # fmt: skip
-_STAGES = "depths"
-_EXTRA = ("num_nextn_predict_layers",)
-_WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim")
-_VOCABULARY = ("vocab_size", "n_vocab")
+_LAYERS = re.compile(r"(\w+_)?(n_)?(layers?|hidden_groups)(_\w+)?|depths")
+_EXTRA = re.compile(r"num_nextn_predict_layers")
+_WIDTHS = re.compile(r"hidden_size|d_model|n_embd|dim|(\w+_)?embed(ding|dings)?_(\w+_)?(size|dim|width|rank)")
+_VOCABULARY = re.compile(r"vocab_size|n_vocab")
 _TOKENS = re.compile(
     r"(.*\.)?(embed_tokens|embed_in|wte|shared|word_embeddings|tok_embeddings|token_embedding)(\.weight)?"
 )
@@ -68,11 +64,14 @@ def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Itera
 
 
 def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
-    if any(_CODEBOOKS in key for key in config):
+    if any(_CODEBOOKS in str(key) for key in config):
         return
     for r in records:
         if (r.role == "embed" and _TOKENS.fullmatch(r.name)) or (r.role == "head" and _HEAD.fullmatch(r.name)):
-            yield from _unless(_said(config, _VOCABULARY), "vocabulary", r.key, r.rows)
+            said = _said(config, _VOCABULARY)
+            has_parts = any(isinstance(value, Mapping) for value in config.values())
+            if not has_parts or r.rows < min(said, default=0):  # beside pictures, tokens are added to the text's
+                yield from _unless(said, "vocabulary", r.key, r.rows)
             yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
 
 
@@ -82,17 +81,16 @@ def _unless(allowed: set[int], check: str, module: str | None, value: int) -> It
         yield Observation(check, module, value, min(allowed, key=lambda number: abs(number - value)))
 
 
-def _said(config: Mapping[str, Any], keys: Sequence[str]) -> set[int]:
-    """Every positive integer under one of the keys, in the parts of config.json too: a model may have pieces."""
+def _said(config: Mapping[str, Any], keys: re.Pattern[str]) -> set[int]:
+    """Every positive integer under such a key, in the parts of config.json too, and the sum of a list of them."""
     found: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= _said(cast("Mapping[str, Any]", value), keys)
-        elif key in keys and type(value) is int and value > 0:
-            found.add(value)
-        elif key == _STAGES and keys is _LAYERS and isinstance(value, list):
-            found.add(sum(stage for stage in cast("list[Any]", value) if type(stage) is int))
-    return found
+        elif keys.fullmatch(str(key)):  # a live configuration has numbers for keys too
+            numbers = cast("list[Any]", value) if isinstance(value, list) else [value]
+            found.add(sum(number for number in numbers if type(number) is int))
+    return {number for number in found if number > 0}
 
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:

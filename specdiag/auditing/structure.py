@@ -127,7 +127,8 @@ def _gaps(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Obs
     """Layer numbers that are jumped over between layers of one kind. A sequential net jumps over its activations."""
     present = sorted(held)
     for below, above in pairwise(present):
-        if above - below == 1 or _kind(held[below], below) != _kind(held[above], above):
+        is_block = not _families(held[below]).isdisjoint(("attention", "mlp"))
+        if above - below == 1 or not is_block or _kind(held[below], below) != _kind(held[above], above):
             continue
         for number in range(below + 1, above):
             if not any(_renumbered(r.name, below, number) in beside for r in held[below]):
@@ -135,14 +136,18 @@ def _gaps(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Obs
 
 
 def _lacking(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
-    """Matrices that a few layers lack of the usual kind. A layer without any attention, or any MLP, is a design."""
+    """Matrices that a few layers lack of the usual kind. One without attention, or half empty, is a design."""
     kinds = {number: _kind(records, number) for number, records in held.items()}
     counts = Counter(kinds.values())
     usual, n = counts.most_common(1)[0]
     example = next(number for number, kind in kinds.items() if kind == usual)
     families = _families(held[example])
-    poorer = [number for number, kind in kinds.items() if kind < usual and _families(held[number]) == families]
-    if n < 2 or n < _COMMON * len(held) or len(poorer) > max(1, _RARE * len(held)):
+    poorer = [
+        number
+        for number, kind in kinds.items()
+        if kind < usual and 2 * len(kind) > len(usual) and _families(held[number]) == families
+    ]
+    if n < 3 or n < _COMMON * len(held) or len(poorer) > max(1, _RARE * len(held)):
         return
     for number in sorted(poorer):
         for r in held[example]:
