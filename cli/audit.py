@@ -101,8 +101,12 @@ def audit(
     else:
         from .progress import analysis_bar
 
-        with analysis_bar() as bar:
-            found = run(source, **asked, **given, progress=bar)
+        try:
+            with analysis_bar() as bar:
+                found = run(source, **asked, **given, progress=bar)
+        except KeyboardInterrupt:
+            output.talk("interrupted: nothing was audited", "yellow")
+            output.leave(output.INTERRUPTED)
     show.answer(found, format.value, out, all_rows=all_rows)
     if found.at_least(fail_on.value):
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import with_singular_values
+from hub_stand_in import HubStandIn, Repo
 from safetensors.numpy import save_file
 from specdiag_cli.main import app
 from typer.testing import CliRunner
@@ -825,6 +827,23 @@ def test_the_command_on_a_checkpoint_with_nan_and_a_decay(tmp_path):
     assert "consistent with weight decay 0.1 at lr 0.001" in done.stdout
     assert "This assumes AdamW" in done.stdout
     assert name(1, PLACES[2]) in done.stdout
+
+
+def test_a_model_on_the_hub(tmp_path):
+    state = llama(0, layers=1)
+    state["model.norm.weight"][0] = np.nan
+    folder = save(tmp_path / "model", state, CONFIG | {"num_hidden_layers": 1})
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with HubStandIn({"org/model": Repo(files)}) as hub:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-m", "specdiag", "audit", "org/model", "-f", "json", "--device", "cpu"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert hub.downloads().count("model.safetensors") == 1
+    assert done.returncode == 1, done.stderr
+    audit = msgspec.json.decode(done.stdout, type=AuditReport)
+    assert found(audit) == {("nonfinite", "model.norm.weight")}
+    assert audit.source.commit == hub.repos["org/model"].commit
 
 
 def test_missing_files_are_source_errors(tmp_path):
