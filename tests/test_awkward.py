@@ -35,10 +35,9 @@ def test_bf16(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        ({Q.format(1): weights().to(torch.float8_e4m3fn)}, "unsupported dtype F8_E4M3"),
         (
-            {Q.format(1): weights().to(torch.float8_e4m3fn), Q.format(1) + "_scale_inv": torch.ones(64, 1)},
-            "unsupported dtype F8_E4M3",
+            {Q.format(1): weights().to(torch.float8_e4m3fn), Q.format(1) + "_scale_inv": torch.ones(3, 5)},
+            "quantised or packed weights (F8_E4M3)",
         ),
         ({Q.format(1): (weights() * 100).to(torch.int8)}, "quantised or packed weights"),
         ({Q.format(1): torch.zeros(3072, 1, dtype=torch.uint8)}, "quantised or packed weights"),

@@ -32,7 +32,7 @@ _ROUNDING = {
     "Q4_1": Rounding(group=32, levels=16),
     "Q5_0": Rounding(group=32, levels=32),
     "Q5_1": Rounding(group=32, levels=32),
-    "Q8_0": Rounding(group=32, levels=256),
+    "Q8_0": Rounding(group=32, levels=255, symmetric=True),
     "Q2_K": Rounding(group=16, levels=4),
     "Q3_K": Rounding(group=16, levels=8),
     "Q4_K": Rounding(group=32, levels=16),
@@ -52,8 +52,8 @@ _ROUNDING = {
     "Q1_0": Rounding(eps=2.0**-10),
     "TQ1_0": Rounding(eps=2.0**-10),
     "TQ2_0": Rounding(eps=2.0**-10),
-    "MXFP4": Rounding(eps=0.5),
-    "NVFP4": Rounding(eps=0.5),
+    "MXFP4": Rounding(relative=0.12),
+    "NVFP4": Rounding(relative=0.092),
 }
 
 Decode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

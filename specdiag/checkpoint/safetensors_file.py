@@ -34,8 +34,9 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), np.dtype("u1")),
 }
-"""numpy's type for a stored one. Types that numpy lacks are read as flat bytes."""
+"""numpy's type for a stored one, bytes for codes of 8 bits. Other types that numpy lacks are read as flat bytes."""
 
 _LARGEST_READ = 1 << 30  # one call may not ask for 2 GiB on macOS
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
+from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 
@@ -59,7 +60,7 @@ def sort_tensors(
         ),
         notes=tuple(said),
         n_tensors=len(tensors),
-        n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied),
+        n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied and t.reason != SCALE),
     )
 
 

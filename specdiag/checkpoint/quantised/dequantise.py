@@ -26,7 +26,8 @@ _FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
     find_compressed,
     find_mlx,
 )
-_SCALE = "scale of a quantised tensor"
+SCALE = "scale of a quantised tensor"
+"""The reason of what makes values only together with codes."""
 _PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
 _PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # 64 bits hold indices
 _SCALE_WORDS = (
@@ -66,7 +67,7 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> tu
     weights, refused = _find(tensors, bundle)
     parts = {part.name for weight in weights.values() for part in weight.parts}
     reasons = _reasons(tensors, bundle, weights.keys() | refused.keys())
-    reasons |= dict.fromkeys(parts - refused.keys(), _SCALE) | refused
+    reasons |= dict.fromkeys(parts - refused.keys(), SCALE) | refused
     held = [
         weights[t.name].tensor() if t.name in weights else replace(t, reason=reasons.get(t.name, t.reason))
         for t in tensors
@@ -84,7 +85,7 @@ def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, We
         family = belongs(tensor.name, foreign)
         if family is not None:
             is_codes = split(tensor.name)[1] == family.codes
-            refused[tensor.name] = _refusal(tensor, f"{family.name} is not read") if is_codes else _SCALE
+            refused[tensor.name] = _refusal(tensor, f"{family.name} is not read") if is_codes else SCALE
             continue
         if _is_scale(tensor.name) and tensor.values_dtype not in FLOAT_TYPES:
             continue
@@ -141,7 +142,7 @@ def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, found: set[str]) -
 
 def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | None:
     if _is_scale(tensor.name) and _owner(tensor.name) in owners:
-        return _SCALE
+        return SCALE
     if tensor.values_dtype in FLOAT_TYPES:
         return None
     if tensor.dtype.startswith("F"):
