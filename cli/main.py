@@ -14,6 +14,7 @@ from .audit import audit
 from .compare import compare
 from .plot import plot
 from .recommend import recommend
+from .trajectory import trajectory
 
 app = typer.Typer(
     name="specdiag",
@@ -27,6 +28,7 @@ app.command()(recommend)
 app.command()(plot)
 app.command()(audit)
 app.command()(compare)
+app.command()(trajectory)
 
 
 def _print_version(value: bool) -> None:

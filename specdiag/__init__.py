@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.report import SpectralReport, load_report
+    from specdiag.trajectories.records import Trajectory, load_trajectory
+    from specdiag.trajectories.tracing import TrajectoryInterrupted, trajectory
 
 _HOMES = {
     "analyze": "analysis",
@@ -56,6 +58,10 @@ _HOMES = {
     "Source": "records",
     "SpectralReport": "report",
     "load_report": "report",
+    "Trajectory": "trajectories.records",
+    "load_trajectory": "trajectories.records",
+    "TrajectoryInterrupted": "trajectories.tracing",
+    "trajectory": "trajectories.tracing",
 }
 
 __all__ = [
@@ -76,6 +82,8 @@ __all__ = [
     "SourceError",
     "SpecdiagError",
     "SpectralReport",
+    "Trajectory",
+    "TrajectoryInterrupted",
     "UsageError",
     "WeightMatrix",
     "analyze",
@@ -83,9 +91,11 @@ __all__ = [
     "compare",
     "load_plan",
     "load_report",
+    "load_trajectory",
     "plot",
     "recommend",
     "roles",
+    "trajectory",
 ]
 
 logging.getLogger("specdiag").addHandler(logging.NullHandler())

@@ -1,0 +1,109 @@
+"""`specdiag trajectory`: exponents, norms and ranks over the checkpoints of a run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options, output
+
+_ANALYSIS = (
+    "base", "role_map", "include", "exclude", "experts", "device", "dtype", "tail", "tail_fraction", "square", "jobs",
+    "memory",
+)  # fmt: skip
+
+
+class Format(StrEnum):
+    """What is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+
+
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="Run directory (checkpoint-N, stepN), glob in quotes, or hub id with --revisions."
+    ),
+]
+OutFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder for reports and log.", show_default="specdiag_trajectory in the run"
+    ),
+]
+
+
+@output.guarded
+def trajectory(
+    ctx: typer.Context,
+    source: RunArgument,
+    revisions: Annotated[
+        str | None, typer.Option("--revisions", metavar="R1,R2,...", help="Of a hub repository: step1000,step2000.")
+    ] = None,
+    out: OutFolderOption = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Of the table.", show_default="alpha_square, else alpha or norms")
+    ] = None,
+    base: options.BaseOption = None,
+    role_map: options.RoleMapOption = None,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    role: options.RoleOption = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
+    tail: Annotated[
+        str, typer.Option("--tail", help="Rule of alpha: hill, hill-paper, ks, fix-finger, farms.")
+    ] = "hill",
+    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
+    square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
+    jobs: options.JobsOption = None,
+    memory: options.MemoryOption = None,
+    spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
+    ] = Format.table,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every step in the table.")] = False,
+) -> None:
+    """Every checkpoint of a run, one at a time: alphas, norms and ranks per role, with the training loss beside them.
+
+    What is finished is not computed again. Exit codes: 0 done, 2 usage, 3 no checkpoints, 4 none could be analysed,
+    130 interrupted (the next call goes on).
+    """
+    from specdiag.trajectories.records import RUN_METRICS, TRACKED
+    from specdiag.trajectories.tracing import TrajectoryInterrupted
+    from specdiag.trajectories.tracing import trajectory as run
+
+    from . import trajectory_output as show
+    from .progress import analysis_bar
+
+    show.check_metric(metric, (*TRACKED, *RUN_METRICS))
+    given: dict[str, Any] = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
+    if role:
+        given["roles"] = role
+    names = [name for name in (revisions or "").split(",") if name]
+    try:
+        with analysis_bar() as bar:
+            found = run(
+                source, revisions=names, out=out, spectra=spectra, on_step=show.step_line, progress=bar, **given
+            )
+    except TrajectoryInterrupted as interrupted:
+        done = len(interrupted.trajectory.steps)
+        output.talk(f"interrupted after {done} steps, which are kept: run it again to go on", "yellow")
+        if done:
+            show.answer(interrupted.trajectory, format.value, metric, all_rows=all_rows)
+        output.leave(output.INTERRUPTED)
+    show.answer(found, format.value, metric, all_rows=all_rows)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,133 @@
+"""What `specdiag trajectory` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from specdiag.errors import UsageError
+
+from . import output, tables
+
+if TYPE_CHECKING:
+    from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
+
+_MOST = 20
+_OVERVIEW = ("alpha", "alpha_square", "frobenius_norm", "spectral_norm", "stable_rank")
+
+
+def check_metric(metric: str | None, known: Sequence[str]) -> None:
+    """Refuse a metric that is not followed, before the work."""
+    if metric is not None and metric not in known:
+        raise UsageError(f"unknown metric '{metric}'; choose from {', '.join(known)}")
+
+
+def step_line(found: StepResult | DroppedStep) -> None:
+    """One line of talk for a step that is finished or dropped."""
+    from specdiag.trajectories.records import DroppedStep
+
+    if isinstance(found, DroppedStep):
+        output.talk(f"step {found.step}: left out, {found.reason}", "yellow")
+        return
+    kept = " (finished before)" if found.resumed else ""
+    bad = found.statuses.get("nonfinite", 0)
+    trouble = f", {bad} with NaN or infinite values" if bad else ""
+    output.talk(f"step {found.step}: {found.n_matrices} matrices{trouble}{kept}", "red" if bad else "dim")
+
+
+def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool) -> None:
+    """Print the tables, or data for a pipeline; everything is in the output folder already."""
+    from specdiag.views.export import export
+
+    with output.closed_pipe_is_silent():
+        if format == "table":
+            _print(found, metric or default_metric(found), all_rows=all_rows)
+        elif format == "json":
+            output.write(found.to_json())
+        elif format == "csv":
+            rows = [{"step": r.step, "module": r.module, "metric": r.metric, "value": r.value} for r in found.rows]
+            output.write(export(rows, ("step", "module", "metric", "value"), "csv"))
+        else:
+            wide = _rows(found, metric or default_metric(found))
+            output.write(export(wide, list(wide[0]), "md"))
+    output.talk(f"log and reports: {found.out}", "green")
+
+
+def default_metric(found: Trajectory) -> str:
+    """What is shown where nothing is asked for: the first of these that has values."""
+    metrics = ("alpha_square", "alpha", "frobenius_norm")
+    return next((m for m in metrics if any(r.metric == m for r in found.rows)), "alpha")
+
+
+def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int] | None = None) -> Any:
+    """A metric by step and role, with the loss and the balance beside it."""
+    rows = [row for row in _rows(found, metric) if steps is None or row["step"] in steps]
+    heads = list(_rows(found, metric)[0])
+    digits = {"loss": 4, "eval_loss": 4, "balance": 3}
+    columns = [
+        tables.Column(head, lambda row, h=head: tables.number(row[h], digits.get(h, 3)), 0 if i < 9 else i)
+        for i, head in enumerate(heads)
+    ]
+    return tables.draw(f"{metric} by step (medians per role)", columns, rows, width)
+
+
+def _print(found: Trajectory, metric: str, *, all_rows: bool) -> None:
+    console = output.console()
+    steps = [s.step for s in found.steps]
+    if len(steps) > _MOST and not all_rows:
+        steps = sorted({steps[round(i * (len(steps) - 1) / (_MOST - 1))] for i in range(_MOST)})
+    console.print(metric_table(found, metric, console.width, steps))
+    if len(steps) < len(found.steps):
+        console.print(f"{len(steps)} of {len(found.steps)} steps (--all: every one)")
+    console.print()
+    if len(found.steps) > 1:
+        console.print(_overview(found, console.width))
+        console.print()
+    for dropped in found.dropped:
+        console.print(f"Step {dropped.step} left out: {dropped.reason}", soft_wrap=True)
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+
+
+def _rows(found: Trajectory, metric: str) -> list[dict[str, Any]]:
+    """One row a step: losses and balance where there are any, then each role."""
+    from specdiag.trajectories.records import RUN_METRICS
+
+    series = {"loss": found.series("loss"), "eval_loss": found.series("eval_loss")}
+    if metric == "alpha_square":
+        series["balance"] = found.series("balance_sd")
+    if metric in RUN_METRICS:
+        series[metric] = found.series(metric)
+    else:
+        series |= {label: found.series(metric, role, family=family) for label, family, role in _labelled(found)}
+    rows: dict[int, dict[str, Any]] = {s.step: {"step": s.step} for s in found.steps}
+    for name, values in series.items():
+        known = dict(values)
+        for step, row in rows.items() if known else ():
+            row[name] = known.get(step)
+    return list(rows.values())
+
+
+def _labelled(found: Trajectory) -> list[tuple[str, str, str]]:
+    """Each role with its family and a head of its own."""
+    roles = found.roles()
+    names = [role for _, role in roles]
+    return [(role if names.count(role) == 1 else f"{family} {role}", family, role) for family, role in roles]
+
+
+def _overview(found: Trajectory, width: int) -> Any:
+    """Each metric of each role at the first and at the last step."""
+    rows = [(label, {m: found.series(m, role, family=f) for m in _OVERVIEW}) for label, f, role in _labelled(found)]
+
+    def column(metric: str) -> tables.Column:
+        digits = 1 if metric == "stable_rank" else 3
+        return tables.Column(metric, lambda row: _ends(row[1][metric], digits), _OVERVIEW.index(metric))
+
+    shown = [m for m in _OVERVIEW if any(row[1][m] for row in rows)]
+    first, last = found.steps[0].step, found.steps[-1].step
+    title = f"Step {first} > step {last} (medians per role)"
+    return tables.draw(title, [tables.Column("role", lambda r: r[0], right=False), *map(column, shown)], rows, width)
+
+
+def _ends(values: Sequence[tuple[int, float]], digits: int) -> str:
+    return "·" if not values else f"{values[0][1]:.{digits}f} > {values[-1][1]:.{digits}f}"

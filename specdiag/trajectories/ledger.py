@@ -1,0 +1,101 @@
+"""What of a trajectory is finished: one file in the output folder, from which an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.records import Record
+from specdiag.report import SpectralReport, load_report, write_atomically
+
+LEDGER_NAME = "ledger.json"
+SCHEMA = 1
+
+
+class Finished(Record, frozen=True, kw_only=True):
+    """One step whose report is saved."""
+
+    location: str
+    fingerprint: str
+    """Of the checkpoint that was read."""
+    report: str
+    """File name."""
+    digest: str
+    """SHA-256 of that file."""
+    specdiag: str
+    """Version that made it."""
+
+
+class Ledger(Record, frozen=True, kw_only=True):
+    """Content of the ledger's file."""
+
+    schema: int = SCHEMA
+    run: str
+    options: dict[str, str]
+    """What differs from the defaults of `analyze`; equal for all steps."""
+    steps: dict[str, Finished] = msgspec.field(default_factory=dict[str, Finished])
+
+
+def open_ledger(out: Path, run: str, options: Mapping[str, Any]) -> Ledger:
+    """The ledger of an output folder, a new one where there is none.
+
+    Raises:
+        UsageError: the folder holds another run, or one that was analysed otherwise.
+        SourceError: the file is damaged.
+    """
+    path = out / LEDGER_NAME
+    said = {name: repr(value) for name, value in sorted(options.items())}
+    if not path.exists():
+        return Ledger(run=run, options=said)
+    try:
+        ledger = msgspec.json.decode(path.read_bytes(), type=Ledger)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SourceError(f"{path} is damaged ({error}): delete it, and every step is analysed again") from error
+    if ledger.run != run:
+        raise UsageError(f"{out} holds the trajectory of '{ledger.run}': name another folder with --out")
+    if ledger.options != said:
+        before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, said))
+        raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with --out, or delete it")
+    return ledger
+
+
+def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> SpectralReport | None:
+    """The report of a finished step, None where it is to be made: new, changed since, or tampered with."""
+    done = ledger.steps.get(str(step))
+    if done is None or done.fingerprint != fingerprint or done.specdiag != version("specdiag"):
+        return None
+    path = out / done.report
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != done.digest:
+            return None
+    except OSError:
+        return None
+    return load_report(path)
+
+
+def save_step(
+    out: Path, ledger: Ledger, step: int, location: str, fingerprint: str, report: SpectralReport, *, spectra: bool
+) -> Ledger:
+    """Save a step's report, then the ledger that knows of it."""
+    path = report.save(out / report_name(step), spectra=spectra)
+    finished = Finished(
+        location=location,
+        fingerprint=fingerprint,
+        report=path.name,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        specdiag=version("specdiag"),
+    )
+    ledger = msgspec.structs.replace(ledger, steps={**ledger.steps, str(step): finished})
+    write_atomically(out / LEDGER_NAME, msgspec.json.encode(ledger))
+    return ledger
+
+
+def report_name(step: int) -> str:
+    """File name of a step's report."""
+    return f"step{step}.specdiag.json"

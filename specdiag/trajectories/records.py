@@ -1,0 +1,151 @@
+"""What a trajectory says: long rows, and what is needed to group them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from specdiag.metric_log import RUN, LogEntry
+from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
+
+SCHEMA = 1
+
+TRACKED: tuple[str, ...] = (
+    "alpha", "rho", "alpha_square", "rho_square", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
+    "effective_rank",
+)  # fmt: skip
+"""Columns of a row that are followed over the steps."""
+
+RUN_METRICS: tuple[str, ...] = ("loss", "eval_loss", "balance_sd", "balance_range")
+"""What is followed of the whole network."""
+
+
+class TrackedModule(Record, frozen=True, kw_only=True):
+    """One matrix of the run."""
+
+    key: str
+    role: Role
+    family: Family
+    layer: int | None = None
+    component: str | None = None
+    rows: int
+    cols: int
+
+
+class StepResult(Record, frozen=True, kw_only=True):
+    """One checkpoint that was analysed."""
+
+    step: int
+    source: Source
+    report: str
+    """File name of its report in the output folder."""
+    n_matrices: int
+    statuses: dict[str, int]
+    loss: float | None = None
+    """Training loss: the last one logged at or before the step."""
+    loss_step: int | None = None
+    """Where it was logged."""
+    eval_loss: float | None = None
+    balance_sd: float | None = None
+    balance_range: float | None = None
+    resumed: bool = False
+    """Whether the report was there already."""
+
+
+class DroppedStep(Record, frozen=True, kw_only=True):
+    """One checkpoint that could not be analysed: being written, incomplete, damaged."""
+
+    step: int
+    location: str
+    reason: str
+
+
+class Trajectory(Record, frozen=True, kw_only=True):
+    """What `trajectory` found.
+
+    Example:
+        >>> found = specdiag.trajectory("runs/mine")  # doctest: +SKIP
+        >>> found.series("alpha_square", "q")  # doctest: +SKIP
+        [(1000, 1.98), (2000, 1.91)]
+    """
+
+    schema: int = SCHEMA
+    run: str
+    """What was given: a run directory, a glob, a hub repository."""
+    out: str
+    """The folder with the log and the reports."""
+    steps: tuple[StepResult, ...]
+    dropped: tuple[DroppedStep, ...] = ()
+    modules: tuple[TrackedModule, ...] = ()
+    rows: tuple[LogEntry, ...] = ()
+    """Every value: by step, then by module in stored order; those of the whole network have the module ''."""
+    notes: tuple[str, ...] = ()
+
+    def series(
+        self,
+        metric: str,
+        role: str | None = None,
+        *,
+        family: str | None = None,
+        layer: int | None = None,
+        module: str | None = None,
+    ) -> list[tuple[int, float]]:
+        """(step, value) of a metric: the median over the matrices that are asked for, at steps where one has a value.
+
+        Args:
+            metric: one of `TRACKED`, or of `RUN_METRICS` for the whole network.
+            role: only matrices of this role.
+            family: only of this family.
+            layer: only of this layer.
+            module: only this matrix, by its key.
+        """
+        chosen = {
+            m.key
+            for m in self.modules
+            if (role is None or m.role == role)
+            and (family is None or m.family == family)
+            and (layer is None or m.layer == layer)
+            and (module is None or m.key == module)
+        }
+        if metric in RUN_METRICS:
+            chosen = {RUN}
+        values: dict[int, list[float]] = {}
+        for row in self.rows:
+            if row.metric == metric and row.module in chosen and row.value is not None:
+                values.setdefault(row.step, []).append(row.value)
+        return [(step, median(found)) for step, found in values.items()]
+
+    def roles(self) -> list[tuple[Family, Role]]:
+        """Family and role of the matrices, each once, in the order of every table."""
+        found: set[tuple[Family, Role]] = {(m.family, m.role) for m in self.modules}
+        return sorted(found, key=lambda r: (FAMILIES.index(r[0]), ROLES.index(r[1])))
+
+    def to_json(self) -> bytes:
+        """The trajectory as one JSON object."""
+        return msgspec.json.encode(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trajectory as JSON, whole or not at all."""
+        from specdiag.report import write_atomically
+
+        write_atomically(Path(path), self.to_json())
+        return Path(path)
+
+
+def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
+    """Read a saved trajectory.
+
+    Raises:
+        SourceError: if the file is missing, or is no trajectory.
+    """
+    from specdiag.errors import SourceError
+
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Trajectory)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} is no trajectory ({error}); make one with 'specdiag trajectory'") from error

@@ -1,0 +1,123 @@
+"""Which checkpoints a run has, and in which order: a directory, a glob, or revisions of a hub repository."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from specdiag.errors import SourceError, UsageError
+
+_STEP = re.compile(r"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)(\.(safetensors|bin|pth?|gguf))?")
+_LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """One checkpoint of a run.
+
+    Attributes:
+        step: the number in its name.
+        location: what `analyze` takes.
+        revision: on the hub.
+    """
+
+    step: int
+    location: str
+    revision: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies, None on the hub."""
+        return None if self.revision is not None else Path(self.location)
+
+    def __str__(self) -> str:
+        return self.location if self.revision is None else f"{self.location}@{self.revision}"
+
+
+def find_steps(source: str | os.PathLike[str], revisions: str | Sequence[str] = ()) -> list[RunStep]:
+    """The checkpoints of a run by step.
+
+    Args:
+        source: a directory with `checkpoint-N`, `stepN`, `global_stepN` or `iter_N` in it (folders, or files of
+            weights), a glob whose matches end in different numbers, or, with `revisions`, a hub repository.
+        revisions: branches, tags or commits whose names hold the step.
+
+    Raises:
+        UsageError: two checkpoints have one step, or a name has no number.
+        SourceError: there are none.
+    """
+    text = os.fspath(source)
+    revisions = (revisions,) if isinstance(revisions, str) else tuple(revisions)
+    if revisions:
+        if Path(text).expanduser().exists():
+            raise UsageError(f"revisions are those of a hub repository, and '{text}' is a local path")
+        return _in_order(RunStep(_number(name), text, name) for name in revisions)
+    if glob.has_magic(text) and not Path(text).exists():
+        matches = sorted(glob.glob(str(Path(text).expanduser())))  # noqa: PTH207 - absolute patterns too
+        if not matches:
+            raise SourceError(f"nothing matches '{text}'")
+        return _in_order(RunStep(_number(_stem(Path(path))), path) for path in matches)
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise SourceError(
+            f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
+            "repository with --revisions"
+        )
+    found = [
+        RunStep(int(match["step"]), str(path))
+        for path in folder.iterdir()
+        if (match := _STEP.fullmatch(path.name)) is not None and (path.is_dir() or match[3])
+    ]
+    if not found:
+        raise SourceError(f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes")
+    return _in_order(found)
+
+
+def fingerprint(step: RunStep) -> str:
+    """What a checkpoint is, as far as can be told without reading it: the commit, or sizes and times of its files.
+
+    Raises:
+        SourceError: it is not there, or the hub does not say.
+    """
+    path = step.path
+    if path is None:
+        from specdiag.checkpoint import hub
+        from specdiag.checkpoint.source import locate
+
+        repo = locate(step.location).repo
+        if repo is None:
+            raise SourceError(f"'{step.location}' is no hub repository")
+        return hub.resolve(repo, step.revision).commit
+    try:
+        files = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else [path]
+        stats = [(str(p.relative_to(path.parent)), p.stat()) for p in files]
+    except OSError as error:
+        raise SourceError(f"'{error.filename or path}' cannot be looked at: {error.strerror}") from error
+    listed = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _in_order(found: Iterable[RunStep]) -> list[RunStep]:
+    steps = sorted(found, key=lambda s: (s.step, str(s)))
+    for one, other in pairwise(steps):
+        if one.step == other.step:
+            raise UsageError(f"{one} and {other} are both step {one.step}: give a glob that takes one of them")
+    return steps
+
+
+def _number(name: str) -> int:
+    match = _LAST_NUMBER.search(name)
+    if match is None:
+        raise UsageError(f"'{name}' has no number in its name that could be its step: name the others alone")
+    return int(match[0])
+
+
+def _stem(path: Path) -> str:
+    return path.stem if path.suffix in _WEIGHTS else path.name
