@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fractions
+import io
 import json
 import os
 import pickle
@@ -311,6 +312,28 @@ def test_flipped_bytes_of_torch_files(zipped: bool, data: st.DataObject) -> None
     content = bytearray(TORCH_FILES[zipped])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    survives(bytes(content))
+
+
+MEMBERS = ("a/data.pkl", "a/data/0", "a/version", "a/byteorder", "a/.data/serialization_id", "../up", "a/constants.pkl")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_made_up_zip_members(data: st.DataObject) -> None:
+    """Real members and made-up ones, of any names, contents and claimed sizes."""
+    with zipfile.ZipFile(io.BytesIO(TORCH_FILES[True])) as archive:
+        real = {f"a/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()}
+    held = data.draw(st.lists(st.one_of(st.sampled_from(MEMBERS), st.text(min_size=1, max_size=8)), max_size=5))
+    kind = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in dict.fromkeys([*held, *(name for name in real if data.draw(st.booleans()))]):
+            content = data.draw(st.one_of(st.just(real.get(name, b"")), st.binary(max_size=100)))
+            archive.writestr(zipfile.ZipInfo(name), content, compress_type=data.draw(kind))
+    content = bytearray(out.getvalue())
+    for _ in range(data.draw(st.integers(0, 2))):  # sizes and offsets that lie, in the central directory
+        content[-data.draw(st.integers(1, min(200, len(content))))] = data.draw(st.integers(0, 255))
     survives(bytes(content))
 
 
