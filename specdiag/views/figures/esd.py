@@ -15,7 +15,7 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_density
 from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, panels
-from specdiag.views.figures.selection import by_place, choose, in_role_order, role_label
+from specdiag.views.figures.selection import by_place, choose, few_of_each, in_role_order, role_label
 from specdiag.views.figures.style import (
     INK,
     REPORT_COLOURS,
@@ -34,6 +34,8 @@ _DETAILS_UP_TO = 2
 """Curves in a panel: beyond, fits and nulls would hide the spectra."""
 _LOWEST = 0.1
 """This share of the smallest eigenvalues is left out where they would stretch the axis by decades."""
+_MEASURED_UP_TO = 30
+"""Panels that are laid out by measuring their labels."""
 _MARKERS_UP_TO = 12
 """Panels: in smaller ones markers would hide the curves."""
 
@@ -78,17 +80,20 @@ def esd(
         UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
     """
     chosen = _chosen(report, modules, layers, roles, several=bool(others))
+    chosen, notes = (chosen, []) if modules else few_of_each(chosen)
     groups = _across((report, *others), chosen) if others else _within(report, chosen)
     if not groups:
         raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum")
     detailed = max(map(len, groups.values())) <= _DETAILS_UP_TO
-    notes = [] if detailed else [f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel"]
+    if not detailed:
+        notes.append(f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel")
     curves = [c for held in groups.values() for c in held]
     span = span_of(curves)
     if any(c.eigenvalues[0] < span[0] for c in curves):
         notes.append("the smallest eigenvalues lie to the left")
     columns, width, height, most = _sizes(len(groups))
-    figure = new_figure(width, height, "Density of eigenvalues", report_caption(report, *others, notes=tuple(notes)))
+    caption = report_caption(report, *others, notes=tuple(notes))
+    figure = new_figure(width, height, "Density of eigenvalues", caption, fixed=len(groups) > _MEASURED_UP_TO)
     found = panels(figure, len(groups), columns)
     hide_inner(found)
     heights: list[float] = []
@@ -275,4 +280,4 @@ def _sizes(n: int) -> tuple[int, float, float, int]:
         return 1, 8.6, 4.4, 6
     columns = n if n <= 3 else 4 if n <= 12 else 6 if n <= 30 else 8
     width, height = (3.4, 2.6) if n <= 4 else (2.5, 2.0) if n <= 12 else (1.7, 1.5) if n <= 30 else (1.45, 1.25)
-    return columns, width * columns + 2.2, height * -(-n // columns) + 1.0, 5 if n <= 4 else 4 if n <= 12 else 3
+    return columns, width * columns + 3.0, height * -(-n // columns) + 1.0, 5 if n <= 4 else 4 if n <= 12 else 3

@@ -20,7 +20,7 @@ from specdiag.views.figures.axes import Panel, hide_inner
 from specdiag.views.figures.balance import draw_types, types
 from specdiag.views.figures.decay import base, check_plan
 from specdiag.views.figures.scree import by_role, draw_curve, relative_singular_values
-from specdiag.views.figures.selection import column
+from specdiag.views.figures.selection import column, few_of_each
 from specdiag.views.figures.style import (
     INK,
     ROLE_STYLES,
@@ -57,10 +57,11 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
     name = column(report, "alpha")
     check_plan(plan, report)
     roles = types(reports, name)
-    groups = by_role(report, [r for r in report if r.role in roles and r.family in ("attention", "mlp")])
+    drawn, notes = few_of_each([r for r in report if r.role in roles and r.family in ("attention", "mlp")])
+    groups = by_role(report, drawn)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows = -(-len(groups) // columns)
-    caption = f"{report_caption(*reports)} · {plan_caption(plan)}"
+    caption = f"{report_caption(*reports, notes=tuple(notes))} · {plan_caption(plan)}"
     figure = new_figure(12.5, 4.4 + 2.0 * rows, "The AlphaDecay paper's figures 1a, 1b and 2", caption)
     above, below = figure.add_gridspec(2, 1, height_ratios=[3.4, 2.0 * rows])
     upper, lower = above.subgridspec(1, 2, width_ratios=[1, 3]), below.subgridspec(rows, columns)

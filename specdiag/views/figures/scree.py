@@ -18,7 +18,7 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_quantiles
 from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
-from specdiag.views.figures.selection import choose, in_role_order, role_label
+from specdiag.views.figures.selection import choose, few_of_each, in_role_order, role_label
 from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, report_caption, styled
 
 _POINTS = 120
@@ -46,11 +46,14 @@ def scree(
     Raises:
         UsageError: nothing of the kind is in the report, or it was saved without eigenvalues.
     """
-    groups = by_role(report, choose(report, modules, layers, roles))
+    chosen = choose(report, modules, layers, roles)
+    chosen, notes = (chosen, []) if modules else few_of_each(chosen)
+    groups = by_role(report, chosen)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     known = [r.layer for group in groups.values() for r in group if r.layer is not None]
     width, height = 2.7 * columns + 1.2, 2.3 * -(-len(groups) // columns) + 1.0
-    figure = new_figure(max(width, 5.5), height, "Singular values by rank, over the largest", report_caption(report))
+    caption = report_caption(report, notes=tuple(notes))
+    figure = new_figure(max(width, 5.5), height, "Singular values by rank, over the largest", caption)
     norm = Normalize(min(known, default=0), max(known, default=1))
     curves = {role: [relative_singular_values(report, r) for r in group] for role, group in groups.items()}
     longest = max(len(s) for group in curves.values() for s in group)

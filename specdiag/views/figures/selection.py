@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,6 +18,7 @@ from specdiag.spectra.null import alpha_null_square
 Basis = Literal["alpha", "square"]
 Place = tuple[str | None, int | None, str, str | None, int]
 """Component, layer, role, part, and which of several that share these."""
+_OF_EACH = 4
 _COLUMNS: dict[str, str] = {"alpha": "alpha", "square": "alpha_square"}
 
 
@@ -120,6 +122,22 @@ def by_place(report: SpectralReport) -> dict[Place, ModuleRecord]:
             nth += 1
         found[*place, nth] = r
     return found
+
+
+def few_of_each(records: Sequence[ModuleRecord]) -> tuple[list[ModuleRecord], list[str]]:
+    """The first few matrices of each role in a layer, and a note where that leaves some out: experts are hundreds."""
+    met: Counter[tuple[str | None, int, str]] = Counter()
+    kept: list[ModuleRecord] = []
+    for r in records:
+        if r.layer is not None:
+            place = (r.component, r.layer, role_label(r))
+            met[place] += 1
+            if met[place] > _OF_EACH:
+                continue
+        kept.append(r)
+    if len(kept) == len(records):
+        return kept, []
+    return kept, [f"of up to {max(met.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
 
 
 @cache

@@ -38,6 +38,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "figure.facecolor": "white",
     "figure.titlesize": 11,
     "savefig.facecolor": "white",
@@ -112,13 +114,24 @@ def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
     return wrapper
 
 
-def new_figure(width: float, height: float, title: str, caption: str) -> ReportFigure:
-    """An empty figure of so many inches, with its title, and its caption below everything else."""
-    figure = ReportFigure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, title: str, caption: str, *, fixed: bool = False) -> ReportFigure:
+    """An empty figure of so many inches, with its title, and its caption below everything else.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        title: above all panels.
+        caption: source and settings.
+        fixed: margins for a grid of many equal panels, where measuring every label takes longer than drawing it.
+    """
+    figure = ReportFigure(figsize=(width, height), layout=None if fixed else "constrained")
     FigureCanvasAgg(figure)
-    at = 0.1 / width
-    figure.suptitle(_wrapped(title, (width - _LEGEND) * _TITLE), x=at, ha="left", fontweight="bold")
-    figure.supxlabel(_wrapped(caption, width * _CAPTION), x=at, ha="left", fontsize=_CAPTION_SIZE, color=FAINT)
+    if fixed:
+        figure.subplots_adjust(0.75 / width, 0.85 / height, 1 - _LEGEND / width, 1 - 0.75 / height, 0.1, 0.42)
+    top, bottom = ({"y": 1 - 0.1 / height}, {"y": 0.08 / height}) if fixed else ({}, {})
+    at: dict[str, Any] = {"x": 0.1 / width, "ha": "left"}
+    figure.suptitle(_wrapped(title, (width - _LEGEND) * _TITLE), **at, **top, fontweight="bold")
+    figure.supxlabel(_wrapped(caption, width * _CAPTION), **at, **bottom, fontsize=_CAPTION_SIZE, color=FAINT)
     return figure
 
 
