@@ -14,6 +14,7 @@ from .audit import audit
 from .compare import compare
 from .plot import plot
 from .recommend import recommend
+from .report import report
 from .trajectory import trajectory
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(analyze)
 app.command()(recommend)
 app.command()(plot)
+app.command()(report)
 app.command()(audit)
 app.command()(compare)
 app.command()(trajectory)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.report import SpectralReport, load_report
+    from specdiag.views.html.page import html_report
     from specdiag.trajectories.records import Trajectory, load_trajectory
     from specdiag.trajectories.tracing import TrajectoryInterrupted, trajectory
 
@@ -45,6 +46,7 @@ _HOMES = {
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
     "load_plan": "decay.plan",
+    "html_report": "views.html.page",
     "plot": "plot",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
@@ -89,6 +91,7 @@ __all__ = [
     "analyze",
     "audit",
     "compare",
+    "html_report",
     "load_plan",
     "load_report",
     "load_trajectory",

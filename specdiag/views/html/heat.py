@@ -1,0 +1,133 @@
+"""Layers by roles as coloured cells, each a link to the spectrum behind it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm, Normalize, to_hex
+
+from specdiag.records import ModuleRecord
+from specdiag.views.figures.selection import in_role_order, null, role_label, value
+from specdiag.views.figures.style import LAYERS
+
+_NUMBERS_UP_TO = 16
+"""Layers: beyond, numbers would widen the cells beyond a screen."""
+_DECADES = 100
+_LEGEND_STOPS = 9
+
+
+class Cell(NamedTuple):
+    """One role of one layer."""
+
+    record: str
+    """Name of the first of its matrices."""
+    about: str
+    text: str
+    background: str
+    ink: str
+
+
+class Row(NamedTuple):
+    """One role; a cell a layer, None where there is no value."""
+
+    label: str
+    cells: list[Cell | None]
+
+
+class Heatmap(NamedTuple):
+    """One metric by layer and role."""
+
+    metric: str
+    layers: list[int]
+    rows: list[Row]
+    elsewhere: list[Cell]
+    """Of matrices outside of the layers."""
+    low: float
+    high: float
+    legend: str
+    """A CSS gradient from low to high."""
+    null: float | None
+    """What noise scores in the metric, where its shape plays no part."""
+    several: bool
+    """Whether cells hold medians of several matrices."""
+    wide: bool
+    """Too many layers for numbers in the cells."""
+
+
+def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
+    """alpha_square by layer and role, or alpha without it; None where no matrix has either."""
+    metric = next((m for m in ("alpha_square", "alpha") if any(value(r, m) is not None for r in records)), None)
+    if metric is None:
+        return None
+    groups: dict[tuple[str, int | None], list[ModuleRecord]] = defaultdict(list)
+    for r in in_role_order(records):
+        if value(r, metric) is not None:
+            groups[_label(r), r.layer].append(r)
+    placed = [layer for _, layer in groups if layer is not None]
+    layers = list(range(min(placed), max(placed) + 1)) if placed else []
+    norm = _norm([_median(group, metric) for group in groups.values()])
+    wide = len(layers) > _NUMBERS_UP_TO
+    cells = {place: _cell(place, group, metric, norm, wide=wide) for place, group in groups.items()}
+    nulls = [v for r in records if metric == "alpha_square" and (v := null(r, metric)) is not None]
+    return Heatmap(
+        metric=metric,
+        layers=layers,
+        rows=[Row(label, [cells.get((label, layer)) for layer in layers]) for label in _labels(cells)],
+        elsewhere=[
+            _cell((r.key, None), [r], metric, norm, wide=False)._replace(text=f"{r.key} {_short(value(r, metric))}")
+            for (_, layer), group in groups.items()
+            for r in (group if layer is None else ())
+        ],
+        low=norm.vmin or 0.0,
+        high=norm.vmax or 0.0,
+        legend=", ".join(to_hex(colormaps[LAYERS](i / (_LEGEND_STOPS - 1))) for i in range(_LEGEND_STOPS)),
+        null=median(nulls) if nulls else None,
+        several=any(len(group) > 1 for (_, layer), group in groups.items() if layer is not None),
+        wide=wide,
+    )
+
+
+def _label(record: ModuleRecord) -> str:
+    return role_label(record) if record.component is None else f"{record.component} {role_label(record)}"
+
+
+def _labels(cells: Mapping[tuple[str, int | None], Cell]) -> list[str]:
+    return list(dict.fromkeys(label for label, layer in cells if layer is not None))
+
+
+def _cell(
+    place: tuple[str, int | None], group: Sequence[ModuleRecord], metric: str, norm: Normalize, *, wide: bool
+) -> Cell:
+    v = _median(group, metric)
+    red, green, blue, alpha = colormaps[LAYERS](norm(v))
+    light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+    label, layer = place
+    where = label if layer is None else f"{label}, layer {layer}"
+    of = f" (median of {len(group)})" if len(group) > 1 else ""
+    text = "" if wide else _short(v)
+    return Cell(
+        group[0].key,
+        f"{where}: {metric} {v:.3f}{of}",
+        text,
+        to_hex((red, green, blue, alpha)),
+        "#222" if light else "#fff",
+    )
+
+
+def _median(group: Sequence[ModuleRecord], metric: str) -> float:
+    return median(v for r in group if (v := value(r, metric)) is not None)
+
+
+def _norm(values: Sequence[float]) -> Normalize:
+    low, high = min(values), max(values)
+    if low > 0 and high / low > _DECADES:
+        return LogNorm(low, high)
+    return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
+
+
+def _short(v: float | None) -> str:
+    return "" if v is None else f"{v:.2f}" if abs(v) < 100 else f"{v:.0f}"

@@ -1,0 +1,52 @@
+"""plotly for the page, from its own package: compressed, and unpacked by the page when a spectrum is first opened.
+
+Its script is 4.8 MB; packed it takes 2, and a page that nobody touches does not run it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from specdiag.views.html.spectrum import Spectrum
+
+
+class Plotly(NamedTuple):
+    """The script, as the page carries it."""
+
+    packed: str
+    """Base64 of its gzip."""
+    digest: str
+    """What the page's security policy knows it by."""
+
+
+def plotly() -> Plotly | None:
+    """plotly's script, or None where the package is not installed."""
+    found = find_spec("plotly")
+    if found is None or not found.submodule_search_locations:
+        return None
+    script = Path(found.submodule_search_locations[0], "package_data", "plotly.min.js")
+    if not script.is_file():
+        return None
+    content = script.read_bytes()
+    return Plotly(base64.b64encode(gzip.compress(content, mtime=0)).decode(), digest(content))
+
+
+def digest(script: bytes) -> str:
+    """A script as a Content-Security-Policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}"
+
+
+def curves(drawn: Spectrum) -> dict[str, Any]:
+    """A spectrum for the page's script: the span and the densities of its bins, and whatever else there is."""
+    return {
+        "span": (drawn.low, drawn.high),
+        "density": drawn.density,
+        "fit": drawn.fit,
+        "bulk": drawn.bulk,
+        "permuted": drawn.permuted,
+    }

@@ -1,0 +1,263 @@
+"""The page: what each part of it says about a report. Nothing is computed here that the report does not hold."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup, escape
+from msgspec.structs import asdict
+
+from specdiag.auditing import wording
+from specdiag.auditing.auditor import audit
+from specdiag.auditing.records import AuditReport, Finding
+from specdiag.decay.plan import DecayPlan
+from specdiag.errors import UsageError
+from specdiag.recommendation import recommend
+from specdiag.records import ModuleRecord, Settings
+from specdiag.report import SpectralReport, check_writable, write_atomically
+from specdiag.views import plan_sentences, sentences
+from specdiag.views.figures.style import plan_caption
+from specdiag.views.html import interactive, tables
+from specdiag.views.html.chart import HEIGHT, WIDTH, Chart, chart
+from specdiag.views.html.heat import heatmap
+from specdiag.views.html.spectrum import Spectrum, spectrum
+
+_SKIPPED_UP_TO = 300
+
+
+class Module(NamedTuple):
+    """The panel of one matrix."""
+
+    record: ModuleRecord
+    exponent: str
+    facts: list[tuple[str, str]]
+    chart: Chart | None
+    why_not: str
+    """Why there is no chart."""
+
+
+class Found(NamedTuple):
+    """The findings of one check."""
+
+    first: Finding
+    explanation: str
+    n: int
+    shown: list[tuple[str, str, str]]
+    """Module, value and threshold of a few."""
+
+
+class Plan(NamedTuple):
+    """A decay plan, or why there is none."""
+
+    origin: str
+    sentences: list[str]
+    table: tables.Table | None
+
+
+def html_report(
+    report: SpectralReport, *, plan: DecayPlan | None = None, path: str | os.PathLike[str] | None = None
+) -> str:
+    """A report as one HTML page that needs no network: findings, tables, heatmap, plan, and every module's spectrum.
+
+    With plotly installed (`specdiag[report]`) an opened spectrum can be zoomed. Equal input gives an equal page.
+
+    Args:
+        report: what `analyze` found; its spectra are shown where it carries its eigenvalues.
+        plan: a decay plan for it; None for what `recommend` makes of it by default.
+        path: an .html file to write as well, whole or not at all.
+
+    Raises:
+        UsageError: `path` is no .html file, or a place that cannot be written.
+
+    Example:
+        >>> page = specdiag.html_report(report, path="name.html")  # doctest: +SKIP
+    """
+    if path is not None:
+        check_target(Path(path))
+    page = _render(report, plan)
+    if path is not None:
+        write_atomically(Path(path), page.encode())
+    return page
+
+
+def check_target(path: Path) -> None:
+    """Raise UsageError now if no page could be saved as `path` later."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"a page is saved as .html, not '{path.name}'")
+    check_writable(path)
+
+
+def _render(report: SpectralReport, plan: DecayPlan | None) -> str:
+    drawn = [_drawn(report, r) for r in report]
+    links = {r.key: f"m{i}" for i, r in enumerate(report)}
+    audited = audit(report)
+    plotly = interactive.plotly()
+    script = _data("report.js")
+    environment = Environment(
+        loader=DictLoader({"report": _data("report.html.j2")}),
+        autoescape=True,
+        finalize=_plain,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["foldable"] = _foldable
+    return environment.get_template("report").render(
+        report=report,
+        source=report.source,
+        settings=report.settings,
+        tail=_tail(report.settings),
+        selection=_selection(report.settings),
+        coverage=sentences.coverage(report.summary),
+        verdict=_verdict(report),
+        audit=audited,
+        findings=_findings(audited),
+        audited=wording.coverage(audited),
+        roles=tables.role_table(report.summary.roles),
+        contrasts=tables.contrast_table(report.summary.contrasts),
+        heat=heatmap(report.records),
+        records=tables.record_table(report.records, links),
+        skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
+        plan=_plan(report, plan, links),
+        modules=[_module(r, *found) for r, found in zip(report, drawn, strict=True)],
+        links=links,
+        width=WIDTH,
+        height=HEIGHT,
+        provenance=_provenance(report),
+        style=Markup(_data("style.css")),
+        script=Markup(script),
+        digests=[interactive.digest(script.encode()), *([plotly.digest] if plotly else [])],
+        plotly=plotly,
+        curves=_json([None if d is None else interactive.curves(d) for d, _ in drawn]) if plotly else "",
+    )
+
+
+def _data(name: str) -> str:
+    return files("specdiag.views.html").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plain(value: object) -> str:
+    """What is put into the page: characters that do not show, or that turn the text around, are written out."""
+    return value if isinstance(value, Markup) else wording.plain(str(value))
+
+
+def _foldable(name: str) -> Markup:
+    """A name that a narrow column may break after a dot."""
+    return Markup(".<wbr>").join(escape(_plain(part)) for part in name.split("."))
+
+
+def _drawn(report: SpectralReport, record: ModuleRecord) -> tuple[Spectrum | None, str]:
+    try:
+        found = spectrum(report, record)
+    except UsageError as error:
+        return None, str(error)
+    return found, "" if found else f"There is no spectrum: {record.status}."
+
+
+def _verdict(report: SpectralReport) -> list[str]:
+    summary, records = report.summary, report.records
+    unknown = summary.unrecognised
+    return [
+        *sentences.contrast(summary),
+        *sentences.few(records),
+        *sentences.trouble(records),
+        *sentences.tails(records),
+        *sentences.traps(records),
+        *sentences.balance(summary),
+        *([f"{len(unknown)} names are unknown, analysed as 'other': {', '.join(unknown[:5])}"] if unknown else []),
+        *report.provenance.notes,
+    ]
+
+
+def _findings(found: AuditReport) -> list[Found]:
+    return [
+        Found(
+            group[0],
+            wording.explanation(group[0]),
+            len(group),
+            [(f.module or "the checkpoint", wording.value(f), wording.limit(f)) for f in group[: wording.FEW]],
+        )
+        for group in wording.groups(found)
+    ]
+
+
+def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Module:
+    shown = {
+        name: value for name, value in asdict(record).items() if value is not None and name not in ("name", "part")
+    }
+    return Module(
+        record,
+        f"alpha {tables.number(record.alpha, 3)} (null {tables.number(record.alpha_null, 3)}), "
+        f"alpha_square {tables.number(record.alpha_square, 3)}",
+        [(name, f"{v:.6g}" if isinstance(v, float) else str(v)) for name, v in shown.items()],
+        None if drawn is None else chart(drawn),
+        why_not,
+    )
+
+
+def _plan(report: SpectralReport, given: DecayPlan | None, links: Mapping[str, str]) -> Plan:
+    try:
+        plan = given or recommend(report)
+    except UsageError as error:
+        return Plan("No plan could be made.", [str(error)], None)
+    origin = "As given" if given else "Made here, by the default of specdiag recommend"
+    said = [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
+    if plan.base_weight_decay is None:
+        said.append("No base decay is known: these are ratios alone.")
+    if plan.verdict is not None:
+        said += [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]
+    names = {r.name for r in report}
+    strange = [e.name for e in plan.entries if e.name not in names]
+    if strange:
+        said.insert(0, f"{len(strange)} of its Parameters are not in this report, such as {strange[0]}.")
+    return Plan(f"{origin}: {plan_caption(plan)}.", said, tables.plan_table(plan, _first_parts(report, links)))
+
+
+def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, str]:
+    """The panel of each Parameter: of its first part, where it has several."""
+    found: dict[str, str] = {}
+    for r in report:
+        found.setdefault(r.name, links[r.key])
+    return found
+
+
+def _tail(settings: Settings) -> str:
+    fraction = f" at tail fraction {settings.tail_fraction:g}" if settings.tail in ("hill", "hill-paper") else ""
+    return settings.tail + fraction
+
+
+def _selection(settings: Settings) -> str:
+    """What was asked for of the checkpoint; empty for all of it."""
+    asked: dict[str, Sequence[str]] = {
+        "include": settings.include,
+        "exclude": settings.exclude,
+        "role": settings.roles,
+        "experts": () if settings.experts is None else (f"{settings.experts} of each stack (seed {settings.seed})",),
+        "role map": () if settings.role_map is None else (settings.role_map,),
+    }
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in asked.items() if values)
+
+
+def _provenance(report: SpectralReport) -> Markup:
+    """Everything that the numbers depend on, as JSON; no invisible character is left in it."""
+    said = {
+        "source": report.source,
+        "settings": report.settings,
+        "provenance": report.provenance,
+        "complete": report.complete,
+        "statuses": dict(Counter(r.status for r in report)),
+    }
+    text = msgspec.json.format(msgspec.json.encode(said), indent=2).decode()
+    return Markup("\n").join(escape(wording.plain(line)) for line in text.splitlines())
+
+
+def _json(value: Any) -> Markup:
+    """JSON without `<`, for a script element: it cannot be ended from within."""
+    return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))

@@ -1,0 +1,81 @@
+"""The few numbers of one spectrum that are drawn: a histogram, the fit and the nulls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from specdiag.records import ModuleRecord
+from specdiag.report import SpectralReport
+from specdiag.spectra.null import mp_density
+from specdiag.views.figures.axes import log_bins
+from specdiag.views.figures.esd import Curve, curve, span_of
+
+Point = tuple[float, float]
+
+_BULK_POINTS = 24
+
+
+class Spectrum(NamedTuple):
+    """What is drawn of one ESD: the density in equal bins of log(eigenvalue), some 60 numbers for thousands."""
+
+    low: float
+    """Edges of the first and the last bin."""
+    high: float
+    density: tuple[float, ...]
+    fit: tuple[Point, Point] | None
+    """Ends of the fitted power law, from its threshold to the largest eigenvalue: a straight line, log-log."""
+    bulk: tuple[Point, ...]
+    """The Marchenko-Pastur density of this shape."""
+    permuted: float | None
+    """Largest eigenvalue of the matrix with its entries permuted."""
+    n_left: int
+    """Eigenvalues below `low`, zeros included."""
+
+
+def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
+    """What is drawn of one record's eigenvalues; None where there are none.
+
+    Raises:
+        UsageError: the report was saved without eigenvalues.
+    """
+    held = curve(report, record, "", "", "")
+    if held is None or not held.eigenvalues.size:
+        return None
+    low, high = span_of([held])
+    edges = log_bins([held.eigenvalues], low, high)
+    counts = np.histogram(held.eigenvalues, edges)[0]
+    return Spectrum(
+        low,
+        high,
+        tuple(_short(v) for v in counts / (np.diff(edges) * held.n)),
+        _fit(held),
+        _bulk(held, low),
+        None if record.rand_spectral_norm is None else _short(record.rand_spectral_norm**2),
+        held.n - int(counts.sum()),
+    )
+
+
+def _fit(held: Curve) -> tuple[Point, Point] | None:
+    """The power law with the tail's share of the mass. FARMS fits other eigenvalues, those of windows."""
+    r = held.record
+    if r.alpha is None or r.xmin is None or r.k is None or r.tail == "farms":
+        return None
+    height, high = r.k / held.n * (r.alpha - 1) / r.xmin, float(held.eigenvalues[-1])
+    return (_short(r.xmin), _short(height)), (_short(high), _short(height * (high / r.xmin) ** -r.alpha))
+
+
+def _bulk(held: Curve, low: float) -> tuple[Point, ...]:
+    edge = held.record.mp_edge
+    if edge is None or edge <= low:
+        return ()
+    n, m = sorted((held.record.rows, held.record.cols))
+    variance = edge / (n**0.5 + m**0.5) ** 2
+    at = np.geomspace(max(variance * (m**0.5 - n**0.5) ** 2 * 1.0001, low), edge * 0.9999, _BULK_POINTS)
+    return tuple((_short(x), _short(y)) for x, y in zip(at, mp_density(at, (n, m), variance), strict=True) if y > 0)
+
+
+def _short(value: float) -> float:
+    """Three digits: more than a pixel shows."""
+    return float(f"{value:.3g}")
