@@ -18,6 +18,7 @@ from specdiag.records import Contrast, ModuleRecord, RoleSummary
 EXTREMES = 10
 ALL_UP_TO = 60
 DEPTH_BINS = 6
+_NOTHING = "·"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Column:
 def number(value: float | int | None, digits: int = 2) -> str:
     """A number for a person; a dot where there is none."""
     if value is None:
-        return "·"
+        return _NOTHING
     text = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text
 
@@ -44,10 +45,10 @@ def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:
 
 
 def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int) -> Group:
-    """A table of `rows` that fits into `width` by leaving columns out; the first column folds if need be."""
+    """A table of `rows` that fits into `width` by leaving columns out, empty ones first; the first column folds."""
     rows = list(rows)
-    shown = list(columns)
     cells = {c.head: [c.cell(row) for row in rows] for c in columns}
+    shown = [c for c in columns if not rows or any(cell != _NOTHING for cell in cells[c.head])]
     wide = {c.head: max(map(cell_len, [c.head, *cells[c.head]])) for c in columns}
     while sum(wide[c.head] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
         shown.remove(max(shown, key=lambda c: c.drop))
@@ -89,9 +90,11 @@ def contrast_table(contrasts: Sequence[Contrast], width: int) -> Group:
         Column("p", lambda c: f"{c.p:.2g}", 1),
         Column("p Holm", lambda c: f"{c.p_holm:.2g}", 2),
         Column("AUC", lambda c: f"{c.auc:.2f}", 4),
-        Column("random > 0", lambda c: "·" if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"),
-        Column("random diff.", lambda c: "·" if c.random_difference is None else f"{c.random_difference:+.3f}"),
-        Column("random p", lambda c: "·" if c.random_p is None else f"{c.random_p:.2g}", 5),
+        Column(
+            "random > 0", lambda c: _NOTHING if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"
+        ),
+        Column("random diff.", lambda c: _NOTHING if c.random_difference is None else f"{c.random_difference:+.3f}"),
+        Column("random p", lambda c: _NOTHING if c.random_p is None else f"{c.random_p:.2g}", 5),
     )
     return draw("MLP - attention per layer (positive: attention heavier-tailed)", columns, contrasts, width)
 
@@ -103,7 +106,7 @@ def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Gro
         Column("role", lambda r: r.role, right=False),
         Column("shape", lambda r: f"{r.rows}x{r.cols}" + (f" x{r.n_slices}" if r.n_slices > 1 else ""), 1),
         Column("alpha", lambda r: number(r.alpha, 3) if r.status == "ok" else r.status),
-        Column("± arith.", lambda r: "·" if r.alpha_error is None else f"{r.alpha_error:.0e}", 7),
+        Column("± arith.", lambda r: _NOTHING if r.alpha_error is None else f"{r.alpha_error:.0e}", 7),
         field("null", "alpha_null", 3),
         field("rho", "rho", drop=2),
         field("z", "z", 0, drop=5),
@@ -119,7 +122,7 @@ def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Gro
 
 def _three_fractions(r: ModuleRecord) -> str:
     values = (r.alpha_25, r.alpha_50, r.alpha_75)
-    return "·" if values == (None, None, None) else "/".join(number(v) for v in values)
+    return _NOTHING if values == (None, None, None) else "/".join(number(v) for v in values)
 
 
 def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:
@@ -139,7 +142,7 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
         low, high = b * size, min(last, (b + 1) * size - 1)
         return Column(
             f"{low}-{high}" if high > low else f"{low}",
-            lambda role: number(median(cells[role, b])) if cells[role, b] else "·",
+            lambda role: number(median(cells[role, b])) if cells[role, b] else _NOTHING,
         )
 
     columns = (Column("role", str, right=False), *(column(b) for b in range(last // size + 1)))
@@ -166,4 +169,4 @@ def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Group:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return "·" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+    return _NOTHING if low is None or high is None else f"{low:.2f}-{high:.2f}"
