@@ -117,6 +117,7 @@ def recommend(
             role=p.role,
             family=p.family,
             layer=p.layer,
+            component=p.component,
             n_parameters=p.n_parameters,
             value=values[i],
             part_values={r.part: getattr(r, read) for r in p.records if r.part is not None},

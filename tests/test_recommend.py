@@ -410,7 +410,7 @@ def test_other_exports() -> None:
     assert read["base_weight_decay"] == 0.1
     assert len(read["entries"]) == 56
     assert (
-        export_plan(plan, "csv").decode().splitlines()[0].startswith("name,role,family,layer,n_parameters,value,ratio")
+        export_plan(plan, "csv").decode().splitlines()[0].startswith("name,role,family,layer,component,n_parameters,value,ratio")
     )
     assert export_plan(plan, "md").decode().count("\n") == 58
     assert json.loads(export_plan(plan, "json"))["rule"] == "linear"

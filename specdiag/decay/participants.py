@@ -52,6 +52,11 @@ class Participant:
         return self.records[0].layer
 
     @property
+    def component(self) -> str | None:
+        """The piece of the model."""
+        return self.records[0].component
+
+    @property
     def n_parameters(self) -> int:
         """Number of values."""
         return sum(record.rows * record.cols * record.n_slices for record in self.records)

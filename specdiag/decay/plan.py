@@ -31,6 +31,8 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """None where the parts have several roles."""
     family: Family
     layer: int | None = None
+    component: str | None = None
+    """`encoder`, `vision`, ...; None in a model of one piece."""
     n_parameters: int
     value: float | None = None
     """What the rule read, mean over the parts: alpha, alpha_square or a norm. None: no value, ratio 1."""
