@@ -28,6 +28,8 @@ class Kind(StrEnum):
     decay = "decay"
     scree = "scree"
     paper = "paper"
+    trajectory = "trajectory"
+    norms = "norms"
 
 
 class Basis(StrEnum):
@@ -46,6 +48,8 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
     Kind.decay: ("basis", "plan"),
     Kind.scree: _CHOICE,
     Kind.paper: ("plan",),
+    Kind.trajectory: ("role", "metric"),
+    Kind.norms: ("role",),
 }
 _SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
 _ANALYSIS = ("device", "jobs", "memory")
@@ -59,8 +63,8 @@ def plot(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Saved report, hub id, directory or weight file; for decay also a plan. esd, balance and paper take "
-            "several.",
+            help="Saved report, hub id, directory or weight file; for decay also a plan; for trajectory and norms what "
+            "'specdiag trajectory' left. esd, balance and paper take several.",
             show_default=False,
         ),
     ],
@@ -80,7 +84,8 @@ def plot(
         typer.Option("--basis", help="alpha, or square: shape-free.", show_default="balance: square; else alpha"),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="COLUMN", help="Of heatmap.", show_default="alpha_square")
+        str | None,
+        typer.Option("--metric", metavar="COLUMN", help="Of heatmap and trajectory.", show_default="alpha_square"),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan.", show_default="recommend's default")
@@ -90,7 +95,7 @@ def plot(
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
 ) -> None:
-    """Draw spectra and exponents into a file: esd, alpha, balance, heatmap, decay, scree, and the paper's figures.
+    """Draw into a file: esd, alpha, balance, heatmap, decay, scree, the paper's figures, trajectory, norms.
 
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
@@ -108,6 +113,11 @@ def plot(
         from specdiag.decay.plan import load_plan
 
         figure = figures.decay(load_plan(sources[0]))
+    elif kind in (Kind.trajectory, Kind.norms):
+        from specdiag.trajectories.saved import load_trajectory
+
+        choice = {"roles": role or []} | ({"metric": metric} if metric is not None else {})
+        figure = getattr(figures, kind.value)(load_trajectory(sources[0]), **choice)
     else:
         figure = _draw(kind, [_report(source, analysis) for source in sources], given)
     figures.save(figure, out, dpi=dpi)

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.report import SpectralReport, load_report
-    from specdiag.views.html.page import html_report
-    from specdiag.trajectories.records import Trajectory, load_trajectory
+    from specdiag.trajectories.records import Trajectory
+    from specdiag.trajectories.saved import load_trajectory
     from specdiag.trajectories.tracing import TrajectoryInterrupted, trajectory
+    from specdiag.views.html.page import html_report
 
 _HOMES = {
     "analyze": "analysis",
@@ -61,7 +62,7 @@ _HOMES = {
     "SpectralReport": "report",
     "load_report": "report",
     "Trajectory": "trajectories.records",
-    "load_trajectory": "trajectories.records",
+    "load_trajectory": "trajectories.saved",
     "TrajectoryInterrupted": "trajectories.tracing",
     "trajectory": "trajectories.tracing",
 }

@@ -18,11 +18,15 @@ from specdiag.views.figures.balance import balance
 from specdiag.views.figures.decay import decay
 from specdiag.views.figures.esd import esd
 from specdiag.views.figures.heatmap import heatmap
+from specdiag.views.figures.norms import norms
 from specdiag.views.figures.paper import paper
 from specdiag.views.figures.scree import scree
 from specdiag.views.figures.style import render
+from specdiag.views.figures.trajectory import trajectory
 
-__all__ = ["alpha", "balance", "check_target", "decay", "esd", "heatmap", "paper", "save", "scree"]
+__all__ = [
+    "alpha", "balance", "check_target", "decay", "esd", "heatmap", "norms", "paper", "save", "scree", "trajectory",
+]  # fmt: skip
 
 _FORMATS = ("png", "svg", "pdf")
 

@@ -25,10 +25,12 @@ from typer.testing import CliRunner
 
 import specdiag
 import specdiag.analysis
+import specdiag.plot
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.metric_log import latest, read_log
 from specdiag.trajectories.losses import read_losses
-from specdiag.trajectories.records import DroppedStep, Trajectory, load_trajectory
+from specdiag.trajectories.records import DroppedStep, Trajectory
+from specdiag.trajectories.saved import load_trajectory
 from specdiag.trajectories.steps import find_steps
 
 
@@ -344,5 +346,43 @@ def test_command(run, tmp_path):
     assert CliRunner().invoke(app, ["trajectory", str(run), "--metric", "charm"]).exit_code == 2
     found.save(tmp_path / "t.json")
     assert load_trajectory(tmp_path / "t.json") == found
+    for folder in (run, run / "specdiag_trajectory"):
+        again = load_trajectory(folder)
+        assert (again.rows, again.modules) == (found.rows, found.modules)
+    with pytest.raises(SourceError, match="holds no trajectory"):
+        load_trajectory(run / "checkpoint-0")
     with pytest.raises(SourceError, match="is no trajectory"):
         load_trajectory(run / "checkpoint-0" / "config.json")
+
+
+# Figures
+
+
+def test_figures_show_the_medians(run):
+    found = specdiag.trajectory(run)
+    figure = specdiag.plot.trajectory(found, metric="alpha")
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    assert {"q", "k", "v", "o", "up", "down", "embed", "head"} <= set(lines)
+    for role in ("q", "down"):
+        assert list(zip(*lines[role].get_data(), strict=True)) == found.series("alpha", role)
+    null = specdiag.analyze(run / "checkpoint-0")["layers.0.mlp.up_proj.weight"].alpha_null
+    assert any(abs(line.get_ydata()[0] - null) < 0.005 for axes in figure.axes for line in axes.lines)
+    losses = [axes for axes in figure.axes if axes.get_title() == "training loss"]
+    assert list(losses[0].lines[0].get_ydata()) == [v for _, v in found.series("loss")]
+    figure = specdiag.plot.norms(found, roles=("q", "up"))
+    values = [v for _, v in found.series("frobenius_norm", "q")]
+    assert list(figure.axes[0].lines[0].get_ydata()) == [v / values[0] for v in values]
+    assert list(figure.axes[2].lines[1].get_ydata()) == [v for _, v in found.series("stable_rank", "up")]
+    with pytest.raises(UsageError, match="has no role gate"):
+        specdiag.plot.norms(found, roles="gate")
+    with pytest.raises(UsageError, match="unknown metric 'loss'"):
+        specdiag.plot.trajectory(found, metric="loss")
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "norms"])
+def test_plot_command(run, tmp_path, kind):
+    specdiag.trajectory(run)
+    done = CliRunner().invoke(app, ["plot", kind, str(run), "-o", str(tmp_path / "f.svg"), "--role", "q"])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "f.svg").read_bytes().startswith(b"<?xml")
+    assert CliRunner().invoke(app, ["plot", kind, str(tmp_path), "-o", str(tmp_path / "g.svg")]).exit_code == 3

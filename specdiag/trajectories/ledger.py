@@ -53,16 +53,21 @@ def open_ledger(out: Path, run: str, options: Mapping[str, Any]) -> Ledger:
     said = {name: repr(value) for name, value in sorted(options.items())}
     if not path.exists():
         return Ledger(run=run, options=said)
-    try:
-        ledger = msgspec.json.decode(path.read_bytes(), type=Ledger)
-    except (OSError, msgspec.DecodeError) as error:
-        raise SourceError(f"{path} is damaged ({error}): delete it, and every step is analysed again") from error
+    ledger = read_ledger(path)
     if ledger.run != run:
         raise UsageError(f"{out} holds the trajectory of '{ledger.run}': name another folder with --out")
     if ledger.options != said:
         before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, said))
         raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with --out, or delete it")
     return ledger
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Raises SourceError if the file is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Ledger)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SourceError(f"{path} is damaged ({error}): delete it, and every step is analysed again") from error
 
 
 def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> SpectralReport | None:

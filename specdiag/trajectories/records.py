@@ -13,6 +13,9 @@ from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
 
 SCHEMA = 1
 
+OUT_NAME = "specdiag_trajectory"
+"""Of the output folder in a run."""
+
 TRACKED: tuple[str, ...] = (
     "alpha", "rho", "alpha_square", "rho_square", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
     "effective_rank",
@@ -133,19 +136,3 @@ class Trajectory(Record, frozen=True, kw_only=True):
 
         write_atomically(Path(path), self.to_json())
         return Path(path)
-
-
-def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
-    """Read a saved trajectory.
-
-    Raises:
-        SourceError: if the file is missing, or is no trajectory.
-    """
-    from specdiag.errors import SourceError
-
-    try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=Trajectory)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no trajectory ({error}); make one with 'specdiag trajectory'") from error

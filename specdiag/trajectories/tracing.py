@@ -14,13 +14,12 @@ from specdiag.report import SpectralReport
 from specdiag.trajectories.entries import step_entries, step_result, tracked
 from specdiag.trajectories.ledger import Ledger, open_ledger, report_name, save_step, saved_report
 from specdiag.trajectories.losses import Losses, read_losses
-from specdiag.trajectories.records import DroppedStep, StepResult, TrackedModule, Trajectory
+from specdiag.trajectories.records import OUT_NAME, DroppedStep, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.steps import RunStep, find_steps, fingerprint
 
 if TYPE_CHECKING:
     from specdiag.analysis import Progress
 
-OUT_NAME = "specdiag_trajectory"
 _NOT_IN_LEDGER = ("jobs", "memory")
 """Options that change no number."""
 

@@ -1,0 +1,78 @@
+"""What the figures of runs share: a panel of lines over steps, one a role, and the caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from specdiag.errors import UsageError
+from specdiag.records import Family, Role
+from specdiag.trajectories.records import Trajectory
+from specdiag.views.figures.style import ROLE_STYLES
+
+Roles = Sequence[tuple[Family, Role]]
+_MARKERS_UP_TO = 40
+
+
+def roles_with(found: Trajectory, metrics: Sequence[str], wanted: str | Sequence[str]) -> list[tuple[Family, Role]]:
+    """The roles that are asked for and have a value of one of the metrics.
+
+    Raises:
+        UsageError: there is no such role, or none has a value.
+    """
+    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    there = found.roles()
+    missing = [role for role in wanted if role not in {r for _, r in there}]
+    if missing:
+        raise UsageError(
+            f"{found.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in there))}"
+        )
+    chosen: list[tuple[Family, Role]] = [
+        (family, role)
+        for family, role in there
+        if (not wanted or role in wanted) and any(found.series(m, role, family=family) for m in metrics)
+    ]
+    if not chosen:
+        raise UsageError(f"{found.run}: nothing that was asked for has a value of {' or '.join(metrics)}")
+    return chosen
+
+
+def role_lines(axes: Axes, found: Trajectory, metric: str, roles: Roles, *, relative: bool = False) -> None:
+    """A line a role: the median over its matrices at each step, or that over its first value."""
+    for family, role in roles:
+        series = found.series(metric, role, family=family)
+        if not series:
+            continue
+        first = series[0][1] if relative else 1.0
+        look = ROLE_STYLES[role]
+        axes.plot(
+            [step for step, _ in series],
+            [value / first for _, value in series],
+            color=look.colour,
+            marker=look.marker if len(series) <= _MARKERS_UP_TO else "",
+            label=role,
+        )
+
+
+def step_axis(axes: Axes, found: Trajectory) -> None:
+    """All steps of the run, few of them labelled, 143000 as 143k."""
+    first, last = found.steps[0].step, found.steps[-1].step
+    margin = 0.04 * (last - first) or 1.0
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.set_xlabel("step")
+
+
+def run_caption(found: Trajectory, *notes: str) -> str:
+    """The run, its steps, and what a figure adds."""
+    steps = found.steps
+    text = f"{found.run}: {len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}, medians per role"
+    left_out = f"{len(found.dropped)} left out" if found.dropped else ""
+    return " · ".join(part for part in (text, left_out, *notes) if part)
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 and value % 100 == 0 else f"{value:g}"
