@@ -21,6 +21,8 @@ import specdiag
 from specdiag.errors import UsageError
 from specdiag.summary import summarise
 from specdiag.views.html import interactive, page
+from specdiag.views.html.heat import heatmap
+from specdiag.views.html.spectrum import spectrum
 
 ROLES = {
     "self_attn.q_proj": ("q", "attention"), "self_attn.k_proj": ("k", "attention"),
@@ -244,6 +246,48 @@ def test_other_tails(tail):
     text = specdiag.html_report(specdiag.analyze(weights, tail=tail, randomize=True))
     assert f"<dt>alpha ({tail}" in text
     assert ('class="fit"' in text) == (tail != "farms")
+
+
+def test_what_is_drawn_is_the_density(minilm_report):
+    for r in minilm_report:
+        drawn = spectrum(minilm_report, r)
+        values = minilm_report.eigenvalues(r.key)
+        edges = np.geomspace(drawn.low, drawn.high, len(drawn.density) + 1)
+        share = np.sum(np.diff(edges) * drawn.density)
+        assert len(drawn.density) <= 80
+        assert drawn.n_left == (values < drawn.low).sum()
+        assert share == pytest.approx((values >= drawn.low).mean(), rel=0.01)
+        if drawn.fit:
+            (x, y), _ = drawn.fit
+            assert x == pytest.approx(r.xmin, rel=0.01)
+            assert y == pytest.approx((values >= r.xmin).mean() * (r.alpha - 1) / r.xmin, rel=0.01)
+        if len(drawn.bulk) > 20 and drawn.bulk[0][0] < 0.01 * drawn.bulk[-1][0]:
+            x, y = np.array(drawn.bulk).T
+            assert 0.3 < np.trapezoid(y, x) < 1.01
+
+
+def test_cells_of_several_matrices():
+    expert = made_up(2, n=64).records[5]
+    records = tuple(
+        replace_record(expert, name=f"e{i}", component=part, layer=layer, alpha_square=1.0 + i)
+        for i, (part, layer) in enumerate([("vision", 0)] * 3 + [("vision", 2)] + [(None, 1)] * 2)
+    )
+    found = heatmap(records)
+    assert found.several
+    assert found.layers == [0, 1, 2]
+    cells = {row.label: [c and (c.record, c.text) for c in row.cells] for row in found.rows}
+    assert cells == {"vision up": [("e0", "2.00"), None, ("e3", "4.00")], "up": [None, ("e4", "5.50"), None]}
+    assert "median of 3" in found.rows[0].cells[0].about
+    assert heatmap([replace_record(expert, alpha=None, alpha_square=None)]) is None
+    assert heatmap([replace_record(expert, alpha=2.0, alpha_square=None)]).metric == "alpha"
+
+
+def test_a_saved_report_needs_no_torch(minilm_report, tmp_path):
+    minilm_report.save(tmp_path / "a.json")
+    code = (
+        "import specdiag, sys; specdiag.html_report(specdiag.load_report('a.json')); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_path_is_checked_and_written(minilm_report, minilm_page, tmp_path):

@@ -14,7 +14,7 @@ from specdiag.views.figures.esd import Curve, curve, span_of
 
 Point = tuple[float, float]
 
-_BULK_POINTS = 24
+_BULK_POINTS = 40
 
 
 class Spectrum(NamedTuple):
@@ -72,8 +72,11 @@ def _bulk(held: Curve, low: float) -> tuple[Point, ...]:
         return ()
     n, m = sorted((held.record.rows, held.record.cols))
     variance = edge / (n**0.5 + m**0.5) ** 2
-    at = np.geomspace(max(variance * (m**0.5 - n**0.5) ** 2 * 1.0001, low), edge * 0.9999, _BULK_POINTS)
-    return tuple((_short(x), _short(y)) for x, y in zip(at, mp_density(at, (n, m), variance), strict=True) if y > 0)
+    # Even steps of the angle lie dense at both edges of the law, where it is steep.
+    angles = np.pi * (np.arange(_BULK_POINTS, 0, -1) - 0.5) / _BULK_POINTS
+    at = variance * (n + m + 2 * (n * m) ** 0.5 * np.cos(angles))
+    heights = mp_density(at, (n, m), variance)
+    return tuple((_short(x), _short(y)) for x, y in zip(at, heights, strict=True) if x > low and y > 0)
 
 
 def _short(value: float) -> float:
