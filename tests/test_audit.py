@@ -31,6 +31,7 @@ PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn
           "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CONFIG = {
+    "rope_scaling": {"factor": 8.0, "type": "linear"},
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY,
     "hidden_size": WIDTH, "num_attention_heads": 4, "tie_word_embeddings": False,
 }  # fmt: skip
@@ -197,7 +198,9 @@ def missing_matrix(state, config, rng):
 
 
 def vocabulary(state, config, rng):
-    state[HEAD] = state[HEAD][: int(rng.integers(100, VOCABULARY))]
+    """As after resize_token_embeddings without saving the configuration, and the other way round."""
+    rows = int(rng.choice([150, VOCABULARY + 8]))
+    state[HEAD] = np.resize(state[HEAD], (rows, WIDTH)) + 0.01 * rng.standard_normal((rows, WIDTH)).astype("f4")
     return {("vocabulary", HEAD)}
 
 

@@ -193,7 +193,7 @@ def _not_checked(
     }
     reasons = {check.id: reason for check in checks.values() if (reason := absent.get(check.needs)) is not None}
     if opened.is_checkpoint:
-        reasons |= expectations.unsaid(opened.config, report.provenance.architecture)
+        reasons |= expectations.unsaid(report.records, opened.config, report.provenance.architecture)
     partial = _partial(report.settings, report.source) or (None if report.complete else "the report is incomplete")
     if partial is not None:
         reasons |= dict.fromkeys(_STRUCTURE, partial)

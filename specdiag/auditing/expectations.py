@@ -10,7 +10,8 @@ from specdiag.architecture.config import speaking_of
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord, Skipped
 
-_LAYERS = re.compile(r"(\w+_)?(n_)?(layers?|hidden_groups)(_\w+)?|depths")
+_LAYERS = re.compile(r"(\w+_)?(n|num)_(\w+_)?(layers?|hidden_groups)(_\w+)?|(en|de)coder_layers")
+_STAGES = "depths"
 _EXTRA = re.compile(r"num_nextn_predict_layers")
 _WIDTHS = re.compile(r"hidden_size|d_model|n_embd|dim|(\w+_)?embed(ding|dings)?_(\w+_)?(size|dim|width|rank)")
 _VOCABULARY = re.compile(r"vocab_size|n_vocab")
@@ -36,12 +37,17 @@ def expectations(
         yield Observation("head", None, "tie_word_embeddings is false")
 
 
-def unsaid(config: Mapping[str, Any], architecture: str | None) -> dict[str, str]:
-    """The checks that this config.json says too little for, with the reason."""
+def unsaid(records: Sequence[ModuleRecord], config: Mapping[str, Any], architecture: str | None) -> dict[str, str]:
+    """The checks that this config.json, or this architecture, leaves nothing to do, with the reason."""
     if not config:
         return dict.fromkeys(CONFIG_CHECKS, "there is no config.json")
+    reasons: dict[str, str] = {}
+    if not _blocks(records, config):
+        reasons["layers"] = "several pieces, stages, or no attention: their blocks are not counted"
+    if not _over_tokens(records, config):
+        reasons |= dict.fromkeys(("vocabulary", "hidden_size"), "no token embedding or head that is understood")
     silent = {"layers": _LAYERS, "vocabulary": _VOCABULARY, "hidden_size": _WIDTHS}
-    reasons = {check: "config.json does not say it" for check, keys in silent.items() if not _said(config, keys)}
+    reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _said(config, keys)}
     if _tie(config) is not True:
         reasons["tied"] = "config.json does not say tie_word_embeddings: true"
     if not _promises_head(config, architecture):
@@ -50,29 +56,39 @@ def unsaid(config: Mapping[str, Any], architecture: str | None) -> dict[str, str
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
-    """Only of models of one piece and of encoders with decoders: others number the blocks of their pieces freely."""
+    said = _said(config, _LAYERS)
+    allowed = said | {layers + extra for layers in said for extra in _said(config, _EXTRA)}
+    for component, present in _blocks(records, config).items():
+        yield from _unless(allowed, "layers", component, len(present))
+
+
+def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> dict[str | None, set[int]]:
+    """The blocks of a transformer of one piece, or of encoder and decoder. Others number theirs as they like: none."""
     found: dict[str | None, set[int]] = {}
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
             found.setdefault(r.component, set()).add(r.layer)
-    if found.keys() != {None} and not (found.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")):
-        return
-    said = _said(config, _LAYERS)
-    allowed = said | {layers + extra for layers in said for extra in _said(config, _EXTRA)}
-    for component, present in found.items():
-        yield from _unless(allowed, "layers", component, len(present))
+    if _STAGES in config or not any(r.family == "attention" or r.role == "ssm" for r in records):
+        return {}
+    is_pair = found.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")
+    return found if found.keys() == {None} or is_pair else {}
 
 
 def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
+    said = _said(config, _VOCABULARY)
+    has_parts = any(isinstance(v, Mapping) and _said(cast("Any", v), _VOCABULARY) for v in config.values())
+    for r in _over_tokens(records, config):
+        if not has_parts or r.rows < min(said):  # beside pictures, tokens are added to the text's
+            yield from _unless(said, "vocabulary", r.key, r.rows)
+        yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
+
+
+def _over_tokens(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> list[ModuleRecord]:
+    """Embeddings and heads with a row for each token of the text."""
     if any(_CODEBOOKS in str(key) for key in config):
-        return
-    for r in records:
-        if (r.role == "embed" and _TOKENS.fullmatch(r.name)) or (r.role == "head" and _HEAD.fullmatch(r.name)):
-            said = _said(config, _VOCABULARY)
-            has_parts = any(isinstance(value, Mapping) for value in config.values())
-            if not has_parts or r.rows < min(said, default=0):  # beside pictures, tokens are added to the text's
-                yield from _unless(said, "vocabulary", r.key, r.rows)
-            yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
+        return []
+    patterns = {"embed": _TOKENS, "head": _HEAD}
+    return [r for r in records if r.role in patterns and patterns[r.role].fullmatch(r.name)]
 
 
 def _unless(allowed: set[int], check: str, module: str | None, value: int) -> Iterator[Observation]:
@@ -82,15 +98,14 @@ def _unless(allowed: set[int], check: str, module: str | None, value: int) -> It
 
 
 def _said(config: Mapping[str, Any], keys: re.Pattern[str]) -> set[int]:
-    """Every positive integer under such a key, in the parts of config.json too, and the sum of a list of them."""
+    """Every positive integer under such a key, in the parts of config.json too."""
     found: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= _said(cast("Mapping[str, Any]", value), keys)
-        elif keys.fullmatch(str(key)):  # a live configuration has numbers for keys too
-            numbers = cast("list[Any]", value) if isinstance(value, list) else [value]
-            found.add(sum(number for number in numbers if type(number) is int))
-    return {number for number in found if number > 0}
+        elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live configuration has other keys too
+            found.add(value)
+    return found
 
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
