@@ -407,6 +407,29 @@ def test_browser_on_a_phone_and_in_print(on_page, tmp_path):
     assert on_page.pdf().startswith(b"%PDF")
 
 
+def test_browser_opens_a_link_to_a_matrix(on_page, tmp_path):
+    on_page.call("Page.navigate", url="about:blank")
+    on_page.events.clear()
+    on_page.call("Page.navigate", url=(tmp_path / "page.html").as_uri() + "#m3")
+    on_page.wait('document.querySelector("#m3 .main-svg")')
+
+
+def test_browser_without_scripts(tab, minilm_page, minilm_report, tmp_path):
+    (tmp_path / "page.html").write_text(minilm_page, encoding="utf-8")
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.open(tmp_path / "page.html")
+        assert tab.run(COLUMN % 0) == [r.key for r in minilm_report]
+        assert tab.run('document.querySelectorAll("button, input").length') == 0
+        tab.click("#records tbody tr:nth-child(5) a")
+        shown = tab.run("""(() => { const panel = document.querySelector(".module:target");
+            return [panel.innerText, panel.querySelector(".esd").getBoundingClientRect().width]; })()""")
+        assert minilm_report.records[4].key in shown[0]
+        assert shown[1] > 200
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
 def test_browser_without_plotly(tab, bare, minilm_report, tmp_path):
     specdiag.html_report(minilm_report, path=tmp_path / "bare.html")
     tab.open(tmp_path / "bare.html")
