@@ -127,6 +127,21 @@ def test_one_note_for_all_tensors_that_could_not_be_split():
     assert "192 rows do not hold 7 heads" in wrong[0]
 
 
+def test_a_recurrence_that_fuses_its_projections_stays_whole_whatever_its_shape():
+    shapes = {"blk.0.attn_qkv.weight": (192, 64), "blk.0.ssm_out.weight": (64, 64), "blk.3.attn_qkv.weight": (192, 64)}
+    found = modules(shapes, {"num_attention_heads": 4})
+    assert [part.module.role for part in found.parts["blk.3.attn_qkv.weight"]] == ["q", "k", "v"]
+    assert [part.module.role for part in found.parts["blk.0.attn_qkv.weight"]] == ["ssm"]
+    assert len(found.notes) == 1
+    assert found.notes[0].endswith("Analysed as one matrix of role ssm.")
+
+
+def test_heads_of_a_latent_projection_are_one_matrix_about_the_latent_axis():
+    shapes = {"blk.0.attn_k_b.weight": (16, 512, 128), "blk.0.attn_v_b.weight": (16, 128, 512)}
+    found = modules(shapes).parts
+    assert [found[name][0].slicer.shape for name in shapes] == [(1, 2048, 512)] * 2
+
+
 def test_a_patch_convolution_is_known_by_the_config_or_its_name():
     shapes = {"visual.conv1.weight": (64, 3, 16, 16), "visual.conv2.weight": (64, 32, 3, 3)}
     assert [m[0].role for m in roles(shapes).values()] == ["conv", "conv"]

@@ -72,7 +72,7 @@ def _parts(tensor: fused.Tensor, index: int | None = None) -> tuple[list[Piece],
     try:
         found = fused.split(tensor, index)
     except fused.UnknownLayout as error:
-        return [Piece("other", rule.kind, whole(tensor.shape, index))], str(error)
+        return [Piece(rule.role, rule.kind, whole(tensor.shape, index))], str(error)
     return [Piece(role, FAMILY[role], slicer, role) for role, slicer in found], None
 
 
@@ -133,12 +133,16 @@ def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Pie
 
 
 def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
-    """Three axes and no kernel: a projection or table with one axis split in two, or a stack of matrices."""
+    """Three axes and no kernel: a projection or table with one axis split in two, or a stack of matrices.
+
+    In a projection that is stored transposed for each head the axis that is not split lies in the middle.
+    """
     rule = survey.rules[name]
     if rule is None:
         return Piece("other", "other", stack(shape, shape.index(min(shape))))
     if rule.kind in ("attention", "embedding"):
-        axis = 0 if _PATCH.search(survey.names[name].path) else _longest_end(shape)
+        is_middle = rule.kind == "attention" and shape[1] > max(shape[0], shape[2])
+        axis = 0 if _PATCH.search(survey.names[name].path) else 1 if is_middle else _longest_end(shape)
         return Piece(rule.role, rule.kind, about(shape, axis))
     return Piece(rule.role, rule.kind, stack(shape, shape.index(min(shape))))
 

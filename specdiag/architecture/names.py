@@ -73,7 +73,7 @@ def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
         sequence=sequence,
         component=_first_label(stack.split(".") if indices else above, "component"),
         side=_first_label(stack.split(".") if indices else above, "side"),
-        cross=_is_cross(above, below),
+        cross=_is_cross(module[: last + 1], below),
     )
 
 
@@ -143,14 +143,14 @@ def _is_sublayer(above: list[str], i: int) -> bool:
     return above[i] == "layer" and above[max(i - 2, 0)] == "block"
 
 
-def _is_cross(above: list[str], below: Mapping[str, frozenset[str]]) -> bool:
+def _is_cross(path: list[str], below: Mapping[str, frozenset[str]]) -> bool:
     """Whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
-    for i in range(len(above) - 1, -1, -1):
-        if _CROSS.search(above[i]):
+    for i in range(len(path) - 1, -1, -1):
+        if _CROSS.search(path[i]):
             return True
-        if above[i] == "multihead_attn" and "self_attn" in below[".".join(above[:i])]:
+        if path[i] == "multihead_attn" and "self_attn" in below[".".join(path[:i])]:
             return True
-        if "self" in snake(above[i]).split("_")[:-1]:
+        if "self" in snake(path[i]).split("_")[:-1]:
             return False
     return False
 

@@ -91,7 +91,7 @@ def modules(
         parts[name] = tuple(_part(found, name, piece, mapped.get(name)) for piece in pieces)
         if problem is not None:
             whole[name] = problem
-    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(whole))
+    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(whole, parts))
 
 
 def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
@@ -122,13 +122,13 @@ def _part(found: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Par
     return Part(module, piece.slicer)
 
 
-def _notes(whole: Mapping[str, str]) -> list[str]:
+def _notes(whole: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> list[str]:
     """One sentence for all fused tensors of a kind that were left whole."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for name, problem in whole.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
         f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} could not be split into "
-        f"the matrices that it fuses: {problem}. Analysed as one matrix of role other."
+        f"the matrices that it fuses: {problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
         for (_, problem), names in kinds.items()
     ]
