@@ -16,6 +16,7 @@ from .plot import plot
 from .recommend import recommend
 from .report import report
 from .trajectory import trajectory
+from .watch import watch
 
 app = typer.Typer(
     name="specdiag",
@@ -31,6 +32,7 @@ app.command()(report)
 app.command()(audit)
 app.command()(compare)
 app.command()(trajectory)
+app.command()(watch)
 
 
 def _print_version(value: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.errors import UsageError
@@ -11,6 +13,7 @@ from . import output, tables
 
 if TYPE_CHECKING:
     from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
+    from specdiag.trajectories.watching import Observation
 
 _MOST = 20
 _OVERVIEW = ("alpha", "alpha_square", "frobenius_norm", "spectral_norm", "stable_rank")
@@ -57,6 +60,28 @@ def default_metric(found: Trajectory) -> str:
     """What is shown where nothing is asked for: the first of these that has values."""
     metrics = ("alpha_square", "alpha", "frobenius_norm")
     return next((m for m in metrics if any(r.metric == m for r in found.rows)), "alpha")
+
+
+@contextmanager
+def sinks(names: Sequence[str], run: str, out: Path | None) -> Generator[Callable[[Observation], None]]:
+    """Opens other trackers, yields what sends them an observation, and closes them."""
+    from specdiag.trajectories.records import OUT_NAME, StepResult
+    from specdiag.trajectories.sinks import open_sink, tagged
+
+    folder = out or (Path(run) if Path(run).is_dir() else Path()) / OUT_NAME
+    opened = [open_sink(name, run, folder) for name in names]
+
+    def send(seen: Observation) -> None:
+        if opened and isinstance(seen.found, StepResult):
+            values = tagged(seen.trajectory, seen.found.step) | {"run/alerts": float(len(seen.alerts))}
+            for sink in opened:
+                sink.log(seen.found.step, values)
+
+    try:
+        yield send
+    finally:
+        for sink in opened:
+            sink.close()
 
 
 def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int] | None = None) -> Any:

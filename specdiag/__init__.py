@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from specdiag.trajectories.records import Trajectory
     from specdiag.trajectories.saved import load_trajectory
     from specdiag.trajectories.tracing import TrajectoryInterrupted, trajectory
+    from specdiag.trajectories.watching import watch
     from specdiag.views.html.page import html_report
 
 _HOMES = {
@@ -65,6 +66,7 @@ _HOMES = {
     "load_trajectory": "trajectories.saved",
     "TrajectoryInterrupted": "trajectories.tracing",
     "trajectory": "trajectories.tracing",
+    "watch": "trajectories.watching",
 }
 
 __all__ = [
@@ -100,6 +102,7 @@ __all__ = [
     "recommend",
     "roles",
     "trajectory",
+    "watch",
 ]
 
 logging.getLogger("specdiag").addHandler(logging.NullHandler())

@@ -1,0 +1,97 @@
+"""One checkpoint analysed in a process of its own, whose memory goes back to the training run that it watches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+from specdiag.records import Record
+from specdiag.report import SpectralReport, load_report
+from specdiag.trajectories.recorder import analysed
+from specdiag.trajectories.steps import RunStep
+
+_REFUSED: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: ComputationError}
+
+
+class _Order(Record, frozen=True, kw_only=True):
+    step: int
+    location: str
+    options: dict[str, Any]
+    report: str
+    spectra: bool
+
+
+def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> SpectralReport:
+    """The report of a step, made by another process.
+
+    Args:
+        step: on this machine.
+        options: of `analyze`, of types that JSON has.
+        spectra: keep the eigenvalues.
+
+    Raises:
+        SourceError: the checkpoint cannot be read.
+        ComputationError: the process died, as where memory ran out.
+    """
+    with tempfile.TemporaryDirectory(prefix="specdiag-") as scratch:
+        report = Path(scratch) / "report.json"
+        order = _Order(step=step.step, location=step.location, options=options, report=str(report), spectra=spectra)
+        data = msgspec.json.encode(order, enc_hook=_plain)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "specdiag.trajectories.one_step"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the one who watches
+        )
+        try:
+            said, _ = child.communicate(data)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        if child.returncode:
+            died = (
+                f"the process that analysed it ended with {child.returncode}: is memory short? See --jobs and --memory"
+            )
+            raise _REFUSED.get(child.returncode, ComputationError)(said.decode(errors="replace").strip() or died)
+        found = load_report(report)
+        return _in_memory(found) if spectra else found
+
+
+def _in_memory(report: SpectralReport) -> SpectralReport:
+    """With its eigenvalues, whose file is about to go."""
+    from dataclasses import replace
+
+    spectra = {r.key: report.eigenvalues(r.key) for r in report if r.n_eigenvalues}
+    return replace(report, _spectra=spectra)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)  # pyright: ignore[reportUnknownArgumentType]
+    raise UsageError(f"a {type(value).__name__} cannot be given to another process: {value!r:.60}")
+
+
+def _main() -> int:
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
+    try:
+        report = analysed(RunStep(order.step, order.location), order.options)
+        report.save(order.report, spectra=order.spectra)
+    except SpecdiagError as error:
+        sys.stdout.write(str(error))
+        return next(code for code, kind in _REFUSED.items() if isinstance(error, kind))
+    except OSError as error:
+        sys.stdout.write(f"{error.strerror}: {error.filename}")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
