@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import options, output
+from . import opening, options, output
 
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan
@@ -104,7 +103,7 @@ def plot(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     _check(kind, sources, given)
-    out = out or Path(_name(sources[0], kind))
+    out = out or Path(f"{opening.stem(sources[0])}.{kind}.png")
     from specdiag import plot as figures
 
     figures.check_target(out)
@@ -119,7 +118,7 @@ def plot(
         choice = {"roles": role or []} | ({"metric": metric} if metric is not None else {})
         figure = getattr(figures, kind.value)(load_trajectory(sources[0]), **choice)
     else:
-        figure = _draw(kind, [_report(source, analysis) for source in sources], given)
+        figure = _draw(kind, [opening.report_of(source, analysis, "figure") for source in sources], given)
     figures.save(figure, out, dpi=dpi)
     output.talk(f"written: {out}", "green")
 
@@ -161,32 +160,8 @@ def _plan(report: SpectralReport, given: dict[str, Any], basis: dict[str, Any]) 
     return recommend(report, **basis)
 
 
-def _report(source: str, analysis: dict[str, Any]) -> SpectralReport:
-    """A saved report, or the analysis of a checkpoint."""
-    from specdiag.report import is_report, load_report
-
-    if is_report(Path(source)):
-        if analysis:
-            raise UsageError(f"{source} is a saved report: --{', --'.join(analysis)} needs the checkpoint itself")
-        return load_report(source)
-    from specdiag.analysis import analyze
-
-    from .progress import analysis_bar
-
-    output.talk(f"analysing {source} for this figure alone; 'specdiag analyze' saves the report for the next", "dim")
-    with analysis_bar() as bar:
-        return analyze(source, **analysis, progress=bar)
-
-
 def _may_be_plan(source: str) -> bool:
     from specdiag.report import is_report
 
     path = Path(source)
     return path.suffix == ".json" and path.is_file() and not is_report(path)
-
-
-def _name(source: str, kind: Kind) -> str:
-    """A file in this directory, named after the source and the kind."""
-    name = Path(source).resolve().name if Path(source).exists() else source
-    stem = re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$", "", name)).strip("-.")
-    return f"{stem}.{kind}.png"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from specdiag.errors import UsageError
-
-from . import options, output
+from . import opening, options, output
 
 if TYPE_CHECKING:
-    from specdiag.report import SpectralReport
+    pass
 
 _ANALYSIS = ("device", "jobs", "memory")
 
@@ -38,7 +35,7 @@ def report(
     """
     from specdiag.views.html.page import check_target, html_report
 
-    out = out or Path(_name(source))
+    out = out or Path(f"{opening.stem(source)}.specdiag.html")
     check_target(out)
     given = None
     if plan is not None:
@@ -46,28 +43,5 @@ def report(
 
         given = load_plan(plan)
     analysis = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
-    html_report(_report(source, analysis), plan=given, path=out)
+    html_report(opening.report_of(source, analysis, "page"), plan=given, path=out)
     output.talk(f"written: {out}", "green")
-
-
-def _report(source: str, analysis: dict[str, Any]) -> SpectralReport:
-    """A saved report, or the analysis of a checkpoint."""
-    from specdiag.report import is_report, load_report
-
-    if is_report(Path(source)):
-        if analysis:
-            raise UsageError(f"{source} is a saved report: --{', --'.join(analysis)} needs the checkpoint itself")
-        return load_report(source)
-    from specdiag.analysis import analyze
-
-    from .progress import analysis_bar
-
-    output.talk(f"analysing {source} for this page alone; 'specdiag analyze' saves the report for the next", "dim")
-    with analysis_bar() as bar:
-        return analyze(source, **analysis, progress=bar)
-
-
-def _name(source: str) -> str:
-    """A file in this directory, named after the source."""
-    name = Path(source).resolve().name if Path(source).exists() else source
-    return re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$", "", name)).strip("-.") + ".specdiag.html"
