@@ -88,9 +88,8 @@ def compare(
     except KeyboardInterrupt:
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
         output.leave(output.INTERRUPTED)
-    exceeded = exceeding(found, limits)
     show.answer(found, format.value, out, all_rows=all_rows)
-    if exceeded:
+    if exceeded := exceeding(found, limits):
         show.excess(exceeded)
         raise typer.Exit(1)
     if bad := failures(found):

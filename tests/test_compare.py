@@ -242,6 +242,17 @@ def test_a_head_that_was_tied_and_is_no_longer():
     assert [(u.name, u.reason) for u in found.only_in_b] == [("lm_head.weight", "in A: tied to embed_tokens.weight")]
 
 
+def test_of_runs_the_newest_checkpoints(tmp_path):
+    for run, seed in (("a", 0), ("b", 1)):
+        (tmp_path / run).mkdir()
+        for step in (5, 10, 100):
+            save(tmp_path / run / f"checkpoint-{step}", state(seed + step))
+    found = specdiag.compare(tmp_path / "a", tmp_path / "b", weights=False)
+    assert [s.location for s in (found.a, found.b)] == [str(tmp_path / run / "checkpoint-100") for run in "ab"]
+    with pytest.raises(SourceError):
+        specdiag.compare(tmp_path, tmp_path / "b")
+
+
 def test_a_selection_holds_on_both_sides():
     a, b = state(), state(1, prefix="model.")
     assert {m.role for m in specdiag.compare(a, b, roles="q").modules} == {"q"}

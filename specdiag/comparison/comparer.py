@@ -46,7 +46,7 @@ def compare(
     no counterpart, or another shape, is listed.
 
     Args:
-        a: a report, saved or not, or anything that `analyze` takes.
+        a: a report, saved or not, anything that `analyze` takes, or a run directory, of which the newest checkpoint.
         b: likewise.
         weights: also compare the weights themselves, which takes two checkpoints; None: where both are.
         subspace: how many leading singular directions of A and B are held against each other; 0 for none, which

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specdiag.checkpoint.tensors import Checkpoint
-from specdiag.errors import UsageError
+from specdiag.errors import SourceError, UsageError
 from specdiag.records import ModuleRecord, Role, Skipped, key
 from specdiag.report import SpectralReport, is_report, load_report
 
@@ -97,7 +97,10 @@ class Selection:
 
 
 def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> Side:
-    """A report is loaded, anything else is opened as by `analyze`; an adapter with `base` is applied to it."""
+    """A report is loaded, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
+
+    An adapter with `base` is applied to it.
+    """
     if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
@@ -105,7 +108,13 @@ def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping
     from specdiag.analysis import open_source
 
     opening = {name: options[name] for name in OPENING if name in options}
-    checkpoint = open_source(source, **opening)
+    try:
+        checkpoint = open_source(source, **opening)
+    except SourceError:
+        source = _newest(source)
+        if source is None:
+            raise
+        checkpoint = open_source(source, **opening)
     if base is not None and isinstance(source, (str, os.PathLike)) and _is_adapter(checkpoint):
         checkpoint = open_source(source, base=base, **opening)
     return Side(None, checkpoint)
@@ -114,6 +123,18 @@ def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping
 def shape(record: ModuleRecord) -> tuple[int, ...]:
     """(rows, cols), with the number of slices before them where there are several."""
     return _of((record.rows, record.cols), record.n_slices)
+
+
+def _newest(source: Any) -> str | None:
+    """The last checkpoint of a run directory; None where the source is no run."""
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        return None
+    from specdiag.trajectories.steps import find_steps
+
+    try:
+        return find_steps(source)[-1].location  # pyright: ignore[reportUnknownArgumentType]
+    except SourceError:
+        return None
 
 
 def _is_adapter(checkpoint: Checkpoint) -> bool:

@@ -81,6 +81,8 @@ def _leading(
     gram = np.zeros((n, n))
     for block in _blocks(tall, storage):
         gram += block.T @ block
+    if not np.isfinite(np.trace(gram)):
+        return None  # squares beyond the range of float64
     values, vectors = eigh(gram, subset_by_index=(n - k - 1, n - 1), check_finite=False, overwrite_a=True)
     sigma = np.sqrt(np.maximum(values[::-1], 0))
     if sigma[0] == 0 or sigma[k - 1] <= 1e-7 * sigma[0]:

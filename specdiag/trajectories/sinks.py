@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.trajectories.records import RUN_METRICS, TRACKED, Trajectory
+from specdiag.metric_log import RUN
+from specdiag.trajectories.records import Trajectory
 
 SINKS = ("trackio", "wandb", "tensorboard")
 
@@ -50,14 +52,13 @@ def open_sink(name: str, run: str, out: Path) -> Sink:
 
 def tagged(found: Trajectory, step: int) -> dict[str, float]:
     """The medians of a step as `metric/role`, and what is said of the whole network as `run/metric`."""
-    values = {
-        f"{metric}/{role}": value
-        for metric in TRACKED
-        for family, role in found.roles()
-        if (value := dict(found.series(metric, role, family=family)).get(step)) is not None
-    }
-    of_run = {m: dict(found.series(m)).get(step) for m in RUN_METRICS}
-    return values | {f"run/{metric}": value for metric, value in of_run.items() if value is not None}
+    roles = {m.key: m.role for m in found.modules}
+    values: dict[str, list[float]] = {}
+    for row in found.rows:
+        if row.step == step and row.value is not None:
+            tag = f"run/{row.metric}" if row.module == RUN else f"{row.metric}/{roles[row.module]}"
+            values.setdefault(tag, []).append(row.value)
+    return {tag: median(known) for tag, known in values.items()}
 
 
 def _import(module: str, package: str) -> Any:
