@@ -38,7 +38,8 @@ def compare(
         ),
     ] = None,
     subspace: Annotated[
-        int, typer.Option("--subspace", min=0, help="Leading singular directions to compare; 0: none, half the time.")
+        int,
+        typer.Option("--subspace", min=0, help="Leading singular directions to compare; 0: none, a quarter faster."),
     ] = 10,
     base: options.BaseOption = None,
     role_map: options.RoleMapOption = None,

