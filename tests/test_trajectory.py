@@ -125,11 +125,22 @@ def test_one_folder_holds_one_run_and_one_set_of_options(run, tmp_path):
         specdiag.trajectory(run, out=out)
     with pytest.raises(UsageError, match="holds the trajectory of"):
         specdiag.trajectory(f"{run}/checkpoint-*", out=out, roles="q")
-    assert len(specdiag.trajectory(run, out=out, roles="q", jobs=1).steps) == 4
+    assert len(specdiag.trajectory(run, out=out, roles=["q"], jobs=1).steps) == 4
     with pytest.raises(UsageError, match="unknown role"):
         specdiag.trajectory(run, out=tmp_path / "other", roles="queries")
     with pytest.raises(UsageError, match="revision picks one checkpoint"):
         specdiag.trajectory(run, revision="main")
+
+
+def test_a_run_may_be_named_otherwise_and_moved(run, monkeypatch):
+    specdiag.trajectory(run)
+    monkeypatch.chdir(run.parent)
+    assert all(s.resumed for s in specdiag.trajectory("run/").steps)
+    shutil.rmtree(run / "checkpoint-20")
+    run.rename(run.parent / "moved")
+    found = specdiag.trajectory("moved")
+    assert [(s.step, s.resumed) for s in found.steps] == [(0, True), (20, True), (40, True), (60, True)]
+    assert load_trajectory("moved").run == str(run.parent / "moved")
 
 
 def test_what_is_being_written_is_left_out(run):

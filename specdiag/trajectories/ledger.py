@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -14,6 +15,7 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.records import Record
 from specdiag.report import SpectralReport, load_report, write_atomically
 
+_HUB = "hf://"
 LEDGER_NAME = "ledger.json"
 SCHEMA = 1
 
@@ -37,25 +39,33 @@ class Ledger(Record, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     run: str
+    """A path relative to the folder, so that both can move together, or `hf://org/name`."""
     options: dict[str, str]
     """What differs from the defaults of `analyze`; equal for all steps."""
     steps: dict[str, Finished] = msgspec.field(default_factory=dict[str, Finished])
 
 
-def open_ledger(out: Path, run: str, options: Mapping[str, Any]) -> Ledger:
+def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool) -> Ledger:
     """The ledger of an output folder, a new one where there is none.
+
+    Args:
+        out: the folder.
+        run: as it was given.
+        options: what differs from the defaults of `analyze`.
+        on_hub: whether the run is a repository.
 
     Raises:
         UsageError: the folder holds another run, or one that was analysed otherwise.
         SourceError: the file is damaged.
     """
     path = out / LEDGER_NAME
-    said = {name: repr(value) for name, value in sorted(options.items())}
+    said = {name: _said(value) for name, value in sorted(options.items())}
+    run = f"{_HUB}{run}" if on_hub else os.path.relpath(Path(run).expanduser().absolute(), out.absolute())
     if not path.exists():
         return Ledger(run=run, options=said)
     ledger = read_ledger(path)
     if ledger.run != run:
-        raise UsageError(f"{out} holds the trajectory of '{ledger.run}': name another folder with --out")
+        raise UsageError(f"{out} holds the trajectory of '{run_of(out, ledger)}': name another folder with --out")
     if ledger.options != said:
         before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, said))
         raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with --out, or delete it")
@@ -68,6 +78,13 @@ def read_ledger(path: Path) -> Ledger:
         return msgspec.json.decode(path.read_bytes(), type=Ledger)
     except (OSError, msgspec.DecodeError) as error:
         raise SourceError(f"{path} is damaged ({error}): delete it, and every step is analysed again") from error
+
+
+def run_of(out: Path, ledger: Ledger) -> str:
+    """What was given as the run: a repository, or an absolute path."""
+    if ledger.run.startswith(_HUB):
+        return ledger.run.removeprefix(_HUB)
+    return os.path.normpath(out.absolute() / ledger.run)
 
 
 def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> SpectralReport | None:
@@ -104,3 +121,11 @@ def save_step(
 def report_name(step: int) -> str:
     """File name of a step's report."""
     return f"step{step}.specdiag.json"
+
+
+def _said(value: Any) -> str:
+    """One spelling of an option, whether a glob came alone or in a list."""
+    if isinstance(value, (list, tuple)):
+        several = [str(v) for v in cast("Sequence[Any]", value)]
+        return repr(several[0] if len(several) == 1 else several)
+    return repr(str(value) if isinstance(value, os.PathLike) else value)

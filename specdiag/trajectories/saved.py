@@ -11,7 +11,7 @@ from specdiag.errors import SourceError
 from specdiag.metric_log import LOG_NAME, RUN, latest, read_log
 from specdiag.report import load_report
 from specdiag.trajectories.entries import step_entries, step_result, tracked
-from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger
+from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger, run_of
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.records import OUT_NAME, TrackedModule, Trajectory
 
@@ -51,5 +51,9 @@ def _from_folder(folder: Path) -> Trajectory:
         rows += step_entries(result, report)
         modules |= {r.key: tracked(r) for r in report if r.key not in modules}
     return Trajectory(
-        run=ledger.run, out=str(folder), steps=tuple(steps), modules=tuple(modules.values()), rows=tuple(rows)
+        run=run_of(folder, ledger),
+        out=str(folder),
+        steps=tuple(steps),
+        modules=tuple(modules.values()),
+        rows=tuple(rows),
     )

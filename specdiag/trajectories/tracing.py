@@ -100,7 +100,8 @@ def open_output(
     folder = _output_folder(steps, out)
     same = _CHANGE_NO_NUMBER if may_have_accelerator() else (*_CHANGE_NO_NUMBER, "device")
     options = {name: value for name, value in analysis.items() if name not in same}
-    return folder, open_ledger(folder, os.fspath(source), options)
+    on_hub = any(step.revision is not None for step in steps)
+    return folder, open_ledger(folder, os.fspath(source), options, on_hub=on_hub)
 
 
 def _output_folder(steps: Sequence[RunStep], out: str | os.PathLike[str] | None) -> Path:
