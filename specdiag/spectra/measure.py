@@ -282,7 +282,10 @@ def _pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Setti
 
 
 def _randomized(stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
-    """Spectral norm and spikes of the matrix with its entries permuted: a spike there is a few huge entries or a mean that is not zero."""
+    """Spectral norm and spikes of the matrix with its entries permuted.
+
+    A spike there is a few huge entries or a mean that is not zero.
+    """
     rng = np.random.default_rng([settings.seed, zlib.crc32(matrix.key.encode())])
     shuffled = rng.permutation(stack.reshape(-1)).reshape(stack.shape)
     eigenvalues = spectrum(shuffled, storage).eigenvalues

@@ -106,8 +106,8 @@ def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
     if not names:
         return [f"With their entries permuted none of {len(tested)} matrices keeps a spike: no correlation traps."]
     return [
-        f"With their entries permuted {len(names)} of {len(tested)} matrices keep a spike, from a few huge entries or a "
-        f"mean that is not zero (correlation traps): {_listed(names)}"
+        f"With their entries permuted {len(names)} of {len(tested)} matrices keep a spike, from a few huge entries or "
+        f"a mean that is not zero (correlation traps): {_listed(names)}"
     ]
 
 
