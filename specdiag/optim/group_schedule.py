@@ -1,0 +1,58 @@
+"""What lr schedulers do for the lr, for another number of the groups: momentum, or ScionC's target norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from specdiag.decay.schedules import Schedule
+from specdiag.errors import UsageError
+
+
+class GroupSchedule:
+    """Writes a function of the step into the groups of an optimizer, at once and at each `step()`.
+
+    Momentum in place of lr decay (2512.08217, appendix C) is this beside a LambdaLR, from `decay.schedules`:
+
+    Example:
+        >>> share = schedules.cosine(1.0, 1000, final=0.01)  # doctest: +SKIP
+        >>> momentum = GroupSchedule(  # doctest: +SKIP
+        ...     optimizer, "momentum", lambda step: 1 - schedules.momentum_for(share(step), 0.1)[0]
+        ... )
+        >>> lr = LambdaLR(optimizer, lambda step: schedules.momentum_for(share(step), 0.1)[1])  # doctest: +SKIP
+    """
+
+    def __init__(self, optimizer: Optimizer, key: str, schedule: Schedule) -> None:
+        """Take over a number of the groups that have it; a group where it is None (no target norm) keeps None.
+
+        Raises:
+            UsageError: no group has such a number.
+        """
+        if not any(group.get(key) is not None for group in optimizer.param_groups):
+            has = ", ".join(key for key in optimizer.defaults if key != "lr")
+            raise UsageError(
+                f"no group of this {type(optimizer).__name__} has a number '{key}'; its settings are {has}"
+            )
+        self._optimizer, self._key, self._schedule = optimizer, key, schedule
+        self._step = 0
+        self._write()
+
+    def step(self) -> None:
+        """Go to the next step; call it where the lr scheduler's is called."""
+        self._step += 1
+        self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step; the function is the caller's."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved step."""
+        self._step = state["step"]
+        self._write()
+
+    def _write(self) -> None:
+        for group in self._optimizer.param_groups:
+            if group.get(self._key) is not None:
+                group[self._key] = self._schedule(self._step)
