@@ -15,6 +15,7 @@ from .compare import compare
 from .plot import plot
 from .recommend import recommend
 from .report import report
+from .simulate import simulate
 from .trajectory import trajectory
 from .watch import watch
 
@@ -32,6 +33,7 @@ app.command()(report)
 app.command()(audit)
 app.command()(compare)
 app.command()(trajectory)
+app.command()(simulate)
 app.command()(watch)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from specdiag.comparison.comparer import compare
     from specdiag.comparison.records import Comparison
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
+    from specdiag.dynamics.records import Simulation
+    from specdiag.dynamics.simulating import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
     from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
@@ -50,6 +52,8 @@ _HOMES = {
     "load_plan": "decay.plan",
     "html_report": "views.html.page",
     "plot": "plot",
+    "Simulation": "dynamics.records",
+    "simulate": "dynamics.simulating",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
     "SourceError": "errors",
@@ -83,6 +87,7 @@ __all__ = [
     "PlanEntry",
     "Progress",
     "Settings",
+    "Simulation",
     "Source",
     "SourceError",
     "SpecdiagError",
@@ -101,6 +106,7 @@ __all__ = [
     "plot",
     "recommend",
     "roles",
+    "simulate",
     "trajectory",
     "watch",
 ]

@@ -1,0 +1,159 @@
+"""`specdiag simulate`: the weight norms that an lr, a decay and an optimizer lead to."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specdiag.errors import UsageError
+
+from . import output
+
+
+class Format(StrEnum):
+    """What is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class LrShape(StrEnum):
+    """The course of the lr."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+_NOT_OF_APPENDIX_A = (
+    "optimizer", "momentum", "betas", "warmup", "final_lr", "corrected", "initial_norm", "gradient_rms", "batch_tokens",
+)  # fmt: skip
+
+
+@output.guarded
+def simulate(
+    ctx: typer.Context,
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--optimizer",
+            help="adamw, adamc, adamw-renormalized, sgdm (torch's), sgdw, lion, muon, scion-l2, scion-sign, "
+            "scion-spectral or random-walk; repeatable.",
+            show_default="adamw",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Peak learning rate; for Scion the layer's, lr x radius.")
+    ] = None,
+    weight_decay: Annotated[
+        list[float] | None,
+        typer.Option("--weight-decay", help="The optimizer's argument at the peak lr; for Scion 1/radius; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of the run.")] = None,
+    lr_shape: Annotated[LrShape, typer.Option("--lr-shape", help="Course of the lr.")] = LrShape.constant,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps from 0 to the peak lr.")] = 0,
+    final_lr: Annotated[float, typer.Option("--final-lr", help="Last lr of linear and cosine.")] = 0.0,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Let the decay follow the lr, as AdamC and ScionC do.")
+    ] = False,
+    momentum: Annotated[
+        float | None,
+        typer.Option(
+            "--momentum",
+            help="As the optimizer's own argument: kept share of the buffer; for Scion the new gradient's weight.",
+            show_default="0.9; muon 0.95; Scion 0.1",
+        ),
+    ] = None,
+    betas: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--betas", help="Of adamw, adamc and lion.", show_default="0.9 0.999; lion 0.9 0.99"),
+    ] = None,
+    shape: Annotated[
+        str, typer.Option("--shape", "--dim", metavar="ROWSxCOLS", help="Of the weights; or the length of a vector.")
+    ] = "1024x1024",
+    initial_rms: Annotated[
+        float | None, typer.Option("--initial-rms", "--init-rms", help="RMS of the first weights.", show_default="0.02")
+    ] = None,
+    initial_norm: Annotated[float | None, typer.Option("--initial-norm", help="Their Frobenius norm instead.")] = None,
+    gradient_rms: Annotated[
+        float, typer.Option("--gradient-rms", help="Of a gradient's coordinates; only SGD's norms depend on it.")
+    ] = 1.0,
+    batch_tokens: Annotated[
+        float | None, typer.Option("--batch-tokens", help="Tokens of one step: times in tokens too.")
+    ] = None,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Also run the optimizer itself on seeded noise.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --stochastic.")] = 0,
+    appendix_a: Annotated[
+        bool, typer.Option("--appendix-a", help="The paper's experiment (reconstructed), uncorrected and corrected.")
+    ] = False,
+    format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.")
+    ] = None,
+) -> None:
+    """Predict weight norms: their balance, when it is reached, and the course under any lr and decay schedule.
+
+    No checkpoint is read: gradients are taken to be noise. Exit codes: 0 done, 2 usage.
+    """
+    from . import simulate_output as show
+
+    if out is not None:
+        show.check_target(out)
+    common: dict[str, Any] = {"lr_shape": lr_shape.value, "shape": parse_shape(shape), "initial_rms": initial_rms}
+    common |= {"stochastic": stochastic, "seed": seed}
+    if appendix_a:
+        found = _appendix_a(ctx, weight_decay or [], common, lr=lr, steps=steps)
+    else:
+        from specdiag.dynamics.simulating import simulate as run
+
+        if lr is None or steps is None or not weight_decay:
+            values = (("--lr", lr), ("--weight-decay", weight_decay), ("--steps", steps))
+            absent = [name for name, value in values if value is None]
+            raise UsageError(f"a prediction needs --lr, --weight-decay and --steps: add {', '.join(absent)}")
+        common |= {
+            "lr": lr, "steps": steps, "warmup": warmup, "final_lr": final_lr, "corrected": corrected,
+            "momentum": momentum, "betas": betas, "initial_norm": initial_norm, "gradient_rms": gradient_rms,
+            "batch_tokens": batch_tokens,
+        }  # fmt: skip
+        found = [run(name, weight_decay=decay, **common) for name in optimizer or ["adamw"] for decay in weight_decay]
+    show.answer(found, format.value, out)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`768x3072`, or the length of a vector.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if re.fullmatch(r"[1-9]\d{0,8}([xX][1-9]\d{0,8})?", text.strip(), re.ASCII) is None:
+        raise UsageError(f"--shape '{text}' is no shape: write 768x3072, or 4096 for a vector")
+    return tuple(int(side) for side in text.lower().split("x"))
+
+
+def _appendix_a(
+    ctx: typer.Context, weight_decay: list[float], common: dict[str, Any], *, lr: float | None, steps: int | None
+) -> list[Any]:
+    from specdiag.dynamics.appendix_a import appendix_a
+
+    refused = [f"--{name.replace('_', '-')}" for name in _NOT_OF_APPENDIX_A if _is_given(ctx, name)]
+    if refused:
+        raise UsageError(f"--appendix-a is a random walk under two decays: leave out {', '.join(refused)}")
+    if len(weight_decay) > 1:
+        raise UsageError("--appendix-a takes one --weight-decay: it shows it uncorrected and corrected")
+    given: dict[str, Any] = {
+        name: value for name, value in common.items() if name not in ("lr_shape", "shape") or _is_given(ctx, name)
+    }
+    chosen: dict[str, Any] = {"lr": lr, "steps": steps, "weight_decay": weight_decay[0] if weight_decay else None}
+    return list(appendix_a(**given, **{name: value for name, value in chosen.items() if value is not None}))
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

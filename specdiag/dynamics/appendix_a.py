@@ -1,0 +1,67 @@
+"""The paper's own numerical experiment (arXiv 2512.08217, appendix A): a random walk is enough.
+
+A reconstruction: equation 5 was not readable, and neither were its numbers. The text says that a simple system under a
+cosine lr replicates how norms fall at the end of training, whatever the optimizer. Taken here: theta_t = (1 - lr_t
+decay_t) theta_{t-1} - lr_t u_t with u_t ~ N(0, I), the lr from its peak to 0 along a cosine, the decay constant
+(uncorrected) or proportional to the lr (corrected).
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec.structs import replace
+
+from specdiag.decay.scheduled import LrShape
+from specdiag.dynamics.records import Simulation
+from specdiag.dynamics.simulating import simulate
+from specdiag.dynamics.steady import steady_norm
+from specdiag.dynamics.updates import Shape, update_of
+
+LR, WEIGHT_DECAY, STEPS = 0.01, 0.1, 20_000
+"""Ours: the paper's are not readable."""
+
+RECONSTRUCTION = (
+    "Appendix A of arXiv 2512.08217 is reconstructed: its equation 5 and its settings could not be read. Here the "
+    "weights start in the balance of the peak lr unless another norm is given."
+)
+
+
+def appendix_a(
+    *,
+    lr: float = LR,
+    weight_decay: float = WEIGHT_DECAY,
+    steps: int = STEPS,
+    lr_shape: LrShape = "cosine",
+    shape: Shape = (4096,),
+    initial_rms: float | None = None,
+    stochastic: bool = False,
+    seed: int = 0,
+) -> tuple[Simulation, Simulation]:
+    """The norms with uncorrected and with corrected decay.
+
+    Args:
+        lr: peak.
+        weight_decay: at the peak.
+        steps: of the run.
+        lr_shape: of the lr.
+        shape: of the weights.
+        initial_rms: of the weights before the first step: 0, 1 for N(0, I), None for the balance at the peak.
+        stochastic: also draw the walk.
+        seed: of that.
+    """
+    if initial_rms is None:
+        initial_rms = steady_norm(update_of("random-walk", shape), lr, weight_decay)
+    base, corrected = (
+        simulate(
+            "random-walk", lr=lr, weight_decay=weight_decay, steps=steps, lr_shape=lr_shape, corrected=following,
+            shape=shape, initial_rms=initial_rms, stochastic=stochastic, seed=seed,
+        )
+        for following in (False, True)
+    )  # fmt: skip
+    return tuple(replace(s, assumptions=(RECONSTRUCTION, *s.assumptions)) for s in (base, corrected))  # pyright: ignore
+
+
+def suppression(found: Simulation) -> float:
+    """The last squared norm over the first."""
+    return math.pow(found.course[-1].rms / found.course[0].rms, 2)

@@ -1,0 +1,41 @@
+"""Predicted norms beside those that a run logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from specdiag.metric_log import LogEntry, latest
+from specdiag.records import Record
+
+
+class NormError(Record, frozen=True, kw_only=True):
+    """One predicted number beside the logged one."""
+
+    step: int
+    module: str
+    metric: str
+    predicted: float
+    logged: float
+    relative: float
+    """predicted/logged - 1."""
+
+
+def compare_norms(predicted: Iterable[LogEntry], logged: Iterable[LogEntry]) -> tuple[NormError, ...]:
+    """The entries that both have, by step, module and metric; what one side lacks is left out, as are zeros and NaN.
+
+    Args:
+        predicted: of `Simulation.log_entries`, made for the logged steps (`simulate(at=...)`).
+        logged: of a run's log.
+    """
+    known = {(e.step, e.module, e.metric): e.value for e in latest(predicted)}
+    found: list[NormError] = []
+    for e in latest(logged):
+        value = known.get((e.step, e.module, e.metric))
+        if value is not None and e.value:
+            found.append(
+                NormError(
+                    step=e.step, module=e.module, metric=e.metric, predicted=value, logged=e.value,
+                    relative=value / e.value - 1,
+                )
+            )  # fmt: skip
+    return tuple(found)

@@ -1,0 +1,130 @@
+"""A prediction of weight norms: what it was asked, the course of the norm, the balance, and what is assumed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from specdiag.decay.scheduled import LrShape
+from specdiag.dynamics.updates import Optimizer
+from specdiag.metric_log import LogEntry, entry
+from specdiag.records import Record
+
+SCHEMA = 1
+
+
+class Setting(Record, frozen=True, kw_only=True):
+    """What is simulated."""
+
+    optimizer: Optimizer
+    lr: float
+    """Peak. Scion's is that of the layer: its lr times the radius."""
+    weight_decay: float
+    """The optimizer's argument at the peak lr. Scion's is that of the layer: one over the radius."""
+    steps: int
+    lr_shape: LrShape = "constant"
+    warmup: int = 0
+    final_lr: float = 0.0
+    corrected: bool = False
+    """The argument follows the lr, as in AdamC and ScionC: weight_decay x lr_t/lr."""
+    momentum: float | None = None
+    """The optimizer's own argument: kept share of the buffer, for Scion the weight of the new gradient."""
+    betas: tuple[float, float] | None = None
+    shape: tuple[int, ...]
+    initial_rms: float
+    gradient_rms: float = 1.0
+    batch_tokens: float | None = None
+
+
+class Balance(Record, frozen=True, kw_only=True):
+    """What holds at the peak lr once the norm stands still. None where nothing decays."""
+
+    rms: float | None
+    """Root mean square of a weight."""
+    frobenius_norm: float | None
+    effective_decay: float
+    """eta: fraction of the weights that a step removes."""
+    inflation: float
+    """R: growth of the squared norm by momentum, at this eta."""
+    inflation_limit: float
+    """R as eta goes to 0, the factor that papers give."""
+    update_rms: float
+    """Root mean square of the update u in a coordinate; a step is lr x u."""
+    tuc: float
+    """Total update contribution: distance that one gradient moves the tensor, over all steps, without decay."""
+    rotation: float | None
+    """Angle in radians by which one step turns the weights."""
+    rotation_kosson: float | None
+    """The same by Kosson et al.'s formula, where they give one."""
+    rotation_tuc: float
+    """Total contribution of one gradient over the norm, sqrt(2 eta)."""
+    norm_time: float | None
+    """1/(2 eta): steps over which a deviation of the squared norm falls to 1/e."""
+    timescale: float | None
+    """1/eta: steps over which weights forget, the effective timescale."""
+    timescale_tokens: float | None
+    steps_to_steady: int | None
+    """Steps at the peak lr until the norm is within 1 % of its balance."""
+
+
+class Point(Record, frozen=True, kw_only=True):
+    """One step of the course."""
+
+    step: int
+    """Updates done; 0 is the start."""
+    lr: float
+    weight_decay: float
+    rms: float
+    """Root mean square of a weight, in expectation."""
+    frobenius_norm: float
+    steady_rms: float | None
+    """The balance that belongs to this step's lr and decay; far from `rms` where the lr moves faster than 1/(2 eta)."""
+    simulated_rms: float | None = None
+    """Of the optimizer run on noise."""
+
+
+class Simulation(Record, frozen=True, kw_only=True):
+    """One setting and what becomes of the norm.
+
+    Example:
+        >>> found = specdiag.simulate("adamw", lr=1e-3, weight_decay=0.1, steps=20_000, lr_shape="cosine")
+        >>> round(found.balance.rms, 4), round(found.course[-1].rms, 4)
+        (0.0707, 0.0519)
+    """
+
+    schema: int = SCHEMA
+    setting: Setting
+    balance: Balance
+    course: tuple[Point, ...]
+    simulated_shape: tuple[int, ...] | None = None
+    """Of the tensor that the optimizer was run on; None without a stochastic simulation."""
+    seed: int | None = None
+    assumptions: tuple[str, ...]
+
+    def at(self, step: int) -> Point:
+        """The point of a noted step.
+
+        Raises:
+            KeyError: the step was not noted.
+        """
+        for point in self.course:
+            if point.step == step:
+                return point
+        raise KeyError(step)
+
+    def log_entries(self, module: str) -> list[LogEntry]:
+        """The course in the long form of logs, as the norm of a module: what `compare_norms` takes."""
+        return [entry(point.step, module, "frobenius_norm", point.frobenius_norm) for point in self.course]
+
+    def to_json(self) -> bytes:
+        """The prediction as one JSON object."""
+        return msgspec.json.encode(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the prediction as JSON, whole or not at all."""
+        from specdiag.report import write_atomically
+
+        write_atomically(Path(path), self.to_json())
+        return Path(path)

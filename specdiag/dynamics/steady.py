@@ -1,0 +1,172 @@
+"""The balance of decay and random steps: the norm it has, how long it takes, and how fast the weights turn in it.
+
+For theta <- (1 - eta) theta - lr u with eta = lr x decay and updates that correlate as `Update` says,
+
+    S (2 eta - eta^2) = lr^2 C R,   R = 1 + 2 sum_k rho_k (1 - eta)^k
+
+gives the squared norm S of a coordinate: equations 1 and 2 of *Correction of Decoupled Weight Decay* (arXiv
+2512.08217) with the term that momentum adds. R at finite eta is a reconstruction, checked by simulation; as eta goes
+to 0 it is the paper's (2 - alpha)/alpha for l2-normalised updates (equation 3).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from specdiag.dynamics.updates import Update
+from specdiag.errors import UsageError
+
+_NEGLIGIBLE = 1e-12
+NEAR = 0.01
+"""A norm is called steady within this relative distance of its limit."""
+
+
+def inflation(update: Update, eta: float = 0.0) -> float:
+    """R: how much the squared norm grows because momentum repeats each gradient.
+
+    Args:
+        update: of an optimizer.
+        eta: fraction of the weights that a step removes; 0 gives the factor of the papers.
+    """
+    return (0.0 if update.renormalized else 1.0) + _repeated(update, eta)
+
+
+def removed(update: Update, lr: float, decay: float) -> float:
+    """eta: the fraction of the weights that a step removes.
+
+    lr x decay where decay is decoupled. Coupled, it goes through the momentum: the slow root of the recursion of
+    second order, about lr x decay/(1 - mu).
+
+    Raises:
+        UsageError: a step would remove all of the weights, or they would swing.
+    """
+    product = lr * decay
+    if not update.coupled:
+        if product >= 1:
+            raise UsageError(
+                f"lr {lr:g} x weight decay {decay:g} is {product:.3g}: a step would remove all weights; --weight-decay "
+                "is the optimizer's argument, before it is multiplied by the lr"
+            )
+        return product
+    mu = update.kept[0]
+    middle = (1 + mu - product) / 2
+    root = middle * middle - mu
+    if root < 0:
+        raise UsageError(
+            f"lr {lr:g} x weight decay {decay:g} is {product:.3g}: coupled through momentum {mu:g} it makes the "
+            f"weights swing; {(1 - math.sqrt(mu)) ** 2:.3g} is the most"
+        )
+    return product / (1 - middle + math.sqrt(root))  # 1 - (middle + sqrt(root)) without cancellation
+
+
+def added(update: Update, lr: float, decay: float) -> float:
+    """What one step adds to the squared norm of a coordinate, with all that it will add through momentum."""
+    eta = removed(update, lr, decay)
+    if update.coupled and eta > 0:
+        return _coupled(update, lr, decay) * eta * (2 - eta)
+    return lr * lr * update.square * inflation(update, eta)
+
+
+def steady_square(update: Update, lr: float, decay: float) -> float | None:
+    """S: squared norm of a coordinate in the balance; None where nothing decays."""
+    eta = removed(update, lr, decay)
+    if eta == 0:
+        return None
+    if update.coupled:
+        return _coupled(update, lr, decay)
+    return lr * lr * update.square * inflation(update, eta) / (eta * (2 - eta))
+
+
+def steady_norm(update: Update, lr: float, decay: float, dimension: int = 1) -> float | None:
+    """The norm of `dimension` coordinates in the balance; with 1, the RMS of a weight."""
+    square = steady_square(update, lr, decay)
+    return None if square is None else math.sqrt(square * dimension)
+
+
+def tuc(update: Update, lr: float, dimension: int) -> float:
+    """Total update contribution: the distance that one gradient moves the weights over all steps, decay left aside.
+
+    lr sqrt(R C d): lr sqrt(d) for AdamW whatever its betas, the effective lr x sqrt(d) for l2-normalised updates
+    (Kosson et al., arXiv 2305.17212; arXiv 2512.08217, equation 3).
+    """
+    return lr * math.sqrt((1 + _repeated(update)) * update.square * dimension)
+
+
+def rotation(update: Update, lr: float, decay: float) -> float | None:
+    """Length of a step over the norm, in the balance: the angle in radians that a step turns the weights by."""
+    square = steady_square(update, lr, decay)
+    return lr * math.sqrt(update.square / square) if square else None
+
+
+def tuc_rotation(update: Update, lr: float, decay: float) -> float:
+    """The total contribution of one gradient over the norm, sqrt(2 eta) for every optimizer (Kosson et al.)."""
+    return math.sqrt(2 * removed(update, lr, decay))
+
+
+def kosson_rotation(update: Update, lr: float, decay: float) -> float | None:
+    """Rotation in a step as Kosson et al. (arXiv 2305.17212) have it, to first order in eta; None for others.
+
+    For Lion it takes the sign of an average to correlate 2/pi as much as the average, where `rotation` has the arcsine.
+    """
+    first = update.kept[0] if update.kept else 0.0
+    if decay == 0:
+        return None
+    if update.optimizer in ("adamw", "adamc"):
+        return math.sqrt(2 * lr * decay * (1 - first) / (1 + first))
+    if update.optimizer == "sgdm":
+        return math.sqrt(2 * lr * decay / (1 + first))
+    if update.optimizer == "lion":
+        second = update.kept[1]
+        kernel = (1 - first) ** 2 + first**2 * (1 - second) / (1 + second)
+        return math.sqrt(math.pi / 2 * 2 * lr * decay * kernel)
+    return None
+
+
+def steps_to_steady(square: float, steady: float, eta: float, near: float = NEAR) -> int:
+    """Steps at a constant lr until the norm is within `near` of its balance, as a fraction of it.
+
+    Args:
+        square: S at the start.
+        steady: S in the balance.
+        eta: fraction of the weights that a step removes.
+        near: relative distance of the norms.
+    """
+    off = square / steady - 1
+    allowed = (1 + near) ** 2 - 1 if off > 0 else 1 - (1 - near) ** 2
+    return max(0, math.ceil(math.log(abs(off) / allowed) / (-2 * math.log1p(-eta)))) if abs(off) > allowed else 0
+
+
+def decay_of(rms: float, lr: float) -> float:
+    """The decay for which AdamW in balance at this lr has weights of this RMS: lr/(2 RMS^2).
+
+    It answers "consistent with", no more: a run out of balance, coupled decay or a fallen lr give other norms.
+    """
+    return lr / (2 * rms * rms)
+
+
+def _repeated(update: Update, eta: float = 0.0) -> float:
+    """2 sum_k rho_k (1 - eta)^k."""
+    left = 1 - eta
+    a, r = update.amplitude, update.memory
+    terms = _arcsine(a, r) if update.sign else ((a, r),)
+    return 2 * update.repeats * sum(weight * ratio * left / (1 - ratio * left) for weight, ratio in terms)
+
+
+def _coupled(update: Update, lr: float, decay: float) -> float:
+    """Variance of the autoregression of second order that SGD with coupled decay is, exact."""
+    mu, product = update.kept[0], lr * decay
+    fresh = update.square * (1 - mu * mu)
+    return lr * lr * fresh * (1 + mu) / ((1 - mu) * product * (2 * (1 + mu) - product))
+
+
+@functools.lru_cache
+def _arcsine(amplitude: float, memory: float) -> tuple[tuple[float, float], ...]:
+    """(2/pi) asin(amplitude memory^k) as a sum of weight ratio^k: the series of the arcsine, term by term."""
+    terms: list[tuple[float, float]] = []
+    weight, j = 2 / math.pi * amplitude, 0
+    while weight * memory ** (2 * j + 1) > _NEGLIGIBLE:
+        terms.append((weight, memory ** (2 * j + 1)))
+        weight *= amplitude * amplitude * (2 * j + 1) ** 2 / ((2 * j + 2) * (2 * j + 3))
+        j += 1
+    return tuple(terms)

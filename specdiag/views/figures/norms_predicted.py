@@ -1,0 +1,71 @@
+"""Predicted weight norms over the steps of a run, one line a setting, above the lr and the decay that lead to them."""
+
+from __future__ import annotations
+
+from matplotlib.ticker import MaxNLocator
+
+from specdiag.dynamics.records import Simulation
+from specdiag.dynamics.wording import labels
+from specdiag.errors import UsageError
+from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
+
+_DOTS = 40
+"""Of a simulation: more would hide the line."""
+
+
+@styled
+def norms_predicted(*found: Simulation) -> ReportFigure:
+    """RMS of a weight by step, in expectation (lines) and of the optimizer on noise (dots), with lr and decay below.
+
+    A dashed line is the balance at the peak lr.
+
+    Args:
+        found: of `simulate`; up to six settings.
+
+    Raises:
+        UsageError: none, or more than there are colours.
+    """
+    if not 1 <= len(found) <= len(REPORT_COLOURS):
+        raise UsageError(f"a figure shows 1 to {len(REPORT_COLOURS)} settings, not {len(found)}")
+    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(found))
+    norm, lr, decay = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1, 1]})
+    for s, name, colour in zip(found, labels(found), REPORT_COLOURS, strict=False):
+        steps = [p.step for p in s.course]
+        norm.plot(steps, [p.rms for p in s.course], color=colour, label=name)
+        if s.balance.rms:
+            norm.axhline(
+                s.balance.rms,
+                color=colour if len(found) > 1 else FAINT,
+                linestyle=(0, (5, 2)),
+                linewidth=0.8,
+                label="balance at\nthe peak lr",
+            )
+        dots = [(p.step, p.simulated_rms) for p in s.course[:: max(1, len(s.course) // _DOTS)] if p.simulated_rms]
+        norm.plot(
+            [x for x, _ in dots], [y for _, y in dots], ".", color=colour, label="simulated" if dots else "_nothing"
+        )
+        lr.plot(steps, [p.lr for p in s.course], color=FAINT)
+        decay.plot(steps, [p.weight_decay for p in s.course], color=colour)
+    norm.set_ylabel("RMS of a weight")
+    lr.set_ylabel("lr")
+    decay.set_ylabel("decay")
+    for axes in (norm, lr, decay):
+        axes.set_ylim(0, None)
+        axes.yaxis.set_major_locator(MaxNLocator(3 if axes is not norm else 6))
+    decay.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    decay.set_xlabel("step")
+    decay.set_xlim(0, max(s.setting.steps for s in found))
+    legend(figure)
+    return figure
+
+
+def _caption(found: tuple[Simulation, ...]) -> str:
+    s = found[0].setting
+    names = ", ".join(dict.fromkeys(one.setting.optimizer for one in found))
+    drawn = next((one for one in found if one.simulated_shape), None)
+    walk = "" if drawn is None else f"; dots: simulated, seed {drawn.seed}"
+    return (
+        f"{names}: lr {s.lr:g} {s.lr_shape}, warm-up {s.warmup}, decay "
+        f"{', '.join(dict.fromkeys(f'{one.setting.weight_decay:g}' for one in found))}, shape "
+        f"{'x'.join(map(str, s.shape))}, initial RMS {s.initial_rms:.4g}; random-walk model, gradients are noise{walk}"
+    )
