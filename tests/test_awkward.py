@@ -189,3 +189,14 @@ def test_a_report_is_no_checkpoint(tmp_path):
 
 def test_one_pattern_need_not_be_a_list():
     assert len(specdiag.analyze({Q.format(i): weights() for i in (0, 1)}, include="*.0.*", roles="q")) == 1
+
+
+def test_a_convolution_with_one_zero_kernel_position(tmp_path):
+    w = torch.randn(64, 80, 3)
+    w[:, :, 1] = 0
+    (r,) = analyse(tmp_path, {"conv.weight": w})
+    naive = np.concatenate([np.linalg.svd(w[:, :, i].double().numpy(), compute_uv=False) ** 2 for i in range(3)])
+    assert (r.status, r.n_eigenvalues, r.n_zero) == ("ok", 192, 64)
+    assert r.spectral_norm == pytest.approx(naive.max() ** 0.5)
+    (r,) = analyse(tmp_path, {"conv.weight": -w}, method="svd")
+    assert r.n_zero == 64

@@ -135,16 +135,19 @@ def pool(parts: list[Spectrum]) -> Spectrum:
 def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
     """The same by float64 singular values of the R factor of a blocked QR: nothing is squared, memory stays small."""
     values: list[NDArray[Any]] = []
-    frobenius2 = 0.0
+    total = 0.0
     for w in stack:
         r: NDArray[Any] | None = None
+        frobenius2 = 0.0
         for block in _blocks(w, storage, np.dtype(np.float64), 64 << 20):
             tall = block if w.shape[0] >= w.shape[1] else block.T
             r = np.asarray(np.linalg.qr(tall if r is None else np.vstack([r, tall]), mode="r"))
             frobenius2 += float(np.vdot(block, block))
         assert r is not None
-        _check_range(frobenius2)
+        _check_range(frobenius2, w, storage)
         values.append(_svdvals(r) ** 2)
+        total += frobenius2
+    frobenius2 = total
     eigenvalues = np.sort(np.concatenate(values))
     s, rows, cols = stack.shape
     unit = float(np.finfo(np.float64).eps) / 2
@@ -178,11 +181,14 @@ def _gram_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any])
     for block in _blocks(w, storage, dtype, _BLOCK_BYTES):
         syrk(block, gram, tall=tall)
     frobenius2 = float(np.trace(gram, dtype=np.float64))
-    _check_range(frobenius2)
+    _check_range(frobenius2, w, storage)
     return (eigvalsh(gram) if n < TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
 
 
-def _check_range(frobenius2: float) -> None:
+def _check_range(frobenius2: float, w: NDArray[Any], storage: FloatType) -> None:
+    """Refuse squares that overflow, or vanish though `w` is not zero (one kernel position of a convolution may be)."""
+    if frobenius2 == 0 and not any(block.any() for block in _blocks(w, storage, np.dtype(np.float64), _BLOCK_BYTES)):
+        return
     if not 0 < frobenius2 < np.inf:
         raise ComputationError(
             f"the squares of the values leave the range of the arithmetic (they sum to {frobenius2})"
