@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from specdiag.optim.ada_decay import AdaDecay as AdaDecay
 from specdiag.optim.alpha_decay import AlphaDecay as AlphaDecay
+from specdiag.optim.awd import AWD as AWD
+from specdiag.optim.cautious import CautiousAdamW as CautiousAdamW
 from specdiag.optim.corrected_decay import CorrectedDecay as CorrectedDecay
 from specdiag.optim.group_schedule import GroupSchedule as GroupSchedule
+from specdiag.optim.layout import layout as layout
+from specdiag.optim.presets import scion_groups as scion_groups
+from specdiag.optim.renormalized import RenormalizedAdamW as RenormalizedAdamW
 from specdiag.optim.scion import Scion as Scion
 
-__all__ = ["AlphaDecay", "CorrectedDecay", "GroupSchedule", "Scion"]
+__all__ = [
+    "AWD",
+    "AdaDecay",
+    "AlphaDecay",
+    "CautiousAdamW",
+    "CorrectedDecay",
+    "GroupSchedule",
+    "RenormalizedAdamW",
+    "Scion",
+    "layout",
+    "scion_groups",
+]

@@ -1,0 +1,59 @@
+"""What an optimizer will do to which layers, as a table to print before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag.decay.live import live_parameters, untied
+
+_COLUMNS = ("optimizer", "place", "lmo", "radius", "lr", "decay", "target C^2", "tensors", "values", "such as")
+_TEXT = ("optimizer", "place", "lmo", "such as")
+
+
+def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str:
+    """One row a group; columns that say nothing here are left out. Trained parameters that nobody holds come last."""
+    held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items() if p.requires_grad}
+    rows = [_row(optimizer, group, names) for optimizer in held for group in optimizer.param_groups]
+    taken = {p for optimizer in held for group in optimizer.param_groups for p in group["params"]}
+    left = [p for p in names if p not in taken]
+    if left:
+        rows.append({"optimizer": "none"} | _size(left, names))
+    shown = [column for column in _COLUMNS if any(row.get(column) for row in rows)]
+    table = [shown, *([row.get(column, "") for column in shown] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in _TEXT else cell.rjust(width)
+            for cell, width, column in zip(row, widths, shown, strict=True)
+        )
+        for row in table
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(optimizer: Optimizer, group: dict[str, Any], names: dict[torch.Tensor, str]) -> dict[str, str]:
+    target = group.get("target_norm")
+    return {
+        "optimizer": type(optimizer).__name__,
+        "place": str(group.get("place", "")),
+        "lmo": str(group.get("lmo", "")) + (" (transposed)" if group.get("transpose") else ""),
+        "radius": f"{group['radius']:g}" if "radius" in group else "",
+        "lr": f"{float(group['lr']):.4g}",
+        "decay": f"{float(group['weight_decay']):.4g}" if "weight_decay" in group else "",
+        "target C^2": "" if target is None else f"{target:.4g}",
+    } | _size(group["params"], names)
+
+
+def _size(parameters: Sequence[torch.Tensor], names: dict[torch.Tensor, str]) -> dict[str, str]:
+    first = next((names[p] for p in parameters if p in names), "")
+    return {
+        "tensors": str(len(parameters)),
+        "values": str(sum(p.numel() for p in parameters)),
+        "such as": first,
+    }
