@@ -9,9 +9,6 @@ from specdiag.dynamics.records import Setting
 from specdiag.dynamics.steady import inflation, removed
 from specdiag.dynamics.updates import MOMENTUM, NEWTON_SCHULZ_SQUARE, SPECTRAL_REPEATS, Shape, Update, interpolated
 
-_SLOW = 0.1
-"""eta over the momentum's forgetting in a step, above which the two are no longer apart."""
-
 
 def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple[str, ...]:
     """Sentences, the general ones first.
@@ -105,14 +102,6 @@ def _course(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         )
     if setting.corrected:
         yield "The decay argument follows the lr, weight_decay x lr/peak: AdamC (arXiv 2506.02285), ScionC."
-    moving = setting.lr_shape != "constant" or setting.warmup > 0
-    if moving and update.memory > 0:
-        yield "Momentum is taken to be in balance with the lr of each step: off by its memory, some tens of steps."
-    if eta > _SLOW * (1 - update.memory):
-        yield (
-            f"A step removes {eta:.3g} of the weights and {1 - update.memory:.3g} of the momentum: with the two so "
-            "close, the way to the balance is only roughly right; the balance itself is not affected."
-        )
     if setting.weight_decay == 0:
         yield "Without decay there is no balance: the norm grows as the square root of the steps."
 

@@ -11,7 +11,7 @@ from specdiag.decay.scheduled import LrShape
 from specdiag.dynamics import steady
 from specdiag.dynamics.assumptions import assumptions
 from specdiag.dynamics.records import Balance, Point, Setting, Simulation
-from specdiag.dynamics.updates import Shape, Update, update_of
+from specdiag.dynamics.updates import BETAS, MOMENTUM, Shape, Update, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
 
@@ -73,6 +73,8 @@ def simulate(
     start = _start(shape, initial_rms, initial_norm)
     _check(lr, weight_decay, steps, lr_shape, final_lr, batch_tokens)
     update = update_of(optimizer, shape, momentum=momentum, betas=betas, gradient_rms=gradient_rms)
+    momentum = MOMENTUM.get(update.optimizer) if momentum is None else momentum
+    betas = BETAS.get(update.optimizer) if betas is None else betas
     setting = Setting(
         optimizer=update.optimizer, lr=lr, weight_decay=weight_decay, steps=steps, lr_shape=lr_shape, warmup=warmup,
         final_lr=final_lr, corrected=corrected, momentum=momentum, betas=betas, shape=tuple(shape), initial_rms=start,

@@ -18,6 +18,8 @@ from specdiag.dynamics.updates import Update
 from specdiag.errors import UsageError
 
 _NEGLIGIBLE = 1e-12
+_ALONE = 16
+"""Terms of the arcsine that are not joined."""
 NEAR = 0.01
 """A norm is called steady within this relative distance of its limit."""
 
@@ -58,14 +60,6 @@ def removed(update: Update, lr: float, decay: float) -> float:
             f"weights swing; {(1 - math.sqrt(mu)) ** 2:.3g} is the most"
         )
     return product / (1 - middle + math.sqrt(root))  # 1 - (middle + sqrt(root)) without cancellation
-
-
-def added(update: Update, lr: float, decay: float) -> float:
-    """What one step adds to the squared norm of a coordinate, with all that it will add through momentum."""
-    eta = removed(update, lr, decay)
-    if update.coupled and eta > 0:
-        return _coupled(update, lr, decay) * eta * (2 - eta)
-    return lr * lr * update.square * inflation(update, eta)
 
 
 def steady_square(update: Update, lr: float, decay: float) -> float | None:
@@ -145,12 +139,16 @@ def decay_of(rms: float, lr: float) -> float:
     return lr / (2 * rms * rms)
 
 
+def correlations(update: Update) -> tuple[tuple[float, float], ...]:
+    """rho_k for k >= 1 as a sum of weight x ratio^k."""
+    terms = _arcsine(update.amplitude, update.memory) if update.sign else ((update.amplitude, update.memory),)
+    return tuple((update.repeats * weight, ratio) for weight, ratio in terms)
+
+
 def _repeated(update: Update, eta: float = 0.0) -> float:
     """2 sum_k rho_k (1 - eta)^k."""
     left = 1 - eta
-    a, r = update.amplitude, update.memory
-    terms = _arcsine(a, r) if update.sign else ((a, r),)
-    return 2 * update.repeats * sum(weight * ratio * left / (1 - ratio * left) for weight, ratio in terms)
+    return 2 * sum(weight * ratio * left / (1 - ratio * left) for weight, ratio in correlations(update))
 
 
 def _coupled(update: Update, lr: float, decay: float) -> float:
@@ -162,11 +160,20 @@ def _coupled(update: Update, lr: float, decay: float) -> float:
 
 @functools.lru_cache
 def _arcsine(amplitude: float, memory: float) -> tuple[tuple[float, float], ...]:
-    """(2/pi) asin(amplitude memory^k) as a sum of weight ratio^k: the series of the arcsine, term by term."""
+    """(2/pi) asin(amplitude memory^k) as a sum of weight x ratio^k: the series of the arcsine.
+
+    Its first terms stand alone; later ones, which forget at once, are joined in blocks of the same weight and sum.
+    """
     terms: list[tuple[float, float]] = []
     weight, j = 2 / math.pi * amplitude, 0
     while weight * memory ** (2 * j + 1) > _NEGLIGIBLE:
         terms.append((weight, memory ** (2 * j + 1)))
         weight *= amplitude * amplitude * (2 * j + 1) ** 2 / ((2 * j + 2) * (2 * j + 3))
         j += 1
-    return tuple(terms)
+    joined, first = terms[:_ALONE], _ALONE
+    while block := terms[first : 2 * first]:
+        weight = sum(w for w, _ in block)
+        total = sum(w * ratio / (1 - ratio) for w, ratio in block)
+        joined.append((weight, total / (weight + total)))
+        first *= 2
+    return tuple(joined)

@@ -1,18 +1,22 @@
 """The squared norm step by step, in expectation, under any lr and decay schedule.
 
-    S_t = (1 - eta_t)^2 S_{t-1} + lr_t^2 C R(eta_t)
+    S_t = (1 - eta_t)^2 S_{t-1} + lr_t^2 C + 2 lr_t (1 - eta_t) X_t,   X_t = -E theta_{t-1} u_t
 
-with R as in `steady`. It takes momentum to be in balance with the present lr: right where schedules move slowly against
-the momentum's memory, off by some tens of steps at the start.
+is equation 1 of arXiv 2512.08217 in a coordinate. Momentum makes X_t: a sum over earlier steps of lr C rho_k, carried
+on for each geometric part of rho_k. So a moving lr and the first steps are right too, but for how the optimizer's own
+state starts (Adam's bias correction, empty buffers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from specdiag.decay.schedules import Schedule
-from specdiag.dynamics.steady import added, removed
+from specdiag.dynamics.steady import correlations, removed
 from specdiag.dynamics.updates import Update
+
+Stepper = Callable[[float, float], float]
+"""One step at an lr and a decay, to the mean square that follows."""
 
 
 def expected(
@@ -33,13 +37,41 @@ def expected(
     """
     wanted = set(at)
     found = {0: start} if 0 in wanted else {}
-    square, before = start, None
-    kept = gained = 0.0
+    take = _coupled(update, start) if update.coupled else _decoupled(update, start)
     for step in range(1, steps + 1):
-        now = lr(step), decay(step)
-        if now != before:
-            kept, gained, before = (1 - removed(update, *now)) ** 2, added(update, *now), now
-        square = kept * square + gained
+        square = take(lr(step), decay(step))
         if step in wanted:
             found[step] = square
     return found
+
+
+def _decoupled(update: Update, square: float) -> Stepper:
+    c, own = update.square, 0.0 if update.renormalized else 1.0
+    parts = correlations(update)
+    along = [0.0] * len(parts)
+
+    def take(lr: float, decay: float) -> float:
+        nonlocal square, along
+        left = 1 - removed(update, lr, decay)
+        square = left * left * square + lr * lr * c * own + 2 * lr * left * sum(along)
+        along = [ratio * (left * x + weight * lr * c) for x, (weight, ratio) in zip(along, parts, strict=True)]
+        return square
+
+    return take
+
+
+def _coupled(update: Update, square: float) -> Stepper:
+    """SGD with decay through the momentum: second moments of weights and buffer, exact from an empty buffer on."""
+    mu = update.kept[0]
+    fresh = update.square * (1 - mu * mu)
+    mixed = buffer = 0.0
+
+    def take(lr: float, decay: float) -> float:
+        nonlocal square, mixed, buffer
+        removed(update, lr, decay)
+        buffer = mu * mu * buffer + fresh + decay * decay * square + 2 * mu * decay * mixed
+        pulled = mu * mixed + decay * square
+        square, mixed = square - 2 * lr * pulled + lr * lr * buffer, pulled - lr * buffer
+        return square
+
+    return take
