@@ -16,6 +16,8 @@ from . import output, tables
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan, PlanEntry
 
+POWER_LINES = "Power Lines"
+
 
 @dataclass(frozen=True)
 class Base:
@@ -109,7 +111,7 @@ def _by_power_lines(planned: Mapping[str, Any], lr: float | None, steps_left: in
             f"Power Lines need all of --tokens --params --batch-tokens --context-length --lr: add {' '.join(absent)}"
         )
     found = power_lines(**wanted)
-    return Base(found.weight_decay, "Power Lines", lr, steps_left, list(limits(found)))
+    return Base(found.weight_decay, POWER_LINES, lr, steps_left, list(limits(found)))
 
 
 def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
@@ -182,11 +184,17 @@ def _head(plan: DecayPlan) -> str:
 
 
 def _base(plan: DecayPlan, base: Base) -> list[str]:
+    """Where the base comes from, and what others took where it is not the person's own."""
+    from specdiag.decay.power_lines import CUSTOMARY
+
+    usual = f"Customary: {'; '.join(f'{c.model} {c.weight_decay:g} ({c.remark})' for c in CUSTOMARY)}."
     if plan.base_weight_decay is None:
         return [
-            "No base decay is known (--weight-decay, --run, or Power Lines from --tokens ...): these are ratios alone."
+            "No base decay is known (--weight-decay, --run, or Power Lines from --tokens ...): these are ratios alone.",
+            usual,
         ]
-    return [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
+    said = [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
+    return [*said, usual] if plan.base_origin == POWER_LINES else said
 
 
 def _schedule(plan: DecayPlan) -> list[str]:

@@ -410,7 +410,10 @@ def test_other_exports() -> None:
     assert read["base_weight_decay"] == 0.1
     assert len(read["entries"]) == 56
     assert (
-        export_plan(plan, "csv").decode().splitlines()[0].startswith("name,role,family,layer,component,n_parameters,value,ratio")
+        export_plan(plan, "csv")
+        .decode()
+        .splitlines()[0]
+        .startswith("name,role,family,layer,component,n_parameters,value,ratio")
     )
     assert export_plan(plan, "md").decode().count("\n") == 58
     assert json.loads(export_plan(plan, "json"))["rule"] == "linear"
@@ -480,6 +483,13 @@ def test_command_derives_the_base(tmp_path: Path) -> None:
     plan = json.loads(result.stdout)
     assert plan["base_weight_decay"] == pytest.approx(0.3371925, rel=1e-6)
     assert plan["base_origin"] == "Power Lines"
+    said = run(
+        str(path), "--tokens", "3260252160", "--params", "163009536", "--batch-tokens", "98304",
+        "--context-length", "1024", "--lr", "4e-4",
+    ).stdout  # fmt: skip
+    assert "Base decay 0.337193 (Power Lines)." in said
+    assert "Counter-example" in said
+    assert "Customary: GPT-1 0.01" in said
 
 
 def test_command_reads_the_run(tmp_path: Path) -> None:
