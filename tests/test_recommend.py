@@ -487,7 +487,7 @@ def test_command_derives_the_base(tmp_path: Path) -> None:
         str(path), "--tokens", "3260252160", "--params", "163009536", "--batch-tokens", "98304",
         "--context-length", "1024", "--lr", "4e-4",
     ).stdout  # fmt: skip
-    assert "Base decay 0.337193 (Power Lines)." in said
+    assert "Base decay 0.33719" in said
     assert "Counter-example" in said
     assert "Customary: GPT-1 0.01" in said
 
