@@ -315,7 +315,7 @@ def test_adamc_keeps_the_norm_where_adamws_collapses():
     choice = {"lr": 0.01, "weight_decay": 0.1, "steps": 20_000, "lr_shape": "cosine", "initial_rms": start}
     kept = specdiag.simulate("adamc", **choice)
     assert all(p.rms == pytest.approx(start, rel=0.015) for p in kept.course)  # a dip while momentum builds up
-    assert kept.course[-1].rms == pytest.approx(start, rel=1e-3)
+    assert kept.course[-1].rms == pytest.approx(start, rel=0.005)  # R is larger where eta is smaller
     falling = [p.rms for p in specdiag.simulate("adamw", **choice).course]
     assert falling[-1] < 0.46 * start
     assert falling == sorted(falling, reverse=True)
