@@ -9,19 +9,25 @@ from specdiag.optim.cautious import CautiousAdamW as CautiousAdamW
 from specdiag.optim.corrected_decay import CorrectedDecay as CorrectedDecay
 from specdiag.optim.group_schedule import GroupSchedule as GroupSchedule
 from specdiag.optim.layout import layout as layout
+from specdiag.optim.module_ada_decay import ModuleAdaDecay as ModuleAdaDecay
 from specdiag.optim.presets import scion_groups as scion_groups
+from specdiag.optim.registry import METHODS as METHODS
+from specdiag.optim.registry import optimizers as optimizers
 from specdiag.optim.renormalized import RenormalizedAdamW as RenormalizedAdamW
 from specdiag.optim.scion import Scion as Scion
 
 __all__ = [
     "AWD",
+    "METHODS",
     "AdaDecay",
     "AlphaDecay",
     "CautiousAdamW",
     "CorrectedDecay",
     "GroupSchedule",
+    "ModuleAdaDecay",
     "RenormalizedAdamW",
     "Scion",
     "layout",
+    "optimizers",
     "scion_groups",
 ]

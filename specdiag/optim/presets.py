@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from specdiag.decay.schedules import target_norm
+from specdiag.decay import schedules
 from specdiag.errors import UsageError
 from specdiag.optim.lmo import Lmo
 from specdiag.optim.places import Place, Placed, placed
@@ -77,6 +77,7 @@ def scion_groups(
     *,
     lr: float | None = None,
     corrected: bool = False,
+    target_norm: float | None = None,
     overrides: Mapping[str, Place] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for `Scion`, each with its LMO and radius by the place of its parameters.
@@ -88,7 +89,8 @@ def scion_groups(
         model: the live model.
         preset: a name of `PRESETS`.
         lr: at the peak of its schedule; None for the preset's.
-        corrected: ScionC: the target norm at which a layer's decay is that of constrained Scion at the peak.
+        corrected: ScionC in the preset's corrected places.
+        target_norm: its C^2; None: for each layer that at which the decay is Scion's 1/radius at the peak.
         overrides: see `places.placed`.
 
     Raises:
@@ -106,7 +108,7 @@ def scion_groups(
     groups: list[dict[str, Any]] = []
     for (place, lmo, transpose), parameters in members.items():
         radius = chosen.balls[place].radius
-        target = target_norm(peak * radius, 1 / radius, 1 - chosen.momentum)
+        target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - chosen.momentum)
         groups.append(
             {
                 "params": parameters,

@@ -42,7 +42,7 @@ class Shards:
         dealt = [p for p in parameters if p in self._owners]
         if not dealt:
             return
-        held = torch.tensor([self.here(p) and key in state[p] for p in dealt], device=dealt[0].device).int()
+        held = torch.tensor([self.here(p) and key in state.get(p, {}) for p in dealt], device=dealt[0].device).int()
         dist.all_reduce(held, group=self._group)
         known = [p for p, is_held in zip(dealt, held.tolist(), strict=True) if is_held]
         for p in known:

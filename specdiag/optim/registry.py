@@ -1,0 +1,269 @@
+"""Every optimizer by name, with what there is to know before choosing it: one table for training, library and docs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn, optim
+from torch.optim import Optimizer
+
+from specdiag.errors import UsageError
+from specdiag.optim.ada_decay import AdaDecay
+from specdiag.optim.awd import AWD
+from specdiag.optim.cautious import CautiousAdamW
+from specdiag.optim.corrected_decay import CorrectedDecay
+from specdiag.optim.places import Placed, placed
+from specdiag.optim.presets import scion_groups
+from specdiag.optim.renormalized import RenormalizedAdamW
+from specdiag.optim.scion import Scion
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One entry.
+
+    Attributes:
+        formula: the step, with lr g (gamma), decay L (lambda) and weights w.
+        source: paper and code that it follows.
+        disagreements: where these, or their readers, differ, and what is done here.
+        defaults: the options that it takes, all of them.
+        build: the optimizers for a model, from a value for every option.
+    """
+
+    formula: str
+    source: str
+    disagreements: str
+    defaults: Options
+    build: Callable[[nn.Module, Options], list[Optimizer]]
+
+
+def optimizers(name: str, model: nn.Module, **options: Any) -> list[Optimizer]:
+    """The optimizers of a method, over every trained parameter of a model.
+
+    But for Scion's balls, decay is for matrices that are no embedding: biases, norms, embeddings and heads that are
+    tied to one get none.
+
+    Args:
+        name: a name of `METHODS`.
+        model: after it was moved and wrapped.
+        **options: instead of the method's defaults. `lr` is the peak of its schedule.
+
+    Raises:
+        UsageError: an unknown method or option, or a value out of range.
+
+    Example:
+        >>> from torch import nn
+        >>> [type(each).__name__ for each in optimizers("adamc", nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))]
+        ['AdamW']
+    """
+    if name not in METHODS:
+        raise UsageError(f"unknown optimizer '{name}'; choose from {', '.join(METHODS)}")
+    method = METHODS[name]
+    unknown = next((key for key in options if key not in method.defaults), None)
+    if unknown is not None:
+        raise UsageError(f"{name} has no option '{unknown}'; it has {', '.join(method.defaults)}")
+    return method.build(model, {**method.defaults, **options})
+
+
+def markdown() -> str:
+    """The table as a section of Markdown for each method."""
+    sections: list[str] = []
+    for name, method in METHODS.items():
+        defaults = ", ".join(
+            f"`{key}={f'{value:g}' if isinstance(value, float) else value}`" for key, value in method.defaults.items()
+        )
+        notes = (f"Source: {method.source}.", f"Defaults: {defaults}.", f"Disagreement: {method.disagreements}")
+        lines = "\n".join(
+            textwrap.fill(f"- {note}", 120, subsequent_indent="  ", break_on_hyphens=False) for note in notes
+        )
+        sections.append(f"### {name}\n\n    {method.formula}\n\n{lines}")
+    return "\n\n".join(sections)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """With decay and without."""
+    return _split(placed(model), weight_decay)
+
+
+def _split(parameters: list[Placed], weight_decay: float) -> list[dict[str, Any]]:
+    groups = [
+        {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
+        {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _adam(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, Options], list[Optimizer]]:
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        groups = _groups(model, options["weight_decay"])
+        return [kind(groups, lr=options["lr"], betas=(options["beta1"], options["beta2"]), eps=options["eps"])]
+
+    return build
+
+
+def _sgd(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, Options], list[Optimizer]]:
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        rest = {key: value for key, value in options.items() if key != "weight_decay"}
+        return [kind(_groups(model, options["weight_decay"]), **rest)]
+
+    return build
+
+
+def _corrected(
+    build: Callable[[nn.Module, Options], list[Optimizer]],
+) -> Callable[[nn.Module, Options], list[Optimizer]]:
+    def corrected(model: nn.Module, options: Options) -> list[Optimizer]:
+        built = build(model, options)
+        CorrectedDecay(built, model, peak_lr=options["lr"])
+        return built
+
+    return corrected
+
+
+def _scion(*, corrected: bool) -> Callable[[nn.Module, Options], list[Optimizer]]:
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        target = options["target_norm"] if corrected else None
+        groups = scion_groups(model, options["preset"], lr=options["lr"], corrected=corrected, target_norm=target)
+        rest = {key: options[key] for key in ("weight_decay", "orthogonalization", "process_group")}
+        return [Scion(groups, **rest)]
+
+    return build
+
+
+def _muon(model: nn.Module, options: Options) -> list[Optimizer]:
+    if not hasattr(optim, "Muon"):
+        raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
+    hidden: list[Placed] = []
+    rest: list[Placed] = []
+    for each in placed(model):
+        (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
+    if not hidden:
+        raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
+    lr, weight_decay = options["lr"], options["weight_decay"]
+    muon = optim.Muon(
+        [each.parameter for each in hidden],
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=options["momentum"],
+        adjust_lr_fn=options["adjust_lr_fn"],
+    )
+    betas = (options["beta1"], options["beta2"])
+    return [muon, *([optim.AdamW(_split(rest, weight_decay), lr=lr, betas=betas)] if rest else [])]
+
+
+_ADAM: Options = {"lr": 1e-3, "weight_decay": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+_SGD: Options = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
+_SCION: Options = {
+    "lr": None,
+    "weight_decay": 1.0,
+    "preset": "nanogpt",
+    "orthogonalization": "polar-express",
+    "process_group": None,
+}
+
+METHODS: dict[str, Method] = {
+    "adamw": Method(
+        "w <- (1 - g L) w - g m^/(sqrt(v^) + eps)",
+        "Loshchilov and Hutter 2019 (arXiv 1711.05101); torch.optim.AdamW as it is",
+        "the paper's decay is multiplied by the schedule's factor alone, torch's by the lr itself: the same L is "
+        "another decay. A parameter without gradient is not decayed; one with a zero gradient is.",
+        _ADAM,
+        _adam(optim.AdamW),
+    ),
+    "adamc": Method(
+        "AdamW with L_t = L g_t/g_max in every matrix but embeddings and heads",
+        "Defazio 2025 (arXiv 2506.02285); torch.optim.AdamW with CorrectedDecay",
+        "g_max is the peak of the schedule; kozistr/pytorch_optimizer takes the lr of the constructor, which is "
+        "another where a warm-up has already scaled it. What embeddings and biases get is not said: here they are "
+        "not corrected. Its authors take a larger L than for AdamW.",
+        _ADAM,
+        _corrected(_adam(optim.AdamW)),
+    ),
+    "sgd": Method(
+        "d <- momentum d + g + L w;  w <- w - g d",
+        "torch.optim.SGD as it is",
+        "the decay is part of the gradient and goes through the momentum (L2); the decoupled SGDW of arXiv 1711.05101 "
+        "does not.",
+        _SGD,
+        _sgd(optim.SGD),
+    ),
+    "sgdc": Method(
+        "SGD with L_t = L g_t/g_max in every matrix but embeddings and heads",
+        "Defazio 2025 (arXiv 2506.02285); torch.optim.SGD with CorrectedDecay",
+        "as adamc. With momentum, torch's SGD spreads the corrected decay over the steps that follow.",
+        _SGD,
+        _corrected(_sgd(optim.SGD)),
+    ),
+    "renormalized-adamw": Method(
+        "w' = (1 - g L) w;  w'' = w' - g u;  w <- w'' |w' - g u_par|/|w''|, u_par the part of u along w'",
+        "Chou 2025 (arXiv 2512.08217), algorithm 1",
+        "the algorithm's lines were not readable: this form is reconstructed from the text and from remarks of its "
+        "reviewers. Matrices only, each parameter as a whole. Its finding is that it makes no difference.",
+        _ADAM,
+        _adam(RenormalizedAdamW),
+    ),
+    "cautious-adamw": Method(
+        "w <- w - g (u + L 1[u w >= 0] w)",
+        "cautious weight decay, arXiv 2510.12402",
+        "nanochat's log cites arXiv 2411.16085 for it, which is about cautious updates. Where u w = 0 it decays.",
+        _ADAM,
+        _adam(CautiousAdamW),
+    ),
+    "scion": Method(
+        "m <- (1 - a) m + a g;  w <- (1 - g L) w - g radius lmo(m), L = 1",
+        "Pethick et al. 2025, LIONS-EPFL/scion; LMO and radius by place of the layer, from the preset",
+        "the released constructor has no momentum (a = 1), its runs a = 0.1, which the presets take. ColNorm is plain "
+        "there by default and the others normalised; here names say which. Its spectral steps use Newton-Schulz, the "
+        "code of arXiv 2512.08217 PolarExpress, which is the default here. `lr=None` is that of the preset.",
+        _SCION,
+        _scion(corrected=False),
+    ),
+    "scionc": Method(
+        "Scion with g L = (g radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
+        "Chou 2025 (arXiv 2512.08217), algorithm 2",
+        "`target_norm=None` is the C^2 with L = 1 at the peak. The factor 1/2 is reconstructed from the derivation; it agrees with the C^2 of the paper's tables. The "
+        "author's published code has L_t = L g_t/g_max, the same while a and C^2 stay. Sign and spectral steps repeat "
+        "less of their momentum than (2 - a)/a says (about 0.7 and 0.8 to 0.95 of it): a constant unless a is "
+        "scheduled. Schedule C^2 or a by GroupSchedule.",
+        {**_SCION, "target_norm": None},
+        _scion(corrected=True),
+    ),
+    "muon": Method(
+        "B <- momentum B + (1 - momentum) g;  w <- (1 - g L) w - g 0.2 sqrt(max(rows, cols)) NS5(nesterov B)",
+        "Jordan et al. 2024; torch.optim.Muon as it is for hidden matrices, torch.optim.AdamW for all else",
+        "`adjust_lr_fn=original` is Jordan's sqrt(max(1, rows/cols)), which needs another lr than AdamW's; the default "
+        "here is Moonlight's (arXiv 2502.16982), with which one lr serves both. Decay goes by the lr before that "
+        "factor. torch's docs give B <- momentum B + g, its code the average. Jordan's repository has no decay.",
+        {
+            "lr": 1e-3,
+            "weight_decay": 0.1,
+            "momentum": 0.95,
+            "adjust_lr_fn": "match_rms_adamw",
+            "beta1": 0.9,
+            "beta2": 0.95,
+        },
+        _muon,
+    ),
+    "awd": Method(
+        "SGD with L_t = L r_t;  r_t = 0.1 r_(t-1) + 0.9 |g|/|w|, over all parameters",
+        "Ghiasi et al. 2023 (arXiv 2210.00094); reimplementation in hed-ucas/AlphaDecay",
+        "the averaging is as in that reimplementation, the paper's own algorithm was not compared. It writes the decay "
+        "into every group, so that biases decay too: not here. Gradients clipped before cap the decay.",
+        {"lr": 0.1, "weight_decay": 0.02, "momentum": 0.9},
+        _sgd(AWD),
+    ),
+    "adadecay": Method(
+        "w_i <- w_i - g d_i - g L theta_i w_i;  theta_i = 2/(1 + exp(-slope z_i)), z_i = (|g_i| - mean)/std",
+        "Nakamura and Hong 2019 (arXiv 1907.08931)",
+        "what AlphaDecay's tables call AdaDecay is one theta for each module, from gradient norms within its block "
+        "(ModuleAdaDecay here). slope = 4 is from its code; that the paper has 4 is unconfirmed, and so is how the "
+        "paper joins it with momentum.",
+        {**_SGD, "slope": 4.0},
+        _sgd(AdaDecay),
+    ),
+}
