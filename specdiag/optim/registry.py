@@ -28,7 +28,7 @@ class Method:
     """One entry.
 
     Attributes:
-        formula: the step, with lr g (gamma), decay L (lambda) and weights w.
+        formula: the step; g is the gradient, L the decay (lambda), w the weights, u Adam's direction, a = 1 - momentum.
         source: paper and code that it follows.
         disagreements: where these, or their readers, differ, and what is done here.
         defaults: the options that it takes, all of them.
@@ -168,7 +168,7 @@ _SCION: Options = {
 
 METHODS: dict[str, Method] = {
     "adamw": Method(
-        "w <- (1 - g L) w - g m^/(sqrt(v^) + eps)",
+        "w <- (1 - lr L) w - lr m^/(sqrt(v^) + eps)",
         "Loshchilov and Hutter 2019 (arXiv 1711.05101); torch.optim.AdamW as it is",
         "the paper's decay is multiplied by the schedule's factor alone, torch's by the lr itself: the same L is "
         "another decay. A parameter without gradient is not decayed; one with a zero gradient is.",
@@ -176,16 +176,16 @@ METHODS: dict[str, Method] = {
         _adam(optim.AdamW),
     ),
     "adamc": Method(
-        "AdamW with L_t = L g_t/g_max in every matrix but embeddings and heads",
+        "AdamW with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
         "Defazio 2025 (arXiv 2506.02285); torch.optim.AdamW with CorrectedDecay",
-        "g_max is the peak of the schedule; kozistr/pytorch_optimizer takes the lr of the constructor, which is "
+        "lr_max is the peak of the schedule; kozistr/pytorch_optimizer takes the lr of the constructor, which is "
         "another where a warm-up has already scaled it. What embeddings and biases get is not said: here they are "
         "not corrected. Its authors take a larger L than for AdamW.",
         _ADAM,
         _corrected(_adam(optim.AdamW)),
     ),
     "sgd": Method(
-        "d <- momentum d + g + L w;  w <- w - g d",
+        "d <- momentum d + g + L w;  w <- w - lr d",
         "torch.optim.SGD as it is",
         "the decay is part of the gradient and goes through the momentum (L2); the decoupled SGDW of arXiv 1711.05101 "
         "does not.",
@@ -193,14 +193,14 @@ METHODS: dict[str, Method] = {
         _sgd(optim.SGD),
     ),
     "sgdc": Method(
-        "SGD with L_t = L g_t/g_max in every matrix but embeddings and heads",
+        "SGD with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
         "Defazio 2025 (arXiv 2506.02285); torch.optim.SGD with CorrectedDecay",
         "as adamc. With momentum, torch's SGD spreads the corrected decay over the steps that follow.",
         _SGD,
         _corrected(_sgd(optim.SGD)),
     ),
     "renormalized-adamw": Method(
-        "w' = (1 - g L) w;  w'' = w' - g u;  w <- w'' |w' - g u_par|/|w''|, u_par the part of u along w'",
+        "w' = (1 - lr L) w;  w'' = w' - lr u;  w <- w'' |w' - lr u_par|/|w''|, u_par the part of u along w'",
         "Chou 2025 (arXiv 2512.08217), algorithm 1",
         "the algorithm's lines were not readable: this form is reconstructed from the text and from remarks of its "
         "reviewers. Matrices only, each parameter as a whole. Its finding is that it makes no difference.",
@@ -208,14 +208,14 @@ METHODS: dict[str, Method] = {
         _adam(RenormalizedAdamW),
     ),
     "cautious-adamw": Method(
-        "w <- w - g (u + L 1[u w >= 0] w)",
+        "w <- w - lr (u + L 1[u w >= 0] w)",
         "cautious weight decay, arXiv 2510.12402",
         "nanochat's log cites arXiv 2411.16085 for it, which is about cautious updates. Where u w = 0 it decays.",
         _ADAM,
         _adam(CautiousAdamW),
     ),
     "scion": Method(
-        "m <- (1 - a) m + a g;  w <- (1 - g L) w - g radius lmo(m), L = 1",
+        "m <- (1 - a) m + a g;  w <- (1 - lr L) w - lr radius lmo(m), L = 1",
         "Pethick et al. 2025, LIONS-EPFL/scion; LMO and radius by place of the layer, from the preset",
         "the released constructor has no momentum (a = 1), its runs a = 0.1, which the presets take. ColNorm is plain "
         "there by default and the others normalised; here names say which. Its spectral steps use Newton-Schulz, the "
@@ -224,17 +224,17 @@ METHODS: dict[str, Method] = {
         _scion(corrected=False),
     ),
     "scionc": Method(
-        "Scion with g L = (g radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
+        "Scion with lr L = (lr radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
         "Chou 2025 (arXiv 2512.08217), algorithm 2",
-        "`target_norm=None` is the C^2 with L = 1 at the peak. The factor 1/2 is reconstructed from the derivation; it agrees with the C^2 of the paper's tables. The "
-        "author's published code has L_t = L g_t/g_max, the same while a and C^2 stay. Sign and spectral steps repeat "
-        "less of their momentum than (2 - a)/a says (about 0.7 and 0.8 to 0.95 of it): a constant unless a is "
-        "scheduled. Schedule C^2 or a by GroupSchedule.",
+        "`target_norm=None` is the C^2 with L = 1 at the peak. The factor 1/2 is reconstructed from the derivation; it "
+        "agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, the same while "
+        "a and C^2 stay. Sign and spectral steps repeat less of their momentum than (2 - a)/a says (about 0.7 and 0.8 "
+        "to 0.95 of it): a constant unless a is scheduled. Schedule C^2 or a by GroupSchedule.",
         {**_SCION, "target_norm": None},
         _scion(corrected=True),
     ),
     "muon": Method(
-        "B <- momentum B + (1 - momentum) g;  w <- (1 - g L) w - g 0.2 sqrt(max(rows, cols)) NS5(nesterov B)",
+        "B <- momentum B + (1 - momentum) g;  w <- (1 - lr L) w - lr 0.2 sqrt(max(rows, cols)) NS5(nesterov B)",
         "Jordan et al. 2024; torch.optim.Muon as it is for hidden matrices, torch.optim.AdamW for all else",
         "`adjust_lr_fn=original` is Jordan's sqrt(max(1, rows/cols)), which needs another lr than AdamW's; the default "
         "here is Moonlight's (arXiv 2502.16982), with which one lr serves both. Decay goes by the lr before that "
@@ -258,7 +258,7 @@ METHODS: dict[str, Method] = {
         _sgd(AWD),
     ),
     "adadecay": Method(
-        "w_i <- w_i - g d_i - g L theta_i w_i;  theta_i = 2/(1 + exp(-slope z_i)), z_i = (|g_i| - mean)/std",
+        "w_i <- w_i - lr d_i - lr L theta_i w_i;  theta_i = 2/(1 + exp(-slope z_i)), z_i = (|g_i| - mean)/std",
         "Nakamura and Hong 2019 (arXiv 1907.08931)",
         "what AlphaDecay's tables call AdaDecay is one theta for each module, from gradient norms within its block "
         "(ModuleAdaDecay here). slope = 4 is from its code; that the paper has 4 is unconfirmed, and so is how the "
