@@ -227,9 +227,9 @@ METHODS: dict[str, Method] = {
         "Scion with lr L = (lr radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
         "Chou 2025 (arXiv 2512.08217), algorithm 2",
         "`target_norm=None` is the C^2 with L = 1 at the peak. The factor 1/2 is reconstructed from the derivation; it "
-        "agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, the same while "
-        "a and C^2 stay. Sign and spectral steps repeat less of their momentum than (2 - a)/a says (about 0.7 and 0.8 "
-        "to 0.95 of it): a constant unless a is scheduled. Schedule C^2 or a by GroupSchedule.",
+        "agrees with the C^2 of the paper's tables. The author's published code has L_t = L lr_t/lr_max, the same "
+        "while a and C^2 stay. Sign and spectral steps repeat less of their momentum than (2 - a)/a says (about 0.7 "
+        "and 0.8 to 0.95 of it): a constant unless a is scheduled. Schedule C^2 or a by GroupSchedule.",
         {**_SCION, "target_norm": None},
         _scion(corrected=True),
     ),
