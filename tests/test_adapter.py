@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import specdiag
-from specdiag.checkpoint.adapter_names import dotted, take_apart
+from specdiag.checkpoint.adapters.names import dotted, take_apart
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
@@ -184,7 +184,7 @@ def test_any_rank_and_shape(tmp_path: Path, r: int, shape: tuple[int, int]) -> N
 
 
 def test_long_factors_are_widened_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from specdiag.checkpoint import adapter_update
+    from specdiag.checkpoint.adapters import update as adapter_update
 
     monkeypatch.setattr(adapter_update, "_BLOCK", 100)
     tensors = lora(QUERY, 96, 64)

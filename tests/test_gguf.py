@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specdiag
-from specdiag.checkpoint import gguf_file
 from specdiag.checkpoint.choice import choose
+from specdiag.checkpoint.gguf import file as gguf_file
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import MissingExtraError, SourceError, SpecdiagError, UsageError

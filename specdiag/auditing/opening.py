@@ -77,8 +77,8 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
 
 def _plain(source: str | os.PathLike[str], revision: str | None, file: str | None) -> Contents | None:
     """The contents of one model, None for a pipeline or an adapter."""
-    from specdiag.checkpoint.adapter import read_adapter
-    from specdiag.checkpoint.adapter_config import read_adapter_config
+    from specdiag.checkpoint.adapters.adapter import read_adapter
+    from specdiag.checkpoint.adapters.config import read_adapter_config
     from specdiag.checkpoint.folder import open_folder
     from specdiag.checkpoint.pipeline import component_folders
     from specdiag.checkpoint.reader import read_contents

@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from specdiag.checkpoint.adapter import read_adapter
-from specdiag.checkpoint.adapter_config import AdapterConfig
-from specdiag.checkpoint.adapter_rows import update_rows
+from specdiag.checkpoint.adapters.adapter import read_adapter
+from specdiag.checkpoint.adapters.config import AdapterConfig
+from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint

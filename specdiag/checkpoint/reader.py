@@ -10,14 +10,14 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from specdiag.checkpoint.adapter import Adapter, read_adapter, remarks_on_updates
-from specdiag.checkpoint.adapter_config import read_adapter_config
-from specdiag.checkpoint.adapter_merge import merge
-from specdiag.checkpoint.adapter_rows import update_rows
+from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_on_updates
+from specdiag.checkpoint.adapters.config import read_adapter_config
+from specdiag.checkpoint.adapters.merge import merge
+from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.choice import choose, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import recognise
-from specdiag.checkpoint.gguf_file import list_gguf
+from specdiag.checkpoint.gguf.file import list_gguf
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.safetensors_file import list_safetensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from specdiag.checkpoint.adapter_names import flattened
+from specdiag.checkpoint.adapters.names import flattened
 from specdiag.errors import SourceError
 
 

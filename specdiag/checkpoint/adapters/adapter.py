@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from specdiag.checkpoint.adapter_config import AdapterConfig
-from specdiag.checkpoint.adapter_names import Kind, Piece, may_adapt, take_apart
-from specdiag.checkpoint.adapter_update import Update
+from specdiag.checkpoint.adapters.config import AdapterConfig
+from specdiag.checkpoint.adapters.names import Kind, Piece, may_adapt, take_apart
+from specdiag.checkpoint.adapters.update import Update
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.gguf_header import Header, TensorInfo, Value, read_header
-from specdiag.checkpoint.gguf_types import Decode, Kind, kind_of
+from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_header
+from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.architecture.split import whole
-from specdiag.checkpoint.adapter import Adapter, remarks_on_updates
-from specdiag.checkpoint.adapter_names import dotted
-from specdiag.checkpoint.adapter_update import Update, can_cut
+from specdiag.checkpoint.adapters.adapter import Adapter, remarks_on_updates
+from specdiag.checkpoint.adapters.names import dotted
+from specdiag.checkpoint.adapters.update import Update, can_cut
 from specdiag.checkpoint.sorting import sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.adapter import Adapter, Tokens
-from specdiag.checkpoint.adapter_match import Names
-from specdiag.checkpoint.adapter_update import Update
+from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
+from specdiag.checkpoint.adapters.match import Names
+from specdiag.checkpoint.adapters.update import Update
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
 

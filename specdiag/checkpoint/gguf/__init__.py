@@ -1,0 +1,1 @@
+"""GGUF files: the header by hand, codes through the gguf package."""
