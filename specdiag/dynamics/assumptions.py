@@ -55,7 +55,7 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         )
         yield (
             f"Steps: gradients have RMS {setting.gradient_rms:g} in a coordinate throughout (--gradient-rms); the norm "
-            "is proportional to it, and in a scale-invariant network it falls as the norm grows. "
+            "is proportional to it, and in a scale-invariant network gradients shrink as it grows. "
             f"Here {way}; R = {found:.4g}."
         )
     elif name == "scion-l2":
@@ -64,7 +64,8 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         yield from _corrected_factor(update, setting, factor)
     if name in MOMENTUM:
         kept = update.kept[0]
-        yield f"Momentum: a step keeps {kept:g} of the buffer, so the new gradient weighs {1 - kept:g}."
+        weighs = "adds the whole gradient" if name.startswith("sgd") else f"gives the new gradient {1 - kept:g}"
+        yield f"Momentum: a step keeps {kept:g} of the buffer and {weighs}."
 
 
 def _corrected_factor(update: Update, setting: Setting, factor: str) -> Iterator[str]:
