@@ -97,6 +97,13 @@ def test_squared_norms_of_a_unit_step():
         assert exact_direction(kind, g).square().sum() == pytest.approx(squared, rel=1e-6), kind
 
 
+def test_a_convolution_is_scaled_by_its_kernel():
+    torch.manual_seed(0)
+    kernel = torch.randn(8, 2, 3, 3, dtype=torch.float64)
+    assert norm("spectral-conv", kernel) == pytest.approx(float(torch.linalg.svdvals(kernel.flatten(1))[0]) * 9 / 2)
+    assert exact_direction("spectral-conv", kernel).square().sum() == pytest.approx(8 * (2 / 9) ** 2)
+
+
 def test_stacked_experts_are_their_matrices():
     torch.manual_seed(0)
     stack = torch.randn(3, 6, 4, dtype=torch.float64)

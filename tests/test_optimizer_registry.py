@@ -127,6 +127,8 @@ def test_the_presets_are_the_published_ones():
     assert hidden["target_norm"] == pytest.approx(0.475)
     (scionc,) = optimizers("scionc", Decoder(layers=1), preset="vit", target_norm=1.1875)
     targets = {group["place"]: group["target_norm"] for group in scionc.param_groups}
+    assert {group["momentum"] for group in scionc.param_groups} == {0.9}
+    assert optimizers("scion", Decoder(), momentum=0.5)[0].param_groups[0]["momentum"] == 0.5
     assert targets == {"input": 1.1875, "hidden": 1.1875, "bias": 1.1875, "output": None}
 
 

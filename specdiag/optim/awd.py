@@ -68,8 +68,13 @@ class AWD(SGD):
         held = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not held:
             return 0.0
-        gradient = torch.nn.utils.get_total_norm([cast("torch.Tensor", p.grad) for p in held])
-        return float(gradient) / (float(torch.nn.utils.get_total_norm(held)) + _EPS)
+        return _norm([cast("torch.Tensor", p.grad) for p in held]) / (_norm(held) + _EPS)
+
+
+def _norm(tensors: list[torch.Tensor]) -> float:
+    """Of all together; of FSDP's shards the whole, not this rank's part."""
+    found: Any = torch.nn.utils.get_total_norm(tensors)
+    return float(found.full_tensor() if hasattr(found, "full_tensor") else found)
 
 
 def check_numbers(**numbers: float) -> None:

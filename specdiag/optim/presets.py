@@ -76,6 +76,7 @@ def scion_groups(
     preset: str = "nanogpt",
     *,
     lr: float | None = None,
+    momentum: float | None = None,
     corrected: bool = False,
     target_norm: float | None = None,
     overrides: Mapping[str, Place] | None = None,
@@ -89,6 +90,7 @@ def scion_groups(
         model: the live model.
         preset: a name of `PRESETS`.
         lr: at the peak of its schedule; None for the preset's.
+        momentum: weight of the former average; None for the preset's.
         corrected: ScionC in the preset's corrected places.
         target_norm: its C^2; None: for each layer that at which the decay is Scion's 1/radius at the peak.
         overrides: see `places.placed`.
@@ -100,6 +102,7 @@ def scion_groups(
         raise UsageError(f"unknown preset '{preset}'; choose from {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     peak = chosen.lr if lr is None else lr
+    kept = chosen.momentum if momentum is None else momentum
     members: dict[tuple[Place, Lmo, bool], list[nn.Parameter]] = defaultdict(list)
     for each in placed(model, overrides):
         lmo = _lmo(each, chosen)
@@ -108,13 +111,13 @@ def scion_groups(
     groups: list[dict[str, Any]] = []
     for (place, lmo, transpose), parameters in members.items():
         radius = chosen.balls[place].radius
-        target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - chosen.momentum)
+        target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - kept)
         groups.append(
             {
                 "params": parameters,
                 "place": place,
                 "lr": peak,
-                "momentum": chosen.momentum,
+                "momentum": kept,
                 "lmo": lmo,
                 "radius": radius,
                 "transpose": transpose,

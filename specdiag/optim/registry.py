@@ -128,7 +128,8 @@ def _corrected(
 def _scion(*, corrected: bool) -> Callable[[nn.Module, Options], list[Optimizer]]:
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         target = options["target_norm"] if corrected else None
-        groups = scion_groups(model, options["preset"], lr=options["lr"], corrected=corrected, target_norm=target)
+        given = {key: options[key] for key in ("preset", "lr", "momentum")}
+        groups = scion_groups(model, **given, corrected=corrected, target_norm=target)
         rest = {key: options[key] for key in ("weight_decay", "orthogonalization", "process_group")}
         return [Scion(groups, **rest)]
 
@@ -161,6 +162,7 @@ _SGD: Options = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 _SCION: Options = {
     "lr": None,
     "weight_decay": 1.0,
+    "momentum": None,
     "preset": "nanogpt",
     "orthogonalization": "polar-express",
     "process_group": None,
@@ -219,7 +221,7 @@ METHODS: dict[str, Method] = {
         "Pethick et al. 2025, LIONS-EPFL/scion; LMO and radius by place of the layer, from the preset",
         "the released constructor has no momentum (a = 1), its runs a = 0.1, which the presets take. ColNorm is plain "
         "there by default and the others normalised; here names say which. Its spectral steps use Newton-Schulz, the "
-        "code of arXiv 2512.08217 PolarExpress, which is the default here. `lr=None` is that of the preset.",
+        "code of arXiv 2512.08217 PolarExpress, which is the default here. None is what the preset says.",
         _SCION,
         _scion(corrected=False),
     ),
