@@ -26,15 +26,20 @@ def adamw(model, lr=1e-2):
 
 def test_the_published_step_of_adamc():
     """decay-methods W2: lr 0.0025 of 0.01, decay 0.1, theta (1, -2), g (0.1, 0.2)."""
-    model = torch.nn.Linear(2, 2, bias=False).double()
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)).double()
+    hidden, output = model[0].weight, model[1].weight
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[1.0, -2.0], [1.0, -2.0]]))
+        for weight in (hidden, output):
+            weight.copy_(torch.tensor([[1.0, -2.0], [1.0, -2.0]]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0025, weight_decay=0.1)
     CorrectedDecay(optimizer, model, peak_lr=0.01)
-    model.weight.grad = torch.tensor([[0.1, 0.2], [0.1, 0.2]], dtype=torch.float64)
+    for weight in (hidden, output):
+        weight.grad = torch.tensor([[0.1, 0.2], [0.1, 0.2]], dtype=torch.float64)
     optimizer.step()
     expected = torch.tensor([0.99743750025, -2.002374999875], dtype=torch.float64)
-    torch.testing.assert_close(model.weight.detach()[0], expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(hidden.detach()[0], expected, rtol=0, atol=1e-9)
+    plain = expected - (0.1 - 0.025) * 0.0025 * torch.tensor([1.0, -2.0], dtype=torch.float64)
+    torch.testing.assert_close(output.detach()[0], plain, rtol=0, atol=1e-9)
 
 
 def test_the_decay_follows_the_schedule_in_hidden_matrices_alone():

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag.architecture.roles import modules
-from specdiag.decay.live import live_config, live_parameters, untied
 from specdiag.decay.multipliers import Group, attach_all
 from specdiag.decay.servable import servables
 from specdiag.errors import UsageError
+from specdiag.optim.places import placed
 
 Correction = Literal["adamc", "scionc"]
 
@@ -115,11 +114,7 @@ class CorrectedDecay:
 
 def _corrected(model: nn.Module) -> set[torch.Tensor]:
     """Matrices other than embeddings and heads; a head that is tied to an embedding is one Parameter with it."""
-    parameters = live_parameters(model)
-    found = modules({name: tuple(p.shape) for name, p in parameters.items()}, live_config(model)).parts
-    ends = {parameters[n] for n, parts in found.items() if any(part.module.role in ("embed", "head") for part in parts)}
-    ends |= {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    return {p for name, p in untied(parameters).items() if name in found and p not in ends}
+    return {each.parameter for each in placed(model) if each.place == "hidden"}
 
 
 def _smoothing(group: Group) -> float:
