@@ -1,4 +1,4 @@
-"""Training with a decay rule. Needs `pip install 'specdiag[train]'`."""
+"""Training with a decay rule. Needs `pip install transformers accelerate`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import ExportableState
 except ImportError as error:
-    raise MissingExtraError("the Trainer callback needs transformers: pip install 'specdiag[train]'") from error
+    raise MissingExtraError("the Trainer callback needs transformers: pip install transformers accelerate") from error
 
 _log = logging.getLogger("specdiag")
 

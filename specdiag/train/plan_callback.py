@@ -11,7 +11,7 @@ from specdiag.errors import MissingExtraError
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
-    raise MissingExtraError("the Trainer callback needs transformers: pip install 'specdiag[train]'") from error
+    raise MissingExtraError("the Trainer callback needs transformers: pip install transformers accelerate") from error
 
 
 class DecayPlanCallback(TrainerCallback):

@@ -1,0 +1,86 @@
+"""Tokens cut into blocks of one length, and which blocks are held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from specdiag.errors import SourceError
+
+HELD_OUT_SHARE = 64
+"""One block of so many is held out, at least one."""
+HELD_OUT_MOST = 512
+
+
+class Blocks(Dataset[dict[str, torch.Tensor]]):
+    """Blocks of a memory-mapped token file; the tokens after the last whole block are left out.
+
+    Every block predicts `size - 1` tokens, so that a mean over blocks is one over tokens.
+    """
+
+    def __init__(self, tokens: NDArray[Any], size: int, indices: NDArray[np.int64]) -> None:
+        self.tokens, self.size, self.indices = tokens, size, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One block as input and label."""
+        start = int(self.indices[index]) * self.size
+        block = torch.from_numpy(self.tokens[start : start + self.size].astype(np.int64))
+        return {"input_ids": block, "labels": block}
+
+
+def split(tokens: NDArray[Any], size: int, label: str) -> tuple[Blocks, Blocks]:
+    """Training and held-out blocks. Which are held out depends on the number of blocks alone, never on the seed.
+
+    Raises:
+        SourceError: there are not two blocks.
+    """
+    n = len(tokens) // size
+    if n < 2:
+        raise SourceError(f"{label} holds {len(tokens)} tokens, fewer than two blocks of {size}: give more data")
+    hashes = _hashes(n)
+    n_held_out = max(1, min(n // HELD_OUT_SHARE, HELD_OUT_MOST))
+    held_out = np.zeros(n, bool)
+    held_out[np.argsort(hashes, kind="stable")[:n_held_out]] = True
+    return Blocks(tokens, size, np.flatnonzero(~held_out)), Blocks(tokens, size, np.flatnonzero(held_out))
+
+
+def open_tokens(path: Path, dtype: str) -> NDArray[Any]:
+    """A token file as a memory map.
+
+    Raises:
+        SourceError: it is empty, no file of that type, or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size == 0 or size % np.dtype(dtype).itemsize:
+            raise SourceError(f"{path} has {size} bytes, which are no {dtype} tokens")
+        return np.memmap(path, dtype=dtype, mode="r")
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def check_vocabulary(tokens: NDArray[Any], size: int, label: str) -> None:
+    """Raise SourceError if a token lies beyond the model's vocabulary."""
+    step = 1 << 24
+    largest = max(int(tokens[i : i + step].max()) for i in range(0, len(tokens), step))
+    if largest >= size:
+        raise SourceError(
+            f"{label} has token {largest} and the model a vocabulary of {size}: it was made for another tokenizer"
+        )
+
+
+def _hashes(n: int) -> NDArray[np.uint64]:
+    """SplitMix64 of 0 .. n - 1."""
+    with np.errstate(over="ignore"):
+        z = (np.arange(n, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,148 @@
+"""Which checkpoint of a run is whole: the newest is not, where a run was killed while it saved."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from specdiag.errors import SourceError
+from specdiag.train.manifest import manifest_defect
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+STATE = "trainer_state.json"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ZIPPED = (".pt", ".pth", ".bin")
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The `checkpoint-N` folders of a run, newest first."""
+    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()] if run.is_dir() else []
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def find_complete(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that is whole, and the newer ones that are not, each with the reason."""
+    passed_over: list[tuple[Path, str]] = []
+    for path in checkpoints_of(run):
+        why = defect(path)
+        if why is None:
+            return path, passed_over
+        passed_over.append((path, why))
+    return None, passed_over
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights."""
+    return any((folder / name).is_file() for name in _WEIGHTS)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """trainer_state.json of a checkpoint.
+
+    Raises:
+        SourceError: it is missing or damaged.
+    """
+    try:
+        held = json.loads((checkpoint / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{checkpoint / STATE} cannot be read ({error}): name another checkpoint") from error
+    if not isinstance(held, dict) or not isinstance(held.get("global_step"), int):
+        raise SourceError(f"{checkpoint / STATE} names no global_step: name another checkpoint")
+    return cast("dict[str, Any]", held)
+
+
+def defect(checkpoint: Path) -> str | None:
+    """What makes a Trainer's checkpoint unfit to go on from; None where nothing does.
+
+    Sizes, headers and directories of the files are read, and the step counters of the optimizer; not the tensors.
+    """
+    found = manifest_defect(checkpoint)
+    return found if found is not None else next(_defects(checkpoint), None)
+
+
+def _defects(folder: Path) -> Iterator[str]:
+    if not has_weights(folder):
+        yield "no weights"
+    for name in ("config.json", OPTIMIZER, SCHEDULER, STATE):
+        if not (folder / name).is_file():
+            yield f"no {name}"
+    if not any(folder.glob("rng_state*.pth")):
+        yield "no rng_state.pth"
+    for path in sorted(folder.glob("*.json")):
+        try:
+            held = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            yield f"{path.name} is no JSON: cut short"
+            continue
+        if path.name.endswith(".index.json"):
+            yield from _missing_shards(folder, held)
+    for path in sorted(folder.glob("*.safetensors")):
+        yield from _safetensors_defect(path)
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _ZIPPED):
+        yield from _zip_defect(path)
+    yield from _step_defects(folder)
+
+
+def _missing_shards(folder: Path, index: Any) -> Iterator[str]:
+    shards: Mapping[str, str] = index.get("weight_map", {}) if isinstance(index, dict) else {}
+    yield from (f"no {name}" for name in sorted(set(shards.values())) if not (folder / name).is_file())
+
+
+def _safetensors_defect(path: Path) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):  # compares the header with the size of the file
+            pass
+    except (SafetensorError, OSError) as error:
+        yield f"{path.name} is damaged ({error})"
+
+
+def _zip_defect(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        if zipped:
+            zipfile.ZipFile(path).close()  # the directory of a zip archive stands at its end
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        yield f"{path.name} is cut short ({error})"
+        return
+    if not zipped and path.name in (OPTIMIZER, SCHEDULER):
+        yield f"{path.name} is no file of torch.save"
+
+
+def _step_defects(folder: Path) -> Iterator[str]:
+    """Files of different steps in one folder: somebody saved over an older checkpoint and was killed."""
+    from specdiag.checkpoint.torch_load import load_torch
+
+    try:
+        step = read_state(folder)["global_step"]
+        optimizer: Any = load_torch(folder / OPTIMIZER, OPTIMIZER)
+        scheduler: Any = load_torch(folder / SCHEDULER, SCHEDULER)
+    except SourceError as error:
+        yield str(error)
+        return
+    named = _NAME.fullmatch(folder.name)
+    if named is not None and int(named[1]) != step:
+        yield f"{STATE} is of step {step}"
+    states: Mapping[Any, Any] = optimizer.get("state", {}) if isinstance(optimizer, dict) else {}
+    counters = {int(state["step"]) for state in states.values() if "step" in state}
+    if len(counters) > 1:
+        yield f"{OPTIMIZER} has parameters at step {min(counters)} and at step {max(counters)}"
+    skips = (folder / "scaler.pt").exists()  # half precision skips optimizer steps
+    if counters and counters != {step} and not (skips and max(counters) <= step):
+        yield f"{OPTIMIZER} is of step {max(counters)}, {STATE} of step {step}"
+    last = scheduler.get("last_epoch") if isinstance(scheduler, dict) and "lr_lambdas" in scheduler else None
+    if last is not None and last != step and not (skips and last <= step):
+        yield f"{SCHEDULER} is of step {last}, {STATE} of step {step}"

@@ -1,0 +1,115 @@
+"""Where a run goes on: the checkpoint, whose run it is, and what was passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.checkpoints import OPTIMIZER, STATE, checkpoints_of, defect, find_complete, has_weights, read_state
+from specdiag.train.config import RunConfig, load_config
+from specdiag.train.staging import recover
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: the folder whose weights are taken.
+        own: the configuration of the run, if it is ours.
+        in_place: the run of ours that goes on in its folder; None where a new folder is begun.
+        step: optimizer steps done; 0 with a fresh optimizer.
+        fresh: whether the optimizer starts anew.
+        said: what was passed over, and why.
+    """
+
+    checkpoint: Path
+    own: RunConfig | None
+    in_place: Path | None
+    step: int
+    fresh: bool
+    said: list[str] = field(default_factory=list[str])
+
+
+def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
+    """Look at what was named.
+
+    Args:
+        source: a run, one of its checkpoints, or a folder of bare weights.
+        fresh: start the optimizer anew.
+        branch: leave the run as it is and begin a new folder.
+
+    Raises:
+        SourceError: nothing there is complete.
+        UsageError: there are weights and no optimizer, and no fresh one was asked for.
+    """
+    source = source.resolve()
+    if not source.is_dir():
+        raise SourceError(f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights")
+    own = load_config(source)
+    if own is not None:
+        return _own_run(source, own, fresh=fresh, branch=branch)
+    if checkpoints_of(source):
+        checkpoint, said = _newest(source)
+        return _started(checkpoint, None, None, fresh, said)
+    if not has_weights(source):
+        raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
+    parent = load_config(source.parent)
+    if parent is not None and find_complete(source.parent)[0] == source and not (branch or fresh):
+        return _own_run(source.parent, parent, fresh=False, branch=False)
+    return _started(source, parent, None, fresh, [])
+
+
+def newest_run(folder: Path) -> Path:
+    """The run with the newest complete checkpoint: the folder itself or one in it.
+
+    Raises:
+        SourceError: there is none.
+    """
+    found: list[tuple[float, Path]] = []
+    for run in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        checkpoint = find_complete(run)[0]
+        if checkpoint is not None:
+            found.append(((checkpoint / STATE).stat().st_mtime, run))
+    if not found:
+        raise SourceError(f"there is no run with a complete checkpoint in {folder.resolve()}: name one")
+    return max(found)[1]
+
+
+def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
+    if fresh:
+        raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with --fresh-optimizer")
+    recovered = [] if branch else recover(run)
+    if not checkpoints_of(run):
+        start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
+        said = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
+        return Start(start.checkpoint, own, None if branch else run, start.step, start.fresh, said)
+    checkpoint, said = _newest(run)
+    return _started(checkpoint, own, None if branch else run, False, [*recovered, *said])
+
+
+def _newest(run: Path) -> tuple[Path, list[str]]:
+    checkpoint, passed_over = find_complete(run)
+    if checkpoint is None:
+        listed = "; ".join(f"{path.name}: {why}" for path, why in passed_over)
+        raise SourceError(f"'{run}' has no complete checkpoint ({listed})")
+    return checkpoint, [
+        f"{path.name} is incomplete ({why}) and passed over: {checkpoint.name} is taken" for path, why in passed_over
+    ]
+
+
+def _started(checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str]) -> Start:
+    if (checkpoint / "adapter_config.json").exists():
+        raise UsageError(f"'{checkpoint}' is an adapter: decay by exponents of low-rank factors is not defined")
+    if fresh:
+        return Start(checkpoint, own, in_place, 0, True, said)
+    if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
+        raise UsageError(
+            f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts "
+            "one from these weights, with --lr, --weight-decay and --steps-total"
+        )
+    why = defect(checkpoint)
+    if why is not None:
+        raise SourceError(f"'{checkpoint}' is incomplete: {why}; name another checkpoint")
+    return Start(checkpoint, own, in_place, int(read_state(checkpoint)["global_step"]), False, said)

@@ -1,0 +1,72 @@
+"""The Trainer of transformers with checkpoints that a kill cannot tear."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from specdiag.errors import ComputationError, MissingExtraError
+from specdiag.train.staging import STAGING, publish, rotate
+
+try:
+    from safetensors import SafetensorError
+    from transformers import Trainer
+except ImportError as error:
+    raise MissingExtraError("training needs transformers: pip install 'specdiag[train]'") from error
+
+_SLACK = 1 << 20
+"""Bytes of a checkpoint besides its tensors, about."""
+
+
+class CrashSafeTrainer(Trainer):
+    """Saves aside, syncs, and renames; older checkpoints are deleted only then.
+
+    Attributes:
+        tokens: read by training steps of this process.
+    """
+
+    tokens = 0
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass, counted."""
+        self.tokens += inputs["input_ids"].numel()
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial)) / STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run, step = Path(str(self.args.output_dir)), self.state.global_step
+        self._check_space(run, step)
+        try:
+            super()._save_checkpoint(model, trial)
+            publish(run, step)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says of a full disk RuntimeError
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+            reason = str(error).partition("\n")[0]
+            raise ComputationError(
+                f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it are whole: free space and "
+                f"go on with 'specdiag train --resume {run}'"
+            ) from error
+        rotate(run, self.args.save_total_limit)
+
+    def _check_space(self, run: Path, step: int) -> None:
+        needed, free = (
+            _bytes_to_save(cast("nn.Module", self.model), self.optimizer) + _SLACK,
+            shutil.disk_usage(run).free,
+        )
+        if needed > free:
+            raise ComputationError(
+                f"checkpoint-{step} takes {needed / 2**20:.0f} MiB and {free / 2**20:.0f} are free in {run}: free "
+                f"space and go on with 'specdiag train --resume {run}'"
+            )
+
+
+def _bytes_to_save(model: nn.Module, optimizer: Any) -> int:
+    held = [*model.parameters(), *model.buffers()]
+    held += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
