@@ -10,7 +10,8 @@ demo: $(VENV)/core
 	$(BIN)/specdiag analyze build/assets/minilm --out build/minilm.specdiag.json
 	@echo
 	@echo "Next, your own checkpoint:   $(BIN)/specdiag analyze org/name"
-	@echo "or this report as a table:   $(BIN)/specdiag analyze build/minilm.specdiag.json -f csv"
+	@echo "this report as a page:       $(BIN)/specdiag report build/minilm.specdiag.json"
+	@echo "or a weight decay from it:   $(BIN)/specdiag recommend build/minilm.specdiag.json"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -53,17 +53,47 @@ class Target:
         """For a table without -o: the report is saved under the source's own name in the working directory.
 
         A selection of matrices is saved beside, not over, the report of them all, and an adapter applied to its base
-        beside the report of its updates.
+        beside the report of its updates. Runs have checkpoints of equal names: where the report of another source has
+        the name, that of the folder goes before it.
         """
         from specdiag.report import check_writable
 
         if self.format != "table" or self.out is not None:
             return self
-        stem = Path(source.location).resolve().name if source.kind in ("dir", "file") else source.location
-        name = re.sub(r"[^\w.-]+", "--", stem).strip("-.") + (".merged" if source.base is not None else "")
-        out = Path(name + (".selected" if selected else "") + ".specdiag.json")
+        path = Path(source.location).resolve()
+        stem = path.name if source.kind in ("dir", "file") else source.location
+        ending = (".merged" if source.base is not None else "") + (".selected" if selected else "") + ".specdiag.json"
+        out = Path(_as_file_name(stem) + ending)
+        if _is_of_another(out, source):
+            out = Path(_as_file_name(f"{path.parent.name}/{stem}" if source.kind != "hub" else f"hub/{stem}") + ending)
         check_writable(out)
         return replace(self, out=out)
+
+    def for_a_partial_report(self) -> Target:
+        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C."""
+        if self.format not in ("table", "json") or self.out is None or not self.out.exists():
+            return self
+        name = self.out.name.removesuffix(".json").removesuffix(".specdiag")
+        return replace(self, out=self.out.with_name(f"{name}.incomplete.specdiag.json"))
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "--", text).strip("-.")
+
+
+def _is_of_another(path: Path, source: Source) -> bool:
+    """Whether a report of another source is saved there."""
+    from specdiag.errors import SourceError
+    from specdiag.report import is_report, load_report
+
+    if not is_report(path):
+        return False
+    try:
+        held = load_report(path).source
+    except SourceError:
+        return False
+    places = [Path(s.location).resolve() if s.kind in ("dir", "file") else s.location for s in (held, source)]
+    return places[0] != places[1]
 
 
 def provenance(checkpoint: Checkpoint) -> None:
@@ -110,7 +140,7 @@ def answer(report: SpectralReport, target: Target) -> None:
 def interrupted(report: SpectralReport, target: Target) -> None:
     """Keep what was done."""
     output.talk(f"interrupted after {len(report)} matrices; the report is marked incomplete", "yellow")
-    answer(report, target)
+    answer(report, target.for_a_partial_report())
 
 
 def verdict(report: SpectralReport) -> None:

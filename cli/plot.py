@@ -14,7 +14,9 @@ from . import opening, options, output
 
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan
+    from specdiag.dynamics.norm_log import NormLog
     from specdiag.report import SpectralReport
+    from specdiag.trajectories.records import Trajectory
 
 
 class Kind(StrEnum):
@@ -48,7 +50,7 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
     Kind.scree: _CHOICE,
     Kind.paper: ("plan",),
     Kind.trajectory: ("role", "metric"),
-    Kind.norms: ("role",),
+    Kind.norms: ("role", "lr", "weight_decay"),
 }
 _SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
 _ANALYSIS = ("device", "jobs", "memory")
@@ -63,7 +65,7 @@ def plot(
         typer.Argument(
             metavar="SOURCE...",
             help="Saved report, hub id, directory or weight file; for decay also a plan; for trajectory and norms what "
-            "'specdiag trajectory' left. esd, balance and paper take several.",
+            "'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance and paper take several.",
             show_default=False,
         ),
     ],
@@ -89,6 +91,12 @@ def plot(
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan.", show_default="recommend's default")
     ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Of norms: predict the norms of AdamW at this lr, held.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", help="And with this decay. NormWatch logs both.")
+    ] = None,
     dpi: Annotated[int, typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a png.")] = 150,
     device: options.DeviceOption = "auto",
     jobs: options.JobsOption = None,
@@ -99,7 +107,8 @@ def plot(
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     given: dict[str, Any] = {
-        "module": module, "layer": layer, "role": role, "basis": basis, "metric": metric, "plan": plan,
+        "module": module, "layer": layer, "role": role, "basis": basis, "metric": metric, "plan": plan, "lr": lr,
+        "weight_decay": weight_decay,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     _check(kind, sources, given)
@@ -112,11 +121,12 @@ def plot(
         from specdiag.decay.plan import load_plan
 
         figure = figures.decay(load_plan(sources[0]))
-    elif kind in (Kind.trajectory, Kind.norms):
+    elif kind is Kind.trajectory:
         from specdiag.trajectories.saved import load_trajectory
 
-        choice = {"roles": role or []} | ({"metric": metric} if metric is not None else {})
-        figure = getattr(figures, kind.value)(load_trajectory(sources[0]), **choice)
+        figure = figures.trajectory(load_trajectory(sources[0]), metric=metric, roles=role or [])
+    elif kind is Kind.norms:
+        figure = figures.norms(_norms(sources[0], lr, weight_decay), roles=role or [])
     else:
         figure = _draw(kind, [opening.report_of(source, analysis, "figure") for source in sources], given)
     figures.save(figure, out, dpi=dpi)
@@ -125,13 +135,37 @@ def plot(
 
 def _check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
     """Refuse what this kind would ignore."""
-    strange = [f"--{name}" for name in given if name not in _TAKES[kind]]
+    strange = [_option(name) for name in given if name not in _TAKES[kind]]
     if strange:
-        listed = ", ".join(f"--{name}" for name in _TAKES[kind])
+        listed = ", ".join(_option(name) for name in _TAKES[kind])
         raise UsageError(f"{kind} knows no {', '.join(strange)}; it takes {listed}")
     most = _SOURCES.get(kind, 1)
     if len(sources) > most:
         raise UsageError(f"{kind} takes {most} SOURCE{'S' if most > 1 else ''} at most, not {len(sources)}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _norms(source: str, lr: float | None, weight_decay: float | None) -> Trajectory | NormLog:
+    """What a norm watch logged, else the checkpoints of a trajectory, with the settings that were told."""
+    from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
+
+    if has_norm_log(source):
+        if lr is not None or weight_decay is not None:
+            raise UsageError(f"{source} has its own lr and decay in its log: leave out --lr and --weight-decay")
+        return load_norm_log(source)
+    from specdiag.trajectories.saved import load_trajectory
+
+    found = load_trajectory(source)
+    if lr is None and weight_decay is None:
+        return found
+    if lr is None or weight_decay is None:
+        raise UsageError("a prediction needs both --lr and --weight-decay")
+    from specdiag.dynamics.told_settings import with_settings
+
+    return with_settings(found, lr=lr, weight_decay=weight_decay, steps=max(1, found.steps[-1].step))
 
 
 def _draw(kind: Kind, reports: list[SpectralReport], given: dict[str, Any]) -> Any:

@@ -130,7 +130,7 @@ def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
     console.print()
     said = (
         *plan_sentences.findings(plan), *_base(plan, base), *_schedule(plan), *plan_sentences.limits(plan),
-        *_verdict(plan),
+        *_verdict(plan, base),
     )  # fmt: skip
     for sentence in said:
         console.print(sentence, soft_wrap=True)
@@ -214,5 +214,17 @@ def _schedule(plan: DecayPlan) -> list[str]:
     ]
 
 
-def _verdict(plan: DecayPlan) -> list[str]:
-    return [] if plan.verdict is None else [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]
+_ADVICE = {
+    "is geometry": "An untrained network would get nearly the same plan; try --basis square.",
+    "cannot show in the steps left": "More steps, or a larger base decay, would be needed.",
+    "worth a run": "Hold it against uniform decay of the same mean, from the same checkpoint.",
+}
+
+
+def _verdict(plan: DecayPlan, base: Base) -> list[str]:
+    if plan.verdict is not None:
+        answer = plan.verdict.answer
+        return [*plan.verdict.reasons, f"Verdict: {answer}. {_ADVICE[answer]}"]
+    wanted = {"--steps-left": base.steps_left, "--lr": base.lr, "--weight-decay": plan.base_weight_decay}
+    absent = [option for option, value in wanted.items() if value is None]
+    return [f"No verdict: it takes {', '.join(absent)} too."] if base.steps_left is not None and absent else []

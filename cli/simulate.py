@@ -93,6 +93,15 @@ def simulate(
     appendix_a: Annotated[
         bool, typer.Option("--appendix-a", help="The paper's experiment (reconstructed), uncorrected and corrected.")
     ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="RUN",
+            help="Lay the prediction over this run's norms: those of NormWatch, or of 'specdiag trajectory' with --lr, "
+            "--weight-decay and --steps.",
+        ),
+    ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.")
@@ -100,12 +109,17 @@ def simulate(
 ) -> None:
     """Predict weight norms: their balance, when it is reached, and the course under any lr and decay schedule.
 
-    No checkpoint is read: gradients are taken to be noise. Exit codes: 0 done, 2 usage.
+    No checkpoint is read: gradients are taken to be noise. Exit codes: 0 done, 2 usage, 3 RUN of --check.
     """
     from . import simulate_output as show
 
     if out is not None:
         show.check_target(out)
+    if check is not None:
+        from . import simulate_check
+
+        simulate_check.run(check, _told(ctx), format.value, out)
+        return
     common: dict[str, Any] = {"lr_shape": lr_shape.value, "shape": parse_shape(shape), "initial_rms": initial_rms}
     common |= {"stochastic": stochastic, "seed": seed}
     if appendix_a:
@@ -124,6 +138,13 @@ def simulate(
         }  # fmt: skip
         found = [run(name, weight_decay=decay, **common) for name in optimizer or ["adamw"] for decay in weight_decay]
     show.answer(found, format.value, out)
+
+
+def _told(ctx: typer.Context) -> dict[str, Any]:
+    """What was given on the command line, as the library names it."""
+    given = {name: ctx.params[name] for name in ctx.params if _is_given(ctx, name)}
+    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
+    return {name: value for name, value in plain.items() if name not in ("check", "format", "out")}
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

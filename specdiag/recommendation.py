@@ -186,8 +186,8 @@ def _check(
         raise UsageError(f"--clip {clip[0]} {clip[1]} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
     if compat not in (None, "reference"):
         raise UsageError(f"unknown --compat '{compat}'; there is 'reference'")
-    if base is not None and not 0 <= base < float("inf"):
-        raise UsageError(f"weight decay {base} must be a number of at least 0, such as 0.1")
+    if base is not None and not (isinstance(base, (int, float)) and 0 <= base < float("inf")):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"weight decay {base!r} must be a number of at least 0, such as 0.1")
     if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
         raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")
 
@@ -278,10 +278,17 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
     if not report.complete:
         notes.append("The report is incomplete (interrupted): matrices that it lacks are not in the plan.")
     missing = [entry for entry in entries if entry.value is None]
-    if missing:
+    if len(missing) == len(entries):
+        notes.append(
+            f"No ratio could be derived: none of {len(entries)} Parameters has a value ({entries[0].note}). For an "
+            "adapter analyse W + delta with --base."
+        )
+    elif missing:
         notes.append(
             f"{len(missing)} of {len(entries)} stay at ratio 1: {_listed([f'{e.name} ({e.note})' for e in missing])}."
         )
+    if any(file.endswith(".gguf") for file in report.source.files):
+        notes.append("Names are those of GGUF: to apply the plan to a model, make it from the original checkpoint.")
     if any(record.dequantized for record in report.records):
         notes.append("Exponents are those of dequantised weights: rounding makes heavy-tailed modules look lighter.")
     outlier = _outlier(entries) if clip is None else None

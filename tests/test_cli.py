@@ -32,7 +32,7 @@ def write(folder, layers=2, d=64, ff=160, **changes):
             state[f"model.layers.{layer}.self_attn.{role}_proj.weight"] = rng.standard_normal((d, d))
         for role, shape in (("gate", (ff, d)), ("up", (ff, d)), ("down", (d, ff))):
             state[f"model.layers.{layer}.mlp.{role}_proj.weight"] = rng.standard_normal(shape)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     state = {name: w.astype(np.float32) for name, w in (state | changes).items()}
     save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
@@ -148,9 +148,11 @@ def test_a_newer_report(checkpoint, tmp_path):
     assert "report of schema 7" in done.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_keeps_a_partial_report(tmp_path, how):
+@pytest.mark.parametrize(("how", "before"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_interruption_keeps_a_partial_report(tmp_path, how, before):
     write(tmp_path / "ckpt", layers=12, d=512, ff=1500)
+    if before:
+        (tmp_path / "ckpt.specdiag.json").write_text("finished")
     process = subprocess.Popen(
         [sys.executable, "-m", "specdiag", "-v", "analyze", "ckpt", "--jobs", "1"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -163,9 +165,11 @@ def test_interruption_keeps_a_partial_report(tmp_path, how):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert time.monotonic() - start < 10
-    report = load_report(tmp_path / "ckpt.specdiag.json")
+    saved = "ckpt.incomplete.specdiag.json" if before else "ckpt.specdiag.json"
+    report = load_report(tmp_path / saved)
     assert not report.complete
     assert 0 < len(report) < 85
+    assert not before or (tmp_path / "ckpt.specdiag.json").read_text() == "finished"
     assert "marked incomplete" in err
     assert "INCOMPLETE" in out
     assert "Roles" in out
@@ -302,3 +306,22 @@ def test_a_report_of_a_bad_checkpoint_keeps_its_exit_code(tmp_path):
     write(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": np.full((64, 64), np.nan)})
     assert specdiag("analyze", "ckpt", "-o", "a.json", cwd=tmp_path).returncode == 4
     assert specdiag("analyze", "a.json", cwd=tmp_path).returncode == 4
+
+
+def test_reports_of_equal_names_stand_side_by_side(tmp_path):
+    for run in ("a", "b"):
+        write(tmp_path / run / "checkpoint-10")
+        assert specdiag("-q", "analyze", f"{run}/checkpoint-10", cwd=tmp_path).returncode == 0
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == [
+        "b--checkpoint-10.specdiag.json", "checkpoint-10.specdiag.json"
+    ]  # fmt: skip
+    assert load_report(tmp_path / "checkpoint-10.specdiag.json").source.location == "a/checkpoint-10"
+    again = specdiag("analyze", "a/checkpoint-10", cwd=tmp_path)
+    assert "report: checkpoint-10.specdiag.json" in again.stderr
+
+
+def test_a_plan_is_no_source(checkpoint, tmp_path):
+    assert specdiag("-q", "recommend", "ckpt", "-o", "plan.json", cwd=tmp_path).returncode == 0
+    done = specdiag("analyze", "plan.json", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "'plan.json' is a decay plan, not weights: give a report or a checkpoint" in done.stderr

@@ -311,7 +311,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = write(tmp_path / "float.gguf", model({QUERY: floats(4, 4)}))
     assert opened(path).matrices[0].tensor.read(None).shape == (4, 4)
     path = write(tmp_path / "codes.gguf", model({QUERY: quantised(4, 32)}))
-    with pytest.raises(MissingExtraError, match=r"codes.gguf' holds quantised weights.*pip install 'specdiag\[gguf\]'"):
+    with pytest.raises(MissingExtraError, match=r"codes.gguf' holds quantised weights.*pip install 'gguf>=0\.18'"):
         open_checkpoint(path)
 
 

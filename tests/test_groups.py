@@ -200,3 +200,15 @@ def test_a_pattern_that_matches_nothing_is_refused():
 
 def name_of(model, parameter):
     return next(name for name, p in model.named_parameters() if p is parameter)
+
+
+def test_ratios_of_a_plan_are_not_multiplied_twice():
+    model = Decoder()
+    plan = plan_of(model, q_proj=2.0)
+    optimizer = torch.optim.AdamW(plan.param_groups(model, lr=1e-3))
+    with pytest.raises(UsageError, match=r"made by plan\.param_groups, and AlphaDecay would multiply"):
+        specdiag.optim.AlphaDecay(model, optimizer)
+    with pytest.raises(UsageError, match=r"and DecayPlan\.apply would multiply"):
+        plan.apply(optimizer, model)
+    with pytest.raises(UsageError, match="takes an optimizer and then a model"):
+        plan.apply(model, optimizer)

@@ -174,6 +174,16 @@ def test_equal_and_missing_values_give_ratio_1() -> None:
     ]
 
 
+def test_nothing_to_derive_is_said_first() -> None:
+    plan = recommend(llama([[None] * 7]))
+    assert findings(plan)[0].startswith(
+        "No ratio could be derived: none of 7 Parameters has a value (no alpha (degenerate)"
+    )
+    assert repr(recommend(PAPER)) == (
+        "DecayPlan(made: 56 Parameters, linear on alpha, ratios 0.67 to 3.00, mean 1.34, 55% geometry)"
+    )
+
+
 def test_preserved_mean() -> None:
     plan = recommend(PAPER, preserve_mean=True)
     free = recommend(PAPER)
@@ -514,7 +524,9 @@ def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
     result = run(str(path), "--weight-decay", "0.1", "--lr", "1e-3", "--steps-left", "5000", "--schedule", "adamc",
                  "--steps-total", "10000")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stdout.rstrip().endswith("Verdict: worth a run.")
+    assert "Verdict: worth a run. Hold it against uniform decay" in result.stdout.splitlines()[-1]
+    unsaid = run(str(path), "--weight-decay", "0.1", "--steps-left", "5000").stdout
+    assert unsaid.rstrip().endswith("No verdict: it takes --lr too.")
     assert "norm by the end" in result.stdout
     assert "proportional to lr^2" in result.stdout
 

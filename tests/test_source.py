@@ -164,7 +164,7 @@ def test_a_tie_is_never_guessed(tmp_path: Path) -> None:
 def test_a_folder_inside(tmp_path: Path) -> None:
     write(tmp_path / "unet" / "model.safetensors")
     write(tmp_path / "deep" / "er" / "model.safetensors")
-    with pytest.raises(SourceError, match="holds weights only in its folders unet: pick one with --file FOLDER"):
+    with pytest.raises(SourceError, match="holds weights only in its folders unet: name one"):
         open_checkpoint(tmp_path)
     assert open_checkpoint(tmp_path, file="unet").source.files == ("unet/model.safetensors",)
     for pick in ("deep/er", "deep/er/", "deep/er/model.safetensors"):

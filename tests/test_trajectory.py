@@ -256,7 +256,7 @@ def test_steps_are_sorted_as_numbers(tmp_path):
 
 
 def test_steps_that_cannot_be_told(tmp_path):
-    with pytest.raises(SourceError, match="is no run"):
+    with pytest.raises(SourceError, match="no such directory"):
         find_steps(tmp_path / "nowhere")
     with pytest.raises(SourceError, match="holds no checkpoint-N"):
         find_steps(tmp_path)

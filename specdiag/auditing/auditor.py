@@ -199,6 +199,9 @@ def _not_checked(
         reasons |= dict.fromkeys(_STRUCTURE, partial)
     if not any(r.z is not None for r in report.records):
         reasons |= dict.fromkeys(("random", "untrained"), "needs alpha by hill at tail fraction 0.5")
+    least = checks["random"].at_least or 0
+    if not any(r.z is not None and min(r.rows, r.cols) >= least for r in report.records):
+        reasons |= dict.fromkeys(("random", "untrained"), f"no matrix has {least} eigenvalues")
     if all(r.matrix_rank is None or r.dequantized for r in report.records):
         reasons["rank"] = "needs float64, and weights that are not quantised"
     if reference is not None:

@@ -51,7 +51,7 @@ def unsaid(records: Sequence[ModuleRecord], config: Mapping[str, Any], architect
     if _tie(config) is not True:
         reasons["tied"] = "config.json does not say tie_word_embeddings: true"
     if not _promises_head(config, architecture):
-        reasons["head"] = "config.json does not promise a head of its own"
+        reasons["head"] = "config.json names no architecture that has a head of its own"
     return reasons
 
 

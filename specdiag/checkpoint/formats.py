@@ -19,6 +19,7 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (b"<", "a web page or XML, not weights: fetch the file itself"),
+    (b'{\n "schema"', "a decay plan, not weights: give a report or a checkpoint"),
     (b"{", "JSON, not weights"),
 )
 _N_PROBE = 512

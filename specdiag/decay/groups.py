@@ -13,7 +13,7 @@ from specdiag.architecture.roles import modules
 from specdiag.decay.live import live_config, live_parameters, untied
 from specdiag.decay.multipliers import Group, attach
 from specdiag.decay.plan import DecayPlan, PlanEntry
-from specdiag.decay.servable import servable
+from specdiag.decay.servable import PLANNED, servable
 from specdiag.errors import UsageError
 
 _SHOWN = 3
@@ -36,11 +36,14 @@ def param_groups(
             ratio = ratios.get(parameter, plan.default_ratio if parameter in decayed else 0.0)
             members[ratio * base].append(parameter)
     rate = {} if lr is None else {"lr": lr}
-    return [{"params": members[decay], "weight_decay": decay} | rate for decay in sorted(members, reverse=True)]
+    mark = {PLANNED: plan.report_digest[:16]}
+    return [{"params": members[decay], "weight_decay": decay} | rate | mark for decay in sorted(members, reverse=True)]
 
 
 def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """See `DecayPlan.apply`."""
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
+        raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
     parameters = live_parameters(model)
     fitted = fit(plan, parameters)
     held = {parameter for group in servable(optimizer).param_groups for parameter in group["params"]}

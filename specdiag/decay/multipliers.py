@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from specdiag.decay.servable import check_traceable, refusal, servable
+from specdiag.decay.servable import PLANNED, check_traceable, refusal, servable
 from specdiag.errors import UsageError
 
 Group = dict[str, Any]
@@ -148,6 +148,11 @@ def attach(
         UsageError: the optimizer cannot be served, or has a factor of this kind.
     """
     held = servable(optimizer)
+    if kind == "ratio" and any(PLANNED in group for group in held.param_groups):
+        raise UsageError(
+            f"the groups of this optimizer were made by plan.param_groups, and {owner} would multiply their ratios once "
+            "more: build the optimizer with plain groups, or leave this out"
+        )
     multipliers = Multipliers.of(held)
     multipliers.add(kind, owner, factor, replace=replace)
     return multipliers, lambda: multipliers.remove(kind, held)

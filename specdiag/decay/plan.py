@@ -94,6 +94,14 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     entries: tuple[PlanEntry, ...]
 
+    def __repr__(self) -> str:
+        ratios = self.ratios.values()
+        geometry = "" if self.shape_share is None else f", {self.shape_share:.0%} geometry"
+        return (
+            f"DecayPlan({self.source}: {len(self.entries)} Parameters, {self.rule} on {self.basis}, ratios "
+            f"{min(ratios, default=1.0):.2f} to {max(ratios, default=1.0):.2f}, mean {self.mean_ratio:.2f}{geometry})"
+        )
+
     def __getitem__(self, name: str) -> PlanEntry:
         """The entry of the Parameter `name`."""
         for entry in self.entries:

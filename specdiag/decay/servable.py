@@ -21,6 +21,8 @@ _REFUSED: dict[str, str] = {
     "apex.contrib": "flattens its groups when it is built",
 }
 """By the package that the class comes from."""
+PLANNED = "specdiag_plan"
+"""Mark of groups whose decays hold a plan's ratios already."""
 _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag.train.callback import AlphaDecayCallback
+    from specdiag.train.norm_callback import NormWatchCallback
     from specdiag.train.plan_callback import DecayPlanCallback
 
-_HOMES = {"AlphaDecayCallback": "callback", "DecayPlanCallback": "plan_callback"}
+_HOMES = {"AlphaDecayCallback": "callback", "DecayPlanCallback": "plan_callback", "NormWatchCallback": "norm_callback"}
 
-__all__ = ["AlphaDecayCallback", "DecayPlanCallback"]
+__all__ = ["AlphaDecayCallback", "DecayPlanCallback", "NormWatchCallback"]
 
 
 def __getattr__(name: str) -> Any:

@@ -66,6 +66,8 @@ def find_steps(source: str | os.PathLike[str], revisions: str | Sequence[str] = 
         return _in_order(RunStep(_number(_stem(Path(path))), path) for path in matches)
     folder = Path(text).expanduser()
     if not folder.is_dir():
+        if not folder.exists():
+            raise SourceError(f"no such directory: '{text}'; for a run on the hub give --revisions")
         raise SourceError(
             f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
             "repository with --revisions"

@@ -60,7 +60,7 @@ def _parquet(rows: Rows, columns: Sequence[str]) -> bytes:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise MissingExtraError("parquet needs pyarrow: pip install 'specdiag[parquet]'") from error
+        raise MissingExtraError("parquet needs pyarrow: pip install pyarrow") from error
     out = io.BytesIO()
     pq.write_table(pa.table({c: [row.get(c) for row in rows] for c in columns}), out)
     return out.getvalue()

@@ -10,6 +10,8 @@ MOSTLY_GEOMETRY = 0.5
 
 def findings(plan: DecayPlan) -> list[str]:
     """Total decay, geometry, tail fraction, and what was remarked."""
+    if all(entry.value is None for entry in plan.entries):
+        return list(plan.notes)
     return [_total(plan), *_geometry(plan), *_tail_fraction(plan), *plan.notes]
 
 

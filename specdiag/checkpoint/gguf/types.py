@@ -105,7 +105,7 @@ def kind_of(number: int, label: str) -> Kind:
         from gguf.quants import dequantize
     except ImportError as error:
         raise MissingExtraError(
-            f"'{label}' holds quantised weights, which need gguf: pip install 'specdiag[gguf]'"
+            f"'{label}' holds quantised weights, which need gguf: pip install 'gguf>=0.18'"
         ) from error
     try:
         kind = GGMLQuantizationType(number)

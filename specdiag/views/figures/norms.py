@@ -1,36 +1,101 @@
-"""Norms and ranks over the steps of a run."""
+"""Norms and ranks over the steps of a run, with the norms that lr and decay predict where those are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
+from matplotlib.axes import Axes
+
+from specdiag.dynamics.norm_log import NormLog
+from specdiag.dynamics.run_check import Expected, expected_norms
 from specdiag.trajectories.records import Trajectory
-from specdiag.views.figures.runs import role_lines, roles_with, run_caption, step_axis
-from specdiag.views.figures.style import ReportFigure, legend, new_figure, styled
+from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
+from specdiag.views.figures.style import FAINT, NULL, ROLE_STYLES, ReportFigure, legend, new_figure, styled
 
 _PANELS = (
     ("frobenius_norm", "||W||_F over its first", True),
     ("spectral_norm", "sigma_max over its first", True),
     ("stable_rank", "stable rank", False),
 )
+_COSINE = ("cos_update", "cosine of update and weights", False)
 
 
 @styled
-def norms(found: Trajectory, *, roles: str | Sequence[str] = ()) -> ReportFigure:
+def norms(found: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> ReportFigure:
     """Frobenius and spectral norm, each over its value at the first step, and the stable rank: a line a role.
 
+    Of a watched run also the mean direction of updates, and the predictions of `simulate --check`: the course dashed,
+    the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
+
     Args:
-        found: what `trajectory` found.
+        found: what `trajectory` found, or a norm watch logged.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
-    chosen = roles_with(found, [metric for metric, _, _ in _PANELS], roles)
-    figure = new_figure(12.4, 4.4, f"Norms and ranks over the steps of {found.run}", run_caption(found))
-    for axes, (metric, title, relative) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+    expected: list[Expected] = []
+    if isinstance(found, NormLog):
+        expected, found = expected_norms(found), found.trajectory()
+    panels = (*_PANELS, _COSINE) if any(row.metric == _COSINE[0] for row in found.rows) else _PANELS
+    chosen = roles_with(found, [metric for metric, _, _ in panels], roles)
+    step, notes = _earliest(found, expected, chosen)
+    title = f"Norms and ranks over the steps of {found.run}"
+    figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, run_caption(found, *notes))
+    drawn = figure.subplots(1, len(panels))
+    for axes, (metric, title, relative) in zip(drawn, panels, strict=True):
         role_lines(axes, found, metric, chosen, relative=relative)
         axes.set_title(title)
         step_axis(axes, found)
+    if expected:
+        _predictions(drawn[0], found, expected, chosen)
+        _from_then_on(drawn[0], step)
+    if len(panels) > len(_PANELS):
+        drawn[-1].axhline(0, color=NULL, linewidth=0.8, zorder=0)
     legend(figure)
     return figure
+
+
+def _of_role(found: Trajectory, expected: Sequence[Expected], family: str, role: str) -> list[Expected]:
+    keys = {m.key for m in found.modules if (m.family, m.role) == (family, role)}
+    return [e for e in expected if e.module in keys]
+
+
+def _predictions(axes: Axes, found: Trajectory, expected: Sequence[Expected], roles: Roles) -> None:
+    for family, role in roles:
+        own = _of_role(found, expected, family, role)
+        measured = found.series("frobenius_norm", role, family=family)
+        if not own or not measured:
+            continue
+        first, colour = measured[0][1], ROLE_STYLES[role].colour
+        values: dict[int, list[float]] = {}
+        for one in own:
+            for point in one.course:
+                values.setdefault(point.step, []).append(point.value or 0.0)
+        axes.plot(
+            list(values), [median(v) / first for v in values.values()], color=colour, linestyle=(0, (4, 2)),
+            linewidth=1, label="predicted",
+        )  # fmt: skip
+        balances = [one.balance for one in own if one.balance]
+        if balances:
+            axes.axhline(median(balances) / first, color=colour, linestyle=":", linewidth=0.8, zorder=0)
+
+
+def _earliest(found: Trajectory, expected: Sequence[Expected], roles: Roles) -> tuple[int | None, list[str]]:
+    """The step before which no shown norm can be within 1 % of its balance, and what the caption says of it."""
+    own = [e for family, role in roles for e in _of_role(found, expected, family, role)]
+    waits = [e.steps_to_balance for e in own if e.steps_to_balance]
+    if not own:
+        return None, []
+    notes = ["dashed: predicted from lr, decay and optimizer; dotted: their balance at the largest lr"]
+    if not waits:
+        return None, notes
+    step = found.steps[0].step + min(waits)
+    beyond = f"; the run ends before it, at {found.steps[-1].step:,}" if step > found.steps[-1].step else ""
+    return step, [*notes, f"no norm that starts elsewhere is within 1 % of it before step {step:,}{beyond}"]
+
+
+def _from_then_on(axes: Axes, step: int | None) -> None:
+    if step is not None and step <= axes.get_xlim()[1]:
+        axes.axvline(step, color=FAINT, linestyle="-.", linewidth=1, label="balance possible", zorder=0)

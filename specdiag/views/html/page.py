@@ -66,7 +66,7 @@ def html_report(
 ) -> str:
     """A report as one HTML page that needs no network: findings, tables, heatmap, plan, and every module's spectrum.
 
-    With plotly installed (`specdiag[report]`) an opened spectrum can be zoomed. Equal input gives an equal page.
+    With plotly installed (`pip install plotly`) an opened spectrum can be zoomed. Equal input gives an equal page.
 
     Args:
         report: what `analyze` found; its spectra are shown where it carries its eigenvalues.
