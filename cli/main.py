@@ -16,6 +16,7 @@ from .plot import plot
 from .recommend import recommend
 from .report import report
 from .simulate import simulate
+from .train import train
 from .trajectory import trajectory
 from .watch import watch
 
@@ -35,6 +36,7 @@ app.command()(compare)
 app.command()(trajectory)
 app.command()(simulate)
 app.command()(watch)
+app.command()(train)
 
 
 def _print_version(value: bool) -> None:

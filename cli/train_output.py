@@ -17,6 +17,7 @@ _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
     "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "seed",
 )  # fmt: skip
+_PLAIN_UNITS = ("bytes", "uint16", "uint32")
 _LINES = 10
 """Lines of progress over a whole run, about."""
 
@@ -41,15 +42,15 @@ def ready(run: Run) -> None:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
-    data = run.data
+    data, units = run.data, run.data.fingerprint.tokens
     console.print(
-        f"Data: {data.n_tokens} tokens ({data.fingerprint.tokens if len(data.fingerprint.tokens) < 8 else 'tokenizer'}) "
-        f"in blocks of {data.fingerprint.block_size}: {len(data.train)} to train on, {len(data.held_out)} held out.",
+        f"Data: {data.n_tokens} tokens ({units if units in _PLAIN_UNITS else 'of the tokenizer'}) in blocks of "
+        f"{data.fingerprint.block_size}: {len(data.train)} to train on, {len(data.held_out)} held out.",
         soft_wrap=True,
     )
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
-    if run.plan is not None:
+    if run.plan is not None and start.in_place is None:
         from specdiag.views import plan_sentences
 
         for sentence in plan_sentences.findings(run.plan):
@@ -108,12 +109,14 @@ def answer(result: Result) -> None:
     rate = result.tokens / result.seconds if result.seconds else 0.0
     loss = "none logged" if result.train_loss is None else f"{result.train_loss:.4f}"
     console.print(
-        f"Step {result.step}: {result.tokens} tokens in {result.seconds:.1f} s ({rate:.0f} a second); train loss {loss}."
+        f"Step {result.step}: {result.tokens} tokens in {result.seconds:.1f} s ({rate:.0f} a second); "
+        f"train loss {loss}.",
+        soft_wrap=True,
     )
     before, after = result.held_out_before, result.held_out_after
+    now = "" if after is None else f", {after:.4f} (perplexity {perplexity(after):.2f}) now"
     console.print(
-        f"Held out, mean over tokens: loss {before:.4f} before, {after:.4f} now (perplexity {perplexity(before):.2f} and "
-        f"{perplexity(after):.2f}).",
+        f"Held out, mean over tokens: loss {before:.4f} (perplexity {perplexity(before):.2f}) before{now}.",
         soft_wrap=True,
     )
     if result.interrupted:

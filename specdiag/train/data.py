@@ -19,6 +19,8 @@ _READERS = {
     ".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet",
     ".bin": "tokens",
 }  # fmt: skip
+CACHE = "tokens-"
+"""Beginning of the names of cached tokens."""
 _COLUMN = "text"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _BYTES = 256
@@ -100,7 +102,7 @@ def load_data(
         units = "bytes" if tokenizer is None else _digest(tokenizer)
         found = fingerprint(files, units, block_size, seed)
         dtype = "uint8" if tokenizer is None else "uint32"
-        tokens = _cached(cache / f"tokens-{found.digest}.bin", dtype, _documents(files), tokenizer)
+        tokens = _cached(cache / f"{CACHE}{found.digest}.bin", dtype, _documents(files), tokenizer)
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
@@ -129,7 +131,9 @@ def _documents(files: Sequence[Path]) -> Iterator[str]:
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError as error:
-        raise MissingExtraError("reading text for training needs datasets: pip install 'specdiag[train]'") from error
+        raise MissingExtraError(
+            "reading text for training needs datasets: pip install 'specdiag[train]' (in a clone, '.[train]')"
+        ) from error
     for path in files:
         kind = _READERS[path.suffix]
         options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
@@ -160,8 +164,9 @@ def _cached(path: Path, dtype: str, documents: Iterator[str], tokenizer: Any) ->
                     file.write(np.asarray(_tokens(document, tokenizer), dtype=dtype).tobytes())
             unfinished.replace(path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise ComputationError(f"writing {path} failed: {error.strerror}; free space") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
     return open_tokens(path, dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any, cast
 
 import torch
 
+from specdiag.decay.groups import fit
+from specdiag.decay.live import live_parameters
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
+from specdiag.optim import AlphaDecay
 from specdiag.recommendation import recommend
 from specdiag.train.checkpoints import OPTIMIZER, read_state
 from specdiag.train.config import CONFIG, PLAN, Method, RunConfig, save_config
-from specdiag.train.data import Data, find_tokenizer, load_data
+from specdiag.train.data import CACHE, Data, find_tokenizer, load_data
 from specdiag.train.optimizer_check import check_optimizer
 from specdiag.train.settings import Settings, settings_of
 from specdiag.train.start import Start, find_start
@@ -39,11 +43,15 @@ try:
     from specdiag.train.plan_callback import DecayPlanCallback
     from specdiag.train.trainer import CrashSafeTrainer
 except ImportError as error:
-    raise MissingExtraError("training needs transformers and accelerate: pip install 'specdiag[train]'") from error
+    raise MissingExtraError(
+        "training needs transformers and accelerate: pip install 'specdiag[train]' (in a clone, '.[train]')"
+    ) from error
 
 _LONGEST_BLOCK = 1024
-_FRESH = {"learning_rate": 5e-5, "weight_decay": 0.1, "per_device_train_batch_size": 8, "save_steps": 500,
-          "logging_steps": 10, "seed": 42}  # fmt: skip
+_FRESH = {
+    "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
+    "save_steps": 500, "logging_steps": 10, "seed": 42,
+}  # fmt: skip
 _OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
 _HARMLESS = ("save_steps", "logging_steps", "save_total_limit")
 """May change on resuming: the weights do not depend on them."""
@@ -82,7 +90,8 @@ class Result:
     train_loss: float | None
     """The last one logged."""
     held_out_before: float
-    held_out_after: float
+    held_out_after: float | None
+    """None after an interruption: then nobody wants to wait."""
 
 
 def prepare(request: Request) -> Run:
@@ -114,10 +123,10 @@ def prepare(request: Request) -> Run:
             processing_class=tokenizer,
         )
         trainer.create_optimizer()
+        optimizer = cast("torch.optim.Optimizer", trainer.optimizer)
         if not start.fresh:
-            said.append(
-                check_optimizer(start.checkpoint / OPTIMIZER, cast("torch.optim.Optimizer", trainer.optimizer), model)
-            )
+            said.append(check_optimizer(start.checkpoint / OPTIMIZER, optimizer, model))
+        _check_decay(model, optimizer, alphadecay if method == "alphadecay" else None, plan)
         config = RunConfig(
             source=str(start.checkpoint if start.in_place is None or start.own is None else start.own.source),
             fresh_optimizer=start.fresh if start.own is None or start.in_place is None else start.own.fresh_optimizer,
@@ -197,16 +206,17 @@ class Run:
             trainer.train(resume_from_checkpoint=None if self.start.fresh else str(self.start.checkpoint))
         seconds = time.perf_counter() - started
         step = int(trainer.state.global_step)
+        interrupted = step < self.config.steps_total
         losses = [logged["loss"] for logged in trainer.state.log_history if "loss" in logged]
         return Result(
             run=self.folder,
             step=step,
-            interrupted=step < self.config.steps_total,
+            interrupted=interrupted,
             seconds=seconds,
             tokens=trainer.tokens,
             train_loss=losses[-1] if losses else None,
             held_out_before=before,
-            held_out_after=self._held_out(step),
+            held_out_after=None if interrupted else self._held_out(step),
         )
 
     def _held_out(self, step: int) -> float:
@@ -265,10 +275,10 @@ def _steps_total(start: Start, request: Request, settings: Settings, said: list[
             "go on with --extend N or --steps-total N"
         )
     if total != planned:
-        before, after = (_rate(settings.values, start.step + 1, steps) for steps in (planned, total))
+        new = _rate(settings.values, start.step + 1, total)
         said.append(
-            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {planned}: at step "
-            f"{start.step + 1} the lr is {after:.3g} instead of {before:.3g}."
+            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {planned}: step "
+            f"{start.step + 1} has the lr that was saved, step {start.step + 2} has {new:.3g}."
         )
     return total
 
@@ -297,7 +307,7 @@ def _new_folder(start: Start, request: Request) -> Path:
         raise UsageError(f"--out {out} is where the source lies, which is never written to: name another folder")
     if (out / CONFIG).exists():
         raise UsageError(f"{out} is a run already: go on with 'specdiag train --resume {out}', or name another --out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith(CACHE) for path in out.iterdir())):
         raise UsageError(f"{out} is not empty: name another --out")
     return out
 
@@ -370,6 +380,18 @@ def _decay(
         **given,
     )
     return "plan", {}, plan
+
+
+def _check_decay(
+    model: Any, optimizer: torch.optim.Optimizer, alphadecay: Mapping[str, Any] | None, plan: DecayPlan | None
+) -> None:
+    """Raise now what attaching would raise when training begins: the first evaluation may take long."""
+    if plan is not None:
+        fit(plan, live_parameters(model))
+    if alphadecay is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come when it is attached for good
+            AlphaDecay(model, optimizer, **alphadecay).detach()
 
 
 def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> TrainingArguments:

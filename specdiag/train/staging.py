@@ -23,6 +23,7 @@ def publish(run: Path, step: int) -> Path:
     staged.rename(final)
     sync(run)
     shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(staged.parent, ignore_errors=True)
     return final
 
 

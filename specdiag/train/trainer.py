@@ -16,7 +16,9 @@ try:
     from safetensors import SafetensorError
     from transformers import Trainer
 except ImportError as error:
-    raise MissingExtraError("training needs transformers: pip install 'specdiag[train]'") from error
+    raise MissingExtraError(
+        "training needs transformers: pip install 'specdiag[train]' (in a clone, '.[train]')"
+    ) from error
 
 _SLACK = 1 << 20
 """Bytes of a checkpoint besides its tensors, about."""
