@@ -10,6 +10,7 @@ from specdiag.optim.corrected_decay import CorrectedDecay as CorrectedDecay
 from specdiag.optim.group_schedule import GroupSchedule as GroupSchedule
 from specdiag.optim.layout import layout as layout
 from specdiag.optim.module_ada_decay import ModuleAdaDecay as ModuleAdaDecay
+from specdiag.optim.norm_watch import NormWatch as NormWatch
 from specdiag.optim.presets import scion_groups as scion_groups
 from specdiag.optim.registry import METHODS as METHODS
 from specdiag.optim.registry import optimizers as optimizers
@@ -25,6 +26,7 @@ __all__ = [
     "CorrectedDecay",
     "GroupSchedule",
     "ModuleAdaDecay",
+    "NormWatch",
     "RenormalizedAdamW",
     "Scion",
     "layout",

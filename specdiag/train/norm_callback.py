@@ -12,7 +12,7 @@ try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import ExportableState
 except ImportError as error:
-    raise MissingExtraError("the Trainer callback needs transformers: pip install 'specdiag[train]'") from error
+    raise MissingExtraError("the Trainer callback needs transformers: pip install transformers accelerate") from error
 
 
 class NormWatchCallback(TrainerCallback, ExportableState):
@@ -36,7 +36,7 @@ class NormWatchCallback(TrainerCallback, ExportableState):
         """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
         if self.watch is not None:
             self.watch.detach()
-        settings = {"out": args.output_dir} | self._settings
+        settings: dict[str, Any] = {"out": args.output_dir} | self._settings
         self.watch = NormWatch(kwargs["model"], kwargs["optimizer"], **settings)
         stateful = cast("dict[str, Any]", state.stateful_callbacks)
         held = stateful.get(type(self).__name__)

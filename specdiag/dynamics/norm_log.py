@@ -1,0 +1,129 @@
+"""What a norm watch left in a run: its log in the long form, and beside it what each module is and who updates it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from specdiag.dynamics.updates import Optimizer
+from specdiag.errors import SourceError
+from specdiag.metric_log import LOG_NAME, LogEntry, latest, read_log
+from specdiag.records import Family, Record, Role, Source
+from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
+
+NORMS_NAME = "specdiag_norms"
+"""Of the folder in a run."""
+MODULES_NAME = "modules.json"
+SCHEMA = 1
+
+Series = list[tuple[int, float]]
+
+
+class NormedModule(Record, frozen=True, kw_only=True):
+    """One matrix whose norms were watched."""
+
+    key: str
+    role: Role
+    family: Family
+    layer: int | None = None
+    component: str | None = None
+    rows: int
+    cols: int
+    n_values: int
+    decay: Literal["decoupled", "coupled", "by weight"]
+    """Only decoupled decay is told from the update."""
+    optimizer: Optimizer | None = None
+    """In `simulate`; None where no model covers it."""
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    lr_scale: float = 1.0
+    """The simulated lr over the logged one."""
+
+
+class Watched(Record, frozen=True, kw_only=True):
+    """Content of the file beside the log."""
+
+    schema: int = SCHEMA
+    every: int
+    modules: tuple[NormedModule, ...]
+
+
+class NormLog(Record, frozen=True, kw_only=True):
+    """The modules of a watched run, and every value: at step s the weights after s updates, and the update after."""
+
+    run: str
+    every: int
+    modules: tuple[NormedModule, ...]
+    rows: tuple[LogEntry, ...]
+
+    def series(self, metric: str) -> dict[str, Series]:
+        """(step, value) of each module that has the metric, by its key; '' is the whole network."""
+        found: dict[str, Series] = {}
+        for row in self.rows:
+            if row.metric == metric and row.value is not None:
+                found.setdefault(row.module, []).append((row.step, row.value))
+        return found
+
+    def trajectory(self) -> Trajectory:
+        """The same in the form of a run's checkpoints, whose figures draw it too."""
+        steps = sorted({row.step for row in self.rows if row.metric == "frobenius_norm"})
+        source = Source(kind="dir", location=self.run)
+        return Trajectory(
+            run=self.run,
+            out=str(Path(self.run) / NORMS_NAME),
+            steps=tuple(
+                StepResult(step=s, source=source, report="", n_matrices=len(self.modules), statuses={}) for s in steps
+            ),
+            modules=tuple(
+                TrackedModule(
+                    key=m.key, role=m.role, family=m.family, layer=m.layer, component=m.component, rows=m.rows,
+                    cols=m.cols,
+                )
+                for m in self.modules
+            ),
+            rows=self.rows,
+        )  # fmt: skip
+
+
+def has_norm_log(path: str | os.PathLike[str]) -> bool:
+    """Whether a norm watch wrote here: in this folder, or in the run that it is."""
+    return _folder(Path(path)) is not None
+
+
+def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
+    """Read what a norm watch wrote.
+
+    Args:
+        path: the run, or the folder in it.
+
+    Raises:
+        SourceError: there is none, or it is damaged.
+    """
+    folder = _folder(Path(path))
+    if folder is None:
+        raise SourceError(f"{path} holds no norms: log them with specdiag.optim.NormWatch")
+    try:
+        watched = msgspec.json.decode((folder / MODULES_NAME).read_bytes(), type=Watched)
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{folder / MODULES_NAME} is damaged ({error})") from error
+    run = folder.parent if folder.name == NORMS_NAME else folder
+    rows = tuple(latest(read_log(folder / LOG_NAME)))
+    if not rows:
+        raise SourceError(f"{folder / LOG_NAME} is empty: no step was logged")
+    return NormLog(run=str(run), every=watched.every, modules=watched.modules, rows=rows)
+
+
+def write_modules(folder: Path, every: int, modules: Iterable[NormedModule]) -> None:
+    """Make the folder, with what its log is about."""
+    from specdiag.report import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / MODULES_NAME, msgspec.json.encode(Watched(every=every, modules=tuple(modules))))
+
+
+def _folder(path: Path) -> Path | None:
+    return next((f for f in (path / NORMS_NAME, path) if (f / MODULES_NAME).is_file()), None)

@@ -1,0 +1,87 @@
+"""One optimizer step of one matrix, taken apart: what decay did to the norm, and what the update did, along and across.
+
+W' = (1 - eta) W + s splits a step into its decay, the fraction eta, and the update s = -lr u. With a = <s, W>/|W| the
+part along the weights and p = s - a W/|W| the part across them,
+
+    |W'| - |W| = -eta |W| + a + (sqrt(((1 - eta)|W| + a)^2 + |p|^2) - |(1 - eta)|W| + a|)
+
+term by term decay, parallel and perpendicular. *Correction of Decoupled Weight Decay* (arXiv 2512.08217, equation 2)
+assumes a = 0 in the mean, once momentum is accounted for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+_CHUNK = 1 << 16, 1 << 24
+"""Values at a time on a CPU, in its cache, and elsewhere."""
+
+
+@torch.no_grad()
+def sums(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """<W, W>, <W, W' - W> and <W' - W, W' - W>, in float64 where the device has it: differences are small."""
+    kind = torch.float32 if before.device.type == "mps" else torch.float64
+    size = _CHUNK[before.device.type != "cpu"]
+    total = torch.zeros(3, dtype=kind, device=before.device)
+    for old, new in zip(before.reshape(-1).split(size), after.reshape(-1).split(size), strict=True):
+        old = old.to(kind)
+        change = new.to(kind) - old
+        total += torch.stack((old.dot(old), old.dot(change), change.dot(change)))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class StepParts:
+    """Norms and changes of one step; lengths are Frobenius norms, angles radians."""
+
+    norm: float
+    """Before the step."""
+    norm_change: float
+    decay: float
+    """Of the change, what decay did; negative."""
+    parallel: float
+    """What the update did along the weights; positive where it lengthened them."""
+    perpendicular: float
+    """What it did across them; never negative."""
+    update_norm: float
+    """|s| = |lr u|, without the decay."""
+    cosine: float | None
+    """Between s and W; None where one of them is zero, or s is no longer than rounding makes it."""
+    angle: float | None
+    """Between W and W'."""
+
+
+def taken_apart(squared: float, crossed: float, changed: float, removed: float, rounding: float) -> StepParts:
+    """The parts of a step.
+
+    Args:
+        squared: <W, W> before it.
+        crossed: <W, W' - W>.
+        changed: <W' - W, W' - W>.
+        removed: eta, the fraction of W that decay took.
+        rounding: relative spacing of the weights' type: a shorter update cannot be told from rounding.
+    """
+    norm = math.sqrt(squared)
+    update = math.sqrt(max(0.0, changed + 2 * removed * crossed + removed * removed * squared))
+    after_squared = max(0.0, squared + 2 * crossed + changed)
+    after = math.sqrt(after_squared)
+    change = (2 * crossed + changed) / (norm + after) if norm + after else 0.0
+    if norm == 0:
+        return StepParts(norm, change, 0.0, 0.0, change, update, None, None)
+    along = (crossed + removed * squared) / norm
+    decay = -removed * norm
+    seen = update > rounding * norm
+    turned = math.atan2(math.sqrt(max(0.0, changed * squared - crossed * crossed)), squared + crossed)
+    return StepParts(
+        norm=norm,
+        norm_change=change,
+        decay=decay,
+        parallel=along,
+        perpendicular=change - decay - along,
+        update_norm=update,
+        cosine=max(-1.0, min(1.0, along / update)) if seen else None,
+        angle=turned if after else None,
+    )
