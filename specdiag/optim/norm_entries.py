@@ -69,12 +69,13 @@ def of_weights(
         yield entry(step, matrix.key, "sign_norm", matrix.slicer.shape[2] * float(cut.abs().max()))
 
 
-def of_step(step: int, matrix: WatchedMatrix, parts: StepParts, before: Before) -> Iterator[LogEntry]:
+def of_step(
+    step: int, matrix: WatchedMatrix, parts: StepParts, before: Before, gradient: float | None
+) -> Iterator[LogEntry]:
     """What the step did to a matrix."""
     moved = before.lr > 0 and parts.update_norm > 0
-    gradient = before.gradients.get(matrix.key)
     values: dict[str, float | None] = {
-        "gradient_norm": None if gradient is None else float(gradient),
+        "gradient_norm": gradient,
         "lr": before.lr,
         "weight_decay": before.weight_decay,
         "decay_per_step": before.removed,

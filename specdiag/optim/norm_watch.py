@@ -19,7 +19,7 @@ from specdiag.errors import UsageError
 from specdiag.metric_log import LOG_NAME, LogEntry, append_log
 from specdiag.optim.norm_entries import Before, before, described, of_step, of_weights, over_layers
 from specdiag.optim.power_iteration import PowerIteration
-from specdiag.optim.step_parts import sums, taken_apart
+from specdiag.optim.step_parts import fetched, sums, taken_apart
 from specdiag.optim.treatment import torch_optimizer
 from specdiag.optim.watched_modules import WatchedMatrix, watched
 
@@ -182,16 +182,19 @@ class NormWatch:
         held = self._before.pop(place)
         del self._depth[place]
         own = [m for p in held for m in self._of_parameter[p]]
-        totals = [sums(m.cut(held[m.parameter].weights), m.cut(m.parameter.detach())) for m in own]
+        totals = fetched([sums(m.cut(held[m.parameter].weights), m.cut(m.parameter.detach())) for m in own])
         found = [
-            taken_apart(*total.tolist(), removed=held[m.parameter].removed, rounding=torch.finfo(m.parameter.dtype).eps)
+            taken_apart(*total, removed=held[m.parameter].removed, rounding=torch.finfo(m.parameter.dtype).eps)
             for m, total in zip(own, totals, strict=True)
         ]
+        lengths = fetched([length.reshape(1) for before in held.values() for length in before.gradients.values()])
+        names = [name for before in held.values() for name in before.gradients]
+        gradients = {name: length for name, (length,) in zip(names, lengths, strict=True)}
         cuts = {m.key: m.cut(held[m.parameter].weights) for m in own}
         spectral = self._powers.norms(cuts)
         for m, parts in zip(own, found, strict=True):
             self._found += of_weights(self._step, m, cuts[m.key], parts.norm, spectral[m.key])
-            self._found += of_step(self._step, m, parts, held[m.parameter])
+            self._found += of_step(self._step, m, parts, held[m.parameter], gradients.get(m.key))
         if not self._pending and not self._before:
             self._write()
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from specdiag.optim.step_parts import fetched
+
 _FIRST = 10
 """Rounds for a vector that was just drawn."""
 
@@ -51,9 +53,7 @@ class PowerIteration:
                 norm, vector = power_step(work, vector)
             self._vectors[name] = vector
             found.append(torch.stack((norm.min(), norm.max())))
-        if not found:
-            return {}
-        extremes: list[list[float]] = torch.stack([pair.double().cpu() for pair in found]).tolist()
+        extremes = fetched(found)
         for name, (least, most) in zip(matrices, extremes, strict=True):
             if not (least > 0 and math.isfinite(most)):
                 del self._vectors[name]

@@ -12,6 +12,7 @@ assumes a = 0 in the mean, once momentum is accounted for.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,11 @@ def sums(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         change = new.to(kind) - old
         total += torch.stack((old.dot(old), old.dot(change), change.dot(change)))
     return total
+
+
+def fetched(rows: Sequence[torch.Tensor]) -> list[list[float]]:
+    """Short vectors of one length as numbers, the device asked once for them all."""
+    return torch.stack([row.to(rows[0]) for row in rows]).tolist() if rows else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,19 @@ def norms(found: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Re
         UsageError: nothing of the kind is in the trajectory.
     """
     expected: list[Expected] = []
+    between = 0
     if isinstance(found, NormLog):
+        between = found.every
         expected, found = expected_norms(found), found.trajectory()
     panels = (*_PANELS, _COSINE) if any(row.metric == _COSINE[0] for row in found.rows) else _PANELS
     chosen = roles_with(found, [metric for metric, _, _ in panels], roles)
     step, notes = _earliest(found, expected, chosen)
+    caption = run_caption(found, *notes)
+    if between:
+        n = len(found.steps)
+        caption = caption.replace(f": {n} checkpoints,", f": {n} steps, one in {between},", 1)
     title = f"Norms and ranks over the steps of {found.run}"
-    figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, run_caption(found, *notes))
+    figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, caption)
     drawn = figure.subplots(1, len(panels))
     for axes, (metric, title, relative) in zip(drawn, panels, strict=True):
         role_lines(axes, found, metric, chosen, relative=relative)
