@@ -89,7 +89,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
 def progress(run: Run) -> Callable[[int, Mapping[str, float]], None]:
     """A line on stderr now and then."""
     total, first = run.config.steps_total, run.start.step
-    apart = max(1, (total - first) // _LINES)
+    apart = -(-(total - first) // _LINES)
     last = first
 
     def line(step: int, logs: Mapping[str, float]) -> None:

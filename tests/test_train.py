@@ -13,6 +13,7 @@ import transformers
 from plain_run import BATCH, BLOCK, library_text, llama, plain_trainer
 from safetensors.torch import load_file
 from specdiag_cli.main import app
+from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 import specdiag
@@ -123,6 +124,30 @@ def test_ratio_2_changes_that_parameter_alone_and_by_the_decay(plain, text, tmp_
     lr = history(tmp_path / "twice" / "checkpoint-3")[-1]["learning_rate"]
     torch.testing.assert_close(uniform[UP] - twice[UP], lr * 0.5 * before[UP], rtol=1e-2, atol=1e-7)
     assert (seen[UP], seen["model.layers.0.mlp.down_proj.weight"], seen["model.norm.weight"]) == (1.0, 0.5, 0.0)
+
+
+def test_a_plan_beside_the_checkpoint_is_taken_and_goes_with_the_run(plain, text, tmp_path):
+    source = Path(shutil.copytree(plain / "checkpoint-4", tmp_path / "mine" / "checkpoint-4"))
+    plan = specdiag.recommend(source, weight_decay=0.5, rule="sqrt")
+    plan.save(tmp_path / "mine" / "plan.json")
+    run, _ = resumed(source, text, tmp_path / "out", decay=None)
+    assert f"The decays are those of {tmp_path / 'mine' / 'plan.json'}." in run.said
+    seen = {}
+    prepare(Request(source=tmp_path / "out", extend=1)).train(on_first=seen.update)
+    assert {name: seen[name] for name in plan.ratios} == pytest.approx({n: 0.5 * r for n, r in plan.ratios.items()})
+
+
+def test_the_tokenizer_goes_with_the_run_and_changes_no_configuration(plain, tmp_path):
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    source = Path(shutil.copytree(plain / "checkpoint-4", tmp_path / "mine" / "checkpoint-4"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<beyond>").save_pretrained(source)
+    data = tmp_path / "data.txt"
+    data.write_text("a b b c " * 400)
+    resumed(source, data, tmp_path / "out")
+    saved = tmp_path / "out" / "checkpoint-6"
+    assert same(saved, source, ["config.json", "tokenizer.json", "tokenizer_config.json"])
+    assert prepare(Request(source=tmp_path / "out", extend=1)).data.n_tokens == 1600
 
 
 def test_no_decay_reaches_the_steps_and_not_the_checkpoint(plain, text, tmp_path):

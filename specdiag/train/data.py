@@ -23,6 +23,9 @@ CACHE = "tokens-"
 """Beginning of the names of cached tokens."""
 _COLUMN = "text"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_TOKENIZER_PARTS = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+)  # fmt: skip
 _BYTES = 256
 
 
@@ -114,7 +117,7 @@ def find_tokenizer(*folders: Path) -> Any:
     Raises:
         SourceError: it cannot be opened.
     """
-    folder = next((f for f in folders if any((f / name).is_file() for name in _TOKENIZER_FILES)), None)
+    folder = _tokenizer_folder(folders)
     if folder is None:
         return None
     from transformers import AutoTokenizer
@@ -124,6 +127,18 @@ def find_tokenizer(*folders: Path) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"the tokenizer in {folder} cannot be opened ({reason})") from error
+
+
+def tokenizer_files(*folders: Path) -> list[Path]:
+    """The files of that tokenizer, to be copied as they are: saving one anew may change it."""
+    folder = _tokenizer_folder(folders)
+    if folder is None:
+        return []
+    return sorted({path for pattern in _TOKENIZER_PARTS for path in folder.glob(pattern) if path.is_file()})
+
+
+def _tokenizer_folder(folders: Sequence[Path]) -> Path | None:
+    return next((f for f in folders if any((f / name).is_file() for name in _TOKENIZER_FILES)), None)
 
 
 def _documents(files: Sequence[Path]) -> Iterator[str]:

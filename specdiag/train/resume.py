@@ -22,7 +22,7 @@ from specdiag.optim import AlphaDecay
 from specdiag.recommendation import recommend
 from specdiag.train.checkpoints import OPTIMIZER, read_state
 from specdiag.train.config import CONFIG, PLAN, Method, RunConfig, save_config
-from specdiag.train.data import CACHE, Data, find_tokenizer, load_data
+from specdiag.train.data import CACHE, Data, find_tokenizer, load_data, tokenizer_files
 from specdiag.train.optimizer_check import check_optimizer
 from specdiag.train.settings import Settings, settings_of
 from specdiag.train.start import Start, find_start
@@ -120,8 +120,8 @@ def prepare(request: Request) -> Run:
             args=arguments,
             train_dataset=data.train,
             eval_dataset=data.held_out,
-            processing_class=tokenizer,
         )
+        trainer.companions = tokenizer_files(start.checkpoint, start.checkpoint.parent)
         trainer.create_optimizer()
         optimizer = cast("torch.optim.Optimizer", trainer.optimizer)
         if not start.fresh:

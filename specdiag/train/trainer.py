@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,14 +30,22 @@ class CrashSafeTrainer(Trainer):
 
     Attributes:
         tokens: read by training steps of this process.
+        companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
+            which would write its special tokens into the model's configuration.
     """
 
     tokens = 0
+    companions: Sequence[Path] = ()
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, counted."""
         self.tokens += inputs["input_ids"].numel()
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        for path in self.companions if output_dir is not None else ():
+            shutil.copyfile(path, Path(cast("str", output_dir)) / path.name)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(super()._get_output_dir(trial)) / STAGING)
