@@ -4,7 +4,7 @@ First all of them: the lr of each is the best of a small grid on a seed of its o
 decay so strong that norms reach their balance within the run, and a usual one: AdamW, AdamC and what else differs from
 AdamW in decay alone, the norms beside what specdiag.simulate predicts, and AdamC with other betas.
 
-    python benchmarks/methods.py          # all runs, ten minutes of one core; goes on with what --out already has
+    python benchmarks/methods.py          # all runs, a quarter of an hour on one core; goes on with what --out has
     python benchmarks/methods.py --docs   # puts the figures of that file into docs/methods.md
 """
 
@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import specdiag
-from specdiag.decay.schedules import cosine
+from specdiag.decay.schedules import Schedule, cosine
 from specdiag.dynamics.records import Simulation
 from specdiag.optim import METHODS, AlphaDecay, optimizers
 from specdiag.optim.places import placed
@@ -51,6 +51,8 @@ SEEDS, GRID_SEED = (0, 1, 2), 77
 STEPS, WARMUP = 140, 14
 DECAY_STEPS, DECAY_WARMUP, DECAY_LR, EVERY = 300, 30, 4e-3, 20
 STRONG, USUAL = 8.0, 0.1
+ALPHA_EVERY = COST_ROUNDS = 25
+"""Steps between AlphaDecay's measurements of a module; over so many its cost is the mean one."""
 BETAS = ((0.9, 0.95), (0.5, 0.95), (0.95, 0.95), (0.9, 0.99), (0.9, 0.999))
 """Of the second part; the first is for all methods."""
 SETTLED = 100
@@ -175,9 +177,7 @@ def measure(out: Path) -> Results:
             return
         start = time.perf_counter()
         runs[key] = train(text, CONTENDERS[name], seed, **options)
-        results["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1) + "\n")
+        _write(out, results)
         print(f"{key}: loss {_loss(runs[key])}, {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
     for name, each in CONTENDERS.items():
@@ -186,6 +186,9 @@ def measure(out: Path) -> Results:
     for seed in SEEDS:
         for name in CONTENDERS:
             run(f"seeds/{name}/{seed}", name, seed, lr=chosen_lr(results, name))
+    if results.get("step_costs", {}).keys() != CONTENDERS.keys():
+        results["step_costs"] = step_costs(text, results)
+        _write(out, results)
     long = {"lr": DECAY_LR, "steps": DECAY_STEPS, "warmup": DECAY_WARMUP, "every": EVERY}
     usual_betas = _betas(BETAS[0])
     for seed in SEEDS:
@@ -198,6 +201,12 @@ def measure(out: Path) -> Results:
         key = f"betas/{pair[0]:g},{pair[1]:g}/{SEEDS[0]}"
         run(key, "adamc", SEEDS[0], weight_decay=STRONG, **_betas(pair), **long)
     return results
+
+
+def _write(out: Path, results: Results) -> None:
+    results["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _betas(pair: tuple[float, float]) -> dict[str, float]:
@@ -217,45 +226,75 @@ def train(
     """One run; update t has the lr of step t of a cosine to 0.
 
     Returns:
-        `loss` held out, in nats a byte, None if it is not finite; `seconds`, of CPU, a step; `rms` of the hidden
+        `loss` held out, in nats a byte, None if it is not finite; `ratio`, AlphaDecay's mean one; `rms` of the hidden
         matrices together at every `every` steps, `change` of each from step SETTLED to the end.
     """
-    torch.manual_seed(seed)
-    model, order = llama(), torch.Generator().manual_seed(seed)
-    hidden = [each.parameter for each in placed(model) if each.place == "hidden"]
-    chosen = optimizers(contender.method, model, **{**contender.options, **given})
-    if contender.outside != 1:
-        chosen = [_faster_outside(chosen[0], hidden, contender.outside)]
-    alpha = AlphaDecay(model, chosen, every=25) if contender.alpha else None
-    shape = cosine(1.0, steps, warmup)
-    schedulers = [LambdaLR(each, lambda done: shape(done + 1)) for each in chosen]
+    training = Training(contender, seed, cosine(1.0, steps, warmup), given)
+    order, hidden = torch.Generator().manual_seed(seed), training.hidden
     norms = {0: _rms(hidden)} if every else {}
-    ratios, seconds, settled = list[float](), list[float](), list[float]()
+    settled: list[float] = []
     for step in range(1, steps + 1):
-        batch = text.train[torch.randint(len(text.train), (BATCH,), generator=order)]
-        start = time.process_time()
-        model.zero_grad()
-        model(input_ids=batch, labels=batch).loss.backward()
-        if alpha is not None:
-            alpha.step(step - 1)
-            ratios.append(fmean(alpha.ratios.values()))
-        for each in chosen:
-            each.step()
-        seconds.append(time.process_time() - start)
-        for scheduler in schedulers:
-            scheduler.step()
+        training.step(text.train[torch.randint(len(text.train), (BATCH,), generator=order)])
         if every and step % every == 0:
             norms[step] = _rms(hidden)
         if step == SETTLED:
             settled = [_rms([p]) for p in hidden]
-    loss = held_out_loss(model, text.held_out)
-    found: Results = {"loss": loss if math.isfinite(loss) else None, "seconds": fmean(seconds[5:])}
-    if ratios:
-        found["ratio"] = fmean(ratios)
+    loss = held_out_loss(training.model, text.held_out)
+    found: Results = {"loss": loss if math.isfinite(loss) else None}
+    if training.ratios:
+        found["ratio"] = fmean(training.ratios)
     if every:
         found["rms"] = {str(step): value for step, value in norms.items()}
         found["change"] = [_rms([p]) / old for p, old in zip(hidden, settled, strict=True)]
     return found
+
+
+class Training:
+    """A model and all that trains it.
+
+    Attributes:
+        hidden: its hidden matrices.
+        ratios: AlphaDecay's, mean over modules, at each step.
+    """
+
+    def __init__(self, contender: Contender, seed: int, shape: Schedule, given: Mapping[str, Any]) -> None:
+        torch.manual_seed(seed)
+        self.model = llama()
+        self.hidden = [each.parameter for each in placed(self.model) if each.place == "hidden"]
+        self.ratios: list[float] = []
+        self._optimizers = optimizers(contender.method, self.model, **{**contender.options, **given})
+        if contender.outside != 1:
+            self._optimizers = [_faster_outside(self._optimizers[0], self.hidden, contender.outside)]
+        self._alpha = AlphaDecay(self.model, self._optimizers, every=ALPHA_EVERY) if contender.alpha else None
+        self._schedulers = [LambdaLR(each, lambda done: shape(done + 1)) for each in self._optimizers]
+
+    def step(self, batch: torch.Tensor) -> None:
+        """The next one."""
+        self.model.zero_grad()
+        self.model(input_ids=batch, labels=batch).loss.backward()
+        if self._alpha is not None:
+            self._alpha.step()
+            self.ratios.append(fmean(self._alpha.ratios.values()))
+        for each in (*self._optimizers, *self._schedulers):
+            each.step()
+
+
+def step_costs(text: Text, results: Results) -> dict[str, list[float]]:
+    """CPU time of steps over the base's, once for each COST_ROUNDS rounds in which all take a step in turn."""
+    given = {name: {"lr": chosen_lr(results, name)} for name in CONTENDERS}
+    trainings = {n: Training(each, GRID_SEED, cosine(1.0, STEPS, WARMUP), given[n]) for n, each in CONTENDERS.items()}
+    order, costs = torch.Generator().manual_seed(GRID_SEED), {name: list[float]() for name in CONTENDERS}
+    for repeat in range(4):
+        seconds = dict.fromkeys(CONTENDERS, 0.0)
+        for _ in range(COST_ROUNDS):
+            batch = text.train[torch.randint(len(text.train), (BATCH,), generator=order)]
+            for name, training in trainings.items():
+                start = time.process_time()
+                training.step(batch)
+                seconds[name] += time.process_time() - start
+        for name, spent in seconds.items() if repeat else ():
+            costs[name].append(spent / seconds[BASE])
+    return costs
 
 
 def _faster_outside(optimizer: Optimizer, hidden: Sequence[nn.Parameter], factor: float) -> Optimizer:
@@ -364,7 +403,7 @@ def methods_table(results: Results) -> str:
     """Every contender, best first."""
     setting = results["setting"]
     names = list(setting["contenders"])
-    rows = [("method", "lr of grid", "lr x decay x steps", "held-out loss", "less adamw's", "seconds a step")]
+    rows = [("method", "lr of grid", "lr x decay x steps", "held-out loss", "less adamw's", "CPU a step")]
     for name in sorted(names, key=lambda name: fmean(_or_inf(_losses(results, "seeds", name)))):
         each = setting["contenders"][name]
         lr, grid = chosen_lr(results, name), each["lrs"]
@@ -377,7 +416,7 @@ def methods_table(results: Results) -> str:
                 f"{lr * _decay(each) * setting['steps']:.2g}",
                 _spread(_losses(results, "seeds", name)),
                 _difference(results, "seeds", name),
-                f"{_cost(results, name):.2f}",
+                f"{median(results['step_costs'][name]):.2f}",
             )
         )
     counted = results["bytes_alone"]
@@ -387,8 +426,9 @@ def methods_table(results: Results) -> str:
         f"files that no run saw: mean and standard deviation of {len(setting['seeds'])} seeds. Frequencies of single "
         f"bytes give {counted['one']:.2f}, of pairs {counted['two']:.2f}. The lr is the best of four, each twice the "
         f"last, on one other seed; lowest, highest: at an end of that grid. less adamw's: mean of the differences on "
-        "equal seeds (equal first weights, equal batches) and half its 95 % interval. seconds: CPU time of a step over "
-        f"AdamW's, median of the seeds, on one thread that others disturbed. {results['date'][:10]}."
+        "equal seeds (equal first weights, equal batches) and half its 95 % interval. CPU a step: over AdamW's, on "
+        "one thread, all in turn, median of three; the two AdamWs of equal work show how exact that is. "
+        f"{results['date'][:10]}."
     )
     return f"{_table(rows)}\n\n{caption}\n\n{_told(results, 'seeds', names)}"
 
@@ -431,7 +471,7 @@ def norms_table(results: Results) -> str:
     ]
     rows = [("step", "lr", *(f"{name}, {decay[part]:g}" for part, name in columns))]
     lr = cosine(decay["lr"], decay["steps"], decay["warmup"])
-    for step in measured[0]["rms"]:
+    for step in (each for each in measured[0]["rms"] if int(each) % 60 == 0 or int(each) == decay["settled"]):
         cells = (
             f"{run['rms'][step]:.4f} ({found.at(int(step)).rms:.4f}, {found.at(int(step)).simulated_rms:.4f})"
             for run, found in zip(measured, predicted, strict=True)
@@ -515,14 +555,6 @@ def _losses(results: Results, part: str, name: str) -> list[float | None]:
 
 def _or_inf(losses: Sequence[float | None]) -> list[float]:
     return [math.inf if loss is None else loss for loss in losses]
-
-
-def _cost(results: Results, name: str) -> float:
-    runs = results["runs"]
-    return median(
-        runs[f"seeds/{name}/{seed}"]["seconds"] / runs[f"seeds/{BASE}/{seed}"]["seconds"]
-        for seed in results["setting"]["seeds"]
-    )
 
 
 def _decay(contender: Mapping[str, Any]) -> float:
