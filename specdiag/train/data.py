@@ -105,7 +105,7 @@ def load_data(
         units = "bytes" if tokenizer is None else _digest(tokenizer)
         found = fingerprint(files, units, block_size, seed)
         dtype = "uint8" if tokenizer is None else "uint32"
-        tokens = _cached(cache / f"{CACHE}{found.digest}.bin", dtype, _documents(files), tokenizer)
+        tokens = _cached(cache / f"{CACHE}{found.digest}.cache", dtype, _documents(files), tokenizer)
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)

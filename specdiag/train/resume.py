@@ -113,6 +113,7 @@ def prepare(request: Request) -> Run:
     arguments = _arguments(run, settings.values, steps_total)
     existed = run.exists()
     run.mkdir(parents=True, exist_ok=True)
+    kept = set(run.glob(f"{CACHE}*"))
     try:
         data = _data(start, request, model, tokenizer, settings, run, said)
         trainer = CrashSafeTrainer(
@@ -141,6 +142,8 @@ def prepare(request: Request) -> Run:
             plan.save(run / PLAN)
         save_config(run, config)
     except BaseException:
+        for path in set(run.glob(f"{CACHE}*")) - kept:
+            path.unlink()
         if not existed:
             shutil.rmtree(run, ignore_errors=True)
         raise
