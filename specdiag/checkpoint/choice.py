@@ -182,7 +182,7 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
         return f"{where} holds weights only as {_listed(weights)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
-        return f"{where} holds weights only in its folders {_listed(folders)}: name one (SOURCE/FOLDER), or --file FOLDER"
+        return f"{where} holds weights only in its folders {_listed(folders)}: name one, or pick it with --file FOLDER"
     return f"{where} holds no weights, only {_listed(inside)}" if inside else f"{where} is empty"
 
 

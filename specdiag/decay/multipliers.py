@@ -150,8 +150,8 @@ def attach(
     held = servable(optimizer)
     if kind == "ratio" and any(PLANNED in group for group in held.param_groups):
         raise UsageError(
-            f"the groups of this optimizer were made by plan.param_groups, and {owner} would multiply their ratios once "
-            "more: build the optimizer with plain groups, or leave this out"
+            f"the groups of this optimizer were made by plan.param_groups, and {owner} would multiply their ratios "
+            "once more: build the optimizer with plain groups, or leave this out"
         )
     multipliers = Multipliers.of(held)
     multipliers.add(kind, owner, factor, replace=replace)

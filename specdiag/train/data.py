@@ -146,9 +146,7 @@ def _documents(files: Sequence[Path]) -> Iterator[str]:
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError as error:
-        raise MissingExtraError(
-            "reading text for training needs datasets: pip install 'specdiag[train]' (in a clone, '.[train]')"
-        ) from error
+        raise MissingExtraError("reading text for training needs datasets: pip install datasets") from error
     for path in files:
         kind = _READERS[path.suffix]
         options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}

@@ -44,7 +44,7 @@ try:
     from specdiag.train.trainer import CrashSafeTrainer
 except ImportError as error:
     raise MissingExtraError(
-        "training needs transformers and accelerate: pip install 'specdiag[train]' (in a clone, '.[train]')"
+        "training needs transformers and accelerate: pip install transformers accelerate"
     ) from error
 
 _LONGEST_BLOCK = 1024

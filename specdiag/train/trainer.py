@@ -17,9 +17,7 @@ try:
     from safetensors import SafetensorError
     from transformers import Trainer
 except ImportError as error:
-    raise MissingExtraError(
-        "training needs transformers: pip install 'specdiag[train]' (in a clone, '.[train]')"
-    ) from error
+    raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
 _SLACK = 1 << 20
 """Bytes of a checkpoint besides its tensors, about."""
