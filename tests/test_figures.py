@@ -465,7 +465,11 @@ def test_command_refusals(tmp_path, monkeypatch, small):
         (["scree", "a.json", "--basis", "square"], 2, "scree knows no --basis; it takes --module, --layer, --role"),
         (["alpha", "a.json", "a.json"], 2, "alpha takes 1 SOURCE at most, not 2"),
         (["esd", "bare.json"], 2, "carries no eigenvalues"),
-        (["alpha", "a.json", "--device", "cpu"], 2, "a.json is a saved report, taken as it is: --device needs the checkpoint"),
+        (
+            ["alpha", "a.json", "--device", "cpu"],
+            2,
+            "a.json is a saved report, taken as it is: --device needs the checkpoint",
+        ),
         (["alpha", "gone.json"], 3, "no such file"),
     ):
         done = run(*args)

@@ -305,6 +305,6 @@ def test_nothing_heavy_loads_for_help():
         "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
         "sys.modules['transformers'] = None\n"
         "answer = CliRunner().invoke(app, ['train', '--resume', '.'])\n"
-        "assert answer.exit_code == 2 and \"pip install transformers accelerate\" in answer.stderr, answer.output\n"
+        'assert answer.exit_code == 2 and "pip install transformers accelerate" in answer.stderr, answer.output\n'
     )
     subprocess.run([sys.executable, "-c", code], check=True)
