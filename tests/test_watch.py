@@ -82,7 +82,7 @@ def test_eigenvalues_are_kept_where_asked(run):
 
 
 def test_refusals(run, tmp_path):
-    with pytest.raises(SourceError, match="is no run"):
+    with pytest.raises(SourceError, match="no such directory"):
         list(specdiag.watch(tmp_path / "nowhere"))
     with pytest.raises(SourceError, match="holds no checkpoint"):
         list(specdiag.watch(tmp_path, once=True))
