@@ -65,17 +65,17 @@ def base_decay(
         return Base(weight_decay, "given", lr, steps_left)
     lr = lr if lr is not None else found.lr
     steps_left = steps_left if steps_left is not None else found.steps_left
+    coupled = []
+    if found.decoupled is False:
+        steps_left = None
+        coupled = ["Its decay is coupled (Adam with L2), for which norms cannot be predicted: there is no verdict."]
     if weight_decay is not None:
-        return Base(weight_decay, "given", lr, steps_left)
+        return Base(weight_decay, "given", lr, steps_left, coupled)
     by_file: dict[str, list[str]] = defaultdict(list)
     for what, file in found.origin.items():
         by_file[file].append(what.replace("_", " "))
     read = "; ".join(f"{file}: {', '.join(held)}" for file, held in by_file.items())
-    said = [f"Read of the run: {read}.", *found.notes]
-    if found.decoupled is False:
-        said.append(
-            "Its decay is coupled (Adam with L2): norms are predicted for decoupled decay only, so take no verdict."
-        )
+    said = [f"Read of the run: {read}.", *found.notes, *coupled]
     return Base(found.weight_decay, found.origin.get("weight_decay", ""), lr, steps_left, said)
 
 

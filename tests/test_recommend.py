@@ -519,6 +519,20 @@ def test_command_reads_the_run(tmp_path: Path) -> None:
         assert "19,900 are left" in result.stdout
 
 
+def test_coupled_decay_gets_no_verdict(tmp_path: Path) -> None:
+    run_folder = tmp_path / "checkpoint-100"
+    run_folder.mkdir()
+    optimizer = torch.optim.Adam(Llama().parameters(), lr=3e-4, weight_decay=1e-5)
+    torch.save(optimizer.state_dict(), run_folder / "optimizer.pt")
+    (run_folder / "trainer_state.json").write_text(json.dumps({"global_step": 100, "max_steps": 20000}))
+    path = PAPER.save(tmp_path / "r.json")
+    for given in ((), ("--weight-decay", "1e-5")):
+        result = run(str(path), "--run", str(run_folder), *given)
+        assert result.exit_code == 0, result.output
+        assert "coupled (Adam with L2), for which norms cannot be predicted: there is no verdict" in result.stdout
+        assert "Verdict:" not in result.stdout
+
+
 def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
     path = PAPER.save(tmp_path / "r.json")
     result = run(str(path), "--weight-decay", "0.1", "--lr", "1e-3", "--steps-left", "5000", "--schedule", "adamc",

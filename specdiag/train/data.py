@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError, MissingExtraError, SourceError, UsageError
-from specdiag.train.blocks import Blocks, check_vocabulary, open_tokens, split
+from specdiag.train.blocks import check_vocabulary, open_tokens, split
 from specdiag.train.fingerprint import Fingerprint, fingerprint
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
 
 _READERS = {
     ".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet",
@@ -29,21 +32,35 @@ _TOKENIZER_PARTS = (
 _BYTES = 256
 
 
+class Examples(Protocol):
+    """A dataset of map style."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Data:
     """What a run trains and is judged on.
 
     Attributes:
-        train: blocks in stored order; the Trainer shuffles them by its seed.
-        held_out: blocks that are never trained on.
+        train: examples in stored order; the Trainer shuffles them by its seed.
+        held_out: examples that are never trained on.
         fingerprint: for comparison when the run goes on.
-        n_tokens: of all blocks.
+        n_tokens: of all blocks; 0 where examples are no blocks of tokens.
+        collate: makes a batch of examples; None for the Trainer's own way.
+        metrics: figures of merit from all held-out predictions; None where the loss is all.
+        labels: names of the classes, in the order of their numbers; None where there are none.
     """
 
-    train: Blocks
-    held_out: Blocks
+    train: Examples
+    held_out: Examples
     fingerprint: Fingerprint
-    n_tokens: int
+    n_tokens: int = 0
+    collate: Callable[[list[Any]], dict[str, Any]] | None = None
+    metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def data_files(paths: Sequence[Path]) -> list[Path]:

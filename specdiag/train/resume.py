@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.utils.data import Dataset
 
 from specdiag.decay.groups import fit
 from specdiag.decay.live import live_parameters
@@ -119,8 +120,8 @@ def prepare(request: Request) -> Run:
         trainer = CrashSafeTrainer(
             model=model,
             args=arguments,
-            train_dataset=data.train,
-            eval_dataset=data.held_out,
+            train_dataset=cast("Dataset[Any]", data.train),
+            eval_dataset=cast("Dataset[Any]", data.held_out),
         )
         trainer.companions = tokenizer_files(start.checkpoint, start.checkpoint.parent)
         trainer.create_optimizer()

@@ -23,6 +23,10 @@ def limits(plan: DecayPlan) -> list[str]:
         said.append(
             "Base values do not carry over between coupled (Adam with L2) and decoupled decay (AdamW); ratios do."
         )
+        said.append(
+            "A changed decay needs about 1/(lr x weight decay) steps to show in a norm, which then goes as "
+            "ratio^-1/2: a run shorter than that tells nothing about it."
+        )
     return said
 
 
