@@ -11,7 +11,7 @@ from . import output, tables
 
 if TYPE_CHECKING:
     from specdiag.train.following import Decays
-    from specdiag.train.resume import Result, Run
+    from specdiag.train.run import Result, Run
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -32,29 +32,39 @@ def quieten() -> None:
 
 def ready(run: Run) -> None:
     """What was found, taken over and checked."""
-    start, config = run.start, run.config
     console = output.console()
-    where = "with a fresh optimizer" if start.fresh else f"at step {start.step}"
-    console.print(f"{start.checkpoint} goes on {where}, to step {config.steps_total}, in {run.folder}", soft_wrap=True)
+    recipe = run.config.recipe
+    if run.source is None:
+        console.print(f"{recipe.title or 'A new run'}, {recipe.steps_total} steps, in {run.folder}", soft_wrap=True)
+        for sentence in (f"From {recipe.source}." if recipe.source else "", *recipe.notes):
+            if sentence:
+                console.print(sentence, soft_wrap=True)
+    else:
+        where = "with a fresh optimizer" if run.fresh else f"at step {run.step}"
+        console.print(f"{run.source} goes on {where}, to step {recipe.steps_total}, in {run.folder}", soft_wrap=True)
     by_origin: dict[str, list[str]] = defaultdict(list)
     for name in _SHOWN:
         if name in run.settings.values:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
-    data, units = run.data, run.data.fingerprint.tokens
-    console.print(
-        f"Data: {data.n_tokens} tokens ({units if units in _PLAIN_UNITS else 'of the tokenizer'}) in blocks of "
-        f"{data.fingerprint.block_size}: {len(data.train)} to train on, {len(data.held_out)} held out.",
-        soft_wrap=True,
-    )
+    console.print(_data(run), soft_wrap=True)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
-    if run.plan is not None and start.in_place is None:
+    if run.plan is not None and not run.in_place:
         from specdiag.views import plan_sentences
 
         for sentence in plan_sentences.findings(run.plan):
             console.print(sentence, soft_wrap=True)
+
+
+def _data(run: Run) -> str:
+    data, units = run.data, run.data.fingerprint.tokens
+    parts = f"{len(data.train)} to train on, {len(data.held_out)} held out."
+    if not data.n_tokens:
+        return f"Data: {len(data.train) + len(data.held_out)} examples: {parts}"
+    kind = units if units in _PLAIN_UNITS else "of the tokenizer"
+    return f"Data: {data.n_tokens} tokens ({kind}) in blocks of {data.fingerprint.block_size}: {parts}"
 
 
 def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
@@ -76,7 +86,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
         tables.Column("weight decay", lambda r: f"{fmean(r[2]):.4g}"),
         tables.Column("min-max", lambda r: f"{min(r[2]):.4g}-{max(r[2]):.4g}"),
     )
-    title = f"Weight decay ({run.config.decay}) at step {run.start.step}, as the optimizer reads it"
+    title = f"Weight decay ({run.config.recipe.decay}) at step {run.step}, as the optimizer reads it"
     console.print(tables.draw(title, columns, rows, console.width))
     if all_rows:
         one = (
@@ -88,7 +98,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
 
 def progress(run: Run) -> Callable[[int, Mapping[str, float]], None]:
     """A line on stderr now and then."""
-    total, first = run.config.steps_total, run.start.step
+    total, first = run.steps_total, run.step
     apart = -(-(total - first) // _LINES)
     last = first
 
@@ -103,8 +113,6 @@ def progress(run: Run) -> Callable[[int, Mapping[str, float]], None]:
 
 def answer(result: Result) -> None:
     """Losses, time, and how to go on."""
-    from specdiag.train.resume import perplexity
-
     console = output.console()
     rate = result.tokens / result.seconds if result.seconds else 0.0
     loss = "none logged" if result.train_loss is None else f"{result.train_loss:.4f}"
@@ -113,18 +121,23 @@ def answer(result: Result) -> None:
         f"train loss {loss}.",
         soft_wrap=True,
     )
-    before, after = result.held_out_before, result.held_out_after
-    now = "" if after is None else f", {after:.4f} (perplexity {perplexity(after):.2f}) now"
-    console.print(
-        f"Held out, mean over tokens: loss {before:.4f} (perplexity {perplexity(before):.2f}) before{now}.",
-        soft_wrap=True,
-    )
+    for name, before in result.held_out_before.items():
+        after = None if result.held_out_after is None else result.held_out_after[name]
+        console.print(
+            f"Held out: {_figure(name, before)} before{'' if after is None else f', {_figure(name, after)} now'}."
+        )
     if result.interrupted:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"
         )
     else:
         output.talk(f"run: {result.run}", "green")
+
+
+def _figure(name: str, value: float) -> str:
+    from specdiag.train.run import perplexity
+
+    return f"{name} {value:.4f}" + (f" (perplexity {perplexity(value):.2f})" if name == "loss" else "")
 
 
 def _short(value: object) -> str:

@@ -29,7 +29,7 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             low = next((p.dtype for p in group["params"] if p in wanted), None)
-            if low is None or not _is_decoupled(optimizer, group) or _is_careful(optimizer, group):
+            if low is None or not is_decoupled(optimizer, group) or _is_careful(optimizer, group):
                 continue
             shrinkage = peak_lr(group) * float(group["weight_decay"]) * ratio
             if 0 < shrinkage < torch.finfo(low).eps / 4:
@@ -50,7 +50,8 @@ def peak_lr(group: dict[str, Any]) -> float:
     return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
 
 
-def _is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether a group's decay acts on the weights, and not by way of the gradient."""
     says = group.get("decoupled_weight_decay")
     return type(optimizer).__name__ not in _COUPLED if says is None else bool(says)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from specdiag.dynamics.updates import Optimizer as Simulated
 from specdiag.errors import UsageError
 from specdiag.optim.lmo import auto
-from specdiag.optim.precision import _is_decoupled  # pyright: ignore[reportPrivateUsage]
+from specdiag.optim.precision import is_decoupled
 from specdiag.optim.scion import Scion, _removed  # pyright: ignore[reportPrivateUsage]
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
@@ -62,7 +62,7 @@ def decay_kind(optimizer: Optimizer, group: dict[str, Any]) -> DecayKind:
     names = {base.__name__ for base in type(optimizer).__mro__}
     if names & set(_BY_WEIGHT):
         return "by weight"
-    return "coupled" if names & set(_COUPLED) or not _is_decoupled(optimizer, group) else "decoupled"
+    return "coupled" if names & set(_COUPLED) or not is_decoupled(optimizer, group) else "decoupled"
 
 
 def removed(optimizer: Optimizer, group: dict[str, Any]) -> float:

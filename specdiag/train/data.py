@@ -25,10 +25,8 @@ _READERS = {
 CACHE = "tokens-"
 """Beginning of the names of cached tokens."""
 _COLUMN = "text"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_TOKENIZER_PARTS = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-)  # fmt: skip
+BYTES = "bytes"
+"""As the units of a fingerprint."""
 _BYTES = 256
 
 
@@ -119,43 +117,13 @@ def load_data(
     else:
         if tokenizer is None and vocabulary < _BYTES:
             raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
-        units = "bytes" if tokenizer is None else _digest(tokenizer)
+        units = BYTES if tokenizer is None else _digest(tokenizer)
         found = fingerprint(files, units, block_size, seed)
         dtype = "uint8" if tokenizer is None else "uint32"
         tokens = _cached(cache / f"{CACHE}{found.digest}.cache", dtype, _documents(files), tokenizer)
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
-
-
-def find_tokenizer(*folders: Path) -> Any:
-    """The tokenizer of the first folder that has one, else None: then bytes are tokens.
-
-    Raises:
-        SourceError: it cannot be opened.
-    """
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(f"the tokenizer in {folder} cannot be opened ({reason})") from error
-
-
-def tokenizer_files(*folders: Path) -> list[Path]:
-    """The files of that tokenizer, to be copied as they are: saving one anew may change it."""
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return []
-    return sorted({path for pattern in _TOKENIZER_PARTS for path in folder.glob(pattern) if path.is_file()})
-
-
-def _tokenizer_folder(folders: Sequence[Path]) -> Path | None:
-    return next((f for f in folders if any((f / name).is_file() for name in _TOKENIZER_FILES)), None)
 
 
 def _documents(files: Sequence[Path]) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from specdiag.errors import ComputationError, MissingExtraError
 from specdiag.train.staging import STAGING, publish, rotate
@@ -30,14 +31,23 @@ class CrashSafeTrainer(Trainer):
         tokens: read by training steps of this process.
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
+        make_optimizer: makes the optimizer for the model; None for the Trainer's own.
     """
 
     tokens = 0
     companions: Sequence[Path] = ()
+    make_optimizer: Callable[[nn.Module], Optimizer] | None = None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The registry's where one is named, else the Trainer's own."""
+        held = cast("Optimizer | None", self.optimizer)
+        if held is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(cast("nn.Module", self.model))
+        return super().create_optimizer(model)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, counted."""
-        self.tokens += inputs["input_ids"].numel()
+        self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -1,0 +1,5 @@
+"""Bytes as a tokenizer."""
+
+
+def byte_tokenizer():
+    raise NotImplementedError
