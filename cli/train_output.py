@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from statistics import fmean
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from . import output, tables
 
 if TYPE_CHECKING:
     from specdiag.train.following import Decays
+    from specdiag.train.ranking import Ranked
     from specdiag.train.run import Result, Run
+    from specdiag.train.sweep import Grid
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -96,36 +100,70 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
         console.print(tables.draw(f"{len(found)} Parameters", one, list(found.items()), console.width))
 
 
-def progress(run: Run) -> Callable[[int, Mapping[str, float]], None]:
-    """A line on stderr now and then."""
+@contextmanager
+def progress(run: Run) -> Generator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar on stderr where somebody watches, else a line now and then."""
     total, first = run.steps_total, run.step
-    apart = -(-(total - first) // _LINES)
-    last = first
+    if not output.shows_progress():
+        yield _lines(total, first)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[held]}", markup=False),
+        TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Bar(*columns, console=output.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=first, held="")
+        started = time.perf_counter()
+
+        def update(step: int, logs: Mapping[str, float]) -> None:
+            rate = run.trainer.tokens / (time.perf_counter() - started)
+            bar.update(task, completed=step, held=f"{_logged(logs)}{f', {rate:.0f} tokens/s' if rate else ''}")
+
+        yield update
+
+
+def _lines(total: int, first: int) -> Callable[[int, Mapping[str, float]], None]:
+    apart, last = -(-(total - first) // _LINES), first
 
     def line(step: int, logs: Mapping[str, float]) -> None:
         nonlocal last
         if step - last >= apart or step == total:
             last = step
-            output.talk(f"step {step}/{total}: loss {logs['loss']:.4f}, lr {logs['learning_rate']:.3g}", "dim")
+            output.talk(f"step {step}/{total}: {_logged(logs)}", "dim")
 
     return line
+
+
+def _logged(logs: Mapping[str, float]) -> str:
+    said = [f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.3g}"]
+    if "alpha" in logs:
+        said.append(f"mean alpha {logs['alpha']:.2f}")
+    if "ratio_min" in logs:
+        said.append(f"ratios {logs['ratio_min']:.2f}-{logs['ratio_max']:.2f}")
+    return ", ".join(said)
 
 
 def answer(result: Result) -> None:
     """Losses, time, and how to go on."""
     console = output.console()
-    rate = result.tokens / result.seconds if result.seconds else 0.0
+    counted = f"{result.tokens} tokens in " if result.tokens else ""
+    rate = f" ({result.tokens / result.seconds:.0f} a second)" if result.tokens and result.seconds else ""
     loss = "none logged" if result.train_loss is None else f"{result.train_loss:.4f}"
-    console.print(
-        f"Step {result.step}: {result.tokens} tokens in {result.seconds:.1f} s ({rate:.0f} a second); "
-        f"train loss {loss}.",
-        soft_wrap=True,
-    )
-    for name, before in result.held_out_before.items():
-        after = None if result.held_out_after is None else result.held_out_after[name]
+    console.print(f"Step {result.step}: {counted}{result.seconds:.1f} s{rate}; train loss {loss}.", soft_wrap=True)
+    if result.decay_seconds:
+        share = result.decay_seconds / result.seconds
+        console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {share:.2%}.")
+    if result.spike_share is not None:
         console.print(
-            f"Held out: {_figure(name, before)} before{'' if after is None else f', {_figure(name, after)} now'}."
+            f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."
         )
+    after = result.held_out_after or {}
+    for name, before in result.held_out_before.items():
+        now = f", {_figure(name, after[name], result.tokens > 0)} now" if name in after else ""
+        console.print(f"Held out: {_figure(name, before, result.tokens > 0)} before{now}.")
     if result.interrupted:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"
@@ -134,10 +172,76 @@ def answer(result: Result) -> None:
         output.talk(f"run: {result.run}", "green")
 
 
-def _figure(name: str, value: float) -> str:
+def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
+    """Runs, the best first, and what makes them hard to compare."""
+    columns = (
+        tables.Column("run", lambda r: r.run, right=False),
+        tables.Column("decay", lambda r: r.decay, right=False),
+        tables.Column("base", lambda r: tables.number(r.weight_decay, 6).rstrip("0").rstrip(".")),
+        tables.Column("seed", lambda r: str(r.seed), 2),
+        tables.Column("held-out loss", lambda r: f"{r.loss:.4f}"),
+        tables.Column("better by", lambda r: f"{r.improvement:+.4f}"),
+        tables.Column("figures of merit", lambda r: ", ".join(f"{n} {v:.4f}" for n, v in r.merits.items()) or "·"),
+        tables.Column("hours", lambda r: f"{r.hours:.2f}", 3),
+        tables.Column("of these ratios", lambda r: f"{r.decay_share:.2%}", 4),
+    )
+    console = output.console()
+    console.print(tables.draw("Runs, the best first", columns, rows, console.width))
+    for sentence in said:
+        console.print(f"Hard to compare: {sentence}", soft_wrap=True)
+    if len({row.seed for row in rows}) == 1:
+        console.print(
+            "One seed: a difference says something only where it is larger than "
+            "that between seeds (--sweep 'seed=0,1,2').",
+            soft_wrap=True,
+        )
+
+
+def grid(found: Grid) -> None:
+    """Methods down, base decays across, perplexity in the cells, as the papers print it."""
     from specdiag.train.run import perplexity
 
-    return f"{name} {value:.4f}" + (f" (perplexity {perplexity(value):.2f})" if name == "loss" else "")
+    def cell(method: str, decay: str) -> str:
+        held = found.cells[method].get(decay)
+        if held is None:
+            return "·"
+        ppl = [perplexity(loss) for loss in held.losses]
+        return f"{fmean(ppl):.3f}" + (f" ± {stdev(ppl):.3f}" if len(ppl) > 1 else "")
+
+    columns = [tables.Column("perplexity", str, right=False)]
+    if any("" in row for row in found.cells.values()):
+        columns.append(tables.Column("no decay", lambda m: cell(m, "")))
+    columns += [tables.Column(f"decay {d}", lambda m, d=d: cell(m, d)) for d in found.decays]
+    columns += [
+        tables.Column("balance", lambda m: tables.number(found.best(m)[1].balance, 3)),
+        tables.Column("hours", lambda m: f"{found.best(m)[1].hours:.2f}"),
+    ]
+    console = output.console()
+    n = max(len(held.losses) for row in found.cells.values() for held in row.values())
+    title = f"Held out, mean{' and standard deviation' if n > 1 else ''} of {n} seed{'s' if n > 1 else ''}"
+    console.print(tables.draw(title, columns, found.methods, console.width))
+    console.print(
+        "balance: standard deviation of alpha_square over attention and MLP matrices at the end, at each method's best "
+        "decay, as the hours.",
+        soft_wrap=True,
+    )
+    if len(found.methods) > 1:
+        base = found.methods[0]
+        decay, best = found.best(base)
+        for method in found.methods[1:]:
+            own, held = found.best(method)
+            share = perplexity(held.mean) / perplexity(best.mean) - 1
+            console.print(
+                f"Best against best: {method}{f' at {own}' if own else ''} {perplexity(held.mean):.3f}, "
+                f"{base}{f' at {decay}' if decay else ''} {perplexity(best.mean):.3f}: {share:+.1%}.",
+                soft_wrap=True,
+            )
+
+
+def _figure(name: str, value: float, in_tokens: bool) -> str:
+    from specdiag.train.run import perplexity
+
+    return f"{name} {value:.4f}" + (f" (perplexity {perplexity(value):.2f})" if name == "loss" and in_tokens else "")
 
 
 def _short(value: object) -> str:

@@ -48,6 +48,7 @@ class Parts:
         plan: of fixed decays.
         load_data: gets the folder of the run, for its cache.
         make_model: gets the data, whose labels a head may need.
+        tokenizer: of a language model; None for bytes.
         companions: gets the folder; files that belong into every checkpoint, such as a tokenizer's.
         said: sentences so far.
     """
@@ -65,6 +66,7 @@ class Parts:
     plan: DecayPlan | None
     load_data: Callable[[Path], Data]
     make_model: Callable[[Data], Any]
+    tokenizer: Any
     companions: Callable[[Path], Sequence[Path]]
     said: list[str]
 
@@ -113,7 +115,7 @@ def assemble(parts: Parts) -> Run:
         folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
         settings=parts.settings, plan=parts.plan,
         rule=rule, data=data,
-        trainer=trainer, resume_from=None if parts.fresh else parts.checkpoint, said=said,
+        trainer=trainer, tokenizer=parts.tokenizer, resume_from=None if parts.fresh else parts.checkpoint, said=said,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from specdiag.train.data import Data
 from specdiag.train.folders import new_folder
 from specdiag.train.models.building import new_config, new_model, read_config, trained_model
 from specdiag.train.recipe import Recipe
-from specdiag.train.rules import check_rule_options
+from specdiag.train.rule_names import check_rule_options
 from specdiag.train.run import Run
 from specdiag.train.settings import FRESH, Settings
 from specdiag.train.tasks.loading import load_task
@@ -24,12 +24,21 @@ from specdiag.train.tasks.task import kind_of
 from specdiag.train.tokenizers import open_tokenizer, save_tokenizer
 
 
-def begin(recipe: Recipe, out: Path, *, again: RunConfig | None = None, said: Sequence[str] = ()) -> Run:
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with everything in it that would be taken by default, as a run keeps it."""
+    rule = "plan" if recipe.decay.startswith("plan:") else recipe.decay
+    return msgspec.structs.replace(recipe, settings=FRESH | recipe.settings, decay=rule)
+
+
+def begin(
+    recipe: Recipe, out: Path, *, again: RunConfig | None = None, cache: Path | None = None, said: Sequence[str] = ()
+) -> Run:
     """Settle and check everything of a run that begins.
 
     Args:
         recipe: what is trained.
         out: folder of the run.
+        cache: folder for the tokens, where several runs share them; else that of the run.
         again: the configuration that is there already, of a run that was stopped before its first checkpoint.
         said: sentences so far.
 
@@ -41,17 +50,16 @@ def begin(recipe: Recipe, out: Path, *, again: RunConfig | None = None, said: Se
     kind_of(recipe.task)
     if recipe.steps_total < 1:
         raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
-    rule, plan = _decay(recipe, run, again)
-    settings = FRESH | recipe.settings
-    recipe = msgspec.structs.replace(recipe, settings=settings, decay=rule)
-    seed = int(settings["seed"])
+    plan = _plan(recipe, run, again)
+    recipe = resolved(recipe)
+    seed = int(recipe.settings["seed"])
     if recipe.model and recipe.start:
         raise UsageError(f"the recipe has a [model] and starts from {recipe.start}: leave one out")
     config = read_config(recipe.start) if recipe.start else new_config(recipe.model, "the recipe")
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
 
-    def load(cache: Path) -> Data:
-        data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache)
+    def load(folder: Path) -> Data:
+        data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
         changed = [] if again is None else again.fingerprint.differences(data.fingerprint)
         if changed:
             raise SourceError(f"the data is not what the run was configured with: {'; '.join(changed[:3])}")
@@ -69,20 +77,21 @@ def begin(recipe: Recipe, out: Path, *, again: RunConfig | None = None, said: Se
         Parts(
             folder=run, in_place=again is not None, recipe=recipe, settings=_origins(recipe), source="",
             fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start), plan=plan,
-            load_data=load, make_model=make, companions=lambda folder: save_tokenizer(tokenizer, folder), said=list(said),
+            load_data=load, make_model=make, tokenizer=tokenizer, 
+                companions=lambda folder: save_tokenizer(tokenizer, folder), said=list(said),
         )
     )  # fmt: skip
 
 
-def _decay(recipe: Recipe, run: Path, again: RunConfig | None) -> tuple[str, DecayPlan | None]:
+def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | None:
     if recipe.decay.startswith("plan:"):
-        return "plan", load_plan(recipe.decay.removeprefix("plan:"))
+        return load_plan(recipe.decay.removeprefix("plan:"))
     check_rule_options(recipe.decay, recipe.alphadecay)
-    if recipe.decay == "plan":
-        if again is None:
-            raise UsageError("decay 'plan' says not which: name it as plan:FILE")
-        return "plan", load_plan(run / PLAN)
-    return recipe.decay, None
+    if recipe.decay != "plan":
+        return None
+    if again is None:
+        raise UsageError("decay 'plan' says not which: name it as plan:FILE")
+    return load_plan(run / PLAN)
 
 
 def _origins(recipe: Recipe) -> Settings:

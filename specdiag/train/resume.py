@@ -31,7 +31,7 @@ try:
     from specdiag.train.begin import begin
     from specdiag.train.models.building import read_config, trained_model
     from specdiag.train.ranks import count_ranks
-    from specdiag.train.rules import check_rule_options
+    from specdiag.train.rule_names import check_rule_options
     from specdiag.train.run import Run
 except ImportError as error:
     raise MissingExtraError(
@@ -58,6 +58,10 @@ class Request:
     extend: int | None = None
     block_size: int | None = None
     task: str | None = None
+    layout: str | None = None
+    """Of another program's optimizer, where it is not plain."""
+    config: str | None = None
+    """config.json, folder or hub id of the model, where another program's checkpoint has none."""
     settings: Mapping[str, Any] | None = None
     """Arguments of the Trainer."""
     fresh_optimizer: bool = False
@@ -81,6 +85,8 @@ def prepare(request: Request) -> Run:
     _check_ranks(start, checkpoint, request, said)
     config = read_config(checkpoint)
     recipe = Recipe(
+        title="",
+        source="",
         task=request.task or (own.recipe.task if own is not None else _task(checkpoint, config)),
         data=_data_sources(start, request),
         block_size=request.block_size or (own.recipe.block_size if own is not None else 0),
@@ -110,7 +116,7 @@ def prepare(request: Request) -> Run:
             source=own.source if own is not None and start.in_place is not None else str(checkpoint),
             fresh_optimizer=own.fresh_optimizer if own is not None and start.in_place is not None else start.fresh,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
-            make_model=lambda _: model, companions=lambda _: tokenizer_files(*folders), said=said,
+            make_model=lambda _: model, tokenizer=tokenizer, companions=lambda _: tokenizer_files(*folders), said=said,
         )
     )  # fmt: skip
 

@@ -8,7 +8,6 @@ from typing import Any
 from transformers import TrainerCallback
 
 from specdiag.decay.plan import DecayPlan
-from specdiag.errors import UsageError
 from specdiag.train.callback import (
     AdaDecayCallback,
     AlphaDecayCallback,
@@ -18,30 +17,14 @@ from specdiag.train.callback import (
 )
 from specdiag.train.following import NoDecayCallback
 from specdiag.train.plan_callback import DecayPlanCallback
+from specdiag.train.rule_names import FIRST
 
-_LIVE: dict[str, tuple[type[LiveRuleCallback], tuple[str, ...]]] = {
-    "alphadecay": (AlphaDecayCallback, ("s1", "s2", "every", "mode", "rule", "basis", "first_update")),
-    "awd": (AWDCallback, ()),
-    "adadecay": (AdaDecayCallback, ("slope",)),
-    "module-adadecay": (ModuleAdaDecayCallback, ("every", "slope")),
+_LIVE: dict[str, type[LiveRuleCallback]] = {
+    "alphadecay": AlphaDecayCallback,
+    "awd": AWDCallback,
+    "adadecay": AdaDecayCallback,
+    "module-adadecay": ModuleAdaDecayCallback,
 }
-RULES = (*_LIVE, "uniform", "none")
-FIRST = {"now": False, "gap": True}
-"""By `first_update`: whether AlphaDecay has ratio 1 until all is measured in turn."""
-
-
-def check_rule_options(rule: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError for an unknown rule, or for options that it does not have."""
-    if rule not in (*RULES, "plan"):
-        raise UsageError(f"unknown --decay '{rule}'; choose plan:FILE, {', '.join(RULES[:-1])} or {RULES[-1]}")
-    known = _LIVE[rule][1] if rule in _LIVE else ()
-    wrong = next((name for name in options if name not in known), None)
-    if wrong is not None:
-        owners = " or ".join(each for each, (_, names) in _LIVE.items() if wrong in names) or "no rule"
-        raise UsageError(f"--{wrong.replace('_', '-')} belongs to --decay {owners}, not to {rule}")
-    first = options.get("first_update", "now")
-    if first not in FIRST:
-        raise UsageError(f"unknown --first-update '{first}'; choose now or gap")
 
 
 def rule_callback(
@@ -63,4 +46,4 @@ def rule_callback(
     first = given.pop("first_update", "now" if trained else "gap")
     if rule == "alphadecay":
         given["fresh"] = FIRST[first]
-    return _LIVE[rule][0](**given)
+    return _LIVE[rule](**given)

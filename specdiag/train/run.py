@@ -62,6 +62,7 @@ class Run:
         rule: applies the decay rule; None where the optimizer's own decay stands.
         data: what it trains and is judged on.
         trainer: ready to train.
+        tokenizer: None where bytes are tokens, or there are none.
         resume_from: checkpoint whose optimizer, scheduler and random numbers are loaded.
         said: what was checked, chosen and passed over.
     """
@@ -77,6 +78,7 @@ class Run:
     rule: TrainerCallback | None
     data: Data
     trainer: CrashSafeTrainer
+    tokenizer: Any
     resume_from: Path | None
     said: list[str]
 
