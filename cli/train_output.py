@@ -197,6 +197,17 @@ def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
         )
 
 
+def ranking_data(rows: Sequence[Ranked], format: str) -> bytes:
+    """The same as json, csv or md; each figure of merit is a column."""
+    import msgspec
+
+    from specdiag.views.export import export
+
+    flat = [{**msgspec.structs.asdict(row), **row.merits} for row in rows]
+    columns = dict.fromkeys(name for row in flat for name in row if name != "merits")
+    return export(flat, list(columns), format)
+
+
 def grid(found: Grid) -> None:
     """Methods down, base decays across, perplexity in the cells, as the papers print it."""
     from specdiag.train.run import perplexity

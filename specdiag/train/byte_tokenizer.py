@@ -2,4 +2,6 @@
 
 
 def byte_tokenizer():
-    from transformers import ByT5Tokenizer; return ByT5Tokenizer()
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer()
