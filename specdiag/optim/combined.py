@@ -73,6 +73,7 @@ class Combined(Optimizer):
         """
         for held in self.optimizers:
             held.state_dict()  # for what it may raise
+        self._gather_state()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -106,4 +107,6 @@ class Combined(Optimizer):
 
 def stepped_by(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
     """Whose step it is that reads a group, or a part of one: of a `Combined` one of its own, else itself."""
-    return optimizer.owners()[group["params"][0]] if isinstance(optimizer, Combined) else optimizer
+    if not isinstance(optimizer, Combined) or not group["params"]:
+        return optimizer
+    return optimizer.owners()[group["params"][0]]

@@ -119,7 +119,9 @@ def _corrected(
 ) -> Callable[[nn.Module, Options], list[Optimizer]]:
     def corrected(model: nn.Module, options: Options) -> list[Optimizer]:
         built = build(model, options)
-        CorrectedDecay(built, model, peak_lr=options["lr"])
+        for group in (group for optimizer in built for group in optimizer.param_groups):
+            group["max_lr"] = options["lr"]  # saved with the optimizer: a resumed run keeps the peak of its schedule
+        CorrectedDecay(built, model)
         return built
 
     return corrected
