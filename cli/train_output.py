@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from specdiag.train.following import Decays
     from specdiag.train.ranking import Ranked
     from specdiag.train.run import Result, Run
-    from specdiag.train.sweep import Grid
+    from specdiag.train.sweep import Cell, Grid
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -212,12 +212,15 @@ def grid(found: Grid) -> None:
     """Methods down, base decays across, perplexity in the cells, as the papers print it."""
     from specdiag.train.run import perplexity
 
+    def ppl(held: Cell) -> list[float]:
+        return [perplexity(loss) for loss in held.losses]
+
     def cell(method: str, decay: str) -> str:
         held = found.cells[method].get(decay)
         if held is None:
             return "·"
-        ppl = [perplexity(loss) for loss in held.losses]
-        return f"{fmean(ppl):.3f}" + (f" ± {stdev(ppl):.3f}" if len(ppl) > 1 else "")
+        values = ppl(held)
+        return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
     columns = [tables.Column("perplexity", str, right=False)]
     if any("" in row for row in found.cells.values()):
@@ -241,10 +244,10 @@ def grid(found: Grid) -> None:
         decay, best = found.best(base)
         for method in found.methods[1:]:
             own, held = found.best(method)
-            share = perplexity(held.mean) / perplexity(best.mean) - 1
+            ours, theirs = fmean(ppl(held)), fmean(ppl(best))
             console.print(
-                f"Best against best: {method}{f' at {own}' if own else ''} {perplexity(held.mean):.3f}, "
-                f"{base}{f' at {decay}' if decay else ''} {perplexity(best.mean):.3f}: {share:+.1%}.",
+                f"Best against best: {method}{f' at {own}' if own else ''} {ours:.3f}, "
+                f"{base}{f' at {decay}' if decay else ''} {theirs:.3f}: {ours / theirs - 1:+.1%}.",
                 soft_wrap=True,
             )
 

@@ -77,7 +77,7 @@ def begin(
         Parts(
             folder=run, in_place=again is not None, recipe=recipe, settings=_origins(recipe), source="",
             fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start), plan=plan,
-            load_data=load, make_model=make, tokenizer=tokenizer, 
+            load_data=load, make_model=make, tokenizer=tokenizer,
                 companions=lambda folder: save_tokenizer(tokenizer, folder), said=list(said),
         )
     )  # fmt: skip

@@ -21,6 +21,7 @@ from specdiag.decay.multipliers import attach
 from specdiag.decay.servable import servable
 from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
 from specdiag.train.callback import LIVE_RULES, LiveRuleCallback
+from specdiag.train.ranks import any_rank
 
 Decays = Mapping[str, float]
 """What the optimizer takes as weight decay, by Parameter."""
@@ -126,8 +127,9 @@ class StopCallback(TrainerCallback):
     wanted = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop."""
-        if self.wanted:
+        """Save and stop: all ranks after the same step, whichever was asked."""
+        if any_rank(self.wanted):
+            self.wanted = True
             control.should_save = control.should_training_stop = True
 
     @contextmanager

@@ -30,7 +30,7 @@ try:
     from specdiag.train.assembly import Parts, assemble
     from specdiag.train.begin import begin
     from specdiag.train.models.building import read_config, trained_model
-    from specdiag.train.ranks import count_ranks
+    from specdiag.train.ranks import count_ranks, one_rank_first
     from specdiag.train.rule_names import check_rule_options
     from specdiag.train.run import Run
 except ImportError as error:
@@ -75,7 +75,8 @@ def prepare(request: Request) -> Run:
         UsageError: something is to be decided first, or does not go together.
         SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
     """
-    start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
+    with one_rank_first():  # what a killed run left is cleared away once
+        start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
     checkpoint, own, said = start.checkpoint, start.own, list(start.said)
     if checkpoint is None:
         return _start_over(request, start)

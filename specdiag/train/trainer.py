@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.errors import ComputationError, MissingExtraError
+from specdiag.train.ranks import wait_for_all
 from specdiag.train.staging import STAGING, publish, rotate
 
 try:
@@ -63,7 +64,9 @@ class CrashSafeTrainer(Trainer):
         self._check_space(run, step)
         try:
             super()._save_checkpoint(model, trial)
-            publish(run, step)
+            wait_for_all()  # every rank has written its random state
+            if self.is_world_process_zero():
+                publish(run, step)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch says of a full disk RuntimeError
             shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
@@ -71,7 +74,9 @@ class CrashSafeTrainer(Trainer):
                 f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it are whole: free space and "
                 f"go on with 'specdiag train --resume {run}'"
             ) from error
-        rotate(run, self.args.save_total_limit)
+        if self.is_world_process_zero():
+            rotate(run, self.args.save_total_limit)
+        wait_for_all()
 
     def _check_space(self, run: Path, step: int) -> None:
         needed, free = (
