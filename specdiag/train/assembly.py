@@ -149,6 +149,8 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
         "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Without it ranks on a machine that has no accelerator would not know of each other.
+        "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),
     }  # fmt: skip
     batch: dict[str, Any] = {
         "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),

@@ -123,7 +123,7 @@ class Run:
             interrupted=interrupted,
             seconds=seconds,
             decay_seconds=float(getattr(self.rule, "seconds", 0.0)),
-            tokens=trainer.tokens,
+            tokens=trainer.tokens * int(trainer.args.world_size),
             train_loss=losses[-1] if losses else None,
             spike_share=spike_share(losses),
             held_out_before=before,

@@ -53,7 +53,7 @@ class CrashSafeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        for path in self.companions if output_dir is not None else ():
+        for path in self.companions if output_dir is not None and self.args.should_save else ():
             shutil.copyfile(path, Path(cast("str", output_dir)) / path.name)
 
     def _get_output_dir(self, trial: Any) -> str:
