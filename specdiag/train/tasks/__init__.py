@@ -1,0 +1,1 @@
+"""Tasks other than predicting the next token: each gives a `specdiag.train.data.Data`. Needs transformers."""
