@@ -22,10 +22,10 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
-from specdiag.report import SpectralReport, is_report
+from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
 from specdiag.spectra.eigenvalues import ComputeType, Method
-from specdiag.spectra.measure import TAILS
+from specdiag.spectra.measure import TAILS, Eigenvalues
 from specdiag.summary import summarise
 from specdiag.workers import Kind, affordable_workers, on_accelerator, on_cpu, units
 
@@ -148,7 +148,7 @@ def analyze(
         ),
         provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences.values()),
         complete=not interrupted,
-        _spectra={record.key: eigenvalues for record, eigenvalues in done},
+        _spectra=_by_key(done),
     )
     if interrupted:
         raise Interrupted(report)
@@ -338,11 +338,11 @@ def _collect(
     selected: Sequence[WeightMatrix],
     settings: Settings,
     progress: Callable[[Progress], None] | None,
-) -> tuple[dict[str, tuple[ModuleRecord, NDArray[np.float64]]], bool]:
+) -> tuple[dict[str, tuple[ModuleRecord, Eigenvalues]], bool]:
     """Drain the results; on Ctrl-C keep what there is."""
     total = sum(flops(m, settings) for m in selected) or 1.0
     n_bytes = sum(stored_bytes(m) for m in selected)
-    finished: dict[str, tuple[ModuleRecord, NDArray[np.float64]]] = {}
+    finished: dict[str, tuple[ModuleRecord, Eigenvalues]] = {}
     done = nbytes = 0.0
     try:
         for matrix, record, eigenvalues in results:
@@ -354,6 +354,15 @@ def _collect(
     except KeyboardInterrupt:
         return finished, True
     return finished, False
+
+
+def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:
+    found: dict[str, NDArray[np.float64]] = {}
+    for record, eigenvalues in done:
+        found[spectrum_key(record.key)] = eigenvalues.measured
+        if eigenvalues.randomized is not None:
+            found[spectrum_key(record.key, randomized=True)] = eigenvalues.randomized
+    return found
 
 
 def stored_bytes(matrix: WeightMatrix) -> int:

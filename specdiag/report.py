@@ -1,5 +1,7 @@
 """The saved answer: `X.json`, and beside it `X.spectra.safetensors` with every eigenvalue.
 
+There a spectrum has the name of its matrix, and that of its permuted entries `name[randomized]`.
+
 Reading a report imports neither torch nor numpy. A report of a newer schema is named as such, not half understood.
 """
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
+_RANDOMIZED = "[randomized]"
 
 
 class _Schema(msgspec.Struct):
@@ -93,25 +96,33 @@ class SpectralReport:
         """Plain dictionaries, one a row: `pandas.DataFrame(report.to_records())`."""
         return [asdict(record) for record in self.records]
 
-    def eigenvalues(self, name: str, part: str | None = None) -> NDArray[np.float64]:
+    def eigenvalues(self, name: str, part: str | None = None, *, randomized: bool = False) -> NDArray[np.float64]:
         """The ESD of one matrix: lambda = sigma^2, ascending, shape [n].
 
         Args:
             name: the tensor's name, or `name[part]`.
             part: the part, where the name does not carry it.
+            randomized: of the matrix with its entries permuted: what a record with `rand_spectral_norm` has.
 
         Raises:
-            UsageError: if the report has no such matrix, or was saved without eigenvalues.
+            UsageError: if the report has no such matrix, was saved without eigenvalues, or did not permute its entries.
         """
         wanted = key(name, part)
         if self._spectra is None:
             raise UsageError(f"{self.source}: this report carries no eigenvalues (saved with --no-spectra)")
+        stored = spectrum_key(wanted, randomized=randomized)
         try:
             if isinstance(self._spectra, Path):
-                return _read_eigenvalues(self._spectra, wanted)
-            return self._spectra[wanted]
+                return _read_eigenvalues(self._spectra, stored)
+            return self._spectra[stored]
         except KeyError:
-            raise UsageError(f"the report has no matrix '{wanted}'; its names look like '{self._example()}'") from None
+            raise UsageError(self._missing(wanted, randomized=randomized)) from None
+
+    def in_memory(self) -> SpectralReport:
+        """The same with its eigenvalues read: their file may go."""
+        from safetensors.numpy import load_file
+
+        return replace(self, _spectra=load_file(self._spectra)) if isinstance(self._spectra, Path) else self
 
     def save(self, path: str | os.PathLike[str], *, spectra: bool = True) -> Path:
         """Write `path` and, unless `spectra` is False, the eigenvalues beside it. Both appear whole or not at all.
@@ -152,8 +163,18 @@ class SpectralReport:
             )
         )
 
-    def _example(self) -> str:
-        return self.records[0].key if self.records else ""
+    def _missing(self, wanted: str, *, randomized: bool) -> str:
+        record = next((r for r in self.records if r.key == wanted), None) if randomized else None
+        if record is None:
+            example = self.records[0].key if self.records else ""
+            return f"the report has no matrix '{wanted}'; its names look like '{example}'"
+        if not self.settings.randomize:
+            why = "analyze with --randomize (randomize=True)"
+        elif record.rand_spectral_norm is None:
+            why = f"its status is {record.status}"
+        else:
+            why = "the report was saved before these were kept, so analyze again with --randomize"
+        return f"{self.source}: '{wanted}' has no eigenvalues with its entries permuted: {why}"
 
     def _repr_html_(self) -> str:
         names = (
@@ -211,6 +232,16 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         complete=content.complete,
         _spectra=spectra,
     )
+
+
+def spectrum_key(name: str, *, randomized: bool = False) -> str:
+    """What a spectrum is stored as. A matrix that is itself called like a randomised spectrum gets a space at its end.
+
+    So no name can stand for two spectra.
+    """
+    if randomized:
+        return name + _RANDOMIZED
+    return f"{name} " if name.rstrip(" ").endswith(_RANDOMIZED) else name
 
 
 def is_report(path: Path) -> bool:

@@ -21,7 +21,7 @@ from specdiag.cost import flops, memory
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.spectra.eigenvalues import TORCH_FROM
-from specdiag.spectra.measure import FLOAT32_RANGE, failed, measure
+from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("specdiag")
 
-Result = tuple[WeightMatrix, ModuleRecord, NDArray[np.float64]]
+Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
 
 Kind = tuple[tuple[int, ...], str]
 """Shape and storage type: what can be stacked."""
@@ -183,7 +183,7 @@ def _read_unit(unit: Unit, settings: Settings) -> Iterator[_Read | Result]:
     except (SourceError, OSError) as error:
         _log.error("%s could not be read: %s", unit.tensor.name, error)
         for matrix in unit.matrices:
-            yield matrix, failed(matrix, settings), np.empty(0)
+            yield matrix, failed(matrix, settings), Eigenvalues(np.empty(0))
         return
     for matrix in unit.matrices:
         stack = np.ascontiguousarray(matrix.slicer.cut(raw))
@@ -199,7 +199,7 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Res
         record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, full, square)
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
-        return item.matrix, failed(item.matrix, settings), np.empty(0)
+        return item.matrix, failed(item.matrix, settings), Eigenvalues(np.empty(0))
     _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
     return item.matrix, record, eigenvalues
 

@@ -274,11 +274,12 @@ def test_interruption_keeps_what_was_done():
             raise KeyboardInterrupt
 
     with pytest.raises(specdiag.Interrupted) as caught:
-        specdiag.analyze(network(), progress=stop, jobs=2)
+        specdiag.analyze(network(), progress=stop, jobs=2, randomize=True)
     report = caught.value.report
     assert len(report) == 5
     assert not report.complete
-    full = {r.key: r for r in specdiag.analyze(network())}
+    assert all(report.eigenvalues(r.key, randomized=True)[-1] ** 0.5 == r.rand_spectral_norm for r in report)
+    full = {r.key: r for r in specdiag.analyze(network(), randomize=True)}
     assert all(full[r.key] == r for r in report)
 
 
@@ -312,6 +313,43 @@ def test_randomize_tells_a_few_huge_entries_from_structure():
     assert one(noise, randomize=True) == found[0]
     assert one(noise, randomize=True, seed=1).rand_spectral_norm != found[0].rand_spectral_norm
     assert one(noise).rand_spikes is None
+
+
+def test_randomized_eigenvalues_are_those_of_permuted_entries():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((120, 200)) + 40 * np.outer(rng.standard_normal(120), rng.standard_normal(200)) / 120
+    state = network(1) | {"model.layers.0.mlp.gate_proj.weight": torch.from_numpy(w)}
+    report = specdiag.analyze(state, device="cpu", randomize=True)
+    for r in report:
+        found = report.eigenvalues(r.key, randomized=True)
+        assert found.shape == (r.n_eigenvalues,)
+        assert (np.diff(found) >= 0).all()
+        assert found[-1] ** 0.5 == r.rand_spectral_norm
+        assert found.sum() == pytest.approx(r.frobenius_norm**2)
+    gate = "model.layers.0.mlp.gate_proj.weight"
+    found, other = report.eigenvalues(gate, randomized=True), esd(rng.permutation(w.reshape(-1)).reshape(w.shape))
+    assert np.quantile(found, [0.1, 0.5, 0.9, 1]) == pytest.approx(np.quantile(other, [0.1, 0.5, 0.9, 1]), rel=0.1)
+    assert report.eigenvalues(gate)[-1] > 2 * found[-1]
+
+
+def test_randomized_eigenvalues_are_there_exactly_where_the_record_says_so():
+    state = network(1) | {
+        "zero.weight": torch.zeros(64, 64),
+        "bad.weight": torch.full((64, 64), torch.nan),
+        "conv.weight": torch.randn(8, 4, 3, 3),
+        "few.weight": torch.randn(8, 80),
+    }
+    for randomize in (True, False):
+        report = specdiag.analyze(state, device="cpu", randomize=randomize)
+        for r in report:
+            assert (r.rand_spectral_norm is not None) == (randomize and r.name not in ("zero.weight", "bad.weight"))
+            if r.rand_spectral_norm is not None:
+                assert report.eigenvalues(r.key, randomized=True).shape == report.eigenvalues(r.key).shape
+                continue
+            why = f"its status is {r.status}" if randomize else "analyze with --randomize"
+            with pytest.raises(UsageError, match=f"'{r.name}' has no eigenvalues with its entries permuted: {why}"):
+                report.eigenvalues(r.key, randomized=True)
+    assert report.records == specdiag.analyze(state, device="cpu").records
 
 
 def test_untrained_llama_shapes_score_their_null():

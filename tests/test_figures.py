@@ -213,8 +213,53 @@ def test_esd_of_one_module(small):
     )
     assert drawn["lambda_min of the fit"].get_xdata()[0] == record.xmin
     assert drawn["largest eigenvalue,\nentries permuted"].get_xdata()[0] == record.rand_spectral_norm**2
+    outline = axes.patches[1]
+    density, edges, _ = outline.get_data()
+    assert outline.get_label() == "entries permuted"
+    assert not outline.get_fill()
+    permuted = small.eigenvalues(record.key, randomized=True)
+    assert edges.tolist() == axes.patches[0].get_data().edges.tolist()
+    assert (density * np.diff(edges)).sum() == pytest.approx((permuted >= edges[0]).mean())
+    low, high = axes.get_ylim()
+    assert low < density[density > 0].min() < density.max() < high
     assert drawn["Marchenko-Pastur bulk"].get_xdata()[-1] == pytest.approx(record.mp_edge, rel=1e-3)
     assert to_hex(axes.patches[0].get_facecolor()) == ROLE_STYLES["up"].colour.lower()
+
+
+def test_esd_holds_a_permuted_spectrum_that_is_wider():
+    """An orthogonal matrix has one eigenvalue, its permuted entries a whole bulk."""
+    state = {"a.q_proj.weight": torch.linalg.qr(torch.randn(96, 64, generator=torch.Generator().manual_seed(0)))[0]}
+    report = specdiag.analyze(state, randomize=True)
+    (axes,) = plot.esd(report).axes
+    low, high = axes.get_xlim()
+    permuted = report.eigenvalues("a.q_proj.weight", randomized=True)
+    assert low < permuted[0] < 0.1 < 2 < permuted[-1] < high
+    assert low < lines(axes)["largest eigenvalue,\nentries permuted"].get_xdata()[0] < high
+
+
+def test_esd_without_permuted_eigenvalues(small, reports, monkeypatch):
+    """Not computed, saved when only the largest was kept, or too many curves for details."""
+    key = next(r.key for r in small)
+    assert [p.get_label() for p in plot.esd(small, modules=key).axes[0].patches][1:] == ["entries permuted"]
+    assert len(plot.esd(reports["2B"], modules=key).axes[0].patches) == 1
+    assert not plot.esd(small).axes[0].patches
+    real = specdiag.SpectralReport.eigenvalues
+
+    def old(self, name, part=None, *, randomized=False):
+        if randomized:
+            raise UsageError("the report was saved before these were kept")
+        return real(self, name, part)
+
+    monkeypatch.setattr(specdiag.SpectralReport, "eigenvalues", old)
+    (axes,) = plot.esd(small, modules=key).axes
+    assert len(axes.patches) == 1
+    assert "largest eigenvalue,\nentries permuted" in lines(axes)
+
+
+def test_esd_of_two_shows_each_permuted(small, reports):
+    second = specdiag.analyze(llama(2, seed=1), randomize=True, jobs=2)
+    (axes,) = plot.esd(small, second, roles="q", layers=1).axes
+    assert [to_hex(p.get_edgecolor()) for p in axes.patches] == [c.lower() for c in REPORT_COLOURS[:2]]
 
 
 def test_esd_has_a_panel_a_layer(drawn, reports):

@@ -266,6 +266,29 @@ def test_what_is_drawn_is_the_density(minilm_report):
             assert 0.3 < np.trapezoid(y, x) < 1.01
 
 
+@pytest.fixture(scope="module")
+def permuted_report(minilm):
+    return specdiag.analyze(minilm, randomize=True)
+
+
+def test_permuted_spectra_are_drawn_where_they_are_known(permuted_report, minilm_page):
+    for r in permuted_report:
+        drawn = spectrum(permuted_report, r)
+        values = permuted_report.eigenvalues(r.key, randomized=True)
+        share = np.diff(np.geomspace(drawn.low, drawn.high, len(drawn.density) + 1)) * drawn.randomized
+        assert share.sum() == pytest.approx((values >= drawn.low).mean(), rel=0.01)
+        assert values[-1] < drawn.high
+    text = specdiag.html_report(permuted_report)
+    assert text.count('class="randomized"') == text.count("Thin steps: the entries permuted") == len(permuted_report)
+    assert text.count('class="permuted"') == len(permuted_report)
+    assert 'class="randomized"' not in minilm_page
+    assert "Thin steps: the" not in minilm_page.split("<article")[1]
+    known = {k: permuted_report.eigenvalues(k) for k in (r.key for r in permuted_report)}
+    old = specdiag.html_report(replace(permuted_report, _spectra=known))
+    assert 'class="randomized"' not in old
+    assert "Dash-dotted: largest eigenvalue with the entries permuted." in old
+
+
 def test_cells_of_several_matrices():
     expert = made_up(2, n=64).records[5]
     records = tuple(
@@ -394,6 +417,20 @@ def test_browser_opens_a_cell(on_page, minilm_report):
     assert line[0] / line[1] == pytest.approx((record.spectral_norm**2 / record.xmin) ** record.alpha, rel=0.03)
     on_page.press("Escape")
     on_page.wait('!document.querySelector(".module:target")')
+
+
+def test_browser_shows_the_permuted_spectrum(tab, permuted_report, tmp_path):
+    specdiag.html_report(permuted_report, path=tmp_path / "page.html")
+    tab.open(tmp_path / "page.html")
+    tab.click('.heat a[aria-label^="up, layer 2:"]')
+    tab.wait('document.querySelector(".module:target .main-svg")')
+    name, x, y = tab.run("""(() => { const { name, x, y } = document.querySelector(".module:target .plot").data[3];
+        return [name, x, y]; })()""")
+    drawn = spectrum(permuted_report, permuted_report["encoder.layer.2.intermediate.dense.weight"])
+    assert name == "entries permuted"
+    assert x == pytest.approx(np.geomspace(drawn.low, drawn.high, len(drawn.density) + 1))
+    assert [v for v in y[:-1] if v > min(y)] == [v for v in drawn.randomized if v]
+    assert tab.complaints() == []
 
 
 def test_browser_copies_the_provenance(on_page):

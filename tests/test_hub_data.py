@@ -340,7 +340,7 @@ def test_how_much_of_a_dataset_is_to_be_said(tmp_path: Path) -> None:
 def test_glue_by_the_names_of_its_classes(hub: HubStandIn, client: Client) -> None:
     requests: list[dict[str, Any]] = [
         {"task": "mrpc"},
-        {"task": "mnli"},
+        {"task": "mnli", "paths": ["nyu-mll/glue@main"]},
         {"task": "classification", "paths": ["org/stars"]},
         {"task": "rte", "paths": ["nyu-mll/glue:mrpc"]},
         {"task": "sst2"},

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import lcg
 from msgspec.structs import replace
+from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.errors import ComputationError, SourceError, UsageError
@@ -77,6 +78,36 @@ def test_without_spectra(report, tmp_path):
     assert not (tmp_path / "a.spectra.safetensors").exists()
     with pytest.raises(UsageError, match="carries no eigenvalues"):
         again.eigenvalues(report.records[0].key)
+
+
+def test_randomized_eigenvalues_stand_beside(tmp_path):
+    """A name that looks like their key, as a hostile file may have, is still only its own."""
+    names = ["x.weight", *(f"x.weight[randomized]{end}" for end in ("", " ", "[randomized]", " [randomized]  ", "s"))]
+    state = {name: torch.from_numpy(lcg(64, 64, i)) for i, name in enumerate(names)}
+    report = specdiag.analyze(state, device="cpu", randomize=True)
+    again = load_report(report.save(tmp_path / "a.json"))
+    found = [r.eigenvalues(name, randomized=p) for r in (report, again) for p in (False, True) for name in names]
+    assert all(np.array_equal(a, b) for a, b in zip(found[:12], found[12:], strict=True))
+    assert len({values.tobytes() for values in found}) == 12
+    for record in again:
+        assert again.eigenvalues(record.key)[-1] ** 0.5 == record.spectral_norm
+        assert again.eigenvalues(record.key, randomized=True)[-1] ** 0.5 == record.rand_spectral_norm
+    kept = again.in_memory()
+    (tmp_path / "a.spectra.safetensors").unlink()
+    assert np.array_equal(kept.eigenvalues(names[1], randomized=True), found[7])
+    with pytest.raises(UsageError, match="no matrix 'y'"):
+        report.eigenvalues("y", randomized=True)
+
+
+def test_a_report_of_before_randomized_eigenvalues_were_kept(tmp_path):
+    report = specdiag.analyze({"x.weight": torch.from_numpy(lcg(64, 64, 1))}, device="cpu", randomize=True)
+    path = report.save(tmp_path / "a.json")
+    save_file({"x.weight": report.eigenvalues("x.weight")}, tmp_path / "a.spectra.safetensors")
+    again = load_report(path)
+    assert again.records == report.records
+    assert np.array_equal(again.eigenvalues("x.weight"), report.eigenvalues("x.weight"))
+    with pytest.raises(UsageError, match="saved before these were kept, so analyze again with --randomize"):
+        again.eigenvalues("x.weight", randomized=True)
 
 
 def test_unknown_matrix(report):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from specdiag.auditing.thresholds import Observation
+from specdiag.comparison.matching import match
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 
 
 def changes(report: SpectralReport, baseline: SpectralReport) -> Iterator[Observation]:
     """Module by module, by name."""
-    old, new = _aligned(baseline.records, report.records)
+    old, new = ({r.key: r for r in found} for found in (baseline, report))
+    pairs = match(old, new).pairs
+    kept, before_of = {theirs for theirs, _, _ in pairs}, {ours: old[theirs] for theirs, ours, _ in pairs}
     beside_new, beside_old = ({s.name for s in found.skipped} for found in (report, baseline))
     for name, r in old.items():
-        if name not in new and r.name not in beside_new:
+        if name not in kept and r.name not in beside_new:
             yield Observation("baseline_missing" if _is_inside(r) else "baseline_head", r.key, "not there")
     unchanged: list[str] = []
     for name, r in new.items():
-        before = old.get(name)
+        before = before_of.get(name)
         if before is None:
             if r.name not in beside_old:
                 check = "baseline_extra" if _is_inside(r) else "baseline_head"
@@ -30,7 +32,7 @@ def changes(report: SpectralReport, baseline: SpectralReport) -> Iterator[Observ
             unchanged.append(r.key)
         else:
             yield from _changed(before, r)
-    if len(unchanged) < len(old.keys() & new.keys()):
+    if len(unchanged) < len(pairs):
         yield from (Observation("baseline_unchanged", name, "equal values") for name in unchanged)
 
 
@@ -59,7 +61,9 @@ def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
     if now.status != before.status:
         yield Observation("baseline_status", now.key, f"{before.status} -> {now.status}")
     if now.alpha is not None and before.alpha is not None:
-        sd = _alpha_sd(now)
+        from specdiag.spectra.null import alpha_sd
+
+        sd = alpha_sd(now)
         if sd is not None:
             yield Observation("baseline_alpha", now.key, abs(now.alpha - before.alpha) / sd)
     if now.alpha_square is not None and before.alpha_square is not None:
@@ -73,32 +77,6 @@ def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
     ):
         if ours and theirs:
             yield Observation(check, now.key, max(ours / theirs, theirs / ours))
-
-
-def _aligned(
-    old: Sequence[ModuleRecord], new: Sequence[ModuleRecord]
-) -> tuple[dict[str, ModuleRecord], dict[str, ModuleRecord]]:
-    """The records by a name that both use: a model alone lacks the prefix that it has below a head (`bert.encoder`)."""
-    prefixes = ("", *(prefix for records in (old, new) for prefix in _prefixes(records)))
-    pairs = [tuple({r.key.removeprefix(p): r for r in records} for records in (old, new)) for p in prefixes]
-    best = max(pairs, key=lambda pair: len(pair[0].keys() & pair[1].keys()))
-    return best[0], best[1]
-
-
-def _prefixes(records: Sequence[ModuleRecord]) -> list[str]:
-    """The first word of most of the names, with its dot."""
-    counts = Counter(word for r in records if (word := r.key.partition(".")[0]) != r.key)
-    return [f"{word}." for word, n in counts.most_common(1) if n > len(records) / 2]
-
-
-def _alpha_sd(r: ModuleRecord) -> float | None:
-    """Standard deviation of alpha over random matrices of this shape, None where it was not simulated."""
-    from specdiag.spectra.null import null_moments
-
-    if (r.tail, r.n_slices) != ("hill", 1):
-        return None
-    moments = null_moments((r.rows, r.cols))
-    return None if moments is None else moments[1]
 
 
 def _shape(r: ModuleRecord) -> str:

@@ -13,7 +13,7 @@ from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta
 from specdiag.comparison.sides import Entry, Selection, Side, open_side, shape
 from specdiag.comparison.statistics import balance, role_changes, totals
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, ModuleRecord
+from specdiag.records import ROLES, ModuleRecord, key
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Matched:
     ) -> tuple[list[Names], tuple[Unmatched, ...], tuple[Unmatched, ...], tuple[Reshaped, ...]]:
         """What is compared, what only A has, what only B has, and what has two shapes."""
         rows_a, rows_b = ({r.key: r for r in report} for report in (report_a, report_b))
-        left_a, left_b = ({_key(s): s.reason for s in report.skipped} for report in (report_a, report_b))
+        left_a, left_b = ({key(s.name, s.part): s.reason for s in report.skipped} for report in (report_a, report_b))
         compared: list[Names] = []
         only: tuple[list[Unmatched], list[Unmatched]] = ([], [])
         reshaped: list[Reshaped] = []
@@ -192,10 +192,6 @@ def _unmatched(name: str, entry: Entry, reason: str) -> Unmatched:
 
 def _listed(prefixes: Sequence[str]) -> str:
     return " and ".join(f"'{prefix}'" for prefix in prefixes)
-
-
-def _key(skipped: Any) -> str:
-    return skipped.name if skipped.part is None else f"{skipped.name}[{skipped.part}]"
 
 
 def _same_settings(a: Side, b: Side, analysis: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from statistics import fmean
 import numpy as np
 
 from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
-from specdiag.records import FAMILIES, ROLES, ModuleRecord
-from specdiag.spectra.null import null_moments
+from specdiag.records import FAMILIES, ROLES
+from specdiag.spectra.null import alpha_sd
 
 
 def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
@@ -49,14 +49,6 @@ def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]
         return None, None
     cosine = (before + after - moved) / (2 * (before * after) ** 0.5) if after else None
     return (moved / before) ** 0.5, cosine
-
-
-def alpha_sd(record: ModuleRecord) -> float | None:
-    """Standard deviation of alpha over random matrices of this shape, None where it was not simulated."""
-    if (record.tail, record.n_slices) != ("hill", 1):
-        return None
-    moments = null_moments((record.rows, record.cols))
-    return None if moments is None else moments[1]
 
 
 def _role(group: list[ModuleChange]) -> RoleChange:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from specdiag.optim.combined import stepped_by
+
 _COUPLED = ("Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 """torch's optimizers that add the decay to the gradient, unless a group says `decoupled_weight_decay`."""
 _CAREFUL = ("bf16_stochastic_round", "kahan_sum", "stochastic_rounding")
@@ -29,7 +31,7 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             low = next((p.dtype for p in group["params"] if p in wanted), None)
-            if low is None or not _is_decoupled(optimizer, group) or _is_careful(optimizer, group):
+            if low is None or not is_decoupled(optimizer, group) or _is_careful(optimizer, group):
                 continue
             shrinkage = peak_lr(group) * float(group["weight_decay"]) * ratio
             if 0 < shrinkage < torch.finfo(low).eps / 4:
@@ -50,10 +52,12 @@ def peak_lr(group: dict[str, Any]) -> float:
     return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
 
 
-def _is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether a group's decay acts on the weights, and not by way of the gradient."""
     says = group.get("decoupled_weight_decay")
-    return type(optimizer).__name__ not in _COUPLED if says is None else bool(says)
+    return type(stepped_by(optimizer, group)).__name__ not in _COUPLED if says is None else bool(says)
 
 
 def _is_careful(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    return any(bool(group.get(name)) or bool(getattr(optimizer, name, False)) for name in _CAREFUL)
+    own = stepped_by(optimizer, group)
+    return any(bool(group.get(name)) or bool(getattr(own, name, False)) for name in _CAREFUL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,14 @@ TAILS: dict[str, Callable[[NDArray[np.float64], float], Tail]] = {
 """Tail rules by name: (eigenvalues, tail fraction) -> fit. FARMS is `hill` on the pooled eigenvalues of windows."""
 
 
+class Eigenvalues(NamedTuple):
+    """The spectra of one matrix, ascending, shape [n]."""
+
+    measured: NDArray[np.float64]
+    randomized: NDArray[np.float64] | None = None
+    """With the entries permuted; None where that was not asked for, or could not be."""
+
+
 def measure(
     matrix: WeightMatrix,
     stack: NDArray[Any],
@@ -49,8 +57,8 @@ def measure(
     settings: Settings,
     full: Spectrum | None = None,
     square: Spectrum | None = None,
-) -> tuple[ModuleRecord, NDArray[np.float64]]:
-    """One row of the report and the eigenvalues behind it, shape [n].
+) -> tuple[ModuleRecord, Eigenvalues]:
+    """One row of the report and the eigenvalues behind it; randomised ones exactly where it has `rand_spectral_norm`.
 
     Args:
         matrix: what is measured.
@@ -70,10 +78,11 @@ def measure(
     }
     n = stack.shape[0] * min(stack.shape[1:])
     if scanned.n_nonfinite:
-        return ModuleRecord(**columns, status="nonfinite"), np.empty(0)
+        return ModuleRecord(**columns, status="nonfinite"), Eigenvalues(np.empty(0))
     if scanned.largest == 0:
         norms = dict.fromkeys(("spectral_norm", "frobenius_norm"), 0.0)
-        return ModuleRecord(**columns, **norms, status="zero", n_eigenvalues=n, n_zero=n, matrix_rank=0), np.zeros(n)
+        record = ModuleRecord(**columns, **norms, status="zero", n_eigenvalues=n, n_zero=n, matrix_rank=0)
+        return record, Eigenvalues(np.zeros(n))
 
     dtype = settings.dtype if FLOAT32_RANGE[0] < scanned.largest < FLOAT32_RANGE[1] else "float64"
     full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
@@ -85,9 +94,11 @@ def measure(
     columns |= _metrics(full, matrix, columns["pl_alpha"])
     if settings.square and n >= MIN_EIGENVALUES and matrix.rank is None:
         columns |= _square(full, square, stack, storage, settings)
+    randomized = None
     if settings.randomize and matrix.rank is None:
-        columns |= _randomized(stack, storage, matrix, settings)
-    return ModuleRecord(**columns), full.eigenvalues
+        found, randomized = _randomized(stack, storage, matrix, settings)
+        columns |= found
+    return ModuleRecord(**columns), Eigenvalues(full.eigenvalues, randomized)
 
 
 def failed(matrix: WeightMatrix, settings: Settings) -> ModuleRecord:
@@ -281,8 +292,10 @@ def _pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Setti
     return pool(parts)
 
 
-def _randomized(stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
-    """Spectral norm and spikes of the matrix with its entries permuted.
+def _randomized(
+    stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Spectral norm and spikes of the matrix with its entries permuted, and its eigenvalues.
 
     A spike there is a few huge entries or a mean that is not zero.
     """
@@ -290,10 +303,11 @@ def _randomized(stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, s
     shuffled = rng.permutation(stack.reshape(-1)).reshape(stack.shape)
     eigenvalues = spectrum(shuffled, storage).eigenvalues
     edge = metrics.mp_edge(eigenvalues, matrix.shape)
-    return {
+    columns = {
         "rand_spectral_norm": float(eigenvalues[-1]) ** 0.5,
         "rand_spikes": metrics.mp_spikes(eigenvalues, matrix.shape, edge),
     }
+    return columns, eigenvalues
 
 
 def _identity(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:

@@ -26,10 +26,8 @@ _READERS = {
 }  # fmt: skip
 CACHE = "tokens-"
 """Beginning of the names of cached tokens."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_TOKENIZER_PARTS = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-)  # fmt: skip
+BYTES = "bytes"
+"""As the units of a fingerprint."""
 _BYTES = 256
 _AT_ONCE = 64
 """Documents given to a tokenizer."""
@@ -137,7 +135,7 @@ def load_data(
         found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         tokens = open_tokens(sources[0], dtype)[:max_tokens]
     else:
-        units = "bytes" if tokenizer is None else tokenizer_digest(tokenizer)
+        units = BYTES if tokenizer is None else tokenizer_digest(tokenizer)
         found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         dtype = "uint8" if tokenizer is None else "uint32"
         path = cache / f"{CACHE}{found.digest}.cache"
@@ -145,36 +143,6 @@ def load_data(
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
-
-
-def find_tokenizer(*folders: Path) -> Any:
-    """The tokenizer of the first folder that has one, else None: then bytes are tokens.
-
-    Raises:
-        SourceError: it cannot be opened.
-    """
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(f"the tokenizer in {folder} cannot be opened ({reason})") from error
-
-
-def tokenizer_files(*folders: Path) -> list[Path]:
-    """The files of that tokenizer, to be copied as they are: saving one anew may change it."""
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return []
-    return sorted({path for pattern in _TOKENIZER_PARTS for path in folder.glob(pattern) if path.is_file()})
-
-
-def _tokenizer_folder(folders: Sequence[Path]) -> Path | None:
-    return next((f for f in folders if any((f / name).is_file() for name in _TOKENIZER_FILES)), None)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -62,15 +62,7 @@ def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> 
             )
             raise _REFUSED.get(child.returncode, ComputationError)(said.decode(errors="replace").strip() or died)
         found = load_report(report)
-        return _in_memory(found) if spectra else found
-
-
-def _in_memory(report: SpectralReport) -> SpectralReport:
-    """With its eigenvalues, whose file is about to go."""
-    from dataclasses import replace
-
-    spectra = {r.key: report.eigenvalues(r.key) for r in report if r.n_eigenvalues}
-    return replace(report, _spectra=spectra)
+        return found.in_memory() if spectra else found
 
 
 def _plain(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Tasks other than predicting the next token: each gives a `specdiag.train.data.Data`. Needs transformers."""
+"""What is learned: data, batches and figures of merit of each task."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.data import Data, tokenizer_digest
 from specdiag.train.fingerprint import fingerprint
+from specdiag.train.hub_data import HubData, locate
 from specdiag.train.tasks.metrics import Metric, accuracy, f1, matthews, of_predictions, pearson, spearman
 from specdiag.train.tasks.rows import Row, Rows, read
 
@@ -100,7 +101,8 @@ def load_classification(
     if known is None and not paths:
         raise UsageError(f"name the texts to classify with --data PATH, or one of GLUE: {', '.join(GLUE)}")
     usual = _USUAL if known is None else (known.texts,)
-    rows = read(paths or [f"{HUB}:{task}"], columns, [(*texts, _LABEL) for texts in usual])
+    sources = paths if known is None else [_of_task(path, task) for path in paths or [HUB]]
+    rows = read(sources, columns, [(*texts, _LABEL) for texts in usual])
     names = _names(rows) if known is None else known.labels
     fitting = [[_label(row, names, task) for row in part] for part in (rows.train, rows.held_out)]
     metrics = {"accuracy": accuracy, "matthews": matthews} if known is None else known.metrics
@@ -144,6 +146,12 @@ def glue_average(results: Mapping[str, Mapping[str, float]]) -> float:
     if missing:
         raise UsageError(f"the average is over eight tasks, and there is no result of {', '.join(missing)}")
     return sum(glue_score(task, results[task]) for task in GLUE) / len(GLUE)
+
+
+def _of_task(path: str | Path, task: str) -> str | Path:
+    located = locate(path)
+    mine = isinstance(located, HubData) and located.repo == HUB and located.config is None
+    return str(replace(located, config=task)) if mine else path
 
 
 class _Texts(Dataset[dict[str, Any]]):

@@ -141,7 +141,7 @@ def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group
 
 
 def _densities(places: Sequence[Axes], examples: Sequence[Sequence[Curve]]) -> None:
-    span = span_of([c for held in examples for c in held])
+    span = span_of([c for held in examples for c in held], details=False)
     heights: list[float] = []
     for axes, held in zip(places, examples, strict=True):
         heights += draw(axes, held, span, details=False, markers=True)

@@ -18,6 +18,7 @@ from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, p
 from specdiag.views.figures.selection import by_place, choose, few_of_each, in_role_order, role_label
 from specdiag.views.figures.style import (
     INK,
+    NULL,
     REPORT_COLOURS,
     ROLE_STYLES,
     ReportFigure,
@@ -53,6 +54,8 @@ class Curve:
     label: str
     marker: str = ""
     line: str = "-"
+    randomized: NDArray[np.float64] | None = None
+    """Of the matrix with its entries permuted, ascending, positive; None where these are not known."""
 
 
 @styled
@@ -67,7 +70,8 @@ def esd(
 
     With several reports a panel holds one module of all of them; without a choice of modules that is the middle layer.
     Panels of one or two curves show the fitted power law above its threshold lambda_min, the Marchenko-Pastur bulk of
-    that shape up to `mp_edge`, and the largest eigenvalue of the permuted matrix where it was computed.
+    that shape up to `mp_edge`, and the density of the matrix with its entries permuted where it was computed, its
+    largest eigenvalue as a line.
 
     Args:
         report: what `analyze` found, with its eigenvalues.
@@ -88,8 +92,8 @@ def esd(
     if not detailed:
         notes.append(f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel")
     curves = [c for held in groups.values() for c in held]
-    span = span_of(curves)
-    if any(c.eigenvalues[0] < span[0] for c in curves):
+    span = span_of(curves, details=detailed)
+    if any(values[0] < span[0] for values in _spectra(curves, details=detailed)):
         notes.append("the smallest eigenvalues lie to the left")
     columns, width, height, most = _sizes(len(groups))
     caption = report_caption(report, *others, notes=tuple(notes))
@@ -117,7 +121,7 @@ def draw(
     edges = log_bins([c.eigenvalues for c in curves], *span)
     centres = np.sqrt(edges[1:] * edges[:-1])
     for c in curves:
-        density = np.histogram(c.eigenvalues, edges)[0] / (np.diff(edges) * c.n)
+        density = densities(c.eigenvalues, edges, c.n)
         shown = density > 0
         heights += [float(density[shown].min()), float(density.max())]
         if details and len(curves) == 1:
@@ -129,7 +133,8 @@ def draw(
     for c in curves if details else ():
         ink = INK if len(curves) == 1 else c.colour
         _fit(axes, c, ink)
-        _nulls(axes, c, ink)
+        _bulk(axes, c, ink)
+        heights += _permuted(axes, c, edges, ink)
     return heights
 
 
@@ -155,15 +160,24 @@ def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str,
         label,
         marker,
         ":" if record.cross_attention else "-",
+        _randomized(report, record),
     )
 
 
-def span_of(curves: Sequence[Curve]) -> tuple[float, float]:
-    """From the smallest to the largest eigenvalue, without the lowest few where those lie decades below."""
-    high = max(float(c.eigenvalues[-1]) for c in curves)
-    lows = [float(np.quantile(c.eigenvalues, _LOWEST)) if c.eigenvalues[0] < 1e-3 * high else float(c.eigenvalues[0])
-            for c in curves]  # fmt: skip
+def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
+    """From the smallest to the largest eigenvalue, without the lowest few where those lie decades below.
+
+    With details, those of the permuted matrices too.
+    """
+    spectra = _spectra(curves, details=details)
+    high = max(float(values[-1]) for values in spectra)
+    lows = [float(np.quantile(v, _LOWEST)) if v[0] < 1e-3 * high else float(v[0]) for v in spectra]
     return min(lows) * 0.9, high * 1.15
+
+
+def densities(eigenvalues: NDArray[np.float64], edges: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Of n eigenvalues, some of which may lie outside of the bins."""
+    return np.histogram(eigenvalues, edges)[0] / (np.diff(edges) * n)
 
 
 def exponents(record: ModuleRecord) -> str:
@@ -171,6 +185,21 @@ def exponents(record: ModuleRecord) -> str:
     if record.alpha is None:
         return record.status
     return f"alpha {record.alpha:.2f}" + ("" if record.alpha_null is None else f" (null {record.alpha_null:.2f})")
+
+
+def _spectra(curves: Sequence[Curve], *, details: bool) -> list[NDArray[np.float64]]:
+    """What is drawn: with details the permuted matrices too."""
+    return [v for c in curves for v in (c.eigenvalues, c.randomized if details else None) if v is not None]
+
+
+def _randomized(report: SpectralReport, record: ModuleRecord) -> NDArray[np.float64] | None:
+    if record.rand_spectral_norm is None:
+        return None
+    try:
+        eigenvalues = report.eigenvalues(record.key, randomized=True)
+    except UsageError:  # saved when only the largest was kept
+        return None
+    return eigenvalues[eigenvalues > 0]
 
 
 def _fit(axes: Axes, c: Curve, ink: str) -> None:
@@ -184,7 +213,7 @@ def _fit(axes: Axes, c: Curve, ink: str) -> None:
     axes.axvline(r.xmin, color=ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
 
 
-def _nulls(axes: Axes, c: Curve, ink: str) -> None:
+def _bulk(axes: Axes, c: Curve, ink: str) -> None:
     r = c.record
     if r.mp_edge is not None:
         n, m = sorted((r.rows, r.cols))
@@ -193,9 +222,19 @@ def _nulls(axes: Axes, c: Curve, ink: str) -> None:
         x = np.geomspace(lowest * 1.0001, r.mp_edge * 0.9999, 200)
         axes.plot(x, mp_density(x, (n, m), variance), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
                   label="Marchenko-Pastur bulk")  # fmt: skip
-    if r.rand_spectral_norm is not None:
-        axes.axvline(r.rand_spectral_norm**2, color=ink, linestyle="-.", linewidth=1.1,
+
+
+def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64], ink: str) -> list[float]:
+    """The density of the permuted matrix and a line at its largest eigenvalue."""
+    heights: list[float] = []
+    if c.randomized is not None:
+        density = densities(c.randomized, edges, c.n)
+        heights = [float(density[density > 0].min()), float(density.max())]
+        axes.stairs(density, edges, color=NULL if ink == INK else ink, linewidth=1.1, label="entries permuted")
+    if c.record.rand_spectral_norm is not None:
+        axes.axvline(c.record.rand_spectral_norm**2, color=ink, linestyle="-.", linewidth=1.1,
                      label="largest eigenvalue,\nentries permuted")  # fmt: skip
+    return heights
 
 
 def _chosen(

@@ -14,6 +14,9 @@ from specdiag.views.html.spectrum import Point, Spectrum
 WIDTH, HEIGHT = 320, 170
 """Of the area inside the axes, in the units of the SVG."""
 
+_BELOW = HEIGHT + 5
+"""Where a density is zero: out of sight, so that an outline has no base."""
+
 Scale = Callable[[float], str]
 
 
@@ -32,6 +35,7 @@ class Chart(NamedTuple):
     bulk: str
     threshold: str
     permuted: str
+    randomized: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     n_left: int
@@ -39,15 +43,16 @@ class Chart(NamedTuple):
 
 def chart(drawn: Spectrum) -> Chart:
     """The paths of a spectrum, log-log."""
-    heights = [v for v in drawn.density if v > 0]
+    heights = [v for v in (*drawn.density, *drawn.randomized) if v > 0]
     bottom, top = min(heights) / 1.8, max(heights) * 1.8
     x, y = _scale(drawn.low, drawn.high, 0, WIDTH), _scale(bottom, top, HEIGHT, 0)
     return Chart(
-        density=_steps(drawn, x, y, bottom),
+        density=_steps(drawn.density, drawn, x, y, bottom),
         fit=_line(drawn.fit or (), x, y),
         bulk=_line([p for p in drawn.bulk if p[1] > bottom], x, y),
         threshold="" if drawn.fit is None else x(drawn.fit[0][0]),
         permuted="" if drawn.permuted is None or not drawn.low < drawn.permuted < drawn.high else x(drawn.permuted),
+        randomized=_steps(drawn.randomized, drawn, x, y, bottom) if drawn.randomized else "",
         x_ticks=[Tick(x(v), _label(v)) for v in log_ticks(drawn.low, drawn.high, 6)],
         y_ticks=[Tick(y(v), _label(v)) for v in log_ticks(bottom, top, 5)],
         n_left=drawn.n_left,
@@ -60,10 +65,11 @@ def _scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: f"{start + slope * math.log(value / low):.1f}".removesuffix(".0")
 
 
-def _steps(drawn: Spectrum, x: Scale, y: Scale, bottom: float) -> str:
-    edges = np.geomspace(drawn.low, drawn.high, len(drawn.density) + 1)
-    steps = (f"V{y(max(v, bottom))}H{x(edge)}" for v, edge in zip(drawn.density, edges[1:], strict=True))
-    return f"M0 {HEIGHT}{''.join(steps)}V{HEIGHT}Z"
+def _steps(density: Sequence[float], drawn: Spectrum, x: Scale, y: Scale, bottom: float) -> str:
+    edges = np.geomspace(drawn.low, drawn.high, len(density) + 1)
+    heights = (y(v) if v > bottom else _BELOW for v in density)
+    steps = (f"V{height}H{x(edge)}" for height, edge in zip(heights, edges[1:], strict=True))
+    return f"M0 {_BELOW}{''.join(steps)}V{_BELOW}Z"
 
 
 def _line(points: Sequence[Point], x: Scale, y: Scale) -> str:

@@ -49,4 +49,5 @@ def curves(drawn: Spectrum) -> dict[str, Any]:
         "fit": drawn.fit,
         "bulk": drawn.bulk,
         "permuted": drawn.permuted,
+        "randomized": drawn.randomized,
     }

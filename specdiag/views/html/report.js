@@ -51,27 +51,28 @@ async function load() {
   document.head.append(script);
 }
 
-async function draw(plot, { span: [low, high], density, fit, bulk, permuted }) {
-  const colour = (name) => getComputedStyle(plot).getPropertyValue(name), ink = colour("--ink");
+async function draw(plot, { span: [low, high], density, fit, bulk, permuted, randomized }) {
+  const hue = (name) => getComputedStyle(plot).getPropertyValue(`--${name}`), ink = hue("ink"), other = hue("permuted");
   const edges = [...density, 0].map((_, i) => low * (high / low) ** (i / density.length));
-  const least = Math.min(...density.filter((d) => d > 0)) / 1.8;
+  const held = density.concat(randomized).filter((d) => d > 0), least = Math.min(...held) / 1.8;
   const curve = (name, points, line) => ({
-    name, x: points.map(([x]) => x), y: points.map(([, y]) => Math.max(y, least)), mode: "lines", line,
+    name, x: points.map(([x]) => x), y: points.map(([, y]) => Math.max(y, least / 9)), mode: "lines", line,
   });
-  const upright = (x, dash) => ({
-    type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { dash, width: 1, color: ink },
-  });
-  const axis = (text) => ({ type: "log", title: { text }, gridcolor: colour("--line"), exponentformat: "power" });
-  const steps = edges.map((x, i) => [x, density[Math.min(i, density.length - 1)]]);
+  const upright = (x, dash, color = ink) =>
+    ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { dash, width: 1, color } });
+  const axis = (text) => ({ type: "log", title: { text }, gridcolor: hue("line"), exponentformat: "power" });
+  const steps = (of) => (of.length ? edges.map((x, i) => [x, of[Math.min(i, of.length - 1)]]) : []);
   const traces = [
-    curve("density", steps, { shape: "hv", color: colour("--accent") }),
+    curve("density", steps(density), { shape: "hv", color: hue("accent") }),
     curve("fitted power law", fit ?? [], { color: ink }),
     curve("random matrix", bulk.filter(([, y]) => y > least), { dash: "dash", width: 1, color: ink }),
+    curve("entries permuted", steps(randomized), { shape: "hv", width: 1, color: other }),
   ];
   const layout = {
-    xaxis: axis("eigenvalue"), yaxis: axis("density"), height: 340, margin: { l: 60, r: 10, t: 10, b: 45 },
-    shapes: [...(fit ? [upright(fit[0][0], "dot")] : []), ...(permuted ? [upright(permuted, "dashdot")] : [])],
-    paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink }, showlegend: false,
+    xaxis: axis("eigenvalue"), yaxis: { ...axis("density"), range: [least, 1.8 * Math.max(...held)].map(Math.log10) },
+    height: 340, margin: { l: 60, r: 10, t: 10, b: 45 }, showlegend: false,
+    shapes: [...(fit ? [upright(fit[0][0], "dot")] : []), ...(permuted ? [upright(permuted, "dashdot", other)] : [])],
+    paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: ink },
   };
   await (loaded ??= load());
   plot.replaceChildren();

@@ -10,7 +10,7 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_density
 from specdiag.views.figures.axes import log_bins
-from specdiag.views.figures.esd import Curve, curve, span_of
+from specdiag.views.figures.esd import Curve, curve, densities, span_of
 
 Point = tuple[float, float]
 
@@ -30,6 +30,8 @@ class Spectrum(NamedTuple):
     """The Marchenko-Pastur density of this shape."""
     permuted: float | None
     """Largest eigenvalue of the matrix with its entries permuted."""
+    randomized: tuple[float, ...]
+    """Density of the matrix with its entries permuted, in the same bins; empty where it is not known."""
     n_left: int
     """Eigenvalues below `low`, zeros included."""
 
@@ -43,17 +45,17 @@ def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
     held = curve(report, record, "", "", "")
     if held is None or not held.eigenvalues.size:
         return None
-    low, high = span_of([held])
+    low, high = span_of([held], details=True)
     edges = log_bins([held.eigenvalues], low, high)
-    counts = np.histogram(held.eigenvalues, edges)[0]
     return Spectrum(
         low,
         high,
-        tuple(_short(v) for v in counts / (np.diff(edges) * held.n)),
+        tuple(map(_short, densities(held.eigenvalues, edges, held.n))),
         _fit(held),
         _bulk(held, low),
         None if record.rand_spectral_norm is None else _short(record.rand_spectral_norm**2),
-        held.n - int(counts.sum()),
+        () if held.randomized is None else tuple(map(_short, densities(held.randomized, edges, held.n))),
+        held.n - int((held.eigenvalues >= low).sum()),
     )
 
 
