@@ -15,12 +15,15 @@ _COUPLED = ("Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam", "
 """torch's optimizers that add the decay to the gradient, unless a group says `decoupled_weight_decay`."""
 _CAREFUL = ("bf16_stochastic_round", "kahan_sum", "stochastic_rounding")
 """Settings of optimizers that keep what rounding would lose."""
+_LOST = "rounding undoes it and the decay does nothing"
+_LOST_IN_PART = "rounding undoes it, or part of it (a fused step rounds decay and update together)"
 
 
 def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch.Tensor], ratio: float) -> None:
     """Warn where the decay of one step lies below half a unit in the last place of every weight.
 
-    w (1 - c) rounds back to w for all w where c = lr * weight_decay * ratio < eps/4: 0.002 in bfloat16.
+    w (1 - c) rounds back to w for all w where c = lr * weight_decay * ratio < eps/4: 0.002 in bfloat16. A fused step
+    rounds w (1 - c) - u, which keeps a part of c that falls with u.
 
     Args:
         optimizers: whose groups say lr and decay; the peak of the schedule counts where it is known.
@@ -35,10 +38,11 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
                 continue
             shrinkage = peak_lr(group) * float(group["weight_decay"]) * ratio
             if 0 < shrinkage < torch.finfo(low).eps / 4:
+                lost = _LOST_IN_PART if group.get("fused") else _LOST
                 warnings.warn(
                     f"Weights are {str(low).removeprefix('torch.')} and a step's decay, lr * weight_decay * ratio <= "
                     f"{shrinkage:.1e}, is less than half of that type's spacing ({torch.finfo(low).eps / 4:.1e} "
-                    "relative): rounding undoes it and the decay does nothing. Keep the weights in float32 and compute "
+                    f"relative): {lost}. Keep the weights in float32 and compute "
                     "under torch.autocast, or take an optimizer with stochastic rounding (torchao's AdamW with "
                     "bf16_stochastic_round=True).",
                     UserWarning,
