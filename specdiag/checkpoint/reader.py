@@ -104,9 +104,7 @@ def open_checkpoint(
         >>> checkpoint = open_checkpoint("runs/step-1000")  # doctest: +SKIP
         >>> [matrix.name for matrix in checkpoint.matrices if matrix.module.role == "q"]  # doctest: +SKIP
     """
-    found = locate(location, revision, file)
-    folder = open_folder(found)
-    parts = () if found.file or folder.only else component_folders(folder)
+    folder, pick, parts = _located(location, revision, file)
     if parts and role_map is not None:
         raise UsageError(f"{folder.source.location} has several components: pick one with --file for --role-map")
 
@@ -121,8 +119,19 @@ def open_checkpoint(
         return sort_tensors(held.tensors, held.source, held.config, **options, notes=held.notes)
 
     if not parts:
-        return sort(found.file or folder.only)
+        return sort(pick)
     return join(folder, {part: sort(part) for part in parts})
+
+
+def read_plain(
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+) -> Contents | None:
+    """What one plain model holds; None for a pipeline of several, and for an adapter. See `open_checkpoint`."""
+    folder, pick, parts = _located(location, revision, file)
+    if parts:
+        return None
+    held = read_contents(folder, pick)
+    return held if _adapter(held, folder) is None else None
 
 
 def read_base(location: str | os.PathLike[str]) -> Contents:
@@ -132,15 +141,23 @@ def read_base(location: str | os.PathLike[str]) -> Contents:
         UsageError: it is several models, or an adapter itself.
         SourceError: it cannot be read.
     """
-    found = locate(location)
-    folder = open_folder(found)
-    parts = () if found.file or folder.only else component_folders(folder)
+    folder, pick, parts = _located(location)
     if parts:
         raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
-    held = read_contents(folder, found.file or folder.only)
+    held = read_contents(folder, pick)
     if _adapter(held, folder) is not None:
         raise UsageError(f"{folder.source.location} is an adapter, or carries one: --base takes the plain model")
     return held
+
+
+def _located(
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+) -> tuple[Folder, str | None, Sequence[str]]:
+    """The folder, what to read of it, and its components where nothing was picked and they are several models."""
+    found = locate(location, revision, file)
+    folder = open_folder(found)
+    pick = found.file or folder.only
+    return folder, pick, () if pick else component_folders(folder)
 
 
 def _adapter(held: Contents, folder: Folder) -> Adapter | None:
