@@ -63,13 +63,11 @@ class Listing:
         tensors: all of them, not read.
         notes: what was remarked.
         config: what the file itself says in the words of a config.json; empty for most formats.
-        settled: whether weights are in the place of their codes already, as the format itself defines.
     """
 
     tensors: list[StoredTensor]
     notes: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict[str, Any])
-    settled: bool = False
 
 
 def open_checkpoint(
@@ -214,10 +212,8 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     if config is None:
         config, doubts = folder.config(choice.name)
     notes += [*renamed, *doubts]
-    if not all(listing.settled for listing in listings):
-        tensors, dequantised = dequantise(tensors, config)
-        notes += dequantised
-    return Contents(source, config, tensors, tuple(notes))
+    tensors, dequantised = dequantise(tensors, config)
+    return Contents(source, config, tensors, (*notes, *dequantised))
 
 
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
@@ -243,7 +239,7 @@ def list_file(path: Path, label: str) -> Listing:
         return Listing(list_safetensors(path, label))
     if kind == "gguf":
         tensors, notes, config = list_gguf(path, label)
-        return Listing(tensors, tuple(notes), config, settled=True)
+        return Listing(tensors, tuple(notes), config)
 
     from specdiag.checkpoint.torch_file import list_torch_file
 
