@@ -20,8 +20,6 @@ from specdiag.spectra.scan import scan
 if TYPE_CHECKING:
     import torch
 
-    from specdiag.checkpoint.reader import Contents
-
 _ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")
 """Why a tensor was left out that is looked at otherwise, or may hold anything, as masks do."""
 _MASK = re.compile(r".*mask(ed)?(_bias)?")
@@ -44,10 +42,11 @@ def open_audited(
     """
     role = None if role_map is None else Path(role_map)
     if isinstance(source, (str, os.PathLike)) and base is None and not is_report(Path(source)):
-        found = _plain(source, revision, file)
-        if found is not None:
-            from specdiag.checkpoint.sorting import sort_tensors
+        from specdiag.checkpoint.reader import read_plain
+        from specdiag.checkpoint.sorting import sort_tensors
 
+        found = read_plain(source, revision, file)
+        if found is not None:
             checkpoint = sort_tensors(
                 found.tensors, found.source, found.config, role_map=role, experts=experts, seed=seed, notes=found.notes
             )
@@ -73,26 +72,6 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
             yield Observation("nonfinite", tensor.name, found.n_nonfinite)
         if found.n_saturated:
             yield Observation("saturated", tensor.name, found.n_saturated)
-
-
-def _plain(source: str | os.PathLike[str], revision: str | None, file: str | None) -> Contents | None:
-    """The contents of one model, None for a pipeline or an adapter."""
-    from specdiag.checkpoint.adapters.adapter import read_adapter
-    from specdiag.checkpoint.adapters.config import read_adapter_config
-    from specdiag.checkpoint.folder import open_folder
-    from specdiag.checkpoint.pipeline import component_folders
-    from specdiag.checkpoint.reader import read_contents
-    from specdiag.checkpoint.source import locate
-
-    found = locate(source, revision, file)
-    folder = open_folder(found)
-    pick = found.file or folder.only
-    if pick is None and component_folders(folder):
-        return None
-    held = read_contents(folder, pick)
-    config = read_adapter_config(folder, held.source.files[0])
-    is_adapter = read_adapter(held.tensors, {None: config}, held.source.location) is not None
-    return None if is_adapter else held
 
 
 def _in_memory(source: Any) -> list[StoredTensor]:

@@ -63,13 +63,11 @@ class Listing:
         tensors: all of them, not read.
         notes: what was remarked.
         config: what the file itself says in the words of a config.json; empty for most formats.
-        settled: whether weights are in the place of their codes already, as the format itself defines.
     """
 
     tensors: list[StoredTensor]
     notes: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict[str, Any])
-    settled: bool = False
 
 
 def open_checkpoint(
@@ -104,9 +102,7 @@ def open_checkpoint(
         >>> checkpoint = open_checkpoint("runs/step-1000")  # doctest: +SKIP
         >>> [matrix.name for matrix in checkpoint.matrices if matrix.module.role == "q"]  # doctest: +SKIP
     """
-    found = locate(location, revision, file)
-    folder = open_folder(found)
-    parts = () if found.file or folder.only else component_folders(folder)
+    folder, pick, parts = _located(location, revision, file)
     if parts and role_map is not None:
         raise UsageError(f"{folder.source.location} has several components: pick one with --file for --role-map")
 
@@ -121,8 +117,19 @@ def open_checkpoint(
         return sort_tensors(held.tensors, held.source, held.config, **options, notes=held.notes)
 
     if not parts:
-        return sort(found.file or folder.only)
+        return sort(pick)
     return join(folder, {part: sort(part) for part in parts})
+
+
+def read_plain(
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+) -> Contents | None:
+    """What one plain model holds; None for a pipeline of several, and for an adapter. See `open_checkpoint`."""
+    folder, pick, parts = _located(location, revision, file)
+    if parts:
+        return None
+    held = read_contents(folder, pick)
+    return held if _adapter(held, folder) is None else None
 
 
 def read_base(location: str | os.PathLike[str]) -> Contents:
@@ -132,15 +139,23 @@ def read_base(location: str | os.PathLike[str]) -> Contents:
         UsageError: it is several models, or an adapter itself.
         SourceError: it cannot be read.
     """
-    found = locate(location)
-    folder = open_folder(found)
-    parts = () if found.file or folder.only else component_folders(folder)
+    folder, pick, parts = _located(location)
     if parts:
         raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
-    held = read_contents(folder, found.file or folder.only)
+    held = read_contents(folder, pick)
     if _adapter(held, folder) is not None:
         raise UsageError(f"{folder.source.location} is an adapter, or carries one: --base takes the plain model")
     return held
+
+
+def _located(
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+) -> tuple[Folder, str | None, Sequence[str]]:
+    """The folder, what to read of it, and its components where nothing was picked and they are several models."""
+    found = locate(location, revision, file)
+    folder = open_folder(found)
+    pick = found.file or folder.only
+    return folder, pick, () if pick else component_folders(folder)
 
 
 def _adapter(held: Contents, folder: Folder) -> Adapter | None:
@@ -197,10 +212,8 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     if config is None:
         config, doubts = folder.config(choice.name)
     notes += [*renamed, *doubts]
-    if not all(listing.settled for listing in listings):
-        tensors, dequantised = dequantise(tensors, config)
-        notes += dequantised
-    return Contents(source, config, tensors, tuple(notes))
+    tensors, dequantised = dequantise(tensors, config)
+    return Contents(source, config, tensors, (*notes, *dequantised))
 
 
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
@@ -226,7 +239,7 @@ def list_file(path: Path, label: str) -> Listing:
         return Listing(list_safetensors(path, label))
     if kind == "gguf":
         tensors, notes, config = list_gguf(path, label)
-        return Listing(tensors, tuple(notes), config, settled=True)
+        return Listing(tensors, tuple(notes), config)
 
     from specdiag.checkpoint.torch_file import list_torch_file
 
