@@ -174,9 +174,9 @@ METHODS: dict[str, Method] = {
     "adam": Method(
         "g <- g + L w;  w <- w - lr m^/(sqrt(v^) + eps)",
         "Kingma and Ba 2015 (arXiv 1412.6980); torch.optim.Adam as it is; most tables of AlphaDecay",
-        "the decay is part of the gradient and of both moments (L2): where gradients are large it hardly acts, and L is "
-        "chosen 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters, here matrices that are no "
-        "embedding.",
+        "the decay is part of the gradient and of both moments (L2): where gradients are large it hardly acts, and L "
+        "is chosen 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters, here matrices that are "
+        "no embedding.",
         {**_ADAM, "weight_decay": 1e-5},
         _adam(optim.Adam),
     ),

@@ -127,6 +127,7 @@ def _trainer(model: Any, arguments: TrainingArguments, data: Data, recipe: Recip
         eval_dataset=cast("Dataset[Any]", data.held_out),
         data_collator=data.collate,
         compute_metrics=data.metrics,
+        callbacks=list(data.callbacks),
     )
     trainer.make_optimizer = optimizer_maker(recipe)
     return trainer

@@ -14,13 +14,14 @@ from specdiag.train.assembly import Parts, assemble
 from specdiag.train.config import PLAN, RunConfig
 from specdiag.train.data import Data
 from specdiag.train.folders import new_folder
+from specdiag.train.hub_data import pin
 from specdiag.train.models.building import new_config, new_model, read_config, trained_model
 from specdiag.train.recipe import Recipe
 from specdiag.train.rule_names import check_rule_options
 from specdiag.train.run import Run
 from specdiag.train.settings import FRESH, Settings
 from specdiag.train.tasks.loading import load_task
-from specdiag.train.tasks.task import kind_of
+from specdiag.train.tasks.task import CLASSIFYING, kind_of
 from specdiag.train.tokenizers import open_tokenizer, save_tokenizer
 
 
@@ -51,7 +52,7 @@ def begin(
     if recipe.steps_total < 1:
         raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
     plan = _plan(recipe, run, again)
-    recipe = resolved(recipe)
+    recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
     if recipe.model and recipe.start:
         raise UsageError(f"the recipe has a [model] and starts from {recipe.start}: leave one out")
@@ -66,11 +67,13 @@ def begin(
         return data
 
     def make(data: Data) -> Any:
-        if data.labels is not None:
-            config.num_labels = len(data.labels)
-            config.id2label, config.label2id = dict(enumerate(data.labels)), {n: i for i, n in enumerate(data.labels)}
+        headed = kind_of(recipe.task) in CLASSIFYING
+        if headed:
+            names = data.labels or ("value",)  # a number is predicted
+            config.num_labels = len(names)
+            config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         if recipe.start:
-            return trained_model(recipe.start, config, recipe.task, new_head=data.labels is not None, seed=seed)
+            return trained_model(recipe.start, config, recipe.task, new_head=headed, seed=seed)
         return new_model(config, recipe.task, seed)
 
     return assemble(

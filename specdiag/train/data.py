@@ -18,7 +18,7 @@ from specdiag.train.fingerprint import Fingerprint, fingerprint
 from specdiag.train.hub_data import HubData, documents, import_datasets, locate, resolve, text_of
 
 if TYPE_CHECKING:
-    from transformers import EvalPrediction
+    from transformers import EvalPrediction, TrainerCallback
 
 _READERS = {
     ".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet",
@@ -53,6 +53,7 @@ class Data:
         collate: makes a batch of examples; None for the Trainer's own way.
         metrics: figures of merit from all held-out predictions; None where the loss is all.
         labels: names of the classes, in the order of their numbers; None where there are none.
+        callbacks: of the Trainer, which the data needs.
     """
 
     train: Examples
@@ -62,6 +63,7 @@ class Data:
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
     metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
     labels: tuple[str, ...] | None = None
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READERS)) -> list[Path | HubData]:

@@ -17,6 +17,7 @@ from specdiag.train.checkpoints import read_state
 from specdiag.train.config import CONFIG, PLAN
 from specdiag.train.data import BYTES, Data
 from specdiag.train.folders import new_folder, run_of
+from specdiag.train.hub_data import pin
 from specdiag.train.recipe import Recipe
 from specdiag.train.settings import FRESH, Settings, settings_of
 from specdiag.train.start import Start, find_start
@@ -205,7 +206,7 @@ def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:
 
 def _data_sources(start: Start, request: Request) -> tuple[str, ...]:
     if request.data:
-        return tuple(str(Path(path).resolve()) if Path(path).exists() else str(path) for path in request.data)
+        return tuple(pin(request.data))
     return start.own.recipe.data if start.own is not None else ()
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+import msgspec
+
 from specdiag.analysis import analyze
 from specdiag.errors import UsageError
 from specdiag.records import Record
@@ -143,7 +145,7 @@ def point_run(recipe: Recipe, point: Point, folder: Path) -> Callable[[], Run]:
     held = load_config(folder)
     if held is None:
         return lambda: begin(own, folder, cache=folder.parent)
-    if held.recipe != resolved(own):
+    if held.recipe != msgspec.structs.replace(resolved(own), data=held.recipe.data):
         raise UsageError(f"{folder} holds a run with other settings: name another --out, or move it away")
     return lambda: prepare(Request(source=folder))
 

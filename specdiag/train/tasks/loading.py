@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.tasks.task import kind_of
 
 _LONGEST_BLOCK = 1024
+_SIDE = 224
+"""Pixels, of models that do not say."""
 
 
 def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: Path) -> Data:
@@ -27,14 +30,32 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
         UsageError: the data cannot serve the task.
         SourceError: it is missing or damaged.
     """
-    kind_of(recipe.task)
-    return load_data(
-        [Path(path) for path in recipe.data],
+    kind = kind_of(recipe.task)
+    if kind == "images":
+        from specdiag.train.tasks.images import EpochCallback, load_images
+
+        side = getattr(config, "image_size", None) or _SIDE
+        data = load_images(recipe.data, size=int(side), augment=recipe.augment, seed=seed)
+        return dataclasses.replace(data, callbacks=(EpochCallback(data.train),))
+    size = block_size(recipe, config)
+    if kind in ("glue", "classification"):
+        from specdiag.train.tasks.glue import load_classification
+
+        task = recipe.task.removeprefix("glue/")
+        columns = recipe.columns or None
+        return load_classification(task, recipe.data, tokenizer=tokenizer, max_length=size, seed=seed, columns=columns)
+    if kind == "masked-lm":
+        from specdiag.train.tasks.masked import load_masked as load
+    else:
+        load = load_data
+    return load(
+        recipe.data,
         tokenizer=tokenizer,
         vocabulary=int(config.vocab_size),
-        block_size=block_size(recipe, config),
+        block_size=size,
         seed=seed,
         cache=cache,
+        max_tokens=recipe.max_tokens or None,
     )
 
 

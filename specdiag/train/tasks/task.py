@@ -12,6 +12,8 @@ _CLASSES = {
     "images": ("AutoModelForImageClassification", ("ForImageClassification",)),
 }
 """By kind: the auto class, and endings of the names of its models' classes."""
+CLASSIFYING = ("glue", "classification", "images")
+"""Kinds whose models have a head for the classes of the data."""
 
 
 def kind_of(task: str) -> str:

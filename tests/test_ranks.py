@@ -1,0 +1,71 @@
+"""`torchrun -m specdiag train`: two processes on the CPU train one model, write one run and stop together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+from plain_run import library_text
+from test_begin import MODEL
+
+from specdiag import UsageError
+from specdiag.metric_log import read_log
+from specdiag.train.checkpoints import defect
+from specdiag.train.recipe import Recipe
+from specdiag.train.resume import Request, prepare
+
+TORCHRUN = (
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdiag", "train"
+)  # fmt: skip
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = Recipe(
+        title="Tiny", source="this test", task="causal-lm", data=(str(library_text(folder)),), tokenizer="bytes",
+        block_size=32, steps_total=4, decay="alphadecay", optimizer="adamw", model=MODEL, alphadecay={"every": 2},
+        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 2, "save_steps": 2, "logging_steps": 1},
+    )  # fmt: skip
+    (folder / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
+    return folder
+
+
+def test_two_ranks_write_one_run_that_two_go_on_with(folder):
+    first = subprocess.run([*TORCHRUN, "tiny.toml"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("Weight decay (alphadecay)") == 1
+    assert f"Step 4: {2 * 2 * 32 * 4} tokens" in first.stdout
+    last = folder / "tiny" / "checkpoint-4"
+    assert defect(last) is None
+    assert len(list(last.glob("rng_state_*.pth"))) == 2
+    assert [e.step for e in read_log(folder / "tiny" / "specdiag_log.jsonl") if e.metric == "loss"] == [1, 2, 3, 4]
+    state = json.loads((last / "trainer_state.json").read_text())["stateful_callbacks"]["AlphaDecayCallback"]
+    assert all(value > 1 for value in state["attributes"]["saved"]["exponents"].values())
+    with pytest.raises(UsageError, match="was trained by 2 processes and this is 1, which see other batches"):
+        prepare(Request(source=folder / "tiny", extend=1))
+    shifted = prepare(Request(source=folder / "tiny", extend=1, allow_data_shift=True))
+    assert "The run was trained by 2 processes: a step has 1/2 of their blocks now." in shifted.said
+    on = subprocess.run([*TORCHRUN, "--resume", "tiny"], cwd=folder, env=ENVIRONMENT, capture_output=True)
+    assert on.returncode == 0, on.stderr
+    assert defect(folder / "tiny" / "checkpoint-5") is None
+
+
+def test_a_polite_kill_stops_both_after_the_same_step(folder):
+    arguments = [*TORCHRUN, "tiny.toml", "-o", "cut", "--steps-total", "5000"]
+    run = subprocess.Popen(arguments, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = folder / "cut" / "specdiag_log.jsonl"
+    until = time.monotonic() + 90
+    while time.monotonic() < until and not (log.exists() and b'"loss"' in log.read_bytes()):
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=90)
+    steps = [int(path.name.partition("-")[2]) for path in (folder / "cut").glob("checkpoint-*")]
+    assert steps, said.decode()
+    assert defect(folder / "cut" / f"checkpoint-{max(steps)}") is None
+    assert b"go on with 'specdiag train --resume" in said
