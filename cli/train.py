@@ -157,12 +157,12 @@ def train(
     A source is never written to, unless it is a run of ours, which goes on in its folder. Exit codes: 0 done, 2 usage,
     3 source, 4 a checkpoint could not be saved, 130 stopped by Ctrl-C with a checkpoint.
     """
-    from specdiag.train.changes import parse_assignments
-
     from . import train_output as show
     from . import train_runs as runs
 
     show.quieten()
+    from specdiag.train.changes import parse_assignments
+
     given = {name: ctx.params[name] for name in _RULE if ctx.params[name] is not None}
     settings = {theirs: ctx.params[ours] for ours, theirs in _SETTINGS.items() if ctx.params[ours] is not None}
     fields = {name: ctx.params[name] for name in _FIELDS if ctx.params[name] is not None}

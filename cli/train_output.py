@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -28,6 +29,7 @@ _LINES = 10
 
 def quieten() -> None:
     """Leave the talking to this program: transformers has progress bars and warnings of its own."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     from transformers.utils import logging
 
     logging.set_verbosity_error()

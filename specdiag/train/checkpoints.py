@@ -43,8 +43,14 @@ def find_complete(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a model's weights."""
-    return any((folder / name).is_file() for name in _WEIGHTS)
+    """Whether a folder holds a model's weights, as transformers loads them."""
+    return any((folder / name).is_file() for name in _WEIGHTS) or gguf_in(folder) is not None
+
+
+def gguf_in(folder: Path) -> str | None:
+    """The one GGUF file of a folder without other weights; transformers dequantises it."""
+    found = sorted(folder.glob("*.gguf"))
+    return found[0].name if len(found) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, UsageError
 from specdiag.recommendation import recommend
-from specdiag.train.checkpoints import read_state
+from specdiag.train.checkpoints import gguf_in, read_state
 from specdiag.train.config import CONFIG, PLAN
 from specdiag.train.data import BYTES, Data
 from specdiag.train.folders import new_folder, run_of
@@ -23,7 +23,7 @@ from specdiag.train.settings import FRESH, Settings, settings_of
 from specdiag.train.start import Start, find_start
 from specdiag.train.tasks.loading import load_task
 from specdiag.train.tasks.task import kind_of, tasks_of
-from specdiag.train.tokenizers import find_tokenizer, tokenizer_files
+from specdiag.train.tokenizers import find_tokenizer, save_tokenizer, tokenizer_files
 
 try:
     from transformers import TrainingArguments, get_scheduler
@@ -103,7 +103,7 @@ def prepare(request: Request) -> Run:
     folders = (checkpoint, checkpoint.parent)
     in_bytes = own is not None and own.fingerprint.tokens == BYTES
     tokenizer = None if in_bytes else find_tokenizer(*folders)
-    rule, options, plan = _decay(start, checkpoint, request, settings, steps_total, said)
+    rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
     def load(cache: Path) -> Data:
@@ -118,9 +118,15 @@ def prepare(request: Request) -> Run:
             source=own.source if own is not None and start.in_place is not None else str(checkpoint),
             fresh_optimizer=own.fresh_optimizer if own is not None and start.in_place is not None else start.fresh,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
-            make_model=lambda _: model, tokenizer=tokenizer, companions=lambda _: tokenizer_files(*folders), said=said,
+            make_model=lambda _: model, tokenizer=tokenizer, companions=lambda folder: _companions(folder, folders, tokenizer), said=said,
         )
     )  # fmt: skip
+
+
+def _companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[Path]:
+    """The tokenizer's files as they lie beside the weights; one that lies inside of them is saved."""
+    found = tokenizer_files(*folders)
+    return save_tokenizer(tokenizer, run) if tokenizer is not None and not found else found
 
 
 def _start_over(request: Request, start: Start) -> Run:
@@ -255,7 +261,7 @@ def _processes(n: int) -> str:
 
 
 def _decay(
-    start: Start, checkpoint: Path, request: Request, settings: Settings, steps_total: int, said: list[str]
+    start: Start, checkpoint: Path, model: Any, request: Request, settings: Settings, steps_total: int, said: list[str]
 ) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
     """Rule, its options, and the plan where the rule is one."""
     given, choice, own = dict(request.alphadecay or {}), request.decay, start.own
@@ -280,7 +286,7 @@ def _decay(
         raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
     said.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
-        checkpoint,
+        checkpoint if gguf_in(checkpoint) is None else model,  # whose names are not the model's
         weight_decay=settings.values["weight_decay"],
         base_origin=settings.origin["weight_decay"],
         lr=settings.values["learning_rate"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from specdiag.errors import SourceError
 from specdiag.train.byte_tokenizer import byte_tokenizer
+from specdiag.train.checkpoints import gguf_in
 
 NO_TOKENIZER = "bytes"
 """In a recipe: bytes are tokens."""
@@ -55,11 +56,13 @@ def _open(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        name = gguf_in(Path(source))
+        held: dict[str, str] = {} if name is None else {"gguf_file": name}
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **held)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(f"the tokenizer of {source} cannot be opened ({reason})") from error
 
 
 def _folder_with(folders: Sequence[Path]) -> Path | None:
-    return next((f for f in folders if any((f / name).is_file() for name in _FILES)), None)
+    return next((f for f in folders if any((f / name).is_file() for name in _FILES) or gguf_in(f)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import transformers
 from transformers import AutoConfig, set_seed
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.train.checkpoints import gguf_in
 from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
 
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
@@ -24,7 +26,7 @@ def read_config(source: str | Path) -> Any:
         SourceError: there is none, or transformers does not know the model.
     """
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_file(source))
     except _FAILURES as error:
         raise SourceError(f"transformers cannot read the config.json of {source} ({_first_line(error)})") from error
 
@@ -85,9 +87,12 @@ def trained_model(
             trust_remote_code=False,
             output_loading_info=True,
             dtype="auto" if stored_type else torch.float32,
+            **_file(source),
         )
     except _FAILURES as error:
         raise SourceError(f"transformers cannot build the model of {source} ({_first_line(error)})") from error
+    if gguf_in(Path(source)) is not None:
+        model = _plain(model, task)
     wanted = list(config.architectures or [])
     if not new_head and wanted and type(model).__name__ not in wanted:
         could = ", ".join(tasks_of(wanted[0])) or "another task"
@@ -97,6 +102,21 @@ def trained_model(
     if body:
         raise SourceError(f"{source} lacks weights of its model, such as {body[0]} ({len(body)} in all)")
     return model
+
+
+def _plain(model: Any, task: str) -> Any:
+    """The same weights in a model that does not pass for a quantised one."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = _auto(task).from_config(config)
+    plain.load_state_dict(model.state_dict())
+    return plain.to(torch.float32)
+
+
+def _file(source: str | Path) -> dict[str, str]:
+    name = gguf_in(Path(source))
+    return {} if name is None else {"gguf_file": name}
 
 
 def _auto(task: str) -> Any:
