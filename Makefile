@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check bench zoo clean
+.PHONY: demo test check bench zoo zero-shot clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -25,6 +25,9 @@ bench: $(VENV)/dev
 zoo: $(VENV)/train
 	$(BIN)/python benchmarks/zoo.py
 
+zero-shot: $(VENV)/eval
+	$(if $(RUN),,$(error say which: make zero-shot RUN=runs/mine))$(BIN)/python benchmarks/zero_shot.py $(RUN)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -38,6 +41,10 @@ $(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/train: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) -e '.[dev,train]'
+	touch $@
+
+$(VENV)/eval: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[eval]'
 	touch $@
 
 clean:
