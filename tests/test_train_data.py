@@ -1,7 +1,9 @@
 """Text and tokens as blocks: what is in them, which are held out, and what makes a fingerprint differ."""
 
 import json
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -13,13 +15,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from specdiag import SourceError, UsageError
 from specdiag.train.blocks import split
 from specdiag.train.data import data_files, load_data
+from specdiag.train.fingerprint import Fingerprint, fingerprint
+from specdiag.train.hub_data import HubData
 from specdiag.train.tokenizers import find_tokenizer
 
 TEXT = "Ein Satz, dann noch einer: ä.\n" * 40
 
 
-def load(path, cache, *, tokenizer=None, vocabulary=256, block_size=16, seed=0):
-    return load_data([path], tokenizer=tokenizer, vocabulary=vocabulary, block_size=block_size, seed=seed, cache=cache)
+def load(path, cache, *, tokenizer=None, vocabulary=256, block_size=16, seed=0, max_tokens=None):
+    return load_data(
+        [path], tokenizer=tokenizer, vocabulary=vocabulary, block_size=block_size, seed=seed, cache=cache,
+        max_tokens=max_tokens,
+    )  # fmt: skip
 
 
 def everything(data):
@@ -65,6 +72,42 @@ def test_the_tokenizer_of_the_checkpoint_is_used_with_its_end_of_text(tmp_path):
     path.write_text('{"text": "a b"}\n{"text": "b b z"}\n' * 3)
     data = load(path, tmp_path, tokenizer=tokenizer, vocabulary=4, block_size=7)
     assert everything(data) == [0, 1, 2, 1, 1, 3, 2] * 3
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet", "bin"])
+def test_documents_in_their_order_until_there_are_enough(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "txt":
+        path.write_text(TEXT)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXT.splitlines(keepends=True)))
+    elif suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": TEXT.splitlines(keepends=True)}), path)
+    else:
+        np.frombuffer(TEXT.encode(), np.uint8).astype(np.uint16).tofile(path)
+    few, all_of_it = load(path, tmp_path, max_tokens=333), load(path, tmp_path)
+    assert everything(few) == list(TEXT.encode()[:320])
+    assert load(path, tmp_path, max_tokens=1 << 20).n_tokens == all_of_it.n_tokens
+    assert few.fingerprint.differences(all_of_it.fingerprint) == ["max tokens 333 became 0"]
+    assert few.fingerprint.digest != all_of_it.fingerprint.digest
+    with pytest.raises(UsageError, match="--max-tokens 0 leaves nothing"):
+        load(path, tmp_path, max_tokens=0)
+    with pytest.raises(SourceError, match="holds 20 tokens, fewer than two blocks of 16"):
+        load(path, tmp_path, max_tokens=20)
+
+
+def test_a_fingerprint_is_kept_with_what_it_holds(tmp_path):
+    """In the TOML of a run, which has no null; an older one has no field for what is new."""
+    path = tmp_path / "data.txt"
+    path.write_text(TEXT)
+    for found in (load(path, tmp_path).fingerprint, load(path, tmp_path, max_tokens=100).fingerprint):
+        written = msgspec.toml.encode(found)
+        assert msgspec.toml.decode(written, type=Fingerprint) == found
+        assert b"commit" not in written
+    of_hub = [replace(HubData("org/name", config="en"), revision=commit * 40) for commit in "ab"]
+    before, now = (fingerprint([source, path], "bytes", 16, 0) for source in of_hub)
+    assert before.differences(now) == ["org/name:en is at commit bbbbbbbb and was at aaaaaaaa"]
+    assert before.differences(fingerprint([path, of_hub[0]], "bytes", 16, 0)) == ["the files come in another order"]
 
 
 def test_the_split_is_fixed_and_disjoint():

@@ -168,7 +168,7 @@ def read_rows(path: Path, kind: str, **options: Any) -> Iterator[dict[str, Any]]
 
 
 def _is_tokens(source: Path | HubData) -> bool:
-    return isinstance(source, Path) and _READERS[source.suffix] == "tokens"
+    return isinstance(source, Path) and _READERS.get(source.suffix) == "tokens"
 
 
 def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:

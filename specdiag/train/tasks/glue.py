@@ -150,8 +150,9 @@ def glue_average(results: Mapping[str, Mapping[str, float]]) -> float:
 
 def _of_task(path: str | Path, task: str) -> str | Path:
     located = locate(path)
-    mine = isinstance(located, HubData) and located.repo == HUB and located.config is None
-    return str(replace(located, config=task)) if mine else path
+    if isinstance(located, HubData) and located.repo == HUB and located.config is None:
+        return str(replace(located, config=task))
+    return path
 
 
 class _Texts(Dataset[dict[str, Any]]):

@@ -115,7 +115,7 @@ def _of_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
         nonlocal columns
         for path in paths:
             kind, options = READERS[path.suffix]
-            for number, row in enumerate(read_rows(path, kind, **options), start=1):
+            for number, row in enumerate(list(read_rows(path, kind, **options)), start=1):
                 columns = columns or _columns(row, wanted, str(path))
                 yield _row(row, columns, f"row {number} of {path}")
 
