@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from live_models import Decoder, train, weights
 
+import specdiag
 from specdiag import UsageError
 from specdiag.optim import AlphaDecay
 from specdiag.train import LightningAlphaDecayCallback
@@ -298,16 +300,43 @@ def test_the_other_package_of_lightning(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     monkeypatch.delitem(sys.modules, "specdiag.train.lightning_callback")
     alone = importlib.import_module("specdiag.train.lightning_callback").LightningAlphaDecayCallback
-    assert issubclass(alone, pytorch_lightning.Callback)
-    assert not issubclass(LightningAlphaDecayCallback, pytorch_lightning.Callback)
-    for callback in (alone(fresh=False), LightningAlphaDecayCallback(fresh=False)):
+    assert not issubclass(alone, pl.Callback)
+    assert issubclass(LightningAlphaDecayCallback, pl.Callback)
+    for kind in (alone, LightningAlphaDecayCallback):
+        callback = kind(fresh=False)
+        assert isinstance(callback, pytorch_lightning.Callback)
         fit(Other(), tmp_path, callback, package=pytorch_lightning, steps=1)
         assert max(callback.decay.ratios.values()) == 3.0
+
+
+def test_a_fixed_plan_needs_no_callback(tmp_path):
+    plan = specdiag.recommend(Decoder(), weight_decay=0.1)
+
+    class Planned(Module):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(plan.param_groups(self), lr=1e-3)
+
+    module = Planned()
+    (optimizer,) = fit(module, tmp_path, steps=1).optimizers
+    decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(module.net.named_parameters())
+    assert {name: decays[named[name]] for name in plan.ratios} == {n: 0.1 * r for n, r in plan.ratios.items()}
+
+
+def test_fabric_needs_no_callback():
+    model = Decoder()
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    around, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
+    with AlphaDecay(around, optimizer, fresh=False) as decay:
+        train(around, optimizer, 2, decay=decay)
+    assert set(decay.ratios) <= set(weights(model))
+    assert max(decay.ratios.values()) == 3.0
 
 
 WORKER = """
 import json, sys
 import torch
+import lightning
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard

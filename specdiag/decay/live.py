@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-_INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put anywhere into a name."""
+_INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.", "_forward_module.")
+"""What torch.compile, activation checkpointing and Lightning's Fabric put anywhere into a name."""
 _PARALLEL = "module."
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -12,14 +14,14 @@ from specdiag.optim import AlphaDecay
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
-    # The Trainer of either package takes a callback of either, in a list.
-    try:
-        from lightning.pytorch import Callback
-    except ImportError:
-        try:
-            from pytorch_lightning import Callback
-        except ImportError as error:
-            raise MissingExtraError("the Lightning callback needs lightning: pip install lightning") from error
+    # Lightning comes as two packages with the same classes twice: what both count as theirs works in both.
+    _theirs = []
+    for _package in ("lightning.pytorch", "pytorch_lightning"):
+        with suppress(ImportError):
+            _theirs.append(importlib.import_module(_package).Callback)
+    if not _theirs:
+        raise MissingExtraError("the Lightning callback needs lightning: pip install lightning")
+    Callback = type("Callback", tuple(_theirs), {})
 
 
 class LightningAlphaDecayCallback(Callback):
