@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from specdiag.errors import UsageError
+
 from . import options, output
 
 _ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
@@ -25,8 +27,14 @@ class Format(StrEnum):
 @output.guarded
 def compare(
     ctx: typer.Context,
-    a: Annotated[str, typer.Argument(metavar="A", help="Before: hub id, directory, weight file or saved report.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="After: likewise.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B",
+            help="Before and after: hub id, directory, weight file or saved report. Runs of specdiag train, two or "
+            "more, are ranked too, by improvement over the first.",
+        ),
+    ],
     fail_above: Annotated[
         list[str] | None,
         typer.Option("--fail-above", metavar="METRIC=VALUE", help="Exit with 1 if a matrix moved further; repeatable."),
@@ -65,9 +73,18 @@ def compare(
 ) -> None:
     """What changed from A to B: per role, per matrix, and what has no counterpart.
 
+    Runs of `specdiag train` are ranked by their held-out losses first; other formats than table are of that alone.
+
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
     130 interrupted.
     """
+    if _are_runs(sources):
+        _rank(sources, format, out)
+        if len(sources) > 2 or format is not Format.table:
+            return
+    if len(sources) != 2:
+        raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
+    a, b = sources
     from specdiag.comparison.comparer import compare as run
     from specdiag.comparison.comparer import failures
     from specdiag.comparison.limits import exceeding, parse_limits
@@ -96,6 +113,28 @@ def compare(
     if bad := failures(found):
         show.failed(bad)
         raise typer.Exit(4)
+
+
+def _are_runs(sources: list[str]) -> bool:
+    """Whether all are finished runs of specdiag train."""
+    folders = [Path(source) for source in sources]
+    return len(folders) > 1 and all((folder / "specdiag_outcome.json").is_file() for folder in folders)
+
+
+def _rank(sources: list[str], format: Format, out: Path | None) -> None:
+    from specdiag.train.ranking import rank
+
+    from .train_output import ranking, ranking_data
+
+    rows, said = rank([Path(source) for source in sources])
+    if format is Format.table:
+        ranking(rows, said)
+        return
+    data = ranking_data(rows, format.value)
+    if out is None:
+        output.write(data)
+    else:
+        out.write_bytes(data)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

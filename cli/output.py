@@ -44,6 +44,11 @@ def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
 
 
+def debugs() -> bool:
+    """Whether tracebacks were asked for."""
+    return _state.debug
+
+
 class _Console(Console):
     """rich ends the process with 1 where the reader of a pipe went away; here that is no failure."""
 

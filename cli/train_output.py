@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from statistics import fmean
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from . import output, tables
 
 if TYPE_CHECKING:
     from specdiag.train.following import Decays
-    from specdiag.train.resume import Result, Run
+    from specdiag.train.ranking import Ranked
+    from specdiag.train.run import Result, Run
+    from specdiag.train.sweep import Cell, Grid
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -32,29 +36,39 @@ def quieten() -> None:
 
 def ready(run: Run) -> None:
     """What was found, taken over and checked."""
-    start, config = run.start, run.config
     console = output.console()
-    where = "with a fresh optimizer" if start.fresh else f"at step {start.step}"
-    console.print(f"{start.checkpoint} goes on {where}, to step {config.steps_total}, in {run.folder}", soft_wrap=True)
+    recipe = run.config.recipe
+    if run.source is None:
+        console.print(f"{recipe.title or 'A new run'}, {recipe.steps_total} steps, in {run.folder}", soft_wrap=True)
+        for sentence in (f"From {recipe.source}." if recipe.source else "", *recipe.notes):
+            if sentence:
+                console.print(sentence, soft_wrap=True)
+    else:
+        where = "with a fresh optimizer" if run.fresh else f"at step {run.step}"
+        console.print(f"{run.source} goes on {where}, to step {recipe.steps_total}, in {run.folder}", soft_wrap=True)
     by_origin: dict[str, list[str]] = defaultdict(list)
     for name in _SHOWN:
         if name in run.settings.values:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
-    data, units = run.data, run.data.fingerprint.tokens
-    console.print(
-        f"Data: {data.n_tokens} tokens ({units if units in _PLAIN_UNITS else 'of the tokenizer'}) in blocks of "
-        f"{data.fingerprint.block_size}: {len(data.train)} to train on, {len(data.held_out)} held out.",
-        soft_wrap=True,
-    )
+    console.print(_data(run), soft_wrap=True)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
-    if run.plan is not None and start.in_place is None:
+    if run.plan is not None and not run.in_place:
         from specdiag.views import plan_sentences
 
         for sentence in plan_sentences.findings(run.plan):
             console.print(sentence, soft_wrap=True)
+
+
+def _data(run: Run) -> str:
+    data, units = run.data, run.data.fingerprint.tokens
+    parts = f"{len(data.train)} to train on, {len(data.held_out)} held out."
+    if not data.n_tokens:
+        return f"Data: {len(data.train) + len(data.held_out)} examples: {parts}"
+    kind = units if units in _PLAIN_UNITS else "of the tokenizer"
+    return f"Data: {data.n_tokens} tokens ({kind}) in blocks of {data.fingerprint.block_size}: {parts}"
 
 
 def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
@@ -76,7 +90,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
         tables.Column("weight decay", lambda r: f"{fmean(r[2]):.4g}"),
         tables.Column("min-max", lambda r: f"{min(r[2]):.4g}-{max(r[2]):.4g}"),
     )
-    title = f"Weight decay ({run.config.decay}) at step {run.start.step}, as the optimizer reads it"
+    title = f"Weight decay ({run.config.recipe.decay}) at step {run.step}, as the optimizer reads it"
     console.print(tables.draw(title, columns, rows, console.width))
     if all_rows:
         one = (
@@ -86,45 +100,162 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
         console.print(tables.draw(f"{len(found)} Parameters", one, list(found.items()), console.width))
 
 
-def progress(run: Run) -> Callable[[int, Mapping[str, float]], None]:
-    """A line on stderr now and then."""
-    total, first = run.config.steps_total, run.start.step
-    apart = -(-(total - first) // _LINES)
-    last = first
+@contextmanager
+def progress(run: Run) -> Generator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar on stderr where somebody watches, else a line now and then."""
+    total, first = run.steps_total, run.step
+    if not output.shows_progress():
+        yield _lines(total, first)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[held]}", markup=False),
+        TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Bar(*columns, console=output.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=first, held="")
+        started = time.perf_counter()
+
+        def update(step: int, logs: Mapping[str, float]) -> None:
+            rate = run.trainer.tokens / (time.perf_counter() - started)
+            bar.update(task, completed=step, held=f"{_logged(logs)}{f', {rate:.0f} tokens/s' if rate else ''}")
+
+        yield update
+
+
+def _lines(total: int, first: int) -> Callable[[int, Mapping[str, float]], None]:
+    apart, last = -(-(total - first) // _LINES), first
 
     def line(step: int, logs: Mapping[str, float]) -> None:
         nonlocal last
         if step - last >= apart or step == total:
             last = step
-            output.talk(f"step {step}/{total}: loss {logs['loss']:.4f}, lr {logs['learning_rate']:.3g}", "dim")
+            output.talk(f"step {step}/{total}: {_logged(logs)}", "dim")
 
     return line
 
 
+def _logged(logs: Mapping[str, float]) -> str:
+    said = [f"loss {logs['loss']:.4f}", f"lr {logs['learning_rate']:.3g}"]
+    if "alpha" in logs:
+        said.append(f"mean alpha {logs['alpha']:.2f}")
+    if "ratio_min" in logs:
+        said.append(f"ratios {logs['ratio_min']:.2f}-{logs['ratio_max']:.2f}")
+    return ", ".join(said)
+
+
 def answer(result: Result) -> None:
     """Losses, time, and how to go on."""
-    from specdiag.train.resume import perplexity
-
     console = output.console()
-    rate = result.tokens / result.seconds if result.seconds else 0.0
+    counted = f"{result.tokens} tokens in " if result.tokens else ""
+    rate = f" ({result.tokens / result.seconds:.0f} a second)" if result.tokens and result.seconds else ""
     loss = "none logged" if result.train_loss is None else f"{result.train_loss:.4f}"
-    console.print(
-        f"Step {result.step}: {result.tokens} tokens in {result.seconds:.1f} s ({rate:.0f} a second); "
-        f"train loss {loss}.",
-        soft_wrap=True,
-    )
-    before, after = result.held_out_before, result.held_out_after
-    now = "" if after is None else f", {after:.4f} (perplexity {perplexity(after):.2f}) now"
-    console.print(
-        f"Held out, mean over tokens: loss {before:.4f} (perplexity {perplexity(before):.2f}) before{now}.",
-        soft_wrap=True,
-    )
+    console.print(f"Step {result.step}: {counted}{result.seconds:.1f} s{rate}; train loss {loss}.", soft_wrap=True)
+    if result.decay_seconds:
+        share = result.decay_seconds / result.seconds
+        console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {share:.2%}.")
+    if result.spike_share is not None:
+        console.print(
+            f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."
+        )
+    after = result.held_out_after or {}
+    for name, before in result.held_out_before.items():
+        now = f", {_figure(name, after[name], result.tokens > 0)} now" if name in after else ""
+        console.print(f"Held out: {_figure(name, before, result.tokens > 0)} before{now}.")
     if result.interrupted:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"
         )
     else:
         output.talk(f"run: {result.run}", "green")
+
+
+def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
+    """Runs, the best first, and what makes them hard to compare."""
+    columns = (
+        tables.Column("run", lambda r: r.run, right=False),
+        tables.Column("decay", lambda r: r.decay, right=False),
+        tables.Column("base", lambda r: tables.number(r.weight_decay, 6).rstrip("0").rstrip(".")),
+        tables.Column("seed", lambda r: str(r.seed), 2),
+        tables.Column("held-out loss", lambda r: f"{r.loss:.4f}"),
+        tables.Column("better by", lambda r: f"{r.improvement:+.4f}"),
+        tables.Column("figures of merit", lambda r: ", ".join(f"{n} {v:.4f}" for n, v in r.merits.items()) or "·"),
+        tables.Column("hours", lambda r: f"{r.hours:.2f}", 3),
+        tables.Column("of these ratios", lambda r: f"{r.decay_share:.2%}", 4),
+    )
+    console = output.console()
+    console.print(tables.draw("Runs, the best first", columns, rows, console.width))
+    for sentence in said:
+        console.print(f"Hard to compare: {sentence}", soft_wrap=True)
+    if len({row.seed for row in rows}) == 1:
+        console.print(
+            "One seed: a difference says something only where it is larger than "
+            "that between seeds (--sweep 'seed=0,1,2').",
+            soft_wrap=True,
+        )
+
+
+def ranking_data(rows: Sequence[Ranked], format: str) -> bytes:
+    """The same as json, csv or md; each figure of merit is a column."""
+    import msgspec
+
+    from specdiag.views.export import export
+
+    flat = [{**msgspec.structs.asdict(row), **row.merits} for row in rows]
+    columns = dict.fromkeys(name for row in flat for name in row if name != "merits")
+    return export(flat, list(columns), format)
+
+
+def grid(found: Grid) -> None:
+    """Methods down, base decays across, perplexity in the cells, as the papers print it."""
+    from specdiag.train.run import perplexity
+
+    def ppl(held: Cell) -> list[float]:
+        return [perplexity(loss) for loss in held.losses]
+
+    def cell(method: str, decay: str) -> str:
+        held = found.cells[method].get(decay)
+        if held is None:
+            return "·"
+        values = ppl(held)
+        return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+    columns = [tables.Column("perplexity", str, right=False)]
+    if any("" in row for row in found.cells.values()):
+        columns.append(tables.Column("no decay", lambda m: cell(m, "")))
+    columns += [tables.Column(f"decay {d}", lambda m, d=d: cell(m, d)) for d in found.decays]
+    columns += [
+        tables.Column("balance", lambda m: tables.number(found.best(m)[1].balance, 3)),
+        tables.Column("hours", lambda m: f"{found.best(m)[1].hours:.2f}"),
+    ]
+    console = output.console()
+    n = max(len(held.losses) for row in found.cells.values() for held in row.values())
+    title = f"Held out, mean{' and standard deviation' if n > 1 else ''} of {n} seed{'s' if n > 1 else ''}"
+    console.print(tables.draw(title, columns, found.methods, console.width))
+    console.print(
+        "balance: standard deviation of alpha_square over attention and MLP matrices at the end, at each method's best "
+        "decay, as the hours.",
+        soft_wrap=True,
+    )
+    if len(found.methods) > 1:
+        base = found.methods[0]
+        decay, best = found.best(base)
+        for method in found.methods[1:]:
+            own, held = found.best(method)
+            ours, theirs = fmean(ppl(held)), fmean(ppl(best))
+            console.print(
+                f"Best against best: {method}{f' at {own}' if own else ''} {ours:.3f}, "
+                f"{base}{f' at {decay}' if decay else ''} {theirs:.3f}: {ours / theirs - 1:+.1%}.",
+                soft_wrap=True,
+            )
+
+
+def _figure(name: str, value: float, in_tokens: bool) -> str:
+    from specdiag.train.run import perplexity
+
+    return f"{name} {value:.4f}" + (f" (perplexity {perplexity(value):.2f})" if name == "loss" and in_tokens else "")
 
 
 def _short(value: object) -> str:

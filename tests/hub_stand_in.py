@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1: what huggingface_hub asks of the real one, with the real one's error headers."""
+"""A hub on 127.0.0.1: what huggingface_hub and datasets ask of the real one, with the real one's error headers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -42,7 +43,10 @@ class Repo:
 
 @dataclass
 class HubStandIn:
-    """Serves `repos` while used as a context manager, and records what was asked."""
+    """Serves `repos` while used as a context manager, and records what was asked.
+
+    The key of a model is `org/name`, that of a dataset `datasets/org/name`, as in the hub's own addresses.
+    """
 
     repos: dict[str, Repo]
     granted: str = "hf_granted"
@@ -88,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -96,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path))
         if path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
+        elif path.startswith("/api/datasets/"):
+            self._api(path.removeprefix("/api/"))
         elif "/resolve/" in path:
             repo_id, _, rest = path[1:].partition("/resolve/")
             revision, _, name = rest.partition("/")
@@ -117,24 +126,38 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.granted}"
 
     def _api(self, rest: str) -> None:
-        for route in ("/revision/", "/tree/"):
-            repo_id, found, revision = rest.partition(route)
+        for route in ("revision", "tree", "paths-info"):
+            repo_id, found, revision = rest.partition(f"/{route}/")
             if found:
                 break
         else:
-            repo_id, revision = rest, "main"
+            repo_id, route, revision = rest, "revision", "main"
+        folder = ""
+        known = self.hub.repos.get(repo_id)
+        for name in () if known is None else (*known.revisions, known.commit):
+            if revision.startswith(f"{name}/"):
+                revision, folder = name, revision.removeprefix(f"{name}/")
         repo = self._repo(repo_id, revision)
         if repo is None:
             return
-        if "/tree/" in rest:
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in repo.files.items()
-            ]
-            self._json(entries)
+        if route == "tree":
+            recursive = "recursive=true" in urlsplit(self.path).query.lower()
+            entries = [e for e in _entries(repo) if _lies_in(e["path"], folder, recursive)]
+            if folder and not entries:
+                self._error(404, "EntryNotFound", f"{folder} does not exist")
+            else:
+                self._json(entries)
+        elif route == "paths-info":
+            wanted = {path.rstrip("/") for path in self._posted()["paths"]}
+            self._json([e for e in _entries(repo) if e["path"] in wanted])
         else:
             siblings = [{"rfilename": name} for name in repo.files]
-            self._json({"id": repo_id, "modelId": repo_id, "sha": repo.commit, "siblings": siblings, "tags": []})
+            bare = repo_id.removeprefix("datasets/")
+            self._json({"id": bare, "modelId": bare, "sha": repo.commit, "siblings": siblings, "tags": []})
+
+    def _posted(self) -> dict[str, list[str]]:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        return json.loads(body) if body.startswith(b"{") else parse_qs(body.decode())
 
     def _resolve(self, repo_id: str, revision: str, name: str) -> None:
         repo = self._repo(repo_id, revision)
@@ -150,23 +173,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(repo, repo.files[name])
 
     def _file(self, repo: Repo, data: bytes) -> None:
-        start = 0
+        start, end = 0, len(data)
         wanted = self.headers.get("Range", "")
         if wanted.startswith("bytes="):
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last) + 1, len(data)) if last else len(data)
+        if start >= len(data) > 0:
+            self._error(416, None, "Range Not Satisfiable")
+            return
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.send_header("X-Repo-Commit", repo.commit)
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.send_header("X-Linked-Etag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.send_header("X-Linked-Size", str(len(data)))
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", str(end - start))
         self.end_headers()
         if self.command == "HEAD":
             return
-        stop = len(data)
+        stop = end
         if repo.cut_after is not None and repo.cut_after < stop and repo.cuts > 0:
             stop, repo.cuts = repo.cut_after, repo.cuts - 1
             self.close_connection = True  # with fewer bytes than the header promised
@@ -178,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _error(self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> None:
@@ -190,3 +217,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def _entries(repo: Repo) -> list[dict[str, object]]:
+    """Files and folders of a repository, as the hub lists them."""
+    folders = {parent.as_posix() for name in repo.files for parent in PurePosixPath(name).parents} - {"."}
+    found: list[dict[str, object]] = [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in folders]
+    for name, data in repo.files.items():
+        found.append({"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()})
+    return sorted(found, key=lambda entry: str(entry["path"]))
+
+
+def _lies_in(path: object, folder: str, recursive: bool) -> bool:
+    parents = [parent.as_posix().removeprefix(".") for parent in PurePosixPath(str(path)).parents]
+    return folder in parents if recursive else parents[0] == folder

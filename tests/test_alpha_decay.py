@@ -263,6 +263,65 @@ def test_an_exception_inside_step_leaves_no_trace():
         assert len(optimizer.param_groups) == 1
 
 
+@pytest.mark.parametrize("keyword", [False, True])
+def test_a_closure_has_the_users_groups_and_what_it_sets_acts_at_once(keyword):
+    """As in Lightning, where the whole training step is a closure, and may follow a decay schedule of its own."""
+    model, expected = Decoder(), Decoder()
+    optimizer = adamw(model)
+    held = optimizer.param_groups
+    decay = AlphaDecay(model, optimizer, fresh=False)
+
+    def gradients(of):
+        torch.manual_seed(0)
+        loss = of(torch.randint(80, (2, 8))).loss
+        loss.backward()
+        return loss
+
+    def closure():
+        assert optimizer.param_groups is held
+        decay.step(0)
+        held[0]["weight_decay"] = 0.2
+        return gradients(model)
+
+    assert (optimizer.step(closure=closure) if keyword else optimizer.step(closure)) > 0
+    assert optimizer.param_groups is held
+    assert held[0]["weight_decay"] == 0.2
+    assert max(decay.ratios.values()) == 3.0
+    parameters = [
+        {"params": [p], "weight_decay": 0.2 * decay.ratios.get(name, 1.0)} for name, p in expected.named_parameters()
+    ]
+    gradients(expected)
+    torch.optim.AdamW(parameters, lr=1e-2).step()
+    ours, expected = weights(model), weights(expected)
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+def test_a_closure_that_runs_twice_and_one_that_is_left_unused():
+    class Twice(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["count"] = group.get("count", 0) + 1
+            with torch.enable_grad():
+                closure()
+            return super().step(closure)
+
+    model = Decoder()
+    optimizer = Twice(model.parameters(), lr=1e-2, weight_decay=0.1)
+    AlphaDecay(model, optimizer, fresh=False).step(0)
+    calls = []
+    optimizer.step(lambda: calls.append(len(optimizer.param_groups)))
+    assert calls == [1, 1]
+    assert optimizer.param_groups[0]["count"] == 1
+    assert len(optimizer.param_groups) == 1
+    lion = Lion(model.parameters(), lr=1e-3, weight_decay=0.1)
+    decay = AlphaDecay(model, lion, fresh=False)
+    decay.step(0)
+    seen = decays_of_a_step(lion, model)
+    model(torch.randint(80, (2, 8))).loss.backward()
+    lion.step(lambda: None)
+    assert seen[Q] == pytest.approx(0.1 * decay.ratios[Q])
+
+
 def test_two_optimizers():
     model = Decoder()
     hidden = muon(model)
@@ -324,6 +383,25 @@ def test_gpt2_with_its_transposed_fused_weights():
     parts = [report[f"{fused}[{part}]"].alpha for part in "qkv"]
     assert decay.alphas[fused] == pytest.approx(np.mean(parts), abs=1e-6)
     assert decay.ratios == pytest.approx(specdiag.recommend(report).ratios, abs=1e-5)
+
+
+def test_a_module_around_the_model_hides_no_config():
+    """Where heads are interleaved in a fused matrix, only the config says how many there are."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=80, **sizes))
+    around = torch.nn.Module()
+    around.net, around.loss = model, torch.nn.CrossEntropyLoss()
+    measured = []
+    for module in (model, torch.nn.parallel.DataParallel(around)):
+        decay = AlphaDecay(module, adamw(module), fresh=False)
+        decay.step(0)
+        measured.append(decay.alphas)
+    assert measured[1] == {f"net.{name}": alpha for name, alpha in measured[0].items()}
+    assert "gpt_neox.layers.0.attention.query_key_value.weight" in measured[0]
+    around.head = torch.nn.Linear(64, 64)
+    assert len(AlphaDecay(around, adamw(around)).ratios) == 3
 
 
 def test_stacked_experts_share_the_mean_of_their_exponents():
@@ -548,6 +626,32 @@ def test_bf16_weights_really_do_not_move_below_that_rate_and_do_above():
     threshold = torch.finfo(torch.bfloat16).eps / 4
     assert torch.equal(w * (1 - 0.99 * threshold), w)
     assert not torch.equal(w * (1 - 1.01 * threshold), w)
+
+
+def test_of_a_fused_step_part_of_that_decay_is_left():
+    """It rounds decay and update together: where the update alone moves a weight, the decay moves the odds."""
+
+    def norm(weight_decay, dtype=torch.bfloat16, **options):
+        torch.manual_seed(0)
+        w = torch.nn.Parameter((0.02 * torch.randn(20_000)).to(dtype))
+        optimizer = torch.optim.AdamW([w], weight_decay=weight_decay, **options)
+        for _ in range(300):
+            w.grad = torch.randn(20_000).to(dtype)
+            optimizer.step()
+        return float(w.detach().double().norm())
+
+    def kept(**options):
+        """The share of what decay takes from the norm of float32 weights that it takes from that of bfloat16."""
+        whole = 1 - norm(0.3, torch.float32, **options) / norm(0.0, torch.float32, **options)
+        return (1 - norm(0.3, **options) / norm(0.0, **options)) / whole
+
+    assert kept(lr=3e-4, fused=False) == 0
+    assert 0.5 < kept(lr=3e-4, fused=True) < 0.9
+    assert 0.02 < kept(lr=1e-4, fused=True) < 0.3
+    assert kept(lr=1e-5, fused=True) < 0.01
+    model = Decoder().to(torch.bfloat16)
+    with pytest.warns(UserWarning, match="rounding undoes it, or part of it .a fused step rounds decay and update"):
+        AlphaDecay(model, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True))
 
 
 def test_no_decay_to_multiply_is_said():

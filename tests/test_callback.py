@@ -37,8 +37,7 @@ def a_trainer(folder, *callbacks, steps=6, **options):
         disable_tqdm=True,
         per_device_train_batch_size=2,
         lr_scheduler_type="constant",
-        learning_rate=1e-3,
-        **{"weight_decay": 0.1} | options,
+        **{"learning_rate": 1e-3, "weight_decay": 0.1} | options,
     )
     torch.manual_seed(0)
     data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(80, (32, 8))]
@@ -137,6 +136,16 @@ def test_another_weight_decay_on_resuming_is_said(tmp_path, caplog):
 def test_the_default_decay_of_the_trainer_is_none_at_all(tmp_path):
     with pytest.warns(UserWarning, match="all 12 matrices is 0"):
         a_trainer(tmp_path, AlphaDecayCallback(), weight_decay=0.0, steps=1).train()
+
+
+def test_decay_that_rounding_undoes_is_said(tmp_path):
+    callback = AlphaDecayCallback(fresh=False)
+    trainer = a_trainer(tmp_path, callback, steps=1, learning_rate=1e-4)
+    trainer.model.to(torch.bfloat16)
+    with pytest.warns(UserWarning, match=r"Weights are bfloat16 .* rounding undoes it, or part of it"):
+        trainer.train()
+    assert max(callback.decay.ratios.values()) == 3.0
+    a_trainer(tmp_path, AlphaDecayCallback(), steps=1, learning_rate=1e-4, bf16=True).train()
 
 
 def test_two_of_them_are_refused(tmp_path):

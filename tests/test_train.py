@@ -82,7 +82,7 @@ def test_alphadecay_interrupted_is_alphadecay_uninterrupted(plain, text, tmp_pat
     assert result.interrupted
     assert result.held_out_after is None
     go_on = prepare(Request(source=tmp_path / "cut"))
-    assert go_on.start.step == result.step
+    assert go_on.step == result.step
     go_on.train()
     assert same(tmp_path / "cut" / "checkpoint-6", tmp_path / "whole" / "checkpoint-6")
     assert history(tmp_path / "cut" / "checkpoint-6") == history(tmp_path / "whole" / "checkpoint-6")
@@ -212,10 +212,10 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
     run, result = resumed(tmp_path / "bare", text, tmp_path / "out", **fresh)
     assert result.step == 2
     assert max(run.trainer.callback_handler.callbacks[-3].decay.ratios.values()) == 3.0
-    assert prepare(Request(source=tmp_path / "out", extend=1)).start.step == 2
+    assert prepare(Request(source=tmp_path / "out", extend=1)).step == 2
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
     over = prepare(Request(source=tmp_path / "out"))
-    assert (over.start.step, over.start.fresh, over.settings.values["learning_rate"]) == (0, True, 1e-3)
+    assert (over.step, over.fresh, over.settings.values["learning_rate"]) == (0, True, 1e-3)
     assert "has no checkpoint yet: it starts over" in over.said[0]
 
 
@@ -280,7 +280,7 @@ def test_from_the_command_line_in_an_empty_folder(plain, text, tmp_path, monkeyp
     for words in (
         "checkpoint-2 goes on at step 2, to step 6, in", "From optimizer.pt: learning_rate 0.01, weight_decay 0.5.",
         "From training_args.bin: lr_scheduler_type cosine", "24 state tensors of 12 parameters", "it is recommended now",
-        "Weight decay (plan) at step 2", UP, "Step 6: 512 tokens in", "Held out, mean over tokens: loss",
+        "Weight decay (plan) at step 2", UP, "Step 6: 512 tokens in", "Held out: loss",
     ):  # fmt: skip
         assert words in first.output, words
     assert specdiag.load_plan("mine-continued/plan.json").basis == "square"

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from specdiag import SourceError, UsageError
 from specdiag.train.blocks import split
-from specdiag.train.data import data_files, find_tokenizer, load_data
+from specdiag.train.data import data_files, load_data
+from specdiag.train.tokenizers import find_tokenizer
 
 TEXT = "Ein Satz, dann noch einer: ä.\n" * 40
 

@@ -103,14 +103,14 @@ def _in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
     except EntryNotFoundError as error:
         raise SourceError(f"{repo} lists a file that the hub does not have: try again, or another revision") from error
     except HfHubHTTPError as error:
-        raise SourceError(_answered(repo, error)) from error
-    except _transport_errors() as error:
+        raise SourceError(answered(repo, error)) from error
+    except transport_errors() as error:
         raise SourceError(f"the download of {repo} was interrupted ({type(error).__name__}): run it again") from error
     except OSError as error:
         raise SourceError(_local(repo, error)) from error
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
+def transport_errors() -> tuple[type[Exception], ...]:
     """Errors of the HTTP library, whichever it is: huggingface_hub has changed it twice."""
     bases = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     return tuple(base for base in bases if not issubclass(base, OSError))
@@ -121,14 +121,15 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError)
     if constants.HF_HUB_OFFLINE:
         return f"{what} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
-        return _answered(repo, error.__cause__)
+        return answered(repo, error.__cause__)
     return (
         f"there is no path '{what}', and {constants.ENDPOINT} cannot be reached to look for a model of that name, "
         "which is not in the hub's cache: check the spelling and the connection"
     )
 
 
-def _answered(repo: str, error: HfHubHTTPError) -> str:
+def answered(repo: str, error: HfHubHTTPError) -> str:
+    """What a refusal of the hub means, in a sentence."""
     status = error.response.status_code
     advice = {
         401: "check HF_TOKEN, or 'hf auth login'",

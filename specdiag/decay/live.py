@@ -37,14 +37,24 @@ def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 
 
 def live_config(model: nn.Module) -> dict[str, Any]:
-    """What config.json would hold, empty for a model that has no `config.to_dict`."""
-    held: Any = model
+    """What config.json would hold, empty for a model that has no `config.to_dict`.
+
+    Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
+    """
+    held: nn.Module | None = model
     while held is not None:
         to_dict = getattr(getattr(held, "config", None), "to_dict", None)
         if callable(to_dict):
             return cast("dict[str, Any]", to_dict())
-        held = getattr(held, "module", None)
+        inner = getattr(held, "module", None)
+        held = inner if isinstance(inner, nn.Module) else _only_child(held)
     return {}
+
+
+def _only_child(model: nn.Module) -> nn.Module | None:
+    """The child that holds all Parameters, where one does."""
+    holding = [child for child in model.children() if next(child.parameters(), None) is not None]
+    return holding[0] if len(holding) == 1 and next(model.parameters(recurse=False), None) is None else None
 
 
 def _bare(name: str) -> str:

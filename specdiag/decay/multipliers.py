@@ -1,9 +1,9 @@
 """Factors on the weight decay of a live optimizer, there during its `step()` only.
 
 A step pre-hook replaces `optimizer.param_groups` by finer groups, a post-hook puts the user's own list back. Outside
-`step()` nothing has changed: schedulers, checkpoints and everybody who reads the groups see what they always saw.
-torch keeps optimizer state by Parameter, so that it does not notice either. Where every factor is 1 the groups are
-not touched at all.
+`step()`, and inside a closure that it is given (all of Lightning's training step is one), nothing has changed:
+schedulers, checkpoints and everybody who reads the groups see what they always saw. torch keeps optimizer state by
+Parameter, so that it does not notice either. Where every factor is 1 the groups are not touched at all.
 """
 
 from __future__ import annotations
@@ -89,11 +89,38 @@ class Multipliers:
             optimizer.param_groups = self._resting
         self._resting, self._split = None, []
 
-    def _enter(self, optimizer: Optimizer, *_: object) -> None:
+    def _enter(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if _is_within_its_step(optimizer):
-            return
+            return None
         check_traceable(optimizer)
         self.restore(optimizer)
+        self._divide(optimizer)
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._apart(optimizer, args[1]), *args[2:]), kwargs
+        if callable(kwargs.get("closure")):
+            return args, kwargs | {"closure": self._apart(optimizer, kwargs["closure"])}
+        return None
+
+    def _leave(self, optimizer: Optimizer, *_: object) -> None:
+        if _is_within_its_step(optimizer):
+            return
+        self.steps += 1
+        self._join(optimizer)
+
+    def _apart(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure with the user's groups around it; the factors that hold when it returns are those that act."""
+
+        def with_own_groups() -> Any:
+            self._join(optimizer)
+            found = closure()
+            self._divide(optimizer)
+            return found
+
+        return with_own_groups
+
+    def _divide(self, optimizer: Optimizer) -> None:
         groups: list[Group] = []
         for group in optimizer.param_groups:
             children = self._children(group)
@@ -103,12 +130,9 @@ class Multipliers:
         if self._split:
             self._resting, optimizer.param_groups = optimizer.param_groups, groups
 
-    def _leave(self, optimizer: Optimizer, *_: object) -> None:
-        if _is_within_its_step(optimizer):
-            return
+    def _join(self, optimizer: Optimizer) -> None:
         split = self._split
         self.restore(optimizer)
-        self.steps += 1
         for group, children in split:
             group.update(_written(optimizer, group, children))
 

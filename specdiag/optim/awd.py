@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -52,10 +52,10 @@ class AWD(SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ratio = self._ratio()
+        ratio = gradient_ratio(p for group in self.param_groups for p in group["params"])
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
-            group[_AVERAGE] = (1 - _NEW) * group[_AVERAGE] + _NEW * ratio
+            group[_AVERAGE] = averaged(group[_AVERAGE], ratio)
             group["weight_decay"] = group["weight_decay"] * group[_AVERAGE]
         try:
             super().step()
@@ -64,11 +64,18 @@ class AWD(SGD):
                 group["weight_decay"] = decay
         return loss
 
-    def _ratio(self) -> float:
-        held = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not held:
-            return 0.0
-        return _norm([cast("torch.Tensor", p.grad) for p in held]) / (_norm(held) + _EPS)
+
+def gradient_ratio(parameters: Iterable[torch.Tensor]) -> float:
+    """|g|/|w| over all parameters with a gradient; 0 without any."""
+    held = [p for p in parameters if p.grad is not None]
+    if not held:
+        return 0.0
+    return _norm([cast("torch.Tensor", p.grad) for p in held]) / (_norm(held) + _EPS)
+
+
+def averaged(average: float, ratio: float) -> float:
+    """The next average: 0.1 of the last and 0.9 of the new."""
+    return (1 - _NEW) * average + _NEW * ratio
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.decay.live import live_parameters, untied
+from specdiag.optim.combined import stepped_by
 
 _COLUMNS = ("optimizer", "place", "lmo", "radius", "lr", "decay", "target C^2", "tensors", "values", "such as")
 _TEXT = ("optimizer", "place", "lmo", "such as")
@@ -40,7 +41,7 @@ def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str
 def _row(optimizer: Optimizer, group: dict[str, Any], names: dict[torch.Tensor, str]) -> dict[str, str]:
     target = group.get("target_norm")
     return {
-        "optimizer": type(optimizer).__name__,
+        "optimizer": type(stepped_by(optimizer, group)).__name__,
         "place": str(group.get("place", "")),
         "lmo": str(group.get("lmo", "")) + (" (transposed)" if group.get("transpose") else ""),
         "radius": f"{group['radius']:g}" if "radius" in group else "",

@@ -119,7 +119,9 @@ def _corrected(
 ) -> Callable[[nn.Module, Options], list[Optimizer]]:
     def corrected(model: nn.Module, options: Options) -> list[Optimizer]:
         built = build(model, options)
-        CorrectedDecay(built, model, peak_lr=options["lr"])
+        for group in (group for optimizer in built for group in optimizer.param_groups):
+            group["max_lr"] = options["lr"]  # saved with the optimizer: a resumed run keeps the peak of its schedule
+        CorrectedDecay(built, model)
         return built
 
     return corrected
@@ -169,6 +171,15 @@ _SCION: Options = {
 }
 
 METHODS: dict[str, Method] = {
+    "adam": Method(
+        "g <- g + L w;  w <- w - lr m^/(sqrt(v^) + eps)",
+        "Kingma and Ba 2015 (arXiv 1412.6980); torch.optim.Adam as it is; most tables of AlphaDecay",
+        "the decay is part of the gradient and of both moments (L2): where gradients are large it hardly acts, and L is "
+        "chosen 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters, here matrices that are no "
+        "embedding.",
+        {**_ADAM, "weight_decay": 1e-5},
+        _adam(optim.Adam),
+    ),
     "adamw": Method(
         "w <- (1 - lr L) w - lr m^/(sqrt(v^) + eps)",
         "Loshchilov and Hutter 2019 (arXiv 1711.05101); torch.optim.AdamW as it is",

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from specdiag.dynamics.updates import Optimizer as Simulated
 from specdiag.errors import UsageError
+from specdiag.optim.combined import stepped_by
 from specdiag.optim.lmo import auto
-from specdiag.optim.precision import _is_decoupled  # pyright: ignore[reportPrivateUsage]
+from specdiag.optim.precision import is_decoupled
 from specdiag.optim.scion import Scion, _removed  # pyright: ignore[reportPrivateUsage]
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
@@ -59,17 +60,17 @@ def torch_optimizer(optimizer: Any) -> Optimizer:
 
 def decay_kind(optimizer: Optimizer, group: dict[str, Any]) -> DecayKind:
     """By the optimizer's class; one that is not known is taken to be decoupled."""
-    names = {base.__name__ for base in type(optimizer).__mro__}
+    names = {base.__name__ for base in type(stepped_by(optimizer, group)).__mro__}
     if names & set(_BY_WEIGHT):
         return "by weight"
-    return "coupled" if names & set(_COUPLED) or not _is_decoupled(optimizer, group) else "decoupled"
+    return "coupled" if names & set(_COUPLED) or not is_decoupled(optimizer, group) else "decoupled"
 
 
 def removed(optimizer: Optimizer, group: dict[str, Any]) -> float:
     """eta: the fraction of the weights that the decay of one step takes, 0 where it takes no fraction of all."""
     if decay_kind(optimizer, group) != "decoupled":
         return 0.0
-    if isinstance(optimizer, Scion):
+    if isinstance(stepped_by(optimizer, group), Scion):
         return _removed(group)
     return float(group["lr"]) * float(group.get("weight_decay", 0.0))
 
@@ -82,6 +83,7 @@ def treatment(optimizer: Optimizer, group: dict[str, Any], shape: torch.Size) ->
         group: that holds the Parameter.
         shape: of the Parameter.
     """
+    optimizer = stepped_by(optimizer, group)
     kind, name = decay_kind(optimizer, group), type(optimizer).__name__
     if isinstance(optimizer, Scion):
         lmo = auto(shape) if group["lmo"] == "auto" else group["lmo"]

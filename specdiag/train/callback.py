@@ -1,13 +1,14 @@
-"""AlphaDecay in a transformers Trainer: `trainer.add_callback(AlphaDecayCallback())`."""
+"""Decay rules that follow a run, in a transformers Trainer: `trainer.add_callback(AlphaDecayCallback())`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, cast
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, Self, cast
 
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.optim import AlphaDecay
+from specdiag.optim import AlphaDecay, GradientRatioDecay, ModuleAdaDecay, WeightwiseDecay
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,19 +19,46 @@ except ImportError as error:
 _log = logging.getLogger("specdiag")
 
 
-class AlphaDecayCallback(TrainerCallback, ExportableState):
-    """Attaches `specdiag.optim.AlphaDecay` to the Trainer's optimizer, steps it, and saves it in its checkpoints.
+class LiveRule(Protocol):
+    """A decay rule on a live optimizer."""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What multiplies the decay of each parameter."""
+        ...
+
+    def step(self, global_step: int) -> None:
+        """Before each step of the optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain enough for JSON."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from a saved state."""
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was."""
+
+
+class LiveRuleCallback(TrainerCallback, ExportableState):
+    """Attaches a decay rule to the Trainer's optimizer, steps it, and saves it in the Trainer's checkpoints.
 
     The Trainer's optimizer, scheduler and checkpoint files keep their layout, so that a plain Trainer can go on from
     them. The Trainer's `weight_decay` is the base: its default is 0, and then there is nothing to multiply.
 
     Attributes:
-        decay: the AlphaDecay, from the beginning of training on; None before.
+        rule: the class of `specdiag.optim` that is attached.
+        decay: the attached one, from the beginning of training on; None before.
+        seconds: that its steps took so far, on the CPU's clock; what a GPU was asked for may end later.
     """
 
+    rule: ClassVar[Callable[..., LiveRule]]
+
     def __init__(self, **settings: Any) -> None:
-        """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="sweep"`."""
-        self.decay: AlphaDecay | None = None
+        """Take the keyword arguments of the rule."""
+        self.decay: LiveRule | None = None
+        self.seconds = 0.0
         self._settings = settings
 
     def on_train_begin(
@@ -40,7 +68,7 @@ class AlphaDecayCallback(TrainerCallback, ExportableState):
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         if self.decay is not None:
             self.decay.detach()
-        self.decay = AlphaDecay(model, optimizer, **self._settings)
+        self.decay = self.attached(model, optimizer)
         saved = self._saved(state)
         if state.global_step > 0:
             _check_resumed(args, optimizer, state.global_step)
@@ -54,7 +82,9 @@ class AlphaDecayCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Measure what is due, after the gradients and before the step."""
         if self.decay is not None:
+            started = time.perf_counter()
             self.decay.step(state.global_step)
+            self.seconds += time.perf_counter() - started
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -62,6 +92,10 @@ class AlphaDecayCallback(TrainerCallback, ExportableState):
         """Leave the optimizer as it was; `decay` keeps its last ratios."""
         if self.decay is not None:
             self.decay.detach()
+
+    def attached(self, model: Any, optimizer: Any) -> LiveRule:
+        """The rule, attached to a live optimizer."""
+        return type(self).rule(model, optimizer, **self._settings)
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes to trainer_state.json."""
@@ -71,16 +105,43 @@ class AlphaDecayCallback(TrainerCallback, ExportableState):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> AlphaDecayCallback:
-        """The callback of a checkpoint; its exponents are taken from there when training begins."""
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The callback of a checkpoint; its state is taken from there when training begins."""
         return cls(**state["args"])
 
     def _saved(self, state: TrainerState) -> dict[str, Any] | None:
-        """The AlphaDecay state of the checkpoint that the Trainer resumes from."""
+        """The rule's state in the checkpoint that the Trainer resumes from."""
         held = cast("dict[str, Any]", state.stateful_callbacks).get(type(self).__name__)
         if isinstance(held, list):
-            raise UsageError("the Trainer has several AlphaDecayCallbacks: their ratios would multiply; add one")
+            raise UsageError(f"the Trainer has several {type(self).__name__}s: their ratios would multiply; add one")
         return None if held is None else held["attributes"]["saved"]
+
+
+class AlphaDecayCallback(LiveRuleCallback):
+    """`specdiag.optim.AlphaDecay`; takes its keyword arguments, such as `s2=5.0`, `every=250`, `mode="sweep"`."""
+
+    rule = AlphaDecay
+
+
+class ModuleAdaDecayCallback(LiveRuleCallback):
+    """`specdiag.optim.ModuleAdaDecay`; takes its keyword arguments `every` and `slope`."""
+
+    rule = ModuleAdaDecay
+
+
+class AWDCallback(LiveRuleCallback):
+    """`specdiag.optim.GradientRatioDecay`: AWD's rule on any optimizer."""
+
+    rule = GradientRatioDecay
+
+
+class AdaDecayCallback(LiveRuleCallback):
+    """`specdiag.optim.WeightwiseDecay`: AdaDecay's rule on any optimizer; takes its keyword argument `slope`."""
+
+    rule = WeightwiseDecay
+
+
+LIVE_RULES = (AlphaDecayCallback, ModuleAdaDecayCallback, AWDCallback, AdaDecayCallback)
 
 
 def _check_resumed(args: TrainingArguments, optimizer: Any, step: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
@@ -11,28 +10,22 @@ from specdiag.errors import SourceError
 from specdiag.records import Record
 from specdiag.report import write_atomically
 from specdiag.train.fingerprint import Fingerprint
+from specdiag.train.recipe import Recipe
 
 CONFIG = "specdiag_train.toml"
 PLAN = "plan.json"
-SCHEMA = 1
-
-Method = Literal["plan", "alphadecay", "uniform", "none"]
+SCHEMA = 2
 
 
 class RunConfig(Record, frozen=True, kw_only=True):
     """Content of the file."""
 
     schema: int = SCHEMA
-    source: str
-    """The checkpoint that the run started from."""
+    source: str = ""
+    """The checkpoint that the run started from; empty for one that began with its recipe."""
     fresh_optimizer: bool = False
-    steps_total: int
-    decay: Method
-    """`plan` is the plan.json beside this file."""
-    alphadecay: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    data: tuple[str, ...]
-    settings: dict[str, Any]
-    """Arguments of the Trainer."""
+    recipe: Recipe
+    """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
     fingerprint: Fingerprint
 
 
@@ -45,15 +38,18 @@ def load_config(run: Path) -> RunConfig | None:
     """The configuration of a run; None for a run that is not ours.
 
     Raises:
-        SourceError: its file is damaged or of a newer schema.
+        SourceError: its file is damaged or of another schema.
     """
     path = run / CONFIG
     if not path.is_file():
         return None
     try:
-        config = msgspec.toml.decode(path.read_bytes(), type=RunConfig)
+        data = path.read_bytes()
+        schema = msgspec.toml.decode(data).get("schema")
+        if schema != SCHEMA:
+            raise SourceError(
+                f"{path} is of schema {schema}, and this specdiag reads {SCHEMA}: use the one that made it"
+            )
+        return msgspec.toml.decode(data, type=RunConfig)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read ({error}): continue one of its checkpoints with --out DIR") from error
-    if config.schema > SCHEMA:
-        raise SourceError(f"{path} is of schema {config.schema}, and this specdiag reads up to {SCHEMA}: upgrade it")
-    return config

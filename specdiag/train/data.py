@@ -1,9 +1,10 @@
-"""Training data from files: text, jsonl and parquet through `datasets`, or tokens as they are."""
+"""Training data from files and from the hub: text, jsonl and parquet through `datasets`, or tokens as they are."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.errors import ComputationError, MissingExtraError, SourceError, UsageError
+from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.train.blocks import check_vocabulary, open_tokens, split
 from specdiag.train.fingerprint import Fingerprint, fingerprint
+from specdiag.train.hub_data import HubData, documents, import_datasets, locate, resolve, text_of
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -24,12 +26,11 @@ _READERS = {
 }  # fmt: skip
 CACHE = "tokens-"
 """Beginning of the names of cached tokens."""
-_COLUMN = "text"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_TOKENIZER_PARTS = (
-    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
-)  # fmt: skip
+BYTES = "bytes"
+"""As the units of a fingerprint."""
 _BYTES = 256
+_AT_ONCE = 64
+"""Documents given to a tokenizer."""
 
 
 class Examples(Protocol):
@@ -63,135 +64,135 @@ class Data:
     labels: tuple[str, ...] | None = None
 
 
-def data_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that were named; of a folder, all below it whose type is known, by name.
+def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READERS)) -> list[Path | HubData]:
+    """The files that were named; of a folder, all below it whose type is known, by name. And datasets of the hub.
 
     Raises:
         UsageError: nothing was named, or a type is unknown or mixed with tokens.
         SourceError: a path does not exist, or a folder holds no data.
     """
     if not paths:
-        raise UsageError("the run keeps no data of its own: name it with --data PATH (text, jsonl, parquet, .bin)")
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in _READERS and p.is_file())
-            if not found:
-                raise SourceError(f"{path} holds no {', '.join(_READERS)} files")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise SourceError(f"there is no {path}")
-    unknown = [path for path in files if path.suffix not in _READERS]
+        raise UsageError(
+            f"the run keeps no data of its own: name it with --data PATH ({', '.join(types)}) or org/name, a dataset "
+            "on the hub"
+        )
+    sources: list[Path | HubData] = []
+    for source in map(locate, paths):
+        if isinstance(source, HubData) or not source.is_dir():
+            sources.append(source)
+            continue
+        found = sorted(p for p in source.rglob("*") if p.suffix in types and p.is_file())
+        if not found:
+            raise SourceError(f"{source} holds no {', '.join(types)} files")
+        sources += found
+    unknown = [source for source in sources if isinstance(source, Path) and source.suffix not in types]
     if unknown:
-        raise UsageError(f"{unknown[0]} is none of {', '.join(_READERS)}: convert it, or rename it if it is plain text")
-    if len({_READERS[path.suffix] == "tokens" for path in files}) > 1 or (
-        len(files) > 1 and _READERS[files[0].suffix] == "tokens"
-    ):
+        raise UsageError(f"{unknown[0]} is none of {', '.join(types)}: convert it, or rename it if it is plain text")
+    if len(sources) > 1 and any(map(_is_tokens, sources)):
         raise UsageError("tokens come as one .bin file and not together with text")
-    return files
+    return sources
 
 
 def load_data(
-    paths: Sequence[Path], *, tokenizer: Any, vocabulary: int, block_size: int, seed: int, cache: Path
+    paths: Sequence[str | Path],
+    *,
+    tokenizer: Any,
+    vocabulary: int,
+    block_size: int,
+    seed: int,
+    cache: Path,
+    max_tokens: int | None = None,
 ) -> Data:
-    """Pack files into blocks of tokens.
+    """Pack text into blocks of tokens.
 
     Args:
-        paths: files and folders.
+        paths: files, folders, and datasets on the hub as `org/name[@revision][:config[/split]]`. A path that exists
+            wins.
         tokenizer: of the checkpoint; None for bytes.
         vocabulary: of the model.
         block_size: tokens of a block.
         seed: of the run, for the fingerprint.
         cache: a folder that keeps the tokens for the next start.
+        max_tokens: documents are read in stored order until so many are there; None for all.
 
     Raises:
-        UsageError: the files are none that can be read.
-        SourceError: they are damaged, too few, or of another vocabulary.
+        UsageError: the files are none that can be read, or a dataset on the hub would be read without end.
+        SourceError: they are damaged, too few, or of another vocabulary; or the hub does not give them.
+        ComputationError: the tokens cannot be written.
     """
-    files = data_files(paths)
+    sources = data_files(paths)
     label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    if _READERS[files[0].suffix] == "tokens":
+    hub = next((source for source in sources if isinstance(source, HubData)), None)
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"--max-tokens {max_tokens} leaves nothing to train on")
+    if hub is not None and max_tokens is None:
+        raise UsageError(f"{hub} comes from the hub and may be larger than this disk: say how much with --max-tokens N")
+    if tokenizer is None and vocabulary < _BYTES and not _is_tokens(sources[0]):
+        raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
+    sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]
+    if isinstance(sources[0], Path) and _is_tokens(sources[0]):
         units = dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
-        found = fingerprint(files, units, block_size, seed)
-        tokens = open_tokens(files[0], dtype)
+        found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
+        tokens = open_tokens(sources[0], dtype)[:max_tokens]
     else:
-        if tokenizer is None and vocabulary < _BYTES:
-            raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
-        units = "bytes" if tokenizer is None else _digest(tokenizer)
-        found = fingerprint(files, units, block_size, seed)
+        units = BYTES if tokenizer is None else tokenizer_digest(tokenizer)
+        found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         dtype = "uint8" if tokenizer is None else "uint32"
-        tokens = _cached(cache / f"{CACHE}{found.digest}.cache", dtype, _documents(files), tokenizer)
+        path = cache / f"{CACHE}{found.digest}.cache"
+        tokens = _cached(path, dtype, _documents(sources), tokenizer, max_tokens)
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
 
 
-def find_tokenizer(*folders: Path) -> Any:
-    """The tokenizer of the first folder that has one, else None: then bytes are tokens.
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Names a vocabulary."""
+    vocabulary = sorted(cast("dict[str, int]", tokenizer.get_vocab()).items())
+    return hashlib.sha256(repr((type(tokenizer).__name__, vocabulary)).encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path, kind: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """Rows of one file, by a reader of `datasets`.
 
     Raises:
-        SourceError: it cannot be opened.
+        SourceError: the file is damaged.
     """
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return None
-    from transformers import AutoTokenizer
-
+    datasets = import_datasets()
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        yield from datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True, **options)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
-        raise SourceError(f"the tokenizer in {folder} cannot be opened ({reason})") from error
+        raise SourceError(f"{path} cannot be read as {kind} ({reason})") from error
 
 
-def tokenizer_files(*folders: Path) -> list[Path]:
-    """The files of that tokenizer, to be copied as they are: saving one anew may change it."""
-    folder = _tokenizer_folder(folders)
-    if folder is None:
-        return []
-    return sorted({path for pattern in _TOKENIZER_PARTS for path in folder.glob(pattern) if path.is_file()})
+def _is_tokens(source: Path | HubData) -> bool:
+    return isinstance(source, Path) and _READERS[source.suffix] == "tokens"
 
 
-def _tokenizer_folder(folders: Sequence[Path]) -> Path | None:
-    return next((f for f in folders if any((f / name).is_file() for name in _TOKENIZER_FILES)), None)
-
-
-def _documents(files: Sequence[Path]) -> Iterator[str]:
-    try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise MissingExtraError("reading text for training needs datasets: pip install datasets") from error
-    for path in files:
-        kind = _READERS[path.suffix]
+def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:
+    for source in sources:
+        if isinstance(source, HubData):
+            yield from documents(source)
+            continue
+        kind = _READERS[source.suffix]
         options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
-        try:
-            rows: Any = load_dataset(kind, data_files=[str(path)], split="train", streaming=True, **options)
-            for row in rows:
-                yield _text(row, path)
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-            reason = str(error).partition("\n")[0]
-            raise SourceError(f"{path} cannot be read as {kind} ({reason})") from error
+        for row in read_rows(source, kind, **options):
+            yield text_of(row, str(source))
 
 
-def _text(row: dict[str, Any], path: Path) -> str:
-    strings = [name for name, value in row.items() if isinstance(value, str)]
-    name = _COLUMN if _COLUMN in strings else strings[0] if len(strings) == 1 else None
-    if name is None:
-        raise SourceError(f"{path} has no column '{_COLUMN}' with text, but {', '.join(row)}: rename the one you mean")
-    return row[name]
-
-
-def _cached(path: Path, dtype: str, documents: Iterator[str], tokenizer: Any) -> NDArray[Any]:
-    """Tokens of all documents, from the cache where they are, else written there whole or not at all."""
+def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, max_tokens: int | None) -> NDArray[Any]:
+    """Tokens of documents, from the cache where they are, else written there whole or not at all."""
     if not path.exists():
         unfinished = path.with_suffix(".part")
+        left = max_tokens
         try:
             with unfinished.open("wb") as file:
-                for document in documents:
-                    file.write(np.asarray(_tokens(document, tokenizer), dtype=dtype).tobytes())
+                for tokens in _tokens(documents, tokenizer):
+                    found = np.asarray(tokens, dtype=dtype)[:left]
+                    file.write(found.tobytes())
+                    left = None if left is None else left - len(found)
+                    if left == 0:
+                        break
             unfinished.replace(path)
         except OSError as error:
             raise ComputationError(f"writing {path} failed: {error.strerror}; free space") from error
@@ -200,14 +201,13 @@ def _cached(path: Path, dtype: str, documents: Iterator[str], tokenizer: Any) ->
     return open_tokens(path, dtype)
 
 
-def _tokens(document: str, tokenizer: Any) -> Sequence[int] | NDArray[np.uint8]:
-    """Tokens of one document; where the tokenizer has a token for the end, it follows."""
+def _tokens(documents: Iterable[str], tokenizer: Any) -> Iterator[Sequence[int] | NDArray[np.uint8]]:
+    """Tokens of each document; where the tokenizer has a token for the end, it follows."""
     if tokenizer is None:
-        return np.frombuffer(document.encode(), np.uint8)
-    found: list[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-    return found if tokenizer.eos_token_id is None else [*found, tokenizer.eos_token_id]
-
-
-def _digest(tokenizer: Any) -> str:
-    vocabulary = sorted(cast("dict[str, int]", tokenizer.get_vocab()).items())
-    return hashlib.sha256(repr((type(tokenizer).__name__, vocabulary)).encode()).hexdigest()[:16]
+        yield from (np.frombuffer(document.encode(), np.uint8) for document in documents)
+        return
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    following = iter(documents)
+    while some := list(itertools.islice(following, _AT_ONCE)):  # fast tokenizers take them in parallel
+        found: list[list[int]] = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+        yield from (tokens + end for tokens in found)

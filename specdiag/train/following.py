@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import Any, cast
 
@@ -19,7 +20,8 @@ from specdiag.decay.live import live_parameters, untied
 from specdiag.decay.multipliers import attach
 from specdiag.decay.servable import servable
 from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
-from specdiag.train.callback import AlphaDecayCallback
+from specdiag.train.callback import LIVE_RULES, LiveRuleCallback
+from specdiag.train.ranks import any_rank
 
 Decays = Mapping[str, float]
 """What the optimizer takes as weight decay, by Parameter."""
@@ -44,7 +46,7 @@ class RunLogCallback(TrainerCallback):
     def __init__(
         self,
         run: Path,
-        alpha: AlphaDecayCallback | None,
+        rule: TrainerCallback | None,
         on_first: Callable[[Decays], None],
         on_log: Callable[[int, Mapping[str, float]], None],
     ) -> None:
@@ -52,11 +54,12 @@ class RunLogCallback(TrainerCallback):
 
         Args:
             run: the folder whose log is written.
-            alpha: whose exponents are logged with the decays.
+            rule: sets the decay; the exponents and ratios of one that follows the weights are logged with it.
             on_first: gets the decays of the first step, before it.
             on_log: gets the step and what the Trainer logs.
         """
-        self._path, self._alpha, self._on_first, self._on_log = run / LOG_NAME, alpha, on_first, on_log
+        self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
+        self._live = rule if isinstance(rule, LiveRuleCallback) else None
         self._last: Decays = {}
 
     def on_train_begin(
@@ -64,15 +67,17 @@ class RunLogCallback(TrainerCallback):
     ) -> None:
         """Hook into the step, behind the decay's own hook; let this run's intervals hold, not those of the state."""
         state.compute_steps(args, state.max_steps)
-        if self._alpha is None:  # exponents of an older AlphaDecay would be taken for this run's on the next resume
-            cast("dict[str, Any]", state.stateful_callbacks).pop(AlphaDecayCallback.__name__, None)
+        own = None if self._live is None else type(self._live).__name__
+        for kind in LIVE_RULES:  # the state of an older rule would be taken for this run's on the next resume
+            if kind.__name__ != own:
+                cast("dict[str, Any]", state.stateful_callbacks).pop(kind.__name__, None)
         names: dict[torch.Tensor, str] = {
             p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
         }
 
         def read(optimizer: Optimizer, *_: object) -> None:
             groups = optimizer.param_groups
-            self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state.global_step)
+            self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state)
 
         servable(kwargs["optimizer"]).register_step_pre_hook(read)
 
@@ -85,25 +90,35 @@ class RunLogCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Keep the losses in the long form too."""
-        if logs is not None and "loss" in logs:
-            append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
-            self._on_log(state.global_step, logs)
+        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+            return
+        append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
+        held = None if self._live is None else self._live.decay
+        ratios = [] if held is None else list(held.ratios.values())
+        alphas = [a for a in getattr(held, "alphas", {}).values() if a is not None]
+        more = {"ratio_min": min(ratios), "ratio_max": max(ratios)} if ratios else {}
+        self._on_log(state.global_step, {**logs, **more, **({"alpha": fmean(alphas)} if alphas else {})})
 
-    def _changed(self, decays: Decays, step: int) -> None:
-        if decays == self._last:
+    def _changed(self, decays: Decays, state: TrainerState) -> None:
+        held = None if self._live is None else self._live.decay
+        decays = {**decays, **getattr(held, "decays", {})}
+        if decays == self._last or not state.is_world_process_zero:
             return
         if not self._last:
             self._on_first(decays)
-        held = None if self._alpha is None else self._alpha.decay
-        by_square = held is not None and held.state_dict()["settings"]["basis"] == "square"
-        column = "alpha_square" if by_square else "alpha"
-        alphas, ratios = ({}, {}) if held is None else (held.alphas, held.ratios)
+        alphas: Mapping[str, float | None] = getattr(held, "alphas", {})
+        ratios = {} if held is None else held.ratios
+        column = "alpha_square" if alphas and held is not None and _by_square(held) else "alpha"
         changed = [name for name in decays if decays[name] != self._last.get(name)]
-        entries = [entry(step, name, "weight_decay", decays[name]) for name in changed]
-        entries += [entry(step, name, "ratio", ratios[name]) for name in changed if name in ratios]
-        entries += [entry(step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
+        entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
+        entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]
+        entries += [entry(state.global_step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
         append_log(self._path, entries)
         self._last = dict(decays)
+
+
+def _by_square(decay: Any) -> bool:
+    return decay.state_dict()["settings"]["basis"] == "square"
 
 
 class StopCallback(TrainerCallback):
@@ -112,8 +127,9 @@ class StopCallback(TrainerCallback):
     wanted = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop."""
-        if self.wanted:
+        """Save and stop: all ranks after the same step, whichever was asked."""
+        if any_rank(self.wanted):
+            self.wanted = True
             control.should_save = control.should_training_stop = True
 
     @contextmanager

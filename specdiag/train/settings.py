@@ -16,6 +16,11 @@ from specdiag.decay.run_settings import read_run
 from specdiag.errors import SourceError, UsageError
 
 ARGUMENTS = "training_args.bin"
+FRESH: dict[str, Any] = {
+    "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
+    "save_steps": 500, "logging_steps": 10, "seed": 42,
+}  # fmt: skip
+"""What a run has that nobody told otherwise."""
 
 _TAKEN = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "lr_scheduler_type",

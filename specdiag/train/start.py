@@ -16,7 +16,7 @@ class Start:
     """Where a run goes on.
 
     Attributes:
-        checkpoint: the folder whose weights are taken.
+        checkpoint: the folder whose weights are taken; None for a run of ours that began with its recipe and has none.
         own: the configuration of the run, if it is ours.
         in_place: the run of ours that goes on in its folder; None where a new folder is begun.
         step: optimizer steps done; 0 with a fresh optimizer.
@@ -24,7 +24,7 @@ class Start:
         said: what was passed over, and why.
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     own: RunConfig | None
     in_place: Path | None
     step: int
@@ -81,6 +81,9 @@ def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
     if fresh:
         raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with --fresh-optimizer")
     recovered = [] if branch else recover(run)
+    if not checkpoints_of(run) and not own.source:
+        said = [*recovered, f"{run} has no checkpoint yet: it starts over"]
+        return Start(None, own, None if branch else run, 0, True, said)
     if not checkpoints_of(run):
         start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
         said = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]

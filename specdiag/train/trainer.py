@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from specdiag.errors import ComputationError, MissingExtraError
+from specdiag.train.ranks import wait_for_all
 from specdiag.train.staging import STAGING, publish, rotate
 
 try:
@@ -30,19 +32,28 @@ class CrashSafeTrainer(Trainer):
         tokens: read by training steps of this process.
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
+        make_optimizer: makes the optimizer for the model; None for the Trainer's own.
     """
 
     tokens = 0
     companions: Sequence[Path] = ()
+    make_optimizer: Callable[[nn.Module], Optimizer] | None = None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The registry's where one is named, else the Trainer's own."""
+        held = cast("Optimizer | None", self.optimizer)
+        if held is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(cast("nn.Module", self.model))
+        return super().create_optimizer(model)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, counted."""
-        self.tokens += inputs["input_ids"].numel()
+        self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        for path in self.companions if output_dir is not None else ():
+        for path in self.companions if output_dir is not None and self.args.should_save else ():
             shutil.copyfile(path, Path(cast("str", output_dir)) / path.name)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -53,7 +64,9 @@ class CrashSafeTrainer(Trainer):
         self._check_space(run, step)
         try:
             super()._save_checkpoint(model, trial)
-            publish(run, step)
+            wait_for_all()  # every rank has written its random state
+            if self.is_world_process_zero():
+                publish(run, step)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch says of a full disk RuntimeError
             shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
@@ -61,7 +74,9 @@ class CrashSafeTrainer(Trainer):
                 f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it are whole: free space and "
                 f"go on with 'specdiag train --resume {run}'"
             ) from error
-        rotate(run, self.args.save_total_limit)
+        if self.is_world_process_zero():
+            rotate(run, self.args.save_total_limit)
+        wait_for_all()
 
     def _check_space(self, run: Path, step: int) -> None:
         needed, free = (

@@ -1,0 +1,129 @@
+"""What `specdiag train` does: one run, a run with another beside it, or a grid of runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from specdiag.errors import UsageError
+
+from . import output
+from . import train_output as show
+
+if TYPE_CHECKING:
+    from specdiag.train.recipe import Recipe
+    from specdiag.train.run import Result, Run
+    from specdiag.train.sweep import Point
+
+
+@dataclass(frozen=True)
+class After:
+    """What is wanted besides the run: a continued text, and every row of the table of decays."""
+
+    sample: str | None
+    all_rows: bool
+
+
+def go_on(
+    source: str | None, *, compare: str | None, after: After, layout: str | None, config: str | None, **asked: Any
+) -> None:
+    """`--resume`."""
+    from specdiag.train.resume import Request, prepare
+    from specdiag.train.start import newest_run
+
+    _speak_on_one_rank()
+    if source is None:
+        source = str(newest_run(Path()))
+        output.talk(f"taking the newest run here, {source}", "dim")
+    _with_another(prepare(Request(source=Path(source), layout=layout, config=config, **asked)), compare, after)
+
+
+def start(
+    source: str | None,
+    changes: Mapping[str, Any],
+    *,
+    out: Path | None,
+    compare: str | None,
+    sweep: str | None,
+    after: After,
+) -> None:
+    """A run that begins with a recipe."""
+    from specdiag.train.begin import begin
+    from specdiag.train.changes import changed
+    from specdiag.train.recipe import load_recipe, preset_names
+
+    _speak_on_one_rank()
+    if source is None:
+        raise UsageError(f"name a CONFIG.toml or a preset ({', '.join(preset_names())}), or say --resume")
+    if Path(source).is_dir():
+        raise UsageError(f"'{source}' is a folder: 'specdiag train {source} --resume' goes on with it")
+    recipe = changed(load_recipe(source), changes)
+    folder = out or Path(Path(source).stem)
+    if sweep is not None:
+        if compare is not None:
+            raise UsageError("--sweep runs every decay that it names: leave --compare out")
+        _sweep(recipe, sweep, folder, after)
+        return
+    _with_another(begin(recipe, folder), compare, after)
+
+
+def _with_another(run: Run, rule: str | None, after: After) -> None:
+    from specdiag.train.beside import beside
+    from specdiag.train.ranking import is_finished, rank
+
+    if rule == run.config.recipe.decay:
+        raise UsageError(f"the run itself has decay '{rule}': --compare names another")
+    _train(run, after)
+    if rule is None:
+        return
+    folder = run.folder.with_name(f"{run.folder.name}-{rule}")
+    if is_finished(folder):
+        output.talk(f"{folder} is finished and taken as it is", "dim")
+    else:
+        _train(beside(run, rule, folder), after)
+    show.ranking(*rank([folder, run.folder]))
+
+
+def _train(run: Run, after: After) -> Result:
+    show.ready(run)
+    with show.progress(run) as on_log:
+        result = run.train(lambda decays: show.decays(run, decays, all_rows=after.all_rows), on_log)
+    show.answer(result)
+    if result.interrupted:
+        raise typer.Exit(output.INTERRUPTED)
+    if after.sample is not None:
+        from specdiag.train.sampling import sample
+
+        output.console().print(sample(run.trainer.model, run.tokenizer, after.sample), soft_wrap=True)
+    return result
+
+
+def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
+    from specdiag.train.ranking import is_finished, rank
+    from specdiag.train.sweep import balance_of, folder_name, parse_grid, point_run, tabulate
+
+    points = parse_grid(grid)
+    folders = {point: out / folder_name(point) for point in points}
+    runs: dict[Point, Callable[[], Run]] = {point: point_run(recipe, point, folders[point]) for point in points}
+    for number, (point, prepare) in enumerate(runs.items(), 1):
+        name = folders[point].name
+        if is_finished(folders[point]):
+            output.talk(f"{number}/{len(points)}: {name} is finished", "dim")
+            continue
+        output.talk(f"{number}/{len(points)}: {name}", "bold")
+        _train(prepare(), after)
+    ranked = {row.run: row for row in rank(list(folders.values()))[0]}
+    show.grid(tabulate([(point, ranked[folder.name], balance_of(folder)) for point, folder in folders.items()]))
+
+
+def _speak_on_one_rank() -> None:
+    """Of processes that train together the first speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+        output.configure(quiet=True, verbose=False, debug=output.debugs())

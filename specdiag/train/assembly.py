@@ -1,0 +1,159 @@
+"""From the parts of a run to one that is ready: arguments, data, model, optimizer, decay, and the folder."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainingArguments
+
+from specdiag.decay.groups import fit
+from specdiag.decay.live import live_parameters
+from specdiag.decay.plan import DecayPlan
+from specdiag.train.callback import LiveRuleCallback
+from specdiag.train.checkpoints import OPTIMIZER
+from specdiag.train.config import PLAN, RunConfig, save_config
+from specdiag.train.data import CACHE, Data
+from specdiag.train.methods import optimizer_maker
+from specdiag.train.optimizer_check import check_optimizer
+from specdiag.train.ranks import wait_for_all
+from specdiag.train.recipe import Recipe
+from specdiag.train.rules import rule_callback
+from specdiag.train.run import Run
+from specdiag.train.settings import Settings
+from specdiag.train.trainer import CrashSafeTrainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        folder: of the run.
+        in_place: whether it exists and goes on.
+        recipe: resolved; its settings are those of `settings`.
+        settings: arguments of the Trainer, with their origins.
+        source: the checkpoint it started from, as its configuration says.
+        fresh_optimizer: whether it started from that with a fresh optimizer.
+        checkpoint: the one that is loaded; None for a run that begins.
+        step: optimizer steps done.
+        fresh: whether the optimizer starts anew.
+        trained: whether the weights have been trained.
+        plan: of fixed decays.
+        load_data: gets the folder of the run, for its cache.
+        make_model: gets the data, whose labels a head may need.
+        tokenizer: of a language model; None for bytes.
+        companions: gets the folder; files that belong into every checkpoint, such as a tokenizer's.
+        said: sentences so far.
+    """
+
+    folder: Path
+    in_place: bool
+    recipe: Recipe
+    settings: Settings
+    source: str
+    fresh_optimizer: bool
+    checkpoint: Path | None
+    step: int
+    fresh: bool
+    trained: bool
+    plan: DecayPlan | None
+    load_data: Callable[[Path], Data]
+    make_model: Callable[[Data], Any]
+    tokenizer: Any
+    companions: Callable[[Path], Sequence[Path]]
+    said: list[str]
+
+
+def assemble(parts: Parts) -> Run:
+    """Build, check and write down. Of a run that cannot be, nothing is left.
+
+    Raises:
+        UsageError: parts do not go together.
+        SourceError: data, weights or optimizer are damaged or do not fit.
+    """
+    run, recipe, said = parts.folder, parts.recipe, parts.said
+    arguments = _arguments(run, parts.settings.values, recipe.steps_total)
+    existed = run.exists()
+    wait_for_all()
+    with arguments.main_process_first(local=False):
+        run.mkdir(parents=True, exist_ok=True)
+    kept = set(run.glob(f"{CACHE}*"))
+    try:
+        with arguments.main_process_first(local=False):
+            data = parts.load_data(run)
+            companions = parts.companions(run)
+        model = parts.make_model(data)
+        trainer = _trainer(model, arguments, data, recipe)
+        trainer.companions = companions
+        optimizer = trainer.create_optimizer()
+        if parts.checkpoint is not None and not parts.fresh:
+            said.append(check_optimizer(parts.checkpoint / OPTIMIZER, optimizer, model))
+        rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
+        _check_decay(model, optimizer, rule, parts.plan)
+        config = RunConfig(
+            source=parts.source, fresh_optimizer=parts.fresh_optimizer, recipe=recipe, fingerprint=data.fingerprint
+        )
+        if arguments.process_index == 0:
+            if parts.plan is not None:
+                parts.plan.save(run / PLAN)
+            save_config(run, config)
+    except BaseException:
+        if arguments.process_index == 0:
+            for path in set(run.glob(f"{CACHE}*")) - kept:
+                path.unlink()
+            if not existed:
+                shutil.rmtree(run, ignore_errors=True)
+        raise
+    return Run(
+        folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
+        settings=parts.settings, plan=parts.plan,
+        rule=rule, data=data,
+        trainer=trainer, tokenizer=parts.tokenizer, resume_from=None if parts.fresh else parts.checkpoint, said=said,
+    )  # fmt: skip
+
+
+def _trainer(model: Any, arguments: TrainingArguments, data: Data, recipe: Recipe) -> CrashSafeTrainer:
+    trainer = CrashSafeTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=cast("Dataset[Any]", data.train),
+        eval_dataset=cast("Dataset[Any]", data.held_out),
+        data_collator=data.collate,
+        compute_metrics=data.metrics,
+    )
+    trainer.make_optimizer = optimizer_maker(recipe)
+    return trainer
+
+
+def _check_decay(
+    model: Any, optimizer: torch.optim.Optimizer, rule: TrainerCallback | None, plan: DecayPlan | None
+) -> None:
+    """Raise now what attaching would raise when training begins: the first evaluation may take long."""
+    if plan is not None:
+        fit(plan, live_parameters(model))
+    if isinstance(rule, LiveRuleCallback):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come when it is attached for good
+            rule.attached(model, optimizer).detach()
+
+
+def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> TrainingArguments:
+    ours: dict[str, Any] = {
+        "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
+        "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        # Without it ranks on a machine that has no accelerator would not know of each other.
+        "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),
+    }  # fmt: skip
+    batch: dict[str, Any] = {
+        "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),
+        "report_to": "none",
+    }
+    return TrainingArguments(**{**batch, **settings, **ours})

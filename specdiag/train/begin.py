@@ -1,0 +1,100 @@
+"""A run that begins with a recipe: new weights, or those of a model that was trained elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.assembly import Parts, assemble
+from specdiag.train.config import PLAN, RunConfig
+from specdiag.train.data import Data
+from specdiag.train.folders import new_folder
+from specdiag.train.models.building import new_config, new_model, read_config, trained_model
+from specdiag.train.recipe import Recipe
+from specdiag.train.rule_names import check_rule_options
+from specdiag.train.run import Run
+from specdiag.train.settings import FRESH, Settings
+from specdiag.train.tasks.loading import load_task
+from specdiag.train.tasks.task import kind_of
+from specdiag.train.tokenizers import open_tokenizer, save_tokenizer
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with everything in it that would be taken by default, as a run keeps it."""
+    rule = "plan" if recipe.decay.startswith("plan:") else recipe.decay
+    return msgspec.structs.replace(recipe, settings=FRESH | recipe.settings, decay=rule)
+
+
+def begin(
+    recipe: Recipe, out: Path, *, again: RunConfig | None = None, cache: Path | None = None, said: Sequence[str] = ()
+) -> Run:
+    """Settle and check everything of a run that begins.
+
+    Args:
+        recipe: what is trained.
+        out: folder of the run.
+        cache: folder for the tokens, where several runs share them; else that of the run.
+        again: the configuration that is there already, of a run that was stopped before its first checkpoint.
+        said: sentences so far.
+
+    Raises:
+        UsageError: the recipe lacks something or does not go together, or the folder is taken.
+        SourceError: data, weights, tokenizer or plan are missing or damaged.
+    """
+    run = out.resolve() if again is not None else new_folder(out)
+    kind_of(recipe.task)
+    if recipe.steps_total < 1:
+        raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
+    plan = _plan(recipe, run, again)
+    recipe = resolved(recipe)
+    seed = int(recipe.settings["seed"])
+    if recipe.model and recipe.start:
+        raise UsageError(f"the recipe has a [model] and starts from {recipe.start}: leave one out")
+    config = read_config(recipe.start) if recipe.start else new_config(recipe.model, "the recipe")
+    tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
+
+    def load(folder: Path) -> Data:
+        data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
+        changed = [] if again is None else again.fingerprint.differences(data.fingerprint)
+        if changed:
+            raise SourceError(f"the data is not what the run was configured with: {'; '.join(changed[:3])}")
+        return data
+
+    def make(data: Data) -> Any:
+        if data.labels is not None:
+            config.num_labels = len(data.labels)
+            config.id2label, config.label2id = dict(enumerate(data.labels)), {n: i for i, n in enumerate(data.labels)}
+        if recipe.start:
+            return trained_model(recipe.start, config, recipe.task, new_head=data.labels is not None, seed=seed)
+        return new_model(config, recipe.task, seed)
+
+    return assemble(
+        Parts(
+            folder=run, in_place=again is not None, recipe=recipe, settings=_origins(recipe), source="",
+            fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start), plan=plan,
+            load_data=load, make_model=make, tokenizer=tokenizer,
+                companions=lambda folder: save_tokenizer(tokenizer, folder), said=list(said),
+        )
+    )  # fmt: skip
+
+
+def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | None:
+    if recipe.decay.startswith("plan:"):
+        return load_plan(recipe.decay.removeprefix("plan:"))
+    check_rule_options(recipe.decay, recipe.alphadecay)
+    if recipe.decay != "plan":
+        return None
+    if again is None:
+        raise UsageError("decay 'plan' says not which: name it as plan:FILE")
+    return load_plan(run / PLAN)
+
+
+def _origins(recipe: Recipe) -> Settings:
+    return Settings(
+        recipe.settings, {n: "default" if FRESH.get(n) == v else "recipe" for n, v in recipe.settings.items()}
+    )

@@ -1,0 +1,49 @@
+"""The same run with another decay: same start, data, order and seeds, which is what a comparison needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from specdiag.errors import UsageError
+from specdiag.train.begin import begin
+from specdiag.train.config import load_config
+from specdiag.train.resume import Request, prepare
+from specdiag.train.rule_names import check_rule_options
+from specdiag.train.run import Run
+
+_ON_RESUMING = ("save_steps", "logging_steps", "save_total_limit", "report_to")
+
+
+def beside(run: Run, rule: str, folder: Path) -> Run:
+    """A run that differs from `run` in its decay alone; one that is there already goes on.
+
+    Args:
+        run: as it was prepared.
+        rule: a rule without options, such as `uniform`.
+        folder: of the other run.
+
+    Raises:
+        UsageError: the rule is unknown, or the folder holds something else.
+        SourceError: the source is no longer what it was.
+    """
+    check_rule_options(rule, {})
+    held = load_config(folder)
+    config, recipe = run.config, run.config.recipe
+    if held is not None:
+        wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={})
+        if (held.recipe, held.source) != (wanted, config.source):
+            raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
+        return prepare(Request(source=folder))
+    if not config.source:
+        return begin(msgspec.structs.replace(recipe, decay=rule, alphadecay={}), folder)
+    fresh = config.fresh_optimizer
+    settings = {name: v for name, v in recipe.settings.items() if fresh or name in _ON_RESUMING}
+    return prepare(
+        Request(
+            source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,
+            block_size=recipe.block_size or None, task=recipe.task, settings=settings, fresh_optimizer=fresh,
+            allow_data_shift=True,
+        )
+    )  # fmt: skip

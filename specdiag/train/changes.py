@@ -1,0 +1,67 @@
+"""A recipe with some of its values changed, as options on a command line change them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from specdiag.errors import UsageError
+from specdiag.train.recipe import Recipe, validated
+
+_SHORT = {"lr": "learning_rate", "batch_size": "per_device_train_batch_size"}
+TABLES = ("settings", "model", "alphadecay", "optimizer_options")
+"""Those that `TABLE.NAME=VALUE` may name; NAME alone is a field of the recipe, else one of the settings."""
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` by name; values are TOML, and text where they are none.
+
+    Raises:
+        UsageError: there is no name or no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name.strip() or not equals:
+            raise UsageError(f"'{text}' is not NAME=VALUE, such as bf16=true or model.num_hidden_layers=4")
+        try:
+            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value
+    return found
+
+
+def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values.
+
+    Args:
+        recipe: stays as it is.
+        assignments: by name: a field, `TABLE.NAME`, or an argument of the Trainer.
+
+    Raises:
+        UsageError: there is no such name, or the value cannot be.
+    """
+    content: dict[str, Any] = msgspec.to_builtins(recipe)
+    fields = Recipe.__struct_fields__
+    for given, value in assignments.items():
+        name = _SHORT.get(given, given)
+        table, dot, inner = name.partition(".")
+        if dot and table in TABLES:
+            content[table] = {**content[table], inner: value}
+        elif name in fields and name not in TABLES:
+            content[name] = value
+        else:
+            content["settings"] = {**content["settings"], name: value}
+    if content["decay"] != "alphadecay" and recipe.decay == "alphadecay":
+        content["alphadecay"] = _only_given(content, "alphadecay", assignments)
+    if content["optimizer"] != recipe.optimizer:
+        content["optimizer_options"] = _only_given(content, "optimizer_options", assignments)
+    return validated(content)
+
+
+def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a former method are not those of a new one."""
+    return {name: value for name, value in content[table].items() if f"{table}.{name}" in assignments}

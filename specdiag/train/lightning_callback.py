@@ -1,0 +1,110 @@
+"""AlphaDecay in a Lightning Trainer: `Trainer(callbacks=[LightningAlphaDecayCallback()])`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+
+from specdiag.errors import MissingExtraError, UsageError
+from specdiag.optim import AlphaDecay
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    # The Trainer of either package takes a callback of either, in a list.
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        try:
+            from pytorch_lightning import Callback
+        except ImportError as error:
+            raise MissingExtraError("the Lightning callback needs lightning: pip install lightning") from error
+
+
+class LightningAlphaDecayCallback(Callback):
+    """Attaches `specdiag.optim.AlphaDecay` to the module's optimizer, steps it, and saves it in the checkpoints.
+
+    The optimizer, its schedulers and their part of the checkpoint keep their layout, so that a Trainer without this can
+    go on from them. The optimizer's own `weight_decay` is the base.
+
+    Attributes:
+        decay: the AlphaDecay, from the beginning of training on; None before.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="sweep"`."""
+        super().__init__()
+        self.decay: AlphaDecay | None = None
+        self._settings = settings
+        self._loaded: dict[str, Any] | None = None
+        self._announced = False
+        self._watching: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what an earlier run or a validation loaded: this run's checkpoint is read after here."""
+        self._loaded = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach: weights and optimizer have been prepared by now, and their checkpoint loaded.
+
+        Raises:
+            UsageError: the module has several optimizers, or one that cannot be served.
+        """
+        self._detach()
+        optimizers = trainer.optimizers
+        if len(optimizers) != 1:
+            raise UsageError(
+                f"{type(pl_module).__name__} has {len(optimizers)} optimizers, and this callback serves one: in "
+                "on_train_start construct specdiag.optim.AlphaDecay(self, self.optimizers()), and call its step() in "
+                "training_step before those of the optimizers"
+            )
+        self.decay = AlphaDecay(pl_module, optimizers[0], **self._settings)
+        if self._loaded is not None:
+            self.decay.load_state_dict(self._loaded)
+            self._loaded = None
+        self._announced = False
+        self._watching = optimizers[0].register_step_post_hook(self._check_announced)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Measure what is due, after the gradients and before the step."""
+        self._announced = True
+        if self.decay is not None:
+            self.decay.step(trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the optimizer as it was; `decay` keeps its last ratios."""
+        self._detach()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same after an error or Ctrl-C; a checkpoint that is saved now still gets the state."""
+        self._detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning writes to its checkpoint."""
+        if self._loaded is not None:
+            return self._loaded
+        return {} if self.decay is None else self.decay.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what the checkpoint holds until training begins."""
+        self._loaded = state_dict
+
+    def _detach(self) -> None:
+        if self.decay is not None:
+            self.decay.detach()
+        if self._watching is not None:
+            self._watching.remove()
+            self._watching = None
+
+    def _check_announced(self, *_: object) -> None:
+        """Called after each step of the optimizer.
+
+        Raises:
+            UsageError: Lightning knows nothing of it.
+        """
+        if not self._announced:
+            raise UsageError(
+                "the optimizer was stepped past Lightning, which then counts no steps and calls no callback: take it "
+                "from self.optimizers(), without use_pl_optimizer=False"
+            )

@@ -1,0 +1,1 @@
+"""Models that training builds, by transformers or here."""

@@ -1,0 +1,107 @@
+"""Models as transformers builds them from config.json: with the weights of a checkpoint, or new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, set_seed
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
+
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+"""What transformers raises for a configuration or weights that it cannot use."""
+
+
+def read_config(source: str | Path) -> Any:
+    """config.json of a folder or hub id.
+
+    Raises:
+        SourceError: there is none, or transformers does not know the model.
+    """
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except _FAILURES as error:
+        raise SourceError(f"transformers cannot read the config.json of {source} ({_first_line(error)})") from error
+
+
+def new_config(content: Mapping[str, Any], source: str) -> Any:
+    """A configuration from the content of config.json.
+
+    Raises:
+        UsageError: it names no model type that transformers knows, or has a wrong value.
+    """
+    rest = dict(content)
+    kind = rest.pop("model_type", None)
+    if kind is None:
+        raise UsageError(f'{source} has no model_type in [model]: say which, such as model_type = "llama"')
+    try:
+        return AutoConfig.for_model(kind, **rest)
+    except _FAILURES as error:
+        raise UsageError(f"transformers cannot make a {kind} model of {source} ({_first_line(error)})") from error
+
+
+def new_model(config: Any, task: str, seed: int) -> Any:
+    """A model with new weights, the same for the same seed.
+
+    Raises:
+        UsageError: the model type cannot learn that task.
+    """
+    set_seed(seed)
+    try:
+        model = _auto(task).from_config(config, trust_remote_code=False)
+    except _FAILURES as error:
+        raise UsageError(f"transformers has no {config.model_type} model for {task} ({_first_line(error)})") from error
+    return model.to(torch.float32)
+
+
+def trained_model(
+    source: str | Path, config: Any, task: str, *, stored_type: bool = False, new_head: bool = False, seed: int = 0
+) -> Any:
+    """A model with the weights of a folder or hub id.
+
+    Args:
+        source: where the weights are.
+        config: of the model, with the task's labels.
+        task: what it is to learn.
+        stored_type: keep the type that they are stored in, as a run that goes on must; else float32, in which small
+            decays do not round away.
+        new_head: the weights may lack those of the task's head, which are made anew.
+        seed: of a new head.
+
+    Raises:
+        SourceError: weights are missing or damaged.
+        UsageError: they are another task's.
+    """
+    set_seed(seed)
+    try:
+        model, loading = _auto(task).from_pretrained(
+            source,
+            config=config,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="auto" if stored_type else torch.float32,
+        )
+    except _FAILURES as error:
+        raise SourceError(f"transformers cannot build the model of {source} ({_first_line(error)})") from error
+    wanted = list(config.architectures or [])
+    if not new_head and wanted and type(model).__name__ not in wanted:
+        could = ", ".join(tasks_of(wanted[0])) or "another task"
+        raise UsageError(f"{source} is a {wanted[0]}, for {could}; --task {task} would need a {type(model).__name__}")
+    missing = sorted(loading["missing_keys"])
+    body = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")] if new_head else missing
+    if body:
+        raise SourceError(f"{source} lacks weights of its model, such as {body[0]} ({len(body)} in all)")
+    return model
+
+
+def _auto(task: str) -> Any:
+    return getattr(transformers, auto_class(kind_of(task)))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,103 @@
+"""Runs side by side: what came of each, and how much better than the first that was named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from specdiag.errors import SourceError
+from specdiag.records import Record
+from specdiag.train.config import RunConfig, load_config
+from specdiag.train.outcome import OUTCOME, Outcome, load_outcome
+
+LOSS = "loss"
+
+
+class Ranked(Record, frozen=True, kw_only=True):
+    """One run of a ranking."""
+
+    run: str
+    decay: str
+    weight_decay: float | None
+    optimizer: str
+    seed: int
+    step: int
+    loss: float
+    """Held out, in nats."""
+    improvement: float
+    """Loss of the baseline less this one."""
+    merits: dict[str, float]
+    """The task's other figures of merit."""
+    hours: float
+    decay_share: float
+    """Of the time, what the decay rule took."""
+    tokens: int
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run of ours has come to its end and been evaluated there."""
+    outcome = load_outcome(run)
+    return outcome is not None and outcome.held_out is not None
+
+
+def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
+    """Finished runs of ours, the best first, and what makes them hard to compare.
+
+    Args:
+        runs: folders; the first is the baseline.
+
+    Raises:
+        SourceError: one is no run of ours, or has not come to its end.
+    """
+    held = [(path, *_held(path)) for path in runs]
+    base, said = held[0], list[str]()
+    for path, config, outcome in held[1:]:
+        said += [
+            f"{path.name} has {what}, {base[0].name} another." for what in _differences(base[1:], (config, outcome))
+        ]
+    baseline = base[2].held_out or {}
+    rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
+    return sorted(rows, key=lambda row: row.loss), said
+
+
+def _held(run: Path) -> tuple[RunConfig, Outcome]:
+    config = load_config(run)
+    if config is None:
+        raise SourceError(f"'{run}' is no run of specdiag train: it has no specdiag_train.toml")
+    outcome = load_outcome(run)
+    if outcome is None or outcome.held_out is None:
+        raise SourceError(f"'{run}' has not come to its end ({OUTCOME}): go on with 'specdiag train --resume {run}'")
+    return config, outcome
+
+
+def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: dict[str, float]) -> Ranked:
+    recipe, held = config.recipe, outcome.held_out or {}
+    return Ranked(
+        run=run.name,
+        decay=recipe.decay,
+        weight_decay=recipe.settings.get("weight_decay"),
+        optimizer=recipe.optimizer or str(recipe.settings.get("optim", "")),
+        seed=int(recipe.settings.get("seed", 0)),
+        step=outcome.step,
+        loss=held[LOSS],
+        improvement=baseline[LOSS] - held[LOSS],
+        merits={name: value for name, value in held.items() if name != LOSS},
+        hours=outcome.seconds / 3600,
+        decay_share=outcome.decay_seconds / outcome.seconds if outcome.seconds else 0.0,
+        tokens=outcome.tokens,
+    )
+
+
+def _differences(base: tuple[RunConfig, Outcome], other: tuple[RunConfig, Outcome]) -> list[str]:
+    """What has to be equal for a difference of losses to say something of the decay."""
+    (ours, our_end), (theirs, their_end) = base, other
+    found: list[str] = []
+    if ours.fingerprint.differences(theirs.fingerprint):
+        found.append("other data or another seed")
+    if ours.recipe.task != theirs.recipe.task:
+        found.append(f"the task {theirs.recipe.task}")
+    if ours.source != theirs.source:
+        found.append("another beginning")
+    if our_end.step != their_end.step:
+        found.append(f"{their_end.step} steps")
+    return found

@@ -1,0 +1,39 @@
+"""The processes that train together, as torchrun or accelerate started them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+
+def count_ranks() -> int:
+    """How many processes train together; joins them where they have not met yet."""
+    return _state().num_processes
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    _state().wait_for_everyone()
+
+
+def one_rank_first() -> AbstractContextManager[None]:
+    """What is done inside is done by the first process, and then by the others."""
+    return _state().main_process_first()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is set on any of the processes. Collective."""
+    state = _state()
+    if state.num_processes == 1:
+        return flag
+    found = torch.tensor(int(flag), device=state.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def _state() -> PartialState:
+    """accelerate makes one for the process; without an accelerator it has to be told so, or ranks do not meet."""
+    return PartialState(cpu=not torch.accelerator.is_available())

@@ -1,0 +1,170 @@
+"""A run that is ready: training it, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from specdiag.decay.plan import DecayPlan
+from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
+from specdiag.train.config import RunConfig
+from specdiag.train.data import Data
+from specdiag.train.following import Decays, RunLogCallback, StopCallback
+from specdiag.train.outcome import Outcome, load_outcome, save_outcome, spike_share
+from specdiag.train.settings import Settings
+from specdiag.train.trainer import CrashSafeTrainer
+
+_SPEED = ("runtime", "per_second", "preparation_time")
+"""Endings of what the Trainer reports of its own speed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What this process did; losses in nats, language models' as means over tokens."""
+
+    run: Path
+    step: int
+    interrupted: bool
+    seconds: float
+    """Of the training steps, saving and measuring; not of the evaluations before and after."""
+    decay_seconds: float
+    """Of these, what the decay rule took."""
+    tokens: int
+    train_loss: float | None
+    """The last one logged."""
+    spike_share: float | None
+    """Share of logged losses that are spikes; None where too few were logged to tell."""
+    held_out_before: Mapping[str, float]
+    """`loss`, and the task's figures of merit."""
+    held_out_after: Mapping[str, float] | None
+    """None after an interruption: then nobody wants to wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that is ready.
+
+    Attributes:
+        folder: where it is written.
+        source: the checkpoint it goes on from; None where it begins with new weights.
+        step: optimizer steps done.
+        fresh: whether the optimizer starts anew.
+        in_place: whether it is a run of ours that goes on in its own folder.
+        config: as kept in the folder.
+        settings: arguments of the Trainer, with their origins.
+        plan: of the decays, where they are fixed.
+        rule: applies the decay rule; None where the optimizer's own decay stands.
+        data: what it trains and is judged on.
+        trainer: ready to train.
+        tokenizer: None where bytes are tokens, or there are none.
+        resume_from: checkpoint whose optimizer, scheduler and random numbers are loaded.
+        said: what was checked, chosen and passed over.
+    """
+
+    folder: Path
+    source: Path | None
+    step: int
+    fresh: bool
+    in_place: bool
+    config: RunConfig
+    settings: Settings
+    plan: DecayPlan | None
+    rule: TrainerCallback | None
+    data: Data
+    trainer: CrashSafeTrainer
+    tokenizer: Any
+    resume_from: Path | None
+    said: list[str]
+
+    @property
+    def steps_total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.recipe.steps_total
+
+    def train(
+        self,
+        on_first: Callable[[Decays], None] = lambda _: None,
+        on_log: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
+    ) -> Result:
+        """Evaluate, train to the end or to Ctrl-C, evaluate.
+
+        Args:
+            on_first: gets the decay of every Parameter as the optimizer reads it, before the first step.
+            on_log: gets the step and what the Trainer logs, with `alpha`, `ratio_min` and `ratio_max` where the rule
+                has them.
+
+        Raises:
+            ComputationError: a checkpoint could not be saved.
+        """
+        trainer, stop = self.trainer, StopCallback()
+        log = RunLogCallback(self.folder, self.rule, on_first, on_log)
+        for unwanted in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(unwanted)
+        for callback in (self.rule, log, stop):
+            if callback is not None:
+                trainer.add_callback(callback)
+        before = self._held_out(self.step)
+        started = time.perf_counter()
+        with stop.on_signals():
+            trainer.train(resume_from_checkpoint=None if self.resume_from is None else str(self.resume_from))
+        seconds = time.perf_counter() - started
+        step = int(trainer.state.global_step)
+        interrupted = step < self.steps_total
+        losses = [logged["loss"] for logged in trainer.state.log_history if "loss" in logged]
+        result = Result(
+            run=self.folder,
+            step=step,
+            interrupted=interrupted,
+            seconds=seconds,
+            decay_seconds=float(getattr(self.rule, "seconds", 0.0)),
+            tokens=trainer.tokens * int(trainer.args.world_size),
+            train_loss=losses[-1] if losses else None,
+            spike_share=spike_share(losses),
+            held_out_before=before,
+            held_out_after=None if interrupted else self._held_out(step),
+        )
+        if trainer.is_world_process_zero():
+            self._keep(result)
+        return result
+
+    def _held_out(self, step: int) -> dict[str, float]:
+        found: dict[str, Any] = self.trainer.evaluate()
+        held = {
+            name.removeprefix("eval_"): float(value)
+            for name, value in found.items()
+            if name.startswith("eval_") and not name.endswith(_SPEED)
+        }
+        if self.trainer.is_world_process_zero():
+            append_log(self.folder / LOG_NAME, [entry(step, RUN, f"eval_{name}", held[name]) for name in held])
+        return held
+
+    def _keep(self, result: Result) -> None:
+        former = load_outcome(self.folder) if self.in_place else None
+        goes_on = former is not None and former.step == self.step
+        save_outcome(
+            self.folder,
+            Outcome(
+                step=result.step,
+                steps_total=self.steps_total,
+                seconds=result.seconds + (former.seconds if former is not None and goes_on else 0.0),
+                decay_seconds=result.decay_seconds + (former.decay_seconds if former is not None and goes_on else 0.0),
+                tokens=result.tokens + (former.tokens if former is not None and goes_on else 0),
+                train_loss=result.train_loss,
+                spike_share=result.spike_share,
+                held_out_before=dict(
+                    former.held_out_before if former is not None and goes_on else result.held_out_before
+                ),
+                held_out=None if result.held_out_after is None else dict(result.held_out_after),
+            ),
+        )
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats a token."""
+    return math.exp(loss) if loss < 700 else math.inf

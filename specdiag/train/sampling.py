@@ -1,0 +1,51 @@
+"""What a language model says after a beginning."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from specdiag.errors import UsageError
+
+_TEMPERATURE = 0.8
+
+
+def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: int = 0) -> str:
+    """Continue a text, with temperature 0.8.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: None where bytes are tokens.
+        text: the beginning.
+        tokens: how many to add at most.
+        seed: of the draws.
+
+    Raises:
+        UsageError: the model is no causal language model, or the text is empty.
+    """
+    if not callable(getattr(model, "generate", None)) or not type(model).__name__.endswith(
+        ("ForCausalLM", "LMHeadModel")
+    ):
+        raise UsageError(f"a {type(model).__name__} does not continue texts: leave --sample out")
+    ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UsageError("--sample needs a beginning to go on from")
+    longest = int(getattr(model.config, "max_position_embeddings", len(ids) + tokens))
+    ids = ids[-max(1, longest - tokens) :]
+    given = torch.tensor([ids], device=model.device)
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        out = model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=min(tokens, longest - len(ids)),
+            do_sample=True,
+            temperature=_TEMPERATURE,
+            pad_token_id=0,
+        )
+    model.train(was_training)
+    new = cast("list[int]", out[0, len(ids) :].tolist())
+    return text + (bytes(b & 255 for b in new).decode(errors="replace") if tokenizer is None else tokenizer.decode(new))

@@ -1,0 +1,1 @@
+"""What is learned: data, batches and figures of merit of each task."""

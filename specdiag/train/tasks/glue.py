@@ -1,0 +1,211 @@
+"""Sequence classification: the eight tasks of GLUE (arXiv 1804.07461), and labelled texts of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from specdiag.errors import MissingExtraError, SourceError, UsageError
+from specdiag.train.data import Data, tokenizer_digest
+from specdiag.train.fingerprint import fingerprint
+from specdiag.train.hub_data import HubData, locate
+from specdiag.train.tasks.metrics import Metric, accuracy, f1, matthews, of_predictions, pearson, spearman
+from specdiag.train.tasks.rows import Row, Rows, read
+
+try:
+    from transformers import DataCollatorWithPadding
+except ImportError as error:
+    raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
+
+HUB = "nyu-mll/glue"
+"""The dataset that is read where no data is given; its configurations are the tasks."""
+CLASSIFICATION = "classification"
+"""The task of labelled texts of one's own: as many classes as their labels."""
+_LABEL = "label"
+_USUAL = (
+    ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"),
+    ("text",), ("sentence",),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of GLUE.
+
+    Attributes:
+        texts: columns with the one or two texts.
+        labels: names of the classes in the order of their numbers; None where a number is predicted.
+        metrics: by their names.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    metrics: Mapping[str, Metric]
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILED = ("entailment", "not_entailment")
+_ACCURACY: Mapping[str, Metric] = {"accuracy": accuracy}
+_BOTH: Mapping[str, Metric] = {"accuracy": accuracy, "f1": f1}
+GLUE: Mapping[str, Task] = {
+    "cola": Task(("sentence",), ("unacceptable", "acceptable"), {"matthews": matthews}),
+    "sst2": Task(("sentence",), ("negative", "positive"), _ACCURACY),
+    "mrpc": Task(_PAIR, ("not_equivalent", "equivalent"), _BOTH),
+    "stsb": Task(_PAIR, None, {"pearson": pearson, "spearman": spearman}),
+    "qqp": Task(("question1", "question2"), ("not_duplicate", "duplicate"), _BOTH),
+    "mnli": Task(("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _ACCURACY),
+    "qnli": Task(("question", "sentence"), _ENTAILED, _ACCURACY),
+    "rte": Task(_PAIR, _ENTAILED, _ACCURACY),
+}
+"""WNLI is left out, as its users do."""
+TASKS = (*GLUE, CLASSIFICATION)
+
+
+def load_classification(
+    task: str,
+    paths: Sequence[str | Path] = (),
+    *,
+    tokenizer: Any,
+    max_length: int,
+    seed: int,
+    columns: Sequence[str] | None = None,
+) -> Data:
+    """Labelled texts. Of GLUE the validation split is held out, of MNLI the matched one.
+
+    `Data.labels` has the names of the classes; it is None for stsb, whose model has one output and the mean squared
+    error as its loss (`num_labels=1`).
+
+    Args:
+        task: one of GLUE's, or `classification`.
+        paths: csv, tsv, jsonl, json or parquet files, folders, or one dataset on the hub; empty for GLUE's own.
+        tokenizer: of the checkpoint; it must have a padding token.
+        max_length: tokens of the longest example; what is longer is cut.
+        seed: of the run, for the fingerprint.
+        columns: names of one or two texts and then of the label; None for the usual ones.
+
+    Raises:
+        UsageError: there is no such task, or something is to be decided first.
+        SourceError: the data is missing, damaged, or labelled otherwise.
+    """
+    if task not in TASKS:
+        raise UsageError(f"unknown task '{task}'; choose {', '.join(TASKS)}")
+    if tokenizer is None or tokenizer.pad_token_id is None:
+        held = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no padding token"
+        raise UsageError(f"classification needs a tokenizer with a padding token, and {held}")
+    known = GLUE.get(task)
+    if known is None and not paths:
+        raise UsageError(f"name the texts to classify with --data PATH, or one of GLUE: {', '.join(GLUE)}")
+    usual = _USUAL if known is None else (known.texts,)
+    sources = paths if known is None else [_of_task(path, task) for path in paths or [HUB]]
+    rows = read(sources, columns, [(*texts, _LABEL) for texts in usual])
+    names = _names(rows) if known is None else known.labels
+    fitting = [[_label(row, names, task) for row in part] for part in (rows.train, rows.held_out)]
+    metrics = {"accuracy": accuracy, "matthews": matthews} if known is None else known.metrics
+    return Data(
+        train=_Texts(rows.train, fitting[0], tokenizer, max_length),
+        held_out=_Texts(rows.held_out, fitting[1], tokenizer, max_length),
+        fingerprint=fingerprint(
+            rows.sources, tokenizer_digest(tokenizer), max_length, seed, task=task, columns=rows.columns
+        ),
+        collate=DataCollatorWithPadding(tokenizer),
+        metrics=of_predictions(metrics, regression=names is None),
+        labels=names,
+    )
+
+
+def glue_score(task: str, metrics: Mapping[str, float]) -> float:
+    """The one number of a task: the unweighted mean of its metrics, as GLUE has it.
+
+    The names of the metrics may have the `eval_` of a Trainer before them. The tables of AlphaDecay (arXiv 2506.14562)
+    do not say which metric of MRPC, QQP and STS-B they print.
+
+    Raises:
+        UsageError: the task is none of GLUE, or a metric of it is missing.
+    """
+    if task not in GLUE:
+        raise UsageError(f"'{task}' is no task of GLUE: {', '.join(GLUE)}")
+    held = {name: metrics.get(name, metrics.get(f"eval_{name}")) for name in GLUE[task].metrics}
+    values = [value for value in held.values() if value is not None]
+    if len(values) < len(held):
+        raise UsageError(f"{task} is judged by {' and '.join(held)}, and there is {', '.join(metrics) or 'nothing'}")
+    return sum(values) / len(values)
+
+
+def glue_average(results: Mapping[str, Mapping[str, float]]) -> float:
+    """The mean of the scores of the eight tasks, by their metrics: `Avg.` in the tables of AlphaDecay, as a fraction.
+
+    Raises:
+        UsageError: a task is missing: the mean of fewer is another number.
+    """
+    missing = [task for task in GLUE if task not in results]
+    if missing:
+        raise UsageError(f"the average is over eight tasks, and there is no result of {', '.join(missing)}")
+    return sum(glue_score(task, results[task]) for task in GLUE) / len(GLUE)
+
+
+def _of_task(path: str | Path, task: str) -> str | Path:
+    located = locate(path)
+    mine = isinstance(located, HubData) and located.repo == HUB and located.config is None
+    return str(replace(located, config=task)) if mine else path
+
+
+class _Texts(Dataset[dict[str, Any]]):
+    """Examples whose texts become tokens when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row], labels: Sequence[float], tokenizer: Any, max_length: int) -> None:
+        self.rows, self.labels, self.tokenizer, self.max_length = rows, labels, tokenizer, max_length
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        encoded: Any = self.tokenizer(*self.rows[index].texts, truncation=True, max_length=self.max_length)
+        return {**encoded, "labels": self.labels[index]}
+
+
+def _names(rows: Rows) -> tuple[str, ...]:
+    """Names of the classes: those that the dataset has, else every label that occurs, numbers by size."""
+    if rows.names is not None:
+        return rows.names
+    found = {_plain(row) for part in (rows.train, rows.held_out) for row in part}
+    if len(found) < 2:
+        raise SourceError(f"{rows.train[0].at} and all others have the label {next(iter(found))}: give two classes")
+    if all(isinstance(label, int) for label in found):
+        return tuple(str(label) for label in sorted(found, key=int))
+    return tuple(sorted(str(label) for label in found))
+
+
+def _label(row: Row, names: tuple[str, ...] | None, task: str) -> float:
+    """The number of a row's class; of stsb the number that is to be predicted."""
+    if names is None:
+        try:
+            number = float(row.label)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise SourceError(f"{row.at} has the label {row.label!r}, and {task} predicts a number")
+        return number
+    label = str(_plain(row))
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < len(names):
+        return int(label)
+    hint = ": the test split of GLUE is not labelled" if label == "-1" else ""
+    raise SourceError(f"{row.at} has the label {row.label!r}, and {task} has the classes {', '.join(names)}{hint}")
+
+
+def _plain(row: Row) -> int | str:
+    """A label as a number or a name."""
+    label = row.label
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    if isinstance(label, int):
+        return int(label)
+    if not isinstance(label, str) or not label:
+        raise SourceError(f"{row.at} has the label {label!r}, which is no class: name the column with --columns")
+    return label

@@ -1,0 +1,185 @@
+"""Labelled texts from files or from the hub: which columns, which rows are held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.data import data_files, read_rows
+from specdiag.train.hub_data import HubData, import_datasets, in_one_sentence, resolve
+
+READERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {"keep_default_na": False}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": 3}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+"""Readers of datasets. The word NA is text; in tsv quotation marks are too, as in the files of GLUE."""
+HELD_OUT_SHARE = 10
+"""Of one file, the rows of one text in so many are held out."""
+HELD_OUT_MOST = 5000
+_WORDS = {
+    "train": "train", "training": "train",
+    "validation": "held out", "valid": "held out", "val": "held out", "dev": "held out", "heldout": "held out",
+    "eval": "test", "test": "test", "testing": "test",
+}  # fmt: skip
+_OTHER_GENRES = "mismatched"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as it is stored.
+
+    Attributes:
+        texts: one or two.
+        label: a number or the name of a class.
+        at: where it was found, for messages.
+    """
+
+    texts: tuple[str, ...]
+    label: Any
+    at: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was read.
+
+    Attributes:
+        train: rows to train on.
+        held_out: rows that are never trained on.
+        sources: files and datasets that they are of.
+        columns: their texts and their label.
+        names: of the classes, where the dataset has them.
+    """
+
+    train: list[Row]
+    held_out: list[Row]
+    sources: list[Path | HubData]
+    columns: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+
+
+def read(paths: Sequence[str | Path], columns: Sequence[str] | None, usual: Sequence[Sequence[str]]) -> Rows:
+    """Read labelled texts.
+
+    Files are told apart by their names: those with `validation`, `valid`, `val`, `dev` or `heldout` as a word are held
+    out, or those with `test` where there are none; of MNLI those with `mismatched` are left aside. Of a dataset on the
+    hub it is the split of that name. Where nothing is, a tenth of the texts is held out by their hashes: the same
+    whatever the order and the seed, and equal texts on one side.
+
+    Args:
+        paths: files and folders, or one dataset on the hub.
+        columns: names of one or two texts and of the label; None for the usual ones.
+        usual: of such names, the first are taken that are all there.
+
+    Raises:
+        UsageError: the paths or columns are none that can be read.
+        SourceError: a file is damaged or lacks the columns; or the hub does not give it.
+    """
+    if columns is not None and len(columns) not in (2, 3):
+        raise UsageError(f"name one or two columns with text and then the label, not {', '.join(columns) or 'nothing'}")
+    wanted = usual if columns is None else [columns]
+    sources = data_files(paths, tuple(READERS))
+    first = sources[0]
+    if isinstance(first, HubData):
+        if len(sources) > 1:
+            raise UsageError(f"{first} comes from the hub, with its own held-out split: give it alone")
+        return _of_hub(first, wanted)
+    files = [source for source in sources if isinstance(source, Path)]
+    if len(files) < len(sources):
+        hub = next(source for source in sources if isinstance(source, HubData))
+        raise UsageError(f"{hub} comes from the hub, with its own held-out split: give it alone")
+    return _of_files(files, wanted)
+
+
+def _of_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
+    of: dict[str, list[Path]] = {"train": [], "held out": [], "test": []}
+    for path in files:
+        words = re.split(r"[^a-z]+", path.stem.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
+        if _OTHER_GENRES not in words:
+            of[next((_WORDS[word] for word in words if word in _WORDS), "train")].append(path)
+    held_out = of["held out"] or of["test"]
+    if not of["train"]:
+        raise UsageError(f"{', '.join(p.name for p in held_out)} would be held out, and nothing is there to train on")
+    columns: tuple[str, ...] | None = None
+
+    def rows(paths: Iterable[Path]) -> Iterator[Row]:
+        nonlocal columns
+        for path in paths:
+            kind, options = READERS[path.suffix]
+            for number, row in enumerate(read_rows(path, kind, **options), start=1):
+                columns = columns or _columns(row, wanted, str(path))
+                yield _row(row, columns, f"row {number} of {path}")
+
+    train, judged = list(rows(of["train"])), list(rows(held_out))
+    sources: list[Path | HubData] = [*of["train"], *held_out]
+    if columns is None or not train:
+        raise SourceError(f"{of['train'][0]} holds no rows")
+    if not held_out:
+        train, judged = _split(train, str(files[0]))
+    elif not judged:
+        raise SourceError(f"{held_out[0]} holds no rows")
+    return Rows(train, judged, sources, columns)
+
+
+def _of_hub(data: HubData, wanted: Sequence[Sequence[str]]) -> Rows:
+    if data.split:
+        raise UsageError(f"{data} names a split, and training takes that of its name: leave out /{data.split}")
+    data = resolve(data)
+    datasets = import_datasets()
+    with in_one_sentence(data, f"name a part as {data.repo}:CONFIG"):
+        splits: Any = datasets.load_dataset(data.repo, data.config, revision=data.revision)
+    if "train" not in splits:
+        raise SourceError(f"{data.name} has no split train, but {', '.join(splits)}")
+    held_out = next((n for n in ("validation_matched", "validation", "dev", "test") if n in splits), None)
+    columns = _columns(dict.fromkeys(splits["train"].column_names), wanted, data.name)
+    names: list[str] | None = getattr(splits["train"].features[columns[-1]], "names", None)
+
+    def rows(split: str) -> Iterator[Row]:
+        held: Any = splits[split]
+        for number, values in enumerate(zip(*(list(held[name]) for name in columns), strict=True), start=1):
+            row = _row(dict(zip(columns, values, strict=True)), columns, f"row {number} of {data.name}, {split}")
+            if names is not None and isinstance(row.label, int) and 0 <= row.label < len(names):
+                row = dataclasses.replace(row, label=names[row.label])
+            yield row
+
+    train = list(rows("train"))
+    train, judged = (train, list(rows(held_out))) if held_out else _split(train, data.name)
+    return Rows(train, judged, [data], columns, tuple(names) if names else None)
+
+
+def _columns(row: Mapping[str, Any], wanted: Sequence[Sequence[str]], label: str) -> tuple[str, ...]:
+    found = next((names for names in wanted if all(name in row for name in names)), None)
+    if found is None:
+        raise SourceError(
+            f"{label} has columns {', '.join(row)} and not {' or '.join(', '.join(names) for names in wanted)}: say "
+            "with --columns which are the texts, and then which is the label"
+        )
+    return tuple(found)
+
+
+def _row(row: Mapping[str, Any], columns: Sequence[str], at: str) -> Row:
+    *texts, label = (row.get(name) for name in columns)
+    for name, text in zip(columns, texts, strict=False):
+        if not isinstance(text, (str, int, float)):  # a column of numerals is read as numbers
+            raise SourceError(f"{at} has no text in its column {name}")
+    return Row(tuple(str(text) for text in texts), label, at)
+
+
+def _split(rows: list[Row], label: str) -> tuple[list[Row], list[Row]]:
+    """Rows to train on, and those of a tenth of the distinct texts."""
+    hashes = [hashlib.sha256("\0".join(row.texts).encode()).digest() for row in rows]
+    distinct = sorted(set(hashes))
+    if len(distinct) < 2:
+        raise SourceError(f"{label} holds {len(distinct)} different texts: at least two are needed, one is held out")
+    last = distinct[max(1, min(len(distinct) // HELD_OUT_SHARE, HELD_OUT_MOST)) - 1]
+    train = [row for row, digest in zip(rows, hashes, strict=True) if digest > last]
+    return train, [row for row, digest in zip(rows, hashes, strict=True) if digest <= last]

@@ -1,0 +1,230 @@
+"""Runs that begin with a recipe, runs beside them, and grids of runs."""
+
+import json
+import os
+import signal
+
+import msgspec
+import pytest
+import torch
+from plain_run import library_text
+from safetensors.torch import load_file
+from specdiag_cli.main import app
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from specdiag import UsageError, load_report
+from specdiag.metric_log import read_log
+from specdiag.train.begin import begin
+from specdiag.train.beside import beside
+from specdiag.train.changes import changed, parse_assignments
+from specdiag.train.config import load_config
+from specdiag.train.outcome import load_outcome, spike_share
+from specdiag.train.ranking import rank
+from specdiag.train.recipe import Recipe
+from specdiag.train.resume import Request, prepare
+from specdiag.train.sampling import sample
+from specdiag.train.sweep import folder_name, parse_grid
+
+MODEL = {
+    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
+    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return library_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture
+def recipe(text):
+    return Recipe(
+        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
+        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL,
+        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
+                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
+    )  # fmt: skip
+
+
+def same(first, second, names=FILES):
+    return [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
+
+
+def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tmp_path):
+    run = begin(recipe, tmp_path / "run")
+    result = run.train()
+    assert (result.step, result.interrupted, result.tokens) == (4, False, 4 * 4 * 32)
+    assert result.held_out_after["loss"] < result.held_out_before["loss"]
+    last = tmp_path / "run" / "checkpoint-4"
+    assert AutoModelForCausalLM.from_pretrained(last).config.vocab_size == 256
+    words = "def f(x):\n    return 'ü'"
+    assert AutoTokenizer.from_pretrained(last)(words)["input_ids"] == list(words.encode())
+    outcome = load_outcome(tmp_path / "run")
+    assert (outcome.step, outcome.held_out["loss"]) == (4, result.held_out_after["loss"])
+    assert load_config(tmp_path / "run").recipe.title == "Tiny"
+    assert sample(run.trainer.model, None, "def", tokens=5) == sample(run.trainer.model, None, "def", tokens=5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamc", "muon", "scionc", "awd"])
+def test_interrupted_is_uninterrupted_with_an_optimizer_of_the_registry(recipe, tmp_path, optimizer):
+    settings = {name: v for name, v in recipe.settings.items() if name != "learning_rate"}
+    recipe = msgspec.structs.replace(recipe, optimizer=optimizer, decay="alphadecay", settings=settings)
+    begin(recipe, tmp_path / "whole").train()
+    cut = begin(recipe, tmp_path / "cut")
+    cut.train(on_log=lambda step, _: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
+    go_on = prepare(Request(source=tmp_path / "cut"))
+    assert go_on.step in (2, 3)
+    go_on.train()
+    assert same(tmp_path / "cut" / "checkpoint-4", tmp_path / "whole" / "checkpoint-4")
+
+
+def test_a_run_without_a_checkpoint_starts_over_as_it_was(recipe, tmp_path):
+    begin(recipe, tmp_path / "whole").train()
+    begin(recipe, tmp_path / "run")
+    again = prepare(Request(source=tmp_path / "run"))
+    assert "has no checkpoint yet: it starts over" in again.said[0]
+    again.train()
+    assert same(tmp_path / "run" / "checkpoint-4", tmp_path / "whole" / "checkpoint-4")
+    begin(recipe, tmp_path / "other")
+    with pytest.raises(UsageError, match="starts over as it was configured"):
+        prepare(Request(source=tmp_path / "other", extend=2))
+
+
+@pytest.mark.parametrize("rule", ["awd", "adadecay", "module-adadecay", "alphadecay", "none"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_every_rule_changes_what_decays_and_nothing_else_in_the_first_step(recipe, tmp_path, rule, optimizer):
+    recipe = msgspec.structs.replace(recipe, optimizer=optimizer, steps_total=1)
+    options = {"alphadecay": {"first_update": "now"}, "module-adadecay": {"every": 1}}.get(rule, {})
+    begin(recipe, tmp_path / "uniform").train()
+    begin(msgspec.structs.replace(recipe, decay=rule, alphadecay=options), tmp_path / rule).train()
+    uniform, other = (load_file(tmp_path / r / "checkpoint-1" / "model.safetensors") for r in ("uniform", rule))
+    moved = {name for name in uniform if not torch.equal(uniform[name], other[name])}
+    assert DOWN in moved
+    assert not any("norm" in name or "embed" in name for name in moved)
+
+
+def test_the_cost_and_the_ratios_of_a_rule_are_kept(recipe, tmp_path):
+    recipe = msgspec.structs.replace(recipe, decay="alphadecay", alphadecay={"every": 2})
+    seen = []
+    result = begin(recipe, tmp_path / "run").train(on_log=lambda step, logs: seen.append((step, dict(logs))))
+    assert 0 < result.decay_seconds < result.seconds
+    assert seen[-1][0] == 4
+    assert {"loss", "learning_rate", "alpha", "ratio_min", "ratio_max"} <= set(seen[-1][1])
+    assert {e.metric for e in read_log(tmp_path / "run" / "specdiag_log.jsonl")} >= {"loss", "weight_decay", "ratio"}
+
+
+def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
+    run = begin(msgspec.structs.replace(recipe, decay="alphadecay", alphadecay={"s2": 5.0}), tmp_path / "run")
+    run.train()
+    other = beside(run, "uniform", tmp_path / "run-uniform")
+    assert other.config.recipe == msgspec.structs.replace(run.config.recipe, decay="uniform", alphadecay={})
+    other.train()
+    begin(recipe, tmp_path / "plain").train()
+    assert same(tmp_path / "run-uniform" / "checkpoint-4", tmp_path / "plain" / "checkpoint-4")
+    rows, said = rank([tmp_path / "run-uniform", tmp_path / "run"])
+    assert {row.run: row.improvement for row in rows}["run-uniform"] == 0
+    assert [row.loss for row in rows] == sorted(row.loss for row in rows)
+    assert said == []
+    goes_on = prepare(Request(source=tmp_path / "run" / "checkpoint-2", out=tmp_path / "on", decay="alphadecay"))
+    goes_on.train()
+    twin = beside(goes_on, "uniform", tmp_path / "on-uniform")
+    assert (twin.step, twin.steps_total, twin.config.fingerprint) == (2, 4, goes_on.config.fingerprint)
+    with pytest.raises(UsageError, match="holds a run with other settings"):
+        beside(run, "none", tmp_path / "run-uniform")
+
+
+def test_options_change_a_recipe_by_name(recipe):
+    made = changed(
+        recipe,
+        parse_assignments(
+            ["bf16=true", "model.num_hidden_layers=3", "lr=0.5", "decay=alphadecay", "alphadecay.s2=5.0"]
+        ),
+    )
+    assert (made.settings["bf16"], made.settings["learning_rate"]) == (True, 0.5)
+    assert (made.model["num_hidden_layers"], made.decay, made.alphadecay) == (3, "alphadecay", {"s2": 5.0})
+    assert changed(made, {"decay": "uniform"}).alphadecay == {}
+    for wrong, words in (
+        ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
+        ({"decay": "alphadekay"}, "alphadekay"),
+        ({"block_size": "many"}, "block_size"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            changed(recipe, wrong)
+    with pytest.raises(UsageError, match="'bf16' is not NAME=VALUE"):
+        parse_assignments(["bf16"])
+
+
+def test_grids():
+    points = parse_grid("decay=none,uniform weight_decay=0.1,1 seed=0,1")
+    assert len(points) == 2 + 4
+    assert folder_name(points[-1]) == "decay=uniform_weight_decay=1_seed=1"
+    for wrong in ("", "decay", "decay=", "decay=a decay=b"):
+        with pytest.raises(UsageError):
+            parse_grid(wrong)
+
+
+def test_spikes():
+    flat = [1.0, 1.1] * 20
+    assert spike_share(flat) == 0
+    assert spike_share([*flat, 9.0, *flat]) == 1 / 81
+    assert spike_share(flat[:19]) is None
+
+
+def test_from_the_command_line(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
+    run = CliRunner().invoke
+    first = run(
+        app,
+        ["train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"],
+    )
+    assert first.exit_code == 0, first.output
+    for words in (
+        "Tiny, 4 steps, in", "learning_rate 0.01", "Weight decay (alphadecay) at step 0", "mean alpha",
+        "Exponents and ratios took", "Runs, the best first", "One seed: a difference says something only", "import",
+    ):  # fmt: skip
+        assert words in first.output, words
+    assert (tmp_path / "tiny-uniform" / "checkpoint-4").is_dir()
+    ranked = run(app, ["compare", "tiny-uniform", "tiny", "-f", "json"])
+    assert {row["run"] for row in json.loads(ranked.stdout)} == {"tiny", "tiny-uniform"}
+    sweep = [
+        "train",
+        "tiny.toml",
+        "--sweep",
+        "decay=none,uniform weight_decay=0.1,0.5",
+        "-o",
+        "grid",
+        "--steps-total",
+        "2",
+    ]
+    whole = run(app, sweep)
+    assert whole.exit_code == 0, whole.output
+    for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform at"):
+        assert words in whole.output, words
+    assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final.specdiag.json").records
+    assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
+    again = run(app, sweep)
+    assert "3/3: decay=uniform_weight_decay=0.5 is finished" in again.stderr
+    for arguments, code, words in (
+        (["train"], 2, "name a CONFIG.toml or a preset (gpt2-small"),
+        (["train", "llama-60n"], 2, "did you mean 'llama-60m'"),
+        (["train", "tiny"], 2, "'specdiag train tiny --resume' goes on with it"),
+        (["train", "tiny.toml"], 2, "is a run already"),
+        (["train", "tiny.toml", "-o", "new", "--steps-total", "1", "--optimizer", "adam-w"], 2, "adamw"),
+        (["train", "--resume", "tiny", "--sweep", "seed=1"], 2, "--sweep is for a run that begins"),
+        (["train", "tiny.toml", "--extend", "1"], 2, "--extend is for a run that goes on"),
+        (["train", "absent.toml"], 3, "absent.toml"),
+    ):
+        answer = run(app, arguments)
+        assert (answer.exit_code, words in answer.stderr) == (code, True), answer.output
