@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec.structs import asdict
@@ -31,6 +31,8 @@ SCHEMA = 1
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
 _RANDOMIZED = "[randomized]"
+
+R = TypeVar("R", bound=Record)
 
 
 class _Schema(msgspec.Struct):
@@ -208,18 +210,7 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         SourceError: if the file is missing, is no specdiag report, or is of a newer schema.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-        schema = msgspec.json.decode(data, type=_Schema).schema
-        if schema > SCHEMA:
-            raise SourceError(
-                f"{path} is a report of schema {schema}; this specdiag reads up to {SCHEMA}: upgrade specdiag"
-            )
-        content = msgspec.json.decode(data, type=_ReportFile)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no specdiag report ({error}); make one with 'specdiag analyze'") from error
+    content = read_record(path, _ReportFile, SCHEMA, "specdiag report", "specdiag analyze")
     beside = _spectra_path(path)
     spectra = beside if content.provenance.spectra_digest and beside.is_file() else None
     return SpectralReport(
@@ -232,6 +223,33 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         complete=content.complete,
         _spectra=spectra,
     )
+
+
+def read_record(path: Path, kind: type[R], newest: int, what: str, command: str) -> R:
+    """Read the record that a JSON file is.
+
+    Args:
+        path: the file.
+        kind: what it holds, with a `schema`.
+        newest: the newest schema that is understood.
+        what: its name in messages.
+        command: what makes one.
+
+    Raises:
+        SourceError: the file is missing, is no such record, or is of a newer schema.
+    """
+    try:
+        data = path.read_bytes()
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema > newest:
+            raise SourceError(
+                f"{path} is a {what} of schema {schema}; this specdiag reads up to {newest}: upgrade specdiag"
+            )
+        return msgspec.json.decode(data, type=kind)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} is no {what} ({error}); make one with '{command}'") from error
 
 
 def spectrum_key(name: str, *, randomized: bool = False) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import Verdict
 from specdiag.decay.scheduled import DecaySchedule
-from specdiag.errors import SourceError, UsageError
+from specdiag.errors import UsageError
 from specdiag.records import Family, Record, Role, Source
 
 if TYPE_CHECKING:
@@ -177,26 +177,12 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         apply(self, optimizer, model)
 
 
-class _Schema(msgspec.Struct):
-    schema: int
-
-
 def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """Read a saved plan.
 
     Raises:
         SourceError: the file is missing, is no plan, or is of a newer schema.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-        schema = msgspec.json.decode(data, type=_Schema).schema
-        if schema > SCHEMA:
-            raise SourceError(
-                f"{path} is a plan of schema {schema}; this specdiag reads up to {SCHEMA}: upgrade specdiag"
-            )
-        return msgspec.json.decode(data, type=DecayPlan)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no decay plan ({error}); make one with 'specdiag recommend -o'") from error
+    from specdiag.report import read_record
+
+    return read_record(Path(path), DecayPlan, SCHEMA, "decay plan", "specdiag recommend -o")

@@ -12,7 +12,8 @@ import msgspec
 from specdiag.dynamics.updates import Optimizer
 from specdiag.errors import SourceError
 from specdiag.metric_log import LOG_NAME, LogEntry, latest, read_log
-from specdiag.records import Family, Record, Role, Source
+from specdiag.records import Record, Source
+from specdiag.trajectories.entries import tracked
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
 
 NORMS_NAME = "specdiag_norms"
@@ -23,16 +24,9 @@ SCHEMA = 1
 Series = list[tuple[int, float]]
 
 
-class NormedModule(Record, frozen=True, kw_only=True):
+class NormedModule(TrackedModule, frozen=True, kw_only=True):
     """One matrix whose norms were watched."""
 
-    key: str
-    role: Role
-    family: Family
-    layer: int | None = None
-    component: str | None = None
-    rows: int
-    cols: int
     n_values: int
     decay: Literal["decoupled", "coupled", "by weight"]
     """Only decoupled decay is told from the update."""
@@ -78,15 +72,9 @@ class NormLog(Record, frozen=True, kw_only=True):
             steps=tuple(
                 StepResult(step=s, source=source, report="", n_matrices=len(self.modules), statuses={}) for s in steps
             ),
-            modules=tuple(
-                TrackedModule(
-                    key=m.key, role=m.role, family=m.family, layer=m.layer, component=m.component, rows=m.rows,
-                    cols=m.cols,
-                )
-                for m in self.modules
-            ),
+            modules=tuple(map(tracked, self.modules)),
             rows=self.rows,
-        )  # fmt: skip
+        )
 
 
 def has_norm_log(path: str | os.PathLike[str]) -> bool:

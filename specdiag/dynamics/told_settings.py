@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import asdict
+
 from specdiag.dynamics.norm_log import NormedModule, NormLog
 from specdiag.dynamics.simulating import simulate
 from specdiag.errors import UsageError
@@ -53,7 +55,10 @@ def _described(
     m: TrackedModule, optimizer: Any, momentum: float | None, betas: tuple[float, float] | None
 ) -> NormedModule:
     return NormedModule(
-        key=m.key, role=m.role, family=m.family, layer=m.layer, component=m.component, rows=m.rows, cols=m.cols,
-        n_values=m.rows * m.cols, decay="decoupled", optimizer="adamw" if optimizer == "adamc" else optimizer,
-        momentum=momentum, betas=betas,
-    )  # fmt: skip
+        **asdict(m),
+        n_values=m.rows * m.cols,
+        decay="decoupled",
+        optimizer="adamw" if optimizer == "adamc" else optimizer,
+        momentum=momentum,
+        betas=betas,
+    )

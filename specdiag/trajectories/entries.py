@@ -48,7 +48,7 @@ def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
     return [*found, *(e for record in report for e in _of(result.step, record))]
 
 
-def tracked(record: ModuleRecord) -> TrackedModule:
+def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
     """What is needed to group the lines of a matrix."""
     return TrackedModule(
         key=record.key,
