@@ -16,12 +16,16 @@ from transformers import TrainerCallback, TrainingArguments
 from specdiag.decay.groups import fit
 from specdiag.decay.live import live_parameters
 from specdiag.decay.plan import DecayPlan
+from specdiag.train.adopt import COUPLED, place
 from specdiag.train.callback import LiveRuleCallback
 from specdiag.train.checkpoints import OPTIMIZER
 from specdiag.train.config import PLAN, RunConfig, save_config
 from specdiag.train.data import CACHE, Data
+from specdiag.train.foreign.foreign import Foreign
+from specdiag.train.gradients import sample_gradients
 from specdiag.train.methods import optimizer_maker
-from specdiag.train.optimizer_check import check_optimizer
+from specdiag.train.optimizer_check import Moments, check_optimizer
+from specdiag.train.order_check import check_order
 from specdiag.train.ranks import wait_for_all
 from specdiag.train.recipe import Recipe
 from specdiag.train.rules import rule_callback
@@ -46,6 +50,7 @@ class Parts:
         fresh: whether the optimizer starts anew.
         trained: whether the weights have been trained.
         plan: of fixed decays.
+        foreign: the checkpoint of another program that it goes on from.
         load_data: gets the folder of the run, for its cache.
         make_model: gets the data, whose labels a head may need.
         tokenizer: of a language model; None for bytes.
@@ -64,6 +69,7 @@ class Parts:
     fresh: bool
     trained: bool
     plan: DecayPlan | None
+    foreign: Foreign | None = None
     load_data: Callable[[Path], Data]
     make_model: Callable[[Data], Any]
     tokenizer: Any
@@ -93,8 +99,16 @@ def assemble(parts: Parts) -> Run:
         trainer = _trainer(model, arguments, data, recipe)
         trainer.companions = companions
         optimizer = trainer.create_optimizer()
-        if parts.checkpoint is not None and not parts.fresh:
-            said.append(check_optimizer(parts.checkpoint / OPTIMIZER, optimizer, model))
+        resume_from = None if parts.fresh else parts.checkpoint
+        moments: Moments = {}
+        if parts.foreign is not None and not parts.fresh:
+            said.append(place(trainer, parts.foreign, recipe))
+            resume_from, moments = run / f"checkpoint-{parts.step}", parts.foreign.moments
+        elif resume_from is not None:
+            checked, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
+            said.append(checked)
+        warning = check_order(model, moments, sample_gradients(trainer, data)) if moments else None
+        said += [] if warning is None else [warning]
         rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
         _check_decay(model, optimizer, rule, parts.plan)
         config = RunConfig(
@@ -115,7 +129,7 @@ def assemble(parts: Parts) -> Run:
         folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
         settings=parts.settings, plan=parts.plan,
         rule=rule, data=data,
-        trainer=trainer, tokenizer=parts.tokenizer, resume_from=None if parts.fresh else parts.checkpoint, said=said,
+        trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, said=said,
     )  # fmt: skip
 
 
@@ -130,6 +144,12 @@ def _trainer(model: Any, arguments: TrainingArguments, data: Data, recipe: Recip
         callbacks=list(data.callbacks),
     )
     trainer.make_optimizer = optimizer_maker(recipe)
+    if recipe.settings.get("optim") == COUPLED:
+        trainer.optimizer_cls_and_kwargs = (
+            torch.optim.Adam,
+            {"lr": arguments.learning_rate, "betas": (arguments.adam_beta1, arguments.adam_beta2),
+             "eps": arguments.adam_epsilon},
+        )  # fmt: skip
     return trainer
 
 
@@ -157,4 +177,5 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),
         "report_to": "none",
     }
-    return TrainingArguments(**{**batch, **settings, **ours})
+    theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
+    return TrainingArguments(**{**batch, **theirs, **ours})

@@ -15,10 +15,14 @@ from specdiag.decay.live import live_parameters, untied
 from specdiag.errors import SourceError
 
 
-def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> str:
-    """Compare every saved state tensor with its parameter, and say in a sentence what was compared.
+Moments = Mapping[str, Mapping[str, Any]]
+"""Saved state by parameter name."""
 
-    Two matrices of one shape that changed places are not found.
+
+def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple[str, Moments]:
+    """Compare every saved state tensor with its parameter; say in a sentence what was compared, and give the state.
+
+    Two matrices of one shape that changed places are not found here.
 
     Args:
         path: what the optimizer saved.
@@ -39,9 +43,11 @@ def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> str:
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     n_tensors = 0
+    found: dict[str, Mapping[str, Any]] = {}
     for key, parameter in zip(keys, (p for group in groups for p in group), strict=True):
         n_tensors += _check_state(path, names[parameter], saved["state"].get(key), parameter)
-    return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters."
+        found[names[parameter]] = saved["state"][key]
+    return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters.", found
 
 
 def _check_state(path: Path, name: str, state: Mapping[str, Any] | None, parameter: torch.Tensor) -> int:

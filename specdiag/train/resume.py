@@ -13,7 +13,7 @@ import torch
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, UsageError
 from specdiag.recommendation import recommend
-from specdiag.train.checkpoints import gguf_in, read_state
+from specdiag.train.checkpoints import read_state
 from specdiag.train.config import CONFIG, PLAN
 from specdiag.train.data import BYTES, Data
 from specdiag.train.folders import new_folder, run_of
@@ -28,9 +28,11 @@ from specdiag.train.tokenizers import find_tokenizer, save_tokenizer, tokenizer_
 try:
     from transformers import TrainingArguments, get_scheduler
 
+    from specdiag.train.adopt import complete
     from specdiag.train.assembly import Parts, assemble
     from specdiag.train.begin import begin
     from specdiag.train.models.building import read_config, trained_model
+    from specdiag.train.foreign.reading import is_foreign, read_foreign
     from specdiag.train.ranks import count_ranks, one_rank_first
     from specdiag.train.rule_names import check_rule_options
     from specdiag.train.run import Run
@@ -40,7 +42,10 @@ except ImportError as error:
     ) from error
 
 _OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
-_HARMLESS = ("save_steps", "logging_steps", "save_total_limit", "report_to")
+CONFIG_JSON = "config.json"
+_HARMLESS = (
+    "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
+)  # fmt: skip
 """May change on resuming: the weights do not depend on them."""
 
 
@@ -76,6 +81,8 @@ def prepare(request: Request) -> Run:
         UsageError: something is to be decided first, or does not go together.
         SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
     """
+    if is_foreign(Path(request.source)):
+        return _adopt(request)
     with one_rank_first():  # what a killed run left is cleared away once
         start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
     checkpoint, own, said = start.checkpoint, start.own, list(start.said)
@@ -123,6 +130,53 @@ def prepare(request: Request) -> Run:
     )  # fmt: skip
 
 
+def _adopt(request: Request) -> Run:
+    """A checkpoint of another program goes on here: weights, moments, step and what it tells of its settings."""
+    source = Path(request.source).resolve()
+    foreign = read_foreign(source, config=request.config, layout=request.layout, fresh=request.fresh_optimizer)
+    said = list(foreign.said)
+    told = Settings(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
+    fresh = request.fresh_optimizer
+    given = dict(request.settings or {})
+    _take(told, given, request, all_told=False)
+    settings = complete(foreign, told)
+    said += settings.notes
+    if request.steps_total is not None and request.extend is not None:
+        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
+    planned = None if fresh else foreign.steps_total
+    total = request.steps_total or (None if planned is None else planned + (request.extend or 0))
+    if total is None:
+        raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give --steps-total N")
+    step = 0 if fresh else foreign.step
+    if total <= step:
+        raise UsageError(
+            f"{source.name} is at step {step}, and nothing is left to do until {total}: give --steps-total N"
+        )
+    folder = source if source.is_dir() else source.parent
+    run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)
+    config: Any = foreign.model.config
+    tokenizer = find_tokenizer(folder)
+    recipe = Recipe(
+        title="", source="", task=request.task or "causal-lm", data=tuple(pin(request.data)), steps_total=total,
+        block_size=request.block_size or foreign.block_size or 0, optimizer="", settings=settings.values,
+    )  # fmt: skip
+    kind_of(recipe.task)
+    rule, options, plan = _chosen(folder, foreign.model, request, settings, total - step, said)
+    recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
+
+    def load(cache: Path) -> Data:
+        return load_task(recipe, config=config, tokenizer=tokenizer, seed=int(settings.values["seed"]), cache=cache)
+
+    return assemble(
+        Parts(
+            folder=run, in_place=False, recipe=recipe, settings=settings, source=str(source), fresh_optimizer=fresh,
+            checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign, load_data=load,
+            make_model=lambda _: foreign.model, tokenizer=tokenizer,
+            companions=lambda run: _companions(run, (folder,), tokenizer), said=said,
+        )
+    )  # fmt: skip
+
+
 def _companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[Path]:
     """The tokenizer's files as they lie beside the weights; one that lies inside of them is saved."""
     found = tokenizer_files(*folders)
@@ -150,22 +204,35 @@ def _settings(start: Start, checkpoint: Path, request: Request, said: list[str])
     else:
         settings = settings_of(checkpoint)
     said += settings.notes
+    _take(settings, given, request, all_told=True)
+    return settings
+
+
+def _take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_told: bool) -> None:
+    """Add what was given to what the checkpoint tells; what contradicts it is refused, unless the optimizer is new.
+
+    Args:
+        settings: are added to.
+        given: by the Trainer's names.
+        request: allows what it allows.
+        all_told: what the checkpoint does not tell was the Trainer's default.
+    """
     for name, value in given.items():
         held = settings.values.get(name)
         if held == value:
             continue
-        if name == "per_device_train_batch_size" and not request.allow_data_shift:
+        told = (all_told or name in settings.values) and not request.fresh_optimizer
+        if told and name == "per_device_train_batch_size" and not request.allow_data_shift:
             raise UsageError(
                 f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
                 "--allow-data-shift takes that"
             )
-        if name not in (*_HARMLESS, "per_device_train_batch_size"):
+        if told and name not in (*_HARMLESS, "per_device_train_batch_size"):
             raise UsageError(
                 f"the run goes on with {name.replace('_', ' ')} {held} ({settings.origin.get(name, 'default')}), not "
                 f"{value}: leave {_OPTIONS.get(name, name)} out, or start from its weights with --fresh-optimizer"
             )
         settings.values[name], settings.origin[name] = value, "given"
-    return settings
 
 
 def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Settings, said: list[str]) -> int:
@@ -272,6 +339,13 @@ def _decay(
             )
         plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
         return own.recipe.decay, own.recipe.alphadecay, plan
+    return _chosen(checkpoint, model, request, settings, steps_total - start.step, said)
+
+
+def _chosen(
+    checkpoint: Path, model: Any, request: Request, settings: Settings, steps_left: int, said: list[str]
+) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
+    given, choice = dict(request.alphadecay or {}), request.decay
     if choice is not None and not choice.startswith("plan:"):
         check_rule_options(choice, given)
         return choice, given, None
@@ -286,11 +360,11 @@ def _decay(
         raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
     said.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
-        checkpoint if gguf_in(checkpoint) is None else model,  # whose names are not the model's
+        checkpoint if (checkpoint / CONFIG_JSON).is_file() else model,  # else names may be none of the model's
         weight_decay=settings.values["weight_decay"],
         base_origin=settings.origin["weight_decay"],
         lr=settings.values["learning_rate"],
-        steps_left=steps_total - start.step,
+        steps_left=steps_left,
         **given,
     )
     return "plan", {}, plan

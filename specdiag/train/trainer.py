@@ -51,6 +51,10 @@ class CrashSafeTrainer(Trainer):
         self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def save_now(self) -> None:
+        """Save a checkpoint of the present state, as between two steps."""
+        self._save_checkpoint(cast("nn.Module", self.model), None)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         for path in self.companions if output_dir is not None and self.args.should_save else ():
