@@ -1,0 +1,186 @@
+"""Whole recipes: model, data, optimizer, decay and length of a run, as a TOML file; those of papers come along."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.errors import MissingExtraError, SourceError, UsageError
+from specdiag.optim import AlphaDecay
+from specdiag.optim.registry import METHODS
+from specdiag.records import Record
+from specdiag.train.tasks.augment import AUGMENTS
+
+PRESETS = Path(__file__).parent / "presets"
+TASKS = ("causal-lm", "masked-lm", "glue/NAME", "classification", "images")
+DECAYS = ("uniform", "none", "alphadecay", "awd", "adadecay", "plan:FILE")
+OPTIMIZERS = ("adam", *METHODS)
+
+_ALPHADECAY = tuple(
+    name
+    for name in inspect.signature(AlphaDecay).parameters
+    if name not in ("model", "optimizer", "fresh", "process_group")
+)
+_NOT_SETTINGS = {
+    "max_steps": "steps_total",
+    "num_train_epochs": "steps_total",
+    "output_dir": "the folder of the run",
+}
+"""Arguments of the Trainer that are said elsewhere."""
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """Content of the file. `settings` holds learning rate, decay, betas and batch also for our own optimizers."""
+
+    title: str
+    source: str
+    """The paper, post or code that it follows."""
+    notes: tuple[str, ...] = ()
+    """What is from where, what is reconstructed, and what differs."""
+    task: str
+    """`causal-lm`, `masked-lm`, `glue/NAME`, `classification`, `images`."""
+    data: tuple[str, ...] = ()
+    """Paths, or datasets of the hub as `name` or `name:config`; empty: to be named when it is run."""
+    tokenizer: str = ""
+    """Hub id or folder, or `bytes`; empty: that of `start`."""
+    block_size: int = 0
+    """Tokens of a block, or at most of an example; 0 where there are no tokens."""
+    steps_total: int
+    max_tokens: int = 0
+    """So many are taken from the data; 0 for all."""
+    decay: str = "uniform"
+    """`uniform`, `none`, `alphadecay`, `awd`, `adadecay`, `plan:FILE`."""
+    optimizer: str = "adamw"
+    """`adam` (its decay is in the gradient) or a name of `specdiag.optim.METHODS`."""
+    start: str = ""
+    """Hub id or folder of the weights; empty: new ones, from `model`."""
+    augment: str = "crop"
+    """Changes of training images: `none`, `crop`, `randaugment`, `mixup`."""
+    model: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    """Content of config.json; beside `start`, what differs from it."""
+    alphadecay: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    """Arguments of AlphaDecay."""
+    optimizer_options: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    """Options of `specdiag.optim.optimizers` that are no settings."""
+    settings: dict[str, Any]
+    """Arguments of the Trainer."""
+
+
+def preset_names() -> list[str]:
+    """Names of the recipes that come along."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe that comes along, by its name, or a .toml file.
+
+    Raises:
+        UsageError: there is no such preset, or the file says what no recipe can say.
+        SourceError: the file cannot be read.
+
+    Example:
+        >>> load_recipe("llama-60m").steps_total
+        10000
+    """
+    names = preset_names()
+    if not name_or_path.endswith(".toml") and name_or_path not in names:
+        raise UsageError(_unknown(name_or_path, "preset", names, "; or name a .toml file"))
+    path = PRESETS / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no TOML ({error})") from error
+    try:
+        return _recipe(said)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _recipe(said: Mapping[str, Any]) -> Recipe:
+    _check_names(said, "field", Recipe.__struct_fields__)
+    try:
+        recipe = msgspec.convert(said, Recipe)
+    except msgspec.ValidationError as error:
+        raise UsageError(_sentence(str(error))) from error
+    _check(recipe)
+    _check_settings(recipe.settings)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    task, decay = recipe.task.partition("/"), recipe.decay.partition(":")
+    if recipe.task not in TASKS and not (task[0] == "glue" and task[2]):
+        raise UsageError(_unknown(recipe.task, "task", TASKS))
+    if recipe.decay not in DECAYS[:-1] and not (decay[0] == "plan" and decay[2]):
+        raise UsageError(_unknown(recipe.decay, "decay", DECAYS))
+    if recipe.optimizer not in OPTIMIZERS:
+        raise UsageError(_unknown(recipe.optimizer, "optimizer", OPTIMIZERS))
+    if recipe.augment not in AUGMENTS:
+        raise UsageError(_unknown(recipe.augment, "augmentation", AUGMENTS))
+    held = METHODS[recipe.optimizer].defaults if recipe.optimizer in METHODS else ()
+    _check_names(recipe.optimizer_options, f"option of {recipe.optimizer}", held)
+    _check_names(recipe.alphadecay, "option of alphadecay", _ALPHADECAY)
+    if recipe.alphadecay and recipe.decay != "alphadecay":
+        raise UsageError(f"[alphadecay] belongs to decay = 'alphadecay', not to '{recipe.decay}'")
+    if recipe.steps_total < 1:
+        raise UsageError(f"'steps_total' is {recipe.steps_total}, and a run has at least one step")
+    if not recipe.start and not isinstance(recipe.model.get("model_type"), str):
+        raise UsageError("say which weights with 'start', or which new model with 'model_type' under [model]")
+    if recipe.task != "images" and (recipe.block_size < 2 or not (recipe.tokenizer or recipe.start)):
+        raise UsageError(f"{recipe.task} needs a 'block_size' of at least 2, and a 'tokenizer' ('bytes' for none)")
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    try:
+        from transformers import TrainingArguments
+    except ImportError as error:
+        raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
+    elsewhere = next((name for name in settings if name in _NOT_SETTINGS), None)
+    if elsewhere is not None:
+        raise UsageError(f"'{elsewhere}' is no setting here: {_NOT_SETTINGS[elsewhere]} says it")
+    types: dict[str, Any] = {field.name: field.type for field in fields(TrainingArguments)}
+    _check_names(settings, "argument of the Trainer", types)
+    for name, value in settings.items():
+        wanted = types[name]
+        if wanted not in (bool, int, float, str):
+            continue
+        right = (int, float) if wanted is float else wanted
+        if not isinstance(value, right) or (isinstance(value, bool) and wanted is not bool):
+            raise UsageError(f"'{name}' is {value!r}, and it must be of type {wanted.__name__}")
+
+
+def _check_names(given: Iterable[str], kind: str, known: Iterable[str]) -> None:
+    known = list(known)
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise UsageError(_unknown(unknown, kind, known))
+
+
+def _unknown(name: str, kind: str, known: Iterable[str], also: str = "") -> str:
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    if not known:
+        return f"there is no {kind}, and '{name}' is given{also}"
+    nearest = f": did you mean '{near[0]}'?" if near else ""
+    choices = f"; choose from {', '.join(known)}" if len(known) <= 20 else ""
+    return f"unknown {kind} '{name}'{nearest or choices}{also}"
+
+
+def _sentence(error: str) -> str:
+    """msgspec says "Expected `int`, got `str` - at `$.steps_total`", and names what is missing."""
+    missing = re.search(r"missing required field `(\w+)`", error)
+    if missing:
+        return f"'{missing[1]}' is missing"
+    found = re.fullmatch(r"(?P<what>.+?)(?: - at `\$\.?(?P<where>.*)`)?", error)
+    what, where = (found["what"], found["where"]) if found else (error, None)
+    return f"'{where}': {what[0].lower()}{what[1:].replace('`', '')}" if where else what
