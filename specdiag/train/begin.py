@@ -54,9 +54,7 @@ def begin(
     plan = _plan(recipe, run, again)
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
-    if recipe.model and recipe.start:
-        raise UsageError(f"the recipe has a [model] and starts from {recipe.start}: leave one out")
-    config = read_config(recipe.start) if recipe.start else new_config(recipe.model, "the recipe")
+    config = read_config(recipe.start, recipe.model) if recipe.start else new_config(recipe.model)
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
 
     def load(folder: Path) -> Data:

@@ -45,11 +45,15 @@ def split(tokens: NDArray[Any], size: int, label: str) -> tuple[Blocks, Blocks]:
     n = len(tokens) // size
     if n < 2:
         raise SourceError(f"{label} holds {len(tokens)} tokens, fewer than two blocks of {size}: give more data")
-    hashes = _hashes(n)
-    n_held_out = max(1, min(n // HELD_OUT_SHARE, HELD_OUT_MOST))
-    held_out = np.zeros(n, bool)
-    held_out[np.argsort(hashes, kind="stable")[:n_held_out]] = True
+    held_out = held_out_of(n)
     return Blocks(tokens, size, np.flatnonzero(~held_out)), Blocks(tokens, size, np.flatnonzero(held_out))
+
+
+def held_out_of(n: int, most: int = HELD_OUT_MOST) -> NDArray[np.bool_]:
+    """Which of n examples are held out, by a hash of their number: one in 64, at least one."""
+    held_out = np.zeros(n, bool)
+    held_out[np.argsort(_hashes(n), kind="stable")[: max(1, min(n // HELD_OUT_SHARE, most))]] = True
+    return held_out
 
 
 def open_tokens(path: Path, dtype: str) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -14,21 +13,15 @@ from typing import Any
 import msgspec
 
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.optim import AlphaDecay
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
+from specdiag.train.rule_names import OPTIONS
 from specdiag.train.tasks.augment import AUGMENTS
 
 PRESETS = Path(__file__).parent / "presets"
 TASKS = ("causal-lm", "masked-lm", "glue/NAME", "classification", "images")
-DECAYS = ("uniform", "none", "alphadecay", "awd", "adadecay", "plan:FILE")
-OPTIMIZERS = ("adam", *METHODS)
+DECAYS = (*OPTIONS, "plan:FILE")
 
-_ALPHADECAY = tuple(
-    name
-    for name in inspect.signature(AlphaDecay).parameters
-    if name not in ("model", "optimizer", "fresh", "process_group")
-)
 _NOT_SETTINGS = {
     "max_steps": "steps_total",
     "num_train_epochs": "steps_total",
@@ -47,8 +40,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """What is from where, what is reconstructed, and what differs."""
     task: str
     """`causal-lm`, `masked-lm`, `glue/NAME`, `classification`, `images`."""
-    data: tuple[str, ...]
-    """Paths, or datasets of the hub as `name` or `name:config`."""
+    data: tuple[str, ...] = ()
+    """Paths, or datasets of the hub as `name` or `name:config`; empty: to be named when it is run."""
     tokenizer: str = ""
     """Hub id or folder, or `bytes`; empty: that of `start`."""
     block_size: int = 0
@@ -57,17 +50,19 @@ class Recipe(Record, frozen=True, kw_only=True):
     max_tokens: int = 0
     """So many are taken from the data; 0 for all."""
     decay: str = "uniform"
-    """`uniform`, `none`, `alphadecay`, `awd`, `adadecay`, `plan:FILE`."""
+    """`uniform`, `none`, `alphadecay`, `awd`, `adadecay`, `module-adadecay`, `plan:FILE`."""
     optimizer: str = "adamw"
-    """`adam` (its decay is in the gradient) or a name of `specdiag.optim.METHODS`."""
+    """A name of `specdiag.optim.METHODS`; empty, in a run that goes on, for the Trainer's own."""
     start: str = ""
     """Hub id or folder of the weights; empty: new ones, from `model`."""
+    columns: tuple[str, ...] = ()
+    """Of labelled texts: one or two with text, and then that of the label; empty for the usual ones."""
     augment: str = "crop"
     """Changes of training images: `none`, `crop`, `randaugment`, `mixup`."""
     model: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     """Content of config.json; beside `start`, what differs from it."""
     alphadecay: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    """Arguments of AlphaDecay."""
+    """Options of the decay rule, whichever it is: see `rule_names.OPTIONS`."""
     optimizer_options: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     """Options of `specdiag.optim.optimizers` that are no settings."""
     settings: dict[str, Any]
@@ -87,7 +82,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         SourceError: the file cannot be read.
 
     Example:
-        >>> loadvalidated("llama-60m").steps_total
+        >>> load_recipe("llama-60m").steps_total
         10000
     """
     names = preset_names()
@@ -106,12 +101,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UsageError(f"{path}: {error}") from error
 
 
-def validated(said: Mapping[str, Any]) -> Recipe:
-    """A recipe of the content of its file.
-
-    Raises:
-        UsageError: it says what no recipe can say, or leaves out what every one must.
-    """
+def _recipe(said: Mapping[str, Any]) -> Recipe:
     _check_names(said, "field", Recipe.__struct_fields__)
     try:
         recipe = msgspec.convert(said, Recipe)
@@ -128,17 +118,14 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(_unknown(recipe.task, "task", TASKS))
     if recipe.decay not in DECAYS[:-1] and not (decay[0] == "plan" and decay[2]):
         raise UsageError(_unknown(recipe.decay, "decay", DECAYS))
-    if recipe.optimizer not in OPTIMIZERS:
-        raise UsageError(_unknown(recipe.optimizer, "optimizer", OPTIMIZERS))
+    if recipe.optimizer not in METHODS:
+        raise UsageError(_unknown(recipe.optimizer, "optimizer", METHODS))
     if recipe.augment not in AUGMENTS:
         raise UsageError(_unknown(recipe.augment, "augmentation", AUGMENTS))
-    held = METHODS[recipe.optimizer].defaults if recipe.optimizer in METHODS else ()
-    _check_names(recipe.optimizer_options, f"option of {recipe.optimizer}", held)
-    _check_names(recipe.alphadecay, "option of alphadecay", _ALPHADECAY)
-    if recipe.alphadecay and recipe.decay != "alphadecay":
-        raise UsageError(f"[alphadecay] belongs to decay = 'alphadecay', not to '{recipe.decay}'")
-    if not recipe.data or recipe.steps_total < 1:
-        raise UsageError("a run needs 'data' and at least one step in 'steps_total'")
+    _check_names(recipe.optimizer_options, f"option of {recipe.optimizer}", METHODS[recipe.optimizer].defaults)
+    _check_names(recipe.alphadecay, f"option of {recipe.decay}", OPTIONS.get(recipe.decay, ()))
+    if recipe.steps_total < 1:
+        raise UsageError(f"'steps_total' is {recipe.steps_total}, and a run has at least one step")
     if not recipe.start and not isinstance(recipe.model.get("model_type"), str):
         raise UsageError("say which weights with 'start', or which new model with 'model_type' under [model]")
     if recipe.task != "images" and (recipe.block_size < 2 or not (recipe.tokenizer or recipe.start)):

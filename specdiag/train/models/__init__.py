@@ -1,1 +1,1 @@
-"""Models that training builds, by transformers or here."""
+"""Models: those that transformers builds, and those that it does not have."""

@@ -13,25 +13,32 @@ from transformers import AutoConfig, set_seed
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.train.checkpoints import gguf_in
+from specdiag.train.models import simple_vit
 from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
+
+simple_vit.register()
 
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
 """What transformers raises for a configuration or weights that it cannot use."""
 
 
-def read_config(source: str | Path) -> Any:
+def read_config(source: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
     """config.json of a folder or hub id.
+
+    Args:
+        source: where it is.
+        changes: values that are to be others.
 
     Raises:
         SourceError: there is none, or transformers does not know the model.
     """
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_file(source))
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_file(source), **(changes or {}))
     except _FAILURES as error:
         raise SourceError(f"transformers cannot read the config.json of {source} ({_first_line(error)})") from error
 
 
-def new_config(content: Mapping[str, Any], source: str) -> Any:
+def new_config(content: Mapping[str, Any]) -> Any:
     """A configuration from the content of config.json.
 
     Raises:
@@ -40,11 +47,11 @@ def new_config(content: Mapping[str, Any], source: str) -> Any:
     rest = dict(content)
     kind = rest.pop("model_type", None)
     if kind is None:
-        raise UsageError(f'{source} has no model_type in [model]: say which, such as model_type = "llama"')
+        raise UsageError('the recipe has no model_type in [model]: say which, such as model_type = "llama"')
     try:
         return AutoConfig.for_model(kind, **rest)
     except _FAILURES as error:
-        raise UsageError(f"transformers cannot make a {kind} model of {source} ({_first_line(error)})") from error
+        raise UsageError(f"transformers cannot make a {kind} model of the recipe ({_first_line(error)})") from error
 
 
 def new_model(config: Any, task: str, seed: int) -> Any:
