@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from specdiag.errors import MissingExtraError
+
 from . import output, tables
 
 if TYPE_CHECKING:
@@ -30,7 +32,12 @@ _LINES = 10
 def quieten() -> None:
     """Leave the talking to this program: transformers has progress bars and warnings of its own."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
-    from transformers.utils import logging
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise MissingExtraError(
+            "training needs transformers and accelerate: pip install transformers accelerate"
+        ) from error
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

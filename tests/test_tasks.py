@@ -400,7 +400,7 @@ def test_what_is_refused(tmp_path, words):
     with pytest.raises(UsageError, match="needs a tokenizer with a padding token, and there is no tokenizer"):
         load([], None, "cola")
     unpadded = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
-    with pytest.raises(UsageError, match="and [A-Za-z]+ has no padding token"):
+    with pytest.raises(UsageError, match=r"and [A-Za-z]+ has no padding token"):
         load([], unpadded, "cola")
 
 

@@ -14,7 +14,6 @@ from specdiag.checkpoint.torch_load import load_torch
 from specdiag.decay.live import live_parameters, untied
 from specdiag.errors import SourceError
 
-
 Moments = Mapping[str, Mapping[str, Any]]
 """Saved state by parameter name."""
 

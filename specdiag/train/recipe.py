@@ -101,7 +101,12 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _recipe(said: Mapping[str, Any]) -> Recipe:
+def validated(said: Mapping[str, Any]) -> Recipe:
+    """A recipe of the content of its file.
+
+    Raises:
+        UsageError: it says what no recipe can say, or leaves out what every one must.
+    """
     _check_names(said, "field", Recipe.__struct_fields__)
     try:
         recipe = msgspec.convert(said, Recipe)

@@ -31,8 +31,9 @@ try:
     from specdiag.train.adopt import complete
     from specdiag.train.assembly import Parts, assemble
     from specdiag.train.begin import begin
-    from specdiag.train.models.building import read_config, trained_model
     from specdiag.train.foreign.reading import is_foreign, read_foreign
+    from specdiag.train.foreign.weights import read_weights
+    from specdiag.train.models.building import read_config, trained_model
     from specdiag.train.ranks import count_ranks, one_rank_first
     from specdiag.train.rule_names import check_rule_options
     from specdiag.train.run import Run
@@ -125,7 +126,8 @@ def prepare(request: Request) -> Run:
             source=own.source if own is not None and start.in_place is not None else str(checkpoint),
             fresh_optimizer=own.fresh_optimizer if own is not None and start.in_place is not None else start.fresh,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
-            make_model=lambda _: model, tokenizer=tokenizer, companions=lambda folder: _companions(folder, folders, tokenizer), said=said,
+            make_model=lambda _: model, tokenizer=tokenizer,
+            companions=lambda folder: _companions(folder, folders, tokenizer), said=said,
         )
     )  # fmt: skip
 
@@ -133,13 +135,16 @@ def prepare(request: Request) -> Run:
 def _adopt(request: Request) -> Run:
     """A checkpoint of another program goes on here: weights, moments, step and what it tells of its settings."""
     source = Path(request.source).resolve()
-    foreign = read_foreign(source, config=request.config, layout=request.layout, fresh=request.fresh_optimizer)
+    if request.fresh_optimizer:
+        foreign = read_weights(source, config=request.config)
+    else:
+        foreign = read_foreign(source, config=request.config, layout=request.layout)
     said = list(foreign.said)
     told = Settings(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
     fresh = request.fresh_optimizer
     given = dict(request.settings or {})
     _take(told, given, request, all_told=False)
-    settings = complete(foreign, told)
+    settings = complete(foreign, Settings(FRESH | told.values, told.origin) if fresh else told)
     said += settings.notes
     if request.steps_total is not None and request.extend is not None:
         raise UsageError("--steps-total and --extend both say when the run ends: leave one out")

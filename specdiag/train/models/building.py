@@ -13,9 +13,10 @@ from transformers import AutoConfig, set_seed
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.train.checkpoints import gguf_in
-from specdiag.train.models import simple_vit
+from specdiag.train.models import nano_gpt, simple_vit
 from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
 
+nano_gpt.register()
 simple_vit.register()
 
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)

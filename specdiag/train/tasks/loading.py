@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from specdiag.errors import UsageError
 from specdiag.train.data import Data, load_data
 from specdiag.train.recipe import Recipe
 from specdiag.train.tasks.task import kind_of
+
+if TYPE_CHECKING:
+    from specdiag.train.tasks.augment import Augment
+    from specdiag.train.tasks.images import Images
 
 _LONGEST_BLOCK = 1024
 _SIDE = 224
@@ -35,8 +39,8 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
         from specdiag.train.tasks.images import EpochCallback, load_images
 
         side = getattr(config, "image_size", None) or _SIDE
-        data = load_images(recipe.data, size=int(side), augment=recipe.augment, seed=seed)
-        return dataclasses.replace(data, callbacks=(EpochCallback(data.train),))
+        data = load_images(recipe.data, size=int(side), augment=cast("Augment", recipe.augment), seed=seed)
+        return dataclasses.replace(data, callbacks=(EpochCallback(cast("Images", data.train)),))
     size = block_size(recipe, config)
     if kind in ("glue", "classification"):
         from specdiag.train.tasks.glue import load_classification

@@ -1,0 +1,42 @@
+"""The weights of another program's checkpoint alone, for a run that starts from them with a new optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from specdiag.checkpoint.state_dict import find_weights
+from specdiag.errors import SourceError
+from specdiag.train.foreign.building import build, dtype_of, load
+from specdiag.train.foreign.foreign import Foreign
+from specdiag.train.foreign.nanogpt import is_nanogpt
+from specdiag.train.foreign.opening import open_dictionary
+from specdiag.train.foreign.reading import read_foreign
+from specdiag.train.settings import Settings
+
+
+def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
+    """Read the model of a checkpoint; whatever optimizer there is stays there.
+
+    Args:
+        source: as for `read_foreign`.
+        config: a folder, config.json or hub id that says which model it is, where the checkpoint does not.
+
+    Raises:
+        UsageError: the model is to be named.
+        SourceError: it is missing or damaged, or wants to run something.
+    """
+    if source.is_dir():
+        raise SourceError(f"'{source}' holds no weights that transformers loads: name the file itself")
+    content = open_dictionary(source)
+    if is_nanogpt(content):
+        return read_foreign(source)
+    weights = cast("Mapping[str, torch.Tensor]", find_weights(content, source.name)[0])
+    loaded = load(build(config, source.parent, dtype_of(weights), f"'{source}'"), weights, source.name)
+    return Foreign(
+        kind="torch dict", model=loaded.model, moments={}, optimizer="adamw", step=0,
+        settings=Settings({}, {}), said=loaded.said,
+    )  # fmt: skip
