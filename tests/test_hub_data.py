@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -150,6 +151,7 @@ def hub() -> Iterator[HubStandIn]:
     repos = {
         "datasets/org/two": Repo(two, revisions=("main", "v1")),
         "datasets/org/one": Repo({"data/train-0.parquet": parquet({"words": documents("one", 0)})}),
+        "datasets/org/zipped": Repo({"train.json.gz": gzip.compress(jsonl("zipped", 0))}),
         "datasets/org/lines": Repo({"train.txt": b"first line\nsecond line\n" * 5}),
         "datasets/org/gated": Repo({"train.jsonl": jsonl("x", 0)}, gated=True),
         "datasets/org/private": Repo({"train.jsonl": jsonl("x", 0)}, private=True),
@@ -247,6 +249,7 @@ def test_documents_in_stored_order_until_there_are_enough(hub: HubStandIn, clien
 def test_every_kind_of_file_and_every_part(client: Client) -> None:
     ways = {
         "org/one": documents("one", 0),
+        "org/zipped": documents("zipped", 0),
         "org/lines": ["first line\nsecond line\n" * 5],
         "org/two@v1:de": documents("de", 0) + documents("de", 1),
         "org/two:en/validation": documents("judged", 0),
@@ -330,7 +333,7 @@ def test_how_a_dataset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_how_much_of_a_dataset_is_to_be_said(tmp_path: Path) -> None:
     options: dict[str, Any] = {"tokenizer": None, "vocabulary": 256, "block_size": 10, "seed": 0, "cache": tmp_path}
-    with pytest.raises(UsageError, match=r"org/name:en comes from the hub .* --max-tokens N"):
+    with pytest.raises(UsageError, match=r"no path org/name:en here, and as a dataset of the hub it .* --max-tokens N"):
         load_data(["org/name:en"], **options)
     (tmp_path / "tokens.bin").write_bytes(b"x" * 100)
     with pytest.raises(UsageError, match="not together with text"):

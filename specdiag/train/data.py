@@ -128,7 +128,10 @@ def load_data(
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"--max-tokens {max_tokens} leaves nothing to train on")
     if hub is not None and max_tokens is None:
-        raise UsageError(f"{hub} comes from the hub and may be larger than this disk: say how much with --max-tokens N")
+        raise UsageError(
+            f"there is no path {hub} here, and as a dataset of the hub it may be larger than this disk: say how much "
+            "with --max-tokens N"
+        )
     if tokenizer is None and vocabulary < _BYTES and not _is_tokens(sources[0]):
         raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
     sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]

@@ -88,16 +88,14 @@ def read(paths: Sequence[str | Path], columns: Sequence[str] | None, usual: Sequ
         raise UsageError(f"name one or two columns with text and then the label, not {', '.join(columns) or 'nothing'}")
     wanted = usual if columns is None else [columns]
     sources = data_files(paths, tuple(READERS))
-    first = sources[0]
-    if isinstance(first, HubData):
-        if len(sources) > 1:
-            raise UsageError(f"{first} comes from the hub, with its own held-out split: give it alone")
-        return _of_hub(first, wanted)
-    files = [source for source in sources if isinstance(source, Path)]
-    if len(files) < len(sources):
-        hub = next(source for source in sources if isinstance(source, HubData))
-        raise UsageError(f"{hub} comes from the hub, with its own held-out split: give it alone")
-    return _of_files(files, wanted)
+    hub = next((source for source in sources if isinstance(source, HubData)), None)
+    if hub is None:
+        return _of_files([source for source in sources if isinstance(source, Path)], wanted)
+    if len(sources) > 1:
+        raise UsageError(
+            f"there is no path {hub} here, and a dataset of the hub has its own held-out split: give it alone"
+        )
+    return _of_hub(hub, wanted)
 
 
 def _of_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
