@@ -24,6 +24,7 @@ from typing import Any
 
 import models
 import numpy as np
+import pages
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
@@ -37,7 +38,6 @@ from quantisers import FORMATS, Format, Quantised
 
 OUT = models.ROOT / "benchmarks" / "results" / "quantisation.json"
 DOCS = models.ROOT / "docs" / "quantisation.md"
-_BEGIN, _END = "<!-- quantisation -->", "<!-- /quantisation -->"
 GGUF = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 
 Weights = dict[str, np.ndarray]
@@ -185,8 +185,7 @@ COLUMNS = ("format", "bits", "error", "alpha", "size", "largest", "alpha_square"
 
 def table(results: Mapping[str, Any]) -> str:
     """The figures in Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
-    lines += [_line(entry) for entry in results["formats"].values()]
+    lines = [_line(entry) for entry in results["formats"].values()]
     shipped = results["fracast"]
     lines.append(_line({"title": f"fracast's own int8, {shipped['alpha']['matrices']} matrices", **shipped}))
     caption = (
@@ -195,7 +194,7 @@ def table(results: Mapping[str, Any]) -> str:
         "mean of its size; largest: the largest one; the same of alpha_square. lost: matrices without an exponent, as "
         f"their tail begins below the noise of rounding (`low_rank`). {results['date'][:10]}."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption}"
+    return f"{pages.table(COLUMNS, lines)}\n\n{caption}"
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -219,19 +218,8 @@ def _percent(value: float | None, sign: str = "+") -> str:
 
 def update_docs(path: Path, source: Path, check: bool) -> int:
     """Put the figures between the markers, or with `check` say whether they stand there; an exit code."""
-    text = path.read_text()
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        print(f"{path} has no lines {_BEGIN} and {_END} to put the figures between", file=sys.stderr)
-        return 1
-    wanted = f"{before}{_BEGIN}\n{table(json.loads(source.read_text()))}\n{_END}{after}"
-    if check and wanted != text:
-        print(f"{path} does not show {source}: run benchmarks/quantisation.py --docs", file=sys.stderr)
-        return 1
-    if not check:
-        path.write_text(wanted)
-    return 0
+    sections = {"quantisation": table(json.loads(source.read_text()))}
+    return pages.update(path, sections, source, "benchmarks/quantisation.py --docs", check=check)
 
 
 def _options() -> argparse.Namespace:

@@ -15,13 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pages
 from measure import LIBRARY_CHOICES
 
 _PACKAGES = ("specdiag", "torch", "numpy", "scipy", "safetensors", "weightwatcher", "powerlaw", "diffract-core")
 QUIET = 0.1
 """Processors that others may use, on average, in a run worth quoting."""
-
-_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def header(missing: Mapping[str, str], rounds: int, process_rounds: int) -> dict[str, Any]:
@@ -139,32 +138,16 @@ def update_readme(path: Path, source: Path, check: bool) -> int:
     if not source.exists():
         print(f"{source} does not exist: run benchmarks/peers.py", file=sys.stderr)
         return 1
-    results = json.loads(source.read_text())
-    text = path.read_text() if path.exists() else ""
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        print(f"README.md has no lines {_BEGIN} and {_END} to put the figures between", file=sys.stderr)
-        return 1
-    wanted = f"{before}{_BEGIN}\n{readme(results)}\n{_END}{after}"
-    if check and wanted != text:
-        print(
-            "README.md does not show benchmarks/results/peers.json: run benchmarks/peers.py --readme", file=sys.stderr
-        )
-        return 1
-    if not check:
-        path.write_text(wanted)
-    return 0
+    sections = {"bench": readme(json.loads(source.read_text()))}
+    return pages.update(path, sections, source, "benchmarks/peers.py --readme", check=check)
 
 
 def readme(results: dict[str, Any]) -> str:
     """The figures for README.md, in Markdown: compute and its ratio for every model, the process for the last."""
     found = list(results["models"].values())
     last, machine = found[-1], results["machine"]
-    rows = [
-        ["", *(f"{m['title']}, {m['matrices']} matrices" for m in found), "whole process", "peak memory"],
-        ["---", *["---"] * len(found), "---", "---"],
-    ]
+    head = ["", *(f"{m['title']}, {m['matrices']} matrices" for m in found), "whole process", "peak memory"]
+    rows: list[list[str]] = []
     for name in last["compute_seconds"]:
         cells = [_cell(m, name) for m in found]
         process, peak = last["process_seconds"][name]["median"], last["peak_bytes"][name]["median"]
@@ -175,7 +158,7 @@ def readme(results: dict[str, Any]) -> str:
         f"{machine['cores']} cores ({machine['cpu']}), {results['date'][:10]}. Whole process and peak memory: "
         f"{last['title']}, median of {results['process_rounds']}. Same matrices, no embeddings; exponents agree."
     )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{caption}"
+    return f"{pages.table(head, rows)}\n\n{caption}"
 
 
 def _cell(model: dict[str, Any], name: str) -> str:

@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from zoo_docs import OUTSIDE, percent, share, update_docs, worst
+
 from specdiag.architecture.names import numbered
 from specdiag.architecture.roles import modules
 
@@ -34,28 +36,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "zoo.json"
-DOCS = ROOT / "docs" / "zoo.md"
-_BEGIN, _END = "<!-- zoo -->", "<!-- /zoo -->"
 LIMIT_SECONDS = 60
 
 # Heads from the most telling to the least; those not named here follow, then the bare model.
 HEADS = ("PRETRAINING", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ",
          "CAUSAL_LM", "MASKED_LM", "CTC", "ZERO_SHOT_IMAGE_CLASSIFICATION", "IMAGE_CLASSIFICATION")  # fmt: skip
-
-NAMED = {
-    "Llama": "llama", "Mistral": "mistral", "Mixtral": "mixtral", "Qwen2": "qwen2", "Qwen2-MoE": "qwen2_moe",
-    "Qwen3": "qwen3", "Qwen3-MoE": "qwen3_moe", "Qwen3-Next": "qwen3_next", "Gemma": "gemma", "Gemma 2": "gemma2",
-    "Gemma 3": "gemma3", "Phi": "phi", "Phi-3": "phi3", "Falcon": "falcon", "GPT-2": "gpt2", "GPT-NeoX": "gpt_neox",
-    "GPT-J": "gptj", "GPT-OSS": "gpt_oss", "GPT-BigCode": "gpt_bigcode", "BLOOM": "bloom", "MPT": "mpt", "OPT": "opt",
-    "OLMo": "olmo", "OLMo 2": "olmo2", "Granite-MoE": "granitemoe", "BERT": "bert", "RoBERTa": "roberta",
-    "ModernBERT": "modernbert", "DeBERTa": "deberta", "DeBERTa v2": "deberta-v2", "DistilBERT": "distilbert",
-    "ELECTRA": "electra", "ALBERT": "albert", "T5": "t5", "Switch": "switch_transformers", "BART": "bart",
-    "Whisper": "whisper", "ViT": "vit", "DINOv2": "dinov2", "CLIP": "clip", "SigLIP": "siglip", "Swin": "swin",
-    "DeepSeek V2": "deepseek_v2", "DeepSeek V3": "deepseek_v3", "Llama 4": "llama4", "Mamba": "mamba",
-    "Mamba 2": "mamba2", "LLaVA": "llava", "Qwen2-VL": "qwen2_vl", "Qwen2.5-VL": "qwen2_5_vl",
-    "Qwen3-VL": "qwen3_vl",
-}  # fmt: skip
-"""The families that must be right in every scored tensor, by model type."""
 
 # What the class of an owner says, by the end of its name; the first line that fits decides. From a parameter outwards
 # the first class that fits any line decides. "" ends the search: the owner is none of the families.
@@ -85,7 +70,6 @@ _BIAS = re.compile(r"bias(_[a-z])?$")
 _CONVOLVED = {"1x1": ("attention", "mlp"), "patches": ("embedding",)}
 _LISTS = ("ModuleList",)
 _LINEAR = ("Linear", "Conv1D", "Sequential", "ModuleList", "ModuleDict")
-_OUTSIDE = ", a class outside the table"
 _THIN = ("N < 2", "depthwise", "empty")
 
 
@@ -141,7 +125,7 @@ def _nearest(owners: Sequence[str]) -> tuple[str | None, str, int]:
         if said is not None and said != "walk on":
             return said, owner, depth
     holder = next((owner for owner in owners if owner not in _LINEAR), owners[0])
-    return None, f"{holder}{_OUTSIDE}", len(owners)
+    return None, f"{holder}{OUTSIDE}", len(owners)
 
 
 def score(parameters: Iterable[Parameter], shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Any:
@@ -192,11 +176,6 @@ def moved(built: Counter[str], stored: Counter[str]) -> dict[str, int]:
     """The families that have more or fewer parameters under the names of a file than under those of the model."""
     return {family: stored[family] - built[family] for family in sorted({*built, *stored})
             if stored[family] != built[family]}  # fmt: skip
-
-
-def share(result: Mapping[str, Any]) -> float | None:
-    """The score of a type, None where nothing of it is scored."""
-    return result["right"] / result["scored"] if result["scored"] else None
 
 
 def read(model: nn.Module) -> tuple[list[Parameter], dict[str, tuple[int, ...]]]:
@@ -345,114 +324,11 @@ def summarise(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def worst(summary: Mapping[str, Any], n: int) -> list[tuple[str, Any]]:
-    """The types that are not right throughout, the lowest score first."""
-    wrong = [(kind, result) for kind, result in summary["types"].items() if result["wrong"]]
-    return sorted(wrong, key=lambda item: (share(item[1]), item[0]))[:n]
-
-
-def docs(summary: Mapping[str, Any]) -> str:
-    """The figures for docs/zoo.md, in Markdown."""
-    tensors = summary["tensors"]
-    renamed = {kind: r["moved_in_file"] for kind, r in summary["types"].items() if "moved_in_file" in r}
-    lines = [
-        f"transformers {summary['transformers']}: {summary['registered']} model types, {summary['built']} built, "
-        f"{summary['types_scored']} with tensors to score. **Mean score {_percent(summary['mean'])}**; "
-        f"{summary['perfect']} types are right throughout. Of {tensors['matrices']} matrix tensors "
-        f"{tensors['scored']} are scored, {tensors['right']} of them right; {tensors['unrecognised']} have a name that "
-        "no rule knows.",
-        "",
-        "### Named families",
-        "",
-        *_table(
-            ["family", "type", "class", "scored", "of matrices", "right"],
-            ([title, kind, *_row(summary["types"][kind])] for title, kind in NAMED.items()),
-        ),
-        "",
-        "### The worst twenty, as far as there are types with a tensor that is wrong",
-        "",
-        *_table(
-            ["type", "right", "of", "most frequent difference"],
-            ([kind, str(r["right"]), str(r["scored"]), _difference(r)] for kind, r in worst(summary, 20)),
-        ),
-        "",
-        "### What is not scored",
-        "",
-        *_table(["tensors", "reason"], ([str(n), why] for why, n in _reasons(summary["not_scored"]).items())),
-        "",
-        "### Names in files",
-        "",
-        f"{len(renamed)} types are written under other names or shapes than they are built: renamed, experts apart, "
-        f"projections fused. In {sum(not found for found in renamed.values())} of them every family has the same "
-        "number of parameters under both. The others:",
-        "",
-        *_table(
-            ["type", "parameters more or fewer in the file's names"],
-            (
-                [kind, ", ".join(f"{family} {n:+d}" for family, n in found.items())]
-                for kind, found in renamed.items()
-                if found
-            ),
-        ),
-        "",
-        "### What was not built",
-        "",
-        *_table(["types", "reason"], ([str(len(k)), _cell(why)] for why, k in summary["failures"].items())),
-    ]
-    return "\n".join(lines)
-
-
-def _row(result: Mapping[str, Any]) -> list[str]:
-    return [result["class"], str(result["scored"]), str(result["matrices"]), _percent(share(result) or 0)]
-
-
-def _difference(result: Mapping[str, Any]) -> str:
-    return _cell(max(result["wrong"], key=result["wrong"].__getitem__))
-
-
-def _reasons(counted: Mapping[str, int]) -> dict[str, int]:
-    """The reasons, with all classes outside the table taken together."""
-    together = Counter[str]()
-    for why, n in counted.items():
-        together["held by a class outside the table" if why.endswith(_OUTSIDE) else why] += n
-    return dict(together.most_common())
-
-
-def _percent(value: float) -> str:
-    """Rounded down, so that only what is whole is 100 %."""
-    return f"{int(value * 10000) / 100:.4g} %"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _cell(text: str) -> str:
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
-
-
-def update_docs(path: Path, summary: Mapping[str, Any], check: bool) -> int:
-    """Put the figures between the markers of a page, or with `check` say whether they stand there; an exit code."""
-    text = path.read_text()
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        print(f"{path.name} has no lines {_BEGIN} and {_END} to put the figures between", file=sys.stderr)
-        return 1
-    wanted = f"{before}{_BEGIN}\n{docs(summary)}\n{_END}{after}"
-    if check and wanted != text:
-        print("docs/zoo.md does not show benchmarks/results/zoo.json: run benchmarks/zoo.py --docs", file=sys.stderr)
-        return 1
-    if not check:
-        path.write_text(wanted)
-    return 0
-
-
 def main() -> None:
     """Measure, print, write; or one of the other jobs that the options name."""
     options = _options()
     if options.docs:
-        sys.exit(update_docs(DOCS, json.loads(options.out.read_text()), options.check))
+        sys.exit(update_docs(ROOT / "docs" / "zoo.md", json.loads(options.out.read_text()), options.check))
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -470,7 +346,7 @@ def main() -> None:
         print(f"{result['right']:5} of {result['scored']:5} right  {kind}")
         for what, n in result["wrong"].items():
             print(f"      {n:4} x {what}")
-    print(f"{summary['built']} of {summary['registered']} types built, mean score {_percent(summary['mean'])}")
+    print(f"{summary['built']} of {summary['registered']} types built, mean score {percent(summary['mean'])}")
     if not options.types:
         options.out.write_text(json.dumps(summary, indent=1) + "\n")
         print(f"written: {options.out}", file=sys.stderr)

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from specdiag.errors import UsageError
-
 from . import options, output
-
-
-class DType(StrEnum):
-    """Arithmetic."""
-
-    auto = "auto"
-    float32 = "float32"
-    float64 = "float64"
-
-
-class Method(StrEnum):
-    """How eigenvalues are computed."""
-
-    gram = "gram"
-    svd = "svd"
-
-
-class Tail(StrEnum):
-    """Which rule `alpha` follows."""
-
-    hill = "hill"
-    hill_paper = "hill-paper"
-    ks = "ks"
-    fix_finger = "fix-finger"
-    farms = "farms"
-
 
 _NEEDS_WEIGHTS = (
     "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method",
     "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
 )  # fmt: skip
-
-
-def _refuse_options(ctx: typer.Context, report: str) -> None:
-    """A saved report is shown as it is; what would compute or choose anew is refused, not ignored."""
-    given = [n for n in _NEEDS_WEIGHTS if (s := ctx.get_parameter_source(n)) is not None and s.name == "COMMANDLINE"]
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{report} is a saved report, shown as it is: {names} needs the checkpoint itself")
 
 
 @output.guarded
@@ -63,19 +26,15 @@ def analyze(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     role: options.RoleOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[
-        DType, typer.Option("--dtype", help="auto: float64, and float32 where that is slow.")
-    ] = DType.auto,
-    method: Annotated[Method, typer.Option("--method", help="gram: fast. svd: by singular values.")] = Method.gram,
-    tail: Annotated[
-        Tail, typer.Option("--tail", help="Rule of alpha; the KS-optimal pl_alpha is always beside.")
-    ] = Tail.hill,
-    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
-    square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
+    dtype: options.DTypeOption = options.DType.auto,
+    method: Annotated[
+        options.Method, typer.Option("--method", help="gram: fast. svd: by singular values.")
+    ] = options.Method.gram,
+    tail: options.TailOption = options.Tail.hill,
+    tail_fraction: options.TailFractionOption = 0.5,
+    square: options.SquareOption = True,
     randomize: Annotated[
         bool,
         typer.Option("--randomize", help="Also the spectrum of the entries permuted (correlation traps)."),
@@ -104,7 +63,7 @@ def analyze(
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
     if is_report(Path(source)):
-        _refuse_options(ctx, source)
+        options.require_checkpoint(source, options.given(ctx, _NEEDS_WEIGHTS), "shown")
         report = load_report(source)
         show.answer(report, target)
         show.verdict(report)

@@ -113,7 +113,7 @@ def provenance(checkpoint: Checkpoint) -> None:
 
 def answer(report: SpectralReport, target: Target) -> None:
     """Save and print a finished or partial report: saved first, for the reader of the output may go away."""
-    from specdiag.report import COLUMNS, write_atomically
+    from specdiag.report import COLUMNS
     from specdiag.views.export import export
 
     if not report.complete:
@@ -129,12 +129,7 @@ def answer(report: SpectralReport, target: Target) -> None:
     if target.format == "table":
         return
     data = report.to_json() if target.format == "json" else export(report.to_records(), COLUMNS, target.format)
-    if target.out is None:
-        with output.closed_pipe_is_silent():
-            output.write(data)
-    else:
-        write_atomically(target.out, data)
-        output.talk(f"written: {target.out}", "green")
+    output.deliver(data, target.out)
 
 
 def interrupted(report: SpectralReport, target: Target) -> None:

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from specdiag.errors import UsageError
-
 from . import options, output
 
 _ANALYSIS = (
@@ -61,11 +59,9 @@ def audit(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     role: options.RoleOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
+    dtype: options.DTypeOption = options.DType.auto,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
@@ -87,10 +83,9 @@ def audit(
     if out is not None:
         check_writable(out)
     from_report = is_report(Path(source))
-    given = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
-    if from_report and given:
-        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{source} is a saved report, taken as it is: {listed} needs the checkpoint itself")
+    given = options.given(ctx, _ANALYSIS)
+    if from_report:
+        options.require_checkpoint(source, given)
     if "role" in given:
         given["roles"] = given.pop("role")
     asked: dict[str, Any] = {
@@ -110,8 +105,3 @@ def audit(
     show.answer(found, format.value, out, all_rows=all_rows)
     if found.at_least(fail_on.value):
         raise typer.Exit(1)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,9 @@ _STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 def answer(audit: AuditReport, format: str, out: Path | None, *, all_rows: bool) -> None:
     """Save what is asked for, and print: the table, or data for a pipeline."""
     from specdiag.auditing import wording
-    from specdiag.report import write_atomically
 
     data = wording.to_markdown(audit, all_rows=all_rows) if format == "md" else audit.to_json()
-    if out is not None:
-        write_atomically(out, data)
-    with output.closed_pipe_is_silent():
-        if format == "table":
-            _print(audit, all_rows=all_rows)
-        elif out is None:
-            output.write(data)
-    if out is not None:
-        output.talk(f"written: {out}", "green")
+    output.deliver(data, out, partial(_print, audit, all_rows=all_rows) if format == "table" else None)
 
 
 def _print(audit: AuditReport, *, all_rows: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +12,6 @@ from specdiag.errors import UsageError
 from . import options, output
 
 _ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
-
-
-class Format(StrEnum):
-    """What is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
 
 
 @output.guarded
@@ -54,18 +44,14 @@ def compare(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     role: options.RoleOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
-    tail: Annotated[
-        str, typer.Option("--tail", help="Rule of alpha: hill, hill-paper, ks, fix-finger, farms.")
-    ] = "hill",
-    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
+    dtype: options.DTypeOption = options.DType.auto,
+    tail: options.TailOption = options.Tail.hill,
+    tail_fraction: options.TailFractionOption = 0.5,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
+    format: Annotated[options.Format, typer.Option("--format", "-f", help="What is printed.")] = options.Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.")
     ] = None,
@@ -80,7 +66,7 @@ def compare(
     """
     if _are_runs(sources):
         _rank(sources, format, out)
-        if len(sources) > 2 or format is not Format.table:
+        if len(sources) > 2 or format is not options.Format.table:
             return
     if len(sources) != 2:
         raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
@@ -96,7 +82,7 @@ def compare(
     limits = parse_limits(fail_above or [])
     if out is not None:
         check_writable(out)
-    given: dict[str, Any] = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
+    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
     try:
         with analysis_bar() as bar:
             found = run(
@@ -121,13 +107,13 @@ def _are_runs(sources: list[str]) -> bool:
     return len(folders) > 1 and all((folder / "specdiag_outcome.json").is_file() for folder in folders)
 
 
-def _rank(sources: list[str], format: Format, out: Path | None) -> None:
+def _rank(sources: list[str], format: options.Format, out: Path | None) -> None:
     from specdiag.train.ranking import rank
 
     from .train_output import ranking, ranking_data
 
     rows, said = rank([Path(source) for source in sources])
-    if format is Format.table:
+    if format is options.Format.table:
         ranking(rows, said)
         return
     data = ranking_data(rows, format.value)
@@ -135,8 +121,3 @@ def _rank(sources: list[str], format: Format, out: Path | None) -> None:
         output.write(data)
     else:
         out.write_bytes(data)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

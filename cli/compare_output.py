@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ _FEW = 8
 def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
     """Save what is asked for, and print: the tables, or data for a pipeline."""
     from specdiag.comparison.rows import COLUMNS, SHORT, rows
-    from specdiag.report import write_atomically
     from specdiag.views.export import export
 
     if format in ("table", "json"):
@@ -31,15 +31,7 @@ def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) 
         data = export(rows(found), SHORT if format == "md" else COLUMNS, format)
     for side, source in (("A", found.a), ("B", found.b)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
-    if out is not None:
-        write_atomically(out, data)
-    with output.closed_pipe_is_silent():
-        if format == "table":
-            _print(found, all_rows=all_rows)
-        elif out is None:
-            output.write(data)
-    if out is not None:
-        output.talk(f"written: {out}", "green")
+    output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
 
 
 def excess(found: Sequence[Excess]) -> None:

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdiag.errors import UsageError
-
-from . import output
+from . import options, output
 
 if TYPE_CHECKING:
     from specdiag.report import SpectralReport
@@ -29,9 +27,7 @@ def report_of(source: str, analysis: Mapping[str, Any], what: str) -> SpectralRe
     from specdiag.report import is_report, load_report
 
     if is_report(Path(source)):
-        if analysis:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in analysis)
-            raise UsageError(f"{source} is a saved report, taken as it is: {options} needs the checkpoint itself")
+        options.require_checkpoint(source, analysis)
         return load_report(source)
     from specdiag.analysis import analyze
 

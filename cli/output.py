@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -74,6 +75,21 @@ def write(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data if data.endswith(b"\n") else data + b"\n")
     sys.stdout.buffer.flush()
+
+
+def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = None) -> None:
+    """Save the data where that is asked for, and print: the table by `show`, else the data if they are not saved."""
+    from specdiag.report import write_atomically
+
+    if out is not None:
+        write_atomically(out, data)
+    with closed_pipe_is_silent():
+        if show is not None:
+            show()
+        elif out is None:
+            write(data)
+    if out is not None:
+        talk(f"written: {out}", "green")
 
 
 def shows_progress() -> bool:

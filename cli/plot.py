@@ -135,17 +135,11 @@ def plot(
 
 def _check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
     """Refuse what this kind would ignore."""
-    strange = [_option(name) for name in given if name not in _TAKES[kind]]
-    if strange:
-        listed = ", ".join(_option(name) for name in _TAKES[kind])
-        raise UsageError(f"{kind} knows no {', '.join(strange)}; it takes {listed}")
+    if strange := options.listed(name for name in given if name not in _TAKES[kind]):
+        raise UsageError(f"{kind} knows no {strange}; it takes {options.listed(_TAKES[kind])}")
     most = _SOURCES.get(kind, 1)
     if len(sources) > most:
         raise UsageError(f"{kind} takes {most} SOURCE{'S' if most > 1 else ''} at most, not {len(sources)}")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _norms(source: str, lr: float | None, weight_decay: float | None) -> Trajectory | NormLog:

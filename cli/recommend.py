@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specdiag.errors import SourceError, UsageError
+from specdiag.errors import SourceError
 
 from . import options, output
 
@@ -28,14 +28,6 @@ class LrSchedule(StrEnum):
     """What the lr does over the steps left."""
 
     to_zero = "to zero"
-    constant = "constant"
-
-
-class LrShape(StrEnum):
-    """The shape of a whole lr schedule."""
-
-    cosine = "cosine"
-    linear = "linear"
     constant = "constant"
 
 
@@ -95,7 +87,9 @@ def recommend(
         int | None, typer.Option("--steps-total", min=1, help="--schedule: steps of the run.")
     ] = None,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="--schedule: steps of warm-up.")] = 0,
-    lr_shape: Annotated[LrShape, typer.Option("--lr-shape", help="--schedule: of the lr.")] = LrShape.cosine,
+    lr_shape: Annotated[
+        options.LrShape, typer.Option("--lr-shape", help="--schedule: of the lr.")
+    ] = options.LrShape.cosine,
     momentum: Annotated[
         float, typer.Option("--momentum", help="scionc: weight of the new gradient, 0.1 for 'momentum 0.9'.")
     ] = 1.0,
@@ -113,11 +107,9 @@ def recommend(
     revision: options.RevisionOption = None,
     file: options.FileOption = None,
     role_map: options.RoleMapOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
+    dtype: options.DTypeOption = options.DType.auto,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     export: Annotated[
@@ -144,10 +136,9 @@ def recommend(
         check_writable(out)
     source = source or _newest_report()
     from_report = is_report(Path(source))
-    given = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
-    if from_report and given:
-        listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{source} is a saved report, taken as it is: {listed} needs the checkpoint itself")
+    given = {name: value for name in _ANALYSIS if (value := options.plain(ctx.params[name])) not in (None, "auto")}
+    if from_report:
+        options.require_checkpoint(source, given)
     planned = {name: ctx.params[name] for name in _POWER_LINES}
     base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
     course = None

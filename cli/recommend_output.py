@@ -81,17 +81,10 @@ def base_decay(
 
 def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *, all_rows: bool) -> None:
     """Print the plan, or what another tool reads; save it where asked."""
-    from specdiag.report import write_atomically
     from specdiag.views.plan_export import export_plan
 
     if export is not None:
-        data = export_plan(plan, export)
-        if out is None:
-            with output.closed_pipe_is_silent():
-                output.write(data)
-        else:
-            write_atomically(out, data)
-            output.talk(f"written: {out}", "green")
+        output.deliver(export_plan(plan, export), out)
         return
     if out is not None:
         plan.save(out)

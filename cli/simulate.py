@@ -11,7 +11,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import output
+from . import options, output
 
 
 class Format(StrEnum):
@@ -20,14 +20,6 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
-
-
-class LrShape(StrEnum):
-    """The course of the lr."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
 
 
 _NOT_OF_APPENDIX_A = (
@@ -55,7 +47,9 @@ def simulate(
         typer.Option("--weight-decay", help="The optimizer's argument at the peak lr; for Scion 1/radius; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of the run.")] = None,
-    lr_shape: Annotated[LrShape, typer.Option("--lr-shape", help="Course of the lr.")] = LrShape.constant,
+    lr_shape: Annotated[
+        options.LrShape, typer.Option("--lr-shape", help="Course of the lr.")
+    ] = options.LrShape.constant,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps from 0 to the peak lr.")] = 0,
     final_lr: Annotated[float, typer.Option("--final-lr", help="Last lr of linear and cosine.")] = 0.0,
     corrected: Annotated[
@@ -142,9 +136,7 @@ def simulate(
 
 def _told(ctx: typer.Context) -> dict[str, Any]:
     """What was given on the command line, as the library names it."""
-    given = {name: ctx.params[name] for name in ctx.params if _is_given(ctx, name)}
-    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
-    return {name: value for name, value in plain.items() if name not in ("check", "format", "out")}
+    return options.given(ctx, [name for name in ctx.params if name not in ("check", "format", "out")])
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -163,18 +155,14 @@ def _appendix_a(
 ) -> list[Any]:
     from specdiag.dynamics.appendix_a import appendix_a
 
-    refused = [f"--{name.replace('_', '-')}" for name in _NOT_OF_APPENDIX_A if _is_given(ctx, name)]
-    if refused:
-        raise UsageError(f"--appendix-a is a random walk under two decays: leave out {', '.join(refused)}")
+    if refused := options.listed(options.given(ctx, _NOT_OF_APPENDIX_A)):
+        raise UsageError(f"--appendix-a is a random walk under two decays: leave out {refused}")
     if len(weight_decay) > 1:
         raise UsageError("--appendix-a takes one --weight-decay: it shows it uncorrected and corrected")
     given: dict[str, Any] = {
-        name: value for name, value in common.items() if name not in ("lr_shape", "shape") or _is_given(ctx, name)
+        name: value
+        for name, value in common.items()
+        if name not in ("lr_shape", "shape") or options.is_given(ctx, name)
     }
     chosen: dict[str, Any] = {"lr": lr, "steps": steps, "weight_decay": weight_decay[0] if weight_decay else None}
     return list(appendix_a(**given, **{name: value for name, value in chosen.items() if value is not None}))
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

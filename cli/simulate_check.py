@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +35,12 @@ def run(source: str, given: dict[str, Any], format: str, out: Path | None) -> No
         SourceError: the run has no norms.
     """
     from specdiag.dynamics.run_check import check_run
-    from specdiag.report import write_atomically
 
     if out is not None and out.suffix.lower() in (".png", ".svg", ".pdf"):
         raise UsageError(f"--check saves data: the figure is 'specdiag plot norms {source} -o {out}'")
     found = check_run(_norms(source, given))
     data = _data(found, format)
-    if out is not None:
-        write_atomically(out, data)
-    with output.closed_pipe_is_silent():
-        if format == "table":
-            _print(found)
-        elif out is None:
-            output.write(data)
-    if out is not None:
-        output.talk(f"written: {out}", "green")
+    output.deliver(data, out, partial(_print, found) if format == "table" else None)
 
 
 def _norms(source: str, given: dict[str, Any]) -> NormLog:

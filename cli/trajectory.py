@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +13,6 @@ _ANALYSIS = (
     "base", "role_map", "include", "exclude", "experts", "device", "dtype", "tail", "tail_fraction", "square", "jobs",
     "memory",
 )  # fmt: skip
-
-
-class Format(StrEnum):
-    """What is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-    md = "md"
 
 
 RunArgument = Annotated[
@@ -55,22 +45,18 @@ def trajectory(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     role: options.RoleOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
-    tail: Annotated[
-        str, typer.Option("--tail", help="Rule of alpha: hill, hill-paper, ks, fix-finger, farms.")
-    ] = "hill",
-    tail_fraction: Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")] = 0.5,
-    square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
+    dtype: options.DTypeOption = options.DType.auto,
+    tail: options.TailOption = options.Tail.hill,
+    tail_fraction: options.TailFractionOption = 0.5,
+    square: options.SquareOption = True,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
     format: Annotated[
-        Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
-    ] = Format.table,
+        options.Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
+    ] = options.Format.table,
     all_rows: Annotated[bool, typer.Option("--all", help="Every step in the table.")] = False,
 ) -> None:
     """Every checkpoint of a run, one at a time: alphas, norms and ranks per role, with the training loss beside them.
@@ -86,7 +72,7 @@ def trajectory(
     from .progress import analysis_bar
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
-    given: dict[str, Any] = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
+    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
     if role:
         given["roles"] = role
     names = [name for name in (revisions or "").split(",") if name]
@@ -102,8 +88,3 @@ def trajectory(
             show.answer(interrupted.trajectory, format.value, metric, all_rows=all_rows)
         output.leave(output.INTERRUPTED)
     show.answer(found, format.value, metric, all_rows=all_rows)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

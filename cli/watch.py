@@ -44,12 +44,10 @@ def watch(
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
     role: options.RoleOption = None,
-    experts: Annotated[
-        int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-    ] = None,
+    experts: options.ExpertsOption = None,
     device: options.DeviceOption = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32 or float64.")] = "auto",
-    square: Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")] = True,
+    dtype: options.DTypeOption = options.DType.auto,
+    square: options.SquareOption = True,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
@@ -65,7 +63,7 @@ def watch(
     from .live import live_table
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
-    given: dict[str, Any] = {name: ctx.params[name] for name in _ANALYSIS if _is_given(ctx, name)}
+    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
     if role:
         given["roles"] = role
     given.setdefault("device", device)
@@ -77,8 +75,3 @@ def watch(
             n_alerts += len(seen.alerts)
     if n_alerts:
         raise typer.Exit(1)
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -15,7 +15,7 @@ from specdiag.optim import METHODS
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "benchmarks" / "results" / "methods.json"
 sys.path.append(str(ROOT / "benchmarks"))
-methods = importlib.import_module("methods")
+methods, tables = (importlib.import_module(name) for name in ("methods", "methods_tables"))
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def test_other_figures_are_noticed_and_written(tmp_path, results, capsys):
     other, page = tmp_path / "methods.json", tmp_path / "methods.md"
     other.write_text(json.dumps(results))
     page.write_text(methods.DOCS.read_text())
-    assert methods.update_docs(page, other, check=True) == 1
+    assert tables.update_docs(page, other, check=True) == 1
     assert "does not show" in capsys.readouterr().err
-    assert methods.update_docs(page, other, check=False) == 0
-    assert methods.update_docs(page, other, check=True) == 0
+    assert tables.update_docs(page, other, check=False) == 0
+    assert tables.update_docs(page, other, check=True) == 0
     page.write_text("# Without markers\n")
-    assert methods.update_docs(page, other, check=False) == 1
+    assert tables.update_docs(page, other, check=False) == 1
 
 
 def test_the_committed_figures_are_of_this_benchmark_and_of_every_optimizer(results):
@@ -62,7 +62,7 @@ def test_the_committed_figures_are_of_this_benchmark_and_of_every_optimizer(resu
 def test_every_optimizer_trained(results):
     """Below what the frequencies of bytes give, on every seed that is reported."""
     for name in methods.CONTENDERS:
-        for loss in methods._losses(results, "seeds", name):
+        for loss in tables._losses(results, "seeds", name):
             assert loss is not None
             assert loss < results["bytes_alone"]["one"]
 
@@ -72,16 +72,16 @@ def test_the_lr_is_the_best_of_its_grid_and_diverged_runs_are_none(results):
     runs = results["runs"]
     for lr, loss in zip(grid, (None, 2.0, 1.5, None), strict=True):
         runs[f"grid/adamw/{lr:g}"]["loss"] = loss
-    assert methods.chosen_lr(results, "adamw") == grid[2]
-    assert ", 2 diverged" in next(line for line in methods.methods_table(results).splitlines() if "| adamw |" in line)
+    assert tables.chosen_lr(results, "adamw") == grid[2]
+    assert ", 2 diverged" in next(line for line in tables.methods_table(results).splitlines() if "| adamw |" in line)
     for lr in grid:
         runs[f"grid/adamw/{lr:g}"]["loss"] = None
     with pytest.raises(SystemExit, match="adamw: no lr"):
-        methods.chosen_lr(results, "adamw")
+        tables.chosen_lr(results, "adamw")
 
 
 def test_the_interval_is_students():
-    mean, half = methods.interval([1.0, 2.0, 3.0])
+    mean, half = tables.interval([1.0, 2.0, 3.0])
     assert mean == 2.0
     assert half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
 
@@ -101,13 +101,13 @@ def test_told_apart_is_what_exceeds_interval_and_spread(results, losses, expecte
         results["runs"][f"seeds/adamw/{seed}"]["loss"] = loss
     for seed, loss in enumerate(losses):
         results["runs"][f"seeds/muon/{seed}"]["loss"] = loss
-    found = methods.verdicts(results, "seeds", ["adamw", "muon"])
+    found = tables.verdicts(results, "seeds", ["adamw", "muon"])
     assert found == {"below": [], "above": [], "same": []} | {expected: ["muon"]}
 
 
 def test_a_diverged_seed_is_last_and_said(results):
     results["runs"]["seeds/scion/1"]["loss"] = None
-    rows = [line for line in methods.methods_table(results).splitlines() if line.startswith("| ")]
+    rows = [line for line in tables.methods_table(results).splitlines() if line.startswith("| ")]
     assert rows[-1].startswith("| scion |")
     assert "1 of 3 diverged | diverged" in rows[-1]
 
@@ -165,7 +165,7 @@ def test_adamws_norms_fall_at_the_end_and_adamcs_do_not(results):
         assert rms["adamw"][str(last)] < 0.92 * rms["adamw"][str(first)]
         assert rms["adamc"][str(last)] > rms["adamc"][str(first)]
         assert rms["adamc"][str(last)] > 1.3 * rms["adamw"][str(last)]
-    predicted = {name: methods.predict(results, name, decay["strong"], 0.02) for name in ("adamw", "adamc")}
+    predicted = {name: tables.predict(results, name, decay["strong"], 0.02) for name in ("adamw", "adamc")}
     assert predicted["adamw"].at(last).rms < 0.7 * predicted["adamw"].at(first).rms
     assert predicted["adamc"].at(last).rms > predicted["adamc"].at(first).rms
 
@@ -180,14 +180,14 @@ def test_the_level_is_below_the_predicted_one(results):
     decay = results["setting"]["decay"]
     for part in ("strong", "usual"):
         for name in ("adamw", "adamc"):
-            found = methods.predict(results, name, decay[part], 0.02)
+            found = tables.predict(results, name, decay[part], 0.02)
             late = [(int(s), rms) for s, rms in results["runs"][f"{part}/{name}/0"]["rms"].items() if int(s) > 60]
             assert all(0.6 <= rms / found.at(step).rms <= 0.87 for step, rms in late)
 
 
 @pytest.mark.parametrize("part", ["seeds", "strong"])
 def test_renormalized_adamw_is_adamw_within_the_spread(results, part):
-    assert methods.verdicts(results, part, ["renormalized-adamw"])["same"] == ["renormalized-adamw"]
+    assert tables.verdicts(results, part, ["renormalized-adamw"])["same"] == ["renormalized-adamw"]
 
 
 def test_betas_move_adamcs_norm_little(results):
