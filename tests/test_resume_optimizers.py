@@ -208,7 +208,9 @@ def test_combined_is_saved_loaded_and_copied_whole():
     model = llama()
     one = Combined(adamw_and_sgd(model))
     loss_of(model).backward()
+    assert one.state == {}
     one.step()
+    assert set(one.state) == set(model.parameters())
     held = copy.deepcopy(one.state_dict())
     assert [group["params"] for group in held["param_groups"]] == [[0, 1, 2, 3], [4], list(range(5, 12))]
     assert set(held["state"]) == set(range(12))
