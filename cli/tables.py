@@ -32,11 +32,10 @@ class Column:
 
 
 def number(value: float | int | None, digits: int = 2) -> str:
-    """A number for a person; a dot where there is none."""
-    if value is None:
-        return _NOTHING
-    text = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
+    """As everywhere: see `specdiag.views.cells`."""
+    from specdiag.views.cells import number as told
+
+    return told(value, digits)
 
 
 def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:

@@ -121,7 +121,7 @@ def test_momentum_alone_is_not_flagged_and_a_drift_is(tmp_path):
 
 def train_on_text(out, steps, every=10, seed=0):
     torch.manual_seed(seed)
-    data, model = tiny_run.library_bytes(), tiny_run.TinyModel()
+    data, model = tiny_run.stdlib_bytes(), tiny_run.TinyModel()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1.0)
     watch = NormWatch(model, optimizer, every=every, out=out)
     draws = torch.Generator().manual_seed(seed)

@@ -64,7 +64,7 @@ class TinyModel(nn.Module):
         return self.lm_head(self.norm(x))
 
 
-def library_bytes() -> torch.Tensor:
+def stdlib_bytes() -> torch.Tensor:
     """The first half megabyte of the standard library's modules, in the order of their names."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     data = b"".join(path.read_bytes() for path in files[:40])[: 1 << 19]
@@ -76,7 +76,7 @@ def train(folder: Path, steps: int = 60, every: int = 20, lr: float = 3e-3) -> l
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data, model = library_bytes(), TinyModel()
+    data, model = stdlib_bytes(), TinyModel()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
     draws = torch.Generator().manual_seed(0)
     history: list[dict[str, float]] = []

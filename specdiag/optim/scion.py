@@ -153,7 +153,7 @@ class Scion(Optimizer):
 
     def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         averages = self._averaged(parameters, float(group["momentum"]))
-        removed = _removed(group)
+        removed = removed_share(group)
         if removed:
             torch._foreach_mul_(parameters, 1 - removed)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         stride = float(group["lr"]) * group["radius"]
@@ -185,7 +185,7 @@ class Scion(Optimizer):
         return averages
 
 
-def _removed(group: dict[str, Any]) -> float:
+def removed_share(group: dict[str, Any]) -> float:
     """The fraction of the weights that a step takes off."""
     lr, target = float(group["lr"]), group["target_norm"]
     removed = lr * group["weight_decay"]

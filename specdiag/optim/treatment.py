@@ -13,7 +13,7 @@ from specdiag.errors import UsageError
 from specdiag.optim.combined import stepped_by
 from specdiag.optim.lmo import auto
 from specdiag.optim.precision import is_decoupled
-from specdiag.optim.scion import Scion, _removed  # pyright: ignore[reportPrivateUsage]
+from specdiag.optim.scion import Scion, removed_share
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
 """Whether decay takes a fraction off all weights, goes through the gradient, or differs from weight to weight."""
@@ -71,7 +71,7 @@ def removed(optimizer: Optimizer, group: dict[str, Any]) -> float:
     if decay_kind(optimizer, group) != "decoupled":
         return 0.0
     if isinstance(stepped_by(optimizer, group), Scion):
-        return _removed(group)
+        return removed_share(group)
     return float(group["lr"]) * float(group.get("weight_decay", 0.0))
 
 

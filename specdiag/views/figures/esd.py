@@ -15,6 +15,7 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_density
 from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, panels
+from specdiag.views.figures.laws import bulk, power_law
 from specdiag.views.figures.selection import by_place, choose, few_of_each, in_role_order, role_label
 from specdiag.views.figures.style import (
     INK,
@@ -203,25 +204,22 @@ def _randomized(report: SpectralReport, record: ModuleRecord) -> NDArray[np.floa
 
 
 def _fit(axes: Axes, c: Curve, ink: str) -> None:
-    """The power law, with the tail's share of the mass. FARMS fits other eigenvalues, those of windows."""
-    r = c.record
-    if r.alpha is None or r.xmin is None or r.k is None or r.tail == "farms":
+    law = power_law(c.record, float(c.eigenvalues[-1]), c.n, 40)
+    if law is None or c.record.xmin is None:
         return
-    x = np.geomspace(r.xmin, c.eigenvalues[-1], 40)
-    y = r.k / c.n * (r.alpha - 1) / r.xmin * (x / r.xmin) ** -r.alpha
-    axes.plot(x, y, color=ink, linewidth=1.8, label="fitted power law")
-    axes.axvline(r.xmin, color=ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
+    axes.plot(*law, color=ink, linewidth=1.8, label="fitted power law")
+    axes.axvline(c.record.xmin, color=ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
 
 
 def _bulk(axes: Axes, c: Curve, ink: str) -> None:
-    r = c.record
-    if r.mp_edge is not None:
-        n, m = sorted((r.rows, r.cols))
-        variance = r.mp_edge / (n**0.5 + m**0.5) ** 2
-        lowest = max(variance * (m**0.5 - n**0.5) ** 2, float(c.eigenvalues[0]))
-        x = np.geomspace(lowest * 1.0001, r.mp_edge * 0.9999, 200)
-        axes.plot(x, mp_density(x, (n, m), variance), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
-                  label="Marchenko-Pastur bulk")  # fmt: skip
+    law, edge = bulk(c.record), c.record.mp_edge
+    if law is None or edge is None:
+        return
+    (n, m), variance = law
+    lowest = max(variance * (m**0.5 - n**0.5) ** 2, float(c.eigenvalues[0]))
+    x = np.geomspace(lowest * 1.0001, edge * 0.9999, 200)
+    axes.plot(x, mp_density(x, *law), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
+              label="Marchenko-Pastur bulk")  # fmt: skip
 
 
 def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64], ink: str) -> list[float]:

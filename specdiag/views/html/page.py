@@ -23,6 +23,7 @@ from specdiag.recommendation import recommend
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport, check_writable, write_atomically
 from specdiag.views import plan_sentences, sentences
+from specdiag.views.cells import number
 from specdiag.views.figures.style import plan_caption
 from specdiag.views.html import interactive, tables
 from specdiag.views.html.chart import HEIGHT, WIDTH, Chart, chart
@@ -194,8 +195,8 @@ def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Modul
     }
     return Module(
         record,
-        f"alpha {tables.number(record.alpha, 3)} (null {tables.number(record.alpha_null, 3)}), "
-        f"alpha_square {tables.number(record.alpha_square, 3)}",
+        f"alpha {number(record.alpha, 3)} (null {number(record.alpha_null, 3)}), "
+        f"alpha_square {number(record.alpha_square, 3)}",
         [(name, f"{v:.6g}" if isinstance(v, float) else str(v)) for name, v in shown.items()],
         None if drawn is None else chart(drawn),
         why_not,

@@ -11,6 +11,7 @@ from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_density
 from specdiag.views.figures.axes import log_bins
 from specdiag.views.figures.esd import Curve, curve, densities, span_of
+from specdiag.views.figures.laws import bulk, power_law
 
 Point = tuple[float, float]
 
@@ -60,24 +61,22 @@ def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
 
 
 def _fit(held: Curve) -> tuple[Point, Point] | None:
-    """The power law with the tail's share of the mass. FARMS fits other eigenvalues, those of windows."""
-    r = held.record
-    if r.alpha is None or r.xmin is None or r.k is None or r.tail == "farms":
+    law = power_law(held.record, float(held.eigenvalues[-1]), held.n, 2)
+    if law is None:
         return None
-    height, high = r.k / held.n * (r.alpha - 1) / r.xmin, float(held.eigenvalues[-1])
-    return (_short(r.xmin), _short(height)), (_short(high), _short(height * (high / r.xmin) ** -r.alpha))
+    first, last = ((_short(x), _short(y)) for x, y in zip(*law, strict=True))
+    return first, last
 
 
 def _bulk(held: Curve, low: float) -> tuple[Point, ...]:
-    edge = held.record.mp_edge
-    if edge is None or edge <= low:
+    law, edge = bulk(held.record), held.record.mp_edge
+    if law is None or edge is None or edge <= low:
         return ()
-    n, m = sorted((held.record.rows, held.record.cols))
-    variance = edge / (n**0.5 + m**0.5) ** 2
+    (n, m), variance = law
     # Even steps of the angle lie dense at both edges of the law, where it is steep.
     angles = np.pi * (np.arange(_BULK_POINTS, 0, -1) - 0.5) / _BULK_POINTS
     at = variance * (n + m + 2 * (n * m) ** 0.5 * np.cos(angles))
-    heights = mp_density(at, (n, m), variance)
+    heights = mp_density(at, *law)
     return tuple((_short(x), _short(y)) for x, y in zip(at, heights, strict=True) if x > low and y > 0)
 
 

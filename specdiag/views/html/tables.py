@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.records import Contrast, ModuleRecord, RoleSummary, Skipped
+from specdiag.views.cells import NOTHING, number
 from specdiag.views.figures.selection import role_label
 
-NOTHING = "·"
 _RHO = "(alpha - 1)/(null - 1): 1 like noise, below 1 heavier; not comparable across shapes"
 
 
@@ -36,14 +36,6 @@ class Table(NamedTuple):
 
     columns: tuple[Column, ...]
     rows: list[list[Cell]]
-
-
-def number(value: float | int | None, digits: int = 2) -> str:
-    """A number for a person; a dot where there is none."""
-    if value is None:
-        return NOTHING
-    text = str(value) if isinstance(value, int) else f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
 
 
 def role_table(roles: Sequence[RoleSummary]) -> Table:
