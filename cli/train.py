@@ -169,14 +169,14 @@ def train(
     assignments = parse_assignments(assign or [])
     after = runs.After(sample=sample, all_rows=all_rows)
     if resume:
-        wrong = [name for name in ("optimizer", "tokenizer", "max_tokens") if name in fields]
+        wrong = [name for name in ("optimizer", "tokenizer") if name in fields]
         if wrong or sweep is not None:
             name = "sweep" if sweep is not None else wrong[0].replace("_", "-")
             raise UsageError(f"--{name} is for a run that begins: name a CONFIG.toml or a preset without --resume")
         runs.go_on(
             source, compare=compare, after=after, layout=layout, config=model_config,
             data=tuple(data or ()), out=out, decay=decay, alphadecay=given, steps_total=steps_total, extend=extend,
-            block_size=block_size, task=task, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
+            block_size=block_size, max_tokens=max_tokens, task=task, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
             allow_data_shift=allow_data_shift,
         )  # fmt: skip
         return

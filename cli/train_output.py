@@ -155,7 +155,7 @@ def _logged(logs: Mapping[str, float]) -> str:
     return ", ".join(said)
 
 
-def answer(result: Result) -> None:
+def answer(run: Run, result: Result) -> None:
     """Losses, time, and how to go on."""
     console = output.console()
     counted = f"{result.tokens} tokens in " if result.tokens else ""
@@ -169,10 +169,10 @@ def answer(result: Result) -> None:
         console.print(
             f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."
         )
-    after = result.held_out_after or {}
+    after, in_tokens = result.held_out_after or {}, run.data.n_tokens > 0
     for name, before in result.held_out_before.items():
-        now = f", {_figure(name, after[name], result.tokens > 0)} now" if name in after else ""
-        console.print(f"Held out: {_figure(name, before, result.tokens > 0)} before{now}.")
+        now = f", {_figure(name, after[name], in_tokens)} now" if name in after else ""
+        console.print(f"Held out: {_figure(name, before, in_tokens)} before{now}.")
     if result.interrupted:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"

@@ -94,7 +94,7 @@ def _train(run: Run, after: After) -> Result:
     show.ready(run)
     with show.progress(run) as on_log:
         result = run.train(lambda decays: show.decays(run, decays, all_rows=after.all_rows), on_log)
-    show.answer(result)
+    show.answer(run, result)
     if result.interrupted:
         raise typer.Exit(output.INTERRUPTED)
     if after.sample is not None:

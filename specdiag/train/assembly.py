@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -177,5 +178,7 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),
         "report_to": "none",
     }
+    workers = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)  # they change no number
+    ours["dataloader_num_workers"] = workers
     theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
     return TrainingArguments(**{**batch, **theirs, **ours})

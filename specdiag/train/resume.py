@@ -64,6 +64,7 @@ class Request:
     steps_total: int | None = None
     extend: int | None = None
     block_size: int | None = None
+    max_tokens: int | None = None
     task: str | None = None
     layout: str | None = None
     """Of another program's optimizer, where it is not plain."""
@@ -94,18 +95,14 @@ def prepare(request: Request) -> Run:
     run = start.in_place or new_folder(request.out or Path(f"{run_of(checkpoint).name}-continued"), checkpoint)
     _check_ranks(start, checkpoint, request, said)
     config = read_config(checkpoint)
-    recipe = Recipe(
-        title="",
-        source="",
-        task=request.task or (own.recipe.task if own is not None else _task(checkpoint, config)),
+    recipe = msgspec.structs.replace(
+        _former(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
+                                 steps_total=steps_total, settings={}),
         data=_data_sources(start, request),
-        block_size=request.block_size or (own.recipe.block_size if own is not None else 0),
-        max_tokens=own.recipe.max_tokens if own is not None else 0,
-        optimizer=own.recipe.optimizer if own is not None else "",
-        optimizer_options=own.recipe.optimizer_options if own is not None else {},
         steps_total=steps_total,
         settings=settings.values,
-    )
+    )  # fmt: skip
+    recipe = _asked(recipe, request)
     kind_of(recipe.task)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
@@ -165,6 +162,7 @@ def _adopt(request: Request) -> Run:
         title="", source="", task=request.task or "causal-lm", data=tuple(pin(request.data)), steps_total=total,
         block_size=request.block_size or foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
+    recipe = _asked(recipe, request)
     kind_of(recipe.task)
     rule, options, plan = _chosen(folder, foreign.model, request, settings, total - step, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
@@ -186,6 +184,23 @@ def _companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[
     """The tokenizer's files as they lie beside the weights; one that lies inside of them is saved."""
     found = tokenizer_files(*folders)
     return save_tokenizer(tokenizer, run) if tokenizer is not None and not found else found
+
+
+def _asked(recipe: Recipe, request: Request) -> Recipe:
+    """What was asked for of data and task goes before what is known."""
+    return msgspec.structs.replace(
+        recipe,
+        task=request.task or recipe.task,
+        block_size=request.block_size or recipe.block_size,
+        max_tokens=request.max_tokens or recipe.max_tokens,
+    )
+
+
+def _former(start: Start) -> Recipe | None:
+    """The recipe of a run of ours; another one that begins from its checkpoint has its weights from there."""
+    if start.own is None or start.in_place is not None:
+        return None if start.own is None else start.own.recipe
+    return msgspec.structs.replace(start.own.recipe, model={}, start="")
 
 
 def _start_over(request: Request, start: Start) -> Run:
