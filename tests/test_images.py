@@ -160,24 +160,25 @@ def test_a_dataset_of_the_hub(tmp_path, monkeypatch):
 
     asked = []
 
-    def load_dataset(name, config):
-        asked.append((name, config))
+    def load_dataset(name, config, revision):
+        asked.append((name, config, revision))
         return datasets.DatasetDict(splits)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     splits = {"train": rows(6), "test": rows(4)}
-    data = load_images(["someone/digits:small"], size=SIZE, augment="none", seed=0)
-    assert asked == [("someone/digits", "small")]
+    commit = "0" * 40  # of others the hub is asked
+    data = load_images([f"someone/digits@{commit}:small"], size=SIZE, augment="none", seed=0)
+    assert asked == [("someone/digits", "small", commit)]
     assert (len(data.train), len(data.held_out), data.labels) == (6, 4, ("x", "y"))
     assert data.train[3]["labels"] == 1
     untold = rows(4).remove_columns("label").add_column("label", [-1] * 4).cast(features)
     splits = {"train": rows(6), "test": untold}
-    alone = load("someone/digits")
+    alone = load(f"someone/digits@{commit}")
     assert (len(alone.train), len(alone.held_out)) == (5, 1)
     assert data.fingerprint.differences(alone.fingerprint)
     splits = {"train": rows(3).remove_columns("label")}
     with pytest.raises(SourceError, match="no column of images and one of classes, but img"):
-        load("someone/digits")
+        load(f"someone/digits@{commit}")
 
 
 def test_refusals(tmp_path):

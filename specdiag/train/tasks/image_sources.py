@@ -9,8 +9,9 @@ from typing import Any, Protocol, cast
 
 from PIL import Image
 
-from specdiag.errors import MissingExtraError, SourceError
+from specdiag.errors import SourceError
 from specdiag.train.fingerprint import DataFile
+from specdiag.train.hub_data import import_datasets, in_one_sentence, locate, resolve
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _HELD_OUT = ("val", "validation", "test")
@@ -118,28 +119,29 @@ def _files(folder: Path, classes: dict[str, int]) -> tuple[_Files, DataFile]:
 
 
 def _hub(name: str) -> OpenedImages:
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise MissingExtraError("datasets of the hub need datasets: pip install datasets") from error
-    where, _, config = name.partition(":")
-    try:
-        splits = cast("dict[str, Any]", datasets.load_dataset(where, config or None))
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(f"{name} is no folder, and no dataset of the hub that opens ({reason})") from error
+    data = locate(name)
+    if isinstance(data, Path):
+        raise SourceError(f"{name} is no folder of classes with images")
+    data = resolve(data)
+    datasets = import_datasets()
+    with in_one_sentence(data, f"name a part as {data.repo}:CONFIG"):
+        splits = cast("dict[str, Any]", datasets.load_dataset(data.repo, data.config, revision=data.revision))
     if "train" not in splits:
-        raise SourceError(f"{name} has no split 'train', but {', '.join(splits)}")
+        raise SourceError(f"{data.name} has no split 'train', but {', '.join(splits)}")
     features: dict[str, Any] = splits["train"].features
     image = next((n for n, f in features.items() if isinstance(f, datasets.Image)), None)
     label = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     if image is None or label is None:
-        raise SourceError(f"{name} has no column of images and one of classes, but {', '.join(features)}")
+        raise SourceError(f"{data.name} has no column of images and one of classes, but {', '.join(features)}")
     apart = next((n for n in _HELD_OUT if n in splits and min(splits[n][label]) >= 0), "train")  # -1: not told
     sides = {n: _Rows(splits[n], image, label) for n in ("train", apart)}
     marks = tuple(
-        DataFile(name=f"{name}/{n}", size=len(side), ends=_digest(str(list(side.rows[label]))))
+        DataFile(
+            name=f"{data.name}/{n}",
+            size=len(side),
+            ends=_digest(str(list(side.rows[label]))),
+            commit=data.revision or "",
+        )
         for n, side in sides.items()
     )
     return OpenedImages(sides["train"], sides[apart], tuple(features[label].names), marks)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from specdiag.train.tasks.images import Images
 
 _LONGEST_BLOCK = 1024
+_AFTER_PADDING = (
+    "camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+"""Model types that count positions from the one after the padding token's: RoBERTa has 514 and takes 512."""
 _SIDE = 224
 """Pixels, of models that do not say."""
 
@@ -69,8 +74,13 @@ def block_size(recipe: Recipe, config: Any) -> int:
     Raises:
         UsageError: it does not fit the model.
     """
-    longest = getattr(config, "max_position_embeddings", None) or _LONGEST_BLOCK
+    longest = _positions(config)
     size = recipe.block_size or min(longest, _LONGEST_BLOCK)
     if size < 2 or size > longest:
         raise UsageError(f"--block-size {size} must be 2 to {longest}, the positions of the model")
     return size
+
+
+def _positions(config: Any) -> int:
+    held = int(getattr(config, "max_position_embeddings", None) or _LONGEST_BLOCK)
+    return held - int(config.pad_token_id or 0) - 1 if getattr(config, "model_type", "") in _AFTER_PADDING else held
