@@ -176,7 +176,8 @@ def train(
         runs.go_on(
             source, compare=compare, after=after, layout=layout, config=model_config,
             data=tuple(data or ()), out=out, decay=decay, alphadecay=given, steps_total=steps_total, extend=extend,
-            block_size=block_size, max_tokens=max_tokens, task=task, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
+            block_size=block_size, max_tokens=max_tokens, task=task,
+            settings=settings | assignments, fresh_optimizer=fresh_optimizer,
             allow_data_shift=allow_data_shift,
         )  # fmt: skip
         return
