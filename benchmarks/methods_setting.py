@@ -52,6 +52,7 @@ CONTENDERS: dict[str, Contender] = {
     "adamw": Contender("adamw", _ADAM, _DECAY),
     f"adamw, decay x {_MIDDLE:g}": Contender("adamw", _ADAM, {"weight_decay": _MIDDLE * USUAL}),
     "adamw + AlphaDecay": Contender("adamw", _ADAM, _DECAY, alpha=True),
+    "adam": Contender("adam", _ADAM),
     "adamc": Contender("adamc", _ADAM, _DECAY),
     "renormalized-adamw": Contender("renormalized-adamw", _ADAM, _DECAY),
     "cautious-adamw": Contender("cautious-adamw", _ADAM, _DECAY),
@@ -65,7 +66,10 @@ CONTENDERS: dict[str, Contender] = {
     "adadecay": Contender("adadecay", _SGD),
 }
 BASE = "adamw"
-STRONG_ROWS = tuple(name for name, each in CONTENDERS.items() if each.lrs is _ADAM and each.outside == 1)
+STRONG_ROWS = tuple(
+    name for name, each in CONTENDERS.items() if each.lrs is _ADAM and each.outside == 1 and each.method != "adam"
+)
+"""Coupled decay of such a size has no counterpart."""
 SETTING = {
     "model": f"LLaMA, {LAYERS} layers of width {WIDTH}, 256 bytes",
     "batch": [BATCH, BLOCK],
