@@ -1,0 +1,38 @@
+"""What a checkpoint of another program comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from specdiag.train.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """A checkpoint of another program, read.
+
+    Attributes:
+        kind: `nanoGPT checkpoint`, `AlphaDecay checkpoint`, `Lightning checkpoint`, `torch dict`.
+        model: with the weights loaded, in the dtype in which they were stored.
+        moments: state of the optimizer by the model's parameter name, a tied Parameter once: step, exp_avg,
+            exp_avg_sq, in the shape of the model's parameter.
+        optimizer: `adamw` (decoupled decay) or `adam` (coupled).
+        step: optimizer steps done.
+        settings: arguments of the Trainer that the file tells, and no others.
+        block_size: tokens of a sequence, if told.
+        steps_total: steps that the run was planned for, if told.
+        said: what was taken from where, which layout matched, and what is not known.
+    """
+
+    kind: str
+    model: nn.Module
+    moments: dict[str, dict[str, Any]]
+    optimizer: str
+    step: int
+    settings: Settings
+    block_size: int | None = None
+    steps_total: int | None = None
+    said: list[str] = field(default_factory=list[str])

@@ -1,0 +1,189 @@
+"""nanoGPT's ckpt.pt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.foreign.building import dtype_of, load
+from specdiag.train.foreign.foreign import Foreign
+from specdiag.train.foreign.layouts import OLD_NANOGPT, assign
+from specdiag.train.foreign.moments import decay_said, moments_of
+from specdiag.train.foreign.saved import saved_optimizer
+from specdiag.train.foreign.schedules import cosine, cosine_then_flat, rate
+from specdiag.train.foreign.told import Told, plain
+from specdiag.train.models.nano_gpt import NanoGPTConfig, NanoGPTForCausalLM
+
+KIND = "nanoGPT checkpoint"
+_SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+_KNOWN = {*_SIZES, "bias", "dropout"}
+_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+"""Linear layers that transformers' GPT-2 keeps transposed."""
+_END_OF_TEXT = 50256
+
+
+def is_nanogpt(content: Mapping[str, Any]) -> bool:
+    """Whether nanoGPT's train.py wrote it."""
+    return isinstance(content.get("model_args"), Mapping) and "iter_num" in content and "model" in content
+
+
+def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> Foreign:
+    """Read it.
+
+    With biases it becomes transformers' GPT-2; without, which that does not have, a model of our own.
+
+    Raises:
+        UsageError: it is of a changed nanoGPT, or has no optimizer that can be continued.
+        SourceError: its parts do not fit together.
+    """
+    label = path.name
+    saved = saved_optimizer(content.get("optimizer"), label)
+    config = plain(content.get("config"))
+    arguments = _arguments(content["model_args"], config, label)
+    weights = cast("Mapping[str, torch.Tensor]", content["model"])
+    own = _model(NanoGPTForCausalLM, NanoGPTConfig(**arguments), dtype_of(weights))
+    loaded = load(own, weights, label)
+    assigned, layout_name, said = assign(saved, own, [{"": loaded.order}], layout)
+    old = layout_name == OLD_NANOGPT
+    own.config.activation = "gelu_tanh" if old else "gelu"
+    model: nn.Module = own
+    transposed: set[str] = set()
+    if arguments["bias"]:
+        model = _gpt2(own)
+        transposed = {name for name in loaded.order if name.endswith(_CONV1D)}
+    elif old:
+        model = _model(NanoGPTForCausalLM, own.config, own.dtype, own.state_dict())
+    told = Told()
+    told.optimizer(saved, label)
+    _tell(told, config, f"config in {label}")
+    step = saved.step
+    sentences = [
+        said,
+        *loaded.said,
+        *decay_said(saved, assigned, model),
+        _network(arguments, old),
+        *_steps(int(content["iter_num"]), step),
+        *_warm_up(told, config, saved.one("lr"), step),
+        "nanoGPT draws its blocks at random and saves no random numbers: which it saw is not known.",
+    ]
+    return Foreign(
+        kind=KIND,
+        model=model,
+        moments=moments_of(saved, assigned, transposed),
+        optimizer=saved.kind or "adamw",
+        step=step,
+        settings=told.settings,
+        block_size=int(arguments["block_size"]),
+        steps_total=told.steps_total,
+        said=sentences,
+    )
+
+
+def _arguments(model_args: Mapping[str, Any], config: Mapping[str, Any], label: str) -> dict[str, Any]:
+    unknown = [name for name in model_args if name not in _KNOWN]
+    if unknown:
+        raise UsageError(
+            f"{label} is of a changed nanoGPT, with {', '.join(unknown)} in its model_args, whose network is not known "
+            "here: go on in its own script, with specdiag.optim.AlphaDecay"
+        )
+    lost = [name for name in _SIZES if not isinstance(model_args.get(name), int)]
+    if lost:
+        raise SourceError(f"{label} has no {lost[0]} in its model_args")
+    dropout = model_args.get("dropout", config.get("dropout", 0.0))
+    return {
+        **{name: int(model_args[name]) for name in _SIZES},
+        "bias": bool(model_args.get("bias", True)),  # before 2023 there was no choice
+        "dropout": float(dropout),
+    }
+
+
+def _gpt2(own: NanoGPTForCausalLM) -> nn.Module:
+    held = own.config
+    token = _END_OF_TEXT if held.vocab_size > _END_OF_TEXT else None
+    config = GPT2Config(
+        n_layer=held.n_layer,
+        n_head=held.n_head,
+        n_embd=held.n_embd,
+        n_positions=held.block_size,
+        vocab_size=held.vocab_size,
+        activation_function="gelu" if held.activation == "gelu" else "gelu_new",
+        layer_norm_epsilon=1e-5,
+        attn_pdrop=held.dropout,
+        resid_pdrop=held.dropout,
+        embd_pdrop=held.dropout,
+        bos_token_id=token,
+        eos_token_id=token,
+    )
+    weights = own.state_dict().items()
+    turned = {name: tensor.T if name.endswith(_CONV1D) else tensor for name, tensor in weights}
+    return _model(GPT2LMHeadModel, config, own.dtype, turned)
+
+
+def _model(kind: Any, config: Any, dtype: torch.dtype, weights: Mapping[str, torch.Tensor] | None = None) -> Any:
+    model = kind(config).to(dtype)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+def _network(arguments: Mapping[str, Any], old: bool) -> str:
+    kept = "transformers' GPT-2" if arguments["bias"] else "a nanoGPT without biases, which transformers' GPT-2 has not"
+    gelu = "the GELU by tanh, as of its order, from before June 2023" if old else "the exact GELU, as since June 2023"
+    return f"The model is {kept}: {arguments['vocab_size']} tokens with padding, {gelu}."
+
+
+def _tell(told: Told, config: Mapping[str, Any], origin: str) -> None:
+    told.numbers(config, origin)
+    peak = _number(config.get("learning_rate"))
+    told.say(origin, learning_rate=peak)
+    if config.get("decay_lr") is False:
+        told.say(origin, lr_scheduler_type="constant")
+    elif peak and all(_number(config.get(name)) is not None for name in ("warmup_iters", "lr_decay_iters", "min_lr")):
+        warmup, end, total = int(config["warmup_iters"]), int(config["lr_decay_iters"]), told.steps_total
+        smallest = float(config["min_lr"])
+        schedule = cosine(smallest, warmup) if end == total else cosine_then_flat(smallest / peak, warmup, end - warmup)
+        told.say(origin, **schedule)
+    _precision(told, config, origin)
+
+
+def _precision(told: Told, config: Mapping[str, Any], origin: str) -> None:
+    half = {"bfloat16": "bf16", "float16": "fp16"}.get(str(config.get("dtype")))
+    if half is None or str(config.get("device", "cuda")).startswith("cpu"):  # nanoGPT computes in float32 there
+        return
+    if torch.cuda.is_available():
+        told.say(origin, **{half: True})
+    else:
+        told.settings.notes.append(f"The run computed in {config['dtype']} on a GPU, and goes on in float32 here.")
+
+
+def _steps(iterations: int, step: int) -> list[str]:
+    if iterations == step:
+        return []
+    return [
+        f"iter_num is {iterations} and the optimizer did {step} steps, as half precision skips some: {step} counts."
+    ]
+
+
+def _warm_up(told: Told, config: Mapping[str, Any], saved: float | None, step: int) -> list[str]:
+    """The lr of the next step here and there, where they differ: nanoGPT's warm-up is not transformers'."""
+    values, peak = told.settings.values, told.settings.values.get("learning_rate")
+    if saved is None or peak is None or "lr_scheduler_type" not in values:
+        return []
+    if values["lr_scheduler_type"] == "constant":
+        return []
+    ours = rate(peak, values, step, told.steps_total or int(config["lr_decay_iters"]))
+    if abs(ours - saved) <= 1e-6 * peak:
+        return []
+    warmup = int(config["warmup_iters"])
+    where = f"in the warm-up of {warmup}, which is counted otherwise here" if step < warmup else "by its config"
+    return [f"The lr of step {step + 1} is {saved:.4g} in the file and {ours:.4g} here, {where}."]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

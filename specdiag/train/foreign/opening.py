@@ -1,0 +1,55 @@
+"""Opening files of other programs: nothing that they carry is run, and what they want to run is named."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from specdiag.checkpoint.torch_load import INERT, ForeignPickleError, load_torch
+from specdiag.errors import SourceError
+
+_scalar = cast("Any", np.float64(0)).__reduce__()[0]
+_NUMPY = (
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint32", "uint64", "float32", "float64")},
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+)
+"""A number of numpy, such as a best loss, under its new and its old name: makes the number and nothing else."""
+
+
+def open_dictionary(path: Path) -> Mapping[str, Any]:
+    """The dictionary that torch.save wrote; tensors stay on disk until they are used.
+
+    Raises:
+        SourceError: it is no dictionary, damaged, or wants to run something, which is named.
+    """
+    try:
+        content = load_torch(path, str(path), cast("Any", (*INERT, *_NUMPY)))
+    except ForeignPickleError as error:
+        wanted = _wanted(path)
+        if not wanted:
+            raise
+        raise SourceError(
+            f"'{path}' wants to make or run {', '.join(wanted)} when it is opened, which is not allowed: save the "
+            "state_dict of model and optimizer in it, and numbers and text, not objects"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise SourceError(f"'{path}' holds a {type(content).__name__}, not a dictionary of model and optimizer")
+    return {str(name): value for name, value in cast("Mapping[Any, Any]", content).items()}
+
+
+def _wanted(path: Path) -> list[str]:
+    """What the pickle names and is not allowed, read without making anything; empty for a file of the old format."""
+    known = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*INERT, *(k for k in _NUMPY if isinstance(k, type)))}
+    known |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, LookupError):
+        return []
+    return sorted(set(found) - known)

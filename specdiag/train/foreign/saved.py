@@ -1,0 +1,135 @@
+"""The optimizer that a program saved: Adam's or AdamW's state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from specdiag.errors import SourceError, UsageError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+_KEPT = {"step", *MOMENTS}
+_REFUSED = ("amsgrad", "maximize")
+_RATES = ("lr", "initial_lr", "betas", "eps")
+"""One for all groups, or a Trainer cannot go on."""
+
+
+@dataclass(frozen=True)
+class SavedOptimizer:
+    """A state_dict of Adam or AdamW.
+
+    Attributes:
+        label: the file, for messages.
+        groups: as saved.
+        state: by index.
+    """
+
+    label: str
+    groups: list[Mapping[str, Any]]
+    state: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def indices(self) -> list[list[int]]:
+        """Of each group that has parameters."""
+        return [list(group["params"]) for group in self.groups if group["params"]]
+
+    @property
+    def names(self) -> list[str] | None:
+        """Of all parameters, where the optimizer was given them (torch 2.6 and later)."""
+        held = [group for group in self.groups if group["params"]]
+        if not all(isinstance(group.get("param_names"), list) for group in held):
+            return None
+        return [str(name) for group in held for name in group["param_names"]]
+
+    def shape(self, index: int) -> tuple[int, ...] | None:
+        """Of the parameter, as its moments have it; None where there are none."""
+        moment = self.state.get(index, {}).get(MOMENTS[1])
+        return tuple(moment.shape) if isinstance(moment, torch.Tensor) else None
+
+    def one(self, key: str) -> Any:
+        """The value that all groups have; None if none has it.
+
+        Raises:
+            UsageError: they differ.
+        """
+        found = {_plain(group[key]) for group in self.groups if key in group and group["params"]}
+        if len(found) > 1:
+            listed = ", ".join(str(value) for value in sorted(found)[:4])
+            raise UsageError(f"{self.label} has groups of different {key} ({listed}), and a Trainer has one: {_SCRIPT}")
+        return next(iter(found), None)
+
+    @property
+    def decays(self) -> set[float]:
+        """The weight decays of groups that decay."""
+        found = {float(_plain(group.get("weight_decay", 0.0))) for group in self.groups if group["params"]}
+        return {decay for decay in found if decay}
+
+    @property
+    def kind(self) -> str | None:
+        """`adamw` or `adam`, where the groups say whether decay is decoupled."""
+        said = self.one("decoupled_weight_decay")
+        return None if said is None else "adamw" if said else "adam"
+
+    @property
+    def step(self) -> int:
+        """The counter that all parameters have.
+
+        Raises:
+            SourceError: they differ.
+        """
+        counters = {int(state["step"]) for state in self.state.values()}
+        if len(counters) != 1:
+            raise SourceError(
+                f"{self.label} has parameters at step {min(counters)} and at step {max(counters)}: it is damaged, or "
+                "some were trained for a part of the run; go on in its own script"
+            )
+        return counters.pop()
+
+
+_SCRIPT = "go on in its own script, with specdiag.optim.AlphaDecay or DecayPlan.apply"
+
+
+def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
+    """Check that it is Adam's or AdamW's.
+
+    Raises:
+        UsageError: there is none, or it is another optimizer's.
+        SourceError: it is no state_dict of an optimizer.
+    """
+    if not content:
+        raise UsageError(
+            f"{label} holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts one from "
+            "these weights"
+        )
+    groups, state = (content.get(key) if isinstance(content, Mapping) else None for key in ("param_groups", "state"))
+    if not isinstance(groups, list) or not isinstance(state, Mapping):
+        raise SourceError(f"{label} holds no state_dict of an optimizer where one belongs")
+    groups = cast("list[Mapping[str, Any]]", groups)
+    state = cast("Mapping[int, Mapping[str, Any]]", state)
+    if not all(isinstance(group.get("params"), list) for group in groups):
+        raise SourceError(f"{label} has parameter groups without parameters: it is no state_dict of an optimizer")
+    if not state:
+        raise UsageError(
+            f"{label} has an optimizer without moments: no step was done, or they were not saved; --fresh-optimizer "
+            "starts one"
+        )
+    keys = {str(key) for held in state.values() for key in held}
+    if not keys >= _KEPT or any(group.get(key) for group in groups for key in _REFUSED):
+        odd = ", ".join(sorted(keys - _KEPT) or [key for key in _REFUSED if any(g.get(key) for g in groups)])
+        raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({odd}): {_SCRIPT}")
+    if keys > _KEPT:
+        raise UsageError(f"{label} keeps {', '.join(sorted(keys - _KEPT))} beside Adam's moments: {_SCRIPT}")
+    saved = SavedOptimizer(label, groups, state)
+    for key in _RATES:
+        saved.one(key)
+    return saved
+
+
+def _plain(value: Any) -> Any:
+    """torch keeps the lr of a capturable optimizer in a tensor of one element."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in cast("list[Any]", value))
+    return value.item() if isinstance(value, torch.Tensor) else value

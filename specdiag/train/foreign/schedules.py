@@ -1,0 +1,79 @@
+"""Schedules of torch and of other programs as transformers has them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import get_scheduler
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Arguments of a Trainer.
+
+    Attributes:
+        values: lr_scheduler_type, lr_scheduler_kwargs, warmup_steps.
+        steps_total: that the schedule spans; None where it has no end.
+    """
+
+    values: dict[str, Any]
+    steps_total: int | None = None
+
+
+def rate(peak: float, schedule: Mapping[str, Any], step: int, steps_total: int) -> float:
+    """The lr that transformers gives a step."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the stable steps of cosine_then_flat do not add up to the total, on purpose
+        made: Any = get_scheduler(
+            schedule["lr_scheduler_type"],
+            optimizer,
+            num_warmup_steps=int(schedule.get("warmup_steps", 0)),
+            num_training_steps=steps_total,
+            scheduler_specific_kwargs=schedule.get("lr_scheduler_kwargs"),
+        )
+    return peak * made.lr_lambdas[0](step)
+
+
+def cosine(min_lr: float, warmup: int) -> dict[str, Any]:
+    """Half a cosine from the peak down to an lr, after a linear warm-up."""
+    if min_lr == 0:
+        return {"lr_scheduler_type": "cosine", "warmup_steps": warmup}
+    return {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": min_lr},
+        "warmup_steps": warmup,
+    }
+
+
+def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> dict[str, Any]:
+    """The same that ends before the run does, or after; its warm-up starts from the smallest lr."""
+    return {
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": decay_steps, "num_stable_steps": 0, "min_lr_ratio": min_ratio},
+        "warmup_steps": warmup,
+    }
+
+
+def of_torch(state: Mapping[str, Any], step: int) -> Schedule | None:
+    """A scheduler's state_dict; it does not say its class, which is told by its keys.
+
+    Known are CosineAnnealingLR, and LinearLR followed by it in a SequentialLR, stepped once with each optimizer step.
+    None for all others, and where the scheduler was stepped otherwise.
+    """
+    if state.get("last_epoch") != step:
+        return None
+    if "T_max" in state:
+        return Schedule(cosine(float(state["eta_min"]), 0), int(state["T_max"]))
+    parts, milestones = state.get("_schedulers"), state.get("_milestones")
+    if not isinstance(parts, list) or not isinstance(milestones, list) or (len(parts), len(milestones)) != (2, 1):
+        return None
+    first, second = cast("list[Mapping[str, Any]]", parts)
+    warmup = int(cast("list[Any]", milestones)[0])
+    if first.get("total_iters") != warmup or first.get("end_factor") != 1.0 or "T_max" not in second:
+        return None
+    return Schedule(cosine(float(second["eta_min"]), warmup), warmup + int(second["T_max"]))

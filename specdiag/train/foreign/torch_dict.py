@@ -1,0 +1,115 @@
+"""Files of torch.save with model and optimizer: Lightning's .ckpt, and dictionaries as training scripts write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from specdiag.checkpoint.state_dict import find_weights
+from specdiag.errors import UsageError
+from specdiag.train.foreign.building import build, dtype_of, load
+from specdiag.train.foreign.foreign import Foreign
+from specdiag.train.foreign.layouts import assign
+from specdiag.train.foreign.moments import decay_said, moments_of
+from specdiag.train.foreign.saved import SavedOptimizer, saved_optimizer
+from specdiag.train.foreign.schedules import of_torch
+from specdiag.train.foreign.told import Told, first_of, plain
+
+LIGHTNING = "Lightning checkpoint"
+KIND = "torch dict"
+_VERSION = "pytorch-lightning_version"
+_OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
+_SCHEDULERS = ("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_scheduler_state_dict", "lr_schedulers")
+_STEPS = ("global_step", "step", "iter_num", "iter", "iteration", "update_step")
+
+
+def is_lightning(content: Mapping[str, Any]) -> bool:
+    """Whether Lightning wrote it."""
+    return _VERSION in content
+
+
+def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path | None, layout: str | None) -> Foreign:
+    """Read it.
+
+    Raises:
+        UsageError: the model is to be named, or the optimizer cannot be continued.
+        SourceError: its parts do not fit together.
+    """
+    label = path.name
+    saved = saved_optimizer(_only(first_of(content, _OPTIMIZERS), "optimizers", label), label)
+    weights = cast("Mapping[str, torch.Tensor]", find_weights(content, label)[0])
+    loaded = load(build(config, path.parent, dtype_of(weights), f"'{path}'"), weights, label)
+    order = [name for name, _ in loaded.model.named_parameters()]
+    orders = [{"": loaded.order}] + ([{"": order}] if order != loaded.order else [])
+    assigned, _, said = assign(saved, loaded.model, orders, layout)
+    step = saved.step
+    told = Told()
+    told.optimizer(saved, label)
+    told.hyperparameters(content, label)
+    if is_lightning(content):
+        told.say(f"loops in {label}", gradient_accumulation_steps=_accumulation(content, step))
+    _schedule(told, content, saved, step, label)
+    sentences = [
+        said,
+        *loaded.said,
+        *decay_said(saved, assigned, loaded.model),
+        *_counted(content, step, label),
+        f"{label} does not say where the run stood in its data.",
+    ]
+    return Foreign(
+        kind=LIGHTNING if is_lightning(content) else KIND,
+        model=loaded.model,
+        moments=moments_of(saved, assigned),
+        optimizer=saved.kind or "adamw",
+        step=step,
+        settings=told.settings,
+        block_size=told.block_size,
+        steps_total=told.steps_total,
+        said=sentences,
+    )
+
+
+def _only(held: Any, what: str, label: str) -> Any:
+    if isinstance(held, (list, tuple)):
+        several = cast("list[Any]", held)
+        if len(several) > 1:
+            raise UsageError(f"{label} holds {len(several)} {what}, and a Trainer has one: go on in its own script")
+        return several[0]
+    return held
+
+
+def _accumulation(content: Mapping[str, Any], step: int) -> int | None:
+    """Batches an optimizer step, if the loops say a whole number."""
+    fit = plain(plain(content.get("loops")).get("fit_loop"))
+    batches = plain(plain(fit.get("epoch_loop.batch_progress")).get("total")).get("completed")
+    return batches // step if isinstance(batches, int) and batches and batches % step == 0 else None
+
+
+def _schedule(told: Told, content: Mapping[str, Any], saved: SavedOptimizer, step: int, label: str) -> None:
+    held = first_of(content, _SCHEDULERS)
+    if held is None:
+        if is_lightning(content):
+            told.say(label, lr_scheduler_type="constant", learning_rate=saved.one("lr"))
+        else:
+            told.settings.notes.append(f"{label} has no schedule: its last lr was {saved.one('lr'):g}.")
+        return
+    schedule = of_torch(plain(_only(held, "schedulers", label)), step)
+    if schedule is None:
+        told.settings.notes.append(
+            f"The schedule in {label} is not one that can be taken over: the last lr was {saved.one('lr'):g}."
+        )
+        return
+    told.say(label, **schedule.values)
+    told.steps_total = schedule.steps_total
+
+
+def _counted(content: Mapping[str, Any], step: int, label: str) -> list[str]:
+    found = {name: content[name] for name in _STEPS if isinstance(content.get(name), int)}
+    odd = {name: count for name, count in found.items() if count != step}
+    if not odd or step in found.values():
+        return []
+    name, count = next(iter(odd.items()))
+    return [f"{label} has {name} {count} and an optimizer that did {step} steps: {step} counts."]

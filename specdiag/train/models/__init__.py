@@ -1,0 +1,1 @@
+"""Models that transformers lacks and whose checkpoints are continued."""
