@@ -281,6 +281,17 @@ def test_safetensors_tell_no_order_and_a_square_mlp_makes_it_ambiguous(tmp_path)
     assert torch.equal(wrong.moments[down]["exp_avg"], state["exp_avg"])
 
 
+def test_damaged_weights_of_alphadecays_code(tmp_path):
+    alphadecay_run(tmp_path, safetensors=True)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SourceError, match=r"model\.safetensors cannot be read"):
+        read_foreign(tmp_path)
+    weights.unlink()
+    with pytest.raises(SourceError, match=r"has no pytorch_model\.bin and no model\.safetensors"):
+        read_foreign(tmp_path)
+
+
 def test_alphadecays_files_of_different_steps(tmp_path):
     alphadecay_run(tmp_path)
     state = tmp_path / "training_state.json"

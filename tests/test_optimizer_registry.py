@@ -189,7 +189,7 @@ def test_the_layout_names_every_layer_and_what_nobody_trains():
 
 def test_unknown_names_and_options_are_refused():
     model = Decoder(layers=1)
-    with pytest.raises(UsageError, match="unknown optimizer 'lion'; choose from adamw, adamc"):
+    with pytest.raises(UsageError, match="unknown optimizer 'lion'; choose from adam, adamw, adamc"):
         optimizers("lion", model)
     with pytest.raises(UsageError, match="adamw has no option 'momentum'; it has lr, weight_decay, beta1"):
         optimizers("adamw", model, momentum=0.9)

@@ -3,6 +3,10 @@
 Adam's exp_avg_sq is a running mean of squared gradients, so where in a matrix gradients are large is written in both.
 Row and column means of both are compared on a log scale; what one matrix tells is weak, so only means over many
 are judged: over all matrices, over two roles in all layers, over all roles in two layers.
+
+Measured on 38 Llamas, GPT-2s and nanoGPTs of 1 to 12 layers and widths 64 to 256, after 3 to 400 steps, with gradients
+of 1, 4 and 16 sequences: of 774 right orders none is flagged; of exchanges of q and o 261 of 261, of two layers 5337 of
+5346, of q and k 225 of 261, of gate and up 181 of 261, whose gradients are alike. The margin was chosen on 36 of them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from specdiag.architecture.names import numbered
 from specdiag.decay.live import live_parameters, untied
 
 MARGIN = 0.05
-"""Mean correlation by which an exchange must fit better than what is there. Right orders stayed below 0.03."""
+"""Mean correlation by which an exchange must fit better than what is there. In right orders the most was 0.027."""
 _FLOOR = 1e-4
 """Of the mean: rows of tokens that did not occur have no gradient."""
 _SHUFFLES = 200

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from specdiag.checkpoint.torch_load import load_torch
 from specdiag.errors import SourceError
 from specdiag.train.foreign.building import Loaded, build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
@@ -80,10 +80,9 @@ def _model(folder: Path, config: str | Path | None) -> tuple[Loaded, list[dict[s
         raise SourceError(f"{folder} has no {' and no '.join(_WEIGHTS)}")
     ordered = path.suffix == ".bin"
     try:
-        weights: Any = load_torch(path, str(path)) if ordered else load_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{path} cannot be read ({error})") from error
-    weights = cast("Mapping[str, torch.Tensor]", weights)
+        weights: Mapping[str, torch.Tensor] = open_dictionary(path) if ordered else load_file(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SourceError(f"{path} cannot be read ({error}): copy it again") from error
     loaded = load(build(config, folder, dtype_of(weights), str(folder)), weights, path.name)
     if ordered:
         return loaded, [{"": loaded.order}]

@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy._core import multiarray
 
 from specdiag.checkpoint.torch_load import INERT, ForeignPickleError, load_torch
 from specdiag.errors import SourceError
 
-_scalar = cast("Any", multiarray).scalar
+_scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (
     np.dtype,
     *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint32", "uint64", "float32", "float64")},
