@@ -20,23 +20,23 @@ def library_text(folder: Path, size: int = 20_000) -> Path:
     return path
 
 
-def llama(seed=0):
+def llama(seed=0, layers=1):
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
+        vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=BLOCK, attention_dropout=0.1, architectures=["LlamaForCausalLM"],
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config)
 
 
-def plain_trainer(folder: Path, text: Path, cache: Path, *, steps=6, seed=0, **options):
+def plain_trainer(folder: Path, text: Path, cache: Path, *, steps=6, seed=0, model=None, save=2, **options):
     arguments = transformers.TrainingArguments(
-        str(folder), max_steps=steps, save_steps=2, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
+        str(folder), max_steps=steps, save_steps=save, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
         per_device_train_batch_size=BATCH, lr_scheduler_type="cosine", warmup_steps=1, learning_rate=1e-2,
         weight_decay=0.5, seed=SEED, **options,
     )  # fmt: skip
     data = load_data([text], tokenizer=None, vocabulary=256, block_size=BLOCK, seed=SEED, cache=cache)
-    trainer = transformers.Trainer(llama(seed), arguments, train_dataset=data.train)
+    trainer = transformers.Trainer(llama(seed) if model is None else model, arguments, train_dataset=data.train)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer

@@ -176,6 +176,24 @@ def test_a_permuted_optimizer_is_refused_and_nothing_is_left(plain, text, tmp_pa
         resumed(source, text, tmp_path / "out")
 
 
+def test_matrices_of_one_shape_that_changed_places_are_warned_of(tmp_path, text):
+    """Two layers, long enough for moments to tell; q and o of every layer exchanged."""
+    trainer = plain_trainer(tmp_path / "run", text, tmp_path, steps=60, model=llama(layers=2), save=60)
+    trainer.train()
+    source = tmp_path / "run" / "checkpoint-60"
+    run = prepare(Request(source=source, data=[text], out=tmp_path / "right", decay="uniform", extend=1))
+    assert not any("wrong parameters" in sentence for sentence in run.said)
+    saved = torch.load(source / "optimizer.pt")
+    names = [n for n, _ in trainer.model.named_parameters() if "norm" not in n]
+    place = {name: i for i, name in enumerate(names)}
+    for layer in range(2):
+        a, b = (place[f"model.layers.{layer}.self_attn.{role}_proj.weight"] for role in "qo")
+        saved["state"][a], saved["state"][b] = saved["state"][b], saved["state"][a]
+    torch.save(saved, source / "optimizer.pt")
+    run = prepare(Request(source=source, data=[text], out=tmp_path / "swapped", decay="uniform", extend=1))
+    assert any("The second moments may lie at the wrong parameters" in sentence for sentence in run.said), run.said
+
+
 def test_a_run_of_ours_refuses_other_data_unless_allowed(plain, text, tmp_path):
     data = Path(shutil.copy(text, tmp_path / "data.txt"))
     resumed(plain / "checkpoint-4", data, tmp_path / "ours")
