@@ -34,7 +34,8 @@ def go_on(
     source: str | None, *, compare: str | None, after: After, layout: str | None, config: str | None, **asked: Any
 ) -> None:
     """`--resume`."""
-    from specdiag.train.resume import Request, prepare
+    from specdiag.train.request import Request
+    from specdiag.train.resume import prepare
     from specdiag.train.start import newest_run
 
     _speak_on_one_rank()

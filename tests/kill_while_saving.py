@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from specdiag.train import staging, trainer
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 
 
 def die(*_, **__):

@@ -22,7 +22,8 @@ from specdiag.train.config import load_config
 from specdiag.train.outcome import load_outcome, spike_share
 from specdiag.train.ranking import rank
 from specdiag.train.recipe import Recipe
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 from specdiag.train.sampling import sample
 from specdiag.train.sweep import folder_name, parse_grid
 
@@ -225,6 +226,8 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
         (["train", "--resume", "tiny", "--sweep", "seed=1"], 2, "--sweep is for a run that begins"),
         (["train", "tiny.toml", "--extend", "1"], 2, "--extend is for a run that goes on"),
         (["train", "absent.toml"], 3, "absent.toml"),
+        (["train", "tiny.toml", "-o", "new", "--report-to", "paper"], 2, "does not report to 'paper'; choose from"),
+        (["train", "tiny.toml", "-o", "new", "--report-to", "swanlab"], 2, "pip install swanlab"),
     ):
         answer = run(app, arguments)
         assert (answer.exit_code, words in answer.stderr) == (code, True), answer.output

@@ -16,7 +16,8 @@ from specdiag import UsageError
 from specdiag.metric_log import read_log
 from specdiag.train.checkpoints import defect
 from specdiag.train.recipe import Recipe
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 
 TORCHRUN = (
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdiag", "train"

@@ -27,7 +27,8 @@ from specdiag.train.begin import begin
 from specdiag.train.config import load_config
 from specdiag.train.data import load_data
 from specdiag.train.recipe import Recipe
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 from specdiag.train.tasks import metrics
 from specdiag.train.tasks.glue import GLUE, glue_average, glue_score, load_classification
 from specdiag.train.tasks.loading import block_size

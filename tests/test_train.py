@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import specdiag
 from specdiag import SourceError, UsageError
 from specdiag.metric_log import read_log
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -14,7 +14,8 @@ from plain_run import library_text, plain_trainer
 from specdiag import ComputationError
 from specdiag.train.checkpoints import checkpoints_of, find_complete
 from specdiag.train.manifest import MANIFEST, write_manifest
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 from specdiag.train.staging import publish, recover, rotate
 from specdiag.train.start import find_start
 

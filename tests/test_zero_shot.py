@@ -16,7 +16,8 @@ from plain_run import BLOCK, library_text, plain_trainer
 
 from specdiag import SourceError
 from specdiag.train.byte_tokenizer import byte_tokenizer
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS, CONTEXT, ANSWER = 24, 20, 6

@@ -13,10 +13,12 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from specdiag.decay.groups import fit
 from specdiag.decay.live import live_parameters
 from specdiag.decay.plan import DecayPlan
+from specdiag.errors import MissingExtraError, UsageError
 from specdiag.train.adopt import COUPLED, place
 from specdiag.train.callback import LiveRuleCallback
 from specdiag.train.checkpoints import OPTIMIZER
@@ -178,7 +180,18 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),
         "report_to": "none",
     }
+    _check_reporting(str(settings.get("report_to", "none")))
     workers = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)  # they change no number
     ours["dataloader_num_workers"] = workers
     theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
     return TrainingArguments(**{**batch, **theirs, **ours})
+
+
+def _check_reporting(name: str) -> None:
+    if name in ("none", "all"):
+        return
+    if name not in INTEGRATION_TO_CALLBACK:
+        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise UsageError(f"the Trainer does not report to '{name}'; choose from {known}")
+    if name not in get_available_reporting_integrations():
+        raise MissingExtraError(f"reporting to {name} needs its package: pip install {name}")

@@ -9,11 +9,11 @@ import msgspec
 from specdiag.errors import UsageError
 from specdiag.train.begin import begin
 from specdiag.train.config import load_config
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 from specdiag.train.rule_names import check_rule_options
 from specdiag.train.run import Run
-
-_ON_RESUMING = ("save_steps", "logging_steps", "save_total_limit", "report_to")
+from specdiag.train.settling import HARMLESS
 
 
 def beside(run: Run, rule: str, folder: Path) -> Run:
@@ -39,7 +39,7 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
     if not config.source:
         return begin(msgspec.structs.replace(recipe, decay=rule, alphadecay={}), folder)
     fresh = config.fresh_optimizer
-    settings = {name: v for name, v in recipe.settings.items() if fresh or name in _ON_RESUMING}
+    settings = {name: v for name, v in recipe.settings.items() if fresh or name in HARMLESS}
     return prepare(
         Request(
             source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,

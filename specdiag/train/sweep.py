@@ -21,7 +21,8 @@ from specdiag.train.checkpoints import find_complete
 from specdiag.train.config import load_config
 from specdiag.train.ranking import Ranked
 from specdiag.train.recipe import Recipe
-from specdiag.train.resume import Request, prepare
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
 from specdiag.train.run import Run
 
 Point = tuple[tuple[str, str], ...]

@@ -1,0 +1,76 @@
+"""A run that goes on from a checkpoint of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.errors import UsageError
+from specdiag.train.adopt import complete
+from specdiag.train.assembly import Parts, assemble
+from specdiag.train.data import Data
+from specdiag.train.folders import new_folder
+from specdiag.train.foreign.reading import read_foreign
+from specdiag.train.foreign.weights import read_weights
+from specdiag.train.hub_data import pin
+from specdiag.train.recipe import Recipe
+from specdiag.train.request import Request
+from specdiag.train.run import Run
+from specdiag.train.settings import FRESH, Settings
+from specdiag.train.settling import asked, choose_decay, companions, take
+from specdiag.train.tasks.loading import load_task
+from specdiag.train.tasks.task import kind_of
+from specdiag.train.tokenizers import find_tokenizer
+
+
+def adopt(request: Request) -> Run:
+    """A checkpoint of another program goes on here: weights, moments, step and what it tells of its settings."""
+    source = Path(request.source).resolve()
+    if request.fresh_optimizer:
+        foreign = read_weights(source, config=request.config)
+    else:
+        foreign = read_foreign(source, config=request.config, layout=request.layout)
+    said = list(foreign.said)
+    told = Settings(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
+    fresh = request.fresh_optimizer
+    given = dict(request.settings or {})
+    take(told, given, request, all_told=False)
+    settings = complete(foreign, Settings(FRESH | told.values, told.origin) if fresh else told)
+    said += settings.notes
+    if request.steps_total is not None and request.extend is not None:
+        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
+    planned = None if fresh else foreign.steps_total
+    total = request.steps_total or (None if planned is None else planned + (request.extend or 0))
+    if total is None:
+        raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give --steps-total N")
+    step = 0 if fresh else foreign.step
+    if total <= step:
+        raise UsageError(
+            f"{source.name} is at step {step}, and nothing is left to do until {total}: give --steps-total N"
+        )
+    folder = source if source.is_dir() else source.parent
+    run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)
+    config: Any = foreign.model.config
+    tokenizer = find_tokenizer(folder)
+    recipe = Recipe(
+        title="", source="", task=request.task or "causal-lm", data=tuple(pin(request.data)), steps_total=total,
+        block_size=request.block_size or foreign.block_size or 0, optimizer="", settings=settings.values,
+    )  # fmt: skip
+    recipe = asked(recipe, request)
+    kind_of(recipe.task)
+    rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, said)
+    recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
+
+    def load(cache: Path) -> Data:
+        return load_task(recipe, config=config, tokenizer=tokenizer, seed=int(settings.values["seed"]), cache=cache)
+
+    return assemble(
+        Parts(
+            folder=run, in_place=False, recipe=recipe, settings=settings, source=str(source), fresh_optimizer=fresh,
+            checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign, load_data=load,
+            make_model=lambda _: foreign.model, tokenizer=tokenizer,
+            companions=lambda run: companions(run, (folder,), tokenizer), said=said,
+        )
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""What was asked for of a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for; None and empty where nothing was."""
+
+    source: Path
+    data: Sequence[str | Path] = ()
+    out: Path | None = None
+    decay: str | None = None
+    """`plan:FILE`, or a rule."""
+    alphadecay: Mapping[str, Any] | None = None
+    """Options of AlphaDecay; s1, s2 and basis also of a plan that is made now."""
+    steps_total: int | None = None
+    extend: int | None = None
+    block_size: int | None = None
+    max_tokens: int | None = None
+    task: str | None = None
+    layout: str | None = None
+    """Of another program's optimizer, where it is not plain."""
+    config: str | None = None
+    """config.json, folder or hub id of the model, where another program's checkpoint has none."""
+    settings: Mapping[str, Any] | None = None
+    """Arguments of the Trainer."""
+    fresh_optimizer: bool = False
+    allow_data_shift: bool = False
