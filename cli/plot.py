@@ -64,8 +64,9 @@ def plot(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Saved report, hub id, directory or weight file; for decay also a plan; for trajectory and norms what "
-            "'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance and paper take several.",
+            help="Saved report, hub id, directory or weight file; for decay also a plan or a run of train; for "
+            "trajectory and norms what 'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance and "
+            "paper take several.",
             show_default=False,
         ),
     ],
@@ -117,7 +118,11 @@ def plot(
 
     figures.check_target(out)
     analysis = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
-    if kind is Kind.decay and "plan" not in given and _may_be_plan(sources[0]):
+    if kind is Kind.decay and not given and _logged_decays(sources[0]):
+        from specdiag.trajectories.decay_log import load_decay_log
+
+        figure = figures.decay_run(load_decay_log(sources[0]))
+    elif kind is Kind.decay and "plan" not in given and _may_be_plan(sources[0]):
         from specdiag.decay.plan import load_plan
 
         figure = figures.decay(load_plan(sources[0]))
@@ -186,6 +191,12 @@ def _plan(report: SpectralReport, given: dict[str, Any], basis: dict[str, Any]) 
     from specdiag.recommendation import recommend
 
     return recommend(report, **basis)
+
+
+def _logged_decays(source: str) -> bool:
+    from specdiag.trajectories.decay_log import has_decay_log
+
+    return has_decay_log(source)
 
 
 def _may_be_plan(source: str) -> bool:

@@ -16,6 +16,7 @@ from specdiag.report import check_writable, write_atomically
 from specdiag.views.figures.alpha import alpha
 from specdiag.views.figures.balance import balance
 from specdiag.views.figures.decay import decay
+from specdiag.views.figures.decay_run import decay_run
 from specdiag.views.figures.esd import esd
 from specdiag.views.figures.heatmap import heatmap
 from specdiag.views.figures.norms import norms
@@ -25,7 +26,8 @@ from specdiag.views.figures.style import render
 from specdiag.views.figures.trajectory import trajectory
 
 __all__ = [
-    "alpha", "balance", "check_target", "decay", "esd", "heatmap", "norms", "paper", "save", "scree", "trajectory",
+    "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heatmap", "norms", "paper", "save", "scree",
+    "trajectory",
 ]  # fmt: skip
 
 _FORMATS = ("png", "svg", "pdf")

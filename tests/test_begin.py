@@ -13,6 +13,7 @@ from specdiag_cli.main import app
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+import specdiag
 from specdiag import UsageError, load_report
 from specdiag.metric_log import read_log
 from specdiag.train.begin import begin
@@ -26,6 +27,7 @@ from specdiag.train.request import Request
 from specdiag.train.resume import prepare
 from specdiag.train.sampling import sample
 from specdiag.train.sweep import folder_name, parse_grid
+from specdiag.trajectories.decay_log import load_decay_log
 
 MODEL = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
@@ -122,7 +124,21 @@ def test_the_cost_and_the_ratios_of_a_rule_are_kept(recipe, tmp_path):
     assert 0 < result.decay_seconds < result.seconds
     assert seen[-1][0] == 4
     assert {"loss", "learning_rate", "alpha", "ratio_min", "ratio_max"} <= set(seen[-1][1])
-    assert {e.metric for e in read_log(tmp_path / "run" / "specdiag_log.jsonl")} >= {"loss", "weight_decay", "ratio"}
+    log = read_log(tmp_path / "run" / "specdiag_log.jsonl")
+    held = {(e.metric, e.step): e.value for e in log if e.module == DOWN}
+    assert {metric for metric, _ in held} == {"weight_decay", "ratio", "alpha", "rho"}
+    report = specdiag.analyze(tmp_path / "run" / "checkpoint-4")
+    null = report[DOWN].alpha_null
+    assert all(
+        rho == pytest.approx((held["alpha", step] - 1) / (null - 1)) for (m, step), rho in held.items() if m == "rho"
+    )
+    found = load_decay_log(tmp_path / "run")
+    assert found.series["mlp", "down"] == [[(s, v) for (m, s), v in held.items() if m == "weight_decay"]]
+    figure = specdiag.plot.decay_run(found)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    assert list(lines["down"].get_ydata()) == [v for (m, _), v in held.items() if m == "weight_decay"] + [
+        held["weight_decay", max(s for m, s in held if m == "weight_decay")]
+    ]
 
 
 def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
@@ -215,6 +231,7 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
         assert words in whole.output, words
     assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final.specdiag.json").records
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
+    assert run(app, ["plot", "decay", "tiny", "-o", "decay.png"]).exit_code == 0
     again = run(app, sweep)
     assert "3/3: decay=uniform_weight_decay=0.5 is finished" in again.stderr
     for arguments, code, words in (

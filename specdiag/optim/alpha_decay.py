@@ -18,7 +18,7 @@ from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import refusal, servables
 from specdiag.errors import UsageError
-from specdiag.optim.exponents import Basis
+from specdiag.optim.exponents import Basis, null_of
 from specdiag.optim.live_modules import taking_part
 from specdiag.optim.precision import warn_of_rounding
 from specdiag.optim.replicas import Replicas
@@ -122,6 +122,15 @@ class AlphaDecay:
     def alphas(self) -> dict[str, float | None]:
         """The latest exponent of each Parameter, mean over its parts; None where it has none or not yet any."""
         return {participant.name: self._value(index) for index, participant in enumerate(self._participants)}
+
+    @property
+    def rhos(self) -> dict[str, float | None]:
+        """(alpha - 1)/(alpha of random matrices of that shape - 1) of each Parameter; None where there is no alpha."""
+        found: dict[str, float | None] = {}
+        for participant, value in zip(self._participants, self.alphas.values(), strict=True):
+            nulls = fmean(null_of(record, self._basis) for record in participant.records)
+            found[participant.name] = None if value is None else (value - 1) / (nulls - 1)
+        return found
 
     def step(self, global_step: int | None = None) -> None:
         """Measure what is due and set the ratios for the optimizer step that follows.

@@ -19,9 +19,11 @@ from threadpoolctl import ThreadpoolController
 
 from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType
 from specdiag.errors import ComputationError
+from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
 from specdiag.spectra.eigenvalues import ALPHA_TOLERANCE, Spectrum, assemble, exact, pool, spectrum
 from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.spectra.null import alpha_null, alpha_null_square
 from specdiag.spectra.square import square_windows, window_starts
 from specdiag.spectra.tails import hill
 
@@ -49,6 +51,18 @@ def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None
         if not stacks or stacks[0].device.type == "cpu":
             return _on_cpu([_raw(stack) for stack in stacks], basis)
         return _on_accelerator(stacks, basis)
+
+
+def null_of(record: ModuleRecord, basis: Basis) -> float:
+    """What a random matrix of that shape scores."""
+    return _null(record.rows, record.cols, record.n_slices, basis)
+
+
+@cache
+def _null(rows: int, cols: int, n_slices: int, basis: Basis) -> float:
+    if basis == "square":
+        return alpha_null_square(min(rows, cols))
+    return alpha_null(lambda eigenvalues: hill(eigenvalues, 0.5), (rows, cols), n_slices)
 
 
 def _on_cpu(raws: Sequence[tuple[NDArray[np.generic], FloatType]], basis: Basis) -> list[float | None]:

@@ -113,6 +113,9 @@ class RunLogCallback(TrainerCallback):
         entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
         entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]
         entries += [entry(state.global_step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
+        rhos: Mapping[str, float | None] = getattr(held, "rhos", {})
+        by_shape = column.replace("alpha", "rho")
+        entries += [entry(state.global_step, n, by_shape, r) for n in changed if (r := rhos.get(n)) is not None]
         append_log(self._path, entries)
         self._last = dict(decays)
 

@@ -1,0 +1,65 @@
+"""The decays that a training run logged: what the optimizer read, whenever it changed."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.errors import SourceError
+from specdiag.metric_log import LOG_NAME, latest, read_log
+from specdiag.records import Family, Role
+from specdiag.trajectories.steps import find_steps
+
+_DECAY = "weight_decay"
+
+Series = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class DecayLog:
+    """The decays of a run over its steps.
+
+    Attributes:
+        run: the folder's name.
+        series: by (family, role), of each Parameter in it the steps at which its decay changed, and to what.
+        last: the last step that was logged.
+        checkpoint: whose names and shapes gave the roles.
+    """
+
+    run: str
+    series: dict[tuple[Family, Role], list[Series]]
+    last: int
+    checkpoint: str
+
+
+def has_decay_log(source: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a run that logged its decays."""
+    path = Path(source) / LOG_NAME
+    return path.is_file() and f'"{_DECAY}"'.encode() in path.read_bytes()
+
+
+def load_decay_log(run: str | os.PathLike[str]) -> DecayLog:
+    """Read the decays of a run of `specdiag train`. The roles come from the names in its newest checkpoint.
+
+    Raises:
+        SourceError: there is no checkpoint, or none of its matrices was logged.
+    """
+    folder = Path(run)
+    newest = find_steps(folder)[-1]
+    places: dict[str, tuple[Family, Role]] = {
+        m.name: (m.module.family, m.module.role) for m in open_checkpoint(newest.location).matrices
+    }
+    entries = latest(read_log(folder / LOG_NAME))
+    by_name: dict[str, Series] = defaultdict(list)
+    for entry in entries:
+        if entry.metric == _DECAY and entry.value is not None and entry.module in places:
+            by_name[entry.module].append((entry.step, entry.value))
+    if not by_name:
+        raise SourceError(f"{folder / LOG_NAME} has no decay of a matrix in {newest}: was it another model's?")
+    series: dict[tuple[Family, Role], list[Series]] = defaultdict(list)
+    for name, changes in by_name.items():
+        series[places[name]].append(changes)
+    return DecayLog(folder.name, dict(series), max(entry.step for entry in entries), str(newest))

@@ -1,0 +1,48 @@
+"""The decays of a run over its steps: a panel a family, the median of a role and the range of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from specdiag.records import FAMILIES, ROLES, Family, Role
+from specdiag.trajectories.decay_log import DecayLog, Series
+from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigure, legend, new_figure, styled
+
+
+@styled
+def decay_run(found: DecayLog) -> ReportFigure:
+    """What the optimizer read as weight decay, from change to change.
+
+    Args:
+        found: of `load_decay_log`.
+    """
+    families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in found.series)]
+    caption = f"{found.run}: to step {found.last}, medians per role and range, roles of {found.checkpoint}"
+    figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"Weight decay over the steps of {found.run}", caption)
+    panels = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
+    for axes, family in zip(panels, families, strict=True):
+        own: list[Role] = [role for role in ROLES if (family, role) in found.series]
+        for role in own:
+            members, look = found.series[family, role], ROLE_STYLES[role]
+            steps = sorted({step for series in members for step, _ in series} | {found.last})
+            rows = [[_at(series, step) for series in members] for step in steps]
+            values = [[value for value in row if value is not None] for row in rows]
+            axes.step(steps, [median(row) for row in values], where="post", color=look.colour, label=role)
+            if len(members) > 1:
+                low, high = [min(row) for row in values], [max(row) for row in values]
+                axes.fill_between(steps, low, high, step="post", color=look.colour, alpha=0.15, linewidth=0)
+        axes.set_title(FAMILY_TITLES[family])
+        axes.set_xlabel("step")
+    panels[0].set_ylabel("weight decay")
+    legend(figure)
+    return figure
+
+
+def _at(series: Series, step: int) -> float | None:
+    """The decay at a step: the last change at or before it; None before the first."""
+    return _last([value for when, value in series if when <= step])
+
+
+def _last(values: Sequence[float]) -> float | None:
+    return values[-1] if values else None
