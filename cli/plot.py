@@ -65,8 +65,8 @@ def plot(
         typer.Argument(
             metavar="SOURCE...",
             help="Saved report, hub id, directory or weight file; for decay also a plan or a run of train; for "
-            "trajectory and norms what 'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance and "
-            "paper take several.",
+            "trajectory and norms what 'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance "
+            "and paper take several.",
             show_default=False,
         ),
     ],

@@ -62,4 +62,4 @@ def load_decay_log(run: str | os.PathLike[str]) -> DecayLog:
     series: dict[tuple[Family, Role], list[Series]] = defaultdict(list)
     for name, changes in by_name.items():
         series[places[name]].append(changes)
-    return DecayLog(folder.name, dict(series), max(entry.step for entry in entries), str(newest))
+    return DecayLog(folder.name, dict(series), max(entry.step for entry in entries), Path(newest.location).name)
