@@ -84,7 +84,7 @@ def _with_another(run: Run, rule: str | None, after: After) -> None:
     if rule is None:
         return
     folder = run.folder.with_name(f"{run.folder.name}-{rule}")
-    if is_finished(folder):
+    if is_finished(folder, run.steps_total):
         output.talk(f"{folder} is finished and taken as it is", "dim")
     else:
         _train(beside(run, rule, folder), after)

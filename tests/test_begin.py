@@ -159,6 +159,8 @@ def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
     assert (twin.step, twin.steps_total, twin.config.fingerprint) == (2, 4, goes_on.config.fingerprint)
     with pytest.raises(UsageError, match="holds a run with other settings"):
         beside(run, "none", tmp_path / "run-uniform")
+    longer = prepare(Request(source=tmp_path / "run", extend=1))
+    assert (beside(longer, "uniform", tmp_path / "run-uniform").step, longer.steps_total) == (4, 5)
 
 
 def test_options_change_a_recipe_by_name(recipe):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.errors import UsageError
@@ -79,8 +78,3 @@ def place(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
     trainer.save_now()
     trainer.lr_scheduler = None  # made anew when training begins, and loaded
     return checked
-
-
-def recipe_of(foreign: Foreign, recipe: Recipe) -> Recipe:
-    """The recipe with what the checkpoint tells of its data."""
-    return msgspec.structs.replace(recipe, block_size=recipe.block_size or foreign.block_size or 0)

@@ -54,6 +54,8 @@ class Parts:
         trained: whether the weights have been trained.
         plan: of fixed decays.
         foreign: the checkpoint of another program that it goes on from.
+        model_config: what had to be told of it: its model.
+        layout: and the order of its optimizer.
         load_data: gets the folder of the run, for its cache.
         make_model: gets the data, whose labels a head may need.
         tokenizer: of a language model; None for bytes.
@@ -73,6 +75,8 @@ class Parts:
     trained: bool
     plan: DecayPlan | None
     foreign: Foreign | None = None
+    model_config: str = ""
+    layout: str = ""
     load_data: Callable[[Path], Data]
     make_model: Callable[[Data], Any]
     tokenizer: Any
@@ -115,7 +119,12 @@ def assemble(parts: Parts) -> Run:
         rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
         _check_decay(model, optimizer, rule, parts.plan)
         config = RunConfig(
-            source=parts.source, fresh_optimizer=parts.fresh_optimizer, recipe=recipe, fingerprint=data.fingerprint
+            source=parts.source,
+            fresh_optimizer=parts.fresh_optimizer,
+            model_config=parts.model_config,
+            layout=parts.layout,
+            recipe=recipe,
+            fingerprint=data.fingerprint,
         )
         if arguments.process_index == 0:
             if parts.plan is not None:

@@ -32,10 +32,11 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
     held = load_config(folder)
     config, recipe = run.config, run.config.recipe
     if held is not None:
-        wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={})
+        planned = held.recipe.steps_total
+        wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=planned)
         if (held.recipe, held.source) != (wanted, config.source):
             raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
-        return prepare(Request(source=folder))
+        return prepare(Request(source=folder, steps_total=recipe.steps_total if recipe.steps_total > planned else None))
     if not config.source:
         return begin(msgspec.structs.replace(recipe, decay=rule, alphadecay={}), folder)
     fresh = config.fresh_optimizer
@@ -44,6 +45,6 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
         Request(
             source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,
             block_size=recipe.block_size or None, task=recipe.task, settings=settings, fresh_optimizer=fresh,
-            allow_data_shift=True,
+            allow_data_shift=True, config=config.model_config or None, layout=config.layout or None,
         )
     )  # fmt: skip

@@ -24,6 +24,10 @@ class RunConfig(Record, frozen=True, kw_only=True):
     source: str = ""
     """The checkpoint that the run started from; empty for one that began with its recipe."""
     fresh_optimizer: bool = False
+    model_config: str = ""
+    """Where the model of another program's checkpoint was described, if not in it."""
+    layout: str = ""
+    """How that program's optimizer orders parameters, if it had to be told."""
     recipe: Recipe
     """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
     fingerprint: Fingerprint

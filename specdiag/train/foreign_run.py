@@ -69,7 +69,8 @@ def adopt(request: Request) -> Run:
     return assemble(
         Parts(
             folder=run, in_place=False, recipe=recipe, settings=settings, source=str(source), fresh_optimizer=fresh,
-            checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign, load_data=load,
+            checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign,
+            model_config=str(request.config or ""), layout=request.layout or "", load_data=load,
             make_model=lambda _: foreign.model, tokenizer=tokenizer,
             companions=lambda run: companions(run, (folder,), tokenizer), said=said,
         )

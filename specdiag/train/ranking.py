@@ -34,10 +34,10 @@ class Ranked(Record, frozen=True, kw_only=True):
     tokens: int
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run of ours has come to its end and been evaluated there."""
+def is_finished(run: Path, steps: int = 0) -> bool:
+    """Whether a run of ours has come to its end, of so many steps at least, and been evaluated there."""
     outcome = load_outcome(run)
-    return outcome is not None and outcome.held_out is not None
+    return outcome is not None and outcome.held_out is not None and outcome.step >= steps
 
 
 def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:

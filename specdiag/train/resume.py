@@ -76,6 +76,8 @@ def prepare(request: Request) -> Run:
     rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
+    kept = own if start.in_place is not None else None
+
     def load(cache: Path) -> Data:
         seed = int(settings.values.get("seed", FRESH["seed"]))
         data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache)
@@ -85,8 +87,9 @@ def prepare(request: Request) -> Run:
     return assemble(
         Parts(
             folder=run, in_place=start.in_place is not None, recipe=recipe, settings=settings,
-            source=own.source if own is not None and start.in_place is not None else str(checkpoint),
-            fresh_optimizer=own.fresh_optimizer if own is not None and start.in_place is not None else start.fresh,
+            source=str(checkpoint) if kept is None else kept.source,
+            fresh_optimizer=start.fresh if kept is None else kept.fresh_optimizer,
+            model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
             make_model=lambda _: model, tokenizer=tokenizer,
             companions=lambda folder: companions(folder, folders, tokenizer), said=said,
