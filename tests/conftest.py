@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import assets
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +38,12 @@ def rxnfp() -> Path:
 def fracast() -> Path:
     """A convolutional model without attention, as float32 and as int8 of the same weights."""
     return assets.fetch("fracast")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is compared bit for bit is computed on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,13 +21,7 @@ MAKE = {
 }
 every = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tensor(values):

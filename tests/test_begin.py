@@ -36,13 +36,7 @@ MODEL = {
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,7 @@ from specdiag.train import AlphaDecayCallback, DecayPlanCallback
 
 Q = "layers.0.self_attn.q_proj.weight"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def a_trainer(folder, *callbacks, steps=6, **options):

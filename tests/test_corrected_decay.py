@@ -11,13 +11,7 @@ from specdiag.optim import AlphaDecay, CorrectedDecay
 
 Q = "layers.0.self_attn.q_proj.weight"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def adamw(model, lr=1e-2):

@@ -10,13 +10,7 @@ from specdiag import UsageError
 from specdiag.decay.groups import param_groups
 from specdiag.records import Source
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def a_plan(ratios, sizes, base=0.1, **columns):

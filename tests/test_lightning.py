@@ -24,6 +24,7 @@ Q = "net.layers.0.self_attn.q_proj.weight"
 EPOCH = 3
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # Lightning 2.6 asks torch 2.13 in a way that torch is about to give up.
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
     # As resumed runs do.
@@ -32,14 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning"),
     pytest.mark.filterwarnings("ignore:GPU available but not used:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Plainly:

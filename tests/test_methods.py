@@ -23,14 +23,6 @@ def results():
     return json.loads(COMMITTED.read_text())
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def docs(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "benchmarks" / "methods.py", "--docs", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)

@@ -22,13 +22,7 @@ from specdiag.optim import AWD, AdaDecay, AlphaDecay, NormWatch, RenormalizedAda
 Q = "layers.0.self_attn.q_proj.weight"
 PARTS = ("norm_change_decay", "norm_change_parallel", "norm_change_perpendicular")
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def adamw(model, **options):

@@ -17,13 +17,7 @@ from specdiag.optim.registry import markdown
 Q = "layers.0.self_attn.q_proj.weight"
 DOCS = Path(__file__).parents[1] / "docs" / "optimizers.md"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Image(torch.nn.Module):

@@ -24,13 +24,7 @@ FACTORS = [0.0, 0.5, *(0.5 + 0.5 * math.cos(math.pi * i / 4) for i in range(4))]
 """Of the peak lr: two steps of warm-up, then a cosine to 0."""
 LR = {"sgd": 0.1, "sgdc": 0.1, "awd": 0.1, "adadecay": 0.1, "scion": 2**-8, "scionc": 2**-8, "muon": 4e-3}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,13 +27,7 @@ from specdiag.optim import AdaDecay, NormWatch, RenormalizedAdamW, Scion
 from specdiag.train import NormWatchCallback
 from specdiag.trajectories.saved import load_trajectory
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Matrices(nn.Module):

@@ -36,13 +36,7 @@ from specdiag.train.tasks.masked import load_masked
 
 BLOCK, VOCABULARY = 32, 400
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,7 @@ from specdiag.train.resume import prepare
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 UP = "model.layers.0.mlp.up_proj.weight"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

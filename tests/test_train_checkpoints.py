@@ -19,13 +19,7 @@ from specdiag.train.resume import prepare
 from specdiag.train.staging import publish, recover, rotate
 from specdiag.train.start import find_start
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

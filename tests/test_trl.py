@@ -18,17 +18,10 @@ import specdiag
 from specdiag.train import AlphaDecayCallback, DecayPlanCallback
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # TRL 1.16 turns it on by the name that it had before transformers 5.
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
