@@ -22,7 +22,7 @@ _SETTINGS = {
     "keep": "save_total_limit",
     "report_to": "report_to",
 }
-_FIELDS = ("decay", "optimizer", "task", "tokenizer", "block_size", "max_tokens", "steps_total")
+_FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "max_tokens", "steps_total")
 
 
 @output.guarded
@@ -87,6 +87,12 @@ def train(
         str | None,
         typer.Option(
             "--task", help="causal-lm, masked-lm, glue/NAME, classification, images.", show_default="by the model"
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns", metavar="NAME", help="Of labelled texts: one or two texts, then the label; repeatable."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -176,7 +182,7 @@ def train(
         runs.go_on(
             source, compare=compare, after=after, layout=layout, config=model_config,
             data=tuple(data or ()), out=out, decay=decay, alphadecay=given, steps_total=steps_total, extend=extend,
-            block_size=block_size, max_tokens=max_tokens, task=task,
+            block_size=block_size, max_tokens=max_tokens, task=task, columns=tuple(columns or ()),
             settings=settings | assignments, fresh_optimizer=fresh_optimizer,
             allow_data_shift=allow_data_shift,
         )  # fmt: skip

@@ -24,6 +24,8 @@ class Request:
     block_size: int | None = None
     max_tokens: int | None = None
     task: str | None = None
+    columns: Sequence[str] = ()
+    """Of labelled texts: one or two texts, then the label."""
     layout: str | None = None
     """Of another program's optimizer, where it is not plain."""
     config: str | None = None

@@ -60,6 +60,7 @@ def asked(recipe: Recipe, request: Request) -> Recipe:
         task=request.task or recipe.task,
         block_size=request.block_size or recipe.block_size,
         max_tokens=request.max_tokens or recipe.max_tokens,
+        columns=tuple(request.columns) or recipe.columns,
     )
 
 
