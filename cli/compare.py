@@ -65,9 +65,13 @@ def compare(
     130 interrupted.
     """
     if _are_runs(sources):
-        _rank(sources, format, out)
-        if len(sources) > 2 or format is not options.Format.table:
-            return
+        unfinished = _unfinished(sources)
+        if unfinished and len(sources) == 2:
+            output.talk(f"no ranking: {unfinished[0]} has not come to its end", "yellow")
+        else:
+            _rank(sources, format, out)
+            if len(sources) > 2 or format is not options.Format.table:
+                return
     if len(sources) != 2:
         raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
     a, b = sources
@@ -102,9 +106,14 @@ def compare(
 
 
 def _are_runs(sources: list[str]) -> bool:
-    """Whether all are finished runs of specdiag train."""
-    folders = [Path(source) for source in sources]
-    return len(folders) > 1 and all((folder / "specdiag_outcome.json").is_file() for folder in folders)
+    """Whether all are runs of specdiag train."""
+    return len(sources) > 1 and all((Path(source) / "specdiag_train.toml").is_file() for source in sources)
+
+
+def _unfinished(sources: list[str]) -> list[str]:
+    from specdiag.train.ranking import is_finished
+
+    return [source for source in sources if not is_finished(Path(source))]
 
 
 def _rank(sources: list[str], format: options.Format, out: Path | None) -> None:

@@ -8,13 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from specdiag.errors import MissingExtraError
 
 from . import output, tables
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from specdiag.train.following import Decays
     from specdiag.train.ranking import Ranked
     from specdiag.train.run import Result, Run
@@ -61,6 +63,9 @@ def ready(run: Run) -> None:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
+    model = cast("nn.Module", run.trainer.model)
+    n = sum(p.numel() for p in model.parameters())
+    console.print(f"Model: {type(model).__name__} with {n / 1e6:.2f} M parameters.", soft_wrap=True)
     console.print(_data(run), soft_wrap=True)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
@@ -165,6 +170,9 @@ def answer(run: Run, result: Result) -> None:
     if result.decay_seconds:
         share = result.decay_seconds / result.seconds
         console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {share:.2%}.")
+    ratios = getattr(getattr(run.rule, "decay", None), "ratios", {})
+    if run.config.recipe.decay == "alphadecay" and ratios and set(ratios.values()) == {1.0}:
+        console.print("All ratios were 1 to the end: not every module has been measured (--every, --first-update now).")
     if result.spike_share is not None:
         console.print(
             f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."

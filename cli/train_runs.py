@@ -56,7 +56,7 @@ def start(
 ) -> None:
     """A run that begins with a recipe."""
     from specdiag.train.begin import begin
-    from specdiag.train.changes import changed
+    from specdiag.train.changes import changed, settings_of
     from specdiag.train.recipe import load_recipe, preset_names
 
     _speak_on_one_rank()
@@ -71,7 +71,7 @@ def start(
             raise UsageError("--sweep runs every decay that it names: leave --compare out")
         _sweep(recipe, sweep, folder, after)
         return
-    _with_another(begin(recipe, folder), compare, after)
+    _with_another(begin(recipe, folder, given=settings_of(changes)), compare, after)
 
 
 def _with_another(run: Run, rule: str | None, after: After) -> None:

@@ -135,6 +135,30 @@ def test_the_cost_and_the_ratios_of_a_rule_are_kept(recipe, tmp_path):
     ]
 
 
+def test_a_run_that_keeps_one_checkpoint_keeps_its_tokenizer(recipe, tmp_path):
+    recipe = msgspec.structs.replace(recipe, settings={**recipe.settings, "save_total_limit": 1, "save_steps": 1})
+    begin(recipe, tmp_path / "run").train()
+    prepare(Request(source=tmp_path / "run", extend=3)).train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-7"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint-7")("ab")["input_ids"] == [97, 98]
+
+
+def test_what_is_prepared_and_not_trained_changes_no_run(recipe, tmp_path):
+    begin(recipe, tmp_path / "run").train()
+    before = load_config(tmp_path / "run")
+    assert prepare(Request(source=tmp_path / "run", extend=3)).steps_total == 7
+    assert load_config(tmp_path / "run") == before
+
+
+def test_a_misspelt_name_of_the_model_is_refused(recipe, tmp_path):
+    for wrong, words in (
+        ({"hiden_size": 64}, "a llama model has no 'hiden_size' in its configuration: did you mean 'hidden_size'?"),
+        ({"hidden_size": 30}, "transformers cannot make a llama model of the recipe"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            begin(msgspec.structs.replace(recipe, model=MODEL | wrong), tmp_path / "run")
+
+
 def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
     run = begin(msgspec.structs.replace(recipe, decay="alphadecay", alphadecay={"s2": 5.0}), tmp_path / "run")
     run.train()

@@ -207,7 +207,7 @@ def test_what_is_logged_reads_back_in_the_long_form(plain, text, tmp_path):
     )
     log = read_log(tmp_path / "ours" / "specdiag_log.jsonl")
     ours = {(e.step, e.metric): e.value for e in log if e.module == UP}
-    assert {metric for _, metric in ours} == {"weight_decay", "ratio", "alpha"}
+    assert {metric for _, metric in ours} == {"weight_decay", "ratio", "alpha", "rho"}
     assert [step for step, metric in ours if metric == "ratio"] == [2, 3, 5]
     assert all(ours[step, "weight_decay"] == 0.5 * ours[step, "ratio"] for step in (2, 3, 5))
     of_run = [(e.step, e.metric) for e in log if not e.module]
@@ -238,7 +238,7 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
         ({"settings": {"learning_rate": 0.1}}, "learning rate 0.01 .optimizer.pt., not 0.1: leave --lr out"),
         ({"settings": {"weight_decay": 0.1}}, "weight decay 0.5 .optimizer.pt., not 0.1: leave --weight-decay out"),
         ({"settings": {"per_device_train_batch_size": 8}}, "batches of 4, not 8.*--allow-data-shift"),
-        ({"steps_total": 2}, "at step 2 of 6, and nothing is left to do until 2"),
+        ({"steps_total": 2}, "at step 2 of 6: --steps-total 2 is over; give a larger one"),
         ({"steps_total": 9, "extend": 3}, "both say when the run ends"),
         ({"decay": "linear"}, "unknown --decay 'linear'"),
         ({"alphadecay": {"s1": 1.0}}, "--s1 belongs to --decay alphadecay, not to uniform"),
@@ -299,7 +299,7 @@ def test_from_the_command_line_in_an_empty_folder(plain, text, tmp_path, monkeyp
     assert specdiag.load_plan("mine-continued/plan.json").basis == "square"
     done = run(app, ["train", "--resume"])
     assert done.exit_code == 2
-    assert "step 6 of 6, and nothing is left to do until 6: go on with --extend N" in done.stderr
+    assert "step 6 of 6, the run is finished: go on with --extend N" in done.stderr
     again = run(app, ["train", "mine-continued", "--resume", "--extend", "1"])
     assert again.exit_code == 0, again.output
     assert "From specdiag_train.toml: learning_rate 0.01" in again.output

@@ -126,7 +126,7 @@ def assemble(parts: Parts) -> Run:
             recipe=recipe,
             fingerprint=data.fingerprint,
         )
-        if arguments.process_index == 0:
+        if arguments.process_index == 0 and not parts.in_place:
             if parts.plan is not None:
                 parts.plan.save(run / PLAN)
             save_config(run, config)

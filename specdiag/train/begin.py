@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,20 @@ def resolved(recipe: Recipe) -> Recipe:
 
 
 def begin(
-    recipe: Recipe, out: Path, *, again: RunConfig | None = None, cache: Path | None = None, said: Sequence[str] = ()
+    recipe: Recipe,
+    out: Path,
+    *,
+    given: Collection[str] = (),
+    again: RunConfig | None = None,
+    cache: Path | None = None,
+    said: Sequence[str] = (),
 ) -> Run:
     """Settle and check everything of a run that begins.
 
     Args:
         recipe: what is trained.
         out: folder of the run.
+        given: settings that are an option's, not the recipe's.
         cache: folder for the tokens, where several runs share them; else that of the run.
         again: the configuration that is there already, of a run that was stopped before its first checkpoint.
         said: sentences so far.
@@ -51,7 +58,11 @@ def begin(
     kind_of(recipe.task)
     if recipe.steps_total < 1:
         raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
+    if not recipe.data and kind_of(recipe.task) != "glue":
+        raise UsageError("the recipe names no data: say --data PATH, or org/name for a dataset on the hub")
     plan = _plan(recipe, run, again)
+    origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
+               for name in FRESH | recipe.settings}  # fmt: skip
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
     config = read_config(recipe.start, recipe.model) if recipe.start else new_config(recipe.model)
@@ -76,10 +87,11 @@ def begin(
 
     return assemble(
         Parts(
-            folder=run, in_place=again is not None, recipe=recipe, settings=_origins(recipe), source="",
+            folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins), source="",
             fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start), plan=plan,
             load_data=load, make_model=make, tokenizer=tokenizer,
-                companions=lambda folder: save_tokenizer(tokenizer, folder), said=list(said),
+                companions=lambda folder: save_tokenizer(tokenizer, folder),
+                said=[*said, *_short(recipe)],
         )
     )  # fmt: skip
 
@@ -95,7 +107,12 @@ def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | Non
     return load_plan(run / PLAN)
 
 
-def _origins(recipe: Recipe) -> Settings:
-    return Settings(
-        recipe.settings, {n: "default" if FRESH.get(n) == v else "recipe" for n, v in recipe.settings.items()}
-    )
+def _short(recipe: Recipe) -> list[str]:
+    """What a run that is shorter than its recipe would not come to."""
+    warmup = recipe.settings.get("warmup_steps", 0)
+    if warmup < recipe.steps_total:
+        return []
+    return [
+        f"The warm-up of {warmup} steps is not over at the end, step {recipe.steps_total}: the lr of the recipe is "
+        "never reached (--set warmup_steps=N)."
+    ]

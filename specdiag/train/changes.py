@@ -34,6 +34,12 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def settings_of(assignments: Mapping[str, Any]) -> set[str]:
+    """The arguments of the Trainer among them."""
+    names = {_SHORT.get(name, name).removeprefix("settings.") for name in assignments}
+    return {name for name in names if "." not in name and name not in Recipe.__struct_fields__}
+
+
 def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     """The recipe with other values.
 

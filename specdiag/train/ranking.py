@@ -53,7 +53,7 @@ def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
     base, said = held[0], list[str]()
     for path, config, outcome in held[1:]:
         said += [
-            f"{path.name} has {what}, {base[0].name} another." for what in _differences(base[1:], (config, outcome))
+            f"{path.name} has {what} {base[0].name}{end}." for what, end in _differences(base[1:], (config, outcome))
         ]
     baseline = base[2].held_out or {}
     rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
@@ -88,16 +88,16 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: dict[str, flo
     )
 
 
-def _differences(base: tuple[RunConfig, Outcome], other: tuple[RunConfig, Outcome]) -> list[str]:
-    """What has to be equal for a difference of losses to say something of the decay."""
+def _differences(base: tuple[RunConfig, Outcome], other: tuple[RunConfig, Outcome]) -> list[tuple[str, str]]:
+    """What has to be equal for a difference of losses to say something of the decay: words before and after a name."""
     (ours, our_end), (theirs, their_end) = base, other
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     if ours.fingerprint.differences(theirs.fingerprint):
-        found.append("other data or another seed")
+        found.append(("other data or another seed than", ""))
     if ours.recipe.task != theirs.recipe.task:
-        found.append(f"the task {theirs.recipe.task}")
+        found.append((f"the task {theirs.recipe.task} and", f" {ours.recipe.task}"))
     if ours.source != theirs.source:
-        found.append("another beginning")
+        found.append(("another beginning than", ""))
     if our_end.step != their_end.step:
-        found.append(f"{their_end.step} steps")
+        found.append((f"{their_end.step} steps and", f" {our_end.step}"))
     return found

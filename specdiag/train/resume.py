@@ -142,10 +142,10 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Set
     planned = start.own.recipe.steps_total if start.own is not None else int(read_state(checkpoint)["max_steps"])
     total = request.steps_total or planned + (request.extend or 0)
     if total <= start.step:
-        raise UsageError(
-            f"{checkpoint.name} is at step {start.step} of {planned}, and nothing is left to do until {total}: "
-            "go on with --extend N or --steps-total N"
-        )
+        done = f"{checkpoint.name} is at step {start.step} of {planned}"
+        if request.steps_total is not None:
+            raise UsageError(f"{done}: --steps-total {total} is over; give a larger one, or --extend N")
+        raise UsageError(f"{done}, the run is finished: go on with --extend N")
     if total != planned:
         new = _rate(settings.values, start.step + 1, total)
         said.append(

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from specdiag.decay.plan import DecayPlan
 from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
-from specdiag.train.config import RunConfig
+from specdiag.train.config import RunConfig, save_config
 from specdiag.train.data import Data
 from specdiag.train.following import Decays, RunLogCallback, StopCallback
 from specdiag.train.outcome import Outcome, load_outcome, save_outcome, spike_share
@@ -103,6 +103,8 @@ class Run:
             ComputationError: a checkpoint could not be saved.
         """
         trainer, stop = self.trainer, StopCallback()
+        if self.in_place and trainer.is_world_process_zero():
+            save_config(self.folder, self.config)
         log = RunLogCallback(self.folder, self.rule, on_first, on_log)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)

@@ -16,7 +16,7 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.rule_names import check_rule_options
 from specdiag.train.settings import Settings
-from specdiag.train.tokenizers import save_tokenizer, tokenizer_files
+from specdiag.train.tokenizers import copy_tokenizer, save_tokenizer, tokenizer_files
 
 _OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
 HARMLESS = (
@@ -65,9 +65,11 @@ def asked(recipe: Recipe, request: Request) -> Recipe:
 
 
 def companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[Path]:
-    """The tokenizer's files as they lie beside the weights; one that lies inside of them is saved."""
+    """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved."""
     found = tokenizer_files(*folders)
-    return save_tokenizer(tokenizer, run) if tokenizer is not None and not found else found
+    if found:
+        return copy_tokenizer(found, run)
+    return [] if tokenizer is None else save_tokenizer(tokenizer, run)
 
 
 def choose_decay(

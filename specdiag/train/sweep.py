@@ -28,6 +28,8 @@ from specdiag.train.run import Run
 Point = tuple[tuple[str, str], ...]
 """Names and values of one run, in the order of the grid."""
 _WITHOUT_DECAY = ("none",)
+BASE = "as in the recipe"
+"""The column of a grid that does not vary the base decay."""
 
 
 def parse_grid(text: str) -> list[Point]:
@@ -108,7 +110,7 @@ def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
     held: dict[str, dict[str, list[tuple[Ranked, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for point, ranked, balance in found:
         values = dict(point)
-        column = "" if _decay(point) in _WITHOUT_DECAY else values.get("weight_decay", "")
+        column = "" if _decay(point) in _WITHOUT_DECAY else values.get("weight_decay", BASE)
         held[_method(values)][column].append((ranked, balance))
     columns = dict.fromkeys(column for row in held.values() for column in row if column)
     return Grid(
@@ -142,7 +144,10 @@ def point_run(recipe: Recipe, point: Point, folder: Path) -> Callable[[], Run]:
         UsageError: the recipe cannot take the values, or the folder holds another run. At once, so that a grid
             fails before its first run.
     """
-    own = changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
+    try:
+        own = changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
+    except UsageError as error:
+        raise UsageError(f"--sweep: {error}") from error
     held = load_config(folder)
     if held is None:
         return lambda: begin(own, folder, cache=folder.parent)

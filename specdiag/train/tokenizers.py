@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def save_tokenizer(tokenizer: Any, run: Path) -> list[Path]:
     folder = run / _FOLDER
     if not folder.exists():
         (byte_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
+    return tokenizer_files(folder)
+
+
+def copy_tokenizer(files: Sequence[Path], run: Path) -> list[Path]:
+    """Keep a tokenizer's files in the folder of a run: a checkpoint that they lie in may be deleted on the way."""
+    folder = run / _FOLDER
+    if not folder.exists():
+        folder.mkdir()
+        for path in files:
+            shutil.copyfile(path, folder / path.name)
     return tokenizer_files(folder)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
 
 from specdiag.errors import SourceError, UsageError
@@ -19,7 +21,7 @@ from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
 nano_gpt.register()
 simple_vit.register()
 
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+_FAILURES = (StrictDataclassError, OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
 """What transformers raises for a configuration or weights that it cannot use."""
 
 
@@ -50,7 +52,10 @@ def new_config(content: Mapping[str, Any]) -> Any:
     if kind is None:
         raise UsageError('the recipe has no model_type in [model]: say which, such as model_type = "llama"')
     try:
+        _check_names(rest, AutoConfig.for_model(kind))
         return AutoConfig.for_model(kind, **rest)
+    except UsageError:
+        raise
     except _FAILURES as error:
         raise UsageError(f"transformers cannot make a {kind} model of the recipe ({_first_line(error)})") from error
 
@@ -127,9 +132,19 @@ def _file(source: str | Path) -> dict[str, str]:
     return {} if name is None else {"gguf_file": name}
 
 
+def _check_names(given: Mapping[str, Any], config: Any) -> None:
+    """A misspelt name would be kept and not read, and the default taken for what was meant."""
+    known = [*config.to_dict(), *config.attribute_map]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f": did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"a {config.model_type} model has no '{name}' in its configuration{hint}")
+
+
 def _auto(task: str) -> Any:
     return getattr(transformers, auto_class(kind_of(task)))
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return " ".join(" ".join(str(error).strip().splitlines()[:2]).split())
