@@ -11,6 +11,7 @@ import specdiag
 from specdiag.errors import SourceError, UsageError
 from specdiag.optim import AlphaDecay, optimizers
 from specdiag.optim.registry import METHODS
+from specdiag.train.models.building import new_config
 from specdiag.train.models.simple_vit import register
 from specdiag.train.recipe import Recipe, load_recipe, preset_names
 from specdiag.train.rule_names import OPTIONS
@@ -234,3 +235,9 @@ def test_presets_of_text_on_the_hub_say_how_much_of_it():
     for recipe in map(load_recipe, preset_names()):
         if recipe.task == "causal-lm" and recipe.data:
             assert recipe.max_tokens > 0, recipe.title
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_model_of_a_preset_has_no_name_that_transformers_does_not_read(name):
+    model = load_recipe(name).model
+    assert "model_type" not in model or new_config(model).model_type == model["model_type"]

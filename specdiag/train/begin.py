@@ -87,11 +87,10 @@ def begin(
 
     return assemble(
         Parts(
-            folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins), source="",
-            fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start), plan=plan,
-            load_data=load, make_model=make, tokenizer=tokenizer,
-                companions=lambda folder: save_tokenizer(tokenizer, folder),
-                said=[*said, *_short(recipe)],
+            folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins),
+            source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
+            plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
+            companions=lambda folder: save_tokenizer(tokenizer, folder), said=[*said, *_short(recipe)],
         )
     )  # fmt: skip
 

@@ -136,7 +136,7 @@ def _check_names(given: Mapping[str, Any], config: Any) -> None:
     """A misspelt name would be kept and not read, and the default taken for what was meant."""
     known = [*config.to_dict(), *config.attribute_map]
     for name in given:
-        if name not in known:
+        if name not in known and not hasattr(config, name):
             near = get_close_matches(name, known, n=1)
             hint = f": did you mean '{near[0]}'?" if near else ""
             raise UsageError(f"a {config.model_type} model has no '{name}' in its configuration{hint}")
