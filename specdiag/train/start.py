@@ -47,8 +47,8 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
     source = source.resolve()
     if not source.is_dir():
         raise SourceError(
-            f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights; a recipe begins "
-            "without --resume"
+            f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights; a recipe "
+            "begins without --resume"
         )
     own = load_config(source)
     if own is not None:
