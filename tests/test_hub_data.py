@@ -286,7 +286,7 @@ def test_a_dropped_connection_is_taken_up_again_or_leaves_nothing(hub: HubStandI
 
 
 def test_a_kill_leaves_nothing_that_is_taken_for_the_data(hub: HubStandIn, client: Client) -> None:
-    hub.repos["datasets/org/two"].files["en/train-0.jsonl"] = jsonl("en", 0) * 10000
+    hub.repos["datasets/org/two"].files["en/train-0.jsonl"] = jsonl("en", 0) * 2000
     for number in (signal.SIGINT, signal.SIGKILL):
         process = client.start([{"path": "org/two:en", "max_tokens": 50_000_000}])
         while not any(path.stat().st_size for path in client.tokens.glob("*.part")):
