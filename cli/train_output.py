@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specdiag.train.following import Decays
     from specdiag.train.ranking import Ranked
     from specdiag.train.run import Result, Run
-    from specdiag.train.sweep import Cell, Grid
+    from specdiag.train.sweep import Grid
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -61,6 +61,9 @@ def ready(run: Run) -> None:
     for name in _SHOWN:
         if name in run.settings.values:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
+    if recipe.optimizer:
+        options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
+        console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
     model = cast("nn.Module", run.trainer.model)
@@ -226,47 +229,40 @@ def ranking_data(rows: Sequence[Ranked], format: str) -> bytes:
 
 
 def grid(found: Grid) -> None:
-    """Methods down, base decays across, perplexity in the cells, as the papers print it."""
-    from specdiag.train.run import perplexity
+    """Methods down; base decays across, or tasks, as the papers print it."""
 
-    def ppl(held: Cell) -> list[float]:
-        return [perplexity(loss) for loss in held.losses]
-
-    def cell(method: str, decay: str) -> str:
-        held = found.cells[method].get(decay)
+    def cell(method: str, column: str) -> str:
+        held = found.cells[method].get(column)
         if held is None:
             return "·"
-        values = ppl(held)
-        return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+        return f"{held.mean:.3f}" + (f" ± {stdev(held.scores):.3f}" if len(held.scores) > 1 else "")
 
-    columns = [tables.Column("perplexity", str, right=False)]
-    if any("" in row for row in found.cells.values()):
-        columns.append(tables.Column("no decay", lambda m: cell(m, "")))
-    columns += [tables.Column(f"decay {d}", lambda m, d=d: cell(m, d)) for d in found.decays]
+    columns = [tables.Column(found.measure, str, right=False)]
+    columns += [tables.Column(c, lambda m, c=c: cell(m, c)) for c in found.columns]
+    if found.averages:
+        columns.append(tables.Column("average", lambda m: tables.number(found.averages.get(m), 3)))
     columns += [
         tables.Column("balance", lambda m: tables.number(found.best(m)[1].balance, 3)),
         tables.Column("hours", lambda m: f"{found.best(m)[1].hours:.2f}"),
     ]
     console = output.console()
-    n = max(len(held.losses) for row in found.cells.values() for held in row.values())
+    n = max(len(held.scores) for row in found.cells.values() for held in row.values())
     title = f"Held out, mean{' and standard deviation' if n > 1 else ''} of {n} seed{'s' if n > 1 else ''}"
     console.print(tables.draw(title, columns, found.methods, console.width))
     console.print(
-        "balance: standard deviation of alpha_square over attention and MLP matrices at the end, at each method's best "
-        "decay, as the hours.",
+        "balance: standard deviation of alpha_square over attention and MLP matrices at the end, in each method's best "
+        "column, as the hours.",
         soft_wrap=True,
     )
-    if len(found.methods) > 1:
-        base = found.methods[0]
-        decay, best = found.best(base)
-        for method in found.methods[1:]:
-            own, held = found.best(method)
-            ours, theirs = fmean(ppl(held)), fmean(ppl(best))
-            console.print(
-                f"Best against best: {method}{f' at {own}' if own else ''} {ours:.3f}, "
-                f"{base}{f' at {decay}' if decay else ''} {theirs:.3f}: {ours / theirs - 1:+.1%}.",
-                soft_wrap=True,
-            )
+    base, *others = found.methods
+    column, best = found.best(base)
+    for method in others:
+        own, held = found.best(method)
+        console.print(
+            f"Best against best: {method} ({own}) {held.mean:.3f}, {base} ({column}) {best.mean:.3f}: "
+            f"{held.mean / best.mean - 1:+.1%}.",
+            soft_wrap=True,
+        )
 
 
 def _figure(name: str, value: float, in_tokens: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from . import train_output as show
 if TYPE_CHECKING:
     from specdiag.train.recipe import Recipe
     from specdiag.train.run import Result, Run
-    from specdiag.train.sweep import Point
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,14 @@ def go_on(
     from specdiag.train.start import newest_run
 
     _speak_on_one_rank()
+    _check_other(compare, asked["decay"])
     if source is None:
         source = str(newest_run(Path()))
         output.talk(f"taking the newest run here, {source}", "dim")
-    _with_another(prepare(Request(source=Path(source), layout=layout, config=config, **asked)), compare, after)
+    continues = after.sample is not None
+    run = prepare(Request(source=Path(source), layout=layout, config=config, continues_text=continues, **asked))
+    _check_other(compare, run.config.recipe.decay)
+    _with_another(run, compare, after)
 
 
 def start(
@@ -58,6 +61,7 @@ def start(
     from specdiag.train.begin import begin
     from specdiag.train.changes import changed, settings_of
     from specdiag.train.recipe import load_recipe, preset_names
+    from specdiag.train.sampling import check_task
 
     _speak_on_one_rank()
     if source is None:
@@ -65,6 +69,9 @@ def start(
     if Path(source).is_dir():
         raise UsageError(f"'{source}' is a folder: 'specdiag train {source} --resume' goes on with it")
     recipe = changed(load_recipe(source), changes)
+    if after.sample is not None:
+        check_task(recipe.task)
+    _check_other(compare, recipe.decay)
     folder = out or Path(Path(source).stem)
     if sweep is not None:
         if compare is not None:
@@ -78,8 +85,6 @@ def _with_another(run: Run, rule: str | None, after: After) -> None:
     from specdiag.train.beside import beside
     from specdiag.train.ranking import is_finished, rank
 
-    if rule == run.config.recipe.decay:
-        raise UsageError(f"the run itself has decay '{rule}': --compare names another")
     _train(run, after)
     if rule is None:
         return
@@ -107,20 +112,29 @@ def _train(run: Run, after: After) -> Result:
 
 def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
     from specdiag.train.ranking import is_finished, rank
-    from specdiag.train.sweep import balance_of, folder_name, parse_grid, point_run, tabulate
+    from specdiag.train.sweep import balance_of, parse_grid, prepared, tabulate
 
-    points = parse_grid(grid)
-    folders = {point: out / folder_name(point) for point in points}
-    runs: dict[Point, Callable[[], Run]] = {point: point_run(recipe, point, folders[point]) for point in points}
-    for number, (point, prepare) in enumerate(runs.items(), 1):
-        name = folders[point].name
-        if is_finished(folders[point]):
-            output.talk(f"{number}/{len(points)}: {name} is finished", "dim")
+    runs = prepared(recipe, parse_grid(grid), out)
+    for number, (folder, prepare) in enumerate(runs.values(), 1):
+        if is_finished(folder):
+            output.talk(f"{number}/{len(runs)}: {folder.name} is finished", "dim")
             continue
-        output.talk(f"{number}/{len(points)}: {name}", "bold")
+        output.talk(f"{number}/{len(runs)}: {folder.name}", "bold")
         _train(prepare(), after)
-    ranked = {row.run: row for row in rank(list(folders.values()))[0]}
-    show.grid(tabulate([(point, ranked[folder.name], balance_of(folder)) for point, folder in folders.items()]))
+    ranked = {row.run: row for row in rank([folder for folder, _ in runs.values()])[0]}
+    show.grid(tabulate([(point, ranked[folder.name], balance_of(folder)) for point, (folder, _) in runs.items()]))
+
+
+def _check_other(rule: str | None, own: str | None) -> None:
+    """Before hours of training, not after them."""
+    from specdiag.train.rule_names import OPTIONS
+
+    if rule is None:
+        return
+    if rule not in OPTIONS:
+        raise UsageError(f"unknown --compare '{rule}'; choose {', '.join(OPTIONS)}")
+    if rule == own:
+        raise UsageError(f"the run itself has decay '{rule}': --compare names another")
 
 
 def _speak_on_one_rank() -> None:

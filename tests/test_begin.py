@@ -1,6 +1,7 @@
 """Runs that begin with a recipe, runs beside them, and grids of runs."""
 
 import json
+import math
 import os
 import signal
 
@@ -21,12 +22,13 @@ from specdiag.train.beside import beside
 from specdiag.train.changes import changed, parse_assignments
 from specdiag.train.config import load_config
 from specdiag.train.outcome import load_outcome, spike_share
-from specdiag.train.ranking import rank
+from specdiag.train.ranking import Ranked, rank
 from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.resume import prepare
 from specdiag.train.sampling import sample
-from specdiag.train.sweep import folder_name, parse_grid
+from specdiag.train.sweep import folder_name, parse_grid, prepared, tabulate
+from specdiag.train.tasks.glue import GLUE
 from specdiag.trajectories.decay_log import load_decay_log
 
 MODEL = {
@@ -73,10 +75,17 @@ def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tm
     assert sample(run.trainer.model, None, "def", tokens=5) == sample(run.trainer.model, None, "def", tokens=5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamc", "muon", "scionc", "awd"])
-def test_interrupted_is_uninterrupted_with_an_optimizer_of_the_registry(recipe, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "rule"),
+    [
+        *((name, "alphadecay") for name in ("adamc", "muon", "scionc", "awd")),
+        *(("adamw", rule) for rule in ("awd", "adadecay", "module-adadecay")),
+    ],
+)
+def test_interrupted_is_uninterrupted_with_every_optimizer_and_rule(recipe, tmp_path, optimizer, rule):
     settings = {name: v for name, v in recipe.settings.items() if name != "learning_rate"}
-    recipe = msgspec.structs.replace(recipe, optimizer=optimizer, decay="alphadecay", settings=settings)
+    options = {"every": 1} if rule == "module-adadecay" else {}
+    recipe = msgspec.structs.replace(recipe, optimizer=optimizer, decay=rule, alphadecay=options, settings=settings)
     begin(recipe, tmp_path / "whole").train()
     cut = begin(recipe, tmp_path / "cut")
     cut.train(on_log=lambda step, _: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
@@ -96,6 +105,13 @@ def test_a_run_without_a_checkpoint_starts_over_as_it_was(recipe, tmp_path):
     begin(recipe, tmp_path / "other")
     with pytest.raises(UsageError, match="starts over as it was configured"):
         prepare(Request(source=tmp_path / "other", extend=2))
+
+
+def test_a_resumed_run_of_a_grid_reads_the_tokens_that_all_share(recipe, tmp_path):
+    begin(recipe, tmp_path / "run", cache=tmp_path).train()
+    prepare(Request(source=tmp_path / "run", extend=2)).train()
+    (shared,) = tmp_path.rglob("tokens-*.cache")
+    assert shared.parent == tmp_path
 
 
 @pytest.mark.parametrize("rule", ["awd", "adadecay", "module-adadecay", "alphadecay", "none"])
@@ -211,6 +227,47 @@ def test_grids():
             parse_grid(wrong)
 
 
+def ranked(task, loss, **merits):
+    return Ranked(run="r", task=task, decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=4, loss=loss,
+                  improvement=0.0, merits=merits, hours=1.0, decay_share=0.0, tokens=0)  # fmt: skip
+
+
+def test_a_grid_of_base_decays():
+    runs = [
+        ((("decay", "none"), ("weight_decay", "1")), ranked("causal-lm", 2.0), 0.5),
+        ((("decay", "uniform"), ("weight_decay", "1"), ("seed", "0")), ranked("causal-lm", 1.0), 0.5),
+        ((("decay", "uniform"), ("weight_decay", "1"), ("seed", "1")), ranked("causal-lm", 2.0), 0.7),
+        ((("decay", "uniform"), ("weight_decay", "2")), ranked("causal-lm", 1.25), None),
+    ]
+    grid = tabulate(runs)
+    assert (grid.measure, grid.methods, grid.averages) == ("perplexity", ("none", "uniform"), {})
+    assert grid.columns == ("no decay", "decay 1", "decay 2")
+    cell = grid.cells["uniform"]["decay 1"]
+    assert cell.scores == (math.exp(1), math.exp(2))
+    assert (cell.balance, cell.hours) == (pytest.approx(0.6), 1.0)
+    assert grid.best("uniform")[0] == "decay 2"
+
+
+def test_a_grid_of_tasks_is_averaged_where_it_has_all_of_glue():
+    def of(task, value):
+        return ranked(f"glue/{task}", 1.0, **dict.fromkeys(GLUE[task].metrics, value))
+
+    def point(task, rule):
+        return (("task", f"glue/{task}"), ("decay", rule))
+
+    runs = [(point(task, "uniform"), of(task, 0.5), None) for task in GLUE]
+    runs += [(point(task, "alphadecay"), of(task, 0.75), None) for task in ("cola", "rte")]
+    grid = tabulate(runs)
+    assert (grid.measure, grid.averages) == ("score", {"uniform": pytest.approx(0.5)})
+    assert grid.columns == tuple(f"glue/{task}" for task in GLUE)
+    assert grid.best("alphadecay")[1].mean == pytest.approx(0.75)
+
+
+def test_tasks_without_a_common_measure_have_no_grid(recipe, tmp_path):
+    with pytest.raises(UsageError, match="judged by perplexity and by score have no table in common"):
+        prepared(recipe, parse_grid("task=causal-lm,glue/rte"), tmp_path)
+
+
 def test_spikes():
     flat = [1.0, 1.1] * 20
     assert spike_share(flat) == 0
@@ -247,7 +304,7 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     ]
     whole = run(app, sweep)
     assert whole.exit_code == 0, whole.output
-    for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform at"):
+    for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform (decay "):
         assert words in whole.output, words
     assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final.specdiag.json").records
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1

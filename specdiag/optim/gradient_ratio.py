@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag.decay.live import live_parameters
+from specdiag.decay.live import live_parameters, untied
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import servables
 from specdiag.errors import UsageError
@@ -36,10 +36,9 @@ class GradientRatioDecay:
             UsageError: the optimizer cannot be served, or has a rule already.
         """
         held = servables(optimizer)
-        owned = {p for each in held for group in each.param_groups for p in group["params"]}
-        decaying = {p for each in held for group in each.param_groups if group["weight_decay"] for p in group["params"]}
-        self._parameters = list(owned)
-        self._names = [name for name, p in live_parameters(model).items() if p in decaying]
+        decays = {p: group["weight_decay"] for each in held for group in each.param_groups for p in group["params"]}
+        self._parameters = list(decays)  # in their order, or the norm of all would differ in its last bits
+        self._names = [name for name, p in untied(live_parameters(model)).items() if decays.get(p)]
         self._average = 0.0
         self._detachments = attach_all(held, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
 

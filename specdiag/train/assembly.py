@@ -106,6 +106,8 @@ def assemble(parts: Parts) -> Run:
         trainer = _trainer(model, arguments, data, recipe)
         trainer.companions = companions
         optimizer = trainer.create_optimizer()
+        rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
+        _check_decay(model, optimizer, rule, parts.plan)
         resume_from = None if parts.fresh else parts.checkpoint
         moments: Moments = {}
         if parts.foreign is not None and not parts.fresh:
@@ -116,8 +118,6 @@ def assemble(parts: Parts) -> Run:
             said.append(checked)
         warning = check_order(model, moments, sample_gradients(trainer, data)) if moments else None
         said += [] if warning is None else [warning]
-        rule = rule_callback(recipe.decay, recipe.alphadecay, parts.plan, trained=parts.trained)
-        _check_decay(model, optimizer, rule, parts.plan)
         config = RunConfig(
             source=parts.source,
             fresh_optimizer=parts.fresh_optimizer,

@@ -186,7 +186,13 @@ def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:
 
 
 def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, max_tokens: int | None) -> NDArray[Any]:
-    """Tokens of documents, from the cache where they are, else written there whole or not at all."""
+    """Tokens of documents, from the cache where they are, else written there whole or not at all.
+
+    Runs of a sweep share what lies in the folder above theirs.
+    """
+    shared = path.parent.parent / path.name
+    if shared.exists():
+        return open_tokens(shared, dtype)
     if not path.exists():
         unfinished = path.with_suffix(".part")
         left = max_tokens

@@ -19,9 +19,8 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.run import Run
 from specdiag.train.settings import FRESH, Settings
-from specdiag.train.settling import asked, choose_decay, companions, take
+from specdiag.train.settling import asked, choose_decay, companions, take, total_asked
 from specdiag.train.tasks.loading import load_task
-from specdiag.train.tasks.task import kind_of
 from specdiag.train.tokenizers import find_tokenizer
 
 
@@ -39,10 +38,7 @@ def adopt(request: Request) -> Run:
     take(told, given, request, all_told=False)
     settings = complete(foreign, Settings(FRESH | told.values, told.origin) if fresh else told)
     said += settings.notes
-    if request.steps_total is not None and request.extend is not None:
-        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
-    planned = None if fresh else foreign.steps_total
-    total = request.steps_total or (None if planned is None else planned + (request.extend or 0))
+    total = total_asked(request, None if fresh else foreign.steps_total)
     if total is None:
         raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give --steps-total N")
     step = 0 if fresh else foreign.step
@@ -55,11 +51,10 @@ def adopt(request: Request) -> Run:
     config: Any = foreign.model.config
     tokenizer = find_tokenizer(folder)
     recipe = Recipe(
-        title="", source="", task=request.task or "causal-lm", data=tuple(pin(request.data)), steps_total=total,
-        block_size=request.block_size or foreign.block_size or 0, optimizer="", settings=settings.values,
+        title="", source="", task="causal-lm", data=tuple(pin(request.data)), steps_total=total,
+        block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
     recipe = asked(recipe, request)
-    kind_of(recipe.task)
     rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 

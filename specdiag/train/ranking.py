@@ -17,6 +17,7 @@ class Ranked(Record, frozen=True, kw_only=True):
     """One run of a ranking."""
 
     run: str
+    task: str
     decay: str
     weight_decay: float | None
     optimizer: str
@@ -74,6 +75,7 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: dict[str, flo
     recipe, held = config.recipe, outcome.held_out or {}
     return Ranked(
         run=run.name,
+        task=recipe.task,
         decay=recipe.decay,
         weight_decay=recipe.settings.get("weight_decay"),
         optimizer=recipe.optimizer or str(recipe.settings.get("optim", "")),

@@ -34,3 +34,5 @@ class Request:
     """Arguments of the Trainer."""
     fresh_optimizer: bool = False
     allow_data_shift: bool = False
+    continues_text: bool = False
+    """Whether the model shall continue a text at the end."""

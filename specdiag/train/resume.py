@@ -11,7 +11,7 @@ import torch
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.train.checkpoints import read_state
+from specdiag.train.checkpoints import gguf_in, read_state
 from specdiag.train.config import CONFIG, PLAN
 from specdiag.train.data import BYTES, Data
 from specdiag.train.folders import new_folder, run_of
@@ -19,10 +19,10 @@ from specdiag.train.hub_data import pin
 from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.settings import FRESH, Settings, settings_of
-from specdiag.train.settling import asked, choose_decay, companions, take
+from specdiag.train.settling import asked, choose_decay, companions, take, total_asked
 from specdiag.train.start import Start, find_start
 from specdiag.train.tasks.loading import load_task
-from specdiag.train.tasks.task import kind_of, tasks_of
+from specdiag.train.tasks.task import tasks_of
 from specdiag.train.tokenizers import find_tokenizer
 
 try:
@@ -68,7 +68,6 @@ def prepare(request: Request) -> Run:
         settings=settings.values,
     )  # fmt: skip
     recipe = asked(recipe, request)
-    kind_of(recipe.task)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
     in_bytes = own is not None and own.fingerprint.tokens == BYTES
@@ -130,17 +129,13 @@ def _settings(start: Start, checkpoint: Path, request: Request, said: list[str])
 
 
 def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Settings, said: list[str]) -> int:
-    if request.steps_total is not None and request.extend is not None:
-        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
     if start.fresh:
-        total = request.steps_total or (
-            start.own.recipe.steps_total if start.own is not None and start.in_place else None
-        )
+        total = total_asked(request, start.own.recipe.steps_total if start.own is not None and start.in_place else None)
         if total is None:
             raise UsageError("a fresh optimizer has no schedule to go on with: say how long with --steps-total N")
         return total
     planned = start.own.recipe.steps_total if start.own is not None else int(read_state(checkpoint)["max_steps"])
-    total = request.steps_total or planned + (request.extend or 0)
+    total = total_asked(request, planned) or planned
     if total <= start.step:
         done = f"{checkpoint.name} is at step {start.step} of {planned}"
         if request.steps_total is not None:
@@ -233,4 +228,5 @@ def _decay(
             )
         plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
         return own.recipe.decay, own.recipe.alphadecay, plan
-    return choose_decay(checkpoint, model, request, settings, steps_total - start.step, said)
+    weights = model if gguf_in(checkpoint) is not None else checkpoint  # whose names are not the model's
+    return choose_decay(checkpoint, weights, request, settings, steps_total - start.step, said)

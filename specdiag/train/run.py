@@ -148,23 +148,21 @@ class Run:
 
     def _keep(self, result: Result) -> None:
         former = load_outcome(self.folder) if self.in_place else None
-        goes_on = former is not None and former.step == self.step
-        save_outcome(
-            self.folder,
-            Outcome(
-                step=result.step,
-                steps_total=self.steps_total,
-                seconds=result.seconds + (former.seconds if former is not None and goes_on else 0.0),
-                decay_seconds=result.decay_seconds + (former.decay_seconds if former is not None and goes_on else 0.0),
-                tokens=result.tokens + (former.tokens if former is not None and goes_on else 0),
-                train_loss=result.train_loss,
-                spike_share=result.spike_share,
-                held_out_before=dict(
-                    former.held_out_before if former is not None and goes_on else result.held_out_before
-                ),
-                held_out=None if result.held_out_after is None else dict(result.held_out_after),
-            ),
+        if former is not None and former.step != self.step:  # of a checkpoint that is gone
+            former = None
+        first = result.held_out_before if former is None else former.held_out_before
+        outcome = Outcome(
+            step=result.step,
+            steps_total=self.steps_total,
+            seconds=result.seconds + (0.0 if former is None else former.seconds),
+            decay_seconds=result.decay_seconds + (0.0 if former is None else former.decay_seconds),
+            tokens=result.tokens + (0 if former is None else former.tokens),
+            train_loss=result.train_loss,
+            spike_share=result.spike_share,
+            held_out_before=dict(first),
+            held_out=None if result.held_out_after is None else dict(result.held_out_after),
         )
+        save_outcome(self.folder, outcome)
 
 
 def perplexity(loss: float) -> float:

@@ -11,6 +11,12 @@ from specdiag.errors import UsageError
 _TEMPERATURE = 0.8
 
 
+def check_task(task: str) -> None:
+    """Raise UsageError for a task whose models do not continue texts."""
+    if task != "causal-lm":
+        raise UsageError(f"a model of the task {task} does not continue texts: leave --sample out")
+
+
 def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: int = 0) -> str:
     """Continue a text, with temperature 0.8.
 
@@ -22,12 +28,8 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
         seed: of the draws.
 
     Raises:
-        UsageError: the model is no causal language model, or the text is empty.
+        UsageError: the text is empty.
     """
-    if not callable(getattr(model, "generate", None)) or not type(model).__name__.endswith(
-        ("ForCausalLM", "LMHeadModel")
-    ):
-        raise UsageError(f"a {type(model).__name__} does not continue texts: leave --sample out")
     ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UsageError("--sample needs a beginning to go on from")
@@ -48,4 +50,9 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
         )
     model.train(was_training)
     new = cast("list[int]", out[0, len(ids) :].tolist())
-    return text + (bytes(b & 255 for b in new).decode(errors="replace") if tokenizer is None else tokenizer.decode(new))
+    return text + (_text(new) if tokenizer is None else tokenizer.decode(new))
+
+
+def _text(tokens: list[int]) -> str:
+    """Bytes as text; a vocabulary may have room for more than they are."""
+    return bytes(token for token in tokens if token < 256).decode(errors="replace")

@@ -15,7 +15,9 @@ from specdiag.train.config import PLAN
 from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.rule_names import check_rule_options
+from specdiag.train.sampling import check_task
 from specdiag.train.settings import Settings
+from specdiag.train.tasks.task import kind_of
 from specdiag.train.tokenizers import copy_tokenizer, save_tokenizer, tokenizer_files
 
 _OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
@@ -23,7 +25,6 @@ HARMLESS = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
 """Settings that may change on resuming: the weights do not depend on them."""
-_CONFIG_JSON = "config.json"
 
 
 def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_told: bool) -> None:
@@ -54,10 +55,18 @@ def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_
 
 
 def asked(recipe: Recipe, request: Request) -> Recipe:
-    """What was asked for of data and task goes before what is known."""
+    """What was asked for of data and task goes before what is known.
+
+    Raises:
+        UsageError: there is no such task, or it cannot do what is asked for.
+    """
+    task = request.task or recipe.task
+    kind_of(task)
+    if request.continues_text:
+        check_task(task)
     return msgspec.structs.replace(
         recipe,
-        task=request.task or recipe.task,
+        task=task,
         block_size=request.block_size or recipe.block_size,
         max_tokens=request.max_tokens or recipe.max_tokens,
         columns=tuple(request.columns) or recipe.columns,
@@ -72,14 +81,25 @@ def companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[P
     return [] if tokenizer is None else save_tokenizer(tokenizer, run)
 
 
+def total_asked(request: Request, planned: int | None) -> int | None:
+    """Steps of the whole run; None where nobody says.
+
+    Raises:
+        UsageError: it is said twice.
+    """
+    if request.steps_total is not None and request.extend is not None:
+        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
+    return request.steps_total or (None if planned is None else planned + (request.extend or 0))
+
+
 def choose_decay(
-    checkpoint: Path, model: Any, request: Request, settings: Settings, steps_left: int, said: list[str]
+    checkpoint: Path, weights: Any, request: Request, settings: Settings, steps_left: int, said: list[str]
 ) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
     """Rule, its options, and the plan where the rule is one: what was asked for, what lies there, or one made now.
 
     Args:
         checkpoint: folder of the weights, where a plan may lie.
-        model: with these weights.
+        weights: what a plan is recommended from: a checkpoint whose names are the model's, or the model.
         request: what was asked for.
         settings: base decay and learning rate, for a plan that is made now.
         steps_left: of the run, for the same.
@@ -104,7 +124,7 @@ def choose_decay(
         raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
     said.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
-        checkpoint if (checkpoint / _CONFIG_JSON).is_file() else model,  # else names may be none of the model's
+        weights,
         weight_decay=settings.values["weight_decay"],
         base_origin=settings.origin["weight_decay"],
         lr=settings.values["learning_rate"],

@@ -7,7 +7,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import msgspec
 
@@ -23,13 +23,17 @@ from specdiag.train.ranking import Ranked
 from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
 from specdiag.train.resume import prepare
-from specdiag.train.run import Run
+from specdiag.train.run import Run, perplexity
+from specdiag.train.tasks.glue import GLUE, glue_average, glue_score
+from specdiag.train.tasks.task import kind_of
 
 Point = tuple[tuple[str, str], ...]
 """Names and values of one run, in the order of the grid."""
 _WITHOUT_DECAY = ("none",)
-BASE = "as in the recipe"
-"""The column of a grid that does not vary the base decay."""
+_ACROSS = ("task", "weight_decay")
+NO_DECAY, BASE = "no decay", "decay of the recipe"
+"""Columns of runs without decay, and of a grid that does not vary it."""
+PERPLEXITY = "perplexity"
 
 
 def parse_grid(text: str) -> list[Point]:
@@ -70,84 +74,125 @@ def folder_name(point: Point) -> str:
 
 
 class Cell(Record, frozen=True, kw_only=True):
-    """One method with one base decay, over its seeds."""
+    """One method in one column, over its seeds."""
 
-    losses: tuple[float, ...]
+    scores: tuple[float, ...]
+    merits: dict[str, float]
+    """The task's figures of merit, means over the seeds."""
     balance: float | None
     """Standard deviation of alpha_square over attention and MLP matrices at the end, mean over the seeds."""
     hours: float
 
     @property
     def mean(self) -> float:
-        """Mean loss."""
-        return fmean(self.losses)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds; None for one."""
-        return stdev(self.losses) if len(self.losses) > 1 else None
+        """Mean score."""
+        return fmean(self.scores)
 
 
 class Grid(Record, frozen=True, kw_only=True):
-    """A finished sweep as the papers print theirs: methods down, base decays across."""
+    """A finished sweep as the papers print theirs: methods down; base decays across, or tasks."""
 
+    measure: str
+    """`perplexity`, where less is better; `accuracy`, or `score` of GLUE, where more is."""
     methods: tuple[str, ...]
-    decays: tuple[str, ...]
+    columns: tuple[str, ...]
     cells: dict[str, dict[str, Cell]]
-    """By method, then by base decay; a method without decay has one cell, under ``."""
+    """By method, then by column."""
+    averages: dict[str, float]
+    """By method, over the eight tasks of GLUE; empty where these are not the columns."""
 
     def best(self, method: str) -> tuple[str, Cell]:
-        """The base decay with the lowest mean loss, and its cell."""
-        return min(self.cells[method].items(), key=lambda item: item[1].mean)
+        """The column with the best mean, and its cell."""
+        choose = min if self.measure == PERPLEXITY else max
+        return choose(self.cells[method].items(), key=lambda item: item[1].mean)
 
 
 def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
     """Sort finished runs into the table.
 
     Args:
-        found: point, outcome and balance of each run.
+        found: point, outcome and balance of each run; all tasks are judged by one measure.
     """
     held: dict[str, dict[str, list[tuple[Ranked, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for point, ranked, balance in found:
-        values = dict(point)
-        column = "" if _decay(point) in _WITHOUT_DECAY else values.get("weight_decay", BASE)
-        held[_method(values)][column].append((ranked, balance))
-    columns = dict.fromkeys(column for row in held.values() for column in row if column)
+        held[_method(dict(point))][_column(point)].append((ranked, balance))
+    columns = dict.fromkeys(sorted((c for row in held.values() for c in row), key=lambda c: c != NO_DECAY))
+    cells = {method: {c: _cell(members) for c, members in row.items()} for method, row in held.items()}
+    by_task = {m: {c.removeprefix("glue/"): cell.merits for c, cell in row.items()} for m, row in cells.items()}
     return Grid(
+        measure=measure_of(found[0][1].task),
         methods=tuple(held),
-        decays=tuple(columns),
-        cells={method: {c: _cell(members) for c, members in row.items()} for method, row in held.items()},
+        columns=tuple(columns),
+        cells=cells,
+        averages={method: glue_average(row) for method, row in by_task.items() if set(row) == set(GLUE)},
     )
+
+
+def measure_of(task: str) -> str:
+    """What a task's runs are compared by."""
+    return {"glue": "score", "classification": "accuracy", "images": "accuracy"}.get(kind_of(task), PERPLEXITY)
+
+
+def _score(ranked: Ranked) -> float:
+    measure = measure_of(ranked.task)
+    if measure == PERPLEXITY:
+        return perplexity(ranked.loss)
+    if measure == "score":
+        return glue_score(ranked.task.removeprefix("glue/"), ranked.merits)
+    return ranked.merits[measure]
 
 
 def _cell(members: Sequence[tuple[Ranked, float | None]]) -> Cell:
     balances = [balance for _, balance in members if balance is not None]
+    names = members[0][0].merits
     return Cell(
-        losses=tuple(ranked.loss for ranked, _ in members),
+        scores=tuple(_score(ranked) for ranked, _ in members),
+        merits={name: fmean(ranked.merits[name] for ranked, _ in members) for name in names},
         balance=fmean(balances) if balances else None,
         hours=fmean(ranked.hours for ranked, _ in members),
     )
 
 
 def _method(values: Mapping[str, str]) -> str:
-    """What names a row: all that is varied but base decay and seed."""
-    kept = {name: value for name, value in values.items() if name not in ("weight_decay", "seed")}
+    """What names a row: all that is varied but base decay, task and seed."""
+    kept = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
     if set(kept) == {"decay"}:
         return kept["decay"]
     return ", ".join(f"{name} {value}" for name, value in kept.items()) or "all"
 
 
-def point_run(recipe: Recipe, point: Point, folder: Path) -> Callable[[], Run]:
-    """Prepares the run of a point: it begins, or goes on where it was stopped.
+def _column(point: Point) -> str:
+    values = dict(point)
+    if "task" in values:
+        return " ".join(values[name] for name in _ACROSS if name in values)
+    if _decay(point) in _WITHOUT_DECAY:
+        return NO_DECAY
+    return f"decay {values['weight_decay']}" if "weight_decay" in values else BASE
+
+
+def prepared(recipe: Recipe, points: Sequence[Point], out: Path) -> dict[Point, tuple[Path, Callable[[], Run]]]:
+    """The folder of each point's run, and what prepares it: it begins, or goes on where it was stopped.
 
     Raises:
-        UsageError: the recipe cannot take the values, or the folder holds another run. At once, so that a grid
-            fails before its first run.
+        UsageError: the recipe cannot take the values, tasks cannot be compared, or a folder holds another run. At once,
+            so that a grid fails before its first run.
     """
+    recipes = {point: _recipe(recipe, point) for point in points}
+    measures = {measure_of(each.task) for each in recipes.values()}
+    if len(measures) > 1:
+        raise UsageError(f"--sweep: tasks judged by {' and by '.join(sorted(measures))} have no table in common")
+    folders = {point: out / folder_name(point) for point in points}
+    return {point: (folders[point], _preparing(recipes[point], folders[point])) for point in points}
+
+
+def _recipe(recipe: Recipe, point: Point) -> Recipe:
     try:
-        own = changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
+        return changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
     except UsageError as error:
         raise UsageError(f"--sweep: {error}") from error
+
+
+def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
     held = load_config(folder)
     if held is None:
         return lambda: begin(own, folder, cache=folder.parent)
