@@ -1,4 +1,4 @@
-"""AWD, AdaDecay, cautious decay and Renormalized AdamW: published values, and what a torch optimizer must do."""
+"""AWD, AdaDecay, AdamS, cautious decay and Renormalized AdamW: published values, and what a torch optimizer must do."""
 
 import copy
 import io
@@ -9,7 +9,7 @@ from live_models import Decoder, train, weights
 
 from specdiag import UsageError
 from specdiag.decay.multipliers import attach
-from specdiag.optim import AWD, AdaDecay, AlphaDecay, CautiousAdamW, RenormalizedAdamW
+from specdiag.optim import AWD, AdaDecay, AdamS, AlphaDecay, CautiousAdamW, RenormalizedAdamW
 from specdiag.optim.ada_decay import thetas
 
 Q = "layers.0.self_attn.q_proj.weight"
@@ -18,6 +18,7 @@ MAKE = {
     "AdaDecay": lambda m: AdaDecay(m.parameters(), lr=0.05, weight_decay=0.1),
     "CautiousAdamW": lambda m: CautiousAdamW(m.parameters(), lr=1e-2, weight_decay=0.1),
     "RenormalizedAdamW": lambda m: RenormalizedAdamW(m.parameters(), lr=1e-2, weight_decay=0.1),
+    "AdamS": lambda m: AdamS(m.parameters(), lr=1e-2, weight_decay=0.1),
 }
 every = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 
@@ -89,6 +90,17 @@ def test_cautious_decay_by_hand():
     torch.testing.assert_close(p.detach(), tensor([0.93, -1.03, 0.51, -0.435]), rtol=0, atol=1e-12)
 
 
+def test_stable_decay_by_hand():
+    """decay-methods D5: v^ = (.04, .09, .25, .16) over two parameters, lr .01, decay .1."""
+    first, second = parameter([1.0, 2.0], [0.2, 0.3]), parameter([[3.0, 4.0]], [[0.5, 0.4]])
+    before = [p.detach().clone() for p in (first, second)]
+    optimizer = AdamS([{"params": [first]}, {"params": [second], "weight_decay": 0.0}], lr=0.01, weight_decay=0.1)
+    optimizer.step()
+    direction = 1 / (1 + 1e-8 / first.grad.abs())
+    torch.testing.assert_close(first.detach(), before[0] * 0.9972783447 - 0.01 * direction, rtol=0, atol=1e-9)
+    torch.testing.assert_close(second.detach(), before[1] - 0.01, rtol=0, atol=1e-9)
+
+
 def test_renormalized_by_hand():
     """decay-methods N1."""
     p = parameter([[3.0, 4.0]], [[1.0, -0.5]])
@@ -103,11 +115,11 @@ def test_renormalized_leaves_vectors_and_zeros_to_adamw():
     torch.testing.assert_close(zero.detach(), tensor([[-0.1, 0.05]]))
 
 
-@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW])
+@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS])
 def test_without_their_difference_they_are_adamw(kind):
-    """No decay and cautious: AdamW. Renormalized: in vectors. The published step W1 with decay."""
+    """No decay: AdamW. Renormalized: in vectors, also with the published step W1."""
     ours, torchs = parameter([1.0, -2.0], [0.1, 0.2]), parameter([1.0, -2.0], [0.1, 0.2])
-    decay = 0.0 if kind is CautiousAdamW else 0.1
+    decay = 0.1 if kind is RenormalizedAdamW else 0.0
     pairs = [(each, each([p], lr=0.01, weight_decay=decay)) for each, p in ((kind, ours), (torch.optim.AdamW, torchs))]
     for gradient in ([0.1, 0.2], [0.3, -0.1]):
         for p, (_, optimizer) in zip((ours, torchs), pairs, strict=True):
@@ -118,7 +130,7 @@ def test_without_their_difference_they_are_adamw(kind):
         torch.testing.assert_close(ours.detach(), tensor([0.978833190220, -2.008655369729]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW])
+@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS])
 def test_checkpoints_of_adamw_load_and_go_back(kind):
     model = Decoder(layers=1)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-2)

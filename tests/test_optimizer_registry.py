@@ -215,3 +215,24 @@ def test_the_module_variant_of_ada_decay():
         again.load_state_dict({"ratios": {}})
     with pytest.raises(UsageError, match="every=0 must be"):
         ModuleAdaDecay(model, optimizer, every=0)
+
+
+def test_muon_is_torchs_and_what_torch_says_of_it():
+    """decay-methods M1 and M2: matrices alone, Jordan's factor 1.414 and Moonlight's 0.4 for 4 x 2, one step of each."""
+    with pytest.raises(ValueError, match="2D"):
+        torch.optim.Muon([torch.nn.Parameter(torch.zeros(3))])
+    steps = {}
+    for adjust, factor in (("original", 2**0.5), ("match_rms_adamw", 0.4)):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
+        hidden = model[0].weight
+        with torch.no_grad():
+            hidden.copy_(torch.eye(4, 2))
+        (muon, *_) = optimizers("muon", model, lr=0.1, weight_decay=0.1, adjust_lr_fn=adjust)
+        assert muon.param_groups[0]["params"] == [hidden]
+        hidden.grad = torch.tensor([[1.0, 2.0]]).repeat(4, 1)
+        muon.step()
+        steps[adjust] = (0.99 * torch.eye(4, 2) - hidden.detach()) / (0.1 * factor)
+    first = 0.99 * torch.eye(4, 2) - 0.1 * 2**0.5 * steps["original"]
+    expected = torch.tensor([0.9686, -0.0428, 0.9472, -0.0214])
+    torch.testing.assert_close(first[[0, 0, 1, 2], [0, 1, 1, 0]], expected, rtol=0, atol=2e-2)
+    torch.testing.assert_close(steps["original"], steps["match_rms_adamw"], rtol=0, atol=1e-5)

@@ -18,12 +18,14 @@ from specdiag.optim.registry import METHODS as METHODS
 from specdiag.optim.registry import optimizers as optimizers
 from specdiag.optim.renormalized import RenormalizedAdamW as RenormalizedAdamW
 from specdiag.optim.scion import Scion as Scion
+from specdiag.optim.stable import AdamS as AdamS
 from specdiag.optim.weightwise import WeightwiseDecay as WeightwiseDecay
 
 __all__ = [
     "AWD",
     "METHODS",
     "AdaDecay",
+    "AdamS",
     "AlphaDecay",
     "CautiousAdamW",
     "Combined",

@@ -48,13 +48,19 @@ class AdamDirection(Optimizer, abc.ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            held = [p for p in group["params"] if p.grad is not None]
-            if held:
-                self._move(group, held, self._directions(group, held))
+        found = ((group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups)
+        held = [(group, parameters) for group, parameters in found if parameters]
+        for group, parameters in held:
+            self._update_moments(group, parameters)
+        self._look(held)
+        for group, parameters in held:
+            self._move(group, parameters, self._directions(group, parameters))
         return loss
 
-    def _directions(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _look(self, held: Sequence[tuple[dict[str, Any], list[torch.Tensor]]]) -> None:
+        """Once a step, with the new moments, before any weight moves."""
+
+    def _update_moments(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         gradients = [cast("torch.Tensor", p.grad).to(p.dtype) for p in parameters]
         if any(gradient.is_sparse for gradient in gradients):
             raise UsageError(f"{type(self).__name__} takes no sparse gradients: build the embedding with sparse=False")
@@ -67,13 +73,17 @@ class AdamDirection(Optimizer, abc.ABC):
                 }
         states = [self.state[p] for p in parameters]
         first, second = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq"))
-        (beta1, beta2), eps = group["betas"], group["eps"]
+        beta1, beta2 = group["betas"]
         torch._foreach_lerp_(first, gradients, 1 - beta1)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         torch._foreach_mul_(second, beta2)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        directions: list[torch.Tensor] = []
         for state in states:
             state["step"] += 1
+
+    def _directions(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+        (beta1, beta2), eps = group["betas"], group["eps"]
+        directions: list[torch.Tensor] = []
+        for state in (self.state[p] for p in parameters):
             n = state["step"].item()
             divisor = (state["exp_avg_sq"].sqrt() / (1 - beta2**n) ** 0.5).add_(eps)
             directions.append((state["exp_avg"] / divisor).div_(1 - beta1**n))

@@ -19,6 +19,7 @@ from specdiag.optim.places import Placed, placed
 from specdiag.optim.presets import scion_groups
 from specdiag.optim.renormalized import RenormalizedAdamW
 from specdiag.optim.scion import Scion
+from specdiag.optim.stable import AdamS
 
 Options = Mapping[str, Any]
 
@@ -101,7 +102,8 @@ def _split(parameters: list[Placed], weight_decay: float) -> list[dict[str, Any]
 def _adam(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, Options], list[Optimizer]]:
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         groups = _groups(model, options["weight_decay"])
-        return [kind(groups, lr=options["lr"], betas=(options["beta1"], options["beta2"]), eps=options["eps"])]
+        rest = {key: value for key, value in options.items() if key not in ("weight_decay", "beta1", "beta2")}
+        return [kind(groups, betas=(options["beta1"], options["beta2"]), **rest)]
 
     return build
 
@@ -226,6 +228,13 @@ METHODS: dict[str, Method] = {
         "nanochat's log cites arXiv 2411.16085 for it, which is about cautious updates. Where u w = 0 it decays.",
         _ADAM,
         _adam(CautiousAdamW),
+    ),
+    "adam-s": Method(
+        "w <- (1 - lr L/sqrt(mean v^)) w - lr u, the mean over all parameters",
+        "Xie et al. 2023 (arXiv 2011.11152), zeke-xie/stable-weight-decay-regularization",
+        "L is not AdamW's: it is divided by the RMS of the gradients, far below 1 in transformers.",
+        {**_ADAM, "weight_decay": 1e-4},
+        _adam(AdamS),
     ),
     "scion": Method(
         "m <- (1 - a) m + a g;  w <- (1 - lr L) w - lr radius lmo(m), L = 1",

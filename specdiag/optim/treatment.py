@@ -16,9 +16,9 @@ from specdiag.optim.precision import is_decoupled
 from specdiag.optim.scion import Scion, removed_share
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
-"""Whether decay takes a fraction off all weights, goes through the gradient, or differs from weight to weight."""
+"""Whether decay takes lr x decay off all weights, goes through the gradient, or is of a size that the step finds."""
 
-_BY_WEIGHT = ("AdaDecay", "CautiousAdamW")
+_BY_WEIGHT = ("AdaDecay", "CautiousAdamW", "AdamS")
 _COUPLED = ("AWD",)
 _DIRECT: dict[str, Simulated] = {
     "AdamW": "adamw", "Adam": "adamw", "RenormalizedAdamW": "adamw-renormalized", "Lion": "lion", "Muon": "muon",
