@@ -177,21 +177,21 @@ def train(
     """
     training = Training(contender, seed, cosine(1.0, steps, warmup), given)
     order, hidden = torch.Generator().manual_seed(seed), training.hidden
-    norms = {0: _rms(hidden)} if every else {}
+    norms = {0: rms(hidden)} if every else {}
     settled: list[float] = []
     for step in range(1, steps + 1):
         training.step(text.train[torch.randint(len(text.train), (BATCH,), generator=order)])
         if every and step % every == 0:
-            norms[step] = _rms(hidden)
+            norms[step] = rms(hidden)
         if step == SETTLED:
-            settled = [_rms([p]) for p in hidden]
+            settled = [rms([p]) for p in hidden]
     loss = held_out_loss(training.model, text.held_out)
     found: Results = {"loss": loss if math.isfinite(loss) else None}
     if training.ratios:
         found["ratio"] = fmean(training.ratios)
     if every:
         found["rms"] = {str(step): value for step, value in norms.items()}
-        found["change"] = [_rms([p]) / old for p, old in zip(hidden, settled, strict=True)]
+        found["change"] = [rms([p]) / old for p, old in zip(hidden, settled, strict=True)]
     return found
 
 
@@ -272,7 +272,7 @@ def held_out_loss(model: nn.Module, blocks: torch.Tensor) -> float:
     return float(model(input_ids=blocks, labels=blocks).loss)
 
 
-def _rms(parameters: Sequence[torch.Tensor]) -> float:
+def rms(parameters: Sequence[torch.Tensor]) -> float:
     """Of all entries together."""
     square = sum(float(p.detach().double().square().sum()) for p in parameters)
     return math.sqrt(square / sum(p.numel() for p in parameters))

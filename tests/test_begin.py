@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag import UsageError, load_report
+from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
+from specdiag.dynamics.run_check import check_run
 from specdiag.metric_log import read_log
 from specdiag.train.begin import begin
 from specdiag.train.beside import beside
@@ -149,6 +151,22 @@ def test_the_cost_and_the_ratios_of_a_rule_are_kept(recipe, tmp_path):
     assert list(lines["down"].get_ydata()) == [v for (m, _), v in held.items() if m == "weight_decay"] + [
         held["weight_decay", max(s for m, s in held if m == "weight_decay")]
     ]
+
+
+def test_norms_are_logged_for_simulate_and_go_on_where_a_run_does(recipe, tmp_path):
+    recipe = msgspec.structs.replace(recipe, norms_every=1)
+    begin(recipe, tmp_path / "whole").train()
+    cut = begin(recipe, tmp_path / "cut")
+    cut.train(on_log=lambda step, _: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
+    prepare(Request(source=tmp_path / "cut")).train()
+    whole, other = (load_norm_log(tmp_path / name) for name in ("whole", "cut"))
+    assert set(whole.rows) == set(other.rows)
+    found = check_run(whole)
+    assert {module.optimizer for module in found.modules} == {"adamw"}
+    assert found.modules[0].last_step == 4
+    begin(msgspec.structs.replace(recipe, norms_every=0), tmp_path / "without").train()
+    assert not has_norm_log(tmp_path / "without")
+    assert same(tmp_path / "without" / "checkpoint-4", tmp_path / "whole" / "checkpoint-4")
 
 
 def test_a_run_that_keeps_one_checkpoint_keeps_its_tokenizer(recipe, tmp_path):

@@ -224,7 +224,7 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
     fresh = {"fresh_optimizer": True, "steps_total": 2, "settings": settings, "decay": "alphadecay"}
     run, result = resumed(tmp_path / "bare", text, tmp_path / "out", **fresh)
     assert result.step == 2
-    assert max(run.trainer.callback_handler.callbacks[-3].decay.ratios.values()) == 3.0
+    assert max(run.rule.decay.ratios.values()) == 3.0
     assert prepare(Request(source=tmp_path / "out", extend=1)).step == 2
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
     over = prepare(Request(source=tmp_path / "out"))

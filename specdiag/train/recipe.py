@@ -55,6 +55,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """A name of `specdiag.optim.METHODS`; empty, in a run that goes on, for the Trainer's own."""
     start: str = ""
     """Hub id or folder of the weights; empty: new ones, from `model`."""
+    norms_every: int = 50
+    """Steps between two logs of weight norms, for `simulate --check` and `plot norms`; 0 for none."""
     columns: tuple[str, ...] = ()
     """Of labelled texts: one or two with text, and then that of the label; empty for the usual ones."""
     augment: str = "crop"
@@ -129,6 +131,8 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(_unknown(recipe.augment, "augmentation", AUGMENTS))
     _check_names(recipe.optimizer_options, f"option of {recipe.optimizer}", METHODS[recipe.optimizer].defaults)
     _check_names(recipe.alphadecay, f"option of {recipe.decay}", OPTIONS.get(recipe.decay, ()))
+    if recipe.norms_every < 0:
+        raise UsageError(f"'norms_every' is {recipe.norms_every}: give a number of steps, or 0 for no log of norms")
     if recipe.steps_total < 1:
         raise UsageError(f"'steps_total' is {recipe.steps_total}, and a run has at least one step")
     if not recipe.start and not isinstance(recipe.model.get("model_type"), str):

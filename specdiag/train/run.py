@@ -16,6 +16,7 @@ from specdiag.metric_log import LOG_NAME, RUN, append_log, entry
 from specdiag.train.config import RunConfig, save_config
 from specdiag.train.data import Data
 from specdiag.train.following import Decays, RunLogCallback, StopCallback
+from specdiag.train.norm_callback import NormWatchCallback
 from specdiag.train.outcome import Outcome, load_outcome, save_outcome, spike_share
 from specdiag.train.settings import Settings
 from specdiag.train.trainer import CrashSafeTrainer
@@ -108,7 +109,8 @@ class Run:
         log = RunLogCallback(self.folder, self.rule, on_first, on_log)
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        for callback in (self.rule, log, stop):
+        every = self.config.recipe.norms_every
+        for callback in (self.rule, NormWatchCallback(every=every) if every else None, log, stop):
             if callback is not None:
                 trainer.add_callback(callback)
         before = self._held_out(self.step)
