@@ -28,6 +28,7 @@ from platform import python_version
 from statistics import fmean
 from typing import Any
 
+import pages
 import torch
 from methods_setting import (
     ALPHA_EVERY,
@@ -302,9 +303,7 @@ def _resumed(out: Path) -> Results:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a small LLaMA with every optimizer of the registry.")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes, and what is gone on with")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/methods.md")
-    parser.add_argument("--docs-file", type=Path, default=DOCS, help=argparse.SUPPRESS)
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    pages.add_options(parser, DOCS)
     return parser.parse_args()
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser, page: Path) -> None:
+    """--docs, --docs-file and --check, for a benchmark that writes its figures into a page of docs/."""
+    parser.add_argument("--docs", action="store_true", help=f"write the figures of --out into docs/{page.name}")
+    parser.add_argument("--docs-file", type=Path, default=page, help=argparse.SUPPRESS)
+    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
 
 
 def update(path: Path, sections: Mapping[str, str], source: Path, command: str, *, check: bool) -> int:

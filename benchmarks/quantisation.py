@@ -226,9 +226,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare the exponents of quantised weights with the original's.")
     parser.add_argument("--formats", help=f"some of f16,bf16,{','.join((*FORMATS, *map(str.lower, GGUF)))}")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/quantisation.md")
-    parser.add_argument("--docs-file", type=Path, default=DOCS, help=argparse.SUPPRESS)
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    pages.add_options(parser, DOCS)
     return parser.parse_args()
 
 

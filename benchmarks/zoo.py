@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import pages
 from zoo_docs import OUTSIDE, percent, share, update_docs, worst
 
 from specdiag.architecture.names import numbered
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "zoo.json"
+DOCS = ROOT / "docs" / "zoo.md"
 LIMIT_SECONDS = 60
 
 # Heads from the most telling to the least; those not named here follow, then the bare model.
@@ -328,7 +330,7 @@ def main() -> None:
     """Measure, print, write; or one of the other jobs that the options name."""
     options = _options()
     if options.docs:
-        sys.exit(update_docs(ROOT / "docs" / "zoo.md", json.loads(options.out.read_text()), options.check))
+        sys.exit(update_docs(options.docs_file, json.loads(options.out.read_text()), options.check))
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -356,8 +358,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score role recognition on transformers' model types.")
     parser.add_argument("--types", help="model types, comma-separated; default all")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/zoo.md")
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    pages.add_options(parser, DOCS)
     return parser.parse_args()
 
 

@@ -1,14 +1,18 @@
-"""Fixtures for real checkpoints. An asset that cannot be fetched is an error, never a skip."""
+"""Fixtures of several files. A real checkpoint that cannot be fetched is an error, never a skip."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import assets
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # A shell's background jobs ignore Ctrl-C, and so would the commands that are interrupted here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +47,40 @@ def rxnfp() -> Path:
 def fracast() -> Path:
     """A convolutional model without attention, as float32 and as int8 of the same weights."""
     return assets.fetch("fracast")
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules of the standard library as one text."""
+    from plain_run import library_text
+
+    return library_text(tmp_path_factory.mktemp("text"), 30_000)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A plain Trainer's run of six steps on that text without interruption, with dropout; checkpoints 2, 4, 6."""
+    from plain_run import plain_trainer
+
+    folder = tmp_path_factory.mktemp("plain")
+    plain_trainer(folder / "run", text, folder).train()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(text: Path) -> PreTrainedTokenizerFast:
+    """As RoBERTa's, learned from that text."""
+    from task_data import roberta_tokenizer
+
+    return roberta_tokenizer(text)
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    """One token for a word."""
+    from task_data import word_tokenizer
+
+    return word_tokenizer()
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+Q = "layers.0.self_attn.q_proj.weight"
+"""A matrix of `Decoder`."""
+
 
 class Attention(nn.Module):
     def __init__(self, width):

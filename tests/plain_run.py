@@ -11,6 +11,7 @@ import transformers
 from specdiag.train.data import load_data
 
 BLOCK, BATCH, SEED = 32, 4, 7
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 def library_text(folder: Path, size: int = 20_000) -> Path:
@@ -40,3 +41,8 @@ def plain_trainer(folder: Path, text: Path, cache: Path, *, steps=6, seed=0, mod
     trainer = transformers.Trainer(llama(seed) if model is None else model, arguments, train_dataset=data.train)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def same(first: Path, second: Path, names=FILES) -> bool:
+    """Whether two checkpoints hold the same bytes."""
+    return [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []

@@ -8,7 +8,7 @@ import signal
 import msgspec
 import pytest
 import torch
-from plain_run import library_text
+from plain_run import same
 from safetensors.torch import load_file
 from specdiag_cli.main import app
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,15 +37,9 @@ MODEL = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
     "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
-FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return library_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture
@@ -56,10 +50,6 @@ def recipe(text):
         settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
                   "weight_decay": 0.5, "use_cpu": True, "seed": 3},
     )  # fmt: skip
-
-
-def same(first, second, names=FILES):
-    return [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
 
 
 def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tmp_path):

@@ -1,19 +1,14 @@
 """AlphaDecay on two ranks: the work is shared and every rank has the same bits."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from two_ranks import run_two_ranks
 
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
 from live_models import Decoder, train
 from specdiag import UsageError
 from specdiag.optim import AlphaDecay, replicas
@@ -24,7 +19,7 @@ rank = dist.get_rank()
 measured = []
 exponents = replicas.exponents
 replicas.exponents = lambda stacks, basis: measured.extend(stacks) or exponents(stacks, basis)
-found = {{}}
+found = {}
 
 model = torch.nn.parallel.DistributedDataParallel(Decoder())
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
@@ -59,7 +54,7 @@ try:
     AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
 except UsageError as error:
     found["refused"] = str(error)
-open(sys.argv[1] + f"/{{rank}}.json", "w").write(json.dumps(found))
+open(sys.argv[1] + f"/{rank}.json", "w").write(json.dumps(found))
 dist.destroy_process_group()
 """
 
@@ -67,16 +62,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    script = folder / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen([sys.executable, script, folder], env=shared | {"RANK": str(rank)}) for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    run_two_ranks(WORKER, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

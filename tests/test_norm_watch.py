@@ -1,18 +1,14 @@
 """NormWatch: what it logs against numpy, parts that add up, decay in force, several optimizers, resumes, and its cost."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from live_models import Decoder, train, weights
 from torch import nn
+from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.dynamics.norm_log import load_norm_log
@@ -344,14 +340,13 @@ def test_what_is_refused():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
 from live_models import Decoder, train
 from specdiag.optim import NormWatch
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 model = torch.nn.parallel.DistributedDataParallel(Decoder())
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-watch = NormWatch(model, optimizer, every=2, out=sys.argv[1] + f"/{{dist.get_rank()}}")
+watch = NormWatch(model, optimizer, every=2, out=sys.argv[1] + f"/{dist.get_rank()}")
 train(model, optimizer, 4, decay=watch)
 watch.finish()
 dist.destroy_process_group()
@@ -359,14 +354,7 @@ dist.destroy_process_group()
 
 
 def test_of_two_ranks_the_first_one_writes(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    running = [subprocess.Popen([sys.executable, script, tmp_path], env=shared | {"RANK": str(r)}) for r in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    run_two_ranks(WORKER, tmp_path)
     log = load_norm_log(tmp_path / "0")
     assert [s for s, _ in log.series("frobenius_norm")[Q]] == [0, 2, 4]
     assert not (tmp_path / "1").exists()

@@ -3,15 +3,11 @@
 import copy
 import io
 import math
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from live_models import Decoder, train, weights
+from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.decay import schedules
@@ -285,7 +281,6 @@ def test_what_only_a_step_can_tell_is_refused():
 WORKER = """
 import copy, sys
 import torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
 from live_models import Decoder, train
 from specdiag import UsageError
 from specdiag.optim import AlphaDecay, Scion, lmo, scion
@@ -301,7 +296,7 @@ def build(options):
     model = torch.nn.parallel.DistributedDataParallel(Decoder(layers=1))
     return model, Scion(model.parameters(), lr=1e-2, radius=5.0, process_group=dist.group.WORLD, **options)
 
-for name, options in (("scion", {{}}), ("scionc", {{"target_norm": 2.0}})):
+for name, options in (("scion", {}), ("scionc", {"target_norm": 2.0})):
     worked.clear()
     model, optimizer = build(options)
     decay = AlphaDecay(model, optimizer, every=2, mode="sweep")
@@ -321,11 +316,11 @@ for name, options in (("scion", {{}}), ("scionc", {{"target_norm": 2.0}})):
     resumed_decay = AlphaDecay(resumed, second, every=2, mode="sweep")
     resumed_decay.load_state_dict(saved[2])
     train(resumed, second, 2, decay=resumed_decay, start=3)
-    torch.save({{
+    torch.save({
         "weights": [p.detach() for p in model.parameters()], "resumed": [p.detach() for p in resumed.parameters()],
         "held": held, "later": len(second.state), "refused": refused, "state": saved[1],
         "spectral": worked.count("spectral"),
-    }}, f"{{folder}}/{{name}}{{rank}}.pt")
+    }, f"{folder}/{name}{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -333,16 +328,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    script = folder / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    running = [
-        subprocess.Popen([sys.executable, script, folder], env=shared | {"RANK": str(rank)}) for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    run_two_ranks(WORKER, folder)
     return lambda name: [torch.load(folder / f"{name}{rank}.pt") for rank in range(2)]
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import torch
 import transformers
-from plain_run import BATCH, BLOCK, library_text, llama, plain_trainer
+from plain_run import BATCH, BLOCK, FILES, llama, plain_trainer, same
 from safetensors.torch import load_file
 from specdiag_cli.main import app
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -22,32 +22,14 @@ from specdiag.metric_log import read_log
 from specdiag.train.request import Request
 from specdiag.train.resume import prepare
 
-FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 UP = "model.layers.0.mlp.up_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return library_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, text):
-    """Six steps without interruption, with dropout; checkpoints 2, 4, 6."""
-    folder = tmp_path_factory.mktemp("plain")
-    plain_trainer(folder / "run", text, folder).train()
-    return folder / "run"
-
-
 def resumed(source, text, out, **options):
     run = prepare(Request(source=source, data=[text], out=out, **{"decay": "uniform"} | options))
     return run, run.train()
-
-
-def same(first, second, names=FILES):
-    return [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
 
 
 def history(checkpoint):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_run import library_text, plain_trainer
 
 from specdiag import ComputationError
 from specdiag.train.checkpoints import checkpoints_of, find_complete
@@ -20,18 +19,6 @@ from specdiag.train.staging import publish, recover, rotate
 from specdiag.train.start import find_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return library_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, text):
-    folder = tmp_path_factory.mktemp("plain")
-    plain_trainer(folder / "run", text, folder).train()
-    return folder / "run"
 
 
 @pytest.fixture

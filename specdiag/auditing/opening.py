@@ -43,13 +43,12 @@ def open_audited(
     role = None if role_map is None else Path(role_map)
     if isinstance(source, (str, os.PathLike)) and base is None and not is_report(Path(source)):
         from specdiag.checkpoint.reader import read_plain
-        from specdiag.checkpoint.sorting import sort_tensors
+        from specdiag.checkpoint.sorting import Sorting, sort_tensors
 
         found = read_plain(source, revision, file)
         if found is not None:
-            checkpoint = sort_tensors(
-                found.tensors, found.source, found.config, role_map=role, experts=experts, seed=seed, notes=found.notes
-            )
+            options = Sorting(role, experts, seed)
+            checkpoint = sort_tensors(found.tensors, found.source, found.config, options, found.notes)
             return checkpoint, _others(checkpoint, found.tensors)
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed

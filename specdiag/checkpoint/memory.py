@@ -13,7 +13,7 @@ from specdiag.checkpoint.adapters.adapter import read_adapter
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.quantised.dequantise import dequantise
-from specdiag.checkpoint.sorting import sort_tensors
+from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.checkpoint.wrappers import unwrap
@@ -57,10 +57,11 @@ def from_state_dict(
     stored, said = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
     notes = (*notes, *said)
+    options = Sorting(role_map, experts, seed)
     adapter = read_adapter(stored, adapters or {}, location)
     if adapter is not None:
-        return update_rows(adapter, source, settings, role_map=role_map, experts=experts, seed=seed, notes=notes)
-    return sort_tensors(stored, source, settings, role_map=role_map, experts=experts, seed=seed, notes=notes)
+        return update_rows(adapter, source, settings, options, notes)
+    return sort_tensors(stored, source, settings, options, notes)
 
 
 def from_model(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 
@@ -22,20 +22,12 @@ from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.safetensors_file import list_safetensors
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
-from specdiag.checkpoint.sorting import sort_tensors
+from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import Source
-
-
-class Options(TypedDict):
-    """What `open_checkpoint` passes on to sorting."""
-
-    role_map: Path | None
-    experts: int | None
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +100,13 @@ def open_checkpoint(
 
     def sort(pick: str | None) -> Checkpoint:
         held = read_contents(folder, pick)
-        options: Options = {"role_map": role_map, "experts": experts, "seed": seed}
+        options = Sorting(role_map, experts, seed)
         adapter = _adapter(held, folder)
         if base is not None:
             return _applied(held, adapter, base, options)
         if adapter is not None:
-            return update_rows(adapter, held.source, held.config, **options, notes=held.notes)
-        return sort_tensors(held.tensors, held.source, held.config, **options, notes=held.notes)
+            return update_rows(adapter, held.source, held.config, options, held.notes)
+        return sort_tensors(held.tensors, held.source, held.config, options, held.notes)
 
     if not parts:
         return sort(pick)
@@ -163,7 +155,7 @@ def _adapter(held: Contents, folder: Folder) -> Adapter | None:
     return read_adapter(held.tensors, {None: config}, held.source.location)
 
 
-def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Options) -> Checkpoint:
+def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting) -> Checkpoint:
     """The base model with the adapter applied."""
     where = held.source.location
     if adapter is None:
@@ -174,7 +166,7 @@ def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLik
     tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(held.source, base=str(base.source))
     notes = (*held.notes, *base.notes, *remarks_on_updates(adapter))
-    return sort_tensors(tensors, source, base.config, **options, notes=notes)
+    return sort_tensors(tensors, source, base.config, options, notes)
 
 
 def read_contents(folder: Folder, pick: str | None) -> Contents:

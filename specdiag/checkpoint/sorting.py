@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,23 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 
 
+@dataclass(frozen=True, slots=True)
+class Sorting:
+    """What the user says about the sorting.
+
+    Attributes:
+        role_map: TOML file with roles for further names.
+        experts: how many experts of each layer to analyse; None for all.
+        seed: of the draw of experts.
+    """
+
+    role_map: Path | None
+    experts: int | None
+    seed: int
+
+
 def sort_tensors(
-    tensors: Sequence[StoredTensor],
-    source: Source,
-    config: dict[str, Any],
-    *,
-    role_map: Path | None = None,
-    experts: int | None = None,
-    seed: int = 0,
-    notes: Iterable[str] = (),
+    tensors: Sequence[StoredTensor], source: Source, config: dict[str, Any], options: Sorting, notes: Iterable[str]
 ) -> Checkpoint:
     """Sort stored tensors into a checkpoint.
 
@@ -30,9 +39,7 @@ def sort_tensors(
         tensors: all that is stored, in order, under their final names, weights in the place of their codes.
         source: where they come from.
         config: config.json, or empty.
-        role_map: TOML file with roles for further names.
-        experts: how many experts of each layer to analyse; None for all.
-        seed: of the draw of experts.
+        options: how the user wants them sorted.
         notes: what was remarked so far.
 
     Raises:
@@ -40,12 +47,12 @@ def sort_tensors(
     """
     tied = _tied(tensors)
     settled = {t.name: t.reason for t in tensors if t.reason is not None}
-    found = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, role_map)
+    found = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
     reasons = {**found.skipped, **settled, **tied}
     parts = {name: held for name, held in found.parts.items() if name not in reasons}
     said = [*notes, *found.notes]
-    if experts is not None:
-        parts, sampled, remarks = sample_experts(parts, experts, seed)
+    if options.experts is not None:
+        parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)
         said += remarks
     return Checkpoint(

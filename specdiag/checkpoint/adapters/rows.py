@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,20 +16,13 @@ from specdiag.architecture.split import whole
 from specdiag.checkpoint.adapters.adapter import Adapter, remarks_on_updates
 from specdiag.checkpoint.adapters.names import dotted
 from specdiag.checkpoint.adapters.update import Update, can_cut
-from specdiag.checkpoint.sorting import sort_tensors
+from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 
 
 def update_rows(
-    adapter: Adapter,
-    source: Source,
-    config: dict[str, Any],
-    *,
-    role_map: Path | None = None,
-    experts: int | None = None,
-    seed: int = 0,
-    notes: Iterable[str] = (),
+    adapter: Adapter, source: Source, config: dict[str, Any], options: Sorting, notes: Iterable[str]
 ) -> Checkpoint:
     """A checkpoint of the updates, and of the full weights that lie beside them. Arguments as for `sort_tensors`.
 
@@ -41,10 +33,8 @@ def update_rows(
     alone = [update for update in adapter.updates if update.name not in held]
     names = _readable([update.name for update in alone])
     stand_ins = [replace(_stand_in(u), name=names[u.name]) for u in _first_of_each(alone)]
-    checkpoint = sort_tensors(
-        [*adapter.weights, *stand_ins, *adapter.left_out],
-        source, config, role_map=role_map, experts=experts, seed=seed, notes=[*notes, *_remarks(adapter)],
-    )  # fmt: skip
+    tensors = [*adapter.weights, *stand_ins, *adapter.left_out]
+    checkpoint = sort_tensors(tensors, source, config, options, [*notes, *_remarks(adapter)])
     shown = {readable: name for name, readable in names.items()}
     by_name: dict[str, list[Update]] = defaultdict(list)
     for update in adapter.updates:

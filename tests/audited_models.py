@@ -1,0 +1,91 @@
+"""Models and reports made up to be audited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from helpers import with_singular_values
+from safetensors.numpy import save_file
+
+from specdiag.auditing.records import AuditReport
+from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
+from specdiag.report import SpectralReport
+
+LAYERS, WIDTH, HIDDEN, VOCABULARY = 10, 64, 160, 200
+PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CONFIG = {
+    "rope_scaling": {"factor": 8.0, "type": "linear"},
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH, "num_attention_heads": 4, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def name(layer: int, place: str) -> str:
+    return f"model.layers.{layer}.{place}.weight"
+
+
+def llama(seed: int = 0, layers: int = LAYERS, width: int = WIDTH, hidden: int = HIDDEN) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = {EMBED: (VOCABULARY, width), HEAD: (VOCABULARY, width), "model.norm.weight": (width,)}
+    for layer in range(layers):
+        for place in PLACES:
+            rows, cols = (hidden if "gate" in place or "up" in place else width), (hidden if "down" in place else width)
+            shapes[name(layer, place)] = (rows, cols)
+        shapes[name(layer, "input_layernorm")] = (width,)
+    return {key: 1 + 0.02 * rng.standard_normal(shape).astype("f4") if len(shape) == 1
+            else 0.1 * rng.standard_normal(shape).astype("f4") for key, shape in shapes.items()}  # fmt: skip
+
+
+def save(folder: Path, state: dict[str, np.ndarray], config: dict | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+    return folder
+
+
+def found(audit: AuditReport) -> set[tuple[str, str | None]]:
+    return {(f.check, f.module) for f in audit.findings}
+
+
+def pick(rng: np.random.Generator, places=PLACES) -> str:
+    return name(int(rng.integers(LAYERS)), str(rng.choice(places)))
+
+
+def like_noise(shape: tuple[int, ...]) -> float:
+    """Spectral norm of the matrices of `llama`."""
+    return 0.1 * (shape[0] ** 0.5 + shape[1] ** 0.5)
+
+
+def heavy(seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """A matrix as training makes them: a power law of singular values."""
+    sigma = np.sort(np.random.default_rng(seed).pareto(3, min(shape)) + 0.3)
+    return with_singular_values(sigma, shape, seed)
+
+
+def wide(seed: int = 0) -> dict[str, torch.Tensor]:
+    keys = [name(layer, place) for layer in range(2) for place in PLACES[:4]]
+    return {key: torch.from_numpy(heavy(seed + i, (256, 256))).float() for i, key in enumerate(keys)}
+
+
+def row(key: str, role: str, layer: int | None, **more) -> ModuleRecord:
+    family = {"embed": "embedding", "head": "embedding", "other": "other"}.get(role, "attention")
+    values = {"rows": 512, "cols": 512, "storage_dtype": "F32", "status": "ok", "tail": "hill", "method": "gram",
+              "compute_dtype": "float64"} | more  # fmt: skip
+    return ModuleRecord(name=key, role=role, family=family, layer=layer, **values)
+
+
+def made(records, *, complete=True, files=(), **settings) -> SpectralReport:
+    n = len(records)
+    return SpectralReport(
+        source=Source(kind="file", location="made", files=files), settings=Settings(**settings), records=tuple(records),
+        skipped=(), complete=complete,
+        summary=Summary(n_tensors=n, n_parameters=n, n_matrices=n, analysed_parameters=n, skipped={}, statuses={},
+                        roles=(), contrasts=()),
+        provenance=Provenance(created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0,
+                              peak_bytes=0),
+    )  # fmt: skip

@@ -1,0 +1,59 @@
+"""What changed since a baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+from audited_models import EMBED, HEAD, PLACES, WIDTH, found, llama, name, save, wide
+from helpers import with_singular_values
+
+import specdiag
+
+
+def test_against_a_baseline(tmp_path):
+    old = llama(1, layers=4)
+    new = {key: value.copy() for key, value in old.items()}
+    changed, scaled, collapsed, cast, dropped = (name(1, place) for place in PLACES[:5])
+    new[changed] *= np.float32(1.2)
+    new[scaled] *= np.float32(1.6)
+    new[collapsed] = with_singular_values(np.geomspace(1e-3, 30, WIDTH), (WIDTH, WIDTH)).astype("f4")
+    new[cast] = new[cast].astype("f2")
+    del new[dropped]
+    new[EMBED] = np.r_[new[EMBED], np.ones((8, WIDTH), "f4") * np.arange(1, 9, dtype="f4")[:, None]]
+    new["score.weight"] = 0.1 * np.random.default_rng(0).standard_normal((70, WIDTH)).astype("f4")
+    old[name(2, PLACES[0])][:] = 0
+    before, after = save(tmp_path / "a", old), save(tmp_path / "b", new)
+    report = specdiag.analyze(before, device="cpu")
+    audit = specdiag.audit(after, baseline=report, device="cpu")
+    against = {pair for pair in found(audit) if pair[0].startswith("baseline")}
+    other = ("baseline_norm", "baseline_alpha", "baseline_alpha_square", "baseline_stable_rank")
+    revived = name(2, PLACES[0])
+    assert {pair for pair in against if pair[0] not in (*other, "baseline_unchanged")} == {
+        ("baseline_changed", changed), ("baseline_changed", scaled), ("baseline_changed", collapsed),
+        ("baseline_changed", revived), ("baseline_status", revived), ("baseline_dtype", cast),
+        ("baseline_missing", dropped), ("baseline_reshaped", EMBED), ("baseline_head", "score.weight"),
+    }  # fmt: skip
+    assert {pair for pair in against if pair[0] in other} == {
+        ("baseline_norm", scaled), ("baseline_alpha", collapsed), ("baseline_alpha_square", collapsed),
+        ("baseline_norm", collapsed), ("baseline_stable_rank", collapsed),
+    }  # fmt: skip
+    assert ("baseline_unchanged", HEAD) in against
+    grown = specdiag.audit(before, baseline=after, device="cpu")
+    assert ("baseline_extra", dropped) in found(grown)
+    report.save(tmp_path / "r.json")
+    same = specdiag.audit(tmp_path / "r.json", baseline=tmp_path / "r.json")
+    assert not any(f.check.startswith("baseline") for f in same.findings)
+
+
+def test_a_baseline_below_a_head_is_compared_by_what_both_names_share():
+    inner = wide()
+    audit = specdiag.audit(inner, baseline={f"backbone.{key}": value for key, value in inner.items()}, device="cpu")
+    assert not audit.findings
+
+
+def test_a_baseline_of_another_rule_is_not_compared_by_alpha():
+    state = wide()
+    other = specdiag.analyze(state, tail="hill-paper", square=False, device="cpu")
+    audit = specdiag.audit(state, baseline=other, device="cpu")
+    assert not audit.findings
+    assert audit.coverage.not_checked["baseline_alpha"] == "the tail is hill here and hill-paper in the baseline"
+    assert audit.coverage.not_checked["baseline_alpha_square"] == "needs alpha_square in both reports"

@@ -1,0 +1,106 @@
+"""What can be audited: reports, models in memory, open checkpoints, adapters; every tensor is read once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from audited_models import PLACES, found, llama, made, name, row, save, wide
+from safetensors.numpy import save_file
+
+import specdiag
+from specdiag.errors import SourceError, UsageError
+from specdiag.report import load_report
+
+
+def test_a_report_is_taken_as_it_is(tmp_path):
+    report = specdiag.analyze(wide(), device="cpu", square=False)
+    with pytest.raises(UsageError, match="a report is taken as it is: randomize needs the checkpoint itself"):
+        specdiag.audit(report, randomize=True)
+    report.save(tmp_path / "r.json")
+    assert specdiag.audit(tmp_path / "r.json") == specdiag.audit(load_report(tmp_path / "r.json"))
+    audit = specdiag.audit(report)
+    assert audit.coverage.n_others is None
+    assert "a report does not carry config.json" in audit.coverage.not_checked["layers"]
+
+
+@pytest.mark.parametrize("as_model", [False, True])
+def test_models_and_state_dicts_in_memory(as_model):
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 160)
+    with torch.no_grad():
+        layer.norm1.weight[3] = torch.nan
+        layer.linear1.weight[5] = 0
+    audit = specdiag.audit(layer if as_model else layer.state_dict(), device="cpu")
+    assert found(audit) == {("nonfinite", "norm1.weight"), ("dead_rows", "linear1.weight")}
+    assert audit.coverage.n_others == 8
+
+
+def test_an_open_checkpoint_and_an_adapter(tmp_path):
+    from specdiag.analysis import open_source
+
+    folder = save(tmp_path / "model", llama(0))
+    audit = specdiag.audit(open_source(folder), device="cpu")
+    assert (audit.verdict, audit.coverage.n_others) == ("pass", None)
+    rng = np.random.default_rng(0)
+    lora = {f"base_model.model.{name(i, PLACES[0])[:-7]}.lora_{side}.weight": rng.standard_normal(shape).astype("f4")
+            for i in range(2) for side, shape in (("A", (8, 64)), ("B", (64, 8)))}  # fmt: skip
+    (tmp_path / "lora").mkdir()
+    save_file(lora, tmp_path / "lora" / "adapter_model.safetensors")
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "lora_alpha": 16}')
+    assert not specdiag.audit(tmp_path / "lora", device="cpu").findings
+
+
+def test_ten_thousand_tensors_are_read_once(monkeypatch):
+    from collections import Counter
+
+    from specdiag.checkpoint import torch_tensors
+
+    reads: Counter[str] = Counter()
+    genuine = torch_tensors._read
+
+    def counting(key, tensor, label, index=None):
+        reads[key] += 1
+        return genuine(key, tensor, label, index)
+
+    monkeypatch.setattr(torch_tensors, "_read", counting)
+    state = {}
+    for layer in range(1250):
+        for place in PLACES:
+            state[name(layer, place)] = torch.randn(3, 3)
+        state[name(layer, "input_layernorm")] = torch.ones(3)
+    state[name(777, "input_layernorm")][1] = torch.inf
+    audit = specdiag.audit(state, device="cpu")
+    assert found(audit) == {("nonfinite", name(777, "input_layernorm"))}
+    assert audit.coverage.n_matrices + audit.coverage.n_others == 10_000
+    assert set(reads) == set(state)
+    assert max(reads.values()) == 1
+
+
+def test_ten_thousand_matrices_of_a_report_take_less_than_a_second(tmp_path):
+    records = [
+        row(name(i, PLACES[i % 7]), ("q", "k", "v", "o", "gate", "up", "down")[i % 7], i, alpha=2.0, z=-30.0,
+            mp_spikes=9, stable_rank=40.0, spectral_norm=5.0, frobenius_norm=40.0, matrix_rank=512, n_eigenvalues=512,
+            digest=f"{i:064x}", n_dead_rows=int(i % 500 == 0))
+        for i in range(10_000)
+    ]  # fmt: skip
+    path = tmp_path / "large.specdiag.json"
+    made(records).save(path)
+    code = (
+        "import sys, time; start = time.process_time(); import specdiag\n"
+        f"audit = specdiag.audit({str(path)!r}); seconds = time.process_time() - start\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy imports'\n"
+        "print(seconds, len(audit.findings))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    seconds, n = done.stdout.split()
+    assert int(n) == 20
+    assert float(seconds) < 1
+
+
+def test_missing_files_are_source_errors(tmp_path):
+    with pytest.raises(SourceError):
+        specdiag.audit(tmp_path / "nothing")

@@ -1,0 +1,25 @@
+"""Two processes of torch.distributed on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_two_ranks(code: str, folder: Path) -> None:
+    """Run a script once for each rank, with the folder as its argument; it can import what lies beside this file."""
+    script = folder / "worker.py"
+    script.write_text(code)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": path}
+    running = [
+        subprocess.Popen([sys.executable, script, folder], env=os.environ | shared | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
