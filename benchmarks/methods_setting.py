@@ -56,6 +56,7 @@ CONTENDERS: dict[str, Contender] = {
     "adamc": Contender("adamc", _ADAM, _DECAY),
     "renormalized-adamw": Contender("renormalized-adamw", _ADAM, _DECAY),
     "cautious-adamw": Contender("cautious-adamw", _ADAM, _DECAY),
+    "adam-s": Contender("adam-s", _ADAM),
     "adamw, lr x 8 outside hidden": Contender("adamw", _ADAM, _DECAY, outside=8.0),
     "muon": Contender("muon", _MUON),
     "scion": Contender("scion", _SCION),
@@ -67,9 +68,11 @@ CONTENDERS: dict[str, Contender] = {
 }
 BASE = "adamw"
 STRONG_ROWS = tuple(
-    name for name, each in CONTENDERS.items() if each.lrs is _ADAM and each.outside == 1 and each.method != "adam"
+    name
+    for name, each in CONTENDERS.items()
+    if each.lrs is _ADAM and each.outside == 1 and each.method not in ("adam", "adam-s")
 )
-"""Coupled decay of such a size has no counterpart."""
+"""Decay of such a size has no counterpart in coupled and in stable decay."""
 SETTING = {
     "model": f"LLaMA, {LAYERS} layers of width {WIDTH}, 256 bytes",
     "batch": [BATCH, BLOCK],

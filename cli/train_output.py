@@ -16,6 +16,7 @@ from . import output, tables
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from specdiag.train.following import Decays
     from specdiag.train.ranking import Ranked
@@ -61,15 +62,18 @@ def ready(run: Run) -> None:
     for name in _SHOWN:
         if name in run.settings.values:
             by_origin[run.settings.origin[name]].append(f"{name} {_short(run.settings.values[name])}")
-    if recipe.optimizer:
-        options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
-        console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
     for origin, held in by_origin.items():
         console.print(f"From {origin}: {', '.join(held)}.", soft_wrap=True)
     model = cast("nn.Module", run.trainer.model)
     n = sum(p.numel() for p in model.parameters())
     console.print(f"Model: {type(model).__name__} with {n / 1e6:.2f} M parameters.", soft_wrap=True)
     console.print(_data(run), soft_wrap=True)
+    if recipe.optimizer:
+        from specdiag.optim import layout
+
+        options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
+        console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
+        console.print(layout(model, cast("Optimizer", run.trainer.optimizer)), soft_wrap=True, highlight=False)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
     if run.plan is not None and not run.in_place:

@@ -20,14 +20,15 @@ from specdiag.views.figures.decay_run import decay_run
 from specdiag.views.figures.esd import esd
 from specdiag.views.figures.heatmap import heatmap
 from specdiag.views.figures.norms import norms
+from specdiag.views.figures.norms_predicted import norms_predicted
 from specdiag.views.figures.paper import paper
 from specdiag.views.figures.scree import scree
 from specdiag.views.figures.style import render
 from specdiag.views.figures.trajectory import trajectory
 
 __all__ = [
-    "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heatmap", "norms", "paper", "save", "scree",
-    "trajectory",
+    "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heatmap", "norms", "norms_predicted", "paper",
+    "save", "scree", "trajectory",
 ]  # fmt: skip
 
 _FORMATS = ("png", "svg", "pdf")

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from specdiag.decay import schedules
 from specdiag.optim import METHODS
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "benchmarks" / "results" / "methods.json"
 sys.path.append(str(ROOT / "benchmarks"))
-methods, tables = (importlib.import_module(name) for name in ("methods", "methods_tables"))
+methods, tables, momentum, momentum_tables = (
+    importlib.import_module(name) for name in ("methods", "methods_tables", "momentum", "momentum_tables")
+)
 
 
 @pytest.fixture
@@ -31,6 +35,30 @@ def docs(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_docs_show_the_committed_figures():
     done = docs("--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_docs_show_the_committed_figures_of_momentum():
+    command = [sys.executable, ROOT / "benchmarks" / "momentum.py", "--docs", "--check"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    committed = json.loads((ROOT / "benchmarks" / "results" / "momentum.json").read_text())
+    assert committed["setting"] == json.loads(json.dumps(momentum.SETTING_HERE))
+
+
+def test_the_best_lr_is_the_lowest_point_of_a_parabola():
+    lrs = [2.0**k for k in (-4, -3, -2, -1)]
+    valley = momentum_tables._valley(lrs, [(math.log2(lr) + 2.3) ** 2 for lr in lrs])
+    assert math.log2(valley) == pytest.approx(-2.3)
+    assert momentum_tables._valley(lrs, [1.0, 2.0, 3.0, 4.0]) == lrs[0]
+
+
+@pytest.mark.parametrize("name", momentum.RUNS)
+def test_all_ways_to_end_a_run_end_at_the_same_share_or_keep_the_lr(name):
+    lr, alpha = momentum._schedules(name)
+    effective = [schedules.effective_lr(lr(step), alpha(step)) for step in (momentum.LONG_WARMUP, momentum.LONG)]
+    assert effective[0] == pytest.approx(19**0.5 if "linear" not in name else effective[0])
+    share = momentum.LAST if "linear" not in name else 1 / 19**0.5
+    assert lr(momentum.LONG) * schedules.inflation(alpha(momentum.LONG)) ** 0.5 == pytest.approx(share * 19**0.5)
 
 
 def test_other_figures_are_noticed_and_written(tmp_path, results, capsys):

@@ -14,6 +14,7 @@ SAYS = {
     "02_choosing_a_weight_decay": "shape share: 0.87",
     "03_trajectories_of_a_run": "steps [0, 20, 40, 60, 80, 100, 120]",
     "04_training_with_the_recommended_decay": "equal weights: True",
+    "05_predict_the_norms_of_a_run": "above, as predicted: True",
 }
 
 
