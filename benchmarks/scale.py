@@ -1,0 +1,242 @@
+"""How long and how large: matrices of 256 to 8192, models to 1B and a layer of 7B, start-up, saved reports.
+
+Random weights of LLaMA shapes. A cost model is fitted to single matrices of models up to 350M, on one core; what it
+says of whole models, of a 1B model and of a 7B layer, which it has not seen, stands beside what they took.
+
+    python benchmarks/scale.py               # all parts, ten minutes on a quiet machine; writes results/scale.json
+    python benchmarks/scale.py --only sizes  # one of them anew
+    python benchmarks/scale.py --device cuda # the same on a GPU, where there is one
+    python benchmarks/scale.py --docs        # puts the figures of that file into docs/scale.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import models
+import numpy as np
+import report
+import scale_tables
+from contenders import syrk_rate
+from measure import HERE, Others, environment, warm
+
+OUT = models.ROOT / "benchmarks" / "results" / "scale.json"
+DOCS = models.ROOT / "docs" / "scale.md"
+SQUARES = (256, 384, 512, 768, 1024)
+CALIBRATION = (
+    *((n, n) for n in SQUARES), (512, 1376), (768, 2048), (1024, 2736), (256, 2048), (512, 32000), (768, 32000),
+)  # fmt: skip
+"""Sides of matrices in models up to 350M."""
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+MODELS = ("60m", "135m", "350m", "1b", "7b-layer")
+WAYS = {"default": (), "float32, no square": ("--dtype", "float32", "--no-square")}
+_QUICK = 0.5
+"""Seconds: what takes less is timed three times, and the best counts."""
+
+Results = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, print, write; or put the figures where they are quoted."""
+    options = _options()
+    if options.docs:
+        sys.exit(scale_tables.update_docs(DOCS, options.out, check=options.check))
+    others = Others()
+    results: Results = json.loads(options.out.read_text()) if options.out.exists() else {"parts": {}}
+    results |= {key: value for key, value in report.header({}, 1, 1).items() if key not in ("models", "left_out")}
+    for name in options.only.split(",") if options.only else PARTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        results["parts"][name] = PARTS[name](options.device)
+        results["cores_used_by_others"] = others.cores()
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    print("\n\n".join(text for text in scale_tables.sections(results).values()))
+
+
+def calibration(device: str) -> list[Results]:
+    """Seconds of single matrices on one core."""
+    found: list[Results] = []
+    for dtype in ("float64", "float32"):
+        for square in (False, True):
+            for n, m in CALIBRATION:
+                seconds = matrix_seconds(n, m, dtype, square=square, device=device)
+                found.append({"n": n, "m": m, "dtype": dtype, "square": square, "seconds": seconds})
+    return found
+
+
+def sizes(device: str) -> Results:
+    """Seconds of square matrices on one core, beside the operations at the rate of its BLAS."""
+    rates = {name: syrk_rate.rate(np.dtype(name)) / len(os.sched_getaffinity(0)) for name in ("float32", "float64")}
+    rows = [
+        {"n": n, "dtype": dtype, "seconds": matrix_seconds(n, n, dtype, square=False, device=device)}
+        for dtype in ("float64", "float32")
+        for n in SIZES
+    ]
+    return {"syrk_gflops": rates, "rows": rows}
+
+
+def matrix_seconds(n: int, m: int, dtype: Literal["float32", "float64"], *, square: bool, device: str) -> float:
+    """From values in memory to the finished row of one matrix, one worker."""
+    import torch
+
+    from specdiag.analysis import make_settings, open_source, select
+    from specdiag.workers import on_accelerator, on_cpu, units
+
+    weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
+    checkpoint = open_source({"model.layers.0.self_attn.q_proj.weight": weight})
+    settings = make_settings(
+        device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
+        tail="hill", square=square, randomize=False, seed=0, experts=None,
+    )  # fmt: skip
+    selected, _ = select(checkpoint, settings)
+
+    def once() -> float:
+        start = time.perf_counter()
+        rows = list(
+            on_cpu(units(selected), settings, 1)
+            if device == "cpu"
+            else on_accelerator(units(selected), settings, 1, {})
+        )
+        assert rows[0][1].alpha is not None
+        return time.perf_counter() - start
+
+    if n <= 1024:
+        once()  # imports, nulls of the shape
+    first = once()
+    return min(first, once(), once()) if first < _QUICK else first
+
+
+def whole_models(device: str) -> list[Results]:
+    """Whole processes of the command line: seconds of the analysis, of the process, and its peak."""
+    found: list[Results] = []
+    for name in MODELS:
+        folder = models.fetch(name)
+        warm(folder)
+        for way, arguments in WAYS.items():
+            command = ["analyze", str(folder), "--include", "*layers*", "--device", device, *arguments, "-f", "json"]
+            found.append({"model": name, "way": way, **_run(command)})
+    return found
+
+
+def start_up(device: str) -> dict[str, float]:
+    """Seconds of small commands, the median of five."""
+    tiny = str(models.fetch("tiny"))
+    commands = {
+        "specdiag --help": ["-m", "specdiag", "--help"],
+        "specdiag analyze, 14 matrices of 64 and 172": [
+            "-m",
+            "specdiag",
+            "analyze",
+            tiny,
+            "--device",
+            device,
+            "-f",
+            "json",
+        ],
+        "import specdiag": ["-c", "import specdiag"],
+    }
+    return {name: median(_timed(arguments) for _ in range(5)) for name, arguments in commands.items()}
+
+
+def saved(device: str) -> dict[str, Any]:
+    """`recommend` and `report` from a saved report of a 70B mixture of experts."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.specdiag.json"
+        count = _large_report(path)
+        commands = {
+            "specdiag recommend": ["-m", "specdiag", "recommend", str(path), "--weight-decay", "0.1"],
+            "specdiag report": ["-m", "specdiag", "report", str(path), "-o", str(Path(folder) / "page.html")],
+        }
+        found = {name: median(_timed(arguments) for _ in range(3)) for name, arguments in commands.items()}
+        return {"modules": count, "seconds": found, "bytes": sum(f.stat().st_size for f in Path(folder).glob("large*"))}
+
+
+def _large_report(path: Path) -> int:
+    """80 layers of 4 attention matrices and 8 experts of 3, with 1024 eigenvalues each."""
+    import dataclasses
+
+    import msgspec
+    import torch
+
+    from specdiag.analysis import analyze
+    from specdiag.report import spectrum_key
+    from specdiag.summary import summarise
+
+    rng = torch.Generator().manual_seed(0)
+    shapes = {f"self_attn.{name}_proj": (1024, 1024) for name in "qkvo"}
+    shapes |= {f"mlp.experts.{i}.{name}_proj": (1024, 3584) for i in range(8) for name in ("gate", "up", "down")}
+    layer = {f"model.layers.0.{key}.weight": torch.randn(*shape, generator=rng) for key, shape in shapes.items()}
+    one = analyze(layer, dtype="float32", square=True)
+    pairs = [
+        (msgspec.structs.replace(record, name=record.name.replace("layers.0.", f"layers.{i}."), layer=i), record)
+        for i in range(80)
+        for record in one.records
+    ]
+    records = tuple(new for new, _ in pairs)
+    summary = summarise(records, [], n_tensors=len(records), n_parameters=sum(r.rows * r.cols for r in records))
+    spectra = {spectrum_key(new.key): one.eigenvalues(old.name) for new, old in pairs}
+    dataclasses.replace(one, records=records, summary=summary, _spectra=spectra).save(path)
+    return len(records)
+
+
+def _run(command: Sequence[str]) -> Results:
+    with tempfile.NamedTemporaryFile("w+") as out:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "specdiag", *command, "--no-spectra", "-o", out.name], env=environment(),
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise SystemExit(f"specdiag {' '.join(command)} exited with {child.returncode}")
+        seconds = time.perf_counter() - start
+        provenance = json.loads(Path(out.name).read_text())["provenance"]
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds": provenance["seconds"],
+        "process_seconds": seconds,
+        "peak_bytes": peak,
+        "jobs": provenance["jobs"],
+    }
+
+
+def _timed(arguments: Sequence[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=HERE, env=environment())
+    return time.perf_counter() - start
+
+
+PARTS: dict[str, Callable[[str], Any]] = {
+    "calibration": calibration,
+    "sizes": sizes,
+    "models": whole_models,
+    "start": start_up,
+    "saved": saved,
+}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time and memory of specdiag by size.")
+    parser.add_argument("--only", help=f"parts, separated by commas: {', '.join(PARTS)}")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
+    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/scale.md")
+    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
