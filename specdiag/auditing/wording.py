@@ -82,7 +82,7 @@ def limit(finding: Finding) -> str:
 
 def plain(text: str) -> str:
     """A text in one line, with what a terminal would obey written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:

@@ -96,6 +96,7 @@ def check_target(path: Path) -> None:
 
 
 def _render(report: SpectralReport, plan: DecayPlan | None) -> str:
+    report = report.in_memory()  # one by one each spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
     audited = audit(report)
