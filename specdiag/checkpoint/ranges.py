@@ -7,6 +7,7 @@ the range that was asked for, of a file of the size that was listed.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -23,12 +24,15 @@ from specdiag.checkpoint.hub import in_one_sentence, transport_errors
 from specdiag.errors import SourceError
 
 ATTEMPTS = 8
-"""Without a byte in between; a byte sets the count back."""
+"""In a row that bring no byte, before giving up."""
 FIRST_PAUSE = 0.5
 """Seconds after the first of them; each further pause is twice as long, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 8.0
 _BUSY = (408, 429, 500, 502, 503, 504)
 _GIVEN = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+_log = logging.getLogger("specdiag")
 
 
 class _Broken(Exception):
@@ -37,12 +41,12 @@ class _Broken(Exception):
 
 @dataclass(slots=True)
 class Patience:
-    """Shared by all reads of a repository: once one of them gave up, the others try once, until one succeeds."""
+    """Shared by all reads of a repository: once one of them gave up, the others try once, until bytes come again."""
 
     lost: bool = False
 
     def wait(self, failures: int) -> bool:
-        """Pause after that many failures in a row; False where it is time to give up."""
+        """Pause after that many attempts without a byte; False where it is time to give up."""
         self.lost = self.lost or failures >= ATTEMPTS
         if not self.lost:
             time.sleep(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
@@ -87,13 +91,18 @@ class HubFile:
                     raise
             except (_Broken, *transport_errors()) as error:
                 problem = str(error) or type(error).__name__
-            failures = 1 if done > before else failures + 1
-            if done < len(view) and not self.patience.wait(failures):
+            if done > before:
+                failures, self.patience.lost = 0, False
+            else:
+                failures += 1
+            if done == len(view):
+                return
+            _log.info("'%s/%s' broke off at byte %d: %s", self.repo, self.name, offset + done, problem)
+            if not self.patience.wait(failures):
                 raise SourceError(
                     f"'{self.repo}/{self.name}' could not be read beyond byte {offset + done} of {self.size}, where "
                     f"{len(view) - done} more were asked for ({problem}): check the connection and run again"
                 )
-        self.patience.lost = False
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
         """What one answer gives of that range, at most all of it."""
@@ -113,16 +122,19 @@ class HubFile:
                 raise _Broken("the address that the hub gave for it has expired")  # the next request gets another
             if response.status_code != 416:
                 hf_raise_for_status(response)
-            self._check(response.status_code, response.headers, begin)
+            self._check(response.status_code, response.headers, begin, end)
             for chunk in response.iter_raw():
                 begin += len(chunk)
                 if begin > end:
                     raise self._other_file(f"more than the {end} bytes that were asked for")
                 yield chunk
 
-    def _check(self, status: int, headers: Mapping[str, str], begin: int) -> None:
+    def _check(self, status: int, headers: Mapping[str, str], begin: int, end: int) -> None:
         """Raise SourceError where the answer is not what was asked for: the beginning of this range of this file."""
-        if status == 200 or "content-encoding" in headers:
+        encoded = headers.get("content-encoding", "identity") != "identity"
+        if status == 200 and not encoded and (begin, end) == (0, self.size):
+            return
+        if status == 200 or encoded:
             raise SourceError(
                 f"{constants.ENDPOINT} does not give parts of '{self.repo}/{self.name}', which --stream needs: leave "
                 "it out to download"
