@@ -430,6 +430,21 @@ def test_the_command_writes_nothing_but_its_report(hub: HubStandIn, command: Com
     assert streamed == downloaded
 
 
+def test_the_revisions_of_a_trajectory(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished is told from its commit."""
+    hub.repos["org/one"].revisions = ("step1", "step2")
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    for resumed in (False, True):
+        hub.requests.clear()
+        found = specdiag.trajectory("org/one", revisions=["step1", "step2"], stream=True, out=tmp_path / "out")
+        assert [(step.step, step.resumed) for step in found.steps] == [(1, resumed), (2, resumed)]
+        assert (hub.downloads() == []) == resumed
+    assert not cache.exists()
+    with pytest.raises(UsageError, match="comes without --revisions"):
+        specdiag.trajectory(tmp_path, stream=True)
+
+
 def test_memory_stays_at_the_largest_tensor(hub: HubStandIn, command: Command) -> None:
     """20 tensors of 15 MiB: reading them one after the other grows the resident set by one of them, not by 300 MiB."""
     tensor = RNG.standard_normal((1920, 2048), np.float32)

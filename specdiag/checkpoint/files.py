@@ -18,7 +18,7 @@ class Files(Protocol):
         """Whether there is such a file."""
         ...
 
-    def fetch(self, names: Sequence[str]) -> None:
+    def fetch(self, names: Sequence[str], /) -> None:
         """Make files ready to be read, or refuse the kind that they are."""
         ...
 
