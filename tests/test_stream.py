@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
+from quantisers import FORMATS
 from safetensors.numpy import save
+from safetensors.torch import save as torch_bytes
 
 import specdiag
 from specdiag.checkpoint import ranges
@@ -52,7 +54,24 @@ ADAPTER = {
         {LORA.format("A"): np.ones((2, 400), np.float32), LORA.format("B"): np.ones((300, 2), np.float32)}
     ),
 }
-REPOS = {"org/one": ONE, "org/sharded": SHARDED, "org/pipeline": PIPELINE, "org/adapter": ADAPTER, "legacy": ONE}
+QUANTISED = {
+    f"org/{name}": {
+        "config.json": json.dumps(form.config).encode(),
+        "model.safetensors": torch_bytes(
+            form.quantise(QUERY.removesuffix(".weight"), TENSORS[QUERY][:256, :256]).tensors
+        ),
+    }
+    for name, form in FORMATS.items()
+    if name in ("fp8-block", "gptq4", "nf4")
+}
+REPOS = {
+    "org/one": ONE,
+    "org/sharded": SHARDED,
+    "org/pipeline": PIPELINE,
+    "org/adapter": ADAPTER,
+    "legacy": ONE,
+    **QUANTISED,
+}
 DATA_START = 8 + int.from_bytes(WEIGHTS[:8], "little")
 
 
