@@ -10,8 +10,8 @@ import typer
 from . import options, output
 
 _NEEDS_WEIGHTS = (
-    "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method",
-    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
+    "revision", "file", "base", "stream", "role_map", "include", "exclude", "role", "experts", "device", "dtype",
+    "method", "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
 )  # fmt: skip
 
 
@@ -22,6 +22,7 @@ def analyze(
     revision: options.RevisionOption = None,
     file: options.FileOption = None,
     base: options.BaseOption = None,
+    stream: options.StreamOption = False,
     role_map: options.RoleMapOption = None,
     include: options.IncludeOption = None,
     exclude: options.ExcludeOption = None,
@@ -69,7 +70,7 @@ def analyze(
         show.verdict(report)
         return
     checkpoint = open_source(
-        source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
+        source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
     )
     show.provenance(checkpoint)
     choices: dict[str, Any] = {

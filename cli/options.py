@@ -106,6 +106,9 @@ BaseOption = Annotated[
     str | None,
     typer.Option("--base", metavar="MODEL", help="With an adapter: the model that it changes, for W + delta."),
 ]
+StreamOption = Annotated[
+    bool, typer.Option("--stream", help="Read a hub repository by ranges; nothing is written to disk.")
+]
 RoleMapOption = Annotated[
     Path | None, typer.Option("--role-map", help="TOML file with roles for names that the rules do not know.")
 ]

@@ -36,6 +36,7 @@ def trajectory(
     revisions: Annotated[
         str | None, typer.Option("--revisions", metavar="R1,R2,...", help="Of a hub repository: step1000,step2000.")
     ] = None,
+    stream: options.StreamOption = False,
     out: OutFolderOption = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="Of the table.", show_default="alpha_square, else alpha or norms")
@@ -79,8 +80,9 @@ def trajectory(
     try:
         with analysis_bar() as bar:
             found = run(
-                source, revisions=names, out=out, spectra=spectra, on_step=show.step_line, progress=bar, **given
-            )
+                source, revisions=names, stream=stream, out=out, spectra=spectra, on_step=show.step_line,
+                progress=bar, **given,
+            )  # fmt: skip
     except TrajectoryInterrupted as interrupted:
         done = len(interrupted.trajectory.steps)
         output.talk(f"interrupted after {done} steps, which are kept: run it again to go on", "yellow")

@@ -59,6 +59,7 @@ def analyze(
     revision: str | None = None,
     file: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    stream: bool = False,
     role_map: str | os.PathLike[str] | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -85,6 +86,7 @@ def analyze(
         file: which weight file of a repository or directory.
         base: the model that an adapter changes, as a path or hub id: its weights with the adapter applied are analysed.
             Without it the adapter's updates are, by themselves.
+        stream: read a hub repository by ranges, one tensor at a time, and write nothing to disk.
         role_map: TOML file with roles for names that the rules do not know.
         include: globs on matrix names; only these.
         exclude: globs on matrix names; not these.
@@ -113,7 +115,7 @@ def analyze(
     """
     start = time.perf_counter()
     checkpoint = open_source(
-        source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
+        source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
     )
     settings = make_settings(
         device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
@@ -161,6 +163,7 @@ def open_source(
     revision: str | None = None,
     file: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    stream: bool = False,
     role_map: str | os.PathLike[str] | None = None,
     experts: int | None = None,
     seed: int = 0,
@@ -168,6 +171,8 @@ def open_source(
     """List what a source holds without reading values. Arguments and errors as in `analyze`."""
     if base is not None and not isinstance(source, (str, os.PathLike)):
         raise UsageError("base goes with an adapter on disk or on the hub: a model in memory holds its own weights")
+    if stream and not isinstance(source, (str, os.PathLike)):
+        raise UsageError("stream goes with a model on the hub: this one is open or in memory already")
     if isinstance(source, Checkpoint):
         return source
     roles = None if role_map is None else Path(role_map)
@@ -177,7 +182,7 @@ def open_source(
         from specdiag.checkpoint.reader import open_checkpoint
 
         return open_checkpoint(
-            source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed, base=base
+            source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed, base=base, stream=stream
         )
     import torch
 
@@ -291,7 +296,8 @@ def _refuse_for_low_rank(selected: Sequence[WeightMatrix], settings: Settings) -
 def drop_tied(matrices: list[WeightMatrix]) -> tuple[list[WeightMatrix], list[Skipped]]:
     """Embeddings and heads that are stored twice with equal bytes are analysed once.
 
-    A safetensors file cannot say that two names share their memory, so those of equal shape are compared by value.
+    A safetensors file cannot say that two names share their memory, so those of equal shape are compared by value:
+    first by one row, for a slow connection reads them whole only where that may pay.
     """
     groups: dict[tuple[tuple[int, ...], str], list[WeightMatrix]] = defaultdict(list)
     for m in matrices:
@@ -300,13 +306,19 @@ def drop_tied(matrices: list[WeightMatrix]) -> tuple[list[WeightMatrix], list[Sk
     tied: dict[str, Skipped] = {}
     for group in groups.values():
         first: dict[bytes, str] = {}
-        for m in group if len(group) > 1 else ():
+        for m in _with_equal_rows(group):
             digest = _digest(m.tensor)
             if digest in first:
                 tied[m.key] = _skip(m, f"tied to {first[digest]} (equal values)")
             else:
                 first[digest] = m.name
     return [m for m in matrices if m.key not in tied], list(tied.values())
+
+
+def _with_equal_rows(group: Sequence[WeightMatrix]) -> list[WeightMatrix]:
+    """Those whose first row is that of another one too."""
+    rows = [m.tensor.read(0).tobytes() for m in group] if len(group) > 1 else []
+    return [m for m, row in zip(group, rows, strict=False) if rows.count(row) > 1]
 
 
 def _digest(tensor: StoredTensor) -> bytes:

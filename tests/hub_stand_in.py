@@ -6,7 +6,9 @@ import hashlib
 import json
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -26,6 +28,7 @@ class Repo:
         cut_after: drop the connection when this many bytes of a file were sent, None for never.
         cuts: how many times to do so.
         status: answer every request for a file with this status instead.
+        answer: answers a request for a file instead, given its bytes and the handler; returns whether it did.
     """
 
     files: dict[str, bytes]
@@ -35,6 +38,7 @@ class Repo:
     cut_after: int | None = None
     cuts: int = sys.maxsize
     status: int | None = None
+    answer: Callable[[bytes, BaseHTTPRequestHandler], bool] | None = None
 
     @property
     def commit(self) -> str:
@@ -173,6 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(repo, repo.files[name])
 
     def _file(self, repo: Repo, data: bytes) -> None:
+        if repo.answer is not None and repo.answer(data, self):
+            return
         start, end = 0, len(data)
         wanted = self.headers.get("Range", "")
         if wanted.startswith("bytes="):
@@ -185,8 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.send_header("X-Repo-Commit", repo.commit)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Linked-Etag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("ETag", f'"{_sha256(data)}"')
+        self.send_header("X-Linked-Etag", f'"{_sha256(data)}"')
         self.send_header("X-Linked-Size", str(len(data)))
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(end - start))
@@ -217,6 +223,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+@lru_cache(maxsize=64)
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _entries(repo: Repo) -> list[dict[str, object]]:

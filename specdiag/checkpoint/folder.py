@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.choice import refuse_foreign
-from specdiag.checkpoint.shards import read_json
+from specdiag.checkpoint.files import Files, LocalFiles
+from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
 from specdiag.records import Source
@@ -23,48 +24,67 @@ class Folder:
 
     Attributes:
         source: kind, location and revision; which of its files are read is not decided yet.
-        root: where the files lie.
         names: all of them, relative, with `/` between folders.
-        fetch: brings the named files below `root`.
+        files: reads them.
         only: the file that was asked for where the source is one file.
     """
 
     source: Source
-    root: Path
     names: tuple[str, ...]
-    fetch: Callable[[Sequence[str]], None]
+    files: Files
     only: str | None = None
 
     def label(self, name: str) -> str:
         """A file's name in messages."""
         return self.source.location if name == self.only else f"{self.source.location}/{name}"
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, listed or too deep for that."""
+        return name in self.names or self.files.has(name)
+
+    def json(self, name: str, label: str | None = None) -> dict[str, Any]:
+        """The JSON object of a file.
+
+        Args:
+            name: of the file.
+            label: its name in messages, where that is not `name`.
+
+        Raises:
+            SourceError: it cannot be read, or is something else.
+        """
+        self.files.fetch([name])
+        return parse_json(self.files.read(name, label or name), label or name)
+
     def config(self, weights: str) -> tuple[dict[str, Any], list[str]]:
         """The config.json beside a file of weights, empty without one, and a note where it cannot be used."""
         name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")
         if name not in self.names:
             return {}, []
-        self.fetch([name])
+        self.files.fetch([name])  # outside: that the hub cannot be reached is no damaged file
         try:
-            return read_json(self.root / name, name), []
+            return self.json(name), []
         except SourceError as error:
             return {}, [f"Went on without a configuration: {error}."]
 
 
-def open_folder(location: Location) -> Folder:
+def open_folder(location: Location, *, stream: bool = False) -> Folder:
     """List what a location holds.
+
+    Args:
+        location: where.
+        stream: read a hub repository by ranges instead of downloading files of it.
 
     Raises:
         SourceError: it cannot be listed, or the hub does not give it.
     """
     if location.path is None:
-        return _hub(location)
+        return _streamed(location) if stream else _hub(location)
     if location.path.is_dir():
         source = Source(kind="dir", location=str(location.path))
-        return Folder(source, location.path, _names(location.path, location.file), _nothing)
+        return Folder(source, _names(location.path, location.file), LocalFiles(location.path))
     root, only = location.path.parent, location.path.name
     names = tuple(name for name in (only, _CONFIG) if (root / name).exists())
-    return Folder(Source(kind="file", location=str(location.path)), root, names, _nothing, only)
+    return Folder(Source(kind="file", location=str(location.path)), names, LocalFiles(root), only)
 
 
 def _hub(location: Location) -> Folder:
@@ -78,7 +98,16 @@ def _hub(location: Location) -> Folder:
         refuse_foreign(files, source.location)
         hub.download(snapshot, files)
 
-    return Folder(source, snapshot.folder, snapshot.names, fetch)
+    return Folder(source, snapshot.names, LocalFiles(snapshot.folder, fetch))
+
+
+def _streamed(location: Location) -> Folder:
+    from specdiag.checkpoint.stream import list_repository
+
+    assert location.repo is not None
+    files = list_repository(location.repo, location.revision)
+    source = Source(kind="hub", location=location.repo, revision=location.revision, commit=files.commit)
+    return Folder(source, tuple(files.sizes), files)
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:
@@ -91,7 +120,3 @@ def _names(root: Path, pick: str | None) -> tuple[str, ...]:
         return tuple(sorted({path.relative_to(root).as_posix() for path in seen if not path.is_dir()}))
     except OSError as error:
         raise SourceError(f"'{error.filename or root}' cannot be listed: {error.strerror}") from error
-
-
-def _nothing(files: Sequence[str]) -> None:
-    """A local directory has its files already."""

@@ -22,7 +22,8 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
     (b'{\n "schema"', "a decay plan, not weights: give a report or a checkpoint"),
     (b"{", "JSON, not weights"),
 )
-_N_PROBE = 512
+N_PROBE = 512
+"""Bytes at the beginning of a file that tell its format."""
 
 
 def recognise(path: Path, label: str) -> Format:
@@ -39,9 +40,18 @@ def recognise(path: Path, label: str) -> Format:
         raise SourceError(f"'{label}' is not a regular file")
     try:
         with path.open("rb") as file:
-            head = file.read(_N_PROBE)
+            head = file.read(N_PROBE)
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+    return format_of(head, label)
+
+
+def format_of(head: bytes, label: str) -> Format:
+    """The format of a file of weights by its first `N_PROBE` bytes.
+
+    Raises:
+        SourceError: it is empty, or something else, which is named.
+    """
     if not head:
         raise SourceError(f"'{label}' is empty: fetch it again")
     if head.startswith(b"GGUF"):

@@ -76,12 +76,13 @@ def download(snapshot: Snapshot, files: Iterable[str]) -> None:
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
-    with _in_one_sentence(repo, revision):
+    with in_one_sentence(repo, revision):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in files]))
 
 
 @contextmanager
-def _in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
+def in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
+    """Turn what huggingface_hub raises into a SourceError that says what it means for the repository."""
     try:
         yield
     except HFValidationError as error:

@@ -11,7 +11,6 @@ import msgspec
 
 from specdiag.checkpoint.choice import weight_files
 from specdiag.checkpoint.folder import Folder
-from specdiag.checkpoint.shards import read_json
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 
 _INDEX = "model_index.json"
@@ -28,15 +27,14 @@ def component_folders(folder: Folder) -> tuple[str, ...]:
     """
     if _INDEX not in folder.names or any("/" not in name for name in weight_files(folder.names)):
         return ()
-    folder.fetch([_INDEX])
-    parts = read_json(folder.root / _INDEX, _INDEX)
+    parts = folder.json(_INDEX)
     with_weights = {name.rpartition("/")[0] for name in weight_files(folder.names)}
     return tuple(name for name in parts if name in with_weights)
 
 
 def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
     """One checkpoint of several: the names of each begin with its folder, which is its component too."""
-    index = read_json(folder.root / _INDEX, _INDEX)
+    index = folder.json(_INDEX)
     absent = (
         f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."
         for name, entry in index.items()

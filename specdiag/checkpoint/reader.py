@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,8 @@ from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.choice import choose, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
-from specdiag.checkpoint.formats import recognise
-from specdiag.checkpoint.gguf.file import list_gguf
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
-from specdiag.checkpoint.safetensors_file import list_safetensors
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.source import locate
@@ -47,21 +44,6 @@ class Contents:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What one file holds.
-
-    Attributes:
-        tensors: all of them, not read.
-        notes: what was remarked.
-        config: what the file itself says in the words of a config.json; empty for most formats.
-    """
-
-    tensors: list[StoredTensor]
-    notes: tuple[str, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
 def open_checkpoint(
     location: str | os.PathLike[str],
     *,
@@ -71,6 +53,7 @@ def open_checkpoint(
     experts: int | None = None,
     seed: int = 0,
     base: str | os.PathLike[str] | None = None,
+    stream: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint. Headers are read, and downloaded files where it is on the hub; no values are.
 
@@ -84,9 +67,11 @@ def open_checkpoint(
         seed: of that draw.
         base: the model that an adapter is applied to, given as `location` is; without it an adapter's updates are
             analysed by themselves.
+        stream: read what is on the hub by ranges, one tensor at a time, and write nothing to disk. Only safetensors.
 
     Raises:
-        UsageError: the options contradict each other, several different models tie, or `base` does not go with it.
+        UsageError: the options contradict each other, several different models tie, `base` does not go with it, or
+            there is nothing to stream.
         SourceError: the source is not there, cannot be reached, is damaged, unsupported, or no checkpoint, or an
             adapter does not fit its base.
 
@@ -94,7 +79,11 @@ def open_checkpoint(
         >>> checkpoint = open_checkpoint("runs/step-1000")  # doctest: +SKIP
         >>> [matrix.name for matrix in checkpoint.matrices if matrix.module.role == "q"]  # doctest: +SKIP
     """
-    folder, pick, parts = _located(location, revision, file)
+    if stream and not any(locate(place).repo for place in (location, base) if place is not None):
+        raise UsageError(
+            f"--stream is for models on the hub: a local one such as '{location}' is read by ranges anyway"
+        )
+    folder, pick, parts = _located(location, revision, file, stream=stream)
     if parts and role_map is not None:
         raise UsageError(f"{folder.source.location} has several components: pick one with --file for --role-map")
 
@@ -103,7 +92,7 @@ def open_checkpoint(
         options = Sorting(role_map, experts, seed)
         adapter = _adapter(held, folder)
         if base is not None:
-            return _applied(held, adapter, base, options)
+            return _applied(held, adapter, base, options, stream=stream)
         if adapter is not None:
             return update_rows(adapter, held.source, held.config, options, held.notes)
         return sort_tensors(held.tensors, held.source, held.config, options, held.notes)
@@ -124,14 +113,14 @@ def read_plain(
     return held if _adapter(held, folder) is None else None
 
 
-def read_base(location: str | os.PathLike[str]) -> Contents:
-    """What the model holds that an adapter is to be applied to.
+def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Contents:
+    """What the model holds that an adapter is to be applied to. Arguments as of `open_checkpoint`.
 
     Raises:
         UsageError: it is several models, or an adapter itself.
         SourceError: it cannot be read.
     """
-    folder, pick, parts = _located(location)
+    folder, pick, parts = _located(location, stream=stream)
     if parts:
         raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
     held = read_contents(folder, pick)
@@ -141,11 +130,11 @@ def read_base(location: str | os.PathLike[str]) -> Contents:
 
 
 def _located(
-    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
+    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None, *, stream: bool = False
 ) -> tuple[Folder, str | None, Sequence[str]]:
     """The folder, what to read of it, and its components where nothing was picked and they are several models."""
     found = locate(location, revision, file)
-    folder = open_folder(found)
+    folder = open_folder(found, stream=stream)
     pick = found.file or folder.only
     return folder, pick, () if pick else component_folders(folder)
 
@@ -155,14 +144,16 @@ def _adapter(held: Contents, folder: Folder) -> Adapter | None:
     return read_adapter(held.tensors, {None: config}, held.source.location)
 
 
-def _applied(held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting) -> Checkpoint:
+def _applied(
+    held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting, *, stream: bool
+) -> Checkpoint:
     """The base model with the adapter applied."""
     where = held.source.location
     if adapter is None:
         raise UsageError(f"{where} is no adapter: leave out --base {os.fspath(location)}")
     if adapter.holds_base:
         raise UsageError(f"{where} holds the weights that its adapter changes: leave out --base {os.fspath(location)}")
-    base = read_base(location)
+    base = read_base(location, stream=stream)
     tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(held.source, base=str(base.source))
     notes = (*held.notes, *base.notes, *remarks_on_updates(adapter))
@@ -183,12 +174,11 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     choice = choose(folder.names, pick, folder.source.location)
     weight_map: dict[str, str] = {}
     if choice.index is not None:
-        folder.fetch([choice.index])
-        weight_map = read_index(folder.root / choice.index, choice.index)
+        weight_map = read_index(folder.json(choice.index), choice.index)
     files = choice.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, choice.name)
-    folder.fetch(files)
-    listings = [list_file(folder.root / name, folder.label(name)) for name in files]
+    folder.files.fetch(files)
+    listings = [folder.files.list(name, folder.label(name)) for name in files]
     tensors = [tensor for listing in listings for tensor in listing.tensors]
     notes = [*shard_notes(choice), *projector_notes(choice, folder.names)]
     notes += [note for listing in listings for note in listing.notes]
@@ -209,31 +199,7 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
 
 
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
-    missing = [name for name in files if name not in folder.names and not (folder.root / name).exists()]
+    missing = [name for name in files if not folder.has(name)]
     if missing:
         named = ", ".join(missing[:4])
         raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again")
-
-
-def list_file(path: Path, label: str) -> Listing:
-    """Every tensor of one file in a format that is told from its content.
-
-    Args:
-        path: the file.
-        label: its name in messages.
-
-    Raises:
-        SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
-        MissingExtraError: it holds quantised weights that only an optional dependency decodes.
-    """
-    kind = recognise(path, label)
-    if kind == "safetensors":
-        return Listing(list_safetensors(path, label))
-    if kind == "gguf":
-        tensors, notes, config = list_gguf(path, label)
-        return Listing(tensors, tuple(notes), config)
-
-    from specdiag.checkpoint.torch_file import list_torch_file
-
-    tensors, notes = list_torch_file(path, label)
-    return Listing(tensors, tuple(notes))

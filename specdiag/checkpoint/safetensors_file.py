@@ -1,13 +1,13 @@
 """Safetensors files, without a memory map and without torch.
 
-The safetensors library validates the header; values are read by offset into a buffer of their own. A map
-would let the resident set grow to the size of the file, and the library's numpy reader has no bfloat16.
+Values are read by offset into a buffer of their own. A map would let the resident set grow to the size of the
+file, and the library's numpy reader has no bfloat16.
 """
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
+from specdiag.checkpoint.safetensors_header import FIRST_READ, Entry, read_header
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 
@@ -41,6 +41,10 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 _LARGEST_READ = 1 << 30  # one call may not ask for 2 GiB on macOS
 
 
+Fill = Callable[[int, NDArray[Any]], None]
+"""Fills a C-contiguous array with the bytes of a file at an offset."""
+
+
 def list_safetensors(path: Path, label: str) -> list[StoredTensor]:
     """Every tensor of a safetensors file in the order of its data. Only the header is read.
 
@@ -51,10 +55,35 @@ def list_safetensors(path: Path, label: str) -> list[StoredTensor]:
     Raises:
         SourceError: the file cannot be read, is truncated, or its header is damaged.
     """
-    header, data_start = _header(path, label)
-    header.pop("__metadata__", None)
-    tensors = [_stored(path, label, name, entry, data_start) for name, entry in header.items()]
-    return [tensor for _, tensor in sorted(tensors, key=lambda pair: pair[0])]
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+    fill = partial(read_range, path, label)
+    return list_by_ranges(label, size, read_bytes(fill, 0, min(size, FIRST_READ)), fill)
+
+
+def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> list[StoredTensor]:
+    """Every tensor of a safetensors file that is read by `fill`, wherever it lies. Only the header is read.
+
+    Args:
+        label: its name in messages.
+        size: of the whole file, bytes.
+        head: its first `FIRST_READ` bytes, or all of them.
+        fill: reads it; the tensors keep it.
+
+    Raises:
+        SourceError: the file is truncated, or its header is damaged. What `fill` raises goes through.
+    """
+    header, data_start = read_header(label, size, head, partial(read_bytes, fill))
+    return [_stored(label, name, entry, data_start, fill) for name, entry in header.items()]
+
+
+def read_bytes(fill: Fill, begin: int, end: int) -> bytes:
+    """The bytes from one offset to another."""
+    out = np.empty(end - begin, np.uint8)
+    fill(begin, out)
+    return out.tobytes()
 
 
 def read_range(path: Path, label: str, offset: int, out: NDArray[Any]) -> None:
@@ -86,43 +115,14 @@ def _fill(file: RawIOBase, view: memoryview) -> None:
         done += n_read
 
 
-def _header(path: Path, label: str) -> tuple[dict[str, Any], int]:
-    try:
-        with safe_open(path, framework="numpy"):  # validates types, shapes and offsets against the size of the file
-            pass
-        with path.open("rb") as file:
-            n_header = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(n_header), object_pairs_hook=partial(_unique, label))
-    except (SafetensorError, ValueError) as error:
-        raise SourceError(
-            f"'{label}' is not a readable safetensors file ({error}): truncated or damaged, fetch it again"
-        ) from error
-    except OSError as error:
-        raise SourceError(f"'{label}' cannot be read: {error.strerror or error}") from error
-    return header, 8 + n_header
-
-
-def _unique(label: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SourceError(f"'{label}' is damaged: its header names '{twice}' twice; fetch it again")
-    return result
-
-
-def _stored(
-    path: Path, label: str, name: str, entry: dict[str, Any], data_start: int
-) -> tuple[tuple[int, int], StoredTensor]:
-    begin, end = entry["data_offsets"]
-    shape, dtype = tuple(entry["shape"]), entry["dtype"]
-    read = partial(_read, path, label, data_start + begin, end - begin, shape, NUMPY_TYPES.get(dtype))
-    return (begin, end), StoredTensor(name, shape, dtype, end - begin, label, read)
+def _stored(label: str, name: str, entry: Entry, data_start: int, fill: Fill) -> StoredTensor:
+    begin, end = entry.data_offsets
+    read = partial(_read, fill, data_start + begin, end - begin, entry.shape, NUMPY_TYPES.get(entry.dtype))
+    return StoredTensor(name, entry.shape, entry.dtype, end - begin, label, read)
 
 
 def _read(
-    path: Path,
-    label: str,
+    fill: Fill,
     offset: int,
     nbytes: int,
     shape: tuple[int, ...],
@@ -135,5 +135,5 @@ def _read(
         shape = shape[1:]
         offset += index * math.prod(shape) * dtype.itemsize
     out = np.empty(shape, dtype)
-    read_range(path, label, offset, out)
+    fill(offset, out)
     return out

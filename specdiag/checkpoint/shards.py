@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 from specdiag.checkpoint.tensors import StoredTensor
@@ -12,17 +12,16 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
 
-def read_index(path: Path, index: str) -> dict[str, str]:
+def read_index(content: Mapping[str, Any], index: str) -> dict[str, str]:
     """The `weight_map` of an index file: tensor names to files, relative to the repository.
 
     Args:
-        path: the index file.
+        content: of the index file.
         index: its name relative to the repository; its shards lie beside it.
 
     Raises:
-        SourceError: it cannot be read, is damaged, or names files outside its own folder.
+        SourceError: it is damaged, or names files outside its own folder.
     """
-    content = read_json(path, index)
     entries = content.get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
@@ -34,16 +33,14 @@ def read_index(path: Path, index: str) -> dict[str, str]:
     return {name: str(folder / file) for name, file in weight_map.items()}
 
 
-def read_json(path: Path, label: str) -> dict[str, Any]:
-    """A JSON object from a file.
+def parse_json(data: bytes, label: str) -> dict[str, Any]:
+    """The JSON object of a file.
 
     Raises:
-        SourceError: it cannot be read, or is something else.
+        SourceError: it is something else.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"'{label}' is damaged, not JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):

@@ -132,7 +132,7 @@ def analysed(step: RunStep, options: Mapping[str, Any]) -> SpectralReport:
     """
     from specdiag.analysis import analyze
 
-    report = analyze(step.location, revision=step.revision, **options)
+    report = analyze(step.location, revision=step.revision, stream=step.stream, **options)
     failed = [r.key for r in report if r.status == "failed"]
     if failed:
         raise SourceError(f"{len(failed)} of {len(report)} matrices could not be read or solved, such as {failed[0]}")

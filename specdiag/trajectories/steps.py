@@ -26,11 +26,13 @@ class RunStep:
         step: the number in its name.
         location: what `analyze` takes.
         revision: on the hub.
+        stream: read it by ranges instead of downloading it.
     """
 
     step: int
     location: str
     revision: str | None = None
+    stream: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -41,16 +43,19 @@ class RunStep:
         return self.location if self.revision is None else f"{self.location}@{self.revision}"
 
 
-def find_steps(source: str | os.PathLike[str], revisions: str | Sequence[str] = ()) -> list[RunStep]:
+def find_steps(
+    source: str | os.PathLike[str], revisions: str | Sequence[str] = (), *, stream: bool = False
+) -> list[RunStep]:
     """The checkpoints of a run by step.
 
     Args:
         source: a directory with `checkpoint-N`, `stepN`, `global_stepN` or `iter_N` in it (folders, or files of
             weights), a glob whose matches end in different numbers, or, with `revisions`, a hub repository.
         revisions: branches, tags or commits whose names hold the step.
+        stream: read them by ranges instead of downloading them.
 
     Raises:
-        UsageError: two checkpoints have one step, or a name has no number.
+        UsageError: two checkpoints have one step, a name has no number, or there is nothing to stream.
         SourceError: there are none.
     """
     text = os.fspath(source)
@@ -58,7 +63,9 @@ def find_steps(source: str | os.PathLike[str], revisions: str | Sequence[str] = 
     if revisions:
         if Path(text).expanduser().exists():
             raise UsageError(f"revisions are those of a hub repository, and '{text}' is a local path")
-        return _in_order(RunStep(_number(name), text, name) for name in revisions)
+        return _in_order(RunStep(_number(name), text, name, stream) for name in revisions)
+    if stream:
+        raise UsageError(f"--stream is for hub repositories, and '{text}' comes without --revisions")
     if glob.has_magic(text) and not Path(text).exists():
         matches = sorted(glob.glob(str(Path(text).expanduser())))  # noqa: PTH207 - absolute patterns too
         if not matches:
@@ -90,12 +97,17 @@ def fingerprint(step: RunStep) -> str:
     """
     path = step.path
     if path is None:
-        from specdiag.checkpoint import hub
         from specdiag.checkpoint.source import locate
 
         repo = locate(step.location).repo
         if repo is None:
             raise SourceError(f"'{step.location}' is no hub repository")
+        if step.stream:
+            from specdiag.checkpoint.stream import list_repository
+
+            return list_repository(repo, step.revision).commit
+        from specdiag.checkpoint import hub
+
         return hub.resolve(repo, step.revision).commit
     try:
         files = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else [path]

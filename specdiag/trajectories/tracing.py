@@ -33,6 +33,7 @@ def trajectory(
     source: str | os.PathLike[str],
     *,
     revisions: str | Sequence[str] = (),
+    stream: bool = False,
     out: str | os.PathLike[str] | None = None,
     spectra: bool = False,
     on_step: Callable[[StepResult | DroppedStep], None] | None = None,
@@ -46,6 +47,7 @@ def trajectory(
     Args:
         source: a run directory (`checkpoint-N`, `stepN`), a glob, or a hub repository with `revisions`.
         revisions: such as `("step1000", "step2000")`, the step being the last number of the name.
+        stream: read them from the hub by ranges instead of downloading them all.
         out: folder for the reports, the log and the ledger; None for `specdiag_trajectory` in the run, or in the
             working directory where the run cannot be written.
         spectra: keep every eigenvalue too.
@@ -63,7 +65,7 @@ def trajectory(
         >>> found = specdiag.trajectory("runs/mine")  # doctest: +SKIP
         >>> found.series("frobenius_norm", "up")  # doctest: +SKIP
     """
-    steps = find_steps(source, revisions)
+    steps = find_steps(source, revisions, stream=stream)
     folder, ledger = open_output(source, steps, out, analysis)
     recorder = Recorder(
         os.fspath(source), folder, ledger, lambda step: analysed(step, analysis | {"progress": progress}), spectra

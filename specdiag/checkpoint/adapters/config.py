@@ -6,11 +6,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from specdiag.checkpoint.folder import Folder
-from specdiag.checkpoint.shards import read_json
 from specdiag.errors import SourceError
 
 _FILE = "adapter_config.json"
@@ -114,10 +112,7 @@ def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
         SourceError: it cannot be read.
     """
     name = f"{weights.rpartition('/')[0]}/{_FILE}".lstrip("/")
-    if name in folder.names:
-        folder.fetch([name])
-    path: Path = folder.root / name
-    return AdapterConfig(read_json(path, folder.label(name)) if path.is_file() else {})
+    return AdapterConfig(folder.json(name, folder.label(name)) if folder.has(name) else {})
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:

@@ -1,0 +1,103 @@
+"""Hub repositories that are read by ranges: nothing is downloaded, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from huggingface_hub import HfApi, RepoFile, constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from specdiag.checkpoint.choice import refuse_foreign
+from specdiag.checkpoint.formats import N_PROBE, format_of
+from specdiag.checkpoint.hub import in_one_sentence, transport_errors
+from specdiag.checkpoint.listing import Listing
+from specdiag.checkpoint.ranges import HubFile, Patience
+from specdiag.checkpoint.safetensors_file import list_by_ranges, read_bytes
+from specdiag.checkpoint.safetensors_header import FIRST_READ
+from specdiag.errors import SourceError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedFiles:
+    """The files of one commit.
+
+    Attributes:
+        repo: `org/name`, or a legacy one-word id.
+        commit: the full hash.
+        sizes: of every file, bytes.
+    """
+
+    repo: str
+    commit: str
+    sizes: Mapping[str, int]
+    _small: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    _patience: Patience = field(default_factory=Patience)
+
+    def has(self, name: str) -> bool:
+        """Whether the commit has such a file."""
+        return name in self.sizes
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Bring JSON files into memory, and refuse weights in another format than safetensors.
+
+        Raises:
+            UsageError: they are to be downloaded instead.
+            SourceError: they are of no format that is supported, or the hub does not give them.
+        """
+        refuse_foreign(names, self.repo)
+        for name in names:
+            if name.endswith(".json") and name not in self._small:
+                self._small[name] = read_bytes(self._file(name).fill, 0, self.sizes[name])
+            elif not name.endswith((".json", ".safetensors")):
+                raise _not_streamed(f"{self.repo}/{name}")
+
+    def read(self, name: str, label: str) -> bytes:
+        """All of a JSON file that was fetched."""
+        return self._small[name]
+
+    def list(self, name: str, label: str) -> Listing:
+        """What a safetensors file holds, by its header.
+
+        Raises:
+            UsageError: it holds weights in another format.
+            SourceError: the hub does not give it, or it is damaged.
+        """
+        file = self._file(name)
+        head = read_bytes(file.fill, 0, min(file.size, FIRST_READ))
+        if format_of(head[:N_PROBE], label) != "safetensors":
+            raise _not_streamed(label)
+        return Listing(list_by_ranges(label, file.size, head, file.fill))
+
+    def _file(self, name: str) -> HubFile:
+        return HubFile(self.repo, self.commit, name, self.sizes[name], self._patience)
+
+
+def list_repository(repo: str, revision: str | None) -> StreamedFiles:
+    """The commit behind a revision and its files; the hub's cache is neither read nor written.
+
+    Raises:
+        SourceError: the hub has no such model or revision, does not give it, or cannot be reached.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise SourceError(
+            f"--stream reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave --stream out"
+        )
+    api = HfApi()
+    with in_one_sentence(repo, revision):
+        try:
+            commit = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha
+            entries = list(api.list_repo_tree(repo, recursive=True, revision=commit))
+        except HfHubHTTPError:
+            raise
+        except transport_errors() as error:
+            raise SourceError(
+                f"{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): check the connection"
+            ) from error
+    if commit is None:
+        raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out --stream to download")
+    return StreamedFiles(repo, commit, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)})
+
+
+def _not_streamed(label: str) -> UsageError:
+    return UsageError(f"--stream reads safetensors, and '{label}' is none: leave --stream out to download it")
