@@ -157,7 +157,7 @@ def verdict(report: SpectralReport) -> None:
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
     from specdiag.analysis import make_settings, select, stored_bytes
-    from specdiag.cost import FLOPS_PER_SECOND, flops
+    from specdiag.cost import flops, seconds
     from specdiag.report import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
@@ -171,7 +171,7 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
             "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
             "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
             "bytes": stored_bytes(m),
-            "gflop": flops(m, settings) / 1e9,
+            "gflop": flops(m, settings) / 1e9, "core_seconds": seconds(m, settings),
         }
         for m in selected
     ]  # fmt: skip
@@ -183,7 +183,6 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
             write_atomically(target.out, data)
         return
     total = sum(row["gflop"] for row in rows)
-    seconds = total * 1e9 / (FLOPS_PER_SECOND[settings.dtype] * available_cpus())
     console = output.console()
     console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed", console.width))
     if target.all_rows:
@@ -195,10 +194,14 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
             f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
         )
     megabytes = sum(row["bytes"] for row in rows) / 2**20
-    console.print(
-        f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: about {seconds:.1f} s on {available_cpus()} processors in "
-        f"{settings.dtype}, within a factor of two or so"
+    wanted = sum(row["core_seconds"] for row in rows) / available_cpus()
+    estimate = (
+        f"about {wanted:.1f} s on {available_cpus()} processors in {settings.dtype}, if they are like that of "
+        "docs/scale.md"
+        if settings.device == "cpu"
+        else f"no estimate of the time on {settings.device}, which was not measured"
     )
+    console.print(f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: {estimate}", soft_wrap=True)
 
 
 def _print_table(report: SpectralReport, target: Target) -> None:
