@@ -66,6 +66,37 @@ def write(name: str) -> Path:
     return folder
 
 
+def write_7b() -> Path:
+    """A 7B LLaMA in bfloat16, a file for each layer: 13.5 GB, a few minutes. One layer at a time is in memory."""
+    folder, shape = BUILD / "7b", Shape(4096, 11008, 32, 32)
+    tensors = _matrices(shape)
+    files = {key: f"{key.split('.')[2] if '.layers.' in key else 'ends'}.safetensors" for key in tensors}
+    for file in dict.fromkeys(files.values()):
+        write_bfloat16(folder / file, {key: tensors[key] for key, name in files.items() if name == file})
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config | asdict(shape), indent=1))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return folder
+
+
+def write_bfloat16(path: Path, tensors: dict[str, tuple[int, int]]) -> Path:
+    """Weights N(0, 0.02^2) by name, unless the file is there."""
+    import torch
+    from safetensors.torch import save_file
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        random = torch.Generator().manual_seed(len(path.stem))
+        part = path.with_suffix(".part")
+        weights = {key: torch.empty(size, dtype=torch.bfloat16) for key, size in tensors.items()}
+        for weight in weights.values():
+            for rows in weight.split(1024):
+                rows.copy_(torch.randn(rows.shape, generator=random) * 0.02)
+        save_file(weights, part, metadata={"format": "pt"})
+        part.rename(path)
+    return path
+
+
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 
 

@@ -69,7 +69,7 @@ def main() -> None:
 
 def measure(out: Path) -> Results:
     """Every run that `out` does not have yet; it is written after each."""
-    held = json.loads(out.read_text()) if out.exists() else {}
+    held: Results = json.loads(out.read_text()) if out.exists() else {}
     if held.get("setting") != SETTING_HERE:
         held = {"setting": SETTING_HERE, "runs": {}}
     text = read_text()

@@ -51,7 +51,7 @@ def transfer_table(results: Results) -> str:
 def schedules_table(results: Results) -> str:
     """The four ways to end a run."""
     part, runs = results["setting"]["schedules"], results["runs"]
-    rows = [("", "held-out loss", "less the first's", "RMS at step 60", "at the end")]
+    rows: list[tuple[str, ...]] = [("", "held-out loss", "less the first's", "RMS at step 60", "at the end")]
     base = [runs[f"schedules/{part['runs'][0]}/{seed}"]["loss"] for seed in part["seeds"]]
     for name in part["runs"]:
         held = [runs[f"schedules/{name}/{seed}"] for seed in part["seeds"]]

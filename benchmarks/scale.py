@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import models
 import numpy as np
@@ -29,6 +29,9 @@ import report
 import scale_tables
 from contenders import syrk_rate
 from measure import HERE, Others, environment, warm
+
+if TYPE_CHECKING:
+    from specdiag.records import Settings
 
 OUT = models.ROOT / "benchmarks" / "results" / "scale.json"
 DOCS = models.ROOT / "docs" / "scale.md"
@@ -87,19 +90,16 @@ def sizes(device: str) -> Results:
     return {"syrk_gflops": rates, "rows": rows}
 
 
-def matrix_seconds(n: int, m: int, dtype: Literal["float32", "float64"], *, square: bool, device: str) -> float:
+def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> float:
     """From values in memory to the finished row of one matrix, one worker."""
     import torch
 
-    from specdiag.analysis import make_settings, open_source, select
+    from specdiag.analysis import open_source, select
     from specdiag.workers import on_accelerator, on_cpu, units
 
     weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
     checkpoint = open_source({"model.layers.0.self_attn.q_proj.weight": weight})
-    settings = make_settings(
-        device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
-        tail="hill", square=square, randomize=False, seed=0, experts=None,
-    )  # fmt: skip
+    settings = _settings(dtype, square=square, device=device)
     selected, _ = select(checkpoint, settings)
 
     def once() -> float:
@@ -118,6 +118,15 @@ def matrix_seconds(n: int, m: int, dtype: Literal["float32", "float64"], *, squa
     return min(first, once(), once()) if first < _QUICK else first
 
 
+def _settings(dtype: str, *, square: bool, device: str) -> Settings:
+    from specdiag.analysis import make_settings
+
+    return make_settings(
+        device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
+        tail="hill", square=square, randomize=False, seed=0, experts=None,
+    )  # fmt: skip
+
+
 def whole_models(device: str) -> list[Results]:
     """Whole processes of the command line: seconds of the analysis, of the process, and its peak."""
     found: list[Results] = []
@@ -127,6 +136,68 @@ def whole_models(device: str) -> list[Results]:
         for way, arguments in WAYS.items():
             command = ["analyze", str(folder), "--include", "*layers*", "--device", device, *arguments, "-f", "json"]
             found.append({"model": name, "way": way, **_run(command)})
+    return found
+
+
+def memory(device: str) -> list[Results]:
+    """Peaks on one worker: of a 13.5 GB checkpoint by its largest matrices and a layer, of 70B's largest."""
+    base = _peak(["-c", "import torch, specdiag.analysis, specdiag.checkpoint.reader, specdiag_cli.main"])
+    seven = models.write_7b()
+    parts = [f"--include={name}" for name in ("*layers.0.*", "*embed*", "lm_head*")]
+    jobs = {
+        "7B, 13.5 GB in bfloat16: embedding, head and one layer": [str(seven), *parts],
+        "70B: MLP, 28672 x 8192": [str(_single("model.layers.0.mlp.up_proj.weight", (28672, 8192)))],
+        "70B: head, 128256 x 8192": [str(_single("lm_head.weight", (128256, 8192)))],
+    }
+    rows: list[Results] = [{"what": "after imports, torch's too", "peak_bytes": base}]
+    for what, arguments in jobs.items():
+        ways = {"float64": ["--dtype", "float64"], "float32": ["--dtype", "float32"]}
+        for dtype, way in ways.items() if what.startswith("7B") else [("float32", ways["float32"])]:
+            command = ["analyze", *arguments, "--jobs", "1", "--no-square", "--device", device, *way, "-f", "json"]
+            rows.append({"what": what, "dtype": dtype, **_run(command)})
+    return rows
+
+
+def _single(name: str, shape: tuple[int, int]) -> Path:
+    return models.write_bfloat16(models.BUILD / f"{shape[0]}x{shape[1]}" / "model.safetensors", {name: shape})
+
+
+def _peak(arguments: Sequence[str]) -> int:
+    child = subprocess.Popen([sys.executable, *arguments], env=environment(), cwd=HERE)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def share(device: str) -> list[Results]:
+    """The share of an analysis of 135M shapes, on one worker, that BLAS and LAPACK take."""
+    if device != "cpu":
+        return []
+    import specdiag.spectra.eigenvalues as engine
+    from specdiag.analysis import open_source, select
+    from specdiag.workers import on_cpu, units
+
+    spent = 0.0
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            nonlocal spent
+            start = time.perf_counter()
+            found = call(*arguments, **options)
+            spent += time.perf_counter() - start
+            return found
+
+        return run
+
+    engine.syrk, engine.eigvalsh = timed(engine.syrk), timed(engine.eigvalsh)
+    found: list[Results] = []
+    for way, (dtype, square) in {"default": ("float64", True), "float32, no square": ("float32", False)}.items():
+        settings = _settings(dtype, square=square, device=device)
+        selected, _ = select(open_source(models.fetch("135m")), settings)
+        blocks = units(matrix for matrix in selected if ".layers." in matrix.name)
+        spent, start = 0.0, time.perf_counter()
+        list(on_cpu(blocks, settings, 1))
+        found.append({"way": way, "seconds": time.perf_counter() - start, "blas_seconds": spent})
     return found
 
 
@@ -223,6 +294,8 @@ PARTS: dict[str, Callable[[str], Any]] = {
     "calibration": calibration,
     "sizes": sizes,
     "models": whole_models,
+    "share": share,
+    "memory": memory,
     "start": start_up,
     "saved": saved,
 }

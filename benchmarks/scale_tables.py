@@ -113,6 +113,32 @@ def sizes_table(results: Results) -> str:
     )
 
 
+def memory_table(results: Results) -> str:
+    """Peaks on one worker."""
+    base, *rows = results["parts"]["memory"]
+    body = [
+        (
+            row["what"],
+            row["dtype"],
+            f"{row['seconds']:.0f} s",
+            f"{row['peak_bytes'] / 2**30:.2f} GiB",
+            f"{(row['peak_bytes'] - base['peak_bytes']) / 2**30:.2f} GiB",
+        )
+        for row in rows
+    ]
+    return (
+        f"{table(('one worker, --no-square', '', 'analysis', 'peak', 'above imports'), body)}\n\n"
+        f"After its imports, torch's too, a process has {base['peak_bytes'] / 2**30:.2f} GiB."
+    )
+
+
+def share_table(results: Results) -> str:
+    """Of one worker's time."""
+    rows = results["parts"]["share"]
+    told = (f"{row['blas_seconds'] / row['seconds']:.0%} ({row['way']})" for row in rows)
+    return f"On LLaMA-135M shapes {' and '.join(told)} of one worker's time is spent inside BLAS and LAPACK."
+
+
 def start_table(results: Results) -> str:
     """Small commands, and large reports."""
     saved = results["parts"]["saved"]
@@ -147,6 +173,8 @@ SECTIONS: Mapping[str, tuple[tuple[str, ...], Callable[[Results], str]]] = {
     "fit": (("calibration",), fit_table),
     "models": (("calibration", "models"), models_table),
     "sizes": (("sizes",), sizes_table),
+    "share": (("share",), share_table),
+    "memory": (("memory",), memory_table),
     "start": (("start", "saved"), start_table),
     "forecast": (("calibration",), forecast_table),
 }

@@ -16,7 +16,6 @@ from . import output, tables
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
     from specdiag.train.following import Decays
     from specdiag.train.ranking import Ranked
@@ -73,7 +72,7 @@ def ready(run: Run) -> None:
 
         options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
         console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
-        console.print(layout(model, cast("Optimizer", run.trainer.optimizer)), soft_wrap=True, highlight=False)
+        console.print(layout(model, run.trainer.optimizer), soft_wrap=True, highlight=False)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
     if run.plan is not None and not run.in_place:
