@@ -1,4 +1,4 @@
-"""AWD, AdaDecay, AdamS, cautious decay and Renormalized AdamW: published values, and what a torch optimizer must do."""
+"""AWD, AdaDecay, AdamS, AdamCPR, cautious decay and Renormalized AdamW: published values, and what a torch optimizer must do."""
 
 import copy
 import io
@@ -9,7 +9,7 @@ from live_models import Decoder, train, weights
 
 from specdiag import UsageError
 from specdiag.decay.multipliers import attach
-from specdiag.optim import AWD, AdaDecay, AdamS, AlphaDecay, CautiousAdamW, RenormalizedAdamW
+from specdiag.optim import AWD, AdaDecay, AdamCPR, AdamS, AlphaDecay, CautiousAdamW, RenormalizedAdamW
 from specdiag.optim.ada_decay import thetas
 
 Q = "layers.0.self_attn.q_proj.weight"
@@ -19,6 +19,7 @@ MAKE = {
     "CautiousAdamW": lambda m: CautiousAdamW(m.parameters(), lr=1e-2, weight_decay=0.1),
     "RenormalizedAdamW": lambda m: RenormalizedAdamW(m.parameters(), lr=1e-2, weight_decay=0.1),
     "AdamS": lambda m: AdamS(m.parameters(), lr=1e-2, weight_decay=0.1),
+    "AdamCPR": lambda m: AdamCPR(m.parameters(), lr=1e-2, weight_decay=1e-4, bound=1.0),
 }
 every = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE.keys())
 
@@ -90,6 +91,34 @@ def test_cautious_decay_by_hand():
     torch.testing.assert_close(p.detach(), tensor([0.93, -1.03, 0.51, -0.435]), rtol=0, atol=1e-12)
 
 
+def test_constrained_by_hand():
+    """decay-methods D4."""
+    p, free = parameter([0.5, 1.0], [1.0, 1.0]), parameter([3.0, 4.0], [1.0, 1.0])
+    optimizer = AdamCPR([{"params": [p]}, {"params": [free], "weight_decay": 0.0}], lr=0.0, bound=1.0)
+    optimizer.step()
+    assert optimizer.state[p]["multiplier"] == pytest.approx(0.25)
+    torch.testing.assert_close(p.detach(), tensor([0.25, 0.5]), rtol=0, atol=1e-12)
+    assert free.tolist() == [3.0, 4.0]
+
+
+def test_the_bound_is_the_norm_after_the_warm_start():
+    p = parameter([[3.0, 4.0]], [[-1.0, -1.0]])
+    optimizer = AdamCPR([p], lr=0.1, weight_decay=1e-3, warm_start=3)
+    squares = []
+    for _ in range(60):
+        optimizer.step()
+        squares.append(float(p.detach().square().sum()))
+    assert optimizer.state[p]["bound"] == pytest.approx(squares[2])
+    assert squares[0] < squares[1] < squares[2]
+    assert squares[-1] < 1.5 * squares[2] < (3 + 60 * 0.1) ** 2
+
+
+@pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"warm_start": 0}])
+def test_a_bound_out_of_range_is_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        AdamCPR([parameter([1.0], [1.0])], **wrong)
+
+
 def test_stable_decay_by_hand():
     """decay-methods D5: v^ = (.04, .09, .25, .16) over two parameters, lr .01, decay .1."""
     first, second = parameter([1.0, 2.0], [0.2, 0.3]), parameter([[3.0, 4.0]], [[0.5, 0.4]])
@@ -115,7 +144,7 @@ def test_renormalized_leaves_vectors_and_zeros_to_adamw():
     torch.testing.assert_close(zero.detach(), tensor([[-0.1, 0.05]]))
 
 
-@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS])
+@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS, AdamCPR])
 def test_without_their_difference_they_are_adamw(kind):
     """No decay: AdamW. Renormalized: in vectors, also with the published step W1."""
     ours, torchs = parameter([1.0, -2.0], [0.1, 0.2]), parameter([1.0, -2.0], [0.1, 0.2])
@@ -130,7 +159,7 @@ def test_without_their_difference_they_are_adamw(kind):
         torch.testing.assert_close(ours.detach(), tensor([0.978833190220, -2.008655369729]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS])
+@pytest.mark.parametrize("kind", [CautiousAdamW, RenormalizedAdamW, AdamS, AdamCPR])
 def test_checkpoints_of_adamw_load_and_go_back(kind):
     model = Decoder(layers=1)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -7,6 +7,7 @@ from specdiag.optim.alpha_decay import AlphaDecay as AlphaDecay
 from specdiag.optim.awd import AWD as AWD
 from specdiag.optim.cautious import CautiousAdamW as CautiousAdamW
 from specdiag.optim.combined import Combined as Combined
+from specdiag.optim.constrained import AdamCPR as AdamCPR
 from specdiag.optim.corrected_decay import CorrectedDecay as CorrectedDecay
 from specdiag.optim.gradient_ratio import GradientRatioDecay as GradientRatioDecay
 from specdiag.optim.group_schedule import GroupSchedule as GroupSchedule
@@ -25,6 +26,7 @@ __all__ = [
     "AWD",
     "METHODS",
     "AdaDecay",
+    "AdamCPR",
     "AdamS",
     "AlphaDecay",
     "CautiousAdamW",

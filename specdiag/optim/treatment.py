@@ -18,7 +18,7 @@ from specdiag.optim.scion import Scion, removed_share
 DecayKind = Literal["decoupled", "coupled", "by weight"]
 """Whether decay takes lr x decay off all weights, goes through the gradient, or is of a size that the step finds."""
 
-_BY_WEIGHT = ("AdaDecay", "CautiousAdamW", "AdamS")
+_BY_WEIGHT = ("AdaDecay", "CautiousAdamW", "AdamS", "AdamCPR")
 _COUPLED = ("AWD",)
 _DIRECT: dict[str, Simulated] = {
     "AdamW": "adamw", "Adam": "adamw", "RenormalizedAdamW": "adamw-renormalized", "Lion": "lion", "Muon": "muon",
