@@ -11,7 +11,7 @@ from . import options, output
 
 _NEEDS_WEIGHTS = (
     "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method",
-    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
+    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "cache", "dry_run",
 )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def analyze(
     seed: Annotated[int, typer.Option("--seed", help="Of expert sampling and permutation.")] = 0,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     format: options.FormatOption = "table",
     out: options.OutOption = None,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.")] = True,
@@ -83,7 +84,9 @@ def analyze(
     target = target.saving(checkpoint.source, selected=bool(include or exclude or role or experts))
     try:
         with analysis_bar() as bar:
-            report = run(checkpoint, **choices, jobs=jobs, memory=memory, progress=bar)
+            report = run(
+                checkpoint, **choices, jobs=jobs, memory=memory, cache=options.cache_folder(wanted=cache), progress=bar
+            )
     except Interrupted as interrupted:
         show.interrupted(interrupted.report, target)
         output.leave(output.INTERRUPTED)

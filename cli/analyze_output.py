@@ -238,9 +238,10 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)
     p = report.provenance
     checked = "" if p.device_difference is None else f"; differs from the CPU by {p.device_difference:.0e} at most"
+    cached = f"; {p.n_cached} of {len(records)} matrices from the cache" if p.n_cached else ""
     console.print(
         f"{p.seconds:.2f} s on {p.device} ({p.jobs} workers, {report.settings.dtype}, {report.settings.method}), "
-        f"peak {p.peak_bytes / 2**20:.0f} MiB{checked}",
+        f"peak {p.peak_bytes / 2**20:.0f} MiB{checked}{cached}",
         style="dim",
         soft_wrap=True,
     )

@@ -51,6 +51,7 @@ def compare(
     tail_fraction: options.TailFractionOption = 0.5,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     format: Annotated[options.Format, typer.Option("--format", "-f", help="What is printed.")] = options.Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.")
@@ -86,7 +87,7 @@ def compare(
     limits = parse_limits(fail_above or [])
     if out is not None:
         check_writable(out)
-    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
+    given: dict[str, Any] = options.given(ctx, _ANALYSIS) | {"cache": options.cache_folder(wanted=cache)}
     try:
         with analysis_bar() as bar:
             found = run(

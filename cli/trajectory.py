@@ -53,6 +53,7 @@ def trajectory(
     square: options.SquareOption = True,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
     format: Annotated[
         options.Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
@@ -75,6 +76,7 @@ def trajectory(
     given: dict[str, Any] = options.given(ctx, _ANALYSIS)
     if role:
         given["roles"] = role
+    given["cache"] = options.cache_folder(wanted=cache)
     names = [name for name in (revisions or "").split(",") if name]
     try:
         with analysis_bar() as bar:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.cache.results import Results
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
@@ -74,6 +75,7 @@ def analyze(
     seed: int = 0,
     jobs: int | None = None,
     memory: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
     """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
@@ -100,6 +102,7 @@ def analyze(
         seed: of expert sampling and of the permutation.
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
+        cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
         progress: called after every matrix.
 
     Raises:
@@ -125,12 +128,15 @@ def analyze(
     work = units(selected)
     workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
     differences: dict[Kind, float] = {}
+    kept = None if cache is None else Results(Path(cache), settings)
     results = (
-        on_cpu(work, settings, workers)
+        on_cpu(work, settings, workers, kept)
         if settings.device == "cpu"
-        else on_accelerator(work, settings, workers, differences)
+        else on_accelerator(work, settings, workers, differences, kept)
     )
     finished, interrupted = _collect(results, selected, settings, progress)
+    if kept is not None:
+        kept.store.trim()
 
     done = [finished[m.key] for m in selected if m.key in finished]
     skipped += tied
@@ -146,7 +152,14 @@ def analyze(
             n_tensors=checkpoint.n_tensors,
             n_parameters=checkpoint.n_parameters,
         ),
-        provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences.values()),
+        provenance=_provenance(
+            checkpoint,
+            settings,
+            jobs=workers,
+            seconds=time.perf_counter() - start,
+            device_difference=max(differences.values(), default=None),
+            n_cached=0 if kept is None else kept.n_found,
+        ),
         complete=not interrupted,
         _spectra=_by_key(done),
     )
@@ -374,9 +387,7 @@ def stored_bytes(matrix: WeightMatrix) -> int:
     return matrix.tensor.nbytes * values // stored
 
 
-def _provenance(
-    checkpoint: Checkpoint, settings: Settings, workers: int, seconds: float, differences: Iterable[float]
-) -> Provenance:
+def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> Provenance:
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()}
@@ -384,12 +395,10 @@ def _provenance(
         platform=platform.platform(),
         device=settings.device,
         device_name=_device_name(settings.device),
-        jobs=workers,
-        seconds=seconds,
         peak_bytes=peak_memory(),
-        device_difference=max(differences, default=None),
         notes=checkpoint.notes,
         architecture=checkpoint.architecture,
+        **measured,
     )
 
 

@@ -19,7 +19,7 @@ from specdiag.workers import affordable_workers, units
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory")
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory", "cache")
 
 
 def measure_deltas(

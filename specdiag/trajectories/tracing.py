@@ -18,7 +18,7 @@ from specdiag.trajectories.steps import RunStep, find_steps
 if TYPE_CHECKING:
     from specdiag.analysis import Progress
 
-_CHANGE_NO_NUMBER = ("jobs", "memory")
+_CHANGE_NO_NUMBER = ("jobs", "memory", "cache")
 
 
 class TrajectoryInterrupted(KeyboardInterrupt):
