@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specdiag.errors import UsageError
+
 from . import options, output
+
+if TYPE_CHECKING:
+    from specdiag.report import SpectralReport
 
 _NEEDS_WEIGHTS = (
     "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "method",
-    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "cache", "dry_run",
+    "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "cache", "resume", "dry_run",
 )  # fmt: skip
 
 
@@ -43,6 +48,9 @@ def analyze(
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     cache: options.CacheOption = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the partial report of an interrupted analysis.")
+    ] = False,
     format: options.FormatOption = "table",
     out: options.OutOption = None,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.")] = True,
@@ -60,6 +68,7 @@ def analyze(
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show
+    from . import partial
     from .progress import analysis_bar
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
@@ -79,16 +88,26 @@ def analyze(
         "square": square, "randomize": randomize, "seed": seed, "experts": experts, "role_map": role_map,
     }  # fmt: skip
     if dry_run:
+        if resume:
+            raise UsageError("--dry-run computes nothing: leave out --resume")
         show.listing(checkpoint, choices, target)
         return
     target = target.saving(checkpoint.source, selected=bool(include or exclude or role or experts))
+    held: dict[Path, SpectralReport] = {}
+    if resume:
+        if target.out is None or not target.is_report:
+            raise UsageError("--resume goes on from a saved report: choose -f table, or -f json with -o")
+        held = partial.find(target.out)
     try:
         with analysis_bar() as bar:
             report = run(
-                checkpoint, **choices, jobs=jobs, memory=memory, cache=options.cache_folder(wanted=cache), progress=bar
-            )
+                checkpoint, **choices, jobs=jobs, memory=memory, cache=options.cache_folder(wanted=cache),
+                resume=list(held.values()), progress=bar,
+            )  # fmt: skip
     except Interrupted as interrupted:
         show.interrupted(interrupted.report, target)
         output.leave(output.INTERRUPTED)
     show.answer(report, target)
+    if target.out is not None:
+        partial.clear(held, target.out)
     show.verdict(report)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from specdiag.errors import UsageError
 
-from . import output, tables
+from . import output, partial, tables
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
@@ -70,11 +70,19 @@ class Target:
         return replace(self, out=out)
 
     def for_a_partial_report(self) -> Target:
-        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C."""
-        if self.format not in ("table", "json") or self.out is None or not self.out.exists():
+        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C.
+
+        With its eigenvalues always: without them it could not be gone on from.
+        """
+        if not self.is_report:
             return self
-        name = self.out.name.removesuffix(".json").removesuffix(".specdiag")
-        return replace(self, out=self.out.with_name(f"{name}.incomplete.specdiag.json"))
+        assert self.out is not None
+        return replace(self, out=partial.place(self.out) if self.out.exists() else self.out, spectra=True)
+
+    @property
+    def is_report(self) -> bool:
+        """Whether a report is saved, that an interrupted analysis can go on from."""
+        return self.format in ("table", "json") and self.out is not None
 
 
 def _as_file_name(text: str) -> str:
@@ -134,7 +142,8 @@ def answer(report: SpectralReport, target: Target) -> None:
 
 def interrupted(report: SpectralReport, target: Target) -> None:
     """Keep what was done."""
-    output.talk(f"interrupted after {len(report)} matrices; the report is marked incomplete", "yellow")
+    go_on = ": --resume goes on from it" if target.is_report else ""
+    output.talk(f"interrupted after {len(report)} matrices; the report is marked incomplete{go_on}", "yellow")
     answer(report, target.for_a_partial_report())
 
 

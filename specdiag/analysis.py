@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.cache.results import Results
+from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
+from specdiag.resuming import finished_rows
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS, Eigenvalues
 from specdiag.summary import summarise
@@ -76,6 +78,7 @@ def analyze(
     jobs: int | None = None,
     memory: int | None = None,
     cache: str | os.PathLike[str] | None = None,
+    resume: Sequence[SpectralReport] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
     """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
@@ -103,6 +106,7 @@ def analyze(
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
         cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
+        resume: partial reports of the same analysis, interrupted: what they hold is not computed again.
         progress: called after every matrix.
 
     Raises:
@@ -118,6 +122,7 @@ def analyze(
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
     )
+    mark = fingerprint(checkpoint.source)
     settings = make_settings(
         device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
         randomize=randomize, seed=seed, experts=experts, include=include, exclude=exclude,
@@ -125,7 +130,9 @@ def analyze(
     )  # fmt: skip
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
-    work = units(selected)
+    finished = finished_rows(resume, checkpoint.source, settings, selected)
+    left = [m for m in selected if m.key not in finished]
+    work = units(left)
     workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
     differences: dict[Kind, float] = {}
     kept = None if cache is None else Results(Path(cache), settings)
@@ -134,7 +141,7 @@ def analyze(
         if settings.device == "cpu"
         else on_accelerator(work, settings, workers, differences, kept)
     )
-    finished, interrupted = _collect(results, selected, settings, progress)
+    interrupted = _collect(results, left, settings, progress, finished)
     if kept is not None:
         kept.store.trim()
 
@@ -158,6 +165,7 @@ def analyze(
             jobs=workers,
             seconds=time.perf_counter() - start,
             device_difference=max(differences.values(), default=None),
+            fingerprint=mark,
             n_cached=0 if kept is None else kept.n_found,
         ),
         complete=not interrupted,
@@ -351,22 +359,22 @@ def _collect(
     selected: Sequence[WeightMatrix],
     settings: Settings,
     progress: Callable[[Progress], None] | None,
-) -> tuple[dict[str, tuple[ModuleRecord, Eigenvalues]], bool]:
-    """Drain the results; on Ctrl-C keep what there is."""
+    finished: dict[str, tuple[ModuleRecord, Eigenvalues]],
+) -> bool:
+    """Drain the results into `finished`; on Ctrl-C keep what there is, and say so."""
     total = sum(flops(m, settings) for m in selected) or 1.0
     n_bytes = sum(stored_bytes(m) for m in selected)
-    finished: dict[str, tuple[ModuleRecord, Eigenvalues]] = {}
     done = nbytes = 0.0
     try:
-        for matrix, record, eigenvalues in results:
+        for i, (matrix, record, eigenvalues) in enumerate(results, 1):
             finished[matrix.key] = (record, eigenvalues)
             done += flops(matrix, settings)
             nbytes += stored_bytes(matrix)
             if progress is not None:
-                progress(Progress(len(finished), len(selected), int(nbytes), n_bytes, done / total, matrix.key))
+                progress(Progress(i, len(selected), int(nbytes), n_bytes, done / total, matrix.key))
     except KeyboardInterrupt:
-        return finished, True
-    return finished, False
+        return True
+    return False
 
 
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:

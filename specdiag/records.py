@@ -273,6 +273,8 @@ class Provenance(Record, frozen=True, kw_only=True):
     """Largest relative difference of an upper eigenvalue between the accelerator and the CPU in float64."""
     n_cached: int = 0
     """Matrices whose numbers an earlier analysis had kept."""
+    fingerprint: str | None = None
+    """Of local files that were read: their sizes and times."""
     notes: tuple[str, ...] = ()
     architecture: str | None = None
     spectra_digest: str | None = None
