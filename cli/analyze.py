@@ -68,7 +68,7 @@ def analyze(
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show
-    from . import partial
+    from . import partial, processes
     from .progress import analysis_bar
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
@@ -78,6 +78,7 @@ def analyze(
         show.answer(report, target)
         show.verdict(report)
         return
+    ranks = None if dry_run else processes.join()
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, role_map=role_map, experts=experts, seed=seed
     )
@@ -102,12 +103,15 @@ def analyze(
         with analysis_bar() as bar:
             report = run(
                 checkpoint, **choices, jobs=jobs, memory=memory, cache=options.cache_folder(wanted=cache),
-                resume=list(held.values()), progress=bar,
+                resume=list(held.values()), ranks=ranks, progress=bar,
             )  # fmt: skip
     except Interrupted as interrupted:
-        show.interrupted(interrupted.report, target)
+        show.interrupted(interrupted, target, ranks)
         output.leave(output.INTERRUPTED)
-    show.answer(report, target)
-    if target.out is not None:
-        partial.clear(held, target.out)
+    if ranks is None or ranks.rank == 0:
+        show.answer(report, target)
+        if target.out is not None:
+            partial.clear(held, target.out)
+    if ranks is not None:
+        ranks.wait_for_all()
     show.verdict(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +15,17 @@ if TYPE_CHECKING:
 _ENDING = ".incomplete.specdiag.json"
 
 
-def place(out: Path) -> Path:
-    """Where a partial report is saved beside a report that is there already."""
-    return out.with_name(_stem(out) + _ENDING)
+def place(out: Path, rank: int = 0) -> Path:
+    """Where a partial report is saved beside a report that is there already, or that of another process."""
+    return out.with_name(_stem(out) + (f".process{rank}" if rank else "") + _ENDING)
 
 
 def find(out: Path) -> dict[Path, SpectralReport]:
     """The partial reports of the analysis whose report `out` will be. Says what it found."""
     from specdiag.report import is_report, load_report
 
-    reports = {path: load_report(path) for path in (out, place(out)) if is_report(path)}
+    of_others = sorted(out.parent.glob(f"{glob.escape(_stem(out))}.process*{_ENDING}"))
+    reports = {path: load_report(path) for path in (out, place(out), *of_others) if is_report(path)}
     found = {path: report for path, report in reports.items() if not report.complete}
     for path, report in found.items():
         output.talk(f"going on from {path}: {len(report)} matrices", "dim")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, output
+from . import options, output, processes
 
 _ANALYSIS = (
     "base", "role_map", "include", "exclude", "experts", "device", "dtype", "tail", "tail_fraction", "square", "jobs",
@@ -77,6 +77,7 @@ def trajectory(
     if role:
         given["roles"] = role
     given["cache"] = options.cache_folder(wanted=cache)
+    given["ranks"] = processes.join()
     names = [name for name in (revisions or "").split(",") if name]
     try:
         with analysis_bar() as bar:

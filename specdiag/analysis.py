@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.cache.results import Results
@@ -23,7 +24,8 @@ from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
+from specdiag.ranks import RankLost, Ranks, Rows, Share
+from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped, Source
 from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
 from specdiag.resuming import finished_rows
@@ -49,7 +51,7 @@ class Progress:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during an analysis. `report` holds what was done, marked incomplete."""
+    """Ctrl-C during an analysis, or another process of it died. `report` holds what was done, marked incomplete."""
 
     def __init__(self, report: SpectralReport) -> None:
         super().__init__(f"interrupted after {len(report)} matrices")
@@ -79,6 +81,7 @@ def analyze(
     memory: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     resume: Sequence[SpectralReport] = (),
+    ranks: Ranks | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
     """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
@@ -107,6 +110,7 @@ def analyze(
         memory: bytes that the workers may use together; None for half of the machine's.
         cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
         resume: partial reports of the same analysis, interrupted: what they hold is not computed again.
+        ranks: the processes that share the work, each of which makes this call; every one gets the whole report.
         progress: called after every matrix.
 
     Raises:
@@ -130,20 +134,12 @@ def analyze(
     )  # fmt: skip
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
+    if ranks is not None and device in ("auto", "cuda"):
+        settings = replace(settings, device=ranks.device(settings.device))
     finished = finished_rows(resume, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished]
-    work = units(left)
-    workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
-    differences: dict[Kind, float] = {}
-    kept = None if cache is None else Results(Path(cache), settings)
-    results = (
-        on_cpu(work, settings, workers, kept)
-        if settings.device == "cpu"
-        else on_accelerator(work, settings, workers, differences, kept)
-    )
-    interrupted = _collect(results, left, settings, progress, finished)
-    if kept is not None:
-        kept.store.trim()
+    share, workers, cause = _measured(left, checkpoint.source, settings, jobs, memory, cache, ranks, progress)
+    finished |= share.finished
 
     done = [finished[m.key] for m in selected if m.key in finished]
     skipped += tied
@@ -164,15 +160,16 @@ def analyze(
             settings,
             jobs=workers,
             seconds=time.perf_counter() - start,
-            device_difference=max(differences.values(), default=None),
+            processes=1 if ranks is None else ranks.size,
+            device_difference=share.device_difference,
             fingerprint=mark,
-            n_cached=0 if kept is None else kept.n_found,
+            n_cached=share.n_cached,
         ),
-        complete=not interrupted,
+        complete=cause is None,
         _spectra=_by_key(done),
     )
-    if interrupted:
-        raise Interrupted(report)
+    if cause is not None:
+        raise Interrupted(report) from cause
     return report
 
 
@@ -354,27 +351,66 @@ def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
     return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed or 'it is empty'})"
 
 
+def _measured(
+    left: Sequence[WeightMatrix],
+    source: Source,
+    settings: Settings,
+    jobs: int | None,
+    memory: int | None,
+    cache: str | os.PathLike[str] | None,
+    ranks: Ranks | None,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[Share, int, BaseException | None]:
+    """What all processes found, the workers of this one, and why it is less than all: then it is this one's alone."""
+    work = units(left)
+    if ranks is not None:
+        work = ranks.share(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
+    alike = 1 if ranks is None else ranks.local_size
+    workers = affordable_workers(
+        work, settings, jobs or max(1, available_cpus() // alike), memory or total_memory() // 2 // alike
+    )
+    differences: dict[Kind, float] = {}
+    kept = None if cache is None else Results(Path(cache), settings)
+    results = (
+        on_cpu(work, settings, workers, kept)
+        if settings.device == "cpu"
+        else on_accelerator(work, settings, workers, differences, kept)
+    )
+    finished: Rows = {}
+    cause: BaseException | None = None
+    try:
+        _collect(results, [m for unit in work for m in unit.matrices], settings, progress, finished)
+    except KeyboardInterrupt as error:
+        cause = error
+    if kept is not None:
+        kept.store.trim()
+    whole = Share.of_work(source, settings, (m.key for m in left))
+    share = Share(whole, finished, 0 if kept is None else kept.n_found, max(differences.values(), default=None))
+    if ranks is not None and cause is None:
+        try:
+            share = share.with_others(ranks)
+        except (KeyboardInterrupt, RankLost) as error:
+            cause = error
+    return share, workers, cause
+
+
 def _collect(
     results: Any,
     selected: Sequence[WeightMatrix],
     settings: Settings,
     progress: Callable[[Progress], None] | None,
-    finished: dict[str, tuple[ModuleRecord, Eigenvalues]],
-) -> bool:
-    """Drain the results into `finished`; on Ctrl-C keep what there is, and say so."""
+    finished: Rows,
+) -> None:
+    """Drain the results into `finished`, where they are kept when Ctrl-C ends it."""
     total = sum(flops(m, settings) for m in selected) or 1.0
     n_bytes = sum(stored_bytes(m) for m in selected)
     done = nbytes = 0.0
-    try:
-        for i, (matrix, record, eigenvalues) in enumerate(results, 1):
-            finished[matrix.key] = (record, eigenvalues)
-            done += flops(matrix, settings)
-            nbytes += stored_bytes(matrix)
-            if progress is not None:
-                progress(Progress(i, len(selected), int(nbytes), n_bytes, done / total, matrix.key))
-    except KeyboardInterrupt:
-        return True
-    return False
+    for i, (matrix, record, eigenvalues) in enumerate(results, 1):
+        finished[matrix.key] = (record, eigenvalues)
+        done += flops(matrix, settings)
+        nbytes += stored_bytes(matrix)
+        if progress is not None:
+            progress(Progress(i, len(selected), int(nbytes), n_bytes, done / total, matrix.key))
 
 
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:

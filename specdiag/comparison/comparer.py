@@ -199,7 +199,7 @@ def _same_settings(a: Side, b: Side, analysis: Mapping[str, Any]) -> dict[str, A
     known = next((side.report.settings for side in (a, b) if side.report is not None), None)
     if known is None:
         return dict(analysis)
-    if a.report is not None and b.report is not None and (refused := analysis.keys() - {"cache"}):
+    if a.report is not None and b.report is not None and (refused := analysis.keys() - {"cache", "ranks"}):
         raise UsageError(
             f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
         )
