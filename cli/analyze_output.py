@@ -179,8 +179,8 @@ def verdict(report: SpectralReport) -> None:
 
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis import make_settings, select, stored_bytes
-    from specdiag.cost import FLOPS_PER_SECOND, flops
+    from specdiag.analysis import make_settings, select
+    from specdiag.cost import FLOPS_PER_SECOND, flops, stored_bytes
     from specdiag.report import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export

@@ -1,4 +1,4 @@
-"""The one loop over weight matrices: read, measure, drop."""
+"""From a source to its report: what is asked for is listed, measured, and summarised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -19,35 +18,21 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from specdiag.cache.results import Results
 from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
-from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
-from specdiag.ranks import RankLost, Ranks, Rows, Share
-from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped, Source
+from specdiag.measuring import Progress, measured
+from specdiag.ranks import Ranks
+from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
-from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
+from specdiag.resources import may_have_accelerator, peak_memory
 from specdiag.resuming import finished_rows
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS, Eigenvalues
 from specdiag.summary import summarise
-from specdiag.workers import Kind, affordable_workers, on_accelerator, on_cpu, units
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an analysis is: matrices, stored bytes, and the share of the estimated work."""
-
-    matrices: int
-    n_matrices: int
-    nbytes: int
-    n_bytes: int
-    share: float
-    name: str
 
 
 class Interrupted(KeyboardInterrupt):
@@ -138,7 +123,7 @@ def analyze(
         settings = replace(settings, device=ranks.device(settings.device))
     finished = finished_rows(resume, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished]
-    share, workers, cause = _measured(left, checkpoint.source, settings, jobs, memory, cache, ranks, progress)
+    share, workers, cause = measured(left, checkpoint.source, settings, jobs, memory, cache, ranks, progress)
     finished |= share.finished
 
     done = [finished[m.key] for m in selected if m.key in finished]
@@ -351,68 +336,6 @@ def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
     return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed or 'it is empty'})"
 
 
-def _measured(
-    left: Sequence[WeightMatrix],
-    source: Source,
-    settings: Settings,
-    jobs: int | None,
-    memory: int | None,
-    cache: str | os.PathLike[str] | None,
-    ranks: Ranks | None,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[Share, int, BaseException | None]:
-    """What all processes found, the workers of this one, and why it is less than all: then it is this one's alone."""
-    work = units(left)
-    if ranks is not None:
-        work = ranks.share(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
-    alike = 1 if ranks is None else ranks.local_size
-    workers = affordable_workers(
-        work, settings, jobs or max(1, available_cpus() // alike), memory or total_memory() // 2 // alike
-    )
-    differences: dict[Kind, float] = {}
-    kept = None if cache is None else Results(Path(cache), settings)
-    results = (
-        on_cpu(work, settings, workers, kept)
-        if settings.device == "cpu"
-        else on_accelerator(work, settings, workers, differences, kept)
-    )
-    finished: Rows = {}
-    cause: BaseException | None = None
-    try:
-        _collect(results, [m for unit in work for m in unit.matrices], settings, progress, finished)
-    except KeyboardInterrupt as error:
-        cause = error
-    if kept is not None:
-        kept.store.trim()
-    whole = Share.of_work(source, settings, (m.key for m in left))
-    share = Share(whole, finished, 0 if kept is None else kept.n_found, max(differences.values(), default=None))
-    if ranks is not None and cause is None:
-        try:
-            share = share.with_others(ranks)
-        except (KeyboardInterrupt, RankLost) as error:
-            cause = error
-    return share, workers, cause
-
-
-def _collect(
-    results: Any,
-    selected: Sequence[WeightMatrix],
-    settings: Settings,
-    progress: Callable[[Progress], None] | None,
-    finished: Rows,
-) -> None:
-    """Drain the results into `finished`, where they are kept when Ctrl-C ends it."""
-    total = sum(flops(m, settings) for m in selected) or 1.0
-    n_bytes = sum(stored_bytes(m) for m in selected)
-    done = nbytes = 0.0
-    for i, (matrix, record, eigenvalues) in enumerate(results, 1):
-        finished[matrix.key] = (record, eigenvalues)
-        done += flops(matrix, settings)
-        nbytes += stored_bytes(matrix)
-        if progress is not None:
-            progress(Progress(i, len(selected), int(nbytes), n_bytes, done / total, matrix.key))
-
-
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:
     found: dict[str, NDArray[np.float64]] = {}
     for record, eigenvalues in done:
@@ -420,15 +343,6 @@ def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArr
         if eigenvalues.randomized is not None:
             found[spectrum_key(record.key, randomized=True)] = eigenvalues.randomized
     return found
-
-
-def stored_bytes(matrix: WeightMatrix) -> int:
-    """What a matrix takes on disk: its share of the stored tensor, of an update all of its factors."""
-    if matrix.rank is not None:
-        return matrix.tensor.nbytes
-    values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
-    stored = int(np.prod(matrix.tensor.shape, dtype=np.int64)) or 1
-    return matrix.tensor.nbytes * values // stored
 
 
 def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> Provenance:

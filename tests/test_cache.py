@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from test_accelerator import as_accelerator
 
 import specdiag
 from specdiag.cache.store import Store, default_folder
 from specdiag.errors import UsageError
 from specdiag.report import load_report
-from specdiag.spectra import measure
+from specdiag.spectra import accelerator, measure
 
 SIDE = 256
 
@@ -130,6 +131,18 @@ def test_a_changed_tensor_alone_is_computed(tmp_path):
     report = analyze(state, tmp_path)
     assert report.provenance.n_cached == 3
     assert_same(report, analyze(state, None))
+
+
+def test_the_accelerator_is_spared_too(tmp_path, monkeypatch):
+    as_accelerator(monkeypatch)
+    state = {name: torch.from_numpy(w) for name, w in weights(3, rows=320).items()}
+    first = specdiag.analyze(state, cache=tmp_path)
+    assert (first.settings.device, first.provenance.n_cached) == ("cpu:0", 0)
+    monkeypatch.setattr(accelerator, "solve", lambda *_a, **_o: pytest.fail("a spectrum is computed"))
+    again = specdiag.analyze(state, cache=tmp_path)
+    assert again.provenance.n_cached == 3
+    assert_same(first, again)
+    assert again.provenance.device_difference is None
 
 
 def test_cheap_matrices_are_not_kept(tmp_path):

@@ -17,7 +17,7 @@ from specdiag.resources import parse_size
 _log = logging.getLogger("specdiag")
 
 LIMIT = 2 << 30
-"""Bytes that all entries may take: the results of some two hundred models of 7 B."""
+"""Bytes that all entries may take: the results of some 250 models of 7 B."""
 _KEEP = 0.9
 """Share of the limit that is left after throwing out, so that the next analysis need not throw out again."""
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
