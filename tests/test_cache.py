@@ -242,6 +242,13 @@ def test_where_it_is(monkeypatch, variables, expected):
     assert default_folder() == expected
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    for name in ("SPECDIAG_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
+    assert default_folder() is None
+
+
 def test_a_limit_that_is_no_size(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECDIAG_CACHE_SIZE", "much")
     with pytest.raises(UsageError, match="'much' is no size"):

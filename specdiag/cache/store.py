@@ -25,13 +25,20 @@ _ENDING = ".result"
 
 
 def default_folder() -> Path | None:
-    """`$SPECDIAG_CACHE`, else `specdiag` in the user's cache directory; None where the variable is set and empty."""
+    """`$SPECDIAG_CACHE`, else `specdiag` in the user's cache directory.
+
+    None where the variable is set and empty, or a user without a home directory did not set it.
+    """
     named = os.environ.get("SPECDIAG_CACHE")
     if named is not None:
         return Path(named).expanduser() if named else None
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "specdiag"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdiag"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "specdiag"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "specdiag"
 
 
 class Store:
