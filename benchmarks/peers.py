@@ -34,7 +34,20 @@ RATE = "syrk rate"
 
 def _specdiag(dtype: str, *, square: bool) -> Contender:
     flag = "--square" if square else "--no-square"
-    command = ("-m", "specdiag", "analyze", "FOLDER", "--include", "*layer*", "--dtype", dtype, flag, "-f", "json")
+    command = (
+        "-m",
+        "specdiag",
+        "analyze",
+        "FOLDER",
+        "--include",
+        "*layer*",
+        "--dtype",
+        dtype,
+        flag,
+        "-f",
+        "json",
+        "--no-cache",
+    )
     return Contender("specdiag_analyze", {"dtype": dtype, "square": square}, command)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from specdiag.errors import UsageError
+
 from . import options, output
+
+if TYPE_CHECKING:
+    from specdiag.report import SpectralReport
 
 _NEEDS_WEIGHTS = (
     "revision", "file", "base", "stream", "role_map", "include", "exclude", "role", "experts", "device", "dtype",
-    "method", "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "dry_run",
+    "method", "tail", "tail_fraction", "square", "randomize", "seed", "jobs", "memory", "cache", "resume", "dry_run",
 )  # fmt: skip
 
 
@@ -43,6 +48,10 @@ def analyze(
     seed: Annotated[int, typer.Option("--seed", help="Of expert sampling and permutation.")] = 0,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the partial report of an interrupted analysis.")
+    ] = False,
     format: options.FormatOption = "table",
     out: options.OutOption = None,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.")] = True,
@@ -60,6 +69,7 @@ def analyze(
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show
+    from . import partial, processes
     from .progress import analysis_bar
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
@@ -69,6 +79,7 @@ def analyze(
         show.answer(report, target)
         show.verdict(report)
         return
+    ranks = None if dry_run else processes.join()
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
     )
@@ -79,14 +90,29 @@ def analyze(
         "square": square, "randomize": randomize, "seed": seed, "experts": experts, "role_map": role_map,
     }  # fmt: skip
     if dry_run:
+        if resume:
+            raise UsageError("--dry-run computes nothing: leave out --resume")
         show.listing(checkpoint, choices, target)
         return
     target = target.saving(checkpoint.source, selected=bool(include or exclude or role or experts))
+    held: dict[Path, SpectralReport] = {}
+    if resume:
+        if target.out is None or not target.is_report:
+            raise UsageError("--resume goes on from a saved report: choose -f table, or -f json with -o")
+        held = partial.find(target.out)
     try:
         with analysis_bar() as bar:
-            report = run(checkpoint, **choices, jobs=jobs, memory=memory, progress=bar)
+            report = run(
+                checkpoint, **choices, jobs=jobs, memory=memory, cache=options.cache_folder(wanted=cache),
+                resume=list(held.values()), ranks=ranks, progress=bar,
+            )  # fmt: skip
     except Interrupted as interrupted:
-        show.interrupted(interrupted.report, target)
+        show.interrupted(interrupted, target, ranks)
         output.leave(output.INTERRUPTED)
-    show.answer(report, target)
+    if ranks is None or ranks.rank == 0:
+        show.answer(report, target)
+        if target.out is not None:
+            partial.clear(held, target.out)
+    if ranks is not None:
+        ranks.wait_for_all()
     show.verdict(report)

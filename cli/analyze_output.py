@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from specdiag.errors import UsageError
+from specdiag.errors import SpecdiagError, UsageError
 
-from . import output, tables
+from . import output, partial, tables
 
 if TYPE_CHECKING:
+    from specdiag.analysis import Interrupted
     from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.ranks import Ranks
     from specdiag.records import Source
     from specdiag.report import SpectralReport
 
@@ -69,12 +71,21 @@ class Target:
         check_writable(out)
         return replace(self, out=out)
 
-    def for_a_partial_report(self) -> Target:
-        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C."""
-        if self.format not in ("table", "json") or self.out is None or not self.out.exists():
+    def for_a_partial_report(self, rank: int = 0) -> Target:
+        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C.
+
+        With its eigenvalues always: without them it could not be gone on from.
+        """
+        if not self.is_report:
             return self
-        name = self.out.name.removesuffix(".json").removesuffix(".specdiag")
-        return replace(self, out=self.out.with_name(f"{name}.incomplete.specdiag.json"))
+        assert self.out is not None
+        beside = rank > 0 or self.out.exists()
+        return replace(self, out=partial.place(self.out, rank) if beside else self.out, spectra=True)
+
+    @property
+    def is_report(self) -> bool:
+        """Whether a report is saved, that an interrupted analysis can go on from."""
+        return self.format in ("table", "json") and self.out is not None
 
 
 def _as_file_name(text: str) -> str:
@@ -132,10 +143,22 @@ def answer(report: SpectralReport, target: Target) -> None:
     output.deliver(data, target.out)
 
 
-def interrupted(report: SpectralReport, target: Target) -> None:
+def interrupted(stopped: Interrupted, target: Target, ranks: Ranks | None) -> None:
     """Keep what was done."""
-    output.talk(f"interrupted after {len(report)} matrices; the report is marked incomplete", "yellow")
-    answer(report, target.for_a_partial_report())
+    report = stopped.report
+    go_on = ": --resume goes on from it" if target.is_report else ""
+    rank = 0 if ranks is None else ranks.rank
+    said = f"interrupted after {len(report)} matrices; the report is marked incomplete{go_on}"
+    if ranks is None:
+        output.talk(said, "yellow")
+    else:
+        why = stopped.__cause__ if isinstance(stopped.__cause__, SpecdiagError) else "another process may have died"
+        output.trouble(f"{said} ({why})")
+    kept = target.for_a_partial_report(rank)
+    if rank == 0:
+        answer(report, kept)
+    elif kept.is_report and kept.out is not None:
+        report.save(kept.out)
 
 
 def verdict(report: SpectralReport) -> None:
@@ -156,8 +179,8 @@ def verdict(report: SpectralReport) -> None:
 
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis import make_settings, select, stored_bytes
-    from specdiag.cost import flops, seconds
+    from specdiag.analysis import make_settings, select
+    from specdiag.cost import flops, seconds, stored_bytes
     from specdiag.report import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
@@ -241,9 +264,11 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)
     p = report.provenance
     checked = "" if p.device_difference is None else f"; differs from the CPU by {p.device_difference:.0e} at most"
+    shared = f"{p.processes} processes of " if p.processes > 1 else ""
+    cached = f"; {p.n_cached} of {len(records)} matrices from the cache" if p.n_cached else ""
     console.print(
-        f"{p.seconds:.2f} s on {p.device} ({p.jobs} workers, {report.settings.dtype}, {report.settings.method}), "
-        f"peak {p.peak_bytes / 2**20:.0f} MiB{checked}",
+        f"{p.seconds:.2f} s on {p.device} ({shared}{p.jobs} workers, {report.settings.dtype}, "
+        f"{report.settings.method}), peak {p.peak_bytes / 2**20:.0f} MiB{checked}{cached}",
         style="dim",
         soft_wrap=True,
     )

@@ -64,6 +64,7 @@ def audit(
     dtype: options.DTypeOption = options.DType.auto,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Save the audit as JSON; with -f md, what that prints.")
@@ -96,6 +97,7 @@ def audit(
     else:
         from .progress import analysis_bar
 
+        given["cache"] = options.cache_folder(wanted=cache)
         try:
             with analysis_bar() as bar:
                 found = run(source, **asked, **given, progress=bar)

@@ -9,7 +9,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import options, output
+from . import options, output, processes
 
 _ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
 
@@ -51,6 +51,7 @@ def compare(
     tail_fraction: options.TailFractionOption = 0.5,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     format: Annotated[options.Format, typer.Option("--format", "-f", help="What is printed.")] = options.Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.")
@@ -86,7 +87,9 @@ def compare(
     limits = parse_limits(fail_above or [])
     if out is not None:
         check_writable(out)
+    ranks = processes.join()
     given: dict[str, Any] = options.given(ctx, _ANALYSIS)
+    given |= {"cache": options.cache_folder(wanted=cache), "ranks": ranks}
     try:
         with analysis_bar() as bar:
             found = run(
@@ -96,7 +99,10 @@ def compare(
     except KeyboardInterrupt:
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
         output.leave(output.INTERRUPTED)
-    show.answer(found, format.value, out, all_rows=all_rows)
+    speaks = ranks is None or ranks.rank == 0
+    show.answer(found, format.value, out if speaks else None, all_rows=all_rows)
+    if ranks is not None:
+        ranks.wait_for_all()
     if exceeded := exceeding(found, limits):
         show.excess(exceeded)
         raise typer.Exit(1)

@@ -35,7 +35,7 @@ def report_of(source: str, analysis: Mapping[str, Any], what: str) -> SpectralRe
 
     output.talk(f"analysing {source} for this {what} alone; 'specdiag analyze' saves the report for the next", "dim")
     with analysis_bar() as bar:
-        return analyze(source, **analysis, progress=bar)
+        return analyze(source, **analysis, cache=options.cache_folder(), progress=bar)
 
 
 def stem(source: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from specdiag.errors import UsageError
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class DType(StrEnum):
@@ -85,11 +82,20 @@ def require_checkpoint(source: str, names: Iterable[str], how: str = "taken") ->
 
 
 def parse_size(text: str) -> int:
-    """`8G`, `500M`, `1.5GiB`, or plain bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise typer.BadParameter(f"'{text}' is no size; write 8G or 500M")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    """`specdiag.resources.parse_size`, refused as typer refuses."""
+    from specdiag import resources
+
+    try:
+        return resources.parse_size(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def cache_folder(*, wanted: bool = True) -> Path | None:
+    """Where results are kept; None where that is switched off."""
+    from specdiag.cache.store import default_folder
+
+    return default_folder() if wanted else None
 
 
 SourceArgument = Annotated[
@@ -142,6 +148,10 @@ MemoryOption = Annotated[
         show_default="half of the machine's",
     ),
 ]  # fmt: skip
+CacheOption = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Take results of equal tensors from earlier analyses, and keep new ones."),
+]
 FormatOption = Annotated[
     str, typer.Option("--format", "-f", help="What is printed: table, json, csv, md or parquet (with -o).")
 ]

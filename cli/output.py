@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -22,12 +23,14 @@ from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageE
 EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: 4}
 INTERRUPTED = 130
 _PIPED_WIDTH = 200
+_FIRST_SPEAKS = 2.0
 
 
 @dataclass
 class _State:
     quiet: bool = False
     debug: bool = False
+    rank: int = 0
 
 
 _state = _State()
@@ -45,6 +48,20 @@ def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
     logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
 
 
+def fall_silent(rank: int) -> None:
+    """Be one of several processes that do the same, and not the one that speaks: what remains are own troubles."""
+    _state.quiet, _state.rank = True, rank
+    logger = logging.getLogger("specdiag")
+    if logger.level == logging.WARNING:
+        logger.setLevel(logging.ERROR)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def trouble(message: str) -> None:
+    """Say what happened to one of several processes."""
+    console(stderr=True, own=True).print(Text(f"process {_state.rank}: {message}", style="yellow"), soft_wrap=True)
+
+
 def debugs() -> bool:
     """Whether tracebacks were asked for."""
     return _state.debug
@@ -57,11 +74,15 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr: as wide as the terminal, and wide where there is none."""
+def console(*, stderr: bool = False, own: bool = False) -> Console:
+    """A console on stdout or stderr: as wide as the terminal, and wide where there is none.
+
+    A process that fell silent has one that prints nothing, but for what is its `own`.
+    """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    return _Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False)
+    silent = _state.rank > 0 and not own
+    return _Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False, quiet=silent)
 
 
 def talk(message: str, style: str | None = None) -> None:
@@ -143,7 +164,11 @@ def _exit_codes() -> Generator[None]:
 
 
 def _fail(message: str, code: int) -> None:
+    if _state.rank:
+        # Where the first process fails alike, torchrun ends this one before it says the same.
+        time.sleep(_FIRST_SPEAKS)
+        message = f"process {_state.rank}: {message}"
     if _state.debug:
         traceback.print_exc()
-    console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    console(stderr=True, own=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     raise typer.Exit(code) from None

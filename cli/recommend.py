@@ -161,7 +161,7 @@ def recommend(
         from .progress import analysis_bar
 
         with analysis_bar() as bar:
-            made = plan_for(source, **choices, **given, progress=bar)
+            made = plan_for(source, **choices, **given, cache=options.cache_folder(), progress=bar)
     show.answer(made, base, export, out, all_rows=all_rows)
 
 

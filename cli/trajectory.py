@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, output
+from . import options, output, processes
 
 _ANALYSIS = (
     "base", "role_map", "include", "exclude", "experts", "device", "dtype", "tail", "tail_fraction", "square", "jobs",
@@ -54,6 +54,7 @@ def trajectory(
     square: options.SquareOption = True,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
     format: Annotated[
         options.Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
@@ -76,6 +77,8 @@ def trajectory(
     given: dict[str, Any] = options.given(ctx, _ANALYSIS)
     if role:
         given["roles"] = role
+    given["cache"] = options.cache_folder(wanted=cache)
+    given["ranks"] = processes.join()
     names = [name for name in (revisions or "").split(",") if name]
     try:
         with analysis_bar() as bar:

@@ -50,6 +50,7 @@ def watch(
     square: options.SquareOption = True,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
+    cache: options.CacheOption = True,
     spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
 ) -> None:
     """Each new checkpoint of a live run, analysed in a process of its own; alerts on NaN, lost rank, a norm off course.
@@ -67,6 +68,7 @@ def watch(
     if role:
         given["roles"] = role
     given.setdefault("device", device)
+    given["cache"] = options.cache_folder(wanted=cache)
     n_alerts = 0
     with show.sinks(to or [], run, out) as send, live_table(metric) as shown:
         for seen in observe(run, out=out, interval=interval, once=once, spectra=spectra, **given):

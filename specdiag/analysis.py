@@ -1,4 +1,4 @@
-"""The one loop over weight matrices: read, measure, drop."""
+"""From a source to its report: what is asked for is listed, measured, and summarised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -16,37 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
-from specdiag.cost import flops
 from specdiag.errors import SourceError, UsageError
+from specdiag.measuring import Progress, measured
+from specdiag.ranks import Ranks
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
-from specdiag.resources import available_cpus, may_have_accelerator, peak_memory, total_memory
+from specdiag.resources import may_have_accelerator, peak_memory
+from specdiag.resuming import finished_rows
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import TAILS, Eigenvalues
 from specdiag.summary import summarise
-from specdiag.workers import Kind, affordable_workers, on_accelerator, on_cpu, units
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an analysis is: matrices, stored bytes, and the share of the estimated work."""
-
-    matrices: int
-    n_matrices: int
-    nbytes: int
-    n_bytes: int
-    share: float
-    name: str
-
-
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during an analysis. `report` holds what was done, marked incomplete."""
+    """Ctrl-C during an analysis, or another process of it died. `report` holds what was done, marked incomplete."""
 
     def __init__(self, report: SpectralReport) -> None:
         super().__init__(f"interrupted after {len(report)} matrices")
@@ -75,6 +65,9 @@ def analyze(
     seed: int = 0,
     jobs: int | None = None,
     memory: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    resume: Sequence[SpectralReport] = (),
+    ranks: Ranks | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
     """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
@@ -102,6 +95,9 @@ def analyze(
         seed: of expert sampling and of the permutation.
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
+        cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
+        resume: partial reports of the same analysis, interrupted: what they hold is not computed again.
+        ranks: the processes that share the work, each of which makes this call; every one gets the whole report.
         progress: called after every matrix.
 
     Raises:
@@ -117,6 +113,7 @@ def analyze(
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
     )
+    mark = fingerprint(checkpoint.source)
     settings = make_settings(
         device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
         randomize=randomize, seed=seed, experts=experts, include=include, exclude=exclude,
@@ -124,15 +121,12 @@ def analyze(
     )  # fmt: skip
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
-    work = units(selected)
-    workers = affordable_workers(work, settings, jobs or available_cpus(), memory or total_memory() // 2)
-    differences: dict[Kind, float] = {}
-    results = (
-        on_cpu(work, settings, workers)
-        if settings.device == "cpu"
-        else on_accelerator(work, settings, workers, differences)
-    )
-    finished, interrupted = _collect(results, selected, settings, progress)
+    if ranks is not None and device in ("auto", "cuda"):
+        settings = replace(settings, device=ranks.device(settings.device))
+    finished = finished_rows(resume, checkpoint.source, settings, selected)
+    left = [m for m in selected if m.key not in finished]
+    share, workers, cause = measured(left, checkpoint.source, settings, jobs, memory, cache, ranks, progress)
+    finished |= share.finished
 
     done = [finished[m.key] for m in selected if m.key in finished]
     skipped += tied
@@ -148,12 +142,21 @@ def analyze(
             n_tensors=checkpoint.n_tensors,
             n_parameters=checkpoint.n_parameters,
         ),
-        provenance=_provenance(checkpoint, settings, workers, time.perf_counter() - start, differences.values()),
-        complete=not interrupted,
+        provenance=_provenance(
+            checkpoint,
+            settings,
+            jobs=workers,
+            seconds=time.perf_counter() - start,
+            processes=1 if ranks is None else ranks.size,
+            device_difference=share.device_difference,
+            fingerprint=mark,
+            n_cached=share.n_cached,
+        ),
+        complete=cause is None,
         _spectra=_by_key(done),
     )
-    if interrupted:
-        raise Interrupted(report)
+    if cause is not None:
+        raise Interrupted(report) from cause
     return report
 
 
@@ -345,29 +348,6 @@ def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
     return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed or 'it is empty'})"
 
 
-def _collect(
-    results: Any,
-    selected: Sequence[WeightMatrix],
-    settings: Settings,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[dict[str, tuple[ModuleRecord, Eigenvalues]], bool]:
-    """Drain the results; on Ctrl-C keep what there is."""
-    total = sum(flops(m, settings) for m in selected) or 1.0
-    n_bytes = sum(stored_bytes(m) for m in selected)
-    finished: dict[str, tuple[ModuleRecord, Eigenvalues]] = {}
-    done = nbytes = 0.0
-    try:
-        for matrix, record, eigenvalues in results:
-            finished[matrix.key] = (record, eigenvalues)
-            done += flops(matrix, settings)
-            nbytes += stored_bytes(matrix)
-            if progress is not None:
-                progress(Progress(len(finished), len(selected), int(nbytes), n_bytes, done / total, matrix.key))
-    except KeyboardInterrupt:
-        return finished, True
-    return finished, False
-
-
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:
     found: dict[str, NDArray[np.float64]] = {}
     for record, eigenvalues in done:
@@ -377,18 +357,7 @@ def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArr
     return found
 
 
-def stored_bytes(matrix: WeightMatrix) -> int:
-    """What a matrix takes on disk: its share of the stored tensor, of an update all of its factors."""
-    if matrix.rank is not None:
-        return matrix.tensor.nbytes
-    values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
-    stored = int(np.prod(matrix.tensor.shape, dtype=np.int64)) or 1
-    return matrix.tensor.nbytes * values // stored
-
-
-def _provenance(
-    checkpoint: Checkpoint, settings: Settings, workers: int, seconds: float, differences: Iterable[float]
-) -> Provenance:
+def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> Provenance:
     return Provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()}
@@ -396,12 +365,10 @@ def _provenance(
         platform=platform.platform(),
         device=settings.device,
         device_name=_device_name(settings.device),
-        jobs=workers,
-        seconds=seconds,
         peak_bytes=peak_memory(),
-        device_difference=max(differences, default=None),
         notes=checkpoint.notes,
         architecture=checkpoint.architecture,
+        **measured,
     )
 
 

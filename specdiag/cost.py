@@ -62,6 +62,15 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
     return 2 * stored + widened + 2 * n * n * item
 
 
+def stored_bytes(matrix: WeightMatrix) -> int:
+    """What a matrix takes on disk: its share of the stored tensor, of an update all of its factors."""
+    if matrix.rank is not None:
+        return matrix.tensor.nbytes
+    values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
+    stored = math.prod(matrix.tensor.shape) or 1
+    return matrix.tensor.nbytes * values // stored
+
+
 def _size(matrix: WeightMatrix) -> tuple[int, int]:
     """Sides of what is decomposed, the smaller one first."""
     n, m = sorted(matrix.shape)

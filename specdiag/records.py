@@ -271,6 +271,12 @@ class Provenance(Record, frozen=True, kw_only=True):
     """Peak resident memory of the process."""
     device_difference: float | None = None
     """Largest relative difference of an upper eigenvalue between the accelerator and the CPU in float64."""
+    processes: int = 1
+    """How many shared the work; the others of these figures are the first one's."""
+    n_cached: int = 0
+    """Matrices whose numbers an earlier analysis had kept."""
+    fingerprint: str | None = None
+    """Of local files that were read: their sizes and times."""
     notes: tuple[str, ...] = ()
     architecture: str | None = None
     spectra_digest: str | None = None

@@ -98,6 +98,11 @@ class SpectralReport:
         """Plain dictionaries, one a row: `pandas.DataFrame(report.to_records())`."""
         return [asdict(record) for record in self.records]
 
+    @property
+    def has_eigenvalues(self) -> bool:
+        """Whether `eigenvalues` has an answer: False for a report that was saved without them."""
+        return self._spectra is not None
+
     def eigenvalues(self, name: str, part: str | None = None, *, randomized: bool = False) -> NDArray[np.float64]:
         """The ESD of one matrix: lambda = sigma^2, ascending, shape [n].
 

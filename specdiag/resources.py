@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 from pathlib import Path
+
+from specdiag.errors import UsageError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """`8G`, `500M`, `1.5GiB`, or plain bytes.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"'{text}' is no size; write 8G or 500M")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def available_cpus() -> int:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from specdiag.cache.results import Results
 from specdiag.checkpoint.tensors import FloatType, StoredTensor, WeightMatrix
 from specdiag.cost import flops, memory
 from specdiag.errors import ComputationError, SourceError, UsageError
@@ -82,25 +83,29 @@ def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budg
     return workers
 
 
-def on_cpu(work: Sequence[Unit], settings: Settings, workers: int) -> Iterator[Result]:
-    """Measure every unit, the most expensive first, one BLAS thread a worker."""
+def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Iterator[Result]:
+    """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
     order = iter(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
     needs_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
     with _one_blas_thread(needs_torch), _threads(workers) as pool:
         running: set[Future[list[Result]]] = set()
         for unit in islice(order, workers):
-            running.add(pool.submit(_measure_unit, unit, settings))
+            running.add(pool.submit(_measure_unit, unit, settings, kept))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for unit in islice(order, len(done)):
-                running.add(pool.submit(_measure_unit, unit, settings))
+                running.add(pool.submit(_measure_unit, unit, settings, kept))
             for future in done:
                 yield from future.result()
 
 
 def on_accelerator(
-    work: Sequence[Unit], settings: Settings, workers: int, differences: dict[Kind, float]
+    work: Sequence[Unit],
+    settings: Settings,
+    workers: int,
+    differences: dict[Kind, float],
+    kept: Results | None = None,
 ) -> Iterator[Result]:
     """Measure every unit with its spectra from the accelerator, matrices of one shape together.
 
@@ -111,20 +116,21 @@ def on_accelerator(
         settings: `device` names the accelerator.
         workers: CPU threads for reading and fitting.
         differences: receives, per shape and storage type, the largest relative difference to the CPU in float64.
+        kept: results that need not be computed.
     """
     waiting: dict[Kind, list[_Read]] = defaultdict(list)
     with _one_blas_thread(True), _threads(workers) as pool:
         for unit in sorted(work, key=lambda u: u.matrices[0].shape):
-            for item in _read_unit(unit, settings):
+            for item in _read_unit(unit, settings, kept):
                 if not isinstance(item, _Read):
                     yield item
                     continue
                 waiting[item.stack.shape, item.storage.name].append(item)
                 if sum(map(_nbytes, waiting.values())) >= _BATCH_BYTES:
                     fullest = max(waiting, key=lambda kind: _nbytes(waiting[kind]))
-                    yield from _flush(waiting.pop(fullest), settings, pool, differences)
+                    yield from _flush(waiting.pop(fullest), settings, pool, differences, kept)
         for batch in waiting.values():
-            yield from _flush(batch, settings, pool, differences)
+            yield from _flush(batch, settings, pool, differences, kept)
 
 
 def _nbytes(batch: list[_Read]) -> int:
@@ -132,7 +138,11 @@ def _nbytes(batch: list[_Read]) -> int:
 
 
 def _flush(
-    batch: list[_Read], settings: Settings, pool: ThreadPoolExecutor, differences: dict[Kind, float]
+    batch: list[_Read],
+    settings: Settings,
+    pool: ThreadPoolExecutor,
+    differences: dict[Kind, float],
+    kept: Results | None,
 ) -> Iterator[Result]:
     """Solve matrices of one shape and storage type; the first of them ever is also done on the CPU and compared."""
     from specdiag.spectra.accelerator import disagreement, solve
@@ -164,20 +174,22 @@ def _flush(
             solved = [None] * len(good)
     iterator = iter(solved)
     futures = [
-        pool.submit(_measure_read, r, settings, None if b else next(iterator)) for r, b in zip(batch, bad, strict=True)
+        pool.submit(_measure_read, r, settings, None if b else next(iterator), kept)
+        for r, b in zip(batch, bad, strict=True)
     ]
     for future in futures:
         yield future.result()
 
 
-def _measure_unit(unit: Unit, settings: Settings) -> list[Result]:
+def _measure_unit(unit: Unit, settings: Settings, kept: Results | None) -> list[Result]:
     return [
-        _measure_read(item, settings, None) if isinstance(item, _Read) else item for item in _read_unit(unit, settings)
+        _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
+        for item in _read_unit(unit, settings, kept)
     ]
 
 
-def _read_unit(unit: Unit, settings: Settings) -> Iterator[_Read | Result]:
-    """Each matrix of a unit with its raw values, or, where the tensor cannot be read, its failed row."""
+def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
+    """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
     try:
         raw = unit.tensor.read(unit.index)
     except (SourceError, OSError) as error:
@@ -188,10 +200,12 @@ def _read_unit(unit: Unit, settings: Settings) -> Iterator[_Read | Result]:
     for matrix in unit.matrices:
         stack = np.ascontiguousarray(matrix.slicer.cut(raw))
         storage = matrix.float_type(stack)
-        yield _Read(matrix, stack, storage, scan(stack, storage))
+        scanned = scan(stack, storage)
+        found = None if kept is None else kept.find(matrix, storage, scanned.digest)
+        yield _Read(matrix, stack, storage, scanned) if found is None else (matrix, *found)
 
 
-def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Result:
+def _measure_read(item: _Read, settings: Settings, solved: Solved | None, kept: Results | None) -> Result:
     full, square = (None, None) if solved is None else (solved.full, solved.square)
     if solved is None and settings.device != "cpu":
         settings = replace(settings, dtype="float64")
@@ -200,6 +214,8 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None) -> Res
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
         return item.matrix, failed(item.matrix, settings), Eigenvalues(np.empty(0))
+    if kept is not None:
+        kept.keep(item.matrix, item.storage, record, eigenvalues)
     _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
     return item.matrix, record, eigenvalues
 

@@ -117,8 +117,8 @@ def _open(
     if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
-        if analysis:
-            raise UsageError(f"a report is taken as it is: {', '.join(analysis)} needs the checkpoint itself")
+        if refused := analysis.keys() - {"cache"}:
+            raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
         return _Opened(source)
     from specdiag.analysis import analyze
     from specdiag.auditing.opening import open_audited, read_others

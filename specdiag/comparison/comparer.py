@@ -199,8 +199,10 @@ def _same_settings(a: Side, b: Side, analysis: Mapping[str, Any]) -> dict[str, A
     known = next((side.report.settings for side in (a, b) if side.report is not None), None)
     if known is None:
         return dict(analysis)
-    if a.report is not None and b.report is not None and analysis:
-        raise UsageError(f"reports are compared as they are: {', '.join(analysis)} needs the checkpoints themselves")
+    if a.report is not None and b.report is not None and (refused := analysis.keys() - {"cache", "ranks"}):
+        raise UsageError(
+            f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
+        )
     return {name: getattr(known, name) for name in _SHARED} | dict(analysis)
 
 

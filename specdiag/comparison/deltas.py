@@ -12,6 +12,7 @@ from specdiag.comparison.changes import make_delta, no_delta, unchanged
 from specdiag.comparison.difference import Pair, difference
 from specdiag.comparison.records import Delta, Subspaces
 from specdiag.comparison.subspaces import all_subspaces
+from specdiag.ranks import Ranks
 from specdiag.records import ModuleRecord
 from specdiag.resources import available_cpus, total_memory
 from specdiag.workers import affordable_workers, units
@@ -19,7 +20,7 @@ from specdiag.workers import affordable_workers, units
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory")
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory", "cache", "ranks")
 
 
 def measure_deltas(
@@ -60,16 +61,21 @@ def measure_deltas(
     report = analyze(checkpoint, progress=progress, **given)
     angles: dict[str, Subspaces | None] = {}
     if subspace:
+        ranks: Ranks | None = given.get("ranks")
+        alike = 1 if ranks is None else ranks.local_size
         workers = affordable_workers(
             units(checkpoint.matrices),
             report.settings,
-            given.get("jobs") or available_cpus(),
-            given.get("memory") or total_memory() // 2,
+            given.get("jobs") or max(1, available_cpus() // alike),
+            given.get("memory") or total_memory() // 2 // alike,
         )
-        for name, angle in all_subspaces(moved, subspace, workers):
+        mine = moved if ranks is None else ranks.share(moved, [float(np.prod(pair[1].shape)) for pair in moved])
+        for name, angle in all_subspaces(mine, subspace, workers):
             angles[name] = angle
             if progress is not None:
-                progress(Progress(len(angles), len(moved), 0, 0, len(angles) / len(moved), name))
+                progress(Progress(len(angles), len(mine), 0, 0, len(angles) / len(mine), name))
+        if ranks is not None:
+            angles = {name: angle for found in ranks.exchange(angles) for name, angle in found.items()}
     for row in report:
         sigma = np.sqrt(report.eigenvalues(row.name)[::-1]).tolist()
         found[row.name] = make_delta(*rows[row.name], row, sigma, angles.get(row.name))

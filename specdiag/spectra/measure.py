@@ -72,7 +72,7 @@ def measure(
     Raises:
         ComputationError: if a solver fails.
     """
-    columns = _identity(matrix, settings) | {
+    columns = _columns(matrix, settings) | {
         name: getattr(scanned, name)
         for name in ("n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "digest")
     }
@@ -103,7 +103,7 @@ def measure(
 
 def failed(matrix: WeightMatrix, settings: Settings) -> ModuleRecord:
     """The row of a matrix that could not be read or solved."""
-    return ModuleRecord(**_identity(matrix, settings), status="failed")
+    return ModuleRecord(**_columns(matrix, settings), status="failed")
 
 
 def fit_tail(
@@ -310,7 +310,8 @@ def _randomized(
     return columns, eigenvalues
 
 
-def _identity(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
+def identity(matrix: WeightMatrix) -> dict[str, Any]:
+    """The columns that say which matrix a row is of: what else may have the same values has its own."""
     module = matrix.module
     return {
         "name": matrix.name,
@@ -326,7 +327,8 @@ def _identity(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
         "n_slices": matrix.n_slices,
         "storage_dtype": matrix.storage_dtype,
         "dequantized": matrix.dequantized,
-        "tail": settings.tail,
-        "method": settings.method,
-        "compute_dtype": settings.dtype,
     }
+
+
+def _columns(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
+    return identity(matrix) | {"tail": settings.tail, "method": settings.method, "compute_dtype": settings.dtype}

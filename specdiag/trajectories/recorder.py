@@ -29,6 +29,7 @@ class Recorder:
         ledger: what is finished there.
         analyse: gives the report of a step.
         spectra: keep the eigenvalues too.
+        writes: save and log what is finished; False where another process does.
     """
 
     run: str
@@ -36,6 +37,7 @@ class Recorder:
     ledger: Ledger
     analyse: Analyse
     spectra: bool = False
+    writes: bool = True
     steps: dict[int, StepResult] = field(default_factory=dict[int, StepResult])
     dropped: dict[int, DroppedStep] = field(default_factory=dict[int, DroppedStep])
     modules: dict[str, TrackedModule] = field(default_factory=dict[str, TrackedModule])
@@ -98,14 +100,15 @@ class Recorder:
             report = self.analyse(step)
             if fingerprint(step) != mark:
                 raise SourceError("it changed while it was read: it is being written")
-            self.ledger = save_step(self.out, self.ledger, step.step, str(step), mark, report, spectra=self.spectra)
+            if self.writes:
+                self.ledger = save_step(self.out, self.ledger, step.step, str(step), mark, report, spectra=self.spectra)
         losses = Losses() if step.path is None else read_losses(step.path, step.step)
         return self._add(step_result(step.step, report, report_name(step.step), losses, resumed=resumed), report)
 
     def _add(self, result: StepResult, report: SpectralReport) -> StepResult:
         """Keep a step, and write to the log what is not there yet."""
         entries = step_entries(result, report)
-        if not set(entries) <= set(self._logged.get(result.step, ())):
+        if self.writes and not set(entries) <= set(self._logged.get(result.step, ())):
             append_log(self.out / LOG_NAME, entries)
         self.steps[result.step] = result
         self.modules |= {r.key: tracked(r) for r in report if r.key not in self.modules}

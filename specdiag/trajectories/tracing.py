@@ -18,7 +18,7 @@ from specdiag.trajectories.steps import RunStep, find_steps
 if TYPE_CHECKING:
     from specdiag.analysis import Progress
 
-_CHANGE_NO_NUMBER = ("jobs", "memory")
+_CHANGE_NO_NUMBER = ("jobs", "memory", "cache", "ranks")
 
 
 class TrajectoryInterrupted(KeyboardInterrupt):
@@ -53,7 +53,7 @@ def trajectory(
         spectra: keep every eigenvalue too.
         on_step: called after every step, with its result or why there is none.
         progress: as for `analyze`, within each step.
-        analysis: further arguments of `analyze`, the same for all steps.
+        analysis: further arguments of `analyze`, the same for all steps; of several `ranks` the first one writes.
 
     Raises:
         UsageError: an option makes no sense, or `out` holds something else.
@@ -67,8 +67,14 @@ def trajectory(
     """
     steps = find_steps(source, revisions, stream=stream)
     folder, ledger = open_output(source, steps, out, analysis)
+    ranks = analysis.get("ranks")
     recorder = Recorder(
-        os.fspath(source), folder, ledger, lambda step: analysed(step, analysis | {"progress": progress}), spectra
+        os.fspath(source),
+        folder,
+        ledger,
+        lambda step: analysed(step, analysis | {"progress": progress}),
+        spectra,
+        writes=ranks is None or ranks.rank == 0,
     )
     try:
         if not revisions:

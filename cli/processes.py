@@ -1,0 +1,34 @@
+"""The commands that several processes of torchrun may share: one of them speaks and saves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from . import output
+
+if TYPE_CHECKING:
+    from specdiag.ranks import Ranks
+
+
+def join() -> Ranks | None:
+    """The processes that share this command; None where it runs alone. Of several all but the first fall silent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from specdiag.ranks import Ranks
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_once)
+    ranks = Ranks.of_torchrun()
+    if ranks is not None and ranks.rank > 0:
+        output.fall_silent(ranks.rank)
+    return ranks
+
+
+def _stop_once(_number: int, _frame: FrameType | None) -> None:
+    """Ctrl-C reaches every process, and torchrun then stops them too: what is kept after the first is not cut off."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

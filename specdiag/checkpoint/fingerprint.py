@@ -1,0 +1,32 @@
+"""What local files of weights are, as far as can be told without reading them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from specdiag.errors import SourceError
+from specdiag.records import Source
+
+
+def fingerprint(source: Source) -> str | None:
+    """A hash of sizes and times of the files that were chosen, and of a local base model's; None of other sources.
+
+    On the hub the commit says what it is. A model in memory can change at any time.
+
+    Raises:
+        SourceError: a file is gone.
+    """
+    if source.kind not in ("dir", "file"):
+        return None
+    root = Path(source.location) if source.kind == "dir" else Path(source.location).parent
+    paths = [root / name for name in source.files]
+    if source.base is not None and Path(source.base).exists():
+        base = Path(source.base)
+        paths += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else [base]
+    try:
+        stats = [(path.name, path.stat()) for path in paths]
+    except OSError as error:
+        raise SourceError(f"'{error.filename}' cannot be looked at: {error.strerror}") from error
+    listed = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return hashlib.sha256(listed.encode()).hexdigest()

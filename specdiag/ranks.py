@@ -1,0 +1,161 @@
+"""Processes that share one analysis, as torchrun started them: who measures what, and how each learns what all found.
+
+Every process makes the same calls in the same order. Nothing waits inside a collective operation for one that may
+never come: all are waited for first, where a signal is heard, and only then is anything exchanged.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+from msgspec.structs import replace
+
+from specdiag.errors import ComputationError
+from specdiag.records import ModuleRecord, Settings, Source
+from specdiag.spectra.measure import Eigenvalues
+
+T = TypeVar("T")
+Rows = dict[str, tuple[ModuleRecord, Eigenvalues]]
+"""What was found of each matrix, by key."""
+
+_LONGEST_WAIT = timedelta(days=1)
+"""How much sooner one process may finish than another; that one has died is told by torchrun, much earlier."""
+_BETWEEN_LOOKS = 0.02
+_UNTIL_TOLD = 5.0
+"""Seconds in which torchrun stops the others when one has died: to be stopped once is simpler than twice."""
+
+
+class RankLost(ComputationError):
+    """Another process has ended, or cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that share the work.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        local_rank: its number on this machine.
+        local_size: how many are on this machine.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @classmethod
+    def of_torchrun(cls) -> Ranks | None:
+        """Join the processes that torchrun started; None where there is one alone. Returns when all have come.
+
+        Raises:
+            RankLost: some did not come.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+        if any(name not in os.environ for name in names) or int(os.environ["WORLD_SIZE"]) == 1:
+            return None
+        import torch.distributed as dist
+
+        try:
+            dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RankLost(f"the processes of torchrun did not meet: {reason}") from error
+        atexit.register(dist.destroy_process_group)  # its threads would abort the interpreter's end
+        return cls(*(int(os.environ[name]) for name in names[:4]))
+
+    def share(self, work: Sequence[T], costs: Sequence[float]) -> list[T]:
+        """What this process does: the longest first, each to the one that has least to do yet.
+
+        Args:
+            work: everything, in the same order everywhere.
+            costs: of each.
+        """
+        loads = [0.0] * self.size
+        taken: list[int] = []
+        for i in sorted(range(len(work)), key=lambda i: -costs[i]):
+            least = loads.index(min(loads))
+            loads[least] += costs[i]
+            if least == self.rank:
+                taken.append(i)
+        return [work[i] for i in sorted(taken)]
+
+    def device(self, device: str) -> str:
+        """The accelerator of this process, where the work goes to several."""
+        if not device.startswith("cuda"):
+            return device
+        import torch
+
+        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+
+    def exchange(self, mine: T) -> list[T]:
+        """What every process gives, by rank. All call it; a signal interrupts the wait for the others.
+
+        Raises:
+            RankLost: another process has ended.
+        """
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.size
+        try:
+            all_here: Any = dist.barrier(async_op=True)
+            while not all_here.is_completed():
+                time.sleep(_BETWEEN_LOOKS)
+            all_here.wait()
+            dist.all_gather_object(found, mine)
+        except RuntimeError as error:
+            time.sleep(_UNTIL_TOLD)
+            raise RankLost("another process has ended") from error
+        return found
+
+    def wait_for_all(self) -> None:
+        """Go on when all have come here: where one ends with an exit code, torchrun stops the others.
+
+        Raises:
+            RankLost: another process has ended.
+        """
+        self.exchange(None)
+
+
+class Share(NamedTuple):
+    """What was measured in one process, or in all."""
+
+    whole: str
+    """What all of them share, from `of_work`."""
+    finished: Rows
+    n_cached: int
+    device_difference: float | None
+
+    @staticmethod
+    def of_work(source: Source, settings: Settings, left: Iterable[str]) -> str:
+        """A hash of what all processes together were to measure: the matrices `left`, by key."""
+        settings = replace(settings, device=settings.device.partition(":")[0])
+        return hashlib.sha256(repr((source, settings, sorted(left))).encode()).hexdigest()
+
+    def with_others(self, ranks: Ranks) -> Share:
+        """The shares of all processes together. All call it.
+
+        Raises:
+            RankLost: another process has ended.
+            ComputationError: they were not measuring the same.
+        """
+        shares = ranks.exchange(self)
+        if len({share.whole for share in shares}) > 1:
+            raise ComputationError(
+                "the processes do not see the same checkpoint or partial reports: give all of them one shared folder"
+            )
+        differences = [s.device_difference for s in shares if s.device_difference is not None]
+        return Share(
+            self.whole,
+            {name: row for share in shares for name, row in share.finished.items()},
+            sum(share.n_cached for share in shares),
+            max(differences, default=None),
+        )

@@ -1,0 +1,191 @@
+"""`specdiag analyze --resume`: an interrupted analysis that goes on is the one that was never interrupted."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from test_cache import assert_same
+
+import specdiag
+from specdiag.errors import UsageError
+from specdiag.report import load_report
+
+NAME = "model.layers.{}.self_attn.q_proj.weight"
+
+
+def write(folder, n=24, side=384, seed=0):
+    rng = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    state = {NAME.format(i): rng.standard_normal((side, side)).astype(np.float32) for i in range(n)}
+    state[NAME.format(n)] = np.full((side, side), np.nan, np.float32)
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "specdiag", *map(str, arguments)]
+
+
+def run(*arguments, cwd):
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def interrupt(*arguments, cwd, after=4):
+    process = subprocess.Popen(
+        command("-v", "analyze", *arguments, "--jobs", "1"), cwd=cwd, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = (line for line in process.stderr if "DEBUG" in line)
+    for _ in range(after):
+        next(lines)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    return said
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["alone", "beside a finished report"])
+def test_it_goes_on_as_if_nothing_had_been(tmp_path, before):
+    write(tmp_path / "ckpt", seed=1)
+    if before:
+        assert run("-q", "analyze", "ckpt", cwd=tmp_path).returncode == 4  # a matrix of NaN
+        write(tmp_path / "ckpt", seed=0)
+    plain = run("-q", "analyze", "ckpt", "--randomize", "-o", "plain.json", cwd=tmp_path)
+    assert plain.returncode == 4
+    said = interrupt("ckpt", "--randomize", "--no-spectra", cwd=tmp_path)
+    assert "--resume goes on from it" in said
+    partial = tmp_path / ("ckpt.incomplete.specdiag.json" if before else "ckpt.specdiag.json")
+    held = load_report(partial)
+    assert not held.complete
+    assert 0 < len(held) < 25
+    done = run("-v", "analyze", "ckpt", "--randomize", "--resume", cwd=tmp_path)
+    assert done.returncode == 4
+    assert f"going on from {partial.name}: {len(held)} matrices" in done.stderr
+    measured = set(re.findall(r"DEBUG: (\S+): ok", done.stderr))
+    finished = {r.key for r in held if r.status == "ok"}
+    assert finished
+    assert measured == {NAME.format(i) for i in range(24)} - finished
+    report = load_report(tmp_path / "ckpt.specdiag.json")
+    assert report.complete
+    expected = load_report(tmp_path / "plain.json")
+    assert (report.skipped, report.summary) == (expected.skipped, expected.summary)
+    assert report.records == expected.records
+    assert not list(tmp_path.glob("*incomplete*"))
+    for record in (r for r in expected if r.status == "ok"):
+        for randomized in (False, True):
+            one, other = (r.eigenvalues(record.key, randomized=randomized) for r in (report, expected))
+            assert one.tobytes() == other.tobytes()
+
+
+def test_interrupted_twice_it_still_goes_on(tmp_path):
+    write(tmp_path / "ckpt")
+    interrupt("ckpt", cwd=tmp_path)
+    first = load_report(tmp_path / "ckpt.specdiag.json")
+    interrupt("ckpt", "--resume", cwd=tmp_path, after=6)
+    second = load_report(tmp_path / "ckpt.incomplete.specdiag.json")
+    assert {r.key for r in first if r.status == "ok"} < {r.key for r in second}
+    assert run("analyze", "ckpt", "--resume", cwd=tmp_path).returncode == 4
+    assert load_report(tmp_path / "ckpt.specdiag.json").complete
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ckpt", "ckpt.specdiag.json", "ckpt.specdiag.spectra.safetensors",
+    ]  # fmt: skip
+
+
+def test_without_a_partial_report_it_begins(tmp_path):
+    write(tmp_path / "ckpt", 2, 64)
+    done = run("analyze", "ckpt", "--resume", cwd=tmp_path)
+    assert "no partial report beside ckpt.specdiag.json: starting from the beginning" in done.stderr
+    assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["ckpt", "--resume", "-f", "csv"], "goes on from a saved report"),
+        (["ckpt", "--resume", "-f", "json"], "goes on from a saved report"),
+        (["ckpt", "--resume", "--dry-run"], "computes nothing"),
+        (["ckpt.specdiag.json", "--resume"], "is a saved report"),
+    ],
+)
+def test_where_it_makes_no_sense(tmp_path, arguments, why):
+    write(tmp_path / "ckpt", 2, 64)
+    run("analyze", "ckpt", cwd=tmp_path)
+    done = run("analyze", *arguments, cwd=tmp_path)
+    assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+
+
+# In the library, without a process
+
+
+def interrupted(source, **options):
+    def stop(progress):
+        if progress.matrices == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(specdiag.Interrupted) as caught:
+        specdiag.analyze(source, device="cpu", jobs=1, progress=stop, **options)
+    return caught.value.report
+
+
+def test_the_partial_report_in_memory_will_do(tmp_path):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    partial = interrupted(folder)
+    left = []
+    report = specdiag.analyze(folder, device="cpu", resume=[partial], progress=lambda p: left.append(p.name))
+    assert len(left) == 7 - sum(r.status == "ok" for r in partial)
+    expected = specdiag.analyze(folder, device="cpu")
+    assert report.records == expected.records
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"tail": "ks"}, "was made with tail = 'hill', and this is 'ks'"),
+        ({"dtype": "float32"}, "was made with dtype = 'float64', and this is 'float32'"),
+        ({"include": "*.1.*"}, "was made with include"),
+    ],
+)
+def test_other_settings_are_named(tmp_path, change, why):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    partial = interrupted(folder)
+    with pytest.raises(UsageError, match=why):
+        specdiag.analyze(folder, device="cpu", resume=[partial], **change)
+
+
+def test_other_weights_are_named(tmp_path):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    partial = interrupted(folder)
+    other = write(tmp_path / "other", 6, 64)
+    with pytest.raises(UsageError, match=r"is of .*ckpt .*, and this is .*other "):
+        specdiag.analyze(other, device="cpu", resume=[partial])
+    os.utime(folder / "model.safetensors", (1, 1))
+    with pytest.raises(UsageError, match="older than its files, which have changed since"):
+        specdiag.analyze(folder, device="cpu", resume=[partial])
+
+
+def test_a_report_without_eigenvalues_is_refused(tmp_path):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    path = interrupted(folder).save(tmp_path / "part.json", spectra=False)
+    with pytest.raises(UsageError, match="has no eigenvalues beside it: start without --resume"):
+        specdiag.analyze(folder, device="cpu", resume=[load_report(path)])
+
+
+def test_other_versions_are_named(tmp_path, monkeypatch):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    partial = interrupted(folder)
+    partial.provenance.versions["specdiag"] = "0.0.1"
+    with pytest.raises(UsageError, match=r"was made by specdiag 0\.0\.1, and this is"):
+        specdiag.analyze(folder, device="cpu", resume=[partial])
+
+
+def test_all_of_it_may_be_there(tmp_path):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    whole = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6))
+    again = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6), resume=[whole])
+    assert_same(whole, again)
