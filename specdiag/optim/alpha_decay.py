@@ -199,8 +199,6 @@ class AlphaDecay:
             _log.warning("AlphaDecay goes on with other settings: %s", ", ".join(changed))
         self._exponents = dict(state["exponents"])
         self._last = state["step"]
-        if self._background is not None:
-            self._background.forget()
         self._ratios, self._acting = dict.fromkeys(self._parameters, 1.0), {}
         self._assign()
 

@@ -56,19 +56,18 @@ class Background:
         mine = {i: self._running[i].result() for members in rounds for i in members if i in self._running}
         if not rest:
             self._note(time.perf_counter() - before)
-        self.forget()
+        self._forget()
         return self._replicas.shared(rounds, mine)
-
-    def forget(self) -> None:
-        """Drop what was started."""
-        for each in self._running.values():
-            each.cancel()
-        self._running, self._versions = {}, {}
 
     def close(self) -> None:
         """End the threads."""
-        self.forget()
+        self._forget()
         self._threads.close()
+
+    def _forget(self) -> None:
+        for each in self._running.values():
+            each.cancel()
+        self._running, self._versions = {}, {}
 
     def _version(self, index: int) -> int:
         """Torch's count of the changes to a Parameter."""
