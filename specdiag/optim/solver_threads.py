@@ -31,6 +31,7 @@ class SolverThreads:
         started = Barrier(count + 1)
 
         def begin() -> None:
+            torch.get_num_threads()  # which sets it to the caller's, once in each thread: before, not after
             torch.set_num_threads(1)
             started.wait()
 
