@@ -28,14 +28,24 @@ def header(missing: Mapping[str, str], rounds: int, process_rounds: int) -> dict
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | {p: v for p in _PACKAGES if (v := _version(p))},
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
         "ignored_variables": sorted(v for v in os.environ if v.startswith(LIBRARY_CHOICES)),
         "left_out": dict(missing),
         "rounds": rounds,
         "process_rounds": process_rounds,
         "models": {},
     }
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on."""
+    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python, and of these packages where they are installed."""
+    return {"python": platform.python_version()} | {p: v for p in packages if (v := _version(p))}
 
 
 def figures(

@@ -63,7 +63,8 @@ def train(
         int | None, typer.Option("--every", min=1, help="alphadecay: steps between measurements.", show_default="500")
     ] = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="alphadecay: round-robin or sweep.", show_default="round-robin")
+        str | None,
+        typer.Option("--mode", help="round-robin, sweep or background.", show_default="round-robin"),
     ] = None,
     basis: Annotated[
         str | None, typer.Option("--basis", help="alpha, or square (shape-free).", show_default="alpha")

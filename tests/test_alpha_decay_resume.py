@@ -27,7 +27,7 @@ def test_a_checkpoint_goes_on_in_a_plain_optimizer_and_back(tmp_path):
     train(model, optimizer, 1, start=4)
 
 
-@pytest.mark.parametrize("mode", ["round-robin", "sweep"])
+@pytest.mark.parametrize("mode", ["round-robin", "sweep", "background"])
 @pytest.mark.parametrize("stop", [3, 7])
 def test_interrupted_equals_uninterrupted(mode, stop):
     def build():

@@ -75,15 +75,17 @@ def test_one_line_and_a_plain_trainer_can_go_on_from_it(tmp_path):
     a_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
-def test_interrupted_equals_uninterrupted(tmp_path):
-    a_trainer(tmp_path / "a", AlphaDecayCallback(every=4)).train()
+@pytest.mark.parametrize("mode", ["round-robin", "background"])
+def test_interrupted_equals_uninterrupted(tmp_path, mode):
+    a_trainer(tmp_path / "a", AlphaDecayCallback(every=4, mode=mode)).train()
     shutil.copytree(tmp_path / "a" / "checkpoint-3", tmp_path / "b" / "checkpoint-3")
-    resumed = AlphaDecayCallback(every=4)
+    resumed = AlphaDecayCallback(every=4, mode=mode)
     a_trainer(tmp_path / "b", resumed).train(resume_from_checkpoint=True)
     assert alike(final(tmp_path / "a"), final(tmp_path / "b"))
     states = [state_of(tmp_path / run, 6)["stateful_callbacks"]["AlphaDecayCallback"] for run in "ab"]
     assert states[0] == states[1]
     assert states[0]["attributes"]["saved"]["step"] == 5
+    assert 0 < resumed.seconds < 60
 
 
 def test_with_all_ratios_1_it_changes_no_bit(tmp_path):

@@ -11,7 +11,7 @@ import json, sys
 import torch, torch.distributed as dist
 from live_models import Decoder, train
 from specdiag import UsageError
-from specdiag.optim import AlphaDecay, replicas
+from specdiag.optim import AlphaDecay, background, replicas
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -48,6 +48,34 @@ found["sharded"] = decay.alphas
 found["sharded_work"] = len(measured)
 train(model, optimizer, 3, decay=decay)
 found["fsdp"] = decay.ratios
+
+def stepped(mode, shard):
+    # From the second step on decay.step finds begun what is due. State is asked of one rank alone, as by a Trainer.
+    model = Decoder()
+    if shard:
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    else:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    decay = AlphaDecay(model, optimizer, every=2, mode=mode)
+    late, start = [], background.Background.start
+    background.Background.start = lambda own, rounds: late.append(len(rounds)) or start(own, rounds)
+    for step in range(4):
+        late.clear()
+        train(model, optimizer, 1, decay=decay, start=step)
+        if step and mode == "background":
+            assert late == [0, 3], late
+    background.Background.start = start
+    if rank == 0:
+        decay.state_dict()
+    decay.detach()
+    return decay.alphas, decay.ratios
+
+for shard in (False, True):
+    found[f"round-robin {{shard}}"] = stepped("round-robin", shard)
+    found[f"background {{shard}}"] = stepped("background", shard)
 
 model = Decoder(layers=1 + rank)
 try:
@@ -89,6 +117,12 @@ def test_sharded_parameters_have_the_exponents_of_whole_ones(ranks, alone):
     assert [rank["sharded_work"] for rank in ranks] == [6, 6]
     assert ranks[0]["sharded"] == ranks[1]["sharded"] == alone
     assert ranks[0]["fsdp"] == ranks[1]["fsdp"]
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_in_the_background_ranks_have_the_bits_of_round_robin(ranks, shard):
+    assert ranks[0][f"background {shard}"] == ranks[1][f"background {shard}"] == ranks[0][f"round-robin {shard}"]
+    assert max(ranks[0][f"background {shard}"][1].values()) == 3.0
 
 
 def test_ranks_of_different_modules_are_refused(ranks):

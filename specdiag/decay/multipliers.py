@@ -23,6 +23,8 @@ from specdiag.errors import UsageError
 Group = dict[str, Any]
 Factor = Callable[[torch.Tensor, Group], float]
 """(parameter, its group) -> what multiplies the group's weight decay."""
+After = Callable[[Optimizer], None]
+"""Called with an optimizer once its step has updated the weights."""
 
 _HOME = "_specdiag_multipliers"
 
@@ -37,6 +39,7 @@ class Multipliers:
     def __init__(self, optimizer: Optimizer) -> None:
         self.steps = 0
         self._factors: dict[str, tuple[str, Factor]] = {}
+        self._after: dict[str, After] = {}
         self._resting: list[Group] | None = None
         self._split: list[tuple[Group, list[Group]]] = []
         self._handles = [
@@ -54,7 +57,7 @@ class Multipliers:
             held = vars(optimizer)[_HOME] = cls(optimizer)
         return held
 
-    def add(self, kind: str, owner: str, factor: Factor, *, replace: bool) -> None:
+    def add(self, kind: str, owner: str, factor: Factor, *, replace: bool, after: After | None = None) -> None:
         """Add a factor.
 
         Args:
@@ -62,6 +65,7 @@ class Multipliers:
             owner: who asks, for messages.
             factor: see `Factor`.
             replace: take the place of the same owner's former factor.
+            after: see `After`.
 
         Raises:
             UsageError: there is one of this kind, and it may not be replaced.
@@ -73,11 +77,14 @@ class Multipliers:
                 "detach() the former, or build a new optimizer"
             )
         self._factors[kind] = (owner, factor)
+        if after is not None:
+            self._after[kind] = after
 
     def remove(self, kind: str, optimizer: Optimizer) -> None:
         """Take a factor away; with the last one the hooks go too."""
         self.restore(optimizer)
         self._factors.pop(kind, None)
+        self._after.pop(kind, None)
         if not self._factors:
             for handle in self._handles:
                 handle.remove()
@@ -108,6 +115,8 @@ class Multipliers:
             return
         self.steps += 1
         self._join(optimizer)
+        for after in self._after.values():
+            after(optimizer)
 
     def _apart(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure with the user's groups around it; the factors that hold when it returns are those that act."""
@@ -154,7 +163,7 @@ class Multipliers:
 
 
 def attach(
-    optimizer: Any, kind: str, owner: str, factor: Factor, *, replace: bool = False
+    optimizer: Any, kind: str, owner: str, factor: Factor, *, replace: bool = False, after: After | None = None
 ) -> tuple[Multipliers, Callable[[], None]]:
     """Multiply the weight decay of a live optimizer during its steps.
 
@@ -164,6 +173,7 @@ def attach(
         owner: who asks, for messages.
         factor: called for every Parameter with decay, at every step.
         replace: take the place of the same owner's former factor.
+        after: called after each step.
 
     Returns:
         The optimizer's multipliers, and what detaches this one.
@@ -178,19 +188,19 @@ def attach(
             "once more: build the optimizer with plain groups, or leave this out"
         )
     multipliers = Multipliers.of(held)
-    multipliers.add(kind, owner, factor, replace=replace)
+    multipliers.add(kind, owner, factor, replace=replace, after=after)
     return multipliers, lambda: multipliers.remove(kind, held)
 
 
 def attach_all(
-    optimizers: Sequence[Optimizer], kind: str, owner: str, factor: Factor
+    optimizers: Sequence[Optimizer], kind: str, owner: str, factor: Factor, after: After | None = None
 ) -> tuple[list[Multipliers], list[Callable[[], None]]]:
     """`attach` to each of them, or, where one refuses, to none."""
     attached: list[Multipliers] = []
     detachments: list[Callable[[], None]] = []
     try:
         for optimizer in optimizers:
-            multipliers, detach = attach(optimizer, kind, owner, factor)
+            multipliers, detach = attach(optimizer, kind, owner, factor, after=after)
             attached.append(multipliers)
             detachments.append(detach)
     except UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -18,6 +19,7 @@ from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import refusal, servables
 from specdiag.errors import UsageError
+from specdiag.optim.background import Background
 from specdiag.optim.exponents import Basis, null_of
 from specdiag.optim.live_modules import taking_part
 from specdiag.optim.precision import warn_of_rounding
@@ -36,6 +38,9 @@ class AlphaDecay:
     Ratios act inside `optimizer.step()` alone: groups, schedulers and checkpoints of the optimizer keep their layout,
     and with all ratios 1 a run is bitwise what it is without. Where ranks train together every one must construct,
     step and load: these are collective.
+
+    Attributes:
+        waited: seconds that training stood still for this so far: measuring, or copying weights and waiting.
 
     Example:
         >>> decay = AlphaDecay(model, optimizer)  # doctest: +SKIP
@@ -71,7 +76,9 @@ class AlphaDecay:
             s2: ratio of the lightest. Paper: 3, or 5 for small decays.
             every: steps between two measurements of a module. Paper: 500.
             mode: `round-robin` measures a few modules at a time, so that no exponent is older than `every` steps;
-                `sweep` all of them when step + 1 is a multiple of `every`, as the released code does.
+                `sweep` all of them when step + 1 is a multiple of `every`, as the released code does; `background`
+                the same as `round-robin`, on copies of the weights in threads, between one step of the optimizer and
+                the next.
             rule: `linear` (the paper), `sqrt`, `log2`, `sigmoid`, `uniform`, `none`.
             basis: `alpha` (the paper), or `square`: alpha_square, which shape does not move.
             include: globs on names; only these take part.
@@ -107,11 +114,18 @@ class AlphaDecay:
         self._acting: dict[torch.Tensor, float] = {}
         self._last: int | None = None
         self._failing: set[str] = set()
+        self.waited = 0.0
         self._warn()
         self._multipliers, self._detachments = attach_all(
-            self._optimizers, "ratio", "AlphaDecay", lambda parameter, _: self._acting.get(parameter, 1.0)
+            self._optimizers,
+            "ratio",
+            "AlphaDecay",
+            lambda parameter, _: self._acting.get(parameter, 1.0),
+            None if mode != "background" else self._ahead,
         )
         self._steps_seen, self._unseen = -1, 0
+        self._stepped: set[Optimizer] = set()
+        self._background = None if mode != "background" else Background(self._matrices, self._replicas, basis)
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -141,6 +155,7 @@ class AlphaDecay:
         Raises:
             UsageError: the optimizer no longer holds the model's parameters, or its steps do not come by here.
         """
+        started = time.perf_counter()
         self._check_attached()
         step = global_step if global_step is not None else 0 if self._last is None else self._last + 1
         first = self._last is None
@@ -149,8 +164,9 @@ class AlphaDecay:
         if first and not (step == 0 if self._fresh is None else self._fresh):
             self._measure(self._rounds)
         else:
-            chosen = due(len(self._rounds), self._every, self._mode, last, step)
-            self._measure([self._rounds[i] for i in chosen])
+            self._measure(self._due(last, step))
+        self._stepped.clear()
+        self.waited += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
         """What a run needs to go on as if it had not stopped; plain enough for JSON."""
@@ -187,10 +203,12 @@ class AlphaDecay:
         self._assign()
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Leave the optimizer as it was, and end the threads."""
         for detach in self._detachments:
             detach()
         self._detachments = []
+        if self._background is not None:
+            self._background.close()
 
     def __enter__(self) -> AlphaDecay:
         return self
@@ -203,7 +221,9 @@ class AlphaDecay:
     def _measure(self, chosen: Sequence[Sequence[int]]) -> None:
         if not chosen:
             return
-        for index, value in self._replicas.measure(chosen, self._basis).items():
+        background = self._background
+        found = self._replicas.measure(chosen, self._basis) if background is None else background.measure(chosen)
+        for index, value in found.items():
             key = self._matrices[index].record.key
             if value is not None and math.isnan(value):
                 value = self._exponents.get(key)
@@ -215,6 +235,18 @@ class AlphaDecay:
                 self._failing.discard(key)
             self._exponents[key] = value
         self._assign()
+
+    def _due(self, last: int, step: int) -> list[list[int]]:
+        return [self._rounds[i] for i in due(len(self._rounds), self._every, self._mode, last, step)]
+
+    def _ahead(self, optimizer: Optimizer) -> None:
+        """Once all optimizers have stepped, begin what is due before their next step."""
+        self._stepped.add(optimizer)
+        if self._background is None or self._last is None or len(self._stepped) < len(self._optimizers):
+            return
+        started = time.perf_counter()
+        self._background.start(self._due(self._last, self._last + 1))
+        self.waited += time.perf_counter() - started
 
     def _assign(self) -> None:
         """Ratios from the latest exponents; all 1 until every module has been measured once."""

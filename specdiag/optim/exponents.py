@@ -8,17 +8,16 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType
 from specdiag.errors import ComputationError
+from specdiag.optim.solver_threads import SolverThreads
 from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
 from specdiag.spectra.eigenvalues import ALPHA_TOLERANCE, Spectrum, assemble, exact, pool, spectrum
@@ -53,6 +52,11 @@ def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None
         return _on_accelerator(stacks, basis)
 
 
+def exponent_on_cpu(stack: torch.Tensor, basis: Basis) -> float | None:
+    """The same of one matrix in memory, by the thread that asks, which is one of `SolverThreads`."""
+    return _exponent(*_raw(stack), basis)
+
+
 def null_of(record: ModuleRecord, basis: Basis) -> float:
     """What a random matrix of that shape scores."""
     return _null(record.rows, record.cols, record.n_slices, basis)
@@ -66,18 +70,11 @@ def _null(rows: int, cols: int, n_slices: int, basis: Basis) -> float:
 
 
 def _on_cpu(raws: Sequence[tuple[NDArray[np.generic], FloatType]], basis: Basis) -> list[float | None]:
-    # One BLAS thread whatever the machine: the same bits everywhere, and threads over matrices scale better.
-    with _blas().limit(limits=1):
-        workers = min(torch.get_num_threads(), len(raws))
-        if workers < 2:
-            return [_exponent(stack, storage, basis) for stack, storage in raws]
-        with ThreadPoolExecutor(workers, thread_name_prefix="specdiag") as threads:
-            return list(threads.map(lambda raw: _exponent(raw[0], raw[1], basis), raws))
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
+    if not raws:
+        return []
+    with SolverThreads(min(torch.get_num_threads(), len(raws))) as threads:
+        running = [threads.submit(partial(_exponent, stack, storage, basis)) for stack, storage in raws]
+        return [each.result() for each in running]
 
 
 def _on_accelerator(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:

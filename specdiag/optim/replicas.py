@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -47,28 +47,35 @@ class Replicas:
         """Exponents of the matrices of these rounds by index, as `exponents` gives them. Collective."""
         mine: dict[int, float | None] = {}
         waiting: dict[int, torch.Tensor] = {}
+        for members, cuts in zip(rounds, self.cuts(rounds), strict=True):
+            waiting |= cuts
+            # What was gathered is a copy: it goes before the next is made. Views can wait and go in one batch.
+            if any(_is_sharded(self._matrices[i].parameter) for i in members):
+                mine |= _flush(waiting, basis)
+        mine |= _flush(waiting, basis)
+        return self.shared(rounds, mine)
+
+    def cuts(self, rounds: Sequence[Sequence[int]]) -> Iterator[dict[int, torch.Tensor]]:
+        """For each round what this rank measures of it, as the weights are now, by index. Collective."""
         parameter, whole = None, torch.empty(0)
         for members in rounds:
+            own: dict[int, torch.Tensor] = {}
             for place, index in enumerate(members):
                 matrix = self._matrices[index]
                 if matrix.parameter is not parameter:
                     parameter, whole = matrix.parameter, _gathered(matrix.parameter)
                 if place == self._rank:
-                    waiting[index] = matrix.cut(whole)
-            # What was gathered is a copy: it goes before the next is made. Views can wait and go in one batch.
-            if any(_is_sharded(self._matrices[i].parameter) for i in members):
-                mine |= self._flush(waiting, basis)
-        mine |= self._flush(waiting, basis)
+                    own[index] = matrix.cut(whole)
+            yield own
+
+    def shared(self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None]) -> dict[int, float | None]:
+        """The exponents of all, in the order of their indices, from those that each rank measured. Collective.
+
+        One sum in float64: the other ranks add exact zeros. Infinity stands for None.
+        """
         order = sorted(index for members in rounds for index in members)
-        return self._shared(order, mine) if self.world > 1 else {index: mine[index] for index in order}
-
-    def _flush(self, waiting: dict[int, torch.Tensor], basis: Basis) -> dict[int, float | None]:
-        found = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
-        waiting.clear()
-        return found
-
-    def _shared(self, order: Sequence[int], mine: dict[int, float | None]) -> dict[int, float | None]:
-        """One sum in float64: the other ranks add exact zeros. Infinity stands for None."""
+        if self.world == 1:
+            return {index: mine[index] for index in order}
         values = [(math.inf if mine[i] is None else mine[i]) if i in mine else 0.0 for i in order]
         vector = torch.tensor(cast("list[float]", values), dtype=torch.float64, device=self._device)
         dist.all_reduce(vector, group=self._group)
@@ -85,6 +92,12 @@ class Replicas:
                 "all: fix the decays when the optimizer is built, with plan = specdiag.recommend(checkpoint, "
                 "weight_decay=...) and plan.param_groups(model, lr=...); for one group of replicas pass process_group"
             )
+
+
+def _flush(waiting: dict[int, torch.Tensor], basis: Basis) -> dict[int, float | None]:
+    found = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
+    waiting.clear()
+    return found
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-Mode = Literal["round-robin", "sweep"]
+Mode = Literal["round-robin", "sweep", "background"]
 
 
 def rounds(costs: Sequence[float], world: int) -> list[list[int]]:
@@ -26,7 +26,7 @@ def due(n_rounds: int, every: int, mode: Mode, last: int, step: int) -> list[int
         n_rounds: how many there are.
         every: steps between two measurements of a module.
         mode: `sweep` runs all at once, when step + 1 is a multiple of `every` (as the AlphaDecay code does);
-            `round-robin` spreads them evenly.
+            `round-robin` spreads them evenly, and so does `background`.
         last: the last step that was asked for.
         step: this one, counted from 0.
     """

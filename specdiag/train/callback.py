@@ -50,7 +50,6 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
     Attributes:
         rule: the class of `specdiag.optim` that is attached.
         decay: the attached one, from the beginning of training on; None before.
-        seconds: that its steps took so far, on the CPU's clock; what a GPU was asked for may end later.
     """
 
     rule: ClassVar[Callable[..., LiveRule]]
@@ -58,8 +57,13 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
     def __init__(self, **settings: Any) -> None:
         """Take the keyword arguments of the rule."""
         self.decay: LiveRule | None = None
-        self.seconds = 0.0
+        self._seconds = 0.0
         self._settings = settings
+
+    @property
+    def seconds(self) -> float:
+        """That it took so far, on the CPU's clock; what a GPU was asked for may end later."""
+        return self._seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -84,7 +88,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         if self.decay is not None:
             started = time.perf_counter()
             self.decay.step(state.global_step)
-            self.seconds += time.perf_counter() - started
+            self._seconds += time.perf_counter() - started
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,9 +122,14 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
 
 
 class AlphaDecayCallback(LiveRuleCallback):
-    """`specdiag.optim.AlphaDecay`; takes its keyword arguments, such as `s2=5.0`, `every=250`, `mode="sweep"`."""
+    """`specdiag.optim.AlphaDecay`; takes its keyword arguments, such as `s2=5.0`, `every=250`, `mode="background"`."""
 
     rule = AlphaDecay
+
+    @property
+    def seconds(self) -> float:
+        """The same, with what `mode="background"` does beside the rule's steps."""
+        return self.decay.waited if isinstance(self.decay, AlphaDecay) else super().seconds
 
 
 class ModuleAdaDecayCallback(LiveRuleCallback):

@@ -35,7 +35,7 @@ class LightningAlphaDecayCallback(Callback):
     """
 
     def __init__(self, **settings: Any) -> None:
-        """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="sweep"`."""
+        """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="background"`."""
         super().__init__()
         self.decay: AlphaDecay | None = None
         self._settings = settings

@@ -1,0 +1,83 @@
+"""What the runs of benchmarks/decay_cost.py say, in Markdown for docs/optim.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from pages import table, update
+from report import QUIET
+
+INTERVALS = (500, 250, 100, 50, 1)
+_SHOWN = (1, 10, 100, 500)
+_MODES = ("sweep", "round-robin", "background")
+
+Results = dict[str, Any]
+
+
+def share(results: Results, mode: str, every: int) -> float:
+    """Of a step's time: measured where that interval was, else a pass over all matrices divided by it."""
+    measured = results["cost"]["measured"]
+    held = measured.get(f"{mode} {every}")
+    if held is not None:
+        return median(held["shares"])
+    whole = measured[f"{mode} pass"]
+    return median(whole["shares"]) * whole["every"] / every
+
+
+def cost_table(results: Results) -> str:
+    """What each mode adds to the time of a step."""
+    cost, setting = results["cost"], results["setting"]
+    head = ["`every`", *(f"{every}" for every in _SHOWN)]
+    rows = [[f"`{mode}`", *(f"{share(results, mode, every):.2%}" for every in _SHOWN)] for mode in _MODES]
+    step = median(cost["measured"]["sweep 1"]["step_seconds"])
+    waited = median(cost["measured"]["background 1"]["waited_seconds"]) / step
+    tokens = setting["batch"][0] * setting["batch"][1]
+    machine = results["machine"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"Added to the wall time of a step: LLaMA of {setting['layers']} layers and width {setting['width']} "
+        f"({cost['matrices']} matrices), {tokens} tokens and {step:.2f} s a step on one thread, {machine['cores']} "
+        f"cores ({machine['cpu']}), {results['date'][:10]}; blocks with and without in turn, median of "
+        f"{len(cost['measured']['sweep 1']['shares'])}. 1 and 10 are measured; 100 and 500 are a measured pass over "
+        f"all matrices, divided. In `background` at every step training stands still for {waited:.1%}, which is copies "
+        f"and waiting; the rest is memory and caches shared.{_noise(cost)}"
+    )
+
+
+def loss_table(results: Results) -> str:
+    """What each interval buys, and its time over that of uniform decay."""
+    setting, runs = results["setting"], results["loss"]["runs"]
+    rows: list[list[str]] = []
+    for name in ("uniform", *map(str, INTERVALS)):
+        found = [runs[f"{name}/{seed}"] for seed in setting["seeds"]]
+        less = [loss - runs[f"uniform/{seed}"] for seed, loss in zip(setting["seeds"], found, strict=True)]
+        cells = ["", "1.000", "1.000"]
+        if name != "uniform":
+            times = [f"{1 + share(results, mode, int(name)):.3f}" for mode in ("round-robin", "background")]
+            cells = [f"{fmean(less):+.4f} ± {stdev(less):.4f}", *times]
+        rows.append([name if name == "uniform" else f"every {name}", f"{fmean(found):.4f}", *cells])
+    head = ["", "held-out loss", "against uniform", "time, `round-robin`", "time, `background`"]
+    return (
+        f"{table(head, rows)}\n\n"
+        f"{setting['steps']} steps of that model on bytes, lr {setting['lr']:g}, decay {setting['weight_decay']:g}, "
+        f"measured before the first step too; mean of {len(setting['seeds'])} seeds and standard deviation of the "
+        "differences, nats a byte. Both modes are one run to the bit; times as in the table above."
+    )
+
+
+SECTIONS = {"decay cost": cost_table, "decay interval": loss_table}
+
+
+def update_docs(path: Path, source: Path, *, check: bool) -> int:
+    """Put the figures between the markers, or with `check` say whether they stand there; an exit code."""
+    results = json.loads(source.read_text())
+    sections = {name: make(results) for name, make in SECTIONS.items()}
+    return update(path, sections, source, "benchmarks/decay_cost.py --docs", check=check)
+
+
+def _noise(cost: Results) -> str:
+    busy = max(each["cores_used_by_others"] or 0.0 for each in cost["measured"].values())
+    return "" if busy <= QUIET else f" NOT TO BE QUOTED: others kept up to {busy:.2f} cores busy."
