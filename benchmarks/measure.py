@@ -150,5 +150,5 @@ def _busy_seconds() -> float | None:
 
 
 def environment() -> dict[str, str]:
-    """This environment without anything that chooses threads or kernels for a library."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(LIBRARY_CHOICES)}
+    """This environment without anything that chooses threads or kernels for a library, or keeps results."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(LIBRARY_CHOICES)} | {"SPECDIAG_CACHE": ""}

@@ -169,6 +169,19 @@ def _peak(arguments: Sequence[str]) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def ranks(device: str) -> dict[str, list[float]]:
+    """Seconds of the analysis of 135M shapes by one and by two processes of one thread each, in turn."""
+    folder = models.fetch("135m")
+    command = ["analyze", str(folder), "--include", "*layers*", "--jobs", "1", "--device", device, "-f", "json"]
+    found: dict[str, list[float]] = {"1": [], "2": []}
+    for _ in range(3):
+        for count, seconds in found.items():
+            warm(folder)
+            launcher = [] if count == "1" else ["-m", "torch.distributed.run", "--nproc-per-node", count]
+            seconds.append(_run(command, launcher)["seconds"])
+    return found
+
+
 def share(device: str) -> list[Results]:
     """The share of an analysis of 135M shapes, on one worker, that BLAS and LAPACK take."""
     if device != "cpu":
@@ -262,11 +275,11 @@ def _large_report(path: Path) -> int:
     return len(records)
 
 
-def _run(command: Sequence[str]) -> Results:
+def _run(command: Sequence[str], launcher: Sequence[str] = ()) -> Results:
     with tempfile.NamedTemporaryFile("w+") as out:
         start = time.perf_counter()
         child = subprocess.Popen(
-            [sys.executable, "-m", "specdiag", *command, "--no-spectra", "-o", out.name], env=environment(),
+            [sys.executable, *launcher, "-m", "specdiag", *command, "--no-spectra", "-o", out.name], env=environment(),
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         _, status, usage = os.wait4(child.pid, 0)
@@ -295,6 +308,7 @@ PARTS: dict[str, Callable[[str], Any]] = {
     "sizes": sizes,
     "models": whole_models,
     "share": share,
+    "ranks": ranks,
     "memory": memory,
     "start": start_up,
     "saved": saved,

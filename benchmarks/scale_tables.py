@@ -139,6 +139,17 @@ def share_table(results: Results) -> str:
     return f"On LLaMA-135M shapes {' and '.join(told)} of one worker's time is spent inside BLAS and LAPACK."
 
 
+def ranks_table(results: Results) -> str:
+    """Two processes beside one."""
+    one, two = (results["parts"]["ranks"][count] for count in ("1", "2"))
+    ratios = [a / b for a, b in zip(one, two, strict=True)]
+    return (
+        f"Two processes of one thread each on two processors took {median(two):.1f} s for what one takes "
+        f"{median(one):.1f} s (LLaMA-135M shapes, float64; {min(ratios):.2f} to {max(ratios):.2f} times "
+        f"in {len(ratios)} pairs)."
+    )
+
+
 def start_table(results: Results) -> str:
     """Small commands, and large reports."""
     saved = results["parts"]["saved"]
@@ -175,6 +186,7 @@ SECTIONS: Mapping[str, tuple[tuple[str, ...], Callable[[Results], str]]] = {
     "sizes": (("sizes",), sizes_table),
     "share": (("share",), share_table),
     "memory": (("memory",), memory_table),
+    "ranks": (("ranks",), ranks_table),
     "start": (("start", "saved"), start_table),
     "forecast": (("calibration",), forecast_table),
 }
