@@ -74,8 +74,8 @@ def stepped(mode, shard):
     return decay.alphas, decay.ratios
 
 for shard in (False, True):
-    found[f"round-robin {{shard}}"] = stepped("round-robin", shard)
-    found[f"background {{shard}}"] = stepped("background", shard)
+    found[f"round-robin {shard}"] = stepped("round-robin", shard)
+    found[f"background {shard}"] = stepped("background", shard)
 
 model = Decoder(layers=1 + rank)
 try:
