@@ -24,10 +24,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import models
-import numpy as np
 import report
-import scale_tables
-from contenders import syrk_rate
 from measure import HERE, Others, environment, warm
 
 if TYPE_CHECKING:
@@ -50,22 +47,29 @@ Results = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, print, write; or put the figures where they are quoted."""
+    """Measure and write; or put the figures where they are quoted."""
     options = _options()
     if options.docs:
+        import scale_tables
+
         sys.exit(scale_tables.update_docs(DOCS, options.out, check=options.check))
+    names = options.only.split(",") if options.only else list(PARTS)
+    if len(names) > 1:  # each in a process of its own: what one has imported would count in the peaks of the next
+        for name in names:
+            command = [__file__, "--only", name, "--device", options.device, "--out", str(options.out)]
+            subprocess.run([sys.executable, *command], check=True)
+        return
     others = Others()
     results: Results = json.loads(options.out.read_text()) if options.out.exists() else {"parts": {}}
     results |= {key: value for key, value in report.header({}, 1, 1).items() if key not in ("models", "left_out")}
-    for name in options.only.split(",") if options.only else PARTS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        results["parts"][name] = PARTS[name](options.device)
-        results["cores_used_by_others"] = others.cores()
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    print("\n\n".join(text for text in scale_tables.sections(results).values()))
+    (name,) = names
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    results["parts"][name] = PARTS[name](options.device)
+    results["cores_used_by_others"] = {**results.get("cores_used_by_others", {}), name: others.cores()}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def calibration(device: str) -> list[Results]:
@@ -81,6 +85,9 @@ def calibration(device: str) -> list[Results]:
 
 def sizes(device: str) -> Results:
     """Seconds of square matrices on one core, beside the operations at the rate of its BLAS."""
+    import numpy as np
+    from contenders import syrk_rate
+
     rates = {name: syrk_rate.rate(np.dtype(name)) / len(os.sched_getaffinity(0)) for name in ("float32", "float64")}
     rows = [
         {"n": n, "dtype": dtype, "seconds": matrix_seconds(n, n, dtype, square=False, device=device)}
@@ -91,14 +98,15 @@ def sizes(device: str) -> Results:
 
 
 def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> float:
-    """From values in memory to the finished row of one matrix, one worker."""
+    """From values in memory to the finished row of one matrix, one worker; small ones are measured four at a time."""
     import torch
 
     from specdiag.analysis import open_source, select
     from specdiag.workers import on_accelerator, on_cpu, units
 
     weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
-    checkpoint = open_source({"model.layers.0.self_attn.q_proj.weight": weight})
+    copies = 4 if n * m < 1 << 22 else 1
+    checkpoint = open_source({f"model.layers.{i}.self_attn.q_proj.weight": weight.clone() for i in range(copies)})
     settings = _settings(dtype, square=square, device=device)
     selected, _ = select(checkpoint, settings)
 
@@ -109,8 +117,9 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
             if device == "cpu"
             else on_accelerator(units(selected), settings, 1, {})
         )
+        assert len(rows) == copies
         assert rows[0][1].alpha is not None
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / copies
 
     if n <= 1024:
         once()  # imports, nulls of the shape
@@ -276,7 +285,7 @@ def _large_report(path: Path) -> int:
 
 
 def _run(command: Sequence[str], launcher: Sequence[str] = ()) -> Results:
-    with tempfile.NamedTemporaryFile("w+") as out:
+    with tempfile.NamedTemporaryFile("w+", suffix=".json") as out:
         start = time.perf_counter()
         child = subprocess.Popen(
             [sys.executable, *launcher, "-m", "specdiag", *command, "--no-spectra", "-o", out.name], env=environment(),

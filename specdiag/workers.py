@@ -88,7 +88,7 @@ def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results
     order = iter(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
     needs_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
-    with _one_blas_thread(needs_torch), _threads(workers) as pool:
+    with _one_blas_thread(needs_torch), _threads(workers, needs_torch) as pool:
         running: set[Future[list[Result]]] = set()
         for unit in islice(order, workers):
             running.add(pool.submit(_measure_unit, unit, settings, kept))
@@ -119,7 +119,7 @@ def on_accelerator(
         kept: results that need not be computed.
     """
     waiting: dict[Kind, list[_Read]] = defaultdict(list)
-    with _one_blas_thread(True), _threads(workers) as pool:
+    with _one_blas_thread(True), _threads(workers, True) as pool:
         for unit in sorted(work, key=lambda u: u.matrices[0].shape):
             for item in _read_unit(unit, settings, kept):
                 if not isinstance(item, _Read):
@@ -221,13 +221,22 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None, kept: 
 
 
 @contextmanager
-def _threads(workers: int) -> Generator[ThreadPoolExecutor]:
+def _threads(workers: int, with_torch: bool) -> Generator[ThreadPoolExecutor]:
     """A pool that an exception does not wait for: work not yet started is dropped."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
+    begin = _one_torch_thread if with_torch else None
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag", initializer=begin)
     try:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_torch_thread() -> None:
+    """torch has a number of threads for each thread. It is set at the first call there: before ours, not after."""
+    import torch
+
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 @contextmanager

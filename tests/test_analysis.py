@@ -1,4 +1,7 @@
 import csv
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -364,3 +367,35 @@ def test_untrained_llama_shapes_score_their_null():
     assert (q.rho, up.rho) == (pytest.approx(1, abs=0.03), pytest.approx(1, abs=0.03))
     assert abs(q.z) < 4 > abs(up.z)
     assert up.alpha_square == pytest.approx(q.alpha_square, abs=0.04)
+
+
+WATCHED = """
+import sys
+import specdiag
+import specdiag.spectra.eigenvalues as engine
+from specdiag import workers
+
+solve, seen = engine._torch_eigvalsh, set()
+
+def watched(gram):
+    import torch
+    found = solve(gram)
+    seen.add(torch.get_num_threads())
+    return found
+
+engine._torch_eigvalsh, engine.TORCH_FROM, workers.TORCH_FROM = watched, 64, 64
+print(len(specdiag.analyze(sys.argv[1], jobs=2, square=False)), seen)
+"""
+
+
+def test_workers_have_one_torch_thread_each_where_torch_was_not_there_before(tmp_path):
+    """Else two of them on two processors take longer than one."""
+    path = tmp_path / "model.safetensors"
+    rng = np.random.default_rng(0)
+    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(6)]
+    save_file({name: rng.standard_normal((96, 96), np.float32) for name in names}, path)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, path], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "6 {1}"
