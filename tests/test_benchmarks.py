@@ -1,5 +1,6 @@
 """The benchmark runs, checks that the work is equal, and README.md shows what it last said."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from specdiag import cost
+
 ROOT = Path(__file__).parents[1]
 PEERS = ("alphadecay", "weightwatcher")
+sys.path.append(str(ROOT / "benchmarks"))
+tables = importlib.import_module("scale_tables")
 OURS = (
     "specdiag float32",
     "specdiag float64",
@@ -93,3 +98,24 @@ def test_the_committed_figures_are_those_of_the_full_benchmark_on_a_quiet_machin
     assert results["rounds"] >= 7
     assert set(results["models"]) == {"minilm", "60m", "135m"}
     assert results["cores_used_by_others"] <= 0.1
+
+
+def test_the_docs_show_the_committed_figures_of_scale_and_dry_run_estimates_by_them():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--docs", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    committed = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())
+    for dtype, fitted in tables.fit(committed["parts"]["calibration"]).items():
+        assert fitted == pytest.approx(cost.NANOSECONDS[dtype])
+    unseen = [row for row in committed["parts"]["models"] if row["model"] in ("1b", "7b-layer")]
+    for row in unseen:
+        predicted = tables._of_model(cost.NANOSECONDS, row["model"], row["way"], row["jobs"])
+        assert predicted == pytest.approx(row["seconds"], rel=0.25)
+
+
+def test_a_matrix_is_counted_with_its_windows():
+    fitted = {"float64": (1.0, 10.0, 100.0, 1000.0, 10000.0)}
+    assert tables.seconds(fitted, 2, 5, "float64", square=False) == (20 + 80 + 400 + 10000 + 10000) / 1e9
+    windows = 3 * (8 + 80 + 400 + 4000)
+    assert tables.seconds(fitted, 5, 2, "float64", square=True) == (20 + 80 + 400 + 10000 + 10000 + windows) / 1e9
