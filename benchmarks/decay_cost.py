@@ -40,7 +40,7 @@ SETTING = {
     "inner": 688,
     "layers": 4,
     "batch": [16, BLOCK],
-    "steps": 400,
+    "steps": 250,
     "warmup": 30,
     "lr": 2e-3,
     "weight_decay": 1.0,

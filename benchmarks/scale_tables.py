@@ -176,8 +176,8 @@ def forecast_table(results: Results) -> str:
         body.append((f"LLaMA {name}, embedding and head included", *cells))
     return (
         f"{table(('core-hours', 'default', '--no-square', '--dtype float32 --no-square'), body)}\n\n"
-        "Arithmetic: the cost model far outside of what it was fitted to, 15 % too low for the 7B layer above. Divide by "
-        "the cores."
+        "Arithmetic: the cost model far outside of what it was fitted to, 15 % too low for the 7B layer above. Divide "
+        "by the cores."
     )
 
 
