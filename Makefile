@@ -21,6 +21,7 @@ check: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/scale.py
 
 zoo: $(VENV)/train
 	$(BIN)/python benchmarks/zoo.py
