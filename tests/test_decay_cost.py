@@ -108,7 +108,6 @@ def test_the_trainings_that_are_compared_differ_in_decay_alone():
     assert all(torch.equal(p, q) for p, q in pairs)
 
 
-@pytest.mark.skipif(not decay_cost.OUT.exists(), reason="benchmarks/decay_cost.py has not been run for the page")
 def test_the_page_shows_the_committed_figures():
     command = [sys.executable, ROOT / "benchmarks" / "decay_cost.py", "--docs", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
