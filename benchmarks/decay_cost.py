@@ -24,6 +24,7 @@ import torch
 from decay_cost_tables import INTERVALS, update_docs
 from measure import Others
 from methods import BLOCK, Text, held_out_loss, read_text
+from pages import add_options
 from report import machine, versions
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -193,9 +194,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", default="cost,loss", help="cost, loss or both")
     parser.add_argument("--rounds", type=int, default=7, help="of blocks; default 7")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes, and what is gone on with")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/optim.md")
-    parser.add_argument("--docs-file", type=Path, default=DOCS, help=argparse.SUPPRESS)
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    add_options(parser, DOCS)
     return parser.parse_args()
 
 

@@ -25,6 +25,7 @@ import torch
 from methods import ROOT, Text, held_out_loss, llama, read_text, rms
 from methods_setting import BATCH, SEEDS, SETTING, STEPS, WARMUP
 from momentum_tables import figure, update_docs
+from pages import add_options
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -174,9 +175,7 @@ def _train(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Momentum, the effective lr and the decay of Scion on a small LLaMA.")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes, and what is gone on with")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/methods.md")
-    parser.add_argument("--docs-file", type=Path, default=DOCS, help=argparse.SUPPRESS)
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    add_options(parser, DOCS)
     return parser.parse_args()
 
 

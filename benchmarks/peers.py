@@ -34,20 +34,7 @@ RATE = "syrk rate"
 
 def _specdiag(dtype: str, *, square: bool) -> Contender:
     flag = "--square" if square else "--no-square"
-    command = (
-        "-m",
-        "specdiag",
-        "analyze",
-        "FOLDER",
-        "--include",
-        "*layer*",
-        "--dtype",
-        dtype,
-        flag,
-        "-f",
-        "json",
-        "--no-cache",
-    )
+    command = ("-m", "specdiag", "analyze", "FOLDER", "--include", "*layer*", "--dtype", dtype, flag, "-f", "json")
     return Contender("specdiag_analyze", {"dtype": dtype, "square": square}, command)
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import models
 import report
 from measure import HERE, Others, environment, warm
+from pages import add_options
 
 if TYPE_CHECKING:
     from specdiag.records import Settings
@@ -52,7 +53,7 @@ def main() -> None:
     if options.docs:
         import scale_tables
 
-        sys.exit(scale_tables.update_docs(DOCS, options.out, check=options.check))
+        sys.exit(scale_tables.update_docs(options.docs_file, options.out, check=options.check))
     names = options.only.split(",") if options.only else list(PARTS)
     if len(names) > 1:  # each in a process of its own: what one has imported would count in the peaks of the next
         for name in names:
@@ -329,8 +330,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", help=f"parts, separated by commas: {', '.join(PARTS)}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
-    parser.add_argument("--docs", action="store_true", help="write the figures of --out into docs/scale.md")
-    parser.add_argument("--check", action="store_true", help="with --docs: only say whether they are there")
+    add_options(parser, DOCS)
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What this machine lends to the work: processors, memory, an accelerator. Imports no torch."""
+"""What this machine lends to the work: processors, memory, an accelerator. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return count
     return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
+
+
+def one_torch_thread() -> None:
+    """Let torch work with one thread where the caller calls it.
+
+    torch has a number for each thread, and sets it to the process's at its first call there: ours comes after that.
+    """
+    import torch
+
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 def total_memory() -> int:

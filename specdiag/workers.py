@@ -21,6 +21,7 @@ from specdiag.checkpoint.tensors import FloatType, StoredTensor, WeightMatrix
 from specdiag.cost import flops, memory
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
+from specdiag.resources import one_torch_thread
 from specdiag.spectra.eigenvalues import TORCH_FROM
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
@@ -223,20 +224,12 @@ def _measure_read(item: _Read, settings: Settings, solved: Solved | None, kept: 
 @contextmanager
 def _threads(workers: int, with_torch: bool) -> Generator[ThreadPoolExecutor]:
     """A pool that an exception does not wait for: work not yet started is dropped."""
-    begin = _one_torch_thread if with_torch else None
+    begin = one_torch_thread if with_torch else None
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag", initializer=begin)
     try:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one_torch_thread() -> None:
-    """torch has a number of threads for each thread. It is set at the first call there: before ours, not after."""
-    import torch
-
-    torch.get_num_threads()
-    torch.set_num_threads(1)
 
 
 @contextmanager

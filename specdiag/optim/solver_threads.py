@@ -17,6 +17,8 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+from specdiag.resources import one_torch_thread
+
 _T = TypeVar("_T")
 
 
@@ -31,8 +33,7 @@ class SolverThreads:
         started = Barrier(count + 1)
 
         def begin() -> None:
-            torch.get_num_threads()  # which sets it to the caller's, once in each thread: before, not after
-            torch.set_num_threads(1)
+            one_torch_thread()
             started.wait()
 
         own = torch.get_num_threads()
