@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from specdiag.errors import SourceError
@@ -24,8 +25,17 @@ def fingerprint(source: Source) -> str | None:
     if source.base is not None and Path(source.base).exists():
         base = Path(source.base)
         paths += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else [base]
+    return of_files((path.name, path) for path in paths)
+
+
+def of_files(named: Iterable[tuple[str, Path]]) -> str:
+    """A hash of the names, sizes and times of files.
+
+    Raises:
+        SourceError: one is gone.
+    """
     try:
-        stats = [(path.name, path.stat()) for path in paths]
+        stats = [(name, path.stat()) for name, path in named]
     except OSError as error:
         raise SourceError(f"'{error.filename}' cannot be looked at: {error.strerror}") from error
     listed = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

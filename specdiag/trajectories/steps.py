@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from specdiag.checkpoint.fingerprint import of_files
 from specdiag.errors import SourceError, UsageError
 
 _STEP = re.compile(r"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)(\.(safetensors|bin|pth?|gguf))?")
@@ -109,13 +109,8 @@ def fingerprint(step: RunStep) -> str:
         from specdiag.checkpoint import hub
 
         return hub.resolve(repo, step.revision).commit
-    try:
-        files = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else [path]
-        stats = [(str(p.relative_to(path.parent)), p.stat()) for p in files]
-    except OSError as error:
-        raise SourceError(f"'{error.filename or path}' cannot be looked at: {error.strerror}") from error
-    listed = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-    return hashlib.sha256(listed.encode()).hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else [path]
+    return of_files((str(p.relative_to(path.parent)), p) for p in files)
 
 
 def _in_order(found: Iterable[RunStep]) -> list[RunStep]:
