@@ -3,9 +3,10 @@
 Two equal trainings take blocks of steps in turn, one of them with AlphaDecay: its cost is the time of its block over
 that of the block before, median of rounds. Training has one thread, so that `background` has the other processors.
 Intervals of 1 and of 10 steps are measured; a longer one costs a pass over all matrices, measured as the mode does it
-there (`sweep` at one step, the others one matrix a step), divided by the interval. Losses are of whole runs.
+there (`sweep` at one step, the others one matrix a step), divided by the interval. Losses are of whole runs. NormWatch
+is measured in the same way, at every step, and divided by its default interval.
 
-    python benchmarks/decay_cost.py               # 45 minutes; goes on with what --out has; --parts cost, or loss
+    python benchmarks/decay_cost.py               # 45 minutes; goes on with what --out has; --parts cost, loss, norms
     python benchmarks/decay_cost.py --docs        # puts the figures of that file into docs/optim.md
 """
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +32,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay.schedules import cosine
-from specdiag.optim import AlphaDecay
+from specdiag.optim import AlphaDecay, NormWatch
 from specdiag.optim.schedule import Mode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,8 +67,10 @@ def main() -> None:
             costs(text, results, options)
         elif part == "loss":
             losses(text, results, options)
+        elif part == "norms":
+            norms(text, results, options)
         else:
-            raise SystemExit(f"unknown part '{part}': cost or loss")
+            raise SystemExit(f"unknown part '{part}': cost, loss or norms")
 
 
 class Training:
@@ -76,6 +80,7 @@ class Training:
         torch.manual_seed(seed)
         self.model = llama()
         self.decay: AlphaDecay | None = None
+        self.watch: NormWatch | None = None
         self._text, self._order = text.train, torch.Generator().manual_seed(seed)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=SETTING["lr"], betas=(0.9, 0.95), weight_decay=SETTING["weight_decay"]
@@ -84,6 +89,11 @@ class Training:
         self._scheduler = LambdaLR(self._optimizer, lambda done: shape(done + 1))
         if alphadecay:
             self.decay = AlphaDecay(self.model, self._optimizer, fresh=False, **alphadecay)
+
+    def watched(self, out: str) -> Training:
+        """The same with a NormWatch that logs every step."""
+        self.watch = NormWatch(self.model, self._optimizer, every=1, out=out)
+        return self
 
     def run(self, steps: int) -> float:
         """Take steps; the seconds that they took."""
@@ -94,6 +104,8 @@ class Training:
             self.model(input_ids=batch, labels=batch).loss.backward()
             if self.decay is not None:
                 self.decay.step()
+            if self.watch is not None:
+                self.watch.step()
             self._optimizer.step()
             self._scheduler.step()
         return time.perf_counter() - started
@@ -151,6 +163,21 @@ def cost(text: Text, mode: Mode, every: int, rounds: int) -> Results:
     return found
 
 
+def norms(text: Text, results: Results, options: argparse.Namespace) -> None:
+    """What a NormWatch that logs every step adds to its time."""
+    others, block = Others(), 10
+    shares: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ours = Training(text, 0), Training(text, 0).watched(folder)
+        for repeat in range(options.rounds + 1):
+            without, within = plain.run(block), ours.run(block)
+            if repeat:
+                shares.append(within / without - 1)
+    weights = sum(p.numel() for p in plain.model.parameters())
+    results["norms"] = {"shares": shares, "weights": weights, "cores_used_by_others": others.cores()}
+    _write(options.out, results)
+
+
 def losses(text: Text, results: Results, options: argparse.Namespace) -> None:
     """Held-out loss of whole runs, uniform decay and every interval."""
     held = results.setdefault("loss", {"runs": {}})
@@ -191,7 +218,7 @@ def _write(out: Path, results: Results) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what AlphaDecay costs.")
-    parser.add_argument("--parts", default="cost,loss", help="cost, loss or both")
+    parser.add_argument("--parts", default="cost,loss,norms", help="of cost, loss, norms")
     parser.add_argument("--rounds", type=int, default=7, help="of blocks; default 7")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes, and what is gone on with")
     add_options(parser, DOCS)

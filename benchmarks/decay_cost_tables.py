@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -10,8 +11,11 @@ from typing import Any
 from pages import table, update
 from report import QUIET
 
+from specdiag.optim import NormWatch
+
 INTERVALS = (500, 250, 100, 50, 1)
 _SHOWN = (1, 10, 100, 500)
+_WATCHED = inspect.signature(NormWatch).parameters["every"].default
 _MODES = ("sweep", "round-robin", "background")
 
 Results = dict[str, Any]
@@ -68,7 +72,19 @@ def loss_table(results: Results) -> str:
     )
 
 
-SECTIONS = {"decay cost": cost_table, "decay interval": loss_table}
+def norms_text(results: Results) -> str:
+    """What NormWatch costs at its default interval."""
+    held, setting = results["norms"], results["setting"]
+    share = median(held["shares"])
+    tokens = setting["batch"][0] * setting["batch"][1]
+    return (
+        f"With {held['weights'] / 1e6:.1f} M float32 weights, {tokens} tokens a step and one CPU core a logged step "
+        f"takes {share:.0%} more time, and at the default interval of {_WATCHED} all steps {share / _WATCHED:.2%} "
+        f"({results['date'][:10]}, `python benchmarks/decay_cost.py --parts norms`)."
+    )
+
+
+SECTIONS = {"decay cost": cost_table, "decay interval": loss_table, "norms": norms_text}
 
 
 def update_docs(path: Path, source: Path, *, check: bool) -> int:

@@ -40,6 +40,7 @@ def results():
         "setting": decay_cost.SETTING,
         "cost": {"matrices": 28, "measured": held},
         "loss": {"runs": runs | {"50/0": 1.9, "50/1": 2.9}},
+        "norms": {"shares": [0.1, 0.2, 0.3], "weights": 3_200_000, "cores_used_by_others": 0.0},
         "machine": {"cpu": "a processor", "cores": 2},
         "date": "2026-11-22T00:00:00+00:00",
     }
@@ -52,6 +53,12 @@ def test_long_intervals_are_a_pass_divided(results):
     assert "| `background` | 4.00% | 0.40% | 0.06% | 0.01% |" in tables.cost_table(results)
     assert "| every 50 | 2.4000 | -0.1000 ± 0.0000 | 1.006 | 1.001 |" in tables.loss_table(results)
     assert "stands still for 1.0%" in tables.cost_table(results)
+
+
+def test_norms_cost_a_logged_step_divided_by_the_interval(results):
+    said = tables.norms_text(results)
+    assert "a logged step takes 20% more time" in said
+    assert "interval of 50 all steps 0.40%" in said
 
 
 def test_a_busy_machine_is_said(results):
@@ -78,6 +85,7 @@ def test_it_measures_all_and_goes_on_where_it_stopped(tmp_path, capsys):
     found = {"setting": decay_cost.SETTING}
     decay_cost.costs(text, found, options)
     decay_cost.losses(text, found, options)
+    decay_cost.norms(text, found, options)
     page = tmp_path / "optim.md"
     page.write_text(decay_cost.DOCS.read_text())
     assert tables.update_docs(page, options.out, check=False) == 0
