@@ -72,7 +72,7 @@ def _problem(read: Callable[[Any], object], value: Any) -> str | None:
         read(value)
     except SpecdiagError as error:
         text = str(error)
-        bad = not text.strip() or "unexpected" in text.lower() or len(text) > 4000
+        bad = not text.strip() or len(text) > 4000
         return f"no good sentence: {text:.300}" if bad else None
     except Exception as error:  # noqa: BLE001
         where = traceback.extract_tb(error.__traceback__)[-1]
