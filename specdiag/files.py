@@ -1,14 +1,26 @@
-"""Small files that are read whole: JSON, TOML and what else people and programs write beside weights."""
+"""Small files that are read whole, and decoded: JSON, TOML and what else people and programs write beside weights."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import threading
+import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+A = TypeVar("A")
 
 TEXT_LIMIT = 64 << 20
 """Bytes of the largest file that is read whole. A report of 100,000 matrices has about 60 MB."""
+_MOST_DOTS = 200
+_BUILDING = threading.Lock()
 
 
 def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
@@ -48,3 +60,85 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def read_start(path: str | os.PathLike[str], count: int) -> bytes:
+    """The first bytes of a regular file; none where there is no such file, or it is a pipe or a device.
+
+    Args:
+        path: the file.
+        count: how many bytes at most.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return b""
+    with os.fdopen(handle, "rb") as file:
+        return file.read(count) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+
+
+def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """A function that decodes JSON to `kind`; to be made when a module is imported.
+
+    msgspec 0.22 analyses a type at its first use and crashes where two threads do that at once. So every decoder is
+    made before there are threads, and one at a time, for two modules may share a type. The functions made here raise
+    nothing but `msgspec.DecodeError`.
+
+    Args:
+        kind: what the text holds.
+
+    Example:
+        >>> json_decoder(list[int])(b"[1, 2]")
+        [1, 2]
+    """
+    with _BUILDING:
+        decode = msgspec.json.Decoder(kind).decode
+    return lambda data: _guarded(decode, data)
+
+
+def msgpack_decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """`json_decoder` for MessagePack."""
+    with _BUILDING:
+        decode = msgspec.msgpack.Decoder(kind).decode
+    return lambda data: _guarded(decode, data)
+
+
+def converter(kind: type[T]) -> Callable[[object], T]:
+    """`json_decoder` for what is decoded already to dictionaries, lists and plain values."""
+    with _BUILDING:
+        msgspec.json.Decoder(kind)
+    return lambda content: _guarded(partial(msgspec.convert, type=kind), content)
+
+
+def toml_decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """`json_decoder` for TOML."""
+    convert = converter(kind)
+    return lambda data: convert(decode_toml(data))
+
+
+def decode_toml(data: bytes) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        msgspec.DecodeError: it is no TOML, or a line of it has more than `_MOST_DOTS` dots: the time that a key takes
+            goes with the square of its parts.
+    """
+    if max(map(_dots, data.split(b"\n"))) > _MOST_DOTS:
+        raise msgspec.DecodeError(f"a line has more than {_MOST_DOTS} dots")
+    return _guarded(lambda text: tomllib.loads(text.decode()), data)
+
+
+def _dots(line: bytes) -> int:
+    return line.count(b".")
+
+
+def _guarded(decode: Callable[[A], T], data: A) -> T:
+    """`decode(data)`, with one type of error for all that can be wrong with the data."""
+    try:
+        return decode(data)
+    except msgspec.DecodeError:
+        raise
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # no UTF-8, no TOML, a number of 5,000 digits
+        raise msgspec.DecodeError(str(error)) from error
