@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+PATIENCE = 900.0
+"""Seconds after which a process or a thread counts as hung: far more than it takes on the slowest, busiest machine."""
+
 
 def lcg(rows: int, cols: int, seed: int) -> np.ndarray:
     """A matrix any language can make: x <- 1103515245 x + 12345 mod 2^31, entries x/2^31 - 1/2, row-major."""

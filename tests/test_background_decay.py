@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import PATIENCE
 from live_models import Decoder, train
 
 from specdiag.optim import AlphaDecay, background
@@ -176,26 +178,62 @@ def test_two_optimizers_and_a_closure():
     assert_alike(runs[0][0], runs[1][0])
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_slow_threads_change_time_alone_and_it_is_said_once(slow, caplog):
-    expected, _ = run(45, every=4)
+@pytest.fixture
+def late(monkeypatch):
+    """Threads that begin with a matrix only when the training waits for it: 20 ms of each step, however busy it is."""
+    waiting = threading.Event()
+    exponent, measure, close = background.exponent_on_cpu, background.Background.measure, background.Background.close
+
+    def awaited(*given):
+        assert waiting.wait(PATIENCE)
+        time.sleep(0.02)
+        return exponent(*given)
+
+    def measured(*given):
+        waiting.set()
+        try:
+            return measure(*given)
+        finally:
+            waiting.clear()
+
+    monkeypatch.setattr(background, "exponent_on_cpu", awaited)
+    monkeypatch.setattr(background.Background, "measure", measured)
+    monkeypatch.setattr(background.Background, "close", lambda own: waiting.set() or close(own))
+
+
+@pytest.mark.usefixtures("one_thread", "late")
+def test_slow_threads_change_time_alone_and_it_is_said_once(caplog):
     model, decay = run(45, every=4, mode="background")
+    expected, _ = run(45, every=4)
     assert_alike(model, expected)
-    assert decay.waited > 45 * 0.02
+    assert decay.waited > 40 * 0.02
     (said,) = [r.message for r in caplog.records if "take longer than forward and backward" in r.message]
     assert "raise every" in said
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_threads_that_keep_up_are_not_waited_for(slow, caplog):
+def test_threads_that_keep_up_are_not_waited_for(slow, caplog, monkeypatch):
+    running, waits, submit, result = [], [], background.SolverThreads.submit, Future.result
+
+    def asked(future, timeout=None):
+        waits.append(not future.done())
+        return result(future, timeout)
+
+    def submitted(threads, task):
+        running.append(submit(threads, task))
+        return running[-1]
+
+    monkeypatch.setattr(background.SolverThreads, "submit", submitted)
+    monkeypatch.setattr(Future, "result", asked)
     _, optimizer, decay = build(every=12, mode="background")
     for step in range(45):
         decay.step(step)
-        before = decay.waited
+        waits.clear()
         optimizer.step()
-        time.sleep(0.04)
+        wait(running)
         decay.step(step + 1)
-        assert decay.waited - before < 0.02
+        assert not any(waits)
+    assert len(running) > 45
     decay.detach()
     assert "take longer" not in caplog.text
 
@@ -235,9 +273,7 @@ def test_detaching_ends_the_threads():
     model, optimizer, decay = build(every=1, mode="background")
     assert len(solving_threads()) >= 1
     train(model, optimizer, 2, decay=decay)
-    started = time.perf_counter()
     decay.detach()
-    assert time.perf_counter() - started < 0.2
     assert not solving_threads()
     train(model, optimizer, 1)
 
@@ -269,6 +305,7 @@ def test_the_interpreter_ends_though_nobody_detached():
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
+from helpers import PATIENCE
 from live_models import Decoder, train
 from specdiag.optim import AlphaDecay
 model = Decoder()
@@ -276,7 +313,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 train(model, optimizer, 2, decay=AlphaDecay(model, optimizer, every=1, mode="background"))
 raise SystemExit(3)
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 3
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 3
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,7 +1,6 @@
 """NormWatch: what it logs against numpy, parts that add up, decay in force, several optimizers, resumes, and its cost."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -358,27 +357,3 @@ def test_of_two_ranks_the_first_one_writes(tmp_path):
     log = load_norm_log(tmp_path / "0")
     assert [s for s, _ in log.series("frobenius_norm")[Q]] == [0, 2, 4]
     assert not (tmp_path / "1").exists()
-
-
-def cost(model, inputs, every=50, rounds=3):
-    """Seconds of a plain step, and of a logged one beyond it, least of a few."""
-    optimizer = adamw(model, lr=1e-4)
-    watch = NormWatch(model, optimizer, every=1)
-
-    def seconds(logs):
-        start = time.perf_counter()
-        model(inputs).loss.backward()
-        if logs:
-            watch.step(0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return time.perf_counter() - start
-
-    seconds(logs=True)
-    plain, seen = (min(seconds(logs) for _ in range(rounds)) for logs in (False, True))
-    return plain, max(0.0, seen - plain), max(0.0, seen - plain) / plain / every
-
-
-def test_cost():
-    plain, more, share = cost(Decoder(layers=4, width=256, mlp=1024), torch.randint(80, (8, 64)))
-    assert share < 0.05, (plain, more)  # measured: see docs/optim.md; loose, for machines are busy

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import PATIENCE
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -24,7 +25,7 @@ def test_notebook_runs(path, minilm, monkeypatch):
     monkeypatch.setenv("SPECDIAG_CHECKPOINT", str(minilm))
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=path.parent)
+    NotebookClient(notebook, timeout=int(PATIENCE), kernel_name="python3").execute(cwd=path.parent)
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
     assert SAYS[path.stem] in printed
     for place in (os.environ["SPECDIAG_CHECKPOINT"], sys.prefix, str(Path.home())):
