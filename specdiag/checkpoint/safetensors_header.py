@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any
 
 import msgspec
 
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
 FIRST_READ = 1 << 18
@@ -29,15 +30,22 @@ _SIZES = {
 }
 """Bits of one value."""
 
-_Natural = Annotated[int, msgspec.Meta(ge=0)]
+_METADATA = "__metadata__"
+_KEYS = (b'"dtype"', b'"shape"', b'"data_offsets"')
+_Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Entry(msgspec.Struct, frozen=True):
     """What the header says of one tensor; the offsets count from the end of the header."""
 
-    dtype: str
-    shape: tuple[_Natural, ...]
+    dtype: Annotated[str, msgspec.Meta(max_length=32)]
+    shape: Annotated[tuple[_Natural, ...], msgspec.Meta(max_length=64)]
     data_offsets: tuple[_Natural, _Natural]
+
+
+_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(Entry)
+_METADATA_DECODER = msgspec.json.Decoder(dict[str, str] | None)
 
 
 def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], bytes]) -> tuple[dict[str, Entry], int]:
@@ -59,47 +67,61 @@ def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], b
         raise _damaged(label, f"a header of {length} bytes in a file of {size}")
     text = head[8 : 8 + length] + (read(len(head), 8 + length) if 8 + length > len(head) else b"")
     try:
-        return _parse(label, text, size - 8 - length), 8 + length
+        return _parse(text, size - 8 - length), 8 + length
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors too
-        raise _damaged(label, str(error)) from error
+        raise _damaged(label, brief(str(error), 500)) from error
 
 
-def _parse(label: str, text: bytes, room: int) -> dict[str, Entry]:
-    content = json.loads(text.decode(), object_pairs_hook=partial(_unique, label))
-    if not isinstance(content, dict):
-        raise ValueError("its header is no JSON object")
-    named: dict[str, Any] = {name.encode().decode(): value for name, value in content.items()}  # no lone surrogates
-    msgspec.convert(named.pop("__metadata__", None), dict[str, str] | None)
-    entries = msgspec.convert(named, dict[str, Entry])
+def _parse(text: bytes, room: int) -> dict[str, Entry]:
+    entries = _entries(text)
     ordered = dict(sorted(entries.items(), key=lambda item: item[1].data_offsets))
     _check_layout(ordered, room)
     return ordered
 
 
+def _entries(text: bytes) -> dict[str, Entry]:
+    """The entries by name, none of them given twice.
+
+    Decoders keep the last of two equal keys. As many entries as there are keys of each kind are all that were written;
+    where the counts differ, or a backslash may hide a key, every object is looked at.
+    """
+    held = _DECODER.decode(text)
+    named = held.keys() - {_METADATA}
+    if b"\\" in text or any(text.count(key) != len(named) for key in _KEYS):
+        json.loads(text, object_pairs_hook=_unique)
+    if _METADATA in held:
+        _METADATA_DECODER.decode(held[_METADATA])
+    return {name: _ENTRY.decode(value) for name, value in held.items() if name != _METADATA}
+
+
 def _check_layout(entries: Mapping[str, Entry], room: int) -> None:
-    """Raise ValueError where data overlap, leave holes, or are not as long as their shapes and the file say."""
+    """Raise ValueError where data overlap, leave holes, or are not as long as their shapes and the file say.
+
+    Of a type that is not known nobody can say how long its values are.
+    """
     at = 0
     for name, entry in entries.items():
         begin, end = entry.data_offsets
         if begin != at or end < begin:
-            raise ValueError(f"the data of {name!r} lie at {begin} to {end}, those before end at {at}")
-        if entry.dtype not in _SIZES:
-            raise ValueError(f"{name!r} is of the unknown type {entry.dtype!r}")
-        n_bits = math.prod(entry.shape) * _SIZES[entry.dtype]
-        if n_bits != 8 * (end - begin) or max(accumulate(entry.shape, mul), default=0) >= 1 << 64:
-            raise ValueError(f"{end - begin} bytes for {name!r}, {entry.dtype} of shape {list(entry.shape)}")
+            raise ValueError(f"the data of {brief(name)!r} lie at {begin} to {end}, those before end at {at}")
+        bits = _SIZES.get(entry.dtype)
+        if bits is not None and (math.prod(entry.shape) * bits != 8 * (end - begin) or _overflows(entry.shape)):
+            shape = brief(str(list(entry.shape)))
+            raise ValueError(f"{end - begin} bytes for {brief(name)!r}, {entry.dtype} of shape {shape}")
         at = end
     if at != room:
         raise ValueError(f"{at} bytes of data are listed and {room} are there")
 
 
-def _unique(label: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SourceError(f"'{label}' is damaged: its header names '{twice}' twice; fetch it again")
-    return result
+def _overflows(shape: tuple[int, ...]) -> bool:
+    """Whether the sizes before a 0 are too many for the number that the safetensors library counts with."""
+    return 0 in shape and max(accumulate(shape, mul)) >= 1 << 64
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    twice = duplicate(name for name, _ in pairs)
+    if twice is not None:
+        raise ValueError(f"its header names {brief(twice)!r} twice")
 
 
 def _damaged(label: str, problem: str) -> SourceError:
