@@ -41,7 +41,7 @@ def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
         Traceback (most recent call last):
         OSError: [Errno 22] it is not a regular file: '/dev/null'
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = _opened(path)
     with os.fdopen(handle, "rb") as file:
         held = os.fstat(handle)
         if stat.S_ISDIR(held.st_mode):
@@ -70,11 +70,19 @@ def read_start(path: str | os.PathLike[str], count: int) -> bytes:
         count: how many bytes at most.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):  # ValueError: a name with a NUL
+        handle = _opened(path)
+    except OSError:
         return b""
     with os.fdopen(handle, "rb") as file:
         return file.read(count) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+
+
+def _opened(path: str | os.PathLike[str]) -> int:
+    """A descriptor of the file, without waiting for the writer of a pipe."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name", os.fspath(path)) from error
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -11,7 +11,7 @@ import hashlib
 import html
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,9 @@ from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
 
 from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.files import json_decoder, read_start, read_whole
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
+from specdiag.saved_spectra import SavedSpectra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
+LIMIT = 1 << 30
+"""Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
 _RANDOMIZED = "[randomized]"
 
-R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class _Schema(msgspec.Struct):
@@ -48,6 +52,10 @@ class _ReportFile(Record, frozen=True, kw_only=True):
     skipped: tuple[Skipped, ...]
     summary: Summary
     provenance: Provenance
+
+
+_read_schema = json_decoder(_Schema)
+_decode_report = json_decoder(_ReportFile)
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +79,7 @@ class SpectralReport:
     summary: Summary
     provenance: Provenance
     complete: bool = True
-    _spectra: Mapping[str, NDArray[np.float64]] | Path | None = field(default=None, repr=False, compare=False)
+    _spectra: Mapping[str, NDArray[np.float64]] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         state = "" if self.complete else ", incomplete"
@@ -113,23 +121,23 @@ class SpectralReport:
 
         Raises:
             UsageError: if the report has no such matrix, was saved without eigenvalues, or did not permute its entries.
+            SourceError: the file with the eigenvalues is damaged, or is another report's.
         """
         wanted = key(name, part)
         if self._spectra is None:
-            raise UsageError(f"{self.source}: this report carries no eigenvalues (saved with --no-spectra)")
-        stored = spectrum_key(wanted, randomized=randomized)
-        try:
-            if isinstance(self._spectra, Path):
-                return _read_eigenvalues(self._spectra, stored)
-            return self._spectra[stored]
-        except KeyError:
-            raise UsageError(self._missing(wanted, randomized=randomized)) from None
+            raise UsageError(f"{self.source}: {self._without_spectra()}")
+        values = self._spectra.get(spectrum_key(wanted, randomized=randomized))
+        if values is None or not values.size:
+            raise UsageError(self._missing(wanted, randomized=randomized))
+        return values
 
     def in_memory(self) -> SpectralReport:
-        """The same with its eigenvalues read: their file may go."""
-        from safetensors.numpy import load_file
+        """The same with its eigenvalues read: their file may go.
 
-        return replace(self, _spectra=load_file(self._spectra)) if isinstance(self._spectra, Path) else self
+        Raises:
+            SourceError: the file with the eigenvalues is damaged, or is another report's.
+        """
+        return self if self._spectra is None else replace(self, _spectra=dict(self._spectra))
 
     def save(self, path: str | os.PathLike[str], *, spectra: bool = True) -> Path:
         """Write `path` and, unless `spectra` is False, the eigenvalues beside it. Both appear whole or not at all.
@@ -137,16 +145,16 @@ class SpectralReport:
         Args:
             path: a `.json` file.
             spectra: write `X.spectra.safetensors` beside `X.json`.
+
+        Raises:
+            SourceError: the eigenvalues come from a file that is damaged, or is another report's.
         """
         from safetensors.numpy import save
 
         path = Path(path)
         digest = None
         if spectra and self._spectra is not None:
-            if isinstance(self._spectra, Path):
-                data = self._spectra.read_bytes()
-            else:
-                data = save({k: v for k, v in self._spectra.items() if v.size})
+            data = save({k: v for k, v in self._spectra.items() if v.size})
             digest = hashlib.sha256(data).hexdigest()
             write_atomically(_spectra_path(path), data)
         report = replace(self, provenance=replace_record(self.provenance, spectra_digest=digest))
@@ -170,11 +178,18 @@ class SpectralReport:
             )
         )
 
+    def _without_spectra(self) -> str:
+        if self.provenance.spectra_digest is None:
+            return "this report carries no eigenvalues (saved with --no-spectra)"
+        return "the file with the eigenvalues of this report is missing: copy X.spectra.safetensors beside X.json"
+
     def _missing(self, wanted: str, *, randomized: bool) -> str:
-        record = next((r for r in self.records if r.key == wanted), None) if randomized else None
+        record = next((r for r in self.records if r.key == wanted), None)
         if record is None:
             example = self.records[0].key if self.records else ""
             return f"the report has no matrix '{wanted}'; its names look like '{example}'"
+        if not randomized:
+            return f"{self.source}: '{wanted}' has no eigenvalues: its status is {record.status}"
         if not self.settings.randomize:
             why = "analyze with --randomize (randomize=True)"
         elif record.rand_spectral_norm is None:
@@ -215,9 +230,8 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         SourceError: if the file is missing, is no specdiag report, or is of a newer schema.
     """
     path = Path(path)
-    content = read_record(path, _ReportFile, SCHEMA, "specdiag report", "specdiag analyze")
-    beside = _spectra_path(path)
-    spectra = beside if content.provenance.spectra_digest and beside.is_file() else None
+    content = read_record(path, _decode_report, SCHEMA, "specdiag report", "make one with 'specdiag analyze'")
+    beside, digest = _spectra_path(path), content.provenance.spectra_digest
     return SpectralReport(
         source=content.source,
         settings=content.settings,
@@ -226,35 +240,37 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         summary=content.summary,
         provenance=content.provenance,
         complete=content.complete,
-        _spectra=spectra,
+        _spectra=_saved_spectra(beside, digest, content.records) if digest and os.path.lexists(beside) else None,
     )
 
 
-def read_record(path: Path, kind: type[R], newest: int, what: str, command: str) -> R:
+def read_record(path: Path, decode: Callable[[bytes], T], newest: int, what: str, advice: str) -> T:
     """Read the record that a JSON file is.
 
     Args:
         path: the file.
-        kind: what it holds, with a `schema`.
+        decode: of `json_decoder`; what it returns has a `schema`.
         newest: the newest schema that is understood.
         what: its name in messages.
-        command: what makes one.
+        advice: what to do where it is damaged.
 
     Raises:
         SourceError: the file is missing, is no such record, or is of a newer schema.
     """
     try:
-        data = path.read_bytes()
-        schema = msgspec.json.decode(data, type=_Schema).schema
+        data = read_whole(path, LIMIT)
+        schema = _read_schema(data).schema
         if schema > newest:
             raise SourceError(
-                f"{path} is a {what} of schema {schema}; this specdiag reads up to {newest}: upgrade specdiag"
+                f"{path} is a {what} of schema {schema:.6g}; this specdiag reads up to {newest}: upgrade specdiag"
             )
-        return msgspec.json.decode(data, type=kind)
+        if schema < 1:
+            raise msgspec.DecodeError(f"its schema is {schema:.6g}")
+        return decode(data)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no {what} ({error}); make one with '{command}'") from error
+        raise SourceError(f"{path} is no {what} ({error}); {advice}") from error
 
 
 def spectrum_key(name: str, *, randomized: bool = False) -> str:
@@ -269,11 +285,7 @@ def spectrum_key(name: str, *, randomized: bool = False) -> str:
 
 def is_report(path: Path) -> bool:
     """Whether a file is a saved report: JSON that opens with its schema."""
-    try:
-        with path.open("rb") as file:
-            return file.read(16).startswith(b'{"schema":')
-    except OSError:
-        return False
+    return read_start(path, 16).startswith(b'{"schema":')
 
 
 def check_writable(path: Path) -> None:
@@ -322,13 +334,11 @@ def _spectra_path(path: Path) -> Path:
     return path.with_suffix(".spectra.safetensors")
 
 
-def _read_eigenvalues(path: Path, name: str) -> NDArray[np.float64]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        if name not in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            raise KeyError(name)
-        return file.get_tensor(name)
+def _saved_spectra(path: Path, digest: str, records: Iterable[ModuleRecord]) -> SavedSpectra:
+    records = [record for record in records if record.n_eigenvalues]
+    sizes = {spectrum_key(r.key): r.n_eigenvalues for r in records}
+    permuted = {spectrum_key(r.key, randomized=True): r.n_eigenvalues for r in records}
+    return SavedSpectra(path, digest, sizes, permuted)
 
 
 def _cell(value: object) -> str:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import resource
@@ -25,6 +26,13 @@ def report():
         "model.norm.weight": torch.ones(64),
     }
     return specdiag.analyze(state, device="cpu")
+
+
+def seal(path, spectra):
+    """Write the digest of this spectra file into a report."""
+    content = json.loads(path.read_text())
+    content["provenance"]["spectra_digest"] = hashlib.sha256(spectra.read_bytes()).hexdigest()
+    path.write_text(json.dumps(content, separators=(",", ":")))
 
 
 def test_round_trip(report, tmp_path):
@@ -102,7 +110,9 @@ def test_randomized_eigenvalues_stand_beside(tmp_path):
 def test_a_report_of_before_randomized_eigenvalues_were_kept(tmp_path):
     report = specdiag.analyze({"x.weight": torch.from_numpy(lcg(64, 64, 1))}, device="cpu", randomize=True)
     path = report.save(tmp_path / "a.json")
-    save_file({"x.weight": report.eigenvalues("x.weight")}, tmp_path / "a.spectra.safetensors")
+    spectra = tmp_path / "a.spectra.safetensors"
+    save_file({"x.weight": report.eigenvalues("x.weight")}, spectra)
+    seal(path, spectra)
     again = load_report(path)
     assert again.records == report.records
     assert np.array_equal(again.eigenvalues("x.weight"), report.eigenvalues("x.weight"))

@@ -12,6 +12,7 @@ from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import Verdict
 from specdiag.decay.scheduled import DecaySchedule
 from specdiag.errors import UsageError
+from specdiag.files import json_decoder
 from specdiag.records import Family, Record, Role, Source
 
 if TYPE_CHECKING:
@@ -177,6 +178,9 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         apply(self, optimizer, model)
 
 
+_decode_plan = json_decoder(DecayPlan)
+
+
 def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """Read a saved plan.
 
@@ -185,4 +189,4 @@ def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """
     from specdiag.report import read_record
 
-    return read_record(Path(path), DecayPlan, SCHEMA, "decay plan", "specdiag recommend -o")
+    return read_record(Path(path), _decode_plan, SCHEMA, "decay plan", "make one with 'specdiag recommend -o'")
