@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -41,13 +41,8 @@ def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
         Traceback (most recent call last):
         OSError: [Errno 22] it is not a regular file: '/dev/null'
     """
-    handle = _opened(path)
-    with os.fdopen(handle, "rb") as file:
-        held = os.fstat(handle)
-        if stat.S_ISDIR(held.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        if not stat.S_ISREG(held.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+    with _opened(path) as file:
+        held = os.fstat(file.fileno())
         if held.st_size > limit:
             size = f"it has {held.st_size / 2**20:.0f} MiB, and at most {limit / 2**20:.0f} MiB are read"
             raise OSError(errno.EFBIG, size, os.fspath(path))
@@ -70,19 +65,25 @@ def read_start(path: str | os.PathLike[str], count: int) -> bytes:
         count: how many bytes at most.
     """
     try:
-        handle = _opened(path)
+        with _opened(path) as file:
+            return file.read(count)
     except OSError:
         return b""
-    with os.fdopen(handle, "rb") as file:
-        return file.read(count) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
 
 
-def _opened(path: str | os.PathLike[str]) -> int:
-    """A descriptor of the file, without waiting for the writer of a pipe."""
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened without waiting for the writer of a pipe; anything else is an OSError."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL or half of a surrogate pair
         raise OSError(errno.EINVAL, "no file can have this name", os.fspath(path)) from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
