@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from specdiag.architecture.rules import BUILTIN, Context
 
+_LONGEST_INDEX = 9  # digits
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
@@ -45,12 +47,37 @@ class Name:
     cross: bool
 
 
-def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
+class Neighbours:
+    """What lies below each module path of a checkpoint."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = sorted(names)
+        self._below: dict[str, frozenset[str]] = {}
+
+    def below(self, path: str) -> frozenset[str]:
+        """The names of the modules and parameters right below a path."""
+        if path not in self._below:
+            start = f"{path}." if path else ""
+            self._below[path] = frozenset(name[len(start) :].partition(".")[0] for name in self._starting(start))
+        return self._below[path]
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a module."""
+        return next(self._starting(f"{path}."), None) is not None
+
+    def _starting(self, start: str) -> Iterator[str]:
+        for place in range(bisect_left(self._names, start), len(self._names)):
+            if not self._names[place].startswith(start):
+                return
+            yield self._names[place]
+
+
+def parse(name: str, beside: Neighbours) -> Name:
     """Take a full name apart.
 
     Args:
         name: the name of a tensor.
-        below: what lies below every module path, from `children`.
+        beside: what lies in the same checkpoint.
     """
     module = name.split(".")
     if module[-1] in ("weight", "weight_v"):
@@ -59,12 +86,12 @@ def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
         module = module[:-3]
     while _is_wrapped(module):
         module = module[:-1]
-    sequence = int(module[-1]) if module[-1:] and module[-1].isdigit() else None
-    last = max((i for i, segment in enumerate(module) if not segment.isdigit()), default=0)
+    sequence = int(module[-1]) if module[-1:] and is_index(module[-1]) else None
+    last = max((i for i, segment in enumerate(module) if not is_index(segment)), default=0)
     above = module[:last]
     stack, block, indices = _blocks(above)
     return Name(
-        path=".".join("#" if segment.isdigit() else segment for segment in module),
+        path=".".join("#" if is_index(segment) else segment for segment in module),
         parent=".".join(above),
         context=_innermost(above) or ("block" if indices else ""),
         stack=stack,
@@ -73,30 +100,25 @@ def parse(name: str, below: Mapping[str, frozenset[str]]) -> Name:
         sequence=sequence,
         component=_first_label(stack.split(".") if indices else above, "component"),
         side=_first_label(stack.split(".") if indices else above, "side"),
-        cross=_is_cross(module[: last + 1], below),
+        cross=_is_cross(module[: last + 1], beside),
     )
 
 
 def numbered(name: str) -> str:
     """A full name with every index written `#`."""
-    return ".".join("#" if segment.isdigit() else segment for segment in name.split("."))
+    return ".".join("#" if is_index(segment) else segment for segment in name.split("."))
 
 
-def children(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """For every module path the names of the modules and parameters right below it."""
-    found: dict[str, set[str]] = {}
-    for name in names:
-        segments = name.split(".")
-        for depth, segment in enumerate(segments):
-            found.setdefault(".".join(segments[:depth]), set()).add(segment)
-    return {parent: frozenset(below) for parent, below in found.items()}
+def is_index(segment: str) -> bool:
+    """Whether a segment is a number: ASCII digits, and no more of them than a list of modules can need."""
+    return len(segment) <= _LONGEST_INDEX and segment.isascii() and segment.isdigit()
 
 
 def _is_wrapped(module: list[str]) -> bool:
     """Whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
     if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
         return False
-    if module[-2].isdigit() and _is_stack(module, len(module) - 3):
+    if is_index(module[-2]) and _is_stack(module, len(module) - 3):
         return False
     wrapped, within = segment_context(module[-2]), segment_context(module[-3])
     return wrapped is None or wrapped.weak or (within is not None and within.name in _SUBLAYERS)
@@ -117,7 +139,7 @@ def _innermost(above: list[str]) -> str:
 
 def _is_stack(segments: list[str], i: int) -> bool:
     """Whether segment i is a list of blocks, which does not say what they hold: cross_attn_layers.3.mlp."""
-    if not segments[i + 1 : i + 2] or not segments[i + 1].isdigit():
+    if not segments[i + 1 : i + 2] or not is_index(segments[i + 1]):
         return False
     context = segment_context(segments[i])
     return context is None or (context.name in _SUBLAYERS and _BLOCKS.search(snake(segments[i])) is not None)
@@ -143,12 +165,12 @@ def _is_sublayer(above: list[str], i: int) -> bool:
     return above[i] == "layer" and above[max(i - 2, 0)] == "block"
 
 
-def _is_cross(path: list[str], below: Mapping[str, frozenset[str]]) -> bool:
+def _is_cross(path: list[str], beside: Neighbours) -> bool:
     """Whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
     for i in range(len(path) - 1, -1, -1):
         if _CROSS.search(path[i]):
             return True
-        if path[i] == "multihead_attn" and "self_attn" in below[".".join(path[:i])]:
+        if path[i] == "multihead_attn" and beside.has(".".join((*path[:i], "self_attn"))):
             return True
         if "self" in snake(path[i]).split("_")[:-1]:
             return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from specdiag.architecture import config as settings
 from specdiag.architecture import fused, places
-from specdiag.architecture.names import Name, children, numbered, parse
+from specdiag.architecture.names import Name, Neighbours, numbered, parse
 from specdiag.architecture.rules import Fused, Rule, find_rule
 from specdiag.records import Role
 
@@ -57,9 +57,9 @@ def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[
         beside: every tensor of the checkpoint by name.
         config: config.json, empty without one.
     """
-    below = children(beside)
-    names = {name: parse(name, below) for name in shapes}
-    rules = _by_shape(shapes, names, _by_name(shapes, names, below, config))
+    neighbours = Neighbours(beside)
+    names = {name: parse(name, neighbours) for name in shapes}
+    rules = _by_shape(shapes, names, _by_name(shapes, names, neighbours, config))
     return Survey(
         shapes=shapes,
         names=names,
@@ -75,7 +75,7 @@ def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[
 def _by_name(
     shapes: dict[str, Shape],
     names: dict[str, Name],
-    below: Mapping[str, frozenset[str]],
+    beside: Neighbours,
     config: Mapping[str, Any],
 ) -> dict[str, Rule | None]:
     vocabulary = settings.number(settings.speaking_of(config, "text"), ("vocab_size",)) or max(
@@ -86,7 +86,7 @@ def _by_name(
         name: find_rule(
             names[name].path,
             names[name].context,
-            below[names[name].parent],
+            beside.below(names[name].parent),
             ends.get(name),
             shape[0] == vocabulary and shape[0] > shape[1],
         )

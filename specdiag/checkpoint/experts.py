@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from specdiag.architecture.roles import Part
 from specdiag.errors import UsageError
 
-_STACKED = re.compile(r"expert=(\d+)")
-_ALONE = re.compile(r"\bexperts\.(\d+)\.")
+_STACKED = re.compile(r"expert=([0-9]+)")
+_ALONE = re.compile(r"\bexperts\.([0-9]{1,9})\.")
 
 Parts = dict[str, tuple[Part, ...]]
 

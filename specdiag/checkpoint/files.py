@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from specdiag.checkpoint.listing import Listing, list_file
+from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
+from specdiag.files import read_whole
 
 
 class Files(Protocol):
@@ -31,6 +33,14 @@ class Files(Protocol):
         ...
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of that name, which may be one that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
+
+
 def _nothing(names: Sequence[str]) -> None:
     """A local directory has its files already."""
 
@@ -49,7 +59,7 @@ class LocalFiles:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file; of those to be downloaded, whether it is there already."""
-        return (self.root / name).exists()
+        return exists(self.root / name)
 
     def read(self, name: str, label: str) -> bytes:
         """All of a small file.
@@ -58,9 +68,9 @@ class LocalFiles:
             SourceError: it cannot be read.
         """
         try:
-            return (self.root / name).read_bytes()
+            return read_whole(self.root / name)
         except OSError as error:
-            raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+            raise SourceError(f"'{brief(label)}' cannot be read: {error.strerror}") from error
 
     def list(self, name: str, label: str) -> Listing:
         """What a file of weights holds. Errors as of `list_file`."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.choice import refuse_foreign
-from specdiag.checkpoint.files import Files, LocalFiles
-from specdiag.checkpoint.shards import parse_json
+from specdiag.checkpoint.files import Files, LocalFiles, exists
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.shards import parse_json, stays_inside
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
 from specdiag.records import Source
@@ -56,13 +57,18 @@ class Folder:
         return parse_json(self.files.read(name, label or name), label or name)
 
     def config(self, weights: str) -> tuple[dict[str, Any], list[str]]:
-        """The config.json beside a file of weights, empty without one, and a note where it cannot be used."""
+        """The config.json beside a file of weights, empty without one, and a note where it is damaged.
+
+        Raises:
+            SourceError: it cannot be read at all.
+        """
         name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")
         if name not in self.names:
             return {}, []
-        self.files.fetch([name])  # outside: that the hub cannot be reached is no damaged file
+        self.files.fetch([name])
+        data = self.files.read(name, self.label(name))
         try:
-            return self.json(name), []
+            return parse_json(data, name), []
         except SourceError as error:
             return {}, [f"Went on without a configuration: {error}."]
 
@@ -98,7 +104,20 @@ def _hub(location: Location) -> Folder:
         refuse_foreign(files, source.location)
         hub.download(snapshot, files)
 
-    return Folder(source, snapshot.names, LocalFiles(snapshot.folder, fetch))
+    return Folder(source, checked_names(snapshot.names, source.location), LocalFiles(snapshot.folder, fetch))
+
+
+def checked_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """The names of a listing, which all lie inside the repository.
+
+    Raises:
+        SourceError: one does not.
+    """
+    listed = tuple(names)
+    odd = next((name for name in listed if not stays_inside(name)), None)
+    if odd is not None:
+        raise SourceError(f"{where} lists a file outside itself, or under no possible name: {brief(odd)!r}")
+    return listed
 
 
 def _streamed(location: Location) -> Folder:
@@ -107,12 +126,12 @@ def _streamed(location: Location) -> Folder:
     assert location.repo is not None
     files = list_repository(location.repo, location.revision)
     source = Source(kind="hub", location=location.repo, revision=location.revision, commit=files.commit)
-    return Folder(source, tuple(files.sizes), files)
+    return Folder(source, checked_names(files.sizes, source.location), files)
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:
     """Files at the top, one level below, and where `pick` points: a source may be a whole disk."""
-    picked = [path for path in (root / (pick or "."),) if path.exists()]
+    picked = [path for path in (root / (pick or "."),) if exists(path)]
     try:
         seen = [*root.iterdir(), *picked]
         readable = [path for path in seen if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]

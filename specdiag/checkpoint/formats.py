@@ -36,9 +36,9 @@ def recognise(path: Path, label: str) -> Format:
     Raises:
         SourceError: it cannot be read, is empty, or is something else, which is named.
     """
-    if path.exists() and not path.is_file():  # a pipe would block, a device would never end
-        raise SourceError(f"'{label}' is not a regular file")
     try:
+        if path.exists() and not path.is_file():  # a pipe would block, a device would never end
+            raise SourceError(f"'{label}' is not a regular file")
         with path.open("rb") as file:
             head = file.read(N_PROBE)
     except OSError as error:

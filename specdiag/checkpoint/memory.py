@@ -12,6 +12,7 @@ from torch import nn
 from specdiag.checkpoint.adapters.adapter import read_adapter
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.rows import update_rows
+from specdiag.checkpoint.long_names import leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint
@@ -52,7 +53,7 @@ def from_state_dict(
     # A state dict may hold anything at run time: modules add their extra state to it.
     held: dict[str, Any] = dict(tensors)
     stored = list_tensors({name: value for name, value in held.items() if isinstance(value, torch.Tensor)}, location)
-    stored, notes = unwrap(stored, location)
+    stored, notes = unwrap(leave_out_long(stored), location)
     settings = dict(config or {})
     stored, said = dequantise(stored, settings)
     source = Source(kind="memory", location=location)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, cast
 
+from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
+
+_LONGEST_SEGMENT = 255  # bytes, of what file systems take
 
 
 def read_index(content: Mapping[str, Any], index: str) -> dict[str, str]:
@@ -27,10 +30,27 @@ def read_index(content: Mapping[str, Any], index: str) -> dict[str, str]:
         raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
     weight_map = cast("dict[str, Any]", entries)
     folder = PurePosixPath(index).parent
+    placed: dict[str, str] = {}
     for file in weight_map.values():
-        if not isinstance(file, str) or not file or PurePosixPath(file).is_absolute() or ".." in file.split("/"):
-            raise SourceError(f"'{index}' is damaged: it names the file {file!r} outside its own folder")
-    return {name: str(folder / file) for name, file in weight_map.items()}
+        if not isinstance(file, str) or not (file in placed or stays_inside(file)):
+            raise SourceError(
+                f"'{index}' is damaged: it names {brief(repr(file))}, no file inside its own folder; fetch it again"
+            )
+        placed.setdefault(file, str(folder / file))
+    return {name: placed[file] for name, file in weight_map.items()}
+
+
+def stays_inside(file: str) -> bool:
+    """Whether a relative name can be that of a file in the folder that lists it, or below."""
+    segments = file.split("/")
+    return (
+        bool(file)
+        and len(file) <= LONGEST
+        and "\0" not in file
+        and not PurePosixPath(file).is_absolute()
+        and ".." not in segments
+        and all(len(segment.encode(errors="surrogatepass")) <= _LONGEST_SEGMENT for segment in segments)
+    )
 
 
 def parse_json(data: bytes, label: str) -> dict[str, Any]:
@@ -42,7 +62,7 @@ def parse_json(data: bytes, label: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"'{label}' is damaged, not JSON ({error}): fetch it again") from error
+        raise SourceError(f"'{label}' is damaged, not JSON ({brief(str(error), 500)}): fetch it again") from error
     if not isinstance(content, dict):
         raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
     return cast("dict[str, Any]", content)
@@ -57,7 +77,7 @@ def require_distinct(tensors: Sequence[StoredTensor], where: str) -> None:
     twice = duplicate(tensor.name for tensor in tensors)
     if twice is not None:
         holders = " and ".join(tensor.file for tensor in tensors if tensor.name == twice)
-        raise SourceError(f"{where} holds '{twice}' twice, in {holders}: these are not one checkpoint")
+        raise SourceError(f"{where} holds '{brief(twice)}' twice, in {holders}: these are not one checkpoint")
 
 
 def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[StoredTensor]) -> list[str]:
@@ -78,10 +98,10 @@ def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[Sto
     absent = [name for name, file in weight_map.items() if (name, file) not in held]
     if absent:
         raise SourceError(
-            f"'{weight_map[absent[0]]}' lacks '{absent[0]}', which '{index}' lists"
+            f"'{weight_map[absent[0]]}' lacks '{brief(absent[0])}', which '{index}' lists"
             + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
             + ": index and shards belong to different versions; fetch them again"
         )
     extra = [tensor.name for tensor in tensors if tensor.name not in weight_map]
     more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-    return [f"{index} does not list {extra[0]}{more}, which its shards hold."] if extra else []
+    return [f"{index} does not list {brief(extra[0])}{more}, which its shards hold."] if extra else []

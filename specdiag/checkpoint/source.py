@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from specdiag.checkpoint.files import exists
 from specdiag.errors import SourceError, UsageError
 
 _PATH_LIKE = re.compile(r"[./~\\].*|.*[/\\]|.*\.(safetensors|bin|pth?|ckpt|gguf|json)", re.DOTALL)
@@ -49,7 +50,7 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         SourceError: it is neither a path that exists nor what the hub would call a model.
     """
     text = os.fspath(location)
-    path = Path(text).expanduser()
+    path = _expanded(text)
     if text and os.path.lexists(path):
         return _local(path, revision, file)
     text = _CREDENTIALS.sub(r"\1", text)
@@ -66,10 +67,17 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
     return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)
 
 
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"no such file or directory: '{text}', for there is no such user here") from error
+
+
 def _local(path: Path, revision: str | None, file: str | None) -> Location:
     if revision:
         raise UsageError(f"--revision {revision} is for models on the hub, and '{path}' is a local path")
-    if not path.exists():
+    if not exists(path):
         raise SourceError(f"'{path}' is a link to '{path.readlink()}', which does not exist")
     if file and not path.is_dir():
         raise UsageError(f"--file {file} picks within a directory or repository, and '{path}' is a file")
