@@ -62,10 +62,10 @@ _METHODS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 """Methods whose tensors are not the factors of one product."""
 
 _PEFT_METHODS = re.compile(
-    r".*\.(?P<method>adamss|beft|bone|c3a|deft|delora|fourierft|frod|glora|gralora|hira|hra|lily|ln_tuning|miss|osf|peanut"
-    r"|poly|psoft|pvera|randlora|road|shadow|shira|supertuning|tinylora|unilora|vblora|waveft)_\w+(\.[^.]+)*"
+    r"(?P<method>adamss|beft|bone|c3a|deft|delora|fourierft|frod|glora|gralora|hira|hra|lily|ln_tuning|miss|osf|peanut"
+    r"|poly|psoft|pvera|randlora|road|shadow|shira|supertuning|tinylora|unilora|vblora|waveft)_\w+"
 )
-"""The rest of PEFT's methods, whose words are too common to tell anything without its prefix."""
+"""Segments of the rest of PEFT's methods, whose words are too common to tell anything without its prefix."""
 
 _PREFIX = "base_model.model."
 _HINT = re.compile(r"lora|ia3_l|hada_|lokr_|oft_|vera_|prompt_embeddings|adaption_|^base_model\.")
@@ -121,8 +121,9 @@ def take_apart(full_name: str) -> Piece:
     if what is not None:
         return Piece(name, "other", what=what)
     method = _named(_METHODS, name)
-    if method is None and name != full_name and (match := _PEFT_METHODS.fullmatch(name)):
-        method = match["method"]
+    if method is None and name != full_name:
+        inner = (_PEFT_METHODS.fullmatch(segment) for segment in reversed(name.split(".")[1:]))
+        method = next((match["method"] for match in inner if match is not None), None)
     return _full_weight(name) if method is None else Piece(name, "method", what=method)
 
 
