@@ -13,7 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from specdiag.errors import UsageError
+from specdiag.files import read_whole, toml_decoder
 from specdiag.records import FAMILIES, ROLES, Family, Role
+
+LIMIT = 1 << 20
+"""Bytes of the largest role map that is read."""
 
 FAMILY: dict[Role, Family] = {
     "q": "attention", "k": "attention", "v": "attention", "kv": "attention", "o": "attention",
@@ -159,11 +163,12 @@ class RoleMap(Struct, frozen=True, forbid_unknown_fields=True):
     rule: tuple[MapRule, ...]
 
 
+_decode_role_map = toml_decoder(RoleMap)
 _T = TypeVar("_T")
 
 
 def _load(file: str, kind: type[_T]) -> _T:
-    return msgspec.toml.decode((files("specdiag.architecture") / "data" / file).read_bytes(), type=kind)
+    return toml_decoder(kind)((files("specdiag.architecture") / "data" / file).read_bytes())
 
 
 BUILTIN = _load("rules.toml", Rules)
@@ -214,7 +219,7 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
         UsageError: the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.
     """
     try:
-        rules = msgspec.toml.decode(path.read_bytes(), type=RoleMap).rule
+        rules = _decode_role_map(read_whole(path, LIMIT)).rule
     except OSError as error:
         raise UsageError(f"The role map {path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
@@ -16,6 +15,10 @@ from msgspec.structs import asdict, replace
 
 from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
 from specdiag.errors import UsageError
+from specdiag.files import converter, decode_toml, read_whole, toml_decoder
+
+LIMIT = 1 << 20
+"""Bytes of the largest file of thresholds that is read."""
 
 Need = Literal["report", "checkpoint", "randomize", "baseline", "decay"]
 
@@ -64,6 +67,10 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     check: tuple[Check, ...]
 
 
+_decode_file = toml_decoder(_File)
+_to_override = converter(Override)
+
+
 class Observation(NamedTuple):
     """What a check measured somewhere; the thresholds say whether it is a finding."""
 
@@ -78,7 +85,7 @@ class Observation(NamedTuple):
 def default_checks() -> dict[str, Check]:
     """The checks as they are shipped, by id, in the order of the table."""
     data = (files("specdiag.auditing") / "checks.toml").read_bytes()
-    return {check.id: check for check in msgspec.toml.decode(data, type=_File).check}
+    return {check.id: check for check in _decode_file(data).check}
 
 
 def load_checks(overrides: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Check]:
@@ -155,10 +162,10 @@ def _read(overrides: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, M
         return "thresholds", overrides
     named = os.fspath(overrides)
     try:
-        return named, cast("dict[str, Any]", msgspec.toml.decode(Path(overrides).read_bytes()))
+        return named, decode_toml(read_whole(overrides, LIMIT))
     except OSError as error:
         raise UsageError(f"the thresholds in {named} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise UsageError(f"{named} is no TOML: {error}") from error
 
 
@@ -168,8 +175,8 @@ def _changed(check: Check, table: Any, named: str) -> Check:
     if unknown:
         raise UsageError(f"{named}: '{check.id}' has no '{unknown[0]}' to change; it has {', '.join(allowed)}")
     try:
-        override = msgspec.convert(table, Override)
-    except msgspec.ValidationError as error:
+        override = _to_override(table)
+    except msgspec.DecodeError as error:
         raise UsageError(
             f"{named}: '{check.id}' is not understood ({error}); write [{check.id}] with any of {', '.join(allowed)}; "
             f"severities are {', '.join(SEVERITIES)}"

@@ -18,6 +18,7 @@ from typing import Any, cast
 from msgspec import field
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import read_whole
 from specdiag.records import Record
 
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin")
@@ -27,6 +28,7 @@ _ARGUMENTS = "training_args.bin"
 _CHECKPOINTS = (".pt", ".pth", ".ckpt")
 _HOLDERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
 _STEPS = ("global_step", "iter_num", "iteration", "step")
+_MOST_STEPS = 10**15
 _ARGUMENT_TYPES = {
     "transformers.training_args": ("TrainingArguments", "OptimizerNames"),
     "transformers.trainer_utils": ("SaveStrategy", "IntervalStrategy", "SchedulerType", "HubStrategy"),
@@ -127,9 +129,11 @@ def _read_trainer(folder: Path, found: _Found) -> None:
 
 def _read_state(path: Path, found: _Found) -> None:
     try:
-        state = _mapping(json.loads(path.read_bytes()), path)
-    except (ValueError, RecursionError, OSError) as error:
+        state = _mapping(json.loads(read_whole(path)), path)
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"'{path}' is not a readable JSON file ({error}): copy the checkpoint again") from error
+    except OSError as error:
+        raise SourceError(f"'{path}' cannot be read: {error.strerror}") from error
     found.say("steps_done", _count(state, "global_step", path), path)
     found.say("steps_total", _count(state, "max_steps", path) or None, path)
     history = state.get("log_history")
@@ -255,9 +259,12 @@ def _number(value: Any, path: Path) -> float:
     item = getattr(value, "item", None)  # torch keeps a capturable optimizer's lr in a tensor of one element
     if item is not None and getattr(value, "numel", lambda: 1)() == 1:
         value = item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise SourceError(f"'{path}' has {value!r:.40} for a decay or an lr: give --weight-decay and --lr instead")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= float(value) < math.inf:
+            return float(value)
+    except OverflowError:  # an integer of 400 digits
+        pass
+    raise SourceError(f"'{path}' has {_shown(value)} for a decay or an lr: give --weight-decay and --lr instead")
 
 
 def _optional(value: Any, path: Path) -> float | None:
@@ -273,11 +280,19 @@ def _largest(values: set[float] | list[float]) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_STEPS else None
+
+
+def _shown(value: Any) -> str:
+    """The value in few characters, whatever it is."""
+    try:
+        return f"{value!r:.40}"
+    except ValueError:  # Python writes no integer of 5,000 digits
+        return "a huge number"
 
 
 def _count(content: Mapping[Any, Any], name: str, path: Path) -> int | None:
     value = content.get(name)
     if value is not None and value != -1 and _whole(value) is None:  # -1: not set
-        raise SourceError(f"'{path}' has {value!r:.40} for {name}, not a number of steps: give --steps-left instead")
+        raise SourceError(f"'{path}' has {_shown(value)} for {name}, not a number of steps: give --steps-left instead")
     return _whole(value)

@@ -11,6 +11,7 @@ import msgspec
 
 from specdiag.dynamics.updates import Optimizer
 from specdiag.errors import SourceError
+from specdiag.files import json_decoder
 from specdiag.metric_log import LOG_NAME, LogEntry, latest, read_log
 from specdiag.records import Record, Source
 from specdiag.trajectories.entries import tracked
@@ -44,6 +45,9 @@ class Watched(Record, frozen=True, kw_only=True):
     schema: int = SCHEMA
     every: int
     modules: tuple[NormedModule, ...]
+
+
+_decode = json_decoder(Watched)
 
 
 class NormLog(Record, frozen=True, kw_only=True):
@@ -91,13 +95,12 @@ def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
     Raises:
         SourceError: there is none, or it is damaged.
     """
+    from specdiag.report import read_record
+
     folder = _folder(Path(path))
     if folder is None:
         raise SourceError(f"{path} holds no norms: log them with specdiag.optim.NormWatch")
-    try:
-        watched = msgspec.json.decode((folder / MODULES_NAME).read_bytes(), type=Watched)
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{folder / MODULES_NAME} is damaged ({error})") from error
+    watched = read_record(folder / MODULES_NAME, _decode, SCHEMA, "list of watched modules", "copy the run again")
     run = folder.parent if folder.name == NORMS_NAME else folder
     rows = tuple(latest(read_log(folder / LOG_NAME)))
     if not rows:

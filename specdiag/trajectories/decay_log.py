@@ -9,7 +9,8 @@ from pathlib import Path
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError
-from specdiag.metric_log import LOG_NAME, latest, read_log
+from specdiag.files import is_regular, read_whole
+from specdiag.metric_log import LIMIT, LOG_NAME, latest, read_log
 from specdiag.records import Family, Role
 from specdiag.trajectories.steps import find_steps
 
@@ -36,9 +37,18 @@ class DecayLog:
 
 
 def has_decay_log(source: str | os.PathLike[str]) -> bool:
-    """Whether this is the folder of a run that logged its decays."""
+    """Whether this is the folder of a run that logged its decays.
+
+    Raises:
+        SourceError: its log cannot be read.
+    """
     path = Path(source) / LOG_NAME
-    return path.is_file() and f'"{_DECAY}"'.encode() in path.read_bytes()
+    if not is_regular(path):
+        return False
+    try:
+        return f'"{_DECAY}"'.encode() in read_whole(path, LIMIT)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
 
 
 def load_decay_log(run: str | os.PathLike[str]) -> DecayLog:

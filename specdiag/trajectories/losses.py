@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from specdiag.files import read_whole
+
 _STATE = "trainer_state.json"
 
 
@@ -38,7 +40,7 @@ def read_losses(checkpoint: Path, step: int) -> Losses:
 
 def _history(path: Path) -> list[Mapping[str, Any]]:
     try:
-        state = json.loads(path.read_bytes())
+        state = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return []
     history = cast("Mapping[str, Any]", state).get("log_history") if isinstance(state, dict) else None
@@ -53,7 +55,7 @@ def _last(history: list[Mapping[str, Any]], name: str, step: int) -> tuple[float
         for entry in history
         if (value := _number(entry.get(name))) is not None
         and (at := _number(entry.get("step"))) is not None
-        and at <= step
+        and 0 <= at <= step
     ]
     if not found:
         return None, None
@@ -62,4 +64,9 @@ def _last(history: list[Mapping[str, Any]], name: str, step: int) -> tuple[float
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of 400 digits
+        return None

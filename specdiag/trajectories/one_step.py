@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+from specdiag.files import json_decoder
 from specdiag.records import Record
 from specdiag.report import SpectralReport, load_report
 from specdiag.trajectories.recorder import analysed
@@ -26,6 +27,9 @@ class _Order(Record, frozen=True, kw_only=True):
     options: dict[str, Any]
     report: str
     spectra: bool
+
+
+_decode = json_decoder(_Order)
 
 
 def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> SpectralReport:
@@ -72,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _main() -> int:
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=_Order)
+    order = _decode(sys.stdin.buffer.read())
     try:
         report = analysed(RunStep(order.step, order.location), order.options)
         report.save(order.report, spectra=order.spectra)

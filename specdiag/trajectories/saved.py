@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
 from specdiag.errors import SourceError
+from specdiag.files import json_decoder
 from specdiag.metric_log import LOG_NAME, RUN, latest, read_log
-from specdiag.report import load_report
+from specdiag.report import load_report, read_record
 from specdiag.trajectories.entries import step_entries, step_result, tracked
 from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger, run_of
 from specdiag.trajectories.losses import Losses
-from specdiag.trajectories.records import OUT_NAME, TrackedModule, Trajectory
+from specdiag.trajectories.records import OUT_NAME, SCHEMA, TrackedModule, Trajectory
+
+_ADVICE = "make one with 'specdiag trajectory'"
+_decode = json_decoder(Trajectory)
 
 
 def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
@@ -29,12 +31,9 @@ def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
     folder = next((f for f in (path, path / OUT_NAME) if (f / LEDGER_NAME).is_file()), None)
     if folder is not None:
         return _from_folder(folder)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Trajectory)
-    except OSError as error:
-        raise SourceError(f"{path} holds no trajectory: make one with 'specdiag trajectory'") from error
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no trajectory ({error}); make one with 'specdiag trajectory'") from error
+    if path.is_dir() or not os.path.lexists(path):
+        raise SourceError(f"{path} holds no trajectory: {_ADVICE}")
+    return read_record(path, _decode, SCHEMA, "trajectory", _ADVICE)
 
 
 def _from_folder(folder: Path) -> Trajectory:
