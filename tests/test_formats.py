@@ -252,7 +252,8 @@ def test_lightning_checkpoint(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     assert [(m.name, m.module.role, m.module.layer) for m in checkpoint.matrices] == [(f"model.{QUERY}", "q", 0)]
     assert [s.name for s in checkpoint.skipped] == ["criterion.weight"]
-    assert "and left out epoch, global_step" in checkpoint.notes[0]
+    assert "left out 1 tensor under 'callbacks', epoch, global_step, pytorch-lightning_version" in checkpoint.notes[0]
+    assert "optimizer_states (an optimizer's state)" in checkpoint.notes[0]
 
 
 def test_nested_within_the_weights(tmp_path: Path) -> None:
@@ -266,9 +267,12 @@ def test_nested_within_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"model": WEIGHTS, "state_dict": WEIGHTS}, "holds tensors under 'model', 'state_dict'"),
-        ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds tensors under 'gen', 'dis'"),
-        ({"epoch": 3, "optimizer": WEIGHTS}, "holds no tensors; its keys are epoch, optimizer"),
+        (
+            {"model": WEIGHTS, "state_dict": WEIGHTS},
+            "holds 1 tensor under 'model', 1 tensor under 'state_dict': save the one",
+        ),
+        ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds 1 tensor under 'gen', 1 tensor under 'dis': save the one"),
+        ({"epoch": 3, "optimizer": WEIGHTS}, "holds no weights; its keys are 1 tensor under 'optimizer', epoch"),
         ({}, "holds no tensors; its keys are none"),
         ([torch.ones(2, 2)], "holds a list, not a dictionary of weights"),
     ],

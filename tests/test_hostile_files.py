@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from specdiag.checkpoint.memory import from_state_dict
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError, SpecdiagError
 
@@ -229,10 +230,17 @@ def test_truncated_legacy_torch_file(tmp_path: Path, keep: int) -> None:
         open_checkpoint(path)
 
 
-def test_shape_that_its_storage_does_not_hold(tmp_path: Path) -> None:
+def test_small_file_that_claims_a_large_tensor(tmp_path: Path) -> None:
     torch.save({QUERY: torch.ones(1).expand(2**20, 2**20)}, tmp_path / "model.bin")
-    matrix = open_checkpoint(tmp_path).matrices[0]
-    with pytest.raises(SourceError, match=f"stores fewer values for '{QUERY}' than its shape"):
+    (skipped,) = open_checkpoint(tmp_path).skipped
+    assert skipped.reason == "a view that repeats 4 stored bytes to 4398046511104"
+
+
+def test_storage_that_shrank(tmp_path: Path) -> None:
+    weight = torch.ones(8, 8)
+    matrix = from_state_dict({QUERY: weight.T[2:]}).matrices[0]
+    weight.untyped_storage().resize_(8 * 8 * 4 - 4)
+    with pytest.raises(SourceError, match=rf"stores fewer values for '{QUERY}' than its shape \(6, 8\) says"):
         matrix.tensor.read(None)
 
 

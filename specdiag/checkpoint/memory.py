@@ -15,6 +15,7 @@ from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.long_names import leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.sorting import Sorting, sort_tensors
+from specdiag.checkpoint.state_dict import plain_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.checkpoint.wrappers import unwrap
@@ -43,7 +44,8 @@ def from_state_dict(
         adapters: the settings of the adapters in it, by their names; without them their scales are not known.
 
     Raises:
-        SourceError: two names become one without their wrapper prefixes, or an adapter is not understood.
+        SourceError: two names become one, all tensors are an optimizer's, they are two models of one structure, or an
+            adapter is not understood.
 
     Example:
         >>> checkpoint = from_state_dict({"layers.0.self_attn.q_proj.weight": torch.eye(8)})
@@ -51,13 +53,12 @@ def from_state_dict(
         [('q', (8, 8))]
     """
     # A state dict may hold anything at run time: modules add their extra state to it.
-    held: dict[str, Any] = dict(tensors)
-    stored = list_tensors({name: value for name, value in held.items() if isinstance(value, torch.Tensor)}, location)
-    stored, notes = unwrap(leave_out_long(stored), location)
+    held, left = plain_tensors(cast("Mapping[object, object]", tensors), location)
+    stored, notes = unwrap(leave_out_long(list_tensors(held, location)), location)
     settings = dict(config or {})
     stored, said = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
-    notes = (*notes, *said)
+    notes = (*left, *notes, *said)
     options = Sorting(role_map, experts, seed)
     adapter = read_adapter(stored, adapters or {}, location)
     if adapter is not None:

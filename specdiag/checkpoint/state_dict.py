@@ -3,61 +3,190 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.nested import Visits, Walk, joined, spelled
+from specdiag.checkpoint.torch_tensors import tensor_shape
+from specdiag.checkpoint.training_state import refuse_training_state
 from specdiag.errors import SourceError
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
-_BESIDE_WEIGHTS = re.compile(r".*(optim|sched|scaler|rng|random|history|metric|config|args|hyper|loop|callback).*")
-_DEPTH = 16  # of nested dictionaries; a pickle may nest one in itself
+_NO_MODULES = ("model_state_dict", "state_dict")
+"""Of the wrappers those that no module has for a name: they are looked for within another wrapper, too."""
+_BESIDE_WEIGHTS = re.compile(
+    r"(.*[_.\-])?(optim\w*|opt|sched\w*|lr_sched\w*|scaler|rng\w*|random_states?|history|metrics?|config|args|hparams|"
+    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|state_dict|\d+))*"
+)
+_WEIGHT = re.compile(r"(.*[._])?(q?weight|kernel|embedding|weight_[gv]|original\d?)(_packed)?")
+_DEPTH = 8
+_LISTED = 8
 
 
-def find_weights(content: Mapping[Any, Any], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """One key of a dictionary, with the tensors below it."""
+
+    key: object
+    value: object
+    walk: Walk
+
+    @property
+    def name(self) -> str:
+        return spelled(self.key)
+
+    @property
+    def loose(self) -> bool:
+        return isinstance(self.value, torch.Tensor)
+
+    @property
+    def holder(self) -> bool:
+        return bool(self.walk.tensors) and not self.loose
+
+
+def find_weights(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The one dictionary of tensors in a training checkpoint, and notes on what was taken and left.
 
     Args:
-        content: what torch.load gave; dictionaries within the weights are joined with dots.
+        content: what torch.load gave; dictionaries and lists within the weights are joined with dots.
         label: the file, for messages.
 
     Raises:
-        SourceError: it holds no tensors, or several dictionaries of them of equal standing.
+        SourceError: it holds no tensors, several dictionaries of them of equal standing, two tensors of one name, or
+            is the state of an optimizer.
     """
-    own = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if any(value.dim() > 1 for value in own.values()):
-        return _named(own), _rest(label, [name for name in content if name not in own])
-    found = {str(name): flat for name, value in content.items() if (flat := dict(_flatten(value)))}
-    holders = [name for name in found if name in _WRAPPERS]
-    holders = holders or [name for name in found if not _BESIDE_WEIGHTS.fullmatch(name.lower()) and name not in own]
-    if len(holders) > 1:
-        listed = ", ".join(f"'{name}'" for name in holders)
-        raise SourceError(f"'{label}' holds tensors under {listed}: save the one to analyse in a file of its own")
-    if holders:
-        rest = [name for name in content if name != holders[0]]
-        left = f" and left out {_listed(rest)}" if rest else ""
-        return found[holders[0]], [f"Took the weights under '{holders[0]}' of {label}{left}."]
-    if not own:
-        raise SourceError(f"'{label}' holds no tensors; its keys are {_listed(list(content)) or 'none'}")
-    return _named(own), _rest(label, [name for name in content if name not in own])
+    refuse_training_state(content, label)
+    return _find(content, label, ())
 
 
-def _flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield ".".join(path), value
-    elif isinstance(value, Mapping) and len(path) < _DEPTH:
-        for name, inner in cast("Mapping[Any, Any]", value).items():
-            yield from _flatten(inner, (*path, str(name)))
+def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a state dict, and a note on its other entries, which are left out.
+
+    Args:
+        content: names and tensors; a module's extra state may be anything.
+        label: where they come from, for messages.
+
+    Raises:
+        SourceError: two tensors get one name.
+    """
+    entries = _entries(content, label)
+    left = [_described(entry) for entry in _tensors_first(entries) if not entry.loose]
+    notes = [f"Left out {_listed(left)} of {label}, no tensors by themselves."] if left else []
+    return _together([entry for entry in entries if entry.loose], label), notes
 
 
-def _named(tensors: Mapping[Any, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {str(name): tensor for name, tensor in tensors.items()}
+def _entries(content: Mapping[object, object], label: str) -> list[_Entry]:
+    visits = Visits()
+    return [_Entry(key, value, Walk(label, visits).enter(value)) for key, value in content.items()]
 
 
-def _rest(label: str, names: list[Any]) -> list[str]:
-    return [f"Left out {_listed(names)} of {label}, no tensors."] if names else []
+def _find(
+    content: Mapping[object, object], label: str, path: tuple[object, ...]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    entries = _entries(content, label)
+    chosen = _choose(entries, label)
+    left = [_described(entry) for entry in _tensors_first(entries) if entry not in chosen]
+    if chosen[0].loose:
+        return _together(chosen, label), [f"Left out {_listed(left)} of {label}."] if left else []
+    return _unpacked(chosen[0], label, path, left)
 
 
-def _listed(names: list[Any]) -> str:
-    return ", ".join(str(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _together(loose: Sequence[_Entry], label: str) -> dict[str, torch.Tensor]:
+    walk = Walk(label)
+    for entry in loose:
+        walk.enter(entry.value, (entry.key,))
+    return walk.tensors
+
+
+def _unpacked(
+    holder: _Entry, label: str, path: tuple[object, ...], left: list[str]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a dictionary, or of the state_dict in it."""
+    path = (*path, holder.key)
+    held = holder.value
+    inner = cast("Mapping[object, object]", held) if isinstance(held, Mapping) else {}
+    deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
+    if not deeper:
+        left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
+    rest = f" and left out {_listed(left)}" if left else ""
+    notes = [f"Took the weights under '{brief(joined(path))}' of {label}{rest}."]
+    if not deeper:
+        return holder.walk.tensors, notes
+    tensors, more = _find(inner, label, path)
+    return tensors, [*notes, *more]
+
+
+def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
+    """The entries that are the model: one dictionary, or all tensors that lie loose.
+
+    Raises:
+        SourceError: none is, or several may be.
+    """
+    loose = [entry for entry in entries if entry.loose]
+    holders = [entry for entry in entries if entry.holder]
+    wrappers = [[entry] for entry in holders if entry.name in _WRAPPERS]
+    if wrappers:
+        return _only(wrappers + ([loose] if _is_model(loose) else []), label)
+    candidates = [[entry] for entry in holders if not _BESIDE_WEIGHTS.fullmatch(entry.name.lower())]
+    candidates += [loose] if loose else []
+    if not candidates:
+        what = "weights" if any(entry.walk.tensors for entry in entries) else "tensors"
+        raise SourceError(f"'{label}' holds no {what}; its keys are {_contents(entries)}")
+    models = [candidate for candidate in candidates if _is_model(candidate)]
+    if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):
+        return models[0]
+    if models:
+        return _only([*models, *(c for c in candidates if c not in models and _n_matrices(c))], label)
+    return _only([candidate for candidate in candidates if _n_matrices(candidate)] or candidates, label)
+
+
+def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
+    if len(candidates) > 1:
+        named = [_described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])]
+        raise SourceError(f"'{label}' holds {_listed(named)}: save the one to analyse in a file of its own")
+    return candidates[0]
+
+
+def _is_model(entries: Sequence[_Entry]) -> bool:
+    """Whether a matrix among them has a name as modules give to theirs."""
+    return any(tensor.dim() > 1 and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
+
+
+def _n_matrices(entries: Sequence[_Entry]) -> int:
+    tensors = _tensors(entries)
+    return sum(t.dim() > 1 and (t.is_floating_point() or _WEIGHT.fullmatch(name) is not None) for name, t in tensors)
+
+
+def _tensors(entries: Sequence[_Entry]) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (entry.name if entry.loose else name, tensor)
+        for entry in entries
+        for name, tensor in entry.walk.tensors.items()
+    ]
+
+
+def _tensors_first(entries: Sequence[_Entry]) -> list[_Entry]:
+    return sorted(entries, key=lambda entry: not entry.walk.tensors)
+
+
+def _described(entry: _Entry) -> str:
+    """An entry by what it is, for a sentence."""
+    name, n_tensors = brief(entry.name), len(entry.walk.tensors)
+    if isinstance(entry.value, torch.Tensor):
+        shape = "x".join(map(str, tensor_shape(entry.value)))
+        return f"{name} (1 tensor of {shape or 'one value'})"
+    if n_tensors:
+        return f"{n_tensors} tensor{'s' if n_tensors > 1 else ''} under '{name}'"
+    return f"{name} ({entry.walk.left[0][1]})" if entry.walk.left else name
+
+
+def _contents(entries: Sequence[_Entry]) -> str:
+    return _listed([_described(entry) for entry in _tensors_first(entries)]) or "none"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:_LISTED]) + (f" and {len(items) - _LISTED} more" if len(items) > _LISTED else "")

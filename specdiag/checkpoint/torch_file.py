@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -25,10 +25,10 @@ def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[st
     Raises:
         SourceError: it is damaged, wants to run code, or holds no weights, or several sets of weights.
     """
-    content = load_torch(path, label)
+    content: object = load_torch(path, label)
     if isinstance(content, torch.Tensor):
         content = {"tensor": content}
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds a {type(content).__name__}, not a dictionary of weights")
-    weights, notes = find_weights(cast("Mapping[Any, Any]", content), label)
+    weights, notes = find_weights(cast("Mapping[object, object]", content), label)
     return list_tensors(weights, label), notes

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
@@ -40,6 +44,10 @@ _NAMES = {
 _TWO_A_BYTE = "float4_e2m1fn_x2"
 
 
+_LARGEST_REPEATED = 1 << 28
+"""Bytes to which a view may repeat fewer stored ones: a small file may claim any shape."""
+
+
 def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[StoredTensor]:
     """One stored tensor for each entry, in order; nothing is copied until it is read.
 
@@ -50,30 +58,58 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[Stored
     return [_stored(name, tensor.detach(), label) for name, tensor in tensors.items()]
 
 
+def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of any tensor. A nested one, whose rows have different lengths, counts as one row of its values."""
+    return (int(tensor.numel()),) if tensor.is_nested else tuple(int(size) for size in tensor.shape)
+
+
 def _stored(name: str, tensor: torch.Tensor, label: str) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+    oddity = _oddity(tensor)
+    shape = _shape(tensor, dtype)
     return StoredTensor(
         name=name,
-        shape=_shape(tensor, dtype),
-        dtype=_NAMES.get(dtype, dtype) if plain else f"{dtype} ({_oddity(tensor)})",
-        nbytes=tensor.numel() * tensor.element_size(),
+        shape=shape,
+        dtype=_NAMES.get(dtype, dtype) if oddity is None else f"{dtype} ({oddity})",
+        nbytes=math.prod(shape) * tensor.element_size(),
         file=label,
         read=partial(_read, name, tensor, label),
-        storage=_storage(tensor) if plain and tensor.numel() else None,
+        storage=_storage(tensor) if oddity is None and tensor.numel() else None,
+        reason=_repeated(tensor) if oddity is None else None,
     )
 
 
 def _shape(tensor: torch.Tensor, dtype: str) -> tuple[int, ...]:
     """The shape that safetensors gives it: torch counts bytes where two values share one."""
-    shape = tuple(tensor.shape)
+    shape = tensor_shape(tensor)
     return (*shape[:-1], 2 * shape[-1]) if dtype == _TWO_A_BYTE and shape else shape
 
 
-def _oddity(tensor: torch.Tensor) -> str:
+def _oddity(tensor: torch.Tensor) -> str | None:
+    """Why its values cannot be read like those of an array, None where they can."""
+    if tensor.is_nested:
+        return "nested: its rows have different lengths"
+    if is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor) or is_functorch_wrapped_tensor(tensor):
+        return f"{type(tensor).__name__}: its values lie elsewhere"
     if tensor.device.type == "meta":
         return "meta: it has no values"
-    return "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+    if tensor.is_quantized:
+        return "quantized"
+    return None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
+
+
+def _repeated(tensor: torch.Tensor) -> str | None:
+    held = tensor.untyped_storage().nbytes()
+    if tensor.nbytes <= max(held, _LARGEST_REPEATED) or not _fits(tensor):
+        return None
+    return f"a view that repeats {held} stored bytes to {tensor.nbytes}"
+
+
+def _fits(tensor: torch.Tensor) -> bool:
+    """Whether the storage is as long as the view's strides reach."""
+    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    last = tensor.storage_offset() + reach + 1
+    return tensor.numel() == 0 or last * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _storage(tensor: torch.Tensor) -> Hashable:
@@ -82,12 +118,12 @@ def _storage(tensor: torch.Tensor) -> Hashable:
 
 def _read(name: str, tensor: torch.Tensor, label: str, index: int | None = None) -> NDArray[Any]:
     """A copy that belongs to the caller: the tensor may be a live parameter or a map of a file."""
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    if not _fits(tensor):
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]
     if values.dtype.is_floating_point and values.element_size() == 1:
         values = values.view(torch.uint8)  # numpy has no such types: codes travel as bytes
-    values = values.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    values = values.to("cpu", copy=True, memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
     if values.dtype == torch.bfloat16:
         values = values.view(torch.uint16)
     return values.numpy()

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.training_state import mark_moments
+from specdiag.checkpoint.twins import mark_averages
 from specdiag.errors import SourceError
 
 _COMPILED = "_orig_mod."
@@ -15,16 +17,25 @@ _PARALLEL = "module."
 def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
     """Take off `_orig_mod.` (torch.compile) anywhere, and `module.` (DataParallel) where all names have it.
 
+    Moments of an optimizer and running averages that lie under names of their own among the weights are left out.
+
     Args:
         tensors: all tensors of a checkpoint.
         where: the checkpoint, for messages.
 
     Returns:
-        The tensors under their new names, and notes on what was taken off.
+        The tensors under their new names, and notes on what was taken off and left out.
 
     Raises:
-        SourceError: two names become one.
+        SourceError: two names become one, all are an optimizer's, or they are two models.
     """
+    renamed, notes = _renamed(tensors, where)
+    weights, left = mark_moments(renamed, where)
+    weights, copies = mark_averages(weights, where)
+    return weights, [*notes, *left, *copies]
+
+
+def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
     names = [tensor.name.replace(_COMPILED, "") for tensor in tensors]
     taken = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
     while names and all(name.startswith(_PARALLEL) and name != _PARALLEL for name in names):

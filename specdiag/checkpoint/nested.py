@@ -1,0 +1,145 @@
+"""A walk through the nested dictionaries and lists of a torch file that loses no tensor and comes to an end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.training_state import training_state
+from specdiag.errors import SourceError
+
+_DEPTH = 64
+_REPEATED = 100_000
+_DIGITS = 10**100
+
+
+@dataclass(slots=True)
+class Visits:
+    """Containers that were entered, and the entries of those that were entered again under another name."""
+
+    entered: set[int] = field(default_factory=set[int])
+    repeated: int = 0
+
+
+class Walk:
+    """The tensors below one value, under the names of their keys joined with dots.
+
+    Attributes:
+        tensors: names and tensors, in stored order.
+        left: path and kind of what was not entered, such as an optimizer's state.
+    """
+
+    def __init__(self, label: str, visits: Visits | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            label: the file, for messages.
+            visits: shared by walks that are limited together.
+        """
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.left: list[tuple[str, str]] = []
+        self._label = label
+        self._visits = visits or Visits()
+        self._paths: dict[str, tuple[object, ...]] = {}
+        self._open: set[int] = set()
+
+    def enter(self, value: object, path: tuple[object, ...] = ()) -> Walk:
+        """Add the tensors below `value`.
+
+        Args:
+            value: whatever the file holds there.
+            path: the keys that lead to it.
+
+        Raises:
+            SourceError: two tensors get one name, or dictionaries are nested too deeply or share too much.
+        """
+        if isinstance(value, torch.Tensor):
+            self._add(path, value)
+        elif isinstance(value, AbstractSet):
+            self._note_set(cast("AbstractSet[object]", value), path)
+        elif (entries := _entries(value)) is not None and id(value) not in self._open:
+            self._descend(value, entries, path)
+        return self
+
+    def _descend(self, value: object, entries: Sequence[tuple[object, object]], path: tuple[object, ...]) -> None:
+        kind = training_state(value)
+        if kind is not None:
+            self.left.append((joined(path), kind))
+            return
+        self._count(value, len(entries), path)
+        self._open.add(id(value))
+        for key, inner in entries:
+            self.enter(inner, (*path, key))
+        self._open.discard(id(value))
+
+    def _count(self, value: object, n_entries: int, path: tuple[object, ...]) -> None:
+        if len(path) > _DEPTH:
+            raise SourceError(f"'{self._label}' nests dictionaries more than {_DEPTH} deep: save the state_dict alone")
+        if id(value) in self._visits.entered:
+            self._visits.repeated += n_entries
+        if self._visits.repeated > _REPEATED:
+            raise SourceError(
+                f"'{self._label}' holds the same dictionaries under more than {_REPEATED} names: "
+                "save the state_dict alone"
+            )
+        self._visits.entered.add(id(value))
+
+    def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
+        name = joined(path)
+        if name in self.tensors:
+            one, other = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
+            raise SourceError(
+                f"'{self._label}' holds two tensors of the name '{brief(name)}', under the keys {one} and {other}: "
+                "rename one"
+            )
+        self.tensors[name] = tensor
+        self._paths[name] = path
+
+    def _note_set(self, value: AbstractSet[object], path: tuple[object, ...]) -> None:
+        n_tensors = sum(isinstance(inner, torch.Tensor) for inner in value)
+        if n_tensors:
+            self.left.append((joined(path), f"a set of {n_tensors} tensors, which have no names"))
+
+
+def joined(path: Iterable[object]) -> str:
+    """A tensor's name: its keys with dots between them."""
+    return ".".join(spelled(key) for key in path)
+
+
+def spelled(key: object) -> str:
+    """One key as text: bytes of old files are decoded, lone surrogates are escaped."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
+    return (key if isinstance(key, str) else _written(key)).encode("utf-8", "backslashreplace").decode()
+
+
+def _quoted(key: object) -> str:
+    """A key for a message, in quotes where it is text."""
+    return brief(repr(key) if isinstance(key, (str, bytes)) else _written(key))
+
+
+def _written(key: object) -> str:
+    """What `repr` gives. Python refuses to write integers of some thousand digits."""
+    if isinstance(key, int) and abs(key) > _DIGITS:
+        return f"{key:#x}"
+    try:
+        return repr(key)
+    except (ValueError, RecursionError, RuntimeError):
+        return f"<{type(key).__name__}>"
+
+
+def _entries(value: object) -> Sequence[tuple[object, object]] | None:
+    """Keys and values of a container, None for anything else."""
+    if isinstance(value, Mapping):
+        return list(cast("Mapping[object, object]", value).items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(cast("Sequence[object]", value)))
+    if isinstance(value, argparse.Namespace):
+        return list(cast("dict[object, object]", vars(value)).items())
+    return None

@@ -1,0 +1,96 @@
+"""Recognising by its content what a training script saves beside weights: optimizers, schedules, gradient scalers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.errors import SourceError
+
+_MOMENTS = frozenset(
+    (
+        *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_diff"),
+        *("exp_avg_slow", "exp_avg_fast", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "row_var"),
+        *("col_var", "qmap1", "qmap2", "absmax1", "absmax2"),
+    )
+)
+"""Names that optimizers give to what they keep for each parameter, and that no module has."""
+_PARTITIONS = ("fp32_flat_groups", "single_partition_of_fp32_groups", "base_optimizer_state")
+OPTIMIZER = "an optimizer's state"
+_PARTITION = "an optimizer's state, partitioned by DeepSpeed ZeRO"
+_SCHEDULE = "a learning-rate schedule's state"
+_SCALER = "a gradient scaler's state"
+
+
+def training_state(value: object) -> str | None:
+    """A name for the state of an optimizer, a schedule or a gradient scaler, None for anything else.
+
+    Args:
+        value: a container of a torch file. Only its own keys and those of its first entry are looked at.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    held = cast("Mapping[object, object]", value)
+    if _has_groups(held) or _has_moments(held) or _has_moments(next(iter(held.values()), None)):
+        return OPTIMIZER
+    if any(name in held for name in _PARTITIONS):
+        return _PARTITION
+    if "last_epoch" in held and ("_step_count" in held or "base_lrs" in held or "_last_lr" in held):
+        return _SCHEDULE
+    return _SCALER if "growth_factor" in held and "backoff_factor" in held else None
+
+
+def refuse_training_state(content: Mapping[object, object], label: str) -> None:
+    """Refuse a file that holds an optimizer's state and nothing else.
+
+    Args:
+        content: of the file.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it is one.
+    """
+    kind = training_state(content)
+    if kind is not None:
+        raise SourceError(f"'{label}' is {kind}, not a model: give the file of the weights")
+
+
+def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
+    """Leave out tensors that are an optimizer's, told by the ends of their names, whatever the format of their file.
+
+    Args:
+        tensors: all tensors of a checkpoint.
+        where: what holds them, for messages.
+
+    Returns:
+        The tensors, moments with the reason why they are no matrices, and notes.
+
+    Raises:
+        SourceError: there is nothing else.
+    """
+    last = [tensor.name.rpartition(".")[2] for tensor in tensors]
+    if not _MOMENTS.intersection(last):
+        return list(tensors), []
+    if _MOMENTS.issuperset(name for name in last if name != "step"):
+        raise SourceError(f"{where} is {OPTIMIZER} ({', '.join(dict.fromkeys(last))}): give the file of the weights")
+    marked = [
+        replace(tensor, reason=OPTIMIZER) if end in _MOMENTS else tensor
+        for tensor, end in zip(tensors, last, strict=True)
+    ]
+    return marked, [f"Left out {sum(end in _MOMENTS for end in last)} tensors of {OPTIMIZER}."]
+
+
+def _has_groups(held: Mapping[object, object]) -> bool:
+    groups = held.get("param_groups")
+    return isinstance(groups, (Sequence, Mapping)) and ("state" in held or _lists_parameters(groups))
+
+
+def _lists_parameters(groups: object) -> bool:
+    first = cast("Sequence[object]", groups)[0] if isinstance(groups, (list, tuple)) and groups else None
+    return isinstance(first, Mapping) and "params" in first
+
+
+def _has_moments(value: object) -> bool:
+    return isinstance(value, Mapping) and any(name in _MOMENTS for name in cast("Mapping[object, object]", value))
