@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
 import stat
 import threading
 import tomllib
@@ -41,7 +43,7 @@ def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
         Traceback (most recent call last):
         OSError: [Errno 22] it is not a regular file: '/dev/null'
     """
-    with _opened(path) as file:
+    with open_regular(path) as file:
         held = os.fstat(file.fileno())
         if held.st_size > limit:
             size = f"it has {held.st_size / 2**20:.0f} MiB, and at most {limit / 2**20:.0f} MiB are read"
@@ -65,14 +67,21 @@ def read_start(path: str | os.PathLike[str], count: int) -> bytes:
         count: how many bytes at most.
     """
     try:
-        with _opened(path) as file:
+        with open_regular(path) as file:
             return file.read(count)
     except OSError:
         return b""
 
 
-def _opened(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, opened without waiting for the writer of a pipe; anything else is an OSError."""
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened without waiting for the writer of a pipe.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be opened, or is something else, such as a pipe or a folder.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL or half of a surrogate pair
@@ -84,6 +93,20 @@ def _opened(path: str | os.PathLike[str]) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+
+
+def create_unique(folder: Path, prefix: str = "tmp", suffix: str = "", mode: int = 0o666) -> tuple[int, Path]:
+    """A new file with a name of its own, and its descriptor for writing.
+
+    Unlike a file of `tempfile` it has the mode that any new file has: `mode` without what the user's umask takes away.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    while True:
+        path = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), path
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
 
 from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.files import json_decoder, read_start, read_whole
+from specdiag.files import create_unique, json_decoder, read_start, read_whole
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
 from specdiag.saved_spectra import SavedSpectra
 
@@ -309,7 +309,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         ComputationError: if the disk is full; nothing is left behind.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = create_unique(path.parent, f".{path.name}.")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -317,17 +317,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _spectra_path(path: Path) -> Path:

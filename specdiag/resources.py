@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 import re
 import resource
 import sys
+from functools import cache
 from pathlib import Path
 
 from specdiag.errors import UsageError
+
+_VECTORS = re.compile("avx|amx|fma|f16c|sve|sme(?!p)|asimd|neon")
+"""Begins the names of processor features that libraries choose their code by."""
+_CHOOSERS = (
+    "ATEN_CPU_CAPABILITY", "BLIS_ARCH_TYPE", "DNNL_MAX_CPU_ISA", "GLIBC_TUNABLES", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE",
+    "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
+)  # fmt: skip
+"""Environment variables by which a user chooses other code."""
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -20,7 +31,7 @@ def parse_size(text: str) -> int:
         UsageError: it is no size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise UsageError(f"'{text}' is no size; write 8G or 500M")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
@@ -46,6 +57,35 @@ def one_torch_thread() -> None:
 
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+@cache
+def blas_kernels() -> tuple[str, ...]:
+    """What the last bits of a number depend on beside the versions: the kernels that libraries chose on this machine.
+
+    OpenBLAS names its own. torch's BLAS and numpy's loops do not before they are loaded: they choose by the processor,
+    so its model and vector instructions stand for them. Takes 4 ms.
+    """
+    import scipy.linalg.cython_blas as _  # loads the library that is asked for  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    found = {f"{i['internal_api']} {i.get('architecture')}" for i in threadpool_info() if i["user_api"] == "blas"}
+    chosen = [f"{name}={value}" for name in _CHOOSERS if (value := os.environ.get(name))]
+    return (*sorted(found), _processor(), *chosen)
+
+
+def _processor() -> str:
+    """Model and vector instructions of the first processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    fields = dict(re.findall(r"^([^\t:]+)\t*: (.*)$", text, re.MULTILINE))
+    model = [
+        fields[name] for name in ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part") if name in fields
+    ]
+    features = fields.get("flags", fields.get("Features", "")).split()
+    return " ".join((platform.machine(), *model, *sorted(f for f in features if _VECTORS.match(f))))
 
 
 def total_memory() -> int:

@@ -6,18 +6,23 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from specdiag.cache.ownership import ForeignFolderError, check_folder, is_trusted, make_folder
+from specdiag.errors import UsageError
+from specdiag.files import create_unique
 from specdiag.resources import parse_size
 
 _log = logging.getLogger("specdiag")
 
 LIMIT = 2 << 30
 """Bytes that all entries may take: the results of some 250 models of 7 B."""
+_LARGEST = 256 << 20
+"""Bytes of one entry."""
 _KEEP = 0.9
 """Share of the limit that is left after throwing out, so that the next analysis need not throw out again."""
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
@@ -28,10 +33,13 @@ def default_folder() -> Path | None:
     """`$SPECDIAG_CACHE`, else `specdiag` in the user's cache directory.
 
     None where the variable is set and empty, or a user without a home directory did not set it.
+
+    Raises:
+        UsageError: the variable names the home directory of a user that does not exist.
     """
     named = os.environ.get("SPECDIAG_CACHE")
     if named is not None:
-        return Path(named).expanduser() if named else None
+        return _expanded(named) if named else None
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "specdiag"
     try:
@@ -41,62 +49,100 @@ def default_folder() -> Path | None:
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "specdiag"
 
 
+def _expanded(named: str) -> Path:
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"SPECDIAG_CACHE is '{named}', and there is no such user or home directory: name another folder, or set it "
+            "to nothing for no cache"
+        ) from error
+
+
 class Store:
-    """A folder of entries. Nothing that is wrong with it is an error: an entry that cannot be read is not there.
+    """A folder of entries. What is wrong with an entry is no error: then it is not there.
 
     Attributes:
         n_damaged: entries that were found but could not be read, or did not have their checksum.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Args: folder: made with the first entry; others' files in it are left alone.
+        """Check who may write to the folder.
+
+        Args:
+            folder: made with the first entry; others' files in it are left alone.
 
         Raises:
-            UsageError: `$SPECDIAG_CACHE_SIZE` is no size.
+            UsageError: everybody may write to the folder, or `$SPECDIAG_CACHE_SIZE` is no size.
         """
         self.n_damaged = 0
+        self._root = folder
         self._folder = folder / "results"
         size = os.environ.get("SPECDIAG_CACHE_SIZE")
         self._limit = parse_size(size) if size else LIMIT
         self._lock = threading.Lock()
         self._has_written = False
         self._is_writable = True
+        self._is_shared = False
+        self._is_trusted = True
+        try:
+            self._is_shared = check_folder(folder)
+            check_folder(self._folder)
+        except ForeignFolderError as error:
+            self._is_trusted = False
+            _log.warning("results are neither kept in %s nor taken from it: %s", folder, error)
+        except UsageError:
+            raise
+        except ValueError as error:  # a NUL in its name
+            raise UsageError(f"no folder can be called {str(folder)!r}: name another one for the cache") from error
 
     def get(self, name: str) -> bytes | None:
-        """The content of an entry, None where there is none or it is damaged. To read an entry makes it young."""
+        """The content of an entry, None where there is none for this user, or it is damaged.
+
+        To read an entry makes it young.
+        """
         path = self._path(name)
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            data = self._read(path) if self._is_trusted else None
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
         except OSError as error:
-            return self._damaged(path, error.strerror or str(error))
+            return self.damaged(name, error.strerror or str(error))
+        if data is None:
+            return None
         content = data[_CHECKSUM_BYTES:]
         if data[:_CHECKSUM_BYTES] != _checksum(name, content):
-            return self._damaged(path, "its checksum is wrong")
+            return self.damaged(name, "its checksum is wrong")
         with contextlib.suppress(OSError):  # another process threw it out, or the disk is read-only
             os.utime(path)
         return content
 
     def put(self, name: str, content: bytes) -> None:
         """Write an entry whole or not at all. Where that is not possible, it is said once, and not tried again."""
-        if not self._is_writable:
+        if not (self._is_writable and self._is_trusted):
             return
         path = self._path(name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=_ENDING)
+            self._make_folders(path.parent)
+            handle, temporary = create_unique(path.parent, suffix=_ENDING, mode=0o644)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(_checksum(name, content) + content)
-                Path(temporary).replace(path)
+                temporary.replace(path)
             except OSError:
-                Path(temporary).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
         except OSError as error:
             self._refused(error)
             return
         self._has_written = True
+
+    def damaged(self, name: str, why: str) -> None:
+        """Say of the first damaged entry, which it is: it is computed anew and replaced."""
+        with self._lock:
+            self.n_damaged += 1
+            say = _log.warning if self.n_damaged == 1 else _log.debug
+        say("the kept result %s is damaged (%s): computed anew", self._path(name), why)
 
     def trim(self) -> None:
         """Where this process has written and the limit is passed, throw out the entries that were read longest ago."""
@@ -113,21 +159,35 @@ class Store:
             if total <= _KEEP * self._limit:
                 return
 
+    def _read(self, path: Path) -> bytes | None:
+        """The bytes of an entry, None where somebody wrote it who is not trusted."""
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        held = os.fstat(handle)
+        is_file = stat.S_ISREG(held.st_mode) and held.st_size <= _LARGEST
+        if is_file and is_trusted(held, shared=self._is_shared):
+            with os.fdopen(handle, "rb") as file:
+                return file.read(_LARGEST)
+        os.close(handle)
+        if not is_file:
+            return self.damaged(path.stem, "it is no file of a result")
+        _log.debug("the kept result %s is of user %s: not taken", path, held.st_uid)
+        return None
+
+    def _make_folders(self, folder: Path) -> None:
+        if not folder.is_dir():
+            self._root.parent.mkdir(parents=True, exist_ok=True)
+            for each in (self._root, self._folder, folder):
+                make_folder(each, shared=self._is_shared)
+
     def _entries(self) -> Iterator[tuple[int, int, Path]]:
         """Time, size and place of all; with what a killed process left half written."""
         for path in self._folder.glob(f"??/*{_ENDING}"):
             with contextlib.suppress(FileNotFoundError):  # another process threw it out
-                stat = path.stat()
-                yield stat.st_mtime_ns, stat.st_size, path
+                held = path.stat()
+                yield held.st_mtime_ns, held.st_size, path
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}{_ENDING}"
-
-    def _damaged(self, path: Path, why: str) -> None:
-        with self._lock:
-            self.n_damaged += 1
-            say = _log.warning if self.n_damaged == 1 else _log.debug
-        say("the kept result %s is damaged (%s): computed anew", path, why)
 
     def _refused(self, error: OSError) -> None:
         with self._lock:
