@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+from specdiag.checkpoint.adapters.patterns import Patterns
 from specdiag.checkpoint.folder import Folder
+from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 
 _FILE = "adapter_config.json"
 _UNDERSTOOD = ("LORA", "ADALORA")
 _VARIANTS = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config")
+_LARGEST_ALPHA = 1e30
 _MOVES_WEIGHTS = re.compile(r"(pissa|olora|corda|loftq|lora_ga)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AdapterConfig:
     """The settings of one adapter in PEFT's words; empty where there are none.
 
@@ -32,7 +37,7 @@ class AdapterConfig:
         """The method or variant that is no product of two factors, None for LoRA and AdaLoRA."""
         kind = self.settings.get("peft_type")
         if kind is not None and kind not in _UNDERSTOOD:
-            return str(kind)
+            return brief(str(kind))
         return next((f"LoRA with {name}" for name in _VARIANTS if self.settings.get(name)), None)
 
     @property
@@ -61,48 +66,77 @@ class AdapterConfig:
         """The rank of a module's update, None where the config does not say it.
 
         Raises:
-            SourceError: a pattern is no regular expression.
+            SourceError: a pattern cannot be followed, or the rank is none.
         """
-        kept = _mapping(self.settings.get("rank_pattern"))
         if self.settings.get("peft_type") == "ADALORA":
-            chosen = next((value for name, value in kept.items() if name.startswith(f"{module}.")), None)
-            kept_flags = cast("list[Any]", chosen) if isinstance(chosen, list) else None
-            rank = self.settings.get("init_r") if kept_flags is None else kept_flags.count(True)
-        else:
-            rank = _by_pattern(kept, module, self.settings.get("r"))
-        return rank if isinstance(rank, int) else None
+            flags = self._flags(module)
+            return self._whole("init_r", self.settings.get("init_r")) if flags is None else flags.count(True)
+        return self._whole("r", self._ranks.first(module, self.settings.get("r")))
 
     def scale(self, module: str, rank: int) -> float | None:
         """What multiplies the product of the factors, None where the config does not say it.
 
         alpha/r (arXiv 2106.09685, section 4.1), alpha/sqrt(r) for rsLoRA (arXiv 2312.03732); AdaLoRA divides by the
         rank that it began with, plus 1e-5 (PEFT's AdaLoraLayer).
+
+        Raises:
+            SourceError: a pattern cannot be followed, or a number is none that a scale can be made of.
         """
-        alpha = _by_pattern(_mapping(self.settings.get("alpha_pattern")), module, self.settings.get("lora_alpha"))
-        if not isinstance(alpha, (int, float)):
+        alpha = self._alphas.first(module, self.settings.get("lora_alpha"))
+        if alpha is None:
             return None
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
+            raise _damaged("lora_alpha", alpha, "no number that a scale can be made of")
         if self.settings.get("peft_type") == "ADALORA":
-            begun = self.settings.get("init_r")
-            begun = begun if isinstance(begun, int) else rank
-            return (alpha if alpha > 0 else float(rank)) / (begun + 1e-5)
+            begun = self._whole("init_r", self.settings.get("init_r"))
+            return (alpha if alpha > 0 else float(rank)) / ((rank if begun is None else begun) + 1e-5)
         return alpha / math.sqrt(rank) if self.settings.get("use_rslora") else alpha / rank
 
     def tokens(self, module: str) -> tuple[int, ...] | None:
         """The rows of a table that trainable tokens replace, None where the config does not list them."""
         listed = self.settings.get("trainable_token_indices")
         if isinstance(listed, dict):
-            listed = next((rows for name, rows in _mapping(listed).items() if f".{module}".endswith(f".{name}")), None)
+            of_modules = _mapping(listed)
+            listed = next((of_modules[end] for end in _ends(module) if end in of_modules), None)
         rows = cast("list[Any]", listed) if isinstance(listed, list) else []
-        return tuple(rows) if rows and all(isinstance(row, int) for row in rows) else None
+        return tuple(rows) if rows and all(type(row) is int and 0 <= row < 1 << 31 for row in rows) else None
 
     def targets_parameter(self, module: str) -> bool:
         """Whether the update is that of a parameter which is no module's weight, such as stacked experts."""
+        return bool(self._parameters) and any(end in self._parameters for end in _ends(module))
+
+    @cached_property
+    def _ranks(self) -> Patterns:
+        return Patterns(_mapping(self.settings.get("rank_pattern")))
+
+    @cached_property
+    def _alphas(self) -> Patterns:
+        return Patterns(_mapping(self.settings.get("alpha_pattern")))
+
+    @cached_property
+    def _kept(self) -> list[str]:
+        return sorted(_mapping(self.settings.get("rank_pattern")))
+
+    def _flags(self, module: str) -> list[Any] | None:
+        """What AdaLoRA kept of a module: the entry is named after one of its tensors."""
+        place = bisect_left(self._kept, f"{module}.")
+        if place == len(self._kept) or not self._kept[place].startswith(f"{module}."):
+            return None
+        flags = _mapping(self.settings.get("rank_pattern"))[self._kept[place]]
+        return cast("list[Any]", flags) if isinstance(flags, list) else None
+
+    @cached_property
+    def _parameters(self) -> set[str]:
+        """The modules that hold a parameter of `target_parameters` which is not called `weight`."""
         targets = self.settings.get("target_parameters")
-        named = [str(target) for target in cast("list[Any]", targets)] if isinstance(targets, list) else []
-        return any(
-            leaf != "weight" and f".{module}".endswith(f".{parent}")
-            for parent, _, leaf in (target.rpartition(".") for target in named)
-        )
+        named = (str(target) for target in cast("list[Any]", targets)) if isinstance(targets, list) else ()
+        return {parent for parent, _, leaf in (name.rpartition(".") for name in named) if leaf != "weight"}
+
+    def _whole(self, key: str, value: Any) -> int | None:
+        """`value` where it is a rank, None where nothing is said."""
+        if value is None or (type(value) is int and 0 <= value < 1 << 31):
+            return value
+        raise _damaged(key, value, "no rank")
 
 
 def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
@@ -115,15 +149,15 @@ def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
     return AdapterConfig(folder.json(name, folder.label(name)) if folder.has(name) else {})
 
 
-def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """PEFT's get_pattern_key: keys are regular expressions on the end of the module's path, the first that fits."""
-    for key, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        except re.error as error:
-            raise SourceError(f"{_FILE} is damaged: '{key}' is no regular expression ({error})") from error
-    return default
+def _damaged(key: str, value: object, what: str) -> SourceError:
+    return SourceError(f"{_FILE} says {key} {brief(repr(value))}, which is {what}: fetch it again, or correct it")
+
+
+def _ends(module: str) -> Iterator[str]:
+    """A path without its first 0, 1, 2, ... segments."""
+    while module:
+        yield module
+        module = module.partition(".")[2]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from specdiag.checkpoint.adapters.names import flattened
 from specdiag.errors import SourceError
 
+_MOST_ENDS = 32
+
 
 class Names:
     """The names of a base model, to be found by their ends."""
@@ -38,6 +40,6 @@ class Names:
 
 
 def _ends(name: str) -> Iterable[str]:
-    """The name without its first 0, 1, 2, ... segments, the leaf alone left out."""
+    """The name without its first 0, 1, 2, ... segments, the leaf alone left out; of very many the last ones."""
     segments = name.split(".")
-    return (".".join(segments[i:]) for i in range(max(1, len(segments) - 1)))
+    return (".".join(segments[i:]) for i in range(max(0, len(segments) - _MOST_ENDS), max(1, len(segments) - 1)))

@@ -1,0 +1,275 @@
+"""Regular expressions of an adapter's configuration, followed through all their ways at once.
+
+Python's own engine tries one way after the other, which for some patterns ends with nobody alive. Here a pattern maps
+the places that its beginning may reach to those that its end may reach, so that a way is walked once; steps are
+counted, and what takes too many is refused. Understood is what names of modules are written with: letters, `.`, `\\d`,
+`\\w`, classes, groups, `|`, `* + ? {m,n}`, `^` and `$`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from operator import itemgetter
+from typing import Any
+
+from specdiag.checkpoint.long_names import brief
+from specdiag.errors import SourceError
+
+_MOST_STEPS = 4_000_000
+_MOST_DEPTH, _MOST_REPEATS = 20, 64
+_MOST_PATTERNS, _LONGEST = 100_000, 16_384
+_PLAIN = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-])*\$?")
+_DOT = re.compile(r"\\(.)|\.")
+_REPEAT = re.compile(r"\{(?=[\d,])(\d*)(,?)(\d*)\}", re.ASCII)
+_CLASS = re.compile(r"\[\^?(?:\\[\w.\-\[\]^]|[^\\\]])+\]")
+_ESCAPE = re.compile(r"\\(?:[dwDWsS]|[^\w\s])", re.ASCII)
+
+Places = frozenset[int]
+
+
+class _NotUnderstood(Exception):
+    """The pattern is none, or of a kind that is not followed; the message says which."""
+
+
+@dataclass(slots=True)
+class _Text:
+    """What is matched, and the steps that are left."""
+
+    text: str
+    left: int
+
+    def spend(self, n: int) -> None:
+        """Count places that were looked at."""
+        self.left -= n
+        if self.left < 0:
+            raise SourceError(
+                "the patterns of adapter_config.json have too many ways to fit the modules: merge the adapter into its "
+                "model (PEFT: merge_and_unload), or write the names of the modules instead"
+            )
+
+
+_Step = Callable[[_Text, Places], Places]
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A pattern that is a name, in which a dot stands for any letter.
+
+    Attributes:
+        letters: of the name, NUL for any.
+        is_whole: whether nothing may stand before it.
+    """
+
+    letters: str
+    is_whole: bool
+
+    def fits(self, text: _Text, start: int) -> bool:
+        """Whether it is the text from `start` on, which is as long."""
+        text.spend(1)
+        if start and self.is_whole:
+            return False
+        tail = text.text[start:]
+        if tail == self.letters:
+            return True
+        text.spend(len(tail) // 8)
+        return all(mine in (other, "\0") and other != "\n" for mine, other in zip(self.letters, tail, strict=True))
+
+
+class Patterns:
+    """A `rank_pattern` or `alpha_pattern`: values by patterns on the end of a module's path."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Take the pairs of the configuration; a pattern is read when a module is looked for.
+
+        Args:
+            values: by pattern, in the order of the configuration.
+        """
+        self._values, self._left = values, _MOST_STEPS
+
+    def first(self, module: str, default: Any) -> Any:
+        """The value of the first pattern that fits, as PEFT's `get_pattern_key` finds it: `(.*\\.)?(PATTERN)$`.
+
+        Raises:
+            SourceError: a pattern is no regular expression, or none that can be followed.
+        """
+        text = _Text(module, self._left)
+        starts = frozenset({0, *(i + 1 for i, letter in enumerate(module) if letter == ".")})
+        names, others = self._compiled
+        same = (
+            (place, value)
+            for start in starts
+            for place, value, name in names.get(len(module) - start, ())
+            if name.fits(text, start)
+        )
+        last, value = min(same, key=itemgetter(0), default=(len(self._values), default))
+        steps = ((held, step) for place, held, step in others if place < last)
+        value = next((held for held, step in steps if len(module) in step(text, starts)), value)
+        self._left = text.left
+        return value
+
+    @cached_property
+    def _compiled(self) -> tuple[dict[int, list[tuple[int, Any, _Name]]], list[tuple[int, Any, _Step]]]:
+        """Names by their lengths, and the steps of other patterns, both with their places and values."""
+        if len(self._values) > _MOST_PATTERNS:
+            raise SourceError(f"adapter_config.json has {len(self._values)} patterns, and {_MOST_PATTERNS} are read")
+        names: dict[int, list[tuple[int, Any, _Name]]] = defaultdict(list)
+        others: list[tuple[int, Any, _Step]] = []
+        for place, (key, value) in enumerate(self._values.items()):
+            if len(key) > _LONGEST:
+                raise _refused(key, f"it has {len(key)} characters")
+            if _PLAIN.fullmatch(key):
+                letters = _DOT.sub(lambda found: found[1] or "\0", key.removeprefix("^").removesuffix("$"))
+                names[len(letters)].append((place, value, _Name(letters, key.startswith("^"))))
+            else:
+                others.append((place, value, _compile(key)))
+        return names, others
+
+
+def _compile(key: str) -> _Step:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that may mean something else one day
+            re.compile(key)
+            return _Parser(key).whole()
+    except re.error as error:
+        raise _refused(key, f"no regular expression: {error}") from error
+    except (_NotUnderstood, RecursionError, OverflowError) as error:
+        raise _refused(key, str(error) or "nested too deep") from error
+
+
+def _refused(key: str, why: str) -> SourceError:
+    return SourceError(
+        f"adapter_config.json has the pattern '{brief(key)}', which cannot be followed ({why}): write the names of the "
+        "modules instead"
+    )
+
+
+class _Parser:
+    """From the text of a pattern to its step, by descent."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern, self._at, self._depth = pattern, 0, 0
+
+    def whole(self) -> _Step:
+        step = self._either()
+        if self._at < len(self._pattern):
+            raise _NotUnderstood(f"'{self._pattern[self._at]}' at {self._at}")
+        return step
+
+    def _either(self) -> _Step:
+        branches = [self._row()]
+        while self._takes("|"):
+            branches.append(self._row())
+        return branches[0] if len(branches) == 1 else partial(_any_of, branches)
+
+    def _row(self) -> _Step:
+        steps: list[_Step] = []
+        while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
+            steps.append(self._repeated(self._one()))
+        return partial(_in_turn, steps)
+
+    def _one(self) -> _Step:
+        letter = self._pattern[self._at]
+        if letter == "(":
+            return self._group()
+        if letter == "[":
+            return self._set(_CLASS)
+        if letter == "\\":
+            return self._set(_ESCAPE)
+        self._at += 1
+        if letter in "^$":
+            return _at_begin if letter == "^" else _at_end
+        return partial(_one_of, re.compile(letter if letter == "." else re.escape(letter)))
+
+    def _group(self) -> _Step:
+        self._at += 1
+        if self._takes("?") and not self._takes(":"):
+            raise _NotUnderstood(f"'(?' at {self._at - 2}")
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise _NotUnderstood("nested too deep")
+        step = self._either()
+        self._depth -= 1
+        self._takes(")")  # it is there: Python's parser has read it
+        return step
+
+    def _set(self, kind: re.Pattern[str]) -> _Step:
+        """One character of a kind that Python's engine tells in a single step."""
+        found = kind.match(self._pattern, self._at)
+        if found is None:
+            raise _NotUnderstood(f"'{self._pattern[self._at : self._at + 2]}' at {self._at}")
+        self._at = found.end()
+        return partial(_one_of, re.compile(found[0]))
+
+    def _repeated(self, step: _Step) -> _Step:
+        bounds = self._bounds()
+        if bounds is None:
+            return step
+        self._takes("?")  # the shortest fit or the longest: whether there is one is the same
+        if self._pattern[self._at : self._at + 1] in ("*", "+"):
+            raise _NotUnderstood(f"'{self._pattern[self._at]}' at {self._at}")
+        return partial(_repeat, step, *bounds)
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        for letter, least, most in (("*", 0, None), ("+", 1, None), ("?", 0, 1)):
+            if self._takes(letter):
+                return least, most
+        found = _REPEAT.match(self._pattern, self._at)
+        if found is None:
+            return None
+        self._at = found.end()
+        least = int(found[1] or 0)
+        most = int(found[3]) if found[3] else None if found[2] else least
+        if max(least, most or 0) > _MOST_REPEATS:
+            raise _NotUnderstood(f"'{found[0]}'")
+        return least, most
+
+    def _takes(self, letter: str) -> bool:
+        taken = self._pattern.startswith(letter, self._at)
+        self._at += taken
+        return taken
+
+
+def _one_of(kind: re.Pattern[str], text: _Text, places: Places) -> Places:
+    text.spend(1 + len(places))
+    return frozenset(i + 1 for i in places if kind.match(text.text, i, i + 1))
+
+
+def _at_begin(text: _Text, places: Places) -> Places:
+    return places & {0}
+
+
+def _at_end(text: _Text, places: Places) -> Places:
+    return places & {len(text.text)}
+
+
+def _in_turn(steps: Sequence[_Step], text: _Text, places: Places) -> Places:
+    for step in steps:
+        if not places:
+            break
+        places = step(text, places)
+    return places
+
+
+def _any_of(steps: Sequence[_Step], text: _Text, places: Places) -> Places:
+    text.spend(len(steps))
+    return frozenset[int]().union(*(step(text, places) for step in steps))
+
+
+def _repeat(step: _Step, least: int, most: int | None, text: _Text, places: Places) -> Places:
+    for _ in range(least):
+        text.spend(1)
+        places = step(text, places)
+    reached = new = places
+    times = least
+    while new and (most is None or times < most):
+        text.spend(1)
+        new = step(text, new) - reached
+        reached |= new
+        times += 1
+    return reached
