@@ -45,7 +45,7 @@ def analyze(
         bool,
         typer.Option("--randomize", help="Also the spectrum of the entries permuted (correlation traps)."),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of expert sampling and permutation.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of expert sampling and permutation.")] = 0,
     jobs: options.JobsOption = None,
     memory: options.MemoryOption = None,
     cache: options.CacheOption = True,
@@ -62,7 +62,8 @@ def analyze(
 ) -> None:
     """Spectra, heavy-tailed exponents with their errors, nulls and shape-free twins, of every weight matrix.
 
-    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 interrupted.
+    Exit codes: 0 done, 2 usage, 3 source, 4 a matrix has no numbers, 130 interrupted
+    by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag import analyze as run
     from specdiag.analysis import Interrupted, open_source
@@ -108,7 +109,7 @@ def analyze(
             )  # fmt: skip
     except Interrupted as interrupted:
         show.interrupted(interrupted, target, ranks)
-        output.leave(output.INTERRUPTED)
+        output.leave()
     if ranks is None or ranks.rank == 0:
         show.answer(report, target)
         if target.out is not None:

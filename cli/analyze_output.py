@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.text import Text
 
+from specdiag import interrupts
 from specdiag.errors import SpecdiagError, UsageError
 
 from . import output, partial, tables
@@ -115,8 +115,7 @@ def provenance(checkpoint: Checkpoint) -> None:
         listed = ", ".join(source.files[:3]) + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else "")
         parts.append(f"reading {listed}")
     if source.ignored:
-        listed = ", ".join(source.ignored[:3])
-        parts.append(f"ignoring {listed}" + (f" and {len(source.ignored) - 3} more" if len(source.ignored) > 3 else ""))
+        parts.append(f"ignoring {', '.join(source.ignored)}")
     output.talk("; ".join(parts), "dim")
     for note in checkpoint.notes:
         output.talk(f"note: {note}", "yellow")
@@ -124,22 +123,25 @@ def provenance(checkpoint: Checkpoint) -> None:
 
 def answer(report: SpectralReport, target: Target) -> None:
     """Save and print a finished or partial report: saved first, for the reader of the output may go away."""
+    from specdiag import markdown
     from specdiag.report import COLUMNS
     from specdiag.views.export import export
 
     if not report.complete:
         output.talk(f"{report.source}: the analysis was interrupted, this report is incomplete", "yellow")
     if target.format in ("table", "json") and target.out is not None:
-        report.save(target.out, spectra=target.spectra)
+        with interrupts.held_back():
+            report.save(target.out, spectra=target.spectra)
     if target.format == "table":
-        with output.closed_pipe_is_silent():
-            _print_table(report, target)
+        _print_table(report, target)
     if target.format in ("table", "json") and target.out is not None:
         output.talk(f"report: {target.out}", "green")
         return
     if target.format == "table":
         return
     data = report.to_json() if target.format == "json" else export(report.to_records(), COLUMNS, target.format)
+    if target.format == "md" and report.source.unread:
+        data += f"\n{markdown.text(report.source.unread)}\n".encode()
     output.deliver(data, target.out)
 
 
@@ -167,13 +169,7 @@ def verdict(report: SpectralReport) -> None:
     if bad:
         names = ", ".join(f"{r.key} ({r.status}: {r.n_nonfinite} values)" if r.n_nonfinite else r.key for r in bad[:5])
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        output.console(stderr=True).print(
-            Text.assemble(
-                ("error: ", "bold red"),
-                f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}",
-            ),
-            soft_wrap=True,
-        )
+        output.fault(f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}")
         raise typer.Exit(4)
 
 
@@ -259,6 +255,8 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     )  # fmt: skip
     for sentence in said:
         console.print(sentence, soft_wrap=True)
+    if report.source.unread:
+        console.print(report.source.unread, soft_wrap=True)
     if summary.unrecognised:
         listed = ", ".join(summary.unrecognised[:5])
         console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)

@@ -74,7 +74,8 @@ def audit(
     """What is wrong with a checkpoint: bad values, broken matrices, broken promises of config.json, odd spectra.
 
     A saved report takes milliseconds; the checkpoint itself is also held against its config.json. NaN is a finding.
-    Exit codes: 0 passed, 1 findings of --fail-on or worse, 2 usage, 3 source, 130 interrupted.
+    Exit codes: 0 passed, 1 findings of --fail-on or worse, 2 usage, 3 source, 130 interrupted
+    by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag.auditing.auditor import audit as run
     from specdiag.report import check_writable, is_report
@@ -103,7 +104,7 @@ def audit(
                 found = run(source, **asked, **given, progress=bar)
         except KeyboardInterrupt:
             output.talk("interrupted: nothing was audited", "yellow")
-            output.leave(output.INTERRUPTED)
+            output.leave()
     show.answer(found, format.value, out, all_rows=all_rows)
     if found.at_least(fail_on.value):
         raise typer.Exit(1)

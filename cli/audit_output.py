@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from specdiag.printable import printable
+
 from . import output, tables
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
 
     shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
     rows = [
-        (wording.plain(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.limit(f))
+        (printable(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.limit(f))
         for f in shown
     ]
     if len(shown) < len(group):

@@ -63,7 +63,7 @@ def compare(
     Runs of `specdiag train` are ranked by their held-out losses first; other formats than table are of that alone.
 
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
-    130 interrupted.
+    130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
     if _are_runs(sources):
         unfinished = _unfinished(sources)
@@ -98,7 +98,7 @@ def compare(
             )  # fmt: skip
     except KeyboardInterrupt:
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
-        output.leave(output.INTERRUPTED)
+        output.leave()
     speaks = ranks is None or ranks.rank == 0
     show.answer(found, format.value, out if speaks else None, all_rows=all_rows)
     if ranks is not None:

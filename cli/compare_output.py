@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from . import output, tables
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ _FEW = 8
 
 def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
     """Save what is asked for, and print: the tables, or data for a pipeline."""
+    from specdiag import markdown
     from specdiag.comparison.rows import COLUMNS, SHORT, rows
     from specdiag.views.export import export
 
@@ -29,6 +28,9 @@ def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) 
         data = found.to_json()
     else:
         data = export(rows(found), SHORT if format == "md" else COLUMNS, format)
+    if format == "md" and (found.a.unread or found.b.unread):
+        unread = (f"{side}: {source.unread}" for side, source in (("A", found.a), ("B", found.b)) if source.unread)
+        data += "".join(f"\n{markdown.text(line)}\n" for line in unread).encode()
     for side, source in (("A", found.a), ("B", found.b)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
     output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
@@ -38,20 +40,16 @@ def excess(found: Sequence[Excess]) -> None:
     """Which limits are exceeded, and by which matrices."""
     for e in found[:_MOST]:
         value = "has no value in B" if e.value is None else f"{e.value:.6g}"
-        _error(f"{e.metric} {value}, above {e.limit:g}: {e.module}")
+        output.fault(f"{e.metric} {value}, above {e.limit:g}: {e.module}")
     if len(found) > _MOST:
-        _error(f"and {len(found) - _MOST} more")
+        output.fault(f"and {len(found) - _MOST} more")
 
 
 def failed(rows: Sequence[ModuleRecord]) -> None:
     """Which matrices have no numbers."""
     names = ", ".join(f"{r.key} ({r.status})" for r in rows[:5])
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    _error(f"{len(rows)} matrices could not be compared: {names}{more}")
-
-
-def _error(message: str) -> None:
-    output.console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    output.fault(f"{len(rows)} matrices could not be compared: {names}{more}")
 
 
 def _print(found: Comparison, *, all_rows: bool) -> None:

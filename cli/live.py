@@ -11,6 +11,7 @@ from rich.text import Text
 
 from . import output
 from . import trajectory_output as show
+from .streams import legible
 
 if TYPE_CHECKING:
     from specdiag.trajectories.watching import Observation
@@ -37,8 +38,8 @@ def live_table(metric: str | None) -> Generator[Callable[[Observation], None]]:
             if found.steps:
                 steps = [s.step for s in found.steps][-_STEPS:]
                 parts.append(show.metric_table(found, metric or show.default_metric(found), console.width, steps))
-            parts += [Text(f"step {d.step}: left out, {d.reason}", style="yellow") for d in found.dropped]
-            parts += [Text(f"ALERT: {message}", style="bold red") for message in said[-_ALERTS:]]
+            parts += [Text(legible(f"step {d.step}: left out, {d.reason}"), style="yellow") for d in found.dropped]
+            parts += [Text(legible(f"ALERT: {message}"), style="bold red") for message in said[-_ALERTS:]]
             live.update(Group(*parts), refresh=True)  # pyright: ignore[reportArgumentType]
 
         yield update
@@ -47,6 +48,4 @@ def live_table(metric: str | None) -> Generator[Callable[[Observation], None]]:
 def _lines(seen: Observation) -> None:
     show.step_line(seen.found)
     for alert in seen.alerts:
-        output.console(stderr=True).print(
-            Text(f"ALERT: step {alert.step}: {alert.message}", "bold red"), soft_wrap=True
-        )
+        output.fault(f"step {alert.step}: {alert.message}", "ALERT: ")

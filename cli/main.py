@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from . import output
+from specdiag import interrupts
+from specdiag.printable import printable
+
+from . import output, streams
 from .analyze import analyze
 from .audit import audit
 from .compare import compare
@@ -20,8 +25,33 @@ from .train import train
 from .trajectory import trajectory
 from .watch import watch
 
+
+class _Group(TyperGroup):
+    """A usage error may quote the name of a file, as of a glob: it is printed as it shows."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _quoted():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quoted():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _quoted() -> Generator[None]:
+    try:
+        yield
+    except typer.TyperException as error:
+        for name in ("message", "option_name", "cmd_name"):
+            if isinstance(held := getattr(error, name, None), str):
+                setattr(error, name, printable(held, keep="\n"))
+        raise
+
+
 app = typer.Typer(
     name="specdiag",
+    cls=_Group,
     help="Spectral diagnostics of transformer checkpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -61,6 +91,7 @@ def main(
 
 
 def run() -> None:
-    """Entry point of the console script. A polite kill (a batch system's) is an interruption like Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Entry point of the console script."""
+    streams.prepare()
+    interrupts.catch()
     app()

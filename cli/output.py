@@ -1,4 +1,8 @@
-"""Where everything that is printed goes: data to stdout, talk to stderr, errors in one sentence with an exit code."""
+"""Where everything that is printed goes: data to stdout, talk to stderr, errors in one sentence with an exit code.
+
+Names and messages come from files of strangers. Whatever goes through here is printed as characters that show, in what
+the terminal can show; and what cannot be written costs nothing that was computed.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,23 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+import warnings
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
-from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+from specdiag import interrupts
+from specdiag.printable import in_json, printable
 
-EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: 4}
-INTERRUPTED = 130
+from . import failures, streams
+
 _PIPED_WIDTH = 200
 _FIRST_SPEAKS = 2.0
 
@@ -36,16 +43,33 @@ class _State:
 _state = _State()
 
 
+class _Formatter(logging.Formatter):
+    """Messages name tensors and files: they are printed as they show."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return printable(super().formatException(ei), keep="\n")
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """The one handler of this program, however often it is configured."""
+
+
 def configure(*, quiet: bool, verbose: bool, debug: bool) -> None:
     """Apply the global options."""
     _state.quiet, _state.debug = quiet, debug
+    streams.settle()
+    interrupts.forget()
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when huggingface_hub is imported
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler = _Handler(streams.Lasting(sys.stderr))
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("specdiag")
-    logger.addHandler(handler)
+    logger.handlers = [*(h for h in logger.handlers if not isinstance(h, _Handler)), handler]
     logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)
+    warnings.formatwarning = _warning
 
 
 def fall_silent(rank: int) -> None:
@@ -54,12 +78,18 @@ def fall_silent(rank: int) -> None:
     logger = logging.getLogger("specdiag")
     if logger.level == logging.WARNING:
         logger.setLevel(logging.ERROR)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    streams.silence(sys.stdout)
 
 
 def trouble(message: str) -> None:
     """Say what happened to one of several processes."""
-    console(stderr=True, own=True).print(Text(f"process {_state.rank}: {message}", style="yellow"), soft_wrap=True)
+    console(stderr=True, own=True).print(message, style="yellow", soft_wrap=True)
+
+
+def fault(message: str, prefix: str = "error: ") -> None:
+    """A line on stderr that says what went wrong."""
+    text = Text.assemble((prefix, "bold red"), streams.legible(message))
+    console(stderr=True, own=True).print(text, soft_wrap=True)
 
 
 def debugs() -> bool:
@@ -68,10 +98,22 @@ def debugs() -> bool:
 
 
 class _Console(Console):
-    """rich ends the process with 1 where the reader of a pipe went away; here that is no failure."""
+    """A console that prints text of strangers as characters that show, one line each."""
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*map(_legible, objects), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich's; here even what came past `print` is made to show."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text, keep="\n"), style)
+
+
+def _legible(renderable: Any) -> Any:
+    if isinstance(renderable, str):
+        return streams.legible(renderable)
+    return streams.legible(renderable) if isinstance(renderable, str) else renderable
 
 
 def console(*, stderr: bool = False, own: bool = False) -> Console:
@@ -82,20 +124,19 @@ def console(*, stderr: bool = False, own: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
     silent = _state.rank > 0 and not own
-    return _Console(stderr=stderr, width=width, highlight=False, markup=False, soft_wrap=False, quiet=silent)
+    file = cast(TextIO, streams.Lasting(stream))
+    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False, quiet=silent)
 
 
 def talk(message: str, style: str | None = None) -> None:
     """Say something to the person, on stderr, unless asked to be quiet."""
     if not _state.quiet:
-        console(stderr=True).print(Text(message, style=style or ""), soft_wrap=True)
+        console(stderr=True).print(message, style=style or "", soft_wrap=True)
 
 
 def write(data: bytes) -> None:
-    """Machine-readable data to stdout, byte for byte."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data if data.endswith(b"\n") else data + b"\n")
-    sys.stdout.buffer.flush()
+    """Machine-readable data to stdout. JSON of strangers' names is escaped further, to the same content."""
+    streams.write(in_json(data if data.endswith(b"\n") else data + b"\n"))
 
 
 def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = None) -> None:
@@ -103,12 +144,12 @@ def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = Non
     from specdiag.report import write_atomically
 
     if out is not None:
-        write_atomically(out, data)
-    with closed_pipe_is_silent():
-        if show is not None:
-            show()
-        elif out is None:
-            write(data)
+        with interrupts.held_back():
+            write_atomically(out, data)
+    if show is not None:
+        show()
+    elif out is None:
+        write(data)
     if out is not None:
         talk(f"written: {out}", "green")
 
@@ -124,51 +165,50 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with _exit_codes():
+            failures.refuse_nul(kwargs)
             return command(*args, **kwargs)
 
     return wrapper
 
 
-def leave(code: int) -> NoReturn:
-    """End the process now: a worker inside LAPACK cannot be interrupted, and a large matrix takes minutes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-@contextmanager
-def closed_pipe_is_silent() -> Generator[None]:
-    """The reader of stdout may go away (`| head`): that ends the printing, and is no failure."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Point stdout at nothing, or the interpreter complains while it closes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def leave() -> NoReturn:
+    """End the process after a signal: a worker inside LAPACK cannot be interrupted, and may take minutes."""
+    streams.flush()
+    os._exit(interrupts.exit_code())
 
 
 @contextmanager
 def _exit_codes() -> Generator[None]:
     try:
-        with closed_pipe_is_silent():
-            yield
-    except SpecdiagError as error:
-        _fail(str(error), next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except OSError as error:
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 4)
-    except typer.Exit:
-        raise
-    except Exception as error:  # noqa: BLE001 - the last resort: a sentence and an exit code, never a bare traceback
-        _fail(f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", 4)
+        yield
+        streams.flush()
+    except typer.Exit as done:
+        streams.flush()
+        lost = _say_what_is_lost()
+        raise typer.Exit(done.exit_code or failures.INCOMPLETE * lost) from None
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: a sentence, never a bare traceback
+        _fail(*failures.sentence(error))
+    if _say_what_is_lost():
+        raise typer.Exit(failures.INCOMPLETE)
 
 
-def _fail(message: str, code: int) -> None:
+def _say_what_is_lost() -> bool:
+    why = streams.trouble()
+    if why is not None:
+        fault(f"stdout: {why}: what was to be printed is lost")
+    return why is not None
+
+
+def _fail(message: str, code: int) -> NoReturn:
     if _state.rank:
         # Where the first process fails alike, torchrun ends this one before it says the same.
         time.sleep(_FIRST_SPEAKS)
         message = f"process {_state.rank}: {message}"
     if _state.debug:
-        traceback.print_exc()
-    console(stderr=True, own=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        streams.Lasting(sys.stderr).write(printable(traceback.format_exc(), keep="\n"))
+    fault(message)
     raise typer.Exit(code) from None
+
+
+def _warning(message: Warning | str, category: type[Warning], *_where: Any, **_more: Any) -> str:
+    return f"{category.__name__}: {printable(str(message))}\n"

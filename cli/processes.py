@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from . import output
@@ -19,16 +17,7 @@ def join() -> Ranks | None:
         return None
     from specdiag.ranks import Ranks
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_once)
     ranks = Ranks.of_torchrun()
     if ranks is not None and ranks.rank > 0:
         output.fall_silent(ranks.rank)
     return ranks
-
-
-def _stop_once(_number: int, _frame: FrameType | None) -> None:
-    """Ctrl-C reaches every process, and torchrun then stops them too: what is kept after the first is not cut off."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from . import output
+from .streams import legible
 
 if TYPE_CHECKING:
     from specdiag.analysis import Progress
@@ -32,6 +33,6 @@ def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
 
         def update(p: Progress) -> None:
             size = f"{p.nbytes / 2**20:.0f}/{p.n_bytes / 2**20:.0f} MiB"
-            bar.update(task, completed=p.share, count=f"{p.matrices}/{p.n_matrices}", size=size, name=p.name)
+            bar.update(task, completed=p.share, count=f"{p.matrices}/{p.n_matrices}", size=size, name=legible(p.name))
 
         yield update

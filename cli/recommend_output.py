@@ -88,8 +88,7 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
         return
     if out is not None:
         plan.save(out)
-    with output.closed_pipe_is_silent():
-        _print(plan, base, all_rows=all_rows)
+    _print(plan, base, all_rows=all_rows)
     if out is not None:
         output.talk(f"plan: {out}", "green")
 

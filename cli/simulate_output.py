@@ -38,11 +38,10 @@ def answer(found: Sequence[Simulation], format: str, out: Path | None) -> None:
         save(norms_predicted(*found), out)
     elif out is not None and data is not None:
         write_atomically(out, data)
-    with output.closed_pipe_is_silent():
-        if format == "table":
-            _print(found)
-        elif data is None:
-            output.write(_data(found, format))
+    if format == "table":
+        _print(found)
+    elif data is None:
+        output.write(_data(found, format))
     if out is not None:
         output.talk(f"written: {out}", "green")
 

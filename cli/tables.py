@@ -15,6 +15,8 @@ from rich.text import Text
 
 from specdiag.records import Contrast, ModuleRecord, RoleSummary
 
+from .streams import legible
+
 EXTREMES = 10
 ALL_UP_TO = 60
 DEPTH_BINS = 6
@@ -46,17 +48,18 @@ def field(head: str, name: str, digits: int = 2, drop: int = 0) -> Column:
 def draw(title: str, columns: Sequence[Column], rows: Iterable[Any], width: int) -> Group:
     """A table of `rows` that fits into `width` by leaving columns out, empty ones first; the first column folds."""
     rows = list(rows)
-    cells = {c.head: [c.cell(row) for row in rows] for c in columns}
-    shown = [c for c in columns if not rows or any(cell != _NOTHING for cell in cells[c.head])]
-    wide = {c.head: max(map(cell_len, [c.head, *cells[c.head]])) for c in columns}
+    found = {c.head: [c.cell(row) for row in rows] for c in columns}
+    shown = [c for c in columns if not rows or any(cell != _NOTHING for cell in found[c.head])]
+    cells = {head: list(map(legible, column)) for head, column in found.items()}
+    wide = {c.head: max(map(cell_len, [legible(c.head), *cells[c.head]])) for c in columns}
     while sum(wide[c.head] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
         shown.remove(max(shown, key=lambda c: c.drop))
     table = Table(box=None, header_style="dim", pad_edge=False)
     for i, c in enumerate(shown):
-        table.add_column(c.head, justify="right" if c.right else "left", overflow="fold", no_wrap=i > 0)
+        table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=i > 0)
     for i in range(len(rows)):
         table.add_row(*(Text(cells[c.head][i]) for c in shown))
-    return Group(Text(title, style="bold"), table)
+    return Group(Text(legible(title), style="bold"), table)
 
 
 def role_table(roles: Sequence[RoleSummary], width: int) -> Group:

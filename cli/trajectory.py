@@ -64,7 +64,7 @@ def trajectory(
     """Every checkpoint of a run, one at a time: alphas, norms and ranks per role, with the training loss beside them.
 
     What is finished is not computed again. Exit codes: 0 done, 2 usage, 3 no checkpoints, 4 none could be analysed,
-    130 interrupted (the next call goes on).
+    130 interrupted by Ctrl-C, else 128 and the signal's number (the next call goes on).
     """
     from specdiag.trajectories.records import RUN_METRICS, TRACKED
     from specdiag.trajectories.tracing import TrajectoryInterrupted
@@ -91,5 +91,5 @@ def trajectory(
         output.talk(f"interrupted after {done} steps, which are kept: run it again to go on", "yellow")
         if done:
             show.answer(interrupted.trajectory, format.value, metric, all_rows=all_rows)
-        output.leave(output.INTERRUPTED)
+        output.leave()
     show.answer(found, format.value, metric, all_rows=all_rows)

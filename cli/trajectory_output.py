@@ -42,17 +42,16 @@ def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool
     """Print the tables, or data for a pipeline; everything is in the output folder already."""
     from specdiag.views.export import export
 
-    with output.closed_pipe_is_silent():
-        if format == "table":
-            _print(found, metric or default_metric(found), all_rows=all_rows)
-        elif format == "json":
-            output.write(found.to_json())
-        elif format == "csv":
-            rows = [{"step": r.step, "module": r.module, "metric": r.metric, "value": r.value} for r in found.rows]
-            output.write(export(rows, ("step", "module", "metric", "value"), "csv"))
-        else:
-            wide = _rows(found, metric or default_metric(found))
-            output.write(export(wide, list(wide[0]), "md"))
+    if format == "table":
+        _print(found, metric or default_metric(found), all_rows=all_rows)
+    elif format == "json":
+        output.write(found.to_json())
+    elif format == "csv":
+        rows = [{"step": r.step, "module": r.module, "metric": r.metric, "value": r.value} for r in found.rows]
+        output.write(export(rows, ("step", "module", "metric", "value"), "csv"))
+    else:
+        wide = _rows(found, metric or default_metric(found))
+        output.write(export(wide, list(wide[0]), "md"))
     output.talk(f"log and reports: {found.out}", "green")
 
 

@@ -41,6 +41,14 @@ class Source(Record, frozen=True, kw_only=True):
     base: str | None = None
     """The model that an adapter was applied to, with its commit where it is on the hub; else None."""
 
+    @property
+    def unread(self) -> str:
+        """A sentence that names every other weight file beside those that were read; empty where there is none."""
+        if not self.ignored:
+            return ""
+        read = ", ".join(self.files[:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
+        return f"Read {read}; weight files that were not read: {', '.join(self.ignored)}."
+
     def __str__(self) -> str:
         pinned = self.commit or self.revision
         return f"{self.location}@{pinned}" if self.kind == "hub" and pinned else self.location
@@ -275,6 +283,8 @@ class Provenance(Record, frozen=True, kw_only=True):
     """How many shared the work; the others of these figures are the first one's."""
     n_cached: int = 0
     """Matrices whose numbers an earlier analysis had kept."""
+    kernels: tuple[str, ...] = ()
+    """BLAS kernels and processor, on which the last bits of a number depend."""
     fingerprint: str | None = None
     """Of local files that were read: their sizes and times."""
     notes: tuple[str, ...] = ()

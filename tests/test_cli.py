@@ -148,7 +148,7 @@ def test_a_newer_report(checkpoint, tmp_path):
     assert "report of schema 7" in done.stderr
 
 
-@pytest.mark.parametrize(("how", "before"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+@pytest.mark.parametrize(("how", "before"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)])
 def test_interruption_keeps_a_partial_report(tmp_path, how, before):
     write(tmp_path / "ckpt", layers=12, d=512, ff=1500)
     if before:
@@ -163,8 +163,8 @@ def test_interruption_keeps_a_partial_report(tmp_path, how, before):
     process.send_signal(how)
     start = time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert time.monotonic() - start < 10
+    assert process.returncode == 128 + how, err
+    assert time.monotonic() - start < 30
     saved = "ckpt.incomplete.specdiag.json" if before else "ckpt.specdiag.json"
     report = load_report(tmp_path / saved)
     assert not report.complete
@@ -299,7 +299,7 @@ def test_a_full_disk_on_stdout(checkpoint, tmp_path):
     command = f"{sys.executable} -m specdiag -q analyze {checkpoint} -f csv > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 4
-    assert done.stderr == "error: No space left on device\n"
+    assert done.stderr == "error: stdout: No space left on device: what was to be printed is lost\n"
 
 
 def test_a_report_of_a_bad_checkpoint_keeps_its_exit_code(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 
+from specdiag import markdown
 from specdiag.auditing.records import AuditReport, DecayAnswer, Finding
+from specdiag.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""
@@ -14,8 +15,8 @@ FEW = 5
 def headline(audit: AuditReport) -> str:
     """The verdict in a line."""
     counts = ", ".join(f"{n} {severity}" for severity, n in audit.counts.items() if n) or "no findings"
-    against = f" against {plain(str(audit.baseline))}" if audit.baseline is not None else ""
-    return f"{audit.verdict.upper()}: {plain(str(audit.source))}{against}: {counts}"
+    against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
+    return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}"
 
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
@@ -44,13 +45,15 @@ def coverage(audit: AuditReport) -> list[str]:
         f"Looked at {seen.n_matrices} matrices of {seen.n_tensors} tensors{others}. "
         f"{len(seen.checks)} of {total} checks were made."
     ]
+    sources = {"": audit.source} if audit.baseline is None else {"": audit.source, "Baseline: ": audit.baseline}
+    lines += [printable(f"{side}{source.unread}") for side, source in sources.items() if source.unread]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in seen.not_checked.items():
         by_reason[reason].append(check)
     if by_reason:
-        said = (f"{_collapsed(checks)} ({plain(reason)})" for reason, checks in by_reason.items())
+        said = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
         lines.append(f"Not checked: {'; '.join(said)}.")
-    return [*lines, *(f"Note: {plain(note)}" for note in seen.notes)]
+    return [*lines, *(f"Note: {printable(note)}" for note in seen.notes)]
 
 
 def decay(answer: DecayAnswer) -> list[str]:
@@ -72,7 +75,7 @@ def decay(answer: DecayAnswer) -> list[str]:
 
 def value(finding: Finding) -> str:
     """The value of a finding for a person."""
-    return f"{finding.value:.4g}" if isinstance(finding.value, float) else plain(str(finding.value))
+    return f"{finding.value:.4g}" if isinstance(finding.value, float) else printable(str(finding.value))
 
 
 def limit(finding: Finding) -> str:
@@ -80,40 +83,25 @@ def limit(finding: Finding) -> str:
     return "" if finding.threshold is None else f"{finding.threshold:g}"
 
 
-def plain(text: str) -> str:
-    """A text in one line, with what a terminal would obey written out."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
     """The audit for a pull request or a job summary."""
-    lines = [f"## specdiag audit: {_text(headline(audit))}", ""]
+    lines = [f"## specdiag audit: {markdown.text(headline(audit))}", ""]
     for group in groups(audit):
         first = group[0]
         lines += [f"### {first.severity}: {first.check} ({len(group)})", ""]
-        lines += [f"{_text(first.why)}. **What to do:** {_text(first.advice)}.", ""]
+        lines += [f"{markdown.text(first.why)}. **What to do:** {markdown.text(first.advice)}.", ""]
         lines += ["| module | value | threshold |", "| --- | --- | --- |"]
         shown = group if all_rows else group[:FEW]
-        lines += [f"| {_code(f.module or 'the checkpoint')} | {_text(value(f))} | {limit(f)} |" for f in shown]
+        lines += [
+            f"| {markdown.code(f.module or 'the checkpoint')} | {markdown.text(value(f))} | {limit(f)} |" for f in shown
+        ]
         if len(shown) < len(group):
             lines.append(f"| and {len(group) - len(shown)} more | | |")
         lines.append("")
     sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
-    return "\n".join([*lines, *(line for s in sentences for line in (_text(s), ""))]).encode()
+    return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 
 
 def _collapsed(checks: list[str]) -> str:
     """Their ids, those against a baseline as one where none of them was made."""
     return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)
-
-
-def _text(text: str) -> str:
-    r"""Markdown that shows the characters of `text`: \ before every mark, HTML as entities."""
-    text = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|~!@])", r"\\\1", text)
-
-
-def _code(text: str) -> str:
-    """A code span in a table cell. A pipe or a backtick, which it cannot hold safely, makes it plain text."""
-    text = plain(text)
-    return _text(text) if "|" in text or "`" in text or text != text.strip() else f"`{text}`"

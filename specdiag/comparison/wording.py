@@ -25,7 +25,16 @@ def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
 
 def sentences(found: Comparison) -> list[str]:
     """What matched, how far the whole moved, whether alphas did, and the balance."""
-    return [*_matched(found), *_moved(found), *_alphas(found), *_statuses(found), *_balance(found), *found.notes]
+    unread = [f"{side}: {source.unread}" for side, source in (("A", found.a), ("B", found.b)) if source.unread]
+    return [
+        *unread,
+        *_matched(found),
+        *_moved(found),
+        *_alphas(found),
+        *_statuses(found),
+        *_balance(found),
+        *found.notes,
+    ]
 
 
 def _matched(found: Comparison) -> list[str]:

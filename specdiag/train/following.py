@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from specdiag import interrupts
 from specdiag.decay.live import live_parameters, untied
 from specdiag.decay.multipliers import attach
 from specdiag.decay.servable import servable
@@ -137,15 +138,16 @@ class StopCallback(TrainerCallback):
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
-        """Ctrl-C and a polite kill stop the run; the second one at once."""
+        """A signal that would end the process stops the run; a second Ctrl-C at once. Others come in twos anyway."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = interrupts.stopping()
         before = [signal.getsignal(number) for number in numbers]
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self.wanted:
+            interrupts.received(number)
+            if self.wanted and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.wanted = True
 

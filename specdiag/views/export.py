@@ -1,17 +1,32 @@
-"""Rows as csv, markdown, json or parquet. A missing value is empty, or null."""
+r"""Rows as csv, markdown, json or parquet. A missing value is empty, or null.
+
+In csv a text cell is on one line and begins no formula. Characters that do not show are written out and backslashes are
+doubled; a cell that would begin with = + - @ or an apostrophe, be it after white space, gets an apostrophe in front.
+`from_csv` takes both back. In markdown, names are code, and marks are escaped.
+
+>>> to_csv("=SUM(A1)"), from_csv(to_csv("=SUM(A1)"))
+("'=SUM(A1)", '=SUM(A1)')
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from specdiag import markdown
 from specdiag.errors import MissingExtraError, UsageError
+from specdiag.printable import restored, reversible
 
 Rows = Sequence[Mapping[str, Any]]
+_NAMES = frozenset({"name", "module", "tensor", "run", "name_a", "name_b"})
+"""Columns that hold names, which stand as code in markdown."""
+_FORMULA = re.compile(r"[\s\x00-\x20\x7f-\xa0]*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
+"""What a spreadsheet takes for a formula, and the apostrophe that says that it is none."""
 FORMATS = ("json", "csv", "md", "parquet")
 
 
@@ -38,20 +53,38 @@ def export(rows: Rows, columns: Sequence[str], format: str) -> bytes:
     raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
 
 
+def to_csv(text: str) -> str:
+    """A text as a cell that a spreadsheet shows and does not run."""
+    cell = reversible(text)
+    return f"'{cell}" if _FORMULA.match(text) else cell
+
+
+def from_csv(cell: str) -> str:
+    """The text of a cell that `to_csv` made."""
+    return restored(cell.removeprefix("'"))
+
+
 def _csv(rows: Rows, columns: Sequence[str]) -> bytes:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({c: to_csv(c) for c in columns})
+    writer.writerows({c: _cell(row.get(c)) for c in columns} for row in rows)
     return out.getvalue().encode()
 
 
-def _markdown(rows: Rows, columns: Sequence[str]) -> bytes:
-    def cell(value: Any) -> str:
-        text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|").replace("\n", " ")
+def _cell(value: Any) -> Any:
+    """A number as it is, anything else as text."""
+    return value if value is None or isinstance(value, int | float) else to_csv(str(value))
 
-    lines = [columns, ["---"] * len(columns), *([cell(row.get(c)) for c in columns] for row in rows)]
+
+def _markdown(rows: Rows, columns: Sequence[str]) -> bytes:
+    def cell(column: str, value: Any) -> str:
+        if isinstance(value, str):
+            return markdown.code(value) if column in _NAMES else markdown.text(value)
+        return "" if value is None else f"{value:.6g}" if isinstance(value, float) else markdown.text(str(value))
+
+    heads = [markdown.text(c) if not c.replace("_", "").isalnum() else c for c in columns]
+    lines = [heads, ["---"] * len(columns), *([cell(c, row.get(c)) for c in columns] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).encode()
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
+from specdiag.printable import in_toml, printable
 from specdiag.views.export import export
 
 COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
@@ -58,9 +58,19 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
 
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
-    code = _TORCH.format(title=_title(plan), ratios=json.dumps(plan.ratios, indent=4), base=base)
+    code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base)
     # Without a base it has to be given.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
+
+
+def _literal(ratios: Mapping[str, float]) -> str:
+    """A dictionary in Python, in ASCII: names are hostile input."""
+    return "{\n" + ",\n".join(f"    {_quoted(name)}: {ratio!r}" for name, ratio in ratios.items()) + "\n}"
+
+
+def _quoted(name: str) -> str:
+    inner = name.encode("unicode_escape").decode().replace('"', '\\"')
+    return f'"{inner}"'
 
 
 def _transformers(plan: DecayPlan) -> bytes:
@@ -71,7 +81,7 @@ def _transformers(plan: DecayPlan) -> bytes:
 def _toml(plan: DecayPlan) -> bytes:
     import tomli_w
 
-    return tomli_w.dumps(_without_gaps(msgspec.to_builtins(plan))).encode()
+    return in_toml(tomli_w.dumps(_without_gaps(msgspec.to_builtins(plan))).encode())
 
 
 def _rows(format: str) -> Callable[[DecayPlan], bytes]:
@@ -81,7 +91,7 @@ def _rows(format: str) -> Callable[[DecayPlan], bytes]:
 def _title(plan: DecayPlan) -> str:
     """One line of comment: names are hostile input."""
     text = f"Weight decay for {plan.source}: {plan.rule} rule on {plan.basis}, report {plan.report_digest[:16]}"
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _without_gaps(value: Any) -> Any:

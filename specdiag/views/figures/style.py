@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from specdiag.decay.plan import DecayPlan
+from specdiag.printable import printable
 from specdiag.records import Family, Role
 from specdiag.report import SpectralReport
 
@@ -177,7 +178,7 @@ def plan_caption(plan: DecayPlan) -> str:
 def plain(text: str) -> str:
     """Text that is drawn as it is: one line, no mathematics, no characters that the font lacks. Names are hostile."""
     known = _characters()
-    text = "".join(c if ord(c) in known else "?" for c in " ".join(text.split()))
+    text = "".join(c if ord(c) in known else "?" for c in printable(" ".join(text.split())))
     return text.replace("$", r"\$")
 
 

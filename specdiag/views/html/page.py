@@ -19,6 +19,7 @@ from specdiag.auditing.auditor import audit
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
+from specdiag.printable import printable
 from specdiag.recommendation import recommend
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport, check_writable, write_atomically
@@ -147,7 +148,7 @@ def _data(name: str) -> str:
 
 def _plain(value: object) -> str:
     """What is put into the page: characters that do not show, or that turn the text around, are written out."""
-    return value if isinstance(value, Markup) else wording.plain(str(value))
+    return value if isinstance(value, Markup) else printable(str(value))
 
 
 def _foldable(name: str) -> Markup:
@@ -257,7 +258,7 @@ def _provenance(report: SpectralReport) -> Markup:
         "statuses": dict(Counter(r.status for r in report)),
     }
     text = msgspec.json.format(msgspec.json.encode(said), indent=2).decode()
-    return Markup("\n").join(escape(wording.plain(line)) for line in text.splitlines())
+    return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
 
 
 def _json(value: Any) -> Markup:

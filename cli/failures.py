@@ -1,0 +1,69 @@
+"""Exceptions in one sentence, with the exit code that fits."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from specdiag import interrupts
+from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+
+INCOMPLETE = 4
+_EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: INCOMPLETE}
+_MEMORY = "give more memory, or ask for less with --jobs 1 or --memory"
+_NO_ROOM = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc", "failed to map segment")
+"""How libraries say that there is no memory, where they do not raise MemoryError."""
+
+
+def sentence(error: BaseException) -> tuple[str, int]:
+    """What to say of an exception, and the exit code."""
+    if isinstance(error, SpecdiagError):
+        return str(error), next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", interrupts.exit_code()
+    if _is_memory(error):
+        return f"memory ran out ({_one_line(error) or 'an allocation failed'}): {_MEMORY}", INCOMPLETE
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return (
+            "no further thread could be started: ask for fewer with --jobs",
+            INCOMPLETE,
+        )
+    if isinstance(error, RecursionError):
+        return "the source nests deeper than can be followed: save its weights alone, as safetensors", INCOMPLETE
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", INCOMPLETE
+    if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
+        return f"a name or a text is no Unicode ({error.reason}): rename it, or save it anew", 3
+    if interrupts.came():  # a library made another exception of it
+        return "interrupted", interrupts.exit_code()
+    return f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", INCOMPLETE
+
+
+def refuse_nul(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a NUL in an argument: no path and no name of the system has one."""
+    for name, value in given.items():
+        if any("\0" in text for text in _texts(value)):
+            raise UsageError(f"--{name.replace('_', '-')} has a NUL character in it, which no path and no name has")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str | PurePath):
+        yield str(value)
+    elif isinstance(value, list | tuple):
+        for inner in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _texts(inner)
+
+
+def _is_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError | ImportError | OSError) and any(words in said for words in _NO_ROOM))
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
