@@ -12,23 +12,36 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from specdiag import checks
 from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError, UsageError
 from specdiag.measuring import Progress, measured
+from specdiag.options import (
+    OPENING,
+    PLACE,
+    AnalysisArguments,
+    AnalysisOptions,
+    DType,
+    Method,
+    Opening,
+    OpeningArguments,
+    Tail,
+    check,
+    is_location,
+)
 from specdiag.ranks import Ranks
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import may_have_accelerator, peak_memory
 from specdiag.resuming import finished_rows
-from specdiag.spectra.eigenvalues import ComputeType, Method
-from specdiag.spectra.measure import TAILS, Eigenvalues
+from specdiag.spectra.measure import Eigenvalues
 from specdiag.summary import summarise
 
 if TYPE_CHECKING:
@@ -56,13 +69,13 @@ def analyze(
     roles: str | Sequence[str] = (),
     experts: int | None = None,
     device: str = "auto",
-    dtype: Literal["auto", "float32", "float64"] = "auto",
-    method: Literal["gram", "svd"] = "gram",
-    tail: Literal["hill", "hill-paper", "ks", "fix-finger", "farms"] = "hill",
+    dtype: DType = "auto",
+    method: Method = "gram",
+    tail: Tail = "hill",
     tail_fraction: float = 0.5,
     square: bool = True,
     randomize: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     jobs: int | None = None,
     memory: int | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -71,6 +84,8 @@ def analyze(
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
     """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
+
+    An open `Checkpoint` keeps what it was opened with: revision, file, base, stream, role map, experts and seed.
 
     Args:
         source: a hub id (`org/name`, `org/name@revision`, a URL), a directory, a file, a model, a state dict, or an
@@ -92,7 +107,7 @@ def analyze(
         tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
         square: compute `alpha_square`.
         randomize: compute the spectrum of the entry-permuted matrix too.
-        seed: of expert sampling and of the permutation.
+        seed: of expert sampling and of the permutation; None for 0.
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
         cache: a folder in which results are kept by the content of their tensors, and found there; None for none.
@@ -110,22 +125,21 @@ def analyze(
         >>> report["model.layers.0.self_attn.q_proj.weight"].alpha
     """
     start = time.perf_counter()
+    options = AnalysisOptions.of(locals())
     checkpoint = open_source(
         source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
     )
     mark = fingerprint(checkpoint.source)
-    settings = make_settings(
-        device=device, dtype=dtype, method=method, tail=tail, tail_fraction=tail_fraction, square=square,
-        randomize=randomize, seed=seed, experts=experts, include=include, exclude=exclude,
-        roles=roles, role_map=role_map,
-    )  # fmt: skip
+    settings = _settings(options, checkpoint.opening)
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
     if ranks is not None and device in ("auto", "cuda"):
         settings = replace(settings, device=ranks.device(settings.device))
-    finished = finished_rows(resume, checkpoint.source, settings, selected)
+    finished = finished_rows(options.resume, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished]
-    share, workers, cause = measured(left, checkpoint.source, settings, jobs, memory, cache, ranks, progress)
+    share, workers, cause = measured(
+        left, checkpoint.source, settings, options.jobs, options.memory, options.cache, ranks, progress
+    )
     finished |= share.finished
 
     done = [finished[m.key] for m in selected if m.key in finished]
@@ -162,76 +176,67 @@ def analyze(
 
 def open_source(
     source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
-    *,
-    revision: str | None = None,
-    file: str | None = None,
-    base: str | os.PathLike[str] | None = None,
-    stream: bool = False,
-    role_map: str | os.PathLike[str] | None = None,
-    experts: int | None = None,
-    seed: int = 0,
+    **given: Unpack[OpeningArguments],
 ) -> Checkpoint:
     """List what a source holds without reading values. Arguments and errors as in `analyze`."""
-    if base is not None and not isinstance(source, (str, os.PathLike)):
+    checks.names(given, OPENING)
+    opening = Opening.of(given)
+    if is_location(source):
+        return _open_location(cast("str | os.PathLike[str]", source), opening)
+    if opening.base is not None:
         raise UsageError("base goes with an adapter on disk or on the hub: a model in memory holds its own weights")
-    if stream and not isinstance(source, (str, os.PathLike)):
-        raise UsageError("stream goes with a model on the hub: this one is open or in memory already")
+    if named := next((name for name in PLACE if given.get(name)), None):
+        raise UsageError(f"{named} goes with a path or a model on the hub: this one is open or in memory already")
     if isinstance(source, Checkpoint):
+        source.opening.require_same(given)
         return source
-    roles = None if role_map is None else Path(role_map)
-    if isinstance(source, (str, os.PathLike)):
-        if is_report(Path(source)):
-            raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
-        from specdiag.checkpoint.reader import open_checkpoint
+    return _open_memory(source, opening)
 
-        return open_checkpoint(
-            source, revision=revision, file=file, role_map=roles, experts=experts, seed=seed, base=base, stream=stream
-        )
+
+def _open_location(source: str | os.PathLike[str], opening: Opening) -> Checkpoint:
+    if is_report(Path(source)):
+        raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
+    from specdiag.checkpoint.reader import open_checkpoint
+
+    return open_checkpoint(
+        source, revision=opening.revision, file=opening.file, role_map=opening.role_path, experts=opening.experts,
+        seed=opening.seed, base=opening.base, stream=opening.stream,
+    )  # fmt: skip
+
+
+def _open_memory(source: object, opening: Opening) -> Checkpoint:
     import torch
 
     from specdiag.checkpoint.memory import from_model, from_state_dict
 
+    role_map, experts, seed = opening.role_path, opening.experts, opening.seed
     if isinstance(source, Mapping):
-        if torch.Tensor not in {t for value in source.values() for t in type(value).__mro__}:
-            raise UsageError(f"a state dict maps names to torch tensors; this one of {len(source)} entries holds none")
-        return from_state_dict(source, role_map=roles, experts=experts, seed=seed)
-    if not isinstance(source, torch.nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
+        state = cast("Mapping[str, torch.Tensor]", source)
+        if torch.Tensor not in {t for value in state.values() for t in type(value).__mro__}:
+            raise UsageError(f"a state dict maps names to torch tensors; this one of {len(state)} entries holds none")
+        if strange := [name for name in state if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"a state dict maps names to torch tensors; {checks.shown(strange[0])} is no name")
+        return from_state_dict(state, role_map=role_map, experts=experts, seed=seed)
+    if not isinstance(source, torch.nn.Module):
         raise UsageError(f"cannot analyse a {type(source).__name__}: give a path, a hub id, a model or a state dict")
-    return from_model(source, role_map=roles, experts=experts, seed=seed)
+    return from_model(source, role_map=role_map, experts=experts, seed=seed)
 
 
-def make_settings(
-    *,
-    device: str,
-    dtype: str,
-    tail_fraction: float,
-    include: str | Sequence[str],
-    exclude: str | Sequence[str],
-    roles: str | Sequence[str],
-    role_map: str | os.PathLike[str] | None,
-    **others: Any,
-) -> Settings:
-    """Settings with `auto` resolved and every choice checked.
+def make_settings(**given: Unpack[AnalysisArguments]) -> Settings:
+    """Settings with `auto` resolved and every choice checked. Arguments as of `analyze`.
 
     Raises:
         UsageError: naming the option, its value, and what is allowed.
     """
-    include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
-    unknown = [role for role in roles if role not in ROLES]
-    if unknown:
-        raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
-    if not 0 < tail_fraction < 1:
-        raise UsageError(f"tail fraction {tail_fraction} is not between 0 and 1; the default is 0.5")
-    for name, value, allowed in (
-        ("method", others["method"], get_args(Method)),
-        ("tail", others["tail"], tuple(TAILS)),
-        ("dtype", dtype, ("auto", *get_args(ComputeType))),
-    ):
-        if value not in allowed:
-            raise UsageError(f"unknown {name} '{value}'; choose from {', '.join(allowed)}")
-    if others["method"] == "svd" and device not in ("auto", "cpu"):
+    check(given)
+    return _settings(AnalysisOptions.of(given), Opening.of(given))
+
+
+def _settings(options: AnalysisOptions, opening: Opening) -> Settings:
+    device, dtype = options.device, options.dtype
+    if options.method == "svd" and device not in ("auto", "cpu"):
         raise UsageError(f"method svd runs on the CPU; leave out --device {device}, or choose method gram")
-    if device == "auto" and (others["method"] == "svd" or not may_have_accelerator()):
+    if device == "auto" and (options.method == "svd" or not may_have_accelerator()):
         device = "cpu"
     if device != "cpu":
         from specdiag.spectra.accelerator import resolve_device, resolve_dtype
@@ -243,12 +248,17 @@ def make_settings(
     return Settings(
         device=device,
         dtype="float32" if dtype == "float32" else "float64",
-        tail_fraction=tail_fraction,
-        include=include,
-        exclude=exclude,
-        roles=tuple(role for role in ROLES if role in roles),
-        role_map=None if role_map is None else str(role_map),
-        **others,
+        method=options.method,
+        tail=options.tail,
+        tail_fraction=options.tail_fraction,
+        square=options.square,
+        randomize=options.randomize,
+        seed=opening.seed,
+        experts=opening.experts,
+        include=options.include,
+        exclude=options.exclude,
+        roles=tuple(role for role in ROLES if role in options.roles),
+        role_map=opening.role_map,
     )
 
 

@@ -7,15 +7,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_args
 
+from specdiag import checks, options
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import LrSchedule, Verdict, verdict
-from specdiag.decay.participants import Participant, column, participants, random_value, reference_participants
+from specdiag.decay.participants import (
+    Participant,
+    check_basis,
+    column,
+    participants,
+    random_value,
+    reference_participants,
+)
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
-from specdiag.decay.scheduled import DecaySchedule
+from specdiag.decay.scheduled import DecaySchedule, checked_schedule
 from specdiag.errors import UsageError
+from specdiag.options import UnselectedArguments
 from specdiag.report import SpectralReport, is_report, load_report
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ def recommend(
     exclude: str | Sequence[str] = (),
     roles: str | Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
-    **analysis: Any,
+    **analysis: Unpack[UnselectedArguments],
 ) -> DecayPlan:
     """A weight decay for each attention and MLP projection, from how heavy-tailed its spectrum is.
 
@@ -87,8 +96,19 @@ def recommend(
         >>> plan = specdiag.recommend("name.specdiag.json", weight_decay=0.1)  # doctest: +SKIP
         >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio  # doctest: +SKIP
     """
-    _check(rule, basis, s1, s2, clip, compat, weight_decay)
-    include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
+    options.check(analysis, options.UNSELECTED)
+    include, exclude, roles = checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles)
+    (s1, s2), clip = assignment.check_rule(rule, s1, s2), _percentiles(clip)
+    preserve_mean = checks.flag("preserve_mean", preserve_mean)
+    base_origin = checks.text("base_origin", base_origin)
+    weight_decay, lr = (
+        None if value is None else checks.number(name, value, least=0, most=checks.MOST_RATE, hint=f"such as {usual}")
+        for name, value, usual in (("weight decay", weight_decay, 0.1), ("lr", lr, 0.001))
+    )
+    steps_left = None if steps_left is None else checks.whole("steps left", steps_left, least=0)
+    checks.one_of("lr schedule", lr_schedule, get_args(LrSchedule))
+    schedule = None if schedule is None else checked_schedule(schedule)
+    _check(rule, basis, compat, progress)
     if compat is not None and (include or exclude or roles):
         raise UsageError("--compat reference decides itself who takes part: leave out --include, --exclude, --role")
     report = _report(source, basis, compat, progress, analysis)
@@ -172,24 +192,25 @@ def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
     return correlation(ours, theirs) ** 2
 
 
-def _check(
-    rule: str,
-    basis: str,
-    s1: float,
-    s2: float,
-    clip: tuple[float, float] | None,
-    compat: str | None,
-    base: float | None,
-) -> None:
-    assignment.check_rule(rule, s1, s2)
-    if clip is not None and not 0 <= clip[0] < clip[1] <= 100:
-        raise UsageError(f"--clip {clip[0]} {clip[1]} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
+def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
+    check_basis(basis)
+    checks.function("progress", progress)
     if compat not in (None, "reference"):
-        raise UsageError(f"unknown --compat '{compat}'; there is 'reference'")
-    if base is not None and not (isinstance(base, (int, float)) and 0 <= base < float("inf")):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"weight decay {base!r} must be a number of at least 0, such as 0.1")
+        raise UsageError(f"unknown --compat {checks.shown(compat)}; there is 'reference'")
     if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
         raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")
+
+
+def _percentiles(clip: object) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    given = tuple(cast("Sequence[object]", clip)) if isinstance(clip, (tuple, list)) else ()
+    if len(given) != 2:
+        raise UsageError(f"clip is {checks.shown(clip)}: give two percentiles, such as 5 and 95")
+    low, high = (checks.number("clip", percent, least=0, most=100, hint="a percentile") for percent in given)
+    if low >= high:
+        raise UsageError(f"--clip {low:g} {high:g} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
+    return low, high
 
 
 def _report(
@@ -199,7 +220,7 @@ def _report(
     progress: Callable[[Progress], None] | None,
     analysis: Mapping[str, Any],
 ) -> SpectralReport:
-    if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
+    if options.is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if analysis:

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from specdiag import checks as checking
+from specdiag import options
 from specdiag.auditing import baseline as against
 from specdiag.auditing import decay, expectations, shards, spectra, structure, values
 from specdiag.auditing.records import SEVERITIES, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, Observation, findings, load_checks
 from specdiag.errors import UsageError
+from specdiag.options import AnalysisArguments
 from specdiag.records import Settings, Source
 from specdiag.report import SpectralReport, is_report, load_report
 
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     from specdiag.analysis import Progress
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OPENING = ("revision", "file", "base", "role_map", "experts", "seed")
 _STRUCTURE = ("layer_gap", "missing_matrix", *expectations.CONFIG_CHECKS)
-_BASELINE_ONLY = ("revision", "file", "base")
+_OF_THE_SOURCE = ("revision", "file", "base", "resume")
+"""Options that say what is audited, and nothing about the baseline."""
+_SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
+"""Settings of a report that the baseline is analysed with."""
 
 
 def audit(
@@ -43,7 +48,7 @@ def audit(
     lr: float | None = None,
     steps: int | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **analysis: Any,
+    **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
     """What is wrong with a checkpoint: bad values, broken matrices, a broken promise of config.json, odd spectra.
 
@@ -68,12 +73,18 @@ def audit(
         >>> found.verdict, found.counts  # doctest: +SKIP
         ('pass', {'fail': 0, 'warn': 0, 'info': 0})
     """
+    options.check(analysis)
     checks = load_checks(thresholds)
+    weight_decay, lr = (
+        None if value is None else checking.number(name, value, above=0, hint="of the run")
+        for name, value in (("weight decay", weight_decay), ("lr", lr))
+    )
+    steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
     if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):
         raise UsageError("the decay check needs weight decay and lr of the run, both; steps go with them")
-    opened = _open(source, dict(analysis), progress, square=baseline is not None)
+    opened = _open(source, analysis, progress, square=baseline is not None)
     report = opened.report
-    reference = None if baseline is None else _baseline(baseline, opened, dict(analysis), progress)
+    reference = None if baseline is None else _baseline(baseline, opened, analysis, progress)
     answer = None
     if weight_decay is not None and lr is not None:
         answer = decay.answer_on_decay(report.records, weight_decay, lr, steps, checks["decay"])
@@ -112,44 +123,46 @@ class _Opened:
 
 
 def _open(
-    source: Any, analysis: dict[str, Any], progress: Callable[[Progress], None] | None, *, square: bool
+    source: Any, analysis: AnalysisArguments, progress: Callable[[Progress], None] | None, *, square: bool
 ) -> _Opened:
-    if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
+    if options.is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if refused := analysis.keys() - {"cache"}:
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
         return _Opened(source)
-    from specdiag.analysis import analyze
-    from specdiag.auditing.opening import open_audited, read_others
+    from specdiag.analysis import analyze, open_source
+    from specdiag.auditing.others import others, read_others
+    from specdiag.checkpoint.tensors import Checkpoint
 
-    opening = {name: analysis.pop(name) for name in _OPENING if name in analysis}
-    checkpoint, others = open_audited(source, **opening)
-    kept = {name: value for name, value in opening.items() if name not in _BASELINE_ONLY}
-    options: dict[str, Any] = {"square": square} | kept | analysis
-    report = analyze(checkpoint, progress=progress, **options)
+    opening, computing = options.split(analysis)
+    checkpoint = open_source(source, **opening)
+    chosen: dict[str, Any] = {"square": square, **computing}
+    report = analyze(checkpoint, progress=progress, **chosen)
+    beside = None if isinstance(source, Checkpoint) else others(checkpoint)
     return _Opened(
         report,
         is_checkpoint=True,
         config=checkpoint.config,
-        n_others=None if others is None else len(others),
-        others=tuple(read_others(others or ())),
+        n_others=None if beside is None else len(beside),
+        others=tuple(read_others(beside or ())),
     )
 
 
 def _baseline(
-    baseline: Any, opened: _Opened, analysis: dict[str, Any], progress: Callable[[Progress], None] | None
+    baseline: Any, opened: _Opened, analysis: AnalysisArguments, progress: Callable[[Progress], None] | None
 ) -> SpectralReport:
-    if isinstance(baseline, (str, os.PathLike)) and is_report(Path(baseline)):
+    if options.is_location(baseline) and is_report(Path(baseline)):
         return load_report(baseline)
     if isinstance(baseline, SpectralReport):
         return baseline
     from specdiag.analysis import analyze
 
-    settings = opened.report.settings
-    same = {name: getattr(settings, name) for name in ("tail", "tail_fraction", "include", "exclude", "roles")}
-    options = {name: value for name, value in analysis.items() if name not in _BASELINE_ONLY}
-    return analyze(baseline, progress=progress, **(same | options))
+    same = {name: getattr(opened.report.settings, name) for name in _SHARED}
+    given: dict[str, Any] = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
+    if not options.is_on_hub(baseline):
+        given.pop("stream", None)
+    return analyze(baseline, progress=progress, **(same | given))
 
 
 def _observe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import Source
+from specdiag.options import Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +98,10 @@ def open_checkpoint(
             return update_rows(adapter, held.source, held.config, options, held.notes)
         return sort_tensors(held.tensors, held.source, held.config, options, held.notes)
 
-    if not parts:
-        return sort(pick)
-    return join(folder, {part: sort(part) for part in parts})
-
-
-def read_plain(
-    location: str | os.PathLike[str], revision: str | None = None, file: str | None = None
-) -> Contents | None:
-    """What one plain model holds; None for a pipeline of several, and for an adapter. See `open_checkpoint`."""
-    folder, pick, parts = _located(location, revision, file)
-    if parts:
-        return None
-    held = read_contents(folder, pick)
-    return held if _adapter(held, folder) is None else None
+    checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
+    opening = {"revision": revision, "file": file, "base": base, "stream": stream,
+               "role_map": role_map, "experts": experts, "seed": seed}  # fmt: skip
+    return replace(checkpoint, opening=Opening.of(opening))
 
 
 def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Contents:

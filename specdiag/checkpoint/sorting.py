@@ -12,6 +12,7 @@ from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.options import Opening
 from specdiag.records import Skipped, Source
 
 
@@ -68,6 +69,8 @@ def sort_tensors(
         notes=tuple(said),
         n_tensors=len(tensors),
         n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied and t.reason != SCALE),
+        stored=tuple(tensors),
+        opening=Opening.of({"role_map": options.role_map, "experts": options.experts, "seed": options.seed}),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.options import Opening
 from specdiag.records import ModuleRole, Skipped, Source, key
 
 if TYPE_CHECKING:
@@ -216,6 +217,9 @@ class Checkpoint:
         notes: sentences for the person who asked, such as a fused tensor that could not be split.
         n_tensors: number of stored tensors.
         n_parameters: number of stored values.
+        stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of
+            adapters without their base.
+        opening: what it was opened with.
     """
 
     source: Source
@@ -226,3 +230,5 @@ class Checkpoint:
     notes: tuple[str, ...]
     n_tensors: int
     n_parameters: int
+    stored: tuple[StoredTensor, ...] | None = field(default=None, repr=False)
+    opening: Opening = field(default_factory=Opening)

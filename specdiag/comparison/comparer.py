@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from specdiag import checks, options
 from specdiag.comparison.changes import make_change
 from specdiag.comparison.matching import Matching, match
 from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
-from specdiag.comparison.sides import Entry, Selection, Side, open_side, shape
+from specdiag.comparison.sides import Entry, Selection, Side, loaded, open_side, require_stream, shape
 from specdiag.comparison.statistics import balance, role_changes, totals
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, ModuleRecord, key
+from specdiag.options import ComparedArguments
+from specdiag.records import ModuleRecord, Settings, key
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from specdiag.comparison.difference import Pair
 
 _SHARED = ("tail", "tail_fraction", "square", "experts", "seed")
-"""Settings of a report that the other side is analysed with."""
+"""Settings of a report that the other side is opened and analysed with."""
+_CHANGE_NOTHING = ("cache", "ranks")
+"""Options that come with two reports as well."""
 
 
 def compare(
@@ -38,7 +42,7 @@ def compare(
     exclude: str | Sequence[str] = (),
     roles: str | Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
-    **analysis: Any,
+    **analysis: Unpack[ComparedArguments],
 ) -> Comparison:
     """What changed from A to B, matrix by matrix.
 
@@ -66,21 +70,25 @@ def compare(
         >>> found = specdiag.compare("org/base", "org/fine-tune")  # doctest: +SKIP
         >>> [(role.role, role.relative_change, role.alpha_square) for role in found.roles]  # doctest: +SKIP
     """
-    include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
-    if unknown := [role for role in roles if role not in ROLES]:
-        raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
-    if subspace < 0:
-        raise UsageError(f"a subspace of {subspace} dimensions is not possible; 0 leaves the angles out")
-    side_a, side_b = (open_side(source, base, analysis) for source in (a, b))
+    options.check(analysis, options.COMPARED)
+    options.Opening.of({"base": base})
+    selection = Selection(checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles))
+    subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
+    weights = None if weights is None else checks.flag("weights", weights)
+    checks.function("progress", progress)
+    a, b = loaded(a), loaded(b)
+    given = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
+    opening, computing = options.split(given)
+    require_stream(opening, (a, b))
+    side_a, side_b = (open_side(source, base, opening, analysis) for source in (a, b))
     has_weights = side_a.checkpoint is not None and side_b.checkpoint is not None
     if weights and not has_weights:
         raise UsageError("a saved report holds no weights: give both checkpoints, or leave the weights out")
-    matched = _Matched.of(side_a, side_b, Selection(include, exclude, roles))
+    matched = _Matched.of(side_a, side_b, selection)
     matched.require_pairs()
 
-    options = _same_settings(side_a, side_b, analysis)
-    report_a = side_a.analysed((p[0] for p in matched.pairs), options, progress)
-    report_b = side_b.analysed((p[1] for p in matched.pairs), options, progress)
+    report_a = side_a.analysed((p[0] for p in matched.pairs), computing, progress)
+    report_b = side_b.analysed((p[1] for p in matched.pairs), computing, progress)
     of_a, of_b = ({r.key: r for r in report} for report in (report_a, report_b))
     modules, only_in_a, only_in_b, reshaped = matched.sorted_out(report_a, report_b)
 
@@ -93,7 +101,13 @@ def compare(
         pairs = _pairs(modules, side_a.checkpoint, side_b.checkpoint)
         of_names = {name: (of_a[ka], of_b[kb]) for ka, kb, name in modules}
         deltas = measure_deltas(
-            pairs, of_names, side_a.checkpoint, side_b.checkpoint, subspace=subspace, options=options, progress=progress
+            pairs,
+            of_names,
+            side_a.checkpoint,
+            side_b.checkpoint,
+            subspace=subspace,
+            options=computing,
+            progress=progress,
         )
     compared = _compared_metrics(report_a, report_b)
     changes = tuple(make_change(name, of_a[ka], of_b[kb], compared, deltas.get(name)) for ka, kb, name in modules)
@@ -194,16 +208,13 @@ def _listed(prefixes: Sequence[str]) -> str:
     return " and ".join(f"'{prefix}'" for prefix in prefixes)
 
 
-def _same_settings(a: Side, b: Side, analysis: Mapping[str, Any]) -> dict[str, Any]:
+def _same_settings(known: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
     """The options for a side that is analysed now: those of the other's report, unless they are given."""
-    known = next((side.report.settings for side in (a, b) if side.report is not None), None)
-    if known is None:
-        return dict(analysis)
-    if a.report is not None and b.report is not None and (refused := analysis.keys() - {"cache", "ranks"}):
+    if len(known) == 2 and (refused := analysis.keys() - set(_CHANGE_NOTHING)):
         raise UsageError(
             f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
         )
-    return {name: getattr(known, name) for name in _SHARED} | dict(analysis)
+    return {name: getattr(known[0], name) for name in _SHARED if known} | dict(analysis)
 
 
 def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from specdiag import options
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ModuleRecord, Role, Skipped, key
@@ -16,9 +17,6 @@ from specdiag.report import SpectralReport, is_report, load_report
 
 if TYPE_CHECKING:
     from specdiag.analysis import Progress
-
-OPENING = ("role_map", "experts", "seed")
-"""Options of `analyze` that are needed to open a checkpoint already."""
 
 
 class Entry(NamedTuple):
@@ -55,7 +53,7 @@ class Side:
         return _skipped(self.checkpoint.skipped) | held
 
     def analysed(
-        self, keys: Iterable[str], options: Mapping[str, Any], progress: Callable[[Progress], None] | None
+        self, keys: Iterable[str], computing: Mapping[str, Any], progress: Callable[[Progress], None] | None
     ) -> SpectralReport:
         """The report, made now where there is none, of the matrices `keys`."""
         if self.report is not None:
@@ -65,7 +63,7 @@ class Side:
         assert self.checkpoint is not None
         wanted = set(keys)
         chosen = replace(self.checkpoint, matrices=tuple(m for m in self.checkpoint.matrices if m.key in wanted))
-        return analyze(chosen, progress=progress, **options)
+        return analyze(chosen, progress=progress, **computing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +94,33 @@ class Selection:
                     )
 
 
-def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> Side:
-    """A report is loaded, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
+def loaded(source: Any) -> Any:
+    """A saved report read; anything else as it is."""
+    return load_report(source) if options.is_location(source) and is_report(Path(source)) else source
 
-    An adapter with `base` is applied to it.
+
+def require_stream(opening: Mapping[str, Any], sources: Iterable[Any]) -> None:
+    """Raise UsageError where there is nothing to stream."""
+    if opening.get("stream") and not any(options.is_on_hub(source) for source in sources):
+        raise UsageError("stream goes with a model on the hub, and neither side is one")
+
+
+def open_side(
+    source: Any, base: str | os.PathLike[str] | None, opening: Mapping[str, Any], given: Mapping[str, Any]
+) -> Side:
+    """A report stays, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
+
+    An adapter with `base` is applied to it. What is on this machine is not streamed, and an open checkpoint is asked
+    for the options in `given` alone: it does not take on the other side's.
     """
-    if isinstance(source, (str, os.PathLike)) and is_report(Path(source)):
-        source = load_report(source)
     if isinstance(source, SpectralReport):
         return Side(source, None)
     from specdiag.analysis import open_source
 
-    opening = {name: options[name] for name in OPENING if name in options}
+    if isinstance(source, Checkpoint):
+        opening = {name: value for name, value in opening.items() if name in given}
+    if not options.is_on_hub(source):
+        opening = {name: value for name, value in opening.items() if name != "stream"}
     try:
         checkpoint = open_source(source, **opening)
     except SourceError:
@@ -115,8 +128,9 @@ def open_side(source: Any, base: str | os.PathLike[str] | None, options: Mapping
         if source is None:
             raise
         checkpoint = open_source(source, **opening)
-    if base is not None and isinstance(source, (str, os.PathLike)) and _is_adapter(checkpoint):
-        checkpoint = open_source(source, base=base, **opening)
+    if base is not None and options.is_location(source) and _is_adapter(checkpoint):
+        applied: dict[str, Any] = {**opening, "base": base}
+        checkpoint = open_source(source, **applied)
     return Side(None, checkpoint)
 
 

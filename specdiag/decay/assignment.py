@@ -13,10 +13,13 @@ from collections.abc import Callable, Hashable, Sequence
 from statistics import fmean, pstdev
 from typing import Literal, get_args
 
+from specdiag import checks
 from specdiag.errors import UsageError
 
 Values = Sequence[float | None]
 Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]
+MOST_RATIO = 1e6
+"""Nothing that trains decays this many times faster than the rest."""
 
 
 def assign(rule: Rule, values: Values, layers: Sequence[Hashable], s1: float, s2: float) -> list[float]:
@@ -44,12 +47,17 @@ def assign(rule: Rule, values: Values, layers: Sequence[Hashable], s1: float, s2
             return [0.0] * len(values)
 
 
-def check_rule(rule: str, s1: float, s2: float) -> None:
-    """Raise UsageError for an unknown rule or ratios out of order."""
-    if rule not in get_args(Rule):
-        raise UsageError(f"unknown rule '{rule}'; choose from {', '.join(get_args(Rule))}")
-    if not 0 <= s1 <= s2:
+def check_rule(rule: str, s1: float, s2: float) -> tuple[float, float]:
+    """The ratios `s1` and `s2` as numbers.
+
+    Raises:
+        UsageError: the rule is unknown, or the ratios are out of order.
+    """
+    checks.one_of("rule", rule, get_args(Rule))
+    low, high = (checks.number(name, s, least=0, most=MOST_RATIO) for name, s in (("s1", s1), ("s2", s2)))
+    if low > high:
         raise UsageError(f"s1 {s1} and s2 {s2} must be ratios with 0 <= s1 <= s2; the paper's are 0.67 and 3")
+    return low, high
 
 
 def largest_ratio(rule: Rule, s2: float) -> float:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec.structs import replace
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import Record
 
@@ -120,7 +121,7 @@ def verdict(
         UsageError: no modules, a number out of range, or a decay that would remove all weights in a step.
     """
     ratios, parameters = [float(ratio) for ratio in ratios], [int(count) for count in parameters]
-    _check(ratios, parameters, base_weight_decay, lr, steps_left, shape_share)
+    _check(ratios, parameters, base_weight_decay, lr, steps_left, shape_share, schedule)
     uniform = sum(r * n for r, n in zip(ratios, parameters, strict=True)) / sum(parameters)
     rate = lr * base_weight_decay
     change = _changes([*ratios, uniform], rate, steps_left, schedule)
@@ -249,12 +250,14 @@ def _check(
     lr: float,
     steps_left: int,
     shape_share: float | None,
+    schedule: str,
 ) -> None:
     if not ratios:
         raise UsageError("no module takes part in this plan: there is nothing to predict")
-    for option, value in (("--weight-decay", base_weight_decay), ("--lr", lr), ("--steps-left", steps_left)):
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{option} is {value:g}: give a number that is not negative")
+    checks.one_of("lr schedule", schedule, get_args(LrSchedule))
+    checks.number("--weight-decay", base_weight_decay, least=0)
+    checks.number("--lr", lr, least=0)
+    checks.whole("--steps-left", steps_left, least=0)
     if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
         raise UsageError(
             "a ratio of the plan is negative or no number: every module needs a multiple of the base decay"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from statistics import fmean
 
+from specdiag import checks
 from specdiag.decay.plan import Basis
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Family, ModuleRecord, Role, Settings
+from specdiag.records import Family, ModuleRecord, Role, Settings
 
 DEFAULT_ROLES: tuple[Role, ...] = ("q", "k", "v", "kv", "o", "gate", "up", "down")
 """The projections of attention and MLP. Biases, norms, embeddings, heads and routers keep the user's own decay."""
@@ -23,6 +24,15 @@ _LLAMA = re.compile(
 )
 _PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
            "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")  # fmt: skip
+
+_COLUMNS: Mapping[str, str] = {
+    "alpha": "alpha",
+    "square": "alpha_square",
+    "farms": "alpha",
+    "frobenius_norm": "frobenius_norm",
+    "spectral_norm": "spectral_norm",
+}
+"""What a basis reads."""
 
 _SQUARE_LIMIT = 2.12168
 """alpha_square of random matrices of any shape, in the limit."""
@@ -85,9 +95,7 @@ def participants(
     Raises:
         UsageError: a pattern or role matches nothing, or nothing is left.
     """
-    unknown = [role for role in roles if role not in ROLES]
-    if unknown:
-        raise UsageError(f"unknown role '{unknown[0]}'; roles are {', '.join(ROLES)}")
+    checks.roles(roles)
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(_fits(record, [pattern]) for record in records):
@@ -134,20 +142,7 @@ def column(basis: Basis, settings: Settings) -> str:
     Raises:
         UsageError: the basis is unknown, cannot be compared across shapes, or is not in this report.
     """
-    columns: Mapping[str, str] = {
-        "alpha": "alpha",
-        "square": "alpha_square",
-        "farms": "alpha",
-        "frobenius_norm": "frobenius_norm",
-        "spectral_norm": "spectral_norm",
-    }
-    if basis == "rho":  # pyright: ignore[reportUnnecessaryComparison] - what people ask for
-        raise UsageError(
-            "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
-            "structure scores .68 in a square and .33 at 8:1); choose --basis square"
-        )
-    if basis not in columns:
-        raise UsageError(f"unknown basis '{basis}'; choose from {', '.join(columns)}")
+    check_basis(basis)
     if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
         made = f"this report was made with --tail {settings.tail}"
         raise UsageError(
@@ -157,7 +152,17 @@ def column(basis: Basis, settings: Settings) -> str:
         )
     if basis == "square" and not settings.square:
         raise UsageError("this report has no alpha_square (--no-square); analyse again, or choose --basis alpha")
-    return columns[basis]
+    return _COLUMNS[basis]
+
+
+def check_basis(basis: object) -> None:
+    """Raise UsageError unless `basis` is one, or where it cannot be compared across shapes."""
+    if basis == "rho":  # what people ask for
+        raise UsageError(
+            "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
+            "structure scores .68 in a square and .33 at 8:1); choose --basis square"
+        )
+    checks.one_of("basis", basis, _COLUMNS)
 
 
 def random_value(participant: Participant, basis: Basis) -> float | None:

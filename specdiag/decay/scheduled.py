@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
+from msgspec.structs import asdict
+
+from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.errors import UsageError
 from specdiag.records import Record
@@ -82,13 +85,19 @@ def decay_schedule(
         raise UsageError(f"unknown --schedule '{method}'; choose adamc or scionc")
     if peak_lr is None or steps_total is None:
         raise UsageError(f"--schedule {method} follows the lr: give its peak with --lr, and --steps-total")
-    if not (peak_lr > 0 and steps_total > 0 and 0 <= warmup < steps_total):
+    checks.one_of("lr shape", lr_shape, get_args(LrShape))
+    peak_lr = checks.number("lr", peak_lr, above=0, most=checks.MOST_RATE, hint="the peak of the schedule")
+    steps_total = checks.whole("steps total", steps_total, least=1)
+    warmup = checks.whole("warmup", warmup, least=0)
+    momentum = checks.number("momentum alpha", momentum, above=0, most=1)
+    if warmup >= steps_total:
         raise UsageError(f"--lr {peak_lr:g}, --steps-total {steps_total} and --warmup {warmup} make no schedule")
     if method == "adamc" and (momentum != 1.0 or target_norm is not None):
         raise UsageError("--momentum and --target-norm belong to --schedule scionc")
-    schedules.inflation(momentum)
-    if target_norm is not None and not target_norm > 0:
-        raise UsageError(f"--target-norm {target_norm:g} must be positive: it is a squared norm, C^2")
+    if target_norm is not None:
+        target_norm = checks.number(
+            "target norm", target_norm, above=0, hint="a squared norm, C^2; it must be positive"
+        )
     return DecaySchedule(
         method=method,  # pyright: ignore[reportArgumentType] - checked above
         lr_shape=lr_shape,
@@ -98,3 +107,13 @@ def decay_schedule(
         momentum=momentum,
         target_norm=target_norm,
     )
+
+
+def checked_schedule(schedule: object) -> DecaySchedule:
+    """A schedule that may have been made without `decay_schedule`.
+
+    Raises:
+        UsageError: it is none, or its numbers make no sense.
+    """
+    checks.instance("schedule", schedule, DecaySchedule, "such as decay_schedule makes")
+    return decay_schedule(**asdict(cast("DecaySchedule", schedule)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from specdiag.checkpoint.fingerprint import of_files
 from specdiag.errors import SourceError, UsageError
 
+from specdiag.options import location
 _STEP = re.compile(r"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)(\.(safetensors|bin|pth?|gguf))?")
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".ckpt")
@@ -58,7 +59,7 @@ def find_steps(
         UsageError: two checkpoints have one step, a name has no number, or there is nothing to stream.
         SourceError: there are none.
     """
-    text = os.fspath(source)
+    text = location(source)
     revisions = (revisions,) if isinstance(revisions, str) else tuple(revisions)
     if revisions:
         if Path(text).expanduser().exists():

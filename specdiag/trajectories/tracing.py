@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from specdiag import checks, options
 from specdiag.errors import ComputationError, UsageError
 from specdiag.metric_log import LOG_NAME
+from specdiag.options import RunArguments
 from specdiag.resources import may_have_accelerator
 from specdiag.trajectories.ledger import Ledger, open_ledger
 from specdiag.trajectories.recorder import Recorder, analysed
@@ -38,7 +40,7 @@ def trajectory(
     spectra: bool = False,
     on_step: Callable[[StepResult | DroppedStep], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **analysis: Any,
+    **analysis: Unpack[RunArguments],
 ) -> Trajectory:
     """Exponents, norms and ranks over the steps of a run, streamed one checkpoint at a time.
 
@@ -65,14 +67,18 @@ def trajectory(
         >>> found = specdiag.trajectory("runs/mine")  # doctest: +SKIP
         >>> found.series("frobenius_norm", "up")  # doctest: +SKIP
     """
-    steps = find_steps(source, revisions, stream=stream)
+    check(analysis, out=out, spectra=spectra)
+    checks.function("on_step", on_step)
+    checks.function("progress", progress)
+    stream = checks.flag("stream", stream)
+    steps = find_steps(source, checks.texts("revisions", revisions), stream=stream)
     folder, ledger = open_output(source, steps, out, analysis)
     ranks = analysis.get("ranks")
     recorder = Recorder(
         os.fspath(source),
         folder,
         ledger,
-        lambda step: analysed(step, analysis | {"progress": progress}),
+        lambda step: analysed(step, {**analysis, "progress": progress}),
         spectra,
         writes=ranks is None or ranks.rank == 0,
     )
@@ -91,6 +97,17 @@ def trajectory(
     return recorder.trajectory()
 
 
+def check(analysis: Mapping[str, Any], *, out: object, spectra: object) -> None:
+    """Raise UsageError where an option does not exist, makes no sense, or picks one checkpoint of several."""
+    for name in ("revision", "file"):
+        if name in analysis:
+            raise UsageError(f"{name} picks one checkpoint: name several with revisions, or by a glob")
+    options.check(analysis, options.RUN)
+    checks.flag("spectra", spectra)
+    if out is not None:
+        checks.path("out", out)
+
+
 def open_output(
     source: str | os.PathLike[str],
     steps: Sequence[RunStep],
@@ -100,16 +117,13 @@ def open_output(
     """The output folder of a run, made where it is not there, and what is finished in it.
 
     Raises:
-        UsageError: it cannot be written, holds something else, or the options are not for several checkpoints.
+        UsageError: it cannot be written, or holds something else.
     """
-    for name in ("revision", "file"):
-        if name in analysis:
-            raise UsageError(f"{name} picks one checkpoint: name several with revisions, or by a glob")
     folder = _output_folder(steps, out)
     same = _CHANGE_NO_NUMBER if may_have_accelerator() else (*_CHANGE_NO_NUMBER, "device")
-    options = {name: value for name, value in analysis.items() if name not in same}
+    lasting = {name: value for name, value in analysis.items() if name not in same}
     on_hub = any(step.revision is not None for step in steps)
-    return folder, open_ledger(folder, os.fspath(source), options, on_hub=on_hub)
+    return folder, open_ledger(folder, os.fspath(source), lasting, on_hub=on_hub)
 
 
 def _output_folder(steps: Sequence[RunStep], out: str | os.PathLike[str] | None) -> Path:

@@ -6,15 +6,21 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
+from specdiag import checks
 from specdiag.errors import SourceError, UsageError
+from specdiag.options import RunArguments
 from specdiag.trajectories.alerts import Alert, alerts
 from specdiag.trajectories.one_step import analysed_apart
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
 from specdiag.trajectories.steps import RunStep, find_steps, fingerprint
-from specdiag.trajectories.tracing import open_output
+from specdiag.trajectories.tracing import check, open_output
+
+_OF_ONE_PROCESS = ("progress", "resume", "ranks")
+_LONGEST = 1e6
+"""Seconds: twelve days."""
 
 
 class Observation(NamedTuple):
@@ -32,7 +38,7 @@ def watch(
     interval: float = 10.0,
     once: bool = False,
     spectra: bool = False,
-    **analysis: Any,
+    **analysis: Unpack[RunArguments],
 ) -> Iterator[Observation]:
     """Follow a run: yields after every checkpoint, those that are there first; ends only with `once`.
 
@@ -51,8 +57,21 @@ def watch(
         UsageError: an option makes no sense, or `out` holds something else.
         SourceError: with `once`, there are no checkpoints.
     """
-    if interval <= 0:
-        raise UsageError(f"an interval of {interval} seconds is not possible")
+    if refused := [name for name in _OF_ONE_PROCESS if name in analysis]:
+        raise UsageError(f"{refused[0]} cannot be given to another process: leave it out")
+    check(analysis, out=out, spectra=spectra)
+    interval = checks.number("interval", interval, above=0, most=_LONGEST, hint="in seconds")
+    return _observations(run, out, interval, checks.flag("once", once), spectra, dict(analysis))
+
+
+def _observations(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    interval: float,
+    once: bool,
+    spectra: bool,
+    analysis: dict[str, Any],
+) -> Iterator[Observation]:
     recorder: Recorder | None = None
     seen: dict[int, str] = {}
     taken: dict[int, str] = {}

@@ -54,6 +54,7 @@ def update_rows(
         matrices=tuple(matrices),
         skipped=(*skipped, *(_not_reached(u) for u in adapter.updates if u.name not in reached)),
         n_tensors=adapter.n_tensors,
+        stored=(*adapter.weights, *adapter.left_out),
     )
 
 

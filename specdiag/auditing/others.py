@@ -1,0 +1,45 @@
+"""The small tensors beside the matrices of a checkpoint: norm gains, biases and what else holds numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from specdiag.auditing.thresholds import Observation
+from specdiag.checkpoint.tensors import FLOAT_TYPES, Checkpoint, StoredTensor
+from specdiag.errors import SourceError
+from specdiag.spectra.scan import scan
+
+_ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")
+"""Why a tensor was left out that is looked at otherwise, or may hold anything, as masks do."""
+_MASK = re.compile(r".*mask(ed)?(_bias)?")
+
+
+def others(checkpoint: Checkpoint) -> tuple[StoredTensor, ...] | None:
+    """Its float tensors that are no matrices; None where they are not listed, as those of pipelines."""
+    if checkpoint.stored is None:
+        return None
+    left_out = {s.name for s in checkpoint.skipped if not _ELSEWHERE.fullmatch(s.reason)}
+    return tuple(
+        t
+        for t in checkpoint.stored
+        if t.name in left_out and t.reason is None and t.values_dtype in FLOAT_TYPES
+        and 0 not in t.shape and not _MASK.fullmatch(t.name)
+    )  # fmt: skip
+
+
+def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
+    """Bad values in norm gains, biases and whatever else is no matrix."""
+    for tensor in tensors:
+        try:
+            stored = tensor.read(None)
+        except (SourceError, OSError) as error:
+            yield Observation("failed", tensor.name, str(error))
+            continue
+        found = scan(np.ascontiguousarray(stored).reshape(1, 1, -1), FLOAT_TYPES[tensor.values_dtype])
+        if found.n_nonfinite:
+            yield Observation("nonfinite", tensor.name, found.n_nonfinite)
+        if found.n_saturated:
+            yield Observation("saturated", tensor.name, found.n_saturated)
