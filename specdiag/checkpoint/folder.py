@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.choice import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
-from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.shards import parse_json, stays_inside
+from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
 from specdiag.records import Source
@@ -104,20 +103,7 @@ def _hub(location: Location) -> Folder:
         refuse_foreign(files, source.location)
         hub.download(snapshot, files)
 
-    return Folder(source, checked_names(snapshot.names, source.location), LocalFiles(snapshot.folder, fetch))
-
-
-def checked_names(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """The names of a listing, which all lie inside the repository.
-
-    Raises:
-        SourceError: one does not.
-    """
-    listed = tuple(names)
-    odd = next((name for name in listed if not stays_inside(name)), None)
-    if odd is not None:
-        raise SourceError(f"{where} lists a file outside itself, or under no possible name: {brief(odd)!r}")
-    return listed
+    return Folder(source, snapshot.names, LocalFiles(snapshot.folder, fetch))
 
 
 def _streamed(location: Location) -> Folder:
@@ -126,7 +112,7 @@ def _streamed(location: Location) -> Folder:
     assert location.repo is not None
     files = list_repository(location.repo, location.revision)
     source = Source(kind="hub", location=location.repo, revision=location.revision, commit=files.commit)
-    return Folder(source, checked_names(files.sizes, source.location), files)
+    return Folder(source, tuple(files.sizes), files)
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import glob
-from collections.abc import Generator, Iterable
+import re
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from urllib.parse import urljoin, urlsplit
 
 from huggingface_hub import (
     constants,
@@ -25,8 +28,18 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session
 
-from specdiag.errors import SourceError
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.shards import stays_inside
+from specdiag.errors import SourceError, SpecdiagError
+
+BUSY = (408, 429, 500, 502, 503, 504)
+"""Answers that may be others a moment later."""
+LONGEST_WAIT = 300
+"""Seconds that the hub may ask to wait, the length of its rate limits' windows."""
+_LIMITED = re.compile(r"r=0\s*;\s*t=([0-9]+)")
+_HOPELESS = ("TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "DecodingError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,23 @@ def resolve(repo: str, revision: str | None) -> Snapshot:
         names = tuple(entry.path for entry in get_cached_repo_tree(repo, revision=folder.name))
     except CachedRepoTreeNotFoundError:  # cached by an older huggingface_hub, and offline now
         names = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return Snapshot(repo, folder.name, folder, names)
+    return Snapshot(repo, folder.name, folder, checked_names(names, repo))
+
+
+def checked_names(names: Iterable[object], repo: str) -> tuple[str, ...]:
+    """The names of a listing, which all lie inside the repository.
+
+    Raises:
+        SourceError: one does not.
+    """
+    listed = tuple(names)
+    good = tuple(name for name in listed if isinstance(name, str) and stays_inside(name))
+    if len(good) != len(listed):
+        odd = next(name for name in listed if name not in good)
+        raise SourceError(
+            f"{constants.ENDPOINT} lists a file of {repo} outside of it, or under no possible name: {brief(repr(odd))}"
+        )
+    return good
 
 
 def download(snapshot: Snapshot, files: Iterable[str]) -> None:
@@ -84,7 +113,10 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
 def in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
     """Turn what huggingface_hub raises into a SourceError that says what it means for the repository."""
     try:
-        yield
+        with watched(repo):
+            yield
+    except SpecdiagError:
+        raise
     except HFValidationError as error:
         raise SourceError(f"'{repo}' is neither a path that exists nor a hub model (org/name)") from error
     except GatedRepoError as error:
@@ -109,12 +141,66 @@ def in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
         raise SourceError(f"the download of {repo} was interrupted ({type(error).__name__}): run it again") from error
     except OSError as error:
         raise SourceError(_local(repo, error)) from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise SourceError(
+            f"{constants.ENDPOINT} answered for {repo} what no hub answers ({type(error).__name__}): check HF_ENDPOINT"
+        ) from error
+
+
+@contextmanager
+def watched(repo: str) -> Generator[None]:
+    """Refuse answers that make huggingface_hub wait for years, or try again what cannot change."""
+    hooks = get_session().event_hooks["response"]
+    look = partial(_look, repo)
+    hooks.append(look)
+    try:
+        yield
+    finally:
+        hooks.remove(look)
+
+
+def _look(repo: str, response: Any) -> None:
+    if response.status_code in BUSY:
+        waits = _asked_waits(response.headers)
+        if any(len(wait) > 9 or int(wait) > LONGEST_WAIT for wait in waits):
+            raise SourceError(
+                f"{constants.ENDPOINT} answered {response.status_code} for {repo} and asks to wait "
+                f"{brief(max(waits, key=len), 20)} s, and at most {LONGEST_WAIT} s are waited: run again later"
+            )
+    location = response.headers.get("location")
+    if location is not None and 300 <= response.status_code < 400 and not _leads_on(str(response.url), location):
+        raise SourceError(f"{constants.ENDPOINT} sends {repo} on to '{brief(location)}', where no file can be fetched")
+
+
+def _asked_waits(headers: Mapping[str, str]) -> list[str]:
+    """Seconds, as the headers have them that huggingface_hub follows."""
+    found = (
+        re.fullmatch(r"\s*([0-9]+)\s*", headers.get("retry-after", "")),
+        _LIMITED.search(headers.get("ratelimit", "")),
+    )
+    return [match[1] for match in found if match is not None]
+
+
+def _leads_on(url: str, location: str) -> bool:
+    """Whether a redirect can be followed: to a host, and not from https to http."""
+    try:
+        target = urlsplit(urljoin(url, location))
+        _ = target.port
+    except ValueError:
+        return False
+    safe = target.scheme == "https" or (target.scheme == "http" and not url.startswith("https:"))
+    return safe and bool(target.hostname)
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
     """Errors of the HTTP library, whichever it is: huggingface_hub has changed it twice."""
     bases = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     return tuple(base for base in bases if not issubclass(base, OSError))
+
+
+def is_hopeless(error: Exception) -> bool:
+    """Whether an error of the HTTP library would be the same the next time."""
+    return type(error).__name__ in _HOPELESS
 
 
 def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError) -> str:

@@ -20,7 +20,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.hub import in_one_sentence, transport_errors
+from specdiag.checkpoint.hub import BUSY, in_one_sentence, is_hopeless, transport_errors, watched
+from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 
 ATTEMPTS = 8
@@ -28,8 +29,7 @@ ATTEMPTS = 8
 FIRST_PAUSE = 0.5
 """Seconds after the first of them; each further pause is twice as long, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 8.0
-_BUSY = (408, 429, 500, 502, 503, 504)
-_GIVEN = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_GIVEN = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 
 
 _log = logging.getLogger("specdiag")
@@ -86,11 +86,13 @@ class HubFile:
                     view[done : done + len(chunk)] = chunk
                     done += len(chunk)
             except HfHubHTTPError as error:
-                self.patience.lost = error.response.status_code in _BUSY
+                self.patience.lost = error.response.status_code in BUSY
                 with in_one_sentence(self.repo, self.commit):
                     raise
             except (_Broken, *transport_errors()) as error:
                 problem = str(error) or type(error).__name__
+                if is_hopeless(error):
+                    raise SourceError(f"'{self.repo}/{self.name}' cannot be read: {brief(problem, 200)}") from error
             if done > before:
                 failures, self.patience.lost = 0, False
             else:
@@ -107,17 +109,20 @@ class HubFile:
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
         """What one answer gives of that range, at most all of it."""
         wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-        with http_stream_backoff(
-            "GET",
-            hf_hub_url(self.repo, self.name, revision=self.commit),
-            headers=build_hf_headers() | wanted,
-            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            max_retries=0 if self.patience.lost else ATTEMPTS,
-            base_wait_time=FIRST_PAUSE,
-            max_wait_time=LONGEST_PAUSE,
-            retry_on_exceptions=(),
-            retry_on_status_codes=_BUSY,
-        ) as response:
+        with (
+            watched(self.repo),
+            http_stream_backoff(
+                "GET",
+                hf_hub_url(self.repo, self.name, revision=self.commit),
+                headers=build_hf_headers() | wanted,
+                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                max_retries=0 if self.patience.lost else ATTEMPTS,
+                base_wait_time=FIRST_PAUSE,
+                max_wait_time=LONGEST_PAUSE,
+                retry_on_exceptions=(),
+                retry_on_status_codes=BUSY,
+            ) as response,
+        ):
             if response.status_code == 403 and response.history:
                 raise _Broken("the address that the hub gave for it has expired")  # the next request gets another
             if response.status_code != 416:
@@ -141,7 +146,7 @@ class HubFile:
             )
         given = _GIVEN.fullmatch(headers.get("content-range", ""))
         if status != 206 or given is None or (int(given[1]), int(given[2])) != (begin, self.size):
-            raise self._other_file(f"'{headers.get('content-range', status)}' for the bytes from {begin}")
+            raise self._other_file(f"'{brief(headers.get('content-range', str(status)))}' for the bytes from {begin}")
 
     def _other_file(self, what: str) -> SourceError:
         return SourceError(

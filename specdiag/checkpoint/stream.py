@@ -10,12 +10,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from specdiag.checkpoint.choice import refuse_foreign
 from specdiag.checkpoint.formats import N_PROBE, format_of
-from specdiag.checkpoint.hub import in_one_sentence, transport_errors
+from specdiag.checkpoint.hub import checked_names, in_one_sentence, transport_errors
 from specdiag.checkpoint.listing import Listing
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.ranges import HubFile, Patience
 from specdiag.checkpoint.safetensors_file import list_by_ranges, read_bytes
 from specdiag.checkpoint.safetensors_header import FIRST_READ
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import TEXT_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class StreamedFiles:
         refuse_foreign(names, self.repo)
         for name in names:
             if name.endswith(".json") and name not in self._small:
-                self._small[name] = read_bytes(self._file(name).fill, 0, self.sizes[name])
+                self._small[name] = self._whole(name)
             elif not name.endswith((".json", ".safetensors")):
                 raise _not_streamed(f"{self.repo}/{name}")
 
@@ -68,6 +70,14 @@ class StreamedFiles:
         if format_of(head[:N_PROBE], label) != "safetensors":
             raise _not_streamed(label)
         return Listing(list_by_ranges(label, file.size, head, file.fill))
+
+    def _whole(self, name: str) -> bytes:
+        size = self.sizes[name]
+        if size > TEXT_LIMIT:
+            raise SourceError(
+                f"'{self.repo}/{name}' is listed with {size} bytes, and at most {TEXT_LIMIT} are read of such a file"
+            )
+        return read_bytes(self._file(name).fill, 0, size)
 
     def _file(self, name: str) -> HubFile:
         return HubFile(self.repo, self.commit, name, self.sizes[name], self._patience)
@@ -94,9 +104,21 @@ def list_repository(repo: str, revision: str | None) -> StreamedFiles:
             raise SourceError(
                 f"{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): check the connection"
             ) from error
-    if commit is None:
+    if not isinstance(commit, str) or not commit:
         raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out --stream to download")
-    return StreamedFiles(repo, commit, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)})
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    checked_names([file.path for file in files], repo)
+    return StreamedFiles(repo, commit, {file.path: _size(file.size, repo, file.path) for file in files})
+
+
+def _size(listed: object, repo: str, name: str) -> int:
+    """The size of a file, which a listing may give as anything."""
+    if type(listed) is int and 0 <= listed < 1 << 63:
+        return listed
+    raise SourceError(
+        f"{constants.ENDPOINT} lists '{repo}/{brief(name)}' with a size of {brief(repr(listed))}, which no file has: "
+        "leave out --stream to download"
+    )
 
 
 def _not_streamed(label: str) -> UsageError:
