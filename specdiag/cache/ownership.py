@@ -38,14 +38,14 @@ def check_folder(folder: Path) -> bool:
             f"trusted: 'chmod o-w {folder}' and delete what is in it, or name another folder with SPECDIAG_CACHE"
         )
     shared = bool(held.st_mode & _GROUP) and held.st_gid in _groups()
-    if held.st_uid not in (os.getuid(), 0) and not shared:
+    if held.st_uid not in _trusted() and not shared:
         raise ForeignFolderError(f"it belongs to user {held.st_uid}, who does not share it with this one")
     return shared
 
 
 def is_trusted(held: os.stat_result, *, shared: bool) -> bool:
     """Whether an entry comes from the user, from root, or from a member of the group that shares its folder."""
-    return held.st_uid in (os.getuid(), 0) or shared
+    return held.st_uid in _trusted() or shared
 
 
 def make_folder(folder: Path, *, shared: bool) -> None:
@@ -61,6 +61,10 @@ def make_folder(folder: Path, *, shared: bool) -> None:
     if shared:
         os.chown(folder, -1, folder.parent.stat().st_gid)
         folder.chmod(0o775 | stat.S_ISGID)
+
+
+def _trusted() -> set[int]:
+    return {os.getuid(), 0}
 
 
 def _groups() -> set[int]:

@@ -16,10 +16,13 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from specdiag.cache.checking import contradiction
 from specdiag.cache.store import Store
 from specdiag.checkpoint.tensors import FloatType, WeightMatrix
 from specdiag.cost import flops
+from specdiag.files import msgpack_decoder
 from specdiag.records import ModuleRecord, Settings
+from specdiag.resources import blas_kernels
 from specdiag.spectra.measure import Eigenvalues, identity
 
 _log = logging.getLogger("specdiag")
@@ -37,6 +40,9 @@ class _Entry(msgspec.Struct, frozen=True):
     randomized: bytes | None
 
 
+_decode = msgpack_decoder(_Entry)
+
+
 class Results:
     """The kept results of one analysis.
 
@@ -48,7 +54,7 @@ class Results:
         """Args: folder: of the store. settings: of all matrices that are asked for.
 
         Raises:
-            UsageError: `$SPECDIAG_CACHE_SIZE` is no size.
+            UsageError: everybody may write to the folder, or `$SPECDIAG_CACHE_SIZE` is no size.
         """
         self.store = Store(folder)
         self.n_found = 0
@@ -57,8 +63,9 @@ class Results:
             NUMBERS,
             [version(name) for name in ("specdiag", "numpy", "scipy", "torch")],
             platform.machine(),
+            blas_kernels(),
+            _accelerator(settings.device),
             ModuleRecord.__struct_fields__,
-            settings.device.partition(":")[0],
             settings.method,
             settings.dtype,
             settings.tail,
@@ -77,18 +84,23 @@ class Results:
         """
         if flops(matrix, self._settings) < MIN_FLOPS:
             return None
-        content = self.store.get(self._name(matrix, storage, digest))
+        name = self._name(matrix, storage, digest)
+        content = self.store.get(name)
         if content is None:
             return None
-        entry = msgspec.msgpack.decode(content, type=_Entry)
+        try:
+            record, eigenvalues = _opened(content)
+        except (msgspec.DecodeError, ValueError) as error:
+            return self.store.damaged(name, str(error))
+        if problem := contradiction(record, eigenvalues, matrix, self._settings, digest):
+            return self.store.damaged(name, problem)
         with self._lock:
             self.n_found += 1
         _log.debug("%s: from the cache", matrix.key)
-        randomized = None if entry.randomized is None else _array(entry.randomized)
-        return replace(entry.record, **identity(matrix)), Eigenvalues(_array(entry.measured), randomized)
+        return replace(record, **identity(matrix)), eigenvalues
 
     def keep(self, matrix: WeightMatrix, storage: FloatType, record: ModuleRecord, eigenvalues: Eigenvalues) -> None:
-        """Keep what was measured of a matrix.
+        """Keep what was measured of a matrix, unless `find` would not believe it.
 
         Args:
             matrix: which one.
@@ -97,6 +109,8 @@ class Results:
             eigenvalues: its spectra.
         """
         if record.digest is None or flops(matrix, self._settings) < MIN_FLOPS:
+            return
+        if contradiction(record, eigenvalues, matrix, self._settings, record.digest):
             return
         randomized = None if eigenvalues.randomized is None else eigenvalues.randomized.tobytes()
         entry = _Entry(record=record, measured=eigenvalues.measured.tobytes(), randomized=randomized)
@@ -108,6 +122,27 @@ class Results:
         if self._settings.randomize:  # the permutation is drawn by the name too
             values += (self._settings.seed, zlib.crc32(matrix.key.encode()))
         return hashlib.sha256(repr((*self._common, *values)).encode()).hexdigest()
+
+
+def _opened(content: bytes) -> tuple[ModuleRecord, Eigenvalues]:
+    """The row and the spectra of an entry.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    entry = _decode(content)
+    randomized = None if entry.randomized is None else _array(entry.randomized)
+    return entry.record, Eigenvalues(_array(entry.measured), randomized)
+
+
+def _accelerator(device: str) -> str:
+    """The kind of device, and of one that torch can name the model."""
+    kind = device.partition(":")[0]
+    if kind != "cuda":
+        return kind
+    import torch
+
+    return f"{kind} {torch.cuda.get_device_name(device)}"
 
 
 def _array(data: bytes) -> NDArray[np.float64]:
