@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, WEIGHT_SUFFIXES
+from specdiag.checkpoint.parts import CONVERT, DISTRIBUTED, refuse_part
 from specdiag.errors import SourceError, UsageError
 
 _PRECEDENCE = tuple(
@@ -32,10 +34,10 @@ _PRECEDENCE = tuple(
         r".*(?i:mmproj).*\.gguf",
     )
 )
-_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf")
-_FOREIGN = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
-_NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*")
+_NOT_WEIGHTS = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*|.*_optim_states\.pt"
+)
 _ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 _VARIANT = re.compile(r"\.(?!safetensors|bin|index)\w+(?=(-\d+-of-\d+)?\.(safetensors|bin)$|\.json$)")
@@ -73,11 +75,12 @@ def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
 
     Raises:
         UsageError: `pick` names nothing, or several different models have the same rank.
-        SourceError: no file holds weights of a supported kind, or a shard is missing.
+        SourceError: no file holds weights of a supported kind, a shard is missing, or `pick` holds slices of matrices.
     """
     names = sorted(names)
     folder = f"{pick.strip('/')}/" if pick else ""
     if pick in names:
+        refuse_part(pick, where if where.endswith(pick) else f"{where}/{pick}", names.__contains__)
         return Choice((), index=pick) if is_index(pick) else Choice((pick,))
     if folder and not any(name.startswith(folder) for name in names):
         raise UsageError(f"{where} has no file '{pick}'; it has {_listed(weight_files(names) or names)}")
@@ -96,7 +99,11 @@ def is_index(name: str) -> bool:
 
 def weight_files(names: Iterable[str]) -> list[str]:
     """The names that look like files of weights, in supported formats and others."""
-    return [name for name in names if name.endswith(_WEIGHTS + _FOREIGN) and not _NOT_WEIGHTS.match(_base(name))]
+    return [
+        name
+        for name in names
+        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES) and not _NOT_WEIGHTS.match(_base(name))
+    ]
 
 
 def refuse_foreign(names: Iterable[str], where: str) -> None:
@@ -105,7 +112,7 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
     Raises:
         SourceError: a file is of a format that is not supported.
     """
-    foreign = [name for name in names if name.endswith(_FOREIGN)]
+    foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
         raise SourceError(f"{where} stores {_listed(foreign)} in a format {_UNSUPPORTED}")
 
@@ -131,7 +138,7 @@ def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
 def _candidates(names: Sequence[str]) -> list[Choice]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
-        if name.endswith(_WEIGHTS):
+        if name.endswith(WEIGHT_SUFFIXES):
             shard = _SHARD.fullmatch(name)
             sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
     indices = [Choice((), index=name) for name in names if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)]
@@ -178,6 +185,8 @@ def _missing(files: Sequence[str]) -> tuple[str, ...]:
 
 def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     weights = weight_files(inside)
+    if weights and all(name.endswith(DISTRIBUTED) for name in weights):
+        return f"{where} is a distributed checkpoint, not supported yet: {CONVERT}"
     if weights:
         return f"{where} holds weights only as {_listed(weights)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})

@@ -10,6 +10,12 @@ from specdiag.errors import SourceError
 
 Format = Literal["safetensors", "gguf", "torch_zip", "torch_legacy"]
 
+TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
+"""Of names that torch.save is given."""
+WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
+"""Of files of weights that are read. A name only makes a file a candidate: its content says what it is."""
+FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+"""Of files of weights that are not read, to name them."""
 _PICKLE = 0x80  # first byte since pickle protocol 2; torch's format before 1.6 is several pickles in a row
 _REFUSED: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),

@@ -153,12 +153,16 @@ def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
 
 def _is_model(entries: Sequence[_Entry]) -> bool:
     """Whether a matrix among them has a name as modules give to theirs."""
-    return any(tensor.dim() > 1 and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
+    return any(_is_matrix(tensor) and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
 
 
 def _n_matrices(entries: Sequence[_Entry]) -> int:
-    tensors = _tensors(entries)
-    return sum(t.dim() > 1 and (t.is_floating_point() or _WEIGHT.fullmatch(name) is not None) for name, t in tensors)
+    found = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
+    return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in found)
+
+
+def _is_matrix(tensor: torch.Tensor) -> bool:
+    return sum(size > 1 for size in tensor_shape(tensor)) > 1
 
 
 def _tensors(entries: Sequence[_Entry]) -> list[tuple[str, torch.Tensor]]:

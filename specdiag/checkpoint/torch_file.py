@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.parts import refuse_part
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_load import load_torch
@@ -23,8 +24,10 @@ def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[st
         label: its name in messages.
 
     Raises:
-        SourceError: it is damaged, wants to run code, or holds no weights, or several sets of weights.
+        SourceError: it is damaged, wants to run code, is one process's part of a model, or holds no weights, or several
+            sets of weights.
     """
+    refuse_part(path.absolute().as_posix(), label, lambda name: Path(name).exists())
     content: object = load_torch(path, label)
     if isinstance(content, torch.Tensor):
         content = {"tensor": content}

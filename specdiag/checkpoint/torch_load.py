@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from specdiag.checkpoint.parts import CONVERT
 from specdiag.errors import SourceError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -86,6 +87,8 @@ def _check_zip(path: pathlib.Path, label: str) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
+    if entries and min(entry.header_offset for entry in entries) > 0:
+        raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {CONVERT}")
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "data.pkl" not in names:
         raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.checkpoints import STATE, checkpoints_of, has_weights
 
@@ -19,7 +20,7 @@ except ImportError as error:
         "training needs transformers and accelerate: pip install transformers accelerate"
     ) from error
 
-_SINGLE = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+_SINGLE = (*TORCH_SUFFIXES, ".tar")
 _NANOGPT = "ckpt.pt"
 _LAST = "last.ckpt"
 _UPDATES = re.compile(r"model_(\d+)")
