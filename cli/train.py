@@ -97,7 +97,10 @@ def train(
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="Folder, hub id or bytes, for a run that begins.")
+        str | None,
+        typer.Option(
+            "--tokenizer", help="Folder, tokenizer.json, hub id or bytes.", show_default="the one beside the weights"
+        ),
     ] = None,
     steps_total: Annotated[
         int | None, typer.Option("--steps-total", min=1, help="Steps of the whole run.", show_default="as planned")
@@ -157,12 +160,18 @@ def train(
     allow_data_shift: Annotated[
         bool, typer.Option("--allow-data-shift", help="Go on although data, batch size or processes changed.")
     ] = False,
+    stop_on_nan: Annotated[
+        bool,
+        typer.Option(
+            "--stop-on-nan/--no-stop-on-nan", help="End at the last good checkpoint if the loss is not finite."
+        ),
+    ] = True,
     all_rows: Annotated[bool, typer.Option("--all", help="The decay of every Parameter.")] = False,
 ) -> None:
     """Train with a weight decay for each attention and MLP matrix: go on with a run, or begin one.
 
     A source is never written to, unless it is a run of ours, which goes on in its folder. Exit codes: 0 done, 2 usage,
-    3 source, 4 a checkpoint could not be saved, 130 stopped by Ctrl-C with a checkpoint.
+    3 source, 4 the loss is not finite or a checkpoint could not be saved, 130 stopped by Ctrl-C with a checkpoint.
     """
     from . import train_output as show
     from . import train_runs as runs
@@ -174,9 +183,9 @@ def train(
     settings = {theirs: ctx.params[ours] for ours, theirs in _SETTINGS.items() if ctx.params[ours] is not None}
     fields = {name: ctx.params[name] for name in _FIELDS if ctx.params[name] is not None}
     assignments = parse_assignments(assign or [])
-    after = runs.After(sample=sample, all_rows=all_rows)
+    after = runs.After(sample=sample, all_rows=all_rows, stop_on_nan=stop_on_nan)
     if resume:
-        wrong = [name for name in ("optimizer", "tokenizer") if name in fields]
+        wrong = [name for name in ("optimizer",) if name in fields]
         if wrong or sweep is not None:
             name = "sweep" if sweep is not None else wrong[0].replace("_", "-")
             raise UsageError(f"--{name} is for a run that begins: name a CONFIG.toml or a preset without --resume")
@@ -184,7 +193,7 @@ def train(
             source, compare=compare, after=after, layout=layout, config=model_config,
             data=tuple(data or ()), out=out, decay=decay, alphadecay=given, steps_total=steps_total, extend=extend,
             block_size=block_size, max_tokens=max_tokens, task=task, columns=tuple(columns or ()),
-            settings=settings | assignments, fresh_optimizer=fresh_optimizer,
+            tokenizer=tokenizer, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
             allow_data_shift=allow_data_shift,
         )  # fmt: skip
         return

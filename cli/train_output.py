@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
 from specdiag.errors import MissingExtraError
@@ -72,7 +73,8 @@ def ready(run: Run) -> None:
 
         options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
         console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
-        console.print(layout(model, run.trainer.optimizer), soft_wrap=True, highlight=False)
+        for line in layout(model, run.trainer.optimizer).split("\n"):
+            console.print(line, soft_wrap=True)
     for sentence in run.said:
         console.print(sentence, soft_wrap=True)
     if run.plan is not None and not run.in_place:
@@ -150,7 +152,7 @@ def _lines(total: int, first: int) -> Callable[[int, Mapping[str, float]], None]
 
     def line(step: int, logs: Mapping[str, float]) -> None:
         nonlocal last
-        if step - last >= apart or step == total:
+        if step - last >= apart or step == total or not math.isfinite(logs["loss"]):
             last = step
             output.talk(f"step {step}/{total}: {_logged(logs)}", "dim")
 
@@ -191,7 +193,7 @@ def answer(run: Run, result: Result) -> None:
         output.talk(
             f"stopped at step {result.step}, saved: go on with 'specdiag train --resume {result.run}'", "yellow"
         )
-    else:
+    elif result.diverged is None:
         output.talk(f"run: {result.run}", "green")
 
 
@@ -210,6 +212,7 @@ def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
     )
     console = output.console()
     console.print(tables.draw("Runs, the best first", columns, rows, console.width))
+    diverged(rows)
     for sentence in said:
         console.print(f"Hard to compare: {sentence}", soft_wrap=True)
     if len({row.seed for row in rows}) == 1:
@@ -218,6 +221,14 @@ def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
             "that between seeds (--sweep 'seed=0,1,2').",
             soft_wrap=True,
         )
+
+
+def diverged(rows: Sequence[Ranked]) -> None:
+    """A sentence for each run whose loss is not finite."""
+    from specdiag.train.ranking import divergences
+
+    for sentence in divergences(rows):
+        output.console().print(sentence, soft_wrap=True)
 
 
 def ranking_data(rows: Sequence[Ranked], format: str) -> bytes:
@@ -238,7 +249,9 @@ def grid(found: Grid) -> None:
         held = found.cells[method].get(column)
         if held is None:
             return "·"
-        return f"{held.mean:.3f}" + (f" ± {stdev(held.scores):.3f}" if len(held.scores) > 1 else "")
+        if held.n_diverged and len(held.scores) > 1:
+            return f"nan ({held.n_diverged} of {len(held.scores)} diverged)"
+        return f"{held.mean:.3f}" + ("" if held.spread is None else f" ± {held.spread:.3f}")
 
     columns = [tables.Column(found.measure, str, right=False)]
     columns += [tables.Column(c, lambda m, c=c: cell(m, c)) for c in found.columns]
@@ -261,6 +274,8 @@ def grid(found: Grid) -> None:
     column, best = found.best(base)
     for method in others:
         own, held = found.best(method)
+        if not best.mean or not math.isfinite(held.mean / best.mean):
+            continue
         console.print(
             f"Best against best: {method} ({own}) {held.mean:.3f}, {base} ({column}) {best.mean:.3f}: "
             f"{held.mean / best.mean - 1:+.1%}.",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specdiag.errors import UsageError
+from specdiag import interrupts
+from specdiag.errors import ComputationError, UsageError
 
 from . import output
 from . import train_output as show
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class After:
-    """What is wanted besides the run: a continued text, and every row of the table of decays."""
+    """What is wanted of a run besides its steps.
+
+    Attributes:
+        sample: the beginning of a text that is continued.
+        all_rows: print the decay of every Parameter.
+        stop_on_nan: end the run where the loss is not finite.
+    """
 
     sample: str | None
     all_rows: bool
+    stop_on_nan: bool = True
 
 
 def go_on(
@@ -85,28 +93,37 @@ def _with_another(run: Run, rule: str | None, after: After) -> None:
     from specdiag.train.beside import beside
     from specdiag.train.ranking import is_finished, rank
 
-    _train(run, after)
+    _train(run, after, alone=rule is None)
     if rule is None:
         return
     folder = run.folder.with_name(f"{run.folder.name}-{rule}")
     if is_finished(folder, run.steps_total):
         output.talk(f"{folder} is finished and taken as it is", "dim")
     else:
-        _train(beside(run, rule, folder), after)
+        _train(beside(run, rule, folder), after, alone=False)
     show.ranking(*rank([folder, run.folder]))
 
 
-def _train(run: Run, after: After) -> Result:
+def _train(run: Run, after: After, *, alone: bool) -> Result:
+    """Train and say what came of it. A run that diverged is an error where it is alone, else a row of a table."""
     show.ready(run)
     with show.progress(run) as on_log:
-        result = run.train(lambda decays: show.decays(run, decays, all_rows=after.all_rows), on_log)
+        result = run.train(
+            lambda decays: show.decays(run, decays, all_rows=after.all_rows), on_log, stop_on_nan=after.stop_on_nan
+        )
     show.answer(run, result)
+    if result.diverged is not None:
+        if alone:
+            raise ComputationError(result.diverged)
+        output.talk(result.diverged, "yellow")
+        return result
     if result.interrupted:
-        raise typer.Exit(output.INTERRUPTED)
+        raise typer.Exit(interrupts.exit_code())
     if after.sample is not None:
         from specdiag.train.sampling import sample
 
-        output.console().print(sample(run.trainer.model, run.tokenizer, after.sample), soft_wrap=True)
+        for line in sample(run.trainer.model, run.tokenizer, after.sample).split("\n"):
+            output.console().print(line, soft_wrap=True)
     return result
 
 
@@ -120,9 +137,11 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
             output.talk(f"{number}/{len(runs)}: {folder.name} is finished", "dim")
             continue
         output.talk(f"{number}/{len(runs)}: {folder.name}", "bold")
-        _train(prepare(), after)
-    ranked = {row.run: row for row in rank([folder for folder, _ in runs.values()])[0]}
+        _train(prepare(), after, alone=False)
+    rows, _ = rank([folder for folder, _ in runs.values()])
+    ranked = {row.run: row for row in rows}
     show.grid(tabulate([(point, ranked[folder.name], balance_of(folder)) for point, (folder, _) in runs.items()]))
+    show.diverged(rows)
 
 
 def _check_other(rule: str | None, own: str | None) -> None:

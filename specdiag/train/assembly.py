@@ -22,14 +22,15 @@ from specdiag.errors import MissingExtraError, UsageError
 from specdiag.train.adopt import COUPLED, place
 from specdiag.train.callback import LiveRuleCallback
 from specdiag.train.checkpoints import OPTIMIZER
-from specdiag.train.config import PLAN, RunConfig, save_config
+from specdiag.train.config import CONFIG, PLAN, RunConfig, save_config
 from specdiag.train.data import CACHE, Data
+from specdiag.train.finite import check_model, check_state
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.gradients import sample_gradients
 from specdiag.train.methods import optimizer_maker
 from specdiag.train.optimizer_check import Moments, check_optimizer
 from specdiag.train.order_check import check_order
-from specdiag.train.ranks import wait_for_all
+from specdiag.train.ranks import lock_run, wait_for_all
 from specdiag.train.recipe import Recipe
 from specdiag.train.rules import rule_callback
 from specdiag.train.run import Run
@@ -97,12 +98,17 @@ def assemble(parts: Parts) -> Run:
     wait_for_all()
     with arguments.main_process_first(local=False):
         run.mkdir(parents=True, exist_ok=True)
+        lock = lock_run(run)
+        said += [lock.note] if lock is not None and lock.note else []
+    if not parts.in_place and (run / CONFIG).exists():
+        raise UsageError(f"{run} became a run meanwhile: another process began it; name another --out")
     kept = set(run.glob(f"{CACHE}*"))
     try:
         with arguments.main_process_first(local=False):
             data = parts.load_data(run)
             companions = parts.companions(run)
         model = parts.make_model(data)
+        check_model(model, str(parts.checkpoint or recipe.start or "the new model"))
         trainer = _trainer(model, arguments, data, recipe)
         trainer.companions = companions
         optimizer = trainer.create_optimizer()
@@ -111,10 +117,12 @@ def assemble(parts: Parts) -> Run:
         resume_from = None if parts.fresh else parts.checkpoint
         moments: Moments = {}
         if parts.foreign is not None and not parts.fresh:
+            check_state(parts.foreign.moments, f"the optimizer of {parts.checkpoint}")
             said.append(place(trainer, parts.foreign, recipe))
             resume_from, moments = run / f"checkpoint-{parts.step}", parts.foreign.moments
         elif resume_from is not None:
             checked, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
+            check_state(moments, str(resume_from / OPTIMIZER))
             said.append(checked)
         warning = check_order(model, moments, sample_gradients(trainer, data)) if moments else None
         said += [] if warning is None else [warning]
@@ -131,6 +139,8 @@ def assemble(parts: Parts) -> Run:
                 parts.plan.save(run / PLAN)
             save_config(run, config)
     except BaseException:
+        if lock is not None:
+            lock.release()
         if arguments.process_index == 0:
             for path in set(run.glob(f"{CACHE}*")) - kept:
                 path.unlink()
@@ -141,7 +151,7 @@ def assemble(parts: Parts) -> Run:
         folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
         settings=parts.settings, plan=parts.plan,
         rule=rule, data=data,
-        trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, said=said,
+        trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, said=said, lock=lock,
     )  # fmt: skip
 
 
@@ -181,6 +191,7 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
     ours: dict[str, Any] = {
         "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
         "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
+        "logging_nan_inf_filter": False,  # it would put zeros and older losses in the place of NaN
         "dataloader_pin_memory": torch.cuda.is_available(),
         # Without it ranks on a machine that has no accelerator would not know of each other.
         "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),

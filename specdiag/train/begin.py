@@ -11,6 +11,7 @@ import msgspec
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import SourceError, UsageError
 from specdiag.train.assembly import Parts, assemble
+from specdiag.train.checkpoints import check_weights
 from specdiag.train.config import PLAN, RunConfig
 from specdiag.train.data import Data
 from specdiag.train.folders import new_folder
@@ -65,6 +66,8 @@ def begin(
                for name in FRESH | recipe.settings}  # fmt: skip
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
+    if recipe.start and Path(recipe.start).is_dir():
+        check_weights(Path(recipe.start))
     config = read_config(recipe.start, recipe.model) if recipe.start else new_config(recipe.model)
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
 

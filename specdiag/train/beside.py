@@ -9,11 +9,13 @@ import msgspec
 from specdiag.errors import UsageError
 from specdiag.train.begin import begin
 from specdiag.train.config import load_config
+from specdiag.train.data import BYTES
 from specdiag.train.request import Request
 from specdiag.train.resume import prepare
 from specdiag.train.rule_names import check_rule_options
 from specdiag.train.run import Run
 from specdiag.train.settling import HARMLESS
+from specdiag.train.tokenizers import KEPT, NO_TOKENIZER
 
 
 def beside(run: Run, rule: str, folder: Path) -> Run:
@@ -46,5 +48,14 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
             source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,
             block_size=recipe.block_size or None, task=recipe.task, settings=settings, fresh_optimizer=fresh,
             allow_data_shift=True, config=config.model_config or None, layout=config.layout or None,
+            tokenizer=_tokenizer(run),
         )
     )  # fmt: skip
+
+
+def _tokenizer(run: Run) -> str | None:
+    """That of the run, which may have been named when it began; None where it has none."""
+    if run.config.fingerprint.tokens == BYTES:
+        return NO_TOKENIZER
+    kept = run.folder / KEPT
+    return str(kept) if kept.is_dir() else None

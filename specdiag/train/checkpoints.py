@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError
-from specdiag.train.manifest import manifest_defect
+from specdiag.files import read_whole
+from specdiag.train.manifest import content_defect, manifest_defect
+from specdiag.train.state import read_trainer_state
+from specdiag.train.zip_check import zip_defect
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_ZIPPED = (".pt", ".pth", ".bin")
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -31,11 +34,18 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def find_complete(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that is whole, and the newer ones that are not, each with the reason."""
+def find_complete(
+    run: Path, why_not: Callable[[Path], str | None] | None = None
+) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that is whole, and the newer ones that are not, each with the reason.
+
+    Args:
+        run: holds the checkpoints.
+        why_not: gives the reason; `defect` by default, or `damage`, which reads the files.
+    """
     passed_over: list[tuple[Path, str]] = []
     for path in checkpoints_of(run):
-        why = defect(path)
+        why = (why_not or defect)(path)
         if why is None:
             return path, passed_over
         passed_over.append((path, why))
@@ -59,13 +69,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         SourceError: it is missing or damaged.
     """
-    try:
-        held = json.loads((checkpoint / STATE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{checkpoint / STATE} cannot be read ({error}): name another checkpoint") from error
-    if not isinstance(held, dict) or not isinstance(held.get("global_step"), int):
-        raise SourceError(f"{checkpoint / STATE} names no global_step: name another checkpoint")
-    return cast("dict[str, Any]", held)
+    return read_trainer_state(checkpoint / STATE)
 
 
 def defect(checkpoint: Path) -> str | None:
@@ -75,6 +79,24 @@ def defect(checkpoint: Path) -> str | None:
     """
     found = manifest_defect(checkpoint)
     return found if found is not None else next(_defects(checkpoint), None)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """The same, with every byte of weights and optimizer held against the checksums that were saved with them."""
+    return defect(checkpoint) or _changed_bytes(checkpoint, manifest=False)
+
+
+def check_weights(folder: Path) -> None:
+    """Raise SourceError if a file of weights in a folder is not what was saved, where that can be told."""
+    found = _changed_bytes(folder, manifest=True)
+    if found is not None:
+        raise SourceError(f"'{folder}' is damaged: {found}; copy it again, or name another checkpoint")
+
+
+def _changed_bytes(folder: Path, *, manifest: bool) -> str | None:
+    found = (manifest_defect(folder) if manifest else None) or content_defect(folder)
+    zipped = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES and path.is_file())
+    return found or next((why for path in zipped if (why := zip_defect(path)) is not None), None)
 
 
 def _defects(folder: Path) -> Iterator[str]:
@@ -87,7 +109,10 @@ def _defects(folder: Path) -> Iterator[str]:
         yield "no rng_state.pth"
     for path in sorted(folder.glob("*.json")):
         try:
-            held = json.loads(path.read_bytes())
+            held = json.loads(read_whole(path))
+        except OSError as error:
+            yield f"{path.name} cannot be read: {error.strerror or error}"
+            continue
         except (ValueError, RecursionError):
             yield f"{path.name} is no JSON: cut short"
             continue
@@ -95,13 +120,16 @@ def _defects(folder: Path) -> Iterator[str]:
             yield from _missing_shards(folder, held)
     for path in sorted(folder.glob("*.safetensors")):
         yield from _safetensors_defect(path)
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _ZIPPED):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES):
         yield from _zip_defect(path)
     yield from _step_defects(folder)
 
 
 def _missing_shards(folder: Path, index: Any) -> Iterator[str]:
-    shards: Mapping[str, str] = index.get("weight_map", {}) if isinstance(index, dict) else {}
+    shards: Any = index.get("weight_map", {}) if isinstance(index, dict) else {}
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        yield "its index of weights names no files"
+        return
     yield from (f"no {name}" for name in sorted(set(shards.values())) if not (folder / name).is_file())
 
 

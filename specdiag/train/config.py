@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from specdiag.errors import SourceError
+from specdiag.files import converter, decode_toml, read_whole
 from specdiag.records import Record
 from specdiag.report import write_atomically
 from specdiag.train.fingerprint import Fingerprint
@@ -15,6 +16,7 @@ from specdiag.train.recipe import Recipe
 CONFIG = "specdiag_train.toml"
 PLAN = "plan.json"
 SCHEMA = 2
+_ELSEWHERE = "continue one of its checkpoints with --out DIR"
 
 
 class RunConfig(Record, frozen=True, kw_only=True):
@@ -33,6 +35,9 @@ class RunConfig(Record, frozen=True, kw_only=True):
     fingerprint: Fingerprint
 
 
+_convert = converter(RunConfig)
+
+
 def save_config(run: Path, config: RunConfig) -> None:
     """Write it, whole or not at all."""
     write_atomically(run / CONFIG, msgspec.toml.encode(config))
@@ -45,15 +50,17 @@ def load_config(run: Path) -> RunConfig | None:
         SourceError: its file is damaged or of another schema.
     """
     path = run / CONFIG
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        data = path.read_bytes()
-        schema = msgspec.toml.decode(data).get("schema")
+        content = decode_toml(read_whole(path))
+        schema = content.get("schema")
         if schema != SCHEMA:
             raise SourceError(
-                f"{path} is of schema {schema}, and this specdiag reads {SCHEMA}: use the one that made it"
+                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: use the one that made it"
             )
-        return msgspec.toml.decode(data, type=RunConfig)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read ({error}): continue one of its checkpoints with --out DIR") from error
+        return _convert(content)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}; {_ELSEWHERE}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} cannot be read ({error!s:.400}): {_ELSEWHERE}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from specdiag.errors import UsageError
+from specdiag.lock import LOCK
 from specdiag.train.config import CONFIG
 from specdiag.train.data import CACHE
 
@@ -24,7 +25,7 @@ def new_folder(out: Path, source: Path | None = None) -> Path:
         raise UsageError(f"--out {out} is where the source lies, which is never written to: name another folder")
     if (out / CONFIG).exists():
         raise UsageError(f"{out} is a run already: go on with 'specdiag train --resume {out}', or name another --out")
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(CACHE) for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith((CACHE, LOCK)) for path in out.iterdir())):
         raise UsageError(f"{out} is not empty: name another --out")
     return out
 

@@ -15,13 +15,13 @@ from specdiag.train.folders import new_folder
 from specdiag.train.foreign.reading import read_foreign
 from specdiag.train.foreign.weights import read_weights
 from specdiag.train.hub_data import pin
-from specdiag.train.recipe import Recipe
+from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.request import Request
 from specdiag.train.run import Run
 from specdiag.train.settings import FRESH, Settings
 from specdiag.train.settling import asked, choose_decay, companions, take, total_asked
-from specdiag.train.tasks.loading import load_task
-from specdiag.train.tokenizers import find_tokenizer
+from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
+from specdiag.train.tokenizers import tokenizer_to_go_on
 
 
 def adopt(request: Request) -> Run:
@@ -35,6 +35,7 @@ def adopt(request: Request) -> Run:
     told = Settings(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
     fresh = request.fresh_optimizer
     given = dict(request.settings or {})
+    check_settings(given)
     take(told, given, request, all_told=False)
     settings = complete(foreign, Settings(FRESH | told.values, told.origin) if fresh else told)
     said += settings.notes
@@ -49,12 +50,14 @@ def adopt(request: Request) -> Run:
     folder = source if source.is_dir() else source.parent
     run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)
     config: Any = foreign.model.config
-    tokenizer = find_tokenizer(folder)
     recipe = Recipe(
         title="", source="", task="causal-lm", data=tuple(pin(request.data)), steps_total=total,
         block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
     recipe = asked(recipe, request)
+    tokenizer = tokenizer_to_go_on(
+        request.tokenizer, (folder,), in_bytes=False, vocabulary=vocabulary_of(config), in_text=reads_text(recipe)
+    )
     rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
@@ -67,6 +70,6 @@ def adopt(request: Request) -> Run:
             checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign,
             model_config=str(request.config or ""), layout=request.layout or "", load_data=load,
             make_model=lambda _: foreign.model, tokenizer=tokenizer,
-            companions=lambda run: companions(run, (folder,), tokenizer), said=said,
+            companions=lambda run: companions(run, (folder,), tokenizer, request.tokenizer), said=said,
         )
     )  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 
 import msgspec
 
+from specdiag.files import json_decoder, open_regular, read_whole
 from specdiag.records import Record
 
 MANIFEST = "specdiag_manifest.json"
 
 _ENDS = 1 << 20
+_WITHOUT_CRC = (".safetensors",)
 
 
 class FileMark(Record, frozen=True, kw_only=True):
@@ -21,6 +24,8 @@ class FileMark(Record, frozen=True, kw_only=True):
     size: int
     ends: str
     """SHA-256 of the first and the last MiB."""
+    crc: int | None = None
+    """CRC-32 of the whole file, where its format has none of its own as torch's zip files have."""
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -30,6 +35,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     files: dict[str, FileMark]
 
 
+_decode = json_decoder(Manifest)
+
+
 def mark(path: Path) -> FileMark:
     """The mark of a file.
 
@@ -37,7 +45,7 @@ def mark(path: Path) -> FileMark:
         OSError: it cannot be read.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         digest.update(file.read(_ENDS))
@@ -51,31 +59,63 @@ def write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         sync(path)
-    held = Manifest(files={path.relative_to(folder).as_posix(): mark(path) for path in files})
+    held = Manifest(files={path.relative_to(folder).as_posix(): _mark_to_keep(path) for path in files})
     target = folder / MANIFEST
     target.write_bytes(msgspec.json.encode(held))
     sync(target)
     sync(folder)
 
 
+def content_defect(folder: Path) -> str | None:
+    """The file whose bytes are not those of its checksum in the manifest, in words; None where there is none."""
+    try:
+        held = _read(folder)
+        for name, expected in held.files.items() if held is not None else ():
+            if expected.crc is not None and _crc(folder / name) != expected.crc:
+                return f"{name} was changed after it was saved (its checksum differs)"
+    except (OSError, msgspec.DecodeError) as error:
+        return f"it cannot be held against {MANIFEST} ({error})"
+    return None
+
+
 def manifest_defect(folder: Path) -> str | None:
     """In what a folder differs from its manifest; None where it has none or fits."""
     try:
-        held = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        return None
+        held = _read(folder)
     except (OSError, msgspec.DecodeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    for name, expected in held.files.items():
+    for name, expected in held.files.items() if held is not None else ():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{MANIFEST} names {name}, which is outside of the checkpoint"
         try:
             found = mark(folder / name)
-        except OSError:
+        except (OSError, ValueError):
             return f"no {name}"
         if found.size != expected.size:
             return f"{name} has {found.size} bytes, saved were {expected.size}"
         if found.ends != expected.ends:
             return f"{name} was changed after it was saved"
     return None
+
+
+def _read(folder: Path) -> Manifest | None:
+    try:
+        return _decode(read_whole(folder / MANIFEST))
+    except FileNotFoundError:
+        return None
+
+
+def _mark_to_keep(path: Path) -> FileMark:
+    crc = _crc(path) if path.suffix in _WITHOUT_CRC else None
+    return msgspec.structs.replace(mark(path), crc=crc)
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with open_regular(path) as file:
+        while chunk := file.read(_ENDS):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def sync(path: Path) -> None:

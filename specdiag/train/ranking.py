@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from specdiag.errors import SourceError
 from specdiag.records import Record
 from specdiag.train.config import RunConfig, load_config
-from specdiag.train.outcome import OUTCOME, Outcome, load_outcome
-
-LOSS = "loss"
+from specdiag.train.outcome import LOSS, OUTCOME, Outcome, load_outcome
 
 
 class Ranked(Record, frozen=True, kw_only=True):
@@ -24,7 +23,7 @@ class Ranked(Record, frozen=True, kw_only=True):
     seed: int
     step: int
     loss: float
-    """Held out, in nats."""
+    """Held out, in nats; NaN of a run that diverged."""
     improvement: float
     """Loss of the baseline less this one."""
     merits: dict[str, float]
@@ -33,16 +32,21 @@ class Ranked(Record, frozen=True, kw_only=True):
     decay_share: float
     """Of the time, what the decay rule took."""
     tokens: int
+    diverged_at: int | None = None
+    """Steps after which the loss was not finite, where that ended the run."""
 
 
 def is_finished(run: Path, steps: int = 0) -> bool:
-    """Whether a run of ours has come to its end, of so many steps at least, and been evaluated there."""
+    """Whether a run of ours has come to its end, of so many steps at least, and been evaluated there; or diverged."""
     outcome = load_outcome(run)
-    return outcome is not None and outcome.held_out is not None and outcome.step >= steps
+    if outcome is None or outcome.held_out is None:
+        return False
+    return outcome.diverged_at is not None or outcome.step >= steps
 
 
 def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
-    """Finished runs of ours, the best first, and what makes them hard to compare.
+    """Finished runs of ours, the best first and those without a finite loss last, and what makes them hard to
+    compare.
 
     Args:
         runs: folders; the first is the baseline.
@@ -56,9 +60,20 @@ def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
         said += [
             f"{path.name} has {what} {base[0].name}{end}." for what, end in _differences(base[1:], (config, outcome))
         ]
-    baseline = base[2].held_out or {}
+    baseline = base[2].after or {}
     rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
-    return sorted(rows, key=lambda row: row.loss), said
+    return sorted(rows, key=lambda row: (not math.isfinite(row.loss), row.loss)), said
+
+
+def divergences(rows: Sequence[Ranked]) -> list[str]:
+    """A sentence for each run without a finite loss."""
+    return [
+        f"{row.run} diverged: "
+        + ("its held-out loss at the end is not finite." if row.diverged_at is None
+           else f"after {row.diverged_at} steps its loss was not finite.")
+        for row in rows
+        if not math.isfinite(row.loss)
+    ]  # fmt: skip
 
 
 def _held(run: Path) -> tuple[RunConfig, Outcome]:
@@ -71,8 +86,8 @@ def _held(run: Path) -> tuple[RunConfig, Outcome]:
     return config, outcome
 
 
-def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: dict[str, float]) -> Ranked:
-    recipe, held = config.recipe, outcome.held_out or {}
+def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, float]) -> Ranked:
+    recipe, held = config.recipe, outcome.after or {}
     return Ranked(
         run=run.name,
         task=recipe.task,
@@ -87,6 +102,7 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: dict[str, flo
         hours=outcome.seconds / 3600,
         decay_share=outcome.decay_seconds / outcome.seconds if outcome.seconds else 0.0,
         tokens=outcome.tokens,
+        diverged_at=outcome.diverged_at,
     )
 
 
@@ -100,6 +116,6 @@ def _differences(base: tuple[RunConfig, Outcome], other: tuple[RunConfig, Outcom
         found.append((f"the task {theirs.recipe.task} and", f" {ours.recipe.task}"))
     if ours.source != theirs.source:
         found.append(("another beginning than", ""))
-    if our_end.step != their_end.step:
+    if our_end.step != their_end.step and our_end.diverged_at is None and their_end.diverged_at is None:
         found.append((f"{their_end.step} steps and", f" {our_end.step}"))
     return found

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from specdiag.lock import FolderLock
+
 
 def count_ranks() -> int:
     """How many processes train together; joins them where they have not met yet."""
     return _state().num_processes
+
+
+def lock_run(run: Path) -> FolderLock | None:
+    """The lock of a run's folder, which the first of the processes takes for all; None on the others.
+
+    Raises:
+        UsageError: another process writes there.
+    """
+    return FolderLock(run) if _state().is_main_process else None
 
 
 def wait_for_all() -> None:

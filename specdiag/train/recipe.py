@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from specdiag.errors import MissingExtraError, SourceError, UsageError
+from specdiag.files import converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
 from specdiag.train.rule_names import OPTIONS
@@ -26,8 +27,11 @@ _NOT_SETTINGS = {
     "max_steps": "steps_total",
     "num_train_epochs": "steps_total",
     "output_dir": "the folder of the run",
+    "logging_nan_inf_filter": "--stop-on-nan or --no-stop-on-nan",
 }
 """Arguments of the Trainer that are said elsewhere."""
+_MAY_BE_INFINITE = ("max_grad_norm",)
+_BEYOND = 1 << 63
 
 
 class Recipe(Record, frozen=True, kw_only=True):
@@ -71,6 +75,9 @@ class Recipe(Record, frozen=True, kw_only=True):
     """Arguments of the Trainer."""
 
 
+_convert = converter(Recipe)
+
+
 def preset_names() -> list[str]:
     """Names of the recipes that come along."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
@@ -92,11 +99,11 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UsageError(_unknown(name_or_path, "preset", names, "; or name a .toml file"))
     path = PRESETS / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        said = decode_toml(read_whole(path))
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no TOML ({error})") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path} is no TOML ({error!s:.400})") from error
     try:
         return validated(said)
     except UsageError as error:
@@ -111,11 +118,11 @@ def validated(said: Mapping[str, Any]) -> Recipe:
     """
     _check_names(said, "field", Recipe.__struct_fields__)
     try:
-        recipe = msgspec.convert(said, Recipe)
-    except msgspec.ValidationError as error:
-        raise UsageError(_sentence(str(error))) from error
+        recipe = _convert(said)
+    except msgspec.DecodeError as error:
+        raise UsageError(_sentence(str(error)[:400])) from error
     _check(recipe)
-    _check_settings(recipe.settings)
+    check_settings(recipe.settings)
     return recipe
 
 
@@ -141,7 +148,8 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"{recipe.task} needs a 'block_size' of at least 2, and a 'tokenizer' ('bytes' for none)")
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise UsageError for what is no argument of the Trainer, or not of its type, or no finite number."""
     try:
         from transformers import TrainingArguments
     except ImportError as error:
@@ -157,7 +165,16 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             continue
         right = (int, float) if wanted is float else wanted
         if not isinstance(value, right) or (isinstance(value, bool) and wanted is not bool):
-            raise UsageError(f"'{name}' is {value!r}, and it must be of type {wanted.__name__}")
+            raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {wanted.__name__}")
+        _check_number(name, value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, int) and abs(value) >= _BEYOND:
+        raise UsageError(f"'{name}' has {len(str(value)) if abs(value) < 10**4000 else 'thousands of'} digits, "
+                         "and is to be a number of 64 bits")  # fmt: skip
+    if isinstance(value, float) and not math.isfinite(value) and name not in _MAY_BE_INFINITE:
+        raise UsageError(f"'{name}' is {value}, and it must be a finite number")
 
 
 def _check_names(given: Iterable[str], kind: str, known: Iterable[str]) -> None:

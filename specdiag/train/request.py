@@ -30,6 +30,8 @@ class Request:
     """Of another program's optimizer, where it is not plain."""
     config: str | None = None
     """config.json, folder or hub id of the model, where another program's checkpoint has none."""
+    tokenizer: str | None = None
+    """Folder, file or hub id, or `bytes`; else the one beside the weights."""
     settings: Mapping[str, Any] | None = None
     """Arguments of the Trainer."""
     fresh_optimizer: bool = False

@@ -10,20 +10,20 @@ import msgspec
 import torch
 
 from specdiag.decay.plan import DecayPlan, load_plan
-from specdiag.errors import MissingExtraError, UsageError
+from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.checkpoints import gguf_in, read_state
 from specdiag.train.config import CONFIG, PLAN
 from specdiag.train.data import BYTES, Data
 from specdiag.train.folders import new_folder, run_of
 from specdiag.train.hub_data import pin
-from specdiag.train.recipe import Recipe
+from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.request import Request
 from specdiag.train.settings import FRESH, Settings, settings_of
 from specdiag.train.settling import asked, choose_decay, companions, take, total_asked
 from specdiag.train.start import Start, find_start
-from specdiag.train.tasks.loading import load_task
+from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
 from specdiag.train.tasks.task import tasks_of
-from specdiag.train.tokenizers import find_tokenizer
+from specdiag.train.tokenizers import tokenizer_to_go_on
 
 try:
     from transformers import TrainingArguments, get_scheduler
@@ -70,8 +70,10 @@ def prepare(request: Request) -> Run:
     recipe = asked(recipe, request)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
-    in_bytes = own is not None and own.fingerprint.tokens == BYTES
-    tokenizer = None if in_bytes else find_tokenizer(*folders)
+    tokenizer = tokenizer_to_go_on(
+        request.tokenizer, folders, in_bytes=own is not None and own.fingerprint.tokens == BYTES,
+        vocabulary=vocabulary_of(config), in_text=reads_text(recipe),
+    )  # fmt: skip
     rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, said)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
@@ -91,7 +93,7 @@ def prepare(request: Request) -> Run:
             model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
             make_model=lambda _: model, tokenizer=tokenizer,
-            companions=lambda folder: companions(folder, folders, tokenizer), said=said,
+            companions=lambda folder: companions(folder, folders, tokenizer, request.tokenizer), said=said,
         )
     )  # fmt: skip
 
@@ -116,16 +118,30 @@ def _start_over(request: Request, start: Start) -> Run:
 
 def _settings(start: Start, checkpoint: Path, request: Request, said: list[str]) -> Settings:
     given = dict(request.settings or {})
+    check_settings(given)
     if start.fresh:
         kept = start.own.recipe.settings if start.own is not None and start.in_place is not None else FRESH
         return Settings({**kept, **given}, {n: "given" if n in given else "default" for n in {**kept, **given}})
     if start.own is not None:
         settings = Settings(dict(start.own.recipe.settings), dict.fromkeys(start.own.recipe.settings, CONFIG))
+        _check_own(settings)
     else:
         settings = settings_of(checkpoint)
     said += settings.notes
     take(settings, given, request, all_told=True)
     return settings
+
+
+def _check_own(settings: Settings) -> None:
+    """A configuration that was edited, or damaged, may say what no Trainer takes."""
+    settings.values.pop("logging_nan_inf_filter", None)
+    lost = [name for name in ("per_device_train_batch_size", "learning_rate") if name not in settings.values]
+    try:
+        check_settings(settings.values)
+    except UsageError as error:
+        raise SourceError(f"{CONFIG} cannot be continued: {error}") from error
+    if lost:
+        raise SourceError(f"{CONFIG} does not say {lost[0].replace('_', ' ')}: copy the run again")
 
 
 def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Settings, said: list[str]) -> int:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from specdiag.errors import UsageError
+from specdiag.errors import ComputationError, UsageError
 
 _TEMPERATURE = 0.8
 
@@ -29,6 +29,7 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
 
     Raises:
         UsageError: the text is empty.
+        ComputationError: the model gives no probabilities.
     """
     ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -40,6 +41,8 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
+        if not bool(model(given).logits[:, -1].isfinite().all()):
+            raise ComputationError("the text cannot be continued: the model's scores of the next token are not finite")
         out = model.generate(
             given,
             attention_mask=torch.ones_like(given),

@@ -27,7 +27,7 @@ _TAKEN = (
     "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "optim", "optim_args", "adam_beta1", "adam_beta2",
     "adam_epsilon", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "tf32",
     "seed", "data_seed", "full_determinism", "dataloader_drop_last", "use_cpu", "logging_steps", "logging_first_step",
-    "logging_nan_inf_filter", "save_steps", "save_total_limit",
+    "save_steps", "save_total_limit",
 )  # fmt: skip
 _RECOMPUTING = ("activation_checkpointing", "gradient_checkpointing")
 """The same by its new and its old name."""

@@ -73,8 +73,17 @@ def asked(recipe: Recipe, request: Request) -> Recipe:
     )
 
 
-def companions(run: Path, folders: Sequence[Path], tokenizer: Any) -> Sequence[Path]:
-    """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved."""
+def companions(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | None = None) -> Sequence[Path]:
+    """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved.
+
+    Args:
+        run: its folder.
+        folders: of the weights.
+        tokenizer: None for bytes, and where there are no tokens.
+        asked: where it was said to be, if it was.
+    """
+    if asked is not None:
+        return save_tokenizer(tokenizer, run)
     found = tokenizer_files(*folders)
     if found:
         return copy_tokenizer(found, run)

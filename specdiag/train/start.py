@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from specdiag.errors import SourceError, UsageError
-from specdiag.train.checkpoints import OPTIMIZER, STATE, checkpoints_of, defect, find_complete, has_weights, read_state
+from specdiag.lock import FolderLock
+from specdiag.train.checkpoints import (
+    OPTIMIZER,
+    STATE,
+    check_weights,
+    checkpoints_of,
+    damage,
+    find_complete,
+    has_weights,
+    read_state,
+)
 from specdiag.train.config import RunConfig, load_config
+from specdiag.train.ranks import lock_run
 from specdiag.train.staging import recover
 
 
@@ -22,6 +33,7 @@ class Start:
         step: optimizer steps done; 0 with a fresh optimizer.
         fresh: whether the optimizer starts anew.
         said: what was passed over, and why.
+        lock: of the run that goes on in its folder; None on all processes but the first.
     """
 
     checkpoint: Path | None
@@ -30,6 +42,7 @@ class Start:
     step: int
     fresh: bool
     said: list[str] = field(default_factory=list[str])
+    lock: FolderLock | None = None
 
 
 def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
@@ -55,7 +68,7 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
         return _own_run(source, own, fresh=fresh, branch=branch)
     if checkpoints_of(source):
         checkpoint, said = _newest(source)
-        return _started(checkpoint, None, None, fresh, said)
+        return _started(checkpoint, None, None, fresh, said, whole=True)
     if not has_weights(source):
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)
@@ -83,39 +96,51 @@ def newest_run(folder: Path) -> Path:
 def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
     if fresh:
         raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with --fresh-optimizer")
-    recovered = [] if branch else recover(run)
+    if branch:
+        return _own_start(run, own, None, [])
+    lock = lock_run(run)
+    recovered = [lock.note] if lock is not None and lock.note else []
+    start = _own_start(run, own, run, [*recovered, *recover(run)])
+    return replace(start, lock=lock)
+
+
+def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list[str]) -> Start:
     if not checkpoints_of(run) and not own.source:
         said = [*recovered, f"{run} has no checkpoint yet: it starts over"]
-        return Start(None, own, None if branch else run, 0, True, said)
+        return Start(None, own, in_place, 0, True, said)
     if not checkpoints_of(run):
         start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
         said = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
-        return Start(start.checkpoint, own, None if branch else run, start.step, start.fresh, said)
+        return Start(start.checkpoint, own, in_place, start.step, start.fresh, said)
     checkpoint, said = _newest(run)
-    return _started(checkpoint, own, None if branch else run, False, [*recovered, *said])
+    return _started(checkpoint, own, in_place, False, [*recovered, *said], whole=True)
 
 
 def _newest(run: Path) -> tuple[Path, list[str]]:
-    checkpoint, passed_over = find_complete(run)
+    checkpoint, passed_over = find_complete(run, why_not=damage)
     if checkpoint is None:
         listed = "; ".join(f"{path.name}: {why}" for path, why in passed_over)
         raise SourceError(f"'{run}' has no complete checkpoint ({listed})")
     return checkpoint, [
-        f"{path.name} is incomplete ({why}) and passed over: {checkpoint.name} is taken" for path, why in passed_over
+        f"{path.name} is incomplete or damaged ({why}) and passed over: {checkpoint.name} is taken"
+        for path, why in passed_over
     ]
 
 
-def _started(checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str]) -> Start:
+def _started(
+    checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str], *, whole: bool = False
+) -> Start:
     if (checkpoint / "adapter_config.json").exists():
         raise UsageError(f"'{checkpoint}' is an adapter: decay by exponents of low-rank factors is not defined")
     if fresh:
+        check_weights(checkpoint)
         return Start(checkpoint, own, in_place, 0, True, said)
     if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
         raise UsageError(
             f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts "
             "one from these weights, with --lr, --weight-decay and --steps-total"
         )
-    why = defect(checkpoint)
+    why = None if whole else damage(checkpoint)
     if why is not None:
-        raise SourceError(f"'{checkpoint}' is incomplete: {why}; name another checkpoint")
+        raise SourceError(f"'{checkpoint}' is incomplete or damaged: {why}; name another checkpoint")
     return Start(checkpoint, own, in_place, int(read_state(checkpoint)["global_step"]), False, said)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import msgspec
 
@@ -19,6 +20,7 @@ from specdiag.train.begin import begin, resolved
 from specdiag.train.changes import changed, parse_assignments
 from specdiag.train.checkpoints import find_complete
 from specdiag.train.config import load_config
+from specdiag.train.outcome import LOSS, load_outcome
 from specdiag.train.ranking import Ranked
 from specdiag.train.recipe import Recipe
 from specdiag.train.request import Request
@@ -85,8 +87,20 @@ class Cell(Record, frozen=True, kw_only=True):
 
     @property
     def mean(self) -> float:
-        """Mean score."""
-        return fmean(self.scores)
+        """Mean score; NaN where one of the runs diverged."""
+        return _mean(self.scores)
+
+    @property
+    def n_diverged(self) -> int:
+        """Runs without a score."""
+        return sum(math.isnan(score) for score in self.scores)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for one seed, NaN where a score is not finite."""
+        if len(self.scores) < 2:
+            return None
+        return stdev(self.scores) if all(map(math.isfinite, self.scores)) else math.nan
 
 
 class Grid(Record, frozen=True, kw_only=True):
@@ -102,9 +116,9 @@ class Grid(Record, frozen=True, kw_only=True):
     """By method, over the eight tasks of GLUE; empty where these are not the columns."""
 
     def best(self, method: str) -> tuple[str, Cell]:
-        """The column with the best mean, and its cell."""
-        choose = min if self.measure == PERPLEXITY else max
-        return choose(self.cells[method].items(), key=lambda item: item[1].mean)
+        """The column with the best mean, and its cell; one where a run diverged only where they are all like that."""
+        sign = 1 if self.measure == PERPLEXITY else -1
+        return min(self.cells[method].items(), key=lambda item: _worse_last(sign * item[1].mean))
 
 
 def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
@@ -128,6 +142,16 @@ def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
     )
 
 
+def _worse_last(score: float) -> tuple[bool, float]:
+    return not math.isfinite(score), score
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean; infinities of both signs have none."""
+    held = list(values)
+    return fmean(held) if all(map(math.isfinite, held)) else sum(held) / len(held)
+
+
 def measure_of(task: str) -> str:
     """What a task's runs are compared by."""
     return {"glue": "score", "classification": "accuracy", "images": "accuracy"}.get(kind_of(task), PERPLEXITY)
@@ -139,15 +163,15 @@ def _score(ranked: Ranked) -> float:
         return perplexity(ranked.loss)
     if measure == "score":
         return glue_score(ranked.task.removeprefix("glue/"), ranked.merits)
-    return ranked.merits[measure]
+    return ranked.merits.get(measure, math.nan)
 
 
 def _cell(members: Sequence[tuple[Ranked, float | None]]) -> Cell:
     balances = [balance for _, balance in members if balance is not None]
-    names = members[0][0].merits
+    names = dict.fromkeys(name for ranked, _ in members for name in ranked.merits)
     return Cell(
         scores=tuple(_score(ranked) for ranked, _ in members),
-        merits={name: fmean(ranked.merits[name] for ranked, _ in members) for name in names},
+        merits={name: _mean(ranked.merits.get(name, math.nan) for ranked, _ in members) for name in names},
         balance=fmean(balances) if balances else None,
         hours=fmean(ranked.hours for ranked, _ in members),
     )
@@ -204,8 +228,11 @@ def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
 def balance_of(run: Path) -> float | None:
     """Standard deviation of alpha_square over attention and MLP matrices of a run's last checkpoint.
 
-    The report is kept in the folder of the run.
+    The report is kept in the folder of the run. None for a run that diverged: its last checkpoint is not its end.
     """
+    outcome = load_outcome(run)
+    if outcome is not None and not math.isfinite((outcome.after or {}).get(LOSS, 0.0)):
+        return None
     path = run / "final.specdiag.json"
     if not path.exists():
         checkpoint, _ = find_complete(run)

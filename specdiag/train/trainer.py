@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.errors import ComputationError, MissingExtraError
+from specdiag.train.divergence import Divergence
 from specdiag.train.ranks import wait_for_all
 from specdiag.train.staging import STAGING, publish, rotate
 
@@ -33,11 +34,13 @@ class CrashSafeTrainer(Trainer):
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
         make_optimizer: makes the optimizer for the model; None for the Trainer's own.
+        divergence: watches for what is not finite; None where nobody does.
     """
 
     tokens = 0
     companions: Sequence[Path] = ()
     make_optimizer: Callable[[nn.Module], Optimizer] | None = None
+    divergence: Divergence | None = None
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The registry's where one is named, else the Trainer's own."""
@@ -49,7 +52,10 @@ class CrashSafeTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, counted."""
         self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.divergence is not None:
+            self.divergence.see(loss)
+        return loss
 
     def save_now(self) -> None:
         """Save a checkpoint of the present state, as between two steps."""
@@ -65,6 +71,9 @@ class CrashSafeTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run, step = Path(str(self.args.output_dir)), self.state.global_step
+        own, watch = cast("nn.Module", self.model), self.divergence
+        if watch is not None and not watch.allows_saving(own, cast("Any", self.optimizer), step, self.control):
+            return
         self._check_space(run, step)
         try:
             super()._save_checkpoint(model, trial)

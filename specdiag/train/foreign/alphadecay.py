@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from specdiag.errors import SourceError
+from specdiag.files import read_whole
 from specdiag.train.foreign.building import Loaded, build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
@@ -99,10 +100,10 @@ def _gate_down_up(names: Sequence[str]) -> list[str]:
 
 def _state(path: Path) -> Mapping[str, Any]:
     try:
-        state = json.loads(path.read_bytes())
+        state = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read ({error}): copy the checkpoint again") from error
-    if not isinstance(state, dict) or not isinstance(state.get("update_step"), int):
+    if not isinstance(state, dict) or type(state.get("update_step")) is not int:
         raise SourceError(f"{path} names no update_step: copy the checkpoint again")
     return cast("dict[str, Any]", state)
 

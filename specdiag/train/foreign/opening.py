@@ -12,6 +12,7 @@ import torch
 
 from specdiag.checkpoint.torch_load import INERT, ForeignPickleError, load_torch
 from specdiag.errors import SourceError
+from specdiag.train.zip_check import check_zip
 
 _scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (
@@ -29,6 +30,7 @@ def open_dictionary(path: Path) -> Mapping[str, Any]:
     Raises:
         SourceError: it is no dictionary, damaged, or wants to run something, which is named.
     """
+    check_zip(path)
     try:
         content = load_torch(path, str(path), cast("Any", (*INERT, *_NUMPY)))
     except ForeignPickleError as error:

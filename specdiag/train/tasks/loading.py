@@ -68,6 +68,18 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
     )
 
 
+def reads_text(recipe: Recipe) -> bool:
+    """Whether the data of a language model is text, of which tokens are to be made."""
+    tokens = len(recipe.data) == 1 and Path(recipe.data[0]).suffix == ".bin"
+    return kind_of(recipe.task) == "causal-lm" and not tokens
+
+
+def vocabulary_of(config: Any) -> int | None:
+    """Size of a model's vocabulary; None where it has none."""
+    size = getattr(config, "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
 def block_size(recipe: Recipe, config: Any) -> int:
     """Tokens of a block: the recipe's, else what the model takes, to 1024.
 

@@ -63,6 +63,8 @@ def of_predictions(metrics: Mapping[str, Metric], *, regression: bool) -> Callab
         held: Any = prediction.predictions
         outputs = np.asarray(held[0] if isinstance(held, tuple) else held)  # others are hidden states and the like
         true = np.asarray(prediction.label_ids)
+        if np.isnan(outputs).any():  # the largest of NaNs would be taken for class 0
+            return dict.fromkeys(metrics, float("nan"))
         if regression:
             predicted, true = outputs.astype(np.float64).reshape(-1), true.astype(np.float64).reshape(-1)
         else:
