@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ def summarise(
     """
     weights = [r for r in records if not _is_update(r)]
     square = [r.alpha_square for r in weights if r.family in ("attention", "mlp") and r.alpha_square is not None]
+    balance = balance_score(square) if len(square) > 1 else (None, None)
     return Summary(
         n_tensors=n_tensors,
         n_parameters=n_parameters,
@@ -54,10 +55,15 @@ def summarise(
         statuses=dict(Counter(r.status for r in records).most_common()),
         roles=_roles(weights),
         contrasts=contrasts(weights),
-        balance_sd=float(np.std(square)) if len(square) > 1 else None,
-        balance_range=float(np.ptp(square)) if len(square) > 1 else None,
+        balance_sd=balance[0],
+        balance_range=balance[1],
         unrecognised=tuple(r.key for r in records if not r.recognised),
     )
+
+
+def balance_score(alphas: Sequence[float]) -> tuple[float, float]:
+    """Standard deviation and range of shape-free exponents; exactly rounded, so that their order changes no bit."""
+    return pstdev(alphas), max(alphas) - min(alphas)
 
 
 def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:

@@ -96,3 +96,13 @@ def decays_of_a_step(optimizer, model):
 
     optimizer.register_step_pre_hook(read)
     return seen
+
+
+def float32_errors(model, **options):
+    """What float32 may do to an exponent of a model by its own stated bound, and to a ratio from 0.67 to 3 of it."""
+    import specdiag
+
+    records = [r for r in specdiag.analyze(model, dtype="float32", **options) if r.alpha is not None]
+    error = max(r.alpha_error for r in records)
+    live = [r.alpha for r in records if r.family in ("attention", "mlp")]
+    return error, 2 * error * (3 - 0.67) / (max(live) - min(live))

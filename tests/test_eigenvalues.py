@@ -81,7 +81,27 @@ def test_the_error_estimate_bounds_the_error():
         for dtype in ("float32", "float64"):
             found = spectrum(w[None], F64, dtype=dtype)
             fit = hill(np.maximum(found.eigenvalues, 1e-300))
-            assert abs(fit.alpha / exactly.alpha - 1) <= found.alpha_error(fit.xmin) + 1e-12
+            assert abs(fit.alpha - exactly.alpha) <= found.alpha_error(fit.alpha, fit.xmin) + 1e-12
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-2, 1e-1, 1])
+@pytest.mark.parametrize("shape", [(128, 128), (96, 1200), (3000, 64)])
+def test_the_error_estimate_bounds_the_error_of_nearly_equal_eigenvalues(shape, noise):
+    """There alpha is large, and its error grows as its square."""
+    rng = np.random.default_rng(0)
+    w = with_singular_values(1 + noise * rng.random(min(shape)), shape).astype(np.float32)
+    exactly = hill(esd(w))
+    for method in ("gram", "svd"):
+        found = spectrum(w[None], F32, method=method, dtype="float32")
+        fit = hill(found.eigenvalues)
+        assert abs(fit.alpha - exactly.alpha) <= found.alpha_error(fit.alpha, fit.xmin)
+        assert found.is_precise(exactly.alpha, fit.xmin) == (noise > 1e-2)
+
+
+def test_the_error_of_equal_eigenvalues_is_infinite():
+    found = spectrum(np.eye(64)[None], F64)
+    assert found.alpha_error(np.inf, 1.0) == found.alpha_error(1e15, 1.0) == np.inf
+    assert not found.is_precise(np.inf, 1.0)
 
 
 def test_low_rank_is_counted_and_zero():

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-import numpy as np
-
 from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
 from specdiag.records import FAMILIES, ROLES
 from specdiag.spectra.null import alpha_sd
+from specdiag.summary import balance_score
 
 
 def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
@@ -32,10 +31,8 @@ def balance(changes: Sequence[ModuleChange]) -> Balance | None:
     ]
     if len(both) < 2:
         return None
-    sd, spread = np.std(both, axis=0), np.ptp(both, axis=0)
-    return Balance(
-        n=len(both), sd_a=float(sd[0]), sd_b=float(sd[1]), range_a=float(spread[0]), range_b=float(spread[1])
-    )
+    (sd_a, range_a), (sd_b, range_b) = (balance_score(alphas) for alphas in zip(*both, strict=True))
+    return Balance(n=len(both), sd_a=sd_a, sd_b=sd_b, range_a=range_a, range_b=range_b)
 
 
 def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]:

@@ -20,7 +20,7 @@ from specdiag.errors import ComputationError
 from specdiag.optim.solver_threads import SolverThreads
 from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
-from specdiag.spectra.eigenvalues import ALPHA_TOLERANCE, Spectrum, assemble, exact, pool, spectrum
+from specdiag.spectra.eigenvalues import Spectrum, assemble, exact, pool, spectrum
 from specdiag.spectra.measure import MIN_EIGENVALUES
 from specdiag.spectra.null import alpha_null, alpha_null_square
 from specdiag.spectra.square import square_windows, window_starts
@@ -145,21 +145,22 @@ def _exponent(stack: NDArray[np.generic], storage: FloatType, basis: Basis) -> f
         if alpha is not None:
             return alpha
     try:
-        return _trusted(pool([exact(window, storage) for window in windows]), float("inf"))
+        return _trusted(pool([exact(window, storage) for window in windows]), is_last=True)
     except (ComputationError, np.linalg.LinAlgError):
         return float("nan") if np.any(storage.widen(stack, np.dtype(np.float32))) else None
 
 
-def _trusted(solved: Spectrum, tolerance: float = ALPHA_TOLERANCE) -> float | None:
-    """The exponent, None where the tail is zero to the storage precision, all equal, or lost to rounding."""
+def _trusted(solved: Spectrum, *, is_last: bool = False) -> float | None:
+    """The exponent, None where the tail is zero to the storage precision, all equal, or lost to rounding.
+
+    The last route that there is counts as exact.
+    """
     eigenvalues = solved.eigenvalues
     threshold = float(eigenvalues[len(eigenvalues) // 2])
-    if threshold <= solved.floor or solved.alpha_error(threshold) > tolerance:
-        return None
-    if float(eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * solved.floor**0.5:
+    if threshold <= solved.floor or float(eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * solved.floor**0.5:
         return None
     alpha = hill(eigenvalues).alpha
-    return alpha if np.isfinite(alpha) else None
+    return alpha if solved.is_precise(alpha, threshold) or (is_last and np.isfinite(alpha)) else None
 
 
 def _raw(stack: torch.Tensor) -> tuple[NDArray[np.generic], FloatType]:

@@ -174,7 +174,7 @@ def disagreement(full: Spectrum, stack: NDArray[Any], storage: FloatType) -> tup
     half = len(reference.eigenvalues) // 2
     upper = reference.eigenvalues[half:]
     difference = np.abs(full.eigenvalues[half:] - upper) / np.maximum(upper, np.finfo(np.float64).tiny)
-    tolerated = max(1e-4 if full.dtype == "float32" else 1e-9, full.alpha_error(float(upper[0])))
+    tolerated = max(1e-4 if full.dtype == "float32" else 1e-9, full.rounding(float(upper[0])))
     return float(difference.max()), tolerated
 
 

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.tensors import FloatType, WeightMatrix
 from specdiag.records import ModuleRecord, Settings, Status, TailFit
 from specdiag.spectra import metrics, null
-from specdiag.spectra.eigenvalues import (
-    ALPHA_TOLERANCE,
-    ComputeType,
-    Spectrum,
-    exact,
-    pool,
-    spectrum,
-)
+from specdiag.spectra.eigenvalues import ComputeType, Spectrum, exact, pool, spectrum
 from specdiag.spectra.farms import farms_windows
 from specdiag.spectra.scan import Scan
 from specdiag.spectra.square import square_windows
@@ -124,7 +117,8 @@ def fit_tail(
         return TailFit(tail=tail, status=status)
     rule = TAILS[tail]
     fit = rule(_usable(full, tail), fraction)
-    if not np.isfinite(fit.alpha):
+    error = full.alpha_error(fit.alpha, fit.xmin)
+    if not np.isfinite(error):
         return TailFit(tail=tail, status="degenerate")
     has_null = tail in ("hill", "hill-paper", "farms") and matrix.rank is None
     alpha_null = null.alpha_null(lambda e: rule(e, fraction), shape, n_slices) if has_null else None
@@ -138,7 +132,7 @@ def fit_tail(
         xmin=fit.xmin,
         ks=fit.ks,
         se_iid=(alpha - 1) / fit.k**0.5,
-        alpha_error=alpha * full.alpha_error(fit.xmin),
+        alpha_error=error,
         alpha_null=alpha_null,
         rho=None if alpha_null is None else (alpha - 1) / (alpha_null - 1),
         z=null.z_score(alpha, shape) if simulated else None,
@@ -199,13 +193,18 @@ def _guarded(
 
 
 def _trusted(full: Spectrum, best: Tail | None, settings: Settings) -> bool:
-    """Whether arithmetic moves neither the Hill nor the KS-optimal exponent by more than ALPHA_TOLERANCE."""
+    """Whether arithmetic moves neither the Hill nor the KS-optimal exponent noticeably, or there will be none.
+
+    Where all eigenvalues of the tail are equal but for the storage type no route is more exact.
+    """
     if len(full.eigenvalues) < MIN_EIGENVALUES:
         return True
-    threshold = _threshold(full, settings.tail_fraction)
-    if best is not None:
-        threshold = min(threshold, best.xmin)
-    return threshold > 0 and full.alpha_error(threshold) <= ALPHA_TOLERANCE
+    if _threshold(full, settings.tail_fraction) <= 0:
+        return False
+    if _status(full, "hill", settings.tail_fraction) == "degenerate":
+        return True
+    fits = [hill(full.eigenvalues, settings.tail_fraction), *([] if best is None else [best])]
+    return all(full.is_precise(fit.alpha, fit.xmin) for fit in fits)
 
 
 def _power_law(full: Spectrum) -> Tail | None:
@@ -274,10 +273,10 @@ def _square(
 def _trusted_hill(full: Spectrum, fraction: float) -> float | None:
     """The Hill exponent, None where its threshold is zero to the storage precision or lost to rounding."""
     threshold = _threshold(full, fraction)
-    if threshold <= full.floor or full.alpha_error(threshold) > ALPHA_TOLERANCE:
+    if threshold <= full.floor:
         return None
     alpha = hill(full.eigenvalues, fraction).alpha
-    return alpha if np.isfinite(alpha) else None
+    return alpha if full.is_precise(alpha, threshold) else None
 
 
 def _threshold(full: Spectrum, fraction: float) -> float:
