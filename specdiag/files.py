@@ -168,9 +168,19 @@ def _guarded(decode: Callable[[A], T], data: A) -> T:
     """`decode(data)`, with one type of error for all that can be wrong with the data."""
     try:
         return decode(data)
-    except msgspec.DecodeError:
-        raise
+    except msgspec.DecodeError as error:  # may name a key of the file, of any length
+        raise msgspec.DecodeError(shortened(str(error))) from error
     except RecursionError:
         raise msgspec.DecodeError("it is nested too deeply") from None
     except (ValueError, OverflowError) as error:  # no UTF-8, no TOML, a number of 5,000 digits
-        raise msgspec.DecodeError(str(error)) from error
+        raise msgspec.DecodeError(shortened(str(error))) from error
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text for a message: its beginning and its end where it is long.
+
+    Example:
+        >>> shortened("abcdefghijkl", 9)
+        'abcd…jkl'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 3 :]}"

@@ -1,5 +1,6 @@
 """Seeded mutations of good input, for tests that a reader ends every input with its own kind of error."""
 
+import copy
 import json
 import os
 import random
@@ -108,7 +109,7 @@ def _mutate_value(value: Any, rng: random.Random) -> Any:
     """`value` with one place changed, chosen evenly over all of them."""
     places = list(_places(value))
     if not places:
-        return rng.choice(ODD_VALUES)
+        return copy.deepcopy(rng.choice(ODD_VALUES))
     holder, key = rng.choice(places)
     how = rng.randrange(8)
     if how == 0:
@@ -122,7 +123,7 @@ def _mutate_value(value: Any, rng: random.Random) -> Any:
         for _ in range(rng.choice((1, 50))):
             holder[key] = [holder[key]] if rng.random() < 0.5 else {str(key): holder[key]}
     else:
-        holder[key] = rng.choice(ODD_VALUES)
+        holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))  # the next mutation may change it
     return value
 
 
