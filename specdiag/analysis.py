@@ -39,7 +39,7 @@ from specdiag.options import (
 from specdiag.ranks import Ranks
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
-from specdiag.resources import may_have_accelerator, peak_memory
+from specdiag.resources import blas_kernels, may_have_accelerator, peak_memory
 from specdiag.resuming import finished_rows
 from specdiag.spectra.measure import Eigenvalues
 from specdiag.summary import summarise
@@ -375,6 +375,7 @@ def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> 
         platform=platform.platform(),
         device=settings.device,
         device_name=_device_name(settings.device),
+        kernels=blas_kernels(),
         peak_bytes=peak_memory(),
         notes=checkpoint.notes,
         architecture=checkpoint.architecture,

@@ -5,9 +5,11 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_record
 from safetensors.numpy import save_file
 from test_cache import assert_same
 
@@ -182,6 +184,15 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
     partial.provenance.versions["specdiag"] = "0.0.1"
     with pytest.raises(UsageError, match=r"was made by specdiag 0\.0\.1, and this is"):
         specdiag.analyze(folder, device="cpu", resume=[partial])
+
+
+def test_another_processor_is_named(tmp_path):
+    folder = write(tmp_path / "ckpt", 6, 64)
+    partial = interrupted(folder)
+    kernels = ("openblas Katmai", *partial.provenance.kernels[1:])
+    other = replace(partial, provenance=replace_record(partial.provenance, kernels=kernels))
+    with pytest.raises(UsageError, match="the BLAS kernels and processor 'openblas Katmai', and this has 'openblas "):
+        specdiag.analyze(folder, device="cpu", resume=[other])
 
 
 def test_all_of_it_may_be_there(tmp_path):
