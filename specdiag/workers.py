@@ -23,7 +23,7 @@ from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.eigenvalues import TORCH_FROM
-from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
+from specdiag.spectra.measure import FLOAT32_RANGE, MIN_EIGENVALUES, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
 Kind = tuple[tuple[int, ...], str]
 """Shape and storage type: what can be stacked."""
 
+_TOGETHER = 64
+"""Small units that a worker takes at once."""
+_SMALL_BYTES = 1 << 17
 _BATCH_BYTES = 1 << 30
 """Stored bytes that are gathered before the fullest shape goes to the accelerator."""
 
@@ -84,19 +87,42 @@ def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budg
     return workers
 
 
+def batches(ordered: Iterable[Unit]) -> Iterator[list[Unit]]:
+    """Units as a worker takes them: each alone, but for small ones, of which it takes many at once.
+
+    A matrix of too few eigenvalues for an exponent is measured in the time that handing it over takes.
+    """
+    small: list[Unit] = []
+    for unit in ordered:
+        if _is_small(unit):
+            small.append(unit)
+        else:
+            yield [unit]
+        if len(small) == _TOGETHER:
+            yield small
+            small = []
+    if small:
+        yield small
+
+
+def _is_small(unit: Unit) -> bool:
+    few = all(m.rank is None and m.n_slices * min(m.shape) < MIN_EIGENVALUES for m in unit.matrices)
+    return few and len(unit.matrices) == 1 and unit.tensor.nbytes <= _SMALL_BYTES
+
+
 def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Iterator[Result]:
     """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
-    order = iter(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
+    order = batches(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
     needs_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
     with _one_blas_thread(needs_torch), _threads(workers, needs_torch) as pool:
         running: set[Future[list[Result]]] = set()
-        for unit in islice(order, workers):
-            running.add(pool.submit(_measure_unit, unit, settings, kept))
+        for batch in islice(order, workers):
+            running.add(pool.submit(_measure_units, batch, settings, kept))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for unit in islice(order, len(done)):
-                running.add(pool.submit(_measure_unit, unit, settings, kept))
+            for batch in islice(order, len(done)):
+                running.add(pool.submit(_measure_units, batch, settings, kept))
             for future in done:
                 yield from future.result()
 
@@ -182,9 +208,10 @@ def _flush(
         yield future.result()
 
 
-def _measure_unit(unit: Unit, settings: Settings, kept: Results | None) -> list[Result]:
+def _measure_units(batch: Sequence[Unit], settings: Settings, kept: Results | None) -> list[Result]:
     return [
         _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
+        for unit in batch
         for item in _read_unit(unit, settings, kept)
     ]
 

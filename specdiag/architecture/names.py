@@ -11,6 +11,7 @@ from functools import lru_cache
 from specdiag.architecture.rules import BUILTIN, Context
 
 _LONGEST_INDEX = 9  # digits
+_INDEX = re.compile(rf"(?<![^.])[0-9]{{1,{_LONGEST_INDEX}}}(?![^.])")
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
@@ -87,11 +88,11 @@ def parse(name: str, beside: Neighbours) -> Name:
     while _is_wrapped(module):
         module = module[:-1]
     sequence = int(module[-1]) if module[-1:] and is_index(module[-1]) else None
-    last = max((i for i, segment in enumerate(module) if not is_index(segment)), default=0)
+    last = next((i for i in reversed(range(len(module))) if not is_index(module[i])), 0)
     above = module[:last]
     stack, block, indices = _blocks(above)
     return Name(
-        path=".".join("#" if is_index(segment) else segment for segment in module),
+        path=numbered(".".join(module)),
         parent=".".join(above),
         context=_innermost(above) or ("block" if indices else ""),
         stack=stack,
@@ -106,12 +107,12 @@ def parse(name: str, beside: Neighbours) -> Name:
 
 def numbered(name: str) -> str:
     """A full name with every index written `#`."""
-    return ".".join("#" if is_index(segment) else segment for segment in name.split("."))
+    return _INDEX.sub("#", name)
 
 
 def is_index(segment: str) -> bool:
     """Whether a segment is a number: ASCII digits, and no more of them than a list of modules can need."""
-    return len(segment) <= _LONGEST_INDEX and segment.isascii() and segment.isdigit()
+    return segment.isdigit() and len(segment) <= _LONGEST_INDEX and segment.isascii()
 
 
 def _is_wrapped(module: list[str]) -> bool:
@@ -186,9 +187,13 @@ def _first_label(segments: list[str], kind: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4096)
 def segment_context(segment: str) -> Context | None:
     """What a segment says about everything below it: the context of its last word that means something."""
+    return None if segment.isdigit() else _context(segment)
+
+
+@lru_cache(maxsize=4096)
+def _context(segment: str) -> Context | None:
     best: tuple[int, int, Context] | None = None
     for context in BUILTIN.contexts:
         for match in context.pattern.finditer(snake(segment)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from specdiag.architecture import config as settings
@@ -42,6 +42,15 @@ class Survey:
     outputs: dict[tuple[str, Role], Shape]
     config: Mapping[str, Any]
     architectures: tuple[Fused, ...]
+    _chains: dict[str | None, list[Mapping[str, Any]]] = field(
+        default_factory=dict[str | None, list[Mapping[str, Any]]], repr=False
+    )
+
+    def speaking_of(self, component: str | None) -> list[Mapping[str, Any]]:
+        """The parts of the config that speak of a piece of the model, see `config.speaking_of`."""
+        if component not in self._chains:
+            self._chains[component] = settings.speaking_of(self.config, component)
+        return self._chains[component]
 
     def output(self, name: str, role: Role) -> Shape | None:
         """Shape of the projection of `role` that follows the tensor in its module or block."""
