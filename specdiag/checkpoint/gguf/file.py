@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_header
 from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 from specdiag.errors import SourceError
@@ -68,7 +69,7 @@ def _check(info: TensorInfo, kind: Kind, label: str) -> None:
     else:
         return
     raise SourceError(
-        f"'{label}' is not a readable GGUF file ({info.name!r} {problem}): truncated or damaged, fetch it again"
+        f"'{label}' is not a readable GGUF file ({brief(info.name)!r} {problem}): truncated or damaged, fetch it again"
     )
 
 

@@ -13,6 +13,7 @@ from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 
+from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 
 Number = int | float | bool
@@ -26,6 +27,7 @@ _LONGEST_KEPT = 1024  # an array with a number for each layer is shorter, one fo
 _LARGEST_HEADER = 100_000_000  # safetensors' limit; a vocabulary of 300 k tokens takes a tenth
 _MOST_ENTRIES = 100_000  # experts are stacked: the largest models have some thousand tensors
 _MOST_AXES = 4
+_LONGEST_NAME = (1 << 16) - 1  # the format's limit of keys
 _LEAST_VALUE, _LEAST_TENSOR = 13, 24  # bytes that the shortest key with its value, or the shortest tensor, takes
 
 
@@ -123,8 +125,11 @@ class _Bounded:
         return int(self.numbers(letter, what)[0])
 
     def name(self, what: str) -> str:
+        length = self.integer("Q", what)
+        if length > _LONGEST_NAME:
+            raise _Damaged(f"{what} has {length} bytes")
         try:
-            return self.bytes(self.integer("Q", what), what).decode()
+            return self.bytes(length, what).decode()
         except UnicodeDecodeError as error:
             raise _Damaged(f"{what} is not UTF-8") from error
 
@@ -141,7 +146,7 @@ def _parse(file: _Bounded, label: str) -> Header:
     keys: set[str] = set()
     for _ in range(n_values):
         key = _new(file.name("a key of the metadata"), keys)
-        value, length = _value(file, file.integer("I", f"the type of {key!r}"), key)
+        value, length = _value(file, file.integer("I", f"the type of {brief(key)!r}"), key)
         if value is not None:
             metadata[key] = value
         if length is not None:
@@ -163,7 +168,7 @@ def _check_version(version: int, label: str) -> None:
 
 def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | None]:
     """A value of the metadata, None where it is not kept, and its number of elements where it is an array."""
-    what = f"the value of {key!r}"
+    what = f"the value of {brief(key)!r}"
     if kind in _NUMBERS:
         return file.numbers(_NUMBERS[kind], what)[0], None
     if kind == _STRING:
@@ -187,17 +192,17 @@ def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | Non
 def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
     """One entry; its offset still counts from the beginning of the data, its room is still unknown."""
     name = _new(file.name("the name of a tensor"), names)
-    what = f"the entry of {name!r}"
+    what = f"the entry of {brief(name)!r}"
     n_axes = file.integer("I", what)
     if n_axes > _MOST_AXES:
-        raise _Damaged(f"{name!r} has {n_axes} axes")
+        raise _Damaged(f"{brief(name)!r} has {n_axes} axes")
     shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, what)))
     return TensorInfo(name, shape, file.integer("I", what), file.integer("Q", what), 0)
 
 
 def _new(name: str, seen: set[str]) -> str:
     if name in seen:
-        raise _Damaged(f"its header names {name!r} twice")
+        raise _Damaged(f"its header names {brief(name)!r} twice")
     seen.add(name)
     return name
 
@@ -211,7 +216,7 @@ def _laid_out(tensors: list[TensorInfo], file: _Bounded, alignment: Value) -> It
     ends = [*(start + tensor.offset for tensor in placed), max(file.size, start)]
     for tensor, (begin, end) in zip(placed, pairwise(ends), strict=True):
         if tensor.offset % alignment:
-            raise _Damaged(f"{tensor.name!r} begins at {tensor.offset}, no multiple of {alignment}")
+            raise _Damaged(f"{brief(tensor.name)!r} begins at {tensor.offset}, no multiple of {alignment}")
         if begin > end:
-            raise _Damaged(f"{tensor.name!r} begins beyond the end of the file")
+            raise _Damaged(f"{brief(tensor.name)!r} begins beyond the end of the file")
         yield TensorInfo(tensor.name, tensor.shape, tensor.type, begin, end - begin)
