@@ -8,12 +8,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from specdiag.errors import UsageError
 from specdiag.records import ROLES, Role
 
 _SHOWN = 60
+_LONGEST_NAME = 255
+"""Bytes of a file's name."""
 MOST = 2**63 - 1
 """The largest whole number that every file format here can hold."""
 MOST_RATE = 1e6
@@ -65,6 +67,19 @@ def number(
     return found
 
 
+def pair(name: str, value: object) -> tuple[float, float]:
+    """Two finite numbers.
+
+    Raises:
+        UsageError: they are not.
+    """
+    given = tuple(cast("Sequence[object]", value)) if isinstance(value, (tuple, list)) else ()
+    if len(given) != 2:
+        raise UsageError(f"{name} is {shown(value)}: give two numbers")
+    first, second = (number(name, each) for each in given)
+    return first, second
+
+
 def whole(name: str, value: object, *, least: int | None = None, most: int = MOST, hint: str = "") -> int:
     """A whole number within bounds.
 
@@ -78,6 +93,17 @@ def whole(name: str, value: object, *, least: int | None = None, most: int = MOS
     allowed = "" if least is None else f" of at least {least}"
     allowed += "" if most == MOST else f"{' and' if allowed else ' of'} at most {most:,}"
     raise UsageError(f"{name} is {shown(value)}: give a whole number{allowed}{_after(hint)}")
+
+
+def wholes(name: str, value: object) -> tuple[int, ...]:
+    """Several whole numbers that are not negative.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise UsageError(f"{name} is {shown(value)}: give whole numbers, such as (64, 64)")
+    return tuple(whole(name, each, least=0) for each in cast("Iterable[object]", value))
 
 
 def flag(name: str, value: object) -> bool:
@@ -139,10 +165,18 @@ def path(name: str, value: object) -> Path:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name} is {shown(value)}: give a path")
-    found = os.fspath(cast("str | os.PathLike[str]", value))
-    if not isinstance(found, str) or not found or "\0" in found:  # pyright: ignore[reportUnnecessaryIsInstance]
+    found = cast("object", os.fspath(cast("str | os.PathLike[str]", value)))
+    if not isinstance(found, str) or not found or not is_name(found):
         raise UsageError(f"{name} is {shown(found)}: give a path")
     return Path(found)
+
+
+def is_name(text: str) -> bool:
+    """Whether a file may have this path: no null character, no half characters, no overlong part."""
+    try:
+        return "\0" not in text and all(len(part) <= _LONGEST_NAME for part in os.fsencode(text).split(b"/"))
+    except UnicodeEncodeError:
+        return False
 
 
 def instance(name: str, value: object, kind: type[object], how: str) -> None:
@@ -178,6 +212,8 @@ def shown(value: object) -> str:
 
 def _real(value: object) -> float | None:
     """A finite float; None for what is none."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
+        value = cast("Any", value).item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:

@@ -226,7 +226,7 @@ def is_location(source: object) -> bool:
     if not isinstance(source, (str, os.PathLike)):
         return False
     found = cast("object", os.fspath(cast("str | os.PathLike[str]", source)))
-    if not isinstance(found, str) or "\0" in found:
+    if not isinstance(found, str) or not (checks.is_name(found) or "://" in found.replace("\0", "")):
         raise UsageError(f"{checks.shown(found)} is no path and no hub id: give one of them")
     return True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.report import check_writable, write_atomically
 from specdiag.views.figures.alpha import alpha
@@ -31,6 +32,7 @@ __all__ = [
     "save", "scree", "trajectory",
 ]  # fmt: skip
 
+_MOST_DPI = 2400
 _FORMATS = ("png", "svg", "pdf")
 
 
@@ -45,7 +47,9 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> P
     Raises:
         UsageError: another suffix, or a place that cannot be written.
     """
-    path = Path(path)
+    checks.instance("figure", figure, Figure, "from a function of specdiag.plot or of matplotlib")
+    dpi = checks.number("dpi", dpi, least=1, most=_MOST_DPI)
+    path = checks.path("path", path)
     check_target(path)
     write_atomically(path, render(figure, path.suffix.lower()[1:], dpi))
     return path
@@ -53,6 +57,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> P
 
 def check_target(path: Path) -> None:
     """Raise UsageError now if no figure could be saved as `path` later."""
+    path = checks.path("path", path)
     if path.suffix.lower()[1:] not in _FORMATS:
         raise UsageError(f"a figure is saved as .png, .svg or .pdf, not '{path.name}'")
     check_writable(path)

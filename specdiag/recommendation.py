@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from specdiag import checks, options
 from specdiag.decay import assignment
@@ -204,11 +204,8 @@ def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
 def _percentiles(clip: object) -> tuple[float, float] | None:
     if clip is None:
         return None
-    given = tuple(cast("Sequence[object]", clip)) if isinstance(clip, (tuple, list)) else ()
-    if len(given) != 2:
-        raise UsageError(f"clip is {checks.shown(clip)}: give two percentiles, such as 5 and 95")
-    low, high = (checks.number("clip", percent, least=0, most=100, hint="a percentile") for percent in given)
-    if low >= high:
+    low, high = checks.pair("clip", clip)
+    if not 0 <= low < high <= 100:
         raise UsageError(f"--clip {low:g} {high:g} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
     return low, high
 

@@ -20,8 +20,10 @@ import msgspec
 from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
 
+from specdiag import checks
 from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.files import create_unique, json_decoder, read_start, read_whole
+from specdiag.files import create_unique, json_decoder, read_start, read_whole, shortened
+from specdiag.plausible import implausible_rows
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
 from specdiag.saved_spectra import SavedSpectra
 
@@ -35,6 +37,7 @@ COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 LIMIT = 1 << 30
 """Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
 _RANDOMIZED = "[randomized]"
+_ADVICE = "make one with 'specdiag analyze'"
 
 T = TypeVar("T")
 
@@ -123,7 +126,9 @@ class SpectralReport:
             UsageError: if the report has no such matrix, was saved without eigenvalues, or did not permute its entries.
             SourceError: the file with the eigenvalues is damaged, or is another report's.
         """
-        wanted = key(name, part)
+        checks.text("name", name)
+        checks.flag("randomized", randomized)
+        wanted = key(name, None if part is None else checks.text("part", part))
         if self._spectra is None:
             raise UsageError(f"{self.source}: {self._without_spectra()}")
         values = self._spectra.get(spectrum_key(wanted, randomized=randomized))
@@ -151,7 +156,8 @@ class SpectralReport:
         """
         from safetensors.numpy import save
 
-        path = Path(path)
+        path = checks.path("path", path)
+        checks.flag("spectra", spectra)
         digest = None
         if spectra and self._spectra is not None:
             data = save({k: v for k, v in self._spectra.items() if v.size})
@@ -227,10 +233,12 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         path: the `.json` file. Eigenvalues are read from the file beside it when they are asked for.
 
     Raises:
-        SourceError: if the file is missing, is no specdiag report, or is of a newer schema.
+        SourceError: if the file is missing, is no specdiag report, is of a newer schema, or has rows that cannot be.
     """
-    path = Path(path)
-    content = read_record(path, _decode_report, SCHEMA, "specdiag report", "make one with 'specdiag analyze'")
+    path = checks.path("path", path)
+    content = read_record(path, _decode_report, SCHEMA, "specdiag report", _ADVICE)
+    if problem := implausible_rows(content.records):
+        raise SourceError(f"{path} is damaged ({shortened(problem)}); {_ADVICE}")
     beside, digest = _spectra_path(path), content.provenance.spectra_digest
     return SpectralReport(
         source=content.source,
@@ -262,10 +270,10 @@ def read_record(path: Path, decode: Callable[[bytes], T], newest: int, what: str
         schema = _read_schema(data).schema
         if schema > newest:
             raise SourceError(
-                f"{path} is a {what} of schema {schema:.6g}; this specdiag reads up to {newest}: upgrade specdiag"
+                f"{path} is a {what} of schema {shortened(str(schema), 30)}; this specdiag reads up to {newest}: upgrade specdiag"
             )
         if schema < 1:
-            raise msgspec.DecodeError(f"its schema is {schema:.6g}")
+            raise msgspec.DecodeError(f"its schema is {shortened(str(schema), 30)}")
         return decode(data)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error

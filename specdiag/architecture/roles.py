@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specdiag import checks
 from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
@@ -56,7 +57,13 @@ def roles(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None 
         >>> roles({"layers.0.attn.q_proj.weight": (64, 64)})["layers.0.attn.q_proj.weight"][0].role
         'q'
     """
-    parts = modules(shapes, config).parts
+    checks.instance("shapes", shapes, Mapping, "of names to shapes")
+    if config is not None:
+        checks.instance("config", config, Mapping, "as config.json holds it")
+    sizes = {
+        checks.text("a name", name): checks.wholes(f"the shape of {name}", shape) for name, shape in shapes.items()
+    }
+    parts = modules(sizes, config).parts
     return {name: [part.module for part in parts.get(name, ())] for name in shapes}
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from specdiag import checks
 from specdiag.records import Record, Source
 
 SCHEMA = 1
@@ -105,5 +106,6 @@ class AuditReport(Record, frozen=True, kw_only=True):
         """Write the audit as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        write_atomically(Path(path), self.to_json())
-        return Path(path)
+        path = checks.path("path", path)
+        write_atomically(path, self.to_json())
+        return path

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from specdiag import checks
 from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
 from specdiag.errors import UsageError
 from specdiag.files import converter, decode_toml, read_whole, toml_decoder
@@ -160,6 +161,7 @@ def _fires(check: Check, value: Value) -> bool:
 def _read(overrides: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if isinstance(overrides, Mapping):
         return "thresholds", overrides
+    checks.path("thresholds", overrides)
     named = os.fspath(overrides)
     try:
         return named, decode_toml(read_whole(overrides, LIMIT))

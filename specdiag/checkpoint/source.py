@@ -50,7 +50,7 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         SourceError: it is neither a path that exists nor what the hub would call a model.
     """
     text = os.fspath(location)
-    path = _expanded(text)
+    path = expanded(text)
     if text and os.path.lexists(path):
         return _local(path, revision, file)
     text = _CREDENTIALS.sub(r"\1", text)
@@ -67,7 +67,12 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
     return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)
 
 
-def _expanded(text: str) -> Path:
+def expanded(text: str) -> Path:
+    """A path with `~` resolved.
+
+    Raises:
+        SourceError: it is that of a user who does not exist.
+    """
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

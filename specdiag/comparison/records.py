@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from specdiag import checks
 from specdiag.records import Family, ModuleRecord, Record, Role, Settings, Source, Status
 
 SCHEMA = 1
@@ -187,8 +188,9 @@ class Comparison(Record, frozen=True, kw_only=True):
         """Write the comparison as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        write_atomically(Path(path), self.to_json())
-        return Path(path)
+        path = checks.path("path", path)
+        write_atomically(path, self.to_json())
+        return path
 
     def to_records(self) -> list[dict[str, Any]]:
         """Plain rows for a data frame: the matched, with both values and the change of each metric, then the others."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from specdiag import checks
 from specdiag.architecture.names import numbered
 from specdiag.architecture.roles import modules
 from specdiag.decay.live import live_config, live_parameters, untied
@@ -24,7 +25,9 @@ def param_groups(
     plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[Group]:
     """See `DecayPlan.param_groups`."""
-    base = plan.base_weight_decay if weight_decay is None else weight_decay
+    given = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
+    lr = None if lr is None else checks.number("lr", lr, least=0)
+    base = plan.base_weight_decay if given is None else given
     if base is None:
         raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")
     parameters = live_parameters(model)

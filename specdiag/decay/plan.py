@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from specdiag import checks
 from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import Verdict
 from specdiag.decay.scheduled import DecaySchedule
@@ -134,7 +135,7 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         """Write the plan as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        path = Path(path)
+        path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path
 
@@ -189,4 +190,6 @@ def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """
     from specdiag.report import read_record
 
-    return read_record(Path(path), _decode_plan, SCHEMA, "decay plan", "make one with 'specdiag recommend -o'")
+    return read_record(
+        checks.path("path", path), _decode_plan, SCHEMA, "decay plan", "make one with 'specdiag recommend -o'"
+    )

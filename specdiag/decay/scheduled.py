@@ -82,7 +82,7 @@ def decay_schedule(
         UsageError: naming the option, its value, and what is allowed.
     """
     if method not in ("adamc", "scionc"):
-        raise UsageError(f"unknown --schedule '{method}'; choose adamc or scionc")
+        raise UsageError(f"unknown --schedule {checks.shown(method)}; choose adamc or scionc")
     if peak_lr is None or steps_total is None:
         raise UsageError(f"--schedule {method} follows the lr: give its peak with --lr, and --steps-total")
     checks.one_of("lr shape", lr_shape, get_args(LrShape))

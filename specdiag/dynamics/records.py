@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from specdiag import checks
 from specdiag.decay.scheduled import LrShape
 from specdiag.dynamics.updates import Optimizer
 from specdiag.metric_log import LogEntry, entry
@@ -126,5 +127,6 @@ class Simulation(Record, frozen=True, kw_only=True):
         """Write the prediction as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        write_atomically(Path(path), self.to_json())
-        return Path(path)
+        path = checks.path("path", path)
+        write_atomically(path, self.to_json())
+        return path

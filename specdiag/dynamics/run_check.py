@@ -11,6 +11,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from specdiag import checks
 from specdiag.decay.schedules import Schedule
 from specdiag.dynamics.alignment import Alignment, alignments
 from specdiag.dynamics.checking import NormError, compare_norms
@@ -87,8 +88,9 @@ class RunCheck(Record, frozen=True, kw_only=True):
         """Write the check as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        write_atomically(Path(path), self.to_json())
-        return Path(path)
+        path = checks.path("path", path)
+        write_atomically(path, self.to_json())
+        return path
 
 
 class Expected(Record, frozen=True, kw_only=True):

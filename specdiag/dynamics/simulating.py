@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
+from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.decay.scheduled import LrShape
 from specdiag.dynamics import steady
@@ -18,6 +19,8 @@ from specdiag.errors import UsageError
 INITIAL_RMS = 0.02
 """GPT-2's initialisation, taken where nothing else is said."""
 MOST_STEPS = 10_000_000
+_LARGEST = 1e15
+"""Of any other number: more would overflow somewhere."""
 _POINTS = 200
 _SAMPLE = 4096
 """Coordinates that are simulated of an elementwise optimizer's tensor."""
@@ -71,8 +74,27 @@ def simulate(
     Raises:
         UsageError: naming the option, its value, and what is allowed.
     """
+    corrected, stochastic = checks.flag("corrected", corrected), checks.flag("stochastic", stochastic)
     corrected = corrected or optimizer == "adamc"
+    shape = checks.wholes("--shape", shape)
+    seed, warmup = checks.whole("--seed", seed, least=0), checks.whole("--warmup", warmup, least=0)
+    initial_rms, initial_norm, momentum, batch_tokens = (
+        None if value is None else checks.number(name, value, most=_LARGEST)
+        for name, value in (
+            ("--initial-rms", initial_rms),
+            ("--initial-norm", initial_norm),
+            ("--momentum", momentum),
+            ("--batch-tokens", batch_tokens),
+        )
+    )
+    betas = None if betas is None else checks.pair("--betas", betas)
+    gradient_rms = checks.number("--gradient-rms", gradient_rms, most=_LARGEST)
     start = _start(shape, initial_rms, initial_norm)
+    lr, weight_decay, final_lr = (
+        checks.number(name, value, most=checks.MOST_RATE)
+        for name, value in (("--lr", lr), ("--weight-decay", weight_decay), ("--final-lr", final_lr))
+    )
+    steps = checks.whole("--steps", steps)
     _check(lr, weight_decay, steps, lr_shape, final_lr, batch_tokens)
     update = update_of(optimizer, shape, momentum=momentum, betas=betas, gradient_rms=gradient_rms)
     momentum = MOMENTUM.get(update.optimizer) if momentum is None else momentum
@@ -154,6 +176,7 @@ def _lr(setting: Setting) -> schedules.Schedule:
 def _noted(steps: int, at: Sequence[int] | None) -> list[int]:
     if at is None:
         return sorted({round(i * steps / _POINTS) for i in range(_POINTS + 1)})
+    at = checks.wholes("--at", at)
     outside = [step for step in at if not 0 <= step <= steps]
     if outside:
         raise UsageError(f"step {outside[0]} lies outside a run of {steps} steps")
@@ -183,8 +206,7 @@ def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
 def _check(
     lr: float, weight_decay: float, steps: int, lr_shape: str, final_lr: float, batch_tokens: float | None
 ) -> None:
-    if lr_shape not in get_args(LrShape):
-        raise UsageError(f"unknown --lr-shape '{lr_shape}'; choose from {', '.join(get_args(LrShape))}")
+    checks.one_of("--lr-shape", lr_shape, get_args(LrShape))
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"--lr is {lr:g}: give the peak learning rate, a positive number")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):

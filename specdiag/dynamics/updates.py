@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
+from specdiag import checks
 from specdiag.errors import UsageError
 
 Optimizer = Literal[
@@ -84,8 +85,8 @@ def update_of(
     Raises:
         UsageError: an unknown optimizer, a setting that it does not have, or a shape that it is not defined for.
     """
-    if not _is_known(optimizer):
-        raise UsageError(f"unknown --optimizer '{optimizer}'; choose from {', '.join(OPTIMIZERS)}")
+    checks.one_of("--optimizer", optimizer, OPTIMIZERS)
+    assert _is_known(optimizer)
     _check(optimizer, shape, momentum, betas, gradient_rms)
     if optimizer == "random-walk":
         return Update(optimizer, (), 1.0, 0.0, 0.0)

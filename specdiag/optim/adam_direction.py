@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.awd import check_numbers
 
@@ -33,7 +34,8 @@ class AdamDirection(Optimizer, abc.ABC):
             UsageError: a number out of range.
         """
         check_numbers(lr=lr, eps=eps, weight_decay=weight_decay)
-        if not all(0 <= beta < 1 for beta in betas):
+        first, second = checks.pair("betas", betas)
+        if not (0 <= first < 1 and 0 <= second < 1):
             raise UsageError(f"betas={betas} must lie in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import refusal, servables
@@ -93,15 +94,20 @@ class AlphaDecay:
             UsageError: an option makes no sense, a pattern matches nothing, or the optimizer cannot be served; the
                 message shows what works there.
         """
-        check_rule(rule, s1, s2)
+        s1, s2 = check_rule(rule, s1, s2)
         _check(every, mode, basis)
+        fresh = None if fresh is None else checks.flag("fresh", fresh)
         self._settings = {"s1": s1, "s2": s2, "every": every, "mode": mode, "rule": rule, "basis": basis}
         self._rule: Rule = rule
         self._basis: Basis = basis
         self._mode: Mode = mode
         self._s1, self._s2, self._every, self._fresh = s1, s2, every, fresh
         self._optimizers = servables(optimizer)
-        include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
+        include, exclude, roles = (
+            checks.texts("include", include),
+            checks.texts("exclude", exclude),
+            checks.roles(roles),
+        )
         self._participants, self._matrices = taking_part(
             model, self._held(), include=include, exclude=exclude, roles=roles
         )
@@ -298,8 +304,7 @@ class AlphaDecay:
 
 
 def _check(every: int, mode: str, basis: str) -> None:
-    if every < 1:
+    if checks.whole("every", every) < 1:
         raise UsageError(f"every={every} must be a number of steps of at least 1; the paper's is 500")
-    for name, value, allowed in (("mode", mode, get_args(Mode)), ("basis", basis, get_args(Basis))):
-        if value not in allowed:
-            raise UsageError(f"unknown {name} '{value}'; choose from {', '.join(allowed)}")
+    checks.one_of("mode", mode, get_args(Mode))
+    checks.one_of("basis", basis, get_args(Basis))

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch.optim import SGD
 
+from specdiag import checks
 from specdiag.errors import UsageError
 
 _NEW = 0.9
@@ -85,7 +86,8 @@ def _norm(tensors: list[torch.Tensor]) -> float:
 
 
 def check_numbers(**numbers: float) -> None:
-    """Raises UsageError where a number is negative."""
+    """Raises UsageError where a number is none, or negative."""
     for name, value in numbers.items():
+        checks.number(name, value)
         if not value >= 0:
             raise UsageError(f"{name}={value} must be at least 0")

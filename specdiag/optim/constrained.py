@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.adam_direction import AdamDirection
 
@@ -49,9 +50,9 @@ class AdamCPR(AdamDirection):
         Raises:
             UsageError: a number out of range.
         """
-        if bound is not None and not bound > 0:
+        if bound is not None and not checks.number("bound", bound) > 0:
             raise UsageError(f"bound={bound} is of a squared norm: give a positive number, or None")
-        if warm_start < 1:
+        if checks.whole("warm_start", warm_start) < 1:
             raise UsageError(f"warm_start={warm_start} must be a number of steps, 1 at least")
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.defaults |= {"bound": bound, "warm_start": warm_start}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.multipliers import Group, attach_all
 from specdiag.decay.servable import servables
 from specdiag.errors import UsageError
@@ -58,9 +59,9 @@ class CorrectedDecay:
         Raises:
             UsageError: an option makes no sense, or the optimizer cannot be served.
         """
-        if rule not in get_args(Correction):
-            raise UsageError(f"unknown rule '{rule}'; choose from {', '.join(get_args(Correction))}")
-        if peak_lr is not None and not peak_lr > 0:
+        checks.one_of("rule", rule, get_args(Correction))
+        momentum = None if momentum is None else checks.number("momentum", momentum, least=0, below=1)
+        if peak_lr is not None and not checks.number("peak_lr", peak_lr) > 0:
             raise UsageError(f"peak_lr={peak_lr} must be a learning rate above 0")
         self._peak_lr = peak_lr
         self._rule: Correction = rule

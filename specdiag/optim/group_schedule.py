@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.schedules import Schedule
 from specdiag.errors import UsageError
 
@@ -29,6 +30,10 @@ class GroupSchedule:
         Raises:
             UsageError: no group has such a number.
         """
+        checks.instance("optimizer", optimizer, Optimizer, "whose groups have the number")
+        checks.text("key", key)
+        if not callable(schedule):
+            raise UsageError(f"schedule is {checks.shown(schedule)}: give a function of the step")
         if not any(group.get(key) is not None for group in optimizer.param_groups):
             has = ", ".join(key for key in optimizer.defaults if key != "lr")
             raise UsageError(

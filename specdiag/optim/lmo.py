@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.orthogonal import Method, orthogonalize
 
@@ -93,8 +94,7 @@ def norm(kind: Lmo, tensor: torch.Tensor) -> float:
 
 def check(kind: Lmo, shape: torch.Size) -> None:
     """Raises UsageError where a shape has no such norm."""
-    if kind not in LMOS:
-        raise UsageError(f"unknown LMO '{kind}'; choose from {', '.join(LMOS)}")
+    checks.one_of("LMO", kind, LMOS)
     axes = {"bias-rms": 0, "spectral-conv": 3}.get(kind, 2)
     if len(shape) < axes:
         raise UsageError(f"the {kind} LMO needs at least {axes} axes and a parameter has shape {tuple(shape)}")

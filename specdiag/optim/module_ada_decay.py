@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.multipliers import attach_all
 from specdiag.decay.servable import servables
 from specdiag.errors import UsageError
@@ -44,8 +45,9 @@ class ModuleAdaDecay:
         Raises:
             UsageError: `every` below 1, or the optimizer cannot be served.
         """
-        if every < 1:
+        if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1; AlphaDecay's code has 500")
+        checks.number("slope", slope, least=0)
         held = servables(optimizer)
         owned = {p for each in held for group in each.param_groups for p in group["params"]}
         participants, matrices = taking_part(model, owned, include=(), exclude=(), roles=())

@@ -14,8 +14,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
+from specdiag.lock import FolderLock
 from specdiag.metric_log import LOG_NAME, LogEntry, append_log
 from specdiag.optim.norm_entries import Before, before, described, of_step, of_weights, over_layers
 from specdiag.optim.power_iteration import PowerIteration
@@ -63,11 +65,16 @@ class NormWatch:
         Raises:
             UsageError: an option makes no sense, or the optimizer or the model cannot be watched.
         """
-        if every < 1:
+        if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1")
         several: Sequence[Any] = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
         self._optimizers = [torch_optimizer(each) for each in several]
-        include, exclude, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (include, exclude, roles))
+        out = None if out is None else checks.path("out", out)
+        include, exclude, roles = (
+            checks.texts("include", include),
+            checks.texts("exclude", exclude),
+            checks.roles(roles),
+        )
         groups = {p: (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
         self._matrices = watched(model, set(groups), include=include, exclude=exclude, roles=roles)
         self._every = every
@@ -86,8 +93,14 @@ class NormWatch:
         """What the last logged step found."""
         self._looks = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
+        self._lock: FolderLock | None = None
         if out is not None and self._looks:
             folder = Path(out) / NORMS_NAME
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another one") from error
+            self._lock = FolderLock(folder, "log of norms")
             write_modules(folder, every, [described(m, *groups[m.parameter]) for m in self._matrices])
             self._log = folder / LOG_NAME
 
@@ -127,6 +140,8 @@ class NormWatch:
                 norm = math.sqrt(float(sums(cuts[m.key], cuts[m.key])[0]))
                 self._found += of_weights(self._step, m, cuts[m.key], norm, spectral[m.key])
             self._write()
+            if self._lock is not None:
+                self._lock.release()
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:

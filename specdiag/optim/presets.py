@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from specdiag import checks
 from specdiag.decay import schedules
-from specdiag.errors import UsageError
 from specdiag.optim.lmo import Lmo
 from specdiag.optim.places import Place, Placed, placed
 
@@ -98,8 +98,13 @@ def scion_groups(
     Raises:
         UsageError: an unknown preset, or see `places.placed`.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"unknown preset '{preset}'; choose from {', '.join(PRESETS)}")
+    checks.one_of("preset", preset, PRESETS)
+    lr = None if lr is None else checks.number("lr", lr, above=0)
+    momentum = None if momentum is None else checks.number("momentum", momentum, least=0, below=1)
+    target_norm = None if target_norm is None else checks.number("target_norm", target_norm, above=0)
+    corrected = checks.flag("corrected", corrected)
+    if overrides is not None:
+        checks.instance("overrides", overrides, Mapping, "of globs to places")
     chosen = PRESETS[preset]
     peak = chosen.lr if lr is None else lr
     kept = chosen.momentum if momentum is None else momentum

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn, optim
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.ada_decay import AdaDecay
 from specdiag.optim.awd import AWD
@@ -62,13 +63,31 @@ def optimizers(name: str, model: nn.Module, **options: Any) -> list[Optimizer]:
         >>> [type(each).__name__ for each in optimizers("adamc", nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))]
         ['AdamW']
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown optimizer '{name}'; choose from {', '.join(METHODS)}")
+    checks.one_of("optimizer", name, METHODS)
     method = METHODS[name]
     unknown = next((key for key in options if key not in method.defaults), None)
     if unknown is not None:
         raise UsageError(f"{name} has no option '{unknown}'; it has {', '.join(method.defaults)}")
-    return method.build(model, {**method.defaults, **options})
+    for key, value in options.items():
+        _check(key, value, method.defaults[key])
+    try:
+        return method.build(model, {**method.defaults, **options})
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _check(key: str, value: Any, default: Any) -> None:
+    """Raise UsageError unless an option is of the kind of its default."""
+    if isinstance(default, bool):
+        checks.flag(key, value)
+    elif isinstance(default, str):
+        checks.text(key, value)
+    elif isinstance(default, int):
+        checks.whole(key, value)
+    elif value is not None or default is not None:
+        checks.number(key, value)
 
 
 def markdown() -> str:

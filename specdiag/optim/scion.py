@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 import torch
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.optim.lmo import LMOS, Lmo, auto, check, direction
@@ -200,6 +201,12 @@ def removed_share(group: dict[str, Any]) -> float:
 
 
 def _check(group: dict[str, Any]) -> None:
+    for key in ("lr", "momentum", "weight_decay", "radius", "target_norm"):
+        if group[key] is not None or key != "target_norm":
+            checks.number(key, group[key])
+    for key in ("orthogonalization", "lmo"):
+        checks.text(key, group[key])
+    checks.flag("transpose", group["transpose"])
     for key, bound, fits in (
         ("lr", "at least 0", lambda v: v >= 0),
         ("momentum", "in [0, 1); Scion's alpha is 1 - momentum", lambda v: 0 <= v < 1),

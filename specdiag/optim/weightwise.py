@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from specdiag import checks
 from specdiag.decay.live import live_parameters, untied
 from specdiag.decay.multipliers import Group, attach_all
 from specdiag.decay.servable import servables
@@ -37,7 +38,7 @@ class WeightwiseDecay:
         Raises:
             UsageError: the slope is negative, the optimizer cannot be served, or has a rule already.
         """
-        if not slope >= 0:
+        if not checks.number("slope", slope) >= 0:
             raise UsageError(f"slope={slope} must be at least 0; 4 is that of AlphaDecay's repository")
         held = servables(optimizer)
         self._slope = slope

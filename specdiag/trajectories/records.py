@@ -8,6 +8,7 @@ from statistics import median
 
 import msgspec
 
+from specdiag import checks
 from specdiag.metric_log import RUN, LogEntry
 from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
 
@@ -105,6 +106,8 @@ class Trajectory(Record, frozen=True, kw_only=True):
             layer: only of this layer.
             module: only this matrix, by its key.
         """
+        checks.text("metric", metric)
+        layer = None if layer is None else checks.whole("layer", layer)
         chosen = {
             m.key
             for m in self.modules
@@ -134,5 +137,6 @@ class Trajectory(Record, frozen=True, kw_only=True):
         """Write the trajectory as JSON, whole or not at all."""
         from specdiag.report import write_atomically
 
-        write_atomically(Path(path), self.to_json())
-        return Path(path)
+        path = checks.path("path", path)
+        write_atomically(path, self.to_json())
+        return path

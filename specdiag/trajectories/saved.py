@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from specdiag import checks
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
 from specdiag.metric_log import LOG_NAME, RUN, latest, read_log
@@ -27,7 +28,7 @@ def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
     Raises:
         SourceError: there is none.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     folder = next((f for f in (path, path / OUT_NAME) if (f / LEDGER_NAME).is_file()), None)
     if folder is not None:
         return _from_folder(folder)

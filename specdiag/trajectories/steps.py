@@ -11,12 +11,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from specdiag.checkpoint.fingerprint import of_files
+from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
+from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
-
 from specdiag.options import location
-_STEP = re.compile(r"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)(\.(safetensors|bin|pth?|gguf))?")
+
+_SUFFIX = "|".join(map(re.escape, WEIGHT_SUFFIXES))
+_STEP = re.compile(rf"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)({_SUFFIX})?")
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".ckpt")
+_SAVED = (*WEIGHT_SUFFIXES, ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,17 @@ def find_steps(
     text = location(source)
     revisions = (revisions,) if isinstance(revisions, str) else tuple(revisions)
     if revisions:
-        if Path(text).expanduser().exists():
+        if expanded(text).exists():
             raise UsageError(f"revisions are those of a hub repository, and '{text}' is a local path")
         return _in_order(RunStep(_number(name), text, name, stream) for name in revisions)
     if stream:
         raise UsageError(f"--stream is for hub repositories, and '{text}' comes without --revisions")
     if glob.has_magic(text) and not Path(text).exists():
-        matches = sorted(glob.glob(str(Path(text).expanduser())))  # noqa: PTH207 - absolute patterns too
+        matches = sorted(glob.glob(str(expanded(text))))  # noqa: PTH207 - absolute patterns too
         if not matches:
             raise SourceError(f"nothing matches '{text}'")
         return _in_order(RunStep(_number(_stem(Path(path))), path) for path in matches)
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if not folder.is_dir():
         if not folder.exists():
             raise SourceError(f"no such directory: '{text}'; for a run on the hub give --revisions")
@@ -110,7 +113,7 @@ def fingerprint(step: RunStep) -> str:
         from specdiag.checkpoint import hub
 
         return hub.resolve(repo, step.revision).commit
-    files = sorted(p for p in path.rglob("*") if p.suffix in _WEIGHTS) if path.is_dir() else [path]
+    files = sorted(p for p in path.rglob("*") if p.suffix in _SAVED) if path.is_dir() else [path]
     return of_files((str(p.relative_to(path.parent)), p) for p in files)
 
 
@@ -130,4 +133,4 @@ def _number(name: str) -> int:
 
 
 def _stem(path: Path) -> str:
-    return path.stem if path.suffix in _WEIGHTS else path.name
+    return path.stem if path.suffix in _SAVED else path.name

@@ -13,7 +13,7 @@ from specdiag.records import ROLES, Role
 from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import Panel
 from specdiag.views.figures.esd import Curve, curve, draw, finish, span_of
-from specdiag.views.figures.selection import Basis, by_place, column, null, value
+from specdiag.views.figures.selection import Basis, by_place, check_report, column, null, value
 from specdiag.views.figures.style import (
     INK,
     NULL,
@@ -61,6 +61,8 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
         UsageError: a report has no such exponents.
     """
     reports = [report] if other is None else [report, other]
+    for name, held in zip(("report", "other"), reports, strict=False):
+        check_report(held, name)
     name = next(column(r, basis) for r in reversed(reports))
     roles = types(reports, name)
     groups = [g for g in _GROUPS if any(_values(held, g.roles, name) for held in reports)]

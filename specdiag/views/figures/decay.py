@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from specdiag import checks
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, Role
 from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import hide_inner, layer_axis, panels
+from specdiag.views.figures.selection import check_report
 from specdiag.views.figures.style import (
     FAINT,
     INK,
@@ -42,6 +44,7 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     Raises:
         UsageError: the plan is of another model.
     """
+    checks.instance("plan", plan, DecayPlan, "from recommend or load_plan")
     if report is not None:
         check_plan(plan, report)
     groups: dict[Role | None, list[PlanEntry]] = defaultdict(list)
@@ -70,6 +73,8 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
 
 def check_plan(plan: DecayPlan, report: SpectralReport) -> None:
     """Raise UsageError if the plan speaks of modules that the report does not know."""
+    check_report(report)
+    checks.instance("plan", plan, DecayPlan, "from recommend or load_plan")
     strange = {e.name for e in plan.entries} - {r.name for r in report}
     if strange:
         raise UsageError(f"the plan is of another model: {report.source} has no {min(strange)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from specdiag import checks
 from specdiag.records import FAMILIES, ROLES, Family, Role
 from specdiag.trajectories.decay_log import DecayLog, Series
 from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigure, legend, new_figure, styled
@@ -17,6 +18,7 @@ def decay_run(found: DecayLog) -> ReportFigure:
     Args:
         found: of `load_decay_log`.
     """
+    checks.instance("found", found, DecayLog, "from load_decay_log")
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in found.series)]
     caption = f"{found.run}: to step {found.last}, medians per role and range, roles of {found.checkpoint}"
     figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"Weight decay over the steps of {found.run}", caption)

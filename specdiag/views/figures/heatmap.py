@@ -15,7 +15,7 @@ from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.views.figures.axes import layer_axis, log_axis
-from specdiag.views.figures.selection import choose, in_role_order, role_label, value, with_values
+from specdiag.views.figures.selection import check_report, choose, in_role_order, role_label, value, with_values
 from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, plain, report_caption, styled
 
 Cells = Mapping[tuple[str, int], float]
@@ -44,8 +44,10 @@ def heatmap(
     Raises:
         UsageError: nothing of the kind is in the report.
     """
+    check_report(report)
     square = any(r.alpha_square is not None for r in report)
-    metric = with_values(report, metric or ("alpha_square" if square else "alpha"))
+    default = "alpha_square" if square else "alpha"
+    metric = with_values(report, default if metric is None else metric)
     chosen = [r for r in in_role_order(choose(report, modules, layers, roles)) if r.layer is not None]
     values = [v for r in chosen if (v := value(r, metric)) is not None]
     if not values:

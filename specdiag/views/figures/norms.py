@@ -7,6 +7,7 @@ from statistics import median
 
 from matplotlib.axes import Axes
 
+from specdiag import checks
 from specdiag.dynamics.norm_log import NormLog
 from specdiag.dynamics.run_check import Expected, expected_norms
 from specdiag.trajectories.records import Trajectory
@@ -35,6 +36,8 @@ def norms(found: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Re
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
+    if not isinstance(found, NormLog):
+        checks.instance("found", found, Trajectory, "from trajectory or load_trajectory")
     expected: list[Expected] = []
     between = 0
     if isinstance(found, NormLog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.ticker import MaxNLocator
 
+from specdiag import checks
 from specdiag.dynamics.records import Simulation
 from specdiag.dynamics.wording import labels
 from specdiag.errors import UsageError
@@ -25,6 +26,8 @@ def norms_predicted(*found: Simulation) -> ReportFigure:
     Raises:
         UsageError: none, or more than there are colours.
     """
+    for each in found:
+        checks.instance("found", each, Simulation, "from simulate")
     if not 1 <= len(found) <= len(REPORT_COLOURS):
         raise UsageError(f"a figure shows 1 to {len(REPORT_COLOURS)} settings, not {len(found)}")
     figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(found))

@@ -20,7 +20,7 @@ from specdiag.views.figures.axes import Panel, hide_inner
 from specdiag.views.figures.balance import draw_types, types
 from specdiag.views.figures.decay import base, check_plan
 from specdiag.views.figures.scree import by_role, draw_curve, relative_singular_values
-from specdiag.views.figures.selection import column, few_of_each
+from specdiag.views.figures.selection import check_report, column, few_of_each
 from specdiag.views.figures.style import (
     INK,
     ROLE_STYLES,
@@ -54,6 +54,8 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
         UsageError: the report has no alpha or no eigenvalues, or the plan is of another model.
     """
     reports = [report] if other is None else [report, other]
+    for name, held in zip(("report", "other"), reports, strict=False):
+        check_report(held, name)
     name = column(report, "alpha")
     check_plan(plan, report)
     roles = types(reports, name)

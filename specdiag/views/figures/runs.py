@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import Family, Role
 from specdiag.trajectories.records import Trajectory
@@ -22,7 +23,7 @@ def roles_with(found: Trajectory, metrics: Sequence[str], wanted: str | Sequence
     Raises:
         UsageError: there is no such role, or none has a value.
     """
-    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    wanted = checks.texts("roles", wanted)
     there = found.roles()
     missing = [role for role in wanted if role not in {r for _, r in there}]
     if missing:

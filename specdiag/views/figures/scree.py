@@ -71,7 +71,8 @@ def scree(
         panel.axes.set_xlabel("rank" if panel.bottom else "")
         panel.axes.set_ylabel("s / s max" if panel.left else "")
     noise = [line for panel in found for line in panel.axes.lines if line.get_label() == "_noise"]
-    figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
+    if noise:
+        figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
     if len(set(known)) > 1:
         bar = figure.colorbar(
             ScalarMappable(norm, LAYERS), ax=[p.axes for p in found], aspect=30, pad=0.02, label="layer"

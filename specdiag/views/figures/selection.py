@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec.structs import fields
 
+from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
@@ -33,8 +34,10 @@ def choose(
     Raises:
         UsageError: something that was asked for is not there; what is there is listed.
     """
-    modules, roles = ((v,) if isinstance(v, str) else tuple(v) for v in (modules, roles))
-    layers = (layers,) if isinstance(layers, int) else tuple(layers)
+    check_report(report)
+    modules, roles = checks.texts("modules", modules), checks.texts("roles", roles)
+    wanted = tuple(layers) if isinstance(layers, (tuple, list, set, range)) else (layers,)
+    layers = [checks.whole("layers", layer) for layer in wanted]
     records = list(report)
     for pattern in modules:
         if not any(_named(r, pattern) for r in records):
@@ -69,8 +72,7 @@ def column(report: SpectralReport, basis: Basis) -> str:
     Raises:
         UsageError: there is no such basis, or the report has no value of it.
     """
-    if basis not in _COLUMNS:
-        raise UsageError(f"unknown basis '{basis}'; choose from {', '.join(_COLUMNS)}")
+    checks.one_of("basis", basis, _COLUMNS)
     return with_values(report, _COLUMNS[basis])
 
 
@@ -80,13 +82,18 @@ def with_values(report: SpectralReport, metric: str) -> str:
     Raises:
         UsageError: there is no such column, or the report has no value of it.
     """
-    if metric not in metrics():
-        raise UsageError(f"unknown metric '{metric}'; choose from {', '.join(metrics())}")
+    check_report(report)
+    checks.one_of("metric", metric, metrics())
     if all(value(r, metric) is None for r in report):
         raise UsageError(
             f"{report.source}: no matrix of this report has a value of {metric}: choose another, or analyze again"
         )
     return metric
+
+
+def check_report(report: object, name: str = "report") -> None:
+    """Raise UsageError unless it is a report."""
+    checks.instance(name, report, SpectralReport, "from analyze or load_report")
 
 
 def value(record: ModuleRecord, column: str) -> float | None:

@@ -7,7 +7,7 @@ from statistics import median
 
 from matplotlib.axes import Axes
 
-from specdiag.errors import UsageError
+from specdiag import checks
 from specdiag.records import FAMILIES, Family, Role
 from specdiag.trajectories.records import TRACKED, Trajectory
 from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
@@ -40,10 +40,10 @@ def trajectory(found: Trajectory, *, metric: str | None = None, roles: str | Seq
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
+    checks.instance("found", found, Trajectory, "from trajectory or load_trajectory")
     square = any(row.metric == "alpha_square" for row in found.rows)
-    metric = metric or ("alpha_square" if square else "alpha")
-    if metric not in TRACKED:
-        raise UsageError(f"unknown metric '{metric}'; choose from {', '.join(TRACKED)}")
+    metric = ("alpha_square" if square else "alpha") if metric is None else metric
+    checks.one_of("metric", metric, TRACKED)
     chosen = roles_with(found, (metric,), roles)
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
     below = [name for name in ("loss", "balance_sd") if found.series(name)]

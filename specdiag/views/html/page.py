@@ -14,6 +14,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 from msgspec.structs import asdict
 
+from specdiag import checks
 from specdiag.auditing import wording
 from specdiag.auditing.auditor import audit
 from specdiag.auditing.records import AuditReport, Finding
@@ -81,11 +82,15 @@ def html_report(
     Example:
         >>> page = specdiag.html_report(report, path="name.html")  # doctest: +SKIP
     """
+    checks.instance("report", report, SpectralReport, "from analyze or load_report")
+    if plan is not None:
+        checks.instance("plan", plan, DecayPlan, "from recommend or load_plan")
+    path = None if path is None else checks.path("path", path)
     if path is not None:
-        check_target(Path(path))
+        check_target(path)
     page = _render(report, plan)
     if path is not None:
-        write_atomically(Path(path), page.encode())
+        write_atomically(path, page.encode())
     return page
 
 
