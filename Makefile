@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check bench zoo zero-shot clean
+.PHONY: demo test kernels check bench zoo zero-shot clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -16,8 +16,14 @@ demo: $(VENV)/core
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+kernels: $(VENV)/dev
+	set -e; for kernel in $$($(BIN)/python tests/kernels.py); do \
+		echo "OpenBLAS kernel $$kernel"; \
+		OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n auto --dist worksteal -m numeric; \
+	done
+
 check: $(VENV)/dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py

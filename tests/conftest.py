@@ -23,6 +23,50 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+NUMERIC = [
+    "accelerator",
+    "adapter_base",
+    "adaptive_decay",
+    "alpha_decay",
+    "alpha_decay_exponents",
+    "alpha_decay_models",
+    "alpha_decay_rounding",
+    "analysis",
+    "audit_near_misses",
+    "audit_noise",
+    "background_decay",
+    "cache",
+    "callback",
+    "compare",
+    "corrected_decay",
+    "eigenvalues",
+    "groups",
+    "horizon",
+    "lmo",
+    "metrics",
+    "norm_watch",
+    "null",
+    "orthogonal",
+    "power_iteration",
+    "quantised_analysis",
+    "recommend",
+    "resume_optimizers",
+    "scion",
+    "solver_threads",
+    "square",
+    "summary",
+    "tails",
+]
+"""Files whose assertions rest on what a BLAS computes: they run again under every kernel that the processor has."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of those files `numeric`."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in NUMERIC:
+            item.add_marker("numeric")
+
+
 @pytest.fixture(scope="session")
 def asset() -> Callable[[str], Path]:
     """Fetches the folder of a checkpoint of tests/assets.py by its name."""
