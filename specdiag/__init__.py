@@ -2,7 +2,8 @@
 
     >>> import specdiag
     >>> report = specdiag.analyze("org/name")
-    >>> report.summary.roles
+    >>> [(role.role, role.n) for role in report.summary.roles][:2]
+    [('q', 2), ('k', 2)]
 
 Importing the package is free: numpy, scipy and torch load when a function needs them.
 """

@@ -122,7 +122,8 @@ def analyze(
 
     Example:
         >>> report = specdiag.analyze("org/name")
-        >>> report["model.layers.0.self_attn.q_proj.weight"].alpha
+        >>> round(report["model.layers.0.self_attn.q_proj.weight"].alpha, 1)
+        2.2
     """
     start = time.perf_counter()
     options = AnalysisOptions.of(locals())

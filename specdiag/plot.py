@@ -1,7 +1,8 @@
 """Figures of reports and plans: functions that return a matplotlib figure and show nothing.
 
 >>> figure = specdiag.plot.alpha(report)  # a notebook shows it
->>> specdiag.plot.save(figure, "alpha.svg")
+>>> specdiag.plot.save(figure, "alpha.svg").name
+'alpha.svg'
 """
 
 from __future__ import annotations

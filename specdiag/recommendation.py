@@ -93,8 +93,9 @@ def recommend(
         SourceError: the source cannot be read.
 
     Example:
-        >>> plan = specdiag.recommend("name.specdiag.json", weight_decay=0.1)  # doctest: +SKIP
-        >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio  # doctest: +SKIP
+        >>> plan = specdiag.recommend("org/name", weight_decay=0.1)
+        >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio <= 3.0
+        True
     """
     options.check(analysis, options.UNSELECTED)
     include, exclude, roles = checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles)

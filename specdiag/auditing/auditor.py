@@ -69,8 +69,8 @@ def audit(
         SourceError: the source cannot be read.
 
     Example:
-        >>> found = specdiag.audit("name.specdiag.json")  # doctest: +SKIP
-        >>> found.verdict, found.counts  # doctest: +SKIP
+        >>> found = specdiag.audit("org/name")
+        >>> found.verdict, found.counts
         ('pass', {'fail': 0, 'warn': 0, 'info': 0})
     """
     options.check(analysis)

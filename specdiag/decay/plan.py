@@ -57,8 +57,8 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     """Which weight decay for which Parameter. Everything that is not among `entries` keeps its own decay.
 
     Example:
-        >>> plan = specdiag.recommend("name.specdiag.json", weight_decay=0.1)  # doctest: +SKIP
-        >>> optimizer = torch.optim.AdamW(plan.param_groups(model), lr=3e-4)  # doctest: +SKIP
+        >>> plan = specdiag.recommend(model, weight_decay=0.1)
+        >>> optimizer = torch.optim.AdamW(plan.param_groups(model), lr=3e-4)
     """
 
     schema: int = SCHEMA

@@ -44,8 +44,8 @@ class AlphaDecay:
         waited: seconds that training stood still for this so far: measuring, or copying weights and waiting.
 
     Example:
-        >>> decay = AlphaDecay(model, optimizer)  # doctest: +SKIP
-        >>> for step, batch in enumerate(loader):  # doctest: +SKIP
+        >>> decay = AlphaDecay(model, optimizer)
+        >>> for step, batch in enumerate(loader):
         ...     model(**batch).loss.backward()
         ...     decay.step(step)
         ...     optimizer.step()

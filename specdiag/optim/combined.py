@@ -19,8 +19,9 @@ class Combined(Optimizer):
     groups during a step, as `AlphaDecay` does, reaches them too. It is saved as one optimizer over all parameters.
 
     Example:
-        >>> optimizer = Combined(optimizers("muon", model))  # doctest: +SKIP
-        >>> trainer = Trainer(model, arguments, optimizers=(optimizer, scheduler))  # doctest: +SKIP
+        >>> from specdiag.optim import optimizers
+        >>> optimizer = Combined(optimizers("muon", model))
+        >>> scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)  # both go into a Trainer
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:

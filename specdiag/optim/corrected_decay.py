@@ -33,7 +33,7 @@ class CorrectedDecay:
     Corrected decay is the smaller one over most of the run: its base is usually chosen larger.
 
     Example:
-        >>> corrected = CorrectedDecay(optimizer, model)  # doctest: +SKIP
+        >>> corrected = CorrectedDecay(optimizer, model)
     """
 
     def __init__(

@@ -17,11 +17,13 @@ class GroupSchedule:
     Momentum in place of lr decay (2512.08217, appendix C) is this beside a LambdaLR, from `decay.schedules`:
 
     Example:
-        >>> share = schedules.cosine(1.0, 1000, final=0.01)  # doctest: +SKIP
-        >>> momentum = GroupSchedule(  # doctest: +SKIP
+        >>> from specdiag.decay import schedules
+        >>> optimizer = specdiag.optim.Scion(model.parameters())
+        >>> share = schedules.cosine(1.0, 1000, final=0.01)
+        >>> momentum = GroupSchedule(
         ...     optimizer, "momentum", lambda step: 1 - schedules.momentum_for(share(step), 0.1)[0]
         ... )
-        >>> lr = LambdaLR(optimizer, lambda step: schedules.momentum_for(share(step), 0.1)[1])  # doctest: +SKIP
+        >>> lr = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedules.momentum_for(share(step), 0.1)[1])
     """
 
     def __init__(self, optimizer: Optimizer, key: str, schedule: Schedule) -> None:

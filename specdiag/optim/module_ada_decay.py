@@ -25,10 +25,11 @@ class ModuleAdaDecay:
     any optimizer and inside its step alone, and cannot act beside it.
 
     Example:
-        >>> decay = ModuleAdaDecay(model, optimizer)  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
-        >>> decay.step(step)  # doctest: +SKIP
-        >>> optimizer.step()  # doctest: +SKIP
+        >>> decay = ModuleAdaDecay(model, optimizer)
+        >>> for step, batch in enumerate(loader):
+        ...     model(**batch).loss.backward()
+        ...     decay.step(step)
+        ...     optimizer.step()
     """
 
     def __init__(

@@ -33,8 +33,8 @@ class NormWatch:
     ranks train together the first one looks and writes.
 
     Example:
-        >>> watch = NormWatch(model, optimizer, out="runs/mine")  # doctest: +SKIP
-        >>> for step, batch in enumerate(loader):  # doctest: +SKIP
+        >>> watch = NormWatch(model, optimizer, out="runs/mine")
+        >>> for step, batch in enumerate(loader):
         ...     model(**batch).loss.backward()
         ...     watch.step(step)
         ...     optimizer.step()

@@ -35,7 +35,7 @@ class Scion(Optimizer):
     A parameter without gradient is left alone, decay included; one with a zero gradient still decays.
 
     Example:
-        >>> optimizer = Scion(model.parameters(), lr=2**-12, radius=50.0)  # doctest: +SKIP
+        >>> optimizer = Scion(model.parameters(), lr=2**-12, radius=50.0)
     """
 
     _shards: Shards | None = None

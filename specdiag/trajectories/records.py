@@ -71,9 +71,9 @@ class Trajectory(Record, frozen=True, kw_only=True):
     """What `trajectory` found.
 
     Example:
-        >>> found = specdiag.trajectory("runs/mine")  # doctest: +SKIP
-        >>> found.series("alpha_square", "q")  # doctest: +SKIP
-        [(1000, 1.98), (2000, 1.91)]
+        >>> found = specdiag.trajectory("runs/mine")
+        >>> [(step, round(value)) for step, value in found.series("alpha_square", "q")]
+        [(1000, 2), (2000, 2)]
     """
 
     schema: int = SCHEMA

@@ -64,8 +64,9 @@ def trajectory(
         TrajectoryInterrupted: Ctrl-C; carries what is finished.
 
     Example:
-        >>> found = specdiag.trajectory("runs/mine")  # doctest: +SKIP
-        >>> found.series("frobenius_norm", "up")  # doctest: +SKIP
+        >>> found = specdiag.trajectory("runs/mine")
+        >>> [step for step, norm in found.series("frobenius_norm", "up")]
+        [1000, 2000]
     """
     check(analysis, out=out, spectra=spectra)
     checks.function("on_step", on_step)

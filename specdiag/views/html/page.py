@@ -80,7 +80,7 @@ def html_report(
         UsageError: `path` is no .html file, or a place that cannot be written.
 
     Example:
-        >>> page = specdiag.html_report(report, path="name.html")  # doctest: +SKIP
+        >>> page = specdiag.html_report(report, path="name.html")
     """
     checks.instance("report", report, SpectralReport, "from analyze or load_report")
     if plan is not None:
