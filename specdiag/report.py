@@ -269,8 +269,9 @@ def read_record(path: Path, decode: Callable[[bytes], T], newest: int, what: str
         data = read_whole(path, LIMIT)
         schema = _read_schema(data).schema
         if schema > newest:
+            number = shortened(str(schema), 30)
             raise SourceError(
-                f"{path} is a {what} of schema {shortened(str(schema), 30)}; this specdiag reads up to {newest}: upgrade specdiag"
+                f"{path} is a {what} of schema {number}; this specdiag reads up to {newest}: upgrade specdiag"
             )
         if schema < 1:
             raise msgspec.DecodeError(f"its schema is {shortened(str(schema), 30)}")

@@ -18,6 +18,7 @@ from specdiag.auditing.thresholds import load_checks
 from specdiag.decay.plan import load_plan
 from specdiag.decay.run_settings import read_run
 from specdiag.dynamics.norm_log import NormedModule, load_norm_log, write_modules
+from specdiag.errors import SourceError
 from specdiag.metric_log import LOG_NAME, append_log, entry, latest, read_log
 from specdiag.records import Source
 from specdiag.report import load_report
@@ -214,3 +215,23 @@ def test_kept_results(tmp_path):
         assert np.isfinite(report.eigenvalues(report.records[0].key)).all()
 
     fuzz(read, mutations(content, 5), BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda p: p["entries"][0].update(ratio=-0.5, weight_decay=-0.05), "has the ratio -0.5"),
+        (lambda p: p["entries"][0].update(weight_decay=5.0), "has the decay 5.0, and its ratio times the base is"),
+        (lambda p: p["entries"][0].update(weight_decay=None), "has the decay None, and its ratio"),
+        (lambda p: p.update(base_weight_decay=None), "and its ratio times the base is None"),
+        (lambda p: p.update(default_ratio=-1.0), "a ratio or decay is below 0"),
+        (lambda p: p["entries"].append(p["entries"][0]), "is there twice"),
+    ],
+)
+def test_plans_that_contradict_themselves(tmp_path, change, why):
+    path = plan_file(tmp_path)
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match=f"cannot be used .*{why}"):
+        load_plan(path)

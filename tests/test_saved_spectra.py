@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_torch_file
 from test_report import seal
 
 import specdiag
-from specdiag.errors import SourceError, UsageError
+from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.report import is_report, load_report
 
 NAMES = tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2))
@@ -157,7 +157,9 @@ def test_a_matrix_without_a_spectrum_is_named_with_its_status(tmp_path):
         ('"x"', r"Expected `int`, got `str` - at `\$.schema`"),
         ("1e300", "got `float`"),
         ("null", "got `null`"),
-        ("9" * 30, r"of schema 1e\+30; this specdiag reads up to"),
+        ("9" * 30, "of schema 9{30}; this specdiag reads up to"),
+        ("9" * 400, "of schema 9{15}…9{10}; this specdiag reads up to"),
+        ("-" + "9" * 400, "its schema is -9{14}…9{10}"),
         ("9" * 5000, "out of range"),
         ("0", "its schema is 0"),
         ("-1", "its schema is -1"),
@@ -170,6 +172,32 @@ def test_schemas_that_are_none(saved, schema, why):
     text = path.read_text()
     path.write_text(text.replace('{"schema":1', f'{{"schema":{schema}', 1))
     with pytest.raises(SourceError, match=why):
+        load_report(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rows": 0}, "rows is 0"),
+        ({"rows": -(10**400)}, "rows is -10+…0+"),
+        ({"n_slices": 10**20}, "n_slices is 1"),
+        ({"n_eigenvalues": 65}, "65 eigenvalues of 64 x 64"),
+        ({"n_zero": 65}, "n_zero is 65"),
+        ({"mp_spikes": -1}, "mp_spikes is -1"),
+        ({"alpha": None}, "its status is ok and its alpha None"),
+        ({"status": "too_few"}, "its status is too_few and its alpha"),
+        ({"alpha_null": 0.5}, "alpha_null is 0.5"),
+        ({"spectral_norm": -1.0}, "spectral_norm is -1"),
+        ({"name": NAMES[1]}, f"'{NAMES[1]}' is there twice"),
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be(saved, change, why):
+    path, _ = saved
+    content = json.loads(path.read_text())
+    content["records"][0] |= change
+    path.write_text(json.dumps(content, separators=(",", ":")))
+    with pytest.raises(SourceError, match=rf"a\.json is damaged \(.*{why}"):
         load_report(path)
 
 
@@ -187,7 +215,7 @@ def test_a_pipe_is_no_report(tmp_path):
 
 def test_a_name_that_no_file_has():
     assert not is_report("a\0b")
-    with pytest.raises(SourceError, match="no file can have this name"):
+    with pytest.raises(SpecdiagError, match=r"give a path|no file can have this name"):
         load_report("a\0b")
 
 

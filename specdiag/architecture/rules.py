@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from specdiag.errors import UsageError
-from specdiag.files import read_whole, toml_decoder
+from specdiag.files import read_whole, shortened, toml_decoder
 from specdiag.records import FAMILIES, ROLES, Family, Role
 
 LIMIT = 1 << 20
@@ -230,8 +230,8 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
     for rule in rules:
         if not any(fnmatchcase(name, rule.pattern) for name in names):
             raise UsageError(
-                f"The pattern {rule.pattern!r} in the role map {path} matches no tensor. Patterns are globs "
-                f"on the whole name, such as {names[0] if names else 'blocks.*.weight'!r}."
+                f"The pattern {shortened(repr(rule.pattern))} in the role map {path} matches no tensor. Patterns are "
+                f"globs on the whole name, such as {shortened(repr(names[0] if names else 'blocks.*.weight'))}."
             )
     first: dict[str, MapRule] = {}
     for name in names:

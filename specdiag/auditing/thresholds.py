@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from specdiag import checks
 from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
 from specdiag.errors import UsageError
-from specdiag.files import converter, decode_toml, read_whole, toml_decoder
+from specdiag.files import converter, decode_toml, read_whole, shortened, toml_decoder
 
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
@@ -105,7 +105,9 @@ def load_checks(overrides: str | os.PathLike[str] | Mapping[str, Any] | None = N
     checks = dict(default_checks())
     for name, table in tables.items():
         if name not in checks:
-            raise UsageError(f"{named}: there is no check '{name}'; the checks are {', '.join(checks)}")
+            raise UsageError(
+                f"{named}: there is no check '{shortened(str(name), 60)}'; the checks are {', '.join(checks)}"
+            )
         checks[name] = _changed(checks[name], table, named)
     return checks
 
@@ -175,7 +177,9 @@ def _changed(check: Check, table: Any, named: str) -> Check:
     allowed = [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
     unknown = [key for key in cast("dict[str, Any]", table) if key not in allowed] if isinstance(table, dict) else []
     if unknown:
-        raise UsageError(f"{named}: '{check.id}' has no '{unknown[0]}' to change; it has {', '.join(allowed)}")
+        raise UsageError(
+            f"{named}: '{check.id}' has no '{shortened(str(unknown[0]), 60)}' to change; it has {', '.join(allowed)}"
+        )
     try:
         override = _to_override(table)
     except msgspec.DecodeError as error:

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.tensors import WeightMatrix
+from specdiag.plausible import implausible
 from specdiag.records import ModuleRecord, Settings
 from specdiag.spectra.eigenvalues import ComputeType, Method
 from specdiag.spectra.measure import Eigenvalues
 
 _NO_SPECTRUM = ("nonfinite",)
-_COUNTS = ("pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
-"""Columns that count eigenvalues of the spectrum."""
 _SAME = 1e-3
 """Relative difference of the squared Frobenius norm to the sum of the eigenvalues, far above what float32 leaves."""
 
@@ -39,7 +38,7 @@ def contradiction(
         return f"its row has tail {record.tail}, method {record.method} and status {record.status}"
     if record.n_eigenvalues != n:
         return f"its row says {record.n_eigenvalues} eigenvalues, the matrix has {n}"
-    if problem := _odd_number(record, n):
+    if problem := _odd_number(record):
         return problem
     return _odd_spectra(record, eigenvalues, n, permuted=_is_permuted(record, matrix, settings))
 
@@ -52,17 +51,13 @@ def _is_permuted(record: ModuleRecord, matrix: WeightMatrix, settings: Settings)
     return settings.randomize and matrix.rank is None and record.status not in (*_NO_SPECTRUM, "zero")
 
 
-def _odd_number(record: ModuleRecord, n: int) -> str | None:
+def _odd_number(record: ModuleRecord) -> str | None:
     """A column that no measurement gives."""
     for name in ModuleRecord.__struct_fields__:
         value = getattr(record, name)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} is {value}"
-        if name in _COUNTS and value is not None and not 0 <= value <= n:
-            return f"{name} is {value:.6g} of {n} eigenvalues"
-    if (record.alpha is not None) != (record.status == "ok"):
-        return f"its status is {record.status}, its alpha {record.alpha}"
-    return None
+    return implausible(record)
 
 
 def _odd_spectra(record: ModuleRecord, eigenvalues: Eigenvalues, n: int, *, permuted: bool) -> str | None:

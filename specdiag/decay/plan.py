@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +13,8 @@ from specdiag import checks
 from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import Verdict
 from specdiag.decay.scheduled import DecaySchedule
-from specdiag.errors import UsageError
-from specdiag.files import json_decoder
+from specdiag.errors import SourceError, UsageError
+from specdiag.files import json_decoder, shortened
 from specdiag.records import Family, Record, Role, Source
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 1
+_ADVICE = "make one with 'specdiag recommend -o'"
 
 Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
 
@@ -186,10 +188,34 @@ def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """Read a saved plan.
 
     Raises:
-        SourceError: the file is missing, is no plan, or is of a newer schema.
+        SourceError: the file is missing, is no plan, is of a newer schema, or has ratios or decays that cannot be.
     """
     from specdiag.report import read_record
 
-    return read_record(
-        checks.path("path", path), _decode_plan, SCHEMA, "decay plan", "make one with 'specdiag recommend -o'"
-    )
+    path = checks.path("path", path)
+    plan = read_record(path, _decode_plan, SCHEMA, "decay plan", _ADVICE)
+    if problem := _problem(plan):
+        raise SourceError(f"{path} cannot be used ({shortened(problem)}); {_ADVICE}")
+    return plan
+
+
+def _problem(plan: DecayPlan) -> str | None:
+    """What contradicts itself in a plan: a file may have been edited."""
+    base = plan.base_weight_decay
+    if plan.default_ratio < 0 or (base is not None and base < 0):
+        return "a ratio or decay is below 0"
+    seen: set[str] = set()
+    for entry in plan.entries:
+        if entry.name in seen:
+            return f"'{entry.name}' is there twice"
+        seen.add(entry.name)
+        if entry.ratio < 0:
+            return f"'{entry.name}' has the ratio {entry.ratio:g}"
+        expected = None if base is None else entry.ratio * base
+        if entry.weight_decay != expected and not _near(entry.weight_decay, expected):
+            return f"'{entry.name}' has the decay {entry.weight_decay}, and its ratio times the base is {expected}"
+    return None
+
+
+def _near(value: float | None, expected: float | None) -> bool:
+    return value is not None and expected is not None and math.isclose(value, expected, rel_tol=1e-6)
