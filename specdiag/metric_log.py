@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.files import json_decoder, read_whole
 from specdiag.records import Record
 
 LOG_NAME = "specdiag_log.jsonl"
@@ -23,6 +24,8 @@ LOG_NAME = "specdiag_log.jsonl"
 RUN = ""
 """The module of what is true of the whole network, such as its loss."""
 
+LIMIT = 1 << 30
+"""Bytes of the largest log that is read: some ten million entries."""
 _TAIL = 1 << 16
 
 
@@ -35,6 +38,9 @@ class LogEntry(Record, frozen=True, kw_only=True):
     metric: str
     value: float | None
     """None for NaN and infinity, which JSON does not have."""
+
+
+_decode = json_decoder(LogEntry)
 
 
 def entry(step: int, module: str, metric: str, value: float) -> LogEntry:
@@ -77,18 +83,17 @@ def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
     """Every entry of a log, in the order of writing; half a line at the end is passed over.
 
     Raises:
-        SourceError: there is no such file, or a line is no entry.
+        SourceError: there is no such file, it is larger than `LIMIT`, or a line is no entry.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_whole(path, LIMIT)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    decode = msgspec.json.Decoder(LogEntry).decode
     found: list[LogEntry] = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            found.append(decode(line))
+            found.append(_decode(line))
         except msgspec.DecodeError as error:
             raise SourceError(f"{path}, line {number}: no log entry ({error}); delete that line") from error
     return found

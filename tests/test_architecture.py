@@ -12,6 +12,9 @@ LEVELS = {
     "errors": 0, "records": 0, "resources": 0, "architecture": 1, "checkpoint": 2, "cost": 2, "spectra": 2, "cache": 3,
     "summary": 3, "metric_log": 3, "report": 3, "resuming": 3, "ranks": 3, "measuring": 3, "workers": 3, "analysis": 3, "decay": 4, "dynamics": 5, "recommendation": 5, "auditing": 5,
     "comparison": 5, "trajectories": 5,
+    "saved_spectra": 1,
+    "plausible": 1,
+    "files": 0,
     "optim": 5, "train": 6, "views": 7, "plot": 7,
 }  # fmt: skip
 SOURCES = sorted((ROOT / "specdiag").rglob("*.py"))
