@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,10 @@ def compare(
         if unfinished and len(sources) == 2:
             output.talk(f"no ranking: {unfinished[0]} has not come to its end", "yellow")
         else:
-            _rank(sources, format, out)
+            converged = _rank(sources, format, out)
+            if len(sources) == 2 and not converged and format is options.Format.table:
+                output.talk("the weights are not compared: those of a run that diverged are not its end", "yellow")
+                return
             if len(sources) > 2 or format is not options.Format.table:
                 return
     if len(sources) != 2:
@@ -122,7 +126,8 @@ def _unfinished(sources: list[str]) -> list[str]:
     return [source for source in sources if not is_finished(Path(source))]
 
 
-def _rank(sources: list[str], format: options.Format, out: Path | None) -> None:
+def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
+    """Print or save the ranking; whether every run has a finite loss."""
     from specdiag.train.ranking import rank
 
     from .train_output import ranking, ranking_data
@@ -130,9 +135,10 @@ def _rank(sources: list[str], format: options.Format, out: Path | None) -> None:
     rows, said = rank([Path(source) for source in sources])
     if format is options.Format.table:
         ranking(rows, said)
-        return
+        return all(math.isfinite(row.loss) for row in rows)
     data = ranking_data(rows, format.value)
     if out is None:
         output.write(data)
     else:
         out.write_bytes(data)
+    return all(math.isfinite(row.loss) for row in rows)

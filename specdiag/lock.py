@@ -189,7 +189,7 @@ def _judged(path: Path, what: str) -> Owner:
     here = _owner(path.parent)
     if owner.folder != here.folder and owner.inode != here.inode:
         return owner
-    who = f"process {owner.pid} on {owner.host} writes to this {what} ({path})"
+    who = f"process {owner.pid} on {owner.host:.80} writes to this {what} ({path})"
     if (owner.host, owner.machine) != (here.host, here.machine):
         raise UsageError(f"{who}: wait for its end; {_dead(path)}")
     if owner.boot != here.boot:

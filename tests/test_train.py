@@ -78,7 +78,9 @@ def test_a_plain_trainer_goes_on_from_our_checkpoint(plain, text, tmp_path):
 
 def test_ratio_2_changes_that_parameter_alone_and_by_the_decay(plain, text, tmp_path):
     plan = specdiag.recommend(plain / "checkpoint-2", weight_decay=0.5, roles="up")
-    plan = msgspec.structs.replace(plan, entries=tuple(msgspec.structs.replace(e, ratio=2.0) for e in plan.entries))
+    plan = msgspec.structs.replace(
+        plan, entries=tuple(msgspec.structs.replace(e, ratio=2.0, weight_decay=1.0) for e in plan.entries)
+    )
     plan.save(tmp_path / "plan.json")
     one_step = {"settings": {"save_steps": 1}}
     seen = {}

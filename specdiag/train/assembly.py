@@ -197,14 +197,20 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),
     }  # fmt: skip
     batch: dict[str, Any] = {
-        "per_device_eval_batch_size": int(settings["per_device_train_batch_size"]),
+        "per_device_eval_batch_size": settings["per_device_train_batch_size"],
         "report_to": "none",
     }
     _check_reporting(str(settings.get("report_to", "none")))
     workers = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)  # they change no number
     ours["dataloader_num_workers"] = workers
     theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
-    return TrainingArguments(**{**batch, **theirs, **ours})
+    try:
+        return TrainingArguments(**{**batch, **theirs, **ours})
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"transformers does not take these settings ({reason:.300}): say others with --set"
+        ) from error
 
 
 def _check_reporting(name: str) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, Self, cast
 
-from specdiag.errors import MissingExtraError, UsageError
+from specdiag.errors import MissingExtraError, SourceError, SpecdiagError, UsageError
 from specdiag.optim import AlphaDecay, GradientRatioDecay, ModuleAdaDecay, WeightwiseDecay
 
 try:
@@ -77,7 +77,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         if state.global_step > 0:
             _check_resumed(args, optimizer, state.global_step)
             if saved is not None:
-                self.decay.load_state_dict(saved)
+                _load(self.decay, saved)
         # The checkpoint of a run without this callback has no entry for it, and the Trainer's first save needs one.
         cast("dict[str, Any]", state.stateful_callbacks).setdefault(type(self).__name__, self.state())
 
@@ -118,7 +118,10 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         held = cast("dict[str, Any]", state.stateful_callbacks).get(type(self).__name__)
         if isinstance(held, list):
             raise UsageError(f"the Trainer has several {type(self).__name__}s: their ratios would multiply; add one")
-        return None if held is None else held["attributes"]["saved"]
+        try:
+            return None if held is None else held["attributes"]["saved"]
+        except (LookupError, TypeError) as error:
+            raise _damaged(self, error) from error
 
 
 class AlphaDecayCallback(LiveRuleCallback):
@@ -151,6 +154,22 @@ class AdaDecayCallback(LiveRuleCallback):
 
 
 LIVE_RULES = (AlphaDecayCallback, ModuleAdaDecayCallback, AWDCallback, AdaDecayCallback)
+
+
+def _load(decay: LiveRule, saved: dict[str, Any]) -> None:
+    try:
+        decay.load_state_dict(saved)
+    except SpecdiagError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _damaged(decay, error) from error
+
+
+def _damaged(what: object, error: Exception) -> SourceError:
+    return SourceError(
+        f"the state of {type(what).__name__} in trainer_state.json is damaged "
+        f"({type(error).__name__}: {error!s:.100}): go back to an earlier checkpoint"
+    )
 
 
 def _check_resumed(args: TrainingArguments, optimizer: Any, step: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,24 +159,27 @@ def _zip_defect(path: Path) -> Iterator[str]:
 def _step_defects(folder: Path) -> Iterator[str]:
     """Files of different steps in one folder: somebody saved over an older checkpoint and was killed."""
     from specdiag.checkpoint.torch_load import load_torch
+    from specdiag.train.finite import check_plain
+    from specdiag.train.optimizer_check import step_counters
 
     try:
         step = read_state(folder)["global_step"]
-        optimizer: Any = load_torch(folder / OPTIMIZER, OPTIMIZER)
+        counters = step_counters(folder / OPTIMIZER)
         scheduler: Any = load_torch(folder / SCHEDULER, SCHEDULER)
+        check_plain(scheduler, SCHEDULER)
     except SourceError as error:
         yield str(error)
         return
     named = _NAME.fullmatch(folder.name)
     if named is not None and int(named[1]) != step:
         yield f"{STATE} is of step {step}"
-    states: Mapping[Any, Any] = optimizer.get("state", {}) if isinstance(optimizer, dict) else {}
-    counters = {int(state["step"]) for state in states.values() if "step" in state}
     if len(counters) > 1:
         yield f"{OPTIMIZER} has parameters at step {min(counters)} and at step {max(counters)}"
     skips = (folder / "scaler.pt").exists()  # half precision skips optimizer steps
     if counters and counters != {step} and not (skips and max(counters) <= step):
         yield f"{OPTIMIZER} is of step {max(counters)}, {STATE} of step {step}"
     last = scheduler.get("last_epoch") if isinstance(scheduler, dict) and "lr_lambdas" in scheduler else None
-    if last is not None and last != step and not (skips and last <= step):
+    if last is not None and type(last) is not int:
+        yield f"{SCHEDULER} has a position of {last!s:.40}"
+    elif last is not None and last != step and not (skips and last <= step):
         yield f"{SCHEDULER} is of step {last}, {STATE} of step {step}"

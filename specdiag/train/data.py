@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, ma
     if shared.exists():
         return open_tokens(shared, dtype)
     if not path.exists():
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(f".{os.getpid()}.part")  # another process may write the same
         left = max_tokens
         try:
             with unfinished.open("wb") as file:

@@ -17,7 +17,7 @@ from specdiag.train.finite import live_defect
 from specdiag.train.ranks import any_rank
 
 _log = logging.getLogger(__name__)
-ASIDE = "diverged-"
+ASIDE = ".diverged-"
 """Before the name of a checkpoint that no run goes on from."""
 
 

@@ -185,7 +185,7 @@ def _check_names(given: Iterable[str], kind: str, known: Iterable[str]) -> None:
 
 
 def _unknown(name: str, kind: str, known: Iterable[str], also: str = "") -> str:
-    known = list(known)
+    known, name = list(known), f"{name:.80}"
     near = get_close_matches(name, known, n=1)
     if not known:
         return f"there is no {kind}, and '{name}' is given{also}"
