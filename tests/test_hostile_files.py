@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fractions
 import io
 import json
 import os
@@ -154,25 +153,24 @@ class Bomb:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("how", ["zip", "legacy"])
 def test_code_in_a_pickle_is_named_and_not_run(tmp_path: Path, how: str) -> None:
     path, target = tmp_path / "pytorch_model.bin", tmp_path / "ran"
     content = {QUERY: torch.ones(4, 4), "bomb": Bomb(target)}
-    if how == "pickle":
-        path.write_bytes(pickle.dumps({"bomb": Bomb(target)}, protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(
-        SourceError, match=r"wants to run (posix|os)\.mkdir when it is opened, and it was not allowed to"
-    ):
-        open_checkpoint(tmp_path)
+    torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    checkpoint = open_checkpoint(tmp_path)
+    assert [matrix.name for matrix in checkpoint.matrices] == [QUERY]
+    assert "Objects of posix.mkdir in" in checkpoint.notes[-1]
+    assert "were not made, and nothing was run" in checkpoint.notes[-1]
     assert not target.exists()
 
 
-def test_harmless_objects_are_refused_by_name_too(tmp_path: Path) -> None:
-    torch.save({"model": {QUERY: torch.ones(4, 4)}, "rate": fractions.Fraction(1, 3)}, tmp_path / "x.pt")
-    with pytest.raises(SourceError, match=r"wants to run fractions\.Fraction"):
+def test_pickle_that_torch_did_not_write(tmp_path: Path) -> None:
+    target = tmp_path / "ran"
+    (tmp_path / "x.bin").write_bytes(pickle.dumps({"bomb": Bomb(target)}, protocol=2))
+    with pytest.raises(SourceError, match=r"is a pickle, but not one that torch\.save wrote"):
         open_checkpoint(tmp_path)
+    assert not target.exists()
 
 
 def torch_zip(path: Path) -> bytes:

@@ -247,7 +247,7 @@ def test_lists_of_tensors_are_entered(tmp_path: Path) -> None:
 
 
 def test_sets_of_tensors_are_named(tmp_path: Path) -> None:
-    assert "bag (a set of 1 tensors" in opened(tmp_path, {"model": {**model(), "bag": {torch.ones(2, 2)}}}).notes[0]
+    assert "bag (a set with 1 tensor)" in opened(tmp_path, {"model": {**model(), "bag": {torch.ones(2, 2)}}}).notes[0]
 
 
 @pytest.mark.parametrize("depth", [20, 60])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
@@ -61,10 +61,13 @@ class Walk:
         """
         if isinstance(value, torch.Tensor):
             self._add(path, value)
+        elif (entries := _entries(value)) is not None:
+            if id(value) not in self._open:
+                self._descend(value, entries, path)
+        elif isinstance(value, Inert):
+            self._name(path, f"an object of {value.kind}", [value.args, value.state])
         elif isinstance(value, AbstractSet):
-            self._note_set(cast("AbstractSet[object]", value), path)
-        elif (entries := _entries(value)) is not None and id(value) not in self._open:
-            self._descend(value, entries, path)
+            self._name(path, "a set", list(cast("AbstractSet[object]", value)))
         return self
 
     def _descend(self, value: object, entries: Sequence[tuple[object, object]], path: tuple[object, ...]) -> None:
@@ -101,10 +104,32 @@ class Walk:
         self.tensors[name] = tensor
         self._paths[name] = path
 
-    def _note_set(self, value: AbstractSet[object], path: tuple[object, ...]) -> None:
-        n_tensors = sum(isinstance(inner, torch.Tensor) for inner in value)
+    def _name(self, path: tuple[object, ...], what: str, parts: Sequence[object]) -> None:
+        """Note an object that holds tensors under no names of their own."""
+        n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"a set of {n_tensors} tensors, which have no names"))
+            self.left.append((joined(path), f"{what} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+
+
+def count_tensors(value: object) -> int:
+    """How many tensors there are below a value, those of inert objects too; each container is looked into once."""
+    found, seen, waiting = 0, set[int](), [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            found += 1
+        elif id(one) not in seen:
+            seen.add(id(one))
+            waiting.extend(_parts(one))
+    return found
+
+
+def _parts(value: object) -> Iterable[object]:
+    if isinstance(value, Inert):
+        return (*value.args, *value.state, *value.elements, *(inner for _, inner in value.items))
+    if isinstance(value, Mapping):
+        return cast("Mapping[object, object]", value).values()
+    return cast("Iterable[object]", value) if isinstance(value, (list, tuple, AbstractSet)) else ()
 
 
 def joined(path: Iterable[object]) -> str:
@@ -140,6 +165,6 @@ def _entries(value: object) -> Sequence[tuple[object, object]] | None:
         return list(cast("Mapping[object, object]", value).items())
     if isinstance(value, (list, tuple)):
         return list(enumerate(cast("Sequence[object]", value)))
-    if isinstance(value, argparse.Namespace):
-        return list(cast("dict[object, object]", vars(value)).items())
+    if isinstance(value, Inert) and (value.items or value.elements):
+        return value.items or list(enumerate(value.elements))
     return None

@@ -89,7 +89,8 @@ def _find(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     entries = _entries(content, label)
     chosen = _choose(entries, label)
-    left = [_described(entry) for entry in _tensors_first(entries) if entry not in chosen]
+    taken = set(map(id, chosen))
+    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in taken]
     if chosen[0].loose:
         return _together(chosen, label), [f"Left out {_listed(left)} of {label}."] if left else []
     return _unpacked(chosen[0], label, path, left)

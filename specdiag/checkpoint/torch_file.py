@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
 
+from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.nested import count_tensors
 from specdiag.checkpoint.parts import refuse_part
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.tensors import StoredTensor
-from specdiag.checkpoint.torch_load import load_torch
+from specdiag.checkpoint.torch_archive import open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
+
+_LISTED = 8
 
 
 def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:
@@ -28,10 +33,30 @@ def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[st
             sets of weights.
     """
     refuse_part(path.absolute().as_posix(), label, lambda name: Path(name).exists())
-    content: object = load_torch(path, label)
+    opened = open_torch(path, label)
+    content = opened.content
     if isinstance(content, torch.Tensor):
         content = {"tensor": content}
+    if isinstance(content, Inert) and content.items:
+        content = dict(content.items)
     if not isinstance(content, Mapping):
-        raise SourceError(f"'{label}' holds a {type(content).__name__}, not a dictionary of weights")
+        raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
     weights, notes = find_weights(cast("Mapping[object, object]", content), label)
-    return list_tensors(weights, label), notes
+    return list_tensors(weights, label), [*notes, *_not_made(opened.foreign, label)]
+
+
+def _named(content: object) -> str:
+    if not isinstance(content, Inert):
+        return f"a {type(content).__name__}"
+    n_tensors = count_tensors(content)
+    return f"an object of {content.kind} with {n_tensors} tensors"
+
+
+def _not_made(foreign: Sequence[str], label: str) -> list[str]:
+    """A note on the classes whose objects lie beside the weights."""
+    if not foreign:
+        return []
+    more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
+    return [
+        f"Objects of {', '.join(map(brief, foreign[:_LISTED]))}{more} in {label} were not made, and nothing was run."
+    ]

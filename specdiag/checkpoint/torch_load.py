@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.parts import CONVERT
+from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -54,9 +56,9 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
         ForeignPickleError: it wants to run something else.
         SourceError: it is damaged, or no file of torch.save.
     """
-    zipped = _is_zip(path, label)
+    zipped = is_zip(path, label)
     if zipped:
-        _check_zip(path, label)
+        check_zip(path, label)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
@@ -73,7 +75,12 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
         raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
 
 
-def _is_zip(path: pathlib.Path, label: str) -> bool:
+def is_zip(path: pathlib.Path, label: str) -> bool:
+    """Whether a file begins as a zip archive does.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
@@ -81,7 +88,12 @@ def _is_zip(path: pathlib.Path, label: str) -> bool:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
 
 
-def _check_zip(path: pathlib.Path, label: str) -> None:
+def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
+    """The entries of a zip archive that torch.save wrote, each as large as it says.
+
+    Raises:
+        SourceError: it is damaged, or another kind of archive.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -89,6 +101,9 @@ def _check_zip(path: pathlib.Path, label: str) -> None:
         raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
     if entries and min(entry.header_offset for entry in entries) > 0:
         raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {CONVERT}")
+    twice = duplicate(entry.filename for entry in entries)
+    if twice is not None:
+        raise SourceError(f"'{label}' is a damaged zip archive (two members '{brief(twice)}'): fetch it again")
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "data.pkl" not in names:
         raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")
@@ -98,6 +113,7 @@ def _check_zip(path: pathlib.Path, label: str) -> None:
         raise SourceError(f"'{label}' was compressed again after torch.save wrote it: fetch the original")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise SourceError(f"'{label}' is a damaged zip archive (entries overlap): fetch it again")
+    return entries
 
 
 class _Bounded(io.BufferedReader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,29 @@ _LARGEST_REPEATED = 1 << 28
 """Bytes to which a view may repeat fewer stored ones: a small file may claim any shape."""
 
 
+class Unread(torch.Tensor):
+    """A tensor of a file that has a shape and a type, and no values that can be read.
+
+    Attributes:
+        oddity: why not.
+    """
+
+    oddity: str
+
+    @staticmethod
+    def of(size: Sequence[int], dtype: torch.dtype, oddity: str) -> Unread:
+        """Make one.
+
+        Args:
+            size: its shape.
+            dtype: its type.
+            oddity: why its values cannot be read.
+        """
+        tensor = torch.empty(tuple(size), dtype=dtype, device="meta").as_subclass(Unread)
+        tensor.oddity = oddity
+        return tensor
+
+
 def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[StoredTensor]:
     """One stored tensor for each entry, in order; nothing is copied until it is read.
 
@@ -55,7 +78,10 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[Stored
         tensors: names and tensors, on any device.
         label: where they come from, for messages.
     """
-    return [_stored(name, tensor.detach(), label) for name, tensor in tensors.items()]
+    return [
+        _stored(name, tensor if isinstance(tensor, Unread) else tensor.detach(), label)
+        for name, tensor in tensors.items()
+    ]
 
 
 def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -64,6 +90,7 @@ def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 def _stored(name: str, tensor: torch.Tensor, label: str) -> StoredTensor:
+    tensor = tensor if isinstance(tensor, Unread) else tensor.detach()
     dtype = str(tensor.dtype).removeprefix("torch.")
     oddity = _oddity(tensor)
     shape = _shape(tensor, dtype)
@@ -87,6 +114,8 @@ def _shape(tensor: torch.Tensor, dtype: str) -> tuple[int, ...]:
 
 def _oddity(tensor: torch.Tensor) -> str | None:
     """Why its values cannot be read like those of an array, None where they can."""
+    if isinstance(tensor, Unread):
+        return tensor.oddity
     if tensor.is_nested:
         return "nested: its rows have different lengths"
     if is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor) or is_functorch_wrapped_tensor(tensor):

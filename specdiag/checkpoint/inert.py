@@ -1,0 +1,211 @@
+"""Unpickling that imports and runs nothing: what a pickle wants to make becomes an inert record of that wish."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, ClassVar, cast
+
+import torch
+
+Maker = Callable[..., object]
+_PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
+_KEY_DEPTH = 8
+_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignClass:
+    """The name of a class or function that a pickle asks for.
+
+    Attributes:
+        name: its module and name.
+    """
+
+    name: str
+
+
+@dataclass(slots=True, eq=False)
+class Inert:
+    """An object that was not made.
+
+    Attributes:
+        made_by: the class or function that would have made it.
+        args: what that would have been given.
+        state: what its attributes would have been set to.
+        items: keys and values that it would hold as a dictionary.
+        elements: what it would hold as a list.
+    """
+
+    made_by: ForeignClass
+    args: tuple[object, ...] = ()
+    state: list[object] = field(default_factory=list[object])
+    items: list[tuple[object, object]] = field(default_factory=list[tuple[object, object]])
+    elements: list[object] = field(default_factory=list[object])
+
+    @property
+    def kind(self) -> str:
+        """The class that it is of, where the pickle says it."""
+        named = next((arg for arg in self.args if isinstance(arg, ForeignClass)), None)
+        return (named or self.made_by).name
+
+
+class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] - the one in C has no such hooks
+    """An unpickler that calls the functions it is given and no others, and imports nothing.
+
+    Attributes:
+        foreign: names of what was asked for and not made.
+    """
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        known: Mapping[str, object],
+        makers: frozenset[Maker],
+        outside: Callable[[object], object],
+    ) -> None:
+        """Begin to read.
+
+        Args:
+            file: gives no more than it has when it is asked for more.
+            known: objects by module and name, in the place of what would be imported.
+            makers: those among them that may be called.
+            outside: gives what the pickle refers to outside itself.
+        """
+        super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self.foreign: dict[str, None] = {}
+        self._known = known
+        self._makers = makers
+        self._outside = outside
+
+    def persistent_load(self, pid: object) -> object:
+        """An object outside the pickle."""
+        return self._outside(pid)
+
+    def find_class(self, module: str, name: str) -> object:
+        """A known object, or the name alone."""
+        full = f"{module}.{name}"
+        return self._known[full] if full in self._known else ForeignClass(full)
+
+    def get_extension(self, code: int) -> None:
+        """Refuse a class by number: the registry of numbers is not the file's."""
+        raise pickle.UnpicklingError(f"extension code {code}")
+
+    def make(self, maker: object, args: object, state: object = None) -> object:
+        """Call a known function, or record the call of another.
+
+        Args:
+            maker: what the pickle calls.
+            args: with what, a tuple.
+            state: keywords, which only unknown classes get.
+        """
+        if not isinstance(args, tuple):
+            raise pickle.UnpicklingError("arguments that are no tuple")
+        held = cast("tuple[object, ...]", args)
+        if isinstance(maker, ForeignClass):
+            if len(self.foreign) < _LISTED:
+                self.foreign[maker.name] = None
+            return Inert(maker, held, [] if state is None else [state])
+        if isinstance(maker, Inert):
+            return Inert(maker.made_by, (maker, *held))
+        if callable(maker) and maker in self._makers:
+            return maker(*held)
+        raise pickle.UnpicklingError(f"a call of a {type(maker).__name__}")
+
+    def _instantiate(self, klass: object, args: object) -> None:
+        self._push(self.make(klass, tuple(cast("list[object]", args))))
+
+    def _push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def _pop(self) -> Any:
+        return self.stack.pop()
+
+    def _reduce(self) -> None:
+        args = self._pop()
+        self._push(self.make(self._pop(), args))
+
+    def _reduce_with_keywords(self) -> None:
+        keywords, args = self._pop(), self._pop()
+        self._push(self.make(self._pop(), args, keywords))
+
+    def _build(self) -> None:
+        state = self._pop()
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.state.append(state)
+        elif not isinstance(target, (OrderedDict, ForeignClass)):
+            raise pickle.UnpicklingError(f"a state for a {type(target).__name__}")
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        pairs = list(zip(items[::2], items[1::2], strict=True))
+        if isinstance(target, Inert):
+            target.items.extend(pairs)
+        elif isinstance(target, dict):
+            cast("dict[Any, Any]", target).update((checked_key(key), value) for key, value in pairs)
+        else:
+            raise pickle.UnpicklingError(f"items for a {type(target).__name__}")
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.elements.extend(items)
+        elif isinstance(target, list):
+            cast("list[Any]", target).extend(items)
+        elif isinstance(target, set):
+            cast("set[Any]", target).update(map(checked_key, items))
+        else:
+            raise pickle.UnpicklingError(f"elements for a {type(target).__name__}")
+
+    def _set_one(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set([key, value])
+
+    def _dictionary(self) -> None:
+        items = self.pop_mark()
+        self._push({})
+        self._set(items)
+
+    def _frozen(self) -> None:
+        self._push(frozenset(map(checked_key, self.pop_mark())))
+
+    def _bytes_to_change(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self._push(bytearray(self.read(length)))
+
+    dispatch[pickle.REDUCE[0]] = _reduce
+    dispatch[pickle.NEWOBJ[0]] = _reduce
+    dispatch[pickle.NEWOBJ_EX[0]] = _reduce_with_keywords
+    dispatch[pickle.BUILD[0]] = _build
+    dispatch[pickle.SETITEM[0]] = _set_one
+    dispatch[pickle.SETITEMS[0]] = lambda self: self._set(self.pop_mark())
+    dispatch[pickle.APPEND[0]] = lambda self: self._extend([self._pop()])
+    dispatch[pickle.APPENDS[0]] = lambda self: self._extend(self.pop_mark())
+    dispatch[pickle.ADDITEMS[0]] = lambda self: self._extend(self.pop_mark())
+    dispatch[pickle.DICT[0]] = _dictionary
+    dispatch[pickle.FROZENSET[0]] = _frozen
+    dispatch[pickle.BYTEARRAY8[0]] = _bytes_to_change
+
+
+def checked_key(key: Any, depth: int = 0) -> Any:
+    """A key, if hashing it is harmless: Python ends the process at tuples nested 100,000 deep.
+
+    Raises:
+        UnpicklingError: it is not.
+    """
+    if isinstance(key, (*_PLAIN, Inert, ForeignClass, torch.Tensor)):
+        return key
+    if isinstance(key, (tuple, frozenset)) and depth < _KEY_DEPTH:
+        for inner in cast("tuple[Any, ...]", key):
+            checked_key(inner, depth + 1)
+        return key
+    raise pickle.UnpicklingError(f"a key of the type {type(key).__name__}")

@@ -1,0 +1,239 @@
+"""Opening files of torch.save for their tensors: nothing that they name is imported or run, and values stay on disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from specdiag.checkpoint.inert import ForeignClass, InertUnpickler
+from specdiag.checkpoint.torch_rebuild import Held, StorageKind, itemsize, known_names, makers
+from specdiag.errors import SourceError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_LONGEST_LINE = 1 << 20
+_DAMAGED = (
+    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
+    TypeError, AttributeError, AssertionError, RuntimeError, OverflowError, NotImplementedError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a file holds.
+
+    Attributes:
+        content: tensors in containers, and inert objects.
+        foreign: the classes and functions that were not called.
+    """
+
+    content: object
+    foreign: tuple[str, ...]
+
+
+def open_torch(path: Path, label: str) -> Opened:
+    """Open a file of torch.save.
+
+    Args:
+        path: the file, zip format or the legacy one.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it is damaged, or no file of torch.save.
+    """
+    from specdiag.checkpoint.torch_load import check_zip, is_zip
+
+    entries = check_zip(path, label) if is_zip(path, label) else None
+    try:
+        return _open_legacy(path, label) if entries is None else _open_zip(path, entries)
+    except MemoryError as error:
+        raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
+
+
+def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
+    held = {entry.filename: entry for entry in entries}
+    (pickled,) = [name for name in held if name.rpartition("/")[2] == "data.pkl"]
+    root = pickled.removesuffix("data.pkl")
+    with path.open("rb") as file:
+        order = held.get(f"{root}byteorder")
+        mapped = _Mapped(path, "little" if order is None else _member(order, file).decode("ascii"))
+        storages: dict[str, torch.UntypedStorage] = {}
+
+        def load(wanted: object) -> object:
+            kind, key, n_values, _ = _storage_id(wanted)
+            if key not in storages:
+                begin, end = _extent(held[f"{root}data/{key}"], file)
+                n_bytes = n_values * itemsize(kind.dtype)
+                if n_bytes > end - begin:
+                    raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes in {end - begin}")
+                storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
+            return Held(storages[key], kind.dtype)
+
+        return _unpickled(io.BytesIO(_member(held[pickled], file)), load)
+
+
+def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
+    """All of a small member, which must be what its checksum says."""
+    begin, end = _extent(entry, file)
+    file.seek(begin)
+    data = file.read(end - begin)
+    if zlib.crc32(data) != entry.CRC:
+        raise zipfile.BadZipFile(f"the checksum of {entry.filename!r:.60} is another one")
+    return data
+
+
+def _open_legacy(path: Path, label: str) -> Opened:
+    """Read the pickle twice: where the values lie is said behind it."""
+    with _Bounded(path.open("rb", buffering=0)) as file:
+        if _unpickled(file, _no_storage).content != _MAGIC or _unpickled(file, _no_storage).content != _PROTOCOL:
+            raise SourceError(f"'{label}' is a pickle, but not one that torch.save wrote: save it with torch.save")
+        system = _unpickled(file, _no_storage).content
+        little = not isinstance(system, dict) or cast("dict[str, object]", system).get("little_endian", True)
+        begin, kinds = file.tell(), dict[str, torch.dtype]()
+
+        def look(wanted: object) -> object:
+            if (named := _module(wanted)) is not None:
+                return named
+            kind, key, _, _ = _storage_id(wanted)
+            kinds.setdefault(key, kind.dtype)
+            return Held(None, kind.dtype)
+
+        _unpickled(file, look)
+        keys = _unpickled(file, _no_storage).content
+        places = _places(file, [_text(key) for key in cast("list[object]", keys)], kinds)
+        mapped = _Mapped(path, "little" if little else "big")
+        storages = {key: mapped.bytes(*place, kinds[key]) for key, place in places.items()}
+
+        def load(wanted: object) -> object:
+            if (named := _module(wanted)) is not None:
+                return named
+            kind, key, _, view = _storage_id(wanted)
+            return Held(_part(storages[key], view, itemsize(kind.dtype)), kind.dtype)
+
+        file.seek(begin)
+        return _unpickled(file, load)
+
+
+def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> dict[str, tuple[int, int]]:
+    """First byte and number of bytes of each storage: a count of values before each."""
+    size, places = os.fstat(file.fileno()).st_size, dict[str, tuple[int, int]]()
+    for key in keys:
+        (n_values,) = struct.unpack("<q", file.read(8))
+        begin, n_bytes = file.tell(), n_values * itemsize(kinds[key])
+        if n_values < 0 or begin + n_bytes > size:
+            raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes, and {size - begin} are left")
+        places[key] = (begin, n_bytes)
+        file.seek(begin + n_bytes)
+    return places
+
+
+class _Mapped:
+    """The file in memory, mapped at its first use; pages that are changed stay private."""
+
+    def __init__(self, path: Path, order: str) -> None:
+        if order not in ("little", "big"):
+            raise pickle.UnpicklingError(f"byte order {order!r:.20}")
+        self._path = path
+        self._swap = order != sys.byteorder
+        self._whole: Any = None
+
+    def bytes(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
+        """Some bytes of it: a copy where they are not aligned, or are in the order of another processor."""
+        if n_bytes == 0:
+            return torch.UntypedStorage(0)
+        if self._whole is None:
+            size = self._path.stat().st_size
+            self._whole = torch.UntypedStorage.from_file(str(self._path), False, size)
+        part = cast("torch.UntypedStorage", self._whole)[begin : begin + n_bytes]
+        if begin % itemsize(dtype) or self._swap:
+            part = part.clone()
+        if self._swap:
+            part.byteswap(dtype)
+        return part
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than is left: lengths in a pickle may lie, and are allocated first."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        del size
+        return super().readline(_LONGEST_LINE)
+
+
+def _unpickled(file: BinaryIO, load: Callable[[object], object]) -> Opened:
+    unpickler = InertUnpickler(file, known_names(), makers(), load)
+    content: object = unpickler.load()
+    return Opened(content, tuple(unpickler.foreign))
+
+
+def _no_storage(wanted: object) -> object:
+    raise pickle.UnpicklingError(f"a storage outside the data, {wanted!r:.60}")
+
+
+def _module(wanted: object) -> ForeignClass | None:
+    """The class of a module, which files of the legacy format keep with its source code."""
+    held = list(cast("tuple[object, ...]", wanted)) if isinstance(wanted, tuple) else []
+    return held[1] if len(held) > 1 and held[0] == "module" and isinstance(held[1], ForeignClass) else None
+
+
+def _storage_id(wanted: object) -> tuple[StorageKind, str, int, object]:
+    """Kind, key, number of values and view of a storage."""
+    held = list(cast("tuple[object, ...]", wanted)) if isinstance(wanted, tuple) else []
+    if len(held) not in (5, 6) or _text(held[0]) != "storage":
+        raise pickle.UnpicklingError("an object outside the file that is no storage")
+    _, kind, key, _, n_values, *view = held
+    if not isinstance(kind, StorageKind) or type(n_values) is not int or not 0 <= n_values < 1 << 60:
+        raise pickle.UnpicklingError("a storage of no known kind or size")
+    return kind, _text(key), n_values, view[0] if view else None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, (str, int)):
+        return str(value)
+    raise pickle.UnpicklingError(f"a key of the type {type(value).__name__}")
+
+
+def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.UntypedStorage:
+    """A part of a storage, as files before torch 0.4 name them."""
+    if view is None:
+        return storage
+    _, offset, n_values = cast("tuple[object, object, object]", view)
+    if type(offset) is not int or type(n_values) is not int or min(offset, n_values) < 0:
+        raise pickle.UnpicklingError("a view of no known size")
+    if (offset + n_values) * size > storage.nbytes():
+        raise pickle.UnpicklingError("a view beyond its storage")
+    return storage[offset * size : (offset + n_values) * size]
+
+
+def _extent(entry: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
+    """First and last byte of a stored member, past its own header."""
+    file.seek(entry.header_offset)
+    head = file.read(30)
+    if len(head) < 30 or head[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"no header of {entry.filename!r:.60}")
+    name, extra = struct.unpack("<HH", head[26:30])
+    begin = entry.header_offset + 30 + name + extra
+    end = begin + entry.file_size
+    if end > os.fstat(file.fileno()).st_size:
+        raise zipfile.BadZipFile(f"{entry.filename!r:.60} reaches beyond the file")
+    return begin, end

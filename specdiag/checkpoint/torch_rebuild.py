@@ -1,0 +1,222 @@
+"""Tensors from what torch.save wrote of them: a storage, an offset, sizes and strides, all checked before use."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
+
+import torch
+
+from specdiag.checkpoint.inert import ForeignClass, Inert, Maker, checked_key
+from specdiag.checkpoint.torch_tensors import Unread
+
+_STORAGES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Untyped": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexDouble": torch.complex128,
+    "ComplexFloat": torch.complex64,
+    "QUInt8": torch.quint8,
+    "QInt8": torch.qint8,
+    "QInt32": torch.qint32,
+    "QUInt4x2": torch.quint4x2,
+    "QUInt2x4": torch.quint2x4,
+}
+_HOMES = ("torch", "torch.storage", "torch.cuda")
+_PLAIN_TYPES = ("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor", "torch._tensor.Tensor")
+_LARGEST = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class StorageKind:
+    """A class of storages.
+
+    Attributes:
+        dtype: of its values.
+    """
+
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """The bytes of one storage in the file.
+
+    Attributes:
+        values: them, mapped and never written back; None while only their place is looked for.
+        dtype: the type that they are stored under.
+    """
+
+    values: torch.UntypedStorage | None
+    dtype: torch.dtype
+
+
+def itemsize(dtype: torch.dtype) -> int:
+    """Bytes of one stored value."""
+    return dtype.itemsize
+
+
+@cache
+def known_names() -> dict[str, object]:
+    """All that a file of torch.save may name, in the place of what it would import."""
+    dtypes = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+    storages = {f"{home}.{name}Storage": StorageKind(dtype) for home in _HOMES for name, dtype in _STORAGES.items()}
+    return {**dtypes, **storages, **_MAKERS}
+
+
+def makers() -> frozenset[Maker]:
+    """Those among `known_names` that may be called."""
+    return frozenset(_MAKERS.values())
+
+
+def _plain(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
+    """`_rebuild_tensor`, with the storage's type."""
+    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, Held) else None)
+
+
+def _hooked(
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    _grad: object,
+    _hooks: object,
+    metadata: object = None,
+) -> object:
+    """`_rebuild_tensor_v2`: as before, perhaps marked as conjugate or negative."""
+    return _marked(_plain(storage, offset, size, stride), metadata)
+
+
+def _typed(
+    storage: object, offset: object, size: object, stride: object, _grad: object, _hooks: object, dtype: object,
+    metadata: object = None,
+) -> object:  # fmt: skip
+    """`_rebuild_tensor_v3`: bytes, whose type is said apart."""
+    return _marked(_view(storage, offset, size, stride, dtype), metadata)
+
+
+def _view(storage: object, offset: object, size: object, stride: object, dtype: object) -> object:
+    if not isinstance(storage, Held) or not isinstance(dtype, torch.dtype):
+        return Inert(ForeignClass("torch.Tensor"))
+    first, sizes, steps = _whole([offset])[0], _whole(size), _whole(stride)
+    if len(sizes) != len(steps) or math.prod(sizes) * itemsize(dtype) >= _LARGEST:
+        raise pickle.UnpicklingError(f"a tensor of sizes {sizes} and strides {steps}"[:200])
+    if storage.values is None:
+        return Inert(ForeignClass("torch.Tensor"))
+    reach = first + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True)) + 1
+    if math.prod(sizes) and reach * itemsize(dtype) > storage.values.nbytes():
+        raise pickle.UnpicklingError(f"a tensor of {reach} values in {storage.values.nbytes()} bytes")
+    if dtype in (torch.quint8, torch.qint8, torch.qint32, torch.quint4x2, torch.quint2x4):
+        return Unread.of(sizes, torch.int8, "quantized")
+    return torch.empty((0,), dtype=dtype).set_(storage.values, first, tuple(sizes), tuple(steps))
+
+
+def _whole(values: object) -> list[int]:
+    """Sizes, strides or an offset: whole numbers that are not negative."""
+    if not isinstance(values, (list, tuple)):
+        raise pickle.UnpicklingError("sizes that are no tuple")
+    found = cast("Sequence[object]", values)
+    if not all(type(value) is int and 0 <= value < _LARGEST for value in found):
+        raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
+    return cast("list[int]", list(found))
+
+
+def _marked(tensor: object, metadata: object) -> object:
+    if not isinstance(tensor, torch.Tensor) or not isinstance(metadata, dict):
+        return tensor
+    marks = cast("dict[object, object]", metadata)
+    tensor = tensor.conj() if marks.get("conj") is True and tensor.is_complex() else tensor
+    return torch._neg_view(tensor) if marks.get("neg") is True else tensor  # pyright: ignore
+
+
+def _parameter(data: object, *_: object) -> object:
+    return data
+
+
+def _of_type(maker: object, kind: object, args: object, _state: object) -> object:
+    """A tensor with attributes, or of a class of its own, which is left inert."""
+    plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
+    if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
+        return maker(*cast("tuple[object, ...]", args))
+    named = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
+    return Inert(named, (args,))
+
+
+def _sparse(layout: object, data: object) -> object:
+    """Sparse tensors: (indices, values, size, ..) or (rows, columns, values, size)."""
+    parts = cast("Sequence[object]", data) if isinstance(data, (list, tuple)) else ()
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    size = next((part for part in parts if isinstance(part, (list, tuple))), ())
+    return Unread.of(_whole(size), tensors[-1].dtype if tensors else torch.float32, str(layout).removeprefix("torch."))
+
+
+def _quantized(_storage: object, _offset: object, size: object, *_: object) -> object:
+    return Unread.of(_whole(size), torch.int8, "quantized")
+
+
+def _nested(buffer: object, *_: object) -> object:
+    if not isinstance(buffer, torch.Tensor):
+        return Inert(ForeignClass("torch.Tensor"))
+    return Unread.of([buffer.numel()], buffer.dtype, "nested: its rows have different lengths")
+
+
+def _meta(dtype: object, size: object, *_: object) -> object:
+    kind = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    return Unread.of(_whole(size), kind, "meta: it has no values")
+
+
+def _layout(name: object) -> object:
+    return name
+
+
+def _encoded(text: object, encoding: object) -> object:
+    """Bytes, as protocol 2 writes them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("an encoding other than latin1")
+    return text.encode("latin1")
+
+
+def _ordered(pairs: object = ()) -> object:
+    return OrderedDict((checked_key(key), value) for key, value in cast("Sequence[tuple[object, object]]", pairs))
+
+
+def _set(elements: object = ()) -> object:
+    return set(map(checked_key, cast("Sequence[object]", elements)))
+
+
+def _size(sizes: object = ()) -> object:
+    return tuple(_whole(sizes))
+
+
+_MAKERS: dict[str, Maker] = {
+    "torch._utils._rebuild_tensor": _plain,
+    "torch._utils._rebuild_tensor_v2": _hooked,
+    "torch._utils._rebuild_tensor_v3": _typed,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_qtensor": _quantized,
+    "torch._utils._rebuild_nested_tensor": _nested,
+    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch.tensor._rebuild_from_type_v2": _of_type,
+    "torch.serialization._get_layout": _layout,
+    "torch.Size": _size,
+    "collections.OrderedDict": _ordered,
+    "_codecs.encode": _encoded,
+    "builtins.set": _set,
+    "__builtin__.set": _set,
+}
