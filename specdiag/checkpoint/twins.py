@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -60,8 +61,9 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
         _refuse_rivals(groups, parent, where)
     marked, notes = list(tensors), list[str]()
     for parent, groups in parents.items():
+        trained = _Trained.of(groups, parent, tensors)
         for name, average in groups.items():
-            twin = _twin(name, average, groups, parent, tensors)
+            twin = _twin(average, trained, parent) if _lags(name) else None
             if twin is not None:
                 said = f"copy of the weights under '{twin}'" if twin else "copy of the other weights"
                 for place in average.members.values():
@@ -92,38 +94,58 @@ def _telling(parts: Sequence[str]) -> Iterator[_Place]:
             yield tuple(parts[:depth])
 
 
-def _twin(
-    name: str, average: _Group, groups: Mapping[str, _Group], parent: _Place, tensors: Sequence[StoredTensor]
-) -> str | None:
-    """The prefix of the model that a group is an average of; empty where that is all the rest; None: of none."""
-    if not _lags(name):
-        return None
-    for other, group in groups.items():
-        if not _lags(other) and group.covers(average):
-            return _path(parent, other)
-    rest = _Group()
-    for other, group in groups.items():
-        if not _lags(other):
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """The groups below a parent that are no averages.
+
+    Attributes:
+        groups: by name.
+        holding: the names of those that hold a matrix of a name and shape.
+        rest: all of them as one, under their names below the parent.
+    """
+
+    groups: dict[str, _Group]
+    holding: dict[tuple[str, tuple[int, ...]], list[str]]
+    rest: _Group
+
+    @classmethod
+    def of(cls, groups: Mapping[str, _Group], parent: _Place, tensors: Sequence[StoredTensor]) -> _Trained:
+        """Those of all groups below a parent."""
+        trained = cls({name: group for name, group in groups.items() if not _lags(name)}, defaultdict(list), _Group())
+        for name, group in trained.groups.items():
+            for matrix in group.matrices.items():
+                trained.holding[matrix].append(name)
             for place in group.members.values():
                 below = tensors[place].name.split(".")[len(parent) :]
-                rest.add("".join(below), place, tensors[place].shape)
-    return ".".join(parent) if rest.covers(average) else None
+                trained.rest.add("".join(below), place, tensors[place].shape)
+        return trained
+
+    def covering(self, average: _Group) -> str | None:
+        """The first group that covers an average; only those that hold its rarest matrix are looked at."""
+        held = (self.holding.get(matrix, []) for matrix in average.matrices.items())
+        return next((name for name in min(held, key=len, default=[]) if self.groups[name].covers(average)), None)
+
+
+def _twin(average: _Group, trained: _Trained, parent: _Place) -> str | None:
+    """The prefix of the model that a group is an average of; empty where that is all the rest; None: of none."""
+    other = trained.covering(average)
+    if other is not None:
+        return _path(parent, other)
+    return ".".join(parent) if trained.rest.covers(average) else None
 
 
 def _refuse_rivals(groups: Mapping[str, _Group], parent: _Place, where: str) -> None:
-    named = [(name, _words(name)) for name in groups]
-    for one, words in named:
-        for other, others in named:
-            if one < other and _rivals(words, others) and groups[one].covers(groups[other]):
+    named: dict[frozenset[str], list[str]] = defaultdict(list)
+    for name in groups:
+        named[_words(name)].append(name)
+    for words, ones in named.items():
+        for other in (other for pair in _RIVALS if len(words & pair) == 1 for other in named.get(words ^ pair, ())):
+            one = next((one for one in ones if one < other and groups[one].covers(groups[other])), None)
+            if one is not None:
                 raise SourceError(
                     f"{where} holds two models of one structure, under '{_path(parent, one)}' and "
                     f"'{_path(parent, other)}': save the one to analyse alone"
                 )
-
-
-def _rivals(words: frozenset[str], others: frozenset[str]) -> bool:
-    """Whether two names differ in nothing but a pair of telling words."""
-    return any(words ^ others == pair and len(words & pair) == 1 for pair in _RIVALS)
 
 
 def _lags(name: str) -> bool:
