@@ -1,15 +1,17 @@
 """The one long form of logs: `step, module, metric, value`, one JSON object a line, appended to and never rewritten.
 
-Trajectories, training callbacks and predictions write it, one process at a time; plots read it. A process that is
-killed while it writes leaves half a line at the end: readers pass over it, and the next writer removes it. Where a step
-was measured twice, the later line holds.
+Trajectories, training callbacks and predictions write it, one process at a time, for which they wait; plots read it. A
+process that is killed while it writes leaves half a line at the end: readers pass over it, and the next writer removes
+it. Where a step was measured twice, the later line holds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -66,6 +68,8 @@ def append_log(path: str | os.PathLike[str], entries: Iterable[LogEntry]) -> Non
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        with suppress(OSError):  # a file system without such locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         end = _whole_lines(file.seek(0, os.SEEK_END), descriptor)
         try:
             file.truncate(end)
