@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any, cast
 import msgspec
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import json_decoder, read_whole
 from specdiag.records import Record
-from specdiag.report import SpectralReport, load_report, write_atomically
+from specdiag.report import LIMIT, SpectralReport, load_report, read_record, write_atomically
 
 _HUB = "hf://"
 LEDGER_NAME = "ledger.json"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")
+_ADVICE = "delete it, and every step is analysed again"
 SCHEMA = 1
 
 
@@ -43,6 +47,9 @@ class Ledger(Record, frozen=True, kw_only=True):
     options: dict[str, str]
     """What differs from the defaults of `analyze`; equal for all steps."""
     steps: dict[str, Finished] = msgspec.field(default_factory=dict[str, Finished])
+
+
+_decode = json_decoder(Ledger)
 
 
 def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool) -> Ledger:
@@ -73,11 +80,12 @@ def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Raises SourceError if the file is damaged."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Ledger)
-    except (OSError, msgspec.DecodeError) as error:
-        raise SourceError(f"{path} is damaged ({error}): delete it, and every step is analysed again") from error
+    """Raises SourceError if the file is damaged, or names steps or reports that no trajectory writes."""
+    ledger = read_record(path, _decode, SCHEMA, "ledger of a trajectory", _ADVICE)
+    for step, finished in ledger.steps.items():
+        if not _STEP.fullmatch(step) or finished.report != report_name(int(step)):
+            raise SourceError(f"{path} is damaged (step {step!r:.40} in {finished.report!r:.80}); {_ADVICE}")
+    return ledger
 
 
 def run_of(out: Path, ledger: Ledger) -> str:
@@ -94,7 +102,7 @@ def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> Spec
         return None
     path = out / done.report
     try:
-        if hashlib.sha256(path.read_bytes()).hexdigest() != done.digest:
+        if hashlib.sha256(read_whole(path, LIMIT)).hexdigest() != done.digest:
             return None
     except OSError:
         return None
