@@ -14,8 +14,9 @@ from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_
 from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
-from specdiag.checkpoint.choice import choose, projector_notes, shard_notes, weight_files
+from specdiag.checkpoint.choice import choose, is_index, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
+from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
@@ -24,8 +25,8 @@ from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import Source
 from specdiag.options import Opening
+from specdiag.records import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     if choice.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
         notes += check_index(choice.index, labels, tensors)
+    tensors = leave_out_long(tensors)
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
     source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
 
@@ -192,5 +194,10 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
     missing = [name for name in files if not folder.has(name)]
     if missing:
-        named = ", ".join(missing[:4])
-        raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again")
+        named = ", ".join(brief(name) for name in missing[:4])
+        way = (
+            f"; where no such files belong to it, delete {promised_by} or pick with --file"
+            if is_index(promised_by)
+            else ""
+        )
+        raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again{way}")
