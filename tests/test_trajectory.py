@@ -398,3 +398,31 @@ def test_plot_command(run, tmp_path, kind):
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "f.svg").read_bytes().startswith(b"<?xml")
     assert CliRunner().invoke(app, ["plot", kind, str(tmp_path), "-o", str(tmp_path / "g.svg")]).exit_code == 3
+
+
+def test_a_finished_step_whose_report_is_damaged_is_named(run):
+    specdiag.trajectory(run)
+    (run / "specdiag_trajectory" / "step20.specdiag.json").write_text("{")
+    shutil.rmtree(run / "checkpoint-20")
+    (dropped,) = specdiag.trajectory(run).dropped
+    assert dropped.step == 20
+    assert "is no specdiag report" in dropped.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda ledger: ledger.update(schema=99), "of schema 99"),
+        (lambda ledger: ledger["steps"].update(x=ledger["steps"]["20"]), "step 'x' in 'step20.specdiag.json'"),
+        (lambda ledger: ledger["steps"]["20"].update(report="../../a.json"), "in '../../a.json'"),
+    ],
+)
+def test_a_ledger_that_no_trajectory_writes(run, change, why):
+    specdiag.trajectory(run)
+    path = run / "specdiag_trajectory" / "ledger.json"
+    ledger = json.loads(path.read_text())
+    change(ledger)
+    path.write_text(json.dumps(ledger))
+    for read in (specdiag.trajectory, load_trajectory):
+        with pytest.raises(SourceError, match=why):
+            read(run)

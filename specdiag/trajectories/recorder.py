@@ -72,7 +72,8 @@ class Recorder:
                 continue
             try:
                 report = load_report(self.out / finished.report)
-            except SourceError:
+            except SourceError as error:
+                self.dropped[step] = DroppedStep(step=step, location=finished.location, reason=str(error))
                 continue
             known = {e.metric: e.value for e in self._logged.get(step, ()) if not e.module}
             losses = Losses(loss=known.get("loss"), eval_loss=known.get("eval_loss"))
