@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import msgspec
 import pytest
 import torch
 from fuzzing import seconds
+from huggingface_hub import constants
 
 import specdiag
 from specdiag import checks
@@ -50,8 +50,7 @@ Call = tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Call]:
-    os.environ["HF_HUB_OFFLINE"] = "1"
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]:
     folder = tmp_path_factory.mktemp("saved")
     report = specdiag.analyze(WEIGHTS, **QUICK)
     report.save(folder / "report.json")
@@ -112,7 +111,9 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Call]:
     for name in rules:
         kind = getattr(specdiag.optim, name)
         found_calls[name] = (_attached(kind), {"model": live}, _parameters(kind))
-    return found_calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        yield found_calls
 
 
 def _attached(kind: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from hub_stand_in import HubStandIn, Repo
+from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 import specdiag
@@ -42,8 +45,12 @@ def folder(tmp_path):
 def hub(monkeypatch, tmp_path, folder):
     (folder / "other.safetensors").unlink()
     with HubStandIn({"org/m": Repo({p.name: p.read_bytes() for p in folder.iterdir()})}) as stand_in:
-        monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
+        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
         yield
 
 
@@ -200,3 +207,31 @@ def test_a_run_may_have_checkpoints_of_any_suffix(tmp_path, suffix):
     for step in (1, 2):
         torch.save({QUERY: torch.randn(8, 8)}, tmp_path / f"step{step}{suffix}")
     assert [s.step for s in specdiag.trajectory(tmp_path, **QUICK).steps] == [1, 2]
+
+
+def test_a_sharded_model_is_refused_with_what_gathers_it():
+    code = """
+import os, torch, torch.distributed as dist
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+import specdiag
+model = torch.nn.TransformerEncoderLayer(16, 2, 32)
+plain = [r.alpha for r in specdiag.analyze(model, jobs=1, device="cpu")]
+fully_shard(model)
+for source in (model, model.state_dict()):
+    try:
+        specdiag.analyze(source, device="cpu")
+    except specdiag.UsageError as error:
+        print(error)
+whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+print([r.alpha for r in specdiag.analyze(whole, jobs=1, device="cpu")] == plain)
+dist.destroy_process_group()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second, same = done.stdout.splitlines()
+    assert first == second
+    assert "get_model_state_dict" in first
+    assert same == "True"
