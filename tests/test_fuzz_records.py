@@ -1,6 +1,8 @@
 """Saved records, logs and settings with anything in them end in a sentence; SPECDIAG_FUZZ_SECONDS fuzzes longer."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,7 @@ from specdiag.errors import SourceError
 from specdiag.metric_log import LOG_NAME, append_log, entry, latest, read_log
 from specdiag.records import Source
 from specdiag.report import load_report
+from specdiag.trajectories.decay_log import has_decay_log
 from specdiag.trajectories.ledger import LEDGER_NAME, Finished, Ledger, read_ledger
 from specdiag.trajectories.losses import read_losses
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
@@ -235,3 +238,34 @@ def test_plans_that_contradict_themselves(tmp_path, change, why):
     path.write_text(json.dumps(content))
     with pytest.raises(SourceError, match=f"cannot be used .*{why}"):
         load_plan(path)
+
+
+@pytest.mark.parametrize(
+    "value", ["1" + "0" * 400, "-1" + "0" * 400, "1e400", "-Infinity", "NaN", "true", "null", '"x"']
+)
+@pytest.mark.parametrize("name", ["global_step", "max_steps", "step", "loss", "learning_rate"])
+def test_odd_numbers_in_a_trainers_state(tmp_path, name, value):
+    path = state_file(tmp_path)
+    text = path.read_text()
+    path.write_text(re.sub(rf'"{name}": [^,}}]+', f'"{name}": {value}', text))
+    read_losses(tmp_path, 2)
+    try:
+        found = read_run(tmp_path)
+    except SourceError:
+        return
+    assert found is None or found.lr is None or 0 <= found.lr < 1
+
+
+def test_a_log_that_is_a_pipe_or_too_large(tmp_path):
+    path = tmp_path / LOG_NAME
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    with pytest.raises(SourceError, match="it has 2048 MiB, and at most 1024 MiB are read"):
+        read_log(path)
+    with pytest.raises(SourceError, match="at most 1024 MiB"):
+        has_decay_log(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match="not a regular file"):
+        read_log(path)
+    assert not has_decay_log(tmp_path)
