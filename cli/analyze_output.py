@@ -13,7 +13,7 @@ import typer
 from specdiag import interrupts
 from specdiag.errors import SpecdiagError, UsageError
 
-from . import output, partial, tables
+from . import failures, output, partial, tables
 
 if TYPE_CHECKING:
     from specdiag.analysis import Interrupted
@@ -110,6 +110,8 @@ def _is_of_another(path: Path, source: Source) -> bool:
 def provenance(checkpoint: Checkpoint) -> None:
     """Which files were chosen and which ignored, and what is to be said about the checkpoint."""
     source = checkpoint.source
+    for name in (*source.files, *source.ignored):
+        failures.require_unicode(name)
     parts = [str(source) if source.base is None else f"{source} on {source.base}"]
     if source.files:
         listed = ", ".join(source.files[:3]) + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else "")

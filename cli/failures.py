@@ -36,16 +36,24 @@ def sentence(error: BaseException) -> tuple[str, int]:
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", INCOMPLETE
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"a name or a text is no Unicode ({error.reason}): rename it, or save it anew", 3
-    if interrupts.came():  # a library made another exception of it
+    if isinstance(error, ImportError) and interrupts.came():  # a library that was being loaded made this of it
         return "interrupted", interrupts.exit_code()
     return f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", INCOMPLETE
 
 
-def refuse_nul(given: Mapping[str, Any]) -> None:
-    """Raise UsageError for a NUL in an argument: no path and no name of the system has one."""
+def refuse_odd_texts(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for an argument that no system call takes, or that no report could name: before the work."""
     for name, value in given.items():
-        if any("\0" in text for text in _texts(value)):
-            raise UsageError(f"--{name.replace('_', '-')} has a NUL character in it, which no path and no name has")
+        for text in _texts(value):
+            if "\0" in text:
+                raise UsageError(f"{name} '{text}' has a NUL character, which no path and no name has")
+            require_unicode(text)
+
+
+def require_unicode(text: str) -> None:
+    """Raise UsageError for the name of a file whose bytes are no UTF-8."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UsageError(f"'{text}' is no Unicode, and what is saved could not name it: rename it")
 
 
 def _texts(value: Any) -> Iterator[str]:

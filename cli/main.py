@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -94,4 +95,9 @@ def run() -> None:
     """Entry point of the console script."""
     streams.prepare()
     interrupts.catch()
-    app()
+    try:
+        app()
+    except SystemExit as done:
+        if done.code and any(t.is_alive() and not t.daemon for t in threading.enumerate()[1:]):
+            output.leave(done.code)  # a worker inside LAPACK is not waited for
+        raise

@@ -24,7 +24,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from specdiag import interrupts
+from specdiag import address_space, interrupts
 from specdiag.printable import in_json, printable
 
 from . import failures, streams
@@ -165,16 +165,17 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with _exit_codes():
-            failures.refuse_nul(kwargs)
+            failures.refuse_odd_texts(kwargs)
+            address_space.require_libraries()
             return command(*args, **kwargs)
 
     return wrapper
 
 
-def leave() -> NoReturn:
-    """End the process after a signal: a worker inside LAPACK cannot be interrupted, and may take minutes."""
+def leave(code: Any = None) -> NoReturn:
+    """End the process, after a signal unless there is a code: a worker inside LAPACK may take minutes, or hang."""
     streams.flush()
-    os._exit(interrupts.exit_code())
+    os._exit(code if isinstance(code, int) else interrupts.exit_code())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from specdiag import interrupts
 from specdiag.errors import SourceError, UsageError
 
 from . import output, tables
@@ -87,7 +88,8 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
         output.deliver(export_plan(plan, export), out)
         return
     if out is not None:
-        plan.save(out)
+        with interrupts.held_back():
+            plan.save(out)
     _print(plan, base, all_rows=all_rows)
     if out is not None:
         output.talk(f"plan: {out}", "green")

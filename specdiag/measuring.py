@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specdiag.address_space import jobs_within, room
 from specdiag.cache.results import Results
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.cost import flops, stored_bytes
+from specdiag.cost import memory as need
 from specdiag.ranks import RankLost, Ranks, Rows, Share
 from specdiag.records import Settings, Source
 from specdiag.resources import available_cpus, total_memory
-from specdiag.workers import Kind, affordable_workers, on_accelerator, on_cpu, units
+from specdiag.workers import Kind, affordable_workers, needs_torch, on_accelerator, on_cpu, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,12 @@ def measured(
     if ranks is not None:
         work = ranks.share(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
     alike = 1 if ranks is None else ranks.local_size
-    workers = affordable_workers(
-        work, settings, jobs or max(1, available_cpus() // alike), memory or total_memory() // 2 // alike
+    jobs = jobs_within(
+        room(torch=needs_torch(work, settings)),
+        jobs or max(1, available_cpus() // alike),
+        max((need(m, settings) for unit in work for m in unit.matrices), default=0),
     )
+    workers = affordable_workers(work, settings, jobs, memory or total_memory() // 2 // alike)
     differences: dict[Kind, float] = {}
     kept = None if cache is None else Results(Path(cache), settings)
     results = (

@@ -110,12 +110,18 @@ def _is_small(unit: Unit) -> bool:
     return few and len(unit.matrices) == 1 and unit.tensor.nbytes <= _SMALL_BYTES
 
 
+def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
+    """Whether torch solves some of it."""
+    largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
+    by_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
+    return by_torch or settings.device != "cpu"
+
+
 def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Iterator[Result]:
     """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
     order = batches(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
-    largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
-    needs_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
-    with _one_blas_thread(needs_torch), _threads(workers, needs_torch) as pool:
+    with_torch = needs_torch(work, settings)
+    with _one_blas_thread(with_torch), _threads(workers, with_torch) as pool:
         running: set[Future[list[Result]]] = set()
         for batch in islice(order, workers):
             running.add(pool.submit(_measure_units, batch, settings, kept))
