@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import itemgetter
@@ -56,28 +55,33 @@ class _Text:
 _Step = Callable[[_Text, Places], Places]
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A pattern that is a name, in which a dot stands for any letter.
+class _Names:
+    """Patterns that are names, in which a dot stands for any letter: found by their lengths and the places of dots."""
 
-    Attributes:
-        letters: of the name, NUL for any.
-        is_whole: whether nothing may stand before it.
-    """
+    def __init__(self) -> None:
+        self._held: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, Any]]]] = {}
 
-    letters: str
-    is_whole: bool
+    def add(self, key: str, place: int, value: Any) -> None:
+        """Take a pattern, its place among all, and its value."""
+        letters = _DOT.sub(lambda found: found[1] or "\0", key.removeprefix("^").removesuffix("$"))
+        dots = tuple(i for i, letter in enumerate(letters) if letter == "\0")
+        found = self._held.setdefault(len(letters), {}).setdefault(dots, {})
+        found.setdefault((letters, key.startswith("^")), (place, value))
 
-    def fits(self, text: _Text, start: int) -> bool:
-        """Whether it is the text from `start` on, which is as long."""
-        text.spend(1)
-        if start and self.is_whole:
-            return False
-        tail = text.text[start:]
-        if tail == self.letters:
-            return True
-        text.spend(len(tail) // 8)
-        return all(mine in (other, "\0") and other != "\n" for mine, other in zip(self.letters, tail, strict=True))
+    def fitting(self, text: _Text, starts: Places) -> Iterator[tuple[int, Any]]:
+        """Places and values of those that are the end of the text, from one of the starts on."""
+        for start in starts:
+            tail = text.text[start:]
+            for dots, held in self._held.get(len(tail), {}).items():
+                text.spend(1 + len(dots))
+                letters = list(tail)
+                for i in dots:
+                    letters[i] = "\0"
+                is_line = all(tail[i] != "\n" for i in dots)
+                for whole in (False, True) if start == 0 else (False,):
+                    found = held.get(("".join(letters), whole))
+                    if found is not None and is_line:
+                        yield found
 
 
 class Patterns:
@@ -100,31 +104,24 @@ class Patterns:
         text = _Text(module, self._left)
         starts = frozenset({0, *(i + 1 for i, letter in enumerate(module) if letter == ".")})
         names, others = self._compiled
-        same = (
-            (place, value)
-            for start in starts
-            for place, value, name in names.get(len(module) - start, ())
-            if name.fits(text, start)
-        )
-        last, value = min(same, key=itemgetter(0), default=(len(self._values), default))
+        last, value = min(names.fitting(text, starts), key=itemgetter(0), default=(len(self._values), default))
         steps = ((held, step) for place, held, step in others if place < last)
         value = next((held for held, step in steps if len(module) in step(text, starts)), value)
         self._left = text.left
         return value
 
     @cached_property
-    def _compiled(self) -> tuple[dict[int, list[tuple[int, Any, _Name]]], list[tuple[int, Any, _Step]]]:
-        """Names by their lengths, and the steps of other patterns, both with their places and values."""
+    def _compiled(self) -> tuple[_Names, list[tuple[int, Any, _Step]]]:
+        """Names, and the steps of other patterns with their places and values."""
         if len(self._values) > _MOST_PATTERNS:
             raise SourceError(f"adapter_config.json has {len(self._values)} patterns, and {_MOST_PATTERNS} are read")
-        names: dict[int, list[tuple[int, Any, _Name]]] = defaultdict(list)
+        names = _Names()
         others: list[tuple[int, Any, _Step]] = []
         for place, (key, value) in enumerate(self._values.items()):
             if len(key) > _LONGEST:
                 raise _refused(key, f"it has {len(key)} characters")
             if _PLAIN.fullmatch(key):
-                letters = _DOT.sub(lambda found: found[1] or "\0", key.removeprefix("^").removesuffix("$"))
-                names[len(letters)].append((place, value, _Name(letters, key.startswith("^"))))
+                names.add(key, place, value)
             else:
                 others.append((place, value, _compile(key)))
         return names, others
