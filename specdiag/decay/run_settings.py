@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from msgspec import field
 
+from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import read_whole
 from specdiag.records import Record
@@ -25,7 +26,7 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin")
 _SCHEDULER = ("scheduler.pt", "scheduler.bin")
 _STATE = "trainer_state.json"
 _ARGUMENTS = "training_args.bin"
-_CHECKPOINTS = (".pt", ".pth", ".ckpt")
+_CHECKPOINTS = tuple(suffix for suffix in TORCH_SUFFIXES if suffix != ".bin")
 _HOLDERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
 _STEPS = ("global_step", "iter_num", "iteration", "step")
 _MOST_STEPS = 10**15
