@@ -14,6 +14,7 @@ import msgspec
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_whole
+from specdiag.lock import alone
 from specdiag.records import Record
 from specdiag.report import LIMIT, SpectralReport, load_report, read_record, write_atomically
 
@@ -112,17 +113,20 @@ def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> Spec
 def save_step(
     out: Path, ledger: Ledger, step: int, location: str, fingerprint: str, report: SpectralReport, *, spectra: bool
 ) -> Ledger:
-    """Save a step's report, then the ledger that knows of it."""
-    path = report.save(out / report_name(step), spectra=spectra)
-    finished = Finished(
-        location=location,
-        fingerprint=fingerprint,
-        report=path.name,
-        digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        specdiag=version("specdiag"),
-    )
-    ledger = msgspec.structs.replace(ledger, steps={**ledger.steps, str(step): finished})
-    write_atomically(out / LEDGER_NAME, msgspec.json.encode(ledger))
+    """Save a step's report, then the ledger that knows of it, and of what other processes finished meanwhile."""
+    with alone(out):
+        path = report.save(out / report_name(step), spectra=spectra)
+        finished = Finished(
+            location=location,
+            fingerprint=fingerprint,
+            report=path.name,
+            digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+            specdiag=version("specdiag"),
+        )
+        there = read_ledger(out / LEDGER_NAME) if (out / LEDGER_NAME).exists() else ledger
+        others = there.steps if (there.run, there.options) == (ledger.run, ledger.options) else {}
+        ledger = msgspec.structs.replace(ledger, steps={**ledger.steps, **others, str(step): finished})
+        write_atomically(out / LEDGER_NAME, msgspec.json.encode(ledger))
     return ledger
 
 
