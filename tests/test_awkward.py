@@ -123,7 +123,7 @@ def test_a_pickle_with_code_is_named_and_does_not_run(tmp_path):
     torch.save({Q.format(0): weights(), "x": Bomb(str(marker))}, tmp_path / "pytorch_model.bin")
     report = specdiag.analyze(tmp_path)
     assert [r.name for r in report] == [Q.format(0)]
-    assert any("mkdir" in note and "nothing was run" in note for note in report.notes)
+    assert any("mkdir" in note and "nothing was run" in note for note in report.provenance.notes)
     assert not marker.exists()
 
 
