@@ -39,7 +39,10 @@ def test_rank_and_config_must_agree(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"factors of rank 4 for 'model.*q_proj', and adapter_config.json says 8"):
         open_checkpoint(tmp_path)
     write(tmp_path, lora(QUERY, 96, 64, r=4), LORA | {"rank_pattern": {"(": 4}})
-    with pytest.raises(SourceError, match=r"'\(', which cannot be followed \(no regular expression: .*write the names of the modules instead"):
+    with pytest.raises(
+        SourceError,
+        match=r"'\(', which cannot be followed \(no regular expression: .*write the names of the modules instead",
+    ):
         open_checkpoint(tmp_path)
 
 

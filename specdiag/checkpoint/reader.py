@@ -78,8 +78,9 @@ def open_checkpoint(
             adapter does not fit its base.
 
     Example:
-        >>> checkpoint = open_checkpoint("runs/step-1000")  # doctest: +SKIP
-        >>> [matrix.name for matrix in checkpoint.matrices if matrix.module.role == "q"]  # doctest: +SKIP
+        >>> checkpoint = open_checkpoint("org/name")
+        >>> [matrix.name for matrix in checkpoint.matrices if matrix.module.role == "q"][:1]
+        ['model.layers.0.self_attn.q_proj.weight']
     """
     if stream and not any(locate(place).repo for place in (location, base) if place is not None):
         raise UsageError(
