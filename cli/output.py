@@ -83,13 +83,13 @@ def fall_silent(rank: int) -> None:
 
 def trouble(message: str) -> None:
     """Say what happened to one of several processes."""
-    console(stderr=True, own=True).print(message, style="yellow", soft_wrap=True)
+    console(stderr=True, own=True).print(f"process {_state.rank}: {message}", style="yellow", soft_wrap=True)
 
 
-def fault(message: str, prefix: str = "error: ") -> None:
-    """A line on stderr that says what went wrong."""
+def fault(message: str, prefix: str = "error: ", *, own: bool = False) -> None:
+    """A line on stderr that says what went wrong; of several processes the first says it, unless it is their `own`."""
     text = Text.assemble((prefix, "bold red"), streams.legible(message))
-    console(stderr=True, own=True).print(text, soft_wrap=True)
+    console(stderr=True, own=own).print(text, soft_wrap=True)
 
 
 def debugs() -> bool:
@@ -207,7 +207,7 @@ def _fail(message: str, code: int) -> NoReturn:
         message = f"process {_state.rank}: {message}"
     if _state.debug:
         streams.Lasting(sys.stderr).write(printable(traceback.format_exc(), keep="\n"))
-    fault(message)
+    fault(message, own=True)
     raise typer.Exit(code) from None
 
 

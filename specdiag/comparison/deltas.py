@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specdiag.address_space import jobs_within, room
 from specdiag.analysis import Progress, analyze
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
 from specdiag.comparison.difference import Pair, difference
 from specdiag.comparison.records import Delta, Subspaces
 from specdiag.comparison.subspaces import all_subspaces
+from specdiag.cost import memory
 from specdiag.ranks import Ranks
 from specdiag.records import ModuleRecord
 from specdiag.resources import available_cpus, total_memory
@@ -63,10 +65,12 @@ def measure_deltas(
     if subspace:
         ranks: Ranks | None = given.get("ranks")
         alike = 1 if ranks is None else ranks.local_size
+        jobs = given.get("jobs") or max(1, available_cpus() // alike)
+        largest = max(memory(m, report.settings) for m in checkpoint.matrices)
         workers = affordable_workers(
             units(checkpoint.matrices),
             report.settings,
-            given.get("jobs") or max(1, available_cpus() // alike),
+            jobs_within(room(torch=False), jobs, largest),
             given.get("memory") or total_memory() // 2 // alike,
         )
         mine = moved if ranks is None else ranks.share(moved, [float(np.prod(pair[1].shape)) for pair in moved])
