@@ -20,22 +20,11 @@ from numpy.typing import NDArray
 
 from specdiag import checks
 from specdiag.checkpoint.fingerprint import fingerprint
+from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArguments, is_location
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError, UsageError
 from specdiag.measuring import Progress, measured
-from specdiag.options import (
-    OPENING,
-    PLACE,
-    AnalysisArguments,
-    AnalysisOptions,
-    DType,
-    Method,
-    Opening,
-    OpeningArguments,
-    Tail,
-    check,
-    is_location,
-)
+from specdiag.options import AnalysisArguments, AnalysisOptions, DType, Method, Tail, check
 from specdiag.ranks import Ranks
 from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key

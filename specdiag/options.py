@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from specdiag import checks
+from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
 from specdiag.records import Role
 from specdiag.report import SpectralReport
@@ -20,28 +21,6 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "float64"]
 Method = Literal["gram", "svd"]
 Tail = Literal["hill", "hill-paper", "ks", "fix-finger", "farms"]
-
-
-class SortingArguments(TypedDict, total=False):
-    """How what a checkpoint holds is sorted, as arguments of `analyze`."""
-
-    role_map: str | os.PathLike[str] | None
-    experts: int | None
-    seed: int | None
-
-
-class PlainArguments(SortingArguments, total=False):
-    """How a checkpoint is opened that is no adapter, as arguments of `analyze`."""
-
-    revision: str | None
-    file: str | None
-    stream: bool
-
-
-class OpeningArguments(PlainArguments, total=False):
-    """How a checkpoint is opened, as arguments of `analyze`."""
-
-    base: str | os.PathLike[str] | None
 
 
 class ComputingArguments(TypedDict, total=False):
@@ -87,69 +66,10 @@ class RunArguments(SortingArguments, ComputingArguments, SelectionArguments, tot
     base: str | os.PathLike[str] | None
 
 
-def _names(arguments: type) -> tuple[str, ...]:
-    return tuple(sorted(arguments.__optional_keys__))
-
-
-OPENING: tuple[str, ...] = _names(OpeningArguments)
-"""Names of the options that open a checkpoint."""
-PLACE = ("revision", "file", "base", "stream")
-"""Those that say what is read from where."""
-COMPARED: tuple[str, ...] = _names(ComparedArguments)
-UNSELECTED: tuple[str, ...] = _names(UnselectedArguments)
-RUN: tuple[str, ...] = _names(RunArguments)
-ANALYSIS: tuple[str, ...] = _names(AnalysisArguments)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
-    """How a checkpoint is opened. Arguments as of `analyze`.
-
-    Raises:
-        UsageError: a value makes no sense.
-    """
-
-    revision: str | None = None
-    file: str | None = None
-    base: str | None = None
-    stream: bool = False
-    role_map: str | None = None
-    experts: int | None = None
-    seed: int = 0
-
-    @property
-    def role_path(self) -> Path | None:
-        """The role map's file."""
-        return None if self.role_map is None else Path(self.role_map)
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Opening:
-        """The checked options among the arguments `given`; others are left alone.
-
-        Raises:
-            UsageError: a value makes no sense.
-        """
-        known = {name: given[name] for name in OPENING if given.get(name) is not None}
-        return cls(
-            revision=_optional(checks.text, "revision", known),
-            file=_optional(checks.text, "file", known),
-            base=_optional(_path_text, "base", known),
-            stream=checks.flag("stream", given.get("stream", False)),
-            role_map=_optional(_path_text, "role_map", known),
-            experts=None if "experts" not in known else checks.whole("experts", known["experts"], least=1),
-            seed=checks.whole("seed", known.get("seed", 0), least=0),
-        )
-
-    def require_same(self, given: Mapping[str, Any]) -> None:
-        """Raise UsageError where an argument asks an open checkpoint to have been opened otherwise."""
-        wanted = Opening.of(given)
-        for name in _names(SortingArguments):
-            held, asked = getattr(self, name), getattr(wanted, name)
-            if given.get(name) is not None and asked != held:
-                raise UsageError(
-                    f"{name}={checks.shown(given[name])} is chosen when a checkpoint is opened, and this one is open "
-                    f"already, with {name}={held!r}: give its path or hub id instead"
-                )
+COMPARED: tuple[str, ...] = names_of(ComparedArguments)
+UNSELECTED: tuple[str, ...] = names_of(UnselectedArguments)
+RUN: tuple[str, ...] = names_of(RunArguments)
+ANALYSIS: tuple[str, ...] = names_of(AnalysisArguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,49 +135,6 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments that open a checkpoint, and those that compute."""
     opening = {name: value for name, value in given.items() if name in OPENING}
     return opening, {name: value for name, value in given.items() if name not in OPENING}
-
-
-def is_location(source: object) -> bool:
-    """Whether a source is a path or a hub id, and not something in memory.
-
-    Raises:
-        UsageError: it is a path that cannot be one.
-    """
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    found = cast("object", os.fspath(cast("str | os.PathLike[str]", source)))
-    if not isinstance(found, str) or not (checks.is_name(found) or "://" in found.replace("\0", "")):
-        raise UsageError(f"{checks.shown(found)} is no path and no hub id: give one of them")
-    return True
-
-
-def location(source: object) -> str:
-    """The text of a path or hub id.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if not is_location(source):
-        raise UsageError(f"{checks.shown(source)} is no path and no hub id: give one of them")
-    return os.fspath(cast("str | os.PathLike[str]", source))
-
-
-def is_on_hub(source: object) -> bool:
-    """Whether a source is a repository of the hub."""
-    if not is_location(source):
-        return False
-    from specdiag.checkpoint.source import locate
-
-    return locate(cast("str | os.PathLike[str]", source)).repo is not None
-
-
-def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, Any]) -> str | None:
-    return check(name, known[name]) if name in known else None
-
-
-def _path_text(name: str, value: object) -> str:
-    checks.path(name, value)
-    return os.fspath(cast("str | os.PathLike[str]", value))
 
 
 def _fraction(value: object) -> float:

@@ -10,6 +10,7 @@ from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from specdiag import checks, options
+from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.horizon import LrSchedule, Verdict, verdict
@@ -218,7 +219,7 @@ def _report(
     progress: Callable[[Progress], None] | None,
     analysis: Mapping[str, Any],
 ) -> SpectralReport:
-    if options.is_location(source) and is_report(Path(source)):
+    if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if analysis:

@@ -9,13 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = {
-    "errors": 0, "address_space": 0, "interrupts": 0, "printable": 0, "markdown": 0, "records": 0, "resources": 0, "architecture": 1, "checkpoint": 2, "cost": 2, "spectra": 2, "cache": 3,
-    "summary": 3, "metric_log": 3, "report": 3, "resuming": 3, "ranks": 3, "measuring": 3, "workers": 3, "analysis": 3, "decay": 4, "dynamics": 5, "recommendation": 5, "auditing": 5,
-    "comparison": 5, "trajectories": 5,
-    "saved_spectra": 1,
-    "plausible": 1,
-    "files": 0,
-    "optim": 5, "train": 6, "views": 7, "plot": 7,
+    "errors": 0, "address_space": 0, "checks": 0, "files": 0, "interrupts": 0, "lock": 0, "markdown": 0, "printable": 0,
+    "records": 0, "resources": 0, "architecture": 1, "plausible": 1, "saved_spectra": 1,
+    "checkpoint": 2, "cost": 2, "report": 2, "spectra": 2,
+    "analysis": 3, "cache": 3, "measuring": 3, "metric_log": 3, "options": 3, "ranks": 3, "resuming": 3, "summary": 3, "workers": 3,
+    "decay": 4, "auditing": 5, "comparison": 5, "dynamics": 5, "optim": 5, "recommendation": 5, "trajectories": 5,
+    "train": 6, "views": 7, "plot": 7,
 }  # fmt: skip
 LIGHT = {"specdiag.errors", "specdiag.records", "specdiag.printable", "address_space", "interrupts"}
 """What the command line may load before it knows the command."""

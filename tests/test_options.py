@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.analysis import make_settings, open_source
+from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
-from specdiag.options import Opening, Tail
+from specdiag.options import Tail
 from specdiag.spectra.measure import TAILS
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"

@@ -15,6 +15,7 @@ from specdiag.auditing import baseline as against
 from specdiag.auditing import decay, expectations, shards, spectra, structure, values
 from specdiag.auditing.records import SEVERITIES, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, Observation, findings, load_checks
+from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.errors import UsageError
 from specdiag.options import AnalysisArguments
 from specdiag.records import Settings, Source
@@ -125,7 +126,7 @@ class _Opened:
 def _open(
     source: Any, analysis: AnalysisArguments, progress: Callable[[Progress], None] | None, *, square: bool
 ) -> _Opened:
-    if options.is_location(source) and is_report(Path(source)):
+    if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if refused := analysis.keys() - {"cache"}:
@@ -152,7 +153,7 @@ def _open(
 def _baseline(
     baseline: Any, opened: _Opened, analysis: AnalysisArguments, progress: Callable[[Progress], None] | None
 ) -> SpectralReport:
-    if options.is_location(baseline) and is_report(Path(baseline)):
+    if is_location(baseline) and is_report(Path(baseline)):
         return load_report(baseline)
     if isinstance(baseline, SpectralReport):
         return baseline
@@ -160,7 +161,7 @@ def _baseline(
 
     same = {name: getattr(opened.report.settings, name) for name in _SHARED}
     given: dict[str, Any] = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
-    if not options.is_on_hub(baseline):
+    if not is_on_hub(baseline):
         given.pop("stream", None)
     return analyze(baseline, progress=progress, **(same | given))
 

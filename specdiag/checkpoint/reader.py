@@ -17,6 +17,7 @@ from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.choice import choose, is_index, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.long_names import brief, leave_out_long
+from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
@@ -25,7 +26,6 @@ from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
-from specdiag.options import Opening
 from specdiag.records import Source
 
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
+from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
-from specdiag.options import Opening
 from specdiag.records import Skipped, Source
 
 

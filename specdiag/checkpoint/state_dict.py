@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -48,7 +48,7 @@ class _Entry:
         return bool(self.walk.tensors) and not self.loose
 
 
-def find_weights(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def find_weights(content: Mapping[Any, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The one dictionary of tensors in a training checkpoint, and notes on what was taken and left.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.options import Opening
+from specdiag.checkpoint.opening import Opening
 from specdiag.records import ModuleRole, Skipped, Source, key
 
 if TYPE_CHECKING:

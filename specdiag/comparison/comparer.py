@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specdiag import checks, options
+from specdiag.checkpoint.opening import Opening
 from specdiag.comparison.changes import make_change
 from specdiag.comparison.matching import Matching, match
 from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
@@ -72,7 +73,7 @@ def compare(
         [('q', 0.1), ('k', 0.1)]
     """
     options.check(analysis, options.COMPARED)
-    options.Opening.of({"base": base})
+    Opening.of({"base": base})
     selection = Selection(checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles))
     subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
     weights = None if weights is None else checks.flag("weights", weights)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specdiag import options
+from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ModuleRecord, Role, Skipped, key
@@ -96,12 +96,12 @@ class Selection:
 
 def loaded(source: Any) -> Any:
     """A saved report read; anything else as it is."""
-    return load_report(source) if options.is_location(source) and is_report(Path(source)) else source
+    return load_report(source) if is_location(source) and is_report(Path(source)) else source
 
 
 def require_stream(opening: Mapping[str, Any], sources: Iterable[Any]) -> None:
     """Raise UsageError where there is nothing to stream."""
-    if opening.get("stream") and not any(options.is_on_hub(source) for source in sources):
+    if opening.get("stream") and not any(is_on_hub(source) for source in sources):
         raise UsageError("stream goes with a model on the hub, and neither side is one")
 
 
@@ -119,7 +119,7 @@ def open_side(
 
     if isinstance(source, Checkpoint):
         opening = {name: value for name, value in opening.items() if name in given}
-    if not options.is_on_hub(source):
+    if not is_on_hub(source):
         opening = {name: value for name, value in opening.items() if name != "stream"}
     try:
         checkpoint = open_source(source, **opening)
@@ -128,7 +128,7 @@ def open_side(
         if source is None:
             raise
         checkpoint = open_source(source, **opening)
-    if base is not None and options.is_location(source) and _is_adapter(checkpoint):
+    if base is not None and is_location(source) and _is_adapter(checkpoint):
         applied: dict[str, Any] = {**opening, "base": base}
         checkpoint = open_source(source, **applied)
     return Side(None, checkpoint)

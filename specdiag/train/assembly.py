@@ -208,9 +208,7 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         return TrainingArguments(**{**batch, **theirs, **ours})
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"transformers does not take these settings ({reason:.300}): say others with --set"
-        ) from error
+        raise UsageError(f"transformers does not take these settings ({reason:.300}): say others with --set") from error
 
 
 def _check_reporting(name: str) -> None:

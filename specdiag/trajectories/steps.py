@@ -12,9 +12,9 @@ from pathlib import Path
 
 from specdiag.checkpoint.fingerprint import of_files
 from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
+from specdiag.checkpoint.opening import location
 from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
-from specdiag.options import location
 
 _SUFFIX = "|".join(map(re.escape, WEIGHT_SUFFIXES))
 _STEP = re.compile(rf"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)({_SUFFIX})?")

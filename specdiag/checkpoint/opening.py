@@ -1,0 +1,139 @@
+"""How a checkpoint is opened: what is read from where, and how what it holds is sorted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from specdiag import checks
+from specdiag.errors import UsageError
+
+
+class SortingArguments(TypedDict, total=False):
+    """How what a checkpoint holds is sorted, as arguments of `analyze`."""
+
+    role_map: str | os.PathLike[str] | None
+    experts: int | None
+    seed: int | None
+
+
+class PlainArguments(SortingArguments, total=False):
+    """How a checkpoint is opened that is no adapter, as arguments of `analyze`."""
+
+    revision: str | None
+    file: str | None
+    stream: bool
+
+
+class OpeningArguments(PlainArguments, total=False):
+    """How a checkpoint is opened, as arguments of `analyze`."""
+
+    base: str | os.PathLike[str] | None
+
+
+def names_of(arguments: type) -> tuple[str, ...]:
+    """The names of a dictionary of arguments, sorted."""
+    return tuple(sorted(arguments.__optional_keys__))
+
+
+OPENING: tuple[str, ...] = names_of(OpeningArguments)
+"""Names of the options that open a checkpoint."""
+PLACE = ("revision", "file", "base", "stream")
+"""Those that say what is read from where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How a checkpoint is opened. Arguments as of `analyze`.
+
+    Raises:
+        UsageError: a value makes no sense.
+    """
+
+    revision: str | None = None
+    file: str | None = None
+    base: str | None = None
+    stream: bool = False
+    role_map: str | None = None
+    experts: int | None = None
+    seed: int = 0
+
+    @property
+    def role_path(self) -> Path | None:
+        """The role map's file."""
+        return None if self.role_map is None else Path(self.role_map)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Opening:
+        """The checked options among the arguments `given`; others are left alone.
+
+        Raises:
+            UsageError: a value makes no sense.
+        """
+        known = {name: given[name] for name in OPENING if given.get(name) is not None}
+        return cls(
+            revision=_optional(checks.text, "revision", known),
+            file=_optional(checks.text, "file", known),
+            base=_optional(_path_text, "base", known),
+            stream=checks.flag("stream", given.get("stream", False)),
+            role_map=_optional(_path_text, "role_map", known),
+            experts=None if "experts" not in known else checks.whole("experts", known["experts"], least=1),
+            seed=checks.whole("seed", known.get("seed", 0), least=0),
+        )
+
+    def require_same(self, given: Mapping[str, Any]) -> None:
+        """Raise UsageError where an argument asks an open checkpoint to have been opened otherwise."""
+        wanted = Opening.of(given)
+        for name in names_of(SortingArguments):
+            held, asked = getattr(self, name), getattr(wanted, name)
+            if given.get(name) is not None and asked != held:
+                raise UsageError(
+                    f"{name}={checks.shown(given[name])} is chosen when a checkpoint is opened, and this one is open "
+                    f"already, with {name}={held!r}: give its path or hub id instead"
+                )
+
+
+def is_location(source: object) -> bool:
+    """Whether a source is a path or a hub id, and not something in memory.
+
+    Raises:
+        UsageError: it is a path that cannot be one.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    found = cast("object", os.fspath(cast("str | os.PathLike[str]", source)))
+    if not isinstance(found, str) or not (checks.is_name(found) or "://" in found.replace("\0", "")):
+        raise UsageError(f"{checks.shown(found)} is no path and no hub id: give one of them")
+    return True
+
+
+def location(source: object) -> str:
+    """The text of a path or hub id.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if not is_location(source):
+        raise UsageError(f"{checks.shown(source)} is no path and no hub id: give one of them")
+    return os.fspath(cast("str | os.PathLike[str]", source))
+
+
+def is_on_hub(source: object) -> bool:
+    """Whether a source is a repository of the hub."""
+    if not is_location(source):
+        return False
+    from specdiag.checkpoint.source import locate
+
+    return locate(cast("str | os.PathLike[str]", source)).repo is not None
+
+
+def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, Any]) -> str | None:
+    return check(name, known[name]) if name in known else None
+
+
+def _path_text(name: str, value: object) -> str:
+    checks.path(name, value)
+    return os.fspath(cast("str | os.PathLike[str]", value))
