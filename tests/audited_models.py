@@ -76,6 +76,8 @@ def row(key: str, role: str, layer: int | None, **more) -> ModuleRecord:
     family = {"embed": "embedding", "head": "embedding", "other": "other"}.get(role, "attention")
     values = {"rows": 512, "cols": 512, "storage_dtype": "F32", "status": "ok", "tail": "hill", "method": "gram",
               "compute_dtype": "float64"} | more  # fmt: skip
+    if values["status"] == "ok":
+        values.setdefault("alpha", 2.0)
     return ModuleRecord(name=key, role=role, family=family, layer=layer, **values)
 
 
