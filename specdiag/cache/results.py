@@ -27,7 +27,7 @@ from specdiag.spectra.measure import Eigenvalues, identity
 
 _log = logging.getLogger("specdiag")
 
-NUMBERS = 1
+NUMBERS = 2
 """Raised when the same values and settings give other numbers than before: what was kept is then computed anew."""
 MIN_FLOPS = 2e7
 """Cheaper matrices (below about 200 x 200, 2 ms) are computed again: to read and check an entry takes a tenth of that,
