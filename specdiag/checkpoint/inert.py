@@ -15,6 +15,13 @@ Maker = Callable[..., object]
 _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
 _LISTED = 1000
+_OPEN = 100_000
+_HELD = 1_000_000
+"""Containers and inert objects of one file: each takes some hundred bytes of memory and perhaps one of the file."""
+
+
+class CrowdedError(Exception):
+    """A pickle of more than any checkpoint has. The message says what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,19 @@ class Inert:
         return (named or self.made_by).name
 
 
+_PLAIN_LOAD: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore
+
+
+def _counting(code: bytes) -> Callable[[InertUnpickler], None]:
+    """How pickle itself loads a container, and counts it."""
+
+    def load(unpickler: InertUnpickler) -> None:
+        unpickler.count()
+        _PLAIN_LOAD[code[0]](unpickler)
+
+    return load
+
+
 class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] - the one in C has no such hooks
     """An unpickler that calls the functions it is given and no others, and imports nothing.
 
@@ -61,9 +81,10 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     """
 
     stack: list[Any]
+    metastack: list[list[Any]]
     read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PLAIN_LOAD)
 
     def __init__(
         self,
@@ -81,6 +102,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             outside: gives what the pickle refers to outside itself.
         """
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self._n_held = 0
         self.foreign: dict[str, None] = {}
         self._known = known
         self._makers = makers
@@ -111,14 +133,31 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             raise pickle.UnpicklingError("arguments that are no tuple")
         held = cast("tuple[object, ...]", args)
         if isinstance(maker, ForeignClass):
+            self.count()
             if len(self.foreign) < _LISTED:
                 self.foreign[maker.name] = None
             return Inert(maker, held, [] if state is None else [state])
         if isinstance(maker, Inert):
+            self.count()
             return Inert(maker.made_by, (maker, *held))
         if callable(maker) and maker in self._makers:
             return maker(*held)
         raise pickle.UnpicklingError(f"a call of a {type(maker).__name__}")
+
+    def count(self) -> None:
+        """Count one more container or object.
+
+        Raises:
+            CrowdedError: they are more than any checkpoint has.
+        """
+        self._n_held += 1
+        if self._n_held > _HELD:
+            raise CrowdedError(f"more than {_HELD} lists, dictionaries and objects")
+
+    def _mark(self) -> None:
+        if len(self.metastack) >= _OPEN:
+            raise CrowdedError(f"containers nested more than {_OPEN} deep")
+        _PLAIN_LOAD[pickle.MARK[0]](self)
 
     def _instantiate(self, klass: object, args: object) -> None:
         self._push(self.make(klass, tuple(cast("list[object]", args))))
@@ -171,6 +210,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         self._set([key, value])
 
     def _dictionary(self) -> None:
+        self.count()
         items = self.pop_mark()
         self._push({})
         self._set(items)
@@ -182,6 +222,11 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         (length,) = struct.unpack("<Q", self.read(8))
         self._push(bytearray(self.read(length)))
 
+    dispatch[pickle.MARK[0]] = _mark
+    dispatch[pickle.EMPTY_DICT[0]] = _counting(pickle.EMPTY_DICT)
+    dispatch[pickle.EMPTY_LIST[0]] = _counting(pickle.EMPTY_LIST)
+    dispatch[pickle.EMPTY_SET[0]] = _counting(pickle.EMPTY_SET)
+    dispatch[pickle.LIST[0]] = _counting(pickle.LIST)
     dispatch[pickle.REDUCE[0]] = _reduce
     dispatch[pickle.NEWOBJ[0]] = _reduce
     dispatch[pickle.NEWOBJ_EX[0]] = _reduce_with_keywords

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import cast
@@ -16,6 +16,8 @@ from specdiag.errors import SourceError
 
 _DEPTH = 64
 _REPEATED = 100_000
+_ENTERED = 1_000_000
+_SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 _DIGITS = 10**100
 
 
@@ -70,28 +72,33 @@ class Walk:
             self._name(path, "a set", list(cast("AbstractSet[object]", value)))
         return self
 
-    def _descend(self, value: object, entries: Sequence[tuple[object, object]], path: tuple[object, ...]) -> None:
+    def _descend(self, value: object, entries: Iterable[tuple[object, object]], path: tuple[object, ...]) -> None:
         kind = training_state(value)
         if kind is not None:
             self.left.append((joined(path), kind))
             return
-        self._count(value, len(entries), path)
+        self._count(value, path)
         self._open.add(id(value))
         for key, inner in entries:
-            self.enter(inner, (*path, key))
+            if type(inner) not in _SCALARS:
+                self.enter(inner, (*path, key))
         self._open.discard(id(value))
 
-    def _count(self, value: object, n_entries: int, path: tuple[object, ...]) -> None:
+    def _count(self, value: object, path: tuple[object, ...]) -> None:
         if len(path) > _DEPTH:
             raise SourceError(f"'{self._label}' nests dictionaries more than {_DEPTH} deep: save the state_dict alone")
         if id(value) in self._visits.entered:
-            self._visits.repeated += n_entries
+            self._visits.repeated += _length(value)
         if self._visits.repeated > _REPEATED:
             raise SourceError(
                 f"'{self._label}' holds the same dictionaries under more than {_REPEATED} names: "
                 "save the state_dict alone"
             )
         self._visits.entered.add(id(value))
+        if len(self._visits.entered) > _ENTERED:
+            raise SourceError(
+                f"'{self._label}' holds more than {_ENTERED} lists and dictionaries: save the state_dict alone"
+            )
 
     def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
         name = joined(path)
@@ -159,12 +166,16 @@ def _written(key: object) -> str:
         return f"<{type(key).__name__}>"
 
 
-def _entries(value: object) -> Sequence[tuple[object, object]] | None:
+def _entries(value: object) -> Iterable[tuple[object, object]] | None:
     """Keys and values of a container, None for anything else."""
     if isinstance(value, Mapping):
-        return list(cast("Mapping[object, object]", value).items())
+        return cast("Mapping[object, object]", value).items()
     if isinstance(value, (list, tuple)):
-        return list(enumerate(cast("Sequence[object]", value)))
+        return enumerate(cast("Sequence[object]", value))
     if isinstance(value, Inert) and (value.items or value.elements):
-        return value.items or list(enumerate(value.elements))
+        return value.items or enumerate(value.elements)
     return None
+
+
+def _length(value: object) -> int:
+    return len(value.items or value.elements) if isinstance(value, Inert) else len(cast("Sized", value))

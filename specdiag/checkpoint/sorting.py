@@ -10,9 +10,12 @@ from typing import Any, cast
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.checkpoint.wrappers import duplicate
+from specdiag.errors import SourceError
 from specdiag.records import Skipped, Source
 
 
@@ -45,6 +48,7 @@ def sort_tensors(
 
     Raises:
         UsageError: the role map or the number of experts is wrong.
+        SourceError: a tensor has the name that a part of another is given.
     """
     tied = _tied(tensors)
     settled = {t.name: t.reason for t in tensors if t.reason is not None}
@@ -56,11 +60,13 @@ def sort_tensors(
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)
         said += remarks
+    matrices = tuple(_matrix(t, part) for t in tensors for part in parts.get(t.name, ()))
+    _require_distinct(matrices, source)
     return Checkpoint(
         source=source,
         architecture=architecture(config),
         config=config,
-        matrices=tuple(_matrix(t, part) for t in tensors for part in parts.get(t.name, ())),
+        matrices=matrices,
         skipped=tuple(
             Skipped(name=t.name, shape=t.shape, dtype=t.dtype, reason=reasons[t.name])
             for t in tensors
@@ -72,6 +78,15 @@ def sort_tensors(
         stored=tuple(tensors),
         opening=Opening.of({"role_map": options.role_map, "experts": options.experts, "seed": options.seed}),
     )
+
+
+def _require_distinct(matrices: Sequence[WeightMatrix], source: Source) -> None:
+    twice = duplicate(matrix.key for matrix in matrices)
+    if twice is not None:
+        raise SourceError(
+            f"{source.location} holds a tensor of the name '{brief(twice)}', which a part of another tensor is given: "
+            "rename it"
+        )
 
 
 def architecture(config: dict[str, Any]) -> str | None:

@@ -80,8 +80,13 @@ def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[st
 
 
 def _entries(content: Mapping[object, object], label: str) -> list[_Entry]:
-    visits = Visits()
-    return [_Entry(key, value, Walk(label, visits).enter(value)) for key, value in content.items()]
+    visits, nothing = Visits(), Walk(label)
+
+    def walked(value: object) -> Walk:
+        walk = Walk(label, visits).enter(value)
+        return walk if walk.tensors or walk.left else nothing
+
+    return [_Entry(key, value, walked(value)) for key, value in content.items()]
 
 
 def _find(
@@ -135,7 +140,7 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     candidates = [[entry] for entry in holders if not _BESIDE_WEIGHTS.fullmatch(entry.name.lower())]
     candidates += [loose] if loose else []
     if not candidates:
-        what = "weights" if any(entry.walk.tensors for entry in entries) else "tensors"
+        what = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
         raise SourceError(f"'{label}' holds no {what}; its keys are {_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]
     if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):

@@ -10,13 +10,16 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 import torch
 
-from specdiag.checkpoint.inert import ForeignClass, InertUnpickler
+from specdiag.checkpoint.file_map import FileMap
+from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
+from specdiag.checkpoint.safetensors_file import read_range
 from specdiag.checkpoint.torch_rebuild import Held, StorageKind, itemsize, known_names, makers
 from specdiag.errors import SourceError
 
@@ -36,10 +39,12 @@ class Opened:
     Attributes:
         content: tensors in containers, and inert objects.
         foreign: the classes and functions that were not called.
+        mapped: where in memory the tensors of `content` have the file; None where nothing of it is mapped.
     """
 
     content: object
     foreign: tuple[str, ...]
+    mapped: FileMap | None = None
 
 
 def open_torch(path: Path, label: str) -> Opened:
@@ -59,6 +64,8 @@ def open_torch(path: Path, label: str) -> Opened:
         return _open_legacy(path, label) if entries is None else _open_zip(path, entries)
     except MemoryError as error:
         raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
+    except CrowdedError as error:
+        raise SourceError(f"'{label}' holds {error}: save the state_dict alone") from error
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0][:200]
         raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
@@ -83,7 +90,8 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
                 storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
             return Held(storages[key], kind.dtype)
 
-        return _unpickled(io.BytesIO(_member(held[pickled], file)), load)
+        opened = _unpickled(io.BytesIO(_member(held[pickled], file)), load)
+        return replace(opened, mapped=mapped.place())
 
 
 def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
@@ -125,7 +133,7 @@ def _open_legacy(path: Path, label: str) -> Opened:
             return Held(_part(storages[key], view, itemsize(kind.dtype)), kind.dtype)
 
         file.seek(begin)
-        return _unpickled(file, load)
+        return replace(_unpickled(file, load), mapped=mapped.place())
 
 
 def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> dict[str, tuple[int, int]]:
@@ -155,15 +163,25 @@ class _Mapped:
         """Some bytes of it: a copy where they are not aligned, or are in the order of another processor."""
         if n_bytes == 0:
             return torch.UntypedStorage(0)
+        if begin % itemsize(dtype) or self._swap:
+            return self._copied(begin, n_bytes, dtype)
         if self._whole is None:
             size = self._path.stat().st_size
             self._whole = torch.UntypedStorage.from_file(str(self._path), False, size)
-        part = cast("torch.UntypedStorage", self._whole)[begin : begin + n_bytes]
-        if begin % itemsize(dtype) or self._swap:
-            part = part.clone()
+        return cast("torch.UntypedStorage", self._whole)[begin : begin + n_bytes]
+
+    def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
+        held = np.empty(n_bytes, np.uint8)
+        read_range(self._path, str(self._path), begin, held)
+        part = torch.from_numpy(held).untyped_storage()
         if self._swap:
             part.byteswap(dtype)
         return part
+
+    def place(self) -> FileMap | None:
+        """Where the file lies in memory, None where it was not mapped."""
+        whole = cast("torch.UntypedStorage | None", self._whole)
+        return None if whole is None else FileMap(self._path, whole.data_ptr(), whole.nbytes())
 
 
 class _Bounded(io.BufferedReader):

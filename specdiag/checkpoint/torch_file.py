@@ -42,7 +42,7 @@ def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[st
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
     weights, notes = find_weights(cast("Mapping[object, object]", content), label)
-    return list_tensors(weights, label), [*notes, *_not_made(opened.foreign, label)]
+    return list_tensors(weights, label, opened.mapped), [*notes, *_not_made(opened.foreign, label)]
 
 
 def _named(content: object) -> str:

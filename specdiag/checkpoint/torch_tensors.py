@@ -13,6 +13,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from specdiag.checkpoint.file_map import FileMap
+from specdiag.checkpoint.repeats import Repeats
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 
@@ -44,10 +46,6 @@ _NAMES = {
 _TWO_A_BYTE = "float4_e2m1fn_x2"
 
 
-_LARGEST_REPEATED = 1 << 28
-"""Bytes to which a view may repeat fewer stored ones: a small file may claim any shape."""
-
-
 class Unread(torch.Tensor):
     """A tensor of a file that has a shape and a type, and no values that can be read.
 
@@ -71,17 +69,18 @@ class Unread(torch.Tensor):
         return tensor
 
 
-def list_tensors(tensors: Mapping[str, torch.Tensor], label: str) -> list[StoredTensor]:
+def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMap | None = None) -> list[StoredTensor]:
     """One stored tensor for each entry, in order; nothing is copied until it is read.
 
     Args:
         tensors: names and tensors, on any device.
         label: where they come from, for messages.
+        mapped: the file that they point into.
     """
-    return [
-        _stored(name, tensor if isinstance(tensor, Unread) else tensor.detach(), label)
-        for name, tensor in tensors.items()
-    ]
+    detached = {name: t if isinstance(t, Unread) else t.detach() for name, t in tensors.items()}
+    repeats = Repeats()
+    repeats.hold(tensor for tensor in detached.values() if _oddity(tensor) is None)
+    return [_stored(name, tensor, label, mapped, repeats) for name, tensor in detached.items()]
 
 
 def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -89,8 +88,7 @@ def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (int(tensor.numel()),) if tensor.is_nested else tuple(int(size) for size in tensor.shape)
 
 
-def _stored(name: str, tensor: torch.Tensor, label: str) -> StoredTensor:
-    tensor = tensor if isinstance(tensor, Unread) else tensor.detach()
+def _stored(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, repeats: Repeats) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
     oddity = _oddity(tensor)
     shape = _shape(tensor, dtype)
@@ -100,9 +98,9 @@ def _stored(name: str, tensor: torch.Tensor, label: str) -> StoredTensor:
         dtype=_NAMES.get(dtype, dtype) if oddity is None else f"{dtype} ({oddity})",
         nbytes=math.prod(shape) * tensor.element_size(),
         file=label,
-        read=partial(_read, name, tensor, label),
+        read=partial(_read, name, tensor, label, mapped),
         storage=_storage(tensor) if oddity is None and tensor.numel() else None,
-        reason=_repeated(tensor) if oddity is None else None,
+        reason=repeats.too_many(tensor) if oddity is None and _fits(tensor) else None,
     )
 
 
@@ -127,13 +125,6 @@ def _oddity(tensor: torch.Tensor) -> str | None:
     return None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
 
 
-def _repeated(tensor: torch.Tensor) -> str | None:
-    held = tensor.untyped_storage().nbytes()
-    if tensor.nbytes <= max(held, _LARGEST_REPEATED) or not _fits(tensor):
-        return None
-    return f"a view that repeats {held} stored bytes to {tensor.nbytes}"
-
-
 def _fits(tensor: torch.Tensor) -> bool:
     """Whether the storage is as long as the view's strides reach."""
     reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -145,11 +136,14 @@ def _storage(tensor: torch.Tensor) -> Hashable:
     return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
-def _read(name: str, tensor: torch.Tensor, label: str, index: int | None = None) -> NDArray[Any]:
+def _read(
+    name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None
+) -> NDArray[Any]:
     """A copy that belongs to the caller: the tensor may be a live parameter or a map of a file."""
     if not _fits(tensor):
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]
+    values = values if mapped is None else mapped.fetch(values, label)
     if values.dtype.is_floating_point and values.element_size() == 1:
         values = values.view(torch.uint8)  # numpy has no such types: codes travel as bytes
     values = values.to("cpu", copy=True, memory_format=torch.contiguous_format).resolve_conj().resolve_neg()

@@ -12,6 +12,8 @@ from specdiag.errors import SourceError
 
 _COMPILED = "_orig_mod."
 _PARALLEL = "module."
+_COUNTER = "n_averaged"
+"""What torch's AveragedModel keeps beside its module."""
 
 
 def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
@@ -38,7 +40,7 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
 def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
     names = [tensor.name.replace(_COMPILED, "") for tensor in tensors]
     taken = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
-    while names and all(name.startswith(_PARALLEL) and name != _PARALLEL for name in names):
+    while _all_parallel(names):
         names = [name.removeprefix(_PARALLEL) for name in names]
         taken.append(_PARALLEL)
     if not taken:
@@ -48,6 +50,11 @@ def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTe
         raise SourceError(f"{where} holds '{twice}' with and without a wrapper's prefix: save the plain model")
     notes = [f"Took the wrapper prefix '{prefix}' off the names." for prefix in dict.fromkeys(taken)]
     return [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)], notes
+
+
+def _all_parallel(names: Sequence[str]) -> bool:
+    inside = [name for name in names if name != _COUNTER]
+    return bool(inside) and all(name.startswith(_PARALLEL) and name != _PARALLEL for name in inside)
 
 
 def duplicate(names: Iterable[str]) -> str | None:

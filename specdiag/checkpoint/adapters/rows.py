@@ -61,9 +61,14 @@ def update_rows(
 def _remarks(adapter: Adapter) -> list[str]:
     config, updates = adapter.config, adapter.updates
     notes = remarks_on_updates(adapter)
-    if not adapter.holds_base and updates:
+    whole = {weight.name for weight in adapter.weights if len(weight.shape) > 1}
+    changed = sum(update.name in whole for update in updates)
+    if not adapter.holds_base and changed < len(updates):
         made_for = f"made for {config.base}: give --base {config.base}" if config.base else "give --base MODEL"
-        notes.insert(0, f"The rows are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
+        rows = f"{len(updates)} of the rows" if whole else "The rows"
+        notes.insert(0, f"{rows} are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
+    elif not adapter.holds_base and changed:
+        notes.insert(0, f"{changed} of the rows are updates s B A of weights that lie in the same file.")
     if any(update.magnitude is not None for update in updates):
         notes.append("DoRA's update depends on W: these rows are of s B A alone, without its magnitudes.")
     if config.moved is not None:
