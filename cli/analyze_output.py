@@ -48,6 +48,8 @@ class Target:
                 raise UsageError(
                     f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet"
                 )
+            if format not in ("table", "json") and out.suffix == ".json":
+                raise UsageError(f"'{out.name}' would hold {format}: name a .{format} file, or choose -f json")
             check_writable(out)
         return cls(format, out, spectra, all_rows)
 

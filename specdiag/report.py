@@ -7,6 +7,7 @@ Reading a report imports neither torch nor numpy. A report of a newer schema is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import os
@@ -37,6 +38,8 @@ COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 LIMIT = 1 << 30
 """Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
 _RANDOMIZED = "[randomized]"
+_DESCRIPTORS = {"/dev/stdin": "0", "/dev/stdout": "1", "/dev/stderr": "2"}
+_FOLDERS = (Path("/dev/fd"), Path("/proc/self/fd"))
 _ADVICE = "make one with 'specdiag analyze'"
 
 T = TypeVar("T")
@@ -304,8 +307,12 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: the folder {folder} does not exist")
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; name a file")
+    if is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+        return
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -313,10 +320,16 @@ def check_writable(path: Path) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write through a temporary file in the same folder, synced and renamed: a reader sees the old or the new.
 
+    A link stays one: the file that it leads to is replaced. A pipe, a device or a descriptor is written into.
+
     Raises:
         UsageError: if the folder cannot be written.
         ComputationError: if the disk is full; nothing is left behind.
     """
+    if is_stream(path):
+        _write_into(path, data)
+        return
+    path = path.resolve()
     try:
         handle, temporary = create_unique(path.parent, f".{path.name}.")
     except OSError as error:
@@ -330,6 +343,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path names a pipe, a device or an open descriptor, such as /dev/stdout: what must never be replaced."""
+    folder = path.parent.resolve()
+    in_use = folder == Path("/dev") or folder.match("/proc/*/fd") or folder.match("/proc/*/task/*/fd")
+    return in_use or (path.exists() and not path.is_file())
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    held = _DESCRIPTORS.get(str(path), path.name if path.parent in _FOLDERS else "")
+    target = int(held) if held.isdecimal() else path
+    try:
+        # An open descriptor itself: to open its file anew would begin at its start, and cut it.
+        with open(target, "wb", buffering=0, closefd=target is path) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) or 0 :]
+    except OSError as error:
+        raise ComputationError(f"writing {path} failed: {error.strerror}") from error
 
 
 def _spectra_path(path: Path) -> Path:

@@ -1,11 +1,16 @@
 """Small files are read whole where that ends, and decoded with one kind of error."""
 
 import os
+import stat
+import threading
+from pathlib import Path
 
 import msgspec
 import pytest
+from helpers import PATIENCE
 
 from specdiag.files import decode_toml, json_decoder, msgpack_decoder, read_start, read_whole, toml_decoder
+from specdiag.report import check_writable, write_atomically
 
 
 class Thing(msgspec.Struct):
@@ -59,3 +64,30 @@ def test_bad_data_is_one_kind_of_error(maker, data):
 def test_good_data():
     assert json_decoder(Thing)(b'{"n":3}') == toml_decoder(Thing)(b"n=3") == msgpack_decoder(Thing)(b"\x81\xa1n\x03")
     assert decode_toml(b"a.b = [1.5, 2.5]\n" * 1) == {"a": {"b": [1.5, 2.5]}}
+
+
+def test_a_pipe_is_written_into_and_a_link_stays_a_link(tmp_path):
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.json", tmp_path / "elsewhere" / "target.json"
+    os.mkfifo(pipe)
+    target.parent.mkdir()
+    link.symlink_to(target)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    for path in (pipe, link):
+        check_writable(path)
+        write_atomically(path, b"data")
+    reader.join(PATIENCE)
+    assert read == [b"data"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"data"
+
+
+def test_an_open_descriptor_is_written_into(tmp_path):
+    with (tmp_path / "out").open("wb+", buffering=0) as file:
+        path = Path(f"/dev/fd/{file.fileno()}")
+        file.write(b"before ")
+        write_atomically(path, b"data")
+        file.write(b" after")
+    assert (tmp_path / "out").read_bytes() == b"before data after"
