@@ -13,6 +13,7 @@ from specdiag.errors import UsageError
 from . import options, output, processes
 
 _ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
+_OF_RANKING = ("sources", "format", "out", "all_rows", "cache")
 
 
 @output.guarded
@@ -66,16 +67,30 @@ def compare(
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
     130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
+    from specdiag.report import check_writable, is_report
+
     if _are_runs(sources):
         unfinished = _unfinished(sources)
         if unfinished and len(sources) == 2:
             output.talk(f"no ranking: {unfinished[0]} has not come to its end", "yellow")
         else:
+            if out is not None:
+                check_writable(out)
+            alone = len(sources) > 2 or format is not options.Format.table
+            if alone and (
+                idle := [name for name in ctx.params if name not in _OF_RANKING and options.is_given(ctx, name)]
+            ):
+                raise UsageError(
+                    f"runs are ranked by their losses here, and {options.listed(idle)} would do nothing: name two runs "
+                    "with -f table, or checkpoints of them"
+                )
+            if alone and out is not None and format is options.Format.table:
+                raise UsageError("a ranking is saved as -f json, csv or md: say which")
             converged = _rank(sources, format, out)
             if len(sources) == 2 and not converged and format is options.Format.table:
                 output.talk("the weights are not compared: those of a run that diverged are not its end", "yellow")
                 return
-            if len(sources) > 2 or format is not options.Format.table:
+            if alone:
                 return
     if len(sources) != 2:
         raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
@@ -83,12 +98,13 @@ def compare(
     from specdiag.comparison.comparer import compare as run
     from specdiag.comparison.comparer import failures
     from specdiag.comparison.limits import exceeding, parse_limits
-    from specdiag.report import check_writable
 
     from . import compare_output as show
     from .progress import analysis_bar
 
     limits = parse_limits(fail_above or [])
+    if options.is_given(ctx, "subspace") and (weights is False or any(is_report(Path(source)) for source in sources)):
+        raise UsageError("--subspace is of the weights, which are not compared here: leave it out")
     if out is not None:
         check_writable(out)
     ranks = processes.join()
@@ -128,6 +144,7 @@ def _unfinished(sources: list[str]) -> list[str]:
 
 def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
     """Print or save the ranking; whether every run has a finite loss."""
+    from specdiag.report import write_atomically
     from specdiag.train.ranking import rank
 
     from .train_output import ranking, ranking_data
@@ -140,5 +157,5 @@ def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
     if out is None:
         output.write(data)
     else:
-        out.write_bytes(data)
+        write_atomically(out, data)
     return all(math.isfinite(row.loss) for row in rows)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specdiag.errors import SourceError
+from specdiag.errors import SourceError, UsageError
 
 from . import options, output
 
@@ -32,6 +32,8 @@ class LrSchedule(StrEnum):
 
 
 _ANALYSIS = ("revision", "file", "role_map", "experts", "device", "dtype", "jobs", "memory")
+_OF_LINEAR = ("s1", "s2")
+_OF_SCHEDULE = ("steps_total", "warmup", "lr_shape", "momentum", "target_norm")
 _POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
 
 
@@ -134,6 +136,7 @@ def recommend(
 
     if out is not None:
         check_writable(out)
+    _check_idle(ctx, rule, schedule)
     source = source or _newest_report()
     from_report = is_report(Path(source))
     given = {name: value for name in _ANALYSIS if (value := options.plain(ctx.params[name])) not in (None, "auto")}
@@ -163,6 +166,14 @@ def recommend(
         with analysis_bar() as bar:
             made = plan_for(source, **choices, **given, cache=options.cache_folder(), progress=bar)
     show.answer(made, base, export, out, all_rows=all_rows)
+
+
+def _check_idle(ctx: typer.Context, rule: Rule, schedule: str | None) -> None:
+    """Raise UsageError for options of a rule or a schedule that was not chosen."""
+    if rule is not Rule.linear and (idle := options.given(ctx, _OF_LINEAR)):
+        raise UsageError(f"{options.listed(idle)} belongs to --rule linear, not to {rule.value}")
+    if schedule is None and (idle := options.given(ctx, _OF_SCHEDULE)):
+        raise UsageError(f"{options.listed(idle)} belongs to --schedule: add --schedule adamc or scionc")
 
 
 def _run_beside(source: str) -> Path | None:

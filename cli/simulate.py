@@ -114,6 +114,8 @@ def simulate(
 
         simulate_check.run(check, _told(ctx), format.value, out)
         return
+    if options.is_given(ctx, "seed") and not stochastic:
+        raise UsageError("--seed belongs to --stochastic: add it, or leave the seed out")
     common: dict[str, Any] = {"lr_shape": lr_shape.value, "shape": parse_shape(shape), "initial_rms": initial_rms}
     common |= {"stochastic": stochastic, "seed": seed}
     if appendix_a:

@@ -51,6 +51,8 @@ def go_on(
         source = str(newest_run(Path()))
         output.talk(f"taking the newest run here, {source}", "dim")
     continues = after.sample is not None
+    if after.sample == "":
+        raise UsageError("--sample needs a beginning to go on from")
     run = prepare(Request(source=Path(source), layout=layout, config=config, continues_text=continues, **asked))
     _check_other(compare, run.config.recipe.decay)
     _with_another(run, compare, after)
@@ -69,7 +71,7 @@ def start(
     from specdiag.train.begin import begin
     from specdiag.train.changes import changed, settings_of
     from specdiag.train.recipe import load_recipe, preset_names
-    from specdiag.train.sampling import check_task
+    from specdiag.train.sampling import check_beginning
 
     _speak_on_one_rank()
     if source is None:
@@ -78,7 +80,7 @@ def start(
         raise UsageError(f"'{source}' is a folder: 'specdiag train {source} --resume' goes on with it")
     recipe = changed(load_recipe(source), changes)
     if after.sample is not None:
-        check_task(recipe.task)
+        check_beginning(after.sample, recipe.task)
     _check_other(compare, recipe.decay)
     folder = out or Path(Path(source).stem)
     if sweep is not None:
@@ -90,13 +92,15 @@ def start(
 
 
 def _with_another(run: Run, rule: str | None, after: After) -> None:
-    from specdiag.train.beside import beside
+    from specdiag.train.beside import beside, held_beside
     from specdiag.train.ranking import is_finished, rank
 
-    _train(run, after, alone=rule is None)
     if rule is None:
+        _train(run, after, alone=True)
         return
     folder = run.folder.with_name(f"{run.folder.name}-{rule}")
+    held_beside(run, rule, folder)
+    _train(run, after, alone=False)
     if is_finished(folder, run.steps_total):
         output.talk(f"{folder} is finished and taken as it is", "dim")
     else:

@@ -314,7 +314,7 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     assert whole.exit_code == 0, whole.output
     for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform (decay "):
         assert words in whole.output, words
-    assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final.specdiag.json").records
+    assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final-2.specdiag.json").records
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
     assert run(app, ["plot", "decay", "tiny", "-o", "decay.png"]).exit_code == 0
     again = run(app, sweep)

@@ -337,6 +337,8 @@ def test_limits():
     ):
         with pytest.raises(UsageError, match=message):
             parse_limits([text])
+    with pytest.raises(UsageError, match=r"alpha has the limit 0 already"):
+        parse_limits(["alpha=0", "alpha=100"])
     assert len(set(LIMITS)) == len(LIMITS)
 
 
@@ -379,6 +381,8 @@ def test_command_in_a_pipeline(tmp_path):
     assert "relative_change 1." in err
     assert "13 matrices" in out
     assert run(a, b, "--fail-above", "alfa=1")[0] == 2
+    code, out, err = run(a, b, "--subspace", "3", "--no-weights")
+    assert (code, "--subspace is of the weights" in err) == (2, True)
     assert run(a, tmp_path / "nowhere.safetensors")[0] == 3
 
 

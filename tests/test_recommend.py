@@ -545,6 +545,17 @@ def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
     assert "proportional to lr^2" in result.stdout
 
 
+def test_options_of_what_was_not_chosen_are_refused(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    for arguments, words in (
+        (("--rule", "sqrt", "--s1", "0.5"), "--s1 belongs to --rule linear, not to sqrt"),
+        (("--steps-total", "100"), "--steps-total belongs to --schedule"),
+        (("--target-norm", "3", "--momentum", "0.1"), "--momentum, --target-norm belongs to --schedule"),
+    ):
+        result = run(str(path), *arguments)
+        assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
 def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     path = PAPER.save(tmp_path / "r.json")
     code = (

@@ -583,6 +583,7 @@ def test_appendix_a_on_the_command_line():
         ((*SETTING, "--shape", "3x4x5"), "write 768x3072"),
         ((*SETTING, "--optimizer", "lamb"), "unknown --optimizer 'lamb'"),
         ((*SETTING, "-o", "/nowhere/a.png"), "/nowhere"),
+        ((*SETTING, "--seed", 3), "--seed belongs to --stochastic"),
     ],
 )
 def test_bad_input_is_one_sentence(args, message):

@@ -34,13 +34,15 @@ def parse_limits(texts: list[str]) -> dict[str, float]:
     """`METRIC=VALUE`, several of them.
 
     Raises:
-        UsageError: one is not of that form.
+        UsageError: one is not of that form, or two are of one metric.
     """
     limits: dict[str, float] = {}
     for text in texts:
         metric, _, value = text.partition("=")
         if metric not in LIMITS:
             raise UsageError(f"--fail-above {text}: unknown metric '{metric}'; choose from {', '.join(LIMITS)}")
+        if metric in limits:
+            raise UsageError(f"--fail-above {text}: {metric} has the limit {limits[metric]:g} already; leave one out")
         try:
             limits[metric] = float(value)
         except ValueError:

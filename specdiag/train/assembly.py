@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from specdiag.decay.groups import fit
@@ -94,10 +94,11 @@ def assemble(parts: Parts) -> Run:
     """
     run, recipe, said = parts.folder, parts.recipe, parts.said
     arguments = _arguments(run, parts.settings.values, recipe.steps_total)
+    _check_schedule(arguments, recipe.steps_total)
     existed = run.exists()
     wait_for_all()
     with arguments.main_process_first(local=False):
-        run.mkdir(parents=True, exist_ok=True)
+        _make(run)
         lock = lock_run(run)
         said += [lock.note] if lock is not None and lock.note else []
     if not parts.in_place and (run / CONFIG).exists():
@@ -206,9 +207,32 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
     theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
     try:
         return TrainingArguments(**{**batch, **theirs, **ours})
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"transformers does not take these settings ({reason:.300}): say others with --set") from error
+
+
+def _make(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {run}: {error.strerror}; name another with --out") from error
+
+
+def _check_schedule(arguments: TrainingArguments, steps_total: int) -> None:
+    """Raise now what the Trainer would raise when the folder is a run already."""
+    kind, told = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    try:
+        get_scheduler(
+            kind, optimizer, num_warmup_steps=arguments.get_warmup_steps(steps_total), num_training_steps=steps_total,
+            scheduler_specific_kwargs=cast("Any", told),
+        )  # fmt: skip
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(
+            f"there is no lr schedule '{getattr(kind, 'value', kind)}' with lr_scheduler_kwargs {told!r:.80} "
+            f"({error!s:.200})"
+        ) from error
 
 
 def _check_reporting(name: str) -> None:

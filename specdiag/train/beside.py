@@ -8,7 +8,7 @@ import msgspec
 
 from specdiag.errors import UsageError
 from specdiag.train.begin import begin
-from specdiag.train.config import load_config
+from specdiag.train.config import RunConfig, load_config
 from specdiag.train.data import BYTES
 from specdiag.train.request import Request
 from specdiag.train.resume import prepare
@@ -30,14 +30,10 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
         UsageError: the rule is unknown, or the folder holds something else.
         SourceError: the source is no longer what it was.
     """
-    check_rule_options(rule, {})
-    held = load_config(folder)
+    held = held_beside(run, rule, folder)
     config, recipe = run.config, run.config.recipe
     if held is not None:
         planned = held.recipe.steps_total
-        wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=planned)
-        if (held.recipe, held.source) != (wanted, config.source):
-            raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
         return prepare(Request(source=folder, steps_total=recipe.steps_total if recipe.steps_total > planned else None))
     if not config.source:
         return begin(msgspec.structs.replace(recipe, decay=rule, alphadecay={}), folder)
@@ -51,6 +47,27 @@ def beside(run: Run, rule: str, folder: Path) -> Run:
             tokenizer=_tokenizer(run),
         )
     )  # fmt: skip
+
+
+def held_beside(run: Run, rule: str, folder: Path) -> RunConfig | None:
+    """The configuration of the other run where it is there already.
+
+    Args:
+        run: as it was prepared.
+        rule: a rule without options.
+        folder: of the other run.
+
+    Raises:
+        UsageError: the rule is unknown, or the run that is there differs in more than its decay and its length.
+    """
+    check_rule_options(rule, {})
+    held, config = load_config(folder), run.config
+    if held is None:
+        return None
+    wanted = msgspec.structs.replace(config.recipe, decay=rule, alphadecay={}, steps_total=held.recipe.steps_total)
+    if (held.recipe, held.source) != (wanted, config.source):
+        raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
+    return held
 
 
 def _tokenizer(run: Run) -> str | None:

@@ -20,18 +20,26 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` by name; values are TOML, and text where they are none.
 
     Raises:
-        UsageError: there is no name or no equals sign.
+        UsageError: there is no name or no equals sign, or a name stands twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name.strip() or not equals:
-            raise UsageError(f"'{text}' is not NAME=VALUE, such as bf16=true or model.num_hidden_layers=4")
-        try:
-            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name.strip()] = value
+            raise UsageError(f"'{text:.80}' is not NAME=VALUE, such as bf16=true or model.num_hidden_layers=4")
+        if name.strip() in found:
+            raise UsageError(f"'{name.strip():.80}' is given twice: leave one out")
+        found[name.strip()] = _value(value)
     return found
+
+
+def _value(text: str) -> Any:
+    """A TOML value; text where it is none, such as a number of more digits than Python reads."""
+    try:
+        content = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return content["value"] if len(content) == 1 else text
 
 
 def settings_of(assignments: Mapping[str, Any]) -> set[str]:
@@ -48,8 +56,9 @@ def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
         assignments: by name: a field, `TABLE.NAME`, or an argument of the Trainer.
 
     Raises:
-        UsageError: there is no such name, or the value cannot be.
+        UsageError: there is no such name, two names mean the same, or the value cannot be.
     """
+    _check_once(assignments)
     content: dict[str, Any] = msgspec.to_builtins(recipe)
     fields = Recipe.__struct_fields__
     for given, value in assignments.items():
@@ -66,6 +75,15 @@ def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     if content["optimizer"] != recipe.optimizer:
         content["optimizer_options"] = _only_given(content, "optimizer_options", assignments)
     return validated(content)
+
+
+def _check_once(assignments: Mapping[str, Any]) -> None:
+    names: dict[str, str] = {}
+    for given in assignments:
+        name = _SHORT.get(given, given).removeprefix("settings.")
+        if name in names:
+            raise UsageError(f"'{names[name]}' and '{given}' mean the same: leave one out")
+        names[name] = given
 
 
 def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, Any]) -> dict[str, Any]:

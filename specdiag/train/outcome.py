@@ -20,6 +20,8 @@ LOSS = "loss"
 """The figure that every task has."""
 SCHEMA = 1
 _AGAIN = "delete it, or continue the run to write it anew"
+_MOST = 1e100
+"""Beyond any loss of float32, and below what a mean of two overflows at."""
 _WINDOW, _DEVIATIONS = 1000, 7.0
 
 
@@ -96,6 +98,9 @@ def _check(path: Path, outcome: Outcome) -> None:
     for side in (outcome.held_out_before, outcome.held_out):
         if side is not None and LOSS not in side:
             raise SourceError(f"{path} has figures without a loss: {_AGAIN}")
+        large = next((name for name, value in (side or {}).items() if value is not None and abs(value) > _MOST), None)
+        if large is not None:
+            raise SourceError(f"{path} has a {large:.80} of {(side or {})[large]:g}, which no run leaves: {_AGAIN}")
     for name in ("step", "steps_total", "seconds", "decay_seconds", "tokens", "diverged_at"):
         value = getattr(outcome, name)
         if value is not None and value < 0:

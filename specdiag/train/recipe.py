@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from specdiag.checks import MOST_RATE
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.files import converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
@@ -28,10 +29,28 @@ _NOT_SETTINGS = {
     "num_train_epochs": "steps_total",
     "output_dir": "the folder of the run",
     "logging_nan_inf_filter": "--stop-on-nan or --no-stop-on-nan",
+    "save_strategy": "save_steps",
+    "logging_strategy": "logging_steps",
+    "resume_from_checkpoint": "--resume",
 }
 """Arguments of the Trainer that are said elsewhere."""
+_NOT_DONE = (
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_train", "do_eval", "do_predict", "disable_tqdm",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub",
+)  # fmt: skip
+"""Arguments of the Trainer without effect: a run is judged before and after, saves here, and shows its own progress."""
 _MAY_BE_INFINITE = ("max_grad_norm",)
 _BEYOND = 1 << 63
+_MOST_LR = 1e32
+"""Times the largest decay it is still a float32: a run may diverge, and is told so."""
+_SEEDS = (0, 2**32 - 1)
+"""numpy takes seeds of 32 bits."""
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "per_device_train_batch_size": (1, math.inf), "per_device_eval_batch_size": (1, math.inf),
+    "gradient_accumulation_steps": (1, math.inf), "dataloader_num_workers": (0, math.inf),
+    "save_total_limit": (1, math.inf), "seed": _SEEDS, "data_seed": _SEEDS, "learning_rate": (0, _MOST_LR),
+    "weight_decay": (0, MOST_RATE), "label_smoothing_factor": (0, 1),
+}  # fmt: skip
 
 
 class Recipe(Record, frozen=True, kw_only=True):
@@ -157,6 +176,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     elsewhere = next((name for name in settings if name in _NOT_SETTINGS), None)
     if elsewhere is not None:
         raise UsageError(f"'{elsewhere}' is no setting here: {_NOT_SETTINGS[elsewhere]} says it")
+    idle = next((name for name in settings if name in _NOT_DONE), None)
+    if idle is not None:
+        raise UsageError(
+            f"'{idle}' is no setting here: a run is evaluated before the first step and after the last, saves every "
+            "save_steps in its own folder, and shows its own progress"
+        )
     types: dict[str, Any] = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)
     for name, value in settings.items():
@@ -167,14 +192,24 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(value, right) or (isinstance(value, bool) and wanted is not bool):
             raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {wanted.__name__}")
         _check_number(name, value)
+    for name, value in settings.items():
+        if isinstance(value, int | float):
+            _check_bounds(name, value)
 
 
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, int) and abs(value) >= _BEYOND:
         raise UsageError(f"'{name}' has {len(str(value)) if abs(value) < 10**4000 else 'thousands of'} digits, "
                          "and is to be a number of 64 bits")  # fmt: skip
-    if isinstance(value, float) and not math.isfinite(value) and name not in _MAY_BE_INFINITE:
+    if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and name not in _MAY_BE_INFINITE)):
         raise UsageError(f"'{name}' is {value}, and it must be a finite number")
+
+
+def _check_bounds(name: str, value: float) -> None:
+    least, most = _BOUNDS.get(name, (-math.inf, math.inf))
+    if not least <= value <= most:
+        allowed = f"{least} to {most:.10g}" if most < math.inf else f"at least {least}"
+        raise UsageError(f"'{name}' is {value}: give a number of {allowed}")
 
 
 def _check_names(given: Iterable[str], kind: str, known: Iterable[str]) -> None:

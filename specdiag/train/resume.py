@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from specdiag.train.folders import new_folder, run_of
 from specdiag.train.hub_data import pin
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.request import Request
+from specdiag.train.sampling import check_task
 from specdiag.train.settings import FRESH, Settings, settings_of
 from specdiag.train.settling import asked, choose_decay, companions, take, total_asked
 from specdiag.train.start import Start, find_start
@@ -39,6 +41,10 @@ except ImportError as error:
     raise MissingExtraError(
         "training needs transformers and accelerate: pip install transformers accelerate"
     ) from error
+
+
+_NOT_OF_THE_RUN = ("source", "fresh_optimizer", "continues_text")
+"""Fields of a request that change nothing in a run that starts over."""
 
 
 def prepare(request: Request) -> Run:
@@ -110,9 +116,14 @@ def _start_over(request: Request, start: Start) -> Run:
     own, in_place = start.own, start.in_place
     if own is None or in_place is None:
         raise UsageError(f"'{request.source}' has no checkpoint to begin another run from: continue it without --out")
-    plain = Request(source=request.source, fresh_optimizer=request.fresh_optimizer)
-    if request != plain:
-        raise UsageError(f"'{in_place}' has no checkpoint yet and starts over as it was configured: give it no options")
+    told = [field.name for field in dataclasses.fields(request) if getattr(request, field.name)]
+    told = [name.replace("_", " ") for name in told if name not in _NOT_OF_THE_RUN]
+    if told:
+        raise UsageError(
+            f"'{in_place}' has no checkpoint yet and starts over as it was configured: leave out {', '.join(told)}"
+        )
+    if request.continues_text:
+        check_task(own.recipe.task)
     return begin(own.recipe, in_place, again=own, said=start.said)
 
 

@@ -11,6 +11,13 @@ from specdiag.errors import ComputationError, UsageError
 _TEMPERATURE = 0.8
 
 
+def check_beginning(text: str, task: str) -> None:
+    """Raise UsageError for an empty text, or a task whose models do not continue texts."""
+    if not text:
+        raise UsageError("--sample needs a beginning to go on from")
+    check_task(task)
+
+
 def check_task(task: str) -> None:
     """Raise UsageError for a task whose models do not continue texts."""
     if task != "causal-lm":

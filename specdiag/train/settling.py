@@ -126,6 +126,10 @@ def choose_decay(
     if choice is None and not given:
         found = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
     if found is not None:
+        if given:
+            raise UsageError(
+                f"--{next(iter(given)).replace('_', '-')} does not change the saved plan {found}: leave it out"
+            )
         said.append(f"The decays are those of {found}.")
         return "plan", {}, load_plan(found)
     live = [name for name in given if name not in ("s1", "s2", "basis")]

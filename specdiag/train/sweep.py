@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,7 +18,7 @@ from specdiag.records import Record
 from specdiag.report import load_report
 from specdiag.train.begin import begin, resolved
 from specdiag.train.changes import changed, parse_assignments
-from specdiag.train.checkpoints import find_complete
+from specdiag.train.checkpoints import find_complete, step_of
 from specdiag.train.config import load_config
 from specdiag.train.outcome import LOSS, load_outcome
 from specdiag.train.ranking import Ranked
@@ -47,7 +47,7 @@ def parse_grid(text: str) -> list[Point]:
         UsageError: a part is not NAME=VALUE,VALUE...
     """
     axes: dict[str, list[str]] = {}
-    for part in shlex.split(text):
+    for part in _parts(text):
         name, equals, values = part.partition("=")
         held = [value for value in values.split(",") if value]
         if not name or not equals or not held or name in axes:
@@ -68,6 +68,14 @@ def parse_grid(text: str) -> list[Point]:
             seen.add(reduced)
             points.append(point)
     return points
+
+
+def _parts(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        reason = str(error).lower()
+        raise UsageError(f"--sweep {text!r:.80} cannot be read ({reason}): close the quotation") from error
 
 
 def folder_name(point: Point) -> str:
@@ -206,6 +214,8 @@ def prepared(recipe: Recipe, points: Sequence[Point], out: Path) -> dict[Point, 
     if len(measures) > 1:
         raise UsageError(f"--sweep: tasks judged by {' and by '.join(sorted(measures))} have no table in common")
     folders = {point: out / folder_name(point) for point in points}
+    if twice := next((f.name for f, n in Counter(folders.values()).items() if n > 1), None):
+        raise UsageError(f"--sweep: two runs would be written to the folder {twice}: rename one of the values")
     return {point: (folders[point], _preparing(recipes[point], folders[point])) for point in points}
 
 
@@ -228,16 +238,17 @@ def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
 def balance_of(run: Path) -> float | None:
     """Standard deviation of alpha_square over attention and MLP matrices of a run's last checkpoint.
 
-    The report is kept in the folder of the run. None for a run that diverged: its last checkpoint is not its end.
+    The report is kept in the folder of the run, under the checkpoint's step: the run may go on later. None for a run
+    that diverged: its last checkpoint is not its end.
     """
     outcome = load_outcome(run)
     if outcome is not None and not math.isfinite((outcome.after or {}).get(LOSS, 0.0)):
         return None
-    path = run / "final.specdiag.json"
+    checkpoint, _ = find_complete(run)
+    if checkpoint is None:
+        return None
+    path = run / f"final-{step_of(checkpoint)}.specdiag.json"
     if not path.exists():
-        checkpoint, _ = find_complete(run)
-        if checkpoint is None:
-            return None
         analyze(checkpoint).save(path)
     return load_report(path).summary.balance_sd
 

@@ -84,8 +84,8 @@ class CrashSafeTrainer(Trainer):
             shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
             raise ComputationError(
-                f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it are whole: free space and "
-                f"go on with 'specdiag train --resume {run}'"
+                f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it, if any, are whole: free "
+                f"space and go on with 'specdiag train --resume {run}'"
             ) from error
         if self.is_world_process_zero():
             rotate(run, self.args.save_total_limit)

@@ -13,7 +13,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
 
-from specdiag.errors import SourceError, UsageError
+from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.train.checkpoints import gguf_in
 from specdiag.train.models import nano_gpt, simple_vit
 from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
@@ -21,7 +21,10 @@ from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
 nano_gpt.register()
 simple_vit.register()
 
-_FAILURES = (StrictDataclassError, OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+_FAILURES = (
+    StrictDataclassError, OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError,
+    ArithmeticError,
+)  # fmt: skip
 """What transformers raises for a configuration or weights that it cannot use."""
 
 
@@ -65,11 +68,14 @@ def new_model(config: Any, task: str, seed: int) -> Any:
 
     Raises:
         UsageError: the model type cannot learn that task.
+        ComputationError: memory ran out.
     """
     set_seed(seed)
     try:
         model = _auto(task).from_config(config, trust_remote_code=False)
     except _FAILURES as error:
+        if "allocate memory" in str(error):
+            raise ComputationError(f"the new model takes more memory than there is ({_first_line(error)})") from error
         raise UsageError(f"transformers has no {config.model_type} model for {task} ({_first_line(error)})") from error
     return model.to(torch.float32)
 

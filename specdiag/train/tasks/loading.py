@@ -40,6 +40,8 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
         SourceError: it is missing or damaged.
     """
     kind = kind_of(recipe.task)
+    if recipe.columns and kind not in ("glue", "classification"):
+        raise UsageError(f"--columns are those of labelled texts, and the task is {recipe.task}: leave them out")
     if kind == "images":
         from specdiag.train.tasks.images import EpochCallback, load_images
 

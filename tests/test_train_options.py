@@ -1,0 +1,198 @@
+"""Nonsense and contradictions given to `specdiag train`: one sentence before the first step, and no folder left."""
+
+import shutil
+
+import msgspec
+import pytest
+from specdiag_cli.main import app
+from typer.testing import CliRunner
+
+from specdiag import ComputationError, SourceError, UsageError
+from specdiag.train.begin import begin
+from specdiag.train.beside import beside
+from specdiag.train.changes import changed, parse_assignments
+from specdiag.train.outcome import Outcome, load_outcome, save_outcome
+from specdiag.train.recipe import Recipe
+from specdiag.train.request import Request
+from specdiag.train.resume import prepare
+from specdiag.train.sweep import balance_of, parse_grid, prepared
+
+MODEL = {
+    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
+    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def recipe(text):
+    return Recipe(
+        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
+        steps_total=2, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
+        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 1, "logging_steps": 1,
+                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def written(recipe, tmp_path):
+    """The recipe as a file."""
+    path = tmp_path / "tiny.toml"
+    path.write_bytes(msgspec.toml.encode(recipe))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("seed=-1", "'seed' is -1: give a number of 0 to 4294967295"),
+        ("data_seed=4294967296", "of 0 to 4294967295"),
+        ("gradient_accumulation_steps=0", "at least 1"),
+        ("per_device_eval_batch_size=0", "at least 1"),
+        ("batch_size=0", "'per_device_train_batch_size' is 0"),
+        ("dataloader_num_workers=-1", "at least 0"),
+        ("learning_rate=1e300", "0 to 1e\\+32"),
+        ("weight_decay=-0.1", "0 to 1000000"),
+        ("label_smoothing_factor=7", "0 to 1"),
+        ("max_grad_norm=nan", "must be a finite number"),
+        ("eval_strategy=steps", "is evaluated before the first step"),
+        ("push_to_hub=true", "'push_to_hub' is no setting here"),
+        ("save_strategy=no", "save_steps says it"),
+        ("resume_from_checkpoint=/x", "--resume says it"),
+        ("warmup_steps=" + "1" * 5000, "'warmup_steps'"),
+        ("warmup_steps=" + "[" * 3000, "'warmup_steps'"),
+        ("warmup_steps=1\nx=3", "'warmup_steps'"),
+    ],
+)
+def test_a_setting_that_no_run_can_have_is_refused_by_name(recipe, assignment, words):
+    with pytest.raises(UsageError, match=words):
+        changed(recipe, parse_assignments([assignment]))
+
+
+@pytest.mark.parametrize("texts", [["bf16=true", "bf16=false"], ["lr=1", "learning_rate=2"], ["lr=1", "settings.lr=1"],
+                                   ["seed=1", "settings.seed=2"]])  # fmt: skip
+def test_one_setting_is_given_once_under_all_its_names(recipe, texts):
+    with pytest.raises(UsageError, match=r"given twice|mean the same|unknown argument"):
+        changed(recipe, parse_assignments(texts))
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ("decay='uniform", "close the quotation"),
+        ("lr=1e-3 learning_rate=1e-2", "mean the same"),
+        ("tokenizer=a/b,a-b", "two runs would be written to the folder tokenizer=a-b"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(recipe, tmp_path, grid, words):
+    with pytest.raises(UsageError, match=words):
+        prepared(recipe, parse_grid(grid), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr_scheduler_kwargs": {"foo": 1}},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+        {"accelerator_config": "no-such-file.json"},
+    ],
+)
+def test_what_the_trainer_would_trip_over_later_leaves_no_run(recipe, tmp_path, settings):
+    given = msgspec.structs.replace(recipe, settings=recipe.settings | settings)
+    with pytest.raises(UsageError):
+        begin(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot make the folder .*file/run: Not a directory"):
+        begin(recipe, tmp_path / "file" / "run")
+
+
+def test_a_model_without_heads_is_refused(recipe, tmp_path):
+    with pytest.raises(UsageError, match="llama model"):
+        begin(msgspec.structs.replace(recipe, model=MODEL | {"num_attention_heads": 0}), tmp_path / "run")
+
+
+def test_a_model_that_no_memory_holds_is_no_error_of_usage(recipe, tmp_path):
+    with pytest.raises(ComputationError, match="more memory than there is"):
+        begin(msgspec.structs.replace(recipe, model=MODEL | {"hidden_size": 1 << 40}), tmp_path / "run")
+
+
+def test_columns_are_refused_where_no_text_has_a_label(recipe, tmp_path):
+    with pytest.raises(UsageError, match="the task is causal-lm"):
+        begin(msgspec.structs.replace(recipe, columns=("text", "label")), tmp_path / "run")
+
+
+def test_an_empty_beginning_is_refused_before_the_run(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["train", str(written), "--sample", ""])
+    assert (answer.exit_code, "needs a beginning" in answer.stderr) == (2, True), answer.output
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_run_without_a_checkpoint_starts_over_on_the_command_line(recipe, tmp_path):
+    begin(recipe, tmp_path / "run").lock.release()
+    refused = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--extend", "1"])
+    assert (refused.exit_code, "leave out extend" in refused.stderr) == (2, True), refused.output
+    answer = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--sample", "import"])
+    assert answer.exit_code == 0, answer.output
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+
+
+def test_options_beside_a_saved_plan_are_refused(recipe, tmp_path):
+    begin(recipe, tmp_path / "run").train()
+    (tmp_path / "plan.json").touch()
+    with pytest.raises(UsageError, match="--s1 does not change the saved plan"):
+        prepare(
+            Request(
+                source=tmp_path / "run", out=tmp_path / "on", extend=1, decay=f"plan:{tmp_path / 'plan.json'}",
+                alphadecay={"s1": 0.5},
+            )
+        )  # fmt: skip
+
+
+def test_a_finished_run_beside_with_other_settings_is_not_compared(recipe, written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = begin(recipe, tmp_path / "tiny")
+    run.train()
+    beside(run, "none", tmp_path / "tiny-none").train()
+    shutil.rmtree(tmp_path / "tiny")
+    answer = CliRunner().invoke(app, ["train", str(written), "--lr", "0.02", "--compare", "none"])
+    assert (answer.exit_code, "holds a run with other settings" in answer.stderr) == (2, True), answer.output
+    assert not list((tmp_path / "tiny").glob("checkpoint-*"))
+
+
+def test_the_balance_of_a_run_that_went_on_is_that_of_its_end(recipe, tmp_path):
+    run = begin(recipe, tmp_path / "run")
+    run.train()
+    before = balance_of(tmp_path / "run")
+    prepare(Request(source=tmp_path / "run", extend=2)).train()
+    assert before != balance_of(tmp_path / "run")
+
+
+def test_a_ranking_takes_no_option_that_it_would_pass_over(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begin(recipe, tmp_path / "a").train()
+    for name in "bc":
+        shutil.copytree("a", name)
+    for arguments, words in (
+        (["--fail-above", "alpha=0"], "--fail-above would do nothing"),
+        (["-o", "x.json"], "-f json, csv or md"),
+        (["-f", "csv", "-o", "absent/x.csv"], "the folder absent does not exist"),
+    ):
+        answer = CliRunner().invoke(app, ["compare", "a", "b", "c", *arguments])
+        assert (answer.exit_code, words in answer.stderr) == (2, True), answer.output
+    assert CliRunner().invoke(app, ["compare", "a", "b", "c", "-f", "csv", "-o", "x.csv"]).exit_code == 0
+
+
+def test_figures_that_no_run_leaves_are_refused(tmp_path):
+    outcome = Outcome(
+        step=1, steps_total=1, seconds=1.0, decay_seconds=0.0, tokens=1, train_loss=None, spike_share=None,
+        held_out_before={"loss": 1.0}, held_out={"loss": 1.0, "accuracy": 1e308},
+    )  # fmt: skip
+    save_outcome(tmp_path, outcome)
+    with pytest.raises(SourceError, match=r"an? accuracy of 1e\+308, which no run leaves"):
+        load_outcome(tmp_path)
