@@ -34,7 +34,14 @@ def changed_state(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def of_another_version(path):
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 154  # what is needed to read the first member
+    path.write_bytes(data)
+
+
 DAMAGE = {
+    "optimizer.pt is cut short, or damaged (zip file version 15.4": lambda at: of_another_version(at / "optimizer.pt"),
     "model.safetensors is damaged": lambda at: cut(at / "model.safetensors"),
     "no weights": lambda at: (at / "model.safetensors").unlink(),
     "no optimizer.pt": lambda at: (at / "optimizer.pt").unlink(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,8 +150,8 @@ def _zip_defect(path: Path) -> Iterator[str]:
             zipped = file.read(4) == b"PK\x03\x04"
         if zipped:
             zipfile.ZipFile(path).close()  # the directory of a zip archive stands at its end
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        yield f"{path.name} is cut short ({error})"
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        yield f"{path.name} is cut short, or damaged ({error})"
         return
     if not zipped and path.name in (OPTIMIZER, SCHEDULER):
         yield f"{path.name} is no file of torch.save"
