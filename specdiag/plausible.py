@@ -8,10 +8,12 @@ from specdiag.records import ModuleRecord
 
 _LARGEST = 1 << 48
 """More than a side or a count of a stored matrix can be."""
+_LAST_LAYER = 99_999
+"""No name gives a layer beyond it: figures and audits have a place for every layer up to the last."""
 _SIDES = ("rows", "cols", "n_slices")
 _SUBSETS = ("pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
 """Columns that count eigenvalues of the spectrum."""
-_COUNTS = ("layer", "k", "n_eigenvalues", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols")
+_COUNTS = ("k", "n_eigenvalues", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols")
 _EXPONENTS = ("alpha", "alpha_null", "alpha_square", "alpha_25", "alpha_50", "alpha_75", "pl_alpha")
 _POSITIVE = ("spectral_norm", "frobenius_norm", "stable_rank", "effective_rank", "rand_spectral_norm")
 
@@ -20,6 +22,7 @@ def implausible(record: ModuleRecord) -> str | None:
     """Why no measurement gives this row; None where one may."""
     for names, low, high in (
         (_SIDES, 1, _LARGEST),
+        (("layer",), 0, _LAST_LAYER),
         (_COUNTS, 0, _LARGEST),
         (_SUBSETS, 0, max(record.n_eigenvalues, 0)),
         (_EXPONENTS, 1, None),

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from specdiag.architecture.rules import BUILTIN, Context
 
-_LONGEST_INDEX = 9  # digits
+_LONGEST_INDEX = 5  # digits: figures and audits have a place for every layer up to the last
 _INDEX = re.compile(rf"(?<![^.])[0-9]{{1,{_LONGEST_INDEX}}}(?![^.])")
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
