@@ -196,3 +196,15 @@ def test_figures_that_no_run_leaves_are_refused(tmp_path):
     save_outcome(tmp_path, outcome)
     with pytest.raises(SourceError, match=r"an? accuracy of 1e\+308, which no run leaves"):
         load_outcome(tmp_path)
+
+
+def test_cached_tokens_that_were_changed_are_made_anew(recipe, tmp_path, caplog):
+    begin(recipe, tmp_path / "run").train()
+    (cache,) = (tmp_path / "run").glob("tokens-*.cache")
+    held = cache.read_bytes()
+    for damaged in (b"", held[: len(held) // 2], bytes(len(held))):
+        cache.write_bytes(damaged)
+        prepare(Request(source=tmp_path / "run", extend=1)).lock.release()
+        assert cache.read_bytes() == held
+        assert "the tokens are made anew" in caplog.text
+        caplog.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _READERS = {
 }  # fmt: skip
 CACHE = "tokens-"
 """Beginning of the names of cached tokens."""
+_SUM = ".sha256"
+_log = logging.getLogger(__name__)
 BYTES = "bytes"
 """As the units of a fingerprint."""
 _BYTES = 256
@@ -192,9 +195,9 @@ def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, ma
     Runs of a sweep share what lies in the folder above theirs.
     """
     shared = path.parent.parent / path.name
-    if shared.exists():
+    if _is_whole(shared):
         return open_tokens(shared, dtype)
-    if not path.exists():
+    if not _is_whole(path):
         unfinished = path.with_suffix(f".{os.getpid()}.part")  # another process may write the same
         left = max_tokens
         try:
@@ -205,12 +208,32 @@ def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, ma
                     left = None if left is None else left - len(found)
                     if left == 0:
                         break
+            digest = _digest(unfinished)
             unfinished.replace(path)
+            path.with_suffix(_SUM).write_text(digest)
         except OSError as error:
             raise ComputationError(f"writing {path} failed: {error.strerror}; free space") from error
         finally:
             unfinished.unlink(missing_ok=True)
     return open_tokens(path, dtype)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether cached tokens are there, and those that were written. Damaged ones are named."""
+    if not path.exists():
+        return False
+    try:
+        whole = path.with_suffix(_SUM).read_text() == _digest(path)
+    except (OSError, UnicodeDecodeError):
+        whole = False
+    if not whole:
+        _log.warning("%s is not what was written there: the tokens are made anew", path)
+    return whole
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tokens(documents: Iterable[str], tokenizer: Any) -> Iterator[Sequence[int] | NDArray[np.uint8]]:

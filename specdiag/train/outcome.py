@@ -19,7 +19,7 @@ OUTCOME = "specdiag_outcome.json"
 LOSS = "loss"
 """The figure that every task has."""
 SCHEMA = 1
-_AGAIN = "delete it, or continue the run to write it anew"
+_AGAIN = "delete it, and continue the run to write it anew"
 _MOST = 1e100
 """Beyond any loss of float32, and below what a mean of two overflows at."""
 _WINDOW, _DEVIATIONS = 1000, 7.0
