@@ -134,4 +134,4 @@ def test_masked_refusals(tmp_path, text, tokenizer, words):
     assert plain.fingerprint.differences(masked(text, tokenizer, tmp_path).fingerprint) == [
         "task none became masked 0.15"
     ]
-    assert len(list(tmp_path.glob("tokens-*"))) == 1
+    assert len(list(tmp_path.glob("tokens-*.cache"))) == 1

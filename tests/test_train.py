@@ -179,7 +179,7 @@ def test_a_run_of_ours_refuses_other_data_unless_allowed(plain, text, tmp_path):
     data.write_text(data.read_text().upper())
     with pytest.raises(UsageError, match=r"not what the run was trained on: data\.txt has other content"):
         prepare(Request(source=tmp_path / "ours", extend=1))
-    assert len(list((tmp_path / "ours").glob("tokens-*"))) == 1
+    assert len(list((tmp_path / "ours").glob("tokens-*.cache"))) == 1
     run = prepare(Request(source=tmp_path / "ours", extend=1, allow_data_shift=True))
     assert "Other data than before: data.txt has other content." in run.said
     assert "step 7 has the lr that was saved" in " ".join(run.said)
