@@ -63,8 +63,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay.schedules import Schedule, cosine
+from specdiag.live.places import placed
 from specdiag.optim import AlphaDecay, optimizers
-from specdiag.optim.places import placed
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "methods.json"

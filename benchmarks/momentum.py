@@ -31,8 +31,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay import schedules
 from specdiag.decay.schedules import Schedule
+from specdiag.live.places import placed
 from specdiag.optim import GroupSchedule, optimizers
-from specdiag.optim.places import placed
 
 OUT = ROOT / "benchmarks" / "results" / "momentum.json"
 DOCS, FIGURE = ROOT / "docs" / "methods.md", ROOT / "docs" / "figures" / "momentum.svg"

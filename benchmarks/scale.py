@@ -102,8 +102,8 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
     """From values in memory to the finished row of one matrix, one worker; small ones are measured four at a time."""
     import torch
 
-    from specdiag.analysis import open_source, select
-    from specdiag.workers import on_accelerator, on_cpu, units
+    from specdiag.analysis.analyze import open_source, select
+    from specdiag.analysis.workers import on_accelerator, on_cpu, units
 
     weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
     copies = 4 if n * m < 1 << 22 else 1
@@ -129,7 +129,7 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
 
 
 def _settings(dtype: str, *, square: bool, device: str) -> Settings:
-    from specdiag.analysis import make_settings
+    from specdiag.analysis.analyze import make_settings
 
     return make_settings(
         device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
@@ -151,7 +151,7 @@ def whole_models(device: str) -> list[Results]:
 
 def memory(device: str) -> list[Results]:
     """Peaks on one worker: of a 13.5 GB checkpoint by its largest matrices and a layer, of 70B's largest."""
-    base = _peak(["-c", "import torch, specdiag.analysis, specdiag.checkpoint.reader, specdiag_cli.main"])
+    base = _peak(["-c", "import torch, specdiag.analysis.analyze, specdiag.checkpoint.reader, specdiag_cli.main"])
     seven = models.write_7b()
     parts = [f"--include={name}" for name in ("*layers.0.*", "*embed*", "lm_head*")]
     jobs = {
@@ -197,8 +197,8 @@ def share(device: str) -> list[Results]:
     if device != "cpu":
         return []
     import specdiag.spectra.eigenvalues as engine
-    from specdiag.analysis import open_source, select
-    from specdiag.workers import on_cpu, units
+    from specdiag.analysis.analyze import open_source, select
+    from specdiag.analysis.workers import on_cpu, units
 
     spent = 0.0
 
@@ -264,9 +264,9 @@ def _large_report(path: Path) -> int:
     import msgspec
     import torch
 
-    from specdiag.analysis import analyze
+    from specdiag.analysis.analyze import analyze
+    from specdiag.analysis.summary import summarise
     from specdiag.report import spectrum_key
-    from specdiag.summary import summarise
 
     rng = torch.Generator().manual_seed(0)
     shapes = {f"self_attn.{name}_proj": (1024, 1024) for name in "qkvo"}

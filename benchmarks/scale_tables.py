@@ -13,7 +13,7 @@ import numpy as np
 from pages import table, update
 from scipy.optimize import nnls
 
-from specdiag.cost import TERMS, terms
+from specdiag.analysis.cost import TERMS, terms
 
 Results = dict[str, Any]
 Fit = dict[str, tuple[float, ...]]

@@ -31,12 +31,12 @@ from typing import Any
 from specdiag.errors import SourceError, SpecdiagError
 from specdiag.report import write_atomically
 from specdiag.spectra.accelerator import resolve_device
-from specdiag.train.byte_tokenizer import byte_tokenizer
-from specdiag.train.checkpoints import checkpoints_of, find_complete, has_weights
-from specdiag.train.config import load_config
-from specdiag.train.data import BYTES
-from specdiag.train.folders import run_of
-from specdiag.train.tokenizers import find_tokenizer, open_tokenizer
+from specdiag.train.checkpoints.inspect import checkpoints_of, find_complete, has_weights
+from specdiag.train.data.byte_tokenizer import byte_tokenizer
+from specdiag.train.data.tokenizers import find_tokenizer, open_tokenizer
+from specdiag.train.data.tokens import BYTES
+from specdiag.train.runs.config import load_config
+from specdiag.train.runs.folders import run_of
 
 NAME = "zero_shot.json"
 

@@ -66,7 +66,7 @@ def analyze(
     by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag import analyze as run
-    from specdiag.analysis import Interrupted, open_source
+    from specdiag.analysis.analyze import Interrupted, open_source
     from specdiag.report import is_report, load_report
 
     from . import analyze_output as show

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specdiag import interrupts
 from specdiag.errors import SpecdiagError, UsageError
+from specdiag.system import interrupts
 
 from . import failures, output, partial, tables
 
 if TYPE_CHECKING:
-    from specdiag.analysis import Interrupted
+    from specdiag.analysis.analyze import Interrupted
+    from specdiag.analysis.processes import Ranks
     from specdiag.checkpoint.tensors import Checkpoint
-    from specdiag.ranks import Ranks
     from specdiag.records import Source
     from specdiag.report import SpectralReport
 
@@ -127,8 +127,8 @@ def provenance(checkpoint: Checkpoint) -> None:
 
 def answer(report: SpectralReport, target: Target) -> None:
     """Save and print a finished or partial report: saved first, for the reader of the output may go away."""
-    from specdiag import markdown
     from specdiag.report import COLUMNS
+    from specdiag.text import markdown
     from specdiag.views.export import export
 
     if not report.complete:
@@ -179,8 +179,8 @@ def verdict(report: SpectralReport) -> None:
 
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis import make_settings, select
-    from specdiag.cost import flops, seconds, stored_bytes
+    from specdiag.analysis.analyze import make_settings, select
+    from specdiag.analysis.cost import flops, seconds, stored_bytes
     from specdiag.report import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export

@@ -77,7 +77,7 @@ def audit(
     Exit codes: 0 passed, 1 findings of --fail-on or worse, 2 usage, 3 source, 130 interrupted
     by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag.auditing.auditor import audit as run
+    from specdiag.auditing.audit import audit as run
     from specdiag.report import check_writable, is_report
 
     from . import audit_output as show

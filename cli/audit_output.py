@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from specdiag.printable import printable
+from specdiag.text.printable import printable
 
 from . import output, tables
 

@@ -95,8 +95,8 @@ def compare(
     if len(sources) != 2:
         raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
     a, b = sources
-    from specdiag.comparison.comparer import compare as run
-    from specdiag.comparison.comparer import failures
+    from specdiag.comparison.compare import compare as run
+    from specdiag.comparison.compare import failures
     from specdiag.comparison.limits import exceeding, parse_limits
 
     from . import compare_output as show
@@ -137,7 +137,7 @@ def _are_runs(sources: list[str]) -> bool:
 
 
 def _unfinished(sources: list[str]) -> list[str]:
-    from specdiag.train.ranking import is_finished
+    from specdiag.train.runs.leaderboard import is_finished
 
     return [source for source in sources if not is_finished(Path(source))]
 
@@ -145,7 +145,7 @@ def _unfinished(sources: list[str]) -> list[str]:
 def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
     """Print or save the ranking; whether every run has a finite loss."""
     from specdiag.report import write_atomically
-    from specdiag.train.ranking import rank
+    from specdiag.train.runs.leaderboard import rank
 
     from .train_output import ranking, ranking_data
 

@@ -20,8 +20,8 @@ _FEW = 8
 
 def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
     """Save what is asked for, and print: the tables, or data for a pipeline."""
-    from specdiag import markdown
     from specdiag.comparison.rows import COLUMNS, SHORT, rows
+    from specdiag.text import markdown
     from specdiag.views.export import export
 
     if format in ("table", "json"):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from specdiag import interrupts
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
+from specdiag.system import interrupts
 
 INCOMPLETE = 4
 _EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: INCOMPLETE}

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from specdiag import interrupts
-from specdiag.printable import printable
+from specdiag.system import interrupts
+from specdiag.text.printable import printable
 
 from . import output, streams
 from .analyze import analyze

@@ -29,7 +29,7 @@ def report_of(source: str, analysis: Mapping[str, Any], what: str) -> SpectralRe
     if is_report(Path(source)):
         options.require_checkpoint(source, analysis)
         return load_report(source)
-    from specdiag.analysis import analyze
+    from specdiag.analysis.analyze import analyze
 
     from .progress import analysis_bar
 

@@ -93,7 +93,7 @@ def parse_size(text: str) -> int:
 
 def cache_folder(*, wanted: bool = True) -> Path | None:
     """Where results are kept; None where that is switched off."""
-    from specdiag.cache.store import default_folder
+    from specdiag.analysis.cache_store import default_folder
 
     return default_folder() if wanted else None
 

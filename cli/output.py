@@ -24,8 +24,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from specdiag import address_space, interrupts
-from specdiag.printable import in_json, printable
+from specdiag.system import address_space, interrupts
+from specdiag.text.printable import in_json, printable
 
 from . import failures, streams
 

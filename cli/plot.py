@@ -127,7 +127,7 @@ def plot(
 
         figure = figures.decay(load_plan(sources[0]))
     elif kind is Kind.trajectory:
-        from specdiag.trajectories.saved import load_trajectory
+        from specdiag.trajectories.load import load_trajectory
 
         figure = figures.trajectory(load_trajectory(sources[0]), metric=metric, roles=role or [])
     elif kind is Kind.norms:
@@ -155,14 +155,14 @@ def _norms(source: str, lr: float | None, weight_decay: float | None) -> Traject
         if lr is not None or weight_decay is not None:
             raise UsageError(f"{source} has its own lr and decay in its log: leave out --lr and --weight-decay")
         return load_norm_log(source)
-    from specdiag.trajectories.saved import load_trajectory
+    from specdiag.trajectories.load import load_trajectory
 
     found = load_trajectory(source)
     if lr is None and weight_decay is None:
         return found
     if lr is None or weight_decay is None:
         raise UsageError("a prediction needs both --lr and --weight-decay")
-    from specdiag.dynamics.told_settings import with_settings
+    from specdiag.dynamics.reported_settings import with_settings
 
     return with_settings(found, lr=lr, weight_decay=weight_decay, steps=max(1, found.steps[-1].step))
 
@@ -188,7 +188,7 @@ def _plan(report: SpectralReport, given: dict[str, Any], basis: dict[str, Any]) 
         if basis:
             raise UsageError("--basis makes a plan, --plan names one: leave one out")
         return load_plan(given["plan"])
-    from specdiag.recommendation import recommend
+    from specdiag.decay.recommend import recommend
 
     return recommend(report, **basis)
 

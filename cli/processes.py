@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from . import output
 
 if TYPE_CHECKING:
-    from specdiag.ranks import Ranks
+    from specdiag.analysis.processes import Ranks
 
 
 def join() -> Ranks | None:
     """The processes that share this command; None where it runs alone. Of several all but the first fall silent."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
-    from specdiag.ranks import Ranks
+    from specdiag.analysis.processes import Ranks
 
     ranks = Ranks.of_torchrun()
     if ranks is not None and ranks.rank > 0:

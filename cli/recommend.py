@@ -129,7 +129,7 @@ def recommend(
 
     SOURCE is best a saved report: that takes milliseconds. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
-    from specdiag.recommendation import recommend as plan_for
+    from specdiag.decay.recommend import recommend as plan_for
     from specdiag.report import check_writable, is_report
 
     from . import recommend_output as show
@@ -146,7 +146,7 @@ def recommend(
     base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
     course = None
     if schedule is not None:
-        from specdiag.decay.scheduled import decay_schedule
+        from specdiag.decay.schedule_record import decay_schedule
 
         course = decay_schedule(
             schedule, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup, momentum=momentum,

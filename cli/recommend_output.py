@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from specdiag import interrupts
 from specdiag.errors import SourceError, UsageError
+from specdiag.system import interrupts
 
 from . import output, tables
 
@@ -57,7 +57,7 @@ def base_decay(
         return _by_power_lines(planned, lr, steps_left)
     found = None
     if run is not None or beside is not None:
-        from specdiag.decay.run_settings import read_run
+        from specdiag.train.run_files import read_run
 
         found = read_run(run or beside or Path())
     if found is None and run is not None:
@@ -195,7 +195,7 @@ def _schedule(plan: DecayPlan) -> list[str]:
     schedule, base = plan.schedule, plan.base_weight_decay
     if schedule is None:
         return []
-    from specdiag.decay.scheduled import TRAP
+    from specdiag.decay.schedule_record import TRAP
 
     name = {"adamc": "AdamC", "scionc": "ScionC"}[schedule.method]
     course = (

@@ -121,7 +121,7 @@ def simulate(
     if appendix_a:
         found = _appendix_a(ctx, weight_decay or [], common, lr=lr, steps=steps)
     else:
-        from specdiag.dynamics.simulating import simulate as run
+        from specdiag.dynamics.simulate import simulate as run
 
         if lr is None or steps is None or not weight_decay:
             values = (("--lr", lr), ("--weight-decay", weight_decay), ("--steps", steps))

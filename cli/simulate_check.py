@@ -51,8 +51,8 @@ def _norms(source: str, given: dict[str, Any]) -> NormLog:
             listed = ", ".join(_option(name) for name in given)
             raise UsageError(f"{source} has its own lr, decay and optimizer in its log: leave out {listed}")
         return load_norm_log(source)
-    from specdiag.dynamics.told_settings import with_settings
-    from specdiag.trajectories.saved import load_trajectory
+    from specdiag.dynamics.reported_settings import with_settings
+    from specdiag.trajectories.load import load_trajectory
 
     found = load_trajectory(source)
     strange = [_option(name) for name in given if name not in _OF_A_TRAJECTORY]

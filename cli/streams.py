@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from specdiag.printable import printable
+from specdiag.text.printable import printable
 
 _ASCII = {"·": ".", "±": "+-", "…": "...", "°": "", "σ": "sigma", "×": "x", "–": "-", "—": "-", "→": "->"}
 _ERRORS = "specdiag.legible"

@@ -177,7 +177,7 @@ def train(
     from . import train_runs as runs
 
     show.quieten()
-    from specdiag.train.changes import parse_assignments
+    from specdiag.train.runs.changes import parse_assignments
 
     given = {name: ctx.params[name] for name in _RULE if ctx.params[name] is not None}
     settings = {theirs: ctx.params[ours] for ours, theirs in _SETTINGS.items() if ctx.params[ours] is not None}

@@ -18,10 +18,10 @@ from . import output, tables
 if TYPE_CHECKING:
     from torch import nn
 
-    from specdiag.train.following import Decays
-    from specdiag.train.ranking import Ranked
-    from specdiag.train.run import Result, Run
-    from specdiag.train.sweep import Grid
+    from specdiag.train.callbacks.run_log import Decays
+    from specdiag.train.runs.leaderboard import Ranked
+    from specdiag.train.runs.run import Result, Run
+    from specdiag.train.runs.sweep import Grid
 
 _SHOWN = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "per_device_train_batch_size",
@@ -69,7 +69,7 @@ def ready(run: Run) -> None:
     console.print(f"Model: {type(model).__name__} with {n / 1e6:.2f} M parameters.", soft_wrap=True)
     console.print(_data(run), soft_wrap=True)
     if recipe.optimizer:
-        from specdiag.optim import layout
+        from specdiag.optim.layout import layout
 
         options = ", ".join(f"{name} {_short(value)}" for name, value in recipe.optimizer_options.items())
         console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
@@ -225,7 +225,7 @@ def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
 
 def diverged(rows: Sequence[Ranked]) -> None:
     """A sentence for each run whose loss is not finite."""
-    from specdiag.train.ranking import divergences
+    from specdiag.train.runs.leaderboard import divergences
 
     for sentence in divergences(rows):
         output.console().print(sentence, soft_wrap=True)
@@ -284,7 +284,7 @@ def grid(found: Grid) -> None:
 
 
 def _figure(name: str, value: float, in_tokens: bool) -> str:
-    from specdiag.train.run import perplexity
+    from specdiag.train.runs.run import perplexity
 
     return f"{name} {value:.4f}" + (f" (perplexity {perplexity(value):.2f})" if name == "loss" and in_tokens else "")
 

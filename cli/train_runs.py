@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specdiag import interrupts
 from specdiag.errors import ComputationError, UsageError
+from specdiag.system import interrupts
 
 from . import output
 from . import train_output as show
 
 if TYPE_CHECKING:
     from specdiag.train.recipe import Recipe
-    from specdiag.train.run import Result, Run
+    from specdiag.train.runs.run import Result, Run
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def go_on(
     source: str | None, *, compare: str | None, after: After, layout: str | None, config: str | None, **asked: Any
 ) -> None:
     """`--resume`."""
-    from specdiag.train.request import Request
-    from specdiag.train.resume import prepare
-    from specdiag.train.start import newest_run
+    from specdiag.train.runs.request import Request
+    from specdiag.train.runs.resume import prepare
+    from specdiag.train.runs.starting_point import newest_run
 
     _speak_on_one_rank()
     _check_other(compare, asked["decay"])
@@ -68,9 +68,9 @@ def start(
     after: After,
 ) -> None:
     """A run that begins with a recipe."""
-    from specdiag.train.begin import begin
-    from specdiag.train.changes import changed, settings_of
     from specdiag.train.recipe import load_recipe, preset_names
+    from specdiag.train.runs.begin import begin
+    from specdiag.train.runs.changes import changed, settings_of
     from specdiag.train.sampling import check_beginning
 
     _speak_on_one_rank()
@@ -92,8 +92,8 @@ def start(
 
 
 def _with_another(run: Run, rule: str | None, after: After) -> None:
-    from specdiag.train.beside import beside, held_beside
-    from specdiag.train.ranking import is_finished, rank
+    from specdiag.train.runs.leaderboard import is_finished, rank
+    from specdiag.train.runs.rival import beside, held_beside
 
     if rule is None:
         _train(run, after, alone=True)
@@ -132,8 +132,8 @@ def _train(run: Run, after: After, *, alone: bool) -> Result:
 
 
 def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
-    from specdiag.train.ranking import is_finished, rank
-    from specdiag.train.sweep import balance_of, parse_grid, prepared, tabulate
+    from specdiag.train.runs.leaderboard import is_finished, rank
+    from specdiag.train.runs.sweep import balance_of, parse_grid, prepared, tabulate
 
     runs = prepared(recipe, parse_grid(grid), out)
     for number, (folder, prepare) in enumerate(runs.values(), 1):
@@ -150,7 +150,7 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
 
 def _check_other(rule: str | None, own: str | None) -> None:
     """Before hours of training, not after them."""
-    from specdiag.train.rule_names import OPTIONS
+    from specdiag.train.callbacks.rule_names import OPTIONS
 
     if rule is None:
         return

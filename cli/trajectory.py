@@ -67,8 +67,8 @@ def trajectory(
     130 interrupted by Ctrl-C, else 128 and the signal's number (the next call goes on).
     """
     from specdiag.trajectories.records import RUN_METRICS, TRACKED
-    from specdiag.trajectories.tracing import TrajectoryInterrupted
-    from specdiag.trajectories.tracing import trajectory as run
+    from specdiag.trajectories.trajectory import TrajectoryInterrupted
+    from specdiag.trajectories.trajectory import trajectory as run
 
     from . import trajectory_output as show
     from .progress import analysis_bar

@@ -16,37 +16,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag import plot
-    from specdiag.analysis import Interrupted, Progress, analyze
+    from specdiag.analysis.analyze import Interrupted, Progress, analyze
     from specdiag.architecture.roles import roles
-    from specdiag.auditing.auditor import audit
+    from specdiag.auditing.audit import audit
     from specdiag.auditing.records import AuditReport, Finding
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
-    from specdiag.comparison.comparer import compare
+    from specdiag.comparison.compare import compare
     from specdiag.comparison.records import Comparison
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
+    from specdiag.decay.recommend import recommend
     from specdiag.dynamics.records import Simulation
-    from specdiag.dynamics.simulating import simulate
+    from specdiag.dynamics.simulate import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
-    from specdiag.recommendation import recommend
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.report import SpectralReport, load_report
+    from specdiag.trajectories.load import load_trajectory
     from specdiag.trajectories.records import Trajectory
-    from specdiag.trajectories.saved import load_trajectory
-    from specdiag.trajectories.tracing import TrajectoryInterrupted, trajectory
+    from specdiag.trajectories.trajectory import TrajectoryInterrupted, trajectory
     from specdiag.trajectories.watching import watch
     from specdiag.views.html.page import html_report
 
 _HOMES = {
-    "analyze": "analysis",
-    "Interrupted": "analysis",
-    "Progress": "analysis",
+    "analyze": "analysis.analyze",
+    "Interrupted": "analysis.analyze",
+    "Progress": "analysis.run",
     "roles": "architecture.roles",
-    "audit": "auditing.auditor",
+    "audit": "auditing.audit",
     "AuditReport": "auditing.records",
     "Finding": "auditing.records",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
-    "compare": "comparison.comparer",
+    "compare": "comparison.compare",
     "Comparison": "comparison.records",
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
@@ -54,13 +54,13 @@ _HOMES = {
     "html_report": "views.html.page",
     "plot": "plot",
     "Simulation": "dynamics.records",
-    "simulate": "dynamics.simulating",
+    "simulate": "dynamics.simulate",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
     "SourceError": "errors",
     "SpecdiagError": "errors",
     "UsageError": "errors",
-    "recommend": "recommendation",
+    "recommend": "decay.recommend",
     "ModuleRecord": "records",
     "ModuleRole": "records",
     "Settings": "records",
@@ -68,9 +68,9 @@ _HOMES = {
     "SpectralReport": "report",
     "load_report": "report",
     "Trajectory": "trajectories.records",
-    "load_trajectory": "trajectories.saved",
-    "TrajectoryInterrupted": "trajectories.tracing",
-    "trajectory": "trajectories.tracing",
+    "load_trajectory": "trajectories.load",
+    "TrajectoryInterrupted": "trajectories.trajectory",
+    "trajectory": "trajectories.trajectory",
     "watch": "trajectories.watching",
 }
 

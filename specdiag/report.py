@@ -24,9 +24,9 @@ from msgspec.structs import replace as replace_record
 from specdiag import checks
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.files import create_unique, json_decoder, read_start, read_whole, shortened
-from specdiag.plausible import implausible_rows
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
-from specdiag.saved_spectra import SavedSpectra
+from specdiag.storage.plausibility import implausible_rows
+from specdiag.storage.spectra_file import SavedSpectra
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from specdiag.train import staging, trainer
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.checkpoints import publish as staging
+from specdiag.train.checkpoints import trainer
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
 
 
 def die(*_, **__):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from specdiag.train.data import load_data
+from specdiag.train.data.tokens import load_data
 
 BLOCK, BATCH, SEED = 32, 4, 7
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")

@@ -117,7 +117,7 @@ def model():
 
 def as_accelerator(monkeypatch):
     """Send an analysis down the accelerator's road with the CPU as the device."""
-    monkeypatch.setattr("specdiag.analysis.may_have_accelerator", lambda: True)
+    monkeypatch.setattr("specdiag.analysis.analyze.may_have_accelerator", lambda: True)
     monkeypatch.setattr(accelerator, "resolve_device", lambda _: "cpu:0")
     monkeypatch.setattr(accelerator, "resolve_dtype", lambda _: "float32")
 
@@ -140,7 +140,7 @@ def test_the_batched_road_gives_the_same_records(monkeypatch):
 
 def test_one_comparison_a_shape_and_full_batches(monkeypatch):
     """Parts of a fused tensor alternate in shape; they are batched all the same, and compared once a shape."""
-    from specdiag import workers
+    from specdiag.analysis import workers
     from specdiag.spectra import accelerator as module
 
     compared, batches, solved = [], [], module.solve

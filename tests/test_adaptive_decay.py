@@ -8,9 +8,9 @@ import torch
 from live_models import Decoder, train, weights
 
 from specdiag import UsageError
-from specdiag.decay.multipliers import attach
+from specdiag.live.multipliers import attach
 from specdiag.optim import AWD, AdaDecay, AdamCPR, AdamS, AlphaDecay, CautiousAdamW, RenormalizedAdamW
-from specdiag.optim.ada_decay import thetas
+from specdiag.optim.optimizers.ada_decay import thetas
 
 Q = "layers.0.self_attn.q_proj.weight"
 MAKE = {

@@ -11,8 +11,8 @@ from live_optimizers import adamw
 
 import specdiag
 from specdiag.optim import AlphaDecay
-from specdiag.optim.exponents import exponents
 from specdiag.spectra.eigenvalues import ALPHA_TOLERANCE
+from specdiag.spectra.live_alpha import exponents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,7 @@ def test_threads_change_no_bit():
 
 
 def test_the_accelerator_route_agrees_with_the_cpu():
-    from specdiag.optim.exponents import _on_accelerator
+    from specdiag.spectra.live_alpha import _on_accelerator
 
     torch.manual_seed(0)
     stacks = [torch.randn(1, 64, 160), torch.randn(1, 96, 64), torch.randn(1, 64, 160), torch.zeros(1, 64, 64)]

@@ -376,7 +376,7 @@ WATCHED = """
 import os, sys
 import specdiag
 import specdiag.spectra.eigenvalues as engine
-from specdiag import workers
+from specdiag.analysis import workers
 
 solve, seen = engine._torch_eigvalsh, []
 

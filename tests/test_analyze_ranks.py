@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from test_cache import assert_same
 from test_cli import write
 
-from specdiag.ranks import Ranks
+from specdiag.analysis.processes import Ranks
 from specdiag.report import load_report
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -138,7 +138,7 @@ def test_processes_that_see_different_checkpoints_say_so(tmp_path):
     write(tmp_path / "0" / "ckpt", 2, 64)
     write(tmp_path / "1" / "ckpt", 3, 64)
     code = (
-        "import os, specdiag; from specdiag.ranks import Ranks; ranks = Ranks.of_torchrun(); os.chdir(str(ranks.rank))\n"
+        "import os, specdiag; from specdiag.analysis.processes import Ranks; ranks = Ranks.of_torchrun(); os.chdir(str(ranks.rank))\n"
         "try: specdiag.analyze('ckpt', device='cpu', ranks=ranks)\n"
         "except specdiag.ComputationError as error: print(f'<{error}>\\n', end='', flush=True)\n"
     )

@@ -156,7 +156,7 @@ def test_memory_stays_at_the_largest_matrix(tmp_path):
         tmp_path / "model.safetensors",
     )
     code = (
-        "import sys, specdiag.analysis as a, specdiag.checkpoint.reader\n"
+        "import sys, specdiag.analysis.analyze as a, specdiag.checkpoint.reader\n"
         "from specdiag.resources import peak_memory\n"
         "before = peak_memory()\n"
         "report = a.analyze(sys.argv[1], device='cpu', jobs=1)\n"

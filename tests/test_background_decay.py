@@ -15,7 +15,8 @@ import torch
 from helpers import PATIENCE
 from live_models import Decoder, train
 
-from specdiag.optim import AlphaDecay, background
+from specdiag.optim import AlphaDecay
+from specdiag.optim.rules import background
 
 Q = "layers.0.self_attn.q_proj.weight"
 

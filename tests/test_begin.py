@@ -18,20 +18,20 @@ import specdiag
 from specdiag import UsageError, load_report
 from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
 from specdiag.dynamics.run_check import check_run
-from specdiag.metric_log import read_log
-from specdiag.train.begin import begin
-from specdiag.train.beside import beside
-from specdiag.train.changes import changed, parse_assignments
-from specdiag.train.config import load_config
-from specdiag.train.outcome import load_outcome, spike_share
-from specdiag.train.ranking import Ranked, rank
 from specdiag.train.recipe import Recipe
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.changes import changed, parse_assignments
+from specdiag.train.runs.config import load_config
+from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.outcome import load_outcome, spike_share
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.train.runs.rival import beside
+from specdiag.train.runs.sweep import folder_name, parse_grid, prepared, tabulate
 from specdiag.train.sampling import sample
-from specdiag.train.sweep import folder_name, parse_grid, prepared, tabulate
 from specdiag.train.tasks.glue import GLUE
 from specdiag.trajectories.decay_log import load_decay_log
+from specdiag.trajectories.metric_log import read_log
 
 MODEL = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,

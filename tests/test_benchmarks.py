@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from specdiag import cost
+from specdiag.analysis import cost
 
 ROOT = Path(__file__).parents[1]
 PEERS = ("alphadecay", "weightwatcher")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from specdiag.train.byte_tokenizer import byte_tokenizer
+from specdiag.train.data.byte_tokenizer import byte_tokenizer
 
 TEXTS = [
     "", " ", "\n", "\r\n\t\n\n", "a .\n b 's n't , !  ", "é😀👩‍👩‍👧\x00\x7f\u2028\ufeff", "<s></s><|endoftext|><unk>[CLS]",
@@ -59,7 +59,7 @@ def test_without_transformers_the_extra_is_named():
 import sys
 sys.modules["transformers"] = None
 import specdiag
-from specdiag.train.byte_tokenizer import byte_tokenizer
+from specdiag.train.data.byte_tokenizer import byte_tokenizer
 try:
     byte_tokenizer()
 except specdiag.MissingExtraError as error:

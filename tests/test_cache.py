@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from test_accelerator import as_accelerator
 
 import specdiag
-from specdiag.cache.store import Store, default_folder
+from specdiag.analysis.cache_store import Store, default_folder
 from specdiag.errors import UsageError
 from specdiag.report import load_report
 from specdiag.spectra import accelerator, measure
@@ -211,7 +211,7 @@ def test_what_vanishes_while_it_is_trimmed_is_no_error(tmp_path, monkeypatch):
 
 def test_threads_and_processes_share_a_folder(tmp_path):
     code = (
-        "import sys; from specdiag.cache.store import Store; s = Store(__import__('pathlib').Path(sys.argv[1]))\n"
+        "import sys; from specdiag.analysis.cache_store import Store; s = Store(__import__('pathlib').Path(sys.argv[1]))\n"
         "for i in range(300):\n"
         "    n = f'{i % 7:064d}'; data = n.encode() * 500\n"
         "    s.put(n, data); found = s.get(n); assert found == data, i\n"

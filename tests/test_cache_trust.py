@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_cache import SIDE, analyze, assert_same, entries, run, weights, write
 
-import specdiag.cache.ownership as ownership
-import specdiag.cache.results as results
-from specdiag.cache.store import Store
+import specdiag.analysis.cache as results
+import specdiag.analysis.cache_ownership as ownership
+from specdiag.analysis.cache_store import Store
 from specdiag.errors import UsageError
 from specdiag.report import load_report
 from specdiag.resources import blas_kernels, parse_size
@@ -185,7 +185,7 @@ def test_a_folder_that_a_group_shares(tmp_path, stranger):
 def test_an_entry_of_another_user_in_ones_own_folder(tmp_path, monkeypatch, caplog):
     state = weights(1)
     plain = analyze(state, tmp_path)
-    monkeypatch.setattr("specdiag.cache.store.check_folder", lambda folder: False)
+    monkeypatch.setattr("specdiag.analysis.cache_store.check_folder", lambda folder: False)
     monkeypatch.setattr(ownership, "_trusted", lambda: {4_000_000_000})
     report = analyze(state, tmp_path)
     assert report.provenance.n_cached == 0

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag.checkpoint.tensors import FLOAT_TYPES
-from specdiag.comparison.comparer import failures
+from specdiag.comparison.compare import failures
 from specdiag.comparison.limits import LIMITS, exceeding, parse_limits
 from specdiag.comparison.matching import match
 from specdiag.comparison.records import Comparison

@@ -16,12 +16,12 @@ import torch
 from safetensors.numpy import save_file
 
 import specdiag
+from specdiag.analysis.workers import batches, units
 from specdiag.architecture import names
 from specdiag.checkpoint import long_names
 from specdiag.checkpoint.memory import from_state_dict
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError, UsageError
-from specdiag.workers import batches, units
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 RNG = np.random.default_rng(0)

@@ -11,7 +11,9 @@ import json, sys
 import torch, torch.distributed as dist
 from live_models import Decoder, train
 from specdiag import UsageError
-from specdiag.optim import AlphaDecay, background, replicas
+from specdiag.optim import AlphaDecay
+from specdiag.optim.rules import background
+from specdiag.optim.rules import replicas
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")

@@ -14,17 +14,17 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 from specdiag import SourceError, UsageError
-from specdiag.train.begin import begin
-from specdiag.train.checkpoints import checkpoints_of
-from specdiag.train.finite import check_state, model_defect
-from specdiag.train.manifest import MANIFEST, write_manifest
-from specdiag.train.outcome import load_outcome, spike_share
-from specdiag.train.ranking import Ranked, rank
+from specdiag.train.checkpoints.finite import check_state, model_defect
+from specdiag.train.checkpoints.inspect import checkpoints_of
+from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
 from specdiag.train.recipe import Recipe
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
-from specdiag.train.run import perplexity
-from specdiag.train.sweep import tabulate
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.outcome import load_outcome, spike_share
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.train.runs.run import perplexity
+from specdiag.train.runs.sweep import tabulate
 
 UP = "model.layers.0.mlp.up_proj.weight"
 MODEL = {
@@ -283,4 +283,4 @@ def test_the_manifest_of_a_run_of_ours_has_checksums_of_weights(recipe, tmp_path
     held = json.loads((tmp_path / "run" / "checkpoint-1" / MANIFEST).read_bytes())["files"]
     assert held["model.safetensors"]["crc"] > 0
     assert held["optimizer.pt"]["crc"] is None
-    assert not (tmp_path / "run" / ".specdiag.lock").exists()
+    assert not (tmp_path / "run" / ".specdiag.system.folder_lock").exists()

@@ -46,7 +46,7 @@ def surroundings(tmp_path, monkeypatch):
 
 
 def test_the_public_names_have_examples():
-    assert {"specdiag.analysis.analyze", "specdiag.recommendation.recommend", "specdiag.plot"} <= set(EXAMPLES)
+    assert {"specdiag.analysis.analyze.analyze", "specdiag.decay.recommend.recommend", "specdiag.plot"} <= set(EXAMPLES)
     assert len(EXAMPLES) > 30
 
 

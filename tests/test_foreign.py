@@ -27,12 +27,12 @@ from foreign_programs import (
 from plain_run import library_text, plain_trainer
 
 from specdiag import SourceError, UsageError
-from specdiag.decay.live import live_parameters
+from specdiag.live.parameters import live_parameters
+from specdiag.train.checkpoints.moment_order import check_order
 from specdiag.train.foreign.moments import load_moments
 from specdiag.train.foreign.reading import is_foreign, read_foreign
 from specdiag.train.foreign.schedules import rate
 from specdiag.train.models.nano_gpt import NanoGPTForCausalLM
-from specdiag.train.order_check import check_order
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 

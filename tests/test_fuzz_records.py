@@ -18,17 +18,17 @@ import specdiag
 from specdiag.architecture.rules import load_role_map
 from specdiag.auditing.thresholds import load_checks
 from specdiag.decay.plan import load_plan
-from specdiag.decay.run_settings import read_run
 from specdiag.dynamics.norm_log import NormedModule, load_norm_log, write_modules
 from specdiag.errors import SourceError
-from specdiag.metric_log import LOG_NAME, append_log, entry, latest, read_log
 from specdiag.records import Source
 from specdiag.report import load_report
+from specdiag.train.run_files import read_run
 from specdiag.trajectories.decay_log import has_decay_log
 from specdiag.trajectories.ledger import LEDGER_NAME, Finished, Ledger, read_ledger
+from specdiag.trajectories.load import load_trajectory
 from specdiag.trajectories.losses import read_losses
+from specdiag.trajectories.metric_log import LOG_NAME, append_log, entry, latest, read_log
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
-from specdiag.trajectories.saved import load_trajectory
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 BUDGET = seconds(0.7)

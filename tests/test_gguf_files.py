@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf_writer import QUERY, floats, model, opened, quantised, write
 
-from specdiag.checkpoint.choice import choose
+from specdiag.checkpoint.file_selection import choose
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError, UsageError
 

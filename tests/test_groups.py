@@ -7,7 +7,7 @@ from live_models import Decoder, ForTrainer, decays_of_a_step, train
 
 import specdiag
 from specdiag import UsageError
-from specdiag.decay.groups import param_groups
+from specdiag.decay.plan_groups import param_groups
 from specdiag.records import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")

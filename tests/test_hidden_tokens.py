@@ -9,7 +9,7 @@ import transformers
 from task_data import BLOCK, VOCABULARY, resumed_is_whole, small, trainer
 
 from specdiag import UsageError
-from specdiag.train.data import load_data
+from specdiag.train.data.tokens import load_data
 from specdiag.train.tasks.masked import load_masked
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from specdiag.decay.horizon import GEOMETRY, SHOWS, Verdict, balanced_factor, norm_factor, verdict
+from specdiag.decay.effect import GEOMETRY, SHOWS, Verdict, balanced_factor, norm_factor, verdict
 from specdiag.errors import UsageError
 
 RATIOS = [0.67, 0.82, 1.4, 1.25, 2.56, 2.77, 3.0]

@@ -15,7 +15,7 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 import specdiag
-from specdiag.printable import printable
+from specdiag.text.printable import printable
 from specdiag.views.export import from_csv
 
 NASTY = [

@@ -18,8 +18,8 @@ import torch
 from msgspec.structs import replace as replace_record
 
 import specdiag
+from specdiag.analysis.summary import summarise
 from specdiag.errors import UsageError
-from specdiag.summary import summarise
 from specdiag.views.html import interactive, page
 from specdiag.views.html.heat import heatmap
 from specdiag.views.html.spectrum import spectrum

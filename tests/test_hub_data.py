@@ -20,16 +20,16 @@ import pytest
 from hub_stand_in import HubStandIn, Repo
 
 from specdiag import SourceError, UsageError
-from specdiag.train.data import load_data
-from specdiag.train.hub_data import HubData, locate, pin
+from specdiag.train.data.hub import HubData, locate, pin
+from specdiag.train.data.tokens import load_data
 
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
 import datasets.config, torch
 from specdiag.errors import SpecdiagError
-from specdiag.train.data import load_data
-from specdiag.train.hub_data import pin
+from specdiag.train.data.tokens import load_data
+from specdiag.train.data.hub import pin
 
 time.sleep = lambda seconds: None  # between tries
 datasets.config.STREAMING_READ_MAX_RETRIES = 1

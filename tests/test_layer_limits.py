@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 import specdiag
 from specdiag.checkpoint.memory import from_state_dict
-from specdiag.plausible import implausible
+from specdiag.storage.plausibility import implausible
 
 
 @pytest.mark.parametrize(("number", "layer"), [("99999", 99999), ("100000", None), ("100000000", None)])

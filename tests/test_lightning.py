@@ -291,8 +291,8 @@ def test_the_other_package_of_lightning(tmp_path, monkeypatch):
         pass
 
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
-    monkeypatch.delitem(sys.modules, "specdiag.train.lightning_callback")
-    alone = importlib.import_module("specdiag.train.lightning_callback").LightningAlphaDecayCallback
+    monkeypatch.delitem(sys.modules, "specdiag.train.callbacks.lightning")
+    alone = importlib.import_module("specdiag.train.callbacks.lightning").LightningAlphaDecayCallback
     assert not issubclass(alone, pl.Callback)
     assert issubclass(LightningAlphaDecayCallback, pl.Callback)
     for kind in (alone, LightningAlphaDecayCallback):
@@ -335,7 +335,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 sys.path.insert(0, {tests!r})
 from live_models import Decoder
-from specdiag.optim import replicas
+from specdiag.optim.rules import replicas
 from specdiag.train import LightningAlphaDecayCallback
 
 torch.set_num_threads(1)

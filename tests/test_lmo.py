@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from specdiag import UsageError
-from specdiag.optim.lmo import LMOS, auto, direction, norm
+from specdiag.optim.optimizers.lmo import LMOS, auto, direction, norm
 
 A = torch.tensor([[3.0, 0, 4], [0, -2, 0]], dtype=torch.float64)
 SPECTRAL = [[0.4898979486, 0, 0.6531972647], [0, -0.8164965809, 0]]

@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from specdiag import UsageError
-from specdiag.lock import LOCK, FolderLock
-from specdiag.metric_log import RUN, append_log, entry, read_log
+from specdiag.system.folder_lock import LOCK, FolderLock
+from specdiag.trajectories.metric_log import RUN, append_log, entry, read_log
 
-HOLD = "import sys, time; from pathlib import Path; from specdiag.lock import FolderLock; \
+HOLD = "import sys, time; from pathlib import Path; from specdiag.system.folder_lock import FolderLock; \
 lock = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 
 

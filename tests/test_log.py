@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdiag.errors import SourceError, UsageError
-from specdiag.metric_log import LogEntry, append_log, entry, latest, read_log
+from specdiag.trajectories.metric_log import LogEntry, append_log, entry, latest, read_log
 
 ENTRIES = [entry(s, m, "alpha", s + len(m) / 7) for s in (10, 20) for m in ("a.weight", "b.weight[q]", "")]
 
@@ -87,7 +87,7 @@ def test_the_later_line_holds():
 def test_a_killed_writer_leaves_a_log_that_goes_on(tmp_path):
     log = tmp_path / "log.jsonl"
     code = (
-        "import sys; from specdiag.metric_log import append_log, entry\n"
+        "import sys; from specdiag.trajectories.metric_log import append_log, entry\n"
         "step = 0\n"
         "while True:\n"
         "    append_log(sys.argv[1], [entry(step, f'module.{i}', 'alpha', i) for i in range(300)]); step += 1\n"

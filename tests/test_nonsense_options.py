@@ -17,13 +17,13 @@ from huggingface_hub import constants
 
 import specdiag
 from specdiag import checks
+from specdiag.analysis.options import ANALYSIS
 from specdiag.auditing.records import AuditReport
 from specdiag.comparison.records import Comparison
 from specdiag.decay.plan import DecayPlan, load_plan
-from specdiag.decay.scheduled import decay_schedule
+from specdiag.decay.schedule_record import decay_schedule
 from specdiag.dynamics.records import Simulation
 from specdiag.errors import SpecdiagError
-from specdiag.options import ANALYSIS
 from specdiag.report import SpectralReport, load_report
 from specdiag.trajectories.records import Trajectory
 

@@ -11,8 +11,8 @@ from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.dynamics.norm_log import load_norm_log
-from specdiag.metric_log import read_log
 from specdiag.optim import AWD, AdaDecay, AlphaDecay, NormWatch, RenormalizedAdamW, Scion
+from specdiag.trajectories.metric_log import read_log
 
 Q = "layers.0.self_attn.q_proj.weight"
 PARTS = ("norm_change_decay", "norm_change_parallel", "norm_change_perpendicular")

@@ -9,9 +9,10 @@ import torch
 from live_models import Decoder, decays_of_a_step, train, weights
 
 from specdiag import UsageError
-from specdiag.decay.multipliers import attach
-from specdiag.optim import METHODS, AlphaDecay, ModuleAdaDecay, Scion, layout, optimizers, scion_groups
-from specdiag.optim.places import placed
+from specdiag.live.multipliers import attach
+from specdiag.live.places import placed
+from specdiag.optim import METHODS, AlphaDecay, ModuleAdaDecay, Scion, optimizers, scion_groups
+from specdiag.optim.layout import layout
 from specdiag.optim.registry import markdown
 
 Q = "layers.0.self_attn.q_proj.weight"

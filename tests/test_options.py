@@ -15,10 +15,10 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 import specdiag
-from specdiag.analysis import make_settings, open_source
+from specdiag.analysis.analyze import make_settings, open_source
+from specdiag.analysis.options import Tail
 from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
-from specdiag.options import Tail
 from specdiag.spectra.measure import TAILS
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"

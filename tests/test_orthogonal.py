@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from specdiag import UsageError
-from specdiag.optim.orthogonal import ITERATIONS, iterate, orthogonalize
+from specdiag.optim.optimizers.orthogonal import ITERATIONS, iterate, orthogonalize
 
 SIGMA = torch.tensor([0.001, 0.01, 0.1, 0.5, 1.0], dtype=torch.float64)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdiag.optim.power_iteration import PowerIteration, power_step
+from specdiag.optim.norms.power_iteration import PowerIteration, power_step
 
 
 def random(*shape, seed=0):

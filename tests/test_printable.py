@@ -4,8 +4,8 @@ import tomllib
 
 import pytest
 
-from specdiag import markdown
-from specdiag.printable import in_json, in_toml, printable, restored, reversible
+from specdiag.text import markdown
+from specdiag.text.printable import in_json, in_toml, printable, restored, reversible
 from specdiag.views.export import export, from_csv, to_csv
 
 OBEYED = [*map(chr, (*range(32), *range(127, 160))), *"\u202a\u202e\u2066\u2069\u200b\u200d\ufeff\u2028\u2029\u00ad\u115f\u3164\u034f\ufe0f\udc80\U000e0041\U000e0101"]  # fmt: skip

@@ -13,11 +13,11 @@ from plain_run import library_text
 from test_begin import MODEL
 
 from specdiag import UsageError
-from specdiag.metric_log import read_log
-from specdiag.train.checkpoints import defect
+from specdiag.train.checkpoints.inspect import defect
 from specdiag.train.recipe import Recipe
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.trajectories.metric_log import read_log
 
 TORCHRUN = (
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdiag", "train"

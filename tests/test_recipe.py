@@ -11,10 +11,10 @@ import specdiag
 from specdiag.errors import SourceError, UsageError
 from specdiag.optim import AlphaDecay, optimizers
 from specdiag.optim.registry import METHODS
+from specdiag.train.callbacks.rule_names import OPTIONS
 from specdiag.train.models.building import new_config
 from specdiag.train.models.simple_vit import register
 from specdiag.train.recipe import Recipe, load_recipe, preset_names
-from specdiag.train.rule_names import OPTIONS
 
 PARAMETERS = {
     "llama-60m": 58_073_600, "llama-135m": 134_105_856, "llama-350m": 367_969_280, "llama-1b": 1_339_082_752,

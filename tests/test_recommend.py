@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag.decay.plan import DecayPlan, load_plan
-from specdiag.decay.scheduled import decay_schedule
+from specdiag.decay.recommend import recommend
+from specdiag.decay.schedule_record import decay_schedule
 from specdiag.errors import SourceError, UsageError
-from specdiag.recommendation import recommend
 from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import alpha_null

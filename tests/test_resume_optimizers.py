@@ -12,11 +12,12 @@ from plain_run import BATCH, BLOCK, SEED, library_text, llama
 from safetensors.torch import load_file
 
 from specdiag import UsageError
-from specdiag.optim import METHODS, AlphaDecay, Combined, layout, optimizers
-from specdiag.optim.treatment import decay_kind, removed, treatment
+from specdiag.optim import METHODS, AlphaDecay, Combined, optimizers
+from specdiag.optim.layout import layout
+from specdiag.optim.norms.decay_semantics import decay_kind, removed, treatment
 from specdiag.train import AlphaDecayCallback
-from specdiag.train.checkpoints import defect
-from specdiag.train.data import load_data
+from specdiag.train.checkpoints.inspect import defect
+from specdiag.train.data.tokens import load_data
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 STEPS = 6

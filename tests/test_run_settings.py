@@ -10,8 +10,8 @@ import msgspec
 import pytest
 import torch
 
-from specdiag.decay.run_settings import RunSettings, read_run
 from specdiag.errors import SourceError, UsageError
+from specdiag.train.run_files import RunSettings, read_run
 
 PEAK, TOTAL, DONE = 3e-4, 20, 5
 

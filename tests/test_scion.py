@@ -11,9 +11,9 @@ from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.decay import schedules
-from specdiag.decay.multipliers import attach
+from specdiag.live.multipliers import attach
 from specdiag.optim import AlphaDecay, CorrectedDecay, GroupSchedule, Scion
-from specdiag.optim.lmo import direction
+from specdiag.optim.optimizers.lmo import direction
 
 Q = "layers.0.self_attn.q_proj.weight"
 
@@ -283,7 +283,9 @@ import copy, sys
 import torch, torch.distributed as dist
 from live_models import Decoder, train
 from specdiag import UsageError
-from specdiag.optim import AlphaDecay, Scion, lmo, scion
+from specdiag.optim import AlphaDecay, Scion
+from specdiag.optim.optimizers import lmo
+from specdiag.optim.optimizers import scion
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")

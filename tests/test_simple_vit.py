@@ -7,8 +7,8 @@ import torch
 import transformers
 
 import specdiag
-from specdiag.decay.live import live_parameters
-from specdiag.optim.places import placed
+from specdiag.live.parameters import live_parameters
+from specdiag.live.places import placed
 from specdiag.train.models.simple_vit import (
     SimpleViTConfig,
     SimpleViTForImageClassification,

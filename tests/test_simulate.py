@@ -17,7 +17,7 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 import specdiag
-from specdiag.decay.horizon import norm_factor
+from specdiag.decay.effect import norm_factor
 from specdiag.decay.schedules import adamc, constant, cosine
 from specdiag.dynamics.appendix_a import appendix_a, suppression
 from specdiag.dynamics.checking import compare_norms
@@ -39,7 +39,7 @@ from specdiag.dynamics.steady import (
 from specdiag.dynamics.updates import OPTIMIZERS, SPECTRAL_REPEATS, interpolated, nesterov, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
-from specdiag.metric_log import append_log, entry, read_log
+from specdiag.trajectories.metric_log import append_log, entry, read_log
 
 WALK = update_of("random-walk", (1,))
 ADAMW = update_of("adamw", (4096,))

@@ -20,12 +20,12 @@ from specdiag import SourceError, UsageError, plot
 from specdiag.decay.schedules import cosine
 from specdiag.dynamics.alignment import alignments
 from specdiag.dynamics.norm_log import NormLog, load_norm_log
+from specdiag.dynamics.reported_settings import with_settings
 from specdiag.dynamics.run_check import check_run, expected_norms, sentences
-from specdiag.dynamics.told_settings import with_settings
-from specdiag.metric_log import entry
 from specdiag.optim import AdaDecay, NormWatch, RenormalizedAdamW, Scion
 from specdiag.train import NormWatchCallback
-from specdiag.trajectories.saved import load_trajectory
+from specdiag.trajectories.load import load_trajectory
+from specdiag.trajectories.metric_log import entry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

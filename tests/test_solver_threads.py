@@ -6,8 +6,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from specdiag.optim import exponents as engine
-from specdiag.optim.solver_threads import SolverThreads
+from specdiag.spectra import live_alpha as engine
+from specdiag.spectra.solver_threads import SolverThreads
 
 
 @pytest.fixture

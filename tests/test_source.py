@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from specdiag.checkpoint.choice import choose
+from specdiag.checkpoint.file_selection import choose
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.source import Location, locate
 from specdiag.errors import SourceError, UsageError

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from specdiag import address_space, interrupts
 from specdiag.errors import ComputationError
 from specdiag.report import load_report
+from specdiag.system import address_space, interrupts
 
 COMMAND = [sys.executable, "-m", "specdiag"]
 

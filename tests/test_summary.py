@@ -3,10 +3,10 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats
 
+from specdiag.analysis.summary import auc, contrasts, sign_flip_p, summarise
 from specdiag.records import ModuleRecord
 from specdiag.spectra import null
 from specdiag.spectra.tails import hill
-from specdiag.summary import auc, contrasts, sign_flip_p, summarise
 from specdiag.views import sentences
 
 

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from task_data import BLOCK, VOCABULARY, comments
 
 from specdiag import UsageError
-from specdiag.train.begin import begin
-from specdiag.train.config import load_config
 from specdiag.train.recipe import Recipe
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.config import load_config
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
 from specdiag.train.tasks.loading import block_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag import SourceError, UsageError
-from specdiag.metric_log import read_log
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.trajectories.metric_log import read_log
 
 UP = "model.layers.0.mlp.up_proj.weight"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from specdiag import ComputationError
-from specdiag.train.checkpoints import checkpoints_of, find_complete
-from specdiag.train.manifest import MANIFEST, write_manifest
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
-from specdiag.train.staging import publish, recover, rotate
-from specdiag.train.start import find_start
+from specdiag.train.checkpoints.inspect import checkpoints_of, find_complete
+from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
+from specdiag.train.checkpoints.publish import publish, recover, rotate
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.train.runs.starting_point import find_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +110,9 @@ def test_publishing_replaces_and_leaves_nothing_aside(copy):
 
 def test_a_full_disk_is_foreseen_and_loses_nothing(plain, text, tmp_path, monkeypatch):
     ready = prepare(Request(source=plain / "checkpoint-2", data=[text], out=tmp_path / "ours", decay="uniform"))
-    monkeypatch.setattr("specdiag.train.trainer.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
+    monkeypatch.setattr(
+        "specdiag.train.checkpoints.trainer.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0)
+    )
     with pytest.raises(ComputationError, match=r"checkpoint-4 takes .* MiB and 0 are free .*specdiag train --resume"):
         ready.train()
     assert not checkpoints_of(tmp_path / "ours")
@@ -122,8 +124,10 @@ def test_a_disk_that_fills_up_while_saving_is_one_sentence(plain, text, tmp_path
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("specdiag.train.staging.write_manifest", full)
-    with pytest.raises(ComputationError, match=r"No space left on device.* the checkpoints before it, if any, are whole"):
+    monkeypatch.setattr("specdiag.train.checkpoints.publish.write_manifest", full)
+    with pytest.raises(
+        ComputationError, match=r"No space left on device.* the checkpoints before it, if any, are whole"
+    ):
         ready.train()
     assert not (tmp_path / "ours" / ".saving").exists()
 
@@ -143,7 +147,7 @@ def test_kill_9_at_every_point_of_saving_loses_no_checkpoint(plain, text, tmp_pa
         start = find_start(Path(f"{run}-{point}"), fresh=False, branch=False)
         assert start.step == 2, point
         lock, *said = start.said
-        assert lock.startswith(".specdiag.lock of process "), point
+        assert lock.startswith(".specdiag.system.folder_lock of process "), point
         assert said == ["checkpoint-4 was passed over: the run was killed while it was being saved"], point
     for point in ("after_the_manifest", "while_rotating"):
         assert find_start(Path(f"{run}-{point}"), fresh=False, branch=False).step == 4, point

@@ -13,11 +13,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from specdiag import SourceError, UsageError
-from specdiag.train.blocks import split
-from specdiag.train.data import data_files, load_data
-from specdiag.train.fingerprint import Fingerprint, fingerprint
-from specdiag.train.hub_data import HubData
-from specdiag.train.tokenizers import find_tokenizer
+from specdiag.train.data.blocks import split
+from specdiag.train.data.fingerprint import Fingerprint, fingerprint
+from specdiag.train.data.hub import HubData
+from specdiag.train.data.tokenizers import find_tokenizer
+from specdiag.train.data.tokens import data_files, load_data
 
 TEXT = "Ein Satz, dann noch einer: ä.\n" * 40
 

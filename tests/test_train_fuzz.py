@@ -12,18 +12,18 @@ from safetensors.torch import save_file
 
 from specdiag import SourceError, UsageError
 from specdiag.errors import SpecdiagError
-from specdiag.lock import LOCK, FolderLock
-from specdiag.train.checkpoints import damage, find_complete, read_state
-from specdiag.train.config import CONFIG, RunConfig, load_config, save_config
-from specdiag.train.fingerprint import Fingerprint
-from specdiag.train.finite import check_state
-from specdiag.train.manifest import MANIFEST, write_manifest
-from specdiag.train.optimizer_check import read_optimizer
-from specdiag.train.outcome import OUTCOME, Outcome, load_outcome, save_outcome
-from specdiag.train.ranking import divergences, rank
+from specdiag.system.folder_lock import LOCK, FolderLock
+from specdiag.train.checkpoints.finite import check_state
+from specdiag.train.checkpoints.inspect import damage, find_complete, read_state
+from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
+from specdiag.train.checkpoints.optimizer_state import read_optimizer
+from specdiag.train.checkpoints.trainer_state import read_trainer_state
+from specdiag.train.data.fingerprint import Fingerprint
 from specdiag.train.recipe import PRESETS, load_recipe, validated
-from specdiag.train.state import read_trainer_state
-from specdiag.train.sweep import tabulate
+from specdiag.train.runs.config import CONFIG, RunConfig, load_config, save_config
+from specdiag.train.runs.leaderboard import divergences, rank
+from specdiag.train.runs.outcome import OUTCOME, Outcome, load_outcome, save_outcome
+from specdiag.train.runs.sweep import tabulate
 
 STATE = {
     "global_step": 6, "max_steps": 6, "epoch": 1.0, "train_batch_size": 4, "num_train_epochs": 1, "total_flos": 1.0,

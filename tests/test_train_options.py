@@ -8,14 +8,14 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 from specdiag import ComputationError, SourceError, UsageError
-from specdiag.train.begin import begin
-from specdiag.train.beside import beside
-from specdiag.train.changes import changed, parse_assignments
-from specdiag.train.outcome import Outcome, load_outcome, save_outcome
 from specdiag.train.recipe import Recipe
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
-from specdiag.train.sweep import balance_of, parse_grid, prepared
+from specdiag.train.runs.begin import begin
+from specdiag.train.runs.changes import changed, parse_assignments
+from specdiag.train.runs.outcome import Outcome, load_outcome, save_outcome
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.train.runs.rival import beside
+from specdiag.train.runs.sweep import balance_of, parse_grid, prepared
 
 MODEL = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,

@@ -24,13 +24,13 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 import specdiag
-import specdiag.analysis
+import specdiag.analysis.analyze
 import specdiag.plot
 from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.metric_log import latest, read_log
+from specdiag.trajectories.load import load_trajectory
 from specdiag.trajectories.losses import read_losses
+from specdiag.trajectories.metric_log import latest, read_log
 from specdiag.trajectories.records import DroppedStep, Trajectory
-from specdiag.trajectories.saved import load_trajectory
 from specdiag.trajectories.steps import find_steps
 
 
@@ -93,9 +93,9 @@ def test_finished_steps_are_not_analysed_again(run, monkeypatch):
     shutil.rmtree(run / "checkpoint-20")
     os.utime(run / "checkpoint-40" / "model.safetensors")
     analysed = []
-    real = specdiag.analysis.analyze
+    real = specdiag.analysis.analyze.analyze
     monkeypatch.setattr(
-        specdiag.analysis, "analyze", lambda source, **k: (analysed.append(source), real(source, **k))[1]
+        specdiag.analysis.analyze, "analyze", lambda source, **k: (analysed.append(source), real(source, **k))[1]
     )
     again = specdiag.trajectory(run)
     assert analysed == [str(run / "checkpoint-40")], "the one that was touched"

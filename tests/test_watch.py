@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 import specdiag
 from specdiag.errors import ComputationError, MissingExtraError, SourceError, UsageError
-from specdiag.metric_log import entry
 from specdiag.trajectories import one_step
 from specdiag.trajectories.alerts import alerts
+from specdiag.trajectories.metric_log import entry
 from specdiag.trajectories.records import DroppedStep, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.sinks import open_sink
 from specdiag.trajectories.steps import RunStep

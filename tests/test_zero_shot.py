@@ -15,9 +15,9 @@ import transformers
 from plain_run import BLOCK, library_text, plain_trainer
 
 from specdiag import SourceError
-from specdiag.train.byte_tokenizer import byte_tokenizer
-from specdiag.train.request import Request
-from specdiag.train.resume import prepare
+from specdiag.train.data.byte_tokenizer import byte_tokenizer
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS, CONTEXT, ANSWER = 24, 20, 6

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specdiag.architecture import config as settings
-from specdiag.architecture import fused, places
+from specdiag.architecture import depth as places
+from specdiag.architecture import fused
 from specdiag.architecture.names import Name, Neighbours, numbered, parse
 from specdiag.architecture.rules import Fused, Rule, find_rule
 from specdiag.records import Role

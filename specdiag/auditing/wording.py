@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from specdiag import markdown
 from specdiag.auditing.records import AuditReport, DecayAnswer, Finding
-from specdiag.printable import printable
+from specdiag.text import markdown
+from specdiag.text.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""

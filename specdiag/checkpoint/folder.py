@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specdiag.checkpoint.choice import refuse_foreign
+from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
 from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location

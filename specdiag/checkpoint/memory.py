@@ -12,9 +12,9 @@ from torch import nn
 from specdiag.checkpoint.adapters.adapter import read_adapter
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.rows import update_rows
+from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
-from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.state_dict import plain_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors

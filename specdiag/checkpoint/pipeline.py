@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from specdiag.checkpoint.choice import weight_files
+from specdiag.checkpoint.file_selection import weight_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 

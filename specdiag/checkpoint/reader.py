@@ -14,14 +14,14 @@ from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_
 from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
-from specdiag.checkpoint.choice import choose, is_index, projector_notes, shard_notes, weight_files
+from specdiag.checkpoint.file_selection import choose, is_index, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
+from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
-from specdiag.checkpoint.sorting import Sorting, sort_tensors
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from specdiag.checkpoint.choice import refuse_foreign
+from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.formats import N_PROBE, format_of
 from specdiag.checkpoint.hub import checked_names, in_one_sentence, transport_errors
 from specdiag.checkpoint.listing import Listing

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.address_space import jobs_within, room
-from specdiag.analysis import Progress, analyze
+from specdiag.analysis.analyze import Progress, analyze
+from specdiag.analysis.cost import memory
+from specdiag.analysis.processes import Ranks
+from specdiag.analysis.workers import affordable_workers, units
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
 from specdiag.comparison.difference import Pair, difference
 from specdiag.comparison.records import Delta, Subspaces
 from specdiag.comparison.subspaces import all_subspaces
-from specdiag.cost import memory
-from specdiag.ranks import Ranks
 from specdiag.records import ModuleRecord
 from specdiag.resources import available_cpus, total_memory
-from specdiag.workers import affordable_workers, units
+from specdiag.system.address_space import jobs_within, room
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint

@@ -16,7 +16,7 @@ from specdiag.records import ModuleRecord, Role, Skipped, key
 from specdiag.report import SpectralReport, is_report, load_report
 
 if TYPE_CHECKING:
-    from specdiag.analysis import Progress
+    from specdiag.analysis.analyze import Progress
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,7 @@ class Side:
         """The report, made now where there is none, of the matrices `keys`."""
         if self.report is not None:
             return self.report
-        from specdiag.analysis import analyze
+        from specdiag.analysis.analyze import analyze
 
         assert self.checkpoint is not None
         wanted = set(keys)
@@ -115,7 +115,7 @@ def open_side(
     """
     if isinstance(source, SpectralReport):
         return Side(source, None)
-    from specdiag.analysis import open_source
+    from specdiag.analysis.analyze import open_source
 
     if isinstance(source, Checkpoint):
         opening = {name: value for name, value in opening.items() if name in given}

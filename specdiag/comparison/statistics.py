@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
+from specdiag.analysis.summary import balance_score
 from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
 from specdiag.records import FAMILIES, ROLES
 from specdiag.spectra.null import alpha_sd
-from specdiag.summary import balance_score
 
 
 def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:

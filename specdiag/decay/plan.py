@@ -11,8 +11,8 @@ import msgspec
 
 from specdiag import checks
 from specdiag.decay.assignment import Rule
-from specdiag.decay.horizon import Verdict
-from specdiag.decay.scheduled import DecaySchedule
+from specdiag.decay.effect import Verdict
+from specdiag.decay.schedule_record import DecaySchedule
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, shortened
 from specdiag.records import Family, Record, Role, Source
@@ -157,7 +157,7 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         Raises:
             UsageError: no base decay is known, or the plan does not fit the model; the difference is listed.
         """
-        from specdiag.decay.groups import param_groups
+        from specdiag.decay.plan_groups import param_groups
 
         return param_groups(self, model, lr=lr, weight_decay=weight_decay)
 
@@ -176,7 +176,7 @@ class DecayPlan(Record, frozen=True, kw_only=True):
             UsageError: the plan does not fit the model or the optimizer (the difference is listed), or the optimizer
                 cannot take another decay at each step: then build it on `param_groups`.
         """
-        from specdiag.decay.groups import apply
+        from specdiag.decay.plan_groups import apply
 
         apply(self, optimizer, model)
 

@@ -12,9 +12,9 @@ import math
 
 from msgspec.structs import replace
 
-from specdiag.decay.scheduled import LrShape
+from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.records import Simulation
-from specdiag.dynamics.simulating import simulate
+from specdiag.dynamics.simulate import simulate
 from specdiag.dynamics.steady import steady_norm
 from specdiag.dynamics.updates import Shape, update_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from specdiag.metric_log import LogEntry, latest
 from specdiag.records import Record
+from specdiag.trajectories.metric_log import LogEntry, latest
 
 
 class NormError(Record, frozen=True, kw_only=True):

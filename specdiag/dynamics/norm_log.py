@@ -12,9 +12,9 @@ import msgspec
 from specdiag.dynamics.updates import Optimizer
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
-from specdiag.metric_log import LOG_NAME, LogEntry, latest, read_log
 from specdiag.records import Record, Source
 from specdiag.trajectories.entries import tracked
+from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, latest, read_log
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
 
 NORMS_NAME = "specdiag_norms"

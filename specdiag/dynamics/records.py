@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from specdiag import checks
-from specdiag.decay.scheduled import LrShape
+from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.updates import Optimizer
-from specdiag.metric_log import LogEntry, entry
 from specdiag.records import Record
+from specdiag.trajectories.metric_log import LogEntry, entry
 
 SCHEMA = 1
 

@@ -20,8 +20,8 @@ from specdiag.dynamics.steady import removed, steady_norm, steps_to_steady
 from specdiag.dynamics.updates import Update, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
-from specdiag.metric_log import LogEntry, entry
 from specdiag.records import Family, Record, Role
+from specdiag.trajectories.metric_log import LogEntry, entry
 
 SCHEMA = 1
 _FULL = 10

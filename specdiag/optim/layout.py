@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag.decay.live import live_parameters, untied
-from specdiag.optim.combined import stepped_by
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.optim.optimizers.combined import stepped_by
 
 _COLUMNS = ("optimizer", "place", "lmo", "radius", "lr", "decay", "target C^2", "tensors", "values", "such as")
 _TEXT = ("optimizer", "place", "lmo", "such as")

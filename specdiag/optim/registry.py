@@ -12,15 +12,15 @@ from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.errors import UsageError
-from specdiag.optim.ada_decay import AdaDecay
-from specdiag.optim.awd import AWD
-from specdiag.optim.cautious import CautiousAdamW
-from specdiag.optim.corrected_decay import CorrectedDecay
-from specdiag.optim.places import Placed, placed
-from specdiag.optim.presets import scion_groups
-from specdiag.optim.renormalized import RenormalizedAdamW
-from specdiag.optim.scion import Scion
-from specdiag.optim.stable import AdamS
+from specdiag.live.places import Placed, placed
+from specdiag.optim.optimizers.ada_decay import AdaDecay
+from specdiag.optim.optimizers.adam_s import AdamS
+from specdiag.optim.optimizers.awd import AWD
+from specdiag.optim.optimizers.cautious_adamw import CautiousAdamW
+from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW
+from specdiag.optim.optimizers.scion import Scion
+from specdiag.optim.optimizers.scion_presets import scion_groups
+from specdiag.optim.rules.corrected_decay import CorrectedDecay
 
 Options = Mapping[str, Any]
 

@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.train.callback import AlphaDecayCallback
-    from specdiag.train.lightning_callback import LightningAlphaDecayCallback
-    from specdiag.train.norm_callback import NormWatchCallback
-    from specdiag.train.plan_callback import DecayPlanCallback
+    from specdiag.train.callbacks.lightning import LightningAlphaDecayCallback
+    from specdiag.train.callbacks.live_rules import AlphaDecayCallback
+    from specdiag.train.callbacks.norms import NormWatchCallback
+    from specdiag.train.callbacks.plan import DecayPlanCallback
 
 _HOMES = {
-    "AlphaDecayCallback": "callback",
-    "DecayPlanCallback": "plan_callback",
-    "LightningAlphaDecayCallback": "lightning_callback",
-    "NormWatchCallback": "norm_callback",
+    "AlphaDecayCallback": "callbacks.live_rules",
+    "DecayPlanCallback": "callbacks.plan",
+    "LightningAlphaDecayCallback": "callbacks.lightning",
+    "NormWatchCallback": "callbacks.norms",
 }
 
 __all__ = ["AlphaDecayCallback", "DecayPlanCallback", "LightningAlphaDecayCallback", "NormWatchCallback"]

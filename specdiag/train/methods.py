@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.optim import METHODS, optimizers
-from specdiag.optim.combined import Combined
+from specdiag.optim.optimizers.combined import Combined
 from specdiag.train.recipe import Recipe
 
 _FROM_SETTINGS = {

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from specdiag.lock import FolderLock
+from specdiag.system.folder_lock import FolderLock
 
 
 def count_ranks() -> int:

@@ -17,7 +17,7 @@ from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.files import converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
-from specdiag.train.rule_names import OPTIONS
+from specdiag.train.callbacks.rule_names import OPTIONS
 from specdiag.train.tasks.augment import AUGMENTS
 
 PRESETS = Path(__file__).parent / "presets"

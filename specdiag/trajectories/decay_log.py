@@ -10,8 +10,8 @@ from pathlib import Path
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError
 from specdiag.files import is_regular, read_whole
-from specdiag.metric_log import LIMIT, LOG_NAME, latest, read_log
 from specdiag.records import Family, Role
+from specdiag.trajectories.metric_log import LIMIT, LOG_NAME, latest, read_log
 from specdiag.trajectories.steps import find_steps
 
 _DECAY = "weight_decay"

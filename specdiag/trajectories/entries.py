@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specdiag.metric_log import RUN, LogEntry, entry
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.trajectories.losses import Losses
+from specdiag.trajectories.metric_log import RUN, LogEntry, entry
 from specdiag.trajectories.records import TRACKED, StepResult, TrackedModule
 
 

@@ -14,9 +14,9 @@ import msgspec
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_whole
-from specdiag.lock import alone
 from specdiag.records import Record
 from specdiag.report import LIMIT, SpectralReport, load_report, read_record, write_atomically
+from specdiag.system.folder_lock import alone
 
 _HUB = "hf://"
 LEDGER_NAME = "ledger.json"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.errors import ComputationError, SourceError
-from specdiag.metric_log import LOG_NAME, LogEntry, append_log, latest, read_log
 from specdiag.report import SpectralReport, load_report
 from specdiag.trajectories.entries import step_entries, step_result, tracked
 from specdiag.trajectories.ledger import Ledger, report_name, save_step, saved_report
 from specdiag.trajectories.losses import Losses, read_losses
+from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log, latest, read_log
 from specdiag.trajectories.records import DroppedStep, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.steps import RunStep, fingerprint
 
@@ -134,7 +134,7 @@ def analysed(step: RunStep, options: Mapping[str, Any]) -> SpectralReport:
     Raises:
         SourceError: the checkpoint, or some of its matrices, cannot be read.
     """
-    from specdiag.analysis import analyze
+    from specdiag.analysis.analyze import analyze
 
     report = analyze(step.location, revision=step.revision, stream=step.stream, **options)
     failed = [r.key for r in report if r.status == "failed"]

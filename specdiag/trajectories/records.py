@@ -9,8 +9,8 @@ from statistics import median
 import msgspec
 
 from specdiag import checks
-from specdiag.metric_log import RUN, LogEntry
 from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
+from specdiag.trajectories.metric_log import RUN, LogEntry
 
 SCHEMA = 1
 

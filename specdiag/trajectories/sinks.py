@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.metric_log import RUN
+from specdiag.trajectories.metric_log import RUN
 from specdiag.trajectories.records import Trajectory
 
 SINKS = ("trackio", "wandb", "tensorboard")

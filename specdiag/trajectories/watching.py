@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from specdiag import checks
+from specdiag.analysis.options import RunArguments
 from specdiag.errors import SourceError, UsageError
-from specdiag.options import RunArguments
 from specdiag.trajectories.alerts import Alert, alerts
 from specdiag.trajectories.one_step import analysed_apart
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
 from specdiag.trajectories.steps import RunStep, find_steps, fingerprint
-from specdiag.trajectories.tracing import check, open_output
+from specdiag.trajectories.trajectory import check, open_output
 
 _OF_ONE_PROCESS = ("progress", "resume", "ranks")
 _LONGEST = 1e6

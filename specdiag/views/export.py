@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from specdiag import markdown
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.printable import restored, reversible
+from specdiag.text import markdown
+from specdiag.text.printable import restored, reversible
 
 Rows = Sequence[Mapping[str, Any]]
 _NAMES = frozenset({"name", "module", "tensor", "run", "name_a", "name_b"})

@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
-from specdiag.printable import in_toml, printable
+from specdiag.text.printable import in_toml, printable
 from specdiag.views.export import export
 
 COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")

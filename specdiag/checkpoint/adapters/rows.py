@@ -16,7 +16,7 @@ from specdiag.architecture.split import whole
 from specdiag.checkpoint.adapters.adapter import Adapter, remarks_on_updates
 from specdiag.checkpoint.adapters.names import dotted
 from specdiag.checkpoint.adapters.update import Update, can_cut
-from specdiag.checkpoint.sorting import Sorting, sort_tensors
+from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.records import Skipped, Source
 

@@ -10,10 +10,10 @@ from typing import Any
 from specdiag.checkpoint.quantised.bitsandbytes import find_bitsandbytes
 from specdiag.checkpoint.quantised.bundle import Bundle, split
 from specdiag.checkpoint.quantised.float4 import find_float4
-from specdiag.checkpoint.quantised.foreign import belongs, foreign_method, foreign_modules
 from specdiag.checkpoint.quantised.gptq import find_gptq
 from specdiag.checkpoint.quantised.packed import find_compressed, find_mlx
 from specdiag.checkpoint.quantised.scaled import find_float8, find_int8
+from specdiag.checkpoint.quantised.unsupported import belongs, foreign_method, foreign_modules
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight
 from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
 

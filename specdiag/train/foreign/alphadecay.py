@@ -16,10 +16,10 @@ from specdiag.files import read_whole
 from specdiag.train.foreign.building import Loaded, build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
+from specdiag.train.foreign.load import saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
 from specdiag.train.foreign.opening import open_dictionary
-from specdiag.train.foreign.saved import saved_optimizer
-from specdiag.train.foreign.told import Told, plain
+from specdiag.train.foreign.reported_settings import Told, plain
 
 KIND = "AlphaDecay checkpoint"
 STATE = "training_state.json"

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from specdiag.decay.live import live_parameters, untied
 from specdiag.errors import SourceError, UsageError
+from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.models.nano_gpt import register
 
 _COMPILED = "_orig_mod."

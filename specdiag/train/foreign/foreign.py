@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from specdiag.train.settings import Settings
+from specdiag.train.runs.trainer_arguments import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import get_parameter_names
 
-from specdiag.decay.live import live_parameters, untied
 from specdiag.errors import SourceError, UsageError
-from specdiag.train.foreign.saved import SavedOptimizer
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.train.foreign.load import SavedOptimizer
 
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 """Of transformers 5's Trainer."""

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag.decay.live import live_parameters, untied
 from specdiag.errors import SourceError
+from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import trainer_decayed
-from specdiag.train.foreign.saved import MOMENTS, SavedOptimizer
+from specdiag.train.foreign.load import MOMENTS, SavedOptimizer
 
 
 def moments_of(

@@ -14,10 +14,10 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.train.foreign.building import dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import OLD_NANOGPT, assign
+from specdiag.train.foreign.load import saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
-from specdiag.train.foreign.saved import saved_optimizer
+from specdiag.train.foreign.reported_settings import Told, plain
 from specdiag.train.foreign.schedules import cosine, cosine_then_flat, rate
-from specdiag.train.foreign.told import Told, plain
 from specdiag.train.models.nano_gpt import NanoGPTConfig, NanoGPTForCausalLM
 
 KIND = "nanoGPT checkpoint"

@@ -12,7 +12,7 @@ import torch
 
 from specdiag.checkpoint.torch_load import INERT, ForeignPickleError, load_torch
 from specdiag.errors import SourceError
-from specdiag.train.zip_check import check_zip
+from specdiag.train.checkpoints.zip_check import check_zip
 
 _scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.train.checkpoints import STATE, checkpoints_of, has_weights
+from specdiag.train.checkpoints.inspect import STATE, checkpoints_of, has_weights
 
 try:
     from specdiag.train.foreign.alphadecay import is_alphadecay, read_alphadecay

@@ -13,10 +13,10 @@ from specdiag.errors import UsageError
 from specdiag.train.foreign.building import build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
+from specdiag.train.foreign.load import SavedOptimizer, saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
-from specdiag.train.foreign.saved import SavedOptimizer, saved_optimizer
+from specdiag.train.foreign.reported_settings import Told, first_of, plain
 from specdiag.train.foreign.schedules import of_torch
-from specdiag.train.foreign.told import Told, first_of, plain
 
 LIGHTNING = "Lightning checkpoint"
 KIND = "torch dict"

@@ -15,7 +15,7 @@ from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.nanogpt import is_nanogpt
 from specdiag.train.foreign.opening import open_dictionary
 from specdiag.train.foreign.reading import read_foreign
-from specdiag.train.settings import Settings
+from specdiag.train.runs.trainer_arguments import Settings
 
 
 def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
 
 from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.train.checkpoints import gguf_in
+from specdiag.train.checkpoints.inspect import gguf_in
 from specdiag.train.models import nano_gpt, simple_vit
 from specdiag.train.tasks.task import auto_class, kind_of, tasks_of
 

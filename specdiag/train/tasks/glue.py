@@ -11,9 +11,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.train.data import Data, tokenizer_digest
-from specdiag.train.fingerprint import fingerprint
-from specdiag.train.hub_data import HubData, locate
+from specdiag.train.data.fingerprint import fingerprint
+from specdiag.train.data.hub import HubData, locate
+from specdiag.train.data.tokens import Data, tokenizer_digest
 from specdiag.train.tasks.metrics import Metric, accuracy, f1, matthews, of_predictions, pearson, spearman
 from specdiag.train.tasks.rows import Row, Rows, read
 

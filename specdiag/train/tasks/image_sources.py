@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 from PIL import Image
 
 from specdiag.errors import SourceError
-from specdiag.train.fingerprint import DataFile
-from specdiag.train.hub_data import import_datasets, in_one_sentence, locate, resolve
+from specdiag.train.data.fingerprint import DataFile
+from specdiag.train.data.hub import import_datasets, in_one_sentence, locate, resolve
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _HELD_OUT = ("val", "validation", "test")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.train.blocks import held_out_of
-from specdiag.train.data import Data
-from specdiag.train.fingerprint import Fingerprint
+from specdiag.train.data.blocks import held_out_of
+from specdiag.train.data.fingerprint import Fingerprint
+from specdiag.train.data.tokens import Data
 from specdiag.train.tasks.augment import AUGMENTS, Augment, central_crop, flip, inception_crop, rand_augment
 from specdiag.train.tasks.image_sources import ImageSource, open_images
 

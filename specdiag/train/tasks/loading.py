@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from specdiag.errors import UsageError
-from specdiag.train.data import Data, load_data
+from specdiag.train.data.tokens import Data, load_data
 from specdiag.train.recipe import Recipe
 from specdiag.train.tasks.task import kind_of
 

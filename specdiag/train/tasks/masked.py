@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Dataset
 
 from specdiag.errors import MissingExtraError, UsageError
-from specdiag.train.data import Data, Examples, load_data
+from specdiag.train.data.tokens import Data, Examples, load_data
 
 try:
     from transformers import DataCollatorForLanguageModeling

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.errors import SourceError, UsageError
-from specdiag.train.data import data_files, read_rows
-from specdiag.train.hub_data import HubData, import_datasets, in_one_sentence, resolve
+from specdiag.train.data.hub import HubData, import_datasets, in_one_sentence, resolve
+from specdiag.train.data.tokens import data_files, read_rows
 
 READERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),

@@ -18,9 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from specdiag.decay.plan import DecayPlan
-from specdiag.printable import printable
 from specdiag.records import Family, Role
 from specdiag.report import SpectralReport
+from specdiag.text.printable import printable
 
 P = ParamSpec("P")
 

@@ -16,14 +16,14 @@ from msgspec.structs import asdict
 
 from specdiag import checks
 from specdiag.auditing import wording
-from specdiag.auditing.auditor import audit
+from specdiag.auditing.audit import audit
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
+from specdiag.decay.recommend import recommend
 from specdiag.errors import UsageError
-from specdiag.printable import printable
-from specdiag.recommendation import recommend
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport, check_writable, write_atomically
+from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
 from specdiag.views.cells import number
 from specdiag.views.figures.style import plan_caption

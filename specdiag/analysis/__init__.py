@@ -1,0 +1,1 @@
+"""From a source to its report: what is opened, selected, measured, kept and summarised."""

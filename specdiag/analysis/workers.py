@@ -1,0 +1,284 @@
+"""Running the measurements: threads on the CPU, batches by shape on an accelerator. Results come as they are done."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from specdiag.analysis.cache import Results
+from specdiag.analysis.cost import flops, memory
+from specdiag.checkpoint.tensors import FloatType, StoredTensor, WeightMatrix
+from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.records import ModuleRecord, Settings
+from specdiag.resources import one_torch_thread
+from specdiag.spectra.eigenvalues import TORCH_FROM
+from specdiag.spectra.measure import FLOAT32_RANGE, MIN_EIGENVALUES, Eigenvalues, failed, measure
+from specdiag.spectra.scan import Scan, scan
+
+if TYPE_CHECKING:
+    from specdiag.spectra.accelerator import Solved
+
+_log = logging.getLogger("specdiag")
+
+Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
+
+Kind = tuple[tuple[int, ...], str]
+"""Shape and storage type: what can be stacked."""
+
+_TOGETHER = 64
+"""Small units that a worker takes at once."""
+_SMALL_BYTES = 1 << 17
+_BATCH_BYTES = 1 << 30
+"""Stored bytes that are gathered before the fullest shape goes to the accelerator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is read at once: a stored tensor or one slice of a stacked one, and the matrices cut from it."""
+
+    tensor: StoredTensor
+    index: int | None
+    matrices: tuple[WeightMatrix, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    matrix: WeightMatrix
+    stack: NDArray[Any]
+    storage: FloatType
+    scanned: Scan
+
+
+def units(matrices: Iterable[WeightMatrix]) -> list[Unit]:
+    """Matrices grouped by what they are cut from, so that nothing is read twice; stored order."""
+    groups: dict[tuple[int, int | None], list[WeightMatrix]] = defaultdict(list)
+    for matrix in matrices:
+        groups[id(matrix.tensor), matrix.slicer.index].append(matrix)
+    return [Unit(group[0].tensor, index, tuple(group)) for (_, index), group in groups.items()]
+
+
+def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budget: int) -> int:
+    """The most workers, at most `jobs`, whose largest units fit into `budget` bytes together.
+
+    Raises:
+        UsageError: if the largest unit alone does not fit.
+    """
+    needs = sorted(((max(memory(m, settings) for m in u.matrices), u) for u in work), key=lambda n: -n[0])
+    if needs and needs[0][0] > budget:
+        need, unit = needs[0]
+        raise UsageError(
+            f"{unit.tensor.name} needs about {need / 2**20:.0f} MiB and --memory allows {budget / 2**20:.0f}; "
+            "allow more, or leave it out with --exclude"
+        )
+    workers = 1
+    while workers < min(jobs, len(needs)) and sum(n for n, _ in needs[: workers + 1]) <= budget:
+        workers += 1
+    return workers
+
+
+def batches(ordered: Iterable[Unit]) -> Iterator[list[Unit]]:
+    """Units as a worker takes them: each alone, but for small ones, of which it takes many at once.
+
+    A matrix of too few eigenvalues for an exponent is measured in the time that handing it over takes.
+    """
+    small: list[Unit] = []
+    for unit in ordered:
+        if _is_small(unit):
+            small.append(unit)
+        else:
+            yield [unit]
+        if len(small) == _TOGETHER:
+            yield small
+            small = []
+    if small:
+        yield small
+
+
+def _is_small(unit: Unit) -> bool:
+    few = all(m.rank is None and m.n_slices * min(m.shape) < MIN_EIGENVALUES for m in unit.matrices)
+    return few and len(unit.matrices) == 1 and unit.tensor.nbytes <= _SMALL_BYTES
+
+
+def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
+    """Whether torch solves some of it."""
+    largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
+    by_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
+    return by_torch or settings.device != "cpu"
+
+
+def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Iterator[Result]:
+    """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
+    order = batches(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
+    with_torch = needs_torch(work, settings)
+    with _one_blas_thread(with_torch), _threads(workers, with_torch) as pool:
+        running: set[Future[list[Result]]] = set()
+        for batch in islice(order, workers):
+            running.add(pool.submit(_measure_units, batch, settings, kept))
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for batch in islice(order, len(done)):
+                running.add(pool.submit(_measure_units, batch, settings, kept))
+            for future in done:
+                yield from future.result()
+
+
+def on_accelerator(
+    work: Sequence[Unit],
+    settings: Settings,
+    workers: int,
+    differences: dict[Kind, float],
+    kept: Results | None = None,
+) -> Iterator[Result]:
+    """Measure every unit with its spectra from the accelerator, matrices of one shape together.
+
+    What was read waits by shape until together it is a gigabyte; then the fullest shape goes.
+
+    Args:
+        work: what to measure.
+        settings: `device` names the accelerator.
+        workers: CPU threads for reading and fitting.
+        differences: receives, per shape and storage type, the largest relative difference to the CPU in float64.
+        kept: results that need not be computed.
+    """
+    waiting: dict[Kind, list[_Read]] = defaultdict(list)
+    with _one_blas_thread(True), _threads(workers, True) as pool:
+        for unit in sorted(work, key=lambda u: u.matrices[0].shape):
+            for item in _read_unit(unit, settings, kept):
+                if not isinstance(item, _Read):
+                    yield item
+                    continue
+                waiting[item.stack.shape, item.storage.name].append(item)
+                if sum(map(_nbytes, waiting.values())) >= _BATCH_BYTES:
+                    fullest = max(waiting, key=lambda kind: _nbytes(waiting[kind]))
+                    yield from _flush(waiting.pop(fullest), settings, pool, differences, kept)
+        for batch in waiting.values():
+            yield from _flush(batch, settings, pool, differences, kept)
+
+
+def _nbytes(batch: list[_Read]) -> int:
+    return sum(item.stack.nbytes for item in batch)
+
+
+def _flush(
+    batch: list[_Read],
+    settings: Settings,
+    pool: ThreadPoolExecutor,
+    differences: dict[Kind, float],
+    kept: Results | None,
+) -> Iterator[Result]:
+    """Solve matrices of one shape and storage type; the first of them ever is also done on the CPU and compared."""
+    from specdiag.spectra.accelerator import disagreement, solve
+
+    low, high = FLOAT32_RANGE
+    bad = [r.scanned.n_nonfinite > 0 or not low < r.scanned.largest < high for r in batch]
+    good = [r for r, b in zip(batch, bad, strict=True) if not b]
+    solved: list[Solved | None] = [None] * len(good)
+    if good:
+        try:
+            solved = list(
+                solve(
+                    [r.stack for r in good],
+                    [r.storage for r in good],
+                    settings.device,
+                    settings.dtype,
+                    square=settings.square,
+                )
+            )
+            kind = (good[0].stack.shape, good[0].storage.name)
+            if kind not in differences and solved[0] is not None:
+                difference, tolerated = disagreement(solved[0].full, good[0].stack, good[0].storage)
+                if difference > tolerated:
+                    raise ComputationError(f"upper eigenvalues differ from the CPU's by {difference:.1e}")
+                differences[kind] = difference
+        except ComputationError as error:
+            shape = "x".join(str(d) for d in good[0].matrix.shape)
+            _log.warning("%s matrices on %s: %s; the CPU takes over", shape, settings.device, error)
+            solved = [None] * len(good)
+    iterator = iter(solved)
+    futures = [
+        pool.submit(_measure_read, r, settings, None if b else next(iterator), kept)
+        for r, b in zip(batch, bad, strict=True)
+    ]
+    for future in futures:
+        yield future.result()
+
+
+def _measure_units(batch: Sequence[Unit], settings: Settings, kept: Results | None) -> list[Result]:
+    return [
+        _measure_read(item, settings, None, kept) if isinstance(item, _Read) else item
+        for unit in batch
+        for item in _read_unit(unit, settings, kept)
+    ]
+
+
+def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator[_Read | Result]:
+    """Each matrix of a unit with its raw values; its row where that was kept, or where the tensor cannot be read."""
+    try:
+        raw = unit.tensor.read(unit.index)
+    except (SourceError, OSError) as error:
+        _log.error("%s could not be read: %s", unit.tensor.name, error)
+        for matrix in unit.matrices:
+            yield matrix, failed(matrix, settings), Eigenvalues(np.empty(0))
+        return
+    for matrix in unit.matrices:
+        stack = np.ascontiguousarray(matrix.slicer.cut(raw))
+        storage = matrix.float_type(stack)
+        scanned = scan(stack, storage)
+        found = None if kept is None else kept.find(matrix, storage, scanned.digest)
+        yield _Read(matrix, stack, storage, scanned) if found is None else (matrix, *found)
+
+
+def _measure_read(item: _Read, settings: Settings, solved: Solved | None, kept: Results | None) -> Result:
+    full, square = (None, None) if solved is None else (solved.full, solved.square)
+    if solved is None and settings.device != "cpu":
+        settings = replace(settings, dtype="float64")
+    try:
+        record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, full, square)
+    except ComputationError as error:
+        _log.error("%s: %s", item.matrix.key, error)
+        return item.matrix, failed(item.matrix, settings), Eigenvalues(np.empty(0))
+    if kept is not None:
+        kept.keep(item.matrix, item.storage, record, eigenvalues)
+    _log.debug("%s: %s, alpha %s", record.key, record.status, record.alpha)
+    return item.matrix, record, eigenvalues
+
+
+@contextmanager
+def _threads(workers: int, with_torch: bool) -> Generator[ThreadPoolExecutor]:
+    """A pool that an exception does not wait for: work not yet started is dropped."""
+    begin = one_torch_thread if with_torch else None
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag", initializer=begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_blas_thread(with_torch: bool) -> Generator[None]:
+    """One thread for every BLAS in the process: workers, not libraries, share out the processors."""
+    before = None
+    if with_torch:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        if before is not None:
+            import torch
+
+            torch.set_num_threads(before)

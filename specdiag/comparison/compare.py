@@ -1,0 +1,255 @@
+"""`compare`: from two checkpoints or reports to what moved between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Unpack
+
+from specdiag import checks
+from specdiag.analysis import options
+from specdiag.analysis.options import ComparedArguments
+from specdiag.checkpoint.opening import Opening
+from specdiag.comparison.changes import make_change
+from specdiag.comparison.matching import Matching, match
+from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
+from specdiag.comparison.sides import Entry, Selection, Side, loaded, open_side, require_stream, shape
+from specdiag.comparison.statistics import balance, role_changes, totals
+from specdiag.errors import SourceError, UsageError
+from specdiag.records import ModuleRecord, Settings, key
+from specdiag.report import SpectralReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from specdiag.analysis.analyze import Progress
+    from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.comparison.difference import Pair
+
+_SHARED = ("tail", "tail_fraction", "square", "experts", "seed")
+"""Settings of a report that the other side is opened and analysed with."""
+_CHANGE_NOTHING = ("cache", "ranks")
+"""Options that come with two reports as well."""
+
+
+def compare(
+    a: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    b: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    *,
+    weights: bool | None = None,
+    subspace: int = 10,
+    base: str | os.PathLike[str] | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    roles: str | Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+    **analysis: Unpack[ComparedArguments],
+) -> Comparison:
+    """What changed from A to B, matrix by matrix.
+
+    Names are matched as they are, or after one common prefix (`bert.`, `model.`) is taken off one side. Whatever has
+    no counterpart, or another shape, is listed.
+
+    Args:
+        a: a report, saved or not, anything that `analyze` takes, or a run directory, of which the newest checkpoint.
+        b: likewise.
+        weights: also compare the weights themselves, which takes two checkpoints; None: where both are.
+        subspace: how many leading singular directions of A and B are held against each other; 0 for none, which
+            saves about a quarter of the time.
+        base: the model that a side which is an adapter changes; without it its updates are compared.
+        include: globs on names of either side; only these.
+        exclude: globs on names of either side; not these.
+        roles: only these roles.
+        progress: as for `analyze`; called over A, over B, over the differences, and over the subspaces.
+        analysis: further arguments of `analyze`, for both sides alike.
+
+    Raises:
+        UsageError: an option makes no sense for these sources.
+        SourceError: a source cannot be read, or no matrix of A has its name in B.
+
+    Example:
+        >>> found = specdiag.compare("org/base", "org/fine-tune")
+        >>> [(role.role, round(role.relative_change, 3)) for role in found.roles][:2]
+        [('q', 0.1), ('k', 0.1)]
+    """
+    options.check(analysis, options.COMPARED)
+    Opening.of({"base": base})
+    selection = Selection(checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles))
+    subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
+    weights = None if weights is None else checks.flag("weights", weights)
+    checks.function("progress", progress)
+    a, b = loaded(a), loaded(b)
+    given = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
+    opening, computing = options.split(given)
+    require_stream(opening, (a, b))
+    side_a, side_b = (open_side(source, base, opening, analysis) for source in (a, b))
+    has_weights = side_a.checkpoint is not None and side_b.checkpoint is not None
+    if weights and not has_weights:
+        raise UsageError("a saved report holds no weights: give both checkpoints, or leave the weights out")
+    matched = _Matched.of(side_a, side_b, selection)
+    matched.require_pairs()
+
+    report_a = side_a.analysed((p[0] for p in matched.pairs), computing, progress)
+    report_b = side_b.analysed((p[1] for p in matched.pairs), computing, progress)
+    of_a, of_b = ({r.key: r for r in report} for report in (report_a, report_b))
+    modules, only_in_a, only_in_b, reshaped = matched.sorted_out(report_a, report_b)
+
+    deltas: dict[str, Delta] = {}
+    if has_weights and weights is not False:
+        assert side_a.checkpoint is not None
+        assert side_b.checkpoint is not None
+        from specdiag.comparison.deltas import measure_deltas
+
+        pairs = _pairs(modules, side_a.checkpoint, side_b.checkpoint)
+        of_names = {name: (of_a[ka], of_b[kb]) for ka, kb, name in modules}
+        deltas = measure_deltas(
+            pairs,
+            of_names,
+            side_a.checkpoint,
+            side_b.checkpoint,
+            subspace=subspace,
+            options=computing,
+            progress=progress,
+        )
+    compared = _compared_metrics(report_a, report_b)
+    changes = tuple(make_change(name, of_a[ka], of_b[kb], compared, deltas.get(name)) for ka, kb, name in modules)
+    relative_change, cosine = totals(changes)
+    return Comparison(
+        a=report_a.source,
+        b=report_b.source,
+        settings_a=report_a.settings,
+        settings_b=report_b.settings,
+        prefix_a=matched.matching.prefix_a,
+        prefix_b=matched.matching.prefix_b,
+        relative_change=relative_change,
+        cosine=cosine,
+        balance=balance(changes),
+        roles=role_changes(changes),
+        modules=changes,
+        only_in_a=only_in_a,
+        only_in_b=only_in_b,
+        reshaped=reshaped,
+        notes=tuple(_notes(report_a, report_b, matched.matching, changes, asked=weights is not False)),
+    )
+
+
+Names = tuple[str, str, str]
+"""Key in A, key in B, common name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """Both listings and what was selected of them."""
+
+    matching: Matching
+    a: dict[str, Entry]
+    b: dict[str, Entry]
+    pairs: tuple[Names, ...]
+    alone_a: tuple[str, ...]
+    alone_b: tuple[str, ...]
+
+    @classmethod
+    def of(cls, side_a: Side, side_b: Side, selection: Selection) -> _Matched:
+        a, b = side_a.listing(), side_b.listing()
+        matching = match(a, b)
+        selection.check([n for side in (a, b) for k, e in side.items() if e.role is not None for n in (k, e.name)])
+
+        def alone(side: dict[str, Entry], taken: set[str]) -> tuple[str, ...]:
+            return tuple(k for k, e in side.items() if k not in taken and selection.wants((k, e.name), e.role))
+
+        pairs = tuple(
+            (ka, kb, name)
+            for ka, kb, name in matching.pairs
+            if selection.wants((ka, kb, a[ka].name, b[kb].name), a[ka].role or b[kb].role)
+        )
+        left, right = {p[0] for p in matching.pairs}, {p[1] for p in matching.pairs}
+        return cls(matching, a, b, pairs, alone(a, left), alone(b, right))
+
+    def require_pairs(self) -> None:
+        """Raise SourceError where no matrix has a counterpart."""
+        if any(self.a[ka].role is not None and self.b[kb].role is not None for ka, kb, _ in self.pairs):
+            return
+        looks = " and ".join(
+            f"'{next((k for k, e in side.items() if e.role is not None), '')}'" for side in (self.a, self.b)
+        )
+        tried = f"; without {_listed(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
+        raise SourceError(f"no matrix of A has its name in B, names look like {looks}{tried}: are these one model?")
+
+    def sorted_out(
+        self, report_a: SpectralReport, report_b: SpectralReport
+    ) -> tuple[list[Names], tuple[Unmatched, ...], tuple[Unmatched, ...], tuple[Reshaped, ...]]:
+        """What is compared, what only A has, what only B has, and what has two shapes."""
+        rows_a, rows_b = ({r.key: r for r in report} for report in (report_a, report_b))
+        left_a, left_b = ({key(s.name, s.part): s.reason for s in report.skipped} for report in (report_a, report_b))
+        compared: list[Names] = []
+        only: tuple[list[Unmatched], list[Unmatched]] = ([], [])
+        reshaped: list[Reshaped] = []
+        for ka, kb, name in self.pairs:
+            in_a, in_b = rows_a.get(ka), rows_b.get(kb)
+            shapes = self.a[ka].shape, self.b[kb].shape
+            if in_a is not None and in_b is not None and shape(in_a) == shape(in_b):
+                compared.append((ka, kb, name))
+            elif (in_a is None) == (in_b is None):
+                if shapes[0] != shapes[1]:
+                    reshaped.append(Reshaped(name=name, role=self.a[ka].role, shape_a=shapes[0], shape_b=shapes[1]))
+            elif in_a is not None:
+                only[0].append(_unmatched(ka, self.a[ka], f"in B: {left_b.get(kb, 'not analysed')}"))
+            else:
+                only[1].append(_unmatched(kb, self.b[kb], f"in A: {left_a.get(ka, 'not analysed')}"))
+        for side, entries, alone, other in ((0, self.a, self.alone_a, "B"), (1, self.b, self.alone_b, "A")):
+            only[side].extend(_unmatched(k, entries[k], f"{other} has no such name") for k in alone)
+        return compared, tuple(only[0]), tuple(only[1]), tuple(reshaped)
+
+
+def _unmatched(name: str, entry: Entry, reason: str) -> Unmatched:
+    why = f"{reason} ({entry.reason})" if entry.reason else reason
+    return Unmatched(name=name, role=entry.role, shape=entry.shape, reason=why)
+
+
+def _listed(prefixes: Sequence[str]) -> str:
+    return " and ".join(f"'{prefix}'" for prefix in prefixes)
+
+
+def _same_settings(known: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for a side that is analysed now: those of the other's report, unless they are given."""
+    if len(known) == 2 and (refused := analysis.keys() - set(_CHANGE_NOTHING)):
+        raise UsageError(
+            f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
+        )
+    return {name: getattr(known[0], name) for name in _SHARED if known} | dict(analysis)
+
+
+def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]:
+    """The matrices behind the rows, but for updates of low rank, which are never formed."""
+    of_a, of_b = ({m.key: m for m in side.matrices} for side in (a, b))
+    found = ((name, of_a[ka], of_b[kb]) for ka, kb, name in modules)
+    return [(name, left, right) for name, left, right in found if left.rank is None and right.rank is None]
+
+
+def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
+    """Metrics that mean the same in both."""
+    rules = [(s.tail, s.tail_fraction) for s in (a.settings, b.settings)]
+    return METRICS if rules[0] == rules[1] else tuple(m for m in METRICS if m not in TAIL_METRICS)
+
+
+def _notes(
+    a: SpectralReport, b: SpectralReport, matching: Matching, changes: Sequence[ModuleChange], *, asked: bool
+) -> Iterator[str]:
+    for side, report in (("A", a), ("B", b)):
+        yield from (f"{side}: {note}" for note in report.provenance.notes)
+        if not report.complete:
+            yield f"{side}: the report is incomplete (interrupted)."
+    if matching.ambiguous:
+        yield f"More names would match without {_listed(matching.ambiguous)} alike: no prefix was taken off."
+    if _compared_metrics(a, b) is not METRICS:
+        rules = " and ".join(f"{r.settings.tail} at {r.settings.tail_fraction:g}" for r in (a, b))
+        yield f"The tail rules differ ({rules}): {', '.join(sorted(TAIL_METRICS))} are not compared."
+    if asked and changes and all(change.delta is None for change in changes):
+        yield "Compared by spectra alone: the weights themselves take two checkpoints, adapters with their base."
+
+
+def failures(comparison: Comparison) -> list[ModuleRecord]:
+    """Rows of either side without numbers: NaN, infinite values, unreadable."""
+    rows = [row for module in comparison.modules for row in (module.a, module.b)]
+    return [row for row in rows if row.status in ("nonfinite", "failed")]

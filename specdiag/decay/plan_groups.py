@@ -1,0 +1,158 @@
+"""A plan put to work: groups for a new optimizer, or ratios on a live one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from specdiag import checks
+from specdiag.architecture.names import numbered
+from specdiag.architecture.roles import modules
+from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.errors import UsageError
+from specdiag.live.multipliers import Group, attach
+from specdiag.live.optimizers import PLANNED, servable
+from specdiag.live.parameters import live_config, live_parameters, untied
+
+_SHOWN = 3
+"""Names listed of each kind of difference."""
+
+
+def param_groups(
+    plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
+) -> list[Group]:
+    """See `DecayPlan.param_groups`."""
+    given = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
+    lr = None if lr is None else checks.number("lr", lr, least=0)
+    base = plan.base_weight_decay if given is None else given
+    if base is None:
+        raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")
+    parameters = live_parameters(model)
+    ratios = {parameters[name]: entry.ratio for name, entry in fit(plan, parameters).items()}
+    decayed = _decayed(model, parameters)
+    members: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for parameter in untied(parameters).values():
+        if parameter.requires_grad:
+            ratio = ratios.get(parameter, plan.default_ratio if parameter in decayed else 0.0)
+            members[ratio * base].append(parameter)
+    rate = {} if lr is None else {"lr": lr}
+    mark = {PLANNED: plan.report_digest[:16]}
+    return [{"params": members[decay], "weight_decay": decay} | rate | mark for decay in sorted(members, reverse=True)]
+
+
+def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """See `DecayPlan.apply`."""
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
+        raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
+    parameters = live_parameters(model)
+    fitted = fit(plan, parameters)
+    held = {parameter for group in servable(optimizer).param_groups for parameter in group["params"]}
+    missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in held]
+    if missing:
+        raise UsageError(
+            f"the optimizer lacks {_listed(missing)} of {len(fitted)} Parameters of the plan: "
+            "was it built over this model?"
+        )
+    ratios: dict[torch.Tensor, float] = {parameters[name]: entry.ratio for name, entry in fitted.items()}
+    attach(optimizer, "ratio", "DecayPlan.apply", lambda p, _: ratios.get(p, plan.default_ratio), replace=True)
+
+
+def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, PlanEntry]:
+    """The plan's entries by the names of the live model.
+
+    Names are taken as they are, or with one prefix (`model.`) that the checkpoint or the model puts before all.
+
+    Args:
+        plan: the plan.
+        parameters: of the live model, each under all its names.
+
+    Raises:
+        UsageError: the plan does not fit; the difference is listed.
+    """
+    entries = {entry.name: entry for entry in plan.entries}
+    renamed = {name: name for name in entries}
+    if not any(name in parameters for name in entries):
+        fits = [found for found in _renamings(list(entries), parameters) if set(found.values()) <= set(parameters)]
+        if len({tuple(found.values()) for found in fits}) > 1:
+            raise UsageError(
+                "the plan's names fit this model in several ways: "
+                f"'{next(iter(entries))}' is {' or '.join(sorted({next(iter(f.values())) for f in fits}))}; "
+                "make the plan from the model itself: specdiag.recommend(model)"
+            )
+        renamed = fits[0] if fits else renamed
+    chosen = bool(plan.include or plan.exclude or plan.roles)
+    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, chosen)
+    if differences:
+        raise UsageError(f"the plan of {plan.source} does not fit this model: {'; '.join(differences)}")
+    return {renamed[name]: entry for name, entry in entries.items()}
+
+
+def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterable[dict[str, str]]:
+    """Every way to put one prefix before all names or to take one off, judged by the first of them."""
+    first = names[0]
+    for live in parameters:
+        if live.endswith(f".{first}"):
+            prefix = live.removesuffix(first)
+            yield {name: prefix + name for name in names}
+        elif first.endswith(f".{live}"):
+            prefix = first.removesuffix(live)
+            yield {name: name.removeprefix(prefix) if name.startswith(prefix) else "" for name in names}
+
+
+def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], chosen: bool) -> list[str]:
+    missing = [name for name in entries if name not in parameters]
+    reshaped = [
+        f"{name} (plan {entry.n_parameters} values, model {parameters[name].numel()})"
+        for name, entry in entries.items()
+        if name in parameters and not _same_size(entry, parameters[name])
+    ]
+    extra = [] if chosen else _deeper(entries, parameters)
+    said: list[str] = []
+    if missing:
+        said.append(f"the model lacks {_listed(missing)}, and has names like '{next(iter(parameters), '')}'")
+    if reshaped:
+        said.append(f"other sizes: {_listed(reshaped)}")
+    if extra:
+        said.append(f"the plan ends before {_listed(extra)}")
+    return said
+
+
+def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
+    """Parts may be fewer than the Parameter holds: experts are sampled, roles chosen."""
+    if entry.part_values:
+        return entry.n_parameters <= parameter.numel()
+    return entry.n_parameters == parameter.numel()
+
+
+def _deeper(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Live Parameters that are named like entries and lie in layers beyond the plan's last.
+
+    A plan of chosen modules may end anywhere.
+    """
+    last: dict[str, tuple[int, ...]] = {}
+    for name in entries:
+        last[numbered(name)] = max(last.get(numbered(name), ()), _numbers(name))
+    return [name for name in parameters if numbered(name) in last and _numbers(name) > last[numbered(name)]]
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(int(piece) for piece in name.split(".") if piece.isdigit())
+
+
+def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
+    """Matrices that are no embedding. A head that is tied to an embedding is one."""
+    tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    found = modules({name: p.shape for name, p in parameters.items()}, live_config(model)).parts
+    tables |= {parameters[name] for name, parts in found.items() if parts[0].module.role == "embed"}
+    return {
+        parameter
+        for name, parameter in parameters.items()
+        if parameter.ndim >= 2 and parameter not in tables and not name.endswith("bias")
+    }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,343 @@
+"""From spectra to a decay plan: the rule, who takes part, and how much of the plan is geometry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import correlation, fmean, median
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+
+from specdiag import checks
+from specdiag.analysis import options
+from specdiag.analysis.options import UnselectedArguments
+from specdiag.checkpoint.opening import is_location
+from specdiag.decay import assignment
+from specdiag.decay.assignment import Rule
+from specdiag.decay.effect import LrSchedule, Verdict, verdict
+from specdiag.decay.participants import (
+    Participant,
+    check_basis,
+    column,
+    participants,
+    random_value,
+    reference_participants,
+)
+from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
+from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
+from specdiag.errors import UsageError
+from specdiag.report import SpectralReport, is_report, load_report
+
+if TYPE_CHECKING:
+    import torch
+
+    from specdiag.analysis.analyze import Progress
+    from specdiag.checkpoint.tensors import Checkpoint
+
+Values = Sequence[float | None]
+
+_OUTLIER = 0.2
+"""An extreme value that lies this share of the range or more from the next one sets the range alone: it is reported."""
+_ENOUGH = 8
+"""Fewer values than this have no outliers."""
+
+
+def recommend(
+    source: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    *,
+    rule: Rule = "linear",
+    basis: Basis = "alpha",
+    s1: float = 0.67,
+    s2: float = 3.0,
+    clip: tuple[float, float] | None = None,
+    preserve_mean: bool = False,
+    compat: Literal["reference"] | None = None,
+    weight_decay: float | None = None,
+    base_origin: str = "given",
+    lr: float | None = None,
+    steps_left: int | None = None,
+    lr_schedule: LrSchedule = "to zero",
+    schedule: DecaySchedule | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    roles: str | Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+    **analysis: Unpack[UnselectedArguments],
+) -> DecayPlan:
+    """A weight decay for each attention and MLP projection, from how heavy-tailed its spectrum is.
+
+    Args:
+        source: a report, saved or not, or anything that `analyze` takes.
+        rule: `linear` (AlphaDecay, arXiv 2506.14562, equation 3), `sqrt`, `log2`, `sigmoid` (per layer), `uniform`,
+            `none`.
+        basis: what the rule reads: `alpha` (the paper), `square` (alpha_square, which shape does not move), `farms`,
+            `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
+        s1: ratio of the heaviest tail, for the linear rule.
+        s2: ratio of the lightest.
+        clip: percentiles to which values are clipped first, such as (5, 95).
+        preserve_mean: scale the ratios so that their mean, weighted by parameters, is 1.
+        compat: `reference` reproduces the released code: its participants, equal values to s2, squared norms.
+        weight_decay: the base; None gives ratios only.
+        base_origin: where the base comes from, for the record.
+        lr: of the next step, for the verdict.
+        steps_left: optimizer steps to come: with a base decay and an lr, the plan carries a verdict.
+        lr_schedule: of the lr over the steps left.
+        schedule: how the decays follow the lr (AdamC, ScionC).
+        include: globs on names; only these take part.
+        exclude: globs on names; these do not.
+        roles: roles that take part, instead of the projections of attention and MLP.
+        progress: as for `analyze`.
+        analysis: further arguments of `analyze`, where the source is a checkpoint.
+
+    Raises:
+        UsageError: an option makes no sense for this source.
+        SourceError: the source cannot be read.
+
+    Example:
+        >>> plan = specdiag.recommend("org/name", weight_decay=0.1)
+        >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio <= 3.0
+        True
+    """
+    options.check(analysis, options.UNSELECTED)
+    include, exclude, roles = checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles)
+    (s1, s2), clip = assignment.check_rule(rule, s1, s2), _percentiles(clip)
+    preserve_mean = checks.flag("preserve_mean", preserve_mean)
+    base_origin = checks.text("base_origin", base_origin)
+    weight_decay, lr = (
+        None if value is None else checks.number(name, value, least=0, most=checks.MOST_RATE, hint=f"such as {usual}")
+        for name, value, usual in (("weight decay", weight_decay, 0.1), ("lr", lr, 0.001))
+    )
+    steps_left = None if steps_left is None else checks.whole("steps left", steps_left, least=0)
+    checks.one_of("lr schedule", lr_schedule, get_args(LrSchedule))
+    schedule = None if schedule is None else checked_schedule(schedule)
+    _check(rule, basis, compat, progress)
+    if compat is not None and (include or exclude or roles):
+        raise UsageError("--compat reference decides itself who takes part: leave out --include, --exclude, --role")
+    report = _report(source, basis, compat, progress, analysis)
+    read = column(basis, report.settings)
+    taking_part = (
+        participants(report.records, include=include, exclude=exclude, roles=roles)
+        if compat is None
+        else reference_participants(report.records, _linears(source))
+    )
+    values = [_value(p, read, compat) for p in taking_part]
+    layers = [p.layer for p in taking_part]
+
+    def ratios(of: Values) -> list[float]:
+        found = _ratios(rule, of if clip is None else assignment.clipped(of, *clip), layers, s1, s2, compat)
+        return _preserving(found, [p.n_parameters for p in taking_part]) if preserve_mean else found
+
+    given = ratios(values)
+    twins = [random_value(p, basis) if v is not None else None for p, v in zip(taking_part, values, strict=True)]
+    has_twin = any(twin is not None for twin in twins) and rule not in ("uniform", "none")
+    random = ratios(twins) if has_twin else [None] * len(twins)
+    by_hill = basis == "alpha" and report.settings.tail in ("hill", "hill-paper") and compat is None
+    low, high = (ratios([p.mean(c) for p in taking_part]) if by_hill else None for c in ("alpha_25", "alpha_75"))
+    entries = tuple(
+        PlanEntry(
+            name=p.name,
+            role=p.role,
+            family=p.family,
+            layer=p.layer,
+            component=p.component,
+            n_parameters=p.n_parameters,
+            value=values[i],
+            part_values={r.part: getattr(r, read) for r in p.records if r.part is not None},
+            ratio=given[i],
+            weight_decay=None if weight_decay is None else given[i] * weight_decay,
+            random_ratio=random[i],
+            ratio_25=None if low is None else low[i],
+            ratio_75=None if high is None else high[i],
+            note=None if values[i] is not None else _why_not(p, basis),
+        )
+        for i, p in enumerate(taking_part)
+    )
+    share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
+    return DecayPlan(
+        source=report.source,
+        report_digest=hashlib.sha256(report.to_json()).hexdigest(),
+        rule=rule,
+        basis=basis,
+        tail=report.settings.tail,
+        s1=s1,
+        s2=s2,
+        clip=clip,
+        preserve_mean=preserve_mean,
+        compat=compat,
+        include=include,
+        exclude=exclude,
+        roles=roles,
+        base_weight_decay=weight_decay,
+        base_origin=None if weight_decay is None else base_origin,
+        mean_ratio=fmean(given),
+        mean_ratio_weighted=fmean(given, [p.n_parameters for p in taking_part]),
+        shape_share=share,
+        tail_shift=_shift(low, high),
+        schedule=schedule,
+        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share),
+        notes=tuple(_notes(report, entries, clip)),
+        entries=entries,
+    )
+
+
+def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
+    """R^2 between ratios and those of random weights of the same shapes: 1 where the plan is geometry alone.
+
+    Where all shapes score the same, geometry explains nothing: 0. None without random twins or differing ratios.
+    """
+    known = [(ratio, random) for ratio, random in pairs if random is not None]
+    if len(known) < 2 or len({ratio for ratio, _ in known}) == 1:
+        return None
+    if len({random for _, random in known}) == 1:
+        return 0.0
+    ours, theirs = zip(*known, strict=True)
+    return correlation(ours, theirs) ** 2
+
+
+def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
+    check_basis(basis)
+    checks.function("progress", progress)
+    if compat not in (None, "reference"):
+        raise UsageError(f"unknown --compat {checks.shown(compat)}; there is 'reference'")
+    if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
+        raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")
+
+
+def _percentiles(clip: object) -> tuple[float, float] | None:
+    if clip is None:
+        return None
+    low, high = checks.pair("clip", clip)
+    if not 0 <= low < high <= 100:
+        raise UsageError(f"--clip {low:g} {high:g} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
+    return low, high
+
+
+def _report(
+    source: Any,
+    basis: Basis,
+    compat: str | None,
+    progress: Callable[[Progress], None] | None,
+    analysis: Mapping[str, Any],
+) -> SpectralReport:
+    if is_location(source) and is_report(Path(source)):
+        source = load_report(source)
+    if isinstance(source, SpectralReport):
+        if analysis:
+            raise UsageError(f"a report is taken as it is: {', '.join(analysis)} needs the checkpoint itself")
+        return source
+    from specdiag.analysis.analyze import analyze
+
+    defaults: dict[str, Any] = {"square": basis == "square", "tail": "farms" if basis == "farms" else "hill"}
+    if compat == "reference":
+        defaults |= {"method": "svd", "dtype": "float32"}
+    return analyze(source, progress=progress, **(defaults | dict(analysis)))
+
+
+def _linears(source: Any) -> list[str] | None:
+    """The weights of all Linear and Conv2d modules of a live model, in definition order; None for anything else."""
+    if not hasattr(source, "named_modules"):
+        return None
+    from torch import nn
+
+    modules: Any = source.named_modules()
+    return [f"{name}.weight" for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
+def _value(participant: Participant, read: str, compat: str | None) -> float | None:
+    value = participant.mean(read)
+    if compat == "reference" and value is not None and read.endswith("_norm"):
+        return value**2
+    return value
+
+
+def _ratios(
+    rule: Rule, values: Values, layers: Sequence[int | None], s1: float, s2: float, compat: str | None
+) -> list[float]:
+    if compat == "reference" and rule == "linear":
+        return assignment.linear_reference([float("nan") if v is None else v for v in values], s1, s2)
+    return assignment.assign(rule, values, layers, s1, s2)
+
+
+def _preserving(ratios: list[float], weights: list[int]) -> list[float]:
+    mean = fmean(ratios, weights)
+    return [ratio / mean for ratio in ratios] if mean > 0 else ratios
+
+
+def _shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
+    return None if low is None or high is None else median(abs(a - b) for a, b in zip(low, high, strict=True))
+
+
+def _verdict(
+    entries: Sequence[PlanEntry],
+    base: float | None,
+    lr: float | None,
+    steps_left: int | None,
+    lr_schedule: LrSchedule,
+    share: float | None,
+) -> Verdict | None:
+    if base is None or lr is None or steps_left is None:
+        return None
+    return verdict(
+        [entry.ratio for entry in entries],
+        [entry.n_parameters for entry in entries],
+        base_weight_decay=base,
+        lr=lr,
+        steps_left=steps_left,
+        shape_share=share,
+        schedule=lr_schedule,
+    )
+
+
+def _why_not(participant: Participant, basis: Basis) -> str:
+    statuses = sorted({record.status for record in participant.records if record.status != "ok"})
+    return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
+
+
+def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[float, float] | None) -> list[str]:
+    notes: list[str] = []
+    if not report.complete:
+        notes.append("The report is incomplete (interrupted): matrices that it lacks are not in the plan.")
+    missing = [entry for entry in entries if entry.value is None]
+    if len(missing) == len(entries):
+        notes.append(
+            f"No ratio could be derived: none of {len(entries)} Parameters has a value ({entries[0].note}). For an "
+            "adapter analyse W + delta with --base."
+        )
+    elif missing:
+        notes.append(
+            f"{len(missing)} of {len(entries)} stay at ratio 1: {_listed([f'{e.name} ({e.note})' for e in missing])}."
+        )
+    if any(file.endswith(".gguf") for file in report.source.files):
+        notes.append("Names are those of GGUF: to apply the plan to a model, make it from the original checkpoint.")
+    if any(record.dequantized for record in report.records):
+        notes.append("Exponents are those of dequantised weights: rounding makes heavy-tailed modules look lighter.")
+    outlier = _outlier(entries) if clip is None else None
+    if outlier is not None:
+        entry, share = outlier
+        notes.append(
+            f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {share:.0%} of it from the next. "
+            "--clip 5 95 tames it."
+        )
+    whole = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
+    if whole:
+        notes.append(f"{len(whole)} matrices of attention or MLP have no role that takes part: {_listed(whole)}.")
+    return notes
+
+
+def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:
+    """The entry whose value alone stretches the range, and by which share of it."""
+    known = sorted((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0)
+    if len(known) < _ENOUGH:
+        return None
+    values = [entry.value or 0.0 for entry in known]
+    span = values[-1] - values[0]
+    if span == 0:
+        return None
+    gaps = (((values[1] - values[0]) / span, known[0]), ((values[-1] - values[-2]) / span, known[-1]))
+    share, entry = max(gaps, key=lambda gap: gap[0])
+    return (entry, share) if share >= _OUTLIER else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

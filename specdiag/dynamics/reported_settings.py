@@ -1,0 +1,64 @@
+"""Norms of a run's checkpoints with lr, decay and optimizer as they are told, in the form of a watched run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import asdict
+
+from specdiag.dynamics.norm_log import NormedModule, NormLog
+from specdiag.dynamics.simulate import simulate
+from specdiag.errors import UsageError
+from specdiag.trajectories.metric_log import LogEntry, entry
+from specdiag.trajectories.records import TrackedModule, Trajectory
+
+_POINTS = 1000
+
+
+def with_settings(
+    found: Trajectory, optimizer: str = "adamw", *, lr: float, weight_decay: float, steps: int, **options: Any
+) -> NormLog:
+    """A trajectory's norms, and at every step the lr and decay that were told; the same for all modules.
+
+    Convolutions are left out: a trajectory does not say how many values they have.
+
+    Args:
+        found: what `trajectory` found.
+        optimizer: as for `simulate`.
+        lr: peak.
+        weight_decay: the optimizer's argument at the peak.
+        steps: of the run, by which its schedule goes.
+        options: lr_shape, warmup, final_lr, corrected, momentum, betas, as for `simulate`.
+
+    Raises:
+        UsageError: a setting makes no sense, the trajectory goes on beyond the run, or the optimizer is SGD.
+    """
+    if optimizer in ("sgdm", "sgdw"):
+        raise UsageError(f"{optimizer}'s norms follow its gradients, which checkpoints lack: log with NormWatch")
+    last = found.steps[-1].step
+    if last > steps:
+        raise UsageError(f"--steps {steps} is less than the run's last checkpoint, step {last}")
+    at = sorted({1, *(round(i * steps / _POINTS) for i in range(1, _POINTS + 1))})
+    told = simulate(optimizer, lr=lr, weight_decay=weight_decay, steps=steps, at=[s for s in at if s], **options)
+    modules = [m for m in found.modules if m.role != "conv"]
+    rows: list[LogEntry] = [row for row in found.rows if row.metric != "lr"]
+    for m in modules:
+        for point in told.course:
+            rows.append(entry(point.step - 1, m.key, "lr", point.lr))
+            rows.append(entry(point.step - 1, m.key, "weight_decay", point.weight_decay))
+    setting = told.setting
+    described = (_described(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
+    return NormLog(run=found.run, every=0, modules=tuple(described), rows=tuple(rows))
+
+
+def _described(
+    m: TrackedModule, optimizer: Any, momentum: float | None, betas: tuple[float, float] | None
+) -> NormedModule:
+    return NormedModule(
+        **asdict(m),
+        n_values=m.rows * m.cols,
+        decay="decoupled",
+        optimizer="adamw" if optimizer == "adamc" else optimizer,
+        momentum=momentum,
+        betas=betas,
+    )

@@ -1,0 +1,1 @@
+"""Models and optimizers in memory: their parameters, groups, matrices and decay."""

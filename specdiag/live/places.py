@@ -1,0 +1,93 @@
+"""Where each live parameter stands in the network: input, hidden, output or bias; what optimizers decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
+
+from specdiag.architecture.roles import modules
+from specdiag.errors import UsageError
+from specdiag.live.parameters import live_config, live_parameters, untied
+
+Place = Literal["input", "hidden", "output", "bias"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One parameter.
+
+    Attributes:
+        place: `input` is an embedding table or the projection of patches, `output` the head, also where it is tied
+            to the embedding, `bias` all that is no weight matrix, norms among it, and `hidden` the rest.
+        table: it holds the rows of an nn.Embedding, tied or not.
+        transpose: stored [in, out].
+        kernel: of a convolution.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    place: Place
+    table: bool
+    transpose: bool
+    kernel: bool
+
+    @property
+    def decayed(self) -> bool:
+        """Whether it is usual to decay it: matrices that are no embedding, not even a tied one."""
+        return self.place == "hidden" or (self.place == "output" and not self.table)
+
+
+def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> list[Placed]:
+    """Every trained parameter once, under its first name, in definition order.
+
+    The output is what is named like a head; where nothing is, the last Linear outside all blocks.
+
+    Args:
+        model: wrappers (DDP, torch.compile) are looked through.
+        overrides: places by globs on names, for what names do not tell.
+
+    Raises:
+        UsageError: an override matches nothing or names no place, or nothing is trained.
+    """
+    parameters = live_parameters(model)
+    parts = modules({name: tuple(p.shape) for name, p in parameters.items()}, live_config(model)).parts
+    roles = {name: held[0].module.role for name, held in parts.items()}
+    tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    turned = tables | {m.weight for m in model.modules() if type(m).__name__ == "Conv1D"}
+    kernels = {m.weight for m in model.modules() if isinstance(m, _ConvNd)}
+    inputs = tables | {parameters[name] for name, role in roles.items() if role == "embed"}
+    outputs: set[torch.Tensor] = {parameters[name] for name, role in roles.items() if role == "head"}
+    if not outputs:
+        linears: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+        outside = [n for n, held in parts.items() if held[0].module.layer is None and parameters[n] in linears]
+        outputs = {parameters[name] for name in outside[-1:]}
+
+    def place(name: str, parameter: torch.Tensor) -> Place:
+        if parameter in outputs:
+            return "output"
+        return "bias" if name not in parts else "input" if parameter in inputs else "hidden"
+
+    found = [
+        Placed(name, p, place(name, p), p in tables, p in turned and p not in outputs, p in kernels)
+        for name, p in untied(parameters).items()
+        if p.requires_grad
+    ]
+    if not found:
+        raise UsageError(f"this {type(model).__name__} has no parameter that is trained")
+    return _overridden(found, overrides or {})
+
+
+def _overridden(found: list[Placed], overrides: Mapping[str, Place]) -> list[Placed]:
+    for pattern, place in overrides.items():
+        if place not in get_args(Place):
+            raise UsageError(f"'{pattern}' is given no place but '{place}'; choose from {', '.join(get_args(Place))}")
+        if not any(fnmatchcase(each.name, pattern) for each in found):
+            raise UsageError(f"'{pattern}' matches no parameter; their names look like '{found[0].name}'")
+        found = [replace(each, place=place) if fnmatchcase(each.name, pattern) else each for each in found]
+    return found

@@ -1,0 +1,1 @@
+"""Norms of live weights, logged during training."""

@@ -1,0 +1,124 @@
+"""Lines of a norm watch's log: what the weights are before a step, and what the step did to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag.dynamics.norm_log import NormedModule
+from specdiag.optim.norms.decay_semantics import removed, treatment
+from specdiag.optim.norms.step_parts import StepParts
+from specdiag.optim.norms.watched_modules import WatchedMatrix
+from specdiag.trajectories.metric_log import RUN, LogEntry, entry
+
+_HIDDEN = ("attention", "mlp")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A Parameter as a step finds it."""
+
+    weights: torch.Tensor
+    """A copy."""
+    gradients: dict[str, torch.Tensor]
+    """Norm of each matrix's gradient, by key; empty without a gradient."""
+    lr: float
+    weight_decay: float
+    """The argument in force during the step, ratios and schedules included."""
+    removed: float
+    """Fraction of the weights that decay takes; 0 without a gradient, for then the optimizer passes over them."""
+
+
+def before(
+    optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, matrices: Sequence[WatchedMatrix]
+) -> Before:
+    """Copy a Parameter, and read what is about to happen to it.
+
+    Args:
+        optimizer: within its step.
+        group: that holds the Parameter, as the step will read it.
+        parameter: before the step.
+        matrices: cut from it.
+    """
+    gradient = parameter.grad
+    fraction, lr = 0.0 if gradient is None else removed(optimizer, group), float(group["lr"])
+    lengths: dict[str, torch.Tensor] = {}
+    if gradient is not None:
+        dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
+        lengths = {m.key: _length(m.cut(dense)) for m in matrices}
+    argument = fraction / lr if fraction and lr else float(group.get("weight_decay", 0.0))
+    return Before(parameter.detach().clone(), lengths, lr, argument, fraction)
+
+
+def of_weights(
+    step: int, matrix: WatchedMatrix, cut: torch.Tensor, norm: float, spectral_norm: float
+) -> Iterator[LogEntry]:
+    """Norms of a matrix; of one that gives the logits also Scion's Sign norm, d_in max |W|."""
+    yield entry(step, matrix.key, "frobenius_norm", norm)
+    yield entry(step, matrix.key, "weight_rms", norm / math.sqrt(_count(matrix)))
+    yield entry(step, matrix.key, "spectral_norm", spectral_norm)
+    if matrix.slicer.shape[0] == 1 and spectral_norm > 0:
+        yield entry(step, matrix.key, "stable_rank", (norm / spectral_norm) ** 2)
+    if matrix.is_output:
+        yield entry(step, matrix.key, "sign_norm", matrix.slicer.shape[2] * float(cut.abs().max()))
+
+
+def of_step(
+    step: int, matrix: WatchedMatrix, parts: StepParts, before: Before, gradient: float | None
+) -> Iterator[LogEntry]:
+    """What the step did to a matrix."""
+    moved = before.lr > 0 and parts.update_norm > 0
+    values: dict[str, float | None] = {
+        "gradient_norm": gradient,
+        "lr": before.lr,
+        "weight_decay": before.weight_decay,
+        "decay_per_step": before.removed,
+        "update_norm": parts.update_norm,
+        "update_rms": parts.update_norm / before.lr / math.sqrt(_count(matrix)) if moved else None,
+        "update_ratio": parts.update_norm / parts.norm if parts.norm else None,
+        "angle": parts.angle,
+        "cos_update": parts.cosine,
+        "norm_change": parts.norm_change,
+        "norm_change_decay": parts.decay,
+        "norm_change_parallel": parts.parallel,
+        "norm_change_perpendicular": parts.perpendicular,
+    }
+    return (entry(step, matrix.key, name, value) for name, value in values.items() if value is not None)
+
+
+def over_layers(step: int, matrices: Sequence[WatchedMatrix], rows: Sequence[LogEntry]) -> Iterator[LogEntry]:
+    """Geometric means over attention and MLP; of sqrt(d_in/d_out) sigma_max, Scion's spectral norm, and of |W|_F."""
+    hidden = {m.key: m for m in matrices if m.family in _HIDDEN}
+    for metric in ("frobenius_norm", "spectral_norm"):
+        logs: list[float] = []
+        for row in rows:
+            if row.metric == metric and row.module in hidden and row.value:
+                _, d_out, d_in = hidden[row.module].slicer.shape
+                logs.append(math.log(row.value * (math.sqrt(d_in / d_out) if metric == "spectral_norm" else 1.0)))
+        if logs:
+            yield entry(step, RUN, f"{metric}_geomean", math.exp(sum(logs) / len(logs)))
+
+
+def described(matrix: WatchedMatrix, optimizer: Optimizer, group: dict[str, Any]) -> NormedModule:
+    """What a matrix is and who updates it, for the file beside the log."""
+    found = treatment(optimizer, group, matrix.parameter.shape)
+    _, rows, cols = matrix.slicer.shape
+    return NormedModule(
+        key=matrix.key, role=matrix.role, family=matrix.family, layer=matrix.layer, component=matrix.component,
+        rows=rows, cols=cols, n_values=_count(matrix), decay=found.decay, optimizer=found.optimizer,
+        momentum=found.momentum, betas=found.betas, lr_scale=found.lr_scale,
+    )  # fmt: skip
+
+
+def _count(matrix: WatchedMatrix) -> int:
+    return math.prod(matrix.slicer.shape)
+
+
+def _length(cut: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(cut, dtype=torch.promote_types(cut.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Optimizers whose weight decay follows a paper, and what they share."""

@@ -1,0 +1,138 @@
+"""LMO and radius for each place of a network: the configurations that were published for Scion."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from specdiag import checks
+from specdiag.decay import schedules
+from specdiag.live.places import Place, Placed, placed
+from specdiag.optim.optimizers.lmo import Lmo
+
+
+@dataclass(frozen=True, slots=True)
+class Ball:
+    """The norm ball of a layer."""
+
+    lmo: Lmo
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A configuration of Scion.
+
+    Attributes:
+        balls: for each place.
+        corrected: places that ScionC corrects; the others keep the decay 1/radius.
+        lr: fraction of the radius at the peak.
+        momentum: 1 - alpha.
+        source: where it is from, and what is ours.
+    """
+
+    balls: Mapping[Place, Ball]
+    corrected: frozenset[Place]
+    lr: float
+    momentum: float
+    source: str
+
+
+PRESETS: dict[str, Preset] = {
+    "nanogpt": Preset(
+        balls={
+            "input": Ball("sign", 3000.0),
+            "hidden": Ball("spectral", 50.0),
+            "output": Ball("sign", 3000.0),
+            "bias": Ball("bias-rms", 50.0),
+        },
+        corrected=frozenset({"hidden", "bias"}),
+        lr=2**-12,
+        momentum=0.9,
+        source="LIONS-EPFL/scion, modded-nanogpt (tied head, 124M); its model has neither biases nor position tables: "
+        "their balls are ours",
+    ),
+    "vit": Preset(
+        balls={
+            "input": Ball("spectral-max", 25.0),
+            "hidden": Ball("spectral", 25.0),
+            "output": Ball("sign", 500.0),
+            "bias": Ball("bias-rms", 25.0),
+        },
+        corrected=frozenset({"input", "hidden", "bias"}),
+        lr=8e-5,
+        momentum=0.9,
+        source="LIONS-EPFL/scion, DeiT-B at batch 512 (lr in proportion to it); balls of biases and tables: ours",
+    ),
+}
+
+
+def scion_groups(
+    model: nn.Module,
+    preset: str = "nanogpt",
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    corrected: bool = False,
+    target_norm: float | None = None,
+    overrides: Mapping[str, Place] | None = None,
+) -> list[dict[str, Any]]:
+    """Groups for `Scion`, each with its LMO and radius by the place of its parameters.
+
+    Convolutions take the spectral LMO of their kernels, and position tables of more than two axes the RMS one. Stacked
+    experts are matrices each, fused tensors one together.
+
+    Args:
+        model: the live model.
+        preset: a name of `PRESETS`.
+        lr: at the peak of its schedule; None for the preset's.
+        momentum: weight of the former average; None for the preset's.
+        corrected: ScionC in the preset's corrected places.
+        target_norm: its C^2; None: for each layer that at which the decay is Scion's 1/radius at the peak.
+        overrides: see `places.placed`.
+
+    Raises:
+        UsageError: an unknown preset, or see `places.placed`.
+    """
+    checks.one_of("preset", preset, PRESETS)
+    lr = None if lr is None else checks.number("lr", lr, above=0)
+    momentum = None if momentum is None else checks.number("momentum", momentum, least=0, below=1)
+    target_norm = None if target_norm is None else checks.number("target_norm", target_norm, above=0)
+    corrected = checks.flag("corrected", corrected)
+    if overrides is not None:
+        checks.instance("overrides", overrides, Mapping, "of globs to places")
+    chosen = PRESETS[preset]
+    peak = chosen.lr if lr is None else lr
+    kept = chosen.momentum if momentum is None else momentum
+    members: dict[tuple[Place, Lmo, bool], list[nn.Parameter]] = defaultdict(list)
+    for each in placed(model, overrides):
+        lmo = _lmo(each, chosen)
+        # A table of its own steps as it would tied to the head: per entry 1/width, not 1/vocabulary.
+        members[each.place, lmo, each.transpose and lmo not in ("sign", "bias-rms")].append(each.parameter)
+    groups: list[dict[str, Any]] = []
+    for (place, lmo, transpose), parameters in members.items():
+        radius = chosen.balls[place].radius
+        target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - kept)
+        groups.append(
+            {
+                "params": parameters,
+                "place": place,
+                "lr": peak,
+                "momentum": kept,
+                "lmo": lmo,
+                "radius": radius,
+                "transpose": transpose,
+                "target_norm": target if corrected and place in chosen.corrected else None,
+            }
+        )
+    return groups
+
+
+def _lmo(each: Placed, preset: Preset) -> Lmo:
+    if each.place == "bias" or (each.place == "input" and each.parameter.ndim > 2 and not each.kernel):
+        return "bias-rms"
+    return "spectral-conv" if each.kernel else preset.balls[each.place].lmo

@@ -1,0 +1,1 @@
+"""Rules that change the weight decay of an optimizer while it runs."""

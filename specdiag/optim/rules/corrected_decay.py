@@ -1,0 +1,130 @@
+"""Weight decay that follows the learning rate: AdamC (arXiv 2506.02285) and ScionC (arXiv 2512.08217)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag import checks
+from specdiag.errors import UsageError
+from specdiag.live.multipliers import Group, attach_all
+from specdiag.live.optimizers import servables
+from specdiag.live.places import placed
+
+Correction = Literal["adamc", "scionc"]
+
+
+class CorrectedDecay:
+    """Schedules the decay of a stock optimizer so that the norm of its weights stays put while the lr falls.
+
+    `adamc`: lambda_t = lambda lr_t/lr_max. `scionc`: lambda_t = lambda (lr_t/lr_max) ((2 - a_t)/a_t)/((2 - a_0)/a_0)
+    with a = 1 - momentum (torch's momentum or beta1): the same, and right for a scheduled momentum too. The optimizer
+    multiplies by lr_t itself.
+
+    Every matrix is corrected but embeddings and output heads: theory assumes updates at right angles to the weights,
+    and a head's are not. These and everything else keep their own decay. Composes with `AlphaDecay` as a product,
+    whichever comes first.
+
+    Corrected decay is the smaller one over most of the run: its base is usually chosen larger.
+
+    Example:
+        >>> corrected = CorrectedDecay(optimizer, model)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer | Sequence[Optimizer],
+        model: nn.Module,
+        *,
+        rule: Correction = "adamc",
+        peak_lr: float | None = None,
+        momentum: float | None = None,
+    ) -> None:
+        """Attach to a live optimizer.
+
+        Args:
+            optimizer: one or several, with decoupled decay.
+            model: says which parameters are matrices, embeddings and heads.
+            rule: `adamc` or `scionc`.
+            peak_lr: the largest learning rate of the schedule, of every group; None takes that of each group from its
+                scheduler (`max_lr`, or `initial_lr`) when a step is taken.
+            momentum: the momentum at which the decay is what the groups say, for `scionc`; None for the present one,
+                which is wrong where a run with a scheduled momentum is continued.
+
+        Raises:
+            UsageError: an option makes no sense, or the optimizer cannot be served.
+        """
+        checks.one_of("rule", rule, get_args(Correction))
+        momentum = None if momentum is None else checks.number("momentum", momentum, least=0, below=1)
+        if peak_lr is not None and not checks.number("peak_lr", peak_lr) > 0:
+            raise UsageError(f"peak_lr={peak_lr} must be a learning rate above 0")
+        self._peak_lr = peak_lr
+        self._rule: Correction = rule
+        held = servables(optimizer)
+        self._corrected = _corrected(model)
+        if not any(p in self._corrected for o in held for group in o.param_groups for p in group["params"]):
+            raise UsageError(f"the optimizer holds no matrix of this {type(model).__name__} that could be corrected")
+        self._smoothing = {
+            p: _smoothing(group) if momentum is None else 1 - momentum
+            for o in held
+            for group in o.param_groups
+            for p in group["params"]
+        }
+        self._detachments = attach_all(held, "schedule", "CorrectedDecay", self._factor)[1]
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was."""
+        for detach in self._detachments:
+            detach()
+        self._detachments = []
+
+    def __enter__(self) -> CorrectedDecay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _factor(self, parameter: torch.Tensor, group: Group) -> float:
+        if parameter not in self._corrected:
+            return 1.0
+        factor = float(group["lr"]) / self._peak(group)
+        if self._rule == "scionc":
+            factor *= _inflation(_smoothing(group)) / _inflation(self._smoothing[parameter])
+        return factor
+
+    def _peak(self, group: Group) -> float:
+        peak = self._peak_lr or group.get("max_lr") or group.get("initial_lr")
+        if not peak:
+            raise UsageError(
+                "no scheduler says the largest learning rate of this optimizer: give "
+                "CorrectedDecay(optimizer, model, peak_lr=...)"
+            )
+        if float(group["lr"]) > float(peak) * (1 + 1e-6):
+            raise UsageError(
+                f"the learning rate is {float(group['lr']):g}, above the peak {float(peak):g}: give peak_lr"
+            )
+        return float(peak)
+
+
+def _corrected(model: nn.Module) -> set[torch.Tensor]:
+    """Matrices other than embeddings and heads; a head that is tied to an embedding is one Parameter with it."""
+    return {each.parameter for each in placed(model) if each.place == "hidden"}
+
+
+def _smoothing(group: Group) -> float:
+    """a = 1 - momentum, the share of the new gradient in the average; 1 without momentum."""
+    if "betas" in group:
+        return 1 - float(group["betas"][0])
+    return 1 - float(group.get("momentum", 0.0))
+
+
+def _inflation(smoothing: float) -> float:
+    """(2 - a)/a: how much momentum adds to the squared norm of what the updates sum to."""
+    return (2 - smoothing) / smoothing

@@ -1,0 +1,73 @@
+"""AWD's rule (arXiv 2210.00094) on any optimizer: all decay in proportion to the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag.errors import UsageError
+from specdiag.live.multipliers import attach_all
+from specdiag.live.optimizers import servables
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.optim.optimizers.awd import averaged, gradient_ratio
+
+
+class GradientRatioDecay:
+    """Multiplies the decay of every parameter by one number, the averaged |g|/|w| of all of them.
+
+    average <- 0.1 average + 0.9 |g|/|w|;  lambda_t = weight_decay average
+
+    `AWD` is this with SGD, as in the paper. On Adam it is the baseline of AlphaDecay's tables; how that paper's
+    launcher scales the decay beside it is not published. The base is decay over gradient, so another number than a
+    usual decay. Gradients are taken as the optimizer gets them, after clipping.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> None:
+        """Attach to a live optimizer.
+
+        Args:
+            model: names the parameters.
+            optimizer: one or several.
+
+        Raises:
+            UsageError: the optimizer cannot be served, or has a rule already.
+        """
+        held = servables(optimizer)
+        decays = {p: group["weight_decay"] for each in held for group in each.param_groups for p in group["params"]}
+        self._parameters = list(decays)  # in their order, or the norm of all would differ in its last bits
+        self._names = [name for name, p in untied(live_parameters(model)).items() if decays.get(p)]
+        self._average = 0.0
+        self._detachments = attach_all(held, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What multiplies the decay of each parameter now: the same for all."""
+        return dict.fromkeys(self._names, self._average)
+
+    def step(self, global_step: int) -> None:
+        """Take this step's gradients in; after backward and clipping, before the optimizer's step."""
+        del global_step
+        self._average = averaged(self._average, gradient_ratio(self._parameters))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average; plain enough for JSON."""
+        return {"average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a saved average.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not isinstance(state.get("average"), float):
+            raise UsageError("the saved state of GradientRatioDecay has no average: it is another rule's")
+        self._average = state["average"]
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was."""
+        for detach in self._detachments:
+            detach()
+        self._detachments = []

@@ -1,0 +1,96 @@
+"""AdaDecay's rule (arXiv 1907.08931) on any optimizer with decoupled or coupled decay: one factor for every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag import checks
+from specdiag.errors import UsageError
+from specdiag.live.multipliers import Group, attach_all
+from specdiag.live.optimizers import servables
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.optim.optimizers.ada_decay import thetas
+from specdiag.optim.rules.precision import is_decoupled
+
+
+class WeightwiseDecay:
+    """Decays weight i by theta_i of its gradient within the layer, in place of the optimizer's own decay.
+
+    decoupled: w_i <- (1 - lr weight_decay theta_i) w_i before the step;  coupled: g_i <- g_i + weight_decay theta_i w_i
+
+    `AdaDecay` is the former with SGD, as in the paper. On Adam it is the baseline of AlphaDecay's tables, where it says
+    AdaDecay and its code has another rule (`ModuleAdaDecay`).
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], *, slope: float = 4.0) -> None:
+        """Attach to a live optimizer.
+
+        Args:
+            model: names the parameters.
+            optimizer: one or several.
+            slope: the paper's alpha.
+
+        Raises:
+            UsageError: the slope is negative, the optimizer cannot be served, or has a rule already.
+        """
+        if not checks.number("slope", slope) >= 0:
+            raise UsageError(f"slope={slope} must be at least 0; 4 is that of AlphaDecay's repository")
+        held = servables(optimizer)
+        self._slope = slope
+        own = {p: float(g["weight_decay"]) for each in held for g in each.param_groups for p in g["params"]}
+        self._decays = {name: own[p] for name, p in untied(live_parameters(model)).items() if own.get(p)}
+        coupled = {p: not is_decoupled(each, g) for each in held for g in each.param_groups for p in g["params"]}
+
+        def applied(parameter: torch.Tensor, group: Group) -> float:
+            """Asked once for each parameter inside the step, where the groups still have their decay."""
+            if parameter.grad is not None:
+                self._apply(parameter, group, coupled[parameter])
+            return 0.0
+
+        self._detachments = attach_all(held, "ratio", "WeightwiseDecay", applied)[1]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """About the mean factor of each parameter that decays: a gradient of mean size has 1."""
+        return dict.fromkeys(self._decays, 1.0)
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """The decay of a weight with factor 1, by parameter: the optimizer itself applies none."""
+        return dict(self._decays)
+
+    def step(self, global_step: int) -> None:
+        """Nothing: gradients are compared inside the optimizer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is kept between steps but the slope."""
+        return {"slope": self._slope}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Check that it is this rule's.
+
+        Raises:
+            UsageError: it is another's.
+        """
+        if "slope" not in state:
+            raise UsageError("the saved state is not of WeightwiseDecay")
+
+    def detach(self) -> None:
+        """Leave the optimizer as it was."""
+        for detach in self._detachments:
+            detach()
+        self._detachments = []
+
+    @torch.no_grad()
+    def _apply(self, parameter: torch.Tensor, group: Group, coupled: bool) -> None:
+        gradient = cast("torch.Tensor", parameter.grad)
+        factors = thetas(gradient.to(parameter.dtype), self._slope) * float(group["weight_decay"])
+        if coupled:
+            gradient.add_(factors * parameter)
+        else:
+            parameter.mul_(1 - float(group["lr"]) * factors)

@@ -1,0 +1,169 @@
+"""Exponents of live tensors: float32 on the device that holds them, float64 on the CPU where float32 cannot tell.
+
+The numbers are those of `specdiag.analyze`, whose engine this is; nulls, metrics and the KS-optimal tail are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType
+from specdiag.errors import ComputationError
+from specdiag.records import ModuleRecord
+from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
+from specdiag.spectra.eigenvalues import Spectrum, assemble, exact, pool, spectrum
+from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.spectra.null import alpha_null, alpha_null_square
+from specdiag.spectra.solver_threads import SolverThreads
+from specdiag.spectra.square import square_windows, window_starts
+from specdiag.spectra.tails import hill
+
+Basis = Literal["alpha", "square"]
+
+TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_log = logging.getLogger("specdiag")
+_BATCH_BYTES = 1 << 28
+"""Of float32 values that an accelerator is given at once."""
+
+
+def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
+    """The exponent of each matrix by the median Hill rule.
+
+    Args:
+        stacks: each of shape [s, rows, cols], any float type, all on one device; eigenvalues of the s slices are
+            pooled.
+        basis: `alpha` of the matrix, or `square`: of its square windows, pooled.
+
+    Returns:
+        Above 1. None where the matrix has none: too few eigenvalues, low rank, all equal, zero. NaN where it could
+        not be computed: a value that is not finite, a solver that failed.
+    """
+    with torch.no_grad():
+        if not stacks or stacks[0].device.type == "cpu":
+            return _on_cpu([_raw(stack) for stack in stacks], basis)
+        return _on_accelerator(stacks, basis)
+
+
+def exponent_on_cpu(stack: torch.Tensor, basis: Basis) -> float | None:
+    """The same of one matrix in memory, by the thread that asks, which is one of `SolverThreads`."""
+    return _exponent(*_raw(stack), basis)
+
+
+def null_of(record: ModuleRecord, basis: Basis) -> float:
+    """What a random matrix of that shape scores."""
+    return _null(record.rows, record.cols, record.n_slices, basis)
+
+
+@cache
+def _null(rows: int, cols: int, n_slices: int, basis: Basis) -> float:
+    if basis == "square":
+        return alpha_null_square(min(rows, cols))
+    return alpha_null(lambda eigenvalues: hill(eigenvalues, 0.5), (rows, cols), n_slices)
+
+
+def _on_cpu(raws: Sequence[tuple[NDArray[np.generic], FloatType]], basis: Basis) -> list[float | None]:
+    if not raws:
+        return []
+    with SolverThreads(min(torch.get_num_threads(), len(raws))) as threads:
+        running = [threads.submit(partial(_exponent, stack, storage, basis)) for stack, storage in raws]
+        return [each.result() for each in running]
+
+
+def _on_accelerator(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
+    """Matrices of one shape together; whatever float32 there cannot tell is done on the CPU."""
+    kinds: dict[tuple[torch.Size, torch.dtype], list[int]] = defaultdict(list)
+    for i, stack in enumerate(stacks):
+        kinds[stack.shape, stack.dtype].append(i)
+    found: dict[int, float | None] = {}
+    for (shape, _), members in kinds.items():
+        size = max(1, _BATCH_BYTES // (4 * shape.numel()))
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            for i, solved in zip(batch, _batch([stacks[i] for i in batch], basis), strict=True):
+                alpha = None if solved is None else _trusted(solved)
+                found[i] = _on_cpu([_raw(stacks[i])], basis)[0] if alpha is None else alpha
+    return [found[i] for i in range(len(stacks))]
+
+
+def _batch(batch: Sequence[torch.Tensor], basis: Basis) -> list[Spectrum | None]:
+    """Spectra of matrices of one shape and type, None for each that failed."""
+    s, rows, cols = batch[0].shape
+    storage = FLOAT_TYPES[TYPES[batch[0].dtype]]
+    if s * min(rows, cols) < MIN_EIGENVALUES:
+        return [None] * len(batch)
+    values = torch.cat(list(batch)).to(torch.float32)
+    if basis == "alpha" or rows == cols:
+        return list(_spectra(values, s, storage))
+    axis = 1 if rows > cols else 2
+    starts = window_starts((rows, cols))
+    windows = [list(_spectra(values.narrow(axis, start, min(rows, cols)), s, storage)) for start in starts]
+    pooled: list[Spectrum | None] = []
+    for parts in zip(*windows, strict=True):
+        whole = [part for part in parts if part is not None]
+        pooled.append(pool(whole) if len(whole) == len(parts) else None)
+    return pooled
+
+
+def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spectrum | None]:
+    rows, cols = values.shape[1:]
+    try:
+        with full_precision():
+            eigenvalues, frobenius2 = batch_eigenvalues(values, torch.float32, solve_on_cpu=values.device.type == "mps")
+    except RuntimeError as error:
+        # Out of memory, or one matrix that does not converge and fails its batch with it.
+        _log.warning("a batch of %d x %d matrices on %s: %s; the CPU takes over", rows, cols, values.device, error)
+        yield from [None] * (len(values) // s)
+        return
+    host = np.sort(eigenvalues.cpu().double().numpy().reshape(-1, s * min(rows, cols)))
+    norms = frobenius2.cpu().double().numpy().reshape(-1, s).sum(axis=1)
+    for found, norm in zip(host, norms, strict=True):
+        try:
+            yield assemble(found, float(norm), (s, rows, cols), storage, "gram", "float32")
+        except ComputationError:
+            yield None
+
+
+def _exponent(stack: NDArray[np.generic], storage: FloatType, basis: Basis) -> float | None:
+    """By float32 Gram, float64 Gram, and singular values: the first that can tell."""
+    if stack.shape[0] * min(stack.shape[1:]) < MIN_EIGENVALUES:
+        return None
+    cut = basis == "square" and stack.shape[1] != stack.shape[2]
+    windows = list(square_windows(stack)) if cut else [stack]
+    for dtype in ("float32", "float64"):
+        try:
+            alpha = _trusted(pool([spectrum(window, storage, dtype=dtype) for window in windows]))
+        except ComputationError:
+            continue
+        if alpha is not None:
+            return alpha
+    try:
+        return _trusted(pool([exact(window, storage) for window in windows]), is_last=True)
+    except (ComputationError, np.linalg.LinAlgError):
+        return float("nan") if np.any(storage.widen(stack, np.dtype(np.float32))) else None
+
+
+def _trusted(solved: Spectrum, *, is_last: bool = False) -> float | None:
+    """The exponent, None where the tail is zero to the storage precision, all equal, or lost to rounding.
+
+    The last route that there is counts as exact.
+    """
+    eigenvalues = solved.eigenvalues
+    threshold = float(eigenvalues[len(eigenvalues) // 2])
+    if threshold <= solved.floor or float(eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * solved.floor**0.5:
+        return None
+    alpha = hill(eigenvalues).alpha
+    return alpha if solved.is_precise(alpha, threshold) or (is_last and np.isfinite(alpha)) else None
+
+
+def _raw(stack: torch.Tensor) -> tuple[NDArray[np.generic], FloatType]:
+    storage = FLOAT_TYPES[TYPES[stack.dtype]]
+    held = stack.detach().cpu().contiguous()
+    return (held.view(torch.uint16) if storage.name == "BF16" else held).numpy(), storage

@@ -1,0 +1,1 @@
+"""Files beside a report, and whether a saved record can be true."""

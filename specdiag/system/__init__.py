@@ -1,0 +1,1 @@
+"""Signals, address space and locks of this process."""

@@ -1,0 +1,278 @@
+"""One writer at a time in a folder: a lock file that says who writes, and is taken over from who is dead.
+
+The file appears with its content at once, by a hard link, which is atomic on network file systems too. A process is
+known by its id and the time of its start, so that another one with the same id is not taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+
+from specdiag.errors import UsageError
+from specdiag.files import json_decoder, read_whole
+from specdiag.records import Record
+
+LOCK = ".specdiag.system.folder_lock"
+_LIMIT = 1 << 16
+_ATTEMPTS = 100
+
+
+class Owner(Record, frozen=True, kw_only=True):
+    """Content of the lock file: a process, on one machine, since its last start."""
+
+    host: str
+    machine: str
+    """Its machine-id; empty where there is none."""
+    boot: str
+    """Names the machine's present uptime; empty where the system does not."""
+    pid_space: int
+    """Names what the process id counts in, such as a container; 0 where the system does not."""
+    pid: int
+    folder: str
+    inode: int
+    """Of the folder. A lock that was copied with its folder has another path and another number: it locks nothing."""
+    started: str
+    """Time of the process's start, as the system counts it; empty where that is not known."""
+
+
+_decode = json_decoder(Owner)
+_held: dict[Path, int] = {}
+"""Locks of this process, and how many times it took each."""
+os.register_at_fork(after_in_child=_held.clear)
+
+
+class FolderLock:
+    """A folder that this process may write. It may take the same one several times.
+
+    The lock is given back by `release`, or when the object is gone, or when the process ends.
+    """
+
+    def __init__(self, folder: Path, what: str = "run") -> None:
+        """Take it.
+
+        Args:
+            folder: exists.
+            what: it is, for messages.
+
+        Raises:
+            UsageError: another process writes there, or its lock cannot be judged from here.
+        """
+        self.note: str | None = None
+        """A sentence about the dead process that the lock was taken over from."""
+        path = folder.resolve() / LOCK
+        if not _held.get(path):
+            self.note = _take(path, what)
+        _held[path] = _held.get(path, 0) + 1
+        self._finalizer = weakref.finalize(self, _give_back, path, os.getpid())
+
+    def release(self) -> None:
+        """Give it back; a second time does nothing."""
+        self._finalizer()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Keep other processes that ask for the same out of a folder, for the moment that changing a file in it takes.
+
+    Where the file system has no such locks, nobody is kept out.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(path: Path, what: str) -> str | None:
+    own = msgspec.json.encode(_owner(path.parent))
+    for _ in range(_ATTEMPTS):
+        if _created(path, own):
+            return None
+        with _opened(path) as handle:
+            if handle is None:
+                continue
+            owner = _judged(path, what)
+            _replace(path, own)
+            return f"{path.name} of process {owner.pid} holds no more (it is dead, or the folder a copy): taken over."
+    raise UsageError(f"{path} changes again and again: several processes want to write there; let one of them")
+
+
+def _created(path: Path, content: bytes) -> bool:
+    """Whether the lock file was made; False where one is there."""
+    with _written(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            return _created_alone(path, content)  # a file system without hard links
+        return True
+
+
+def _created_alone(path: Path, content: bytes) -> bool:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    return True
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes) -> Generator[str]:
+    """A temporary file with that content, gone afterwards."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o644)
+            file.write(content)
+        yield temporary
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[int | None]:
+    """The lock file that is there, kept from others who judge it; None where it went or changed meanwhile."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; {_dead(path)}") from error
+    try:
+        with contextlib.suppress(OSError):  # a file system without such locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle if _is(path, handle) else None
+    finally:
+        os.close(handle)
+
+
+def _is(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except OSError:
+        return False
+
+
+def _judged(path: Path, what: str) -> Owner:
+    """The owner of a lock that does not hold any more.
+
+    Raises:
+        UsageError: it lives, or may live.
+    """
+    try:
+        owner = _decode(read_whole(path, _LIMIT))
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{path} does not say which process writes to this {what}; {_dead(path)}") from error
+    here = _owner(path.parent)
+    if owner.folder != here.folder and owner.inode != here.inode:
+        return owner
+    who = f"process {owner.pid} on {owner.host:.80} writes to this {what} ({path})"
+    if (owner.host, owner.machine) != (here.host, here.machine):
+        raise UsageError(f"{who}: wait for its end; {_dead(path)}")
+    if owner.boot != here.boot:
+        return owner  # the machine was started anew
+    if owner.pid_space != here.pid_space:
+        raise UsageError(f"{who}, in another container: wait for its end; {_dead(path)}")
+    if _lives(owner):
+        raise UsageError(f"{who}: wait for its end, or stop it")
+    return owner
+
+
+def _dead(path: Path) -> str:
+    return f"if that process is dead, delete {path}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with _written(path, content) as temporary:
+        os.replace(temporary, path)  # noqa: PTH105 - a name, not a Path
+
+
+def _give_back(path: Path, pid: int) -> None:
+    if pid != os.getpid():  # a fork of the owner
+        return
+    _held[path] -= 1
+    if _held[path]:
+        return
+    del _held[path]
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        if _decode(read_whole(path, _LIMIT)) == _owner(path.parent):
+            path.unlink()
+
+
+def _owner(folder: Path) -> Owner:
+    pid = os.getpid()
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        space = 0
+    return Owner(
+        host=socket.gethostname(),
+        machine=_line(Path("/etc/machine-id")),
+        boot=_line(Path("/proc/sys/kernel/random/boot_id")),
+        pid_space=space,
+        pid=pid,
+        folder=str(folder),
+        inode=folder.stat().st_ino,
+        started=_started(pid) or "",
+    )
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _lives(owner: Owner) -> bool:
+    if owner.pid <= 0:
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    started = _started(owner.pid)
+    return started is None or not owner.started or started == owner.started
+
+
+def _started(pid: int) -> str | None:
+    """When a process started; empty for one that ended and was not yet collected; None where that is not known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (OSError, LookupError):
+        return _started_by_ps(pid)
+
+
+def _started_by_ps(pid: int) -> str | None:
+    """The same where there is no /proc, to the second."""
+    try:
+        found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.decode(errors="replace").strip() or None

@@ -1,0 +1,1 @@
+"""Callbacks for transformers' and Lightning's trainers."""

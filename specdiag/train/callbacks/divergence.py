@@ -1,0 +1,103 @@
+"""A run whose loss is no number any more is ended after the step, and leaves no checkpoint of that to go on from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from specdiag.train.checkpoints.finite import live_defect
+from specdiag.train.checkpoints.inspect import checkpoints_of, step_of
+from specdiag.train.ranks import any_rank
+
+_log = logging.getLogger(__name__)
+ASIDE = ".diverged-"
+"""Before the name of a checkpoint that no run goes on from."""
+
+
+class Divergence(TrainerCallback):
+    """Watches the losses of the steps, and the values that a checkpoint would hold.
+
+    Of gradients nothing is asked: with half precision and a scaler some overflow, and their steps are left out.
+
+    Attributes:
+        at: steps after which the loss, or a weight, was not finite; None as long as all are.
+        found: what was not finite, in words.
+    """
+
+    def __init__(self, *, stops: bool) -> None:
+        """Watch.
+
+        Args:
+            stops: whether the run ends then; else it is only kept from saving weights that are not finite.
+        """
+        self.stops = stops
+        self.at: int | None = None
+        self.found = ""
+        self._bad: torch.Tensor | None = None
+        self._loss: torch.Tensor | None = None
+
+    def see(self, loss: torch.Tensor) -> None:
+        """Take the loss of one forward pass. Nothing waits for the device here."""
+        loss = loss.detach()
+        bad = ~loss.isfinite().all()
+        self._loss = loss if self._bad is None else torch.where(self._bad, self._loss, loss)  # pyright: ignore
+        self._bad = bad if self._bad is None else self._bad | bad
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the run where the loss of the step was not finite: on all ranks, logged, and without a checkpoint."""
+        bad, loss = self._bad, self._loss
+        self._bad = self._loss = None
+        if not self.stops or not any_rank(bad is not None and bool(bad)):
+            return
+        value = "not finite on another process" if loss is None or bool(loss.isfinite().all()) else float(loss)
+        self._end(state.global_step - 1, f"the loss of step {state.global_step} is {value}", control)
+        control.should_log, control.should_save = True, False
+
+    def allows_saving(self, model: nn.Module, optimizer: Optimizer, step: int, control: TrainerControl) -> bool:
+        """Whether model and optimizer hold numbers only. Collective."""
+        if self.at is not None:
+            return False
+        defect = live_defect(model, optimizer)
+        if not any_rank(defect is not None):
+            return True
+        found = f"after step {step} {defect or 'another process has values that are not finite'}"
+        if self.stops:
+            self._end(step, found, control)
+        else:
+            _log.warning("checkpoint-%d is not saved: %s", step, found)
+        return False
+
+    def end_at(self, step: int, found: str) -> None:
+        """Say that the run ended with weights that give no finite loss."""
+        self.at, self.found = step, found
+
+    def sentence(self, run: Path) -> str:
+        """The end of the run, and where to go on. A checkpoint with the weights that gave no loss is set aside."""
+        aside = [_set_aside(path) for path in checkpoints_of(run) if self.at is not None and step_of(path) >= self.at]
+        left = checkpoints_of(run)
+        said = f"{run.name} diverged: {self.found}"
+        if aside:
+            said += f"; {aside[0].name.removeprefix(ASIDE)}, which led there, is {aside[0].name} now"
+        if not left:
+            return f"{said}; there is no checkpoint before that: begin again with a lower lr, or with --no-stop-on-nan"
+        return (
+            f"{said}; the last good checkpoint is {left[0].name}, where 'specdiag train --resume {run}' goes on, with "
+            "--no-stop-on-nan in spite of such a loss; --fresh-optimizer starts from its weights, with a lower --lr"
+        )
+
+    def _end(self, step: int, found: str, control: TrainerControl) -> None:
+        self.end_at(step, found)
+        control.should_training_stop = True
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    target = checkpoint.with_name(f"{ASIDE}{checkpoint.name}")
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier attempt that ended in the same way
+    return checkpoint.rename(target)

@@ -1,0 +1,72 @@
+"""A norm watch in a transformers Trainer: `trainer.add_callback(NormWatchCallback())`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from specdiag.errors import MissingExtraError, UsageError
+from specdiag.optim.norms.norm_watch import NormWatch
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
+except ImportError as error:
+    raise MissingExtraError("the Trainer callback needs transformers: pip install transformers accelerate") from error
+
+
+class NormWatchCallback(TrainerCallback, ExportableState):
+    """Logs norms, updates and their angles by `specdiag.optim.NormWatch`, into `specdiag_norms/` of the output folder.
+
+    Gradients are as the optimizer gets them, after clipping. What the spectral norms go on from is saved in
+    trainer_state.json.
+
+    Attributes:
+        watch: the NormWatch, from the beginning of training on; None before.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the keyword arguments of `NormWatch`, such as `every=100`, `out="runs/mine"`, `roles=("q", "head")`."""
+        self.watch: NormWatch | None = None
+        self._settings = settings
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
+        if self.watch is not None:
+            self.watch.detach()
+        settings: dict[str, Any] = {"out": args.output_dir} | self._settings
+        self.watch = NormWatch(kwargs["model"], kwargs["optimizer"], **settings)
+        stateful = cast("dict[str, Any]", state.stateful_callbacks)
+        held = stateful.get(type(self).__name__)
+        if isinstance(held, list):
+            raise UsageError("the Trainer has several NormWatchCallbacks, which would write into one log: add one")
+        if state.global_step > 0 and held is not None and held["attributes"]["saved"] is not None:
+            self.watch.load_state_dict(held["attributes"]["saved"])
+        # The checkpoint of a run without this callback has no entry for it, and the Trainer's first save needs one.
+        stateful.setdefault(type(self).__name__, self.state())
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say that a step follows."""
+        if self.watch is not None:
+            self.watch.step(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log the last norms, and let go of the optimizer."""
+        if self.watch is not None:
+            self.watch.finish(state.global_step)
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes to trainer_state.json."""
+        saved = None if self.watch is None else self.watch.state_dict()
+        return {"args": dict(self._settings), "attributes": {"saved": saved}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> NormWatchCallback:
+        """The callback of a checkpoint; its vectors are taken from there when training begins."""
+        return cls(**state["args"])

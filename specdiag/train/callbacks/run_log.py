@@ -1,0 +1,160 @@
+"""What happens beside the steps of a run: its log, the decay that acts, and stopping when asked to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from specdiag.live.multipliers import attach
+from specdiag.live.optimizers import servable
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.system import interrupts
+from specdiag.train.callbacks.live_rules import LIVE_RULES, LiveRuleCallback
+from specdiag.train.ranks import any_rank
+from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
+
+Decays = Mapping[str, float]
+"""What the optimizer takes as weight decay, by Parameter."""
+
+
+class NoDecayCallback(TrainerCallback):
+    """Takes all weight decay away, inside the optimizer's steps: its groups and checkpoints keep theirs."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach to the prepared optimizer."""
+        attach(kwargs["optimizer"], "ratio", "NoDecayCallback", lambda *_: 0.0, replace=True)
+
+
+class RunLogCallback(TrainerCallback):
+    """Logs the losses and, where it changed, the decay that the optimizer reads inside its step.
+
+    To be added after the callback that sets the decay.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        rule: TrainerCallback | None,
+        on_first: Callable[[Decays], None],
+        on_log: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        """Follow a run.
+
+        Args:
+            run: the folder whose log is written.
+            rule: sets the decay; the exponents and ratios of one that follows the weights are logged with it.
+            on_first: gets the decays of the first step, before it.
+            on_log: gets the step and what the Trainer logs.
+        """
+        self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
+        self._live = rule if isinstance(rule, LiveRuleCallback) else None
+        self._last: Decays = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Hook into the step, behind the decay's own hook; let this run's intervals hold, not those of the state."""
+        state.compute_steps(args, state.max_steps)
+        own = None if self._live is None else type(self._live).__name__
+        for kind in LIVE_RULES:  # the state of an older rule would be taken for this run's on the next resume
+            if kind.__name__ != own:
+                cast("dict[str, Any]", state.stateful_callbacks).pop(kind.__name__, None)
+        names: dict[torch.Tensor, str] = {
+            p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
+        }
+
+        def read(optimizer: Optimizer, *_: object) -> None:
+            groups = optimizer.param_groups
+            self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state)
+
+        servable(kwargs["optimizer"]).register_step_pre_hook(read)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the losses in the long form too."""
+        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+            return
+        append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
+        held = None if self._live is None else self._live.decay
+        ratios = [] if held is None else list(held.ratios.values())
+        alphas = [a for a in getattr(held, "alphas", {}).values() if a is not None]
+        more = {"ratio_min": min(ratios), "ratio_max": max(ratios)} if ratios else {}
+        self._on_log(state.global_step, {**logs, **more, **({"alpha": fmean(alphas)} if alphas else {})})
+
+    def _changed(self, decays: Decays, state: TrainerState) -> None:
+        held = None if self._live is None else self._live.decay
+        decays = {**decays, **getattr(held, "decays", {})}
+        if decays == self._last or not state.is_world_process_zero:
+            return
+        if not self._last:
+            self._on_first(decays)
+        alphas: Mapping[str, float | None] = getattr(held, "alphas", {})
+        ratios = {} if held is None else held.ratios
+        column = "alpha_square" if alphas and held is not None and _by_square(held) else "alpha"
+        changed = [name for name in decays if decays[name] != self._last.get(name)]
+        entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
+        entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]
+        entries += [entry(state.global_step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
+        rhos: Mapping[str, float | None] = getattr(held, "rhos", {})
+        by_shape = column.replace("alpha", "rho")
+        entries += [entry(state.global_step, n, by_shape, r) for n in changed if (r := rhos.get(n)) is not None]
+        append_log(self._path, entries)
+        self._last = dict(decays)
+
+
+def _by_square(decay: Any) -> bool:
+    return decay.state_dict()["settings"]["basis"] == "square"
+
+
+class StopCallback(TrainerCallback):
+    """Ends the run after the current step, with a checkpoint, once `wanted` is set."""
+
+    wanted = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save and stop: all ranks after the same step, whichever was asked."""
+        if any_rank(self.wanted):
+            self.wanted = True
+            control.should_save = control.should_training_stop = True
+
+    @contextmanager
+    def on_signals(self) -> Generator[None]:
+        """A signal that would end the process stops the run; a second Ctrl-C at once. Others come in twos anyway."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = interrupts.stopping()
+        before = [signal.getsignal(number) for number in numbers]
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            interrupts.received(number)
+            if self.wanted and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.wanted = True
+
+        for number in numbers:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)

@@ -1,0 +1,31 @@
+"""A few gradients, to hold an optimizer's moments against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.train.checkpoints.trainer import CrashSafeTrainer
+from specdiag.train.data.tokens import Data
+
+_BATCHES = 8
+
+
+def sample_gradients(trainer: CrashSafeTrainer, data: Data) -> dict[str, torch.Tensor]:
+    """Gradients of a few held-out batches by parameter name; no random number is drawn and none is left behind."""
+    model: Any = trainer.model
+    size = trainer.args.per_device_train_batch_size
+    was_training = model.training
+    model.eval()
+    for first in range(0, min(len(data.held_out), _BATCHES * size), size):
+        examples = [data.held_out[i] for i in range(first, min(first + size, len(data.held_out)))]
+        batch = trainer.data_collator(examples)
+        model(**{name: value.to(model.device) for name, value in batch.items()}).loss.backward()
+    named = untied(live_parameters(model))
+    found = {name: p.grad.detach() for name, p in named.items() if p.grad is not None}
+    for parameter in model.parameters():
+        parameter.grad = None
+    model.train(was_training)
+    return found

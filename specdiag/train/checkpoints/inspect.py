@@ -1,0 +1,186 @@
+"""Which checkpoint of a run is whole: the newest is not, where a run was killed while it saved."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from specdiag.checkpoint.formats import TORCH_SUFFIXES
+from specdiag.errors import SourceError
+from specdiag.files import read_whole
+from specdiag.train.checkpoints.manifest import content_defect, manifest_defect
+from specdiag.train.checkpoints.trainer_state import read_trainer_state
+from specdiag.train.checkpoints.zip_check import zip_defect
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+STATE = "trainer_state.json"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The `checkpoint-N` folders of a run, newest first."""
+    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()] if run.is_dir() else []
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def find_complete(
+    run: Path, why_not: Callable[[Path], str | None] | None = None
+) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that is whole, and the newer ones that are not, each with the reason.
+
+    Args:
+        run: holds the checkpoints.
+        why_not: gives the reason; `defect` by default, or `damage`, which reads the files.
+    """
+    passed_over: list[tuple[Path, str]] = []
+    for path in checkpoints_of(run):
+        why = (why_not or defect)(path)
+        if why is None:
+            return path, passed_over
+        passed_over.append((path, why))
+    return None, passed_over
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights, as transformers loads them."""
+    return any((folder / name).is_file() for name in _WEIGHTS) or gguf_in(folder) is not None
+
+
+def gguf_in(folder: Path) -> str | None:
+    """The one GGUF file of a folder without other weights; transformers dequantises it."""
+    found = sorted(folder.glob("*.gguf"))
+    return found[0].name if len(found) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """trainer_state.json of a checkpoint.
+
+    Raises:
+        SourceError: it is missing or damaged.
+    """
+    return read_trainer_state(checkpoint / STATE)
+
+
+def defect(checkpoint: Path) -> str | None:
+    """What makes a Trainer's checkpoint unfit to go on from; None where nothing does.
+
+    Sizes, headers and directories of the files are read, and the step counters of the optimizer; not the tensors.
+    """
+    found = manifest_defect(checkpoint)
+    return found if found is not None else next(_defects(checkpoint), None)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """The same, with every byte of weights and optimizer held against the checksums that were saved with them."""
+    return defect(checkpoint) or _changed_bytes(checkpoint, manifest=False)
+
+
+def check_weights(folder: Path) -> None:
+    """Raise SourceError if a file of weights in a folder is not what was saved, where that can be told."""
+    found = _changed_bytes(folder, manifest=True)
+    if found is not None:
+        raise SourceError(f"'{folder}' is damaged: {found}; copy it again, or name another checkpoint")
+
+
+def _changed_bytes(folder: Path, *, manifest: bool) -> str | None:
+    found = (manifest_defect(folder) if manifest else None) or content_defect(folder)
+    zipped = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES and path.is_file())
+    return found or next((why for path in zipped if (why := zip_defect(path)) is not None), None)
+
+
+def _defects(folder: Path) -> Iterator[str]:
+    if not has_weights(folder):
+        yield "no weights"
+    for name in ("config.json", OPTIMIZER, SCHEDULER, STATE):
+        if not (folder / name).is_file():
+            yield f"no {name}"
+    if not any(folder.glob("rng_state*.pth")):
+        yield "no rng_state.pth"
+    for path in sorted(folder.glob("*.json")):
+        try:
+            held = json.loads(read_whole(path))
+        except OSError as error:
+            yield f"{path.name} cannot be read: {error.strerror or error}"
+            continue
+        except (ValueError, RecursionError):
+            yield f"{path.name} is no JSON: cut short"
+            continue
+        if path.name.endswith(".index.json"):
+            yield from _missing_shards(folder, held)
+    for path in sorted(folder.glob("*.safetensors")):
+        yield from _safetensors_defect(path)
+    for path in sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES):
+        yield from _zip_defect(path)
+    yield from _step_defects(folder)
+
+
+def _missing_shards(folder: Path, index: Any) -> Iterator[str]:
+    shards: Any = index.get("weight_map", {}) if isinstance(index, dict) else {}
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        yield "its index of weights names no files"
+        return
+    yield from (f"no {name}" for name in sorted(set(shards.values())) if not (folder / name).is_file())
+
+
+def _safetensors_defect(path: Path) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):  # compares the header with the size of the file
+            pass
+    except (SafetensorError, OSError) as error:
+        yield f"{path.name} is damaged ({error})"
+
+
+def _zip_defect(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        if zipped:
+            zipfile.ZipFile(path).close()  # the directory of a zip archive stands at its end
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        yield f"{path.name} is cut short, or damaged ({error})"
+        return
+    if not zipped and path.name in (OPTIMIZER, SCHEDULER):
+        yield f"{path.name} is no file of torch.save"
+
+
+def _step_defects(folder: Path) -> Iterator[str]:
+    """Files of different steps in one folder: somebody saved over an older checkpoint and was killed."""
+    from specdiag.checkpoint.torch_load import load_torch
+    from specdiag.train.checkpoints.finite import check_plain
+    from specdiag.train.checkpoints.optimizer_state import step_counters
+
+    try:
+        step = read_state(folder)["global_step"]
+        counters = step_counters(folder / OPTIMIZER)
+        scheduler: Any = load_torch(folder / SCHEDULER, SCHEDULER)
+        check_plain(scheduler, SCHEDULER)
+    except SourceError as error:
+        yield str(error)
+        return
+    named = _NAME.fullmatch(folder.name)
+    if named is not None and int(named[1]) != step:
+        yield f"{STATE} is of step {step}"
+    if len(counters) > 1:
+        yield f"{OPTIMIZER} has parameters at step {min(counters)} and at step {max(counters)}"
+    skips = (folder / "scaler.pt").exists()  # half precision skips optimizer steps
+    if counters and counters != {step} and not (skips and max(counters) <= step):
+        yield f"{OPTIMIZER} is of step {max(counters)}, {STATE} of step {step}"
+    last = scheduler.get("last_epoch") if isinstance(scheduler, dict) and "lr_lambdas" in scheduler else None
+    if last is not None and type(last) is not int:
+        yield f"{SCHEDULER} has a position of {last!s:.40}"
+    elif last is not None and last != step and not (skips and last <= step):
+        yield f"{SCHEDULER} is of step {last}, {STATE} of step {step}"

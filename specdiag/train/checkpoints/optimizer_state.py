@@ -1,0 +1,112 @@
+"""Whether a saved optimizer is that of this model: torch loads moments into the wrong parameters without a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag.checkpoint.torch_load import load_torch
+from specdiag.errors import SourceError
+from specdiag.live.parameters import live_parameters, untied
+from specdiag.train.checkpoints.finite import check_plain
+
+Moments = Mapping[str, Mapping[str, Any]]
+"""Saved state by parameter name."""
+
+
+def read_optimizer(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:
+    """Groups and state of an optimizer's file, in the layout of torch.
+
+    Raises:
+        SourceError: it cannot be opened, has another layout, or a number of its groups is not finite.
+    """
+    saved: Any = load_torch(path, str(path))
+    groups, state = (saved.get(name) if isinstance(saved, Mapping) else None for name in ("param_groups", "state"))
+    if not isinstance(groups, list) or not isinstance(state, Mapping):
+        raise SourceError(f"{path} holds no state of an optimizer (param_groups and state): name another checkpoint")
+    groups, state = cast("list[Any]", groups), cast("Mapping[Any, Any]", state)
+    if not all(isinstance(g, Mapping) and isinstance(cast("Any", g).get("params"), list) for g in groups):
+        raise SourceError(f"{path} has parameter groups without parameters: name another checkpoint")
+    odd = next((key for key, own in state.items() if not isinstance(own, Mapping)), None)
+    if odd is not None:
+        raise SourceError(f"{path} has a {type(state[odd]).__name__} for the state of {odd!s:.40}: it is damaged")
+    check_plain(groups, str(path))
+    return cast("list[Mapping[str, Any]]", groups), cast("Mapping[Any, Mapping[str, Any]]", state)
+
+
+def step_counters(path: Path) -> set[int]:
+    """The step counters of all parameters.
+
+    Raises:
+        SourceError: as `read_optimizer`, or one is no count of steps.
+    """
+    found: set[int] = set()
+    for own in read_optimizer(path)[1].values():
+        if "step" in own:
+            found.add(_count(own["step"], path))
+    return found
+
+
+def _count(value: Any, path: Path) -> int:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or value != int(value):
+        raise SourceError(f"{path} has a step counter {value!s:.40}, which counts no steps: it is damaged")
+    return int(value)
+
+
+def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple[str, Moments]:
+    """Compare every saved state tensor with its parameter; say in a sentence what was compared, and give the state.
+
+    Two matrices of one shape that changed places are not found here.
+
+    Args:
+        path: what the optimizer saved.
+        optimizer: the new one, whose groups are in the order in which the state will be loaded.
+        model: names the parameters.
+
+    Raises:
+        SourceError: groups, counts or shapes differ, or a parameter has no state.
+    """
+    saved_groups, state = read_optimizer(path)
+    groups = [group["params"] for group in optimizer.param_groups]
+    counts, expected = [len(group["params"]) for group in saved_groups], [len(group) for group in groups]
+    if counts != expected:
+        raise SourceError(
+            f"{path} has groups of {counts} tensors and a Trainer makes {expected} for this model: it is another "
+            "model's, or its script built the optimizer itself; continue it there, with AlphaDecayCallback"
+        )
+    names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
+    keys = [key for group in saved_groups for key in group["params"]]
+    n_tensors = 0
+    found: dict[str, Mapping[str, Any]] = {}
+    for key, parameter in zip(keys, (p for group in groups for p in group), strict=True):
+        n_tensors += _check_state(path, names[parameter], _state_of(state, key), parameter)
+        found[names[parameter]] = state[key]
+    return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters.", found
+
+
+def _state_of(state: Mapping[Any, Mapping[str, Any]], key: Any) -> Mapping[str, Any] | None:
+    return state.get(key) if isinstance(key, (int, str)) else None
+
+
+def _check_state(path: Path, name: str, state: Mapping[str, Any] | None, parameter: torch.Tensor) -> int:
+    if not state:
+        raise SourceError(f"{path} has no state for {name}: its momentum would start from zero")
+    n_tensors = 0
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.ndim == 0:
+            continue
+        n_tensors += 1
+        if value.shape != parameter.shape:
+            raise SourceError(
+                f"{path} is in another order: {name} has shape {tuple(parameter.shape)}, the saved {key} in its place "
+                f"{tuple(value.shape)}"
+            )
+    return n_tensors

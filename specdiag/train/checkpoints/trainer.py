@@ -1,0 +1,109 @@
+"""The Trainer of transformers with checkpoints that a kill cannot tear."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from specdiag.errors import ComputationError, MissingExtraError
+from specdiag.train.callbacks.divergence import Divergence
+from specdiag.train.checkpoints.publish import STAGING, publish, rotate
+from specdiag.train.ranks import wait_for_all
+
+try:
+    from safetensors import SafetensorError
+    from transformers import Trainer
+except ImportError as error:
+    raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
+
+_SLACK = 1 << 20
+"""Bytes of a checkpoint besides its tensors, about."""
+
+
+class CrashSafeTrainer(Trainer):
+    """Saves aside, syncs, and renames; older checkpoints are deleted only then.
+
+    Attributes:
+        tokens: read by training steps of this process.
+        companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
+            which would write its special tokens into the model's configuration.
+        make_optimizer: makes the optimizer for the model; None for the Trainer's own.
+        divergence: watches for what is not finite; None where nobody does.
+    """
+
+    tokens = 0
+    companions: Sequence[Path] = ()
+    make_optimizer: Callable[[nn.Module], Optimizer] | None = None
+    divergence: Divergence | None = None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The registry's where one is named, else the Trainer's own."""
+        held = cast("Optimizer | None", self.optimizer)
+        if held is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(cast("nn.Module", self.model))
+        return super().create_optimizer(model)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass, counted."""
+        self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.divergence is not None:
+            self.divergence.see(loss)
+        return loss
+
+    def save_now(self) -> None:
+        """Save a checkpoint of the present state, as between two steps."""
+        self._save_checkpoint(cast("nn.Module", self.model), None)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        for path in self.companions if output_dir is not None and self.args.should_save else ():
+            shutil.copyfile(path, Path(cast("str", output_dir)) / path.name)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial)) / STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run, step = Path(str(self.args.output_dir)), self.state.global_step
+        own, watch = cast("nn.Module", self.model), self.divergence
+        if watch is not None and not watch.allows_saving(own, cast("Any", self.optimizer), step, self.control):
+            return
+        self._check_space(run, step)
+        try:
+            super()._save_checkpoint(model, trial)
+            wait_for_all()  # every rank has written its random state
+            if self.is_world_process_zero():
+                publish(run, step)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch says of a full disk RuntimeError
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+            reason = str(error).partition("\n")[0]
+            raise ComputationError(
+                f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it, if any, are whole: free "
+                f"space and go on with 'specdiag train --resume {run}'"
+            ) from error
+        if self.is_world_process_zero():
+            rotate(run, self.args.save_total_limit)
+        wait_for_all()
+
+    def _check_space(self, run: Path, step: int) -> None:
+        needed, free = (
+            _bytes_to_save(cast("nn.Module", self.model), self.optimizer) + _SLACK,
+            shutil.disk_usage(run).free,
+        )
+        if needed > free:
+            raise ComputationError(
+                f"checkpoint-{step} takes {needed / 2**20:.0f} MiB and {free / 2**20:.0f} are free in {run}: free "
+                f"space and go on with 'specdiag train --resume {run}'"
+            )
+
+
+def _bytes_to_save(model: nn.Module, optimizer: Any) -> int:
+    held = [*model.parameters(), *model.buffers()]
+    held += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)

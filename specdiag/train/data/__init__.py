@@ -1,0 +1,1 @@
+"""Texts and tokens that a run is trained on."""

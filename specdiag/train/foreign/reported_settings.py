@@ -1,0 +1,101 @@
+"""What files of other programs tell of the settings, in the words of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from specdiag.errors import UsageError
+from specdiag.train.foreign.load import SavedOptimizer
+from specdiag.train.runs.trainer_arguments import Settings
+
+_HOLDERS = ("config", "args", "hparams", "hyper_parameters", "datamodule_hyper_parameters", "hyperparameters")
+_KNOWN = {
+    "per_device_train_batch_size": ("per_device_train_batch_size", "micro_batch_size", "batch_size"),
+    "gradient_accumulation_steps": ("gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum_steps"),
+    "max_grad_norm": ("max_grad_norm", "grad_clip", "gradient_clip_val", "grad_clipping", "clip_grad_norm"),
+    "seed": ("seed",),
+    "steps_total": ("max_steps", "max_iters", "num_training_steps", "total_steps"),
+    "block_size": ("block_size", "max_seq_len", "seq_len", "max_length", "context_length"),
+}
+_WHOLE = {"per_device_train_batch_size", "gradient_accumulation_steps", "seed", "steps_total", "block_size"}
+
+
+class Told:
+    """Settings as they are found; the first to say one is believed.
+
+    Attributes:
+        settings: arguments of the Trainer.
+        steps_total: steps that the run was planned for.
+        block_size: tokens of a sequence.
+    """
+
+    def __init__(self) -> None:
+        self.settings = Settings({}, {}, [])
+        self.steps_total: int | None = None
+        self.block_size: int | None = None
+
+    def say(self, origin: str, **values: Any) -> None:
+        """Take what is not None and not yet known."""
+        for name, value in values.items():
+            if value is not None and name not in self.settings.values:
+                self.settings.values[name] = value
+                self.settings.origin[name] = origin
+
+    def optimizer(self, saved: SavedOptimizer, origin: str) -> None:
+        """What the groups say.
+
+        Raises:
+            UsageError: groups have different decays.
+        """
+        decays = saved.decays
+        if len(decays) > 1:
+            listed = ", ".join(f"{decay:g}" for decay in sorted(decays)[:4])
+            raise UsageError(
+                f"{saved.label} has groups of different weight decay ({listed}), and a Trainer has one: go on in its "
+                "own script, with DecayPlan.apply"
+            )
+        self.say(origin, weight_decay=max(decays, default=0.0))
+        self.rates(saved, origin)
+
+    def rates(self, saved: SavedOptimizer, origin: str) -> None:
+        """lr before the schedule's factor where it is told, betas, eps."""
+        betas, eps = saved.one("betas"), saved.one("eps")
+        if betas is not None:
+            self.say(origin, adam_beta1=float(betas[0]), adam_beta2=float(betas[1]))
+        self.say(origin, adam_epsilon=eps, learning_rate=saved.one("initial_lr"))
+
+    def hyperparameters(self, content: Mapping[str, Any], label: str) -> None:
+        """Numbers under names that training scripts commonly use, in dictionaries that they commonly save."""
+        for holder in _HOLDERS:
+            self.numbers(plain(content.get(holder)), f"{holder} in {label}")
+
+    def numbers(self, held: Mapping[str, Any], origin: str) -> None:
+        """The same of one dictionary."""
+        for name, aliases in _KNOWN.items():
+            value = next((held[alias] for alias in aliases if _is_number(held.get(alias), name in _WHOLE)), None)
+            if name == "steps_total":
+                self.steps_total = self.steps_total or value or None
+            elif name == "block_size":
+                self.block_size = self.block_size or value or None
+            else:
+                self.say(origin, **{name: value})
+
+
+def plain(held: Any) -> Mapping[str, Any]:
+    """A dictionary of settings, which may be an argparse.Namespace; empty for anything else."""
+    if isinstance(held, argparse.Namespace):
+        held = vars(held)
+    return cast("Mapping[str, Any]", held) if isinstance(held, Mapping) else {}
+
+
+def first_of(content: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The value of the first of these names that is there and not empty; None where none is."""
+    return next((content[name] for name in names if content.get(name)), None)
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) and value >= 0 if whole else isinstance(value, (int, float)) and value >= 0

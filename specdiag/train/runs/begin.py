@@ -1,0 +1,120 @@
+"""A run that begins with a recipe: new weights, or those of a model that was trained elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.checkpoints.inspect import check_weights
+from specdiag.train.data.hub import pin
+from specdiag.train.data.tokenizers import open_tokenizer, save_tokenizer
+from specdiag.train.data.tokens import Data
+from specdiag.train.models.building import new_config, new_model, read_config, trained_model
+from specdiag.train.recipe import Recipe
+from specdiag.train.runs.assembly import Parts, assemble
+from specdiag.train.runs.config import PLAN, RunConfig
+from specdiag.train.runs.folders import new_folder
+from specdiag.train.runs.run import Run
+from specdiag.train.runs.trainer_arguments import FRESH, Settings
+from specdiag.train.tasks.loading import load_task
+from specdiag.train.tasks.task import CLASSIFYING, kind_of
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with everything in it that would be taken by default, as a run keeps it."""
+    rule = "plan" if recipe.decay.startswith("plan:") else recipe.decay
+    return msgspec.structs.replace(recipe, settings=FRESH | recipe.settings, decay=rule)
+
+
+def begin(
+    recipe: Recipe,
+    out: Path,
+    *,
+    given: Collection[str] = (),
+    again: RunConfig | None = None,
+    cache: Path | None = None,
+    said: Sequence[str] = (),
+) -> Run:
+    """Settle and check everything of a run that begins.
+
+    Args:
+        recipe: what is trained.
+        out: folder of the run.
+        given: settings that are an option's, not the recipe's.
+        cache: folder for the tokens, where several runs share them; else that of the run.
+        again: the configuration that is there already, of a run that was stopped before its first checkpoint.
+        said: sentences so far.
+
+    Raises:
+        UsageError: the recipe lacks something or does not go together, or the folder is taken.
+        SourceError: data, weights, tokenizer or plan are missing or damaged.
+    """
+    run = out.resolve() if again is not None else new_folder(out)
+    kind_of(recipe.task)
+    if recipe.steps_total < 1:
+        raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
+    if not recipe.data and kind_of(recipe.task) != "glue":
+        raise UsageError("the recipe names no data: say --data PATH, or org/name for a dataset on the hub")
+    plan = _plan(recipe, run, again)
+    origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
+               for name in FRESH | recipe.settings}  # fmt: skip
+    recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
+    seed = int(recipe.settings["seed"])
+    if recipe.start and Path(recipe.start).is_dir():
+        check_weights(Path(recipe.start))
+    config = read_config(recipe.start, recipe.model) if recipe.start else new_config(recipe.model)
+    tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
+
+    def load(folder: Path) -> Data:
+        data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
+        changed = [] if again is None else again.fingerprint.differences(data.fingerprint)
+        if changed:
+            raise SourceError(f"the data is not what the run was configured with: {'; '.join(changed[:3])}")
+        return data
+
+    def make(data: Data) -> Any:
+        headed = kind_of(recipe.task) in CLASSIFYING
+        if headed:
+            names = data.labels or ("value",)  # a number is predicted
+            config.num_labels = len(names)
+            config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+        if recipe.start:
+            return trained_model(recipe.start, config, recipe.task, new_head=headed, seed=seed)
+        return new_model(config, recipe.task, seed)
+
+    return assemble(
+        Parts(
+            folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins),
+            source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
+            plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
+            companions=lambda folder: save_tokenizer(tokenizer, folder), said=[*said, *_short(recipe)],
+        )
+    )  # fmt: skip
+
+
+def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | None:
+    if recipe.decay.startswith("plan:"):
+        return load_plan(recipe.decay.removeprefix("plan:"))
+    check_rule_options(recipe.decay, recipe.alphadecay)
+    if recipe.decay != "plan":
+        return None
+    if again is None:
+        raise UsageError("decay 'plan' says not which: name it as plan:FILE")
+    return load_plan(run / PLAN)
+
+
+def _short(recipe: Recipe) -> list[str]:
+    """What a run that is shorter than its recipe would not come to."""
+    warmup = recipe.settings.get("warmup_steps", 0)
+    if warmup < recipe.steps_total:
+        return []
+    return [
+        f"The warm-up of {warmup} steps is not over at the end, step {recipe.steps_total}: the lr of the recipe is "
+        "never reached (--set warmup_steps=N)."
+    ]

@@ -1,0 +1,66 @@
+"""What a run of ours was started with, kept in its folder so that it can go on without being told again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from specdiag.errors import SourceError
+from specdiag.files import converter, decode_toml, read_whole
+from specdiag.records import Record
+from specdiag.report import write_atomically
+from specdiag.train.data.fingerprint import Fingerprint
+from specdiag.train.recipe import Recipe
+
+CONFIG = "specdiag_train.toml"
+PLAN = "plan.json"
+SCHEMA = 2
+_ELSEWHERE = "continue one of its checkpoints with --out DIR"
+
+
+class RunConfig(Record, frozen=True, kw_only=True):
+    """Content of the file."""
+
+    schema: int = SCHEMA
+    source: str = ""
+    """The checkpoint that the run started from; empty for one that began with its recipe."""
+    fresh_optimizer: bool = False
+    model_config: str = ""
+    """Where the model of another program's checkpoint was described, if not in it."""
+    layout: str = ""
+    """How that program's optimizer orders parameters, if it had to be told."""
+    recipe: Recipe
+    """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
+    fingerprint: Fingerprint
+
+
+_convert = converter(RunConfig)
+
+
+def save_config(run: Path, config: RunConfig) -> None:
+    """Write it, whole or not at all."""
+    write_atomically(run / CONFIG, msgspec.toml.encode(config))
+
+
+def load_config(run: Path) -> RunConfig | None:
+    """The configuration of a run; None for a run that is not ours.
+
+    Raises:
+        SourceError: its file is damaged or of another schema.
+    """
+    path = run / CONFIG
+    if not path.exists():
+        return None
+    try:
+        content = decode_toml(read_whole(path))
+        schema = content.get("schema")
+        if schema != SCHEMA:
+            raise SourceError(
+                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: use the one that made it"
+            )
+        return _convert(content)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}; {_ELSEWHERE}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} cannot be read ({error!s:.400}): {_ELSEWHERE}") from error

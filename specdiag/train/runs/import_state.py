@@ -1,0 +1,80 @@
+"""A checkpoint of another program becomes the first checkpoint of a run here, its moments with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
+
+from specdiag.errors import UsageError
+from specdiag.train.checkpoints.trainer import CrashSafeTrainer
+from specdiag.train.foreign.foreign import Foreign
+from specdiag.train.foreign.moments import load_moments
+from specdiag.train.recipe import Recipe
+from specdiag.train.runs.trainer_arguments import FRESH, Settings
+
+COUPLED = "adam_torch"
+"""`optim` of the settings where decay is coupled: transformers has no such optimizer, and torch's Adam is taken."""
+_NEEDED = {"learning_rate": "--lr", "weight_decay": "--weight-decay"}
+
+
+def complete(foreign: Foreign, settings: Settings) -> Settings:
+    """What the checkpoint tells with what was given and, where the weights hardly depend on it, our defaults.
+
+    Args:
+        foreign: the checkpoint.
+        settings: what it tells, and what was given.
+
+    Raises:
+        UsageError: learning rate, decay or schedule are neither told nor given.
+    """
+    values, origin = dict(settings.values), dict(settings.origin)
+    for name, option in _NEEDED.items():
+        if name not in values:
+            raise UsageError(f"the {foreign.kind} does not tell its {name.replace('_', ' ')}: give {option}")
+    if "lr_scheduler_type" not in values:
+        raise UsageError(
+            f"the {foreign.kind} does not tell its schedule: give --set lr_scheduler_type=constant, cosine, linear or "
+            "another of transformers"
+        )
+    for name, value in FRESH.items():
+        if name not in values:
+            values[name], origin[name] = value, "default"
+    values["optim"], origin["optim"] = ("adamw_torch" if foreign.optimizer == "adamw" else COUPLED), foreign.kind
+    return Settings(values, origin, list(settings.notes))
+
+
+def place(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
+    """Save what the other program left as a checkpoint of this run: moments, position of the schedule, step.
+
+    Args:
+        trainer: over the checkpoint's model, with a new optimizer.
+        foreign: the checkpoint.
+        recipe: of the run.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        UsageError: the schedule is none that has a position.
+        SourceError: moments do not fit.
+        ComputationError: the checkpoint cannot be saved.
+    """
+    optimizer: Any = trainer.optimizer
+    checked = load_moments(foreign, optimizer, trainer.model)  # pyright: ignore[reportArgumentType]
+    schedule = trainer.create_scheduler(recipe.steps_total, optimizer)
+    if not isinstance(schedule, LambdaLR):
+        raise UsageError(
+            f"a {recipe.settings['lr_scheduler_type']} schedule has no position to go on from: name another"
+        )
+    rates = [base * factor(foreign.step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    held = schedule.state_dict()
+    schedule.load_state_dict({**held, "last_epoch": foreign.step, "_step_count": foreign.step + 1, "_last_lr": rates})
+    trainer.state.global_step, trainer.state.max_steps = foreign.step, recipe.steps_total
+    trainer.state.train_batch_size = trainer.args.train_batch_size
+    trainer.state.compute_steps(trainer.args, recipe.steps_total)
+    trainer.save_now()
+    trainer.lr_scheduler = None  # made anew when training begins, and loaded
+    return checked

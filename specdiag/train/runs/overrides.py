@@ -1,0 +1,147 @@
+"""What a checkpoint tells and what was asked for, brought together; the latter may not contradict the former."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.decay.recommend import recommend
+from specdiag.errors import UsageError
+from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.data.tokenizers import copy_tokenizer, save_tokenizer, tokenizer_files
+from specdiag.train.recipe import Recipe
+from specdiag.train.runs.config import PLAN
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.sampling import check_task
+from specdiag.train.tasks.task import kind_of
+
+_OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
+HARMLESS = (
+    "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
+)  # fmt: skip
+"""Settings that may change on resuming: the weights do not depend on them."""
+
+
+def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_told: bool) -> None:
+    """Add what was given to what the checkpoint tells; what contradicts it is refused, unless the optimizer is new.
+
+    Args:
+        settings: are added to.
+        given: by the Trainer's names.
+        request: allows what it allows.
+        all_told: what the checkpoint does not tell was the Trainer's default.
+    """
+    for name, value in given.items():
+        held = settings.values.get(name)
+        if held == value:
+            continue
+        told = (all_told or name in settings.values) and not request.fresh_optimizer
+        if told and name == "per_device_train_batch_size" and not request.allow_data_shift:
+            raise UsageError(
+                f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
+                "--allow-data-shift takes that"
+            )
+        if told and name not in (*HARMLESS, "per_device_train_batch_size"):
+            raise UsageError(
+                f"the run goes on with {name.replace('_', ' ')} {held} ({settings.origin.get(name, 'default')}), not "
+                f"{value}: leave {_OPTIONS.get(name, name)} out, or start from its weights with --fresh-optimizer"
+            )
+        settings.values[name], settings.origin[name] = value, "given"
+
+
+def asked(recipe: Recipe, request: Request) -> Recipe:
+    """What was asked for of data and task goes before what is known.
+
+    Raises:
+        UsageError: there is no such task, or it cannot do what is asked for.
+    """
+    task = request.task or recipe.task
+    kind_of(task)
+    if request.continues_text:
+        check_task(task)
+    return msgspec.structs.replace(
+        recipe,
+        task=task,
+        block_size=request.block_size or recipe.block_size,
+        max_tokens=request.max_tokens or recipe.max_tokens,
+        columns=tuple(request.columns) or recipe.columns,
+    )
+
+
+def companions(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | None = None) -> Sequence[Path]:
+    """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved.
+
+    Args:
+        run: its folder.
+        folders: of the weights.
+        tokenizer: None for bytes, and where there are no tokens.
+        asked: where it was said to be, if it was.
+    """
+    if asked is not None:
+        return save_tokenizer(tokenizer, run)
+    found = tokenizer_files(*folders)
+    if found:
+        return copy_tokenizer(found, run)
+    return [] if tokenizer is None else save_tokenizer(tokenizer, run)
+
+
+def total_asked(request: Request, planned: int | None) -> int | None:
+    """Steps of the whole run; None where nobody says.
+
+    Raises:
+        UsageError: it is said twice.
+    """
+    if request.steps_total is not None and request.extend is not None:
+        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
+    return request.steps_total or (None if planned is None else planned + (request.extend or 0))
+
+
+def choose_decay(
+    checkpoint: Path, weights: Any, request: Request, settings: Settings, steps_left: int, said: list[str]
+) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
+    """Rule, its options, and the plan where the rule is one: what was asked for, what lies there, or one made now.
+
+    Args:
+        checkpoint: folder of the weights, where a plan may lie.
+        weights: what a plan is recommended from: a checkpoint whose names are the model's, or the model.
+        request: what was asked for.
+        settings: base decay and learning rate, for a plan that is made now.
+        steps_left: of the run, for the same.
+        said: gets what was chosen.
+
+    Raises:
+        UsageError: an unknown rule, or options that do not belong to it.
+        SourceError: a plan is missing or damaged.
+    """
+    given, choice = dict(request.alphadecay or {}), request.decay
+    if choice is not None and not choice.startswith("plan:"):
+        check_rule_options(choice, given)
+        return choice, given, None
+    found = None if choice is None else Path(choice.removeprefix("plan:"))
+    if choice is None and not given:
+        found = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
+    if found is not None:
+        if given:
+            raise UsageError(
+                f"--{next(iter(given)).replace('_', '-')} does not change the saved plan {found}: leave it out"
+            )
+        said.append(f"The decays are those of {found}.")
+        return "plan", {}, load_plan(found)
+    live = [name for name in given if name not in ("s1", "s2", "basis")]
+    if live:
+        raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
+    said.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
+    plan = recommend(
+        weights,
+        weight_decay=settings.values["weight_decay"],
+        base_origin=settings.origin["weight_decay"],
+        lr=settings.values["learning_rate"],
+        steps_left=steps_left,
+        **given,
+    )
+    return "plan", {}, plan

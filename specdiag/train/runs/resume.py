@@ -1,0 +1,259 @@
+"""A run that goes on with a decay for each module: everything is settled and checked before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.errors import MissingExtraError, SourceError, UsageError
+from specdiag.train.checkpoints.inspect import gguf_in, read_state
+from specdiag.train.data.hub import pin
+from specdiag.train.data.tokenizers import tokenizer_to_go_on
+from specdiag.train.data.tokens import BYTES, Data
+from specdiag.train.recipe import Recipe, check_settings
+from specdiag.train.runs.config import CONFIG, PLAN
+from specdiag.train.runs.folders import new_folder, run_of
+from specdiag.train.runs.overrides import asked, choose_decay, companions, take, total_asked
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.starting_point import Start, find_start
+from specdiag.train.runs.trainer_arguments import FRESH, Settings, settings_of
+from specdiag.train.sampling import check_task
+from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
+from specdiag.train.tasks.task import tasks_of
+
+try:
+    from transformers import TrainingArguments, get_scheduler
+
+    from specdiag.train.foreign.reading import is_foreign
+    from specdiag.train.models.building import read_config, trained_model
+    from specdiag.train.ranks import count_ranks, one_rank_first
+    from specdiag.train.runs.assembly import Parts, assemble
+    from specdiag.train.runs.begin import begin
+    from specdiag.train.runs.import_run import adopt
+    from specdiag.train.runs.run import Run
+except ImportError as error:
+    raise MissingExtraError(
+        "training needs transformers and accelerate: pip install transformers accelerate"
+    ) from error
+
+
+_NOT_OF_THE_RUN = ("source", "fresh_optimizer", "continues_text")
+"""Fields of a request that change nothing in a run that starts over."""
+
+
+def prepare(request: Request) -> Run:
+    """Find the checkpoint, settle everything, and check it. Nothing is written into the source.
+
+    Raises:
+        UsageError: something is to be decided first, or does not go together.
+        SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
+    """
+    if is_foreign(Path(request.source)):
+        return adopt(request)
+    with one_rank_first():  # what a killed run left is cleared away once
+        start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
+    checkpoint, own, said = start.checkpoint, start.own, list(start.said)
+    if checkpoint is None:
+        return _start_over(request, start)
+    settings = _settings(start, checkpoint, request, said)
+    steps_total = _steps_total(start, checkpoint, request, settings, said)
+    run = start.in_place or new_folder(request.out or Path(f"{run_of(checkpoint).name}-continued"), checkpoint)
+    _check_ranks(start, checkpoint, request, said)
+    config = read_config(checkpoint)
+    recipe = msgspec.structs.replace(
+        _former(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
+                                 steps_total=steps_total, settings={}),
+        data=_data_sources(start, request),
+        steps_total=steps_total,
+        settings=settings.values,
+    )  # fmt: skip
+    recipe = asked(recipe, request)
+    model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
+    folders = (checkpoint, checkpoint.parent)
+    tokenizer = tokenizer_to_go_on(
+        request.tokenizer, folders, in_bytes=own is not None and own.fingerprint.tokens == BYTES,
+        vocabulary=vocabulary_of(config), in_text=reads_text(recipe),
+    )  # fmt: skip
+    rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, said)
+    recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
+
+    kept = own if start.in_place is not None else None
+
+    def load(cache: Path) -> Data:
+        seed = int(settings.values.get("seed", FRESH["seed"]))
+        data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache)
+        _check_data(start, checkpoint, request, data, said)
+        return data
+
+    return assemble(
+        Parts(
+            folder=run, in_place=start.in_place is not None, recipe=recipe, settings=settings,
+            source=str(checkpoint) if kept is None else kept.source,
+            fresh_optimizer=start.fresh if kept is None else kept.fresh_optimizer,
+            model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
+            checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
+            make_model=lambda _: model, tokenizer=tokenizer,
+            companions=lambda folder: companions(folder, folders, tokenizer, request.tokenizer), said=said,
+        )
+    )  # fmt: skip
+
+
+def _former(start: Start) -> Recipe | None:
+    """The recipe of a run of ours; another one that begins from its checkpoint has its weights from there."""
+    if start.own is None or start.in_place is not None:
+        return None if start.own is None else start.own.recipe
+    return msgspec.structs.replace(start.own.recipe, model={}, start="")
+
+
+def _start_over(request: Request, start: Start) -> Run:
+    """A run of ours that was stopped before its first checkpoint begins again as its configuration says."""
+    own, in_place = start.own, start.in_place
+    if own is None or in_place is None:
+        raise UsageError(f"'{request.source}' has no checkpoint to begin another run from: continue it without --out")
+    told = [field.name for field in dataclasses.fields(request) if getattr(request, field.name)]
+    told = [name.replace("_", " ") for name in told if name not in _NOT_OF_THE_RUN]
+    if told:
+        raise UsageError(
+            f"'{in_place}' has no checkpoint yet and starts over as it was configured: leave out {', '.join(told)}"
+        )
+    if request.continues_text:
+        check_task(own.recipe.task)
+    return begin(own.recipe, in_place, again=own, said=start.said)
+
+
+def _settings(start: Start, checkpoint: Path, request: Request, said: list[str]) -> Settings:
+    given = dict(request.settings or {})
+    check_settings(given)
+    if start.fresh:
+        kept = start.own.recipe.settings if start.own is not None and start.in_place is not None else FRESH
+        return Settings({**kept, **given}, {n: "given" if n in given else "default" for n in {**kept, **given}})
+    if start.own is not None:
+        settings = Settings(dict(start.own.recipe.settings), dict.fromkeys(start.own.recipe.settings, CONFIG))
+        _check_own(settings)
+    else:
+        settings = settings_of(checkpoint)
+    said += settings.notes
+    take(settings, given, request, all_told=True)
+    return settings
+
+
+def _check_own(settings: Settings) -> None:
+    """A configuration that was edited, or damaged, may say what no Trainer takes."""
+    settings.values.pop("logging_nan_inf_filter", None)
+    lost = [name for name in ("per_device_train_batch_size", "learning_rate") if name not in settings.values]
+    try:
+        check_settings(settings.values)
+    except UsageError as error:
+        raise SourceError(f"{CONFIG} cannot be continued: {error}") from error
+    if lost:
+        raise SourceError(f"{CONFIG} does not say {lost[0].replace('_', ' ')}: copy the run again")
+
+
+def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Settings, said: list[str]) -> int:
+    if start.fresh:
+        total = total_asked(request, start.own.recipe.steps_total if start.own is not None and start.in_place else None)
+        if total is None:
+            raise UsageError("a fresh optimizer has no schedule to go on with: say how long with --steps-total N")
+        return total
+    planned = start.own.recipe.steps_total if start.own is not None else int(read_state(checkpoint)["max_steps"])
+    total = total_asked(request, planned) or planned
+    if total <= start.step:
+        done = f"{checkpoint.name} is at step {start.step} of {planned}"
+        if request.steps_total is not None:
+            raise UsageError(f"{done}: --steps-total {total} is over; give a larger one, or --extend N")
+        raise UsageError(f"{done}, the run is finished: go on with --extend N")
+    if total != planned:
+        new = _rate(settings.values, start.step + 1, total)
+        said.append(
+            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {planned}: step "
+            f"{start.step + 1} has the lr that was saved, step {start.step + 2} has {new:.3g}."
+        )
+    return total
+
+
+def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:
+    """The lr at a step if the schedule spans so many."""
+    peak = float(settings["learning_rate"])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    arguments = TrainingArguments(warmup_steps=settings.get("warmup_steps", 0), use_cpu=True, report_to="none")
+    schedule = get_scheduler(
+        settings["lr_scheduler_type"],
+        optimizer,
+        num_warmup_steps=arguments.get_warmup_steps(total),
+        num_training_steps=total,
+        scheduler_specific_kwargs=settings.get("lr_scheduler_kwargs"),
+    )
+    rates: Any = getattr(schedule, "lr_lambdas", None)
+    return peak * rates[0](step) if rates else peak
+
+
+def _data_sources(start: Start, request: Request) -> tuple[str, ...]:
+    if request.data:
+        return tuple(pin(request.data))
+    return start.own.recipe.data if start.own is not None else ()
+
+
+def _task(checkpoint: Path, config: Any) -> str:
+    """By the class of the model; where that can learn several, one must be named."""
+    named = list(config.architectures or [])
+    able = tasks_of(named[0]) if named else ["causal-lm"]
+    if len(able) != 1:
+        what = f"a {named[0]}, which " + ("may learn several tasks" if able else "no task here fits")
+        raise UsageError(f"{checkpoint} is {what}: say which with --task (causal-lm, masked-lm, glue/NAME, ...)")
+    return able[0]
+
+
+def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, said: list[str]) -> None:
+    kept = None if start.own is None else start.own.fingerprint
+    if kept is None and not start.fresh:
+        said.append(
+            f"{checkpoint.name} does not say which data it was trained on: step {start.step} of these blocks is "
+            "where it goes on."
+        )
+    changed = [] if kept is None else kept.differences(data.fingerprint)
+    if changed and not request.allow_data_shift:
+        raise UsageError(
+            f"the data is not what the run was trained on: {'; '.join(changed[:3])}. Give the same data, or "
+            "--allow-data-shift"
+        )
+    said += [f"Other data than before: {change}." for change in changed]
+
+
+def _check_ranks(start: Start, checkpoint: Path, request: Request, said: list[str]) -> None:
+    if start.fresh:
+        return
+    before, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), count_ranks()
+    if before == now:
+        return
+    if not request.allow_data_shift:
+        raise UsageError(
+            f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
+            "--allow-data-shift takes that"
+        )
+    said.append(f"The run was trained by {_processes(before)}: a step has {now}/{before} of their blocks now.")
+
+
+def _processes(n: int) -> str:
+    return f"{n} process" if n == 1 else f"{n} processes"
+
+
+def _decay(
+    start: Start, checkpoint: Path, model: Any, request: Request, settings: Settings, steps_total: int, said: list[str]
+) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
+    """Rule, its options, and the plan where the rule is one."""
+    given, choice, own = dict(request.alphadecay or {}), request.decay, start.own
+    if start.in_place is not None and own is not None:
+        if choice is not None or given:
+            raise UsageError(
+                f"the run goes on with decay '{own.recipe.decay}': --out DIR begins another one with another"
+            )
+        plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
+        return own.recipe.decay, own.recipe.alphadecay, plan
+    weights = model if gguf_in(checkpoint) is not None else checkpoint  # whose names are not the model's
+    return choose_decay(checkpoint, weights, request, settings, steps_total - start.step, said)

@@ -1,0 +1,146 @@
+"""Where a run goes on: the checkpoint, whose run it is, and what was passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.system.folder_lock import FolderLock
+from specdiag.train.checkpoints.inspect import (
+    OPTIMIZER,
+    STATE,
+    check_weights,
+    checkpoints_of,
+    damage,
+    find_complete,
+    has_weights,
+    read_state,
+)
+from specdiag.train.checkpoints.publish import recover
+from specdiag.train.ranks import lock_run
+from specdiag.train.runs.config import RunConfig, load_config
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: the folder whose weights are taken; None for a run of ours that began with its recipe and has none.
+        own: the configuration of the run, if it is ours.
+        in_place: the run of ours that goes on in its folder; None where a new folder is begun.
+        step: optimizer steps done; 0 with a fresh optimizer.
+        fresh: whether the optimizer starts anew.
+        said: what was passed over, and why.
+        lock: of the run that goes on in its folder; None on all processes but the first.
+    """
+
+    checkpoint: Path | None
+    own: RunConfig | None
+    in_place: Path | None
+    step: int
+    fresh: bool
+    said: list[str] = field(default_factory=list[str])
+    lock: FolderLock | None = None
+
+
+def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
+    """Look at what was named.
+
+    Args:
+        source: a run, one of its checkpoints, or a folder of bare weights.
+        fresh: start the optimizer anew.
+        branch: leave the run as it is and begin a new folder.
+
+    Raises:
+        SourceError: nothing there is complete.
+        UsageError: there are weights and no optimizer, and no fresh one was asked for.
+    """
+    source = source.resolve()
+    if not source.is_dir():
+        raise SourceError(
+            f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights; a recipe "
+            "begins without --resume"
+        )
+    own = load_config(source)
+    if own is not None:
+        return _own_run(source, own, fresh=fresh, branch=branch)
+    if checkpoints_of(source):
+        checkpoint, said = _newest(source)
+        return _started(checkpoint, None, None, fresh, said, whole=True)
+    if not has_weights(source):
+        raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
+    parent = load_config(source.parent)
+    if parent is not None and find_complete(source.parent)[0] == source and not (branch or fresh):
+        return _own_run(source.parent, parent, fresh=False, branch=False)
+    return _started(source, parent, None, fresh, [])
+
+
+def newest_run(folder: Path) -> Path:
+    """The run with the newest complete checkpoint: the folder itself or one in it.
+
+    Raises:
+        SourceError: there is none.
+    """
+    found: list[tuple[float, Path]] = []
+    for run in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        checkpoint = find_complete(run)[0]
+        if checkpoint is not None:
+            found.append(((checkpoint / STATE).stat().st_mtime, run))
+    if not found:
+        raise SourceError(f"there is no run with a complete checkpoint in {folder.resolve()}: name one")
+    return max(found)[1]
+
+
+def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
+    if fresh:
+        raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with --fresh-optimizer")
+    if branch:
+        return _own_start(run, own, None, [])
+    lock = lock_run(run)
+    recovered = [lock.note] if lock is not None and lock.note else []
+    start = _own_start(run, own, run, [*recovered, *recover(run)])
+    return replace(start, lock=lock)
+
+
+def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list[str]) -> Start:
+    if not checkpoints_of(run) and not own.source:
+        said = [*recovered, f"{run} has no checkpoint yet: it starts over"]
+        return Start(None, own, in_place, 0, True, said)
+    if not checkpoints_of(run):
+        start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
+        said = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
+        return Start(start.checkpoint, own, in_place, start.step, start.fresh, said)
+    checkpoint, said = _newest(run)
+    return _started(checkpoint, own, in_place, False, [*recovered, *said], whole=True)
+
+
+def _newest(run: Path) -> tuple[Path, list[str]]:
+    checkpoint, passed_over = find_complete(run, why_not=damage)
+    if checkpoint is None:
+        listed = "; ".join(f"{path.name}: {why}" for path, why in passed_over)
+        raise SourceError(f"'{run}' has no complete checkpoint ({listed})")
+    return checkpoint, [
+        f"{path.name} is incomplete or damaged ({why}) and passed over: {checkpoint.name} is taken"
+        for path, why in passed_over
+    ]
+
+
+def _started(
+    checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str], *, whole: bool = False
+) -> Start:
+    if (checkpoint / "adapter_config.json").exists():
+        raise UsageError(f"'{checkpoint}' is an adapter: decay by exponents of low-rank factors is not defined")
+    if fresh:
+        check_weights(checkpoint)
+        return Start(checkpoint, own, in_place, 0, True, said)
+    if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
+        raise UsageError(
+            f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts "
+            "one from these weights, with --lr, --weight-decay and --steps-total"
+        )
+    why = None if whole else damage(checkpoint)
+    if why is not None:
+        raise SourceError(f"'{checkpoint}' is incomplete or damaged: {why}; name another checkpoint")
+    return Start(checkpoint, own, in_place, int(read_state(checkpoint)["global_step"]), False, said)

@@ -1,0 +1,257 @@
+"""The grid of a paper's table: one recipe with every combination of a few values, each a run of its own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import msgspec
+
+from specdiag.analysis.analyze import analyze
+from specdiag.errors import UsageError
+from specdiag.records import Record
+from specdiag.report import load_report
+from specdiag.train.checkpoints.inspect import find_complete, step_of
+from specdiag.train.recipe import Recipe
+from specdiag.train.runs.begin import begin, resolved
+from specdiag.train.runs.changes import changed, parse_assignments
+from specdiag.train.runs.config import load_config
+from specdiag.train.runs.leaderboard import Ranked
+from specdiag.train.runs.outcome import LOSS, load_outcome
+from specdiag.train.runs.request import Request
+from specdiag.train.runs.resume import prepare
+from specdiag.train.runs.run import Run, perplexity
+from specdiag.train.tasks.glue import GLUE, glue_average, glue_score
+from specdiag.train.tasks.task import kind_of
+
+Point = tuple[tuple[str, str], ...]
+"""Names and values of one run, in the order of the grid."""
+_WITHOUT_DECAY = ("none",)
+_ACROSS = ("task", "weight_decay")
+NO_DECAY, BASE = "no decay", "decay of the recipe"
+"""Columns of runs without decay, and of a grid that does not vary it."""
+PERPLEXITY = "perplexity"
+
+
+def parse_grid(text: str) -> list[Point]:
+    """The runs of `decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1`.
+
+    Without decay there is no base decay to vary: of such points one remains for each seed.
+
+    Raises:
+        UsageError: a part is not NAME=VALUE,VALUE...
+    """
+    axes: dict[str, list[str]] = {}
+    for part in _parts(text):
+        name, equals, values = part.partition("=")
+        held = [value for value in values.split(",") if value]
+        if not name or not equals or not held or name in axes:
+            raise UsageError(
+                f"'{part}' of --sweep is not NAME=VALUE,VALUE...; such as 'decay=uniform,alphadecay seed=0,1'"
+            )
+        axes[name] = held
+    if not axes:
+        raise UsageError("--sweep names nothing to vary; such as 'decay=uniform,alphadecay seed=0,1'")
+    points: list[Point] = []
+    seen: set[Point] = set()
+    for values in itertools.product(*axes.values()):
+        point = tuple(zip(axes, values, strict=True))
+        reduced = (
+            tuple(pair for pair in point if pair[0] != "weight_decay") if _decay(point) in _WITHOUT_DECAY else point
+        )
+        if reduced not in seen:
+            seen.add(reduced)
+            points.append(point)
+    return points
+
+
+def _parts(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        reason = str(error).lower()
+        raise UsageError(f"--sweep {text!r:.80} cannot be read ({reason}): close the quotation") from error
+
+
+def folder_name(point: Point) -> str:
+    """Of the run of a point."""
+    return "_".join(f"{name}={value}" for name, value in point).replace("/", "-").replace(":", "-")
+
+
+class Cell(Record, frozen=True, kw_only=True):
+    """One method in one column, over its seeds."""
+
+    scores: tuple[float, ...]
+    merits: dict[str, float]
+    """The task's figures of merit, means over the seeds."""
+    balance: float | None
+    """Standard deviation of alpha_square over attention and MLP matrices at the end, mean over the seeds."""
+    hours: float
+
+    @property
+    def mean(self) -> float:
+        """Mean score; NaN where one of the runs diverged."""
+        return _mean(self.scores)
+
+    @property
+    def n_diverged(self) -> int:
+        """Runs without a score."""
+        return sum(math.isnan(score) for score in self.scores)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for one seed, NaN where a score is not finite."""
+        if len(self.scores) < 2:
+            return None
+        return stdev(self.scores) if all(map(math.isfinite, self.scores)) else math.nan
+
+
+class Grid(Record, frozen=True, kw_only=True):
+    """A finished sweep as the papers print theirs: methods down; base decays across, or tasks."""
+
+    measure: str
+    """`perplexity`, where less is better; `accuracy`, or `score` of GLUE, where more is."""
+    methods: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: dict[str, dict[str, Cell]]
+    """By method, then by column."""
+    averages: dict[str, float]
+    """By method, over the eight tasks of GLUE; empty where these are not the columns."""
+
+    def best(self, method: str) -> tuple[str, Cell]:
+        """The column with the best mean, and its cell; one where a run diverged only where they are all like that."""
+        sign = 1 if self.measure == PERPLEXITY else -1
+        return min(self.cells[method].items(), key=lambda item: _worse_last(sign * item[1].mean))
+
+
+def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
+    """Sort finished runs into the table.
+
+    Args:
+        found: point, outcome and balance of each run; all tasks are judged by one measure.
+    """
+    held: dict[str, dict[str, list[tuple[Ranked, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    for point, ranked, balance in found:
+        held[_method(dict(point))][_column(point)].append((ranked, balance))
+    columns = dict.fromkeys(sorted((c for row in held.values() for c in row), key=lambda c: c != NO_DECAY))
+    cells = {method: {c: _cell(members) for c, members in row.items()} for method, row in held.items()}
+    by_task = {m: {c.removeprefix("glue/"): cell.merits for c, cell in row.items()} for m, row in cells.items()}
+    return Grid(
+        measure=measure_of(found[0][1].task),
+        methods=tuple(held),
+        columns=tuple(columns),
+        cells=cells,
+        averages={method: glue_average(row) for method, row in by_task.items() if set(row) == set(GLUE)},
+    )
+
+
+def _worse_last(score: float) -> tuple[bool, float]:
+    return not math.isfinite(score), score
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean; infinities of both signs have none."""
+    held = list(values)
+    return fmean(held) if all(map(math.isfinite, held)) else sum(held) / len(held)
+
+
+def measure_of(task: str) -> str:
+    """What a task's runs are compared by."""
+    return {"glue": "score", "classification": "accuracy", "images": "accuracy"}.get(kind_of(task), PERPLEXITY)
+
+
+def _score(ranked: Ranked) -> float:
+    measure = measure_of(ranked.task)
+    if measure == PERPLEXITY:
+        return perplexity(ranked.loss)
+    if measure == "score":
+        return glue_score(ranked.task.removeprefix("glue/"), ranked.merits)
+    return ranked.merits.get(measure, math.nan)
+
+
+def _cell(members: Sequence[tuple[Ranked, float | None]]) -> Cell:
+    balances = [balance for _, balance in members if balance is not None]
+    names = dict.fromkeys(name for ranked, _ in members for name in ranked.merits)
+    return Cell(
+        scores=tuple(_score(ranked) for ranked, _ in members),
+        merits={name: _mean(ranked.merits.get(name, math.nan) for ranked, _ in members) for name in names},
+        balance=fmean(balances) if balances else None,
+        hours=fmean(ranked.hours for ranked, _ in members),
+    )
+
+
+def _method(values: Mapping[str, str]) -> str:
+    """What names a row: all that is varied but base decay, task and seed."""
+    kept = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
+    if set(kept) == {"decay"}:
+        return kept["decay"]
+    return ", ".join(f"{name} {value}" for name, value in kept.items()) or "all"
+
+
+def _column(point: Point) -> str:
+    values = dict(point)
+    if "task" in values:
+        return " ".join(values[name] for name in _ACROSS if name in values)
+    if _decay(point) in _WITHOUT_DECAY:
+        return NO_DECAY
+    return f"decay {values['weight_decay']}" if "weight_decay" in values else BASE
+
+
+def prepared(recipe: Recipe, points: Sequence[Point], out: Path) -> dict[Point, tuple[Path, Callable[[], Run]]]:
+    """The folder of each point's run, and what prepares it: it begins, or goes on where it was stopped.
+
+    Raises:
+        UsageError: the recipe cannot take the values, tasks cannot be compared, or a folder holds another run. At once,
+            so that a grid fails before its first run.
+    """
+    recipes = {point: _recipe(recipe, point) for point in points}
+    measures = {measure_of(each.task) for each in recipes.values()}
+    if len(measures) > 1:
+        raise UsageError(f"--sweep: tasks judged by {' and by '.join(sorted(measures))} have no table in common")
+    folders = {point: out / folder_name(point) for point in points}
+    if twice := next((f.name for f, n in Counter(folders.values()).items() if n > 1), None):
+        raise UsageError(f"--sweep: two runs would be written to the folder {twice}: rename one of the values")
+    return {point: (folders[point], _preparing(recipes[point], folders[point])) for point in points}
+
+
+def _recipe(recipe: Recipe, point: Point) -> Recipe:
+    try:
+        return changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
+    except UsageError as error:
+        raise UsageError(f"--sweep: {error}") from error
+
+
+def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
+    held = load_config(folder)
+    if held is None:
+        return lambda: begin(own, folder, cache=folder.parent)
+    if held.recipe != msgspec.structs.replace(resolved(own), data=held.recipe.data):
+        raise UsageError(f"{folder} holds a run with other settings: name another --out, or move it away")
+    return lambda: prepare(Request(source=folder))
+
+
+def balance_of(run: Path) -> float | None:
+    """Standard deviation of alpha_square over attention and MLP matrices of a run's last checkpoint.
+
+    The report is kept in the folder of the run, under the checkpoint's step: the run may go on later. None for a run
+    that diverged: its last checkpoint is not its end.
+    """
+    outcome = load_outcome(run)
+    if outcome is not None and not math.isfinite((outcome.after or {}).get(LOSS, 0.0)):
+        return None
+    checkpoint, _ = find_complete(run)
+    if checkpoint is None:
+        return None
+    path = run / f"final-{step_of(checkpoint)}.specdiag.json"
+    if not path.exists():
+        analyze(checkpoint).save(path)
+    return load_report(path).summary.balance_sd
+
+
+def _decay(point: Point) -> str | None:
+    return dict(point).get("decay")

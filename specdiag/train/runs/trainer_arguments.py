@@ -1,0 +1,123 @@
+"""What a run was trained with, as the checkpoint's own files say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.train.run_files import read_run
+
+ARGUMENTS = "training_args.bin"
+FRESH: dict[str, Any] = {
+    "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
+    "save_steps": 500, "logging_steps": 10, "seed": 42,
+}  # fmt: skip
+"""What a run has that nobody told otherwise."""
+
+_TAKEN = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "optim", "optim_args", "adam_beta1", "adam_beta2",
+    "adam_epsilon", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "tf32",
+    "seed", "data_seed", "full_determinism", "dataloader_drop_last", "use_cpu", "logging_steps", "logging_first_step",
+    "save_steps", "save_total_limit",
+)  # fmt: skip
+_RECOMPUTING = ("activation_checkpointing", "gradient_checkpointing")
+"""The same by its new and its old name."""
+_REFUSED = ("deepspeed", "fsdp", "parallelism_config")
+_ASIDE = ("torch_compile", "use_liger_kernel", "auto_find_batch_size")
+_HOMES = ("transformers.", "accelerate.")
+_INERT = ("accelerate.state.PartialState",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of the Trainer and where each comes from.
+
+    Attributes:
+        values: by the Trainer's names, plain enough for TOML.
+        origin: file by name.
+        notes: what was left aside.
+    """
+
+    values: dict[str, Any]
+    origin: dict[str, str]
+    notes: list[str] = field(default_factory=list[str])
+
+
+def settings_of(checkpoint: Path) -> Settings:
+    """What a Trainer's checkpoint was trained with; what its optimizer and scheduler say goes before its arguments.
+
+    Raises:
+        SourceError: a file is missing, damaged, or wants to run code.
+        UsageError: the run used what is not continued here.
+    """
+    arguments = _load_arguments(checkpoint / ARGUMENTS)
+    for name in _REFUSED:
+        if getattr(arguments, name, None):
+            raise UsageError(f"the run used {name}, which is not continued here: use AlphaDecayCallback in its script")
+    values = {name: _plain(getattr(arguments, name, None)) for name in _TAKEN}
+    ratio = getattr(arguments, "warmup_ratio", None)
+    if ratio and not values["warmup_steps"]:
+        values["warmup_steps"] = ratio  # transformers 5 takes a share as warmup_steps below 1
+    if any(getattr(arguments, name, None) for name in _RECOMPUTING):
+        values[_RECOMPUTING[0]] = True
+    values = {name: value for name, value in values.items() if value is not None}
+    origin = dict.fromkeys(values, ARGUMENTS)
+    run = read_run(checkpoint)
+    for name, held in (("learning_rate", "peak_lr"), ("weight_decay", "weight_decay")):
+        value = None if run is None else getattr(run, held)
+        if run is not None and value is not None:
+            values[name], origin[name] = value, run.origin[held]
+    notes = [f"{name} of the run is not taken over." for name in _ASIDE if getattr(arguments, name, None)]
+    return Settings(values, origin, notes)
+
+
+def _load_arguments(path: Path) -> Any:
+    """training_args.bin: a pickle, of which enumerations and dataclasses of transformers and accelerate are made."""
+    from specdiag.checkpoint.torch_load import load_torch
+
+    if not path.is_file():
+        raise SourceError(f"{path} is missing: batch size, schedule and clipping of the run are known from there only")
+    try:
+        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise SourceError(f"{path} is damaged ({str(error).partition(chr(10))[0]}): copy it again") from error
+    allowed = {name: _harmless(name) for name in wanted}
+    foreign = [name for name, kind in allowed.items() if kind is None]
+    if foreign:
+        raise SourceError(
+            f"{path} wants to make {', '.join(foreign)} when it is opened, which is not allowed: continue the run in "
+            "its own script, with AlphaDecayCallback or DecayPlanCallback"
+        )
+    return load_torch(path, str(path), [kind for kind in allowed.values() if kind is not None])
+
+
+def _harmless(name: str) -> type | None:
+    """The class of that name, if making one runs nothing but its own constructor."""
+    home, _, own = name.rpartition(".")
+    if not name.startswith(_HOMES):
+        return None
+    try:
+        kind = getattr(importlib.import_module(home), own)
+    except (ImportError, AttributeError):
+        return None
+    harmless = isinstance(kind, type) and (
+        issubclass(kind, enum.Enum) or dataclasses.is_dataclass(kind) or name in _INERT
+    )
+    return kind if harmless else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(held) for key, held in value.items()} or None
+    return value if isinstance(value, (bool, int, float, str)) else None

@@ -1,0 +1,152 @@
+"""`trajectory`: every checkpoint of a run, one at a time, each finished one for good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from specdiag import checks
+from specdiag.analysis import options
+from specdiag.analysis.options import RunArguments
+from specdiag.errors import ComputationError, UsageError
+from specdiag.resources import may_have_accelerator
+from specdiag.trajectories.ledger import Ledger, open_ledger
+from specdiag.trajectories.metric_log import LOG_NAME
+from specdiag.trajectories.recorder import Recorder, analysed
+from specdiag.trajectories.records import OUT_NAME, DroppedStep, StepResult, Trajectory
+from specdiag.trajectories.steps import RunStep, find_steps
+
+if TYPE_CHECKING:
+    from specdiag.analysis.analyze import Progress
+
+_CHANGE_NO_NUMBER = ("jobs", "memory", "cache", "ranks")
+
+
+class TrajectoryInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a trajectory. `trajectory` holds the steps that are finished; the next call goes on from them."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        super().__init__(f"interrupted after {len(trajectory.steps)} steps")
+        self.trajectory = trajectory
+
+
+def trajectory(
+    source: str | os.PathLike[str],
+    *,
+    revisions: str | Sequence[str] = (),
+    stream: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    spectra: bool = False,
+    on_step: Callable[[StepResult | DroppedStep], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **analysis: Unpack[RunArguments],
+) -> Trajectory:
+    """Exponents, norms and ranks over the steps of a run, streamed one checkpoint at a time.
+
+    A step that is finished is not analysed again while its checkpoint, the options and specdiag stay the same.
+
+    Args:
+        source: a run directory (`checkpoint-N`, `stepN`), a glob, or a hub repository with `revisions`.
+        revisions: such as `("step1000", "step2000")`, the step being the last number of the name.
+        stream: read them from the hub by ranges instead of downloading them all.
+        out: folder for the reports, the log and the ledger; None for `specdiag_trajectory` in the run, or in the
+            working directory where the run cannot be written.
+        spectra: keep every eigenvalue too.
+        on_step: called after every step, with its result or why there is none.
+        progress: as for `analyze`, within each step.
+        analysis: further arguments of `analyze`, the same for all steps; of several `ranks` the first one writes.
+
+    Raises:
+        UsageError: an option makes no sense, or `out` holds something else.
+        SourceError: there are no checkpoints.
+        ComputationError: none of them could be analysed.
+        TrajectoryInterrupted: Ctrl-C; carries what is finished.
+
+    Example:
+        >>> found = specdiag.trajectory("runs/mine")
+        >>> [step for step, norm in found.series("frobenius_norm", "up")]
+        [1000, 2000]
+    """
+    check(analysis, out=out, spectra=spectra)
+    checks.function("on_step", on_step)
+    checks.function("progress", progress)
+    stream = checks.flag("stream", stream)
+    steps = find_steps(source, checks.texts("revisions", revisions), stream=stream)
+    folder, ledger = open_output(source, steps, out, analysis)
+    ranks = analysis.get("ranks")
+    recorder = Recorder(
+        os.fspath(source),
+        folder,
+        ledger,
+        lambda step: analysed(step, {**analysis, "progress": progress}),
+        spectra,
+        writes=ranks is None or ranks.rank == 0,
+    )
+    try:
+        if not revisions:
+            recorder.keep_the_gone({step.step for step in steps})
+        for step in steps:
+            found = recorder.take(step)
+            if on_step is not None:
+                on_step(found)
+    except KeyboardInterrupt as interruption:
+        raise TrajectoryInterrupted(recorder.trajectory()) from interruption
+    if not recorder.steps:
+        first = recorder.dropped[steps[0].step]
+        raise ComputationError(f"none of {len(steps)} checkpoints could be analysed; {first.location}: {first.reason}")
+    return recorder.trajectory()
+
+
+def check(analysis: Mapping[str, Any], *, out: object, spectra: object) -> None:
+    """Raise UsageError where an option does not exist, makes no sense, or picks one checkpoint of several."""
+    for name in ("revision", "file"):
+        if name in analysis:
+            raise UsageError(f"{name} picks one checkpoint: name several with revisions, or by a glob")
+    options.check(analysis, options.RUN)
+    checks.flag("spectra", spectra)
+    if out is not None:
+        checks.path("out", out)
+
+
+def open_output(
+    source: str | os.PathLike[str],
+    steps: Sequence[RunStep],
+    out: str | os.PathLike[str] | None,
+    analysis: Mapping[str, Any],
+) -> tuple[Path, Ledger]:
+    """The output folder of a run, made where it is not there, and what is finished in it.
+
+    Raises:
+        UsageError: it cannot be written, or holds something else.
+    """
+    folder = _output_folder(steps, out)
+    same = _CHANGE_NO_NUMBER if may_have_accelerator() else (*_CHANGE_NO_NUMBER, "device")
+    lasting = {name: value for name, value in analysis.items() if name not in same}
+    on_hub = any(step.revision is not None for step in steps)
+    return folder, open_ledger(folder, os.fspath(source), lasting, on_hub=on_hub)
+
+
+def _output_folder(steps: Sequence[RunStep], out: str | os.PathLike[str] | None) -> Path:
+    """The folder, made; in the run where that can be written."""
+    if out is not None:
+        return _made(Path(out))
+    folders = {step.path.resolve().parent for step in steps if step.path is not None}
+    if len(folders) == 1:
+        try:
+            return _made(folders.pop() / OUT_NAME)
+        except UsageError:
+            pass
+    return _made(Path(OUT_NAME))
+
+
+def _made(folder: Path) -> Path:
+    from specdiag.report import check_writable
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with --out") from error
+    check_writable(folder / LOG_NAME)
+    return folder
