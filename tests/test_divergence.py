@@ -283,4 +283,4 @@ def test_the_manifest_of_a_run_of_ours_has_checksums_of_weights(recipe, tmp_path
     held = json.loads((tmp_path / "run" / "checkpoint-1" / MANIFEST).read_bytes())["files"]
     assert held["model.safetensors"]["crc"] > 0
     assert held["optimizer.pt"]["crc"] is None
-    assert not (tmp_path / "run" / ".specdiag.system.folder_lock").exists()
+    assert not (tmp_path / "run" / ".specdiag.lock").exists()

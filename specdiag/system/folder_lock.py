@@ -22,7 +22,7 @@ from specdiag.errors import UsageError
 from specdiag.files import json_decoder, read_whole
 from specdiag.records import Record
 
-LOCK = ".specdiag.system.folder_lock"
+LOCK = ".specdiag.lock"
 _LIMIT = 1 << 16
 _ATTEMPTS = 100
 
