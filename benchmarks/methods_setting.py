@@ -55,8 +55,6 @@ CONTENDERS: dict[str, Contender] = {
     "adam": Contender("adam", _ADAM),
     "adamc": Contender("adamc", _ADAM, _DECAY),
     "renormalized-adamw": Contender("renormalized-adamw", _ADAM, _DECAY),
-    "cautious-adamw": Contender("cautious-adamw", _ADAM, _DECAY),
-    "adam-s": Contender("adam-s", _ADAM),
     "adamw, lr x 8 outside hidden": Contender("adamw", _ADAM, _DECAY, outside=8.0),
     "muon": Contender("muon", _MUON),
     "scion": Contender("scion", _SCION),
@@ -68,11 +66,9 @@ CONTENDERS: dict[str, Contender] = {
 }
 BASE = "adamw"
 STRONG_ROWS = tuple(
-    name
-    for name, each in CONTENDERS.items()
-    if each.lrs is _ADAM and each.outside == 1 and each.method not in ("adam", "adam-s")
+    name for name, each in CONTENDERS.items() if each.lrs is _ADAM and each.outside == 1 and each.method != "adam"
 )
-"""Decay of such a size has no counterpart in coupled and in stable decay."""
+"""Decay of such a size has no counterpart in coupled decay."""
 SETTING = {
     "model": f"LLaMA, {LAYERS} layers of width {WIDTH}, 256 bytes",
     "batch": [BATCH, BLOCK],

@@ -66,7 +66,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
     simulated = {"lr": 1e-3, "weight_decay": 0.1, "steps": 50}
     course = {"method": "scionc", "peak_lr": 1e-3, "steps_total": 10}
     groups = list(live.parameters())
-    optimizers = ("AWD", "AdaDecay", "AdamCPR", "AdamS", "CautiousAdamW", "RenormalizedAdamW", "Scion")
+    optimizers = ("AWD", "AdaDecay", "RenormalizedAdamW", "Scion")
     rules = ("AlphaDecay", "CorrectedDecay", "GradientRatioDecay", "ModuleAdaDecay", "NormWatch", "WeightwiseDecay")
     found_calls: dict[str, Call] = {
         "analyze": (specdiag.analyze, {"source": WEIGHTS, **QUICK}, ()),

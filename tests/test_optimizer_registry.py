@@ -70,7 +70,7 @@ def test_every_method_says_what_it_is(name):
     assert {"lr", "weight_decay"} <= set(method.defaults)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "cautious-adamw", "awd", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "renormalized-adamw", "awd", "muon"])
 def test_biases_norms_and_embeddings_have_no_decay(name):
     for tied in (False, True):
         model = Decoder(layers=1, tied=tied)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from specdiag.optim.layout import layout as layout
 from specdiag.optim.norms.norm_watch import NormWatch as NormWatch
 from specdiag.optim.optimizers.ada_decay import AdaDecay as AdaDecay
-from specdiag.optim.optimizers.adam_cpr import AdamCPR as AdamCPR
-from specdiag.optim.optimizers.adam_s import AdamS as AdamS
 from specdiag.optim.optimizers.awd import AWD as AWD
-from specdiag.optim.optimizers.cautious_adamw import CautiousAdamW as CautiousAdamW
 from specdiag.optim.optimizers.combined import Combined as Combined
 from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW as RenormalizedAdamW
 from specdiag.optim.optimizers.scion import Scion as Scion
@@ -26,10 +23,7 @@ __all__ = [
     "AWD",
     "METHODS",
     "AdaDecay",
-    "AdamCPR",
-    "AdamS",
     "AlphaDecay",
-    "CautiousAdamW",
     "Combined",
     "CorrectedDecay",
     "GradientRatioDecay",

@@ -14,9 +14,7 @@ from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.live.places import Placed, placed
 from specdiag.optim.optimizers.ada_decay import AdaDecay
-from specdiag.optim.optimizers.adam_s import AdamS
 from specdiag.optim.optimizers.awd import AWD
-from specdiag.optim.optimizers.cautious_adamw import CautiousAdamW
 from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW
 from specdiag.optim.optimizers.scion import Scion
 from specdiag.optim.optimizers.scion_presets import scion_groups
@@ -240,20 +238,6 @@ METHODS: dict[str, Method] = {
         "reviewers. Matrices only, each parameter as a whole. Its finding is that it makes no difference.",
         _ADAM,
         _adam(RenormalizedAdamW),
-    ),
-    "cautious-adamw": Method(
-        "w <- w - lr (u + L 1[u w >= 0] w)",
-        "cautious weight decay, arXiv 2510.12402",
-        "nanochat's log cites arXiv 2411.16085 for it, which is about cautious updates. Where u w = 0 it decays.",
-        _ADAM,
-        _adam(CautiousAdamW),
-    ),
-    "adam-s": Method(
-        "w <- (1 - lr L/sqrt(mean v^)) w - lr u, the mean over all parameters",
-        "Xie et al. 2023 (arXiv 2011.11152), zeke-xie/stable-weight-decay-regularization",
-        "L is not AdamW's: it is divided by the RMS of the gradients, far below 1 in transformers.",
-        {**_ADAM, "weight_decay": 1e-4},
-        _adam(AdamS),
     ),
     "scion": Method(
         "m <- (1 - a) m + a g;  w <- (1 - lr L) w - lr radius lmo(m), L = 1",

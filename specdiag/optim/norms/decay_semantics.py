@@ -18,7 +18,7 @@ from specdiag.optim.rules.precision import is_decoupled
 DecayKind = Literal["decoupled", "coupled", "by weight"]
 """Whether decay takes lr x decay off all weights, goes through the gradient, or is of a size that the step finds."""
 
-_BY_WEIGHT = ("AdaDecay", "CautiousAdamW", "AdamS", "AdamCPR")
+_BY_WEIGHT = ("AdaDecay",)
 _COUPLED = ("AWD",)
 _DIRECT: dict[str, Simulated] = {
     "AdamW": "adamw", "Adam": "adamw", "RenormalizedAdamW": "adamw-renormalized", "Lion": "lion", "Muon": "muon",

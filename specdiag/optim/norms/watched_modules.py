@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import get_args
 
 import torch
@@ -15,6 +14,7 @@ from specdiag.architecture.split import Slicer
 from specdiag.errors import UsageError
 from specdiag.live.parameters import live_config, live_parameters, untied
 from specdiag.records import Family, Role, key
+from specdiag.text.globs import chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def watched(
             part.module.component, parameter, part.slicer, parameter in outputs,
         )
         for name, parameter in untied(parameters).items()
-        if parameter in held and _chosen(name, include, exclude)
+        if parameter in held and chosen([name], include, exclude)
         for part in parts.get(name, ())
         if not roles or part.module.role in roles
     ]  # fmt: skip
@@ -78,8 +78,3 @@ def watched(
         what = "matches include, exclude and roles" if include or exclude or roles else "is held by the optimizer"
         raise UsageError(f"no weight matrix of this {type(model).__name__} {what}")
     return found
-
-
-def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    named = not include or any(fnmatchcase(name, pattern) for pattern in include)
-    return named and not any(fnmatchcase(name, pattern) for pattern in exclude)

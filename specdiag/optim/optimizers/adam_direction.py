@@ -54,13 +54,9 @@ class AdamDirection(Optimizer, abc.ABC):
         held = [(group, parameters) for group, parameters in found if parameters]
         for group, parameters in held:
             self._update_moments(group, parameters)
-        self._look(held)
         for group, parameters in held:
             self._move(group, parameters, self._directions(group, parameters))
         return loss
-
-    def _look(self, held: Sequence[tuple[dict[str, Any], list[torch.Tensor]]]) -> None:
-        """Once a step, with the new moments, before any weight moves."""
 
     def _update_moments(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
         gradients = [cast("torch.Tensor", p.grad).to(p.dtype) for p in parameters]
