@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from specdiag.text.printable import printable
 
 from . import output, tables
@@ -30,18 +28,18 @@ def _print(audit: AuditReport, *, all_rows: bool) -> None:
     from specdiag.auditing import wording
 
     console = output.console()
-    console.print(Text(wording.headline(audit), style=_STYLES[audit.verdict]), soft_wrap=True)
+    console.print(wording.headline(audit), style=_STYLES[audit.verdict], soft_wrap=True)
     grouped = wording.groups(audit)
     if grouped:
         rows = [row for group in grouped for row in _rows(group, all_rows=all_rows)]
         console.print(tables.draw("", _columns(), rows, console.width))
         console.print()
         for group in grouped:
-            console.print(Text(wording.explanation(group[0])), soft_wrap=True)
+            console.print(wording.explanation(group[0]), soft_wrap=True)
     console.print()
     sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
     for sentence in sentences:
-        console.print(Text(sentence), soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
 
 
 def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]]:

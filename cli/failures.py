@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from collections.abc import Mapping
 from typing import Any
 
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
 from specdiag.system import interrupts
+
+from . import door
 
 INCOMPLETE = 4
 _EXIT_CODES: dict[type[SpecdiagError], int] = {UsageError: 2, SourceError: 3, ComputationError: INCOMPLETE}
@@ -20,7 +21,7 @@ _NO_ROOM = ("can't allocate memory", "out of memory", "cannot allocate memory", 
 def sentence(error: BaseException) -> tuple[str, int]:
     """What to say of an exception, and the exit code."""
     if isinstance(error, SpecdiagError):
-        return str(error), next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
+        return door.translated(str(error)), next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", interrupts.exit_code()
     if _is_memory(error):
@@ -44,7 +45,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
 def refuse_odd_texts(given: Mapping[str, Any]) -> None:
     """Raise UsageError for an argument that no system call takes, or that no report could name: before the work."""
     for name, value in given.items():
-        for text in _texts(value):
+        for text in door.texts(value):
             if "\0" in text:
                 raise UsageError(f"{name} '{text}' has a NUL character, which no path and no name has")
             require_unicode(text)
@@ -54,14 +55,6 @@ def require_unicode(text: str) -> None:
     """Raise UsageError for the name of a file whose bytes are no UTF-8."""
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise UsageError(f"'{text}' is no Unicode, and what is saved could not name it: rename it")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str | PurePath):
-        yield str(value)
-    elif isinstance(value, list | tuple):
-        for inner in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from _texts(inner)
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from rich.text import Text
 from specdiag.system import address_space, interrupts
 from specdiag.text.printable import in_json, printable
 
-from . import failures, streams
+from . import door, failures, streams
 
 _PIPED_WIDTH = 200
 _FIRST_SPEAKS = 2.0
@@ -47,7 +47,7 @@ class _Formatter(logging.Formatter):
     """Messages name tensors and files: they are printed as they show."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(door.translated(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
         return printable(super().formatException(ei), keep="\n")
@@ -88,7 +88,7 @@ def trouble(message: str) -> None:
 
 def fault(message: str, prefix: str = "error: ", *, own: bool = False) -> None:
     """A line on stderr that says what went wrong; of several processes the first says it, unless it is their `own`."""
-    text = Text.assemble((prefix, "bold red"), streams.legible(message))
+    text = Text.assemble((prefix, "bold red"), streams.legible(door.translated(message)))
     console(stderr=True, own=own).print(text, soft_wrap=True)
 
 
@@ -101,6 +101,9 @@ class _Console(Console):
     """A console that prints text of strangers as characters that show, one line each."""
 
     def print(self, *objects: Any, **how: Any) -> None:
+        """As rich's; a sentence, which is what wraps anywhere, speaks of options."""
+        if how.get("soft_wrap"):
+            objects = tuple(door.translated(o) if isinstance(o, str) else o for o in objects)
         super().print(*map(_legible, objects), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -111,8 +114,6 @@ class _Console(Console):
 
 
 def _legible(renderable: Any) -> Any:
-    if isinstance(renderable, str):
-        return streams.legible(renderable)
     return streams.legible(renderable) if isinstance(renderable, str) else renderable
 
 
@@ -141,7 +142,7 @@ def write(data: bytes) -> None:
 
 def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = None) -> None:
     """Save the data where that is asked for, and print: the table by `show`, else the data if they are not saved."""
-    from specdiag.report import write_atomically
+    from specdiag.files import write_atomically
 
     if out is not None:
         with interrupts.held_back():
@@ -164,7 +165,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with _exit_codes():
+        typed = (text for value in kwargs.values() for text in door.texts(value))
+        with door.translating(kwargs.get("ctx"), typed), _exit_codes():
             failures.refuse_odd_texts(kwargs)
             address_space.require_libraries()
             return command(*args, **kwargs)
@@ -212,4 +214,4 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _warning(message: Warning | str, category: type[Warning], *_where: Any, **_more: Any) -> str:
-    return f"{category.__name__}: {printable(str(message))}\n"
+    return f"{category.__name__}: {printable(door.translated(str(message)))}\n"
