@@ -7,10 +7,10 @@ from helpers import esd, lcg
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import specdiag
-from specdiag.checkpoint.tensors import FLOAT_TYPES
 from specdiag.errors import ComputationError, UsageError
 from specdiag.spectra import accelerator
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision, resolve_device, solve
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

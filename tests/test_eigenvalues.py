@@ -5,10 +5,10 @@ from helpers import esd, lcg, with_singular_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES
 from specdiag.errors import ComputationError
 from specdiag.spectra import blas, eigenvalues
 from specdiag.spectra.eigenvalues import check_trace, exact, spectrum
+from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.tails import hill
 
 F32, F64 = FLOAT_TYPES["F32"], FLOAT_TYPES["F64"]

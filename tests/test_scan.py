@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES
+from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.scan import scan
 
 

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from specdiag.analysis.cache_check import contradiction
 from specdiag.analysis.cache_store import Store
 from specdiag.analysis.cost import flops
-from specdiag.checkpoint.tensors import FloatType, WeightMatrix
+from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.files import msgpack_decoder
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import blas_kernels
-from specdiag.spectra.measure import Eigenvalues, identity
+from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.identity import identity
+from specdiag.spectra.measure import Eigenvalues
 
 _log = logging.getLogger("specdiag")
 

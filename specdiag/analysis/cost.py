@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, WeightMatrix
+from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
 """n^2 m, n^3, n^2, n m and 1: what the time of a matrix is made of."""

@@ -14,7 +14,8 @@ from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord, Settings, Source
 from specdiag.report import SpectralReport
 from specdiag.resources import blas_kernels
-from specdiag.spectra.measure import Eigenvalues, identity
+from specdiag.spectra.identity import identity
+from specdiag.spectra.measure import Eigenvalues
 
 _AGAIN = ("failed", "nonfinite")
 """What could not be read may be readable now, and what has no spectrum costs only reading."""

@@ -18,11 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops, memory
-from specdiag.checkpoint.tensors import FloatType, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.eigenvalues import TORCH_FROM
+from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.measure import FLOAT32_RANGE, MIN_EIGENVALUES, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 

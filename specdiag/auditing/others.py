@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from specdiag.auditing.thresholds import Observation
-from specdiag.checkpoint.tensors import FLOAT_TYPES, Checkpoint, StoredTensor
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.scan import scan
 
 _ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")

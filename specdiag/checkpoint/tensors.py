@@ -1,7 +1,6 @@
-"""What a checkpoint stores: float types, tensors that are read on demand, matrices cut from them.
+"""Contents of a checkpoint: tensors that are read on demand, matrices cut from them.
 
-Stored values stay in their storage type until the spectra engine widens them block by block. numpy has no bfloat16,
-so BF16 travels as its uint16 codes; `FloatType.widen` is the one place that knows.
+Stored values stay in their storage type until the spectra engine widens them block by block.
 """
 
 from __future__ import annotations
@@ -15,49 +14,12 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.opening import Opening
 from specdiag.records import ModuleRole, Skipped, Source, key
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 
 if TYPE_CHECKING:
     import torch
 
     from specdiag.architecture.split import Slicer
-
-
-@dataclass(frozen=True, slots=True)
-class FloatType:
-    """A floating-point storage type.
-
-    Attributes:
-        name: the safetensors spelling, such as `BF16`.
-        storage: the numpy type that holds its raw values.
-        eps: spacing of the type at 1.
-        max: largest finite value.
-        tiny: smallest positive normal value.
-    """
-
-    name: str
-    storage: np.dtype[Any]
-    eps: float
-    max: float
-    tiny: float
-
-    def widen(self, raw: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Exact values of `raw` as a C-contiguous array of `dtype` (float32 or float64)."""
-        if self.name == "BF16":
-            raw = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        return np.ascontiguousarray(raw, dtype=dtype)
-
-
-def _ieee(name: str, dtype: type[np.floating[Any]]) -> FloatType:
-    info = np.finfo(dtype)
-    return FloatType(name, np.dtype(dtype), float(info.eps), float(info.max), float(info.tiny))
-
-
-FLOAT_TYPES: dict[str, FloatType] = {
-    "F64": _ieee("F64", np.float64),
-    "F32": _ieee("F32", np.float32),
-    "F16": _ieee("F16", np.float16),
-    "BF16": FloatType("BF16", np.dtype(np.uint16), 2.0**-7, 3.3895313892515355e38, float(np.finfo(np.float32).tiny)),
-}
 
 
 _GROUPS_LOOKED_AT = 1 << 14

@@ -12,9 +12,10 @@ from msgspec.structs import replace as replace_record
 from numpy.typing import NDArray
 
 from specdiag.architecture.split import Slicer
-from specdiag.checkpoint.tensors import FLOAT_TYPES, Checkpoint, Rounding, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import Checkpoint, Rounding, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError
 from specdiag.records import ModuleRole
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _BLOCK_VALUES = 1 << 20
 _ANY = ModuleRole(role="other", family="other")

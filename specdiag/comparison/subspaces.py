@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh  # pyright: ignore[reportUnknownVariableType]
 from threadpoolctl import threadpool_limits
 
-from specdiag.checkpoint.tensors import FloatType
 from specdiag.comparison.difference import Pair, read_stack
 from specdiag.comparison.records import Subspaces
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FloatType
 
 _BLOCK_VALUES = 1 << 21
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FloatType
 from specdiag.errors import ComputationError, UsageError
 from specdiag.spectra.eigenvalues import (
     ComputeType,
@@ -27,6 +26,7 @@ from specdiag.spectra.eigenvalues import (
     pool,
     spectrum,
 )
+from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.square import window_starts
 
 _log = logging.getLogger("specdiag")

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FloatType
 from specdiag.errors import ComputationError
 from specdiag.spectra.blas import UPLO, eigvalsh, syrk
+from specdiag.spectra.float_types import FloatType
 
 Method = Literal["gram", "svd"]
 ComputeType = Literal["float32", "float64"]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, FloatType
 from specdiag.errors import ComputationError
 from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
 from specdiag.spectra.eigenvalues import Spectrum, assemble, exact, pool, spectrum
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 from specdiag.spectra.measure import MIN_EIGENVALUES
 from specdiag.spectra.null import alpha_null, alpha_null_square
 from specdiag.spectra.solver_threads import SolverThreads

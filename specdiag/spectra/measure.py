@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FloatType, WeightMatrix
 from specdiag.records import ModuleRecord, Settings, Status, TailFit
 from specdiag.spectra import metrics, null
 from specdiag.spectra.eigenvalues import ComputeType, Spectrum, exact, pool, spectrum
 from specdiag.spectra.farms import farms_windows
+from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.identity import MatrixIdentity, identity
 from specdiag.spectra.scan import Scan
 from specdiag.spectra.square import square_windows
 from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optimal
@@ -43,7 +44,7 @@ class Eigenvalues(NamedTuple):
 
 
 def measure(
-    matrix: WeightMatrix,
+    matrix: MatrixIdentity,
     stack: NDArray[Any],
     storage: FloatType,
     scanned: Scan,
@@ -94,13 +95,13 @@ def measure(
     return ModuleRecord(**columns), Eigenvalues(full.eigenvalues, randomized)
 
 
-def failed(matrix: WeightMatrix, settings: Settings) -> ModuleRecord:
+def failed(matrix: MatrixIdentity, settings: Settings) -> ModuleRecord:
     """The row of a matrix that could not be read or solved."""
     return ModuleRecord(**_columns(matrix, settings), status="failed")
 
 
 def fit_tail(
-    full: Spectrum, matrix: WeightMatrix, settings: Settings, stack: NDArray[Any], storage: FloatType
+    full: Spectrum, matrix: MatrixIdentity, settings: Settings, stack: NDArray[Any], storage: FloatType
 ) -> TailFit:
     """The exponent under the chosen rule with its error, its null and what it says against it.
 
@@ -225,7 +226,7 @@ def _other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
     return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
 
 
-def _metrics(full: Spectrum, matrix: WeightMatrix, pl_alpha: float | None) -> dict[str, Any]:
+def _metrics(full: Spectrum, matrix: MatrixIdentity, pl_alpha: float | None) -> dict[str, Any]:
     eigenvalues = full.eigenvalues
     rank = None if full.n_zero is None else len(eigenvalues) - full.n_zero
     return {
@@ -292,7 +293,7 @@ def _pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Setti
 
 
 def _randomized(
-    stack: NDArray[Any], storage: FloatType, matrix: WeightMatrix, settings: Settings
+    stack: NDArray[Any], storage: FloatType, matrix: MatrixIdentity, settings: Settings
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Spectral norm and spikes of the matrix with its entries permuted, and its eigenvalues.
 
@@ -309,25 +310,5 @@ def _randomized(
     return columns, eigenvalues
 
 
-def identity(matrix: WeightMatrix) -> dict[str, Any]:
-    """The columns that say which matrix a row is of: what else may have the same values has its own."""
-    module = matrix.module
-    return {
-        "name": matrix.name,
-        "part": module.part,
-        "role": module.role,
-        "family": module.family,
-        "layer": module.layer,
-        "component": module.component,
-        "cross_attention": module.cross_attention,
-        "recognised": module.recognised,
-        "rows": matrix.shape[0],
-        "cols": matrix.shape[1],
-        "n_slices": matrix.n_slices,
-        "storage_dtype": matrix.storage_dtype,
-        "dequantized": matrix.dequantized,
-    }
-
-
-def _columns(matrix: WeightMatrix, settings: Settings) -> dict[str, Any]:
+def _columns(matrix: MatrixIdentity, settings: Settings) -> dict[str, Any]:
     return identity(matrix) | {"tail": settings.tail, "method": settings.method, "compute_dtype": settings.dtype}

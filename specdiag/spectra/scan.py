@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FloatType
+from specdiag.spectra.float_types import FloatType
 
 _BLOCK_VALUES = 1 << 17
 

@@ -10,8 +10,9 @@ from math import prod
 from specdiag.checkpoint.adapters.config import AdapterConfig
 from specdiag.checkpoint.adapters.names import Kind, Piece, may_adapt, take_apart
 from specdiag.checkpoint.adapters.update import Update
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _MISSING = "half of an update: its other factor is not there"
 _STACKED = "update of stacked experts, not supported"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Update
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 
 def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str) -> list[StoredTensor]:

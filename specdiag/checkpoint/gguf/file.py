@@ -17,8 +17,9 @@ from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_head
 from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _VALUES_AT_ONCE = 1 << 17  # decoding takes several times the memory of its result
 _NOT_WEIGHTS = {

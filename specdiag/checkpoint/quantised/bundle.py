@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _SECTIONS = ("quantization_config", "compression_config", "quantization")
 

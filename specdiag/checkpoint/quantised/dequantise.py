@@ -15,7 +15,8 @@ from specdiag.checkpoint.quantised.packed import find_compressed, find_mlx
 from specdiag.checkpoint.quantised.scaled import find_float8, find_int8
 from specdiag.checkpoint.quantised.unsupported import belongs, foreign_method, foreign_modules
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight
-from specdiag.checkpoint.tensors import FLOAT_TYPES, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
     find_bitsandbytes,

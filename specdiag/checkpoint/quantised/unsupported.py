@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specdiag.checkpoint.quantised.bundle import Bundle, split
-from specdiag.checkpoint.tensors import FLOAT_TYPES
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import FLOAT_TYPES, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 
 class NotUnderstood(Exception):

@@ -1,0 +1,56 @@
+"""Floating-point storage types. numpy has no bfloat16: BF16 travels as its uint16 codes, and `widen` alone knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class FloatType:
+    """A floating-point storage type.
+
+    Attributes:
+        name: the safetensors spelling, such as `BF16`.
+        storage: the numpy type that holds its raw values.
+        eps: spacing of the type at 1.
+        max: largest finite value.
+        tiny: smallest positive normal value.
+    """
+
+    name: str
+    storage: np.dtype[Any]
+    eps: float
+    max: float
+    tiny: float
+
+    def widen(self, raw: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Convert raw values exactly.
+
+        Args:
+            raw: values in the storage type, any shape.
+            dtype: float32 or float64.
+
+        Returns:
+            A C-contiguous array of `dtype` and of the same shape.
+        """
+        if self.name == "BF16":
+            raw = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return np.ascontiguousarray(raw, dtype=dtype)
+
+
+def _ieee(name: str, dtype: type[np.floating[Any]]) -> FloatType:
+    info = np.finfo(dtype)
+    return FloatType(name, np.dtype(dtype), float(info.eps), float(info.max), float(info.tiny))
+
+
+FLOAT_TYPES: dict[str, FloatType] = {
+    "F64": _ieee("F64", np.float64),
+    "F32": _ieee("F32", np.float32),
+    "F16": _ieee("F16", np.float16),
+    "BF16": FloatType("BF16", np.dtype(np.uint16), 2.0**-7, 3.3895313892515355e38, float(np.finfo(np.float32).tiny)),
+}
+"""The types that can be analysed, by their safetensors spelling."""
