@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.text.names import listed
+
 from . import output, tables
 
 if TYPE_CHECKING:
@@ -47,9 +49,8 @@ def excess(found: Sequence[Excess]) -> None:
 
 def failed(rows: Sequence[ModuleRecord]) -> None:
     """Which matrices have no numbers."""
-    names = ", ".join(f"{r.key} ({r.status})" for r in rows[:5])
-    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    output.fault(f"{len(rows)} matrices could not be compared: {names}{more}")
+    names = listed(f"{r.key} ({r.status})" for r in rows)
+    output.fault(f"{len(rows)} matrices could not be compared: {names}")
 
 
 def _print(found: Comparison, *, all_rows: bool) -> None:

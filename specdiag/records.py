@@ -10,6 +10,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from specdiag.text.names import listed
+
 Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
 Family = Literal["attention", "mlp", "embedding", "other"]
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
@@ -46,8 +48,7 @@ class Source(Record, frozen=True, kw_only=True):
         """A sentence that names every other weight file beside those that were read; empty where there is none."""
         if not self.ignored:
             return ""
-        read = ", ".join(self.files[:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
-        return f"Read {read}; weight files that were not read: {', '.join(self.ignored)}."
+        return f"Read {listed(self.files, 3)}; weight files that were not read: {', '.join(self.ignored)}."
 
     def __str__(self) -> str:
         pinned = self.commit or self.revision

@@ -188,7 +188,7 @@ def test_an_optimizer_over_another_model_is_refused():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(UsageError, match="'nothing' matches no matrix"):
+    with pytest.raises(UsageError, match="'nothing' matches none of"):
         specdiag.recommend(specdiag.analyze(Decoder()), include="nothing")
 
 

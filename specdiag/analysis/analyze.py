@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -32,6 +31,7 @@ from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
 from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import blas_kernels, may_have_accelerator, peak_memory
 from specdiag.spectra.measure import Eigenvalues
+from specdiag.text.globs import check_globs, chosen
 
 if TYPE_CHECKING:
     import torch
@@ -272,22 +272,12 @@ def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatri
         SourceError: if nothing is left.
     """
     names = [(m.key, m.name) for m in checkpoint.matrices]
-    for option, patterns in (("include", settings.include), ("exclude", settings.exclude)):
-        for pattern in patterns:
-            if not any(fnmatchcase(n, pattern) for pair in names for n in pair):
-                raise UsageError(
-                    f"--{option} '{pattern}' matches none of {len(names)} matrices; their names look like "
-                    f"'{names[0][0] if names else ''}'"
-                )
-
-    def matches(matrix: WeightMatrix, patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(n, p) for n in (matrix.key, matrix.name) for p in patterns)
+    check_globs("include", settings.include, names, "matrices")
+    check_globs("exclude", settings.exclude, names, "matrices")
 
     def wanted(matrix: WeightMatrix) -> bool:
-        return (
-            (not settings.include or matches(matrix, settings.include))
-            and not matches(matrix, settings.exclude)
-            and (not settings.roles or matrix.module.role in settings.roles)
+        return chosen((matrix.key, matrix.name), settings.include, settings.exclude) and (
+            not settings.roles or matrix.module.role in settings.roles
         )
 
     selected = [m for m in checkpoint.matrices if wanted(m)]

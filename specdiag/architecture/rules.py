@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from msgspec import Struct
 from specdiag.errors import UsageError
 from specdiag.files import read_whole, shortened, toml_decoder
 from specdiag.records import FAMILIES, ROLES, Family, Role
+from specdiag.text.globs import fits
 
 LIMIT = 1 << 20
 """Bytes of the largest role map that is read."""
@@ -228,7 +228,7 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
             f"Roles are {', '.join(ROLES)}; families are {', '.join(FAMILIES)}."
         ) from error
     for rule in rules:
-        if not any(fnmatchcase(name, rule.pattern) for name in names):
+        if not fits(names, [rule.pattern]):
             raise UsageError(
                 f"The pattern {shortened(repr(rule.pattern))} in the role map {path} matches no tensor. Patterns are "
                 f"globs on the whole name, such as {shortened(repr(names[0] if names else 'blocks.*.weight'))}."
@@ -236,7 +236,7 @@ def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
     first: dict[str, MapRule] = {}
     for name in names:
         for rule in rules:
-            if fnmatchcase(name, rule.pattern):
+            if fits([name], [rule.pattern]):
                 first[name] = rule
                 break
     return first

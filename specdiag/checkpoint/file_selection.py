@@ -10,30 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, WEIGHT_SUFFIXES
+from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, FORMATS, WEIGHT_SUFFIXES
 from specdiag.checkpoint.parts import CONVERT, DISTRIBUTED, refuse_part
 from specdiag.errors import SourceError, UsageError
+from specdiag.text.names import listed
 
-_PRECEDENCE = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"model\.safetensors\.index\.json",
-        r".*\.safetensors\.index.*\.json",
-        r"model\.safetensors",
-        r"model[-_]\d+-of-\d+\.safetensors",
-        r"(?!consolidated).*\.safetensors",
-        r"consolidated.*\.safetensors",
-        r"consolidated.*\.(bin|pth|pt)",
-        r"pytorch_model\.bin\.index\.json",
-        r".*\.bin\.index.*\.json",
-        r"pytorch_model\.bin",
-        r"pytorch_model[-_]\d+-of-\d+\.bin",
-        r".*\.bin",
-        r".*\.(pth|pt|ckpt)",
-        r"(?!.*(?i:mmproj|imatrix)).*\.gguf",
-        r".*(?i:mmproj).*\.gguf",
-    )
-)
+_PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in format.precedence)
+"""Names of files of models, the best first."""
+_LISTED = 8
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*|.*_optim_states\.pt"
@@ -83,7 +67,7 @@ def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
         refuse_part(pick, where if where.endswith(pick) else f"{where}/{pick}", names.__contains__)
         return Choice((), index=pick) if is_index(pick) else Choice((pick,))
     if folder and not any(name.startswith(folder) for name in names):
-        raise UsageError(f"{where} has no file '{pick}'; it has {_listed(weight_files(names) or names)}")
+        raise UsageError(f"{where} has no file '{pick}'; it has {listed(weight_files(names) or names, _LISTED)}")
     inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
     candidates = _candidates(inside)
     if not candidates:
@@ -114,7 +98,7 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
     """
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
-        raise SourceError(f"{where} stores {_listed(foreign)} in a format {_UNSUPPORTED}")
+        raise SourceError(f"{where} stores {listed(foreign, _LISTED)} in a format {_UNSUPPORTED}")
 
 
 def shard_notes(choice: Choice) -> list[str]:
@@ -132,7 +116,7 @@ def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
     if not base.endswith(".gguf") or not beside or choice.name in beside:
         return []
     what = "a multimodal projector" if len(beside) == 1 else "multimodal projectors"
-    return [f"Left out {_listed(beside)}, {what} beside the model: analyse one with --file."]
+    return [f"Left out {listed(beside, _LISTED)}, {what} beside the model: analyse one with --file."]
 
 
 def _candidates(names: Sequence[str]) -> list[Choice]:
@@ -148,7 +132,7 @@ def _candidates(names: Sequence[str]) -> list[Choice]:
 def _rank(choice: Choice) -> int:
     base = _base(choice.name)
     if _ADAPTER.match(base):  # after every model: an adapter beside one is something else to look at
-        return len(_PRECEDENCE) + (not base.endswith(".safetensors"))
+        return len(_PRECEDENCE) + next(place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
 
@@ -164,11 +148,13 @@ def _without_variants(choices: list[Choice]) -> list[Choice]:
 def _only(choices: Sequence[Choice], where: str) -> Choice:
     names = [choice.name for choice in choices]
     if len(choices) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
-        raise SourceError(f"{where} is cut for tensor parallelism ({_listed(names)}), not supported: merge it first")
+        raise SourceError(
+            f"{where} is cut for tensor parallelism ({listed(names, _LISTED)}), not supported: merge it first"
+        )
     if len(choices) > 1:
-        raise UsageError(f"{where} holds {len(names)} different models: {_listed(names)}; pick one with --file")
+        raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with --file")
     if choices[0].missing:
-        raise SourceError(f"{where} is incomplete: it lacks {_listed(choices[0].missing)}; fetch it again")
+        raise SourceError(f"{where} is incomplete: it lacks {listed(choices[0].missing, _LISTED)}; fetch it again")
     return choices[0]
 
 
@@ -188,16 +174,13 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     if weights and all(name.endswith(DISTRIBUTED) for name in weights):
         return f"{where} is a distributed checkpoint, not supported yet: {CONVERT}"
     if weights:
-        return f"{where} holds weights only as {_listed(weights)}, {_UNSUPPORTED}"
+        return f"{where} holds weights only as {listed(weights, _LISTED)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
-        return f"{where} holds weights only in its folders {_listed(folders)}: name one, or pick it with --file FOLDER"
-    return f"{where} holds no weights, only {_listed(inside)}" if inside else f"{where} is empty"
+        named = listed(folders, _LISTED)
+        return f"{where} holds weights only in its folders {named}: name one, or pick it with --file FOLDER"
+    return f"{where} holds no weights, only {listed(inside, _LISTED)}" if inside else f"{where} is empty"
 
 
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

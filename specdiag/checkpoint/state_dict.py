@@ -14,6 +14,7 @@ from specdiag.checkpoint.nested import Visits, Walk, joined, spelled
 from specdiag.checkpoint.torch_tensors import tensor_shape
 from specdiag.checkpoint.training_state import refuse_training_state
 from specdiag.errors import SourceError
+from specdiag.text.names import listed
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
 _NO_MODULES = ("model_state_dict", "state_dict")
@@ -75,7 +76,7 @@ def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[st
     """
     entries = _entries(content, label)
     left = [_described(entry) for entry in _tensors_first(entries) if not entry.loose]
-    notes = [f"Left out {_listed(left)} of {label}, no tensors by themselves."] if left else []
+    notes = [f"Left out {listed(left, _LISTED)} of {label}, no tensors by themselves."] if left else []
     return _together([entry for entry in entries if entry.loose], label), notes
 
 
@@ -97,7 +98,7 @@ def _find(
     taken = set(map(id, chosen))
     left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in taken]
     if chosen[0].loose:
-        return _together(chosen, label), [f"Left out {_listed(left)} of {label}."] if left else []
+        return _together(chosen, label), [f"Left out {listed(left, _LISTED)} of {label}."] if left else []
     return _unpacked(chosen[0], label, path, left)
 
 
@@ -118,7 +119,7 @@ def _unpacked(
     deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
     if not deeper:
         left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
-    rest = f" and left out {_listed(left)}" if left else ""
+    rest = f" and left out {listed(left, _LISTED)}" if left else ""
     notes = [f"Took the weights under '{brief(joined(path))}' of {label}{rest}."]
     if not deeper:
         return holder.walk.tensors, notes
@@ -153,7 +154,7 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
 def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
     if len(candidates) > 1:
         named = [_described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])]
-        raise SourceError(f"'{label}' holds {_listed(named)}: save the one to analyse in a file of its own")
+        raise SourceError(f"'{label}' holds {listed(named, _LISTED)}: save the one to analyse in a file of its own")
     return candidates[0]
 
 
@@ -195,8 +196,4 @@ def _described(entry: _Entry) -> str:
 
 
 def _contents(entries: Sequence[_Entry]) -> str:
-    return _listed([_described(entry) for entry in _tensors_first(entries)]) or "none"
-
-
-def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items[:_LISTED]) + (f" and {len(items) - _LISTED} more" if len(items) > _LISTED else "")
+    return listed(map(_described, _tensors_first(entries)), _LISTED) or "none"

@@ -9,24 +9,28 @@ from typing import cast
 import torch
 
 from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.nested import count_tensors
 from specdiag.checkpoint.parts import refuse_part
 from specdiag.checkpoint.state_dict import find_weights
-from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_archive import open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
+from specdiag.text.names import listed
 
 _LISTED = 8
 
 
-def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[str]]:
-    """Every tensor of a torch checkpoint in stored order, and notes about what else it holds.
+def list_torch_file(path: Path, label: str) -> Listing:
+    """List every tensor of a torch checkpoint in stored order.
 
     Args:
         path: the file.
         label: its name in messages.
+
+    Returns:
+        Its tensors, and notes about what else it holds.
 
     Raises:
         SourceError: it is damaged, wants to run code, is one process's part of a model, or holds no weights, or several
@@ -42,7 +46,7 @@ def list_torch_file(path: Path, label: str) -> tuple[list[StoredTensor], list[st
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
     weights, notes = find_weights(cast("Mapping[object, object]", content), label)
-    return list_tensors(weights, label, opened.mapped), [*notes, *_not_made(opened.foreign, label)]
+    return Listing(list_tensors(weights, label, opened.mapped), (*notes, *_not_made(opened.foreign, label)))
 
 
 def _named(content: object) -> str:
@@ -56,7 +60,4 @@ def _not_made(foreign: Sequence[str], label: str) -> list[str]:
     """A note on the classes whose objects lie beside the weights."""
     if not foreign:
         return []
-    more = f" and {len(foreign) - _LISTED} more" if len(foreign) > _LISTED else ""
-    return [
-        f"Objects of {', '.join(map(brief, foreign[:_LISTED]))}{more} in {label} were not made, and nothing was run."
-    ]
+    return [f"Objects of {listed(map(brief, foreign), _LISTED)} in {label} were not made, and nothing was run."]

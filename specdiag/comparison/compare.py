@@ -173,7 +173,7 @@ class _Matched:
         looks = " and ".join(
             f"'{next((k for k, e in side.items() if e.role is not None), '')}'" for side in (self.a, self.b)
         )
-        tried = f"; without {_listed(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
+        tried = f"; without {_joined(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
         raise SourceError(f"no matrix of A has its name in B, names look like {looks}{tried}: are these one model?")
 
     def sorted_out(
@@ -207,7 +207,7 @@ def _unmatched(name: str, entry: Entry, reason: str) -> Unmatched:
     return Unmatched(name=name, role=entry.role, shape=entry.shape, reason=why)
 
 
-def _listed(prefixes: Sequence[str]) -> str:
+def _joined(prefixes: Sequence[str]) -> str:
     return " and ".join(f"'{prefix}'" for prefix in prefixes)
 
 
@@ -241,7 +241,7 @@ def _notes(
         if not report.complete:
             yield f"{side}: the report is incomplete (interrupted)."
     if matching.ambiguous:
-        yield f"More names would match without {_listed(matching.ambiguous)} alike: no prefix was taken off."
+        yield f"More names would match without {_joined(matching.ambiguous)} alike: no prefix was taken off."
     if _compared_metrics(a, b) is not METRICS:
         rules = " and ".join(f"{r.settings.tail} at {r.settings.tail_fraction:g}" for r in (a, b))
         yield f"The tail rules differ ({rules}): {', '.join(sorted(TAIL_METRICS))} are not compared."

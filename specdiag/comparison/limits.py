@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from specdiag.comparison.records import METRICS, Comparison, ModuleChange
 from specdiag.errors import UsageError
+from specdiag.text.names import listed
 
 _OF_DELTA = {
     "relative_change": "relative_change", "cosine_distance": "cosine_distance", "delta_alpha": "alpha",
@@ -69,7 +70,7 @@ def _exceeding(comparison: Comparison, metric: str, limit: float) -> Iterator[Ex
         n = len(alone) + len(comparison.reshaped)
         if n > limit:
             names = [u.name for u in (*alone, *comparison.reshaped)]
-            yield Excess(metric, ", ".join(names[:5]) + (f" and {n - 5} more" if n > 5 else ""), float(n), limit)
+            yield Excess(metric, listed(names), float(n), limit)
         return
     values = [(change, _value(change, metric)) for change in comparison.modules]
     if all(value is None for _, value in values) and not any(_is_lost(change, metric) for change, _ in values):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ModuleRecord, Role, Skipped, key
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.text.globs import check_globs, chosen
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import Progress
@@ -76,22 +76,13 @@ class Selection:
 
     def wants(self, names: Iterable[str], role: Role | None) -> bool:
         """Whether the matrix that goes by these names is compared; one that is no matrix has no role."""
-        names = tuple(names)
-        return (
-            (not self.include or _any_matches(names, self.include))
-            and not _any_matches(names, self.exclude)
-            and (not self.roles or role in self.roles)
-        )
+        return chosen(names, self.include, self.exclude) and (not self.roles or role in self.roles)
 
     def check(self, names: Iterable[str]) -> None:
         """Raise UsageError if a pattern matches none of the names of both sides."""
-        names = tuple(names)
-        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if not _any_matches(names, (pattern,)):
-                    raise UsageError(
-                        f"--{option} '{pattern}' matches nothing in either; names look like '{next(iter(names), '')}'"
-                    )
+        both = [(name,) for name in names]
+        check_globs("include", self.include, both, "names of both sides")
+        check_globs("exclude", self.exclude, both, "names of both sides")
 
 
 def loaded(source: Any) -> Any:
@@ -161,7 +152,3 @@ def _of(sides: tuple[int, int], n_slices: int) -> tuple[int, ...]:
 
 def _skipped(skipped: Iterable[Skipped]) -> dict[str, Entry]:
     return {key(s.name, s.part): Entry(s.name, None, s.shape, s.reason) for s in skipped}
-
-
-def _any_matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(n, p) for n in names for p in patterns)

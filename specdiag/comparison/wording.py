@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import pi
 
 from specdiag.comparison.records import Comparison, ModuleChange
+from specdiag.text.names import listed
 
 
 def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
@@ -73,8 +74,8 @@ def _statuses(found: Comparison) -> list[str]:
     changed = [m for m in found.modules if m.a.status != m.b.status]
     if not changed:
         return []
-    listed = ", ".join(f"{m.name} ({m.a.status} > {m.b.status})" for m in changed[:5])
-    return [f"Another status in B: {listed}" + (f" and {len(changed) - 5} more." if len(changed) > 5 else ".")]
+    names = listed(f"{m.name} ({m.a.status} > {m.b.status})" for m in changed)
+    return [f"Another status in B: {names}."]
 
 
 def _balance(found: Comparison) -> list[str]:

@@ -6,13 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from statistics import fmean
 
 from specdiag import checks
 from specdiag.decay.plan import Basis
 from specdiag.errors import UsageError
 from specdiag.records import Family, ModuleRecord, Role, Settings
+from specdiag.text.globs import check_globs, chosen
 
 DEFAULT_ROLES: tuple[Role, ...] = ("q", "k", "v", "kv", "o", "gate", "up", "down")
 """The projections of attention and MLP. Biases, norms, embeddings, heads and routers keep the user's own decay."""
@@ -96,16 +96,12 @@ def participants(
         UsageError: a pattern or role matches nothing, or nothing is left.
     """
     checks.roles(roles)
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns:
-            if not any(_fits(record, [pattern]) for record in records):
-                example = records[0].name if records else ""
-                raise UsageError(f"--{option} '{pattern}' matches no matrix; their names look like '{example}'")
+    names = [(record.key, record.name) for record in records]
+    check_globs("include", include, names, "matrices")
+    check_globs("exclude", exclude, names, "matrices")
     wanted = tuple(roles) or DEFAULT_ROLES
     held = [
-        record
-        for record in records
-        if record.role in wanted and (not include or _fits(record, include)) and not _fits(record, exclude)
+        record for record in records if record.role in wanted and chosen((record.key, record.name), include, exclude)
     ]
     if not held:
         raise UsageError(
@@ -188,10 +184,6 @@ def _by_parameter(records: Iterable[ModuleRecord]) -> list[Participant]:
     for record in records:
         groups[record.name].append(record)
     return [Participant(name, tuple(group)) for name, group in groups.items()]
-
-
-def _fits(record: ModuleRecord, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (record.key, record.name) for pattern in patterns)
 
 
 def _llama_order(names: Iterable[str]) -> list[str]:

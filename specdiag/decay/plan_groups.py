@@ -16,6 +16,7 @@ from specdiag.errors import UsageError
 from specdiag.live.multipliers import Group, attach
 from specdiag.live.optimizers import PLANNED, servable
 from specdiag.live.parameters import live_config, live_parameters, untied
+from specdiag.text.names import listed
 
 _SHOWN = 3
 """Names listed of each kind of difference."""
@@ -53,7 +54,7 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
     missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in held]
     if missing:
         raise UsageError(
-            f"the optimizer lacks {_listed(missing)} of {len(fitted)} Parameters of the plan: "
+            f"the optimizer lacks {listed(missing, _SHOWN)} of {len(fitted)} Parameters of the plan: "
             "was it built over this model?"
         )
     ratios: dict[torch.Tensor, float] = {parameters[name]: entry.ratio for name, entry in fitted.items()}
@@ -112,11 +113,11 @@ def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.P
     extra = [] if chosen else _deeper(entries, parameters)
     said: list[str] = []
     if missing:
-        said.append(f"the model lacks {_listed(missing)}, and has names like '{next(iter(parameters), '')}'")
+        said.append(f"the model lacks {listed(missing, _SHOWN)}, and has names like '{next(iter(parameters), '')}'")
     if reshaped:
-        said.append(f"other sizes: {_listed(reshaped)}")
+        said.append(f"other sizes: {listed(reshaped, _SHOWN)}")
     if extra:
-        said.append(f"the plan ends before {_listed(extra)}")
+        said.append(f"the plan ends before {listed(extra, _SHOWN)}")
     return said
 
 
@@ -152,7 +153,3 @@ def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[to
         for name, parameter in parameters.items()
         if parameter.ndim >= 2 and parameter not in tables and not name.endswith("bias")
     }
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -28,6 +28,7 @@ from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
 from specdiag.errors import UsageError
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.text.names import listed
 
 if TYPE_CHECKING:
     import torch
@@ -106,10 +107,10 @@ def recommend(
     base_origin = checks.text("base_origin", base_origin)
     weight_decay, lr = (
         None if value is None else checks.number(name, value, least=0, most=checks.MOST_RATE, hint=f"such as {usual}")
-        for name, value, usual in (("weight decay", weight_decay, 0.1), ("lr", lr, 0.001))
+        for name, value, usual in (("weight_decay", weight_decay, 0.1), ("lr", lr, 0.001))
     )
-    steps_left = None if steps_left is None else checks.whole("steps left", steps_left, least=0)
-    checks.one_of("lr schedule", lr_schedule, get_args(LrSchedule))
+    steps_left = None if steps_left is None else checks.whole("steps_left", steps_left, least=0)
+    checks.one_of("lr_schedule", lr_schedule, get_args(LrSchedule))
     schedule = None if schedule is None else checked_schedule(schedule)
     _check(rule, basis, compat, progress)
     if compat is not None and (include or exclude or roles):
@@ -306,7 +307,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
         )
     elif missing:
         notes.append(
-            f"{len(missing)} of {len(entries)} stay at ratio 1: {_listed([f'{e.name} ({e.note})' for e in missing])}."
+            f"{len(missing)} of {len(entries)} stay at ratio 1: {listed((f'{e.name} ({e.note})' for e in missing), 3)}."
         )
     if any(file.endswith(".gguf") for file in report.source.files):
         notes.append("Names are those of GGUF: to apply the plan to a model, make it from the original checkpoint.")
@@ -321,7 +322,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
         )
     whole = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
     if whole:
-        notes.append(f"{len(whole)} matrices of attention or MLP have no role that takes part: {_listed(whole)}.")
+        notes.append(f"{len(whole)} matrices of attention or MLP have no role that takes part: {listed(whole, 3)}.")
     return notes
 
 
@@ -337,7 +338,3 @@ def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:
     gaps = (((values[1] - values[0]) / span, known[0]), ((values[-1] - values[-2]) / span, known[-1]))
     share, entry = max(gaps, key=lambda gap: gap[0])
     return (entry, share) if share >= _OUTLIER else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

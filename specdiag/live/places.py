@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from specdiag.architecture.roles import modules
 from specdiag.errors import UsageError
 from specdiag.live.parameters import live_config, live_parameters, untied
+from specdiag.text.globs import check_globs, fits
 
 Place = Literal["input", "hidden", "output", "bias"]
 
@@ -87,7 +87,6 @@ def _overridden(found: list[Placed], overrides: Mapping[str, Place]) -> list[Pla
     for pattern, place in overrides.items():
         if place not in get_args(Place):
             raise UsageError(f"'{pattern}' is given no place but '{place}'; choose from {', '.join(get_args(Place))}")
-        if not any(fnmatchcase(each.name, pattern) for each in found):
-            raise UsageError(f"'{pattern}' matches no parameter; their names look like '{found[0].name}'")
-        found = [replace(each, place=place) if fnmatchcase(each.name, pattern) else each for each in found]
+        check_globs("overrides", [pattern], [(each.name,) for each in found], "parameters")
+        found = [replace(each, place=place) if fits([each.name], [pattern]) else each for each in found]
     return found

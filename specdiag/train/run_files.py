@@ -21,6 +21,7 @@ from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import read_whole
 from specdiag.records import Record
+from specdiag.text.names import listed
 
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin")
 _SCHEDULER = ("scheduler.pt", "scheduler.bin")
@@ -220,10 +221,9 @@ def _read_groups(groups: Sequence[Mapping[str, Any]], path: Path, found: _Found)
             sizes[decay] = sizes.get(decay, 0) + (len(tensors) if isinstance(tensors, list) else 0)
     decays = sorted(decay for decay in sizes if decay)
     if len(decays) > 1:
-        listed = ", ".join(f"{decay:g} ({sizes[decay]} tensors)" for decay in decays[:8])
-        more = f" and {len(decays) - 8} more" if len(decays) > 8 else ""
+        values = listed((f"{decay:g} ({sizes[decay]} tensors)" for decay in decays), 8)
         raise UsageError(
-            f"'{path}' has groups of different weight decay: {listed}{more}; say which is the base with --weight-decay"
+            f"'{path}' has groups of different weight decay: {values}; say which is the base with --weight-decay"
         )
     if sizes:
         found.say("weight_decay", decays[0] if decays else 0.0, path)

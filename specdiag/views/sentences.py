@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from specdiag.records import Contrast, ModuleRecord, Summary
 from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.text.names import listed
 
 
 def coverage(summary: Summary) -> str:
@@ -107,7 +108,7 @@ def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
         return [f"With their entries permuted none of {len(tested)} matrices keeps a spike: no correlation traps."]
     return [
         f"With their entries permuted {len(names)} of {len(tested)} matrices keep a spike, from a few huge entries or "
-        f"a mean that is not zero (correlation traps): {_listed(names)}"
+        f"a mean that is not zero (correlation traps): {listed(names)}"
     ]
 
 
@@ -124,9 +125,5 @@ def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
     for status, meaning in meanings.items():
         names = [r.key for r in records if r.status == status]
         if names:
-            sentences.append(f"{len(names)} {'matrix' if len(names) == 1 else 'matrices'} {meaning}: {_listed(names)}")
+            sentences.append(f"{len(names)} {'matrix' if len(names) == 1 else 'matrices'} {meaning}: {listed(names)}")
     return sentences
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

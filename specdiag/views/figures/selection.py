@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 from typing import Literal
 
@@ -15,6 +14,7 @@ from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import alpha_null_square
+from specdiag.text.globs import check_globs, chosen
 
 Basis = Literal["alpha", "square"]
 Place = tuple[str | None, int | None, str, str | None, int]
@@ -39,25 +39,18 @@ def choose(
     wanted = tuple(layers) if isinstance(layers, (tuple, list, set, range)) else (layers,)
     layers = [checks.whole("layers", layer) for layer in wanted]
     records = list(report)
-    for pattern in modules:
-        if not any(_named(r, pattern) for r in records):
-            examples = ", ".join(r.key for r in records[:3])
-            raise UsageError(
-                f"no module of {report.source} matches '{pattern}'; there are {len(records)}, such as {examples}"
-            )
+    check_globs("modules", modules, [(r.key, r.name) for r in records], f"matrices of {report.source}")
     for what, wanted, there in (
         ("role", roles, [r.role for r in in_role_order(records)]),
         ("layer", layers, sorted({r.layer for r in records if r.layer is not None})),
     ):
         missing = [w for w in wanted if w not in there]
         if missing:
-            raise UsageError(f"{report.source} has no {what} {missing[0]}; it has {_listed(there)}")
+            raise UsageError(f"{report.source} has no {what} {missing[0]}; it has {_ends(there)}")
     found = [
         r
         for r in records
-        if (not modules or any(_named(r, p) for p in modules))
-        and (not layers or r.layer in layers)
-        and (not roles or r.role in roles)
+        if chosen((r.key, r.name), modules, ()) and (not layers or r.layer in layers) and (not roles or r.role in roles)
     ]
     if not found:
         raise UsageError(
@@ -154,11 +147,7 @@ def metrics() -> tuple[str, ...]:
     return tuple(f.name for f in fields(ModuleRecord) if f.type in numeric and f.name != "layer")
 
 
-def _named(record: ModuleRecord, pattern: str) -> bool:
-    return fnmatchcase(record.key, pattern) or fnmatchcase(record.name, pattern) or record.key == pattern
-
-
-def _listed(there: Sequence[object]) -> str:
+def _ends(there: Sequence[object]) -> str:
     known = list(dict.fromkeys(there))
     if not known:
         return "none"
