@@ -344,7 +344,10 @@ def test_choices_that_are_not_there(reports):
     for choice, said in (
         ({"roles": "gate"}, "has no role gate; it has q, k, v, o, up, down"),
         ({"layers": 12}, r"has no layer 12; it has 0, 1, .*, 11"),
-        ({"modules": "*nonsense*"}, r"modules='\*nonsense\*' matches none of 78 matrices of .*; their names look like 'bert"),
+        (
+            {"modules": "*nonsense*"},
+            r"modules='\*nonsense\*' matches none of 78 matrices of .*; their names look like 'bert",
+        ),
         ({"roles": "q", "modules": "*word_embeddings*"}, "leave out a module, layer or role"),
     ):
         for draw in (plot.esd, plot.alpha, plot.heatmap, plot.scree):

@@ -162,7 +162,9 @@ def test_places_can_be_overridden_and_mistakes_are_said():
     model = Decoder(layers=1)
     places = {each.name: each.place for each in placed(model, {"*.o_proj.*": "output"})}
     assert places["layers.0.self_attn.o_proj.weight"] == "output"
-    with pytest.raises(UsageError, match=r"'pooler\.\*' matches none of 11 parameters; their names look like 'embed_tokens"):
+    with pytest.raises(
+        UsageError, match=r"'pooler\.\*' matches none of 11 parameters; their names look like 'embed_tokens"
+    ):
         placed(model, {"pooler.*": "hidden"})
     with pytest.raises(UsageError, match=r"is given no place but 'middle'; choose from input, hidden"):
         placed(model, {"*": "middle"})
