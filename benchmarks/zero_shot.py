@@ -29,7 +29,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from specdiag.errors import SourceError, SpecdiagError
-from specdiag.report import write_atomically
+from specdiag.files import write_atomically
 from specdiag.spectra.accelerator import resolve_device
 from specdiag.train.checkpoints.inspect import checkpoints_of, find_complete, has_weights
 from specdiag.train.data.byte_tokenizer import byte_tokenizer

@@ -12,6 +12,7 @@ import typer
 
 from specdiag.errors import SpecdiagError, UsageError
 from specdiag.system import interrupts
+from specdiag.text.names import listed
 
 from . import failures, output, partial, tables
 
@@ -37,7 +38,7 @@ class Target:
     @classmethod
     def of(cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool) -> Target:
         """The target of the options, checked before any work."""
-        from specdiag.report import check_writable
+        from specdiag.files import check_writable
 
         if format not in FORMATS:
             raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
@@ -60,7 +61,7 @@ class Target:
         beside the report of its updates. Runs have checkpoints of equal names: where the report of another source has
         the name, that of the folder goes before it.
         """
-        from specdiag.report import check_writable
+        from specdiag.files import check_writable
 
         if self.format != "table" or self.out is not None:
             return self
@@ -116,8 +117,7 @@ def provenance(checkpoint: Checkpoint) -> None:
         failures.require_unicode(name)
     parts = [str(source) if source.base is None else f"{source} on {source.base}"]
     if source.files:
-        listed = ", ".join(source.files[:3]) + (f" and {len(source.files) - 3} more" if len(source.files) > 3 else "")
-        parts.append(f"reading {listed}")
+        parts.append(f"reading {listed(source.files, 3)}")
     if source.ignored:
         parts.append(f"ignoring {', '.join(source.ignored)}")
     output.talk("; ".join(parts), "dim")
@@ -171,9 +171,8 @@ def verdict(report: SpectralReport) -> None:
     """Exit with 4 if a selected matrix has no numbers, naming it."""
     bad = [r for r in report if r.status in ("nonfinite", "failed")]
     if bad:
-        names = ", ".join(f"{r.key} ({r.status}: {r.n_nonfinite} values)" if r.n_nonfinite else r.key for r in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        output.fault(f"{len(bad)} of {len(report)} matrices have no spectrum: {names}{more}")
+        names = listed(f"{r.key} ({r.status}: {r.n_nonfinite} values)" if r.n_nonfinite else r.key for r in bad)
+        output.fault(f"{len(bad)} of {len(report)} matrices have no spectrum: {names}")
         raise typer.Exit(4)
 
 
@@ -181,7 +180,7 @@ def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> 
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
     from specdiag.analysis.analyze import make_settings, select
     from specdiag.analysis.cost import flops, seconds, stored_bytes
-    from specdiag.report import write_atomically
+    from specdiag.files import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
 

@@ -78,7 +78,8 @@ def audit(
     by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag.auditing.audit import audit as run
-    from specdiag.report import check_writable, is_report
+    from specdiag.files import check_writable
+    from specdiag.report import is_report
 
     from . import audit_output as show
 

@@ -67,7 +67,8 @@ def compare(
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
     130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag.report import check_writable, is_report
+    from specdiag.files import check_writable
+    from specdiag.report import is_report
 
     if _are_runs(sources):
         unfinished = _unfinished(sources)
@@ -144,7 +145,7 @@ def _unfinished(sources: list[str]) -> list[str]:
 
 def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
     """Print or save the ranking; whether every run has a finite loss."""
-    from specdiag.report import write_atomically
+    from specdiag.files import write_atomically
     from specdiag.train.runs.leaderboard import rank
 
     from .train_output import ranking, ranking_data

@@ -130,7 +130,8 @@ def recommend(
     SOURCE is best a saved report: that takes milliseconds. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     from specdiag.decay.recommend import recommend as plan_for
-    from specdiag.report import check_writable, is_report
+    from specdiag.files import check_writable
+    from specdiag.report import is_report
 
     from . import recommend_output as show
 

@@ -21,14 +21,14 @@ _COLUMNS = (
 
 def check_target(out: Path) -> None:
     """Raise UsageError now if nothing could be written there later."""
-    from specdiag.report import check_writable
+    from specdiag.files import check_writable
 
     check_writable(out)
 
 
 def answer(found: Sequence[Simulation], format: str, out: Path | None) -> None:
     """Save or draw what is asked for, and print the table or the data."""
-    from specdiag.report import write_atomically
+    from specdiag.files import write_atomically
 
     data = None if out is None or out.suffix.lower() in _FIGURES else _data(found, format)
     if out is not None and data is None:

@@ -1,4 +1,4 @@
-"""Small files that are read whole, and decoded: JSON, TOML and what else people and programs write beside weights."""
+"""Files that are read whole and decoded, such as JSON and TOML, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 import threading
 import tomllib
 from collections.abc import Callable
@@ -16,11 +17,15 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
+from specdiag.errors import ComputationError, UsageError
+
 T = TypeVar("T")
 A = TypeVar("A")
 
 TEXT_LIMIT = 64 << 20
 """Bytes of the largest file that is read whole. A report of 100,000 matrices has about 60 MB."""
+_DESCRIPTORS = {"/dev/stdin": "0", "/dev/stdout": "1", "/dev/stderr": "2"}
+_FOLDERS = (Path("/dev/fd"), Path("/proc/self/fd"))
 _MOST_DOTS = 200
 _BUILDING = threading.Lock()
 
@@ -107,6 +112,71 @@ def create_unique(folder: Path, prefix: str = "tmp", suffix: str = "", mode: int
         path = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), path
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError now if `path` could not be written later."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path}: the folder {folder} does not exist")
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; name a file")
+    if is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+        return
+    try:
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write through a temporary file in the same folder, synced and renamed: a reader sees the old or the new.
+
+    A link stays one: the file that it leads to is replaced. A pipe, a device or a descriptor is written into.
+
+    Raises:
+        UsageError: if the folder cannot be written.
+        ComputationError: if the disk is full; nothing is left behind.
+    """
+    if is_stream(path):
+        _write_into(path, data)
+        return
+    path = path.resolve()
+    try:
+        handle, temporary = create_unique(path.parent, f".{path.name}.")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path names a pipe, a device or an open descriptor, such as /dev/stdout: what must never be replaced."""
+    folder = path.parent.resolve()
+    in_use = folder == Path("/dev") or folder.match("/proc/*/fd") or folder.match("/proc/*/task/*/fd")
+    return in_use or (path.exists() and not path.is_file())
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    held = _DESCRIPTORS.get(str(path), path.name if path.parent in _FOLDERS else "")
+    target = int(held) if held.isdecimal() else path
+    try:
+        # An open descriptor itself: to open its file anew would begin at its start, and cut it.
+        with open(target, "wb", buffering=0, closefd=target is path) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) or 0 :]
+    except OSError as error:
+        raise ComputationError(f"writing {path} failed: {error.strerror}") from error
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from specdiag import checks
 from specdiag.errors import UsageError
-from specdiag.report import check_writable, write_atomically
+from specdiag.files import check_writable, write_atomically
 from specdiag.views.figures.alpha import alpha
 from specdiag.views.figures.balance import balance
 from specdiag.views.figures.decay import decay

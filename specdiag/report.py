@@ -7,24 +7,23 @@ Reading a report imports neither torch nor numpy. A report of a newer schema is 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import html
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
 
 from specdiag import checks
-from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.files import create_unique, json_decoder, read_start, read_whole, shortened
+from specdiag.errors import SourceError, UsageError
+from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
+from specdiag.storage.kinds import REPORT, read_record
 from specdiag.storage.plausibility import implausible_rows
 from specdiag.storage.spectra_file import SavedSpectra
 
@@ -32,21 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 1
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
-LIMIT = 1 << 30
-"""Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
 _RANDOMIZED = "[randomized]"
-_DESCRIPTORS = {"/dev/stdin": "0", "/dev/stdout": "1", "/dev/stderr": "2"}
-_FOLDERS = (Path("/dev/fd"), Path("/proc/self/fd"))
-_ADVICE = "make one with 'specdiag analyze'"
-
-T = TypeVar("T")
-
-
-class _Schema(msgspec.Struct):
-    schema: int
 
 
 class _ReportFile(Record, frozen=True, kw_only=True):
@@ -60,7 +47,6 @@ class _ReportFile(Record, frozen=True, kw_only=True):
     provenance: Provenance
 
 
-_read_schema = json_decoder(_Schema)
 _decode_report = json_decoder(_ReportFile)
 
 
@@ -176,7 +162,7 @@ class SpectralReport:
         """The report as one JSON object, the content of the saved file."""
         return msgspec.json.encode(
             _ReportFile(
-                schema=SCHEMA,
+                schema=REPORT.schema,
                 source=self.source,
                 settings=self.settings,
                 complete=self.complete,
@@ -236,12 +222,12 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         path: the `.json` file. Eigenvalues are read from the file beside it when they are asked for.
 
     Raises:
-        SourceError: if the file is missing, is no specdiag report, is of a newer schema, or has rows that cannot be.
+        SourceError: if the file is missing, is no specdiag report, is of another schema, or has rows that cannot be.
     """
     path = checks.path("path", path)
-    content = read_record(path, _decode_report, SCHEMA, "specdiag report", _ADVICE)
+    content = read_record(path, _decode_report, REPORT)
     if problem := implausible_rows(content.records):
-        raise SourceError(f"{path} is damaged ({shortened(problem)}); {_ADVICE}")
+        raise SourceError(f"{path} is damaged ({shortened(problem)}); {REPORT.remedy}")
     beside, digest = _spectra_path(path), content.provenance.spectra_digest
     return SpectralReport(
         source=content.source,
@@ -253,36 +239,6 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         complete=content.complete,
         _spectra=_saved_spectra(beside, digest, content.records) if digest and os.path.lexists(beside) else None,
     )
-
-
-def read_record(path: Path, decode: Callable[[bytes], T], newest: int, what: str, advice: str) -> T:
-    """Read the record that a JSON file is.
-
-    Args:
-        path: the file.
-        decode: of `json_decoder`; what it returns has a `schema`.
-        newest: the newest schema that is understood.
-        what: its name in messages.
-        advice: what to do where it is damaged.
-
-    Raises:
-        SourceError: the file is missing, is no such record, or is of a newer schema.
-    """
-    try:
-        data = read_whole(path, LIMIT)
-        schema = _read_schema(data).schema
-        if schema > newest:
-            number = shortened(str(schema), 30)
-            raise SourceError(
-                f"{path} is a {what} of schema {number}; this specdiag reads up to {newest}: upgrade specdiag"
-            )
-        if schema < 1:
-            raise msgspec.DecodeError(f"its schema is {shortened(str(schema), 30)}")
-        return decode(data)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no {what} ({error}); {advice}") from error
 
 
 def spectrum_key(name: str, *, randomized: bool = False) -> str:
@@ -298,71 +254,6 @@ def spectrum_key(name: str, *, randomized: bool = False) -> str:
 def is_report(path: Path) -> bool:
     """Whether a file is a saved report: JSON that opens with its schema."""
     return read_start(path, 16).startswith(b'{"schema":')
-
-
-def check_writable(path: Path) -> None:
-    """Raise UsageError now if `path` could not be written later."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"cannot write {path}: the folder {folder} does not exist")
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder; name a file")
-    if is_stream(path):
-        if not os.access(path, os.W_OK):
-            raise UsageError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
-        return
-    try:
-        tempfile.TemporaryFile(dir=path.resolve().parent).close()
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write through a temporary file in the same folder, synced and renamed: a reader sees the old or the new.
-
-    A link stays one: the file that it leads to is replaced. A pipe, a device or a descriptor is written into.
-
-    Raises:
-        UsageError: if the folder cannot be written.
-        ComputationError: if the disk is full; nothing is left behind.
-    """
-    if is_stream(path):
-        _write_into(path, data)
-        return
-    path = path.resolve()
-    try:
-        handle, temporary = create_unique(path.parent, f".{path.name}.")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ComputationError(f"writing {path} failed: {error.strerror}; free space or name another folder") from error
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path names a pipe, a device or an open descriptor, such as /dev/stdout: what must never be replaced."""
-    folder = path.parent.resolve()
-    in_use = folder == Path("/dev") or folder.match("/proc/*/fd") or folder.match("/proc/*/task/*/fd")
-    return in_use or (path.exists() and not path.is_file())
-
-
-def _write_into(path: Path, data: bytes) -> None:
-    held = _DESCRIPTORS.get(str(path), path.name if path.parent in _FOLDERS else "")
-    target = int(held) if held.isdecimal() else path
-    try:
-        # An open descriptor itself: to open its file anew would begin at its start, and cut it.
-        with open(target, "wb", buffering=0, closefd=target is path) as file:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) or 0 :]
-    except OSError as error:
-        raise ComputationError(f"writing {path} failed: {error.strerror}") from error
 
 
 def _spectra_path(path: Path) -> Path:

@@ -129,14 +129,14 @@ def test_bad_requests_are_one_sentence(checkpoint, tmp_path, args, code, sentenc
 
 
 def test_unwritable_folder_is_found_before_the_work(checkpoint, tmp_path, monkeypatch):
-    from specdiag import report
+    from specdiag import files
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(report.UsageError, match=r"cannot write .*x.json: Permission denied"):
-        report.check_writable(tmp_path / "x.json")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(files.UsageError, match=r"cannot write .*x.json: Permission denied"):
+        files.check_writable(tmp_path / "x.json")
 
 
 def test_a_newer_report(checkpoint, tmp_path):

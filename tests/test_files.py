@@ -9,8 +9,16 @@ import msgspec
 import pytest
 from helpers import PATIENCE
 
-from specdiag.files import decode_toml, json_decoder, msgpack_decoder, read_start, read_whole, toml_decoder
-from specdiag.report import check_writable, write_atomically
+from specdiag.files import (
+    check_writable,
+    decode_toml,
+    json_decoder,
+    msgpack_decoder,
+    read_start,
+    read_whole,
+    toml_decoder,
+    write_atomically,
+)
 
 
 class Thing(msgspec.Struct):

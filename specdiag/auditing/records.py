@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import msgspec
 
 from specdiag import checks
+from specdiag.files import write_atomically
 from specdiag.records import Record, Source
-
-SCHEMA = 1
+from specdiag.storage.kinds import AUDIT
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str
@@ -83,7 +83,7 @@ class AuditReport(Record, frozen=True, kw_only=True):
         []
     """
 
-    schema: int = SCHEMA
+    schema: int = AUDIT.schema
     source: Source
     baseline: Source | None = None
     verdict: Literal["pass", "warn", "fail"]
@@ -105,8 +105,6 @@ class AuditReport(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the audit as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path

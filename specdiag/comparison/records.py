@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from specdiag import checks
+from specdiag.files import write_atomically
 from specdiag.records import Family, ModuleRecord, Record, Role, Settings, Source, Status
-
-SCHEMA = 1
+from specdiag.storage.kinds import COMPARISON
 
 METRICS: tuple[str, ...] = (
     "alpha", "rho", "z", "ks", "alpha_square", "rho_square", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
@@ -154,7 +154,7 @@ class Comparison(Record, frozen=True, kw_only=True):
         0.1
     """
 
-    schema: int = SCHEMA
+    schema: int = COMPARISON.schema
     a: Source
     b: Source
     settings_a: Settings
@@ -187,8 +187,6 @@ class Comparison(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the comparison as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path

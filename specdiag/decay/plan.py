@@ -14,15 +14,14 @@ from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import Verdict
 from specdiag.decay.schedule_record import DecaySchedule
 from specdiag.errors import SourceError, UsageError
-from specdiag.files import json_decoder, shortened
+from specdiag.files import json_decoder, shortened, write_atomically
 from specdiag.records import Family, Record, Role, Source
+from specdiag.storage.kinds import PLAN, read_record
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SCHEMA = 1
-_ADVICE = "make one with 'specdiag recommend -o'"
 
 Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
 
@@ -63,7 +62,7 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         >>> optimizer = torch.optim.AdamW(plan.param_groups(model), lr=3e-4)
     """
 
-    schema: int = SCHEMA
+    schema: int = PLAN.schema
     source: Source
     report_digest: str
     """SHA-256 of the report (as it is saved) that the plan was made from."""
@@ -135,8 +134,6 @@ class DecayPlan(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the plan as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path
@@ -188,14 +185,12 @@ def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """Read a saved plan.
 
     Raises:
-        SourceError: the file is missing, is no plan, is of a newer schema, or has ratios or decays that cannot be.
+        SourceError: the file is missing, is no plan, is of another schema, or has ratios or decays that cannot be.
     """
-    from specdiag.report import read_record
-
     path = checks.path("path", path)
-    plan = read_record(path, _decode_plan, SCHEMA, "decay plan", _ADVICE)
+    plan = read_record(path, _decode_plan, PLAN)
     if problem := _problem(plan):
-        raise SourceError(f"{path} cannot be used ({shortened(problem)}); {_ADVICE}")
+        raise SourceError(f"{path} cannot be used ({shortened(problem)}); {PLAN.remedy}")
     return plan
 
 

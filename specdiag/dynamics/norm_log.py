@@ -11,8 +11,9 @@ import msgspec
 
 from specdiag.dynamics.updates import Optimizer
 from specdiag.errors import SourceError
-from specdiag.files import json_decoder
+from specdiag.files import json_decoder, write_atomically
 from specdiag.records import Record, Source
+from specdiag.storage.kinds import WATCHED, read_record
 from specdiag.trajectories.entries import tracked
 from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, latest, read_log
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
@@ -20,7 +21,6 @@ from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
 NORMS_NAME = "specdiag_norms"
 """Of the folder in a run."""
 MODULES_NAME = "modules.json"
-SCHEMA = 1
 
 Series = list[tuple[int, float]]
 
@@ -42,7 +42,7 @@ class NormedModule(TrackedModule, frozen=True, kw_only=True):
 class Watched(Record, frozen=True, kw_only=True):
     """Content of the file beside the log."""
 
-    schema: int = SCHEMA
+    schema: int = WATCHED.schema
     every: int
     modules: tuple[NormedModule, ...]
 
@@ -95,12 +95,10 @@ def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
     Raises:
         SourceError: there is none, or it is damaged.
     """
-    from specdiag.report import read_record
-
     folder = _folder(Path(path))
     if folder is None:
         raise SourceError(f"{path} holds no norms: log them with specdiag.optim.NormWatch")
-    watched = read_record(folder / MODULES_NAME, _decode, SCHEMA, "list of watched modules", "copy the run again")
+    watched = read_record(folder / MODULES_NAME, _decode, WATCHED)
     run = folder.parent if folder.name == NORMS_NAME else folder
     rows = tuple(latest(read_log(folder / LOG_NAME)))
     if not rows:
@@ -110,8 +108,6 @@ def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
 
 def write_modules(folder: Path, every: int, modules: Iterable[NormedModule]) -> None:
     """Make the folder, with what its log is about."""
-    from specdiag.report import write_atomically
-
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / MODULES_NAME, msgspec.json.encode(Watched(every=every, modules=tuple(modules))))
 

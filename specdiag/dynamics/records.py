@@ -10,10 +10,10 @@ import msgspec
 from specdiag import checks
 from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.updates import Optimizer
+from specdiag.files import write_atomically
 from specdiag.records import Record
+from specdiag.storage.kinds import SIMULATION
 from specdiag.trajectories.metric_log import LogEntry, entry
-
-SCHEMA = 1
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ class Simulation(Record, frozen=True, kw_only=True):
         (0.0707, 0.0519)
     """
 
-    schema: int = SCHEMA
+    schema: int = SIMULATION.schema
     setting: Setting
     balance: Balance
     course: tuple[Point, ...]
@@ -125,8 +125,6 @@ class Simulation(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the prediction as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path

@@ -20,10 +20,11 @@ from specdiag.dynamics.steady import removed, steady_norm, steps_to_steady
 from specdiag.dynamics.updates import Update, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
+from specdiag.files import write_atomically
 from specdiag.records import Family, Record, Role
+from specdiag.storage.kinds import NORM_CHECK
 from specdiag.trajectories.metric_log import LogEntry, entry
 
-SCHEMA = 1
 _FULL = 10
 """Memories of the momentum after which it is full."""
 METRIC = "frobenius_norm"
@@ -67,7 +68,7 @@ class ModuleCheck(Record, frozen=True, kw_only=True):
 class RunCheck(Record, frozen=True, kw_only=True):
     """A prediction laid over a run."""
 
-    schema: int = SCHEMA
+    schema: int = NORM_CHECK.schema
     run: str
     modules: tuple[ModuleCheck, ...]
     errors: tuple[NormError, ...]
@@ -86,8 +87,6 @@ class RunCheck(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the check as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path

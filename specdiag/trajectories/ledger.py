@@ -13,16 +13,15 @@ from typing import Any, cast
 import msgspec
 
 from specdiag.errors import SourceError, UsageError
-from specdiag.files import json_decoder, read_whole
+from specdiag.files import json_decoder, read_whole, write_atomically
 from specdiag.records import Record
-from specdiag.report import LIMIT, SpectralReport, load_report, read_record, write_atomically
+from specdiag.report import SpectralReport, load_report
+from specdiag.storage.kinds import LEDGER, LIMIT, read_record
 from specdiag.system.folder_lock import alone
 
 _HUB = "hf://"
 LEDGER_NAME = "ledger.json"
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
-_ADVICE = "delete it, and every step is analysed again"
-SCHEMA = 1
 
 
 class Finished(Record, frozen=True, kw_only=True):
@@ -42,7 +41,7 @@ class Finished(Record, frozen=True, kw_only=True):
 class Ledger(Record, frozen=True, kw_only=True):
     """Content of the ledger's file."""
 
-    schema: int = SCHEMA
+    schema: int = LEDGER.schema
     run: str
     """A path relative to the folder, so that both can move together, or `hf://org/name`."""
     options: dict[str, str]
@@ -82,10 +81,10 @@ def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool
 
 def read_ledger(path: Path) -> Ledger:
     """Raises SourceError if the file is damaged, or names steps or reports that no trajectory writes."""
-    ledger = read_record(path, _decode, SCHEMA, "ledger of a trajectory", _ADVICE)
+    ledger = read_record(path, _decode, LEDGER)
     for step, finished in ledger.steps.items():
         if not _STEP.fullmatch(step) or finished.report != report_name(int(step)):
-            raise SourceError(f"{path} is damaged (step {step!r:.40} in {finished.report!r:.80}); {_ADVICE}")
+            raise SourceError(f"{path} is damaged (step {step!r:.40} in {finished.report!r:.80}); {LEDGER.remedy}")
     return ledger
 
 

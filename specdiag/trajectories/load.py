@@ -8,14 +8,14 @@ from pathlib import Path
 from specdiag import checks
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
-from specdiag.report import load_report, read_record
+from specdiag.report import load_report
+from specdiag.storage.kinds import TRAJECTORY, read_record
 from specdiag.trajectories.entries import step_entries, step_result, tracked
 from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger, run_of
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, latest, read_log
-from specdiag.trajectories.records import OUT_NAME, SCHEMA, TrackedModule, Trajectory
+from specdiag.trajectories.records import OUT_NAME, TrackedModule, Trajectory
 
-_ADVICE = "make one with 'specdiag trajectory'"
 _decode = json_decoder(Trajectory)
 
 
@@ -33,8 +33,8 @@ def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
     if folder is not None:
         return _from_folder(folder)
     if path.is_dir() or not os.path.lexists(path):
-        raise SourceError(f"{path} holds no trajectory: {_ADVICE}")
-    return read_record(path, _decode, SCHEMA, "trajectory", _ADVICE)
+        raise SourceError(f"{path} holds no trajectory: {TRAJECTORY.remedy}")
+    return read_record(path, _decode, TRAJECTORY)
 
 
 def _from_folder(folder: Path) -> Trajectory:

@@ -9,10 +9,10 @@ from statistics import median
 import msgspec
 
 from specdiag import checks
+from specdiag.files import write_atomically
 from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
+from specdiag.storage.kinds import TRAJECTORY
 from specdiag.trajectories.metric_log import RUN, LogEntry
-
-SCHEMA = 1
 
 OUT_NAME = "specdiag_trajectory"
 """Of the output folder in a run."""
@@ -76,7 +76,7 @@ class Trajectory(Record, frozen=True, kw_only=True):
         [(1000, 2), (2000, 2)]
     """
 
-    schema: int = SCHEMA
+    schema: int = TRAJECTORY.schema
     run: str
     """What was given: a run directory, a glob, a hub repository."""
     out: str
@@ -135,8 +135,6 @@ class Trajectory(Record, frozen=True, kw_only=True):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the trajectory as JSON, whole or not at all."""
-        from specdiag.report import write_atomically
-
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path

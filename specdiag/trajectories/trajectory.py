@@ -11,6 +11,7 @@ from specdiag import checks
 from specdiag.analysis import options
 from specdiag.analysis.options import RunArguments
 from specdiag.errors import ComputationError, UsageError
+from specdiag.files import check_writable
 from specdiag.resources import may_have_accelerator
 from specdiag.trajectories.ledger import Ledger, open_ledger
 from specdiag.trajectories.metric_log import LOG_NAME
@@ -142,8 +143,6 @@ def _output_folder(steps: Sequence[RunStep], out: str | os.PathLike[str] | None)
 
 
 def _made(folder: Path) -> Path:
-    from specdiag.report import check_writable
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

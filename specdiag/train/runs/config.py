@@ -7,16 +7,16 @@ from pathlib import Path
 import msgspec
 
 from specdiag.errors import SourceError
-from specdiag.files import converter, decode_toml, read_whole
+from specdiag.files import converter, decode_toml, read_whole, write_atomically
 from specdiag.records import Record
-from specdiag.report import write_atomically
 from specdiag.train.data.fingerprint import Fingerprint
 from specdiag.train.recipe import Recipe
+from specdiag.train.runs.schedule import ScheduleSpan
 
 CONFIG = "specdiag_train.toml"
 PLAN = "plan.json"
-SCHEMA = 2
-_ELSEWHERE = "continue one of its checkpoints with --out DIR"
+SCHEMA = 3
+_ELSEWHERE = "move it away, and the run goes on as that of a transformers Trainer, with data= named anew"
 
 
 class RunConfig(Record, frozen=True, kw_only=True):
@@ -33,6 +33,8 @@ class RunConfig(Record, frozen=True, kw_only=True):
     recipe: Recipe
     """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
     fingerprint: Fingerprint
+    schedule: tuple[ScheduleSpan, ...]
+    """The lr schedules so far, those of the run that this one branched off included."""
 
 
 _convert = converter(RunConfig)
@@ -57,7 +59,7 @@ def load_config(run: Path) -> RunConfig | None:
         schema = content.get("schema")
         if schema != SCHEMA:
             raise SourceError(
-                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: use the one that made it"
+                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: {_ELSEWHERE}"
             )
         return _convert(content)
     except OSError as error:

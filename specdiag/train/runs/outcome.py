@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.errors import SourceError
-from specdiag.files import json_decoder, read_whole
+from specdiag.files import json_decoder, read_whole, write_atomically
 from specdiag.records import Record
-from specdiag.report import write_atomically
 
 OUTCOME = "specdiag_outcome.json"
 LOSS = "loss"

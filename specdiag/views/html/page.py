@@ -21,8 +21,9 @@ from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
 from specdiag.decay.recommend import recommend
 from specdiag.errors import UsageError
+from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord, Settings
-from specdiag.report import SpectralReport, check_writable, write_atomically
+from specdiag.report import SpectralReport
 from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
 from specdiag.views.cells import number

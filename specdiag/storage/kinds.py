@@ -1,0 +1,93 @@
+"""The kinds of saved records: the name of each, its schema, and the command that makes it.
+
+A kind whose fields change gets the next number. There is no reading of an older one: it is made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from specdiag.errors import SourceError
+from specdiag.files import json_decoder, read_whole, shortened
+
+T = TypeVar("T")
+
+LIMIT = 1 << 30
+"""Bytes of the largest record that is read: a report of 100,000 matrices has 60 MB."""
+
+
+class Kind(NamedTuple):
+    """A kind of saved record.
+
+    Attributes:
+        name: its name in messages.
+        schema: the number that is written, and the only one that is read.
+        field: a field that every schema of this kind has, and no other kind.
+        remedy: how a file of this kind is made anew, as the end of a sentence.
+    """
+
+    name: str
+    schema: int
+    field: str
+    remedy: str
+
+
+REPORT = Kind("specdiag report", 2, "records", "make one with 'specdiag analyze'")
+PLAN = Kind("decay plan", 2, "entries", "make one with 'specdiag recommend -o'")
+COMPARISON = Kind("comparison", 2, "reshaped", "make one with 'specdiag compare -o'")
+AUDIT = Kind("audit", 1, "findings", "make one with 'specdiag audit -o'")
+TRAJECTORY = Kind("trajectory", 1, "dropped", "make one with 'specdiag trajectory'")
+LEDGER = Kind(
+    "ledger of a trajectory", 2, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"
+)
+SIMULATION = Kind("simulation", 1, "setting", "make one with specdiag.simulate")
+NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
+WATCHED = Kind("list of watched modules", 1, "every", "copy the run again")
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+_read_schema = json_decoder(_Schema)
+_read_fields = json_decoder(dict[str, msgspec.Raw])
+
+
+def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
+    """Read the record that a JSON file is.
+
+    Args:
+        path: the file.
+        decode: made by `json_decoder`.
+        kind: the kind of record.
+
+    Returns:
+        The decoded record.
+
+    Raises:
+        SourceError: the file is missing, is no such record, or is of an older or newer schema.
+    """
+    try:
+        data = read_whole(path, LIMIT)
+        schema = _read_schema(data).schema
+        if schema < 1:
+            raise msgspec.DecodeError(f"its schema is {shortened(str(schema), 30)}")
+        if schema != kind.schema:
+            if kind.field not in _read_fields(data):
+                raise msgspec.DecodeError(f"it has no field '{kind.field}'")
+            raise SourceError(_other_schema(path, kind, schema))
+        return decode(data)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{path} is no {kind.name} ({error}); {kind.remedy}") from error
+
+
+def _other_schema(path: Path, kind: Kind, schema: int) -> str:
+    number = shortened(str(schema), 30)
+    remedy = "upgrade specdiag" if schema > kind.schema else kind.remedy
+    return f"{path} is a {kind.name} of schema {number}; this specdiag reads schema {kind.schema}: {remedy}"
