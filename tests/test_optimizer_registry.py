@@ -11,7 +11,18 @@ from live_models import Decoder, decays_of_a_step, train, weights
 from specdiag import UsageError
 from specdiag.live.multipliers import attach
 from specdiag.live.places import placed
-from specdiag.optim import METHODS, AlphaDecay, ModuleAdaDecay, Scion, optimizers, scion_groups
+from specdiag.optim import (
+    AWD,
+    METHODS,
+    AdaDecay,
+    AlphaDecay,
+    ModuleAdaDecay,
+    RenormalizedAdamW,
+    Scion,
+    optimizers,
+    scion_groups,
+)  # fmt: skip
+from specdiag.optim.decay_semantics import decay_semantics
 from specdiag.optim.layout import layout
 from specdiag.optim.registry import markdown
 
@@ -186,11 +197,11 @@ def test_the_layout_names_every_layer_and_what_nobody_trains():
 
 def test_unknown_names_and_options_are_refused():
     model = Decoder(layers=1)
-    with pytest.raises(UsageError, match="unknown optimizer 'lion'; choose from adam, adamw, adamc"):
+    with pytest.raises(UsageError, match="unknown optimizer='lion'; choose from adam, adamw, adamc"):
         optimizers("lion", model)
     with pytest.raises(UsageError, match="adamw has no option 'momentum'; it has lr, weight_decay, beta1"):
         optimizers("adamw", model, momentum=0.9)
-    with pytest.raises(UsageError, match="unknown preset 'llama'; choose from nanogpt, vit"):
+    with pytest.raises(UsageError, match="unknown preset='llama'; choose from nanogpt, vit"):
         optimizers("scion", model, preset="llama")
     with pytest.raises(UsageError, match="has no hidden matrix for Muon"):
         optimizers("muon", torch.nn.LayerNorm(4))
@@ -239,3 +250,51 @@ def test_muon_is_torchs_and_what_torch_says_of_it():
     expected = torch.tensor([0.9686, -0.0428, 0.9472, -0.0214])
     torch.testing.assert_close(first[[0, 0, 1, 2], [0, 1, 1, 0]], expected, rtol=0, atol=2e-2)
     torch.testing.assert_close(steps["original"], steps["match_rms_adamw"], rtol=0, atol=1e-5)
+
+
+class Adam2(torch.optim.Adam):
+    """A subclass, as users write them."""
+
+
+class Lion(torch.optim.Optimizer):
+    """As packages other than torch have it."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1, "weight_decay": 0.1, "betas": (0.9, 0.99)})
+
+
+@pytest.mark.parametrize(
+    ("make", "decay", "simulated"),
+    [
+        (lambda p: torch.optim.AdamW(p), "decoupled", "adamw"),
+        (lambda p: torch.optim.AdamW(p, amsgrad=True), "decoupled", None),
+        (lambda p: torch.optim.Adam(p), "coupled", "adamw"),
+        (lambda p: torch.optim.Adam(p, weight_decay=0.1), "coupled", None),
+        (lambda p: torch.optim.SGD(p, momentum=0.9), "coupled", "sgdm"),
+        (lambda p: torch.optim.SGD(p, momentum=0.9, nesterov=True), "coupled", None),
+        (lambda p: torch.optim.RMSprop(p), "coupled", None),
+        (lambda p: torch.optim.Adafactor(p), "decoupled", None),
+        (lambda p: Adam2(p, weight_decay=0.1), "coupled", None),
+        (lambda p: Lion(p), "decoupled", "lion"),
+        (lambda p: torch.optim.Muon(p), "decoupled", "muon"),
+        (lambda p: torch.optim.Muon(p, adjust_lr_fn="match_rms_adamw"), "decoupled", None),
+        (lambda p: AWD(p), "coupled", None),
+        (lambda p: AdaDecay(p), "by weight", None),
+        (lambda p: RenormalizedAdamW(p), "decoupled", "adamw-renormalized"),
+        (lambda p: Scion(p), "decoupled", "scion-spectral"),
+        (lambda p: Scion(p, transpose=True), "decoupled", None),
+    ],
+)
+def test_records_say_how_an_optimizer_decays_and_as_what_it_is_simulated(make, decay, simulated):
+    shape = torch.Size((4, 6))
+    optimizer = make([torch.nn.Parameter(torch.zeros(shape))])
+    if "decoupled_weight_decay" in optimizer.param_groups[0] and decay == "coupled":
+        assert not optimizer.param_groups[0]["decoupled_weight_decay"]
+    found = decay_semantics(optimizer, optimizer.param_groups[0], shape)
+    assert (found.decay, found.optimizer) == (decay, simulated)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_record_of_each_class_that_it_makes(name):
+    built = optimizers(name, Decoder(layers=1))
+    assert {type(each).__name__ for each in built} == {rule.name for rule in METHODS[name].updates}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from specdiag import UsageError
 from specdiag.optim import METHODS, AlphaDecay, Combined, optimizers
+from specdiag.optim.decay_semantics import decay_kind, decay_semantics, removed
 from specdiag.optim.layout import layout
-from specdiag.optim.norms.decay_semantics import decay_kind, removed, treatment
 from specdiag.train import AlphaDecayCallback
 from specdiag.train.checkpoints.inspect import defect
 from specdiag.train.data.tokens import load_data
@@ -257,7 +257,7 @@ def test_combined_is_told_apart_where_the_kind_of_decay_counts():
     last["weight_decay"] = 0.5
     assert [decay_kind(one, group) for group in (first, last)] == ["decoupled", "coupled"]
     assert (removed(one, first), removed(one, last)) == (pytest.approx(5e-3), 0.0)
-    assert [treatment(one, group, torch.Size((4, 4))).optimizer for group in (first, last)] == ["adamw", "sgdm"]
+    assert [decay_semantics(one, group, torch.Size((4, 4))).optimizer for group in (first, last)] == ["adamw", "sgdm"]
     assert [line.split()[0] for line in layout(model, one).splitlines()[1:]] == ["AdamW", "SGD", "SGD"]
     scion = Combined(optimizers("scion", llama()))
     assert removed(scion, scion.param_groups[0]) == 2**-12

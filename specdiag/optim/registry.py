@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn, optim
@@ -12,34 +10,12 @@ from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.errors import UsageError
-from specdiag.live.places import Placed, placed
+from specdiag.optim.building import adam_like, corrected, muon, scion, sgd_like
+from specdiag.optim.method import Method, Options, UpdateRule
 from specdiag.optim.optimizers.ada_decay import AdaDecay
 from specdiag.optim.optimizers.awd import AWD
 from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW
-from specdiag.optim.optimizers.scion import Scion
-from specdiag.optim.optimizers.scion_presets import scion_groups
-from specdiag.optim.rules.corrected_decay import CorrectedDecay
-
-Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One entry.
-
-    Attributes:
-        formula: the step; g is the gradient, L the decay (lambda), w the weights, u Adam's direction, a = 1 - momentum.
-        source: paper and code that it follows.
-        disagreements: where these, or their readers, differ, and what is done here.
-        defaults: the options that it takes, all of them.
-        build: the optimizers for a model, from a value for every option.
-    """
-
-    formula: str
-    source: str
-    disagreements: str
-    defaults: Options
-    build: Callable[[nn.Module, Options], list[Optimizer]]
+from specdiag.optim.update_rules import ADAM, ADAMW, MUON, SCION, SGD, always
 
 
 def optimizers(name: str, model: nn.Module, **options: Any) -> list[Optimizer]:
@@ -103,81 +79,6 @@ def markdown() -> str:
     return "\n\n".join(sections)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """With decay and without."""
-    return _split(placed(model), weight_decay)
-
-
-def _split(parameters: list[Placed], weight_decay: float) -> list[dict[str, Any]]:
-    groups = [
-        {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
-        {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _adam(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, Options], list[Optimizer]]:
-    def build(model: nn.Module, options: Options) -> list[Optimizer]:
-        groups = _groups(model, options["weight_decay"])
-        rest = {key: value for key, value in options.items() if key not in ("weight_decay", "beta1", "beta2")}
-        return [kind(groups, betas=(options["beta1"], options["beta2"]), **rest)]
-
-    return build
-
-
-def _sgd(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, Options], list[Optimizer]]:
-    def build(model: nn.Module, options: Options) -> list[Optimizer]:
-        rest = {key: value for key, value in options.items() if key != "weight_decay"}
-        return [kind(_groups(model, options["weight_decay"]), **rest)]
-
-    return build
-
-
-def _corrected(
-    build: Callable[[nn.Module, Options], list[Optimizer]],
-) -> Callable[[nn.Module, Options], list[Optimizer]]:
-    def corrected(model: nn.Module, options: Options) -> list[Optimizer]:
-        built = build(model, options)
-        for group in (group for optimizer in built for group in optimizer.param_groups):
-            group["max_lr"] = options["lr"]  # saved with the optimizer: a resumed run keeps the peak of its schedule
-        CorrectedDecay(built, model)
-        return built
-
-    return corrected
-
-
-def _scion(*, corrected: bool) -> Callable[[nn.Module, Options], list[Optimizer]]:
-    def build(model: nn.Module, options: Options) -> list[Optimizer]:
-        target = options["target_norm"] if corrected else None
-        given = {key: options[key] for key in ("preset", "lr", "momentum")}
-        groups = scion_groups(model, **given, corrected=corrected, target_norm=target)
-        rest = {key: options[key] for key in ("weight_decay", "orthogonalization", "process_group")}
-        return [Scion(groups, **rest)]
-
-    return build
-
-
-def _muon(model: nn.Module, options: Options) -> list[Optimizer]:
-    if not hasattr(optim, "Muon"):
-        raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
-    hidden: list[Placed] = []
-    rest: list[Placed] = []
-    for each in placed(model):
-        (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
-    if not hidden:
-        raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
-    lr, weight_decay = options["lr"], options["weight_decay"]
-    muon = optim.Muon(
-        [each.parameter for each in hidden],
-        lr=lr,
-        weight_decay=weight_decay,
-        momentum=options["momentum"],
-        adjust_lr_fn=options["adjust_lr_fn"],
-    )
-    betas = (options["beta1"], options["beta2"])
-    return [muon, *([optim.AdamW(_split(rest, weight_decay), lr=lr, betas=betas)] if rest else [])]
-
-
 _ADAM: Options = {"lr": 1e-3, "weight_decay": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 _SGD: Options = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 _SCION: Options = {
@@ -197,7 +98,8 @@ METHODS: dict[str, Method] = {
         "is chosen 1e-5 to 1e-6 where AdamW has 0.1. AlphaDecay's code decays all parameters, here matrices that are "
         "no embedding.",
         {**_ADAM, "weight_decay": 1e-5},
-        _adam(optim.Adam),
+        adam_like(optim.Adam),
+        (ADAM,),
     ),
     "adamw": Method(
         "w <- (1 - lr L) w - lr m^/(sqrt(v^) + eps)",
@@ -205,7 +107,8 @@ METHODS: dict[str, Method] = {
         "the paper's decay is multiplied by the schedule's factor alone, torch's by the lr itself: the same L is "
         "another decay. A parameter without gradient is not decayed; one with a zero gradient is.",
         _ADAM,
-        _adam(optim.AdamW),
+        adam_like(optim.AdamW),
+        (ADAMW,),
     ),
     "adamc": Method(
         "AdamW with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
@@ -214,7 +117,8 @@ METHODS: dict[str, Method] = {
         "another where a warm-up has already scaled it. What embeddings and biases get is not said: here they are "
         "not corrected. Its authors take a larger L than for AdamW.",
         _ADAM,
-        _corrected(_adam(optim.AdamW)),
+        corrected(adam_like(optim.AdamW)),
+        (ADAMW,),
     ),
     "sgd": Method(
         "d <- momentum d + g + L w;  w <- w - lr d",
@@ -222,14 +126,16 @@ METHODS: dict[str, Method] = {
         "the decay is part of the gradient and goes through the momentum (L2); the decoupled SGDW of arXiv 1711.05101 "
         "does not.",
         _SGD,
-        _sgd(optim.SGD),
+        sgd_like(optim.SGD),
+        (SGD,),
     ),
     "sgdc": Method(
         "SGD with L_t = L lr_t/lr_max in every matrix but embeddings and heads",
         "Defazio 2025 (arXiv 2506.02285); torch.optim.SGD with CorrectedDecay",
         "as adamc. With momentum, torch's SGD spreads the corrected decay over the steps that follow.",
         _SGD,
-        _corrected(_sgd(optim.SGD)),
+        corrected(sgd_like(optim.SGD)),
+        (SGD,),
     ),
     "renormalized-adamw": Method(
         "w' = (1 - lr L) w;  w'' = w' - lr u;  w <- w'' |w' - lr u_par|/|w''|, u_par the part of u along w'",
@@ -237,7 +143,8 @@ METHODS: dict[str, Method] = {
         "the algorithm's lines were not readable: this form is reconstructed from the text and from remarks of its "
         "reviewers. Matrices only, each parameter as a whole. Its finding is that it makes no difference.",
         _ADAM,
-        _adam(RenormalizedAdamW),
+        adam_like(RenormalizedAdamW),
+        (UpdateRule(RenormalizedAdamW, "decoupled", always("adamw-renormalized")),),
     ),
     "scion": Method(
         "m <- (1 - a) m + a g;  w <- (1 - lr L) w - lr radius lmo(m), L = 1",
@@ -246,7 +153,8 @@ METHODS: dict[str, Method] = {
         "there by default and the others normalised; here names say which. Its spectral steps use Newton-Schulz, the "
         "code of arXiv 2512.08217 PolarExpress, which is the default here. None is what the preset says.",
         _SCION,
-        _scion(corrected=False),
+        scion(corrected=False),
+        (SCION,),
     ),
     "scionc": Method(
         "Scion with lr L = (lr radius)^2 (2 - a)/(2 a C^2) in all layers but the output",
@@ -256,7 +164,8 @@ METHODS: dict[str, Method] = {
         "while a and C^2 stay. Sign and spectral steps repeat less of their momentum than (2 - a)/a says (about 0.7 "
         "and 0.8 to 0.95 of it): a constant unless a is scheduled. Schedule C^2 or a by GroupSchedule.",
         {**_SCION, "target_norm": None},
-        _scion(corrected=True),
+        scion(corrected=True),
+        (SCION,),
     ),
     "muon": Method(
         "B <- momentum B + (1 - momentum) g;  w <- (1 - lr L) w - lr 0.2 sqrt(max(rows, cols)) NS5(nesterov B)",
@@ -272,7 +181,8 @@ METHODS: dict[str, Method] = {
             "beta1": 0.9,
             "beta2": 0.95,
         },
-        _muon,
+        muon,
+        (MUON, ADAMW),
     ),
     "awd": Method(
         "SGD with L_t = L r_t;  r_t = 0.1 r_(t-1) + 0.9 |g|/|w|, over all parameters",
@@ -280,7 +190,8 @@ METHODS: dict[str, Method] = {
         "the averaging is as in that reimplementation, the paper's own algorithm was not compared. It writes the decay "
         "into every group, so that biases decay too: not here. Gradients clipped before cap the decay.",
         {"lr": 0.1, "weight_decay": 0.02, "momentum": 0.9},
-        _sgd(AWD),
+        sgd_like(AWD),
+        (UpdateRule(AWD, "coupled"),),
     ),
     "adadecay": Method(
         "w_i <- w_i - lr d_i - lr L theta_i w_i;  theta_i = 2/(1 + exp(-slope z_i)), z_i = (|g_i| - mean)/std",
@@ -289,6 +200,7 @@ METHODS: dict[str, Method] = {
         "(ModuleAdaDecay here). slope = 4 is from its code; that the paper has 4 is unconfirmed, and so is how the "
         "paper joins it with momentum.",
         {**_SGD, "slope": 4.0},
-        _sgd(AdaDecay),
+        sgd_like(AdaDecay),
+        (UpdateRule(AdaDecay, "by weight"),),
     ),
 }

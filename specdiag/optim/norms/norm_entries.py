@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.dynamics.norm_log import NormedModule
-from specdiag.optim.norms.decay_semantics import removed, treatment
+from specdiag.optim.decay_semantics import decay_semantics, removed
 from specdiag.optim.norms.step_parts import StepParts
 from specdiag.optim.norms.watched_modules import WatchedMatrix
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
@@ -107,7 +107,7 @@ def over_layers(step: int, matrices: Sequence[WatchedMatrix], rows: Sequence[Log
 
 def described(matrix: WatchedMatrix, optimizer: Optimizer, group: dict[str, Any]) -> NormedModule:
     """What a matrix is and who updates it, for the file beside the log."""
-    found = treatment(optimizer, group, matrix.parameter.shape)
+    found = decay_semantics(optimizer, group, matrix.parameter.shape)
     _, rows, cols = matrix.slicer.shape
     return NormedModule(
         key=matrix.key, role=matrix.role, family=matrix.family, layer=matrix.layer, component=matrix.component,

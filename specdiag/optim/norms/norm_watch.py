@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
-from specdiag.optim.norms.decay_semantics import torch_optimizer
+from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.norm_entries import Before, before, described, of_step, of_weights, over_layers
 from specdiag.optim.norms.power_iteration import PowerIteration
 from specdiag.optim.norms.step_parts import fetched, sums, taken_apart

@@ -94,7 +94,7 @@ def norm(kind: Lmo, tensor: torch.Tensor) -> float:
 
 def check(kind: Lmo, shape: torch.Size) -> None:
     """Raises UsageError where a shape has no such norm."""
-    checks.one_of("LMO", kind, LMOS)
+    checks.one_of("lmo", kind, LMOS)
     axes = {"bias-rms": 0, "spectral-conv": 3}.get(kind, 2)
     if len(shape) < axes:
         raise UsageError(f"the {kind} LMO needs at least {axes} axes and a parameter has shape {tuple(shape)}")

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.combined import stepped_by
 
-_COUPLED = ("Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
-"""torch's optimizers that add the decay to the gradient, unless a group says `decoupled_weight_decay`."""
 _CAREFUL = ("bf16_stochastic_round", "kahan_sum", "stochastic_rounding")
 """Settings of optimizers that keep what rounding would lose."""
 _LOST = "rounding undoes it and the decay does nothing"
@@ -54,12 +53,6 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
 def peak_lr(group: dict[str, Any]) -> float:
     """The largest learning rate of the group's schedule as far as the group knows it."""
     return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
-
-
-def is_decoupled(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Whether a group's decay acts on the weights, and not by way of the gradient."""
-    says = group.get("decoupled_weight_decay")
-    return type(stepped_by(optimizer, group)).__name__ not in _COUPLED if says is None else bool(says)
 
 
 def _is_careful(optimizer: Optimizer, group: dict[str, Any]) -> bool:

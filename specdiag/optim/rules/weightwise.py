@@ -14,8 +14,8 @@ from specdiag.errors import UsageError
 from specdiag.live.multipliers import Group, attach_all
 from specdiag.live.optimizers import servables
 from specdiag.live.parameters import live_parameters, untied
+from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.ada_decay import thetas
-from specdiag.optim.rules.precision import is_decoupled
 
 
 class WeightwiseDecay:

@@ -1,0 +1,105 @@
+"""Makers of the registry's optimizers: groups with and without decay, and the options that each class takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn, optim
+from torch.optim import Optimizer
+
+from specdiag.errors import UsageError
+from specdiag.live.places import Placed, placed
+from specdiag.optim.method import Options
+from specdiag.optim.optimizers.scion import Scion
+from specdiag.optim.optimizers.scion_presets import scion_groups
+from specdiag.optim.rules.corrected_decay import CorrectedDecay
+
+Build = Callable[[nn.Module, Options], list[Optimizer]]
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trained parameters into those with decay and those without."""
+    return _split(placed(model), weight_decay)
+
+
+def _split(parameters: list[Placed], weight_decay: float) -> list[dict[str, Any]]:
+    groups = [
+        {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
+        {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def adam_like(kind: Callable[..., Optimizer]) -> Build:
+    """Make optimizers of a class that takes AdamW's arguments."""
+
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        groups = _groups(model, options["weight_decay"])
+        rest = {key: value for key, value in options.items() if key not in ("weight_decay", "beta1", "beta2")}
+        return [kind(groups, betas=(options["beta1"], options["beta2"]), **rest)]
+
+    return build
+
+
+def sgd_like(kind: Callable[..., Optimizer]) -> Build:
+    """Make optimizers of a class that takes SGD's arguments."""
+
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        rest = {key: value for key, value in options.items() if key != "weight_decay"}
+        return [kind(_groups(model, options["weight_decay"]), **rest)]
+
+    return build
+
+
+def corrected(build: Build) -> Build:
+    """Make the same optimizers with CorrectedDecay attached."""
+
+    def build_corrected(model: nn.Module, options: Options) -> list[Optimizer]:
+        built = build(model, options)
+        for group in (group for optimizer in built for group in optimizer.param_groups):
+            group["max_lr"] = options["lr"]  # saved with the optimizer: a resumed run keeps the peak of its schedule
+        CorrectedDecay(built, model)
+        return built
+
+    return build_corrected
+
+
+def scion(*, corrected: bool) -> Build:
+    """Make Scion, or ScionC where it is corrected, over the groups of a preset."""
+
+    def build(model: nn.Module, options: Options) -> list[Optimizer]:
+        target = options["target_norm"] if corrected else None
+        given = {key: options[key] for key in ("preset", "lr", "momentum")}
+        groups = scion_groups(model, **given, corrected=corrected, target_norm=target)
+        rest = {key: options[key] for key in ("weight_decay", "orthogonalization", "process_group")}
+        return [Scion(groups, **rest)]
+
+    return build
+
+
+def muon(model: nn.Module, options: Options) -> list[Optimizer]:
+    """Make Muon for the hidden matrices, and AdamW for all else.
+
+    Raises:
+        UsageError: this torch has no Muon, or the model no hidden matrix.
+    """
+
+    if not hasattr(optim, "Muon"):
+        raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
+    hidden: list[Placed] = []
+    rest: list[Placed] = []
+    for each in placed(model):
+        (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
+    if not hidden:
+        raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
+    lr, weight_decay = options["lr"], options["weight_decay"]
+    muon = optim.Muon(
+        [each.parameter for each in hidden],
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=options["momentum"],
+        adjust_lr_fn=options["adjust_lr_fn"],
+    )
+    betas = (options["beta1"], options["beta2"])
+    return [muon, *([optim.AdamW(_split(rest, weight_decay), lr=lr, betas=betas)] if rest else [])]
