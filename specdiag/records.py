@@ -6,7 +6,7 @@ lambda = sigma(W)^2 of the smaller Gram matrix, unnormalised. A missing value is
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
@@ -14,12 +14,15 @@ from specdiag.text.names import listed
 
 Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
 Family = Literal["attention", "mlp", "embedding", "other"]
+TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "farms"]
+"""A rule by which alpha is fitted; `spectra.tail_rules` has a record of each."""
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
 
 ROLES: tuple[Role, ...] = (
     "q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other",
 )  # fmt: skip
 FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
+TAIL_NAMES: tuple[TailName, ...] = get_args(TailName)
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,8 +86,7 @@ class Skipped(Record, frozen=True, kw_only=True):
 class TailFit(Record, frozen=True, kw_only=True):
     """One exponent of one spectrum, with what is needed to judge it."""
 
-    tail: str
-    """The rule: hill, hill-paper, ks, fix-finger, farms."""
+    tail: TailName
     status: Status
     alpha: float | None = None
     k: int | None = None
@@ -123,7 +125,7 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     storage_dtype: str
     dequantized: bool = False
     status: Status
-    tail: str
+    tail: TailName
     alpha: float | None = None
     k: int | None = None
     xmin: float | None = None
@@ -185,7 +187,7 @@ class Settings(Record, frozen=True, kw_only=True):
     device: str = "cpu"
     method: Literal["gram", "svd"] = "gram"
     dtype: Literal["float32", "float64"] = "float64"
-    tail: Literal["hill", "hill-paper", "ks", "fix-finger", "farms"] = "hill"
+    tail: TailName = "hill"
     tail_fraction: float = 0.5
     square: bool = True
     """Compute alpha_square."""

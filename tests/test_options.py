@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.analysis.analyze import make_settings, open_source
-from specdiag.analysis.options import Tail
 from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
-from specdiag.spectra.measure import TAILS
+from specdiag.records import TAIL_NAMES
+from specdiag.spectra.tail_rules import TAIL_RULES
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 EXPERT = "model.layers.0.mlp.experts.{}.up_proj.weight"
@@ -110,7 +109,7 @@ def test_the_other_side_of_a_report_samples_the_same_experts(tmp_path):
     found = specdiag.compare(report, tmp_path, **QUICK)
     assert len(found.modules) == 4
     assert {m.b.key for m in found.modules} == {r.key for r in report}
-    assert (found.settings_b.experts, found.settings_b.seed) == (2, 3)
+    assert (found.settings_after.experts, found.settings_after.seed) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones(tmp_path):
 
 
 def test_the_closed_lists_are_those_of_the_engine():
-    assert get_args(Tail) == tuple(TAILS)
+    assert tuple(TAIL_RULES) == TAIL_NAMES
     assert make_settings(device="cpu", roles="q", seed=4).seed == 4
 
 

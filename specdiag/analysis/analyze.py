@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag import checks
-from specdiag.analysis.options import AnalysisArguments, AnalysisOptions, DType, Method, Tail, check
+from specdiag.analysis.options import AnalysisArguments, AnalysisOptions, DType, Method, check
 from specdiag.analysis.processes import Ranks
 from specdiag.analysis.resume import finished_rows
 from specdiag.analysis.run import Progress, measured
@@ -27,7 +27,7 @@ from specdiag.checkpoint.fingerprint import fingerprint
 from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArguments, is_location
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped
+from specdiag.records import ROLES, ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, is_report, spectrum_key
 from specdiag.resources import blas_kernels, may_have_accelerator, peak_memory
 from specdiag.spectra.measure import Eigenvalues
@@ -60,7 +60,7 @@ def analyze(
     device: str = "auto",
     dtype: DType = "auto",
     method: Method = "gram",
-    tail: Tail = "hill",
+    tail: TailName = "hill",
     tail_fraction: float = 0.5,
     square: bool = True,
     randomize: bool = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 from specdiag import checks
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import Role
+from specdiag.records import Role, TailName
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "float64"]
 Method = Literal["gram", "svd"]
-Tail = Literal["hill", "hill-paper", "ks", "fix-finger", "farms"]
 
 
 class ComputingArguments(TypedDict, total=False):
@@ -29,7 +28,7 @@ class ComputingArguments(TypedDict, total=False):
     device: str
     dtype: DType
     method: Method
-    tail: Tail
+    tail: TailName
     tail_fraction: float
     square: bool
     randomize: bool
@@ -82,7 +81,7 @@ class AnalysisOptions:
     device: str = "auto"
     dtype: DType = "auto"
     method: Method = "gram"
-    tail: Tail = "hill"
+    tail: TailName = "hill"
     tail_fraction: float = 0.5
     square: bool = True
     randomize: bool = False
@@ -100,7 +99,7 @@ class AnalysisOptions:
         Raises:
             UsageError: a value makes no sense, with what is allowed.
         """
-        for name, kind, default in (("dtype", DType, "auto"), ("method", Method, "gram"), ("tail", Tail, "hill")):
+        for name, kind, default in (("dtype", DType, "auto"), ("method", Method, "gram"), ("tail", TailName, "hill")):
             checks.one_of(name, given.get(name, default), get_args(kind))
         checks.function("progress", given.get("progress"))
         jobs, memory, cache = (given.get(name) for name in ("jobs", "memory", "cache"))
@@ -139,9 +138,9 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _fraction(value: object) -> float:
     try:
-        return checks.number("tail fraction", value, above=0, below=1)
+        return checks.number("tail_fraction", value, above=0, below=1)
     except UsageError:
-        raise UsageError(f"tail fraction {checks.shown(value)} is not between 0 and 1; the default is 0.5") from None
+        raise UsageError(f"tail_fraction={checks.shown(value)} is not between 0 and 1; the default is 0.5") from None
 
 
 def _reports(value: object) -> tuple[SpectralReport, ...]:

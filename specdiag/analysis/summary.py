@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.records import FAMILIES, ROLES, Contrast, ModuleRecord, RoleSummary, Skipped, Summary
-from specdiag.spectra.null import alpha_null_square, null_moments, square_null_sd
+from specdiag.spectra.null import alpha_null_square, square_null_sd
+from specdiag.spectra.tail_rules import alpha_sd
 
 Basis = Literal["alpha", "alpha_square"]
 Group = Literal["all", "q,k", "v,o"]
@@ -170,12 +171,12 @@ def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) 
     shape = (record.rows, record.cols)
     if basis == "alpha_square":
         return float(rng.normal(alpha_null_square(min(shape)), square_null_sd(shape)))
-    moments = null_moments(shape) if (record.tail, record.n_slices) == ("hill", 1) else None
+    sd = alpha_sd(record.tail, shape, record.n_slices)
     null = record.alpha_null if record.alpha_null is not None else np.nan
-    if moments is None:
+    if sd is None:
         return float(null)
     # The moments are those of tail fraction 1/2; at another fraction only the spread is borrowed.
-    return float(rng.normal(null, moments[1]))
+    return float(rng.normal(null, sd))
 
 
 def _holm(group: list[Contrast]) -> list[Contrast]:

@@ -24,8 +24,9 @@ from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.eigenvalues import TORCH_FROM
 from specdiag.spectra.float_types import FloatType
-from specdiag.spectra.measure import FLOAT32_RANGE, MIN_EIGENVALUES, Eigenvalues, failed, measure
+from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
+from specdiag.spectra.trust import MIN_EIGENVALUES
 
 if TYPE_CHECKING:
     from specdiag.spectra.accelerator import Solved

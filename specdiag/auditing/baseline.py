@@ -61,9 +61,9 @@ def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
     if now.status != before.status:
         yield Observation("baseline_status", now.key, f"{before.status} -> {now.status}")
     if now.alpha is not None and before.alpha is not None:
-        from specdiag.spectra.null import alpha_sd
+        from specdiag.spectra.tail_rules import alpha_sd
 
-        sd = alpha_sd(now)
+        sd = alpha_sd(now.tail, (now.rows, now.cols), now.n_slices)
         if sd is not None:
             yield Observation("baseline_alpha", now.key, abs(now.alpha - before.alpha) / sd)
     if now.alpha_square is not None and before.alpha_square is not None:

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from specdiag.errors import ComputationError
 from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
-from specdiag.spectra.eigenvalues import Spectrum, assemble, exact, pool, spectrum
+from specdiag.spectra.eigenvalues import Spectrum, assemble, pool
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
-from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.spectra.ladder import ROUTES, solve
 from specdiag.spectra.null import alpha_null, alpha_null_square
 from specdiag.spectra.solver_threads import SolverThreads
 from specdiag.spectra.square import square_windows, window_starts
 from specdiag.spectra.tails import hill
+from specdiag.spectra.trust import MIN_EIGENVALUES, judge
 
 Basis = Literal["alpha", "square"]
 
@@ -132,35 +133,31 @@ def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spect
 
 
 def _exponent(stack: NDArray[np.generic], storage: FloatType, basis: Basis) -> float | None:
-    """By float32 Gram, float64 Gram, and singular values: the first that can tell."""
+    """Climb the ladder to the first route that can tell."""
     if stack.shape[0] * min(stack.shape[1:]) < MIN_EIGENVALUES:
         return None
     cut = basis == "square" and stack.shape[1] != stack.shape[2]
     windows = list(square_windows(stack)) if cut else [stack]
-    for dtype in ("float32", "float64"):
+    *rounded, last = ROUTES
+    for route in rounded:
         try:
-            alpha = _trusted(pool([spectrum(window, storage, dtype=dtype) for window in windows]))
+            alpha = _trusted(solve(windows, storage, route))
         except ComputationError:
             continue
         if alpha is not None:
             return alpha
     try:
-        return _trusted(pool([exact(window, storage) for window in windows]), is_last=True)
+        return _trusted(solve(windows, storage, last), is_last=True)
     except (ComputationError, np.linalg.LinAlgError):
         return float("nan") if np.any(storage.widen(stack, np.dtype(np.float32))) else None
 
 
 def _trusted(solved: Spectrum, *, is_last: bool = False) -> float | None:
-    """The exponent, None where the tail is zero to the storage precision, all equal, or lost to rounding.
-
-    The last route that there is counts as exact.
-    """
-    eigenvalues = solved.eigenvalues
-    threshold = float(eigenvalues[len(eigenvalues) // 2])
-    if threshold <= solved.floor or float(eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * solved.floor**0.5:
+    """The exponent, None where it is not to be trusted. The last route that there is counts as exact."""
+    status, fit, is_precise = judge(solved)
+    if status != "ok" or fit is None:
         return None
-    alpha = hill(eigenvalues).alpha
-    return alpha if solved.is_precise(alpha, threshold) or (is_last and np.isfinite(alpha)) else None
+    return fit.alpha if is_precise or (is_last and np.isfinite(fit.alpha)) else None
 
 
 def _raw(stack: torch.Tensor) -> tuple[NDArray[np.generic], FloatType]:

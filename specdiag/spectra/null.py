@@ -16,7 +16,6 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.records import ModuleRecord
 from specdiag.spectra.tails import Tail
 
 SQUARE_LIMIT = 2.1216802825
@@ -139,14 +138,6 @@ def null_moments(shape: tuple[int, int]) -> tuple[float, float] | None:
     shift = float(np.interp(log_aspect, known, table["mean_shift"]))
     sd = float(np.interp(log_aspect, known, table["sd_scale"]))
     return mp_alpha(n / m) + shift / n, sd / n
-
-
-def alpha_sd(record: ModuleRecord) -> float | None:
-    """Standard deviation of alpha over random matrices of this shape, None where it was not simulated."""
-    if (record.tail, record.n_slices) != ("hill", 1):
-        return None
-    moments = null_moments((record.rows, record.cols))
-    return None if moments is None else moments[1]
 
 
 @cache

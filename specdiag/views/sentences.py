@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specdiag.records import Contrast, ModuleRecord, Summary
-from specdiag.spectra.measure import MIN_EIGENVALUES
+from specdiag.spectra.trust import MIN_EIGENVALUES
 from specdiag.text.names import listed
 
 

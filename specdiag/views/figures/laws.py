@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.records import ModuleRecord
+from specdiag.spectra.tail_rules import TAIL_RULES
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ def power_law(record: ModuleRecord, largest: float, n: int, points: int) -> tupl
         None without a fit, and for FARMS, which fits other eigenvalues, those of windows.
     """
     r = record
-    if r.alpha is None or r.xmin is None or r.k is None or r.tail == "farms":
+    if r.alpha is None or r.xmin is None or r.k is None or TAIL_RULES[r.tail].windows is not None:
         return None
     x = np.geomspace(r.xmin, largest, points)
     return x, r.k / n * (r.alpha - 1) / r.xmin * (x / r.xmin) ** -r.alpha

@@ -24,6 +24,7 @@ from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport
+from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
 from specdiag.views.cells import number
@@ -238,7 +239,7 @@ def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, 
 
 
 def _tail(settings: Settings) -> str:
-    fraction = f" at tail fraction {settings.tail_fraction:g}" if settings.tail in ("hill", "hill-paper") else ""
+    fraction = f" at tail fraction {settings.tail_fraction:g}" if TAIL_RULES[settings.tail].uses_fraction else ""
     return settings.tail + fraction
 
 

@@ -1,0 +1,201 @@
+"""Exponents of one spectrum: under the chosen rule, under the others, and of square windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.records import Settings, TailFit
+from specdiag.spectra import null
+from specdiag.spectra.eigenvalues import ComputeType, Spectrum, pool, spectrum
+from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.identity import MatrixIdentity
+from specdiag.spectra.ladder import more_exact, solve
+from specdiag.spectra.square import square_windows
+from specdiag.spectra.tail_rules import TAIL_RULES, TailRule
+from specdiag.spectra.tails import Tail, ks_optimal
+from specdiag.spectra.trust import MIN_EIGENVALUES, TailStatus, hill_threshold, judge, tail_status, trusted_hill
+
+
+def settled(
+    full: Spectrum, stack: NDArray[Any], storage: FloatType, tail_fraction: float
+) -> tuple[Spectrum, Tail | None]:
+    """Climb the ladder where rounding could move the Hill or the KS-optimal exponent noticeably.
+
+    Args:
+        full: the spectrum by the chosen route.
+        stack: raw finite values, shape [s, rows, cols].
+        storage: their type.
+        tail_fraction: fraction of the eigenvalues in the Hill tail.
+
+    Returns:
+        The first spectrum that no more exact route would change noticeably, and its KS-optimal tail, if it has one.
+
+    Raises:
+        ComputationError: if a solver fails.
+    """
+    best = _power_law(full)
+    for route in more_exact(full):
+        if _is_settled(full, best, tail_fraction):
+            break
+        full = solve([stack], storage, route)
+        best = _power_law(full)
+    return full, best
+
+
+def _is_settled(full: Spectrum, best: Tail | None, tail_fraction: float) -> bool:
+    """Judge both exponents; float64 Gram arithmetic must also tell zeros from small eigenvalues.
+
+    It cannot where its own rounding lies above the storage floor.
+    """
+    if full.dtype == "float64" and full.n_zero is None:
+        return False
+    return judge(full, tail_fraction, [] if best is None else [best]).is_settled
+
+
+def _power_law(full: Spectrum) -> Tail | None:
+    """The KS-optimal tail of the eigenvalues that are not zero, None where they are too few or all equal."""
+    usable = _nonzero(full)
+    best = ks_optimal(usable) if len(usable) >= MIN_EIGENVALUES else None
+    return best if best is not None and np.isfinite(best.alpha) else None
+
+
+def fit_tail(
+    full: Spectrum, matrix: MatrixIdentity, settings: Settings, stack: NDArray[Any], storage: FloatType
+) -> TailFit:
+    """Fit alpha by the chosen rule, with its error, its null and what speaks against it.
+
+    A product of two factors has no null: the Marchenko-Pastur law is that of a matrix of full rank.
+
+    Args:
+        full: the settled spectrum.
+        matrix: shape, slices and rank.
+        settings: rule and tail fraction.
+        stack: raw finite values, shape [s, rows, cols].
+        storage: their type.
+
+    Raises:
+        ComputationError: if a solver fails on the windows of the rule.
+    """
+    rule, fraction = TAIL_RULES[settings.tail], settings.tail_fraction
+    shape, n_slices = matrix.shape, matrix.n_slices
+    if rule.windows is not None:
+        windows = list(rule.windows(stack))
+        full = pooled(windows, storage, settings, full.dtype)
+        shape, n_slices = windows[0].shape[1:], 1
+    usable = _nonzero(full) if rule.drops_zeros else full.eigenvalues
+    status = _rule_status(full, usable, rule, fraction)
+    if status != "ok":
+        return TailFit(tail=rule.name, status=status)
+    fit = rule.fit(usable, fraction)
+    error = full.alpha_error(fit.alpha, fit.xmin)
+    if not np.isfinite(error):
+        return TailFit(tail=rule.name, status="degenerate")
+    has_null = rule.has_null and matrix.rank is None
+    is_reference = rule.is_reference and fraction == 0.5
+    alpha_null = null.alpha_null(lambda e: rule.fit(e, fraction), shape, n_slices) if has_null else None
+    alpha = _reference_alpha(full, fit) if is_reference else fit.alpha
+    return TailFit(
+        tail=rule.name,
+        status="ok",
+        alpha=alpha,
+        k=fit.k,
+        xmin=fit.xmin,
+        ks=fit.ks,
+        se_iid=(alpha - 1) / fit.k**0.5,
+        alpha_error=error,
+        alpha_null=alpha_null,
+        rho=None if alpha_null is None else (alpha - 1) / (alpha_null - 1),
+        z=null.z_score(alpha, shape) if has_null and is_reference and n_slices == 1 else None,
+    )
+
+
+def _rule_status(full: Spectrum, usable: NDArray[np.float64], rule: TailRule, fraction: float) -> TailStatus:
+    """The status of the tail of a rule; of one that scans all thresholds, that of the lowest."""
+    if len(usable) < MIN_EIGENVALUES:
+        return "too_few" if len(full.eigenvalues) < MIN_EIGENVALUES else "low_rank"
+    return tail_status(full, hill_threshold(full, fraction) if rule.uses_fraction else float(usable[0]))
+
+
+def _reference_alpha(full: Spectrum, fit: Tail) -> float:
+    """For float32 SVD the AlphaDecay reference's own float32 arithmetic, to the bit; else the fit's alpha."""
+    if full.method != "svd" or full.dtype != "float32":
+        return fit.alpha
+    import torch
+
+    logs = torch.log(torch.from_numpy(full.eigenvalues).to(torch.float32))
+    i0, k = len(logs) - fit.k, float(fit.k)
+    return (1 + k / (torch.sum(logs[i0:]) - k * logs[i0])).item()
+
+
+def _nonzero(full: Spectrum) -> NDArray[np.float64]:
+    return full.eigenvalues[full.eigenvalues > full.floor]
+
+
+def other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
+    """Give Hill at three tail fractions, each only where it is to be trusted, and the KS-optimal power law.
+
+    Args:
+        full: the settled spectrum.
+        best: its KS-optimal tail; None for no exponent at all.
+
+    Returns:
+        Values by field name of `ModuleRecord`.
+    """
+    if best is None:
+        return {"pl_alpha": None}
+    columns: dict[str, Any] = {
+        name: trusted_hill(full, fraction)
+        for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75))
+    }
+    return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
+
+
+def square_exponent(
+    full: Spectrum, square: Spectrum | None, stack: NDArray[Any], storage: FloatType, settings: Settings
+) -> dict[str, Any]:
+    """Give alpha_square and rho_square: Hill at tail fraction 1/2 on the pooled eigenvalues of square windows.
+
+    Args:
+        full: the settled spectrum of the matrix, which is its own window where it is square.
+        square: the pooled spectrum of the windows, where it is known already.
+        stack: raw finite values, shape [s, rows, cols].
+        storage: their type.
+        settings: the method.
+
+    Returns:
+        Values by field name of `ModuleRecord`.
+
+    Raises:
+        ComputationError: if a solver fails.
+    """
+    rows, cols = stack.shape[1:]
+    if rows == cols:
+        square = full
+    elif square is None:
+        square = pooled(square_windows(stack), storage, settings, full.dtype)
+    alpha = trusted_hill(square, 0.5)
+    if alpha is None and (square.method, square.dtype) == ("gram", "float32"):
+        square = solve(square_windows(stack), storage, "float64")
+        alpha = trusted_hill(square, 0.5)
+    if alpha is None or tail_status(square, hill_threshold(square, 0.5)) != "ok":
+        return {"alpha_square": None}
+    return {"alpha_square": alpha, "rho_square": (alpha - 1) / (null.alpha_null_square(min(rows, cols)) - 1)}
+
+
+def pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:
+    """Solve equal windows by the chosen method and pool their eigenvalues to one spectrum.
+
+    Args:
+        windows: raw finite values of each, shape [s, rows, cols].
+        storage: their type.
+        settings: the method.
+        dtype: the arithmetic.
+
+    Raises:
+        ComputationError: if a solver fails.
+    """
+    return pool([spectrum(w, storage, method=settings.method, dtype=dtype) for w in windows])
