@@ -103,12 +103,12 @@ def test_two_of_them_on_one_optimizer_are_refused_until_one_is_detached():
     ("options", "message"),
     [
         ({"every": 0}, "every=0 must be"),
-        ({"mode": "daily"}, "unknown mode 'daily'; choose from round-robin, sweep"),
-        ({"basis": "rho"}, "unknown basis 'rho'; choose from alpha, square"),
-        ({"rule": "cubic"}, "unknown rule 'cubic'"),
+        ({"mode": "daily"}, "unknown mode='daily'; choose from round-robin, sweep"),
+        ({"basis": "rho"}, "unknown basis='rho'; choose from alpha, square"),
+        ({"rule": "cubic"}, "unknown rule='cubic'"),
         ({"s1": 3.0, "s2": 1.0}, r"s1 3\.0 and s2 1\.0"),
         ({"include": "*.nothing"}, r"'\*\.nothing' matches none of"),
-        ({"roles": "cook"}, "unknown role 'cook'"),
+        ({"roles": "cook"}, "unknown roles='cook'"),
     ],
 )
 def test_bad_options(options, message):

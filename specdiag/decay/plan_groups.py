@@ -10,12 +10,12 @@ from torch import nn
 
 from specdiag import checks
 from specdiag.architecture.names import numbered
-from specdiag.architecture.roles import modules
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
+from specdiag.live.matrices import live_matrices
 from specdiag.live.multipliers import Group, attach
 from specdiag.live.optimizers import PLANNED, servable
-from specdiag.live.parameters import live_config, live_parameters, untied
+from specdiag.live.parameters import live_parameters, untied
 from specdiag.text.names import listed
 
 _SHOWN = 3
@@ -146,8 +146,7 @@ def _numbers(name: str) -> tuple[int, ...]:
 def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
     """Matrices that are no embedding. A head that is tied to an embedding is one."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
-    found = modules({name: p.shape for name, p in parameters.items()}, live_config(model)).parts
-    tables |= {parameters[name] for name, parts in found.items() if parts[0].module.role == "embed"}
+    tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}
     return {
         parameter
         for name, parameter in parameters.items()

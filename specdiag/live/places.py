@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from specdiag.architecture.roles import modules
 from specdiag.errors import UsageError
-from specdiag.live.parameters import live_config, live_parameters, untied
+from specdiag.live.matrices import live_matrices
+from specdiag.live.parameters import live_parameters, untied
 from specdiag.text.globs import check_globs, fits
 
 Place = Literal["input", "hidden", "output", "bias"]
@@ -55,27 +55,26 @@ def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> li
     Raises:
         UsageError: an override matches nothing or names no place, or nothing is trained.
     """
-    parameters = live_parameters(model)
-    parts = modules({name: tuple(p.shape) for name, p in parameters.items()}, live_config(model)).parts
-    roles = {name: held[0].module.role for name, held in parts.items()}
+    matrices = live_matrices(model)
+    names = {matrix.name for matrix in matrices}
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     turned = tables | {m.weight for m in model.modules() if type(m).__name__ == "Conv1D"}
     kernels = {m.weight for m in model.modules() if isinstance(m, _ConvNd)}
-    inputs = tables | {parameters[name] for name, role in roles.items() if role == "embed"}
-    outputs: set[torch.Tensor] = {parameters[name] for name, role in roles.items() if role == "head"}
+    inputs = tables | {matrix.parameter for matrix in matrices if matrix.role == "embed"}
+    outputs: set[torch.Tensor] = {matrix.parameter for matrix in matrices if matrix.is_output}
     if not outputs:
         linears: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
-        outside = [n for n, held in parts.items() if held[0].module.layer is None and parameters[n] in linears]
-        outputs = {parameters[name] for name in outside[-1:]}
+        outside = [m.parameter for m in matrices if m.module.layer is None and m.parameter in linears]
+        outputs = set(outside[-1:])
 
     def place(name: str, parameter: torch.Tensor) -> Place:
         if parameter in outputs:
             return "output"
-        return "bias" if name not in parts else "input" if parameter in inputs else "hidden"
+        return "bias" if name not in names else "input" if parameter in inputs else "hidden"
 
     found = [
         Placed(name, p, place(name, p), p in tables, p in turned and p not in outputs, p in kernels)
-        for name, p in untied(parameters).items()
+        for name, p in untied(live_parameters(model)).items()
         if p.requires_grad
     ]
     if not found:

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.dynamics.norm_log import NormedModule
+from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.decay_semantics import decay_semantics, removed
 from specdiag.optim.norms.step_parts import StepParts
-from specdiag.optim.norms.watched_modules import WatchedMatrix
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
 
 _HIDDEN = ("attention", "mlp")
@@ -36,7 +36,7 @@ class Before:
 
 
 def before(
-    optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, matrices: Sequence[WatchedMatrix]
+    optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, matrices: Sequence[LiveMatrix]
 ) -> Before:
     """Copy a Parameter, and read what is about to happen to it.
 
@@ -57,7 +57,7 @@ def before(
 
 
 def of_weights(
-    step: int, matrix: WatchedMatrix, cut: torch.Tensor, norm: float, spectral_norm: float
+    step: int, matrix: LiveMatrix, cut: torch.Tensor, norm: float, spectral_norm: float
 ) -> Iterator[LogEntry]:
     """Norms of a matrix; of one that gives the logits also Scion's Sign norm, d_in max |W|."""
     yield entry(step, matrix.key, "frobenius_norm", norm)
@@ -70,7 +70,7 @@ def of_weights(
 
 
 def of_step(
-    step: int, matrix: WatchedMatrix, parts: StepParts, before: Before, gradient: float | None
+    step: int, matrix: LiveMatrix, parts: StepParts, before: Before, gradient: float | None
 ) -> Iterator[LogEntry]:
     """What the step did to a matrix."""
     moved = before.lr > 0 and parts.update_norm > 0
@@ -92,9 +92,9 @@ def of_step(
     return (entry(step, matrix.key, name, value) for name, value in values.items() if value is not None)
 
 
-def over_layers(step: int, matrices: Sequence[WatchedMatrix], rows: Sequence[LogEntry]) -> Iterator[LogEntry]:
+def over_layers(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEntry]) -> Iterator[LogEntry]:
     """Geometric means over attention and MLP; of sqrt(d_in/d_out) sigma_max, Scion's spectral norm, and of |W|_F."""
-    hidden = {m.key: m for m in matrices if m.family in _HIDDEN}
+    hidden = {m.key: m for m in matrices if m.module.family in _HIDDEN}
     for metric in ("frobenius_norm", "spectral_norm"):
         logs: list[float] = []
         for row in rows:
@@ -105,18 +105,19 @@ def over_layers(step: int, matrices: Sequence[WatchedMatrix], rows: Sequence[Log
             yield entry(step, RUN, f"{metric}_geomean", math.exp(sum(logs) / len(logs)))
 
 
-def described(matrix: WatchedMatrix, optimizer: Optimizer, group: dict[str, Any]) -> NormedModule:
+def described(matrix: LiveMatrix, optimizer: Optimizer, group: dict[str, Any]) -> NormedModule:
     """What a matrix is and who updates it, for the file beside the log."""
     found = decay_semantics(optimizer, group, matrix.parameter.shape)
     _, rows, cols = matrix.slicer.shape
     return NormedModule(
-        key=matrix.key, role=matrix.role, family=matrix.family, layer=matrix.layer, component=matrix.component,
+        key=matrix.key, role=matrix.role, family=matrix.module.family, layer=matrix.module.layer,
+        component=matrix.module.component,
         rows=rows, cols=cols, n_values=_count(matrix), decay=found.decay, optimizer=found.optimizer,
         momentum=found.momentum, betas=found.betas, lr_scale=found.lr_scale,
     )  # fmt: skip
 
 
-def _count(matrix: WatchedMatrix) -> int:
+def _count(matrix: LiveMatrix) -> int:
     return math.prod(matrix.slicer.shape)
 
 

@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
+from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.norm_entries import Before, before, described, of_step, of_weights, over_layers
 from specdiag.optim.norms.power_iteration import PowerIteration
 from specdiag.optim.norms.step_parts import fetched, sums, taken_apart
-from specdiag.optim.norms.watched_modules import WatchedMatrix, watched
+from specdiag.optim.norms.watched_modules import watched
 from specdiag.system.folder_lock import FolderLock
 from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log
 
@@ -80,7 +81,7 @@ class NormWatch:
         self._every = every
         self._powers = PowerIteration()
         self._handles: list[Any] = []
-        self._of_parameter: dict[nn.Parameter, list[WatchedMatrix]] = {}
+        self._of_parameter: dict[nn.Parameter, list[LiveMatrix]] = {}
         for matrix in self._matrices:
             self._of_parameter.setdefault(matrix.parameter, []).append(matrix)
         self._before: dict[int, dict[nn.Parameter, Before]] = {}

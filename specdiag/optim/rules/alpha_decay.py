@@ -179,7 +179,7 @@ class AlphaDecay:
         return {
             "settings": dict(self._settings),
             "step": self._last,
-            "modules": [matrix.record.key for matrix in self._matrices],
+            "modules": [matrix.key for matrix in self._matrices],
             "exponents": dict(self._exponents),
         }
 
@@ -189,7 +189,7 @@ class AlphaDecay:
         Raises:
             UsageError: the state is of other modules or of another basis.
         """
-        modules, own = list(state["modules"]), [matrix.record.key for matrix in self._matrices]
+        modules, own = list(state["modules"]), [matrix.key for matrix in self._matrices]
         if modules != own:
             differing = [key for key in (*modules, *own) if (key in modules) != (key in own)] or own
             raise UsageError(
@@ -230,7 +230,7 @@ class AlphaDecay:
         background = self._background
         found = self._replicas.measure(chosen, self._basis) if background is None else background.measure(chosen)
         for index, value in found.items():
-            key = self._matrices[index].record.key
+            key = self._matrices[index].key
             if value is not None and math.isnan(value):
                 value = self._exponents.get(key)
                 if key not in self._failing:

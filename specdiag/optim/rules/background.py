@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 
-from specdiag.optim.rules.participants import LiveMatrix
+from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.rules.replicas import Replicas
 from specdiag.resources import available_cpus
 from specdiag.spectra.live_alpha import Basis, exponent_on_cpu

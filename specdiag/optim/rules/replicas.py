@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from specdiag.errors import UsageError
-from specdiag.optim.rules.participants import LiveMatrix
+from specdiag.live.matrices import LiveMatrix
 from specdiag.spectra.live_alpha import Basis, exponents
 
 
@@ -82,7 +82,7 @@ class Replicas:
         return {i: None if math.isinf(value) else value for i, value in zip(order, vector.tolist(), strict=True)}
 
     def _check_alike(self) -> None:
-        held = repr([(m.record.key, tuple(m.parameter.shape)) for m in self._matrices])
+        held = repr([(m.key, tuple(m.parameter.shape)) for m in self._matrices])
         code = zlib.crc32(held.encode())
         extremes = torch.tensor([code, -code], dtype=torch.int64, device=self._device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=self._group)

@@ -1,0 +1,83 @@
+"""Weight matrices of a model in memory: their names and roles, and how each is cut from its Parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from specdiag.architecture.roles import modules
+from specdiag.architecture.split import Slicer
+from specdiag.live.parameters import live_config, live_parameters, untied
+from specdiag.records import ModuleRole, Role, key
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMatrix:
+    """One matrix of a live Parameter.
+
+    Attributes:
+        name: the Parameter's, without wrappers' prefixes.
+        module: role, family, layer and part.
+        parameter: it is cut from this one.
+        slicer: cuts it.
+        is_first: `name` is the first of a tied Parameter's names; True where there is one name.
+        is_output: the logits come from the Parameter: it is a head, or an embedding that is tied to one.
+    """
+
+    name: str
+    module: ModuleRole
+    parameter: nn.Parameter
+    slicer: Slicer
+    is_first: bool
+    is_output: bool
+
+    @property
+    def key(self) -> str:
+        """The unique name: the Parameter's, with the part in brackets where there is one."""
+        return key(self.name, self.module.part)
+
+    @property
+    def role(self) -> Role:
+        """What the matrix does."""
+        return self.module.role
+
+    @property
+    def cost(self) -> float:
+        """Floating-point operations of its spectrum, up to a factor."""
+        n_slices, *sides = self.slicer.shape
+        n, m = sorted(sides)
+        return n_slices * n * n * (m + n)
+
+    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+        """Cut the matrix from a tensor of the Parameter's shape.
+
+        Args:
+            whole: the Parameter, its gradient, or a copy.
+
+        Returns:
+            Shape [s, rows, cols], detached; a view where the layout allows.
+        """
+        whole = whole.detach()
+        return self.slicer.cut(whole if self.slicer.index is None else whole[self.slicer.index])
+
+
+def live_matrices(model: nn.Module) -> list[LiveMatrix]:
+    """List the weight matrices of a model in memory.
+
+    Args:
+        model: wrappers (DDP, torch.compile) are looked through.
+
+    Returns:
+        In definition order. A tied Parameter comes under each of its names; `is_first` marks one of them.
+    """
+    parameters = live_parameters(model)
+    first = set(untied(parameters))
+    parts = modules({name: tuple(p.shape) for name, p in parameters.items()}, live_config(model)).parts
+    outputs = {parameters[name] for name, own in parts.items() if any(part.module.role == "head" for part in own)}
+    return [
+        LiveMatrix(name, part.module, parameter, part.slicer, name in first, parameter in outputs)
+        for name, parameter in parameters.items()
+        for part in parts.get(name, ())
+    ]
