@@ -93,18 +93,18 @@ def start(
 
 def _with_another(run: Run, rule: str | None, after: After) -> None:
     from specdiag.train.runs.leaderboard import is_finished, rank
-    from specdiag.train.runs.rival import beside, held_beside
+    from specdiag.train.runs.rival import prepare_rival, reserve_rival
 
     if rule is None:
         _train(run, after, alone=True)
         return
     folder = run.folder.with_name(f"{run.folder.name}-{rule}")
-    held_beside(run, rule, folder)
+    reserve_rival(run, rule, folder)
     _train(run, after, alone=False)
     if is_finished(folder, run.steps_total):
         output.talk(f"{folder} is finished and taken as it is", "dim")
     else:
-        _train(beside(run, rule, folder), after, alone=False)
+        _train(prepare_rival(run, rule, folder), after, alone=False)
     show.ranking(*rank([folder, run.folder]))
 
 

@@ -26,7 +26,7 @@ from specdiag.train.runs.leaderboard import Ranked, rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
-from specdiag.train.runs.rival import beside
+from specdiag.train.runs.rival import prepare_rival
 from specdiag.train.runs.sweep import folder_name, parse_grid, prepared, tabulate
 from specdiag.train.sampling import sample
 from specdiag.train.tasks.glue import GLUE
@@ -110,7 +110,7 @@ def test_a_resumed_run_of_a_grid_reads_the_tokens_that_all_share(recipe, tmp_pat
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_every_rule_changes_what_decays_and_nothing_else_in_the_first_step(recipe, tmp_path, rule, optimizer):
     recipe = msgspec.structs.replace(recipe, optimizer=optimizer, steps_total=1)
-    options = {"alphadecay": {"first_update": "now"}, "module-adadecay": {"every": 1}}.get(rule, {})
+    options = {"alphadecay": {"measure_first": True}, "module-adadecay": {"every": 1}}.get(rule, {})
     begin(recipe, tmp_path / "uniform").train()
     begin(msgspec.structs.replace(recipe, decay=rule, alphadecay=options), tmp_path / rule).train()
     uniform, other = (load_file(tmp_path / r / "checkpoint-1" / "model.safetensors") for r in ("uniform", rule))
@@ -186,7 +186,7 @@ def test_a_misspelt_name_of_the_model_is_refused(recipe, tmp_path):
 def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
     run = begin(msgspec.structs.replace(recipe, decay="alphadecay", alphadecay={"s2": 5.0}), tmp_path / "run")
     run.train()
-    other = beside(run, "uniform", tmp_path / "run-uniform")
+    other = prepare_rival(run, "uniform", tmp_path / "run-uniform")
     assert other.config.recipe == msgspec.structs.replace(run.config.recipe, decay="uniform", alphadecay={})
     other.train()
     begin(recipe, tmp_path / "plain").train()
@@ -197,12 +197,12 @@ def test_beside_a_run_stands_the_same_with_another_decay(recipe, tmp_path):
     assert said == []
     goes_on = prepare(Request(source=tmp_path / "run" / "checkpoint-2", out=tmp_path / "on", decay="alphadecay"))
     goes_on.train()
-    twin = beside(goes_on, "uniform", tmp_path / "on-uniform")
+    twin = prepare_rival(goes_on, "uniform", tmp_path / "on-uniform")
     assert (twin.step, twin.steps_total, twin.config.fingerprint) == (2, 4, goes_on.config.fingerprint)
     with pytest.raises(UsageError, match="holds a run with other settings"):
-        beside(run, "none", tmp_path / "run-uniform")
+        prepare_rival(run, "none", tmp_path / "run-uniform")
     longer = prepare(Request(source=tmp_path / "run", extend=1))
-    assert (beside(longer, "uniform", tmp_path / "run-uniform").step, longer.steps_total) == (4, 5)
+    assert (prepare_rival(longer, "uniform", tmp_path / "run-uniform").step, longer.steps_total) == (4, 5)
 
 
 def test_options_change_a_recipe_by_name(recipe):

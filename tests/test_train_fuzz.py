@@ -23,6 +23,7 @@ from specdiag.train.recipe import PRESETS, load_recipe, validated
 from specdiag.train.runs.config import CONFIG, RunConfig, load_config, save_config
 from specdiag.train.runs.leaderboard import divergences, rank
 from specdiag.train.runs.outcome import OUTCOME, Outcome, load_outcome, save_outcome
+from specdiag.train.runs.schedule import ScheduleSpan
 from specdiag.train.runs.sweep import tabulate
 
 STATE = {
@@ -58,7 +59,7 @@ def run(tmp_path):
     folder.mkdir()
     recipe = load_recipe("tiny-llama-bytes")
     prints = Fingerprint(files=(), tokens="bytes", block_size=128, seed=0)
-    save_config(folder, RunConfig(recipe=recipe, fingerprint=prints))
+    save_config(folder, RunConfig(recipe=recipe, fingerprint=prints, schedule=(ScheduleSpan(step=0, steps_total=4),)))
     return folder
 
 

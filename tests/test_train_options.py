@@ -14,7 +14,7 @@ from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.outcome import Outcome, load_outcome, save_outcome
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
-from specdiag.train.runs.rival import beside
+from specdiag.train.runs.rival import prepare_rival
 from specdiag.train.runs.sweep import balance_of, parse_grid, prepared
 
 MODEL = {
@@ -158,7 +158,7 @@ def test_a_finished_run_beside_with_other_settings_is_not_compared(recipe, writt
     monkeypatch.chdir(tmp_path)
     run = begin(recipe, tmp_path / "tiny")
     run.train()
-    beside(run, "none", tmp_path / "tiny-none").train()
+    prepare_rival(run, "none", tmp_path / "tiny-none").train()
     shutil.rmtree(tmp_path / "tiny")
     answer = CliRunner().invoke(app, ["train", str(written), "--lr", "0.02", "--compare", "none"])
     assert (answer.exit_code, "holds a run with other settings" in answer.stderr) == (2, True), answer.output

@@ -35,6 +35,7 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.runs.config import CONFIG, PLAN, RunConfig, save_config
 from specdiag.train.runs.import_state import COUPLED, place
 from specdiag.train.runs.run import Run
+from specdiag.train.runs.schedule import ScheduleSpan, extend_schedule
 from specdiag.train.runs.trainer_arguments import Settings
 
 
@@ -61,6 +62,7 @@ class Parts:
         make_model: gets the data, whose labels a head may need.
         tokenizer: of a language model; None for bytes.
         companions: gets the folder; files that belong into every checkpoint, such as a tokenizer's.
+        schedule: the lr schedules until now.
         said: sentences so far.
     """
 
@@ -82,6 +84,7 @@ class Parts:
     make_model: Callable[[Data], Any]
     tokenizer: Any
     companions: Callable[[Path], Sequence[Path]]
+    schedule: Sequence[ScheduleSpan] = ()
     said: list[str]
 
 
@@ -134,6 +137,7 @@ def assemble(parts: Parts) -> Run:
             layout=parts.layout,
             recipe=recipe,
             fingerprint=data.fingerprint,
+            schedule=extend_schedule(parts.schedule, parts.step, recipe.steps_total),
         )
         if arguments.process_index == 0 and not parts.in_place:
             if parts.plan is not None:

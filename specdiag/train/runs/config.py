@@ -16,7 +16,8 @@ from specdiag.train.runs.schedule import ScheduleSpan
 CONFIG = "specdiag_train.toml"
 PLAN = "plan.json"
 SCHEMA = 3
-_ELSEWHERE = "move it away, and the run goes on as that of a transformers Trainer, with data= named anew"
+_WAY_ON = "or move it away and start from the weights of a checkpoint with fresh_optimizer=True"
+_AGAIN = f"copy the run again, {_WAY_ON}"
 
 
 class RunConfig(Record, frozen=True, kw_only=True):
@@ -59,10 +60,11 @@ def load_config(run: Path) -> RunConfig | None:
         schema = content.get("schema")
         if schema != SCHEMA:
             raise SourceError(
-                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: {_ELSEWHERE}"
+                f"{path} is of schema {schema!s:.40}, and this specdiag reads {SCHEMA}: use the one that made it, "
+                f"{_WAY_ON}"
             )
         return _convert(content)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}; {_ELSEWHERE}") from error
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}; {_AGAIN}") from error
     except msgspec.DecodeError as error:
-        raise SourceError(f"{path} cannot be read ({error!s:.400}): {_ELSEWHERE}") from error
+        raise SourceError(f"{path} cannot be read ({error!s:.400}): {_AGAIN}") from error

@@ -20,6 +20,7 @@ from specdiag.train.runs.import_state import complete
 from specdiag.train.runs.overrides import asked, choose_decay, companions, take, total_asked
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.run import Run
+from specdiag.train.runs.schedule import ScheduleSpan
 from specdiag.train.runs.trainer_arguments import FRESH, Settings
 from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
 
@@ -70,6 +71,8 @@ def adopt(request: Request) -> Run:
             checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign,
             model_config=str(request.config or ""), layout=request.layout or "", load_data=load,
             make_model=lambda _: foreign.model, tokenizer=tokenizer,
+            schedule=() if fresh or foreign.steps_total is None
+            else (ScheduleSpan(step=0, steps_total=foreign.steps_total),),
             companions=lambda run: companions(run, (folder,), tokenizer, request.tokenizer), said=said,
         )
     )  # fmt: skip

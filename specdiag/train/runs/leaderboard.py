@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from specdiag.errors import SourceError
 from specdiag.records import Record
+from specdiag.train.recipe import Recipe
 from specdiag.train.runs.config import RunConfig, load_config
 from specdiag.train.runs.outcome import LOSS, OUTCOME, Outcome, load_outcome
+from specdiag.train.runs.overrides import CHANGEABLE_ON_RESUME
+from specdiag.train.runs.schedule import describe_schedule
+
+_FIELDS = {"model": "model", "optimizer": "optimizer", "optimizer_options": "set of optimizer options"}
+"""Fields of a recipe that a comparison of decays keeps equal, in words."""
 
 
 class Ranked(Record, frozen=True, kw_only=True):
@@ -57,9 +63,7 @@ def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
     held = [(path, *_held(path)) for path in runs]
     base, said = held[0], list[str]()
     for path, config, outcome in held[1:]:
-        said += [
-            f"{path.name} has {what} {base[0].name}{end}." for what, end in _differences(base[1:], (config, outcome))
-        ]
+        said += [f"{path.name} has {what}." for what in _differences(base, (path, config, outcome))]
     baseline = base[2].after or {}
     rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
     return sorted(rows, key=lambda row: (not math.isfinite(row.loss), row.loss)), said
@@ -106,16 +110,49 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, 
     )
 
 
-def _differences(base: tuple[RunConfig, Outcome], other: tuple[RunConfig, Outcome]) -> list[tuple[str, str]]:
-    """What has to be equal for a difference of losses to say something of the decay: words before and after a name."""
-    (ours, our_end), (theirs, their_end) = base, other
-    found: list[tuple[str, str]] = []
+def _differences(base: tuple[Path, RunConfig, Outcome], other: tuple[Path, RunConfig, Outcome]) -> list[str]:
+    """What has to be equal for a difference of losses to tell something of the decay, and is not."""
+    (run, ours, our_end), (path, theirs, their_end) = base, other
+    found: list[str] = []
     if ours.fingerprint.differences(theirs.fingerprint):
-        found.append(("other data or another seed than", ""))
+        found.append(f"other data or another seed than {run.name}")
     if ours.recipe.task != theirs.recipe.task:
-        found.append((f"the task {theirs.recipe.task} and", f" {ours.recipe.task}"))
-    if ours.source != theirs.source:
-        found.append(("another beginning than", ""))
+        found.append(f"the task {theirs.recipe.task} and {run.name} {ours.recipe.task}")
+    if not (_started_alike(ours, theirs) or _branches(theirs, run) or _branches(ours, path)):
+        found.append(f"another beginning than {run.name}")
     if our_end.step != their_end.step and our_end.diverged_at is None and their_end.diverged_at is None:
-        found.append((f"{their_end.step} steps and", f" {our_end.step}"))
-    return found
+        found.append(f"{their_end.step} steps and {run.name} {our_end.step}")
+    if ours.schedule != theirs.schedule and not _has_constant_lr(ours, theirs):
+        schedules = describe_schedule(theirs.schedule), describe_schedule(ours.schedule)
+        found.append(f"an lr schedule over {schedules[0]} and {run.name} one over {schedules[1]}")
+    for field, words in _FIELDS.items():
+        a, b = getattr(ours.recipe, field), getattr(theirs.recipe, field)
+        if a != b and (field != "model" or (a and b)):  # a run that branched off has its model from a checkpoint
+            found.append(f"another {words} than {run.name}")
+    return found + [f"{setting} and {run.name} {own}" for setting, own in _other_settings(ours.recipe, theirs.recipe)]
+
+
+def _started_alike(a: RunConfig, b: RunConfig) -> bool:
+    start = a.source or a.recipe.start, b.source or b.recipe.start
+    return start[0] == start[1] and a.fresh_optimizer == b.fresh_optimizer
+
+
+def _branches(config: RunConfig, trunk: Path) -> bool:
+    """Whether a run continues a checkpoint of the trunk as the trunk itself did."""
+    return bool(config.source) and not config.fresh_optimizer and Path(config.source).parent == trunk.resolve()
+
+
+def _has_constant_lr(a: RunConfig, b: RunConfig) -> bool:
+    return all(str(c.recipe.settings.get("lr_scheduler_type")).startswith("constant") for c in (a, b))
+
+
+def _other_settings(ours: Recipe, theirs: Recipe) -> Iterator[tuple[str, str]]:
+    """Each setting that numbers depend on and that differs: its name with their value, and ours."""
+    for name in sorted(ours.settings.keys() | theirs.settings.keys()):
+        a, b = ours.settings.get(name), theirs.settings.get(name)
+        if a != b and name not in (*CHANGEABLE_ON_RESUME, "weight_decay", "seed"):
+            yield f"{name.replace('_', ' ')} {_in_words(b)}", _in_words(a)
+
+
+def _in_words(value: object) -> str:
+    return "none" if value is None else f"{value!s:.40}"

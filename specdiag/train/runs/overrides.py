@@ -21,7 +21,7 @@ from specdiag.train.sampling import check_task
 from specdiag.train.tasks.task import kind_of
 
 _OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
-HARMLESS = (
+CHANGEABLE_ON_RESUME = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
 """Settings that may change on resuming: the weights do not depend on them."""
@@ -46,7 +46,7 @@ def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_
                 f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
                 "--allow-data-shift takes that"
             )
-        if told and name not in (*HARMLESS, "per_device_train_batch_size"):
+        if told and name not in (*CHANGEABLE_ON_RESUME, "per_device_train_batch_size"):
             raise UsageError(
                 f"the run goes on with {name.replace('_', ' ')} {held} ({settings.origin.get(name, 'default')}), not "
                 f"{value}: leave {_OPTIONS.get(name, name)} out, or start from its weights with --fresh-optimizer"

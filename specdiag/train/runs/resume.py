@@ -21,6 +21,7 @@ from specdiag.train.runs.config import CONFIG, PLAN
 from specdiag.train.runs.folders import new_folder, run_of
 from specdiag.train.runs.overrides import asked, choose_decay, companions, take, total_asked
 from specdiag.train.runs.request import Request
+from specdiag.train.runs.schedule import ScheduleSpan, total_at
 from specdiag.train.runs.starting_point import Start, find_start
 from specdiag.train.runs.trainer_arguments import FRESH, Settings, settings_of
 from specdiag.train.sampling import check_task
@@ -98,7 +99,7 @@ def prepare(request: Request) -> Run:
             fresh_optimizer=start.fresh if kept is None else kept.fresh_optimizer,
             model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
-            make_model=lambda _: model, tokenizer=tokenizer,
+            make_model=lambda _: model, tokenizer=tokenizer, schedule=_schedule(start, checkpoint),
             companions=lambda folder: companions(folder, folders, tokenizer, request.tokenizer), said=said,
         )
     )  # fmt: skip
@@ -168,13 +169,23 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Set
         if request.steps_total is not None:
             raise UsageError(f"{done}: --steps-total {total} is over; give a larger one, or --extend N")
         raise UsageError(f"{done}, the run is finished: go on with --extend N")
-    if total != planned:
+    before = total_at(_schedule(start, checkpoint), start.step) or planned
+    if total != before:
         new = _rate(settings.values, start.step + 1, total)
         said.append(
-            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {planned}: step "
+            f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {before}: step "
             f"{start.step + 1} has the lr that was saved, step {start.step + 2} has {new:.3g}."
         )
     return total
+
+
+def _schedule(start: Start, checkpoint: Path) -> tuple[ScheduleSpan, ...]:
+    """The lr schedules that brought the weights to where they are."""
+    if start.fresh:
+        return ()
+    if start.own is not None:
+        return start.own.schedule
+    return (ScheduleSpan(step=0, steps_total=int(read_state(checkpoint)["max_steps"])),)
 
 
 def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:

@@ -1,77 +1,190 @@
-"""The same run with another decay: same start, data, order and seeds, which is what a comparison needs."""
+"""The same run with another decay: same start, data, order, seeds and schedule, which is what a comparison needs."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import msgspec
 
-from specdiag.errors import UsageError
+from specdiag.errors import ComputationError, UsageError
 from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.checkpoints.inspect import checkpoints_of
+from specdiag.train.checkpoints.manifest import sync
+from specdiag.train.checkpoints.publish import STAGING
 from specdiag.train.data.tokenizers import KEPT, NO_TOKENIZER
 from specdiag.train.data.tokens import BYTES
-from specdiag.train.runs.begin import begin
-from specdiag.train.runs.config import RunConfig, load_config
-from specdiag.train.runs.overrides import HARMLESS
+from specdiag.train.foreign.reading import is_foreign
+from specdiag.train.ranks import one_rank_first
+from specdiag.train.recipe import Recipe
+from specdiag.train.runs.config import RunConfig, load_config, save_config
+from specdiag.train.runs.folders import new_folder
+from specdiag.train.runs.outcome import load_outcome, save_outcome
+from specdiag.train.runs.overrides import CHANGEABLE_ON_RESUME
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.run import Run
 
 
-def beside(run: Run, rule: str, folder: Path) -> Run:
-    """A run that differs from `run` in its decay alone; one that is there already goes on.
+def prepare_rival(run: Run, rule: str, folder: Path) -> Run:
+    """Prepare a run that differs from another in its decay alone; one that is there already goes on.
 
     Args:
         run: as it was prepared.
-        rule: a rule without options, such as `uniform`.
-        folder: of the other run.
+        rule: a decay rule without options, such as `uniform`.
+        folder: of the rival.
+
+    Returns:
+        The rival, ready to train.
+
+    Raises:
+        UsageError: the rule is unknown, the folder holds something else, or the rival would differ in more.
+        SourceError: the source is no longer what it was.
+    """
+    reserve_rival(run, rule, folder)
+    held = held_rival(run, rule, folder)
+    if held is None:
+        rival = _from_weights(run, rule, folder)
+    else:
+        total = run.steps_total
+        rival = prepare(
+            Request(
+                source=folder, steps_total=total if total > held.recipe.steps_total else None,
+                allow_data_shift=bool(held.source),
+            )
+        )  # fmt: skip
+    if not _is_same(rival.config.recipe, run.config.recipe, rule) or _other_data(rival.config, run.config):
+        if rival.lock is not None:
+            rival.lock.release()
+        raise UsageError(f"{folder} cannot be the same run as {run.folder.name}: data or settings differ; move it away")
+    return rival
+
+
+def reserve_rival(run: Run, rule: str, folder: Path) -> None:
+    """Fix where the rival starts before the run itself trains, which may delete the checkpoint on its way.
+
+    A run that begins or leaves another folder gets a rival with the same beginning; one that goes on in its folder
+    gets one with the checkpoint that it goes on from.
+
+    Args:
+        run: as it was prepared.
+        rule: a decay rule without options.
+        folder: of the rival.
 
     Raises:
         UsageError: the rule is unknown, or the folder holds something else.
-        SourceError: the source is no longer what it was.
+        ComputationError: the checkpoint cannot be copied.
     """
-    held = held_beside(run, rule, folder)
+    held = held_rival(run, rule, folder)
+    if held is not None and (checkpoints_of(folder) or held.recipe.steps_total == run.steps_total):
+        return
+    config = run.config
+    if not _continues(run) and config.source and is_foreign(Path(config.source)):
+        return
+    with one_rank_first():
+        now = load_config(folder)
+        if now is not None and now.recipe.steps_total == run.steps_total:
+            return
+        if held is None:
+            new_folder(folder)
+        recipe = msgspec.structs.replace(config.recipe, decay=rule, alphadecay={})
+        config = msgspec.structs.replace(config, recipe=recipe)
+        try:
+            _write(run, config, folder)
+        except OSError as error:
+            raise ComputationError(f"{folder} cannot be written: {error.strerror or error}; free space") from error
+
+
+def held_rival(run: Run, rule: str, folder: Path) -> RunConfig | None:
+    """The configuration of the rival where it is there already.
+
+    Args:
+        run: as it was prepared.
+        rule: a decay rule without options.
+        folder: of the rival.
+
+    Raises:
+        UsageError: the rule is unknown, or the run that is there differs in more than its decay and its length.
+    """
+    check_rule_options(rule, {})
+    held = load_config(folder)
+    if held is None:
+        return None
+    started_alike = held.source == run.config.source or Path(held.source).parent == run.folder
+    if not started_alike or not _is_same(held.recipe, run.config.recipe, rule):
+        raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
+    return held
+
+
+def _continues(run: Run) -> bool:
+    """Whether the run goes on from a checkpoint in its own folder."""
+    return run.resume_from is not None and run.resume_from.parent == run.folder
+
+
+def _write(run: Run, config: RunConfig, folder: Path) -> None:
+    """Write the rival's configuration and then, renamed into place, the checkpoint that it starts from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if run.in_place and _continues(run):
+        config = msgspec.structs.replace(
+            config, source=str(run.resume_from), fresh_optimizer=False, model_config="", layout=""
+        )
+    save_config(folder, config)
+    if (run.folder / KEPT).is_dir():
+        shutil.copytree(run.folder / KEPT, folder / KEPT, dirs_exist_ok=True)
+    if run.resume_from is None or not _continues(run):
+        return
+    done = load_outcome(run.folder) if run.in_place else None
+    if done is not None and done.step == run.step:  # what the common beginning took is part of both
+        seconds = done.seconds - done.decay_seconds
+        save_outcome(folder, msgspec.structs.replace(done, seconds=seconds, decay_seconds=0.0, held_out=None))
+    staged = folder / STAGING / run.resume_from.name
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(run.resume_from, staged, copy_function=_link)
+    staged.rename(folder / staged.name)
+    staged.parent.rmdir()
+    sync(folder)
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file of a checkpoint, none of which is ever written into; copy it where links are not supported."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _from_weights(run: Run, rule: str, folder: Path) -> Run:
+    """Start the rival from another program's checkpoint, as the run did."""
     config, recipe = run.config, run.config.recipe
-    if held is not None:
-        planned = held.recipe.steps_total
-        return prepare(Request(source=folder, steps_total=recipe.steps_total if recipe.steps_total > planned else None))
-    if not config.source:
-        return begin(msgspec.structs.replace(recipe, decay=rule, alphadecay={}), folder)
-    fresh = config.fresh_optimizer
-    settings = {name: v for name, v in recipe.settings.items() if fresh or name in HARMLESS}
     return prepare(
         Request(
             source=Path(config.source), data=recipe.data, out=folder, decay=rule, steps_total=recipe.steps_total,
-            block_size=recipe.block_size or None, task=recipe.task, settings=settings, fresh_optimizer=fresh,
+            block_size=recipe.block_size or None, max_tokens=recipe.max_tokens or None, task=recipe.task,
+            columns=recipe.columns, settings=recipe.settings, fresh_optimizer=config.fresh_optimizer,
             allow_data_shift=True, config=config.model_config or None, layout=config.layout or None,
             tokenizer=_tokenizer(run),
         )
     )  # fmt: skip
 
 
-def held_beside(run: Run, rule: str, folder: Path) -> RunConfig | None:
-    """The configuration of the other run where it is there already.
+def _is_same(rival: Recipe, recipe: Recipe, rule: str) -> bool:
+    """Whether two recipes differ in nothing but the decay, the length, and settings that change no number."""
+    wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=rival.steps_total)
+    return _without_changeable(rival) == _without_changeable(wanted)
 
-    Args:
-        run: as it was prepared.
-        rule: a rule without options.
-        folder: of the other run.
 
-    Raises:
-        UsageError: the rule is unknown, or the run that is there differs in more than its decay and its length.
-    """
-    check_rule_options(rule, {})
-    held, config = load_config(folder), run.config
-    if held is None:
-        return None
-    wanted = msgspec.structs.replace(config.recipe, decay=rule, alphadecay={}, steps_total=held.recipe.steps_total)
-    if (held.recipe, held.source) != (wanted, config.source):
-        raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
-    return held
+def _without_changeable(recipe: Recipe) -> Recipe:
+    settings = {name: value for name, value in recipe.settings.items() if name not in CHANGEABLE_ON_RESUME}
+    return msgspec.structs.replace(recipe, settings=settings)
+
+
+def _other_data(rival: RunConfig, config: RunConfig) -> bool:
+    return bool(config.fingerprint.differences(rival.fingerprint))
 
 
 def _tokenizer(run: Run) -> str | None:
-    """That of the run, which may have been named when it began; None where it has none."""
+    """The run's tokenizer, which may have been named when it began; None where it has none."""
     if run.config.fingerprint.tokens == BYTES:
         return NO_TOKENIZER
     kept = run.folder / KEPT

@@ -1,0 +1,47 @@
+"""The lr schedules that a run has had: stretching one while the run goes on moves the lr at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdiag.records import Record
+
+
+class ScheduleSpan(Record, frozen=True, kw_only=True):
+    """A part of a run under one schedule."""
+
+    step: int
+    """Optimizer steps done where it begins."""
+    steps_total: int
+    """Steps that the schedule spans, counted from the beginning of the run."""
+
+
+def extend_schedule(spans: Sequence[ScheduleSpan], step: int, steps_total: int) -> tuple[ScheduleSpan, ...]:
+    """The schedules of a run that goes on.
+
+    Args:
+        spans: those until now; a branch from an older checkpoint leaves out what came after it.
+        step: optimizer steps done.
+        steps_total: steps that the schedule spans from here on.
+
+    Returns:
+        Spans by their first step.
+    """
+    kept = tuple(span for span in spans if span.step < step)
+    return (
+        kept
+        if kept and kept[-1].steps_total == steps_total
+        else (*kept, ScheduleSpan(step=step, steps_total=steps_total))
+    )
+
+
+def total_at(spans: Sequence[ScheduleSpan], step: int) -> int | None:
+    """Steps that the schedule spanned when a step was done; None where nothing is known."""
+    kept = [span.steps_total for span in spans if span.step < max(step, 1)]
+    return kept[-1] if kept else None
+
+
+def describe_schedule(spans: Sequence[ScheduleSpan]) -> str:
+    """The spans in a few words, such as `60 steps, from step 60 on 70`."""
+    first, *rest = spans
+    return ", ".join([f"{first.steps_total} steps", *(f"from step {s.step} on {s.steps_total}" for s in rest)])
