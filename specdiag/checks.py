@@ -26,7 +26,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Raise UsageError unless `value` is one of the texts `allowed`."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f"unknown {name} {shown(value)}; choose from {', '.join(allowed)}")
+        raise UsageError(f"unknown {name}={shown(value)}; choose from {', '.join(allowed)}")
 
 
 def number(
@@ -63,7 +63,7 @@ def number(
     if found is None or not inside:
         bounds = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
         allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        raise UsageError(f"{name} is {shown(value)}: give a number {allowed}".rstrip() + _after(hint))
+        raise UsageError(f"{name}={shown(value)}: give a number {allowed}".rstrip() + _after(hint))
     return found
 
 
@@ -75,7 +75,7 @@ def pair(name: str, value: object) -> tuple[float, float]:
     """
     given = tuple(cast("Sequence[object]", value)) if isinstance(value, (tuple, list)) else ()
     if len(given) != 2:
-        raise UsageError(f"{name} is {shown(value)}: give two numbers")
+        raise UsageError(f"{name}={shown(value)}: give two numbers")
     first, second = (number(name, each) for each in given)
     return first, second
 
@@ -92,7 +92,7 @@ def whole(name: str, value: object, *, least: int | None = None, most: int = MOS
             return found
     allowed = "" if least is None else f" of at least {least}"
     allowed += "" if most == MOST else f"{' and' if allowed else ' of'} at most {most:,}"
-    raise UsageError(f"{name} is {shown(value)}: give a whole number{allowed}{_after(hint)}")
+    raise UsageError(f"{name}={shown(value)}: give a whole number{allowed}{_after(hint)}")
 
 
 def wholes(name: str, value: object) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def wholes(name: str, value: object) -> tuple[int, ...]:
         UsageError: they are not.
     """
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
-        raise UsageError(f"{name} is {shown(value)}: give whole numbers, such as (64, 64)")
+        raise UsageError(f"{name}={shown(value)}: give whole numbers, such as (64, 64)")
     return tuple(whole(name, each, least=0) for each in cast("Iterable[object]", value))
 
 
@@ -113,7 +113,7 @@ def flag(name: str, value: object) -> bool:
         UsageError: it is anything else.
     """
     if value is not True and value is not False:
-        raise UsageError(f"{name} is {shown(value)}: give True or False")
+        raise UsageError(f"{name}={shown(value)}: give True or False")
     return value
 
 
@@ -124,11 +124,11 @@ def text(name: str, value: object) -> str:
         UsageError: it is no text, or holds half a character.
     """
     if not isinstance(value, str):
-        raise UsageError(f"{name} is {shown(value)}: give a text")
+        raise UsageError(f"{name}={shown(value)}: give a text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{name} is {shown(value)}: it cannot be written as UTF-8") from None
+        raise UsageError(f"{name}={shown(value)}: it cannot be written as UTF-8") from None
     return value
 
 
@@ -141,7 +141,7 @@ def texts(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (text(name, value),)
     if not isinstance(value, Iterable) or isinstance(value, (bytes, bytearray)):
-        raise UsageError(f"{name} is {shown(value)}: give a text or several")
+        raise UsageError(f"{name}={shown(value)}: give a text or several")
     return tuple(text(name, item) for item in cast("Iterable[object]", value))
 
 
@@ -153,7 +153,7 @@ def roles(value: object) -> tuple[Role, ...]:
     """
     given = texts("roles", value)
     if unknown := [role for role in given if role not in ROLES]:
-        raise UsageError(f"unknown role {shown(unknown[0])}; roles are {', '.join(ROLES)}")
+        raise UsageError(f"unknown roles={shown(unknown[0])}; roles are {', '.join(ROLES)}")
     return cast("tuple[Role, ...]", given)
 
 
@@ -164,10 +164,10 @@ def path(name: str, value: object) -> Path:
         UsageError: it is empty, no path, or holds a null character.
     """
     if not isinstance(value, (str, os.PathLike)):
-        raise UsageError(f"{name} is {shown(value)}: give a path")
+        raise UsageError(f"{name}={shown(value)}: give a path")
     found = cast("object", os.fspath(cast("str | os.PathLike[str]", value)))
     if not isinstance(found, str) or not found or not is_name(found):
-        raise UsageError(f"{name} is {shown(found)}: give a path")
+        raise UsageError(f"{name}={shown(found)}: give a path")
     return Path(found)
 
 
@@ -182,13 +182,13 @@ def is_name(text: str) -> bool:
 def instance(name: str, value: object, kind: type[object], how: str) -> None:
     """Raise UsageError unless `value` is of a type; `how` says where one comes from."""
     if not isinstance(value, kind):
-        raise UsageError(f"{name} is {shown(value)}: give a {kind.__name__}, {how}")
+        raise UsageError(f"{name}={shown(value)}: give a {kind.__name__}, {how}")
 
 
 def function(name: str, value: object) -> None:
     """Raise UsageError unless `value` can be called, or is None."""
     if value is not None and not callable(value):
-        raise UsageError(f"{name} is {shown(value)}: give a function, or None")
+        raise UsageError(f"{name}={shown(value)}: give a function, or None")
 
 
 def names(given: Mapping[str, object], allowed: Sequence[str]) -> None:

@@ -144,7 +144,7 @@ def test_one_cycle_says_its_peak():
 def test_bad_options():
     model = Decoder()
     optimizer = adamw(model)
-    with pytest.raises(UsageError, match="unknown rule 'adam'; choose from adamc, scionc"):
+    with pytest.raises(UsageError, match="unknown rule='adam'; choose from adamc, scionc"):
         CorrectedDecay(optimizer, model, rule="adam")
     with pytest.raises(UsageError, match="peak_lr=0 must be"):
         CorrectedDecay(optimizer, model, peak_lr=0)

@@ -305,9 +305,9 @@ def test_heatmap_shows_any_metric(small):
     ]
     assert np.asarray(mesh.get_array()).reshape(7, 2) == pytest.approx(np.array(expected))
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(ROLES)
-    with pytest.raises(UsageError, match=r"unknown metric 'loss'; choose from .*stable_rank"):
+    with pytest.raises(UsageError, match=r"unknown metric='loss'; choose from .*stable_rank"):
         plot.heatmap(small, metric="loss")
-    with pytest.raises(UsageError, match="unknown metric 'name'"):
+    with pytest.raises(UsageError, match="unknown metric='name'"):
         plot.heatmap(small, metric="name")
 
 

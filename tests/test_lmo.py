@@ -124,5 +124,5 @@ def test_what_has_no_such_norm_is_refused():
         direction("spectral", torch.ones(3))
     with pytest.raises(UsageError, match="spectral-conv LMO needs at least 3 axes"):
         direction("spectral-conv", torch.ones(3, 4))
-    with pytest.raises(UsageError, match="unknown LMO 'euclid'; choose from sign, sign-plain"):
+    with pytest.raises(UsageError, match="unknown lmo='euclid'; choose from sign, sign-plain"):
         direction("euclid", torch.ones(3, 4))

@@ -128,7 +128,7 @@ def test_the_ratio_that_is_in_force_is_the_decay_that_is_taken_off(watch_first):
     optimizer = adamw(model, lr=0.1)
     made = []
     for watches in (watch_first, not watch_first):
-        made.append(NormWatch(model, optimizer) if watches else AlphaDecay(model, optimizer, fresh=False))
+        made.append(NormWatch(model, optimizer) if watches else AlphaDecay(model, optimizer, measure_first=True))
     watch, decay = made if watch_first else reversed(made)
     if watch_first:
         decay.step(0)
@@ -325,7 +325,7 @@ def test_what_is_refused():
     model = Decoder()
     with pytest.raises(UsageError, match="every=0"):
         NormWatch(model, adamw(model), every=0)
-    with pytest.raises(UsageError, match="unknown role 'queue'"):
+    with pytest.raises(UsageError, match="unknown roles='queue'"):
         NormWatch(model, adamw(model), roles="queue")
     with pytest.raises(UsageError, match="no weight matrix of this Decoder matches"):
         NormWatch(model, adamw(model), include="nothing.*")

@@ -114,7 +114,7 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest():
     assert {p.ndim for p in muon.param_groups[0]["params"]} == {2}
     assert len(muon.param_groups[0]["params"]) == 6
     assert model.lm_head.weight in set(adamw.param_groups[0]["params"])
-    train(model, [muon, adamw], 2, decay=AlphaDecay(model, [muon, adamw], fresh=False))
+    train(model, [muon, adamw], 2, decay=AlphaDecay(model, [muon, adamw], measure_first=True))
 
 
 def test_the_presets_are_the_published_ones():

@@ -56,8 +56,8 @@ def hub(monkeypatch, tmp_path, folder):
 
 def test_compare_reads_the_file_that_is_named(folder):
     best, other = (specdiag.compare(folder, folder, weights=False, **QUICK, **kw) for kw in ({}, {"file": "other.safetensors"}))  # fmt: skip
-    assert other.a.files == other.b.files == ("other.safetensors",)
-    assert other[QUERY].a.frobenius_norm == pytest.approx(10 * best[QUERY].a.frobenius_norm, rel=1e-6)
+    assert other.before.files == other.after.files == ("other.safetensors",)
+    assert other[QUERY].before.frobenius_norm == pytest.approx(10 * best[QUERY].before.frobenius_norm, rel=1e-6)
 
 
 @pytest.mark.parametrize("call", [specdiag.analyze, specdiag.audit, lambda s, **kw: specdiag.compare(s, s, **kw)])
@@ -108,7 +108,7 @@ def test_the_other_side_of_a_report_samples_the_same_experts(tmp_path):
     report = specdiag.analyze(tmp_path, experts=2, seed=3, **QUICK)
     found = specdiag.compare(report, tmp_path, **QUICK)
     assert len(found.modules) == 4
-    assert {m.b.key for m in found.modules} == {r.key for r in report}
+    assert {m.after.key for m in found.modules} == {r.key for r in report}
     assert (found.settings_after.experts, found.settings_after.seed) == (2, 3)
 
 
@@ -129,30 +129,30 @@ def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"jobs": -3}, "jobs is -3: give a whole number of at least 1"),
-        ({"jobs": 0}, "jobs is 0"),
-        ({"jobs": "4"}, "jobs is '4'"),
-        ({"jobs": True}, "jobs is True"),
-        ({"memory": "8G"}, "memory is '8G': give a whole number of at least 1, in bytes"),
-        ({"memory": -1}, "memory is -1"),
-        ({"tail_fraction": math.nan}, "tail fraction nan is not between 0 and 1"),
+        ({"jobs": -3}, "jobs=-3: give a whole number of at least 1"),
+        ({"jobs": 0}, "jobs=0"),
+        ({"jobs": "4"}, "jobs='4'"),
+        ({"jobs": True}, "jobs=True"),
+        ({"memory": "8G"}, "memory='8G': give a whole number of at least 1, in bytes"),
+        ({"memory": -1}, "memory=-1"),
+        ({"tail_fraction": math.nan}, "tail_fraction=nan is not between 0 and 1"),
         ({"tail_fraction": 1.0}, "tail fraction 1.0 is not between 0 and 1"),
-        ({"seed": -1}, "seed is -1: give a whole number of at least 0"),
-        ({"seed": 0.5}, "seed is 0.5"),
-        ({"seed": 2**64}, "seed is 18446744073709551616"),
-        ({"experts": 0}, "experts is 0: give a whole number of at least 1"),
-        ({"include": 3}, "include is 3: give a text or several"),
-        ({"exclude": [None]}, "exclude is None: give a text"),
-        ({"roles": "queries"}, "unknown role 'queries'; roles are q, k"),
-        ({"tail": "hil"}, "unknown tail 'hil'; choose from hill, "),
+        ({"seed": -1}, "seed=-1: give a whole number of at least 0"),
+        ({"seed": 0.5}, "seed=0.5"),
+        ({"seed": 2**64}, "seed=18446744073709551616"),
+        ({"experts": 0}, "experts=0: give a whole number of at least 1"),
+        ({"include": 3}, "include=3: give a text or several"),
+        ({"exclude": [None]}, "exclude=None: give a text"),
+        ({"roles": "queries"}, "unknown roles='queries'; roles are q, k"),
+        ({"tail": "hil"}, "unknown tail='hil'; choose from hill, "),
         ({"method": None}, "unknown method None; choose from gram, svd"),
-        ({"dtype": "half"}, "unknown dtype 'half'; choose from auto, float32, float64"),
-        ({"square": 1}, "square is 1: give True or False"),
-        ({"cache": 5}, "cache is 5: give a path"),
-        ({"role_map": b"x"}, "role_map is b'x': give a path"),
-        ({"resume": [1]}, "resume is 1: give a SpectralReport"),
-        ({"ranks": 2}, "ranks is 2: give a Ranks"),
-        ({"progress": 1}, "progress is 1: give a function, or None"),
+        ({"dtype": "half"}, "unknown dtype='half'; choose from auto, float32, float64"),
+        ({"square": 1}, "square=1: give True or False"),
+        ({"cache": 5}, "cache=5: give a path"),
+        ({"role_map": b"x"}, "role_map=b'x': give a path"),
+        ({"resume": [1]}, "resume=1: give a SpectralReport"),
+        ({"ranks": 2}, "ranks=2: give a Ranks"),
+        ({"progress": 1}, "progress=1: give a function, or None"),
     ],
 )
 def test_every_door_checks_every_value(option, said):
@@ -169,18 +169,18 @@ def test_every_door_checks_every_value(option, said):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"lr_schedule": "cosine"}, "unknown lr schedule 'cosine'; choose from constant, to zero"),
-        ({"clip": (5,)}, "clip is (5,): give two numbers"),
+        ({"lr_schedule": "cosine"}, "unknown lr_schedule='cosine'; choose from constant, to zero"),
+        ({"clip": (5,)}, "clip=(5,): give two numbers"),
         ({"clip": (5, 101)}, "--clip 5 101 must be percentiles"),
-        ({"clip": (math.nan, 5)}, "clip is nan: give a number"),
-        ({"preserve_mean": "yes"}, "preserve_mean is 'yes': give True or False"),
-        ({"weight_decay": math.inf}, "weight decay is inf: give a number of at least 0"),
-        ({"weight_decay": True}, "weight decay is True"),
-        ({"lr": "1e-3"}, "lr is '1e-3'"),
-        ({"steps_left": 10.5}, "steps left is 10.5: give a whole number"),
-        ({"s2": math.nan}, "s2 is nan"),
-        ({"schedule": "adamc"}, "schedule is 'adamc': give a DecaySchedule"),
-        ({"basis": ["alpha"]}, "unknown basis ['alpha']; choose from alpha"),
+        ({"clip": (math.nan, 5)}, "clip=nan: give a number"),
+        ({"preserve_mean": "yes"}, "preserve_mean='yes': give True or False"),
+        ({"weight_decay": math.inf}, "weight_decay=inf: give a number of at least 0"),
+        ({"weight_decay": True}, "weight_decay=True"),
+        ({"lr": "1e-3"}, "lr='1e-3'"),
+        ({"steps_left": 10.5}, "steps_left=10.5: give a whole number"),
+        ({"s2": math.nan}, "s2=nan"),
+        ({"schedule": "adamc"}, "schedule='adamc': give a DecaySchedule"),
+        ({"basis": ["alpha"]}, "unknown basis=['alpha']; choose from alpha"),
     ],
 )
 def test_plans_are_made_of_checked_numbers_alone(option, said):

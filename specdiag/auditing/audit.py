@@ -78,7 +78,7 @@ def audit(
     checks = load_checks(thresholds)
     weight_decay, lr = (
         None if value is None else checking.number(name, value, above=0, hint="of the run")
-        for name, value in (("weight decay", weight_decay), ("lr", lr))
+        for name, value in (("weight_decay", weight_decay), ("lr", lr))
     )
     steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
     if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):

@@ -254,10 +254,10 @@ def _check(
 ) -> None:
     if not ratios:
         raise UsageError("no module takes part in this plan: there is nothing to predict")
-    checks.one_of("lr schedule", schedule, get_args(LrSchedule))
-    checks.number("--weight-decay", base_weight_decay, least=0)
-    checks.number("--lr", lr, least=0)
-    checks.whole("--steps-left", steps_left, least=0)
+    checks.one_of("lr_schedule", schedule, get_args(LrSchedule))
+    checks.number("base_weight_decay", base_weight_decay, least=0)
+    checks.number("lr", lr, least=0)
+    checks.whole("steps_left", steps_left, least=0)
     if not all(math.isfinite(ratio) and ratio >= 0 for ratio in ratios):
         raise UsageError(
             "a ratio of the plan is negative or no number: every module needs a multiple of the base decay"

@@ -76,25 +76,25 @@ def simulate(
     """
     corrected, stochastic = checks.flag("corrected", corrected), checks.flag("stochastic", stochastic)
     corrected = corrected or optimizer == "adamc"
-    shape = checks.wholes("--shape", shape)
-    seed, warmup = checks.whole("--seed", seed, least=0), checks.whole("--warmup", warmup, least=0)
+    shape = checks.wholes("shape", shape)
+    seed, warmup = checks.whole("seed", seed, least=0), checks.whole("warmup", warmup, least=0)
     initial_rms, initial_norm, momentum, batch_tokens = (
         None if value is None else checks.number(name, value, most=_LARGEST)
         for name, value in (
-            ("--initial-rms", initial_rms),
-            ("--initial-norm", initial_norm),
-            ("--momentum", momentum),
-            ("--batch-tokens", batch_tokens),
+            ("initial_rms", initial_rms),
+            ("initial_norm", initial_norm),
+            ("momentum", momentum),
+            ("batch_tokens", batch_tokens),
         )
     )
-    betas = None if betas is None else checks.pair("--betas", betas)
-    gradient_rms = checks.number("--gradient-rms", gradient_rms, most=_LARGEST)
+    betas = None if betas is None else checks.pair("betas", betas)
+    gradient_rms = checks.number("gradient_rms", gradient_rms, most=_LARGEST)
     start = _start(shape, initial_rms, initial_norm)
     lr, weight_decay, final_lr = (
         checks.number(name, value, most=checks.MOST_RATE)
-        for name, value in (("--lr", lr), ("--weight-decay", weight_decay), ("--final-lr", final_lr))
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("final_lr", final_lr))
     )
-    steps = checks.whole("--steps", steps)
+    steps = checks.whole("steps", steps)
     _check(lr, weight_decay, steps, lr_shape, final_lr, batch_tokens)
     update = update_of(optimizer, shape, momentum=momentum, betas=betas, gradient_rms=gradient_rms)
     momentum = MOMENTUM.get(update.optimizer) if momentum is None else momentum
@@ -176,7 +176,7 @@ def _lr(setting: Setting) -> schedules.Schedule:
 def _noted(steps: int, at: Sequence[int] | None) -> list[int]:
     if at is None:
         return sorted({round(i * steps / _POINTS) for i in range(_POINTS + 1)})
-    at = checks.wholes("--at", at)
+    at = checks.wholes("at", at)
     outside = [step for step in at if not 0 <= step <= steps]
     if outside:
         raise UsageError(f"step {outside[0]} lies outside a run of {steps} steps")
@@ -195,9 +195,9 @@ def _sample(update: Update, shape: Shape) -> Shape:
 def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
     if rms is not None and norm is not None:
         raise UsageError(f"--initial-rms {rms:g} and --initial-norm {norm:g} say the same twice: leave one out")
-    name, given = ("--initial-norm", norm) if norm is not None else ("--initial-rms", rms)
+    name, given = ("initial_norm", norm) if norm is not None else ("initial_rms", rms)
     if given is not None and not (math.isfinite(given) and given >= 0):
-        raise UsageError(f"{name} is {given:g}: give a norm that is not negative")
+        raise UsageError(f"{name}={given:g}: give a norm that is not negative")
     if norm is not None:
         return norm / math.sqrt(math.prod(shape) or 1)
     return INITIAL_RMS if rms is None else rms
@@ -206,7 +206,7 @@ def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
 def _check(
     lr: float, weight_decay: float, steps: int, lr_shape: str, final_lr: float, batch_tokens: float | None
 ) -> None:
-    checks.one_of("--lr-shape", lr_shape, get_args(LrShape))
+    checks.one_of("lr_shape", lr_shape, get_args(LrShape))
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"--lr is {lr:g}: give the peak learning rate, a positive number")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):

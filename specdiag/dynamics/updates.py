@@ -85,7 +85,7 @@ def update_of(
     Raises:
         UsageError: an unknown optimizer, a setting that it does not have, or a shape that it is not defined for.
     """
-    checks.one_of("--optimizer", optimizer, OPTIMIZERS)
+    checks.one_of("optimizer", optimizer, OPTIMIZERS)
     assert _is_known(optimizer)
     _check(optimizer, shape, momentum, betas, gradient_rms)
     if optimizer == "random-walk":
