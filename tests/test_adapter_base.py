@@ -136,7 +136,7 @@ def test_a_pipeline_is_no_base_but_its_component_is(tmp_path: Path) -> None:
     (tmp_path / "pipe" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     tensors = lora("unet.mid_block.attentions.0.to_q", 96, 64)
     write(tmp_path / "adapter", tensors)
-    with pytest.raises(UsageError, match="pipe has several components: give the folder of one as --base"):
+    with pytest.raises(UsageError, match="pipe has several components: give the folder of one as base="):
         open_checkpoint(tmp_path / "adapter", base=tmp_path / "pipe")
     merged = values(open_checkpoint(tmp_path / "adapter", base=tmp_path / "pipe" / "unet"), name)
     product = dense(tensors, "unet.mid_block.attentions.0.to_q", 1.0)

@@ -45,10 +45,10 @@ def test_the_note_names_the_base_model(tmp_path: Path) -> None:
     tensors = lora(QUERY, 96, 64)
     notes = open_checkpoint(write(tmp_path, tensors, LORA)).notes
     assert notes == (
-        "The rows are an adapter's updates s B A, not weights; made for org/base: give --base org/base for W + s B A.",
+        "The rows are an adapter's updates s B A, not weights; made for org/base: give base=org/base for W + s B A.",
     )
     write(tmp_path, tensors, LORA | {"revision": "v2"})
-    assert "--base org/base@v2 " in open_checkpoint(tmp_path).notes[0]
+    assert "base=org/base@v2 " in open_checkpoint(tmp_path).notes[0]
 
 
 def test_an_activated_lora_is_said_to_be_one(tmp_path: Path) -> None:

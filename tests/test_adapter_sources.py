@@ -48,7 +48,7 @@ def test_torch_files_and_live_names(tmp_path: Path) -> None:
     assert np.array_equal(values(live, f"{QUERY}.weight"), w.numpy())
     reasons = {s.name: s.reason for s in live.skipped}
     assert reasons["base_model.model.lm_head.original_module.weight"] == "replaced by modules_to_save"
-    with pytest.raises(UsageError, match="holds the weights that its adapter changes: leave out --base"):
+    with pytest.raises(UsageError, match="holds the weights that its adapter changes: leave out base="):
         open_checkpoint(tmp_path / "model.pt", base=tmp_path)
     report = specdiag.analyze(state)
     assert report.summary.analysed_parameters == 2 * 96 * 64

@@ -73,7 +73,7 @@ def test_safetensors_bytes(tmp_path: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        for tensor in list_safetensors(path, "model.safetensors"):
+        for tensor in list_safetensors(path, "model.safetensors").tensors:
             tensor.read(None)
 
     fuzzing.fuzz(read, fuzzing.mutations(small, 1))
@@ -99,7 +99,7 @@ def test_gguf_bytes(tmp_path: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        for stored in list_gguf(path, "model.gguf")[0]:
+        for stored in list_gguf(path, "model.gguf").tensors:
             if stored.reason is None:
                 stored.read(None)
         open_checkpoint(path)

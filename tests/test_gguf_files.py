@@ -36,7 +36,7 @@ def test_a_projector_beside_the_model(tmp_path: Path) -> None:
     assert checkpoint.source.files == ("gemma-Q4_0.gguf",)
     assert checkpoint.source.ignored == ("mmproj-F16.gguf",)
     assert checkpoint.notes == (
-        "Left out mmproj-F16.gguf, a multimodal projector beside the model: analyse one with --file.",
+        "Left out mmproj-F16.gguf, a multimodal projector beside the model: analyse one with file=.",
     )
     picked = open_checkpoint(tmp_path, file="mmproj-F16.gguf")
     assert [(m.name, m.module.role) for m in picked.matrices] == [("v.blk.0.attn_q.weight", "q")]

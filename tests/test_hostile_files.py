@@ -109,7 +109,7 @@ FOREIGN = {
     "\n  <html></html>": "a web page or XML, not weights",
     '{"error": "not found"}': "is JSON, not weights",
     "GGUF\x03\0\0\0": "not a readable GGUF file",
-    "hello": "neither a safetensors file nor a torch checkpoint",
+    "hello": "is a text file, not weights",
 }
 
 

@@ -76,9 +76,9 @@ def test_addresses_that_are_no_model(typed: str) -> None:
 
 
 def test_options_that_contradict_the_location(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="already names revision 'v1': leave out --revision v2"):
+    with pytest.raises(UsageError, match="already names revision 'v1': leave out revision=v2"):
         locate("org/name@v1", revision="v2")
-    with pytest.raises(UsageError, match=r"already names 'a.bin': leave out --file b.bin"):
+    with pytest.raises(UsageError, match=r"already names 'a.bin': leave out file=b.bin"):
         locate("hf://org/name/a.bin", file="b.bin")
     with pytest.raises(UsageError, match="is for models on the hub"):
         locate(tmp_path, revision="v1")
@@ -151,7 +151,7 @@ def test_a_tie_is_never_guessed(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         write(tmp_path / name)
     with pytest.raises(
-        UsageError, match=r"holds 2 different models: a.safetensors, b.safetensors; pick one with --file"
+        UsageError, match=r"holds 2 different models: a.safetensors, b.safetensors; pick one with file="
     ):
         open_checkpoint(tmp_path)
     assert open_checkpoint(tmp_path, file="b.safetensors").source.files == ("b.safetensors",)

@@ -370,7 +370,7 @@ def test_tokens_and_refusals(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -
 def test_offline_and_unreachable(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(SourceError, match=r"--stream reads org/one from the hub and HF_HUB_OFFLINE is set"):
+        with pytest.raises(SourceError, match=r"stream=True reads org/one from the hub and HF_HUB_OFFLINE is set"):
             read()
     assert hub.requests == []
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -395,13 +395,13 @@ def test_what_is_not_streamed(hub: HubStandIn, tmp_path: Path) -> None:
         "org/onnx": Repo({"model.onnx": b"ONNX"}),
     }
     for location, kind, sentence in (
-        ("org/bin", UsageError, "'org/bin/pytorch_model.bin' is none: leave --stream out to download it"),
+        ("org/bin", UsageError, "'org/bin/pytorch_model.bin' is none: leave out stream=True to download it"),
         ("org/gguf", UsageError, "'org/gguf/model.safetensors' is none"),
         ("org/page", SourceError, "is a web page"),
         ("org/empty", SourceError, "is empty: fetch it again"),
         ("org/cut", SourceError, "is not a readable safetensors file"),
         ("org/onnx", SourceError, "holds weights only as model.onnx"),
-        (str(tmp_path), UsageError, "--stream is for models on the hub"),
+        (str(tmp_path), UsageError, "stream=True is for models on the hub"),
     ):
         with pytest.raises(kind, match=sentence):
             open_checkpoint(location, stream=True)

@@ -30,7 +30,7 @@ def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> 
         UsageError: `n` is below 1.
     """
     if n < 1:
-        raise UsageError(f"--experts {n} leaves nothing to analyse: give 1 or more")
+        raise UsageError(f"experts={n} leaves nothing to analyse: give 1 or more")
     numbers = {number for name, held in parts.items() for part in held if (number := _expert(name, part)) is not None}
     total = 1 + max(numbers, default=-1)
     if n >= total:

@@ -45,7 +45,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """What picks this model with `--file`."""
+        """The name that picks this model as `file`."""
         return self.index or self.files[0]
 
 
@@ -116,7 +116,7 @@ def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
     if not base.endswith(".gguf") or not beside or choice.name in beside:
         return []
     what = "a multimodal projector" if len(beside) == 1 else "multimodal projectors"
-    return [f"Left out {listed(beside, _LISTED)}, {what} beside the model: analyse one with --file."]
+    return [f"Left out {listed(beside, _LISTED)}, {what} beside the model: analyse one with file=."]
 
 
 def _candidates(names: Sequence[str]) -> list[Choice]:
@@ -132,7 +132,8 @@ def _candidates(names: Sequence[str]) -> list[Choice]:
 def _rank(choice: Choice) -> int:
     base = _base(choice.name)
     if _ADAPTER.match(base):  # after every model: an adapter beside one is something else to look at
-        return len(_PRECEDENCE) + next(place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
+        places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
+        return len(_PRECEDENCE) + next(places, len(FORMATS))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
 
@@ -152,7 +153,7 @@ def _only(choices: Sequence[Choice], where: str) -> Choice:
             f"{where} is cut for tensor parallelism ({listed(names, _LISTED)}), not supported: merge it first"
         )
     if len(choices) > 1:
-        raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with --file")
+        raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
     if choices[0].missing:
         raise SourceError(f"{where} is incomplete: it lacks {listed(choices[0].missing, _LISTED)}; fetch it again")
     return choices[0]
@@ -178,7 +179,7 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
         named = listed(folders, _LISTED)
-        return f"{where} holds weights only in its folders {named}: name one, or pick it with --file FOLDER"
+        return f"{where} holds weights only in its folders {named}: name one, or pick it with file="
     return f"{where} holds no weights, only {listed(inside, _LISTED)}" if inside else f"{where} is empty"
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from specdiag.checkpoint.listing import Listing, list_file
+from specdiag.checkpoint.formats import list_file
+from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 from specdiag.files import read_whole

@@ -1,43 +1,141 @@
-"""What a file is, told from its first bytes and never from its name."""
+"""The table of formats: a file is told by its first bytes, and its name only makes it a candidate.
+
+A new format is a reader, which makes a `Listing` of a path, and one record in `FORMATS`.
+"""
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from specdiag.checkpoint.gguf.file import list_gguf
+from specdiag.checkpoint.listing import Listing
+from specdiag.checkpoint.not_weights import describe, is_json
+from specdiag.checkpoint.safetensors_file import Fill, list_by_ranges, list_safetensors
 from specdiag.errors import SourceError
+from specdiag.files import TEXT_LIMIT
 
-Format = Literal["safetensors", "gguf", "torch_zip", "torch_legacy"]
-
-TORCH_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
-"""Of names that torch.save is given."""
-WEIGHT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
-"""Of files of weights that are read. A name only makes a file a candidate: its content says what it is."""
-FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
-"""Of files of weights that are not read, to name them."""
-_PICKLE = 0x80  # first byte since pickle protocol 2; torch's format before 1.6 is several pickles in a row
-_REFUSED: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
-    (b"\x93NUMPY", "a single numpy array, not a checkpoint"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
-    (b"<", "a web page or XML, not weights: fetch the file itself"),
-    (b'{\n "schema"', "a decay plan, not weights: give a report or a checkpoint"),
-    (b"{", "JSON, not weights"),
-)
 N_PROBE = 512
 """Bytes at the beginning of a file that tell its format."""
+_HEADER_LIMIT = 100_000_000  # bytes that the safetensors library allows a header
 
 
-def recognise(path: Path, label: str) -> Format:
-    """The format of a file of weights.
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of files of weights.
+
+    Attributes:
+        name: its name in messages.
+        suffixes: the ends of file names that make a file a candidate, dot included.
+        magic: tells the format by the first `N_PROBE` bytes of a file. The records are asked in the order of the table.
+        precedence: regular expressions on whole file names, the best first. Among the files of a folder the first
+            expression that fits decides, those of an earlier record before those of a later one.
+        list: reads what a file holds from its path and its name in messages.
+        list_by_ranges: does so for a file on the hub, from its name in messages, its size, its first bytes, and a
+            function that reads ranges; None where a file of this format has to be downloaded.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    magic: Callable[[bytes], bool]
+    precedence: tuple[str, ...]
+    list: Callable[[Path, str], Listing]
+    list_by_ranges: Callable[[str, int, bytes, Fill], Listing] | None = None
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Look for the length of a header as u64, then its JSON. The first byte may be 0x80, which starts a pickle, too."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER_LIMIT
+
+
+def _is_torch(head: bytes) -> bool:
+    """Look for a zip archive, or a pickle of protocol 2 and later: torch wrote several in a row before 1.6."""
+    return head.startswith((b"PK\x03\x04", b"\x80"))
+
+
+def _is_gguf(head: bytes) -> bool:
+    return head.startswith(b"GGUF")
+
+
+def _list_torch(path: Path, label: str) -> Listing:
+    from specdiag.checkpoint.torch_file import list_torch_file  # torch takes a second to import
+
+    return list_torch_file(path, label)
+
+
+SAFETENSORS = Format(
+    name="safetensors",
+    suffixes=(".safetensors",),
+    magic=_is_safetensors,
+    precedence=(
+        r"model\.safetensors\.index\.json",
+        r".*\.safetensors\.index.*\.json",
+        r"model\.safetensors",
+        r"model[-_]\d+-of-\d+\.safetensors",
+        r"(?!consolidated).*\.safetensors",
+        r"consolidated.*\.safetensors",
+    ),
+    list=list_safetensors,
+    list_by_ranges=list_by_ranges,
+)
+TORCH = Format(
+    name="torch",
+    suffixes=(".bin", ".pth", ".pt", ".ckpt"),
+    magic=_is_torch,
+    precedence=(
+        r"consolidated.*\.(bin|pth|pt)",
+        r"pytorch_model\.bin\.index\.json",
+        r".*\.bin\.index.*\.json",
+        r"pytorch_model\.bin",
+        r"pytorch_model[-_]\d+-of-\d+\.bin",
+        r".*\.bin",
+        r".*\.(pth|pt|ckpt)",
+    ),
+    list=_list_torch,
+)
+GGUF = Format(
+    name="GGUF",
+    suffixes=(".gguf",),
+    magic=_is_gguf,
+    precedence=(r"(?!.*(?i:mmproj|imatrix)).*\.gguf", r".*(?i:mmproj).*\.gguf"),
+    list=list_gguf,
+)
+FORMATS: tuple[Format, ...] = (SAFETENSORS, TORCH, GGUF)
+TORCH_SUFFIXES = TORCH.suffixes
+WEIGHT_SUFFIXES: tuple[str, ...] = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+"""Ends of the names of files that are read."""
+FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+"""Ends of the names of files of weights that are not read, to name them."""
+_UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}): it may be damaged"
+
+
+def list_file(path: Path, label: str) -> Listing:
+    """List every tensor of a file, whose format is told from its content.
 
     Args:
         path: the file.
         label: its name in messages.
+
+    Returns:
+        Its tensors, remarks, and its own description of the model.
+
+    Raises:
+        SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
+        MissingExtraError: it holds quantised weights that only an optional dependency decodes.
+    """
+    return recognise(path, label).list(path, label)
+
+
+def recognise(path: Path, label: str) -> Format:
+    """Tell the format of a file of weights.
+
+    Args:
+        path: the file.
+        label: its name in messages.
+
+    Returns:
+        Its record.
 
     Raises:
         SourceError: it cannot be read, is empty, or is something else, which is named.
@@ -47,58 +145,35 @@ def recognise(path: Path, label: str) -> Format:
             raise SourceError(f"'{label}' is not a regular file")
         with path.open("rb") as file:
             head = file.read(N_PROBE)
+            found = _find(head)
+            if found is None and is_json(head):  # its keys lie anywhere
+                head += file.read(TEXT_LIMIT)
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
-    return format_of(head, label)
+    return found or format_of(head, label)
 
 
 def format_of(head: bytes, label: str) -> Format:
-    """The format of a file of weights by its first `N_PROBE` bytes.
+    """Tell the format of a file of weights by its first `N_PROBE` bytes or more.
+
+    Args:
+        head: the bytes.
+        label: the file's name in messages.
+
+    Returns:
+        Its record.
 
     Raises:
         SourceError: it is empty, or something else, which is named.
     """
-    if not head:
-        raise SourceError(f"'{label}' is empty: fetch it again")
-    if head.startswith(b"GGUF"):
-        return "gguf"
-    if _is_safetensors(head):
-        return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
-        return "torch_zip"
-    if head[0] == _PICKLE:
-        return "torch_legacy"
-    for magic, what in _REFUSED:
-        if head.lstrip().startswith(magic):
-            raise SourceError(f"'{label}' is {what}")
-    if head[8:9] == b"{":  # with a length that lies, as the reader will say
-        return "safetensors"
-    raise SourceError(f"'{label}' is {_unknown(head)}")
+    found = _find(head)
+    if found is not None:
+        return found
+    what = describe(head)
+    if what is None and head[8:9] == b"{":  # with a length that lies, as the reader will say
+        return SAFETENSORS
+    raise SourceError(f"'{label}' is {what or _UNKNOWN}")
 
 
-def _is_safetensors(head: bytes) -> bool:
-    """A u64 and a JSON object. The low byte may be any: 0x80, which also starts a pickle, is common.
-
-    A GGUF file with 123 tensors looks the same.
-    """
-    return head[6:9] == b"\0\0{"
-
-
-def _unknown(head: bytes) -> str:
-    spec = _ctranslate2_spec(head)
-    if spec is not None:
-        return f"a CTranslate2 model ({spec}), not supported: analyse the checkpoint that it was converted from"
-    if head[257:262] == b"ustar":
-        return "a tar archive: unpack it first"
-    return "neither a safetensors file nor a torch checkpoint; it may be truncated or damaged"
-
-
-def _ctranslate2_spec(head: bytes) -> str | None:
-    """The spec name of a CTranslate2 file: u32 version, u16 length, name ending in NUL."""
-    if len(head) < 8:
-        return None
-    version, length = struct.unpack_from("<IH", head)
-    name = head[6 : 6 + length]
-    if not 1 <= version <= 64 or not name.endswith(b"Spec\0"):
-        return None
-    return name[:-1].decode("ascii", "replace")
+def _find(head: bytes) -> Format | None:
+    return next((format for format in FORMATS if format.magic(head)), None)

@@ -141,8 +141,8 @@ class HubFile:
             return
         if status == 200 or encoded:
             raise SourceError(
-                f"{constants.ENDPOINT} does not give parts of '{self.repo}/{self.name}', which --stream needs: leave "
-                "it out to download"
+                f"{constants.ENDPOINT} does not give parts of '{self.repo}/{self.name}', which stream=True needs: "
+                "leave it out to download"
             )
         given = _GIVEN.fullmatch(headers.get("content-range", ""))
         if status != 206 or given is None or (int(given[1]), int(given[2])) != (begin, self.size):
@@ -151,5 +151,5 @@ class HubFile:
     def _other_file(self, what: str) -> SourceError:
         return SourceError(
             f"'{self.repo}/{self.name}' is listed with {self.size} bytes, and {constants.ENDPOINT} answers {what}: "
-            "run again, or leave out --stream to download"
+            "run again, or leave out stream=True to download"
         )

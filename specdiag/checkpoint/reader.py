@@ -84,11 +84,11 @@ def open_checkpoint(
     """
     if stream and not any(locate(place).repo for place in (location, base) if place is not None):
         raise UsageError(
-            f"--stream is for models on the hub: a local one such as '{location}' is read by ranges anyway"
+            f"stream=True is for models on the hub: a local one such as '{location}' is read by ranges anyway"
         )
     folder, pick, parts = _located(location, revision, file, stream=stream)
     if parts and role_map is not None:
-        raise UsageError(f"{folder.source.location} has several components: pick one with --file for --role-map")
+        raise UsageError(f"{folder.source.location} has several components: pick one with file= for role_map=")
 
     def sort(pick: str | None) -> Checkpoint:
         held = read_contents(folder, pick)
@@ -115,10 +115,10 @@ def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Cont
     """
     folder, pick, parts = _located(location, stream=stream)
     if parts:
-        raise UsageError(f"{folder.source.location} has several components: give the folder of one as --base")
+        raise UsageError(f"{folder.source.location} has several components: give the folder of one as base=")
     held = read_contents(folder, pick)
     if _adapter(held, folder) is not None:
-        raise UsageError(f"{folder.source.location} is an adapter, or carries one: --base takes the plain model")
+        raise UsageError(f"{folder.source.location} is an adapter, or carries one: base= takes the plain model")
     return held
 
 
@@ -143,9 +143,9 @@ def _applied(
     """The base model with the adapter applied."""
     where = held.source.location
     if adapter is None:
-        raise UsageError(f"{where} is no adapter: leave out --base {os.fspath(location)}")
+        raise UsageError(f"{where} is no adapter: leave out base={os.fspath(location)}")
     if adapter.holds_base:
-        raise UsageError(f"{where} holds the weights that its adapter changes: leave out --base {os.fspath(location)}")
+        raise UsageError(f"{where} holds the weights that its adapter changes: leave out base={os.fspath(location)}")
     base = read_base(location, stream=stream)
     tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(held.source, base=str(base.source))
@@ -197,7 +197,7 @@ def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
     if missing:
         named = ", ".join(brief(name) for name in missing[:4])
         way = (
-            f"; where no such files belong to it, delete {promised_by} or pick with --file"
+            f"; where no such files belong to it, delete {promised_by} or pick with file="
             if is_index(promised_by)
             else ""
         )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.safetensors_header import FIRST_READ, Entry, read_header
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
@@ -45,8 +46,8 @@ Fill = Callable[[int, NDArray[Any]], None]
 """Fills a C-contiguous array with the bytes of a file at an offset."""
 
 
-def list_safetensors(path: Path, label: str) -> list[StoredTensor]:
-    """Every tensor of a safetensors file in the order of its data. Only the header is read.
+def list_safetensors(path: Path, label: str) -> Listing:
+    """List every tensor of a safetensors file in the order of its data. Only the header is read.
 
     Args:
         path: the file.
@@ -63,8 +64,8 @@ def list_safetensors(path: Path, label: str) -> list[StoredTensor]:
     return list_by_ranges(label, size, read_bytes(fill, 0, min(size, FIRST_READ)), fill)
 
 
-def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> list[StoredTensor]:
-    """Every tensor of a safetensors file that is read by `fill`, wherever it lies. Only the header is read.
+def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> Listing:
+    """List every tensor of a safetensors file that is read by `fill`, wherever it lies. Only the header is read.
 
     Args:
         label: its name in messages.
@@ -76,7 +77,7 @@ def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> list[Store
         SourceError: the file is truncated, or its header is damaged. What `fill` raises goes through.
     """
     header, data_start = read_header(label, size, head, partial(read_bytes, fill))
-    return [_stored(label, name, entry, data_start, fill) for name, entry in header.items()]
+    return Listing([_stored(label, name, entry, data_start, fill) for name, entry in header.items()])
 
 
 def read_bytes(fill: Fill, begin: int, end: int) -> bytes:

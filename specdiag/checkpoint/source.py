@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specdiag.checkpoint.files import exists
+from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 
-_PATH_LIKE = re.compile(r"[./~\\].*|.*[/\\]|.*\.(safetensors|bin|pth?|ckpt|gguf|json)", re.DOTALL)
+_FILES = "|".join(map(re.escape, (*WEIGHT_SUFFIXES, ".json")))
+_PATH_LIKE = re.compile(rf"[./~\\].*|.*[/\\]|.*({_FILES})", re.DOTALL)
 _URL = re.compile(r"(https?|hf)://.*|(www\.)?(huggingface\.co|hf\.co)/.*", re.DOTALL)
 _HOST = re.compile(r"^(hf://|(https?://)?(www\.)?(huggingface\.co|hf\.co)/)")
 _CREDENTIALS = re.compile(r"^(https?://)[^/]*@")
@@ -61,9 +63,9 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
     else:
         raise SourceError(f"no such file or directory: '{text}'; give a path, or a hub model as org/name")
     if revision and found.revision:
-        raise UsageError(f"'{text}' already names revision '{found.revision}': leave out --revision {revision}")
+        raise UsageError(f"'{text}' already names revision '{found.revision}': leave out revision={revision}")
     if file and found.file:
-        raise UsageError(f"'{text}' already names '{found.file}': leave out --file {file}")
+        raise UsageError(f"'{text}' already names '{found.file}': leave out file={file}")
     return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)
 
 
@@ -81,11 +83,11 @@ def expanded(text: str) -> Path:
 
 def _local(path: Path, revision: str | None, file: str | None) -> Location:
     if revision:
-        raise UsageError(f"--revision {revision} is for models on the hub, and '{path}' is a local path")
+        raise UsageError(f"revision={revision} is for models on the hub, and '{path}' is a local path")
     if not exists(path):
         raise SourceError(f"'{path}' is a link to '{path.readlink()}', which does not exist")
     if file and not path.is_dir():
-        raise UsageError(f"--file {file} picks within a directory or repository, and '{path}' is a file")
+        raise UsageError(f"file={file} picks within a directory or repository, and '{path}' is a file")
     return Location(path=path, file=file)
 
 

@@ -9,15 +9,18 @@ from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from specdiag.checkpoint.file_selection import refuse_foreign
-from specdiag.checkpoint.formats import N_PROBE, format_of
+from specdiag.checkpoint.formats import FORMATS, N_PROBE, format_of
 from specdiag.checkpoint.hub import checked_names, in_one_sentence, transport_errors
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.ranges import HubFile, Patience
-from specdiag.checkpoint.safetensors_file import list_by_ranges, read_bytes
+from specdiag.checkpoint.safetensors_file import read_bytes
 from specdiag.checkpoint.safetensors_header import FIRST_READ
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import TEXT_LIMIT
+
+_BY_RANGES = tuple(format for format in FORMATS if format.list_by_ranges is not None)
+_SUFFIXES = tuple(suffix for format in _BY_RANGES for suffix in format.suffixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class StreamedFiles:
         return name in self.sizes
 
     def fetch(self, names: Sequence[str]) -> None:
-        """Bring JSON files into memory, and refuse weights in another format than safetensors.
+        """Bring JSON files into memory, and refuse weights in a format that is not read by ranges.
 
         Raises:
             UsageError: they are to be downloaded instead.
@@ -51,7 +54,7 @@ class StreamedFiles:
         for name in names:
             if name.endswith(".json") and name not in self._small:
                 self._small[name] = self._whole(name)
-            elif not name.endswith((".json", ".safetensors")):
+            elif not name.endswith((".json", *_SUFFIXES)):
                 raise _not_streamed(f"{self.repo}/{name}")
 
     def read(self, name: str, label: str) -> bytes:
@@ -59,7 +62,7 @@ class StreamedFiles:
         return self._small[name]
 
     def list(self, name: str, label: str) -> Listing:
-        """What a safetensors file holds, by its header.
+        """List what a file of weights holds, by its header.
 
         Raises:
             UsageError: it holds weights in another format.
@@ -67,9 +70,10 @@ class StreamedFiles:
         """
         file = self._file(name)
         head = read_bytes(file.fill, 0, min(file.size, FIRST_READ))
-        if format_of(head[:N_PROBE], label) != "safetensors":
+        list_by_ranges = format_of(head[:N_PROBE], label).list_by_ranges
+        if list_by_ranges is None:
             raise _not_streamed(label)
-        return Listing(list_by_ranges(label, file.size, head, file.fill))
+        return list_by_ranges(label, file.size, head, file.fill)
 
     def _whole(self, name: str) -> bytes:
         size = self.sizes[name]
@@ -91,7 +95,7 @@ def list_repository(repo: str, revision: str | None) -> StreamedFiles:
     """
     if constants.HF_HUB_OFFLINE:
         raise SourceError(
-            f"--stream reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave --stream out"
+            f"stream=True reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave out stream=True"
         )
     api = HfApi()
     with in_one_sentence(repo, revision):
@@ -105,7 +109,7 @@ def list_repository(repo: str, revision: str | None) -> StreamedFiles:
                 f"{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): check the connection"
             ) from error
     if not isinstance(commit, str) or not commit:
-        raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out --stream to download")
+        raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out stream=True to download")
     files = [entry for entry in entries if isinstance(entry, RepoFile)]
     checked_names([file.path for file in files], repo)
     return StreamedFiles(repo, commit, {file.path: _size(file.size, repo, file.path) for file in files})
@@ -117,9 +121,10 @@ def _size(listed: object, repo: str, name: str) -> int:
         return listed
     raise SourceError(
         f"{constants.ENDPOINT} lists '{repo}/{brief(name)}' with a size of {brief(repr(listed))}, which no file has: "
-        "leave out --stream to download"
+        "leave out stream=True to download"
     )
 
 
 def _not_streamed(label: str) -> UsageError:
-    return UsageError(f"--stream reads safetensors, and '{label}' is none: leave --stream out to download it")
+    streamed = " and ".join(format.name for format in _BY_RANGES)
+    return UsageError(f"stream=True reads {streamed}, and '{label}' is none: leave out stream=True to download it")

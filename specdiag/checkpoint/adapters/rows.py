@@ -64,7 +64,7 @@ def _remarks(adapter: Adapter) -> list[str]:
     whole = {weight.name for weight in adapter.weights if len(weight.shape) > 1}
     changed = sum(update.name in whole for update in updates)
     if not adapter.holds_base and changed < len(updates):
-        made_for = f"made for {config.base}: give --base {config.base}" if config.base else "give --base MODEL"
+        made_for = f"made for {config.base}: give base={config.base}" if config.base else "give base="
         rows = f"{len(updates)} of the rows" if whole else "The rows"
         notes.insert(0, f"{rows} are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
     elif not adapter.holds_base and changed:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_header
 from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
+from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
 from specdiag.checkpoint.tensors import StoredTensor
@@ -39,12 +40,15 @@ _WORDS = {
 }
 
 
-def list_gguf(path: Path, label: str) -> tuple[list[StoredTensor], list[str], dict[str, Any]]:
-    """Every tensor of a GGUF file in the order of its data, notes, and a config.json from its metadata.
+def list_gguf(path: Path, label: str) -> Listing:
+    """List every tensor of a GGUF file in the order of its data.
 
     Args:
         path: the file.
         label: its name in messages.
+
+    Returns:
+        Its tensors, a note on those that are dequantised, and a config.json from its metadata.
 
     Raises:
         SourceError: it cannot be read, is damaged, of an unsupported version, or holds no model.
@@ -58,7 +62,7 @@ def list_gguf(path: Path, label: str) -> tuple[list[StoredTensor], list[str], di
     for info in header.tensors:
         _check(info, kinds[info.type], label)
     stored = [_stored(path, label, info, kinds[info.type]) for info in header.tensors]
-    return _scaled(stored), _notes(path, header, kinds), _config(header)
+    return Listing(_scaled(stored), tuple(_notes(path, header, kinds)), _config(header))
 
 
 def _check(info: TensorInfo, kind: Kind, label: str) -> None:

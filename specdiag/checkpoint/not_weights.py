@@ -1,0 +1,139 @@
+"""Files that are no weights: described by their content, so that a message says what was given."""
+
+from __future__ import annotations
+
+import codecs
+import struct
+
+import msgspec
+
+from specdiag.storage.kinds import (
+    AUDIT,
+    COMPARISON,
+    LEDGER,
+    NORM_CHECK,
+    PLAN,
+    REPORT,
+    SIMULATION,
+    TRAJECTORY,
+    WATCHED,
+)
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
+    (b"\x93NUMPY", "a single numpy array, not a checkpoint"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
+    (b"BZh", "compressed with bzip2: unpack it first"),
+    (b"\xfd7zXZ\0", "compressed with xz: unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
+    (b"PAR1", "a Parquet table, not weights"),
+    (b"%PDF-", "a PDF document, not weights"),
+    (b"<", "a web page or XML, not weights: fetch the file itself"),
+)
+_ENCODINGS: tuple[tuple[bytes, str, str], ...] = (
+    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
+)
+_GIVE = "give a report or a checkpoint"
+_JSON: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset(("schema", "records", "summary")), f"a {REPORT.name}, not weights: give the checkpoint"),
+    (frozenset(("schema", "report_digest", "entries")), f"a {PLAN.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "roles", "modules")), f"a {COMPARISON.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "findings", "verdict")), f"an {AUDIT.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "run", "rows")), f"a {TRAJECTORY.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "setting", "course")), f"a {SIMULATION.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "errors", "left_out")), f"a {NORM_CHECK.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "run", "options", "steps")), f"the {LEDGER.name}, not weights: {_GIVE}"),
+    (frozenset(("schema", "every", "modules")), f"a {WATCHED.name}, not weights: {_GIVE}"),
+    (frozenset(("weight_map",)), "an index of shards under another name: give its folder"),
+    (frozenset(("peft_type",)), "an adapter's configuration, not its weights: give the folder"),
+    (frozenset(("model_type",)), "a model's configuration, not its weights: give the folder"),
+    (frozenset(("architectures",)), "a model's configuration, not its weights: give the folder"),
+)
+"""Kinds of JSON objects by keys that they have, the first that fits."""
+_CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
+_SHOWN = 512
+"""Characters that are looked at for control characters."""
+_ROWS = 2
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def describe(data: bytes) -> str | None:
+    """Describe a file that no format of weights claims.
+
+    Args:
+        data: all of it, or its beginning.
+
+    Returns:
+        The end of a sentence that begins with the file's name and "is"; None where the content is not known.
+    """
+    if not data:
+        return "empty: fetch it again"
+    for magic, what in _MAGIC:
+        if data.lstrip().startswith(magic):
+            return what
+    if data[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    return _ctranslate2(data) or _text(data)
+
+
+def is_json(head: bytes) -> bool:
+    """Tell whether a file may be JSON by its beginning, in any of the encodings that are named."""
+    text, _ = _decoded(head)
+    return text is not None and text.lstrip().startswith("{")
+
+
+def _text(data: bytes) -> str | None:
+    text, encoding = _decoded(data)
+    if text is None:
+        return None
+    if not text.lstrip().startswith(("{", "[")):
+        return _plain(text)
+    what = _json(text)
+    kind = what.partition(",")[0]
+    return what if encoding is None else f"{kind} in {encoding}, not weights: JSON is read as plain UTF-8"
+
+
+def _decoded(data: bytes) -> tuple[str | None, str | None]:
+    """Decode text, which may end within a character, and name its encoding where that is not plain UTF-8."""
+    mark = next((entry for entry in _ENCODINGS if data.startswith(entry[0])), None)
+    decoder = codecs.getincrementaldecoder("utf-8" if mark is None else mark[1])()
+    try:
+        text = decoder.decode(data)
+    except UnicodeDecodeError:
+        return None, None
+    printable = not _CONTROL.intersection(map(ord, text[:_SHOWN]))
+    return (text, None if mark is None else mark[2]) if printable else (None, None)
+
+
+def _json(text: str) -> str:
+    try:
+        keys = _object.decode(text.encode()).keys()
+    except (ValueError, RecursionError):  # another value, only its beginning, or several objects one a line
+        return "JSON, not weights"
+    return next((what for wanted, what in _JSON if wanted <= keys), "JSON, not weights")
+
+
+def _plain(text: str) -> str:
+    """Tell a table from other text: its first lines have as many separators, at least one."""
+    lines = text.splitlines()[:_ROWS]
+    for separator, name in ((",", "CSV"), ("\t", "tab-separated values"), (";", "CSV")):
+        counts = {line.count(separator) for line in lines}
+        if len(lines) == _ROWS and len(counts) == 1 and counts != {0}:
+            return f"a table in {name}, not weights"
+    return "a text file, not weights"
+
+
+def _ctranslate2(head: bytes) -> str | None:
+    """Recognise a CTranslate2 model by its u32 version, u16 length, and the name of its spec, which ends in NUL."""
+    if len(head) < 8:
+        return None
+    version, length = struct.unpack_from("<IH", head)
+    name = head[6 : 6 + length]
+    if not 1 <= version <= 64 or not name.endswith(b"Spec\0"):
+        return None
+    spec = name[:-1].decode("ascii", "replace")
+    return f"a CTranslate2 model ({spec}), not supported: analyse the checkpoint that it was converted from"
