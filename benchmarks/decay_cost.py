@@ -88,7 +88,7 @@ class Training:
         shape = cosine(1.0, SETTING["steps"], SETTING["warmup"])
         self._scheduler = LambdaLR(self._optimizer, lambda done: shape(done + 1))
         if alphadecay:
-            self.decay = AlphaDecay(self.model, self._optimizer, fresh=False, **alphadecay)
+            self.decay = AlphaDecay(self.model, self._optimizer, measure_first=True, **alphadecay)
 
     def watched(self, out: str) -> Training:
         """The same with a NormWatch that logs every step."""

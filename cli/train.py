@@ -11,7 +11,7 @@ from specdiag.errors import UsageError
 
 from . import output
 
-_RULE = ("s1", "s2", "every", "mode", "basis", "slope", "first_update")
+_RULE = ("s1", "s2", "every", "mode", "basis", "slope", "measure_first")
 _SETTINGS = {
     "lr": "learning_rate",
     "weight_decay": "weight_decay",
@@ -69,12 +69,12 @@ def train(
     basis: Annotated[
         str | None, typer.Option("--basis", help="alpha, or square (shape-free).", show_default="alpha")
     ] = None,
-    first_update: Annotated[
-        str | None,
+    measure_first: Annotated[
+        bool | None,
         typer.Option(
-            "--first-update",
-            help="alphadecay: now, or gap (ratio 1 until then).",
-            show_default="now for trained weights",
+            "--measure-first/--no-measure-first",
+            help="alphadecay: measure before the first step, or keep ratio 1 until every module has been measured.",
+            show_default="measure first where the weights are trained",
         ),
     ] = None,
     slope: Annotated[

@@ -62,7 +62,7 @@ def lines() -> Iterator[str]:
     for basis in ("alpha", "square"):
         for mode in ("sweep", "round-robin", "background"):
             model = Decoder(mlp=160)
-            decay = AlphaDecay(model, torch.optim.AdamW(model.parameters()), basis=basis, mode=mode, fresh=False)
+            decay = AlphaDecay(model, torch.optim.AdamW(model.parameters()), basis=basis, mode=mode, measure_first=True)
             decay.step(0)
             yield f"live {basis} {mode}: {digest(decay.alphas)} {digest(decay.ratios)}"
             decay.detach()

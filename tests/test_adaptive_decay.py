@@ -195,7 +195,7 @@ def test_ratio_2_decays_that_parameter_more_and_changes_no_other(make):
 def test_alpha_decay_attaches(make):
     model = Decoder(layers=1)
     optimizer = make(model)
-    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, fresh=False))
+    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, measure_first=True))
 
 
 @every

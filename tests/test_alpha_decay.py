@@ -71,7 +71,7 @@ def test_ratio_2_changes_that_parameter_by_the_predicted_decay_and_no_other(fuse
 def test_alphas_and_ratios_are_those_of_analyze_and_recommend():
     model = Decoder(width=96, mlp=200)
     train(model, adamw(model), 3)
-    decay = AlphaDecay(model, adamw(model), fresh=False)
+    decay = AlphaDecay(model, adamw(model), measure_first=True)
     decay.step(0)
     report = specdiag.analyze(model)
     plan = specdiag.recommend(model)
@@ -85,7 +85,7 @@ def test_alphas_and_ratios_are_those_of_analyze_and_recommend():
 @pytest.mark.parametrize("basis", ["alpha", "square"])
 def test_every_rule_and_basis_is_that_of_recommend(rule, basis):
     model = Decoder(mlp=160)
-    decay = AlphaDecay(model, adamw(model), rule=rule, basis=basis, fresh=False)
+    decay = AlphaDecay(model, adamw(model), rule=rule, basis=basis, measure_first=True)
     decay.step(0)
     plan = specdiag.recommend(model, rule=rule, basis=basis)
     values = {entry.name: entry.value for entry in plan.entries}
@@ -102,7 +102,7 @@ def test_the_optimizer_reads_ratio_times_decay_inside_its_step_and_nothing_outsi
         {"params": no_decay, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
-    decay = AlphaDecay(model, optimizer, fresh=False)
+    decay = AlphaDecay(model, optimizer, measure_first=True)
     seen = decays_of_a_step(optimizer, model)
     held = optimizer.param_groups
     train(model, optimizer, 1, decay=decay)
@@ -120,7 +120,7 @@ def test_two_optimizers():
     hidden = muon(model)
     taken = {id(p) for p in hidden.param_groups[0]["params"]}
     rest = torch.optim.AdamW([p for p in model.parameters() if id(p) not in taken], weight_decay=0.2)
-    decay = AlphaDecay(model, [hidden, rest], fresh=False, roles=["q", "k", "v", "o", "up", "down", "head"])
+    decay = AlphaDecay(model, [hidden, rest], measure_first=True, roles=["q", "k", "v", "o", "up", "down", "head"])
     seen = [decays_of_a_step(optimizer, model) for optimizer in (hidden, rest)]
     train(model, [hidden, rest], 1, decay=decay)
     assert seen[0][Q] == 0.1 * decay.ratios[Q]
@@ -134,7 +134,7 @@ def test_wrappers_of_accelerate_are_looked_through():
     model = Decoder()
     accelerator = Accelerator(cpu=True)
     prepared, optimizer = accelerator.prepare(model, adamw(model))
-    decay = AlphaDecay(prepared, optimizer, fresh=False)
+    decay = AlphaDecay(prepared, optimizer, measure_first=True)
     seen = decays_of_a_step(optimizer.optimizer, model)
     train(prepared, optimizer, 1, decay=decay)
     assert seen[Q] == 0.1 * decay.ratios[Q]

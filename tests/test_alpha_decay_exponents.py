@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_a_matrix_that_is_not_finite_keeps_its_exponent_and_is_named_once(caplog):
     model = Decoder()
-    decay = AlphaDecay(model, adamw(model), every=1, fresh=False)
+    decay = AlphaDecay(model, adamw(model), every=1, measure_first=True)
     decay.step(0)
     before = decay.alphas[Q]
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_a_matrix_without_an_exponent_gets_ratio_1():
     model = Decoder()
     torch.nn.init.zeros_(model.layers[0].self_attn.o_proj.weight)
     torch.nn.init.zeros_(model.layers[1].self_attn.o_proj.weight[:, 8:])
-    decay = AlphaDecay(model, adamw(model), fresh=False)
+    decay = AlphaDecay(model, adamw(model), measure_first=True)
     decay.step(0)
     for layer in (0, 1):
         assert decay.alphas[f"layers.{layer}.self_attn.o_proj.weight"] is None
@@ -80,6 +80,6 @@ def test_the_accelerator_route_agrees_with_the_cpu():
 def test_on_a_gpu():
     model = Decoder().cuda()
     optimizer = adamw(model, fused=True)
-    decay = AlphaDecay(model, optimizer, fresh=False)
+    decay = AlphaDecay(model, optimizer, measure_first=True)
     decay.step(0)
     assert decay.ratios == pytest.approx(specdiag.recommend(model.cpu()).ratios, abs=1e-4)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_a_tied_head_takes_no_part():
     model = Decoder(tied=True)
-    decay = AlphaDecay(model, adamw(model), fresh=False)
+    decay = AlphaDecay(model, adamw(model), measure_first=True)
     decay.step(0)
     assert len(decay.ratios) == 12
     assert decay.ratios == pytest.approx(specdiag.recommend(model).ratios, abs=float32_errors(model)[1])
@@ -27,7 +27,7 @@ def test_gpt2_with_its_transposed_fused_weights():
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=80, n_positions=16))
-    decay = AlphaDecay(model, adamw(model), fresh=False)
+    decay = AlphaDecay(model, adamw(model), measure_first=True)
     decay.step(0)
     report = specdiag.analyze(model)
     fused = "transformer.h.0.attn.c_attn.weight"
@@ -47,7 +47,7 @@ def test_a_module_around_the_model_hides_no_config():
     around.net, around.loss = model, torch.nn.CrossEntropyLoss()
     measured = []
     for module in (model, torch.nn.parallel.DataParallel(around)):
-        decay = AlphaDecay(module, adamw(module), fresh=False)
+        decay = AlphaDecay(module, adamw(module), measure_first=True)
         decay.step(0)
         measured.append(decay.alphas)
     assert measured[1] == {f"net.{name}": alpha for name, alpha in measured[0].items()}
@@ -68,7 +68,7 @@ def test_stacked_experts_share_the_mean_of_their_exponents():
         "vocab_size": 80,
     }
     model = MixtralForCausalLM(MixtralConfig(num_local_experts=3, num_key_value_heads=2, **sizes))
-    decay = AlphaDecay(model, adamw(model), fresh=False)
+    decay = AlphaDecay(model, adamw(model), measure_first=True)
     decay.step(0)
     name = "model.layers.0.mlp.experts.down_proj"
     stack = model.model.layers[0].mlp.experts.down_proj.detach().numpy()
@@ -82,7 +82,7 @@ def test_a_compiled_model():
     model = Decoder()
     compiled = torch.compile(model, backend="eager")
     optimizer = adamw(compiled)
-    decay = AlphaDecay(compiled, optimizer, fresh=False)
+    decay = AlphaDecay(compiled, optimizer, measure_first=True)
     train(compiled, optimizer, 2, decay=decay)
     assert Q in decay.ratios
 

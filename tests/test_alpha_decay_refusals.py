@@ -90,7 +90,7 @@ def test_two_of_them_on_one_optimizer_are_refused_until_one_is_detached():
         specdiag.recommend(model, weight_decay=0.1).apply(optimizer, model)
     first.detach()
     first.detach()
-    with AlphaDecay(model, optimizer, fresh=False) as second:
+    with AlphaDecay(model, optimizer, measure_first=True) as second:
         second.step(0)
     seen = decays_of_a_step(optimizer, model)
     train(model, optimizer, 1)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_checkpoint_goes_on_in_a_plain_optimizer_and_back(tmp_path):
     model = Decoder()
     optimizer = adamw(model)
-    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, fresh=False))
+    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, measure_first=True))
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     plain = adamw(model)
     plain.load_state_dict(torch.load(tmp_path / "optimizer.pt"))
@@ -60,7 +60,7 @@ def test_a_state_of_other_modules_or_another_basis_is_refused(caplog):
         other.load_state_dict(state)
     with pytest.raises(UsageError, match="basis alpha, not square"):
         AlphaDecay(model, adamw(model), basis="square").load_state_dict(state)
-    later = AlphaDecay(model, adamw(model), every=7, fresh=False)
+    later = AlphaDecay(model, adamw(model), every=7, measure_first=True)
     later.step(0)
     later.load_state_dict(state)
     assert "every 500 -> 7" in caplog.text

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_an_exception_inside_step_leaves_no_trace():
     model = Decoder()
     optimizer = adamw(model)
-    train(model, optimizer, 2, decay=AlphaDecay(model, optimizer, fresh=False))
+    train(model, optimizer, 2, decay=AlphaDecay(model, optimizer, measure_first=True))
     layout = optimizer.state_dict()["param_groups"]
 
     class Failed(Exception):
@@ -37,7 +37,7 @@ def test_a_closure_has_the_users_groups_and_what_it_sets_acts_at_once(keyword):
     model, expected = Decoder(), Decoder()
     optimizer = adamw(model)
     held = optimizer.param_groups
-    decay = AlphaDecay(model, optimizer, fresh=False)
+    decay = AlphaDecay(model, optimizer, measure_first=True)
 
     def gradients(of):
         torch.manual_seed(0)
@@ -75,14 +75,14 @@ def test_a_closure_that_runs_twice_and_one_that_is_left_unused():
 
     model = Decoder()
     optimizer = Twice(model.parameters(), lr=1e-2, weight_decay=0.1)
-    AlphaDecay(model, optimizer, fresh=False).step(0)
+    AlphaDecay(model, optimizer, measure_first=True).step(0)
     calls = []
     optimizer.step(lambda: calls.append(len(optimizer.param_groups)))
     assert calls == [1, 1]
     assert optimizer.param_groups[0]["count"] == 1
     assert len(optimizer.param_groups) == 1
     lion = Lion(model.parameters(), lr=1e-3, weight_decay=0.1)
-    decay = AlphaDecay(model, lion, fresh=False)
+    decay = AlphaDecay(model, lion, measure_first=True)
     decay.step(0)
     seen = decays_of_a_step(lion, model)
     model(torch.randint(80, (2, 8))).loss.backward()
@@ -100,7 +100,7 @@ def test_what_an_optimizer_writes_into_its_groups_stays():
     model = Decoder()
     torch.optim.SGD(model.parameters())  # from here on super().step() runs the hooks too
     optimizer = Counting(model.parameters(), lr=1e-2, weight_decay=0.1)
-    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, fresh=False))
+    train(model, optimizer, 3, decay=AlphaDecay(model, optimizer, measure_first=True))
     assert optimizer.param_groups[0]["count"] == 3
 
 
@@ -114,5 +114,5 @@ def test_an_optimizer_that_keeps_other_things_for_each_group_is_refused():
     model = Decoder()
     optimizer = Summing(model.parameters(), lr=1e-2, weight_decay=0.1)
     with pytest.raises(UsageError, match=r"keeps 'total' for each group.*param_groups\(model, lr=...\)"):
-        train(model, optimizer, 1, decay=AlphaDecay(model, optimizer, fresh=False))
+        train(model, optimizer, 1, decay=AlphaDecay(model, optimizer, measure_first=True))
     assert len(optimizer.param_groups) == 1

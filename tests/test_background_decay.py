@@ -50,7 +50,9 @@ def slow(monkeypatch):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("options", [{"every": 1}, {"every": 3}, {"every": 40, "fresh": False}, {"basis": "square"}])
+@pytest.mark.parametrize(
+    "options", [{"every": 1}, {"every": 3}, {"every": 40, "measure_first": True}, {"basis": "square"}]
+)
 def test_it_is_the_run_of_round_robin(options):
     options = {"every": 5, **options}
     expected, round_robin = run(**options)
@@ -345,6 +347,6 @@ def test_on_a_gpu_the_exponents_are_those_of_the_cpu():
         decay.step(5)
         found = decay.alphas
     model.cpu()
-    plain = AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), fresh=False)
+    plain = AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), measure_first=True)
     plain.step(0)
     assert found == plain.alphas

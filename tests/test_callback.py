@@ -135,7 +135,7 @@ def test_the_default_decay_of_the_trainer_is_none_at_all(tmp_path):
 
 
 def test_decay_that_rounding_undoes_is_said(tmp_path):
-    callback = AlphaDecayCallback(fresh=False)
+    callback = AlphaDecayCallback(measure_first=True)
     trainer = a_trainer(tmp_path, callback, steps=1, learning_rate=1e-4)
     trainer.model.to(torch.bfloat16)
     with pytest.warns(UserWarning, match=r"Weights are bfloat16 .* rounding undoes it, or part of it"):

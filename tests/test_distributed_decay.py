@@ -25,7 +25,7 @@ found = {}
 
 model = torch.nn.parallel.DistributedDataParallel(Decoder())
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-decay = AlphaDecay(model, optimizer, every=3, fresh=False)
+decay = AlphaDecay(model, optimizer, every=3, measure_first=True)
 decay.step(0)
 found["shared"] = len(measured)
 found["first"] = decay.alphas
@@ -43,7 +43,7 @@ for layer in model.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(model, mesh=mesh)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-decay = AlphaDecay(model, optimizer, every=3, fresh=False)
+decay = AlphaDecay(model, optimizer, every=3, measure_first=True)
 measured.clear()
 decay.step(0)
 found["sharded"] = decay.alphas
@@ -103,7 +103,7 @@ def alone():
     from specdiag.optim import AlphaDecay
 
     model = Decoder()
-    decay = AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), fresh=False)
+    decay = AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1), measure_first=True)
     decay.step(0)
     return decay.alphas
 

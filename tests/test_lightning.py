@@ -82,7 +82,7 @@ class TwoOptimizers(Module):
         return muon, torch.optim.AdamW([p for p in self.parameters() if p not in taken])
 
     def on_train_start(self):
-        self.decay = AlphaDecay(self, self.optimizers(), fresh=False)
+        self.decay = AlphaDecay(self, self.optimizers(), measure_first=True)
 
     def training_step(self, batch, batch_idx):
         self.manual_backward(super().training_step(batch, batch_idx))
@@ -150,7 +150,7 @@ def test_with_all_ratios_1_it_changes_no_bit(tmp_path):
 def test_ratios_change_their_parameters_by_the_predicted_decay_and_no_other(tmp_path):
     plain, ours = Module().double(), Module().double()
     before = weights(plain)
-    callback = LightningAlphaDecayCallback(fresh=False)
+    callback = LightningAlphaDecayCallback(measure_first=True)
     fit(plain, tmp_path, steps=1)
     fit(ours, tmp_path, callback, steps=1)
     plain, ours, ratios = weights(plain), weights(ours), callback.decay.ratios
@@ -194,7 +194,7 @@ def test_what_a_validation_loads_is_not_for_a_new_run(tmp_path):
         def validation_step(self, batch, batch_idx):
             pass
 
-    fit(Module(), tmp_path, LightningAlphaDecayCallback(fresh=False), each_epoch(tmp_path), steps=3)
+    fit(Module(), tmp_path, LightningAlphaDecayCallback(measure_first=True), each_epoch(tmp_path), steps=3)
     callback = LightningAlphaDecayCallback()
     trainer = a_trainer(tmp_path, callback, each_epoch(tmp_path), steps=1)
     loader = torch.utils.data.DataLoader(range(EPOCH))
@@ -246,7 +246,7 @@ def test_an_exception_leaves_the_optimizer_as_it_was(tmp_path):
                 raise Failed
             return super().training_step(batch, batch_idx)
 
-    module, callback = Failing(), LightningAlphaDecayCallback(fresh=False)
+    module, callback = Failing(), LightningAlphaDecayCallback(measure_first=True)
     with pytest.raises(Failed):
         fit(module, tmp_path, callback)
     optimizer = module.optimizers().optimizer
@@ -265,7 +265,7 @@ def test_steps_that_a_gradient_scaler_skips(tmp_path):
         def on_train_batch_end(self, trainer, pl_module, *_):
             self.seen.append(pl_module.net.layers[0].self_attn.q_proj.weight.detach().clone())
 
-    module, callback, recording = Module(), LightningAlphaDecayCallback(fresh=False, every=4), Recording()
+    module, callback, recording = Module(), LightningAlphaDecayCallback(measure_first=True, every=4), Recording()
     before = weights(module)[Q]
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**34, backoff_factor=2.0**-24)
     fit(module, tmp_path, callback, recording, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
@@ -276,7 +276,7 @@ def test_steps_that_a_gradient_scaler_skips(tmp_path):
 
 
 def test_decay_that_rounding_undoes_is_said(tmp_path):
-    callback = LightningAlphaDecayCallback(fresh=False)
+    callback = LightningAlphaDecayCallback(measure_first=True)
     with pytest.warns(UserWarning, match=r"Weights are bfloat16 .* rounding undoes it"):
         fit(Module(lr=1e-4), tmp_path, callback, precision="bf16-true", steps=1)
     assert max(callback.decay.ratios.values()) == 3.0
@@ -296,7 +296,7 @@ def test_the_other_package_of_lightning(tmp_path, monkeypatch):
     assert not issubclass(alone, pl.Callback)
     assert issubclass(LightningAlphaDecayCallback, pl.Callback)
     for kind in (alone, LightningAlphaDecayCallback):
-        callback = kind(fresh=False)
+        callback = kind(measure_first=True)
         assert isinstance(callback, pytorch_lightning.Callback)
         fit(Other(), tmp_path, callback, package=pytorch_lightning, steps=1)
         assert max(callback.decay.ratios.values()) == 3.0
@@ -320,7 +320,7 @@ def test_fabric_needs_no_callback():
     model = Decoder()
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     around, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
-    with AlphaDecay(around, optimizer, fresh=False) as decay:
+    with AlphaDecay(around, optimizer, measure_first=True) as decay:
         train(around, optimizer, 2, decay=decay)
     assert set(decay.ratios) <= set(weights(model))
     assert max(decay.ratios.values()) == 3.0
@@ -367,7 +367,7 @@ class Sharded(Module):
 found = {{}}
 sharding = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
 for name, module, strategy in (("ddp", Module(), "ddp"), ("fsdp", Sharded(), sharding)):
-    callback = LightningAlphaDecayCallback(every=3, fresh=False)
+    callback = LightningAlphaDecayCallback(every=3, measure_first=True)
     options = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, max_steps=4, callbacks=[callback], **options)
     trainer.fit(module, torch.utils.data.DataLoader(range(8)))

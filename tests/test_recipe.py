@@ -227,7 +227,7 @@ def test_unknown_presets_and_files(tmp_path):
 
 def test_options_of_alphadecay_are_those_of_the_class():
     known = set(inspect.signature(AlphaDecay).parameters)
-    assert set(OPTIONS["alphadecay"]) - {"first_update"} < known
+    assert set(OPTIONS["alphadecay"]) < known
     assert {"s1", "s2", "every", "mode", "basis", "rule"} <= set(OPTIONS["alphadecay"])
 
 

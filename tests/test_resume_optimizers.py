@@ -148,7 +148,7 @@ def after_one_step(folder, blocks, name, *callbacks, **options):
 def test_a_ratio_of_2_is_twice_the_decay(name, tmp_path, blocks):
     """Matrices that take part move as with twice the method's decay, everything else as without AlphaDecay."""
     plain, double = (after_one_step(tmp_path, blocks, name, weight_decay=decay) for decay in (0.5, 1.0))
-    callback = AlphaDecayCallback(s1=2.0, s2=2.0, fresh=False)
+    callback = AlphaDecayCallback(s1=2.0, s2=2.0, measure_first=True)
     ours = after_one_step(tmp_path, blocks, name, callback, weight_decay=0.5)
     taking_part = {key for key in ours if "_proj" in key}
     assert callback.decay.ratios == dict.fromkeys(taking_part, 2.0)
@@ -266,7 +266,7 @@ def test_combined_is_told_apart_where_the_kind_of_decay_counts():
 def test_a_combined_whose_step_raised_can_go_on():
     model = llama()
     one = Combined(adamw_and_sgd(model))
-    decay = AlphaDecay(model, one, s1=2.0, s2=2.0, fresh=False)
+    decay = AlphaDecay(model, one, s1=2.0, s2=2.0, measure_first=True)
     groups = [list(each.param_groups) for each in one.optimizers]
     handle = one.optimizers[1].register_step_pre_hook(lambda *_: 1 / 0)
     loss_of(model).backward()

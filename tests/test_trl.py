@@ -99,7 +99,7 @@ def test_a_plan_acts_in_it_and_again_when_it_resumes(tmp_path, text):
 
 
 def test_decay_that_rounding_undoes_is_said(tmp_path, text):
-    callback = AlphaDecayCallback(fresh=False)
+    callback = AlphaDecayCallback(measure_first=True)
     with pytest.warns(UserWarning, match=r"Weights are bfloat16 .* rounding undoes it, or part of it"):
         a_trainer(tmp_path, text, callback, model=llama(torch.bfloat16), learning_rate=2e-5, max_steps=1).train()
     assert max(callback.decay.ratios.values()) == 3.0

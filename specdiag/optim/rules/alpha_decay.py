@@ -65,7 +65,7 @@ class AlphaDecay:
         include: str | Sequence[str] = (),
         exclude: str | Sequence[str] = (),
         roles: str | Sequence[str] = (),
-        fresh: bool | None = None,
+        measure_first: bool | None = None,
         process_group: Any = None,
     ) -> None:
         """Attach to a live optimizer, after it was prepared, sharded and loaded.
@@ -85,9 +85,9 @@ class AlphaDecay:
             include: globs on names; only these take part.
             exclude: globs on names; these do not.
             roles: roles that take part, instead of the projections of attention and MLP.
-            fresh: True starts at ratio 1 until every module has been measured once; False measures all before the
-                first step, for weights that are already trained; None: fresh if the first step is step 0. A loaded
-                state goes before.
+            measure_first: True measures all modules before the first step, for weights that are already trained; False
+                starts at ratio 1 until every module has been measured once; None measures first unless the first step
+                is step 0. A loaded state goes before.
             process_group: the ranks that hold the same modules; None for all.
 
         Raises:
@@ -96,12 +96,12 @@ class AlphaDecay:
         """
         s1, s2 = check_rule(rule, s1, s2)
         _check(every, mode, basis)
-        fresh = None if fresh is None else checks.flag("fresh", fresh)
+        measure_first = None if measure_first is None else checks.flag("measure_first", measure_first)
         self._settings = {"s1": s1, "s2": s2, "every": every, "mode": mode, "rule": rule, "basis": basis}
         self._rule: Rule = rule
         self._basis: Basis = basis
         self._mode: Mode = mode
-        self._s1, self._s2, self._every, self._fresh = s1, s2, every, fresh
+        self._s1, self._s2, self._every, self._measure_first = s1, s2, every, measure_first
         self._optimizers = servables(optimizer)
         include, exclude, roles = (
             checks.texts("include", include),
@@ -167,7 +167,7 @@ class AlphaDecay:
         first = self._last is None
         last = step - 1 if self._last is None or step < self._last else self._last
         self._last = step
-        if first and not (step == 0 if self._fresh is None else self._fresh):
+        if first and (step != 0 if self._measure_first is None else self._measure_first):
             self._measure(self._rounds)
         else:
             self._measure(self._due(last, step))

@@ -16,7 +16,6 @@ from specdiag.train.callbacks.live_rules import (
     ModuleAdaDecayCallback,
 )
 from specdiag.train.callbacks.plan import DecayPlanCallback
-from specdiag.train.callbacks.rule_names import FIRST
 from specdiag.train.callbacks.run_log import NoDecayCallback
 
 _LIVE: dict[str, type[LiveRuleCallback]] = {
@@ -43,7 +42,6 @@ def rule_callback(
     if rule not in _LIVE:
         return None if plan is None else DecayPlanCallback(plan)
     given = dict(options)
-    first = given.pop("first_update", "now" if trained else "gap")
     if rule == "alphadecay":
-        given["fresh"] = FIRST[first]
+        given.setdefault("measure_first", trained)
     return _LIVE[rule](**given)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from specdiag import checks
 from specdiag.errors import UsageError
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "alphadecay": ("s1", "s2", "every", "mode", "rule", "basis", "first_update"),
+    "alphadecay": ("s1", "s2", "every", "mode", "rule", "basis", "measure_first"),
     "awd": (),
     "adadecay": ("slope",),
     "module-adadecay": ("every", "slope"),
@@ -18,8 +19,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """By rule, what `[alphadecay]` of a recipe may hold."""
 PLAN = "plan"
 """The rule of a run whose decays are those of a plan."""
-FIRST = {"now": False, "gap": True}
-"""By `first_update`: whether AlphaDecay has ratio 1 until all is measured in turn."""
 
 
 def check_rule_options(rule: str, options: Mapping[str, Any]) -> None:
@@ -31,6 +30,5 @@ def check_rule_options(rule: str, options: Mapping[str, Any]) -> None:
     if wrong is not None:
         owners = " or ".join(each for each, names in OPTIONS.items() if wrong in names) or "no rule"
         raise UsageError(f"--{wrong.replace('_', '-')} belongs to --decay {owners}, not to {rule}")
-    first = options.get("first_update", "now")
-    if first not in FIRST:
-        raise UsageError(f"unknown --first-update '{first}'; choose now or gap")
+    if "measure_first" in options:
+        checks.flag("measure_first", options["measure_first"])
