@@ -12,21 +12,23 @@ from specdiag.errors import UsageError
 
 from . import options, output, processes
 
-_ANALYSIS = ("role_map", "experts", "device", "dtype", "tail", "tail_fraction", "jobs", "memory")
 _OF_RANKING = ("sources", "format", "out", "all_rows", "cache")
 
 
+@takes_shared("compare")
 @output.guarded
 def compare(
     ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B",
-            help="Before and after: hub id, directory, weight file or saved report. Runs of specdiag train, two or "
+            metavar="BEFORE AFTER",
+            help="Two of: hub id, directory, weight file or saved report. Runs of specdiag train, two or "
             "more, are ranked too, by improvement over the first.",
         ),
     ],
+    *,
+    given: Given,
     fail_above: Annotated[
         list[str] | None,
         typer.Option("--fail-above", metavar="METRIC=VALUE", help="Exit with 1 if a matrix moved further; repeatable."),
@@ -41,26 +43,16 @@ def compare(
         int,
         typer.Option("--subspace", min=0, help="Leading singular directions to compare; 0: none, a quarter faster."),
     ] = 10,
-    base: options.BaseOption = None,
-    role_map: options.RoleMapOption = None,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
-    role: options.RoleOption = None,
-    experts: options.ExpertsOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DTypeOption = options.DType.auto,
-    tail: options.TailOption = options.Tail.hill,
-    tail_fraction: options.TailFractionOption = 0.5,
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
-    cache: options.CacheOption = True,
-    format: Annotated[options.Format, typer.Option("--format", "-f", help="What is printed.")] = options.Format.table,
+    format: options.FormatOption = options.Format.table,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Save the comparison as JSON; with -f csv or md, that.", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every matrix in the table.")] = False,
+    all_rows: options.AllOption = False,
 ) -> None:
-    """What changed from A to B: per role, per matrix, and what has no counterpart.
+    """Show what changed from BEFORE to AFTER: per role, per matrix, and what has no counterpart.
 
     Runs of `specdiag train` are ranked by their held-out losses first; other formats than table are of that alone.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.text.names import listed
+from specdiag.views.columns import field
 
 from . import output, tables
 
@@ -22,18 +23,22 @@ _FEW = 8
 
 def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
     """Save what is asked for, and print: the tables, or data for a pipeline."""
-    from specdiag.comparison.rows import COLUMNS, SHORT, rows
+    from specdiag.comparison.records import COLUMNS, SHORT
     from specdiag.text import markdown
     from specdiag.views.export import export
 
     if format in ("table", "json"):
         data = found.to_json()
     else:
-        data = export(rows(found), SHORT if format == "md" else COLUMNS, format)
-    if format == "md" and (found.a.unread or found.b.unread):
-        unread = (f"{side}: {source.unread}" for side, source in (("A", found.a), ("B", found.b)) if source.unread)
+        data = export(found.to_records(), SHORT if format == "md" else COLUMNS, format)
+    if format == "md" and (found.before.unread or found.after.unread):
+        unread = (
+            f"{side}: {source.unread}"
+            for side, source in (("BEFORE", found.before), ("AFTER", found.after))
+            if source.unread
+        )
         data += "".join(f"\n{markdown.text(line)}\n" for line in unread).encode()
-    for side, source in (("A", found.a), ("B", found.b)):
+    for side, source in (("BEFORE", found.before), ("AFTER", found.after)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
     output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
 
@@ -41,7 +46,7 @@ def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) 
 def excess(found: Sequence[Excess]) -> None:
     """Which limits are exceeded, and by which matrices."""
     for e in found[:_MOST]:
-        value = "has no value in B" if e.value is None else f"{e.value:.6g}"
+        value = "has no value after" if e.value is None else f"{e.value:.6g}"
         output.fault(f"{e.metric} {value}, above {e.limit:g}: {e.module}")
     if len(found) > _MOST:
         output.fault(f"and {len(found) - _MOST} more")
@@ -69,11 +74,11 @@ def _print(found: Comparison, *, all_rows: bool) -> None:
     console.print()
     if found.reshaped:
         listed = found.reshaped if all_rows else found.reshaped[:_FEW]
-        rows = [(r.name, r.role or "·", _shape(r.shape_a), _shape(r.shape_b)) for r in listed]
+        rows = [(r.name, r.role or "·", _shape(r.shape_before), _shape(r.shape_after)) for r in listed]
         title = f"{len(found.reshaped)} of other shape, not compared{_more(found.reshaped, listed)}"
-        console.print(_plain(title, ("tensor", "role", "A", "B"), rows, console.width))
+        console.print(_plain(title, ("tensor", "role", "before", "after"), rows, console.width))
         console.print()
-    for side, alone in (("A", found.only_in_a), ("B", found.only_in_b)):
+    for side, alone in (("before", found.only_before), ("after", found.only_after)):
         if alone:
             console.print(_alone(side, alone, console.width, all_rows=all_rows))
             console.print()
@@ -82,30 +87,33 @@ def _print(found: Comparison, *, all_rows: bool) -> None:
 
 
 def _roles(roles: Sequence[RoleChange], width: int, *, has_weights: bool) -> Any:
-    columns = [
+    columns: list[tables.Column[RoleChange]] = [
         tables.Column("family", lambda r: r.family, right=False),
         tables.Column("role", lambda r: r.role, right=False),
         tables.Column("n", lambda r: str(r.n)),
         tables.Column("equal", lambda r: str(r.n_unchanged), 6),
-        tables.field("|d alpha|", "abs_alpha", 3),
-        tables.field("noise sd", "alpha_sd", 3, drop=4),
+        field("|d alpha|", "abs_alpha", 3),
+        field("noise sd", "alpha_sd", 3, drop=4),
         tables.Column("d alpha_square", lambda r: _signed(r.alpha_square)),
         tables.Column("d stable rank", lambda r: _signed(r.stable_rank, 2), 5),
         tables.Column("norm", lambda r: _percent(r.frobenius_norm, "+"), 3),
     ]
     if has_weights:
-        columns += [
-            tables.Column("||B-A||/||A||", lambda r: _percent(r.relative_change)),
-            tables.field("cosine", "cosine", 4),
-            tables.field("stable rank B-A", "delta_stable_rank", 1, drop=2),
+        changes: list[tables.Column[RoleChange]] = [
+            tables.Column("relative change", lambda r: _percent(r.relative_change)),
+            field("cosine", "cosine", 4),
+            field("stable rank of change", "delta_stable_rank", 1, drop=2),
             tables.Column("in rank 8", lambda r: _percent(r.energy_8), 2),
             tables.Column("angles", lambda r: _angles(r.left_angle, r.right_angle), 1),
         ]
-    return tables.draw("Roles (means of B - A; noise sd: of alpha, between random matrices)", columns, roles, width)
+        columns += changes
+    return tables.draw(
+        "Roles (means of after - before; noise sd: of alpha, between random matrices)", columns, roles, width
+    )
 
 
 def _modules(modules: Sequence[ModuleChange], title: str, width: int, *, has_weights: bool) -> Any:
-    columns = [
+    columns: list[tables.Column[ModuleChange]] = [
         tables.Column("matrix", lambda m: m.name, right=False),
         tables.Column("role", lambda m: m.role, 5, right=False),
         tables.Column("alpha", lambda m: _both(m, "alpha")),
@@ -115,9 +123,9 @@ def _modules(modules: Sequence[ModuleChange], title: str, width: int, *, has_wei
     ]
     if has_weights:
         columns += [
-            tables.Column("||B-A||/||A||", _of(lambda d: _percent(d.relative_change))),
+            tables.Column("relative change", _of(lambda d: _percent(d.relative_change))),
             tables.Column("cosine", _of(lambda d: tables.number(d.cosine, 4))),
-            tables.Column("stable rank B-A", _of(lambda d: tables.number(d.stable_rank, 1)), 2),
+            tables.Column("stable rank of change", _of(lambda d: tables.number(d.stable_rank, 1)), 2),
             tables.Column("in rank 8", _of(lambda d: _percent(d.energy(8))), 6),
             tables.Column(
                 "angles",
@@ -132,12 +140,14 @@ def _alone(side: str, alone: Sequence[Unmatched], width: int, *, all_rows: bool)
     ordered = sorted(alone, key=lambda u: u.role is None)
     listed = ordered if all_rows else ordered[:_FEW]
     rows = [(u.name, u.role or "·", _shape(u.shape), u.reason) for u in listed]
-    title = f"{len(alone)} only in {side}{_more(alone, listed)}"
+    title = f"{len(alone)} only {side}{_more(alone, listed)}"
     return _plain(title, ("tensor", "role", "shape", "why"), rows, width)
 
 
 def _plain(title: str, heads: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> Any:
-    columns = [tables.Column(head, lambda row, i=i: row[i], right=False) for i, head in enumerate(heads)]
+    columns: list[tables.Column[tuple[str, ...]]] = [
+        tables.Column(head, lambda row, i=i: row[i], right=False) for i, head in enumerate(heads)
+    ]
     return tables.draw(title, columns, rows, width)
 
 
@@ -150,7 +160,7 @@ def _of(cell: Callable[[Delta], str]) -> Callable[[ModuleChange], str]:
 
 
 def _both(m: ModuleChange, metric: str) -> str:
-    cells = (tables.number(getattr(r, metric), 3) if r.status == "ok" else r.status for r in (m.a, m.b))
+    cells = (tables.number(getattr(r, metric), 3) if r.status == "ok" else r.status for r in (m.before, m.after))
     return " > ".join(cells)
 
 

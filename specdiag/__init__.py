@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag import plot
-    from specdiag.analysis.analyze import Interrupted, Progress, analyze
+    from specdiag.analysis.analyze import Interrupted, analyze
+    from specdiag.analysis.run import Progress
     from specdiag.architecture.roles import roles
     from specdiag.auditing.audit import audit
-    from specdiag.auditing.records import AuditReport, Finding
+    from specdiag.auditing.records import AuditReport, Finding, load_audit
     from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
     from specdiag.comparison.compare import compare
-    from specdiag.comparison.records import Comparison
+    from specdiag.comparison.records import Comparison, load_comparison
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
     from specdiag.decay.recommend import recommend
-    from specdiag.dynamics.records import Simulation
+    from specdiag.dynamics.records import Simulation, load_simulation
     from specdiag.dynamics.simulate import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
@@ -44,16 +45,19 @@ _HOMES = {
     "audit": "auditing.audit",
     "AuditReport": "auditing.records",
     "Finding": "auditing.records",
+    "load_audit": "auditing.records",
     "Checkpoint": "checkpoint.tensors",
     "WeightMatrix": "checkpoint.tensors",
     "compare": "comparison.compare",
     "Comparison": "comparison.records",
+    "load_comparison": "comparison.records",
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
     "load_plan": "decay.plan",
     "html_report": "views.html.page",
     "plot": "plot",
     "Simulation": "dynamics.records",
+    "load_simulation": "dynamics.records",
     "simulate": "dynamics.simulate",
     "ComputationError": "errors",
     "MissingExtraError": "errors",
@@ -101,8 +105,11 @@ __all__ = [
     "audit",
     "compare",
     "html_report",
+    "load_audit",
+    "load_comparison",
     "load_plan",
     "load_report",
+    "load_simulation",
     "load_trajectory",
     "plot",
     "recommend",

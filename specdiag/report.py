@@ -8,15 +8,13 @@ Reading a report imports neither torch nor numpy. A report of a newer schema is 
 from __future__ import annotations
 
 import hashlib
-import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import asdict
 from msgspec.structs import replace as replace_record
 
 from specdiag import checks
@@ -25,6 +23,7 @@ from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
 from specdiag.storage.kinds import REPORT, read_record
 from specdiag.storage.plausibility import implausible_rows
+from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
 _RANDOMIZED = "[randomized]"
+_MEDIANS = ("family", "role", "n", "alpha", "alpha_null", "rho", "alpha_square", "alpha_square_null", "pl_alpha")
 
 
 class _ReportFile(Record, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ _decode_report = json_decoder(_ReportFile)
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralReport:
+class SpectralReport(Result):
     """What `analyze` found.
 
     Attributes:
@@ -74,10 +74,10 @@ class SpectralReport:
     _spectra: Mapping[str, NDArray[np.float64]] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        state = "" if self.complete else ", incomplete"
-        lines = [f"SpectralReport({self.source}: {len(self)} matrices{state})"]
+        """Describe the report in a line, and each role in one more."""
+        lines = [super().__repr__()]
         for r in self.summary.roles:
-            values = (f"{name} {_cell(getattr(r, name))}" for name in ("alpha", "alpha_null", "alpha_square"))
+            values = (f"{name} {cell(getattr(r, name))}" for name in ("alpha", "alpha_null", "alpha_square"))
             lines.append(f"  {r.family:9} {r.role:6} {r.n:5}  {'  '.join(values)}")
         return "\n".join(lines)
 
@@ -93,10 +93,6 @@ class SpectralReport:
             if record.key == name:
                 return record
         raise KeyError(name)
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Plain dictionaries, one a row: `pandas.DataFrame(report.to_records())`."""
-        return [asdict(record) for record in self.records]
 
     @property
     def has_eigenvalues(self) -> bool:
@@ -193,26 +189,18 @@ class SpectralReport:
             why = "the report was saved before these were kept, so analyze again with --randomize"
         return f"{self.source}: '{wanted}' has no eigenvalues with its entries permuted: {why}"
 
-    def _repr_html_(self) -> str:
-        names = (
-            "family",
-            "role",
-            "n",
-            "alpha",
-            "alpha_null",
-            "rho",
-            "alpha_square",
-            "alpha_square_null",
-            "pl_alpha",
-        )
-        rows = [[getattr(r, name) for name in names] for r in self.summary.roles]
-        body = "".join(f"<tr>{''.join(f'<td>{_cell(v)}</td>' for v in row)}</tr>" for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in names)
-        state = "" if self.complete else " (incomplete)"
-        return (
-            f"<p><b>{html.escape(str(self.source))}</b>: {len(self)} matrices{state}, medians per role</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+    def _title(self) -> str:
+        return f"{self.source}: {len(self)} matrices{'' if self.complete else ', incomplete'}"
+
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
+    def _rows(self) -> tuple[ModuleRecord, ...]:
+        return self.records
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        """Medians per role."""
+        return _MEDIANS, [[getattr(role, name) for name in _MEDIANS] for role in self.summary.roles]
 
 
 def load_report(path: str | os.PathLike[str]) -> SpectralReport:
@@ -265,7 +253,3 @@ def _saved_spectra(path: Path, digest: str, records: Iterable[ModuleRecord]) -> 
     sizes = {spectrum_key(r.key): r.n_eigenvalues for r in records}
     permuted = {spectrum_key(r.key, randomized=True): r.n_eigenvalues for r in records}
     return SavedSpectra(path, digest, sizes, permuted)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))

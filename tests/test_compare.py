@@ -20,8 +20,7 @@ import specdiag
 from specdiag.comparison.compare import failures
 from specdiag.comparison.limits import LIMITS, exceeding, parse_limits
 from specdiag.comparison.matching import match
-from specdiag.comparison.records import Comparison
-from specdiag.comparison.rows import COLUMNS
+from specdiag.comparison.records import COLUMNS, Comparison
 from specdiag.comparison.subspaces import subspaces
 from specdiag.errors import SourceError, UsageError
 from specdiag.spectra.float_types import FLOAT_TYPES
@@ -181,7 +180,7 @@ def test_bad_values_are_named_and_the_rest_is_compared(tmp_path):
     assert f"{Q} (ok > nonfinite)" in out
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--fail-above", "alpha=5")
     assert code == 1
-    assert f"alpha has no value in B, above 5: {Q}" in err
+    assert f"alpha has no value after, above 5: {Q}" in err
 
 
 # Names
@@ -191,13 +190,13 @@ def test_a_prefix_comes_off_one_side_and_order_does_not_matter():
     a, b = state(), state(1)
     longer = {f"model.{name}": w for name, w in reversed(b.items())} | {"lm_head.weight": torch.randn(200, 64)}
     plain, found = specdiag.compare(a, b), specdiag.compare(a, longer)
-    assert (found.prefix_a, found.prefix_b) == ("", "model.")
+    assert (found.prefix_before, found.prefix_after) == ("", "model.")
     assert [m.name for m in found.modules] == [m.name for m in plain.modules]
     assert [m.delta for m in found.modules] == [m.delta for m in plain.modules]
-    assert [u.name for u in found.only_in_b] == ["lm_head.weight"]
+    assert [u.name for u in found.only_after] == ["lm_head.weight"]
     assert found[f"model.{Q}"] is found[Q]
     back = specdiag.compare(longer, a)
-    assert (back.prefix_a, back.prefix_b) == ("model.", "")
+    assert (back.prefix_before, back.prefix_after) == ("model.", "")
     assert len(back.modules) == 13
 
 
@@ -209,7 +208,9 @@ def test_names_are_not_guessed():
     found = match(["bert.x.w", "x.w", "bert.y.w"], ["x.w", "y.w"])
     assert found.pairs == (("x.w", "x.w", "x.w"), ("bert.y.w", "y.w", "y.w"))
     assert match([], ["x"]).pairs == ()
-    assert match([f"model.{n}.w" for n in "abcd"] + ["model.x.d.w"], [f"{n}.w" for n in "abcd"]).prefix_a == "model."
+    assert (
+        match([f"model.{n}.w" for n in "abcd"] + ["model.x.d.w"], [f"{n}.w" for n in "abcd"]).prefix_before == "model."
+    )
     a = state(prefix="encoder.") | state(1, prefix="decoder.")
     with pytest.raises(SourceError, match=r"like 'encoder.embed_tokens.weight' and 'embed_tokens.weight'; "):
         specdiag.compare(a, state(), weights=False)
@@ -226,12 +227,12 @@ def test_what_does_not_match_is_listed():
     b["layers.0.extra.bias"] = torch.ones(3)
     b["head.weight"] = torch.randn(7, 64)
     found = specdiag.compare(a, b)
-    assert [(u.name, u.role) for u in found.only_in_a] == [(Q, "q")]
-    assert {u.name for u in found.only_in_b} == {"layers.0.extra.bias", "head.weight"}
-    assert {(r.name, r.shape_a, r.shape_b) for r in found.reshaped} == {
+    assert [(u.name, u.role) for u in found.only_before] == [(Q, "q")]
+    assert {u.name for u in found.only_after} == {"layers.0.extra.bias", "head.weight"}
+    assert {(r.name, r.shape_before, r.shape_after) for r in found.reshaped} == {
         (UP, (160, 64), (128, 64)), ("layers.0.norm.weight", (64,), (32,)),
     }  # fmt: skip
-    named = {m.name for m in found.modules} | {u.name for s in (found.only_in_a, found.only_in_b) for u in s}
+    named = {m.name for m in found.modules} | {u.name for s in (found.only_before, found.only_after) for u in s}
     assert named | {r.name for r in found.reshaped} >= {n for n in (*a, *b) if not n.endswith("1.norm.weight")}
 
 
@@ -239,7 +240,7 @@ def test_a_head_that_was_tied_and_is_no_longer():
     a = state() | {"embed_tokens.weight": torch.randn(200, 64)}
     tied = a | {"lm_head.weight": a["embed_tokens.weight"]}
     found = specdiag.compare(tied, tied | {"lm_head.weight": torch.randn(200, 64)})
-    assert [(u.name, u.reason) for u in found.only_in_b] == [("lm_head.weight", "in A: tied to embed_tokens.weight")]
+    assert [(u.name, u.reason) for u in found.only_after] == [("lm_head.weight", "before: tied to embed_tokens.weight")]
 
 
 def test_of_runs_the_newest_checkpoints(tmp_path):
@@ -248,7 +249,7 @@ def test_of_runs_the_newest_checkpoints(tmp_path):
         for step in (5, 10, 100):
             save(tmp_path / run / f"checkpoint-{step}", state(seed + step))
     found = specdiag.compare(tmp_path / "a", tmp_path / "b", weights=False)
-    assert [s.location for s in (found.a, found.b)] == [str(tmp_path / run / "checkpoint-100") for run in "ab"]
+    assert [s.location for s in (found.before, found.after)] == [str(tmp_path / run / "checkpoint-100") for run in "ab"]
     with pytest.raises(SourceError):
         specdiag.compare(tmp_path, tmp_path / "b")
 
@@ -260,7 +261,7 @@ def test_a_selection_holds_on_both_sides():
         found = specdiag.compare(a, b, include=pattern, weights=False)
         assert {m.layer for m in found.modules} == {0}
         assert len(found.modules) == 6
-        assert found.only_in_a == found.only_in_b == ()
+        assert found.only_before == found.only_after == ()
     with pytest.raises(UsageError, match=r"exclude='nothing' matches none of \d+ names of both sides"):
         specdiag.compare(a, b, exclude="nothing")
     with pytest.raises(UsageError, match="unknown roles='queries'"):
@@ -279,10 +280,10 @@ def test_reports_are_compared_as_they_are(tmp_path):
     assert all(m.delta is None for m in found.modules)
     assert found.balance == whole.balance
     summary = specdiag.analyze(b).summary
-    assert (found.balance.sd_b, found.balance.range_b) == (summary.balance_sd, summary.balance_range)
+    assert (found.balance.sd_after, found.balance.range_after) == (summary.balance_sd, summary.balance_range)
     assert found.relative_change is None
     mixed = specdiag.compare(specdiag.analyze(a, tail_fraction=0.3), b)
-    assert mixed.settings_b.tail_fraction == 0.3
+    assert mixed.settings_after.tail_fraction == 0.3
     with pytest.raises(UsageError, match="a saved report holds no weights"):
         specdiag.compare(tmp_path / "a.json", b, weights=True)
     with pytest.raises(UsageError, match="reports are compared as they are: tail"):
@@ -349,8 +350,8 @@ def test_command(tmp_path):
     order = (
         "Roles (means",
         "13 matrices",
-        "1 only in B",
-        "13 matrices matched, without B's prefix 'model.'",
+        "1 only after",
+        "13 matrices matched, without the prefix 'model.' of AFTER",
         "Balance of",
     )
     assert sorted(order, key=out.index) == list(order)
@@ -361,7 +362,7 @@ def test_command(tmp_path):
     code, out, _ = run(a, b, "-f", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert list(rows[0]) == list(COLUMNS)
-    assert [r["match"] for r in rows] == ["both"] * 13 + ["only in b"]
+    assert [r["match"] for r in rows] == ["both"] * 13 + ["only after"]
     assert float(rows[1]["delta_relative_change"]) == found.modules[1].delta.relative_change
     assert run(a, b, "-f", "md")[1].startswith("| match | name | role |")
     assert run(a, b, "-o", tmp_path / "c.json")[0] == 0
@@ -399,7 +400,7 @@ def test_command_in_a_pipeline(tmp_path):
 def test_rxnfp(rxnfp, tuned, relative, energy, stable_rank, prefix):
     """Means over attention and MLP: 22 % and 8 % of the norm, rank 8 keeps 32/26 % and 50/36 % (reference/assets.md)."""
     found = specdiag.compare(rxnfp / "bert_pretrained", rxnfp / tuned)
-    assert found.prefix_a == prefix
+    assert found.prefix_before == prefix
     assert len(found.modules) == 76
     for i, family in enumerate(("attention", "mlp")):
         deltas = [m.delta for m in found.modules if m.family == family]
@@ -408,16 +409,16 @@ def test_rxnfp(rxnfp, tuned, relative, energy, stable_rank, prefix):
         assert fmean(d.stable_rank for d in deltas) == pytest.approx(stable_rank[i], abs=0.01)
     moved = [m.change["alpha"] for m in found.modules if m.family in ("attention", "mlp")]
     assert fmean(np.abs(moved)) < 0.011, "alphas hardly move"
-    assert found.balance.sd_a == pytest.approx(0.1281, abs=1e-4)
+    assert found.balance.sd_before == pytest.approx(0.1281, abs=1e-4)
     one = found[f"{'' if prefix else 'bert.'}encoder.layer.3.attention.self.query.weight"]
     a, b = (
         torch.load(rxnfp / side / "pytorch_model.bin", map_location="cpu", weights_only=True)
         for side in ("bert_pretrained", tuned)
     )
-    before, after = a[one.a.key].double(), b[one.b.key].double()
+    before, after = a[one.before.key].double(), b[one.after.key].double()
     assert one.delta.relative_change == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-9)
     assert one.delta.cosine == pytest.approx(float((before * after).sum() / before.norm() / after.norm()), abs=1e-12)
-    outside = {u.name for side in (found.only_in_a, found.only_in_b) for u in side if u.role is not None}
+    outside = {u.name for side in (found.only_before, found.only_after) for u in side if u.role is not None}
     assert {"cls.predictions.transform.dense.weight", "cls.seq_relationship.weight"} <= outside
 
 

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 import specdiag
-from specdiag.analysis.analyze import make_settings, open_source
+from specdiag.analysis.settings import make_settings
+from specdiag.analysis.source import open_source
 from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
 from specdiag.records import TAIL_NAMES
@@ -150,7 +151,7 @@ def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
         ({"square": 1}, "square=1: give True or False"),
         ({"cache": 5}, "cache=5: give a path"),
         ({"role_map": b"x"}, "role_map=b'x': give a path"),
-        ({"resume": [1]}, "resume=1: give a SpectralReport"),
+        ({"partial_reports": [1]}, "partial_reports=1: give a SpectralReport"),
         ({"ranks": 2}, "ranks=2: give a Ranks"),
         ({"progress": 1}, "progress=1: give a function, or None"),
     ],

@@ -180,7 +180,7 @@ def test_nothing_to_derive_is_said_first() -> None:
         "No ratio could be derived: none of 7 Parameters has a value (no alpha (degenerate)"
     )
     assert repr(recommend(PAPER)) == (
-        "DecayPlan(made: 56 Parameters, linear on alpha, ratios 0.67 to 3.00, mean 1.34, 55% geometry)"
+        "DecayPlan(made: 56 Parameters, linear on alpha, ratios 0.67 to 3.00, mean 1.34, 55% explained by shape)"
     )
 
 

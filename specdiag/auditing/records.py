@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 
 from specdiag import checks
-from specdiag.files import write_atomically
+from specdiag.files import json_decoder
 from specdiag.records import Record, Source
-from specdiag.storage.kinds import AUDIT
+from specdiag.storage.kinds import AUDIT, read_record
+from specdiag.storage.result import Result
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str
@@ -74,7 +74,7 @@ class DecayAnswer(Record, frozen=True, kw_only=True):
     assumptions: tuple[str, ...]
 
 
-class AuditReport(Record, frozen=True, kw_only=True):
+class AuditReport(Result, Record, frozen=True, kw_only=True):
     """What `audit` found.
 
     Example:
@@ -100,11 +100,37 @@ class AuditReport(Record, frozen=True, kw_only=True):
         return tuple(f for f in self.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(severity))
 
     def to_json(self) -> bytes:
-        """The audit as one JSON object, the content of its file."""
+        """Encode the audit as one JSON object, the content of its file."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the audit as JSON, whole or not at all."""
-        path = checks.path("path", path)
-        write_atomically(path, self.to_json())
-        return path
+    def _title(self) -> str:
+        counts = ", ".join(f"{n} {severity}" for severity, n in self.counts.items() if n) or "no findings"
+        return f"{self.verdict.upper()}: {self.source}: {counts}"
+
+    def _columns(self) -> tuple[str, ...]:
+        return Finding.__struct_fields__
+
+    def _rows(self) -> tuple[Finding, ...]:
+        return self.findings
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        names = ("severity", "check", "module", "value", "threshold")
+        return names, [[getattr(finding, name) for name in names] for finding in self.findings]
+
+
+def load_audit(path: str | os.PathLike[str]) -> AuditReport:
+    """Read a saved audit.
+
+    Args:
+        path: a file of `AuditReport.save`, or of `specdiag audit -o`.
+
+    Returns:
+        The audit.
+
+    Raises:
+        SourceError: the file is missing, is no audit, or is of another schema.
+    """
+    return read_record(checks.path("path", path), _decode, AUDIT)
+
+
+_decode = json_decoder(AuditReport)

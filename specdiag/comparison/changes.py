@@ -30,8 +30,8 @@ def make_change(
         unchanged=unchanged(a, b),
         change={m: float(after - before) for m, (before, after) in values.items() if None not in (before, after)},
         delta=delta,
-        a=a,
-        b=b,
+        before=a,
+        after=b,
     )
 
 

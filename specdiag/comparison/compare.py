@@ -1,4 +1,4 @@
-"""`compare`: from two checkpoints or reports to what moved between them."""
+"""`compare`: the differences between two checkpoints or reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from specdiag.report import SpectralReport
 if TYPE_CHECKING:
     import torch
 
-    from specdiag.analysis.analyze import Progress
+    from specdiag.analysis.run import Progress
     from specdiag.checkpoint.tensors import Checkpoint
     from specdiag.comparison.difference import Pair
 
@@ -34,8 +34,8 @@ _CHANGE_NOTHING = ("cache", "ranks")
 
 
 def compare(
-    a: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
-    b: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    before: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    after: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
     *,
     weights: bool | None = None,
     subspace: int = 10,
@@ -46,27 +46,29 @@ def compare(
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[ComparedArguments],
 ) -> Comparison:
-    """What changed from A to B, matrix by matrix.
+    """Compare two checkpoints, matrix by matrix.
 
     Names are matched as they are, or after one common prefix (`bert.`, `model.`) is taken off one side. Whatever has
     no counterpart, or another shape, is listed.
 
     Args:
-        a: a report, saved or not, anything that `analyze` takes, or a run directory, of which the newest checkpoint.
-        b: likewise.
+        before: a report, saved or not, anything that `analyze` takes, or a run
+            directory, of which the newest checkpoint is taken.
+        after: likewise.
         weights: also compare the weights themselves, which takes two checkpoints; None: where both are.
-        subspace: how many leading singular directions of A and B are held against each other; 0 for none, which
+        subspace: how many leading singular directions before and after are held against each other; 0 for none, which
             saves about a quarter of the time.
         base: the model that a side which is an adapter changes; without it its updates are compared.
         include: globs on names of either side; only these.
         exclude: globs on names of either side; not these.
         roles: only these roles.
-        progress: as for `analyze`; called over A, over B, over the differences, and over the subspaces.
+        progress: as for `analyze`; called over the weights before, those after, the differences, and the
+            subspaces.
         analysis: further arguments of `analyze`, for both sides alike.
 
     Raises:
         UsageError: an option makes no sense for these sources.
-        SourceError: a source cannot be read, or no matrix of A has its name in B.
+        SourceError: a source cannot be read, or no matrix before has its name after.
 
     Example:
         >>> found = specdiag.compare("org/base", "org/fine-tune")
@@ -79,7 +81,7 @@ def compare(
     subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
     weights = None if weights is None else checks.flag("weights", weights)
     checks.function("progress", progress)
-    a, b = loaded(a), loaded(b)
+    a, b = loaded(before), loaded(after)
     given = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
     opening, computing = options.split(given)
     require_stream(opening, (a, b))
@@ -93,7 +95,7 @@ def compare(
     report_a = side_a.analysed((p[0] for p in matched.pairs), computing, progress)
     report_b = side_b.analysed((p[1] for p in matched.pairs), computing, progress)
     of_a, of_b = ({r.key: r for r in report} for report in (report_a, report_b))
-    modules, only_in_a, only_in_b, reshaped = matched.sorted_out(report_a, report_b)
+    modules, only_before, only_after, reshaped = matched.sorted_out(report_a, report_b)
 
     deltas: dict[str, Delta] = {}
     if has_weights and weights is not False:
@@ -116,26 +118,26 @@ def compare(
     changes = tuple(make_change(name, of_a[ka], of_b[kb], compared, deltas.get(name)) for ka, kb, name in modules)
     relative_change, cosine = totals(changes)
     return Comparison(
-        a=report_a.source,
-        b=report_b.source,
-        settings_a=report_a.settings,
-        settings_b=report_b.settings,
-        prefix_a=matched.matching.prefix_a,
-        prefix_b=matched.matching.prefix_b,
+        before=report_a.source,
+        after=report_b.source,
+        settings_before=report_a.settings,
+        settings_after=report_b.settings,
+        prefix_before=matched.matching.prefix_before,
+        prefix_after=matched.matching.prefix_after,
         relative_change=relative_change,
         cosine=cosine,
         balance=balance(changes),
         roles=role_changes(changes),
         modules=changes,
-        only_in_a=only_in_a,
-        only_in_b=only_in_b,
+        only_before=only_before,
+        only_after=only_after,
         reshaped=reshaped,
         notes=tuple(_notes(report_a, report_b, matched.matching, changes, asked=weights is not False)),
     )
 
 
 Names = tuple[str, str, str]
-"""Key in A, key in B, common name."""
+"""Key before, key after, common name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +176,14 @@ class _Matched:
             f"'{next((k for k, e in side.items() if e.role is not None), '')}'" for side in (self.a, self.b)
         )
         tried = f"; without {_joined(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
-        raise SourceError(f"no matrix of A has its name in B, names look like {looks}{tried}: are these one model?")
+        raise SourceError(
+            f"no matrix of BEFORE has its name in AFTER, names look like {looks}{tried}: are these one model?"
+        )
 
     def sorted_out(
         self, report_a: SpectralReport, report_b: SpectralReport
     ) -> tuple[list[Names], tuple[Unmatched, ...], tuple[Unmatched, ...], tuple[Reshaped, ...]]:
-        """What is compared, what only A has, what only B has, and what has two shapes."""
+        """List what is compared, what one side alone has, and what has two shapes."""
         rows_a, rows_b = ({r.key: r for r in report} for report in (report_a, report_b))
         left_a, left_b = ({key(s.name, s.part): s.reason for s in report.skipped} for report in (report_a, report_b))
         compared: list[Names] = []
@@ -192,13 +196,15 @@ class _Matched:
                 compared.append((ka, kb, name))
             elif (in_a is None) == (in_b is None):
                 if shapes[0] != shapes[1]:
-                    reshaped.append(Reshaped(name=name, role=self.a[ka].role, shape_a=shapes[0], shape_b=shapes[1]))
+                    reshaped.append(
+                        Reshaped(name=name, role=self.a[ka].role, shape_before=shapes[0], shape_after=shapes[1])
+                    )
             elif in_a is not None:
-                only[0].append(_unmatched(ka, self.a[ka], f"in B: {left_b.get(kb, 'not analysed')}"))
+                only[0].append(_unmatched(ka, self.a[ka], f"after: {left_b.get(kb, 'not analysed')}"))
             else:
-                only[1].append(_unmatched(kb, self.b[kb], f"in A: {left_a.get(ka, 'not analysed')}"))
-        for side, entries, alone, other in ((0, self.a, self.alone_a, "B"), (1, self.b, self.alone_b, "A")):
-            only[side].extend(_unmatched(k, entries[k], f"{other} has no such name") for k in alone)
+                only[1].append(_unmatched(kb, self.b[kb], f"before: {left_a.get(ka, 'not analysed')}"))
+        for side, entries, alone, other in ((0, self.a, self.alone_a, "after"), (1, self.b, self.alone_b, "before")):
+            only[side].extend(_unmatched(k, entries[k], f"no such name {other}") for k in alone)
         return compared, tuple(only[0]), tuple(only[1]), tuple(reshaped)
 
 
@@ -236,7 +242,7 @@ def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
 def _notes(
     a: SpectralReport, b: SpectralReport, matching: Matching, changes: Sequence[ModuleChange], *, asked: bool
 ) -> Iterator[str]:
-    for side, report in (("A", a), ("B", b)):
+    for side, report in (("BEFORE", a), ("AFTER", b)):
         yield from (f"{side}: {note}" for note in report.provenance.notes)
         if not report.complete:
             yield f"{side}: the report is incomplete (interrupted)."
@@ -251,5 +257,5 @@ def _notes(
 
 def failures(comparison: Comparison) -> list[ModuleRecord]:
     """Rows of either side without numbers: NaN, infinite values, unreadable."""
-    rows = [row for module in comparison.modules for row in (module.a, module.b)]
+    rows = [row for module in comparison.modules for row in (module.before, module.after)]
     return [row for row in rows if row.status in ("nonfinite", "failed")]

@@ -23,7 +23,7 @@ LIMITS: tuple[str, ...] = (*METRICS, *_OF_DELTA, *_ANGLES, UNMATCHED)
 
 
 class Excess(NamedTuple):
-    """One limit that is exceeded; `value` is None where A has the metric and B has not."""
+    """One limit that is exceeded; `value` is None where only the matrix before has the metric."""
 
     metric: str
     module: str
@@ -56,7 +56,7 @@ def parse_limits(texts: list[str]) -> dict[str, float]:
 def exceeding(comparison: Comparison, limits: Mapping[str, float]) -> list[Excess]:
     """The limits that are exceeded, in the order of the limits and of the matrices.
 
-    A matrix that has a metric in A and not in B (NaN, collapsed) exceeds every limit on it.
+    A matrix that has a metric before and not after (NaN, collapsed) exceeds every limit on it.
 
     Raises:
         UsageError: a metric has no value anywhere, so that nothing could ever fail.
@@ -66,7 +66,7 @@ def exceeding(comparison: Comparison, limits: Mapping[str, float]) -> list[Exces
 
 def _exceeding(comparison: Comparison, metric: str, limit: float) -> Iterator[Excess]:
     if metric == UNMATCHED:
-        alone = [u for side in (comparison.only_in_a, comparison.only_in_b) for u in side if u.role is not None]
+        alone = [u for side in (comparison.only_before, comparison.only_after) for u in side if u.role is not None]
         n = len(alone) + len(comparison.reshaped)
         if n > limit:
             names = [u.name for u in (*alone, *comparison.reshaped)]
@@ -96,7 +96,7 @@ def _value(change: ModuleChange, metric: str) -> float | None:
 
 
 def _is_lost(change: ModuleChange, metric: str) -> bool:
-    """Whether A has what B lacks, or B has no numbers at all."""
+    """Tell whether a metric is gone after, or the matrix has no numbers any more."""
     if metric in METRICS:
-        return getattr(change.a, metric) is not None and getattr(change.b, metric) is None
-    return change.b.status in ("nonfinite", "failed") and change.a.status not in ("nonfinite", "failed")
+        return getattr(change.before, metric) is not None and getattr(change.after, metric) is None
+    return change.after.status in ("nonfinite", "failed") and change.before.status not in ("nonfinite", "failed")

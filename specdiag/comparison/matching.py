@@ -1,4 +1,4 @@
-"""Which name of A is which name of B: equal, or equal once one prefix is off the names of one side.
+"""Pairs of names before and after: equal, or equal once one prefix is off the names of one side.
 
 A model alone calls `encoder.layer.0` what it is called `bert.encoder.layer.0` below a head. What fits two ways is
 not guessed at.
@@ -16,15 +16,15 @@ class Matching:
     """Names of two sides, paired.
 
     Attributes:
-        pairs: (name in A, name in B, the name without prefix), in the order of A.
-        prefix_a: what was taken off names of A.
-        prefix_b: what was taken off names of B; at most one of the two is not empty.
+        pairs: (name before, name after, the name without prefix), in the order of the names before.
+        prefix_before: what was taken off names of A.
+        prefix_after: what was taken off names after; at most one of the two is not empty.
         ambiguous: prefixes of which none fits more than twice as many names as any other, so that none was taken.
     """
 
     pairs: tuple[tuple[str, str, str], ...]
-    prefix_a: str = ""
-    prefix_b: str = ""
+    prefix_before: str = ""
+    prefix_after: str = ""
     ambiguous: tuple[str, ...] = ()
 
 
@@ -50,9 +50,9 @@ def match(a: Collection[str], b: Collection[str]) -> Matching:
     free_a, free_b = set(rest_a), set(rest_b)
     if side == "a":
         found = {n: n.removeprefix(prefix) for n in rest_a if n.startswith(prefix) and n.removeprefix(prefix) in free_b}
-        return Matching(_in_order(a, equal | found), prefix_a=prefix)
+        return Matching(_in_order(a, equal | found), prefix_before=prefix)
     found = {n.removeprefix(prefix): n for n in rest_b if n.startswith(prefix) and n.removeprefix(prefix) in free_a}
-    return Matching(_in_order(a, equal | found), prefix_b=prefix)
+    return Matching(_in_order(a, equal | found), prefix_after=prefix)
 
 
 def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]:

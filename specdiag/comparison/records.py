@@ -1,17 +1,20 @@
-"""What a comparison says. A change is always B minus A; a value that one side lacks has no change."""
+"""The records of a comparison, and its rows. A change is after minus before; a value that one side lacks has none.
+
+Formulas call a matrix before A, and after B.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
 from specdiag import checks
-from specdiag.files import write_atomically
+from specdiag.files import json_decoder
 from specdiag.records import Family, ModuleRecord, Record, Role, Settings, Source, Status
-from specdiag.storage.kinds import COMPARISON
+from specdiag.storage.kinds import COMPARISON, read_record
+from specdiag.storage.result import Result, Row
 
 METRICS: tuple[str, ...] = (
     "alpha", "rho", "z", "ks", "alpha_square", "rho_square", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
@@ -81,11 +84,11 @@ class ModuleChange(Record, frozen=True, kw_only=True):
     unchanged: bool | None = None
     """Equal values in the same storage type; None where a digest is missing."""
     change: dict[str, float]
-    """B minus A of every metric that both have."""
+    """After minus before, of every metric that both have."""
     delta: Delta | None = None
     """From the weights; None where a side is a report, or an update of low rank."""
-    a: ModuleRecord
-    b: ModuleRecord
+    before: ModuleRecord
+    after: ModuleRecord
 
 
 class Unmatched(Record, frozen=True, kw_only=True):
@@ -104,8 +107,8 @@ class Reshaped(Record, frozen=True, kw_only=True):
 
     name: str
     role: Role | None = None
-    shape_a: tuple[int, ...]
-    shape_b: tuple[int, ...]
+    shape_before: tuple[int, ...]
+    shape_after: tuple[int, ...]
 
 
 class RoleChange(Record, frozen=True, kw_only=True):
@@ -139,14 +142,48 @@ class Balance(Record, frozen=True, kw_only=True):
     """Spread of alpha_square over the attention and MLP matrices that both sides have."""
 
     n: int
-    sd_a: float
-    sd_b: float
-    range_a: float
-    range_b: float
+    sd_before: float
+    sd_after: float
+    range_before: float
+    range_after: float
 
 
-class Comparison(Record, frozen=True, kw_only=True):
-    """What `compare` found.
+_DELTA = tuple(name for name in Delta.__struct_fields__ if name not in ("singular_values", "subspaces"))
+_SUBSPACES = ("left_angle", "right_angle", "gap")
+_IDENTITY = (
+    "match",
+    "name",
+    "name_before",
+    "name_after",
+    "role",
+    "family",
+    "layer",
+    "component",
+    "shape_before",
+    "shape_after",
+)
+
+COLUMNS: tuple[str, ...] = (
+    *_IDENTITY,
+    "reason",
+    "unchanged",
+    *(f"{metric}_{side}" for metric in METRICS for side in ("before", "after", "change")),
+    *(f"delta_{name}" for name in _DELTA),
+    "delta_energy_8",
+    *_SUBSPACES,
+)
+"""Columns of a row, the same in csv, parquet and data frames."""
+
+SHORT: tuple[str, ...] = (
+    "match", "name", "role", "alpha_before", "alpha_after", "alpha_change", "alpha_square_before", "alpha_square_after",
+    "alpha_square_change", "stable_rank_change", "delta_relative_change", "delta_cosine", "delta_stable_rank",
+    "left_angle", "right_angle", "reason",
+)  # fmt: skip
+"""Columns of markdown."""
+
+
+class Comparison(Result, Record, frozen=True, kw_only=True):
+    """The answer of `compare`: how the weights `after` differ from those `before`.
 
     Example:
         >>> found = specdiag.compare("org/base", "org/fine-tune")
@@ -155,13 +192,13 @@ class Comparison(Record, frozen=True, kw_only=True):
     """
 
     schema: int = COMPARISON.schema
-    a: Source
-    b: Source
-    settings_a: Settings
-    settings_b: Settings
-    prefix_a: str = ""
-    """What was taken off the names of A to match those of B."""
-    prefix_b: str = ""
+    before: Source
+    after: Source
+    settings_before: Settings
+    settings_after: Settings
+    prefix_before: str = ""
+    """Prefix that was taken off the names of `before` to match those of `after`."""
+    prefix_after: str = ""
     relative_change: float | None = None
     """||B - A||_F/||A||_F over all matched matrices together."""
     cosine: float | None = None
@@ -169,30 +206,118 @@ class Comparison(Record, frozen=True, kw_only=True):
     balance: Balance | None = None
     roles: tuple[RoleChange, ...]
     modules: tuple[ModuleChange, ...]
-    only_in_a: tuple[Unmatched, ...] = ()
-    only_in_b: tuple[Unmatched, ...] = ()
+    only_before: tuple[Unmatched, ...] = ()
+    only_after: tuple[Unmatched, ...] = ()
     reshaped: tuple[Reshaped, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ModuleChange:
-        """The matched matrix called `name`: as it was matched, or as A or B has it."""
+        """The matched matrix called `name`: as it was matched, or as either side has it.
+
+        Raises:
+            KeyError: no matched matrix has this name.
+        """
         for module in self.modules:
-            if name in (module.name, module.a.key, module.b.key):
+            if name in (module.name, module.before.key, module.after.key):
                 return module
         raise KeyError(name)
 
     def to_json(self) -> bytes:
-        """The comparison as one JSON object."""
+        """Encode the comparison as one JSON object, the content of its file."""
         return msgspec.json.encode(self)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the comparison as JSON, whole or not at all."""
-        path = checks.path("path", path)
-        write_atomically(path, self.to_json())
-        return path
+    def to_records(self) -> list[Row]:
+        """Make plain rows: the matched matrices, then the reshaped, then those that only one side has.
 
-    def to_records(self) -> list[dict[str, Any]]:
-        """Plain rows for a data frame: the matched, with both values and the change of each metric, then the others."""
-        from specdiag.comparison.rows import rows
+        Returns:
+            Rows with `COLUMNS`: both values and the change of each metric, None where there is no value.
+        """
+        return [
+            *(_matched(module) for module in self.modules),
+            *(_reshaped(module) for module in self.reshaped),
+            *(_unmatched(module, "before") for module in self.only_before),
+            *(_unmatched(module, "after") for module in self.only_after),
+        ]
 
-        return rows(self)
+    def _title(self) -> str:
+        moved = "" if self.relative_change is None else f", moved by {self.relative_change:.1%} of their norm"
+        return (
+            f"{self.before} > {self.after}: {len(self.modules)} matrices matched{moved}; {len(self.only_before)} only "
+            f"before, {len(self.only_after)} only after, {len(self.reshaped)} of other shape"
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        names = ("family", "role", "n", "n_unchanged", "abs_alpha", "alpha_square", "relative_change", "cosine")
+        return names, [[getattr(role, name) for name in names] for role in self.roles]
+
+
+def load_comparison(path: str | os.PathLike[str]) -> Comparison:
+    """Read a saved comparison.
+
+    Args:
+        path: a file of `Comparison.save`, or of `specdiag compare -o`.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        SourceError: the file is missing, is no comparison, or is of another schema.
+    """
+    return read_record(checks.path("path", path), _decode, COMPARISON)
+
+
+_decode = json_decoder(Comparison)
+
+
+def _empty() -> Row:
+    return Row(dict.fromkeys(COLUMNS))
+
+
+def _matched(module: ModuleChange) -> Row:
+    row = _empty()
+    row |= {
+        "match": "both",
+        "name": module.name,
+        "name_before": module.before.key,
+        "name_after": module.after.key,
+        "shape_before": _shape((module.before.rows, module.before.cols)),
+        "shape_after": _shape((module.after.rows, module.after.cols)),
+    }
+    row |= {name: getattr(module, name) for name in ("role", "family", "layer", "component", "unchanged")}
+    for metric in METRICS:
+        row[f"{metric}_before"], row[f"{metric}_after"] = getattr(module.before, metric), getattr(module.after, metric)
+        row[f"{metric}_change"] = module.change.get(metric)
+    if module.delta is not None:
+        row |= {f"delta_{name}": getattr(module.delta, name) for name in _DELTA}
+        row["delta_energy_8"] = module.delta.energy(8)
+        if module.delta.subspaces is not None:
+            row |= {name: getattr(module.delta.subspaces, name) for name in _SUBSPACES}
+    return row
+
+
+def _reshaped(found: Reshaped) -> Row:
+    return _empty() | {
+        "match": "reshaped",
+        "name": found.name,
+        "role": found.role,
+        "shape_before": _shape(found.shape_before),
+        "shape_after": _shape(found.shape_after),
+    }
+
+
+def _unmatched(found: Unmatched, side: Literal["before", "after"]) -> Row:
+    return _empty() | {
+        "match": f"only {side}",
+        "name": found.name,
+        f"name_{side}": found.name,
+        f"shape_{side}": _shape(found.shape),
+        "role": found.role,
+        "reason": found.reason,
+    }
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

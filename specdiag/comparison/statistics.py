@@ -9,7 +9,7 @@ from statistics import fmean
 from specdiag.analysis.summary import balance_score
 from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
 from specdiag.records import FAMILIES, ROLES
-from specdiag.spectra.null import alpha_sd
+from specdiag.spectra.tail_rules import alpha_sd
 
 
 def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
@@ -25,21 +25,23 @@ def balance(changes: Sequence[ModuleChange]) -> Balance | None:
     """The balance score of both sides over the attention and MLP matrices that both have."""
     inside = [c for c in changes if c.family in ("attention", "mlp")]
     both = [
-        (c.a.alpha_square, c.b.alpha_square)
+        (c.before.alpha_square, c.after.alpha_square)
         for c in inside
-        if c.a.alpha_square is not None and c.b.alpha_square is not None
+        if c.before.alpha_square is not None and c.after.alpha_square is not None
     ]
     if len(both) < 2:
         return None
-    (sd_a, range_a), (sd_b, range_b) = (balance_score(alphas) for alphas in zip(*both, strict=True))
-    return Balance(n=len(both), sd_a=sd_a, sd_b=sd_b, range_a=range_a, range_b=range_b)
+    (sd_before, range_before), (sd_after, range_after) = (balance_score(alphas) for alphas in zip(*both, strict=True))
+    return Balance(
+        n=len(both), sd_before=sd_before, sd_after=sd_after, range_before=range_before, range_after=range_after
+    )
 
 
 def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]:
     """Relative change and cosine of all compared weights as one vector; None where weights were not compared."""
     before = after = moved = 0.0
     for change in changes:
-        delta, a, b = change.delta, change.a.frobenius_norm, change.b.frobenius_norm
+        delta, a, b = change.delta, change.before.frobenius_norm, change.after.frobenius_norm
         if delta is not None and delta.frobenius_norm is not None and a is not None and b is not None:
             before, after, moved = before + a**2, after + b**2, moved + delta.frobenius_norm**2
     if before == 0:
@@ -66,11 +68,11 @@ def _role(group: list[ModuleChange]) -> RoleChange:
         n_unchanged=sum(c.unchanged is True for c in group),
         abs_alpha=of_change("alpha", abs),
         alpha=of_change("alpha"),
-        alpha_sd=mean(lambda c: alpha_sd(c.a)),
+        alpha_sd=mean(lambda c: alpha_sd(c.before.tail, (c.before.rows, c.before.cols), c.before.n_slices)),
         abs_alpha_square=of_change("alpha_square", abs),
         alpha_square=of_change("alpha_square"),
         stable_rank=of_change("stable_rank"),
-        frobenius_norm=mean(lambda c: _ratio(c.a.frobenius_norm, c.b.frobenius_norm)),
+        frobenius_norm=mean(lambda c: _ratio(c.before.frobenius_norm, c.after.frobenius_norm)),
         relative_change=of_delta(lambda d: d.relative_change),
         cosine=of_delta(lambda d: d.cosine),
         delta_stable_rank=of_delta(lambda d: d.stable_rank),

@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences that do not say more than it does."""
+"""A comparison in sentences that claim no more than its numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
     """
 
     def moved(change: ModuleChange) -> tuple[bool, float]:
-        lost = change.b.status != change.a.status
+        lost = change.after.status != change.before.status
         if change.delta is not None:
             return lost, change.delta.relative_change or 0.0
         values = (change.change.get(metric) for metric in ("alpha_square", "alpha"))
@@ -25,8 +25,12 @@ def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
 
 
 def sentences(found: Comparison) -> list[str]:
-    """What matched, how far the whole moved, whether alphas did, and the balance."""
-    unread = [f"{side}: {source.unread}" for side, source in (("A", found.a), ("B", found.b)) if source.unread]
+    """Describe what matched, how far the weights and the alphas moved, and the balance."""
+    unread = [
+        f"{side}: {source.unread}"
+        for side, source in (("BEFORE", found.before), ("AFTER", found.after))
+        if source.unread
+    ]
     return [
         *unread,
         *_matched(found),
@@ -39,13 +43,13 @@ def sentences(found: Comparison) -> list[str]:
 
 
 def _matched(found: Comparison) -> list[str]:
-    n_only = [sum(u.role is not None for u in side) for side in (found.only_in_a, found.only_in_b)]
+    n_only = [sum(u.role is not None for u in side) for side in (found.only_before, found.only_after)]
     equal = sum(m.unchanged is True for m in found.modules)
     text = f"{len(found.modules)} matrices matched"
-    for prefix, side in ((found.prefix_a, "A"), (found.prefix_b, "B")):
-        text += f", without {side}'s prefix '{prefix}'" if prefix else ""
+    for prefix, side in ((found.prefix_before, "BEFORE"), (found.prefix_after, "AFTER")):
+        text += f", without the prefix '{prefix}' of {side}" if prefix else ""
     text += f"; {equal} of them equal" if equal else ""
-    text += f"; {n_only[0]} only in A, {n_only[1]} only in B, {len(found.reshaped)} of other shape."
+    text += f"; {n_only[0]} only before, {n_only[1]} only after, {len(found.reshaped)} of other shape."
     return [text]
 
 
@@ -71,11 +75,11 @@ def _alphas(found: Comparison) -> list[str]:
 
 
 def _statuses(found: Comparison) -> list[str]:
-    changed = [m for m in found.modules if m.a.status != m.b.status]
+    changed = [m for m in found.modules if m.before.status != m.after.status]
     if not changed:
         return []
-    names = listed(f"{m.name} ({m.a.status} > {m.b.status})" for m in changed)
-    return [f"Another status in B: {names}."]
+    names = listed(f"{m.name} ({m.before.status} > {m.after.status})" for m in changed)
+    return [f"Another status after: {names}."]
 
 
 def _balance(found: Comparison) -> list[str]:
@@ -83,6 +87,6 @@ def _balance(found: Comparison) -> list[str]:
     if b is None:
         return []
     return [
-        f"Balance of alpha_square over {b.n} attention and MLP matrices: standard deviation {b.sd_a:.3f} > "
-        f"{b.sd_b:.3f}, range {b.range_a:.3f} > {b.range_b:.3f}."
+        f"Balance of alpha_square over {b.n} attention and MLP matrices: standard deviation {b.sd_before:.3f} > "
+        f"{b.sd_after:.3f}, range {b.range_before:.3f} > {b.range_after:.3f}."
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -14,9 +13,10 @@ from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import Verdict
 from specdiag.decay.schedule_record import DecaySchedule
 from specdiag.errors import SourceError, UsageError
-from specdiag.files import json_decoder, shortened, write_atomically
+from specdiag.files import json_decoder, shortened
 from specdiag.records import Family, Record, Role, Source
 from specdiag.storage.kinds import PLAN, read_record
+from specdiag.storage.result import Result
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,11 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """Why the ratio is 1 although the Parameter takes part."""
 
 
-class DecayPlan(Record, frozen=True, kw_only=True):
+COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
+"""Columns of a row of a plan, the same in csv and data frames."""
+
+
+class DecayPlan(Result, Record, frozen=True, kw_only=True):
     """Which weight decay for which Parameter. Everything that is not among `entries` keeps its own decay.
 
     Example:
@@ -97,14 +101,6 @@ class DecayPlan(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     entries: tuple[PlanEntry, ...]
 
-    def __repr__(self) -> str:
-        ratios = self.ratios.values()
-        geometry = "" if self.shape_share is None else f", {self.shape_share:.0%} geometry"
-        return (
-            f"DecayPlan({self.source}: {len(self.entries)} Parameters, {self.rule} on {self.basis}, ratios "
-            f"{min(ratios, default=1.0):.2f} to {max(ratios, default=1.0):.2f}, mean {self.mean_ratio:.2f}{geometry})"
-        )
-
     def __getitem__(self, name: str) -> PlanEntry:
         """The entry of the Parameter `name`."""
         for entry in self.entries:
@@ -129,14 +125,26 @@ class DecayPlan(Record, frozen=True, kw_only=True):
         return base if self.schedule is None else self.schedule.weight_decay(step, base)
 
     def to_json(self) -> bytes:
-        """The plan as the content of its file."""
+        """Encode the plan as the content of its file."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the plan as JSON, whole or not at all."""
-        path = checks.path("path", path)
-        write_atomically(path, self.to_json())
-        return path
+    def _title(self) -> str:
+        ratios = self.ratios.values()
+        shape = "" if self.shape_share is None else f", {self.shape_share:.0%} explained by shape"
+        return (
+            f"{self.source}: {len(self.entries)} Parameters, {self.rule} on {self.basis}, ratios "
+            f"{min(ratios, default=1.0):.2f} to {max(ratios, default=1.0):.2f}, mean {self.mean_ratio:.2f}{shape}"
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS
+
+    def _rows(self) -> tuple[PlanEntry, ...]:
+        return self.entries
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        names = ("name", "role", "layer", "value", "ratio", "weight_decay", "random_ratio")
+        return names, [[getattr(entry, name) for name in names] for entry in self.entries]
 
     def param_groups(
         self, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None

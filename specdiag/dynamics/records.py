@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
 from specdiag import checks
 from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.updates import Optimizer
-from specdiag.files import write_atomically
+from specdiag.files import json_decoder
 from specdiag.records import Record
-from specdiag.storage.kinds import SIMULATION
+from specdiag.storage.kinds import SIMULATION, read_record
+from specdiag.storage.result import Result, cell
 from specdiag.trajectories.metric_log import LogEntry, entry
+
+_SHOWN = 10
+"""Intervals of the course between the points that a notebook shows."""
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -86,7 +89,7 @@ class Point(Record, frozen=True, kw_only=True):
     """Of the optimizer run on noise."""
 
 
-class Simulation(Record, frozen=True, kw_only=True):
+class Simulation(Result, Record, frozen=True, kw_only=True):
     """One setting and what becomes of the norm.
 
     Example:
@@ -120,11 +123,41 @@ class Simulation(Record, frozen=True, kw_only=True):
         return [entry(point.step, module, "frobenius_norm", point.frobenius_norm) for point in self.course]
 
     def to_json(self) -> bytes:
-        """The prediction as one JSON object."""
+        """Encode the prediction as one JSON object, the content of its file."""
         return msgspec.json.encode(self)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the prediction as JSON, whole or not at all."""
-        path = checks.path("path", path)
-        write_atomically(path, self.to_json())
-        return path
+    def _title(self) -> str:
+        setting, end = self.setting, self.course[-1] if self.course else None
+        return (
+            f"{setting.optimizer}, lr {setting.lr:g}, weight decay {setting.weight_decay:g}, {setting.steps} steps: "
+            f"rms {setting.initial_rms:.4g} > {cell(end and end.rms)}, balance {cell(self.balance.rms) or 'none'}"
+        )
+
+    def _columns(self) -> tuple[str, ...]:
+        return Point.__struct_fields__
+
+    def _rows(self) -> tuple[Point, ...]:
+        return self.course
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        names, last = self._columns(), len(self.course) - 1
+        shown = sorted({round(i * last / _SHOWN) for i in range(_SHOWN + 1)}) if last >= 0 else []
+        return names, [[getattr(self.course[i], name) for name in names] for i in shown]
+
+
+def load_simulation(path: str | os.PathLike[str]) -> Simulation:
+    """Read a saved prediction.
+
+    Args:
+        path: a file of `Simulation.save`.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        SourceError: the file is missing, is no prediction, or is of another schema.
+    """
+    return read_record(checks.path("path", path), _decode, SIMULATION)
+
+
+_decode = json_decoder(Simulation)

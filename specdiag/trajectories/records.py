@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from statistics import median
 
 import msgspec
 
 from specdiag import checks
-from specdiag.files import write_atomically
 from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
 from specdiag.storage.kinds import TRAJECTORY
+from specdiag.storage.result import Result
 from specdiag.trajectories.metric_log import RUN, LogEntry
 
 OUT_NAME = "specdiag_trajectory"
@@ -67,7 +65,7 @@ class DroppedStep(Record, frozen=True, kw_only=True):
     reason: str
 
 
-class Trajectory(Record, frozen=True, kw_only=True):
+class Trajectory(Result, Record, frozen=True, kw_only=True):
     """What `trajectory` found.
 
     Example:
@@ -130,11 +128,22 @@ class Trajectory(Record, frozen=True, kw_only=True):
         return sorted(found, key=lambda r: (FAMILIES.index(r[0]), ROLES.index(r[1])))
 
     def to_json(self) -> bytes:
-        """The trajectory as one JSON object."""
+        """Encode the trajectory as one JSON object, the content of its file."""
         return msgspec.json.encode(self)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trajectory as JSON, whole or not at all."""
-        path = checks.path("path", path)
-        write_atomically(path, self.to_json())
-        return path
+    def _title(self) -> str:
+        steps = f"{len(self.steps)} steps"
+        if self.steps:
+            steps += f" from {self.steps[0].step} to {self.steps[-1].step}"
+        dropped = f", {len(self.dropped)} dropped" if self.dropped else ""
+        return f"{self.run}: {steps}{dropped}, {len(self.modules)} matrices"
+
+    def _columns(self) -> tuple[str, ...]:
+        return LogEntry.__struct_fields__
+
+    def _rows(self) -> tuple[LogEntry, ...]:
+        return self.rows
+
+    def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
+        names = ("step", "n_matrices", "loss", "eval_loss", "balance_sd", "balance_range")
+        return names, [[getattr(step, name) for name in names] for step in self.steps]
