@@ -209,7 +209,7 @@ def _schedule(plan: DecayPlan) -> list[str]:
 
 
 _ADVICE = {
-    "is geometry": "An untrained network would get nearly the same plan; try --basis square.",
+    "explained by shape": "An untrained network would get nearly the same plan; try --basis square.",
     "cannot show in the steps left": "More steps, or a larger base decay, would be needed.",
     "worth a run": "Hold it against uniform decay of the same mean, from the same checkpoint.",
 }

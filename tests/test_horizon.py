@@ -119,9 +119,9 @@ def test_a_plan_that_is_its_rival():
     assert "Its difference from uniform decay" in " ".join(found.reasons)
 
 
-def test_geometry_comes_first_and_both_are_said():
+def test_shape_comes_first_and_both_are_said():
     found = verdict(RATIOS, SIZES, steps_left=50, shape_share=0.93, **RUN)
-    assert found.answer == "is geometry"
+    assert found.answer == "explained by shape"
     said = " ".join(found.reasons)
     assert "93 % of the plan" in said
     assert "too little to show" in said

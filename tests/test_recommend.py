@@ -123,7 +123,7 @@ def test_without_the_outlier_the_mlp_gets_more() -> None:
     assert not [note for note in clipped.notes if "alone sets the range" in note]
 
 
-def test_minilm_is_mostly_geometry(minilm: Path) -> None:
+def test_minilm_is_mostly_explained_by_shape(minilm: Path) -> None:
     spectra = specdiag.analyze(minilm)
     by_alpha, by_square = recommend(spectra), recommend(spectra, basis="square")
 
@@ -134,7 +134,7 @@ def test_minilm_is_mostly_geometry(minilm: Path) -> None:
     assert means(by_alpha) == pytest.approx([0.96, 2.49], abs=0.005)
     assert means(by_square) == pytest.approx([1.15, 1.44], abs=0.005)
     assert by_square.shape_share == 0.0
-    assert "87% (R^2) of this plan: most of it is geometry" in " ".join(findings(by_alpha))
+    assert "87% (R^2) of this plan: most of it reflects the shapes" in " ".join(findings(by_alpha))
     assert by_alpha.tail_shift == pytest.approx(0.283, abs=0.001)
 
 
@@ -326,7 +326,7 @@ def test_the_verdict_goes_with_the_plan() -> None:
     assert recommend(PAPER, lr=1e-3, steps_left=10).verdict is None
     shapes = recommend(llama([[1.7] * 4 + [2.5] * 3] * 4), weight_decay=0.1, lr=1e-3, steps_left=5000)
     assert shapes.shape_share == pytest.approx(1)
-    assert shapes.verdict.answer == "is geometry"
+    assert shapes.verdict.answer == "explained by shape"
 
 
 def test_decays_that_follow_the_lr() -> None:

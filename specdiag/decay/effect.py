@@ -25,13 +25,13 @@ from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import Record
 
-Answer = Literal["worth a run", "cannot show in the steps left", "is geometry"]
+Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape"]
 LrSchedule = Literal["constant", "to zero"]
 
 SHOWS = 0.01
 """Median change of the norms below which nothing can show. A choice: it is like changing the lr by less than 1 %."""
 GEOMETRY = 0.8
-"""Share of the plan that shapes explain above which it is geometry. A choice: little else is left to test by a run."""
+"""Share of the plan from which on it counts as explained by shape. A choice: little else is left to test by a run."""
 _BLOCKS = 512
 """Stretches of equal lr in which a falling lr is taken; the norms are off by some 1e-6."""
 
@@ -196,7 +196,7 @@ def _steps_to_show(ratios: Sequence[float], uniform: float, rate: float) -> int 
 
 def _answer(found: Verdict) -> Answer:
     if found.shape_share is not None and found.shape_share > GEOMETRY:
-        return "is geometry"
+        return "explained by shape"
     if min(found.median_change, found.median_distance) < SHOWS:
         return "cannot show in the steps left"
     return "worth a run"

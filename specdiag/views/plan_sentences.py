@@ -9,10 +9,10 @@ MOSTLY_GEOMETRY = 0.5
 
 
 def findings(plan: DecayPlan) -> list[str]:
-    """Total decay, geometry, tail fraction, and what was remarked."""
+    """Describe total decay, what shapes explain, the tail fraction, and the notes."""
     if all(entry.value is None for entry in plan.entries):
         return list(plan.notes)
-    return [_total(plan), *_geometry(plan), *_tail_fraction(plan), *plan.notes]
+    return [_total(plan), *_shapes(plan), *_tail_fraction(plan), *plan.notes]
 
 
 def limits(plan: DecayPlan) -> list[str]:
@@ -44,17 +44,19 @@ def _total(plan: DecayPlan) -> str:
     return text + f": it also {verb} the decay of all by {abs(change):.0%}, which --preserve-mean would not."
 
 
-def _geometry(plan: DecayPlan) -> list[str]:
+def _shapes(plan: DecayPlan) -> list[str]:
     if plan.shape_share is None:
         if plan.rule in ("uniform", "none"):
             return []
-        return [f"No random twin is known for the tail rule {plan.tail}: how much of the plan is geometry stays open."]
+        return [
+            f"No random twin is known for the tail rule {plan.tail}: how much of the plan shapes explain stays open."
+        ]
     if len({entry.random_ratio for entry in plan.entries if entry.value is not None}) == 1:
-        return ["Random weights would get one ratio for all, whatever their shapes: this plan is no geometry."]
+        return ["Random weights would get one ratio for all, whatever their shapes: shapes do not explain this plan."]
     share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
     if plan.shape_share >= MOSTLY_GEOMETRY:
         advice = " --basis square takes the shapes out." if plan.basis != "square" else ""
-        return [f"{share}: most of it is geometry, not training.{advice}"]
+        return [f"{share}: most of it reflects the shapes, not training.{advice}"]
     return [f"{share}."]
 
 
