@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
@@ -105,7 +106,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
         parts = named.get(name) or []
         members[(parts[0].family, parts[0].role) if parts else ("other", "bias, norm")].append(name)
     rows = [(*role, [found[name] for name in names]) for role, names in members.items()]
-    columns = (
+    columns: tuple[tables.Column[tuple[str, str, list[float]]], ...] = (
         tables.Column("family", lambda r: r[0], right=False),
         tables.Column("role", lambda r: r[1], right=False),
         tables.Column("n", lambda r: str(len(r[2]))),
@@ -115,7 +116,7 @@ def decays(run: Run, found: Decays, *, all_rows: bool) -> None:
     title = f"Weight decay ({run.config.recipe.decay}) at step {run.step}, as the optimizer reads it"
     console.print(tables.draw(title, columns, rows, console.width))
     if all_rows:
-        one = (
+        one: tuple[tables.Column[tuple[str, float]], ...] = (
             tables.Column("Parameter", lambda r: r[0], right=False),
             tables.Column("weight decay", lambda r: f"{r[1]:.6g}"),
         )
@@ -180,7 +181,7 @@ def answer(run: Run, result: Result) -> None:
         console.print(f"Exponents and ratios took {result.decay_seconds:.2f} s of these, {share:.2%}.")
     ratios = getattr(getattr(run.rule, "decay", None), "ratios", {})
     if run.config.recipe.decay == "alphadecay" and ratios and set(ratios.values()) == {1.0}:
-        console.print("All ratios were 1 to the end: not every module has been measured (--every, --first-update now).")
+        console.print("All ratios were 1 to the end: not every module has been measured (--every, --measure-first).")
     if result.spike_share is not None:
         console.print(
             f"Loss spikes (7 standard deviations from the mean before): {result.spike_share:.2%} of those logged."
@@ -199,7 +200,7 @@ def answer(run: Run, result: Result) -> None:
 
 def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
     """Runs, the best first, and what makes them hard to compare."""
-    columns = (
+    columns: tuple[tables.Column[Ranked], ...] = (
         tables.Column("run", lambda r: r.run, right=False),
         tables.Column("decay", lambda r: r.decay, right=False),
         tables.Column("base", lambda r: tables.number(r.weight_decay, 6).rstrip("0").rstrip(".")),
@@ -231,6 +232,15 @@ def diverged(rows: Sequence[Ranked]) -> None:
         output.console().print(sentence, soft_wrap=True)
 
 
+def locked(runs: Sequence[Path]) -> None:
+    """A sentence for each run of a grid that another process writes to."""
+    for run in runs:
+        output.console().print(
+            f"'{run.name}' is locked: another process writes to it; the same command takes it up when that has ended.",
+            soft_wrap=True,
+        )
+
+
 def ranking_data(rows: Sequence[Ranked], format: str) -> bytes:
     """The same as json, csv or md; each figure of merit is a column."""
     import msgspec
@@ -249,18 +259,20 @@ def grid(found: Grid) -> None:
         held = found.cells[method].get(column)
         if held is None:
             return "·"
+        if not held.scores:
+            return "locked"
+        if held.n_locked:
+            return f"{held.mean:.3f} ({held.n_locked} of {len(held.scores) + held.n_locked} locked)"
         if held.n_diverged and len(held.scores) > 1:
             return f"nan ({held.n_diverged} of {len(held.scores)} diverged)"
         return f"{held.mean:.3f}" + ("" if held.spread is None else f" ± {held.spread:.3f}")
 
-    columns = [tables.Column(found.measure, str, right=False)]
-    columns += [tables.Column(c, lambda m, c=c: cell(m, c)) for c in found.columns]
+    columns: list[tables.Column[str]] = [tables.Column(found.measure, str, right=False)]
+    columns.extend(tables.Column(c, lambda m, c=c: cell(m, c)) for c in found.columns)
     if found.averages:
         columns.append(tables.Column("average", lambda m: tables.number(found.averages.get(m), 3)))
-    columns += [
-        tables.Column("balance", lambda m: tables.number(found.best(m)[1].balance, 3)),
-        tables.Column("hours", lambda m: f"{found.best(m)[1].hours:.2f}"),
-    ]
+    columns.append(tables.Column("balance", lambda m: tables.number(found.best(m)[1].balance, 3)))
+    columns.append(tables.Column("hours", lambda m: f"{found.best(m)[1].hours:.2f}"))
     console = output.console()
     n = max(len(held.scores) for row in found.cells.values() for held in row.values())
     title = f"Held out, mean{' and standard deviation' if n > 1 else ''} of {n} seed{'s' if n > 1 else ''}"

@@ -132,19 +132,30 @@ def _train(run: Run, after: After, *, alone: bool) -> Result:
 
 
 def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
+    from specdiag.system.folder_lock import FolderLockedError
     from specdiag.train.runs.leaderboard import is_finished, rank
     from specdiag.train.runs.sweep import balance_of, parse_grid, prepared, tabulate
 
-    runs = prepared(recipe, parse_grid(grid), out)
+    runs, locked = prepared(recipe, parse_grid(grid), out), list[Path]()
     for number, (folder, prepare) in enumerate(runs.values(), 1):
+        name = f"{number}/{len(runs)}: '{folder.name}'"
         if is_finished(folder):
-            output.talk(f"{number}/{len(runs)}: {folder.name} is finished", "dim")
+            output.talk(f"{name} is finished", "dim")
             continue
-        output.talk(f"{number}/{len(runs)}: {folder.name}", "bold")
-        _train(prepare(), after, alone=False)
-    rows, _ = rank([folder for folder, _ in runs.values()])
+        try:
+            run = prepare()
+        except FolderLockedError as error:
+            output.talk(f"{name} is passed over: {error}", "yellow")
+            locked.append(folder)
+            continue
+        output.talk(name, "bold")
+        _train(run, after, alone=False)
+    ended = [folder for folder, _ in runs.values() if folder not in locked]
+    rows = rank(ended)[0] if ended else []
     ranked = {row.run: row for row in rows}
-    show.grid(tabulate([(point, ranked[folder.name], balance_of(folder)) for point, (folder, _) in runs.items()]))
+    balances = {folder: balance_of(folder) for folder in ended}
+    show.grid(tabulate([(point, ranked.get(folder.name), balances.get(folder)) for point, (folder, _) in runs.items()]))
+    show.locked(locked)
     show.diverged(rows)
 
 

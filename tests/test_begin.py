@@ -318,7 +318,7 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
     assert run(app, ["plot", "decay", "tiny", "-o", "decay.png"]).exit_code == 0
     again = run(app, sweep)
-    assert "3/3: decay=uniform_weight_decay=0.5 is finished" in again.stderr
+    assert "3/3: 'decay=uniform_weight_decay=0.5' is finished" in again.stderr
     for arguments, code, words in (
         (["train"], 2, "name a CONFIG.toml or a preset (gpt2-small"),
         (["train", "llama-60n"], 2, "did you mean 'llama-60m'"),

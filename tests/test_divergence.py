@@ -206,7 +206,7 @@ def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_pat
             line for line in found.stdout.splitlines() if line.lstrip().startswith("decay uniform, learning_rate 1e30")
         )
         assert "nan" in row
-        assert "learning_rate=1e30 diverged: after" in " ".join(found.stdout.split())
+        assert "learning_rate=1e30' diverged: after" in " ".join(found.stdout.split())
     assert "is finished" in found.output
     runs = sorted(str(path) for path in Path("grid").iterdir() if path.is_dir())
     compared = CliRunner().invoke(app, ["compare", *runs])

@@ -1,13 +1,17 @@
 """Nonsense and contradictions given to `specdiag train`: one sentence before the first step, and no folder left."""
 
 import shutil
+import subprocess
+import sys
 
 import msgspec
+import numpy as np
 import pytest
 from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 from specdiag import ComputationError, SourceError, UsageError
+from specdiag.train.data.byte_tokenizer import byte_tokenizer
 from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
@@ -208,3 +212,76 @@ def test_cached_tokens_that_were_changed_are_made_anew(recipe, tmp_path, caplog)
         assert cache.read_bytes() == held
         assert "the tokens are made anew" in caplog.text
         caplog.clear()
+
+
+def test_a_model_without_a_vocabulary_has_that_of_its_tokenizer(recipe, tmp_path):
+    model = {name: value for name, value in MODEL.items() if name != "vocab_size"}
+    run = begin(msgspec.structs.replace(recipe, model=model), tmp_path / "run")
+    assert run.trainer.model.config.vocab_size == 256
+    assert any("vocab_size: it is 256, that of bytes (the default of llama is 32000)" in note for note in run.said)
+    folder = tmp_path / "tokenizer"
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<a>", "<b>"])
+    tokenizer.save_pretrained(folder)
+    run = begin(msgspec.structs.replace(recipe, model=model, tokenizer=str(folder)), tmp_path / "other")
+    assert run.trainer.model.config.vocab_size == 258
+    run.lock.release()
+    assert prepare(Request(source=tmp_path / "other")).trainer.model.config.vocab_size == 258
+
+
+def test_a_vocabulary_that_tokens_do_not_tell_is_named(recipe, tmp_path):
+    data = tmp_path / "tokens.bin"
+    np.arange(4000, dtype=np.uint16).tofile(data)
+    model = {name: value for name, value in MODEL.items() if name != "vocab_size"} | {"hidden_size": 8}
+    run = begin(msgspec.structs.replace(recipe, model=model, data=(str(data),)), tmp_path / "run")
+    assert any("the model has that of llama by default, 32000" in note for note in run.said)
+
+
+@pytest.mark.parametrize("where", ["", "checkpoint-8"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_adapter_is_called_one(recipe, tmp_path, where, fresh):
+    folder = tmp_path / "lora" / where
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").touch()
+    (folder / "adapter_model.bin").touch()
+    for source in (tmp_path / "lora", folder / "adapter_model.bin"):
+        with pytest.raises(UsageError, match="is an adapter: decay by exponents"):
+            prepare(Request(source=source, fresh_optimizer=fresh, steps_total=4))
+    with pytest.raises(UsageError, match="is an adapter"):
+        begin(msgspec.structs.replace(recipe, model={}, start=str(tmp_path / "lora")), tmp_path / "run")
+
+
+def test_no_run_is_written_inside_of_a_source_or_a_checkpoint(recipe, tmp_path):
+    begin(recipe, tmp_path / "run").train()
+    for out in ("checkpoint-1/x", "checkpoint-1", "checkpoint-2/x", "x"):
+        with pytest.raises(UsageError, match="never written to"):
+            prepare(Request(source=tmp_path / "run", out=tmp_path / "run" / out, extend=1))
+    with pytest.raises(UsageError, match="inside of the checkpoint"):
+        begin(recipe, tmp_path / "run" / "checkpoint-1" / "x")
+    assert not (tmp_path / "run" / "checkpoint-1" / "x").exists()
+
+
+def test_a_sweep_passes_over_a_run_that_another_process_writes_to(recipe, written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    busy = tmp_path / "grid" / "decay=uniform_seed=1"
+    busy.mkdir(parents=True)
+    program = (
+        "import sys; from pathlib import Path; from specdiag.system.folder_lock import FolderLock\n"
+        "kept = FolderLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(busy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        command = ["train", str(written), "--sweep", "decay=none,uniform seed=0,1", "-o", "grid"]
+        answer = CliRunner().invoke(app, command)
+        assert answer.exit_code == 0, answer.output
+        for words in ("(1 of 2 locked)", "'decay=uniform_seed=1' is locked: another process writes to it"):
+            assert words in answer.stdout, answer.output
+        assert f"process {other.pid}" in answer.stderr
+    finally:
+        other.communicate("")
+    again = CliRunner().invoke(app, command)
+    assert (again.exit_code, "locked" in again.output) == (0, False), again.output

@@ -51,6 +51,10 @@ _held: dict[Path, int] = {}
 os.register_at_fork(after_in_child=_held.clear)
 
 
+class FolderLockedError(UsageError):
+    """Another process writes to the folder, or may."""
+
+
 class FolderLock:
     """A folder that this process may write. It may take the same one several times.
 
@@ -180,7 +184,8 @@ def _judged(path: Path, what: str) -> Owner:
     """The owner of a lock that does not hold any more.
 
     Raises:
-        UsageError: it lives, or may live.
+        FolderLockedError: it lives, or may live.
+        UsageError: the file is no lock.
     """
     try:
         owner = _decode(read_whole(path, _LIMIT))
@@ -191,13 +196,13 @@ def _judged(path: Path, what: str) -> Owner:
         return owner
     who = f"process {owner.pid} on {owner.host:.80} writes to this {what} ({path})"
     if (owner.host, owner.machine) != (here.host, here.machine):
-        raise UsageError(f"{who}: wait for its end; {_dead(path)}")
+        raise FolderLockedError(f"{who}: wait for its end; {_dead(path)}")
     if owner.boot != here.boot:
         return owner  # the machine was started anew
     if owner.pid_space != here.pid_space:
-        raise UsageError(f"{who}, in another container: wait for its end; {_dead(path)}")
+        raise FolderLockedError(f"{who}, in another container: wait for its end; {_dead(path)}")
     if _lives(owner):
-        raise UsageError(f"{who}: wait for its end, or stop it")
+        raise FolderLockedError(f"{who}: wait for its end, or stop it")
     return owner
 
 

@@ -82,7 +82,7 @@ class Divergence(TrainerCallback):
         """The end of the run, and where to go on. A checkpoint with the weights that gave no loss is set aside."""
         aside = [_set_aside(path) for path in checkpoints_of(run) if self.at is not None and step_of(path) >= self.at]
         left = checkpoints_of(run)
-        said = f"{run.name} diverged: {self.found}"
+        said = f"'{run.name}' diverged: {self.found}"
         if aside:
             said += f"; {aside[0].name.removeprefix(ASIDE)}, which led there, is {aside[0].name} now"
         if not left:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
-from specdiag.errors import SourceError
+from specdiag.errors import SourceError, UsageError
 from specdiag.files import read_whole
 from specdiag.train.checkpoints.manifest import content_defect, manifest_defect
 from specdiag.train.checkpoints.trainer_state import read_trainer_state
@@ -21,6 +21,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
+_ADAPTER = "adapter_config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -62,6 +63,21 @@ def gguf_in(folder: Path) -> str | None:
     """The one GGUF file of a folder without other weights; transformers dequantises it."""
     found = sorted(folder.glob("*.gguf"))
     return found[0].name if len(found) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
+
+
+def refuse_adapter(source: Path) -> None:
+    """Refuse an adapter, a run of adapters, or a file of one: they hold no weights of their own.
+
+    Raises:
+        UsageError: it is one.
+    """
+    folder = source.parent if source.name.startswith("adapter_model") else source
+    for path in (folder, *checkpoints_of(folder)):
+        if (path / _ADAPTER).is_file():
+            raise UsageError(
+                f"'{path}' is an adapter: decay by exponents of low-rank factors is not defined; merge it into its "
+                "base model, and train that"
+            )
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import SourceError, UsageError
 from specdiag.train.callbacks.rule_names import check_rule_options
-from specdiag.train.checkpoints.inspect import check_weights
+from specdiag.train.checkpoints.inspect import check_weights, refuse_adapter
 from specdiag.train.data.hub import pin
 from specdiag.train.data.tokenizers import open_tokenizer, save_tokenizer
 from specdiag.train.data.tokens import Data
@@ -22,8 +22,11 @@ from specdiag.train.runs.config import PLAN, RunConfig
 from specdiag.train.runs.folders import new_folder
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.trainer_arguments import FRESH, Settings
-from specdiag.train.tasks.loading import load_task
+from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of
 from specdiag.train.tasks.task import CLASSIFYING, kind_of
+
+_BYTES = 256
+"""Vocabulary of a model on bytes."""
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -67,9 +70,10 @@ def begin(
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
     if recipe.start and Path(recipe.start).is_dir():
+        refuse_adapter(Path(recipe.start))
         check_weights(Path(recipe.start))
-    config = read_config(recipe.start, recipe.model) if recipe.start else new_config(recipe.model)
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
+    config, notes = _config(recipe, tokenizer)
 
     def load(folder: Path) -> Data:
         data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
@@ -93,9 +97,27 @@ def begin(
             folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins),
             source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
             plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
-            companions=lambda folder: save_tokenizer(tokenizer, folder), said=[*said, *_short(recipe)],
+            companions=lambda folder: save_tokenizer(tokenizer, folder), said=[*said, *notes, *_short(recipe)],
         )
     )  # fmt: skip
+
+
+def _config(recipe: Recipe, tokenizer: Any) -> tuple[Any, list[str]]:
+    """The model's configuration, its vocabulary by the tokenizer where the recipe does not say, and notes."""
+    if recipe.start:
+        return read_config(recipe.start, recipe.model), []
+    config, kind = new_config(recipe.model), recipe.model.get("model_type")
+    default = vocabulary_of(config)
+    if default is None or "vocab_size" in recipe.model or kind_of(recipe.task) == "images":
+        return config, []
+    if reads_tokens(recipe):
+        return config, [f"The recipe names no vocab_size: the model has that of {kind} by default, {default}."]
+    size = _BYTES if tokenizer is None else len(tokenizer)
+    config = new_config({**recipe.model, "vocab_size": size})
+    held = "bytes" if tokenizer is None else "the tokenizer"
+    return config, [
+        f"The recipe names no vocab_size: it is {size}, that of {held} (the default of {kind} is {default})."
+    ]
 
 
 def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | None:

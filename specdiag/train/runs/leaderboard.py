@@ -72,7 +72,7 @@ def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
 def divergences(rows: Sequence[Ranked]) -> list[str]:
     """A sentence for each run without a finite loss."""
     return [
-        f"{row.run} diverged: "
+        f"'{row.run}' diverged: "
         + ("its held-out loss at the end is not finite." if row.diverged_at is None
            else f"after {row.diverged_at} steps its loss was not finite.")
         for row in rows

@@ -12,7 +12,7 @@ import torch
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.train.checkpoints.inspect import gguf_in, read_state
+from specdiag.train.checkpoints.inspect import gguf_in, read_state, refuse_adapter
 from specdiag.train.data.hub import pin
 from specdiag.train.data.tokenizers import tokenizer_to_go_on
 from specdiag.train.data.tokens import BYTES, Data
@@ -55,6 +55,7 @@ def prepare(request: Request) -> Run:
         UsageError: something is to be decided first, or does not go together.
         SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
     """
+    refuse_adapter(Path(request.source))
     if is_foreign(Path(request.source)):
         return adopt(request)
     with one_rank_first():  # what a killed run left is cleared away once

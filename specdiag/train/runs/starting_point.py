@@ -16,6 +16,7 @@ from specdiag.train.checkpoints.inspect import (
     find_complete,
     has_weights,
     read_state,
+    refuse_adapter,
 )
 from specdiag.train.checkpoints.publish import recover
 from specdiag.train.ranks import lock_run
@@ -63,6 +64,7 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
             f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights; a recipe "
             "begins without --resume"
         )
+    refuse_adapter(source)
     own = load_config(source)
     if own is not None:
         return _own_run(source, own, fresh=fresh, branch=branch)
@@ -130,8 +132,6 @@ def _newest(run: Path) -> tuple[Path, list[str]]:
 def _started(
     checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str], *, whole: bool = False
 ) -> Start:
-    if (checkpoint / "adapter_config.json").exists():
-        raise UsageError(f"'{checkpoint}' is an adapter: decay by exponents of low-rank factors is not defined")
     if fresh:
         check_weights(checkpoint)
         return Start(checkpoint, own, in_place, 0, True, said)

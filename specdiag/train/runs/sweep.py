@@ -92,11 +92,13 @@ class Cell(Record, frozen=True, kw_only=True):
     balance: float | None
     """Standard deviation of alpha_square over attention and MLP matrices at the end, mean over the seeds."""
     hours: float
+    n_locked: int = 0
+    """Runs that another process was writing to."""
 
     @property
     def mean(self) -> float:
-        """Mean score; NaN where one of the runs diverged."""
-        return _mean(self.scores)
+        """Mean score; NaN where one of the runs diverged, or none has ended."""
+        return _mean(self.scores) if self.scores else math.nan
 
     @property
     def n_diverged(self) -> int:
@@ -129,20 +131,27 @@ class Grid(Record, frozen=True, kw_only=True):
         return min(self.cells[method].items(), key=lambda item: _worse_last(sign * item[1].mean))
 
 
-def tabulate(found: Sequence[tuple[Point, Ranked, float | None]]) -> Grid:
+def tabulate(found: Sequence[tuple[Point, Ranked | None, float | None]]) -> Grid:
     """Sort finished runs into the table.
 
     Args:
-        found: point, outcome and balance of each run; all tasks are judged by one measure.
+        found: point, outcome and balance of each run; all tasks are judged by one measure. The outcome is None for a
+            run that another process writes to.
+
+    Raises:
+        UsageError: no run has an outcome.
     """
-    held: dict[str, dict[str, list[tuple[Ranked, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    tasks = [ranked.task for _, ranked, _ in found if ranked is not None]
+    if not tasks:
+        raise UsageError("every run of the grid is written to by another process: wait for their end")
+    held: dict[str, dict[str, list[tuple[Ranked | None, float | None]]]] = defaultdict(lambda: defaultdict(list))
     for point, ranked, balance in found:
         held[_method(dict(point))][_column(point)].append((ranked, balance))
     columns = dict.fromkeys(sorted((c for row in held.values() for c in row), key=lambda c: c != NO_DECAY))
     cells = {method: {c: _cell(members) for c, members in row.items()} for method, row in held.items()}
     by_task = {m: {c.removeprefix("glue/"): cell.merits for c, cell in row.items()} for m, row in cells.items()}
     return Grid(
-        measure=measure_of(found[0][1].task),
+        measure=measure_of(tasks[0]),
         methods=tuple(held),
         columns=tuple(columns),
         cells=cells,
@@ -174,14 +183,16 @@ def _score(ranked: Ranked) -> float:
     return ranked.merits.get(measure, math.nan)
 
 
-def _cell(members: Sequence[tuple[Ranked, float | None]]) -> Cell:
+def _cell(members: Sequence[tuple[Ranked | None, float | None]]) -> Cell:
     balances = [balance for _, balance in members if balance is not None]
-    names = dict.fromkeys(name for ranked, _ in members for name in ranked.merits)
+    ended = [ranked for ranked, _ in members if ranked is not None]
+    names = dict.fromkeys(name for ranked in ended for name in ranked.merits)
     return Cell(
-        scores=tuple(_score(ranked) for ranked, _ in members),
-        merits={name: _mean(ranked.merits.get(name, math.nan) for ranked, _ in members) for name in names},
+        scores=tuple(_score(ranked) for ranked in ended),
+        merits={name: _mean(ranked.merits.get(name, math.nan) for ranked in ended) for name in names},
         balance=fmean(balances) if balances else None,
-        hours=fmean(ranked.hours for ranked, _ in members),
+        hours=fmean(ranked.hours for ranked in ended) if ended else math.nan,
+        n_locked=len(members) - len(ended),
     )
 
 

@@ -72,8 +72,12 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
 
 def reads_text(recipe: Recipe) -> bool:
     """Whether the data of a language model is text, of which tokens are to be made."""
-    tokens = len(recipe.data) == 1 and Path(recipe.data[0]).suffix == ".bin"
-    return kind_of(recipe.task) == "causal-lm" and not tokens
+    return kind_of(recipe.task) == "causal-lm" and not reads_tokens(recipe)
+
+
+def reads_tokens(recipe: Recipe) -> bool:
+    """Whether the data is one file of tokens, whose vocabulary it does not tell."""
+    return len(recipe.data) == 1 and Path(recipe.data[0]).suffix == ".bin"
 
 
 def vocabulary_of(config: Any) -> int | None:
