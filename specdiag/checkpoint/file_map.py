@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from specdiag.checkpoint.checksums import Checksums
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.safetensors_file import read_range
+from specdiag.errors import SourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +25,27 @@ class FileMap:
         path: the file.
         begin: address of its first byte.
         n_bytes: its size when it was mapped.
+        checksums: of what it holds; none of the legacy format.
     """
 
     path: Path
     begin: int
     n_bytes: int
+    checksums: Checksums
 
-    def fetch(self, view: torch.Tensor, label: str) -> torch.Tensor:
-        """The values of a tensor, read from the file where it points into the map; any other tensor as it is.
+    def fetch(self, view: torch.Tensor, name: str, label: str) -> torch.Tensor:
+        """Fetch the values of a tensor, read from the file where it points into the map; any other tensor as it is.
 
         Args:
             view: a tensor, of any strides.
-            label: the file, for messages.
+            name: its name in messages.
+            label: the file's name in messages.
+
+        Returns:
+            A tensor of the same shape and strides, in memory of its own.
 
         Raises:
-            SourceError: the file is gone, or was cut short since it was mapped.
+            SourceError: the file is gone, was cut short since it was mapped, or its checksum says that it is damaged.
         """
         offset = view.data_ptr() - self.begin
         if not view.numel() or not 0 <= offset < self.n_bytes:
@@ -44,6 +53,12 @@ class FileMap:
         reach = sum((size - 1) * step for size, step in zip(view.shape, view.stride(), strict=True)) + 1
         held = np.empty(reach * view.element_size(), np.uint8)
         read_range(self.path, label, offset, held)
+        member = self.checksums.damaged(offset, held)
+        if member is not None:
+            raise SourceError(
+                f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "
+                "fetch it again"
+            )
         storage = torch.from_numpy(held).untyped_storage()
         values = torch.empty((0,), dtype=view.dtype).set_(storage, 0, view.shape, view.stride())
         values = values.conj() if view.is_conj() else values

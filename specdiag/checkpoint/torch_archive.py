@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 
+from specdiag.checkpoint.checksums import Checksums, differs
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
 from specdiag.checkpoint.safetensors_file import read_range
@@ -84,6 +85,7 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
             kind, key, n_values, _ = _storage_id(wanted)
             if key not in storages:
                 begin, end = _extent(held[f"{root}data/{key}"], file)
+                mapped.checksums.add(begin, end, held[f"{root}data/{key}"])
                 n_bytes = n_values * itemsize(kind.dtype)
                 if n_bytes > end - begin:
                     raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes in {end - begin}")
@@ -99,9 +101,13 @@ def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
     begin, end = _extent(entry, file)
     file.seek(begin)
     data = file.read(end - begin)
-    if zlib.crc32(data) != entry.CRC:
-        raise zipfile.BadZipFile(f"the checksum of {entry.filename!r:.60} is another one")
+    if differs(entry, zlib.crc32(data)):
+        raise _damaged(entry.filename)
     return data
+
+
+def _damaged(member: str) -> zipfile.BadZipFile:
+    return zipfile.BadZipFile(f"the checksum of {member!r:.60} is another one")
 
 
 def _open_legacy(path: Path, label: str) -> Opened:
@@ -158,6 +164,7 @@ class _Mapped:
         self._path = path
         self._swap = order != sys.byteorder
         self._whole: Any = None
+        self.checksums = Checksums(path)
 
     def bytes(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
         """Some bytes of it: a copy where they are not aligned, or are in the order of another processor."""
@@ -173,15 +180,18 @@ class _Mapped:
     def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
         held = np.empty(n_bytes, np.uint8)
         read_range(self._path, str(self._path), begin, held)
+        member = self.checksums.damaged(begin, held)
+        if member is not None:
+            raise _damaged(member)
         part = torch.from_numpy(held).untyped_storage()
         if self._swap:
             part.byteswap(dtype)
         return part
 
     def place(self) -> FileMap | None:
-        """Where the file lies in memory, None where it was not mapped."""
+        """Locate the file in memory, None where it was not mapped."""
         whole = cast("torch.UntypedStorage | None", self._whole)
-        return None if whole is None else FileMap(self._path, whole.data_ptr(), whole.nbytes())
+        return None if whole is None else FileMap(self._path, whole.data_ptr(), whole.nbytes(), self.checksums)
 
 
 class _Bounded(io.BufferedReader):

@@ -143,7 +143,7 @@ def _read(
     if not _fits(tensor):
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]
-    values = values if mapped is None else mapped.fetch(values, label)
+    values = values if mapped is None else mapped.fetch(values, name, label)
     if values.dtype.is_floating_point and values.element_size() == 1:
         values = values.view(torch.uint8)  # numpy has no such types: codes travel as bytes
     values = values.to("cpu", copy=True, memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
