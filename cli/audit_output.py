@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specdiag.text.printable import printable
 
@@ -56,7 +56,7 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
     return rows
 
 
-def _columns() -> list[Any]:
+def _columns() -> list[tables.Column[tuple[str, ...]]]:
     heads = ("module", "severity", "check", "value", "threshold")
     return [
         tables.Column(head, lambda row, i=i: row[i], right=head == "threshold", drop=1 if head == "threshold" else 0)

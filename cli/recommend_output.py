@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.system import interrupts
+from specdiag.views.cells import number
+from specdiag.views.columns import Column, basis_head, plan_columns
 
 from . import output, tables
 
@@ -120,7 +122,7 @@ def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
         ranked = sorted(shown, key=lambda entry: entry.ratio)
         shown = [*ranked[: tables.EXTREMES], *ranked[-tables.EXTREMES :]]
         title = f"The {len(shown)} most extreme of {len(plan.entries)} Parameters (--all: every one)"
-    console.print(_entry_table(plan, shown, title, console.width))
+    console.print(tables.draw(title, plan_columns(plan), shown, console.width))
     console.print()
     said = (
         *plan_sentences.findings(plan), *_base(plan, base), *_schedule(plan), *plan_sentences.limits(plan),
@@ -140,41 +142,18 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
         return fmean(values) if values else None
 
     rows = [(family, role, entries) for (family, role), entries in groups.items()]
-    columns = (
-        tables.Column("family", lambda row: row[0], right=False),
-        tables.Column("role", lambda row: row[1], right=False),
-        tables.Column("n", lambda row: str(len(row[2]))),
-        tables.Column(_head(plan), lambda row: tables.number(mean(row[2], "value"), 3)),
-        tables.Column("ratio", lambda row: tables.number(mean(row[2], "ratio"), 3)),
-        tables.Column(
-            "min-max", lambda row: f"{min(e.ratio for e in row[2]):.2f}-{max(e.ratio for e in row[2]):.2f}", 1
-        ),
-        tables.Column("if random", lambda row: tables.number(mean(row[2], "random_ratio"), 3)),
-    )
+    columns: list[Column[tuple[str, str, list[PlanEntry]]]] = [
+        Column("family", lambda row: row[0], right=False),
+        Column("role", lambda row: row[1], right=False),
+        Column("n", lambda row: str(len(row[2]))),
+        Column(basis_head(plan), lambda row: number(mean(row[2], "value"), 3)),
+        Column("ratio", lambda row: number(mean(row[2], "ratio"), 3)),
+        Column("min-max", lambda row: f"{min(e.ratio for e in row[2]):.2f}-{max(e.ratio for e in row[2]):.2f}", 1),
+        Column("if random", lambda row: number(mean(row[2], "random_ratio"), 3)),
+    ]
     return tables.draw(
         "Roles (means; if random: what the rule gives random weights of these shapes)", columns, rows, width
     )
-
-
-def _entry_table(plan: DecayPlan, entries: Sequence[PlanEntry], title: str, width: int) -> Any:
-    columns = [
-        tables.Column("Parameter", lambda e: e.name, right=False),
-        tables.Column("role", lambda e: e.role or "fused", 3, right=False),
-        tables.field(_head(plan), "value", 3),
-        tables.field("ratio", "ratio", 3),
-        tables.field("if random", "random_ratio", 3, drop=1),
-        tables.Column("at .25/.75", lambda e: f"{tables.number(e.ratio_25)}/{tables.number(e.ratio_75)}", 2),
-    ]
-    if plan.base_weight_decay is not None:
-        columns.append(tables.Column("weight decay", lambda e: f"{e.weight_decay:.4g}"))
-    if plan.verdict is not None:
-        changes = {entry.name: change for entry, change in zip(plan.entries, plan.verdict.changes, strict=True)}
-        columns.append(tables.Column("norm by the end", lambda e: f"{changes[e.name]:+.2%}"))
-    return tables.draw(title, columns, entries, width)
-
-
-def _head(plan: DecayPlan) -> str:
-    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)
 
 
 def _base(plan: DecayPlan, base: Base) -> list[str]:

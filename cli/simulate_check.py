@@ -86,7 +86,7 @@ def _print(found: RunCheck) -> None:
     from specdiag.dynamics.run_check import sentences
 
     console = output.console()
-    columns = (
+    columns: tuple[tables.Column[ModuleCheck], ...] = (
         tables.Column("module", lambda m: m.module, right=False),
         tables.Column("role", lambda m: m.role, 6, right=False),
         tables.Column("first", lambda m: f"{m.first:.4g}", 3),

@@ -88,7 +88,7 @@ def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int
     rows = [row for row in _rows(found, metric) if steps is None or row["step"] in steps]
     heads = list(_rows(found, metric)[0])
     digits = {"loss": 4, "eval_loss": 4, "balance": 3}
-    columns = [
+    columns: list[tables.Column[dict[str, Any]]] = [
         tables.Column(head, lambda row, h=head: tables.number(row[h], digits.get(h, 3)), 0 if i < 9 else i)
         for i, head in enumerate(heads)
     ]
@@ -143,7 +143,7 @@ def _overview(found: Trajectory, width: int) -> Any:
     """Each metric of each role at the first and at the last step."""
     rows = [(label, {m: found.series(m, role, family=f) for m in _OVERVIEW}) for label, f, role in _labelled(found)]
 
-    def column(metric: str) -> tables.Column:
+    def column(metric: str) -> tables.Column[tuple[str, dict[str, list[tuple[int, float]]]]]:
         digits = 1 if metric == "stable_rank" else 3
         return tables.Column(metric, lambda row: _ends(row[1][metric], digits), _OVERVIEW.index(metric))
 

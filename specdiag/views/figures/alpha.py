@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, Family, ModuleRecord
 from specdiag.report import SpectralReport
+from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis
-from specdiag.views.figures.selection import Basis, choose, column, in_role_order, null, role_label, value
+from specdiag.views.figures.selection import Basis, choose, column, in_role_order, null, value
 from specdiag.views.figures.style import (
     FAMILY_TITLES,
     NULL,
@@ -34,7 +35,7 @@ def alpha(
     report: SpectralReport,
     *,
     basis: Basis = "alpha",
-    modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
@@ -46,7 +47,7 @@ def alpha(
     Args:
         report: what `analyze` found.
         basis: `alpha`, or `square` for alpha_square, in which shapes play no part.
-        modules: globs on names; only these.
+        include: globs on names; only these.
         layers: only these.
         roles: only these.
 
@@ -54,7 +55,7 @@ def alpha(
         UsageError: nothing of the kind is in the report.
     """
     name = column(report, basis)
-    known = [r for r in choose(report, modules, layers, roles) if value(r, name) is not None]
+    known = [r for r in choose(report, include, layers, roles) if value(r, name) is not None]
     if not known:
         raise UsageError(f"{report.source}: no matrix that was asked for has a value of {name}")
     layered = [r for r in known if r.layer is not None]

@@ -14,9 +14,10 @@ from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_density
+from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, panels
 from specdiag.views.figures.laws import bulk, power_law
-from specdiag.views.figures.selection import by_place, choose, few_of_each, in_role_order, role_label
+from specdiag.views.figures.selection import by_place, choose, few_of_each, in_role_order
 from specdiag.views.figures.style import (
     INK,
     NULL,
@@ -63,7 +64,7 @@ class Curve:
 def esd(
     report: SpectralReport,
     *others: SpectralReport,
-    modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
@@ -77,15 +78,15 @@ def esd(
     Args:
         report: what `analyze` found, with its eigenvalues.
         others: other checkpoints with modules of the same names.
-        modules: globs on names; only these.
+        include: globs on names; only these.
         layers: only these.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
     """
-    chosen = _chosen(report, modules, layers, roles, several=bool(others))
-    chosen, notes = (chosen, []) if modules else few_of_each(chosen)
+    chosen = _chosen(report, include, layers, roles, several=bool(others))
+    chosen, notes = (chosen, []) if include else few_of_each(chosen)
     groups = _across((report, *others), chosen) if others else _within(report, chosen)
     if not groups:
         raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum")
@@ -237,15 +238,15 @@ def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64], ink: str) -> lis
 
 def _chosen(
     report: SpectralReport,
-    modules: str | Sequence[str],
+    include: str | Sequence[str],
     layers: int | Sequence[int],
     roles: str | Sequence[str],
     *,
     several: bool,
 ) -> list[ModuleRecord]:
     """What was asked for; else what is in layers, and of several reports the middle layer."""
-    chosen = choose(report, modules, layers, roles)
-    asked = modules or roles or layers != ()
+    chosen = choose(report, include, layers, roles)
+    asked = include or roles or layers != ()
     known = sorted({r.layer for r in chosen if r.layer is not None})
     if asked or not known:
         return chosen

@@ -14,8 +14,9 @@ from matplotlib.colors import LogNorm, Normalize
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
+from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis, log_axis
-from specdiag.views.figures.selection import check_report, choose, in_role_order, role_label, value, with_values
+from specdiag.views.figures.selection import check_report, choose, in_role_order, value, with_values
 from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, plain, report_caption, styled
 
 Cells = Mapping[tuple[str, int], float]
@@ -28,7 +29,7 @@ def heatmap(
     report: SpectralReport,
     *,
     metric: str | None = None,
-    modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
@@ -37,7 +38,7 @@ def heatmap(
     Args:
         report: what `analyze` found.
         metric: any numeric column; None for alpha_square, which may be compared across roles, or else alpha.
-        modules: globs on names; only these.
+        include: globs on names; only these.
         layers: only these.
         roles: only these.
 
@@ -48,7 +49,7 @@ def heatmap(
     square = any(r.alpha_square is not None for r in report)
     default = "alpha_square" if square else "alpha"
     metric = with_values(report, default if metric is None else metric)
-    chosen = [r for r in in_role_order(choose(report, modules, layers, roles)) if r.layer is not None]
+    chosen = [r for r in in_role_order(choose(report, include, layers, roles)) if r.layer is not None]
     values = [v for r in chosen if (v := value(r, metric)) is not None]
     if not values:
         raise UsageError(f"{report.source}: no matrix that was asked for has a layer and {metric}")

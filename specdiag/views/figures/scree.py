@@ -17,8 +17,9 @@ from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import mp_quantiles
+from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
-from specdiag.views.figures.selection import choose, few_of_each, in_role_order, role_label
+from specdiag.views.figures.selection import choose, few_of_each, in_role_order
 from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, report_caption, styled
 
 _POINTS = 120
@@ -31,7 +32,7 @@ _FLOOR = 1e-4
 def scree(
     report: SpectralReport,
     *,
-    modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
@@ -39,15 +40,15 @@ def scree(
 
     Args:
         report: what `analyze` found, with its eigenvalues.
-        modules: globs on names; only these.
+        include: globs on names; only these.
         layers: only these.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in the report, or it was saved without eigenvalues.
     """
-    chosen = choose(report, modules, layers, roles)
-    chosen, notes = (chosen, []) if modules else few_of_each(chosen)
+    chosen = choose(report, include, layers, roles)
+    chosen, notes = (chosen, []) if include else few_of_each(chosen)
     groups = by_role(report, chosen)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     known = [r.layer for group in groups.values() for r in group if r.layer is not None]

@@ -15,6 +15,7 @@ from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import alpha_null_square
 from specdiag.text.globs import check_globs, chosen
+from specdiag.views.cells import role_label
 
 Basis = Literal["alpha", "square"]
 Place = tuple[str | None, int | None, str, str | None, int]
@@ -25,7 +26,7 @@ _COLUMNS: dict[str, str] = {"alpha": "alpha", "square": "alpha_square"}
 
 def choose(
     report: SpectralReport,
-    modules: str | Sequence[str] = (),
+    include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> list[ModuleRecord]:
@@ -35,11 +36,11 @@ def choose(
         UsageError: something that was asked for is not there; what is there is listed.
     """
     check_report(report)
-    modules, roles = checks.texts("modules", modules), checks.texts("roles", roles)
+    include, roles = checks.texts("include", include), checks.texts("roles", roles)
     wanted = tuple(layers) if isinstance(layers, (tuple, list, set, range)) else (layers,)
     layers = [checks.whole("layers", layer) for layer in wanted]
     records = list(report)
-    check_globs("modules", modules, [(r.key, r.name) for r in records], f"matrices of {report.source}")
+    check_globs("include", include, [(r.key, r.name) for r in records], f"matrices of {report.source}")
     for what, wanted, there in (
         ("role", roles, [r.role for r in in_role_order(records)]),
         ("layer", layers, sorted({r.layer for r in records if r.layer is not None})),
@@ -50,11 +51,11 @@ def choose(
     found = [
         r
         for r in records
-        if chosen((r.key, r.name), modules, ()) and (not layers or r.layer in layers) and (not roles or r.role in roles)
+        if chosen((r.key, r.name), include, ()) and (not layers or r.layer in layers) and (not roles or r.role in roles)
     ]
     if not found:
         raise UsageError(
-            f"no matrix of {report.source} is in all that was asked for: leave out a module, layer or role"
+            f"no matrix of {report.source} is in all that was asked for: leave out a name, layer or role"
         )
     return found
 
@@ -101,11 +102,6 @@ def null(record: ModuleRecord, column: str) -> float | None:
     if column == "alpha_square" and record.alpha_square is not None:
         return alpha_null_square(min(record.rows, record.cols))
     return None
-
-
-def role_label(record: ModuleRecord) -> str:
-    """The role, with `cross` where it reads from the other half of the network."""
-    return f"{record.role} cross" if record.cross_attention else record.role
 
 
 def in_role_order(records: Iterable[ModuleRecord]) -> list[ModuleRecord]:

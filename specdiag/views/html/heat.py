@@ -11,7 +11,8 @@ from matplotlib import colormaps
 from matplotlib.colors import LogNorm, Normalize, to_hex
 
 from specdiag.records import ModuleRecord
-from specdiag.views.figures.selection import in_role_order, null, role_label, value
+from specdiag.views.cells import role_label
+from specdiag.views.figures.selection import in_role_order, null, value
 from specdiag.views.figures.style import LAYERS
 
 _NUMBERS_UP_TO = 16

@@ -1,0 +1,178 @@
+"""Columns of the tables: one definition for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from specdiag.records import Contrast, ModuleRecord, RoleSummary, Skipped
+from specdiag.views.cells import NOTHING, number, role_label
+
+if TYPE_CHECKING:
+    from specdiag.decay.plan import DecayPlan, PlanEntry
+
+R = TypeVar("R", contravariant=True)
+_RHO = "(alpha - 1)/(null - 1): 1 like noise, below 1 heavier; not comparable across shapes"
+_SQUARE = "alpha of a square cut of the matrix, comparable across shapes"
+
+
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """A column of a table whose rows are of one type.
+
+    Attributes:
+        head: the name above it.
+        cell: the text for a row; `NOTHING` where there is no value.
+        drop: where a terminal is too narrow the highest goes first; 0 always stays.
+        right: True for numbers, which stand at the right.
+        help: what the column means, shown where the mouse rests on its head.
+        order: what a row sorts by where its text does not say.
+    """
+
+    head: str
+    cell: Callable[[R], str]
+    drop: int = 0
+    right: bool = True
+    help: str = ""
+    order: Callable[[R], float] | None = None
+
+
+def field(head: str, name: str, digits: int = 2, drop: int = 0, help: str = "") -> Column[object]:
+    """Make a column of one numeric attribute.
+
+    Args:
+        head: the name above it.
+        name: of the attribute.
+        digits: behind the point.
+        drop: see `Column`.
+        help: see `Column`.
+    """
+    return Column(head, lambda row: number(getattr(row, name), digits), drop, help=help)
+
+
+def filled(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[Column[R]]:
+    """The columns that have a value in some row; all of them where there are no rows."""
+    return [c for c in columns if not rows or any(c.cell(row) != NOTHING for row in rows)]
+
+
+def role_columns() -> list[Column[RoleSummary]]:
+    """Medians of each role, each exponent beside what random matrices of its shapes score."""
+    return [
+        Column("family", lambda r: r.family, right=False),
+        Column("role", lambda r: r.role, right=False),
+        Column("n", lambda r: str(r.n) if r.n == r.n_alpha else f"{r.n_alpha} of {r.n}", help="with an alpha"),
+        field("alpha", "alpha", help="median exponent of the upper eigenvalues; smaller: heavier tail"),
+        Column("min-max", lambda r: _range(r.alpha_min, r.alpha_max), 4),
+        field("null", "alpha_null", help="alpha of random matrices of the same shapes"),
+        field("rho", "rho", drop=2, help=_RHO),
+        field("alpha_square", "alpha_square", help=_SQUARE),
+        Column("min-max", lambda r: _range(r.alpha_square_min, r.alpha_square_max), 5),
+        field("null", "alpha_square_null", help="alpha_square of random matrices"),
+        field("pl_alpha", "pl_alpha", drop=1, help="KS fit of a power law: another estimator, not comparable"),
+        field("stable rank", "stable_rank", 1, drop=3, help="squared Frobenius norm over squared spectral norm"),
+    ]
+
+
+def contrast_columns() -> list[Column[Contrast]]:
+    """MLP minus attention per layer, beside the same for random matrices."""
+    return [
+        Column("basis", lambda c: c.basis, right=False),
+        Column("attention", lambda c: c.attention, right=False),
+        Column("layers > 0", lambda c: f"{c.n_positive}/{c.n_layers}"),
+        Column("difference", lambda c: f"{c.difference:+.3f}", help="median over layers"),
+        Column("95 %", lambda c: f"{c.low:+.2f} .. {c.high:+.2f}", 3, help="bootstrap over layers"),
+        Column("p", lambda c: f"{c.p:.2g}", 1, help="two-sided sign-flip test over layers"),
+        Column("p Holm", lambda c: f"{c.p_holm:.2g}", 2, help="p, corrected for the number of tests"),
+        Column("AUC", lambda c: f"{c.auc:.2f}", 4, help="share of pairs in which the MLP has the larger exponent"),
+        Column("random > 0", _random_layers, help="layers > 0 for random matrices of these shapes"),
+        Column("random diff.", lambda c: _known(c.random_difference, "+.3f"), help="difference for random matrices"),
+        Column("random p", lambda c: _known(c.random_p, ".2g"), 5, help="p for random matrices"),
+    ]
+
+
+def record_columns() -> list[Column[ModuleRecord]]:
+    """The numbers of one matrix."""
+    return [
+        Column("matrix", lambda r: r.key, right=False),
+        Column("role", role_label, right=False),
+        Column("layer", lambda r: number(r.layer), 10),
+        Column("shape", _shape, 1, help="rows x columns; sorts by their product", order=_n_values),
+        Column("alpha", _alpha, help="exponent of the upper eigenvalues, or why there is none; smaller: heavier tail"),
+        Column("± arith.", lambda r: _known(r.alpha_error, ".0e"), 7, help="error of alpha from rounding"),
+        field("null", "alpha_null", 3, help="alpha of a random matrix of this shape"),
+        field("rho", "rho", drop=2, help=_RHO),
+        field("z", "z", 0, drop=5, help="distance of alpha from null, in standard deviations of random matrices"),
+        field("ks", "ks", drop=6, help="KS distance of the tail from its power law"),
+        Column("at .25/.5/.75", _three_alphas, 8, help="alpha at these tail fractions"),
+        field("alpha_square", "alpha_square", 3, help=_SQUARE),
+        field("pl_alpha", "pl_alpha", drop=3, help="KS fit of a power law"),
+        field("stable rank", "stable_rank", 1, drop=4, help="squared Frobenius norm over squared spectral norm"),
+        field("sigma_max", "spectral_norm", drop=9, help="largest singular value"),
+    ]
+
+
+def skipped_columns() -> list[Column[Skipped]]:
+    """The tensors that were left out, and why."""
+    return [
+        Column("tensor", lambda s: s.name if s.part is None else f"{s.name}[{s.part}]", right=False),
+        Column("shape", lambda s: "x".join(map(str, s.shape)) or "scalar"),
+        Column("type", lambda s: s.dtype, right=False),
+        Column("reason", lambda s: s.reason, right=False),
+    ]
+
+
+def basis_head(plan: DecayPlan) -> str:
+    """The column of a report that the basis of a plan stands for."""
+    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)
+
+
+def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:
+    """The ratio of one Parameter, and what it would be otherwise; the decay and the norms where they are known."""
+    columns: list[Column[PlanEntry]] = [
+        Column("Parameter", lambda e: e.name, right=False),
+        Column("role", lambda e: e.role or "fused", 3, right=False),
+        field(basis_head(plan), "value", 3, help="what the ratio is made from"),
+        field("ratio", "ratio", 3, help="multiple of the base weight decay"),
+        field("if random", "random_ratio", 3, drop=1, help="what the rule gives random weights of these shapes"),
+        Column("at .25/.75", _two_ratios, 2, help="ratio with these tail fractions in place of 0.5"),
+    ]
+    if plan.base_weight_decay is not None:
+        columns.append(Column("weight decay", lambda e: _known(e.weight_decay, ".4g")))
+    if plan.verdict is not None:
+        changes = {entry.name: change for entry, change in zip(plan.entries, plan.verdict.changes, strict=True)}
+        columns.append(Column("norm by the end", lambda e: f"{changes[e.name]:+.2%}"))
+    return columns
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return NOTHING if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def _known(value: float | None, form: str) -> str:
+    return NOTHING if value is None else f"{value:{form}}"
+
+
+def _random_layers(c: Contrast) -> str:
+    return NOTHING if c.random_n_positive is None else f"{c.random_n_positive}/{c.n_layers}"
+
+
+def _shape(r: ModuleRecord) -> str:
+    return f"{r.rows}x{r.cols}" + (f" x{r.n_slices}" if r.n_slices > 1 else "")
+
+
+def _n_values(r: ModuleRecord) -> int:
+    return r.rows * r.cols * r.n_slices
+
+
+def _alpha(r: ModuleRecord) -> str:
+    return number(r.alpha, 3) if r.status == "ok" else r.status
+
+
+def _three_alphas(r: ModuleRecord) -> str:
+    values = (r.alpha_25, r.alpha_50, r.alpha_75)
+    return NOTHING if values == (None, None, None) else "/".join(number(v) for v in values)
+
+
+def _two_ratios(e: PlanEntry) -> str:
+    return NOTHING if e.ratio_25 is None and e.ratio_75 is None else f"{number(e.ratio_25)}/{number(e.ratio_75)}"
