@@ -102,7 +102,8 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
     """From values in memory to the finished row of one matrix, one worker; small ones are measured four at a time."""
     import torch
 
-    from specdiag.analysis.analyze import open_source, select
+    from specdiag.analysis.selection import select
+    from specdiag.analysis.source import open_source
     from specdiag.analysis.workers import on_accelerator, on_cpu, units
 
     weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
@@ -129,7 +130,7 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
 
 
 def _settings(dtype: str, *, square: bool, device: str) -> Settings:
-    from specdiag.analysis.analyze import make_settings
+    from specdiag.analysis.settings import make_settings
 
     return make_settings(
         device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
@@ -197,7 +198,8 @@ def share(device: str) -> list[Results]:
     if device != "cpu":
         return []
     import specdiag.spectra.eigenvalues as engine
-    from specdiag.analysis.analyze import open_source, select
+    from specdiag.analysis.selection import select
+    from specdiag.analysis.source import open_source
     from specdiag.analysis.workers import on_cpu, units
 
     spent = 0.0

@@ -19,6 +19,8 @@ import typer
 
 _QUOTED = r"""(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|`[^`]*`|\w\([^()]*\)"""
 _VALUE = r"""'.*?'(?!\w)|".*?"(?!\w)|\([^()]*\)|\[[^\[\]]*\]|(?![,;:.!?)]*(?:\s|$))\S+?(?=[,;:.!?)]*(?:\s|$))"""
+_RENAMED = {"partial_reports": "resume"}
+"""Arguments whose options have another name."""
 _NO_NAME_BEFORE = r"(?<![\w.\-/=&?])"
 
 
@@ -80,6 +82,7 @@ def _by_argument(parameters: Sequence[Any]) -> dict[str, Any]:
     """Options by the names that the library has for them: the parameter's, the option's, the plural of a repeatable."""
     named = [p for p in parameters if p.param_type_name == "option" and p.name]
     options = {_longest(p.opts).removeprefix("--").replace("-", "_"): p for p in named} | {p.name: p for p in named}
+    options |= {argument: options[name] for argument, name in _RENAMED.items() if name in options}
     return options | {f"{name}s": p for name, p in options.items() if p.multiple and f"{name}s" not in options}
 
 

@@ -10,7 +10,7 @@ from . import output
 from .streams import legible
 
 if TYPE_CHECKING:
-    from specdiag.analysis.analyze import Progress
+    from specdiag.analysis.run import Progress
 
 
 @contextmanager

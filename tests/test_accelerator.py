@@ -77,7 +77,7 @@ def test_one_matrix_that_does_not_fit(monkeypatch):
         raise torch.OutOfMemoryError("pretend")
 
     monkeypatch.setattr(accelerator, "_solve_batch", never)
-    with pytest.raises(ComputationError, match="48 x 80 matrix does not fit on cpu in float64; try --device cpu"):
+    with pytest.raises(ComputationError, match="48 x 80 matrix does not fit on cpu in float64; try device=cpu"):
         list(solve(stacks(1), [FLOAT_TYPES["F32"]], "cpu", "float64", square=False))
 
 
@@ -94,7 +94,7 @@ def test_full_precision_restores_the_setting():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_missing_device_is_one_sentence():
-    with pytest.raises(UsageError, match=r"device 'cuda' is not available here .*; try --device cpu"):
+    with pytest.raises(UsageError, match=r"device 'cuda' is not available here .*; try device=cpu"):
         resolve_device("cuda")
     with pytest.raises(UsageError, match="unknown device 'nonsense'; choose auto, cpu, cuda"):
         resolve_device("nonsense")
@@ -117,7 +117,7 @@ def model():
 
 def as_accelerator(monkeypatch):
     """Send an analysis down the accelerator's road with the CPU as the device."""
-    monkeypatch.setattr("specdiag.analysis.analyze.may_have_accelerator", lambda: True)
+    monkeypatch.setattr("specdiag.analysis.settings.may_have_accelerator", lambda: True)
     monkeypatch.setattr(accelerator, "resolve_device", lambda _: "cpu:0")
     monkeypatch.setattr(accelerator, "resolve_dtype", lambda _: "float32")
 
@@ -169,7 +169,7 @@ def test_svd_stays_on_the_cpu(monkeypatch):
     report = specdiag.analyze(model(), method="svd")
     assert report.settings.device == "cpu"
     assert {r.method for r in report} == {"svd"}
-    with pytest.raises(UsageError, match="method svd runs on the CPU; leave out --device cuda"):
+    with pytest.raises(UsageError, match="method=svd runs on the CPU: leave out device=cuda"):
         specdiag.analyze(model(), method="svd", device="cuda")
 
 

@@ -92,7 +92,7 @@ def test_one_error_is_said_once(tmp_path):
     done = together("analyze", "ckpt", "--tail-fraction", "7", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
-    assert "tail fraction 7.0 is not between 0 and 1" in done.stderr
+    assert "--tail-fraction 7.0 is not between 0 and 1" in done.stderr
 
 
 @pytest.mark.parametrize("victim", [0, 1])

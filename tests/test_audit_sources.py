@@ -39,7 +39,7 @@ def test_models_and_state_dicts_in_memory(as_model):
 
 
 def test_an_open_checkpoint_and_an_adapter(tmp_path):
-    from specdiag.analysis.analyze import open_source
+    from specdiag.analysis.source import open_source
 
     folder = save(tmp_path / "model", llama(0))
     audit = specdiag.audit(open_source(folder), device="cpu")

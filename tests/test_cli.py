@@ -112,7 +112,7 @@ def test_nonfinite_is_exit_4_and_named(tmp_path):
         (["-o", "nowhere/a.json"], 2, "the folder nowhere does not exist"),
         (["-o", "a.txt"], 2, "a report is saved as .json, not 'a.txt'"),
         (["-f", "parquet"], 2, "parquet is binary; name a file with -o"),
-        (["--tail-fraction", "0"], 2, "tail fraction 0.0 is not between 0 and 1"),
+        (["--tail-fraction", "0"], 2, "--tail-fraction 0.0 is not between 0 and 1"),
         (["--memory", "lots"], 2, "'lots' is no size"),
         (["--device", "tpu"], 2, "unknown device 'tpu'; choose auto, cpu"),
         (["--role", "router"], 3, "none of the 15 matrices has"),

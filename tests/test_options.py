@@ -137,7 +137,7 @@ def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
         ({"memory": "8G"}, "memory='8G': give a whole number of at least 1, in bytes"),
         ({"memory": -1}, "memory=-1"),
         ({"tail_fraction": math.nan}, "tail_fraction=nan is not between 0 and 1"),
-        ({"tail_fraction": 1.0}, "tail fraction 1.0 is not between 0 and 1"),
+        ({"tail_fraction": 1.0}, "tail_fraction=1.0 is not between 0 and 1"),
         ({"seed": -1}, "seed=-1: give a whole number of at least 0"),
         ({"seed": 0.5}, "seed=0.5"),
         ({"seed": 2**64}, "seed=18446744073709551616"),
@@ -146,7 +146,7 @@ def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
         ({"exclude": [None]}, "exclude=None: give a text"),
         ({"roles": "queries"}, "unknown roles='queries'; roles are q, k"),
         ({"tail": "hil"}, "unknown tail='hil'; choose from hill, "),
-        ({"method": None}, "unknown method None; choose from gram, svd"),
+        ({"method": None}, "unknown method=None; choose from gram, svd"),
         ({"dtype": "half"}, "unknown dtype='half'; choose from auto, float32, float64"),
         ({"square": 1}, "square=1: give True or False"),
         ({"cache": 5}, "cache=5: give a path"),
@@ -162,7 +162,7 @@ def test_every_door_checks_every_value(option, said):
         with pytest.raises(UsageError) as refused:
             call(state, **{"device": "cpu"} | option)
         assert str(refused.value).startswith(said)
-    if "progress" not in option and not option.keys() & {"resume", "ranks"}:
+    if "progress" not in option and not option.keys() & {"partial_reports", "ranks"}:
         with pytest.raises(UsageError):
             specdiag.watch("nowhere", **option)
 

@@ -139,7 +139,7 @@ def test_the_partial_report_in_memory_will_do(tmp_path):
     folder = write(tmp_path / "ckpt", 6, 64)
     partial = interrupted(folder)
     left = []
-    report = specdiag.analyze(folder, device="cpu", resume=[partial], progress=lambda p: left.append(p.name))
+    report = specdiag.analyze(folder, device="cpu", partial_reports=[partial], progress=lambda p: left.append(p.name))
     assert len(left) == 7 - sum(r.status == "ok" for r in partial)
     expected = specdiag.analyze(folder, device="cpu")
     assert report.records == expected.records
@@ -157,7 +157,7 @@ def test_other_settings_are_named(tmp_path, change, why):
     folder = write(tmp_path / "ckpt", 6, 64)
     partial = interrupted(folder)
     with pytest.raises(UsageError, match=why):
-        specdiag.analyze(folder, device="cpu", resume=[partial], **change)
+        specdiag.analyze(folder, device="cpu", partial_reports=[partial], **change)
 
 
 def test_other_weights_are_named(tmp_path):
@@ -165,17 +165,17 @@ def test_other_weights_are_named(tmp_path):
     partial = interrupted(folder)
     other = write(tmp_path / "other", 6, 64)
     with pytest.raises(UsageError, match=r"is of .*ckpt .*, and this is .*other "):
-        specdiag.analyze(other, device="cpu", resume=[partial])
+        specdiag.analyze(other, device="cpu", partial_reports=[partial])
     os.utime(folder / "model.safetensors", (1, 1))
     with pytest.raises(UsageError, match="older than its files, which have changed since"):
-        specdiag.analyze(folder, device="cpu", resume=[partial])
+        specdiag.analyze(folder, device="cpu", partial_reports=[partial])
 
 
 def test_a_report_without_eigenvalues_is_refused(tmp_path):
     folder = write(tmp_path / "ckpt", 6, 64)
     path = interrupted(folder).save(tmp_path / "part.json", spectra=False)
-    with pytest.raises(UsageError, match="has no eigenvalues beside it: start without --resume"):
-        specdiag.analyze(folder, device="cpu", resume=[load_report(path)])
+    with pytest.raises(UsageError, match="has no eigenvalues beside it: leave out partial_reports="):
+        specdiag.analyze(folder, device="cpu", partial_reports=[load_report(path)])
 
 
 def test_other_versions_are_named(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
     partial = interrupted(folder)
     partial.provenance.versions["specdiag"] = "0.0.1"
     with pytest.raises(UsageError, match=r"was made by specdiag 0\.0\.1, and this is"):
-        specdiag.analyze(folder, device="cpu", resume=[partial])
+        specdiag.analyze(folder, device="cpu", partial_reports=[partial])
 
 
 def test_another_processor_is_named(tmp_path):
@@ -192,11 +192,11 @@ def test_another_processor_is_named(tmp_path):
     kernels = ("openblas Katmai", *partial.provenance.kernels[1:])
     other = replace(partial, provenance=replace_record(partial.provenance, kernels=kernels))
     with pytest.raises(UsageError, match="the BLAS kernels and processor 'openblas Katmai', and this has 'openblas "):
-        specdiag.analyze(folder, device="cpu", resume=[other])
+        specdiag.analyze(folder, device="cpu", partial_reports=[other])
 
 
 def test_all_of_it_may_be_there(tmp_path):
     folder = write(tmp_path / "ckpt", 6, 64)
     whole = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6))
-    again = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6), resume=[whole])
+    again = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6), partial_reports=[whole])
     assert_same(whole, again)

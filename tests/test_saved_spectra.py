@@ -57,7 +57,7 @@ def test_an_analysis_does_not_go_on_with_those_of_another_report(tmp_path):
     changed = {name: values * 2 for name, values in load_file(tmp_path / "a.spectra.safetensors").items()}
     save_file(changed, tmp_path / "a.spectra.safetensors")
     with pytest.raises(SourceError, match="another SHA-256"):
-        specdiag.analyze(tmp_path / "model.safetensors", device="cpu", resume=[load_report(path)])
+        specdiag.analyze(tmp_path / "model.safetensors", device="cpu", partial_reports=[load_report(path)])
 
 
 @pytest.mark.parametrize("harm", ["junk", "cut", "empty", "flip"])

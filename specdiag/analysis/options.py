@@ -35,7 +35,7 @@ class ComputingArguments(TypedDict, total=False):
     jobs: int | None
     memory: int | None
     cache: str | os.PathLike[str] | None
-    resume: Sequence[SpectralReport]
+    partial_reports: Sequence[SpectralReport]
     ranks: Ranks | None
 
 
@@ -88,7 +88,7 @@ class AnalysisOptions:
     jobs: int | None = None
     memory: int | None = None
     cache: Path | None = None
-    resume: tuple[SpectralReport, ...] = ()
+    partial_reports: tuple[SpectralReport, ...] = ()
     ranks: Ranks | None = None
     progress: Callable[[Progress], None] | None = None
 
@@ -117,7 +117,7 @@ class AnalysisOptions:
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
             memory=None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G"),
             cache=None if cache is None else checks.path("cache", cache),
-            resume=_reports(given.get("resume", ())),
+            partial_reports=_reports(given.get("partial_reports", ())),
             ranks=_ranks(given.get("ranks")),
             progress=given.get("progress"),
         )
@@ -146,7 +146,7 @@ def _fraction(value: object) -> float:
 def _reports(value: object) -> tuple[SpectralReport, ...]:
     found = tuple(cast("Iterable[object]", value)) if isinstance(value, (list, tuple)) else (value,)
     for item in found:
-        checks.instance("resume", item, SpectralReport, "or several, as interrupted analyses leave them")
+        checks.instance("partial_reports", item, SpectralReport, "or several, as interrupted analyses leave them")
     return cast("tuple[SpectralReport, ...]", found)
 
 

@@ -39,7 +39,7 @@ def finished_rows(
     found: dict[str, tuple[ModuleRecord, Eigenvalues]] = {}
     for report in partial:
         if difference := _difference(report, source, settings):
-            raise UsageError(f"the partial report of {report.source} {difference}: start without --resume")
+            raise UsageError(f"the partial report of {report.source} {difference}: leave out partial_reports=")
         for row in (held := report.in_memory()):
             matrix = matrices.get(row.key)
             if matrix is None or row.status in _AGAIN or (row.rows, row.cols) != matrix.shape:

@@ -80,8 +80,8 @@ def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budg
     if needs and needs[0][0] > budget:
         need, unit = needs[0]
         raise UsageError(
-            f"{unit.tensor.name} needs about {need / 2**20:.0f} MiB and --memory allows {budget / 2**20:.0f}; "
-            "allow more, or leave it out with --exclude"
+            f"{unit.tensor.name} needs about {need / 2**20:.0f} MiB and memory= allows {budget / 2**20:.0f}: "
+            "allow more, or leave it out with exclude="
         )
     workers = 1
     while workers < min(jobs, len(needs)) and sum(n for n, _ in needs[: workers + 1]) <= budget:

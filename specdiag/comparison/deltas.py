@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.analysis.analyze import Progress, analyze
+from specdiag.analysis.analyze import analyze
 from specdiag.analysis.cost import memory
 from specdiag.analysis.processes import Ranks
+from specdiag.analysis.run import Progress
 from specdiag.analysis.workers import affordable_workers, units
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
 from specdiag.comparison.difference import Pair, difference

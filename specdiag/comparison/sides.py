@@ -16,7 +16,7 @@ from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text.globs import check_globs, chosen
 
 if TYPE_CHECKING:
-    from specdiag.analysis.analyze import Progress
+    from specdiag.analysis.run import Progress
 
 
 class Entry(NamedTuple):
@@ -106,7 +106,7 @@ def open_side(
     """
     if isinstance(source, SpectralReport):
         return Side(source, None)
-    from specdiag.analysis.analyze import open_source
+    from specdiag.analysis.source import open_source
 
     if isinstance(source, Checkpoint):
         opening = {name: value for name, value in opening.items() if name in given}

@@ -1,4 +1,4 @@
-"""From spectra to a decay plan: the rule, who takes part, and how much of the plan is geometry."""
+"""From spectra to a decay plan: the rule, who takes part, and how much of the plan shapes explain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from specdiag.text.names import listed
 if TYPE_CHECKING:
     import torch
 
-    from specdiag.analysis.analyze import Progress
+    from specdiag.analysis.run import Progress
     from specdiag.checkpoint.tensors import Checkpoint
 
 Values = Sequence[float | None]
@@ -184,9 +184,9 @@ def recommend(
 
 
 def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
-    """R^2 between ratios and those of random weights of the same shapes: 1 where the plan is geometry alone.
+    """R^2 between ratios and those of random weights of the same shapes: 1 where shapes alone make the plan.
 
-    Where all shapes score the same, geometry explains nothing: 0. None without random twins or differing ratios.
+    Where all shapes score the same, shapes explain nothing: 0. None without random twins or differing ratios.
     """
     known = [(ratio, random) for ratio, random in pairs if random is not None]
     if len(known) < 2 or len({ratio for ratio, _ in known}) == 1:

@@ -60,7 +60,7 @@ def resolve_device(device: str) -> str:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:80]
-        raise UsageError(f"device '{device}' is not available here ({reason}); try --device cpu") from error
+        raise UsageError(f"device '{device}' is not available here ({reason}); try device=cpu") from error
     return device
 
 
@@ -120,7 +120,7 @@ def solve(
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise ComputationError(
-                    f"a {rows} x {cols} matrix does not fit on {device} in {dtype}; try --device cpu"
+                    f"a {rows} x {cols} matrix does not fit on {device} in {dtype}; try device=cpu"
                 ) from error
             size //= 2
             torch.cuda.empty_cache()

@@ -20,7 +20,7 @@ from specdiag.trajectories.records import OUT_NAME, DroppedStep, StepResult, Tra
 from specdiag.trajectories.steps import RunStep, find_steps
 
 if TYPE_CHECKING:
-    from specdiag.analysis.analyze import Progress
+    from specdiag.analysis.run import Progress
 
 _CHANGE_NO_NUMBER = ("jobs", "memory", "cache", "ranks")
 

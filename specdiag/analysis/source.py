@@ -1,0 +1,86 @@
+"""The source of an analysis: whatever holds weights is opened and listed, without reading values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack, cast
+
+from specdiag import checks
+from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArguments, is_location
+from specdiag.checkpoint.tensors import Checkpoint
+from specdiag.errors import UsageError
+from specdiag.report import is_report
+
+if TYPE_CHECKING:
+    import torch
+
+
+def open_source(
+    source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    **given: Unpack[OpeningArguments],
+) -> Checkpoint:
+    """List what a source holds without reading values.
+
+    Args:
+        source: whatever `analyze` takes.
+        given: revision, file, base, stream, role_map, experts and seed, as of `analyze`.
+
+    Raises:
+        UsageError: an option makes no sense, or not for this source.
+        SourceError: the source cannot be read.
+    """
+    checks.names(given, OPENING)
+    opening = Opening.of(given)
+    if is_location(source):
+        return _open_location(cast("str | os.PathLike[str]", source), opening)
+    if opening.base is not None:
+        raise UsageError("base goes with an adapter on disk or on the hub: a model in memory holds its own weights")
+    if named := next((name for name in PLACE if given.get(name)), None):
+        raise UsageError(f"{named} goes with a path or a model on the hub: this one is open or in memory already")
+    if isinstance(source, Checkpoint):
+        source.opening.require_same(given)
+        return source
+    return _open_memory(source, opening)
+
+
+def _open_location(source: str | os.PathLike[str], opening: Opening) -> Checkpoint:
+    if is_report(Path(source)):
+        raise UsageError(f"{os.fspath(source)} is a saved report: read it with specdiag.load_report")
+    from specdiag.checkpoint.reader import open_checkpoint
+
+    return open_checkpoint(
+        source, revision=opening.revision, file=opening.file, role_map=opening.role_path, experts=opening.experts,
+        seed=opening.seed, base=opening.base, stream=opening.stream,
+    )  # fmt: skip
+
+
+def _open_memory(source: object, opening: Opening) -> Checkpoint:
+    import torch
+
+    from specdiag.checkpoint.memory import from_model, from_state_dict
+
+    role_map, experts, seed = opening.role_path, opening.experts, opening.seed
+    if isinstance(source, Mapping):
+        state = cast("Mapping[str, torch.Tensor]", source)
+        if torch.Tensor not in {t for value in state.values() for t in type(value).__mro__}:
+            raise UsageError(f"a state dict maps names to torch tensors; this one of {len(state)} entries holds none")
+        if strange := [name for name in state if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"a state dict maps names to torch tensors; {checks.shown(strange[0])} is no name")
+        _require_whole(state)
+        return from_state_dict(state, role_map=role_map, experts=experts, seed=seed)
+    if not isinstance(source, torch.nn.Module):
+        raise UsageError(f"cannot analyse a {type(source).__name__}: give a path, a hub id, a model or a state dict")
+    _require_whole(dict(source.named_parameters()))
+    return from_model(source, role_map=role_map, experts=experts, seed=seed)
+
+
+def _require_whole(tensors: Mapping[str, object]) -> None:
+    """Raise UsageError where this process holds only its part of a tensor, as after `fully_shard`."""
+    if parts := [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]:
+        raise UsageError(
+            f"{parts[0]} is shared out over several processes, with {len(parts) - 1} more of {len(tensors)} tensors: "
+            "give the state dict of get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, "
+            "cpu_offload=True)), or full_tensor() of each"
+        )
