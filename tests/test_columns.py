@@ -4,11 +4,11 @@ import re
 
 import pytest
 from rich.console import Console
+from specdiag_cli import tables as terminal
+from specdiag_cli.main import app
 from typer.testing import CliRunner
 
 import specdiag
-from cli import tables as terminal
-from cli.main import app
 from specdiag.views import columns
 from specdiag.views.html import tables as page
 

@@ -2,10 +2,10 @@
 
 import pytest
 import typer
+from specdiag_cli import door, output
+from specdiag_cli.main import app
 from typer.testing import CliRunner
 
-from cli import door, output
-from cli.main import app
 from specdiag.errors import UsageError
 
 COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]

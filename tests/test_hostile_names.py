@@ -85,7 +85,8 @@ def test_every_command_with_every_nasty_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = sorted({place.format(i) for i in range(2) for place in PLACES} | {f"{c}a{c}" for c in NASTY})
     report = every_command(tmp_path, held)
-    page = specdiag.html_report(specdiag.load_report(report))
+    read = specdiag.load_report(report)
+    page = specdiag.html_report(read, plan=specdiag.recommend(read), audit=specdiag.audit(read))
     text = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
     assert printable(text, keep="\n") == text
     assert "<img" not in text

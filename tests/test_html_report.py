@@ -96,6 +96,11 @@ class Read(HTMLParser):
         return [attrs for t, attrs in self.elements if t == tag]
 
 
+def whole(report, **given):
+    """A page with all of its parts."""
+    return specdiag.html_report(report, plan=specdiag.recommend(report), audit=specdiag.audit(report), **given)
+
+
 @pytest.fixture(scope="module")
 def minilm_report(minilm):
     return specdiag.analyze(minilm)
@@ -103,7 +108,7 @@ def minilm_report(minilm):
 
 @pytest.fixture(scope="module")
 def minilm_page(minilm_report):
-    return specdiag.html_report(minilm_report)
+    return whole(minilm_report)
 
 
 @pytest.fixture
@@ -124,7 +129,7 @@ def test_all_parts_are_there_findings_first(minilm_page, minilm_report):
     heat = minilm_page.split('<table class="heat')[1].split("</table>")[0]
     assert heat.count("<a ") == 36
     assert "The shapes alone give this ordering, so it is no evidence." in minilm_page
-    assert "Made here, by the default of specdiag recommend" in minilm_page
+    assert "linear rule on alpha" in minilm_page
     assert "Audit:" in minilm_page
 
 
@@ -158,7 +163,7 @@ def test_nothing_is_loaded_from_anywhere(minilm_page):
 
 
 def test_equal_input_gives_an_equal_page(minilm_page, minilm_report, tmp_path):
-    assert specdiag.html_report(minilm_report) == minilm_page
+    assert whole(minilm_report) == minilm_page
     minilm_report.save(tmp_path / "a.json")
     read = [specdiag.html_report(specdiag.load_report(tmp_path / "a.json")) for _ in range(2)]
     assert read[0] == read[1]
@@ -203,8 +208,8 @@ def test_hostile_names_stay_text(where):
     else:
         entries = tuple(replace_record(e, name=HOSTILE[i % 5], note=HOSTILE[0]) for i, e in enumerate(plan.entries))
         plan = replace_record(plan, entries=entries, base_origin=HOSTILE[0], base_weight_decay=0.1, notes=HOSTILE)
-    text = specdiag.html_report(report, plan=plan)
-    expected, read = Read(specdiag.html_report(clean)), Read(text)
+    text = specdiag.html_report(report, plan=plan, audit=specdiag.audit(report))
+    expected, read = Read(whole(clean)), Read(text)
     for tag in ("script", "img", "style", "meta", "iframe"):
         assert len(read.of(tag)) == len(expected.of(tag)), tag
     assert not [attrs for _, attrs in read.elements if any(name.startswith("on") for name in attrs)]
@@ -221,10 +226,25 @@ def test_without_eigenvalues_the_panels_say_so(minilm_report):
     assert '<svg class="esd"' not in text
 
 
-def test_given_plan_is_named_as_such(minilm_report):
+def test_a_page_shows_the_plan_and_the_audit_that_it_is_given(minilm_report, monkeypatch):
+    text = specdiag.html_report(minilm_report)
+    assert "This page was made without an audit." in text
+    assert "This page was made without a plan." in text
+    assert "Audit:" not in text
+    assert 'id="ratios"' not in text
+    audit, plan = specdiag.audit(minilm_report), specdiag.recommend(minilm_report, basis="square")
+    changed = replace_record(audit, verdict="fail")
+    text = specdiag.html_report(minilm_report, plan=plan, audit=changed)
+    assert 'Audit: <span class="fail">' in text
+    assert "linear rule on square" in text
+    for wrong in ({"plan": audit}, {"audit": plan}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            specdiag.html_report(minilm_report, **wrong)
+
+
+def test_the_base_of_a_plan_is_shown(minilm_report):
     plan = specdiag.recommend(minilm_report, basis="square", weight_decay=0.1)
     text = specdiag.html_report(minilm_report, plan=plan)
-    assert "As given: " in text
     assert "linear rule on square" in text
     assert "weight decay</th>" in text
 
@@ -232,7 +252,6 @@ def test_given_plan_is_named_as_such(minilm_report):
 def test_reports_that_lack_things():
     small = specdiag.analyze({"a.weight": noise(8, 8), "b.weight": torch.zeros(64, 64)})
     text = specdiag.html_report(small)
-    assert "No plan could be made." in text
     assert "No matrix has an exponent." in text
     broken = specdiag.analyze({"h.0.attn.q.weight": noise(64, 64) * torch.nan, "c": noise(64, 64)})
     assert "not computed for NaN or infinite values" in specdiag.html_report(broken)
@@ -314,7 +333,7 @@ def test_a_saved_report_needs_no_torch(minilm_report, tmp_path):
 
 
 def test_path_is_checked_and_written(minilm_report, minilm_page, tmp_path):
-    specdiag.html_report(minilm_report, path=tmp_path / "a.html")
+    whole(minilm_report, path=tmp_path / "a.html")
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == minilm_page
     with pytest.raises(UsageError, match=r"saved as \.html"):
         specdiag.html_report(minilm_report, path=tmp_path / "a.json")

@@ -1,4 +1,4 @@
-"""The page: what each part of it says about a report. Nothing is computed here that the report does not hold."""
+"""The page: each part of it draws what it is given; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from msgspec.structs import asdict
 
 from specdiag import checks
 from specdiag.auditing import wording
-from specdiag.auditing.audit import audit
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
-from specdiag.decay.recommend import recommend
 from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord, Settings
@@ -59,38 +57,50 @@ class Found(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A decay plan, or why there is none."""
+    """A decay plan."""
 
-    origin: str
+    caption: str
     sentences: list[str]
-    table: tables.Table | None
+    table: tables.Table
 
 
 def html_report(
-    report: SpectralReport, *, plan: DecayPlan | None = None, path: str | os.PathLike[str] | None = None
+    report: SpectralReport,
+    *,
+    plan: DecayPlan | None = None,
+    audit: AuditReport | None = None,
+    path: str | os.PathLike[str] | None = None,
 ) -> str:
-    """A report as one HTML page that needs no network: findings, tables, heatmap, plan, and every module's spectrum.
+    """Draw a report as one HTML page that needs no network: findings, tables, heatmap, plan, and all spectra.
 
     With plotly installed (`pip install plotly`) an opened spectrum can be zoomed. Equal input gives an equal page.
 
     Args:
-        report: what `analyze` found; its spectra are shown where it carries its eigenvalues.
-        plan: a decay plan for it; None for what `recommend` makes of it by default.
+        report: from `analyze` or `load_report`; spectra are shown where it carries its eigenvalues.
+        plan: a decay plan for it, from `recommend`; None for a page without one.
+        audit: an audit of it, from `audit`; None for a page without one.
         path: an .html file to write as well, whole or not at all.
+
+    Returns:
+        The page.
 
     Raises:
         UsageError: `path` is no .html file, or a place that cannot be written.
 
     Example:
-        >>> page = specdiag.html_report(report, path="name.html")
+        >>> page = specdiag.html_report(
+        ...     report, plan=specdiag.recommend(report), audit=specdiag.audit(report), path="name.html"
+        ... )
     """
     checks.instance("report", report, SpectralReport, "from analyze or load_report")
     if plan is not None:
         checks.instance("plan", plan, DecayPlan, "from recommend or load_plan")
+    if audit is not None:
+        checks.instance("audit", audit, AuditReport, "from specdiag.audit")
     path = None if path is None else checks.path("path", path)
     if path is not None:
         check_target(path)
-    page = _render(report, plan)
+    page = _render(report, plan, audit)
     if path is not None:
         write_atomically(path, page.encode())
     return page
@@ -103,11 +113,10 @@ def check_target(path: Path) -> None:
     check_writable(path)
 
 
-def _render(report: SpectralReport, plan: DecayPlan | None) -> str:
+def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None) -> str:
     report = report.in_memory()  # one by one each spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
-    audited = audit(report)
     plotly = interactive.plotly()
     script = _data("report.js")
     environment = Environment(
@@ -127,15 +136,15 @@ def _render(report: SpectralReport, plan: DecayPlan | None) -> str:
         selection=_selection(report.settings),
         coverage=sentences.coverage(report.summary),
         verdict=_verdict(report),
-        audit=audited,
-        findings=_findings(audited),
-        audited=wording.coverage(audited),
+        audit=audit,
+        findings=[] if audit is None else _findings(audit),
+        audited=[] if audit is None else wording.coverage(audit),
         roles=tables.role_table(report.summary.roles),
         contrasts=tables.contrast_table(report.summary.contrasts),
         heat=heatmap(report.records),
         records=tables.record_table(report.records, links),
         skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
-        plan=_plan(report, plan, links),
+        plan=None if plan is None else _plan(report, plan, links),
         modules=[_module(r, *found) for r, found in zip(report, drawn, strict=True)],
         links=links,
         width=WIDTH,
@@ -212,12 +221,7 @@ def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Modul
     )
 
 
-def _plan(report: SpectralReport, given: DecayPlan | None, links: Mapping[str, str]) -> Plan:
-    try:
-        plan = given or recommend(report)
-    except UsageError as error:
-        return Plan("No plan could be made.", [str(error)], None)
-    origin = "As given" if given else "Made here, by the default of specdiag recommend"
+def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> Plan:
     said = [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
     if plan.base_weight_decay is None:
         said.append("No base decay is known: these are ratios alone.")
@@ -227,7 +231,7 @@ def _plan(report: SpectralReport, given: DecayPlan | None, links: Mapping[str, s
     strange = [e.name for e in plan.entries if e.name not in names]
     if strange:
         said.insert(0, f"{len(strange)} of its Parameters are not in this report, such as {strange[0]}.")
-    return Plan(f"{origin}: {plan_caption(plan)}.", said, tables.plan_table(plan, _first_parts(report, links)))
+    return Plan(f"{plan_caption(plan)}.", said, tables.plan_table(plan, _first_parts(report, links)))
 
 
 def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, str]:
