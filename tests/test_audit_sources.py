@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from audited_models import PLACES, found, llama, made, name, row, save, wide
 from safetensors.numpy import save_file
 
 import specdiag
+from specdiag.auditing.thresholds import Check, Observation, default_checks
 from specdiag.errors import SourceError, UsageError
 from specdiag.report import load_report
 
@@ -104,3 +106,45 @@ def test_ten_thousand_matrices_of_a_report_take_less_than_a_second(tmp_path):
 def test_missing_files_are_source_errors(tmp_path):
     with pytest.raises(SourceError):
         specdiag.audit(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("content", [b'{"num_hidden_layers": 3,', b"[1]", b"\xff\xfe{", b"", b"null"])
+def test_a_damaged_configuration_is_a_finding(tmp_path, content):
+    folder = save(tmp_path / "m", llama())
+    (folder / "config.json").write_bytes(content)
+    audit = specdiag.audit(folder)
+    assert found(audit) == {("config", None)}
+    assert audit.verdict == "fail"
+    assert audit.coverage.not_checked["layers"] == "config.json is damaged"
+    report = specdiag.analyze(folder).save(tmp_path / "report.json")
+    assert found(specdiag.audit(report)) == {("config", None)}
+
+
+@pytest.mark.parametrize("content", [None, b"{}"])
+def test_a_configuration_that_says_nothing_is_no_fault(tmp_path, content):
+    folder = save(tmp_path / "m", llama())
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_bytes(content)
+    audit = specdiag.audit(folder)
+    assert audit.verdict == "pass"
+    assert audit.coverage.not_checked["layers"] == "config.json is absent or empty"
+
+
+def test_a_check_is_one_file_and_one_entry(monkeypatch):
+    """A function of its own file, named by its entry, and the reason why it is not made, both without another line."""
+    tiny = ModuleType("specdiag.auditing.tiny")
+    tiny.smallest = lambda subject: [Observation("tiny", r.key, min(r.rows, r.cols)) for r in subject.report]
+    tiny.not_checked = lambda subject: {} if len(subject.report) > 1 else {"tiny": "one matrix alone"}
+    monkeypatch.setitem(sys.modules, "specdiag.auditing.tiny", tiny)
+    entry = Check(id="tiny", by="tiny.smallest", severity="info", metric="m", threshold=9, fires="below", why="w", advice="a", origin="o")  # fmt: skip
+    monkeypatch.setattr("specdiag.auditing.audit.load_checks", lambda _: {**default_checks(), "tiny": entry})
+    state = {
+        "layers.0.self_attn.q_proj.weight": torch.randn(8, 8),
+        "layers.0.self_attn.k_proj.weight": torch.randn(9, 9),
+    }
+    assert ("tiny", "layers.0.self_attn.q_proj.weight") in found(specdiag.audit(state))
+    assert ("tiny", "layers.0.self_attn.k_proj.weight") not in found(specdiag.audit(state))
+    alone = specdiag.audit({name: w for name, w in state.items() if "q_proj" in name})
+    assert alone.coverage.not_checked["tiny"] == "one matrix alone"
+    assert "tiny" not in {check for check, _ in found(alone)}

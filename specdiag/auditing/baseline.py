@@ -1,17 +1,20 @@
-"""What changed against another report: modules that came, went or changed shape, values, exponents and norms."""
+"""Checks against another report: modules that came, went or changed shape, values, exponents and norms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.comparison.matching import match
 from specdiag.records import ModuleRecord
-from specdiag.report import SpectralReport
 
 
-def changes(report: SpectralReport, baseline: SpectralReport) -> Iterator[Observation]:
-    """Module by module, by name."""
+def changes(subject: Subject) -> Iterator[Observation]:
+    """Compare module by module, by name."""
+    report, baseline = subject.report, subject.baseline
+    if baseline is None:
+        return
     old, new = ({r.key: r for r in found} for found in (baseline, report))
     pairs = match(old, new).pairs
     kept, before_of = {theirs for theirs, _, _ in pairs}, {ours: old[theirs] for theirs, ours, _ in pairs}
@@ -36,8 +39,11 @@ def changes(report: SpectralReport, baseline: SpectralReport) -> Iterator[Observ
         yield from (Observation("baseline_unchanged", name, "equal values") for name in unchanged)
 
 
-def incomparable(report: SpectralReport, baseline: SpectralReport) -> dict[str, str]:
-    """The checks that the two reports do not allow, with the reason."""
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Give the checks that the two reports do not allow, with the reason."""
+    report, baseline = subject.report, subject.baseline
+    if baseline is None:
+        return {}
     reasons: dict[str, str] = {}
     for name in ("tail", "tail_fraction"):
         ours, theirs = getattr(report.settings, name), getattr(baseline.settings, name)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from statistics import quantiles
 
 from specdiag.auditing.records import DecayAnswer, DecayVerdict
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
@@ -62,9 +63,10 @@ def answer_on_decay(
     )
 
 
-def decay(answer: DecayAnswer) -> list[Observation]:
-    """A finding where the answer is `inconsistent`: how far the median lies outside of the expected range."""
-    if answer.answer != "inconsistent" or answer.rms_median is None:
+def decay(subject: Subject) -> list[Observation]:
+    """Make a finding where the answer is `inconsistent`: how far the median lies outside of the expected range."""
+    answer = subject.decay
+    if answer is None or answer.answer != "inconsistent" or answer.rms_median is None:
         return []
     return [Observation("decay", None, _factor(answer.rms_median, (answer.expected_low, answer.expected_high)))]
 

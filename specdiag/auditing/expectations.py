@@ -1,4 +1,4 @@
-"""What config.json promises, and whether the checkpoint keeps it."""
+"""Checks of a checkpoint against its config.json."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from specdiag.architecture.config import speaking_of
+from specdiag.auditing import shards
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord, Skipped
 
@@ -23,24 +25,38 @@ _CODEBOOKS = "codebook"
 """Models of sound have several vocabularies, stacked in ways of their own."""
 _GENERATES = re.compile(r".*(ForCausalLM|LMHeadModel)")
 
-CONFIG_CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
+_CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
+_DAMAGED = re.compile(r"Went on without a configuration: (.*)\.", re.DOTALL)
+"""The note of a reader that passed over config.json."""
 
 
-def expectations(
-    records: Sequence[ModuleRecord], skipped: Sequence[Skipped], config: Mapping[str, Any], architecture: str | None
-) -> Iterator[Observation]:
-    """Layers, embeddings and heads against config.json. What it does not say is not checked."""
+def damaged(subject: Subject) -> Iterator[Observation]:
+    """Find a config.json that is there and could not be read."""
+    if note := _damage(subject):
+        yield Observation("config", None, note)
+
+
+def expectations(subject: Subject) -> Iterator[Observation]:
+    """Hold layers, embeddings and heads against config.json. Entries that it lacks are not checked."""
+    records, skipped, config = subject.report.records, subject.report.skipped, subject.config
     yield from _layers(records, config)
     yield from _embeddings(records, config)
     yield from _tied(records, config)
-    if _promises_head(config, architecture) and not _has_head(records, skipped):
+    if _promises_head(config, subject.report.provenance.architecture) and not _has_head(records, skipped):
         yield Observation("head", None, "tie_word_embeddings is false")
 
 
-def unsaid(records: Sequence[ModuleRecord], config: Mapping[str, Any], architecture: str | None) -> dict[str, str]:
-    """The checks that this config.json, or this architecture, leaves nothing to do, with the reason."""
-    if not config:
-        return dict.fromkeys(CONFIG_CHECKS, "there is no config.json")
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Give the checks that this source or its config.json leaves nothing to do, with the reason."""
+    if partial := shards.partial(subject):
+        return dict.fromkeys(_CHECKS, partial)
+    if not subject.is_checkpoint:
+        return {}
+    if not subject.config:
+        return dict.fromkeys(
+            _CHECKS, "config.json is damaged" if _damage(subject) else "config.json is absent or empty"
+        )
+    records, config = subject.report.records, subject.config
     reasons: dict[str, str] = {}
     if not _blocks(records, config):
         reasons["layers"] = "several pieces, stages, or no attention: their blocks are not counted"
@@ -50,9 +66,14 @@ def unsaid(records: Sequence[ModuleRecord], config: Mapping[str, Any], architect
     reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _said(config, keys)}
     if _tie(config) is not True:
         reasons["tied"] = "config.json does not say tie_word_embeddings: true"
-    if not _promises_head(config, architecture):
+    if not _promises_head(config, subject.report.provenance.architecture):
         reasons["head"] = "config.json names no architecture that has a head of its own"
     return reasons
+
+
+def _damage(subject: Subject) -> str | None:
+    notes = subject.report.provenance.notes
+    return next((found[1] for note in notes if (found := _DAMAGED.fullmatch(note))), None)
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:

@@ -1,10 +1,11 @@
-"""Files and tensors that are there although nobody lists them. What is listed and missing ends the reading itself."""
+"""Checks of files and tensors that no index lists. Files that are listed and missing end the reading itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import Source
 
@@ -12,19 +13,33 @@ _SHARD = re.compile(r"(?P<stem>.*[-_])\d+-of-(?P<total>\d+)(?P<suffix>\.\w+)")
 _UNLISTED = re.compile(r"(?P<index>\S+) does not list (?P<names>.*), which its shards hold\.", re.DOTALL)
 
 
-def extra(source: Source, notes: Sequence[str]) -> Iterator[Observation]:
-    """Shards beside those that were read, and tensors in them that the index does not list."""
+def extra(subject: Subject) -> Iterator[Observation]:
+    """Find shards beside those that were read, and tensors in them that the index does not list."""
+    source = subject.report.source
+    if _one_of(source) is not None:
+        return
     kinds = {match.group("stem", "suffix") for name in source.files if (match := _SHARD.fullmatch(name))}
     for name in source.ignored:
         match = _SHARD.fullmatch(name)
         if match is not None and match.group("stem", "suffix") in kinds:
             yield Observation("extra_shard", name, "not read")
-    for note in notes:
+    for note in subject.report.provenance.notes:
         if unlisted := _UNLISTED.fullmatch(note):
             yield Observation("unlisted", unlisted["names"], f"not in {unlisted['index']}")
 
 
-def one_of(source: Source) -> int | None:
-    """Into how many shards the checkpoint is cut, where only one of them was read."""
+def partial(subject: Subject) -> str | None:
+    """Give the reason why an absent matrix says nothing: only some of the matrices were asked for, or are there."""
+    settings, source = subject.report.settings, subject.report.source
+    if settings.include or settings.exclude or settings.roles or settings.experts is not None:
+        return "only a selection of the matrices was asked for"
+    total = _one_of(source)
+    if total is not None:
+        return f"{source.files[0]} is one shard of {total}"
+    return None if subject.report.complete else "the report is incomplete"
+
+
+def _one_of(source: Source) -> int | None:
+    """Count the shards of the checkpoint, where only one of them was read."""
     match = _SHARD.fullmatch(source.files[0]) if len(source.files) == 1 else None
     return int(match["total"]) if match is not None and int(match["total"]) > 1 else None

@@ -1,13 +1,14 @@
-"""What is strange about spectra: beside the other layers, beside random matrices, beside the entries permuted."""
+"""Checks of spectra: beside the other layers, beside random matrices, beside the entries permuted."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import median
 
-from specdiag.auditing.thresholds import Check, Observation
+from specdiag.auditing.subject import Subject
+from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
 
 _MIN_SIDE = 50
@@ -20,18 +21,19 @@ _LIKE_NOISE = 0.1
 """How far the stable rank of a random matrix may lie from that of noise, relative."""
 
 
-def traps(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
-    """Spectral norm of the permuted entries over the norm of noise of the same size, where an eigenvalue sticks out."""
-    for r in records:
+def traps(subject: Subject) -> Iterator[Observation]:
+    """Measure the spectral norm of the permuted entries, where an eigenvalue sticks out, over that of equal noise."""
+    for r in subject.report:
         if r.rand_spikes and r.rand_spectral_norm and r.frobenius_norm and min(r.rows, r.cols) >= _MIN_SIDE:
             noise = r.frobenius_norm / (r.rows * r.cols * r.n_slices) ** 0.5 * (r.rows**0.5 + r.cols**0.5)
             yield Observation("trap", r.key, r.rand_spectral_norm / noise)
 
 
-def norm_outliers(records: Sequence[ModuleRecord], check: Check) -> Iterator[Observation]:
-    """Distance of ln sigma_max from its median over matrices of the same role and shape, in robust deviations."""
+def norm_outliers(subject: Subject) -> Iterator[Observation]:
+    """Measure how many robust deviations ln sigma_max lies from its median over matrices of one role and shape."""
+    check = subject.checks["norm_outlier"]
     groups: dict[tuple[object, ...], list[tuple[ModuleRecord, float]]] = defaultdict(list)
-    for r in records:
+    for r in subject.report:
         if r.layer is not None and r.spectral_norm:
             alike = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
             groups[alike].append((r, math.log(r.spectral_norm)))
@@ -44,10 +46,13 @@ def norm_outliers(records: Sequence[ModuleRecord], check: Check) -> Iterator[Obs
             yield Observation("norm_outlier", r.key, abs(log - middle) / spread)
 
 
-def random(records: Sequence[ModuleRecord], random: Check, untrained: Check) -> Iterator[Observation]:
-    """Matrices whose spectrum is that of noise: each by its |z|, or, where most are such, the model as a whole."""
+def random(subject: Subject) -> Iterator[Observation]:
+    """Find matrices whose spectrum is that of noise: each by its |z|, or, where most are such, the model as a whole."""
+    random, untrained = subject.checks["random"], subject.checks["untrained"]
     least = random.at_least or 0
-    known = [r for r in records if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least]
+    known = [
+        r for r in subject.report if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least
+    ]
     alike = [(r, abs(r.z or 0.0)) for r in known if _is_like_noise(r)]
     noise = [(r, z) for r, z in alike if z < (random.threshold or 0.0)]
     blocks = [r for r in known if r.family in ("attention", "mlp")]
@@ -57,6 +62,17 @@ def random(records: Sequence[ModuleRecord], random: Check, untrained: Check) -> 
         yield Observation("untrained", None, share)
     else:
         yield from (Observation("random", r.key, z) for r, z in alike)
+
+
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Give the checks of this file that cannot be made, with the reason."""
+    known = [r for r in subject.report if r.z is not None]
+    if not known and any(r.alpha is not None for r in subject.report):
+        return dict.fromkeys(("random", "untrained"), "needs alpha by hill at tail fraction 0.5")
+    least = subject.checks["random"].at_least or 0
+    if not any(min(r.rows, r.cols) >= least for r in known):
+        return dict.fromkeys(("random", "untrained"), f"no matrix has {least} eigenvalues")
+    return {}
 
 
 def _is_like_noise(r: ModuleRecord) -> bool:

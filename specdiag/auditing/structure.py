@@ -1,4 +1,4 @@
-"""What is wrong with matrices as such: constant, copied, of too low a rank, in part dead, or not there at all."""
+"""Checks of matrices as such: constant, copied, of too low a rank, in part dead, or not there at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import re
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
+from specdiag.auditing import shards
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
-from specdiag.records import ModuleRecord, Skipped
+from specdiag.records import ModuleRecord
 
 _CHUNK = 1 << 16
 _COMMON = 0.5
@@ -25,8 +27,9 @@ _DIGITS = (14, 12, 9, 6)
 """The root mean square of equal values is theirs to 15 digits or so. In float64 the value is guessed from fewer."""
 
 
-def matrices(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
-    """Faults of single matrices, and matrices that hold the same values."""
+def matrices(subject: Subject) -> Iterator[Observation]:
+    """Find faults of single matrices, and matrices that hold the same values."""
+    records = subject.report.records
     constant = {r.key for r in records if _is_constant(r)}
     for r in records:
         if r.key in constant:
@@ -36,24 +39,35 @@ def matrices(records: Sequence[ModuleRecord]) -> Iterator[Observation]:
     yield from _copies(r for r in records if r.status != "zero" and r.key not in constant)
 
 
-def stored_twice(skipped: Iterable[Skipped]) -> Iterator[Observation]:
-    """Embeddings and heads of equal values under two names: sharing that the file does not say."""
-    for s in skipped:
+def stored_twice(subject: Subject) -> Iterator[Observation]:
+    """Find embeddings and heads of equal values under two names: sharing that the file does not say."""
+    for s in subject.report.skipped:
         if s.reason.endswith(_EQUAL_VALUES):
             yield Observation("stored_twice", s.name, s.reason.removesuffix(_EQUAL_VALUES).strip())
 
 
-def layers(records: Sequence[ModuleRecord], skipped: Iterable[Skipped]) -> Iterator[Observation]:
-    """Layers that are missing in a row of layers, and matrices that a layer lacks and its like have."""
-    beside = {s.name for s in skipped}
+def layers(subject: Subject) -> Iterator[Observation]:
+    """Find layers that are missing in a row of layers, and matrices that a layer lacks and its like have."""
+    beside = {s.name for s in subject.report.skipped}
     pieces: dict[str | None, dict[int, list[ModuleRecord]]] = defaultdict(lambda: defaultdict(list))
-    for r in records:
+    for r in subject.report:
         if r.layer is not None and r.family != "embedding":
             pieces[r.component][r.layer].append(r)
     for held in pieces.values():
         if any(r.family == "attention" for layer in held.values() for r in layer):
             yield from _gaps(held, beside)
             yield from _lacking(held, beside)
+
+
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Give the checks of this file that cannot be made, with the reason."""
+    partial = shards.partial(subject)
+    reasons: dict[str, str] = {}
+    if partial is not None:
+        reasons |= {"layer_gap": partial, "missing_matrix": partial}
+    if all(r.matrix_rank is None or r.dequantized for r in subject.report):
+        reasons["rank"] = "needs float64, and weights that are not quantised"
+    return reasons
 
 
 def _one(r: ModuleRecord) -> Iterator[Observation]:

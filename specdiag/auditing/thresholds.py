@@ -38,6 +38,8 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of checks.toml."""
 
     id: str
+    by: str
+    """The function that measures it: `file.function` of this package."""
     severity: Severity
     metric: str
     """What is measured, in the words of the table in the documentation."""

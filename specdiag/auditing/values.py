@@ -1,12 +1,13 @@
-"""What is wrong with stored values, from the counts that were taken in the one read."""
+"""Checks of stored values, from the counts that were taken in the one read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
-from specdiag.records import ModuleRecord, Skipped
+from specdiag.records import ModuleRecord
 
 _TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}
 """Smallest normal value of each storage type."""
@@ -15,9 +16,9 @@ _NATURAL = 3.0
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
 
 
-def values(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
-    """Bad values, and matrices without any."""
-    for r in records:
+def values(subject: Subject) -> Iterator[Observation]:
+    """Find bad values, and matrices without any."""
+    for r in subject.report.records:
         if r.n_nonfinite:
             yield Observation("nonfinite", r.key, r.n_nonfinite)
         if r.n_saturated:
@@ -30,11 +31,18 @@ def values(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
             yield Observation("failed", r.key, "no spectrum")
         if not r.recognised:
             yield Observation("unrecognised", r.key, "no rule")
+    yield from subject.others
 
 
-def left_out(skipped: Iterable[Skipped]) -> Iterator[Observation]:
-    """Stored tensors that hold nothing, or nothing that could be read."""
-    for s in skipped:
+def incomplete(subject: Subject) -> Iterator[Observation]:
+    """Find a report that an interruption cut short."""
+    if not subject.report.complete:
+        yield Observation("incomplete", None, f"{len(subject.report)} matrices")
+
+
+def left_out(subject: Subject) -> Iterator[Observation]:
+    """Find stored tensors that hold nothing, or nothing that could be read."""
+    for s in subject.report.skipped:
         name = s.name if s.part is None else f"{s.name}[{s.part}]"
         if s.reason.startswith("empty"):
             yield Observation("empty", name, "x".join(map(str, s.shape)))

@@ -1,0 +1,48 @@
+"""The way from the table of checks to the functions that measure them: a check names its function in `by`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import cast
+
+from specdiag.auditing.subject import Subject
+from specdiag.auditing.thresholds import Check, Observation
+
+_Measure = Callable[[Subject], Iterable[Observation]]
+_Reasons = Callable[[Subject], dict[str, str]]
+
+
+def observe(subject: Subject, checks: Iterable[Check]) -> Iterator[Observation]:
+    """Measure what the checks need, each function once, in the order of the table.
+
+    Args:
+        subject: the subject of the audit.
+        checks: the checks to make.
+
+    Returns:
+        The observations of these checks.
+    """
+    wanted = {check.id: check for check in checks}
+    for by in dict.fromkeys(check.by for check in wanted.values()):
+        measure = cast("_Measure", getattr(_module(by), by.partition(".")[2]))
+        yield from (observation for observation in measure(subject) if observation.check in wanted)
+
+
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Ask every file of checks which of its checks cannot be made.
+
+    Args:
+        subject: the subject of the audit.
+
+    Returns:
+        Reasons by check, from the `not_checked` of each file that has one.
+    """
+    modules = dict.fromkeys(_module(check.by) for check in subject.checks.values())
+    reasons = (cast("_Reasons", module.not_checked)(subject) for module in modules if hasattr(module, "not_checked"))
+    return {check: reason for found in reasons for check, reason in found.items()}
+
+
+def _module(by: str) -> ModuleType:
+    return import_module(f"specdiag.auditing.{by.partition('.')[0]}")

@@ -1,0 +1,35 @@
+"""The subject of an audit: a report, and everything else that was read for the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from specdiag.auditing.records import DecayAnswer
+from specdiag.auditing.thresholds import Check, Observation
+from specdiag.report import SpectralReport
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that a check may look at.
+
+    Attributes:
+        report: the records of the weights.
+        checks: every check by id, with the thresholds that hold.
+        is_checkpoint: the weights themselves were there, and not a report alone.
+        config: config.json, empty without one.
+        n_others: number of small tensors that were read; None where they are not listed.
+        others: observations on those tensors.
+        baseline: the report of the baseline, where there is one.
+        decay: the answer on a stated decay, where one was stated.
+    """
+
+    report: SpectralReport
+    checks: Mapping[str, Check]
+    is_checkpoint: bool = False
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+    n_others: int | None = None
+    others: tuple[Observation, ...] = ()
+    baseline: SpectralReport | None = None
+    decay: DecayAnswer | None = None
