@@ -103,7 +103,7 @@ def test_skip_reasons():
     }
     assert modules(shapes).skipped == {
         "a.bias": "1-D: bias, norm or vector",
-        "scale": "1-D: bias, norm or vector",
+        "scale": "0-D: a single value",
         "h.0.attn.bias": "buffer: causal attention mask",
         "h.0.attn.masked_bias": "buffer: attention mask",
         "stages.0.norm.weight": "norm",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,8 @@ def write(path: Path, *names: str) -> Path:
     ],
 )  # fmt: skip
 def test_locations_on_the_hub(typed: str, expected: Location) -> None:
-    assert locate(typed) == expected
+    assert replace(locate(typed), url=False) == expected
+    assert locate(typed).url == ("://" in typed)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +160,75 @@ def test_a_tie_is_never_guessed(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path, file="b.safetensors").source.files == ("b.safetensors",)
     with pytest.raises(UsageError, match=r"has no file 'c.safetensors'; it has a.safetensors, b.safetensors"):
         open_checkpoint(tmp_path, file="c.safetensors")
-    with pytest.raises(UsageError, match="has no file"):
-        open_checkpoint(tmp_path, file="../a.safetensors")
+
+
+@pytest.mark.parametrize("file", ["../other/model.safetensors", "sub/../../other/model.safetensors", ".."])
+@pytest.mark.parametrize("location", [None, "org/name", "https://huggingface.co/org/name"])
+def test_a_file_outside_the_folder_is_refused(tmp_path: Path, file: str, location: str | None) -> None:
+    write(tmp_path / "other/model.safetensors")
+    write(tmp_path / "mine/model.safetensors")
+    (tmp_path / "mine/sub").mkdir()
+    with pytest.raises(UsageError, match=rf"file={re.escape(file)} does not lie inside '"):
+        open_checkpoint(location or tmp_path / "mine", file=file)
+
+
+def test_an_absolute_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="does not lie inside"):
+        open_checkpoint(tmp_path, file=str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("target", ["b.safetensors", "gone"])
+def test_links_to_nothing_are_no_models(tmp_path: Path, target: str) -> None:
+    (tmp_path / "a.safetensors").symlink_to(target)
+    (tmp_path / "b.safetensors").symlink_to("a.safetensors")
+    why = "which leads in a circle" if target != "gone" else "which does not exist"
+    with pytest.raises(SourceError, match=f"holds 'a.safetensors', a link to '{target}', {why}: delete it"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(SourceError, match=f"a.safetensors' is a link to '{target}', {why}"):
+        open_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_folder_in_the_place_of_a_configuration(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "model.safetensors")
+    (tmp_path / name).mkdir()
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(SourceError, match=rf"{name}' cannot be read: "):
+            open_checkpoint(source)
+
+
+def test_a_key_that_comes_twice(tmp_path: Path) -> None:
+    write(tmp_path / "one.safetensors")
+    write(tmp_path / "other.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a.weight": "one.safetensors", "a.weight": "other.safetensors"}}')
+    with pytest.raises(SourceError, match=r"index.json' is damaged: it gives 'a.weight' twice"):
+        open_checkpoint(tmp_path)
+    index.unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "model_type": "gpt2"}')
+    (note,) = open_checkpoint(tmp_path / "one.safetensors").notes
+    assert note == "Went on without a configuration: 'config.json' is damaged: it gives 'model_type' twice; correct it."
+
+
+def test_addresses_are_no_paths(tmp_path: Path) -> None:
+    """A sentence on a hub that cannot be reached speaks of paths only where a path may have been meant."""
+    code = (
+        "import sys\nfrom specdiag.checkpoint.reader import open_checkpoint\n"
+        "for name in ('org/name', 'https://huggingface.co/org/name/tree/main', 'hf://org/name'):\n"
+        "    for stream in (False, True):\n"
+        "        try: open_checkpoint(name, stream=stream)\n"
+        "        except Exception as error: print(type(error).__name__, error)\n"
+    )
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("https://huggingface.co", nowhere["HF_ENDPOINT"])],
+        env={**os.environ, **nowhere}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["SourceError"] * 6
+    assert [" path" in line for line in lines] == [True, False, False, False, False, False]
+    assert lines[2].startswith("SourceError http://127.0.0.1:9 cannot be reached for org/name@main, ")
 
 
 def test_a_folder_inside(tmp_path: Path) -> None:
@@ -175,7 +245,7 @@ def test_a_folder_inside(tmp_path: Path) -> None:
     ("names", "sentence"),
     [
         (["config.json"], "holds no weights, only config.json"),
-        ([], "is empty"),
+        ([], "holds no weights, for it has no files that can be read"),
         (["tf_model.h5", "config.json"], "holds weights only as tf_model.h5, not supported"),
         (["consolidated.00.pth", "consolidated.01.pth"], "is cut for tensor parallelism"),
         (["x-01-of-03.safetensors", "x-03-of-03.safetensors"], "it lacks x-02-of-03.safetensors"),
@@ -299,7 +369,7 @@ def test_unreadable() -> None:
         path.parent.chmod(0)
         with unprivileged(), pytest.raises(SourceError, match=r"closed' cannot be listed: Permission denied"):
             open_checkpoint(path.parent)
-        with unprivileged(), pytest.raises(SourceError, match="is empty"):
+        with unprivileged(), pytest.raises(SourceError, match="it has no files that can be read"):
             open_checkpoint(folder)
         path.parent.chmod(0o755)
 

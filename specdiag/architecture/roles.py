@@ -105,6 +105,8 @@ def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
     """Why a tensor is no weight matrix, as far as name and shape say. A user's rule overrides the name."""
     if 0 in shape:
         return "empty: a dimension is 0"
+    if not shape:
+        return "0-D: a single value"
     if len(shape) < 2:
         return "1-D: bias, norm or vector"
     return None if is_mapped else find_skip(numbered(name))

@@ -6,7 +6,7 @@ Two different models of equal rank are never guessed between.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -49,13 +49,22 @@ class Choice:
         return self.index or self.files[0]
 
 
-def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
-    """The model among the files of a repository or directory.
+def _sound(name: str) -> str | None:
+    """Give None: nothing is known of links."""
+    return None
+
+
+def choose(names: Iterable[str], pick: str | None, where: str, broken: Callable[[str], str | None] = _sound) -> Choice:
+    """Choose the model among the files of a repository or directory.
 
     Args:
         names: every file, relative, with `/` between folders.
         pick: a file, or a folder to choose within, instead of the best file at the top.
         where: the repository or directory, for messages.
+        broken: describes a name that is a link to no file, None for others; asked of models of equal rank.
+
+    Returns:
+        Its files.
 
     Raises:
         UsageError: `pick` names nothing, or several different models have the same rank.
@@ -73,7 +82,7 @@ def choose(names: Iterable[str], pick: str | None, where: str) -> Choice:
     if not candidates:
         raise SourceError(_nothing(names, inside, where))
     best = min(_rank(candidate) for candidate in candidates)
-    return _only(_without_variants([candidate for candidate in candidates if _rank(candidate) == best]), where)
+    return _only(_without_variants([candidate for candidate in candidates if _rank(candidate) == best]), where, broken)
 
 
 def is_index(name: str) -> bool:
@@ -146,17 +155,26 @@ def _without_variants(choices: list[Choice]) -> list[Choice]:
     ]
 
 
-def _only(choices: Sequence[Choice], where: str) -> Choice:
+def _only(choices: Sequence[Choice], where: str, broken: Callable[[str], str | None]) -> Choice:
     names = [choice.name for choice in choices]
     if len(choices) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
         raise SourceError(
             f"{where} is cut for tensor parallelism ({listed(names, _LISTED)}), not supported: merge it first"
         )
     if len(choices) > 1:
+        _refuse_broken(choices, where, broken)
         raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
     if choices[0].missing:
         raise SourceError(f"{where} is incomplete: it lacks {listed(choices[0].missing, _LISTED)}; fetch it again")
     return choices[0]
+
+
+def _refuse_broken(choices: Sequence[Choice], where: str, broken: Callable[[str], str | None]) -> None:
+    """Refuse a tie that links to nothing are a part of: they are no models."""
+    for name in (name for choice in choices for name in choice.files or (choice.name,)):
+        link = broken(name)
+        if link is not None:
+            raise SourceError(f"{where} holds '{name}', {link}: delete it, or pick another file with file=")
 
 
 def _missing(files: Sequence[str]) -> tuple[str, ...]:
@@ -180,7 +198,8 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     if folders:
         named = listed(folders, _LISTED)
         return f"{where} holds weights only in its folders {named}: name one, or pick it with file="
-    return f"{where} holds no weights, only {listed(inside, _LISTED)}" if inside else f"{where} is empty"
+    named = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
+    return f"{where} holds no weights, {named}"
 
 
 def _base(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ class Files(Protocol):
         """Whether there is such a file."""
         ...
 
+    def broken(self, name: str) -> str | None:
+        """Describe a name that is a link to no file; None for anything else."""
+        ...
+
     def fetch(self, names: Sequence[str], /) -> None:
         """Make files ready to be read, or refuse the kind that they are."""
         ...
@@ -32,6 +37,18 @@ class Files(Protocol):
     def list(self, name: str, label: str) -> Listing:
         """What a file of weights holds."""
         ...
+
+
+def broken_link(path: Path) -> str | None:
+    """Describe a link that leads to no file, as the end of a sentence; None for anything else."""
+    if exists(path) or not path.is_symlink():
+        return None
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"a link to '{path.readlink()}', which leads in a circle"
+    return f"a link to '{path.readlink()}', which does not exist"
 
 
 def exists(path: Path) -> bool:
@@ -61,6 +78,10 @@ class LocalFiles:
     def has(self, name: str) -> bool:
         """Whether there is such a file; of those to be downloaded, whether it is there already."""
         return exists(self.root / name)
+
+    def broken(self, name: str) -> str | None:
+        """Describe a name that is a link to no file; None for anything else."""
+        return broken_link(self.root / name)
 
     def read(self, name: str, label: str) -> bytes:
         """All of a small file.

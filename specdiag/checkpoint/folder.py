@@ -62,7 +62,7 @@ class Folder:
             SourceError: it cannot be read at all.
         """
         name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")
-        if name not in self.names:
+        if not self.has(name):
             return {}, []
         self.files.fetch([name])
         data = self.files.read(name, self.label(name))
@@ -96,7 +96,7 @@ def _hub(location: Location) -> Folder:
     from specdiag.checkpoint import hub
 
     assert location.repo is not None
-    snapshot = hub.resolve(location.repo, location.revision)
+    snapshot = hub.resolve(location.repo, location.revision, maybe_path=not location.url)
     source = Source(kind="hub", location=location.repo, revision=location.revision, commit=snapshot.commit)
 
     def fetch(files: Sequence[str]) -> None:
@@ -110,7 +110,7 @@ def _streamed(location: Location) -> Folder:
     from specdiag.checkpoint.stream import list_repository
 
     assert location.repo is not None
-    files = list_repository(location.repo, location.revision)
+    files = list_repository(location.repo, location.revision, maybe_path=not location.url)
     source = Source(kind="hub", location=location.repo, revision=location.revision, commit=files.commit)
     return Folder(source, tuple(files.sizes), files)
 

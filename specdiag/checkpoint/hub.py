@@ -59,17 +59,21 @@ class Snapshot:
     names: tuple[str, ...]
 
 
-def resolve(repo: str, revision: str | None) -> Snapshot:
-    """The commit behind a revision and its list of files. Only config.json is downloaded.
+def resolve(repo: str, revision: str | None, *, maybe_path: bool = False) -> Snapshot:
+    """Find the commit behind a revision and its list of files. Only config.json is downloaded.
 
     Args:
         repo: `org/name`, or a legacy one-word id.
         revision: branch, tag or commit; None for the default branch.
+        maybe_path: whether `repo` may have been meant as a path, for messages.
+
+    Returns:
+        The commit, with nothing but its config.json downloaded.
 
     Raises:
         SourceError: the hub has no such model or revision, does not give it, or cannot be reached.
     """
-    folder = _download(repo, revision, ["config.json"])
+    folder = _download(repo, revision, ["config.json"], maybe_path=maybe_path)
     try:
         names = tuple(entry.path for entry in get_cached_repo_tree(repo, revision=folder.name))
     except CachedRepoTreeNotFoundError:  # cached by an older huggingface_hub, and offline now
@@ -104,21 +108,31 @@ def download(snapshot: Snapshot, files: Iterable[str]) -> None:
         _download(snapshot.repo, snapshot.commit, wanted)
 
 
-def _download(repo: str, revision: str | None, files: Iterable[str]) -> Path:
-    with in_one_sentence(repo, revision):
+def _download(repo: str, revision: str | None, files: Iterable[str], *, maybe_path: bool = False) -> Path:
+    with in_one_sentence(repo, revision, maybe_path=maybe_path):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in files]))
 
 
 @contextmanager
-def in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
-    """Turn what huggingface_hub raises into a SourceError that says what it means for the repository."""
+def in_one_sentence(repo: str, revision: str | None, *, maybe_path: bool = False) -> Generator[None]:
+    """Turn what huggingface_hub raises into a SourceError that says what it means for the repository.
+
+    Args:
+        repo: `org/name`, or a legacy one-word id.
+        revision: branch, tag or commit that was asked for.
+        maybe_path: whether `repo` may have been meant as a path: then a sentence on what is not there speaks of both.
+
+    Raises:
+        SourceError: the hub does not give what was asked for.
+    """
     try:
         with watched(repo):
             yield
     except SpecdiagError:
         raise
     except HFValidationError as error:
-        raise SourceError(f"'{repo}' is neither a path that exists nor a hub model (org/name)") from error
+        other = "is neither a path that exists nor a hub model" if maybe_path else "is no name of a model on the hub"
+        raise SourceError(f"'{repo}' {other} (org/name)") from error
     except GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{repo}"
         raise SourceError(
@@ -126,13 +140,13 @@ def in_one_sentence(repo: str, revision: str | None) -> Generator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise SourceError(
-            f"there is neither a path '{repo}' nor a public model of that name on {constants.ENDPOINT}: "
+            f"there is {_what(repo, maybe_path=maybe_path)} on {constants.ENDPOINT}: "
             "check the spelling; for a private model set HF_TOKEN, or 'hf auth login'"
         ) from error
     except RevisionNotFoundError as error:
         raise SourceError(f"{repo} has no revision '{revision}': see {constants.ENDPOINT}/{repo}/tree/main") from error
     except LocalEntryNotFoundError as error:
-        raise SourceError(_not_cached(repo, revision, error)) from error
+        raise SourceError(_not_cached(repo, revision, error, maybe_path=maybe_path)) from error
     except EntryNotFoundError as error:
         raise SourceError(f"{repo} lists a file that the hub does not have: try again, or another revision") from error
     except HfHubHTTPError as error:
@@ -203,12 +217,21 @@ def is_hopeless(error: Exception) -> bool:
     return type(error).__name__ in _HOPELESS
 
 
-def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError) -> str:
+def _what(repo: str, *, maybe_path: bool) -> str:
+    return f"neither a path '{repo}' nor a public model of that name" if maybe_path else f"no public model '{repo}'"
+
+
+def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError, *, maybe_path: bool) -> str:
     what = f"{repo}@{revision}" if revision else repo
     if constants.HF_HUB_OFFLINE:
         return f"{what} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
         return answered(repo, error.__cause__)
+    if not maybe_path:
+        return (
+            f"{constants.ENDPOINT} cannot be reached for {what}, which is not complete in the hub's cache: "
+            "check the connection"
+        )
     return (
         f"there is no path '{what}', and {constants.ENDPOINT} cannot be reached to look for a model of that name, "
         "which is not in the hub's cache: check the spelling and the connection"

@@ -164,7 +164,7 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
         UsageError: `pick` names nothing, or several different models tie.
         SourceError: files are missing, damaged, unsupported, or belong to different models.
     """
-    choice = choose(folder.names, pick, folder.source.location)
+    choice = choose(folder.names, pick, folder.source.location, folder.files.broken)
     weight_map: dict[str, str] = {}
     if choice.index is not None:
         weight_map = read_index(folder.json(choice.index), choice.index)

@@ -54,18 +54,38 @@ def stays_inside(file: str) -> bool:
 
 
 def parse_json(data: bytes, label: str) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Decode the JSON object of a file.
+
+    Args:
+        data: all of the file.
+        label: its name in messages.
+
+    Returns:
+        The object.
 
     Raises:
-        SourceError: it is something else.
+        SourceError: it is something else, or gives a key twice: decoders would keep the last.
     """
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_unique)
+    except _RepeatedKeyError as error:
+        raise SourceError(f"'{label}' is damaged: it gives {brief(repr(str(error)))} twice; correct it") from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"'{label}' is damaged, not JSON ({brief(str(error), 500)}): fetch it again") from error
     if not isinstance(content, dict):
         raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
     return cast("dict[str, Any]", content)
+
+
+class _RepeatedKeyError(Exception):
+    """A JSON object with a key that comes twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _RepeatedKeyError(duplicate(key for key, _ in pairs))
+    return content
 
 
 def require_distinct(tensors: Sequence[StoredTensor], where: str) -> None:

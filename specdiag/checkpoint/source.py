@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specdiag.checkpoint.files import exists
+from specdiag.checkpoint.files import broken_link
 from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 
@@ -31,12 +31,14 @@ class Location:
         repo: `org/name` or a one-word id on the hub, or None.
         revision: branch, tag or commit that was asked for.
         file: file or folder inside to read, or None for the best.
+        url: whether it was given as a URL, which cannot be a path.
     """
 
     path: Path | None = None
     repo: str | None = None
     revision: str | None = None
     file: str | None = None
+    url: bool = False
 
 
 def locate(location: str | os.PathLike[str], revision: str | None = None, file: str | None = None) -> Location:
@@ -57,7 +59,7 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         return _local(path, revision, file)
     text = _CREDENTIALS.sub(r"\1", text)
     if _URL.fullmatch(text):
-        found = _from_uri(text)
+        found = replace(_from_uri(text), url=True)
     elif not _PATH_LIKE.fullmatch(text) and (match := _HUB_ID.fullmatch(text)):
         found = Location(repo=match["repo"], revision=match["revision"])
     else:
@@ -66,7 +68,8 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         raise UsageError(f"'{text}' already names revision '{found.revision}': leave out revision={revision}")
     if file and found.file:
         raise UsageError(f"'{text}' already names '{found.file}': leave out file={file}")
-    return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file)
+    _require_inside(file or found.file, text)
+    return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file, url=found.url)
 
 
 def expanded(text: str) -> Path:
@@ -84,11 +87,17 @@ def expanded(text: str) -> Path:
 def _local(path: Path, revision: str | None, file: str | None) -> Location:
     if revision:
         raise UsageError(f"revision={revision} is for models on the hub, and '{path}' is a local path")
-    if not exists(path):
-        raise SourceError(f"'{path}' is a link to '{path.readlink()}', which does not exist")
+    if (link := broken_link(path)) is not None:
+        raise SourceError(f"'{path}' is {link}")
     if file and not path.is_dir():
         raise UsageError(f"file={file} picks within a directory or repository, and '{path}' is a file")
+    _require_inside(file, str(path))
     return Location(path=path, file=file)
+
+
+def _require_inside(file: str | None, where: str) -> None:
+    if file and (".." in file.split("/") or Path(file).is_absolute()):
+        raise UsageError(f"file={file} does not lie inside '{where}': name a file below it, or give another source")
 
 
 def _from_uri(text: str) -> Location:

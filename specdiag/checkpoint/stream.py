@@ -43,6 +43,10 @@ class StreamedFiles:
         """Whether the commit has such a file."""
         return name in self.sizes
 
+    def broken(self, name: str) -> str | None:
+        """Give None: a commit has no links that are followed."""
+        return None
+
     def fetch(self, names: Sequence[str]) -> None:
         """Bring JSON files into memory, and refuse weights in a format that is not read by ranges.
 
@@ -87,8 +91,16 @@ class StreamedFiles:
         return HubFile(self.repo, self.commit, name, self.sizes[name], self._patience)
 
 
-def list_repository(repo: str, revision: str | None) -> StreamedFiles:
-    """The commit behind a revision and its files; the hub's cache is neither read nor written.
+def list_repository(repo: str, revision: str | None, *, maybe_path: bool = False) -> StreamedFiles:
+    """List the files of the commit behind a revision; the hub's cache is neither read nor written.
+
+    Args:
+        repo: `org/name`, or a legacy one-word id.
+        revision: branch, tag or commit; None for the default branch.
+        maybe_path: whether `repo` may have been meant as a path, for messages.
+
+    Returns:
+        The files, none of them read.
 
     Raises:
         SourceError: the hub has no such model or revision, does not give it, or cannot be reached.
@@ -98,7 +110,7 @@ def list_repository(repo: str, revision: str | None) -> StreamedFiles:
             f"stream=True reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave out stream=True"
         )
     api = HfApi()
-    with in_one_sentence(repo, revision):
+    with in_one_sentence(repo, revision, maybe_path=maybe_path):
         try:
             commit = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha
             entries = list(api.list_repo_tree(repo, recursive=True, revision=commit))

@@ -20,8 +20,9 @@ _BELOW = ".base_layer.out_proj."
 _PRUNED = "update of rank 0"
 _REPLACED = "replaced by modules_to_save"
 _VECTOR = "1-D: bias, norm or vector"
+_SINGLE = "0-D: a single value"
 _HARMLESS = frozenset(
-    {_PRUNED, _REPLACED, _VECTOR, "bias of an update", "rank counter of AdaLoRA", "buffer of trainable tokens"}
+    {_PRUNED, _REPLACED, _VECTOR, _SINGLE, "bias of an update", "rank counter of AdaLoRA", "buffer of trainable tokens"}
 )
 
 
@@ -226,7 +227,8 @@ def _others(
         elif piece.kind in ("weight", "frozen", "alpha"):
             name = tensor.name if piece.kind == "alpha" else piece.module  # an alpha of no update is a parameter
             if name in weights:
-                reasons[tensor.name] = f"a second weight for {name}" if len(tensor.shape) > 1 else _VECTOR
+                second = f"a second weight for {name}"
+                reasons[tensor.name] = (_SINGLE, _VECTOR, second)[min(len(tensor.shape), 2)]
             weights.setdefault(name, replace(tensor, name=name))
         elif piece.kind == "tokens":
             reasons[tensor.name] = "trainable tokens: rows of a table, no matrix"

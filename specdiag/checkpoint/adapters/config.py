@@ -59,8 +59,12 @@ class AdapterConfig:
 
     @property
     def transposed(self) -> bool:
-        """Whether its modules store (in, out), as GPT-2's Conv1D does."""
-        return self.settings.get("fan_in_fan_out") is True
+        """Whether its modules store (in, out), as GPT-2's Conv1D does.
+
+        Raises:
+            SourceError: the config says neither true nor false.
+        """
+        return self._flag("fan_in_fan_out")
 
     def rank(self, module: str) -> int | None:
         """The rank of a module's update, None where the config does not say it.
@@ -90,13 +94,13 @@ class AdapterConfig:
         if self.settings.get("peft_type") == "ADALORA":
             begun = self._whole("init_r", self.settings.get("init_r"))
             return (alpha if alpha > 0 else float(rank)) / ((rank if begun is None else begun) + 1e-5)
-        return alpha / math.sqrt(rank) if self.settings.get("use_rslora") else alpha / rank
+        return alpha / math.sqrt(rank) if self._flag("use_rslora") else alpha / rank
 
     def tokens(self, module: str) -> tuple[int, ...] | None:
         """The rows of a table that trainable tokens replace, None where the config does not list them."""
         listed = self.settings.get("trainable_token_indices")
         if isinstance(listed, dict):
-            of_modules = _mapping(listed)
+            of_modules = cast("dict[str, Any]", listed)
             listed = next((of_modules[end] for end in _ends(module) if end in of_modules), None)
         rows = cast("list[Any]", listed) if isinstance(listed, list) else []
         return tuple(rows) if rows and all(type(row) is int and 0 <= row < 1 << 31 for row in rows) else None
@@ -107,30 +111,39 @@ class AdapterConfig:
 
     @cached_property
     def _ranks(self) -> Patterns:
-        return Patterns(_mapping(self.settings.get("rank_pattern")))
+        return Patterns(_mapping("rank_pattern", self.settings.get("rank_pattern")))
 
     @cached_property
     def _alphas(self) -> Patterns:
-        return Patterns(_mapping(self.settings.get("alpha_pattern")))
+        return Patterns(_mapping("alpha_pattern", self.settings.get("alpha_pattern")))
 
     @cached_property
     def _kept(self) -> list[str]:
-        return sorted(_mapping(self.settings.get("rank_pattern")))
+        return sorted(_mapping("rank_pattern", self.settings.get("rank_pattern")))
 
     def _flags(self, module: str) -> list[Any] | None:
         """What AdaLoRA kept of a module: the entry is named after one of its tensors."""
         place = bisect_left(self._kept, f"{module}.")
         if place == len(self._kept) or not self._kept[place].startswith(f"{module}."):
             return None
-        flags = _mapping(self.settings.get("rank_pattern"))[self._kept[place]]
+        flags = _mapping("rank_pattern", self.settings.get("rank_pattern"))[self._kept[place]]
         return cast("list[Any]", flags) if isinstance(flags, list) else None
 
     @cached_property
     def _parameters(self) -> set[str]:
         """The modules that hold a parameter of `target_parameters` which is not called `weight`."""
         targets = self.settings.get("target_parameters")
-        named = (str(target) for target in cast("list[Any]", targets)) if isinstance(targets, list) else ()
+        if targets is not None and not isinstance(targets, list):
+            raise _damaged("target_parameters", targets, "no list of names")
+        named = map(str, cast("list[Any]", targets or []))
         return {parent for parent, _, leaf in (name.rpartition(".") for name in named) if leaf != "weight"}
+
+    def _flag(self, key: str) -> bool:
+        """Read a flag, False where nothing is said."""
+        value = self.settings.get(key)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        raise _damaged(key, value, "neither true nor false")
 
     def _whole(self, key: str, value: Any) -> int | None:
         """`value` where it is a rank, None where nothing is said."""
@@ -160,5 +173,7 @@ def _ends(module: str) -> Iterator[str]:
         module = module.partition(".")[2]
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    if value is None or isinstance(value, dict):
+        return cast("dict[str, Any]", value or {})
+    raise _damaged(key, value, "no object of module names")
