@@ -132,7 +132,7 @@ def test_the_longest_names_that_are_read_take_no_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("index", "layer"),
-    [("7", 7), ("²³", None), ("٣", None), ("9" * 9, 999_999_999), ("9" * 10, None), ("9" * 900, None)],
+    [("7", 7), ("²³", None), ("٣", None), ("9" * 5, 99_999), ("9" * 6, None), ("9" * 900, None)],
 )
 def test_layers_are_what_ascii_digits_say(tmp_path: Path, index: str, layer: int | None) -> None:
     (matrix,) = open_checkpoint(one(tmp_path, f"model.layers.{index}.self_attn.q_proj.weight")).matrices
