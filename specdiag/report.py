@@ -24,7 +24,7 @@ from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped
 from specdiag.storage.kinds import REPORT, read_record
 from specdiag.storage.plausibility import implausible_rows
 from specdiag.storage.result import Result, cell
-from specdiag.storage.spectra_file import SavedSpectra
+from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +132,8 @@ class SpectralReport(Result):
     def save(self, path: str | os.PathLike[str], *, spectra: bool = True) -> Path:
         """Write `path` and, unless `spectra` is False, the eigenvalues beside it. Both appear whole or not at all.
 
+        Killed at any moment, it leaves the old report or the new one, with its eigenvalues.
+
         Args:
             path: a `.json` file.
             spectra: write `X.spectra.safetensors` beside `X.json`.
@@ -147,11 +149,13 @@ class SpectralReport(Result):
         if spectra and self._spectra is not None:
             data = save({k: v for k, v in self._spectra.items() if v.size})
             digest = hashlib.sha256(data).hexdigest()
-            write_atomically(_spectra_path(path), data)
+            write_pending(_spectra_path(path), data, digest)
         report = replace(self, provenance=replace_record(self.provenance, spectra_digest=digest))
         write_atomically(path, report.to_json())
         if digest is None:
             _spectra_path(path).unlink(missing_ok=True)  # of the report that was replaced
+        else:
+            settle(_spectra_path(path), digest)
         return path
 
     def to_json(self) -> bytes:
@@ -225,7 +229,7 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         summary=content.summary,
         provenance=content.provenance,
         complete=content.complete,
-        _spectra=_saved_spectra(beside, digest, content.records) if digest and os.path.lexists(beside) else None,
+        _spectra=_saved_spectra(beside, digest, content.records) if digest and is_there(beside, digest) else None,
     )
 
 

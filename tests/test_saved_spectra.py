@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,3 +225,41 @@ def test_the_json_names_the_digest_of_the_file_beside_it(saved):
     again = load_report(path).save(path.with_name("b.json"))
     assert json.loads(again.read_text())["provenance"]["spectra_digest"]
     assert again.with_name("b.spectra.safetensors").read_bytes() == spectra.read_bytes()
+
+
+# A crash between the two files
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("renamed", range(4))
+def test_a_report_has_its_eigenvalues_after_a_kill_at_any_moment(saved, monkeypatch, renamed):
+    """Of the three renames of a save, some are done: what was there, or what is new, is whole."""
+    path, spectra = saved
+    old, new = load_report(path).in_memory(), analysed(96)
+    replace, done = Path.replace, []
+
+    def dying(self, target):
+        if len(done) == renamed:
+            raise Killed
+        done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    if renamed < 3:
+        with pytest.raises(Killed):
+            new.save(path)
+    else:
+        new.save(path)
+    monkeypatch.undo()
+    found = load_report(path)
+    expected = new if renamed >= 2 else old
+    assert found.records == expected.records
+    np.testing.assert_array_equal(found.eigenvalues(NAMES[0]), expected.eigenvalues(NAMES[0]))
+    old.save(path)
+    np.testing.assert_array_equal(load_report(path).eigenvalues(NAMES[1]), old.eigenvalues(NAMES[1]))
+    assert spectra.exists()
+    if renamed == 3:
+        assert sorted(f.name for f in path.parent.iterdir()) == sorted([path.name, spectra.name])

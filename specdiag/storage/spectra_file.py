@@ -1,15 +1,20 @@
-"""The eigenvalues beside a saved report, `X.spectra.safetensors`: read and checked when they are first asked for."""
+"""The eigenvalues beside a saved report, `X.spectra.safetensors`: read and checked when they are first asked for.
+
+They are written under a name with their digest, and take their own name once the report that holds this digest is
+written: so each report, the old one and the new, finds its eigenvalues at any moment.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdiag.errors import SourceError
-from specdiag.files import read_whole
+from specdiag.files import is_stream, read_whole, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +67,17 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
         return spectra
 
     def _read(self) -> bytes:
+        return self._read_pending() or self._read_settled()
+
+    def _read_pending(self) -> bytes:
+        """Read what an interrupted save left under its digest; nothing where there is no such file."""
+        try:
+            data = read_whole(_pending(self._path, self._digest), self._limit())
+        except OSError:
+            return b""
+        return data if hashlib.sha256(data).hexdigest() == self._digest else b""
+
+    def _read_settled(self) -> bytes:
         try:
             data = read_whole(self._path, self._limit())
         except OSError as error:
@@ -86,6 +102,42 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
 
     def _refused(self, problem: str) -> SourceError:
         return SourceError(f"{self._path} {problem}: copy both files of the report again, or analyze again")
+
+
+def write_pending(path: Path, data: bytes, digest: str) -> None:
+    """Write eigenvalues so that both the report that is there and the next one find theirs.
+
+    Args:
+        path: the file that they will be in.
+        data: its content.
+        digest: SHA-256 of `data`.
+
+    Raises:
+        UsageError: the folder cannot be written.
+        ComputationError: the disk is full.
+    """
+    write_atomically(path if is_stream(path) else _pending(path, digest), data)
+
+
+def settle(path: Path, digest: str) -> None:
+    """Give eigenvalues their own name, once the report with their digest is written.
+
+    Args:
+        path: the file.
+        digest: as for `write_pending`.
+    """
+    if not is_stream(path):
+        _pending(path, digest).replace(path.resolve())
+
+
+def is_there(path: Path, digest: str) -> bool:
+    """Tell whether there is a file with these eigenvalues, settled or not."""
+    return os.path.lexists(path) or _pending(path, digest).exists()
+
+
+def _pending(path: Path, digest: str) -> Path:
+    target = path.resolve()
+    return target.with_name(f".{target.name}.{digest[:8]}")
 
 
 def _problem(values: NDArray[np.float64], expected: int) -> str | None:
