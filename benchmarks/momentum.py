@@ -146,7 +146,7 @@ def _schedules(name: str) -> tuple[Schedule, Schedule]:
         share = schedules.cosine(1.0, LONG - LONG_WARMUP, final=LAST)
 
         def replaced(step: int) -> tuple[float, float]:
-            return schedules.momentum_for(share(max(0, step - LONG_WARMUP)), ALPHA)
+            return schedules.gradient_weight_for(share(max(0, step - LONG_WARMUP)), ALPHA)
 
         return lambda step: warm(step) * replaced(step)[1], lambda step: replaced(step)[0]
     return warm, lambda step: ALPHA + (1 - ALPHA) * min(step / LONG, 1.0)

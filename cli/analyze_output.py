@@ -17,7 +17,7 @@ from specdiag.text.names import listed
 from . import failures, output, partial, tables
 
 if TYPE_CHECKING:
-    from specdiag.analysis.analyze import Interrupted
+    from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.processes import Ranks
     from specdiag.checkpoint.tensors import Checkpoint
     from specdiag.records import Source
@@ -133,9 +133,7 @@ def answer(report: SpectralReport, target: Target) -> None:
 
     if not report.complete:
         output.talk(f"{report.source}: the analysis was interrupted, this report is incomplete", "yellow")
-    if target.format in ("table", "json") and target.out is not None:
-        with interrupts.held_back():
-            report.save(target.out, spectra=target.spectra)
+    save(report, target)
     if target.format == "table":
         _print_table(report, target)
     if target.format in ("table", "json") and target.out is not None:
@@ -149,18 +147,27 @@ def answer(report: SpectralReport, target: Target) -> None:
     output.deliver(data, target.out)
 
 
-def interrupted(stopped: Interrupted, target: Target, ranks: Ranks | None) -> None:
-    """Keep what was done."""
+def save(report: SpectralReport, target: Target) -> None:
+    """Save the report where one is asked for; a signal waits so long."""
+    if target.format in ("table", "json") and target.out is not None:
+        with interrupts.held_back():
+            report.save(target.out, spectra=target.spectra)
+
+
+def stopped(stopped: Interrupted | AnalysisFailed, target: Target, ranks: Ranks | None) -> None:
+    """Keep what was measured before a signal or a failure."""
     report = stopped.report
     go_on = ": --resume goes on from it" if target.is_report else ""
     rank = 0 if ranks is None else ranks.rank
-    said = f"interrupted after {len(report)} matrices; the report is marked incomplete{go_on}"
+    how = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "stopped by an error"
+    state = "complete" if report.complete else f"marked incomplete{go_on}"
+    said = f"{how} after {len(report)} matrices; the report is {state}"
     if ranks is None:
         output.talk(said, "yellow")
     else:
         why = stopped.__cause__ if isinstance(stopped.__cause__, SpecdiagError) else "another process may have died"
         output.trouble(f"{said} ({why})")
-    kept = target.for_a_partial_report(rank)
+    kept = target if report.complete and rank == 0 else target.for_a_partial_report(rank)
     if rank == 0:
         answer(report, kept)
     elif kept.is_report and kept.out is not None:
@@ -178,8 +185,9 @@ def verdict(report: SpectralReport) -> None:
 
 def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis.analyze import make_settings, select
     from specdiag.analysis.cost import flops, seconds, stored_bytes
+    from specdiag.analysis.selection import select
+    from specdiag.analysis.settings import make_settings
     from specdiag.files import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export

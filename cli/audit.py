@@ -1,4 +1,4 @@
-"""`specdiag audit`: what is wrong with a checkpoint, and an exit code for pipelines."""
+"""`specdiag audit`: faults of a checkpoint, and an exit code for pipelines."""
 
 from __future__ import annotations
 
@@ -8,89 +8,73 @@ from typing import Annotated, Any
 
 import typer
 
-from . import options, output
-
-_ANALYSIS = (
-    "revision", "file", "base", "role_map", "include", "exclude", "role", "experts", "device", "dtype", "randomize",
-    "jobs", "memory",
-)  # fmt: skip
+from . import options, output, targets
+from .sharing import Given, takes_shared
 
 
 class FailOn(StrEnum):
-    """From which severity on the exit code is 1."""
+    """The least severity that fails."""
 
     warn = "warn"
     fail = "fail"
 
 
 class Format(StrEnum):
-    """What is printed."""
+    """Formats of the audit."""
 
     table = "table"
     json = "json"
     md = "md"
 
 
+@takes_shared("audit")
 @output.guarded
 def audit(
     ctx: typer.Context,
     source: options.SourceArgument,
+    *,
+    given: Given,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="SOURCE", help="Report or checkpoint to compare with.")
+        str | None, typer.Option("--baseline", metavar="SOURCE", help="Compare with this report or checkpoint.")
     ] = None,
     thresholds: Annotated[
         Path | None, typer.Option("--thresholds", metavar="FILE", help="TOML file that changes checks.")
     ] = None,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Severity from which on the exit code is 1.")
+        FailOn, typer.Option("--fail-on", help="Exit with 1 if a finding is at least this severe.")
     ] = FailOn.fail,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", help="AdamW's, of the run: do the weights fit it? With --lr.")
+        float | None,
+        typer.Option("--weight-decay", help="Check the weight norms against this AdamW decay (needs --lr)."),
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate of that run.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Its optimizer steps.")] = None,
-    randomize: Annotated[
-        bool, typer.Option("--randomize", help="Look for correlation traps too (twice the work).")
-    ] = False,
-    revision: options.RevisionOption = None,
-    file: options.FileOption = None,
-    base: options.BaseOption = None,
-    role_map: options.RoleMapOption = None,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
-    role: options.RoleOption = None,
-    experts: options.ExpertsOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DTypeOption = options.DType.auto,
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
-    cache: options.CacheOption = True,
-    format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps of that run.")] = None,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
+    ] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Save the audit as JSON; with -f md, what that prints.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Save the audit as JSON; with -f md, what that prints.", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every finding in table and markdown.")] = False,
+    all_rows: options.AllOption = False,
 ) -> None:
-    """What is wrong with a checkpoint: bad values, broken matrices, broken promises of config.json, odd spectra.
+    """Check a checkpoint for NaN, broken matrices, config mismatches and unusual spectra.
 
     A saved report takes milliseconds; the checkpoint itself is also held against its config.json. NaN is a finding.
     Exit codes: 0 passed, 1 findings of --fail-on or worse, 2 usage, 3 source, 130 interrupted
     by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag.auditing.audit import audit as run
-    from specdiag.files import check_writable
     from specdiag.report import is_report
 
     from . import audit_output as show
 
-    if out is not None:
-        check_writable(out)
+    targets.check_file(out, format.value)
     from_report = is_report(Path(source))
-    given = options.given(ctx, _ANALYSIS)
     if from_report:
-        options.require_checkpoint(source, given)
-    if "role" in given:
-        given["roles"] = given.pop("role")
+        given.require_checkpoint(source)
     asked: dict[str, Any] = {
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
     }  # fmt: skip
@@ -99,10 +83,9 @@ def audit(
     else:
         from .progress import analysis_bar
 
-        given["cache"] = options.cache_folder(wanted=cache)
         try:
             with analysis_bar() as bar:
-                found = run(source, **asked, **given, progress=bar)
+                found = run(source, **asked, **given.analysis(), progress=bar)
         except KeyboardInterrupt:
             output.talk("interrupted: nothing was audited", "yellow")
             output.leave()

@@ -1,4 +1,4 @@
-"""`specdiag compare`: what changed between two checkpoints or reports, and an exit code for pipelines."""
+"""`specdiag compare`: changes between two checkpoints or reports, and an exit code for pipelines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import options, output, processes
+from . import options, output, processes, targets
+from .sharing import Given, takes_shared
 
 _OF_RANKING = ("sources", "format", "out", "all_rows", "cache")
 
@@ -54,21 +55,19 @@ def compare(
 ) -> None:
     """Show what changed from BEFORE to AFTER: per role, per matrix, and what has no counterpart.
 
-    Runs of `specdiag train` are ranked by their held-out losses first; other formats than table are of that alone.
+    Runs of `specdiag train` are ranked by their held-out losses first; formats other than table contain only that.
 
     Exit codes: 0 done, 1 a limit of --fail-above is exceeded, 2 usage, 3 source, 4 a matrix has no numbers,
     130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag.files import check_writable
     from specdiag.report import is_report
 
+    targets.check_file(out, format.value)
     if _are_runs(sources):
         unfinished = _unfinished(sources)
         if unfinished and len(sources) == 2:
             output.talk(f"no ranking: {unfinished[0]} has not come to its end", "yellow")
         else:
-            if out is not None:
-                check_writable(out)
             alone = len(sources) > 2 or format is not options.Format.table
             if alone and (
                 idle := [name for name in ctx.params if name not in _OF_RANKING and options.is_given(ctx, name)]
@@ -86,8 +85,8 @@ def compare(
             if alone:
                 return
     if len(sources) != 2:
-        raise UsageError(f"two things are compared, and {len(sources)} were named; only finished runs may be more")
-    a, b = sources
+        raise UsageError(_wrong_count(sources))
+    before, after = sources
     from specdiag.comparison.compare import compare as run
     from specdiag.comparison.compare import failures
     from specdiag.comparison.limits import exceeding, parse_limits
@@ -98,17 +97,11 @@ def compare(
     limits = parse_limits(fail_above or [])
     if options.is_given(ctx, "subspace") and (weights is False or any(is_report(Path(source)) for source in sources)):
         raise UsageError("--subspace is of the weights, which are not compared here: leave it out")
-    if out is not None:
-        check_writable(out)
     ranks = processes.join()
-    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
-    given |= {"cache": options.cache_folder(wanted=cache), "ranks": ranks}
+    analysis: dict[str, Any] = given.analysis() | {"ranks": ranks}
     try:
         with analysis_bar() as bar:
-            found = run(
-                a, b, weights=weights, subspace=subspace, base=base, include=include or [], exclude=exclude or [],
-                roles=role or [], progress=bar, **given,
-            )  # fmt: skip
+            found = run(before, after, weights=weights, subspace=subspace, progress=bar, **analysis)
     except KeyboardInterrupt:
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
         output.leave()
@@ -124,8 +117,14 @@ def compare(
         raise typer.Exit(4)
 
 
+def _wrong_count(sources: list[str]) -> str:
+    if len(sources) == 1:
+        return f"name two to compare, BEFORE and AFTER: only '{sources[0]}' was named"
+    return f"name two to compare, not {len(sources)}; only finished runs of specdiag train may be more, to be ranked"
+
+
 def _are_runs(sources: list[str]) -> bool:
-    """Whether all are runs of specdiag train."""
+    """True where all are runs of specdiag train."""
     return len(sources) > 1 and all((Path(source) / "specdiag_train.toml").is_file() for source in sources)
 
 
@@ -136,15 +135,15 @@ def _unfinished(sources: list[str]) -> list[str]:
 
 
 def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
-    """Print or save the ranking; whether every run has a finite loss."""
+    """Print or save the ranking; False where a run has no finite loss."""
     from specdiag.files import write_atomically
     from specdiag.train.runs.leaderboard import rank
 
     from .train_output import ranking, ranking_data
 
-    rows, said = rank([Path(source) for source in sources])
+    rows, notes = rank([Path(source) for source in sources])
     if format is options.Format.table:
-        ranking(rows, said)
+        ranking(rows, notes)
         return all(math.isfinite(row.loss) for row in rows)
     data = ranking_data(rows, format.value)
     if out is None:

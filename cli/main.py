@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from specdiag.system import interrupts
 from specdiag.text.printable import printable
@@ -28,7 +30,7 @@ from .watch import watch
 
 
 class _Group(TyperGroup):
-    """A usage error may quote the name of a file, as of a glob: it is printed as it shows."""
+    """The program: a usage error may quote the name of a file, which is printed as it shows."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with _quoted():
@@ -50,6 +52,29 @@ def _quoted() -> Generator[None]:
         raise
 
 
+class _Command(TyperCommand):
+    """A command that takes the program's own options after its name too, as `specdiag analyze X -q`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [*super().get_params(ctx), *_everywhere(ctx.find_root().command)]
+
+
+def _everywhere(program: Any) -> Generator[Any]:
+    """The switches of the program, as options of a command that help does not list again."""
+    for option in program.params if isinstance(program, _Group) else ():
+        if option.name in ("quiet", "verbose", "debug"):
+            here: Any = copy.copy(option)
+            here.expose_value, here.hidden, here.envvar = False, True, None
+            here.callback = partial(_switch_on, option.name)
+            yield here
+
+
+def _switch_on(name: str, ctx: Any, _option: Any, value: bool) -> None:
+    if value:
+        ctx.obj = {**(ctx.obj or {}), name: True}
+        output.configure(**ctx.obj)
+
+
 app = typer.Typer(
     name="specdiag",
     cls=_Group,
@@ -58,16 +83,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(analyze)
-app.command()(recommend)
-app.command()(plot)
-app.command()(report)
-app.command()(audit)
-app.command()(compare)
-app.command()(trajectory)
-app.command()(simulate)
-app.command()(watch)
-app.command()(train)
+
+
+for _command in (analyze, recommend, plot, report, audit, compare, trajectory, simulate, watch, train):
+    app.command(cls=_Command)(_command)
 
 
 def _print_version(value: bool) -> None:
@@ -78,8 +97,9 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def main(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only data and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print data and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more on stderr.")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="SPECDIAG_DEBUG", help="Show the traceback of an error.")
     ] = False,
@@ -88,7 +108,8 @@ def main(
     ] = False,
 ) -> None:
     """Spectral diagnostics of transformer checkpoints."""
-    output.configure(quiet=quiet, verbose=verbose, debug=debug)
+    ctx.obj = {"quiet": quiet, "verbose": verbose, "debug": debug}
+    output.configure(**ctx.obj)
 
 
 def run() -> None:

@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import options, output
+from specdiag.errors import SourceError
+
+from . import output
+from .sharing import Given
 
 if TYPE_CHECKING:
     from specdiag.report import SpectralReport
 
+_WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*")
+"""Files of a folder that is a checkpoint itself, be it a damaged one."""
 
-def report_of(source: str, analysis: Mapping[str, Any], what: str) -> SpectralReport:
+
+def report_of(source: str, given: Given, purpose: str, *, drawing: tuple[str, ...] = ()) -> SpectralReport:
     """A saved report, or the analysis of a checkpoint.
 
     Args:
         source: as it was typed.
-        analysis: arguments of `specdiag.analyze` that were given.
-        what: a checkpoint is analysed for, for the person who may prefer to save it.
+        given: the shared options that were given.
+        purpose: a word for the person who may prefer to save the report of a checkpoint.
+        drawing: those of the options that choose among the rows of a report.
 
     Raises:
         UsageError: an option needs the checkpoint and this is a saved report.
+        SourceError: there is no such source.
     """
     from specdiag.report import is_report, load_report
 
     if is_report(Path(source)):
-        options.require_checkpoint(source, analysis)
+        given.require_checkpoint(source, without=drawing)
         return load_report(source)
     from specdiag.analysis.analyze import analyze
+    from specdiag.analysis.options import split
+    from specdiag.analysis.source import open_source
 
     from .progress import analysis_bar
 
-    output.talk(f"analysing {source} for this {what} alone; 'specdiag analyze' saves the report for the next", "dim")
+    opening, computing = split(given.analysis(without=drawing))
+    checkpoint = open_source(checkpoint_of(source, opening), **opening)
+    output.talk(f"analysing {source} for this {purpose} alone; 'specdiag analyze' saves the report for the next", "dim")
     with analysis_bar() as bar:
-        return analyze(source, **analysis, cache=options.cache_folder(), progress=bar)
+        return analyze(checkpoint, **computing, progress=bar)
+
+
+def checkpoint_of(source: str, opening: dict[str, Any]) -> str:
+    """The newest checkpoint of a run directory; anything else as it was typed.
+
+    Args:
+        source: as it was typed.
+        opening: arguments of `specdiag.analysis.analyze.open_source`.
+    """
+    if not Path(source).is_dir():
+        return source
+    from specdiag.analysis.source import open_source
+    from specdiag.trajectories.steps import find_steps
+
+    try:
+        open_source(source, **opening)
+    except SourceError:
+        if any(next(Path(source).glob(names), None) for names in _WEIGHTS):
+            raise
+        try:
+            newest = find_steps(source)[-1].location
+        except SourceError:
+            return source
+        output.talk(f"taking the newest checkpoint of this run, {newest}", "dim")
+        return newest
+    return source
 
 
 def stem(source: str) -> str:
-    """What a file about this source is called in the working directory, before its suffix."""
+    """Name of a file about this source in the working directory, before its suffix."""
     name = Path(source).resolve().name if Path(source).exists() else source
     return re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$", "", name)).strip("-.")

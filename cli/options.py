@@ -1,4 +1,4 @@
-"""Options that several commands share: one definition, one help text."""
+"""Options that several commands share: one definition, one help text, and one table of which command takes which."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from specdiag.errors import UsageError
+from specdiag.records import TAIL_NAMES
+
+SOURCE, SELECTION, NUMBERS, OUTPUT, RESOURCES = PANELS = ("Source", "Selection", "Numbers", "Output", "Resources")
+"""Panels of `--help`, in this order."""
 
 
 class DType(StrEnum):
@@ -27,14 +31,8 @@ class Method(StrEnum):
     svd = "svd"
 
 
-class Tail(StrEnum):
-    """Which rule `alpha` follows."""
-
-    hill = "hill"
-    hill_paper = "hill-paper"
-    ks = "ks"
-    fix_finger = "fix-finger"
-    farms = "farms"
+Tail = StrEnum("Tail", {name.replace("-", "_"): name for name in TAIL_NAMES})
+"""The rules that `alpha` can follow."""
 
 
 class LrShape(StrEnum):
@@ -55,7 +53,7 @@ class Format(StrEnum):
 
 
 def is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
+    """True where an option stands on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -73,12 +71,6 @@ def plain(value: Any) -> Any:
 def listed(names: Iterable[str]) -> str:
     """Options as they are typed."""
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def require_checkpoint(source: str, names: Iterable[str], how: str = "taken") -> None:
-    """Raise UsageError where a saved report comes with options that compute or choose anew: none is ignored."""
-    if refused := listed(names):
-        raise UsageError(f"{source} is a saved report, {how} as it is: {refused} needs the checkpoint itself")
 
 
 def parse_size(text: str) -> int:
@@ -106,56 +98,124 @@ SourceArgument = Annotated[
         show_default=False,
     ),
 ]
-RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub repository.")]
-FileOption = Annotated[str | None, typer.Option("--file", help="Weight file within the repository or directory.")]
-BaseOption = Annotated[
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan to draw.", show_default="recommend's default")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Print every row of long tables.", rich_help_panel=OUTPUT)]
+SpectraOption = Annotated[
+    bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.", rich_help_panel=OUTPUT)
+]
+MetricOption = Annotated[
     str | None,
-    typer.Option("--base", metavar="MODEL", help="With an adapter: the model that it changes, for W + delta."),
-]
-StreamOption = Annotated[
-    bool, typer.Option("--stream", help="Read a hub repository by ranges; nothing is written to disk.")
-]
-RoleMapOption = Annotated[
-    Path | None, typer.Option("--role-map", help="TOML file with roles for names that the rules do not know.")
-]
-IncludeOption = Annotated[
-    list[str] | None,
-    typer.Option("--include", metavar="GLOB", help="Only matrices with such a name; repeatable."),
-]
-ExcludeOption = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Not matrices with such a name; repeatable."),
-]
-RoleOption = Annotated[
-    list[str] | None,
-    typer.Option("--role", metavar="ROLE", help="Only this role (q, k, v, o, gate, up, down, ...); repeatable."),
-]
-ExpertsOption = Annotated[
-    int | None, typer.Option("--experts", min=1, help="Sample this many experts of each stack (seeded).")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-DTypeOption = Annotated[DType, typer.Option("--dtype", help="auto: float64, and float32 where that is slow.")]
-TailOption = Annotated[Tail, typer.Option("--tail", help="Rule of alpha; the KS-optimal pl_alpha is always beside.")]
-TailFractionOption = Annotated[float, typer.Option("--tail-fraction", help="Share of eigenvalues in the tail.")]
-SquareOption = Annotated[bool, typer.Option("--square/--no-square", help="alpha_square, the shape-free twin.")]
-JobsOption = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Worker threads.", show_default="available processors")
-]
-MemoryOption = Annotated[
-    int | None,
     typer.Option(
-        "--memory", parser=parse_size, metavar="SIZE", help="What the workers may use together, such as 8G.",
-        show_default="half of the machine's",
+        "--metric",
+        help="Metric of the table.",
+        show_default="alpha_square, else alpha or norms",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OutFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder for reports and log.", show_default="specdiag_trajectory in the run",
+        rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
-CacheOption = Annotated[
-    bool,
-    typer.Option("--cache/--no-cache", help="Take results of equal tensors from earlier analyses, and keep new ones."),
-]
 FormatOption = Annotated[
-    str, typer.Option("--format", "-f", help="What is printed: table, json, csv, md or parquet (with -o).")
+    Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=OUTPUT)
 ]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Where the report goes; with -f csv, md or parquet, where that goes."),
-]
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "revision": (
+        Annotated[str | None, typer.Option(
+            "--revision", help="Branch, tag or commit of a hub repository.", rich_help_panel=SOURCE)], None),
+    "file": (
+        Annotated[str | None, typer.Option(
+            "--file", help="Weight file within the repository or directory.", rich_help_panel=SOURCE)], None),
+    "base": (
+        Annotated[str | None, typer.Option(
+            "--base", metavar="MODEL", help="Base model of an adapter, to read W + delta.", rich_help_panel=SOURCE)],
+        None),
+    "stream": (
+        Annotated[bool, typer.Option(
+            "--stream", help="Read a hub repository by ranges and write nothing to disk.", rich_help_panel=SOURCE)],
+        False),
+    "role_map": (
+        Annotated[Path | None, typer.Option(
+            "--role-map", metavar="FILE", help="TOML file with roles for names that the rules do not know.",
+            rich_help_panel=SOURCE)], None),
+    "experts": (
+        Annotated[int | None, typer.Option(
+            "--experts", min=1, help="Sample this many experts of each stack (seeded).", rich_help_panel=SOURCE)],
+        None),
+    "include": (
+        Annotated[list[str] | None, typer.Option(
+            "--include", metavar="GLOB", help="Take only matrices with such a name; repeatable.",
+            rich_help_panel=SELECTION)], None),
+    "exclude": (
+        Annotated[list[str] | None, typer.Option(
+            "--exclude", metavar="GLOB", help="Leave out matrices with such a name; repeatable.",
+            rich_help_panel=SELECTION)], None),
+    "role": (
+        Annotated[list[str] | None, typer.Option(
+            "--role", metavar="ROLE", help="Take only this role (q, k, v, o, gate, up, down, ...); repeatable.",
+            rich_help_panel=SELECTION)], None),
+    "dtype": (
+        Annotated[DType, typer.Option(
+            "--dtype", help="Arithmetic; auto: float64, and float32 where that is slow.", rich_help_panel=NUMBERS)],
+        DType.auto),
+    "method": (
+        Annotated[Method, typer.Option(
+            "--method", help="gram: fast. svd: by singular values.", rich_help_panel=NUMBERS)], Method.gram),
+    "tail": (
+        Annotated[Tail, typer.Option(
+            "--tail", help="Tail rule for alpha. pl_alpha (KS fit) is always reported too.",
+            rich_help_panel=NUMBERS)], "hill"),
+    "tail_fraction": (
+        Annotated[float, typer.Option(
+            "--tail-fraction", help="Share of eigenvalues in the tail.", rich_help_panel=NUMBERS)], 0.5),
+    "square": (
+        Annotated[bool, typer.Option(
+            "--square/--no-square", help="Compute alpha_square, comparable across shapes.", rich_help_panel=NUMBERS)],
+        True),
+    "randomize": (
+        Annotated[bool, typer.Option(
+            "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
+            rich_help_panel=NUMBERS)], False),
+    "seed": (
+        Annotated[int, typer.Option(
+            "--seed", min=0, help="Seed of expert sampling and permutation.", rich_help_panel=NUMBERS)], 0),
+    "device": (
+        Annotated[str, typer.Option(
+            "--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RESOURCES)], "auto"),
+    "jobs": (
+        Annotated[int | None, typer.Option(
+            "--jobs", min=1, help="Worker threads.", show_default="available processors",
+            rich_help_panel=RESOURCES)], None),
+    "memory": (
+        Annotated[int | None, typer.Option(
+            "--memory", parser=parse_size, metavar="SIZE", help="Memory of all workers together, such as 8G.",
+            show_default="half of the machine's", rich_help_panel=RESOURCES)], None),
+    "cache": (
+        Annotated[bool, typer.Option(
+            "--cache/--no-cache", help="Take results of equal tensors from earlier analyses, and keep new ones.",
+            rich_help_panel=RESOURCES)], True),
+}  # fmt: skip
+"""Each shared option with its default, by the name of its parameter."""
+
+_RUN = ("base", "role_map", "experts", "seed")
+_SOURCE = ("revision", "file", "stream", *_RUN)
+_MATRICES = ("include", "exclude", "role")
+_MEANS = ("device", "jobs", "memory", "cache")
+
+TAKES: dict[str, tuple[str, ...]] = {
+    "analyze": tuple(SHARED),
+    "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
+    "compare": (*_SOURCE, *_MATRICES, "dtype", "tail", "tail_fraction", *_MEANS),
+    "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
+    "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
+    "report": (*_SOURCE, "dtype", *_MEANS),
+    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", "tail", "tail_fraction", "square", *_MEANS),
+    "watch": (*_RUN, *_MATRICES, "dtype", "square", *_MEANS),
+}
+"""Which command takes which. A run has several checkpoints: `--revision` and `--file` would pick one."""

@@ -11,8 +11,11 @@ import typer
 from specdiag.errors import UsageError
 
 from . import opening, options, output
+from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from specdiag.decay.plan import DecayPlan
     from specdiag.dynamics.norm_log import NormLog
     from specdiag.report import SpectralReport
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What is drawn."""
+    """Kinds of figures."""
 
     esd = "esd"
     alpha = "alpha"
@@ -34,13 +37,15 @@ class Kind(StrEnum):
 
 
 class Basis(StrEnum):
-    """Which exponent."""
+    """Exponents that can be drawn."""
 
     alpha = "alpha"
     square = "square"
 
 
-_CHOICE = ("module", "layer", "role")
+_CHOICE = ("include", "layer", "role")
+_DRAWING = ("include", "role")
+"""Shared options that choose among the rows of a report."""
 _TAKES: dict[Kind, tuple[str, ...]] = {
     Kind.esd: _CHOICE,
     Kind.alpha: (*_CHOICE, "basis"),
@@ -53,13 +58,14 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
     Kind.norms: ("role", "lr", "weight_decay"),
 }
 _SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
-_ANALYSIS = ("device", "jobs", "memory")
+_ARGUMENTS = {"layer": "layers", "role": "roles"}
 
 
+@takes_shared("plot")
 @output.guarded
 def plot(
     ctx: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="What is drawn.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(help="Kind of figure.", show_default=False)],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -70,70 +76,71 @@ def plot(
             show_default=False,
         ),
     ],
+    *,
+    given: Given,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A .png, .svg or .pdf file.", show_default="SOURCE.KIND.png here"),
-    ] = None,
-    module: Annotated[
-        list[str] | None, typer.Option("--module", metavar="GLOB", help="Only such names; repeatable.")
+        typer.Option(
+            "--out",
+            "-o",
+            help="File of the figure: .png, .svg or .pdf.",
+            show_default="SOURCE.KIND.png here",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     layer: Annotated[
-        list[int] | None, typer.Option("--layer", metavar="N", help="Only this layer; repeatable.")
+        list[int] | None,
+        typer.Option(
+            "--layer", metavar="N", help="Take only this layer; repeatable.", rich_help_panel=options.SELECTION
+        ),
     ] = None,
-    role: options.RoleOption = None,
     basis: Annotated[
         Basis | None,
-        typer.Option("--basis", help="alpha, or square: shape-free.", show_default="balance: square; else alpha"),
+        typer.Option(
+            "--basis", help="alpha, or square: comparable across shapes.", show_default="balance: square; else alpha"
+        ),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", metavar="COLUMN", help="Of heatmap and trajectory.", show_default="alpha_square"),
+        typer.Option(
+            "--metric",
+            metavar="COLUMN",
+            help="heatmap and trajectory only: metric drawn.",
+            show_default="alpha_square",
+        ),
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan.", show_default="recommend's default")
-    ] = None,
+    plan: options.PlanOption = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="Of norms: predict the norms of AdamW at this lr, held.")
+        float | None,
+        typer.Option("--lr", help="norms only: overlay AdamW's prediction at this constant lr."),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", help="And with this decay. NormWatch logs both.")
+        float | None,
+        typer.Option("--weight-decay", help="norms only: decay of that prediction. NormWatch logs both."),
     ] = None,
-    dpi: Annotated[int, typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a png.")] = 150,
-    device: options.DeviceOption = "auto",
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
+    dpi: Annotated[
+        int,
+        typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a png.", rich_help_panel=options.OUTPUT),
+    ] = 150,
 ) -> None:
     """Draw into a file: esd, alpha, balance, heatmap, decay, scree, the paper's figures, trajectory, norms.
 
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
-    given: dict[str, Any] = {
-        "module": module, "layer": layer, "role": role, "basis": basis, "metric": metric, "plan": plan, "lr": lr,
-        "weight_decay": weight_decay,
+    chosen: dict[str, Any] = {name: given.values[name] for name in _DRAWING if name in given.values}
+    own: dict[str, Any] = {
+        "layer": layer, "basis": basis, "metric": metric, "plan": plan, "lr": lr, "weight_decay": weight_decay,
     }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    _check(kind, sources, given)
+    chosen |= {name: value for name, value in own.items() if value is not None}
+    _check(kind, sources, chosen)
     out = out or Path(f"{opening.stem(sources[0])}.{kind}.png")
     from specdiag import plot as figures
 
     figures.check_target(out)
-    analysis = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
-    if kind is Kind.decay and not given and _logged_decays(sources[0]):
-        from specdiag.trajectories.decay_log import load_decay_log
-
-        figure = figures.decay_run(load_decay_log(sources[0]))
-    elif kind is Kind.decay and "plan" not in given and _may_be_plan(sources[0]):
-        from specdiag.decay.plan import load_plan
-
-        figure = figures.decay(load_plan(sources[0]))
-    elif kind is Kind.trajectory:
-        from specdiag.trajectories.load import load_trajectory
-
-        figure = figures.trajectory(load_trajectory(sources[0]), metric=metric, roles=role or [])
-    elif kind is Kind.norms:
-        figure = figures.norms(_norms(sources[0], lr, weight_decay), roles=role or [])
-    else:
-        figure = _draw(kind, [opening.report_of(source, analysis, "figure") for source in sources], given)
+    figure = _without_report(kind, sources[0], chosen, given)
+    if figure is None:
+        reports = [opening.report_of(source, given, "figure", drawing=_DRAWING) for source in sources]
+        figure = _draw(kind, reports, chosen)
     figures.save(figure, out, dpi=dpi)
     output.talk(f"written: {out}", "green")
 
@@ -147,8 +154,34 @@ def _check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
         raise UsageError(f"{kind} takes {most} SOURCE{'S' if most > 1 else ''} at most, not {len(sources)}")
 
 
+def _without_report(kind: Kind, source: str, chosen: dict[str, Any], given: Given) -> Figure | None:
+    """The figure of a trajectory, a log or a plan; None where it is one of reports."""
+    from specdiag import plot as figures
+
+    roles = chosen.get("role", [])
+    if kind is Kind.trajectory:
+        from specdiag.trajectories.load import load_trajectory
+
+        figure = figures.trajectory(load_trajectory(source), metric=chosen.get("metric"), roles=roles)
+    elif kind is Kind.norms:
+        figure = figures.norms(_norms(source, chosen.get("lr"), chosen.get("weight_decay")), roles=roles)
+    elif kind is Kind.decay and not chosen and _logged_decays(source):
+        from specdiag.trajectories.decay_log import load_decay_log
+
+        figure = figures.decay_run(load_decay_log(source))
+    elif kind is Kind.decay and "plan" not in chosen and _is_plan(source):
+        from specdiag.decay.plan import load_plan
+
+        figure = figures.decay(load_plan(source))
+    else:
+        return None
+    if idle := options.listed(name for name in given.names if name not in _DRAWING):
+        raise UsageError(f"{source} is drawn as it is: leave out {idle}")
+    return figure
+
+
 def _norms(source: str, lr: float | None, weight_decay: float | None) -> Trajectory | NormLog:
-    """What a norm watch logged, else the checkpoints of a trajectory, with the settings that were told."""
+    """The log of a norm watch, else the checkpoints of a trajectory, with the settings that were given."""
     from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
 
     if has_norm_log(source):
@@ -167,17 +200,17 @@ def _norms(source: str, lr: float | None, weight_decay: float | None) -> Traject
     return with_settings(found, lr=lr, weight_decay=weight_decay, steps=max(1, found.steps[-1].step))
 
 
-def _draw(kind: Kind, reports: list[SpectralReport], given: dict[str, Any]) -> Any:
+def _draw(kind: Kind, reports: list[SpectralReport], chosen: dict[str, Any]) -> Figure:
     from specdiag import plot as figures
 
-    choice = {f"{name}s": given[name] for name in _CHOICE if name in given}
-    basis = {"basis": given["basis"].value} if "basis" in given else {}
+    choice = {_ARGUMENTS.get(name, name): chosen[name] for name in _CHOICE if name in chosen}
+    basis = {"basis": chosen["basis"].value} if "basis" in chosen else {}
     if kind is Kind.decay:
-        return figures.decay(_plan(reports[0], given, basis), reports[0])
+        return figures.decay(_plan(reports[0], chosen, basis), reports[0])
     if kind is Kind.paper:
-        return figures.paper(reports[0], _plan(reports[0], given, basis), *reports[1:])
+        return figures.paper(reports[0], _plan(reports[0], chosen, basis), *reports[1:])
     if kind is Kind.heatmap:
-        return figures.heatmap(reports[0], metric=given.get("metric"), **choice)
+        return figures.heatmap(reports[0], metric=chosen.get("metric"), **choice)
     return getattr(figures, kind.value)(*reports, **choice, **basis)
 
 
@@ -199,7 +232,8 @@ def _logged_decays(source: str) -> bool:
     return has_decay_log(source)
 
 
-def _may_be_plan(source: str) -> bool:
+def _is_plan(source: str) -> bool:
+    """True for a JSON file that is no report: a plan, or refused as none."""
     from specdiag.report import is_report
 
     path = Path(source)

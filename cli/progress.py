@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
-    """Yields the callback for `specdiag.analyze`, None where nobody watches. The share shown is that of the work."""
+    """Yields the callback for `specdiag.analyze`, None where nobody watches. The fraction shown is that of the work."""
     if not output.shows_progress():
         yield None
         return
@@ -33,6 +33,8 @@ def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
 
         def update(p: Progress) -> None:
             size = f"{p.nbytes / 2**20:.0f}/{p.n_bytes / 2**20:.0f} MiB"
-            bar.update(task, completed=p.share, count=f"{p.matrices}/{p.n_matrices}", size=size, name=legible(p.name))
+            bar.update(
+                task, completed=p.fraction, count=f"{p.matrices}/{p.n_matrices}", size=size, name=legible(p.name)
+            )
 
         yield update

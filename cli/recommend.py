@@ -10,11 +10,12 @@ import typer
 
 from specdiag.errors import SourceError, UsageError
 
-from . import options, output
+from . import opening, options, output, targets
+from .sharing import Given, takes_shared
 
 
 class Rule(StrEnum):
-    """How values become ratios."""
+    """Maps from values to ratios."""
 
     linear = "linear"
     sqrt = "sqrt"
@@ -25,18 +26,23 @@ class Rule(StrEnum):
 
 
 class LrSchedule(StrEnum):
-    """What the lr does over the steps left."""
+    """Courses of the lr over the steps left."""
 
     to_zero = "to zero"
     constant = "constant"
 
 
-_ANALYSIS = ("revision", "file", "role_map", "experts", "device", "dtype", "jobs", "memory")
+_DRAWING = ("include", "exclude", "role")
+"""Options that choose who takes part, of a report as of a checkpoint."""
 _OF_LINEAR = ("s1", "s2")
 _OF_SCHEDULE = ("steps_total", "warmup", "lr_shape", "momentum", "target_norm")
 _POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
 
 
+_RATIOS, _RUN, _SCHEDULE, _LINES = "Ratios", "Run", "Schedule of the decay", "Base decay by Power Lines"
+
+
+@takes_shared("recommend")
 @output.guarded
 def recommend(
     ctx: typer.Context,
@@ -48,101 +54,151 @@ def recommend(
             show_default="newest report in this directory",
         ),
     ] = None,
+    *,
+    given: Given,
     rule: Annotated[
-        Rule, typer.Option("--rule", help="How values become ratios; linear is AlphaDecay's.")
+        Rule,
+        typer.Option("--rule", help="Map from values to ratios; linear is AlphaDecay's.", rich_help_panel=_RATIOS),
     ] = Rule.linear,
     basis: Annotated[
-        str, typer.Option("--basis", help="alpha, square (shape-free), farms, frobenius_norm or spectral_norm.")
+        str,
+        typer.Option(
+            "--basis",
+            help="alpha, square (comparable across shapes), farms, frobenius_norm or spectral_norm.",
+            rich_help_panel=_RATIOS,
+        ),
     ] = "alpha",
-    s1: Annotated[float, typer.Option("--s1", help="Ratio of the heaviest tail (linear).")] = 0.67,
-    s2: Annotated[float, typer.Option("--s2", help="Ratio of the lightest tail (linear).")] = 3.0,
+    s1: Annotated[
+        float, typer.Option("--s1", help="Ratio of the heaviest tail (linear).", rich_help_panel=_RATIOS)
+    ] = 0.67,
+    s2: Annotated[
+        float, typer.Option("--s2", help="Ratio of the lightest tail (linear).", rich_help_panel=_RATIOS)
+    ] = 3.0,
     clip: Annotated[
         tuple[float, float] | None,
-        typer.Option("--clip", metavar="LO HI", help="Clip values to these percentiles first, such as 5 95."),
+        typer.Option(
+            "--clip",
+            metavar="LO HI",
+            help="Clip values to these percentiles first, such as 5 95.",
+            rich_help_panel=_RATIOS,
+        ),
     ] = None,
     preserve_mean: Annotated[
-        bool, typer.Option("--preserve-mean", help="Scale the ratios to a mean of 1, weighted by parameters.")
+        bool,
+        typer.Option(
+            "--preserve-mean", help="Scale the ratios to a mean of 1, weighted by parameters.", rich_help_panel=_RATIOS
+        ),
     ] = False,
     compat: Annotated[
-        str | None, typer.Option("--compat", help="reference: exactly as the released AlphaDecay code.")
+        str | None,
+        typer.Option("--compat", help="reference: exactly as the released AlphaDecay code.", rich_help_panel=_RATIOS),
     ] = None,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
-    role: options.RoleOption = None,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", min=0, help="Base decay that the ratios multiply.")
+        float | None,
+        typer.Option("--weight-decay", min=0, help="Base decay that the ratios multiply.", rich_help_panel=_RUN),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Training run to read the base decay, lr and steps from.")
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="Training run to read the base decay, lr and steps from.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.", rich_help_panel=_RUN)
+    ] = None,
     steps_left: Annotated[
-        int | None, typer.Option("--steps-left", min=1, help="Optimizer steps to come: will the plan matter?")
+        int | None,
+        typer.Option(
+            "--steps-left",
+            min=1,
+            help="Optimizer steps to come, to predict if the plan will matter.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     lr_schedule: Annotated[
-        LrSchedule, typer.Option("--lr-schedule", help="Of the lr over the steps left.")
+        LrSchedule, typer.Option("--lr-schedule", help="Course of the lr over the steps left.", rich_help_panel=_RUN)
     ] = LrSchedule.to_zero,
     schedule: Annotated[
-        str | None, typer.Option("--schedule", help="adamc or scionc: let the decays follow the lr.")
+        str | None,
+        typer.Option("--schedule", help="adamc or scionc: let the decays follow the lr.", rich_help_panel=_SCHEDULE),
     ] = None,
     steps_total: Annotated[
-        int | None, typer.Option("--steps-total", min=1, help="--schedule: steps of the run.")
+        int | None, typer.Option("--steps-total", min=1, help="Steps of the run.", rich_help_panel=_SCHEDULE)
     ] = None,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="--schedule: steps of warm-up.")] = 0,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps of warm-up.", rich_help_panel=_SCHEDULE)] = 0,
     lr_shape: Annotated[
-        options.LrShape, typer.Option("--lr-shape", help="--schedule: of the lr.")
+        options.LrShape, typer.Option("--lr-shape", help="Course of the lr.", rich_help_panel=_SCHEDULE)
     ] = options.LrShape.cosine,
     momentum: Annotated[
-        float, typer.Option("--momentum", help="scionc: weight of the new gradient, 0.1 for 'momentum 0.9'.")
-    ] = 1.0,
+        float,
+        typer.Option(
+            "--momentum",
+            help="ScionC only: share of the average that a step keeps; alpha is 1 - momentum.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 0.0,
     target_norm: Annotated[
-        float | None, typer.Option("--target-norm", help="scionc: C^2.", show_default="that of the base decay")
+        float | None,
+        typer.Option(
+            "--target-norm",
+            help="ScionC only: target squared norm.",
+            show_default="that of the base decay",
+            rich_help_panel=_SCHEDULE,
+        ),
     ] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="Power Lines: training tokens of the run.")] = None,
-    params: Annotated[float | None, typer.Option("--params", help="Power Lines: parameters of the model.")] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", help="Training tokens of the run.", rich_help_panel=_LINES)
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option("--params", help="Parameters of the model.", rich_help_panel=_LINES)
+    ] = None,
     batch_tokens: Annotated[
-        float | None, typer.Option("--batch-tokens", help="Power Lines: tokens of one optimizer step.")
+        float | None, typer.Option("--batch-tokens", help="Tokens of one optimizer step.", rich_help_panel=_LINES)
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option("--context-length", help="Power Lines: tokens of one sequence.")
+        int | None, typer.Option("--context-length", help="Tokens of one sequence.", rich_help_panel=_LINES)
     ] = None,
-    revision: options.RevisionOption = None,
-    file: options.FileOption = None,
-    role_map: options.RoleMapOption = None,
-    experts: options.ExpertsOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DTypeOption = options.DType.auto,
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
     export: Annotated[
         str | None,
         typer.Option(
-            "--export", help="Print as torch or transformers (code), json, toml, csv or md.", show_default="table"
+            "--export",
+            help="Print as torch or transformers (code), json, toml, csv or md.",
+            show_default="table",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Save the plan as JSON; with --export, what that prints.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Save the plan as JSON; with --export, what that prints.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every Parameter in the table.")] = False,
+    all_rows: options.AllOption = False,
 ) -> None:
-    """Which weight decay for which module, why, how sure, and whether it will matter.
+    """Recommend a weight decay for each module: why, how sure, and if it will matter.
 
     SOURCE is best a saved report: that takes milliseconds. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
+    from specdiag.analysis.options import split
     from specdiag.decay.recommend import recommend as plan_for
-    from specdiag.files import check_writable
     from specdiag.report import is_report
 
     from . import recommend_output as show
 
-    if out is not None:
-        check_writable(out)
+    _check_target(out, export)
     _check_idle(ctx, rule, schedule)
     source = source or _newest_report()
     from_report = is_report(Path(source))
-    given = {name: value for name in _ANALYSIS if (value := options.plain(ctx.params[name])) not in (None, "auto")}
     if from_report:
-        options.require_checkpoint(source, given)
+        given.require_checkpoint(source, without=_DRAWING)
+    else:
+        source = opening.checkpoint_of(source, split(given.arguments())[0])
     planned = {name: ctx.params[name] for name in _POWER_LINES}
     base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
     course = None
@@ -157,16 +213,23 @@ def recommend(
         "rule": rule.value, "basis": basis, "s1": s1, "s2": s2, "clip": clip, "preserve_mean": preserve_mean,
         "compat": compat, "weight_decay": base.weight_decay, "base_origin": base.origin, "lr": base.lr,
         "steps_left": base.steps_left, "lr_schedule": lr_schedule.value, "schedule": course,
-        "include": include or [], "exclude": exclude or [], "roles": role or [],
     }  # fmt: skip
+    choices |= {name: value for name, value in given.arguments().items() if name in ("include", "exclude", "roles")}
     if from_report:
         made = plan_for(source, **choices)
     else:
         from .progress import analysis_bar
 
         with analysis_bar() as bar:
-            made = plan_for(source, **choices, **given, cache=options.cache_folder(), progress=bar)
+            made = plan_for(source, **choices, **given.analysis(without=_DRAWING), progress=bar)
     show.answer(made, base, export, out, all_rows=all_rows)
+
+
+def _check_target(out: Path | None, export: str | None) -> None:
+    from specdiag.views.plan_export import FORMATS
+
+    if export is None or export in FORMATS:
+        targets.check_file(out, export or "json", "choose another --export" if export else "add --export")
 
 
 def _check_idle(ctx: typer.Context, rule: Rule, schedule: str | None) -> None:

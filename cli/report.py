@@ -7,29 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specdiag.errors import UsageError
+
 from . import opening, options, output
+from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
-    pass
+    from specdiag.decay.plan import DecayPlan
+    from specdiag.report import SpectralReport
 
-_ANALYSIS = ("device", "jobs", "memory")
 
-
+@takes_shared("report")
 @output.guarded
 def report(
     ctx: typer.Context,
     source: options.SourceArgument,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan.", show_default="recommend's default")
-    ] = None,
+    *,
+    given: Given,
+    plan: options.PlanOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="An .html file.", show_default="NAME.specdiag.html here")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="File of the page, .html.",
+            show_default="NAME.specdiag.html here",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
-    device: options.DeviceOption = "auto",
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
 ) -> None:
-    """One HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
+    """Write one HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
 
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
@@ -37,11 +44,21 @@ def report(
 
     out = out or Path(f"{opening.stem(source)}.specdiag.html")
     check_target(out)
-    given = None
-    if plan is not None:
-        from specdiag.decay.plan import load_plan
+    from specdiag.auditing.audit import audit
+    from specdiag.decay.plan import load_plan
 
-        given = load_plan(plan)
-    analysis = {name: value for name in _ANALYSIS if (value := ctx.params[name]) not in (None, "auto")}
-    html_report(opening.report_of(source, analysis, "page"), plan=given, path=out)
+    saved = None if plan is None else load_plan(plan)
+    analysed = opening.report_of(source, given, "page")
+    html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
     output.talk(f"written: {out}", "green")
+
+
+def _default_plan(report: SpectralReport) -> DecayPlan | None:
+    """The plan of `specdiag recommend` without options; None, with its reason, where none can be made."""
+    from specdiag.decay.recommend import recommend
+
+    try:
+        return recommend(report)
+    except UsageError as error:
+        output.talk(f"no plan: {error}", "yellow")
+        return None

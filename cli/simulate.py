@@ -59,8 +59,8 @@ def simulate(
         float | None,
         typer.Option(
             "--momentum",
-            help="As the optimizer's own argument: kept share of the buffer; for Scion the new gradient's weight.",
-            show_default="0.9; muon 0.95; Scion 0.1",
+            help="Share of the buffer that a step keeps; Scion's alpha is 1 - momentum.",
+            show_default="0.9; muon 0.95",
         ),
     ] = None,
     betas: Annotated[
@@ -107,8 +107,7 @@ def simulate(
     """
     from . import simulate_output as show
 
-    if out is not None:
-        show.check_target(out)
+    show.check_target(out, format.value)
     if check is not None:
         from . import simulate_check
 
@@ -124,9 +123,8 @@ def simulate(
         from specdiag.dynamics.simulate import simulate as run
 
         if lr is None or steps is None or not weight_decay:
-            values = (("--lr", lr), ("--weight-decay", weight_decay), ("--steps", steps))
-            absent = [name for name, value in values if value is None]
-            raise UsageError(f"a prediction needs --lr, --weight-decay and --steps: add {', '.join(absent)}")
+            values = (("lr", lr), ("weight_decay", weight_decay), ("steps", steps))
+            raise UsageError(f"a prediction needs {options.listed(n for n, v in values if not v and v != 0)} too")
         common |= {
             "lr": lr, "steps": steps, "warmup": warmup, "final_lr": final_lr, "corrected": corrected,
             "momentum": momentum, "betas": betas, "initial_norm": initial_norm, "gradient_rms": gradient_rms,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import output, tables
+from . import output, tables, targets
 
 if TYPE_CHECKING:
     from specdiag.dynamics.records import Point, Simulation
@@ -19,11 +19,10 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def check_target(out: Path) -> None:
-    """Raise UsageError now if nothing could be written there later."""
-    from specdiag.files import check_writable
-
-    check_writable(out)
+def check_target(out: Path | None, format: str) -> None:
+    """Raise UsageError now if nothing could be written there later, or the suffix is of something else."""
+    figure = out is not None and out.suffix.lower() in _FIGURES
+    targets.check_file(out, "figure" if figure else format, "" if format == "csv" else "draw a .png, .svg or .pdf")
 
 
 def answer(found: Sequence[Simulation], format: str, out: Path | None) -> None:
@@ -87,7 +86,7 @@ def _print(found: Sequence[Simulation]) -> None:
 
 def _balance(found: Sequence[Simulation], names: Sequence[str], width: int) -> Any:
     rows = list(zip(found, names, strict=True))
-    columns = (
+    columns: tuple[tables.Column[tuple[Simulation, str]], ...] = (
         tables.Column("setting", lambda r: r[1], right=False),
         tables.Column("RMS", lambda r: _short(r[0].balance.rms)),
         tables.Column("Frobenius", lambda r: _short(r[0].balance.frobenius_norm), 3),
@@ -106,19 +105,19 @@ def _balance(found: Sequence[Simulation], names: Sequence[str], width: int) -> A
 def _course(found: Sequence[Simulation], names: Sequence[str], width: int) -> Any:
     first = found[0].course
     shown = sorted({round(share * (len(first) - 1)) for share in _MILESTONES})
-    columns = [
+    columns: list[tables.Column[int]] = [
         tables.Column("step", lambda i: f"{first[i].step:,}"),
         tables.Column("lr", lambda i: _short(first[i].lr), 1),
     ]
     if len(found) == 1:
-        columns += [
+        course: list[tables.Column[int]] = [
             tables.Column("decay", lambda i: _short(first[i].weight_decay), 2),
             tables.Column("RMS", lambda i: _short(first[i].rms)),
             tables.Column("simulated", lambda i: _short(first[i].simulated_rms)),
             tables.Column("Frobenius", lambda i: _short(first[i].frobenius_norm)),
             tables.Column("balance here", lambda i: _short(first[i].steady_rms), 3),
         ]
-        return tables.draw("Course (RMS of a weight)", columns, shown, width)
+        return tables.draw("Course (RMS of a weight)", [*columns, *course], shown, width)
     for s, name in zip(found, names, strict=True):
         columns.append(tables.Column(name, lambda i, s=s: _both(s.course[i])))
     walk = "; in brackets simulated" if found[0].simulated_shape else ""

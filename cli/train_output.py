@@ -76,7 +76,7 @@ def ready(run: Run) -> None:
         console.print(f"Optimizer: {recipe.optimizer}{f' ({options})' if options else ''}.", soft_wrap=True)
         for line in layout(model, run.trainer.optimizer).split("\n"):
             console.print(line, soft_wrap=True)
-    for sentence in run.said:
+    for sentence in run.notes:
         console.print(sentence, soft_wrap=True)
     if run.plan is not None and not run.in_place:
         from specdiag.views import plan_sentences
@@ -198,7 +198,7 @@ def answer(run: Run, result: Result) -> None:
         output.talk(f"run: {result.run}", "green")
 
 
-def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
+def ranking(rows: Sequence[Ranked], notes: Sequence[str]) -> None:
     """Runs, the best first, and what makes them hard to compare."""
     columns: tuple[tables.Column[Ranked], ...] = (
         tables.Column("run", lambda r: r.run, right=False),
@@ -214,7 +214,7 @@ def ranking(rows: Sequence[Ranked], said: Sequence[str]) -> None:
     console = output.console()
     console.print(tables.draw("Runs, the best first", columns, rows, console.width))
     diverged(rows)
-    for sentence in said:
+    for sentence in notes:
         console.print(f"Hard to compare: {sentence}", soft_wrap=True)
     if len({row.seed for row in rows}) == 1:
         console.print(

@@ -161,7 +161,7 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
 
 def _check_other(rule: str | None, own: str | None) -> None:
     """Before hours of training, not after them."""
-    from specdiag.train.callbacks.rule_names import OPTIONS
+    from specdiag.train.callbacks.registry import OPTIONS
 
     if rule is None:
         return

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import options, output, processes
-
-_ANALYSIS = (
-    "base", "role_map", "include", "exclude", "experts", "device", "dtype", "tail", "tail_fraction", "square", "jobs",
-    "memory",
-)  # fmt: skip
-
+from . import options, output, processes, targets
+from .sharing import Given, takes_shared
 
 RunArgument = Annotated[
     str,
@@ -21,47 +15,39 @@ RunArgument = Annotated[
         metavar="SOURCE", help="Run directory (checkpoint-N, stepN), glob in quotes, or hub id with --revisions."
     ),
 ]
-OutFolderOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", metavar="DIR", help="Folder for reports and log.", show_default="specdiag_trajectory in the run"
-    ),
-]
 
 
+@takes_shared("trajectory")
 @output.guarded
 def trajectory(
     ctx: typer.Context,
     source: RunArgument,
+    *,
+    given: Given,
     revisions: Annotated[
-        str | None, typer.Option("--revisions", metavar="R1,R2,...", help="Of a hub repository: step1000,step2000.")
+        str | None,
+        typer.Option(
+            "--revisions",
+            metavar="R1,R2,...",
+            help="Revisions of a hub repository: step1000,step2000.",
+            rich_help_panel=options.SOURCE,
+        ),
     ] = None,
-    stream: options.StreamOption = False,
-    out: OutFolderOption = None,
-    metric: Annotated[
-        str | None, typer.Option("--metric", help="Of the table.", show_default="alpha_square, else alpha or norms")
-    ] = None,
-    base: options.BaseOption = None,
-    role_map: options.RoleMapOption = None,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
-    role: options.RoleOption = None,
-    experts: options.ExpertsOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DTypeOption = options.DType.auto,
-    tail: options.TailOption = options.Tail.hill,
-    tail_fraction: options.TailFractionOption = 0.5,
-    square: options.SquareOption = True,
-    jobs: options.JobsOption = None,
-    memory: options.MemoryOption = None,
-    cache: options.CacheOption = True,
-    spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Keep every eigenvalue.")] = False,
+    out: options.OutFolderOption = None,
+    metric: options.MetricOption = None,
+    spectra: options.SpectraOption = False,
     format: Annotated[
-        options.Format, typer.Option("--format", "-f", help="What is printed; csv: step,module,metric,value.")
+        options.Format,
+        typer.Option(
+            "--format",
+            "-f",
+            help="Format of what is printed; csv: step,module,metric,value.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = options.Format.table,
-    all_rows: Annotated[bool, typer.Option("--all", help="Every step in the table.")] = False,
+    all_rows: options.AllOption = False,
 ) -> None:
-    """Every checkpoint of a run, one at a time: alphas, norms and ranks per role, with the training loss beside them.
+    """Follow every checkpoint of a run, one at a time: alphas, norms and ranks per role, beside the training loss.
 
     What is finished is not computed again. Exit codes: 0 done, 2 usage, 3 no checkpoints, 4 none could be analysed,
     130 interrupted by Ctrl-C, else 128 and the signal's number (the next call goes on).
@@ -74,18 +60,14 @@ def trajectory(
     from .progress import analysis_bar
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
-    given: dict[str, Any] = options.given(ctx, _ANALYSIS)
-    if role:
-        given["roles"] = role
-    given["cache"] = options.cache_folder(wanted=cache)
-    given["ranks"] = processes.join()
+    targets.check_folder(out, f"the {'table' if format is options.Format.table else format.value}")
+    analysis: dict[str, Any] = given.analysis() | {"ranks": processes.join()}
     names = [name for name in (revisions or "").split(",") if name]
     try:
         with analysis_bar() as bar:
             found = run(
-                source, revisions=names, stream=stream, out=out, spectra=spectra, on_step=show.step_line,
-                progress=bar, **given,
-            )  # fmt: skip
+                source, revisions=names, out=out, spectra=spectra, on_step=show.step_line, progress=bar, **analysis
+            )
     except TrajectoryInterrupted as interrupted:
         done = len(interrupted.trajectory.steps)
         output.talk(f"interrupted after {done} steps, which are kept: run it again to go on", "yellow")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specdiag import plot
-    from specdiag.analysis.analyze import Interrupted, analyze
+    from specdiag.analysis.analyze import AnalysisFailed, Interrupted, analyze
     from specdiag.analysis.run import Progress
     from specdiag.architecture.roles import roles
     from specdiag.auditing.audit import audit
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analyze": "analysis.analyze",
+    "AnalysisFailed": "analysis.analyze",
     "Interrupted": "analysis.analyze",
     "Progress": "analysis.run",
     "roles": "architecture.roles",
@@ -79,6 +80,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnalysisFailed",
     "AuditReport",
     "Checkpoint",
     "Comparison",

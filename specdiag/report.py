@@ -175,7 +175,7 @@ class SpectralReport(Result):
 
     def _without_spectra(self) -> str:
         if self.provenance.spectra_digest is None:
-            return "this report carries no eigenvalues (saved with --no-spectra)"
+            return "this report carries no eigenvalues (saved with spectra=False)"
         return "the file with the eigenvalues of this report is missing: copy X.spectra.safetensors beside X.json"
 
     def _missing(self, wanted: str, *, randomized: bool) -> str:
@@ -186,11 +186,11 @@ class SpectralReport(Result):
         if not randomized:
             return f"{self.source}: '{wanted}' has no eigenvalues: its status is {record.status}"
         if not self.settings.randomize:
-            why = "analyze with --randomize (randomize=True)"
+            why = "analyze with randomize=True"
         elif record.rand_spectral_norm is None:
             why = f"its status is {record.status}"
         else:
-            why = "the report was saved before these were kept, so analyze again with --randomize"
+            why = "the report was saved before these were kept, so analyze again with randomize=True"
         return f"{self.source}: '{wanted}' has no eigenvalues with its entries permuted: {why}"
 
     def _title(self) -> str:

@@ -293,7 +293,7 @@ def test_progress_reaches_the_end():
     seen = []
     specdiag.analyze(network(), progress=seen.append)
     assert [p.matrices for p in seen] == list(range(1, 15))
-    assert seen[-1].share == pytest.approx(1)
+    assert seen[-1].fraction == pytest.approx(1)
     assert seen[-1].nbytes == seen[-1].n_bytes == 2 * (4 * 64 * 64 + 3 * 64 * 160) * 4
 
 

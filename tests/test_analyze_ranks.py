@@ -68,12 +68,12 @@ def test_each_reads_its_own_share_alone(tmp_path):
 
 def test_shares_are_alike():
     costs = [float(c) for c in np.random.default_rng(0).integers(1, 100, 50)]
-    shares = [Ranks(rank, 4, rank, 4).share(range(50), costs) for rank in range(4)]
+    shares = [Ranks(rank, 4, rank, 4).own_part(range(50), costs) for rank in range(4)]
     assert sorted(i for share in shares for i in share) == list(range(50))
     loads = [sum(costs[i] for i in share) for share in shares]
     assert max(loads) < 1.02 * min(loads)
-    assert Ranks(0, 2, 0, 2).share(["a"], [1.0]) == ["a"]
-    assert Ranks(1, 2, 1, 2).share(["a"], [1.0]) == []
+    assert Ranks(0, 2, 0, 2).own_part(["a"], [1.0]) == ["a"]
+    assert Ranks(1, 2, 1, 2).own_part(["a"], [1.0]) == []
 
 
 def test_more_processes_than_work_and_one_exit_code(tmp_path):
@@ -154,7 +154,7 @@ def test_one_that_ends_early_is_missed(tmp_path):
     """An exchange with a process that is gone is an error, and what was measured is kept."""
     write(tmp_path / "ckpt", 2, 64)
     code = (
-        "import os, specdiag; from specdiag import ranks; ranks._UNTIL_TOLD = 0.0; mine = ranks.Ranks.of_torchrun()\n"
+        "import os, specdiag; from specdiag.analysis import processes as ranks; ranks._UNTIL_TOLD = 0.0; mine = ranks.Ranks.of_torchrun()\n"
         "if mine.rank: os._exit(0)\n"
         "try: specdiag.analyze('ckpt', device='cpu', ranks=mine)\n"
         "except specdiag.Interrupted as stopped: print(len(stopped.report), repr(stopped.__cause__))\n"

@@ -91,7 +91,7 @@ def test_a_run_without_a_checkpoint_starts_over_as_it_was(recipe, tmp_path):
     begin(recipe, tmp_path / "whole").train()
     begin(recipe, tmp_path / "run")
     again = prepare(Request(source=tmp_path / "run"))
-    assert "has no checkpoint yet: it starts over" in again.said[0]
+    assert "has no checkpoint yet: it starts over" in again.notes[0]
     again.train()
     assert same(tmp_path / "run" / "checkpoint-4", tmp_path / "whole" / "checkpoint-4")
     begin(recipe, tmp_path / "other")

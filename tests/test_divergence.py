@@ -131,7 +131,7 @@ def test_a_flipped_byte_of_a_torch_file_is_found(copy, text, tmp_path):
         prepare(Request(source=copy / "checkpoint-6", data=[text], out=tmp_path / "on", decay="uniform", steps_total=8))
     run = prepare(Request(source=copy, data=[text], out=tmp_path / "on", decay="uniform", steps_total=8))
     assert run.step == 4
-    assert "checkpoint-6 is incomplete or damaged (the member" in run.said[0]
+    assert "checkpoint-6 is incomplete or damaged (the member" in run.notes[0]
 
 
 def test_a_flipped_byte_in_the_middle_of_large_weights_is_found(copy):

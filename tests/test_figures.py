@@ -192,12 +192,12 @@ def test_experts_are_a_band():
     figure = plot.esd(report)
     assert [len(panel.lines) for panel in figure.axes] == [4, 4]
     assert "of up to 5 matrices of a role in a layer the first 4 are drawn" in figure.get_supxlabel().replace("\n", " ")
-    assert len(plot.esd(report, modules="*layers.0*").axes[0].lines) == 5
+    assert len(plot.esd(report, include="*layers.0*").axes[0].lines) == 5
 
 
 def test_esd_of_one_module(small):
     record = next(r for r in small if r.role == "up" and r.layer == 1)
-    figure = plot.esd(small, modules=record.key)
+    figure = plot.esd(small, include=record.key)
     (axes,) = figure.axes
     density, edges, _ = axes.patches[0].get_data()
     eigenvalues = small.eigenvalues(record.key)
@@ -240,8 +240,8 @@ def test_esd_holds_a_permuted_spectrum_that_is_wider():
 def test_esd_without_permuted_eigenvalues(small, reports, monkeypatch):
     """Not computed, saved when only the largest was kept, or too many curves for details."""
     key = next(r.key for r in small)
-    assert [p.get_label() for p in plot.esd(small, modules=key).axes[0].patches][1:] == ["entries permuted"]
-    assert len(plot.esd(reports["2B"], modules=key).axes[0].patches) == 1
+    assert [p.get_label() for p in plot.esd(small, include=key).axes[0].patches][1:] == ["entries permuted"]
+    assert len(plot.esd(reports["2B"], include=key).axes[0].patches) == 1
     assert not plot.esd(small).axes[0].patches
     real = specdiag.SpectralReport.eigenvalues
 
@@ -251,7 +251,7 @@ def test_esd_without_permuted_eigenvalues(small, reports, monkeypatch):
         return real(self, name, part)
 
     monkeypatch.setattr(specdiag.SpectralReport, "eigenvalues", old)
-    (axes,) = plot.esd(small, modules=key).axes
+    (axes,) = plot.esd(small, include=key).axes
     assert len(axes.patches) == 1
     assert "largest eigenvalue,\nentries permuted" in lines(axes)
 
@@ -346,7 +346,7 @@ def test_choices_that_are_not_there(reports):
         ({"layers": 12}, r"has no layer 12; it has 0, 1, .*, 11"),
         (
             {"modules": "*nonsense*"},
-            r"modules='\*nonsense\*' matches none of 78 matrices of .*; their names look like 'bert",
+            r"include='\*nonsense\*' matches none of 78 matrices of .*; their names look like 'bert",
         ),
         ({"roles": "q", "modules": "*word_embeddings*"}, "leave out a module, layer or role"),
     ):
@@ -477,7 +477,7 @@ def run(*args):
         (["heatmap", "A", "--metric", "rho", "-o", "h.pdf"], "h.pdf"),
         (["decay", "plan.json"], "plan.decay.png"),
         (["decay", "A", "--basis", "square"], "run.decay.png"),
-        (["scree", "A", "--module", "*mlp*"], "run.scree.png"),
+        (["scree", "A", "--include", "*mlp*"], "run.scree.png"),
         (["paper", "A", "B", "--plan", "plan.json"], "run.paper.png"),
     ],
 )
@@ -510,7 +510,7 @@ def test_command_refusals(tmp_path, monkeypatch, small):
     small.save(tmp_path / "bare.json", spectra=False)
     for args, code, said in (
         (["heatmap", "a.json", "--metric", "loss"], 2, "choose from rows"),
-        (["scree", "a.json", "--basis", "square"], 2, "scree knows no --basis; it takes --module, --layer, --role"),
+        (["scree", "a.json", "--basis", "square"], 2, "scree knows no --basis; it takes --include, --layer, --role"),
         (["alpha", "a.json", "a.json"], 2, "alpha takes 1 SOURCE at most, not 2"),
         (["esd", "bare.json"], 2, "carries no eigenvalues"),
         (

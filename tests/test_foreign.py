@@ -141,7 +141,7 @@ def test_a_padded_vocabulary_is_kept_and_tied_weights_are_one(tmp_path):
     assert read.model.lm_head.weight is read.model.transformer.wte.weight
     assert "lm_head.weight" not in read.moments
     assert len(read.moments) == len(list(model.parameters()))
-    assert any("50304 tokens with padding" in line for line in read.said)
+    assert any("50304 tokens with padding" in line for line in read.notes)
     tokens, lr = batches(1, seed=9)[0], optimizer.param_groups[0]["lr"]
     ours = one_more_step(read, tmp_path, tokens, lr)
     train(optimizer, model.loss, [tokens], lambda _: lr)
@@ -190,7 +190,7 @@ def test_the_schedule_is_nanogpts_after_its_warm_up(tmp_path, end):
     values = read.settings.values
     for step in range(3, 61):
         assert rate(1e-2, values, step, 60) == pytest.approx(nano_lr(content["config"], step), rel=1e-9)
-    assert not [line for line in read.said if line.startswith("The lr of step")]
+    assert not [line for line in read.notes if line.startswith("The lr of step")]
     nano_run(tmp_path / "early.pt", bias=False, lr_decay_iters=end, steps=2)
     said = [line for line in read_foreign(tmp_path / "early.pt").said if line.startswith("The lr of step 3 ")]
     here = rate(1e-2, values, 2, 60)
@@ -205,7 +205,7 @@ def test_what_is_not_nanogpts_own_network_or_schedule_is_said(tmp_path):
     torch.save(content, tmp_path / "ckpt.pt")
     read = read_foreign(tmp_path)
     assert read.step == 6
-    assert "iter_num is 8 and the optimizer did 6 steps, as half precision skips some: 6 counts." in read.said
+    assert "iter_num is 8 and the optimizer did 6 steps, as half precision skips some: 6 counts." in read.notes
     content["config"]["learning_rate"] = 3e-2
     torch.save(content, tmp_path / "ckpt.pt")
     assert any("by its config" in line for line in read_foreign(tmp_path).said)
@@ -231,8 +231,8 @@ def test_the_next_step_after_alphadecays_code_is_its_own(tmp_path, optimizer):
         "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": 4, "max_grad_norm": 0.0, "seed": 3,
         "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}, "warmup_steps": 2,
     }  # fmt: skip
-    assert "are in the order 'alphadecay'" in read.said[0]
-    assert any("--s1 0.666 --s2 3.0 --every 500" in line and "0.67 to 3 of 0.01" in line for line in read.said)
+    assert "are in the order 'alphadecay'" in read.notes[0]
+    assert any("--s1 0.666 --s2 3.0 --every 500" in line and "0.67 to 3 of 0.01" in line for line in read.notes)
     lr = schedule.get_last_lr()[0]
     assert rate(1e-2, read.settings.values, 5, 40) == pytest.approx(lr, rel=1e-9)
     for group in made.param_groups:
@@ -267,7 +267,7 @@ def test_moments_in_half_precision_stay_as_they_are(tmp_path):
 def test_safetensors_tell_no_order_and_a_square_mlp_makes_it_ambiguous(tmp_path):
     alphadecay_run(tmp_path, safetensors=True)
     read = read_foreign(tmp_path)
-    assert "are in the order 'alphadecay:gate-down-up'" in read.said[0]
+    assert "are in the order 'alphadecay:gate-down-up'" in read.notes[0]
     square = tmp_path / "square"
     square.mkdir()
     model, made, _ = alphadecay_run(square, safetensors=True, intermediate_size=64)
@@ -298,7 +298,7 @@ def test_alphadecays_files_of_different_steps(tmp_path):
     state.write_text('{"update_step": 25, "global_step": 50}')
     read = read_foreign(tmp_path)
     assert read.step == 5
-    assert any("counts 25 updates and the optimizer 5, since --continue_from" in line for line in read.said)
+    assert any("counts 25 updates and the optimizer 5, since --continue_from" in line for line in read.notes)
     state.write_text('{"update_step": 4, "global_step": 8}')
     with pytest.raises(SourceError, match=r"at step 5 and training_state\.json at 4"):
         read_foreign(tmp_path)
@@ -327,7 +327,7 @@ def test_the_next_step_after_lightning_is_its_own(tmp_path, schedule):
     model.config.save_pretrained(tmp_path / "config")
     read = read_foreign(tmp_path, config=tmp_path / "config")
     assert (read.kind, read.optimizer, read.step) == ("Lightning checkpoint", "adamw", 4)
-    assert "Took the prefix 'model.' off the names in last.ckpt." in read.said
+    assert "Took the prefix 'model.' off the names in last.ckpt." in read.notes
     values = read.settings.values
     assert (values["per_device_train_batch_size"], values["gradient_accumulation_steps"]) == (BATCH, 3)
     assert (values["max_grad_norm"], values["weight_decay"], values["learning_rate"]) == (CLIP, 0.2, 1e-2)
@@ -340,7 +340,7 @@ def test_the_next_step_after_lightning_is_its_own(tmp_path, schedule):
     else:
         assert "lr_scheduler_type" not in values
         assert "not one that can be taken over: the last lr was 0.002." in read.settings.notes[0]
-    norms = [line for line in read.said if line.endswith("decayed there and not by a Trainer.")]
+    norms = [line for line in read.notes if line.endswith("decayed there and not by a Trainer.")]
     assert norms == ["model.layers.0.input_layernorm.weight and 4 more: decayed there and not by a Trainer."]
     tokens = batches(1, seed=9)[0]
     ours = one_more_step(read, tmp_path, tokens, lr, decay_all=0.2)
@@ -356,7 +356,7 @@ def test_the_next_step_after_a_training_script_is_its_own(tmp_path, groups):
     model.config.save_pretrained(tmp_path)  # beside it
     read = read_foreign(path)
     assert (read.kind, read.step, read.block_size) == ("torch dict", 4, TIME)
-    assert ("names the parameters" in read.said[0]) == (groups == "named")
+    assert ("names the parameters" in read.notes[0]) == (groups == "named")
     values = read.settings.values
     assert (values["seed"], values["max_grad_norm"], values["learning_rate"]) == (5, CLIP, 1e-2)
     assert (values["lr_scheduler_type"], values["warmup_steps"], read.steps_total) == ("cosine", 2, 10)

@@ -172,7 +172,7 @@ def test_every_door_checks_every_value(option, said):
     [
         ({"lr_schedule": "cosine"}, "unknown lr_schedule='cosine'; choose from constant, to zero"),
         ({"clip": (5,)}, "clip=(5,): give two numbers"),
-        ({"clip": (5, 101)}, "--clip 5 101 must be percentiles"),
+        ({"clip": (5, 101)}, "clip=(5, 101) must be percentiles"),
         ({"clip": (math.nan, 5)}, "clip=nan: give a number"),
         ({"preserve_mean": "yes"}, "preserve_mean='yes': give True or False"),
         ({"weight_decay": math.inf}, "weight_decay=inf: give a number of at least 0"),

@@ -11,7 +11,7 @@ import specdiag
 from specdiag.errors import SourceError, UsageError
 from specdiag.optim import AlphaDecay, optimizers
 from specdiag.optim.registry import METHODS
-from specdiag.train.callbacks.rule_names import OPTIONS
+from specdiag.train.callbacks.registry import OPTIONS
 from specdiag.train.models.building import new_config
 from specdiag.train.models.simple_vit import register
 from specdiag.train.recipe import Recipe, load_recipe, preset_names

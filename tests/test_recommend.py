@@ -337,9 +337,9 @@ def test_decays_that_follow_the_lr() -> None:
     assert plan.weight_decay(name, 50) == pytest.approx(0.15)
     assert plan.weight_decay(name, 550) == pytest.approx(0.15)
     assert recommend(PAPER, weight_decay=0.1).weight_decay(name, 550) == pytest.approx(0.3)
-    same = decay_schedule("scionc", peak_lr=1e-3, steps_total=1000, lr_shape="linear", warmup=100, momentum=0.1)
+    same = decay_schedule("scionc", peak_lr=1e-3, steps_total=1000, lr_shape="linear", warmup=100, momentum=0.9)
     assert same.factor(550, 0.1) == pytest.approx(0.5), "at constant momentum and target ScionC is AdamC's rule"
-    fixed = decay_schedule("scionc", peak_lr=0.01, steps_total=4, lr_shape="constant", momentum=0.1, target_norm=1.1875)
+    fixed = decay_schedule("scionc", peak_lr=0.01, steps_total=4, lr_shape="constant", momentum=0.9, target_norm=1.1875)
     assert fixed.weight_decay(0, 0.1) == pytest.approx(0.08), "check case C1"
     with pytest.raises(UsageError, match="no base decay"):
         recommend(PAPER, schedule=course).weight_decay(name)
@@ -352,7 +352,7 @@ def test_decays_that_follow_the_lr() -> None:
         ({"method": "adamc", "steps_total": None}, "give its peak with --lr, and --steps-total"),
         ({"method": "adamc", "warmup": 10}, "make no schedule"),
         ({"method": "adamc", "momentum": 0.1}, "belong to --schedule scionc"),
-        ({"method": "scionc", "momentum": 0.0}, "momentum=0"),
+        ({"method": "scionc", "momentum": 1.0}, "momentum=1"),
         ({"method": "scionc", "target_norm": -1.0}, "must be positive"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_report_of_before_randomized_eigenvalues_were_kept(tmp_path):
     again = load_report(path)
     assert again.records == report.records
     assert np.array_equal(again.eigenvalues("x.weight"), report.eigenvalues("x.weight"))
-    with pytest.raises(UsageError, match="saved before these were kept, so analyze again with --randomize"):
+    with pytest.raises(UsageError, match="saved before these were kept, so analyze again with randomize=True"):
         again.eigenvalues("x.weight", randomized=True)
 
 
@@ -136,7 +136,9 @@ def test_a_newer_schema_is_named(report, tmp_path):
         load_report(path)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1", '{"schema": 2, "records": []}', '{"schema": 1, "entries": []}', "\x00\x01"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1", '{"schema": 2, "records": []}', '{"schema": 1, "entries": []}', "\x00\x01"]
+)
 def test_garbage_is_no_report(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SourceError, match="is no specdiag report"):

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 from test_cache import assert_same
 
 import specdiag
+import specdiag.analysis.analyze as analysis
+from specdiag.analysis import workers
 from specdiag.errors import UsageError
 from specdiag.report import load_report
 
@@ -200,3 +202,115 @@ def test_all_of_it_may_be_there(tmp_path):
     whole = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6))
     again = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6), partial_reports=[whole])
     assert_same(whole, again)
+
+
+# Failures that are no signals
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "ckpt", n=6, side=64)
+
+
+def failing(error, after=3):
+    def stop(progress):
+        if progress.matrices == after:
+            raise error
+
+    return stop
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error"), specdiag.ComputationError("no")])
+def test_a_failure_in_the_middle_keeps_what_was_measured(folder, error):
+    with pytest.raises(specdiag.AnalysisFailed) as caught:
+        specdiag.analyze(folder, device="cpu", jobs=1, progress=failing(error))
+    failure = caught.value
+    assert failure.__cause__ is error
+    assert (len(failure.report), failure.report.complete) == (3, False)
+    whole = specdiag.analyze(folder, device="cpu", jobs=1)
+    again = specdiag.analyze(folder, device="cpu", jobs=1, partial_reports=[failure.report])
+    assert list(again) == list(whole)
+
+
+def test_a_failure_of_a_worker_keeps_what_was_measured(folder, monkeypatch):
+    real, calls = workers.measure, []
+
+    def measure(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError("cannot allocate 3 GiB")
+        return real(*arguments)
+
+    monkeypatch.setattr(workers, "measure", measure)
+    monkeypatch.setattr(workers, "batches", lambda ordered: ([unit] for unit in ordered))
+    with pytest.raises(
+        specdiag.AnalysisFailed, match=r"cannot allocate 3 GiB \(after 3 matrices were measured\)"
+    ) as caught:
+        specdiag.analyze(folder, device="cpu", jobs=1)
+    assert len(caught.value.report) == 3
+
+
+def test_a_failure_before_the_first_matrix_is_itself(folder, monkeypatch):
+    def measure(*arguments):
+        raise MemoryError("at once")
+
+    monkeypatch.setattr(workers, "measure", measure)
+    with pytest.raises(MemoryError, match="at once"):
+        specdiag.analyze(folder, device="cpu", jobs=1)
+
+
+def test_a_signal_after_the_last_matrix_loses_nothing(folder, monkeypatch):
+    real, calls = analysis.summarise, []
+
+    def summarise(*arguments, **more):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    whole = specdiag.analyze(folder, device="cpu", jobs=1)
+    monkeypatch.setattr(analysis, "summarise", summarise)
+    with pytest.raises(specdiag.Interrupted) as caught:
+        specdiag.analyze(folder, device="cpu", jobs=1)
+    assert list(caught.value.report) == list(whole)
+    assert caught.value.report.complete
+
+
+FAILING = """
+import sys
+from specdiag.analysis import workers
+real, calls = workers.measure, []
+def measure(*arguments):
+    calls.append(1)
+    if len(calls) == 4:
+        raise {error}
+    return real(*arguments)
+workers.measure, workers.batches = measure, lambda ordered: ([unit] for unit in ordered)
+from specdiag_cli.main import run
+sys.argv = ["specdiag", "analyze", "ckpt", "--jobs", "1", "--no-cache"]
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "why"),
+    [
+        ("MemoryError()", 4, "memory ran out"),
+        ("OSError(5, 'Input/output error')", 4, "Input/output error"),
+        ("workers.SourceError('the share is gone')", 3, "the share is gone"),
+    ],
+)
+def test_the_command_saves_what_was_measured_before_a_failure(folder, error, code, why):
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(error=error)],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, why in done.stderr) == (code, True), done.stderr
+    assert "stopped by an error after 3 matrices; the report is marked incomplete: --resume goes on" in done.stderr
+    held = load_report(folder.parent / "ckpt.specdiag.json")
+    assert (len(held), held.complete) == (3, False)
+    assert run("analyze", "ckpt", "--resume", cwd=folder.parent).returncode == 4  # a matrix of NaN
+    assert len(load_report(folder.parent / "ckpt.specdiag.json")) == 7

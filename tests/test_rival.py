@@ -113,7 +113,7 @@ def test_a_branch_from_an_older_checkpoint_says_that_its_schedule_is_stretched(r
     begin(recipe, tmp_path / "mine").train()
     prepare(Request(source=tmp_path / "mine", extend=2)).train()
     branch = prepare(Request(source=tmp_path / "mine" / "checkpoint-2", out=tmp_path / "on", decay="none"))
-    assert any("spans 6 steps instead of 4" in note for note in branch.said)
+    assert any("spans 6 steps instead of 4" in note for note in branch.notes)
 
 
 def test_a_comparison_that_was_stopped_goes_on_with_the_rival_of_its_beginning(recipe, tmp_path):

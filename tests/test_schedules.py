@@ -7,9 +7,9 @@ from specdiag.decay.schedules import (
     constant,
     cosine,
     effective_lr,
+    gradient_weight_for,
     inflation,
     linear,
-    momentum_for,
     per_step,
     scionc,
     scionc_exact,
@@ -111,7 +111,7 @@ def test_scionc_refuses_the_impossible():
         scionc(constant(0.0), constant(0.01), constant(0.1))(3)
     with pytest.raises(UsageError, match="raise C\\^2"):
         scionc(constant(1e-3), constant(0.5), constant(0.1))(0)
-    with pytest.raises(UsageError, match="momentum alpha is 0"):
+    with pytest.raises(UsageError, match="gradient_weight=0"):
         scionc(constant(1.0), constant(0.01), constant(0.0))(0)
 
 
@@ -141,14 +141,14 @@ def test_momentum():
 
 
 def test_momentum_instead_of_lr_decay():
-    assert momentum_for(1.0, 0.1) == pytest.approx((0.1, 1))
-    assert momentum_for(0.5, 0.1) == pytest.approx((0.3478260870, 1), abs=1e-9)  # C8
-    assert momentum_for(0.25, 0.1) == pytest.approx((0.9142857143, 1), abs=1e-9)
+    assert gradient_weight_for(1.0, 0.1) == pytest.approx((0.1, 1))
+    assert gradient_weight_for(0.5, 0.1) == pytest.approx((0.3478260870, 1), abs=1e-9)  # C8
+    assert gradient_weight_for(0.25, 0.1) == pytest.approx((0.9142857143, 1), abs=1e-9)
     for share in (1.0, 0.5, math.sqrt(0.1 / 1.9), 0.1, 0.01):
-        alpha, factor = momentum_for(share, 0.1)
+        alpha, factor = gradient_weight_for(share, 0.1)
         assert effective_lr(factor, alpha) / effective_lr(1.0, 0.1) == pytest.approx(share)
     with pytest.raises(UsageError, match="share"):
-        momentum_for(0.0, 0.1)
+        gradient_weight_for(0.0, 0.1)
 
 
 def test_the_papers_simulation_of_the_end_of_training():

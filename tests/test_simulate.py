@@ -46,11 +46,11 @@ ADAMW = update_of("adamw", (4096,))
 
 
 def l2(alpha):
-    return update_of("scion-l2", (64,), momentum=alpha)
+    return update_of("scion-l2", (64,), momentum=1 - alpha)
 
 
 def sign(alpha, shape=(64, 64)):
-    return update_of("scion-sign", shape, momentum=alpha)
+    return update_of("scion-sign", shape, momentum=1 - alpha)
 
 
 def run(*args):
@@ -483,8 +483,8 @@ def test_a_prediction_needs_no_numpy():
         ("sgdm", {"betas": (0.9, 0.99)}, "sgdm takes no --betas: give --momentum"),
         ("random-walk", {"momentum": 0.9}, "random-walk takes no --momentum$"),
         ("adamw", {"betas": (0.9, 1.0)}, "--betas 0.9 1"),
-        ("scion-l2", {"momentum": 0.0}, "the new gradient's weight"),
-        ("sgdm", {"momentum": 1.0}, "share of the buffer that is kept"),
+        ("scion-l2", {"momentum": 1.0}, "share of the buffer that a step keeps"),
+        ("sgdm", {"momentum": 1.0}, "share of the buffer that a step keeps"),
         ("muon", {"shape": (9,)}, "muon needs a matrix"),
         ("adamw", {"shape": (2, 3, 4)}, "--shape 2x3x4"),
         ("adamw", {"lr": 0.0}, "--lr is 0"),
@@ -544,7 +544,7 @@ def test_json_and_csv(tmp_path):
     assert float(rows[-1]["simulated_rms"]) == pytest.approx(float(rows[-1]["rms"]), rel=0.05)
     code, out, _ = run(*SETTING, "-o", tmp_path / "norms.json")
     assert "Course" in out
-    assert json.loads((tmp_path / "norms.json").read_text())[0]["schema"] == 1
+    assert json.loads((tmp_path / "norms.json").read_text())[0]["schema"] == 2
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

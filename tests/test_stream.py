@@ -465,7 +465,7 @@ def test_the_revisions_of_a_trajectory(hub: HubStandIn, tmp_path: Path, monkeypa
         assert [(step.step, step.resumed) for step in found.steps] == [(1, resumed), (2, resumed)]
         assert (hub.downloads() == []) == resumed
     assert not cache.exists()
-    with pytest.raises(UsageError, match="comes without --revisions"):
+    with pytest.raises(UsageError, match="comes without revisions="):
         specdiag.trajectory(tmp_path, stream=True)
 
 

@@ -110,7 +110,7 @@ def test_a_plan_beside_the_checkpoint_is_taken_and_goes_with_the_run(plain, text
     plan = specdiag.recommend(source, weight_decay=0.5, rule="sqrt")
     plan.save(tmp_path / "mine" / "plan.json")
     run, _ = resumed(source, text, tmp_path / "out", decay=None)
-    assert f"The decays are those of {tmp_path / 'mine' / 'plan.json'}." in run.said
+    assert f"The decays are those of {tmp_path / 'mine' / 'plan.json'}." in run.notes
     seen = {}
     prepare(Request(source=tmp_path / "out", extend=1)).train(on_first=seen.update)
     assert {name: seen[name] for name in plan.ratios} == pytest.approx({n: 0.5 * r for n, r in plan.ratios.items()})
@@ -161,7 +161,7 @@ def test_matrices_of_one_shape_that_changed_places_are_warned_of(tmp_path, text)
     trainer.train()
     source = tmp_path / "run" / "checkpoint-60"
     run = prepare(Request(source=source, data=[text], out=tmp_path / "right", decay="uniform", extend=1))
-    assert not any("wrong parameters" in sentence for sentence in run.said)
+    assert not any("wrong parameters" in sentence for sentence in run.notes)
     saved = torch.load(source / "optimizer.pt")
     names = [n for n, _ in trainer.model.named_parameters() if "norm" not in n]
     place = {name: i for i, name in enumerate(names)}
@@ -170,7 +170,7 @@ def test_matrices_of_one_shape_that_changed_places_are_warned_of(tmp_path, text)
         saved["state"][a], saved["state"][b] = saved["state"][b], saved["state"][a]
     torch.save(saved, source / "optimizer.pt")
     run = prepare(Request(source=source, data=[text], out=tmp_path / "swapped", decay="uniform", extend=1))
-    assert any("The second moments may lie at the wrong parameters" in sentence for sentence in run.said), run.said
+    assert any("The second moments may lie at the wrong parameters" in sentence for sentence in run.notes), run.notes
 
 
 def test_a_run_of_ours_refuses_other_data_unless_allowed(plain, text, tmp_path):
@@ -181,8 +181,8 @@ def test_a_run_of_ours_refuses_other_data_unless_allowed(plain, text, tmp_path):
         prepare(Request(source=tmp_path / "ours", extend=1))
     assert len(list((tmp_path / "ours").glob("tokens-*.cache"))) == 1
     run = prepare(Request(source=tmp_path / "ours", extend=1, allow_data_shift=True))
-    assert "Other data than before: data.txt has other content." in run.said
-    assert "step 7 has the lr that was saved" in " ".join(run.said)
+    assert "Other data than before: data.txt has other content." in run.notes
+    assert "step 7 has the lr that was saved" in " ".join(run.notes)
 
 
 def test_what_is_logged_reads_back_in_the_long_form(plain, text, tmp_path):
@@ -213,7 +213,7 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
     over = prepare(Request(source=tmp_path / "out"))
     assert (over.step, over.fresh, over.settings.values["learning_rate"]) == (0, True, 1e-3)
-    assert "has no checkpoint yet: it starts over" in over.said[0]
+    assert "has no checkpoint yet: it starts over" in over.notes[0]
 
 
 @pytest.mark.parametrize(

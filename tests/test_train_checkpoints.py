@@ -146,7 +146,7 @@ def test_kill_9_at_every_point_of_saving_loses_no_checkpoint(plain, text, tmp_pa
     for point in ("half_the_weights", "half_the_optimizer", "before_the_state", "before_the_manifest"):
         start = find_start(Path(f"{run}-{point}"), fresh=False, branch=False)
         assert start.step == 2, point
-        lock, *said = start.said
+        lock, *said = start.notes
         assert lock.startswith(".specdiag.lock of process "), point
         assert said == ["checkpoint-4 was passed over: the run was killed while it was being saved"], point
     for point in ("after_the_manifest", "while_rotating"):

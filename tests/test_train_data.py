@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from specdiag import SourceError, UsageError
 from specdiag.train.data.blocks import split
-from specdiag.train.data.fingerprint import Fingerprint, fingerprint
+from specdiag.train.data.fingerprint import Fingerprint, data_fingerprint
 from specdiag.train.data.hub import HubData
 from specdiag.train.data.tokenizers import find_tokenizer
 from specdiag.train.data.tokens import data_files, load_data
@@ -105,9 +105,11 @@ def test_a_fingerprint_is_kept_with_what_it_holds(tmp_path):
         assert msgspec.toml.decode(written, type=Fingerprint) == found
         assert b"commit" not in written
     of_hub = [replace(HubData("org/name", config="en"), revision=commit * 40) for commit in "ab"]
-    before, now = (fingerprint([source, path], "bytes", 16, 0) for source in of_hub)
+    before, now = (data_fingerprint([source, path], "bytes", 16, 0) for source in of_hub)
     assert before.differences(now) == ["org/name:en is at commit bbbbbbbb and was at aaaaaaaa"]
-    assert before.differences(fingerprint([path, of_hub[0]], "bytes", 16, 0)) == ["the files come in another order"]
+    assert before.differences(data_fingerprint([path, of_hub[0]], "bytes", 16, 0)) == [
+        "the files come in another order"
+    ]
 
 
 def test_the_split_is_fixed_and_disjoint():

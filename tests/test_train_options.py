@@ -218,7 +218,7 @@ def test_a_model_without_a_vocabulary_has_that_of_its_tokenizer(recipe, tmp_path
     model = {name: value for name, value in MODEL.items() if name != "vocab_size"}
     run = begin(msgspec.structs.replace(recipe, model=model), tmp_path / "run")
     assert run.trainer.model.config.vocab_size == 256
-    assert any("vocab_size: it is 256, that of bytes (the default of llama is 32000)" in note for note in run.said)
+    assert any("vocab_size: it is 256, that of bytes (the default of llama is 32000)" in note for note in run.notes)
     folder = tmp_path / "tokenizer"
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<a>", "<b>"])
@@ -234,7 +234,7 @@ def test_a_vocabulary_that_tokens_do_not_tell_is_named(recipe, tmp_path):
     np.arange(4000, dtype=np.uint16).tofile(data)
     model = {name: value for name, value in MODEL.items() if name != "vocab_size"} | {"hidden_size": 8}
     run = begin(msgspec.structs.replace(recipe, model=model, data=(str(data),)), tmp_path / "run")
-    assert any("the model has that of llama by default, 32000" in note for note in run.said)
+    assert any("the model has that of llama by default, 32000" in note for note in run.notes)
 
 
 @pytest.mark.parametrize("where", ["", "checkpoint-8"])

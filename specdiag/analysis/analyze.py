@@ -15,16 +15,17 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.analysis.options import AnalysisOptions, DType, Method
-from specdiag.analysis.processes import Ranks
+from specdiag.analysis.processes import RankLost, Ranks, Rows
 from specdiag.analysis.resume import finished_rows
-from specdiag.analysis.run import Progress, measured
+from specdiag.analysis.run import Progress, run
 from specdiag.analysis.selection import drop_tied, select, skip
 from specdiag.analysis.settings import resolved
 from specdiag.analysis.source import open_source
 from specdiag.analysis.summary import summarise
 from specdiag.checkpoint.fingerprint import fingerprint
-from specdiag.checkpoint.tensors import Checkpoint
-from specdiag.records import ModuleRecord, Provenance, Settings, TailName
+from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+from specdiag.errors import ComputationError
+from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, spectrum_key
 from specdiag.resources import blas_kernels, peak_memory
 from specdiag.spectra.measure import Eigenvalues
@@ -34,10 +35,26 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during an analysis, or another process of it died. `report` holds what was done, marked incomplete."""
+    """A signal that ended an analysis, or another process of it that died.
+
+    Attributes:
+        report: the rows that were measured, marked incomplete unless they are all.
+    """
 
     def __init__(self, report: SpectralReport) -> None:
         super().__init__(f"interrupted after {len(report)} matrices")
+        self.report = report
+
+
+class AnalysisFailed(ComputationError):
+    """A failure in the middle of an analysis, such as memory that ran out or a disk that was lost: its `__cause__`.
+
+    Attributes:
+        report: the rows that were measured, marked incomplete unless they are all.
+    """
+
+    def __init__(self, report: SpectralReport, cause: BaseException) -> None:
+        super().__init__(f"{str(cause) or type(cause).__name__} (after {len(report)} matrices were measured)")
         self.report = report
 
 
@@ -104,6 +121,7 @@ def analyze(
         UsageError: an option makes no sense, or a pattern matches nothing.
         SourceError: the source cannot be read, or holds nothing to analyse.
         Interrupted: Ctrl-C; carries the partial report.
+        AnalysisFailed: another failure after the first matrix; carries the partial report. The failure is its cause.
 
     Example:
         >>> report = specdiag.analyze("org/name")
@@ -123,41 +141,58 @@ def analyze(
         settings = replace(settings, device=ranks.device(settings.device))
     finished = finished_rows(options.partial_reports, checkpoint.source, settings, selected)
     left = [m for m in selected if m.key not in finished]
-    share, workers, cause = measured(
-        left, checkpoint.source, settings, options.jobs, options.memory, options.cache, ranks, progress
-    )
-    finished |= share.finished
+    outcome = run(left, checkpoint.source, settings, options)
+    finished |= outcome.result.finished
 
-    done = [finished[m.key] for m in selected if m.key in finished]
-    skipped += tied
-    skipped += [skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
-    report = SpectralReport(
-        source=checkpoint.source,
-        settings=settings,
-        records=tuple(record for record, _ in done),
-        skipped=tuple(skipped),
-        summary=summarise(
-            [record for record, _ in done],
-            skipped,
-            n_tensors=checkpoint.n_tensors,
-            n_parameters=checkpoint.n_parameters,
-        ),
-        provenance=_provenance(
+    def assembled() -> SpectralReport:
+        provenance = _provenance(
             checkpoint,
             settings,
-            jobs=workers,
+            jobs=outcome.workers,
             seconds=time.perf_counter() - start,
             processes=1 if ranks is None else ranks.size,
-            device_difference=share.device_difference,
+            device_difference=outcome.result.device_difference,
             fingerprint=mark,
-            n_cached=share.n_cached,
-        ),
-        complete=cause is None,
+            n_cached=outcome.result.n_cached,
+        )
+        return _report(checkpoint, settings, selected, [*skipped, *tied], finished, provenance)
+
+    cause = outcome.cause
+    try:
+        report = assembled()
+    except KeyboardInterrupt as late:  # a signal after the last matrix; what was measured is put together once more
+        cause, report = late, assembled()
+    if cause is None:
+        return report
+    if isinstance(cause, KeyboardInterrupt | RankLost):
+        raise Interrupted(report) from cause
+    if not outcome.result.finished:
+        raise cause
+    raise AnalysisFailed(report, cause) from cause
+
+
+def _report(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    selected: Sequence[WeightMatrix],
+    skipped: Sequence[Skipped],
+    finished: Rows,
+    provenance: Provenance,
+) -> SpectralReport:
+    """Put the report together; selected matrices without a row are listed with those that were left out."""
+    done = [finished[m.key] for m in selected if m.key in finished]
+    missing = [skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
+    records, left_out = tuple(record for record, _ in done), (*skipped, *missing)
+    return SpectralReport(
+        source=checkpoint.source,
+        settings=settings,
+        records=records,
+        skipped=left_out,
+        summary=summarise(records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters),
+        provenance=provenance,
+        complete=not missing,
         _spectra=_by_key(done),
     )
-    if cause is not None:
-        raise Interrupted(report) from cause
-    return report
 
 
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:

@@ -29,7 +29,7 @@ from specdiag.spectra.measure import Eigenvalues
 
 _log = logging.getLogger("specdiag")
 
-NUMBERS = 2
+RESULTS_VERSION = 2
 """Raised when the same values and settings give other numbers than before: what was kept is then computed anew."""
 MIN_FLOPS = 2e7
 """Cheaper matrices (below about 200 x 200, 2 ms) are computed again: to read and check an entry takes a tenth of that,
@@ -62,7 +62,7 @@ class Results:
         self.n_found = 0
         self._settings = settings
         self._common = (
-            NUMBERS,
+            RESULTS_VERSION,
             [version(name) for name in ("specdiag", "numpy", "scipy", "torch")],
             platform.machine(),
             blas_kernels(),

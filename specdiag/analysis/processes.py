@@ -72,12 +72,15 @@ class Ranks:
         atexit.register(dist.destroy_process_group)  # its threads would abort the interpreter's end
         return cls(*(int(os.environ[name]) for name in names[:4]))
 
-    def share(self, work: Sequence[T], costs: Sequence[float]) -> list[T]:
-        """What this process does: the longest first, each to the one that has least to do yet.
+    def own_part(self, work: Sequence[T], costs: Sequence[float]) -> list[T]:
+        """Choose the work of this process: the longest goes first, each to the process that has least to do yet.
 
         Args:
             work: everything, in the same order everywhere.
-            costs: of each.
+            costs: of each item, in any unit.
+
+        Returns:
+            The items of this process, in their order.
         """
         loads = [0.0] * self.size
         taken: list[int] = []
@@ -125,37 +128,52 @@ class Ranks:
         self.exchange(None)
 
 
-class Share(NamedTuple):
-    """What was measured in one process, or in all."""
+class PartialResult(NamedTuple):
+    """The result of one process, or of all together.
 
-    whole: str
-    """What all of them share, from `of_work`."""
+    Attributes:
+        work_digest: hash of what all processes together were to measure, from `digest_of`.
+        finished: rows and eigenvalues by key.
+        n_cached: matrices whose numbers an earlier analysis had kept.
+        device_difference: largest relative difference of an upper eigenvalue between accelerator and CPU.
+    """
+
+    work_digest: str
     finished: Rows
     n_cached: int
     device_difference: float | None
 
     @staticmethod
-    def of_work(source: Source, settings: Settings, left: Iterable[str]) -> str:
-        """A hash of what all processes together were to measure: the matrices `left`, by key."""
+    def digest_of(source: Source, settings: Settings, left: Iterable[str]) -> str:
+        """Hash what all processes together were to measure.
+
+        Args:
+            source: the checkpoint.
+            settings: the settings; which of several accelerators makes no difference.
+            left: keys of the matrices that remain to be measured.
+        """
         settings = replace(settings, device=settings.device.partition(":")[0])
         return hashlib.sha256(repr((source, settings, sorted(left))).encode()).hexdigest()
 
-    def with_others(self, ranks: Ranks) -> Share:
-        """The shares of all processes together. All call it.
+    def with_others(self, ranks: Ranks) -> PartialResult:
+        """Put the results of all processes together. All call it.
+
+        Args:
+            ranks: the processes.
 
         Raises:
             RankLost: another process has ended.
             ComputationError: they were not measuring the same.
         """
-        shares = ranks.exchange(self)
-        if len({share.whole for share in shares}) > 1:
+        results = ranks.exchange(self)
+        if len({result.work_digest for result in results}) > 1:
             raise ComputationError(
                 "the processes do not see the same checkpoint or partial reports: give all of them one shared folder"
             )
-        differences = [s.device_difference for s in shares if s.device_difference is not None]
-        return Share(
-            self.whole,
-            {name: row for share in shares for name, row in share.finished.items()},
-            sum(share.n_cached for share in shares),
+        differences = [r.device_difference for r in results if r.device_difference is not None]
+        return PartialResult(
+            self.work_digest,
+            {name: row for result in results for name, row in result.finished.items()},
+            sum(result.n_cached for result in results),
             max(differences, default=None),
         )

@@ -1,18 +1,17 @@
-"""The work of one analysis: shared out over processes and workers, drained as it is done, kept when it is cut off."""
+"""The work of one analysis: shared out over processes and workers, collected as it is done, kept when it is cut off."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops, stored_bytes
 from specdiag.analysis.cost import memory as need
-from specdiag.analysis.processes import RankLost, Ranks, Rows, Share
-from specdiag.analysis.workers import Kind, affordable_workers, needs_torch, on_accelerator, on_cpu, units
+from specdiag.analysis.options import AnalysisOptions
+from specdiag.analysis.processes import PartialResult, RankLost, Rows
+from specdiag.analysis.workers import Kind, Result, affordable_workers, needs_torch, on_accelerator, on_cpu, units
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings, Source
 from specdiag.resources import available_cpus, total_memory
@@ -21,70 +20,104 @@ from specdiag.system.address_space import jobs_within, room
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an analysis is: matrices, stored bytes, and the share of the estimated work."""
+    """The progress of an analysis.
+
+    Attributes:
+        matrices: number of matrices that are done.
+        n_matrices: number of all.
+        nbytes: stored bytes of those that are done.
+        n_bytes: stored bytes of all.
+        fraction: finished fraction of the estimated work, from 0 to 1.
+        name: key of the matrix that was done last.
+    """
 
     matrices: int
     n_matrices: int
     nbytes: int
     n_bytes: int
-    share: float
+    fraction: float
     name: str
 
 
-def measured(
+class Outcome(NamedTuple):
+    """The end of the work.
+
+    Attributes:
+        result: of all processes together; where `cause` is given, of this one alone.
+        workers: number of threads of this process.
+        cause: why the work ended early, None where it did not.
+    """
+
+    result: PartialResult
+    workers: int
+    cause: BaseException | None
+
+
+def run(
     left: Sequence[WeightMatrix],
     source: Source,
     settings: Settings,
-    jobs: int | None,
-    memory: int | None,
-    cache: str | os.PathLike[str] | None,
-    ranks: Ranks | None,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[Share, int, BaseException | None]:
-    """What all processes found, the workers of this one, and why it is less than all: then it is this one's alone."""
+    options: AnalysisOptions,
+) -> Outcome:
+    """Measure matrices with the workers of this process, and put together what all processes found.
+
+    A failure or a signal ends the work early and loses nothing that was measured: it is returned with the rest.
+
+    Args:
+        left: matrices to measure, the same in every process.
+        source: the checkpoint.
+        settings: numbers to compute.
+        options: jobs, memory, cache, ranks and progress.
+
+    Raises:
+        UsageError: if the largest matrix does not fit into the memory that is allowed.
+        ComputationError: if the processes were not measuring the same.
+    """
+    ranks = options.ranks
     work = units(left)
     if ranks is not None:
-        work = ranks.share(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
+        work = ranks.own_part(work, [sum(flops(m, settings) for m in unit.matrices) for unit in work])
     alike = 1 if ranks is None else ranks.local_size
     jobs = jobs_within(
         room(torch=needs_torch(work, settings)),
-        jobs or max(1, available_cpus() // alike),
+        options.jobs or max(1, available_cpus() // alike),
         max((need(m, settings) for unit in work for m in unit.matrices), default=0),
     )
-    workers = affordable_workers(work, settings, jobs, memory or total_memory() // 2 // alike)
+    workers = affordable_workers(work, settings, jobs, options.memory or total_memory() // 2 // alike)
     differences: dict[Kind, float] = {}
-    kept = None if cache is None else Results(Path(cache), settings)
+    kept = None if options.cache is None else Results(options.cache, settings)
     results = (
         on_cpu(work, settings, workers, kept)
         if settings.device == "cpu"
         else on_accelerator(work, settings, workers, differences, kept)
     )
+    digest = PartialResult.digest_of(source, settings, (m.key for m in left))
     finished: Rows = {}
     cause: BaseException | None = None
     try:
-        _collect(results, [m for unit in work for m in unit.matrices], settings, progress, finished)
-    except KeyboardInterrupt as error:
+        _collect(results, [m for unit in work for m in unit.matrices], settings, options.progress, finished)
+        if kept is not None:
+            kept.store.trim()
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - returned, and raised with what was measured
         cause = error
-    if kept is not None:
-        kept.store.trim()
-    whole = Share.of_work(source, settings, (m.key for m in left))
-    share = Share(whole, finished, 0 if kept is None else kept.n_found, max(differences.values(), default=None))
+    n_cached = 0 if kept is None else kept.n_found
+    result = PartialResult(digest, finished, n_cached, max(differences.values(), default=None))
     if ranks is not None and cause is None:
         try:
-            share = share.with_others(ranks)
-        except (KeyboardInterrupt, RankLost) as error:
+            result = result.with_others(ranks)
+        except (KeyboardInterrupt, RankLost, MemoryError, OSError) as error:
             cause = error
-    return share, workers, cause
+    return Outcome(result, workers, cause)
 
 
 def _collect(
-    results: Any,
+    results: Iterable[Result],
     selected: Sequence[WeightMatrix],
     settings: Settings,
     progress: Callable[[Progress], None] | None,
     finished: Rows,
 ) -> None:
-    """Drain the results into `finished`, where they are kept when Ctrl-C ends it."""
+    """Drain the results into `finished`, where they are kept when something ends it."""
     total = sum(flops(m, settings) for m in selected) or 1.0
     n_bytes = sum(stored_bytes(m) for m in selected)
     done = nbytes = 0.0

@@ -74,7 +74,7 @@ def measure_deltas(
             jobs_within(room(torch=False), jobs, largest),
             given.get("memory") or total_memory() // 2 // alike,
         )
-        mine = moved if ranks is None else ranks.share(moved, [float(np.prod(pair[1].shape)) for pair in moved])
+        mine = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
         for name, angle in all_subspaces(mine, subspace, workers):
             angles[name] = angle
             if progress is not None:

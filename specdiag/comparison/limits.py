@@ -41,15 +41,15 @@ def parse_limits(texts: list[str]) -> dict[str, float]:
     for text in texts:
         metric, _, value = text.partition("=")
         if metric not in LIMITS:
-            raise UsageError(f"--fail-above {text}: unknown metric '{metric}'; choose from {', '.join(LIMITS)}")
+            raise UsageError(f"fail_above='{text}': unknown metric '{metric}'; choose from {', '.join(LIMITS)}")
         if metric in limits:
-            raise UsageError(f"--fail-above {text}: {metric} has the limit {limits[metric]:g} already; leave one out")
+            raise UsageError(f"fail_above='{text}': {metric} has the limit {limits[metric]:g} already; leave one out")
         try:
             limits[metric] = float(value)
         except ValueError:
-            raise UsageError(f"--fail-above {text}: '{value}' is no number; write {metric}=0.1") from None
+            raise UsageError(f"fail_above='{text}': '{value}' is no number; write {metric}=0.1") from None
         if not 0 <= limits[metric] < math.inf:
-            raise UsageError(f"--fail-above {text}: a limit is a finite number of at least 0")
+            raise UsageError(f"fail_above='{text}': a limit is a finite number of at least 0")
     return limits
 
 
@@ -75,7 +75,7 @@ def _exceeding(comparison: Comparison, metric: str, limit: float) -> Iterator[Ex
     values = [(change, _value(change, metric)) for change in comparison.modules]
     if all(value is None for _, value in values) and not any(_is_lost(change, metric) for change, _ in values):
         raise UsageError(
-            f"--fail-above {metric}={limit:g}: no matrix has {metric} on both sides, so nothing is checked"
+            f"fail_above='{metric}={limit:g}': no matrix has {metric} on both sides, so nothing is checked"
         )
     for change, value in values:
         if value is None and _is_lost(change, metric):

@@ -115,7 +115,7 @@ def recommend(
     schedule = None if schedule is None else checked_schedule(schedule)
     _check(rule, basis, compat, progress)
     if compat is not None and (include or exclude or roles):
-        raise UsageError("--compat reference decides itself who takes part: leave out --include, --exclude, --role")
+        raise UsageError("compat='reference' decides itself who takes part: leave out include=, exclude= and roles=")
     report = _report(source, basis, compat, progress, analysis)
     read = column(basis, report.settings)
     taking_part = (
@@ -201,7 +201,7 @@ def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
     check_basis(basis)
     checks.function("progress", progress)
     if compat not in (None, "reference"):
-        raise UsageError(f"unknown --compat {checks.shown(compat)}; there is 'reference'")
+        raise UsageError(f"unknown compat={checks.shown(compat)}; there is 'reference'")
     if rule == "log2" and basis in ("frobenius_norm", "spectral_norm"):
         raise UsageError(f"rule log2 needs values above 1, which {basis} need not be; choose linear or sqrt")
 
@@ -211,7 +211,7 @@ def _percentiles(clip: object) -> tuple[float, float] | None:
         return None
     low, high = checks.pair("clip", clip)
     if not 0 <= low < high <= 100:
-        raise UsageError(f"--clip {low:g} {high:g} must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
+        raise UsageError(f"clip=({low:g}, {high:g}) must be percentiles with 0 <= LO < HI <= 100, such as 5 95")
     return low, high
 
 

@@ -28,8 +28,8 @@ class DecaySchedule(Record, frozen=True, kw_only=True):
     peak_lr: float
     steps_total: int
     warmup: int = 0
-    momentum: float = 1.0
-    """alpha of ScionC, the weight of the new gradient."""
+    momentum: float = 0.0
+    """Share of the average of gradients that a step of ScionC keeps; its alpha is 1 - momentum."""
     target_norm: float | None = None
     """C^2 of ScionC; None: that at which the base decay balances the peak lr."""
 
@@ -51,8 +51,9 @@ class DecaySchedule(Record, frozen=True, kw_only=True):
         lr = self._lr()
         if self.method == "adamc":
             return schedules.adamc(base, lr, self.peak_lr)(step) / base
-        target = self.target_norm or schedules.target_norm(self.peak_lr, base, self.momentum)
-        return schedules.scionc(lambda _: target, lr, lambda _: self.momentum)(step) / base
+        alpha = 1 - self.momentum
+        target = self.target_norm or schedules.target_norm(self.peak_lr, base, alpha)
+        return schedules.scionc(lambda _: target, lr, lambda _: alpha)(step) / base
 
     def milestones(self) -> list[int]:
         """Steps that show the course: after the warm-up, quarters, the last."""
@@ -73,7 +74,7 @@ def decay_schedule(
     steps_total: int | None,
     lr_shape: LrShape = "cosine",
     warmup: int = 0,
-    momentum: float = 1.0,
+    momentum: float = 0.0,
     target_norm: float | None = None,
 ) -> DecaySchedule:
     """A schedule with its numbers checked.
@@ -89,10 +90,10 @@ def decay_schedule(
     peak_lr = checks.number("lr", peak_lr, above=0, most=checks.MOST_RATE, hint="the peak of the schedule")
     steps_total = checks.whole("steps_total", steps_total, least=1)
     warmup = checks.whole("warmup", warmup, least=0)
-    momentum = checks.number("momentum", momentum, above=0, most=1)
+    momentum = checks.number("momentum", momentum, least=0, below=1)
     if warmup >= steps_total:
         raise UsageError(f"--lr {peak_lr:g}, --steps-total {steps_total} and --warmup {warmup} make no schedule")
-    if method == "adamc" and (momentum != 1.0 or target_norm is not None):
+    if method == "adamc" and (momentum != 0.0 or target_norm is not None):
         raise UsageError("--momentum and --target-norm belong to --schedule scionc")
     if target_norm is not None:
         target_norm = checks.number(

@@ -64,7 +64,7 @@ def adamc(base: float, lr: Schedule, peak: float) -> Schedule:
     return decay
 
 
-def scionc(target: Schedule, lr: Schedule, momentum: Schedule) -> Schedule:
+def scionc(target: Schedule, lr: Schedule, gradient_weight: Schedule) -> Schedule:
     """ScionC (Chou 2025, arXiv 2512.08217, algorithm 2): the argument (2 - alpha) lr/(2 alpha C^2) for a target norm.
 
     For all layers but the output layer, whose decay stays fixed. With constant alpha and C^2 it is AdamC's rule. The
@@ -75,7 +75,7 @@ def scionc(target: Schedule, lr: Schedule, momentum: Schedule) -> Schedule:
         target: C^2, the squared Frobenius norm of the weights over that of one unit step, so that one value serves
             all shapes. A falling C^2 cannot be followed once the lr is near 0.
         lr: the layer's learning rate at each step (Scion's lr times its radius).
-        momentum: alpha, the weight of the new gradient, in (0, 1]: 0.1 is what others call momentum 0.9.
+        gradient_weight: alpha, the weight of the new gradient, in (0, 1]: 1 - momentum.
 
     Raises:
         UsageError: on call, C^2 not positive, alpha outside (0, 1], or a decay that would remove all weights.
@@ -85,7 +85,7 @@ def scionc(target: Schedule, lr: Schedule, momentum: Schedule) -> Schedule:
         wanted, now = target(step), lr(step)
         if not wanted > 0:
             raise UsageError(f"target norm C^2 is {wanted:g} at step {step}: it must be positive")
-        argument = inflation(momentum(step)) * now / (2 * wanted)
+        argument = inflation(gradient_weight(step)) * now / (2 * wanted)
         if now * argument >= 1:
             raise UsageError(
                 f"lr {now:g} and C^2 {wanted:g} would remove {now * argument:.0%} of the weights at step {step}: "
@@ -119,46 +119,54 @@ def scionc_exact(base: float, lr: Schedule, peak: float) -> Schedule:
     return decay
 
 
-def inflation(momentum: float) -> float:
+def inflation(gradient_weight: float) -> float:
     """(2 - alpha)/alpha: how much the squared norm grows because momentum repeats each gradient (equations 3, 4).
 
     For updates whose l2 norm is normalised. Measured: about 0.7 of it for sign updates, 0.8 to 0.95 for spectral ones,
     a constant factor that matters only where alpha changes or the norm is predicted in absolute units.
 
     Args:
-        momentum: alpha, the weight of the new gradient, in (0, 1].
+        gradient_weight: alpha, the weight of the new gradient, in (0, 1]: 1 - momentum.
+
+    Returns:
+        1 without momentum, more with it.
+
+    Raises:
+        UsageError: alpha outside (0, 1].
     """
-    if not 0 < momentum <= 1:
-        raise UsageError(f"momentum alpha is {momentum:g}: the weight of the new gradient lies in (0, 1], 1 being none")
-    return (2 - momentum) / momentum
+    if not 0 < gradient_weight <= 1:
+        raise UsageError(
+            f"gradient_weight={gradient_weight:g}: the weight of the new gradient lies in (0, 1], 1 without momentum"
+        )
+    return (2 - gradient_weight) / gradient_weight
 
 
-def effective_lr(lr: float, momentum: float) -> float:
+def effective_lr(lr: float, gradient_weight: float) -> float:
     """The lr that transfers between momenta: lr sqrt((2 - alpha)/alpha) (equation 3)."""
-    return lr * math.sqrt(inflation(momentum))
+    return lr * math.sqrt(inflation(gradient_weight))
 
 
-def target_norm(lr: float, weight_decay: float, momentum: float = 1.0) -> float:
+def target_norm(lr: float, weight_decay: float, gradient_weight: float = 1.0) -> float:
     """C^2 = lr (2 - alpha)/(2 alpha lambda): the squared norm at which decay and steps balance, in unit steps.
 
     Equation 4 as reconstructed, solved for the norm: what `scionc` inverts. For AdamW take alpha = 1: lr/(2 lambda)
     for each coordinate, whatever its betas.
     """
-    return inflation(momentum) * lr / (2 * weight_decay)
+    return inflation(gradient_weight) * lr / (2 * weight_decay)
 
 
-def target_norm_exact(lr: float, weight_decay: float, momentum: float = 1.0) -> float:
+def target_norm_exact(lr: float, weight_decay: float, gradient_weight: float = 1.0) -> float:
     """The same without dropping terms of the order of eta = lr x lambda; reconstructed, and checked by simulation.
 
     lr^2 (1 + b)/((1 - b)(2 eta - eta^2)), b = (1 - eta)(1 - alpha).
     """
-    inflation(momentum)
+    inflation(gradient_weight)
     eta = lr * weight_decay
-    b = (1 - eta) * (1 - momentum)
+    b = (1 - eta) * (1 - gradient_weight)
     return lr * lr * (1 + b) / ((1 - b) * (2 * eta - eta * eta))
 
 
-def momentum_for(share: float, initial: float) -> tuple[float, float]:
+def gradient_weight_for(share: float, initial: float) -> tuple[float, float]:
     """Momentum in place of lr decay: alpha, and what is left for the lr to do (appendix C, reconstructed).
 
     Args:

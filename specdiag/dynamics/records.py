@@ -34,7 +34,7 @@ class Setting(Record, frozen=True, kw_only=True):
     corrected: bool = False
     """The argument follows the lr, as in AdamC and ScionC: weight_decay x lr_t/lr."""
     momentum: float | None = None
-    """The optimizer's own argument: kept share of the buffer, for Scion the weight of the new gradient."""
+    """Share of the buffer that a step keeps; Scion's alpha is 1 - momentum."""
     betas: tuple[float, float] | None = None
     shape: tuple[int, ...]
     initial_rms: float

@@ -37,7 +37,7 @@ def with_settings(
         raise UsageError(f"{optimizer}'s norms follow its gradients, which checkpoints lack: log with NormWatch")
     last = found.steps[-1].step
     if last > steps:
-        raise UsageError(f"--steps {steps} is less than the run's last checkpoint, step {last}")
+        raise UsageError(f"steps={steps} is less than the run's last checkpoint, step {last}")
     at = sorted({1, *(round(i * steps / _POINTS) for i in range(1, _POINTS + 1))})
     told = simulate(optimizer, lr=lr, weight_decay=weight_decay, steps=steps, at=[s for s in at if s], **options)
     modules = [m for m in found.modules if m.role != "conv"]

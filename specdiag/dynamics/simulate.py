@@ -60,7 +60,7 @@ def simulate(
         warmup: steps from 0 to the peak in a straight line.
         final_lr: of linear and cosine.
         corrected: let the decay follow the lr (AdamC, ScionC).
-        momentum: the optimizer's own argument: what is kept of the buffer; for Scion the new gradient's weight.
+        momentum: share of the buffer that a step keeps, in [0, 1); Scion's alpha is 1 - momentum.
         betas: of adamw, adamc and lion.
         shape: (d_out, d_in) or (d,).
         initial_rms: root mean square of the weights before the first step; 0.02 if neither is given.

@@ -47,7 +47,7 @@ def removed(update: Update, lr: float, decay: float) -> float:
     if not update.coupled:
         if product >= 1:
             raise UsageError(
-                f"lr {lr:g} x weight decay {decay:g} is {product:.3g}: a step would remove all weights; --weight-decay "
+                f"lr {lr:g} x weight decay {decay:g} is {product:.3g}: a step would remove all weights; weight_decay= "
                 "is the optimizer's argument, before it is multiplied by the lr"
             )
         return product

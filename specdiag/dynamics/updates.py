@@ -27,9 +27,9 @@ BETAS: dict[Optimizer, tuple[float, float]] = {
 }  # fmt: skip
 """Defaults of the optimizers that take betas."""
 MOMENTUM: dict[Optimizer, float] = {
-    "sgdm": 0.9, "sgdw": 0.9, "muon": 0.95, "scion-l2": 0.1, "scion-sign": 0.1, "scion-spectral": 0.1,
+    "sgdm": 0.9, "sgdw": 0.9, "muon": 0.95, "scion-l2": 0.9, "scion-sign": 0.9, "scion-spectral": 0.9,
 }  # fmt: skip
-"""Defaults of those that take a momentum, in the optimizer's own sense: for Scion it is the new gradient's weight."""
+"""Defaults of those that take a momentum, the share of the buffer that a step keeps."""
 
 SPECTRAL_REPEATS = ((1.0, 0.776), (1.5, 0.869), (2.0, 0.906), (3.0, 0.940), (4.0, 0.956), (8.0, 0.979))
 """Measured to 0.001: longer side over shorter, and R - 1 of U V^T over that of an l2-normalised update, small alpha."""
@@ -77,8 +77,7 @@ def update_of(
         optimizer: one of `OPTIMIZERS`. `sgdm` is torch's SGD, whose decay is coupled; `sgdw` has decoupled decay;
             `random-walk` takes a fresh N(0, 1) number in each coordinate.
         shape: (d_out, d_in), or (d,).
-        momentum: as the optimizer's own argument: what is kept of the buffer (sgdm, sgdw, muon), or the weight of the
-            new gradient (Scion's alpha, 0.1 for what others call 0.9).
+        momentum: share of the buffer that a step keeps, in [0, 1); Scion's alpha is 1 - momentum.
         betas: of adamw, adamc and lion.
         gradient_rms: of a gradient's coordinates; only SGD's steps depend on it.
 
@@ -92,8 +91,7 @@ def update_of(
         return Update(optimizer, (), 1.0, 0.0, 0.0)
     if optimizer in BETAS:
         return _of_betas(optimizer, betas or BETAS[optimizer])
-    own = MOMENTUM[optimizer] if momentum is None else momentum
-    kept = 1 - own if optimizer.startswith("scion") else own
+    kept = MOMENTUM[optimizer] if momentum is None else momentum
     if optimizer in ("sgdm", "sgdw"):
         square = gradient_rms**2 / (1 - kept**2)
         return Update(optimizer, (kept,), square, 1.0, kept, coupled=optimizer == "sgdm")
@@ -166,9 +164,7 @@ def _check(
         raise UsageError(f"{optimizer} takes no --betas" + (": give --momentum" if optimizer in MOMENTUM else ""))
     if betas is not None and not all(0 <= beta < 1 for beta in betas):
         raise UsageError(f"--betas {betas[0]:g} {betas[1]:g}: each lies in [0, 1)")
-    scion = optimizer.startswith("scion")
-    if momentum is not None and not (0 < momentum <= 1 if scion else 0 <= momentum < 1):
-        sense = "the new gradient's weight, in (0, 1]" if scion else "the share of the buffer that is kept, in [0, 1)"
-        raise UsageError(f"--momentum {momentum:g}: for {optimizer} it is {sense}")
+    if momentum is not None and not 0 <= momentum < 1:
+        raise UsageError(f"momentum={momentum:g} must be the share of the buffer that a step keeps, in [0, 1)")
     if not (math.isfinite(gradient_rms) and gradient_rms > 0):
         raise UsageError(f"--gradient-rms {gradient_rms:g} must be positive")

@@ -107,8 +107,6 @@ def decay_semantics(optimizer: Optimizer, group: Group, shape: torch.Size) -> De
     if name is None:
         return DecaySemantics(decay, None)
     momentum = float(group["momentum"]) if name in MOMENTUM else None
-    if momentum is not None and name.startswith("scion"):
-        momentum = 1 - momentum
     betas = (float(group["betas"][0]), float(group["betas"][1])) if name in BETAS else None
     return DecaySemantics(decay, name, momentum, betas, float(group.get("radius", 1.0)))
 

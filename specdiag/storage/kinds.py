@@ -44,9 +44,9 @@ TRAJECTORY = Kind("trajectory", 1, "dropped", "make one with 'specdiag trajector
 LEDGER = Kind(
     "ledger of a trajectory", 2, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"
 )
-SIMULATION = Kind("simulation", 1, "setting", "make one with specdiag.simulate")
+SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
-WATCHED = Kind("list of watched modules", 1, "every", "copy the run again")
+WATCHED = Kind("list of watched modules", 2, "every", "log the norms anew with specdiag.optim.NormWatch")
 
 
 class _Schema(msgspec.Struct):

@@ -17,7 +17,7 @@ from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.files import converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
-from specdiag.train.callbacks.rule_names import OPTIONS
+from specdiag.train.callbacks.registry import OPTIONS
 from specdiag.train.tasks.augment import AUGMENTS
 
 PRESETS = Path(__file__).parent / "presets"
@@ -87,7 +87,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     model: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     """Content of config.json; beside `start`, what differs from it."""
     alphadecay: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    """Options of the decay rule, whichever it is: see `rule_names.OPTIONS`."""
+    """Options of the decay rule, whichever it is: see `registry.OPTIONS`."""
     optimizer_options: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     """Options of `specdiag.optim.optimizers` that are no settings."""
     settings: dict[str, Any]
@@ -118,26 +118,26 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UsageError(_unknown(name_or_path, "preset", names, "; or name a .toml file"))
     path = PRESETS / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     try:
-        said = decode_toml(read_whole(path))
+        content = decode_toml(read_whole(path))
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise UsageError(f"{path} is no TOML ({error!s:.400})") from error
     try:
-        return validated(said)
+        return validated(content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def validated(said: Mapping[str, Any]) -> Recipe:
+def validated(content: Mapping[str, Any]) -> Recipe:
     """A recipe of the content of its file.
 
     Raises:
         UsageError: it says what no recipe can say, or leaves out what every one must.
     """
-    _check_names(said, "field", Recipe.__struct_fields__)
+    _check_names(content, "field", Recipe.__struct_fields__)
     try:
-        recipe = _convert(said)
+        recipe = _convert(content)
     except msgspec.DecodeError as error:
         raise UsageError(_sentence(str(error)[:400])) from error
     _check(recipe)

@@ -72,10 +72,10 @@ def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool
         return Ledger(run=run, options=said)
     ledger = read_ledger(path)
     if ledger.run != run:
-        raise UsageError(f"{out} holds the trajectory of '{run_of(out, ledger)}': name another folder with --out")
+        raise UsageError(f"{out} holds the trajectory of '{run_of(out, ledger)}': name another folder with out=")
     if ledger.options != said:
         before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, said))
-        raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with --out, or delete it")
+        raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with out=, or delete it")
     return ledger
 
 

@@ -35,7 +35,7 @@ def open_sink(name: str, run: str, out: Path) -> Sink:
         MissingExtraError: it is not installed.
     """
     if name not in SINKS:
-        raise UsageError(f"unknown --to '{name}'; choose from {', '.join(SINKS)}")
+        raise UsageError(f"unknown to='{name}'; choose from {', '.join(SINKS)}")
     if name == "tensorboard":
         writer = _import("torch.utils.tensorboard", name).SummaryWriter(str(out / "tensorboard"))
 
@@ -65,4 +65,4 @@ def _import(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"--to {package} needs {package}: pip install {package}") from error
+        raise MissingExtraError(f"to='{package}' needs {package}: pip install {package}") from error

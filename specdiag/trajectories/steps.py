@@ -69,7 +69,7 @@ def find_steps(
             raise UsageError(f"revisions are those of a hub repository, and '{text}' is a local path")
         return _in_order(RunStep(_number(name), text, name, stream) for name in revisions)
     if stream:
-        raise UsageError(f"--stream is for hub repositories, and '{text}' comes without --revisions")
+        raise UsageError(f"stream=True is for hub repositories, and '{text}' comes without revisions=")
     if glob.has_magic(text) and not Path(text).exists():
         matches = sorted(glob.glob(str(expanded(text))))  # noqa: PTH207 - absolute patterns too
         if not matches:
@@ -78,10 +78,10 @@ def find_steps(
     folder = expanded(text)
     if not folder.is_dir():
         if not folder.exists():
-            raise SourceError(f"no such directory: '{text}'; for a run on the hub give --revisions")
+            raise SourceError(f"no such directory: '{text}'; for a run on the hub give revisions=")
         raise SourceError(
             f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
-            "repository with --revisions"
+            "repository with revisions="
         )
     found = [
         RunStep(int(match["step"]), str(path))

@@ -146,6 +146,6 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with --out") from error
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with out=") from error
     check_writable(folder / LOG_NAME)
     return folder

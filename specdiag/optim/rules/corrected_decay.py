@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from specdiag import checks
+from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.live.multipliers import Group, attach_all
 from specdiag.live.optimizers import servables
@@ -69,8 +70,8 @@ class CorrectedDecay:
         self._corrected = _corrected(model)
         if not any(p in self._corrected for o in held for group in o.param_groups for p in group["params"]):
             raise UsageError(f"the optimizer holds no matrix of this {type(model).__name__} that could be corrected")
-        self._smoothing = {
-            p: _smoothing(group) if momentum is None else 1 - momentum
+        self._gradient_weight = {
+            p: _gradient_weight(group) if momentum is None else 1 - momentum
             for o in held
             for group in o.param_groups
             for p in group["params"]
@@ -96,7 +97,7 @@ class CorrectedDecay:
             return 1.0
         factor = float(group["lr"]) / self._peak(group)
         if self._rule == "scionc":
-            factor *= _inflation(_smoothing(group)) / _inflation(self._smoothing[parameter])
+            factor *= inflation(_gradient_weight(group)) / inflation(self._gradient_weight[parameter])
         return factor
 
     def _peak(self, group: Group) -> float:
@@ -118,13 +119,8 @@ def _corrected(model: nn.Module) -> set[torch.Tensor]:
     return {each.parameter for each in placed(model) if each.place == "hidden"}
 
 
-def _smoothing(group: Group) -> float:
-    """a = 1 - momentum, the share of the new gradient in the average; 1 without momentum."""
+def _gradient_weight(group: Group) -> float:
+    """Return 1 - momentum, the share of the new gradient in the average; 1 without momentum."""
     if "betas" in group:
         return 1 - float(group["betas"][0])
     return 1 - float(group.get("momentum", 0.0))
-
-
-def _inflation(smoothing: float) -> float:
-    """(2 - a)/a: how much momentum adds to the squared norm of what the updates sum to."""
-    return (2 - smoothing) / smoothing

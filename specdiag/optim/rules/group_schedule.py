@@ -21,7 +21,7 @@ class GroupSchedule:
         >>> optimizer = specdiag.optim.Scion(model.parameters())
         >>> share = schedules.cosine(1.0, 1000, final=0.01)
         >>> momentum = GroupSchedule(
-        ...     optimizer, "momentum", lambda step: 1 - schedules.momentum_for(share(step), 0.1)[0]
+        ...     optimizer, "momentum", lambda step: 1 - schedules.gradient_weight_for(share(step), 0.1)[0]
         ... )
         >>> lr = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedules.momentum_for(share(step), 0.1)[1])
     """

@@ -82,14 +82,16 @@ class Divergence(TrainerCallback):
         """The end of the run, and where to go on. A checkpoint with the weights that gave no loss is set aside."""
         aside = [_set_aside(path) for path in checkpoints_of(run) if self.at is not None and step_of(path) >= self.at]
         left = checkpoints_of(run)
-        said = f"'{run.name}' diverged: {self.found}"
+        ended = f"'{run.name}' diverged: {self.found}"
         if aside:
-            said += f"; {aside[0].name.removeprefix(ASIDE)}, which led there, is {aside[0].name} now"
+            ended += f"; {aside[0].name.removeprefix(ASIDE)}, which led there, is {aside[0].name} now"
         if not left:
-            return f"{said}; there is no checkpoint before that: begin again with a lower lr, or with --no-stop-on-nan"
+            return (
+                f"{ended}; there is no checkpoint before that: begin again with a lower lr, or with stop_on_nan=False"
+            )
         return (
-            f"{said}; the last good checkpoint is {left[0].name}, where 'specdiag train --resume {run}' goes on, with "
-            "--no-stop-on-nan in spite of such a loss; --fresh-optimizer starts from its weights, with a lower --lr"
+            f"{ended}; the last good checkpoint is {left[0].name}, where 'specdiag train --resume {run}' goes on, with "
+            "stop_on_nan=False in spite of such a loss; fresh_optimizer=True starts from its weights, with a lower lr="
         )
 
     def _end(self, step: int, found: str, control: TrainerControl) -> None:

@@ -1,47 +1,80 @@
-"""The decay rules that `--decay` names, each as a callback of the Trainer."""
+"""The decay rules by name, the options of each, and the callback of the Trainer that applies it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
-
+from specdiag import checks
 from specdiag.decay.plan import DecayPlan
-from specdiag.train.callbacks.live_rules import (
-    AdaDecayCallback,
-    AlphaDecayCallback,
-    AWDCallback,
-    LiveRuleCallback,
-    ModuleAdaDecayCallback,
-)
-from specdiag.train.callbacks.plan import DecayPlanCallback
-from specdiag.train.callbacks.run_log import NoDecayCallback
+from specdiag.errors import UsageError
 
-_LIVE: dict[str, type[LiveRuleCallback]] = {
-    "alphadecay": AlphaDecayCallback,
-    "awd": AWDCallback,
-    "adadecay": AdaDecayCallback,
-    "module-adadecay": ModuleAdaDecayCallback,
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "alphadecay": ("s1", "s2", "every", "mode", "rule", "basis", "measure_first"),
+    "awd": (),
+    "adadecay": ("slope",),
+    "module-adadecay": ("every", "slope"),
+    "uniform": (),
+    "none": (),
 }
+"""By rule, what `[alphadecay]` of a recipe may hold."""
+PLAN = "plan"
+"""The rule of a run whose decays are those of a plan."""
+
+
+def check_rule_options(rule: str, options: Mapping[str, object]) -> None:
+    """Check a rule's name and the names of its options.
+
+    Args:
+        rule: by its name.
+        options: as in a recipe.
+
+    Raises:
+        UsageError: the rule is unknown, or does not have one of the options.
+    """
+    if rule not in (*OPTIONS, PLAN):
+        raise UsageError(f"unknown decay='{rule}'; choose plan:FILE, {', '.join(OPTIONS)}")
+    known = OPTIONS.get(rule, ())
+    wrong = next((name for name in options if name not in known), None)
+    if wrong is not None:
+        owners = " or ".join(f"decay={each}" for each, names in OPTIONS.items() if wrong in names) or "no decay"
+        raise UsageError(f"{wrong}= belongs to {owners}, not to {rule}")
+    if "measure_first" in options:
+        checks.flag("measure_first", options["measure_first"])
 
 
 def rule_callback(
     rule: str, options: Mapping[str, Any], plan: DecayPlan | None, *, trained: bool
 ) -> TrainerCallback | None:
-    """What applies the rule; None where the optimizer's own decay stands.
+    """Make the callback that applies a rule. Loads transformers.
 
     Args:
         rule: by its name.
         options: as in a recipe.
         plan: of the rule `plan`.
         trained: whether the weights come from a training run: then AlphaDecay measures before the first step.
+
+    Returns:
+        The callback; None where the optimizer's own decay stands.
     """
+    from specdiag.train.callbacks import live_rules
+    from specdiag.train.callbacks.plan import DecayPlanCallback
+    from specdiag.train.callbacks.run_log import NoDecayCallback
+
+    live: dict[str, type[live_rules.LiveRuleCallback]] = {
+        "alphadecay": live_rules.AlphaDecayCallback,
+        "awd": live_rules.AWDCallback,
+        "adadecay": live_rules.AdaDecayCallback,
+        "module-adadecay": live_rules.ModuleAdaDecayCallback,
+    }
     if rule == "none":
         return NoDecayCallback()
-    if rule not in _LIVE:
+    if rule not in live:
         return None if plan is None else DecayPlanCallback(plan)
     given = dict(options)
     if rule == "alphadecay":
         given.setdefault("measure_first", trained)
-    return _LIVE[rule](**given)
+    return live[rule](**given)

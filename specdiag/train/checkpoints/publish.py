@@ -29,23 +29,23 @@ def publish(run: Path, step: int) -> Path:
 
 def recover(run: Path) -> list[str]:
     """Clear away what a killed process left in a run of ours, and say what that was. Nothing that is whole is lost."""
-    said: list[str] = []
+    notes: list[str] = []
     for staged in sorted((run / STAGING).glob("checkpoint-*")):
         final = run / staged.name
         if not final.exists() and (staged / MANIFEST).exists() and defect(staged) is None:
             staged.rename(final)
-            said.append(f"{final.name} was saved whole when the run was killed: it is put in its place")
+            notes.append(f"{final.name} was saved whole when the run was killed: it is put in its place")
         else:
-            said.append(f"{final.name} was passed over: the run was killed while it was being saved")
+            notes.append(f"{final.name} was passed over: the run was killed while it was being saved")
     for old in sorted(run.glob(f"{_OLD}checkpoint-*")):
         final = run / old.name.removeprefix(_OLD)
         if not final.exists():
             old.rename(final)
-            said.append(f"{final.name} was to be replaced when the run was killed: the former one is back")
+            notes.append(f"{final.name} was to be replaced when the run was killed: the former one is back")
     for left in (run / STAGING, *run.glob(f"{_OLD}checkpoint-*"), *run.glob(f"{_GONE}checkpoint-*")):
         shutil.rmtree(left, ignore_errors=True)
     sync(run)
-    return said
+    return notes
 
 
 def rotate(run: Path, keep: int | None) -> None:

@@ -41,18 +41,18 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     def differences(self, other: Fingerprint) -> list[str]:
         """What another one has otherwise, in words; empty if nothing."""
-        said: list[str] = []
+        changes: list[str] = []
         ours, theirs = ({f.name: f for f in side.files} for side in (self, other))
-        said += [f"{name} is gone" for name in ours if name not in theirs]
-        said += [f"{name} is new" for name in theirs if name not in ours]
-        said += [_change(f, theirs[name]) for name, f in ours.items() if name in theirs and f != theirs[name]]
-        if not said and self.files != other.files:
-            said.append("the files come in another order")
+        changes += [f"{name} is gone" for name in ours if name not in theirs]
+        changes += [f"{name} is new" for name in theirs if name not in ours]
+        changes += [_change(f, theirs[name]) for name, f in ours.items() if name in theirs and f != theirs[name]]
+        if not changes and self.files != other.files:
+            changes.append("the files come in another order")
         for field in ("task", "columns", "tokens", "max_tokens", "block_size", "seed"):
             before, now = (_in_words(getattr(side, field)) for side in (self, other))
             if before != now:
-                said.append(f"{field.replace('_', ' ')} {before} became {now}")
-        return said
+                changes.append(f"{field.replace('_', ' ')} {before} became {now}")
+        return changes
 
     @property
     def digest(self) -> str:
@@ -60,7 +60,7 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
         return hashlib.sha256(repr((self.files, self.tokens, self.max_tokens)).encode()).hexdigest()[:16]
 
 
-def fingerprint(
+def data_fingerprint(
     sources: Sequence[Path | HubData],
     tokens: str,
     block_size: int,

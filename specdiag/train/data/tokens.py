@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.train.data.blocks import check_vocabulary, open_tokens, split
-from specdiag.train.data.fingerprint import Fingerprint, fingerprint
+from specdiag.train.data.fingerprint import Fingerprint, data_fingerprint
 from specdiag.train.data.hub import HubData, documents, import_datasets, locate, resolve, text_of
 
 if TYPE_CHECKING:
@@ -141,11 +141,11 @@ def load_data(
     sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]
     if isinstance(sources[0], Path) and _is_tokens(sources[0]):
         units = dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
-        found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
+        found = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         tokens = open_tokens(sources[0], dtype)[:max_tokens]
     else:
         units = BYTES if tokenizer is None else tokenizer_digest(tokenizer)
-        found = fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
+        found = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         dtype = "uint8" if tokenizer is None else "uint32"
         path = cache / f"{CACHE}{found.digest}.cache"
         tokens = _cached(path, dtype, _documents(sources), tokenizer, max_tokens)

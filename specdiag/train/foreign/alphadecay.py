@@ -45,7 +45,7 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
     saved = saved_optimizer(content.get("optimizer"), OPTIMIZER)
     run = plain(content.get("config"))
     loaded, orders = _model(folder, config)
-    assigned, _, said = assign(saved, loaded.model, orders, layout)
+    assigned, _, note = assign(saved, loaded.model, orders, layout)
     step = saved.step
     origin = f"config in {OPTIMIZER}"
     told = Told()
@@ -54,8 +54,8 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
     _tell(told, run, origin)
     kind = saved.kind or ("adam" if str(run.get("optimizer", "")).lower() == "adam" else "adamw")
     sentences = [
-        said,
-        *loaded.said,
+        note,
+        *loaded.notes,
         *_decays(saved.decays, run),
         *decay_said(saved, assigned, loaded.model),
         *_position(state, step, content.get("scheduler")),
@@ -70,7 +70,7 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
         settings=told.settings,
         block_size=told.block_size,
         steps_total=told.steps_total,
-        said=sentences,
+        notes=sentences,
     )
 
 

@@ -30,12 +30,12 @@ class Loaded:
     Attributes:
         model: the model.
         order: names of its Parameters, each once, as the file has them.
-        said: what was left out.
+        notes: what was left out.
     """
 
     model: nn.Module
     order: list[str]
-    said: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
 
 
 def build(config: str | Path | None, beside: Path | None, dtype: torch.dtype, label: str) -> nn.Module:
@@ -94,10 +94,10 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
     weights = unwrapped(weights)
     prefix = _prefix(list(weights), parameters, label)
     within = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    said = [f"Took the prefix '{prefix}' off the names in {label}."] if prefix else []
+    notes = [f"Took the prefix '{prefix}' off the names in {label}."] if prefix else []
     others = [name for name in weights if not name.startswith(prefix)]
     if others:
-        said.append(f"Left out of {label}: {others[0]}" + (f" and {len(others) - 1} more." if others[1:] else "."))
+        notes.append(f"Left out of {label}: {others[0]}" + (f" and {len(others) - 1} more." if others[1:] else "."))
     buffers = dict(model.named_buffers())
     kept = {name: tensor for name, tensor in within.items() if name in parameters or name in buffers}
     for name in within.keys() - kept.keys():
@@ -114,7 +114,7 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
             raise SourceError(f"the configuration ties {name} to {own}, and {label} has two of them that differ")
     cast("Any", model).load_state_dict(kept, strict=False)
     order = dict.fromkeys(first[parameters[name]] for name in kept if name in parameters)
-    return Loaded(model, list(order), said)
+    return Loaded(model, list(order), notes)
 
 
 def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str) -> str:

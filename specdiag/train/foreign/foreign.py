@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Foreign:
         settings: arguments of the Trainer that the file tells, and no others.
         block_size: tokens of a sequence, if told.
         steps_total: steps that the run was planned for, if told.
-        said: what was taken from where, which layout matched, and what is not known.
+        notes: what was taken from where, which layout matched, and what is not known.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Foreign:
     moments: dict[str, dict[str, Any]]
     optimizer: str
     step: int
-    settings: Settings
+    settings: TrainerArguments
     block_size: int | None = None
     steps_total: int | None = None
-    said: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])

@@ -115,8 +115,8 @@ def assign(
             )
         for pairs, names in fitting.items():
             also = f", which is also that of {' and '.join(names[1:])}" if len(names) > 1 else ""
-            said = f"The moments in {saved.label} are in the order '{names[0]}'{also}: counts and shapes fit."
-            return dict(pairs), names[0], said
+            note = f"The moments in {saved.label} are in the order '{names[0]}'{also}: counts and shapes fit."
+            return dict(pairs), names[0], note
     raise _misfit(saved, tried, wanted)
 
 

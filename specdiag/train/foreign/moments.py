@@ -105,15 +105,15 @@ def decay_said(saved: SavedOptimizer, assigned: Mapping[int, str], model: nn.Mod
     if not decayed:
         return []
     ours = trainer_decayed(model)
-    said: list[str] = []
+    notes: list[str] = []
     for names, words in (
         (decayed - ours, "decayed there and not by a Trainer"),
         (set(assigned.values()) & ours - decayed, "not decayed there, and a Trainer does"),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            said.append(f"{min(names)}{more}: {words}.")
-    return said
+            notes.append(f"{min(names)}{more}: {words}.")
+    return notes
 
 
 def _tensor(value: Any, label: str) -> torch.Tensor:

@@ -49,7 +49,7 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
     weights = cast("Mapping[str, torch.Tensor]", content["model"])
     own = _model(NanoGPTForCausalLM, NanoGPTConfig(**arguments), dtype_of(weights))
     loaded = load(own, weights, label)
-    assigned, layout_name, said = assign(saved, own, [{"": loaded.order}], layout)
+    assigned, layout_name, note = assign(saved, own, [{"": loaded.order}], layout)
     old = layout_name == OLD_NANOGPT
     own.config.activation = "gelu_tanh" if old else "gelu"
     model: nn.Module = own
@@ -64,8 +64,8 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
     _tell(told, config, f"config in {label}")
     step = saved.step
     sentences = [
-        said,
-        *loaded.said,
+        note,
+        *loaded.notes,
         *decay_said(saved, assigned, model),
         _network(arguments, old),
         *_steps(int(content["iter_num"]), step),
@@ -81,7 +81,7 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
         settings=told.settings,
         block_size=int(arguments["block_size"]),
         steps_total=told.steps_total,
-        said=sentences,
+        notes=sentences,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from specdiag.errors import UsageError
 from specdiag.train.foreign.load import SavedOptimizer
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 _HOLDERS = ("config", "args", "hparams", "hyper_parameters", "datamodule_hyper_parameters", "hyperparameters")
 _KNOWN = {
@@ -32,7 +32,7 @@ class Told:
     """
 
     def __init__(self) -> None:
-        self.settings = Settings({}, {}, [])
+        self.settings = TrainerArguments({}, {}, [])
         self.steps_total: int | None = None
         self.block_size: int | None = None
 

@@ -44,7 +44,7 @@ def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path |
     loaded = load(build(config, path.parent, dtype_of(weights), f"'{path}'"), weights, label)
     order = [name for name, _ in loaded.model.named_parameters()]
     orders = [{"": loaded.order}] + ([{"": order}] if order != loaded.order else [])
-    assigned, _, said = assign(saved, loaded.model, orders, layout)
+    assigned, _, note = assign(saved, loaded.model, orders, layout)
     step = saved.step
     told = Told()
     told.optimizer(saved, label)
@@ -53,8 +53,8 @@ def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path |
         told.say(f"loops in {label}", gradient_accumulation_steps=_accumulation(content, step))
     _schedule(told, content, saved, step, label)
     sentences = [
-        said,
-        *loaded.said,
+        note,
+        *loaded.notes,
         *decay_said(saved, assigned, loaded.model),
         *_counted(content, step, label),
         f"{label} does not say where the run stood in its data.",
@@ -68,7 +68,7 @@ def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path |
         settings=told.settings,
         block_size=told.block_size,
         steps_total=told.steps_total,
-        said=sentences,
+        notes=sentences,
     )
 
 

@@ -15,7 +15,7 @@ from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.nanogpt import is_nanogpt
 from specdiag.train.foreign.opening import open_dictionary
 from specdiag.train.foreign.reading import read_foreign
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 
 def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
@@ -38,5 +38,5 @@ def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
     loaded = load(build(config, source.parent, dtype_of(weights), f"'{source}'"), weights, source.name)
     return Foreign(
         kind="torch dict", model=loaded.model, moments={}, optimizer="adamw", step=0,
-        settings=Settings({}, {}), said=loaded.said,
+        settings=TrainerArguments({}, {}), notes=loaded.notes,
     )  # fmt: skip

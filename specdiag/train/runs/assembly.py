@@ -33,14 +33,14 @@ from specdiag.train.methods import optimizer_maker
 from specdiag.train.ranks import lock_run, wait_for_all
 from specdiag.train.recipe import Recipe
 from specdiag.train.runs.config import CONFIG, PLAN, RunConfig, save_config
-from specdiag.train.runs.import_state import COUPLED, place
+from specdiag.train.runs.import_state import COUPLED, save_imported_state
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.schedule import ScheduleSpan, extend_schedule
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class RunSpec:
     """What a run is made of.
 
     Attributes:
@@ -63,13 +63,13 @@ class Parts:
         tokenizer: of a language model; None for bytes.
         companions: gets the folder; files that belong into every checkpoint, such as a tokenizer's.
         schedule: the lr schedules until now.
-        said: sentences so far.
+        notes: sentences so far.
     """
 
     folder: Path
     in_place: bool
     recipe: Recipe
-    settings: Settings
+    settings: TrainerArguments
     source: str
     fresh_optimizer: bool
     checkpoint: Path | None
@@ -85,17 +85,17 @@ class Parts:
     tokenizer: Any
     companions: Callable[[Path], Sequence[Path]]
     schedule: Sequence[ScheduleSpan] = ()
-    said: list[str]
+    notes: list[str]
 
 
-def assemble(parts: Parts) -> Run:
+def assemble(parts: RunSpec) -> Run:
     """Build, check and write down. Of a run that cannot be, nothing is left.
 
     Raises:
         UsageError: parts do not go together.
         SourceError: data, weights or optimizer are damaged or do not fit.
     """
-    run, recipe, said = parts.folder, parts.recipe, parts.said
+    run, recipe, notes = parts.folder, parts.recipe, parts.notes
     arguments = _arguments(run, parts.settings.values, recipe.steps_total)
     _check_schedule(arguments, recipe.steps_total)
     existed = run.exists()
@@ -103,7 +103,7 @@ def assemble(parts: Parts) -> Run:
     with arguments.main_process_first(local=False):
         _make(run)
         lock = lock_run(run)
-        said += [lock.note] if lock is not None and lock.note else []
+        notes += [lock.note] if lock is not None and lock.note else []
     if not parts.in_place and (run / CONFIG).exists():
         raise UsageError(f"{run} became a run meanwhile: another process began it; name another --out")
     kept = set(run.glob(f"{CACHE}*"))
@@ -122,14 +122,14 @@ def assemble(parts: Parts) -> Run:
         moments: Moments = {}
         if parts.foreign is not None and not parts.fresh:
             check_state(parts.foreign.moments, f"the optimizer of {parts.checkpoint}")
-            said.append(place(trainer, parts.foreign, recipe))
+            notes.append(save_imported_state(trainer, parts.foreign, recipe))
             resume_from, moments = run / f"checkpoint-{parts.step}", parts.foreign.moments
         elif resume_from is not None:
             checked, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
             check_state(moments, str(resume_from / OPTIMIZER))
-            said.append(checked)
+            notes.append(checked)
         warning = check_order(model, moments, sample_gradients(trainer, data)) if moments else None
-        said += [] if warning is None else [warning]
+        notes += [] if warning is None else [warning]
         config = RunConfig(
             source=parts.source,
             fresh_optimizer=parts.fresh_optimizer,
@@ -156,7 +156,7 @@ def assemble(parts: Parts) -> Run:
         folder=run, source=parts.checkpoint, step=parts.step, fresh=parts.fresh, in_place=parts.in_place, config=config,
         settings=parts.settings, plan=parts.plan,
         rule=rule, data=data,
-        trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, said=said, lock=lock,
+        trainer=trainer, tokenizer=parts.tokenizer, resume_from=resume_from, notes=notes, lock=lock,
     )  # fmt: skip
 
 

@@ -10,18 +10,18 @@ import msgspec
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import SourceError, UsageError
-from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.callbacks.registry import check_rule_options
 from specdiag.train.checkpoints.inspect import check_weights, refuse_adapter
 from specdiag.train.data.hub import pin
 from specdiag.train.data.tokenizers import open_tokenizer, save_tokenizer
 from specdiag.train.data.tokens import Data
 from specdiag.train.models.building import new_config, new_model, read_config, trained_model
 from specdiag.train.recipe import Recipe
-from specdiag.train.runs.assembly import Parts, assemble
+from specdiag.train.runs.assembly import RunSpec, assemble
 from specdiag.train.runs.config import PLAN, RunConfig
 from specdiag.train.runs.folders import new_folder
 from specdiag.train.runs.run import Run
-from specdiag.train.runs.trainer_arguments import FRESH, Settings
+from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
 from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of
 from specdiag.train.tasks.task import CLASSIFYING, kind_of
 
@@ -32,7 +32,7 @@ _BYTES = 256
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with everything in it that would be taken by default, as a run keeps it."""
     rule = "plan" if recipe.decay.startswith("plan:") else recipe.decay
-    return msgspec.structs.replace(recipe, settings=FRESH | recipe.settings, decay=rule)
+    return msgspec.structs.replace(recipe, settings=DEFAULT_ARGUMENTS | recipe.settings, decay=rule)
 
 
 def begin(
@@ -42,7 +42,7 @@ def begin(
     given: Collection[str] = (),
     again: RunConfig | None = None,
     cache: Path | None = None,
-    said: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Run:
     """Settle and check everything of a run that begins.
 
@@ -52,7 +52,7 @@ def begin(
         given: settings that are an option's, not the recipe's.
         cache: folder for the tokens, where several runs share them; else that of the run.
         again: the configuration that is there already, of a run that was stopped before its first checkpoint.
-        said: sentences so far.
+        notes: sentences so far.
 
     Raises:
         UsageError: the recipe lacks something or does not go together, or the folder is taken.
@@ -66,14 +66,14 @@ def begin(
         raise UsageError("the recipe names no data: say --data PATH, or org/name for a dataset on the hub")
     plan = _plan(recipe, run, again)
     origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
-               for name in FRESH | recipe.settings}  # fmt: skip
+               for name in DEFAULT_ARGUMENTS | recipe.settings}  # fmt: skip
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
     if recipe.start and Path(recipe.start).is_dir():
         refuse_adapter(Path(recipe.start))
         check_weights(Path(recipe.start))
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
-    config, notes = _config(recipe, tokenizer)
+    config, of_vocabulary = _config(recipe, tokenizer)
 
     def load(folder: Path) -> Data:
         data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
@@ -93,11 +93,11 @@ def begin(
         return new_model(config, recipe.task, seed)
 
     return assemble(
-        Parts(
-            folder=run, in_place=again is not None, recipe=recipe, settings=Settings(recipe.settings, origins),
+        RunSpec(
+            folder=run, in_place=again is not None, recipe=recipe, settings=TrainerArguments(recipe.settings, origins),
             source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
             plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
-            companions=lambda folder: save_tokenizer(tokenizer, folder), said=[*said, *notes, *_short(recipe)],
+            companions=lambda folder: save_tokenizer(tokenizer, folder), notes=[*notes, *of_vocabulary, *_short(recipe)],
         )
     )  # fmt: skip
 

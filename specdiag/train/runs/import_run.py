@@ -14,33 +14,41 @@ from specdiag.train.data.tokens import Data
 from specdiag.train.foreign.reading import read_foreign
 from specdiag.train.foreign.weights import read_weights
 from specdiag.train.recipe import Recipe, check_settings
-from specdiag.train.runs.assembly import Parts, assemble
+from specdiag.train.runs.assembly import RunSpec, assemble
 from specdiag.train.runs.folders import new_folder
-from specdiag.train.runs.import_state import complete
-from specdiag.train.runs.overrides import asked, choose_decay, companions, take, total_asked
+from specdiag.train.runs.import_state import complete_arguments
+from specdiag.train.runs.overrides import (
+    apply_request,
+    choose_decay,
+    companion_files,
+    override_arguments,
+    requested_total,
+)
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.run import Run
 from specdiag.train.runs.schedule import ScheduleSpan
-from specdiag.train.runs.trainer_arguments import FRESH, Settings
+from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
 from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
 
 
-def adopt(request: Request) -> Run:
+def import_run(request: Request) -> Run:
     """A checkpoint of another program goes on here: weights, moments, step and what it tells of its settings."""
     source = Path(request.source).resolve()
     if request.fresh_optimizer:
         foreign = read_weights(source, config=request.config)
     else:
         foreign = read_foreign(source, config=request.config, layout=request.layout)
-    said = list(foreign.said)
-    told = Settings(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
+    notes = list(foreign.notes)
+    told = TrainerArguments(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
     fresh = request.fresh_optimizer
     given = dict(request.settings or {})
     check_settings(given)
-    take(told, given, request, all_told=False)
-    settings = complete(foreign, Settings(FRESH | told.values, told.origin) if fresh else told)
-    said += settings.notes
-    total = total_asked(request, None if fresh else foreign.steps_total)
+    override_arguments(told, given, request, complete=False)
+    settings = complete_arguments(
+        foreign, TrainerArguments(DEFAULT_ARGUMENTS | told.values, told.origin) if fresh else told
+    )
+    notes += settings.notes
+    total = requested_total(request, None if fresh else foreign.steps_total)
     if total is None:
         raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give --steps-total N")
     step = 0 if fresh else foreign.step
@@ -55,24 +63,24 @@ def adopt(request: Request) -> Run:
         title="", source="", task="causal-lm", data=tuple(pin(request.data)), steps_total=total,
         block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
-    recipe = asked(recipe, request)
+    recipe = apply_request(recipe, request)
     tokenizer = tokenizer_to_go_on(
         request.tokenizer, (folder,), in_bytes=False, vocabulary=vocabulary_of(config), in_text=reads_text(recipe)
     )
-    rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, said)
+    rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, notes)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
     def load(cache: Path) -> Data:
         return load_task(recipe, config=config, tokenizer=tokenizer, seed=int(settings.values["seed"]), cache=cache)
 
     return assemble(
-        Parts(
+        RunSpec(
             folder=run, in_place=False, recipe=recipe, settings=settings, source=str(source), fresh_optimizer=fresh,
             checkpoint=source, step=step, fresh=fresh, trained=True, plan=plan, foreign=foreign,
             model_config=str(request.config or ""), layout=request.layout or "", load_data=load,
             make_model=lambda _: foreign.model, tokenizer=tokenizer,
             schedule=() if fresh or foreign.steps_total is None
             else (ScheduleSpan(step=0, steps_total=foreign.steps_total),),
-            companions=lambda run: companions(run, (folder,), tokenizer, request.tokenizer), said=said,
+            companions=lambda run: companion_files(run, (folder,), tokenizer, request.tokenizer), notes=notes,
         )
     )  # fmt: skip

@@ -11,14 +11,14 @@ from specdiag.train.checkpoints.trainer import CrashSafeTrainer
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.moments import load_moments
 from specdiag.train.recipe import Recipe
-from specdiag.train.runs.trainer_arguments import FRESH, Settings
+from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
 
 COUPLED = "adam_torch"
 """`optim` of the settings where decay is coupled: transformers has no such optimizer, and torch's Adam is taken."""
 _NEEDED = {"learning_rate": "--lr", "weight_decay": "--weight-decay"}
 
 
-def complete(foreign: Foreign, settings: Settings) -> Settings:
+def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerArguments:
     """What the checkpoint tells with what was given and, where the weights hardly depend on it, our defaults.
 
     Args:
@@ -37,14 +37,14 @@ def complete(foreign: Foreign, settings: Settings) -> Settings:
             f"the {foreign.kind} does not tell its schedule: give --set lr_scheduler_type=constant, cosine, linear or "
             "another of transformers"
         )
-    for name, value in FRESH.items():
+    for name, value in DEFAULT_ARGUMENTS.items():
         if name not in values:
             values[name], origin[name] = value, "default"
     values["optim"], origin["optim"] = ("adamw_torch" if foreign.optimizer == "adamw" else COUPLED), foreign.kind
-    return Settings(values, origin, list(settings.notes))
+    return TrainerArguments(values, origin, list(settings.notes))
 
 
-def place(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
+def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
     """Save what the other program left as a checkpoint of this run: moments, position of the schedule, step.
 
     Args:

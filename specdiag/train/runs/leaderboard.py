@@ -61,12 +61,12 @@ def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
         SourceError: one is no run of ours, or has not come to its end.
     """
     held = [(path, *_held(path)) for path in runs]
-    base, said = held[0], list[str]()
+    base, notes = held[0], list[str]()
     for path, config, outcome in held[1:]:
-        said += [f"{path.name} has {what}." for what in _differences(base, (path, config, outcome))]
+        notes += [f"{path.name} has {what}." for what in _differences(base, (path, config, outcome))]
     baseline = base[2].after or {}
     rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
-    return sorted(rows, key=lambda row: (not math.isfinite(row.loss), row.loss)), said
+    return sorted(rows, key=lambda row: (not math.isfinite(row.loss), row.loss)), notes
 
 
 def divergences(rows: Sequence[Ranked]) -> list[str]:

@@ -11,12 +11,12 @@ import msgspec
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.decay.recommend import recommend
 from specdiag.errors import UsageError
-from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.callbacks.registry import check_rule_options
 from specdiag.train.data.tokenizers import copy_tokenizer, save_tokenizer, tokenizer_files
 from specdiag.train.recipe import Recipe
 from specdiag.train.runs.config import PLAN
 from specdiag.train.runs.request import Request
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 from specdiag.train.sampling import check_task
 from specdiag.train.tasks.task import kind_of
 
@@ -27,20 +27,22 @@ CHANGEABLE_ON_RESUME = (
 """Settings that may change on resuming: the weights do not depend on them."""
 
 
-def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_told: bool) -> None:
+def override_arguments(
+    settings: TrainerArguments, given: Mapping[str, Any], request: Request, *, complete: bool
+) -> None:
     """Add what was given to what the checkpoint tells; what contradicts it is refused, unless the optimizer is new.
 
     Args:
         settings: are added to.
         given: by the Trainer's names.
         request: allows what it allows.
-        all_told: what the checkpoint does not tell was the Trainer's default.
+        complete: what the checkpoint does not tell was the Trainer's default.
     """
     for name, value in given.items():
         held = settings.values.get(name)
         if held == value:
             continue
-        told = (all_told or name in settings.values) and not request.fresh_optimizer
+        told = (complete or name in settings.values) and not request.fresh_optimizer
         if told and name == "per_device_train_batch_size" and not request.allow_data_shift:
             raise UsageError(
                 f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
@@ -54,7 +56,7 @@ def take(settings: Settings, given: Mapping[str, Any], request: Request, *, all_
         settings.values[name], settings.origin[name] = value, "given"
 
 
-def asked(recipe: Recipe, request: Request) -> Recipe:
+def apply_request(recipe: Recipe, request: Request) -> Recipe:
     """What was asked for of data and task goes before what is known.
 
     Raises:
@@ -73,7 +75,7 @@ def asked(recipe: Recipe, request: Request) -> Recipe:
     )
 
 
-def companions(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | None = None) -> Sequence[Path]:
+def companion_files(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | None = None) -> Sequence[Path]:
     """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved.
 
     Args:
@@ -90,7 +92,7 @@ def companions(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | 
     return [] if tokenizer is None else save_tokenizer(tokenizer, run)
 
 
-def total_asked(request: Request, planned: int | None) -> int | None:
+def requested_total(request: Request, planned: int | None) -> int | None:
     """Steps of the whole run; None where nobody says.
 
     Raises:
@@ -102,7 +104,7 @@ def total_asked(request: Request, planned: int | None) -> int | None:
 
 
 def choose_decay(
-    checkpoint: Path, weights: Any, request: Request, settings: Settings, steps_left: int, said: list[str]
+    checkpoint: Path, weights: Any, request: Request, settings: TrainerArguments, steps_left: int, notes: list[str]
 ) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
     """Rule, its options, and the plan where the rule is one: what was asked for, what lies there, or one made now.
 
@@ -112,7 +114,7 @@ def choose_decay(
         request: what was asked for.
         settings: base decay and learning rate, for a plan that is made now.
         steps_left: of the run, for the same.
-        said: gets what was chosen.
+        notes: gets what was chosen.
 
     Raises:
         UsageError: an unknown rule, or options that do not belong to it.
@@ -130,12 +132,12 @@ def choose_decay(
             raise UsageError(
                 f"--{next(iter(given)).replace('_', '-')} does not change the saved plan {found}: leave it out"
             )
-        said.append(f"The decays are those of {found}.")
+        notes.append(f"The decays are those of {found}.")
         return "plan", {}, load_plan(found)
     live = [name for name in given if name not in ("s1", "s2", "basis")]
     if live:
         raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
-    said.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
+    notes.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
         weights,
         weight_decay=settings.values["weight_decay"],

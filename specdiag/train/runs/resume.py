@@ -19,11 +19,17 @@ from specdiag.train.data.tokens import BYTES, Data
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.runs.config import CONFIG, PLAN
 from specdiag.train.runs.folders import new_folder, run_of
-from specdiag.train.runs.overrides import asked, choose_decay, companions, take, total_asked
+from specdiag.train.runs.overrides import (
+    apply_request,
+    choose_decay,
+    companion_files,
+    override_arguments,
+    requested_total,
+)
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.schedule import ScheduleSpan, total_at
 from specdiag.train.runs.starting_point import Start, find_start
-from specdiag.train.runs.trainer_arguments import FRESH, Settings, settings_of
+from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments, read_arguments
 from specdiag.train.sampling import check_task
 from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
 from specdiag.train.tasks.task import tasks_of
@@ -34,9 +40,9 @@ try:
     from specdiag.train.foreign.reading import is_foreign
     from specdiag.train.models.building import read_config, trained_model
     from specdiag.train.ranks import count_ranks, one_rank_first
-    from specdiag.train.runs.assembly import Parts, assemble
+    from specdiag.train.runs.assembly import RunSpec, assemble
     from specdiag.train.runs.begin import begin
-    from specdiag.train.runs.import_run import adopt
+    from specdiag.train.runs.import_run import import_run
     from specdiag.train.runs.run import Run
 except ImportError as error:
     raise MissingExtraError(
@@ -57,16 +63,16 @@ def prepare(request: Request) -> Run:
     """
     refuse_adapter(Path(request.source))
     if is_foreign(Path(request.source)):
-        return adopt(request)
+        return import_run(request)
     with one_rank_first():  # what a killed run left is cleared away once
         start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
-    checkpoint, own, said = start.checkpoint, start.own, list(start.said)
+    checkpoint, own, notes = start.checkpoint, start.own, list(start.notes)
     if checkpoint is None:
         return _start_over(request, start)
-    settings = _settings(start, checkpoint, request, said)
-    steps_total = _steps_total(start, checkpoint, request, settings, said)
+    settings = _settings(start, checkpoint, request, notes)
+    steps_total = _steps_total(start, checkpoint, request, settings, notes)
     run = start.in_place or new_folder(request.out or Path(f"{run_of(checkpoint).name}-continued"), checkpoint)
-    _check_ranks(start, checkpoint, request, said)
+    _check_ranks(start, checkpoint, request, notes)
     config = read_config(checkpoint)
     recipe = msgspec.structs.replace(
         _former(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
@@ -75,33 +81,33 @@ def prepare(request: Request) -> Run:
         steps_total=steps_total,
         settings=settings.values,
     )  # fmt: skip
-    recipe = asked(recipe, request)
+    recipe = apply_request(recipe, request)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
     tokenizer = tokenizer_to_go_on(
         request.tokenizer, folders, in_bytes=own is not None and own.fingerprint.tokens == BYTES,
         vocabulary=vocabulary_of(config), in_text=reads_text(recipe),
     )  # fmt: skip
-    rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, said)
+    rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, notes)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
     kept = own if start.in_place is not None else None
 
     def load(cache: Path) -> Data:
-        seed = int(settings.values.get("seed", FRESH["seed"]))
+        seed = int(settings.values.get("seed", DEFAULT_ARGUMENTS["seed"]))
         data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache)
-        _check_data(start, checkpoint, request, data, said)
+        _check_data(start, checkpoint, request, data, notes)
         return data
 
     return assemble(
-        Parts(
+        RunSpec(
             folder=run, in_place=start.in_place is not None, recipe=recipe, settings=settings,
             source=str(checkpoint) if kept is None else kept.source,
             fresh_optimizer=start.fresh if kept is None else kept.fresh_optimizer,
             model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
             make_model=lambda _: model, tokenizer=tokenizer, schedule=_schedule(start, checkpoint),
-            companions=lambda folder: companions(folder, folders, tokenizer, request.tokenizer), said=said,
+            companions=lambda folder: companion_files(folder, folders, tokenizer, request.tokenizer), notes=notes,
         )
     )  # fmt: skip
 
@@ -126,26 +132,26 @@ def _start_over(request: Request, start: Start) -> Run:
         )
     if request.continues_text:
         check_task(own.recipe.task)
-    return begin(own.recipe, in_place, again=own, said=start.said)
+    return begin(own.recipe, in_place, again=own, notes=start.notes)
 
 
-def _settings(start: Start, checkpoint: Path, request: Request, said: list[str]) -> Settings:
+def _settings(start: Start, checkpoint: Path, request: Request, notes: list[str]) -> TrainerArguments:
     given = dict(request.settings or {})
     check_settings(given)
     if start.fresh:
-        kept = start.own.recipe.settings if start.own is not None and start.in_place is not None else FRESH
-        return Settings({**kept, **given}, {n: "given" if n in given else "default" for n in {**kept, **given}})
+        kept = start.own.recipe.settings if start.own is not None and start.in_place is not None else DEFAULT_ARGUMENTS
+        return TrainerArguments({**kept, **given}, {n: "given" if n in given else "default" for n in {**kept, **given}})
     if start.own is not None:
-        settings = Settings(dict(start.own.recipe.settings), dict.fromkeys(start.own.recipe.settings, CONFIG))
+        settings = TrainerArguments(dict(start.own.recipe.settings), dict.fromkeys(start.own.recipe.settings, CONFIG))
         _check_own(settings)
     else:
-        settings = settings_of(checkpoint)
-    said += settings.notes
-    take(settings, given, request, all_told=True)
+        settings = read_arguments(checkpoint)
+    notes += settings.notes
+    override_arguments(settings, given, request, complete=True)
     return settings
 
 
-def _check_own(settings: Settings) -> None:
+def _check_own(settings: TrainerArguments) -> None:
     """A configuration that was edited, or damaged, may say what no Trainer takes."""
     settings.values.pop("logging_nan_inf_filter", None)
     lost = [name for name in ("per_device_train_batch_size", "learning_rate") if name not in settings.values]
@@ -157,14 +163,16 @@ def _check_own(settings: Settings) -> None:
         raise SourceError(f"{CONFIG} does not say {lost[0].replace('_', ' ')}: copy the run again")
 
 
-def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Settings, said: list[str]) -> int:
+def _steps_total(start: Start, checkpoint: Path, request: Request, settings: TrainerArguments, notes: list[str]) -> int:
     if start.fresh:
-        total = total_asked(request, start.own.recipe.steps_total if start.own is not None and start.in_place else None)
+        total = requested_total(
+            request, start.own.recipe.steps_total if start.own is not None and start.in_place else None
+        )
         if total is None:
             raise UsageError("a fresh optimizer has no schedule to go on with: say how long with --steps-total N")
         return total
     planned = start.own.recipe.steps_total if start.own is not None else int(read_state(checkpoint)["max_steps"])
-    total = total_asked(request, planned) or planned
+    total = requested_total(request, planned) or planned
     if total <= start.step:
         done = f"{checkpoint.name} is at step {start.step} of {planned}"
         if request.steps_total is not None:
@@ -173,7 +181,7 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Set
     before = total_at(_schedule(start, checkpoint), start.step) or planned
     if total != before:
         new = _rate(settings.values, start.step + 1, total)
-        said.append(
+        notes.append(
             f"The {settings.values['lr_scheduler_type']} schedule spans {total} steps instead of {before}: step "
             f"{start.step + 1} has the lr that was saved, step {start.step + 2} has {new:.3g}."
         )
@@ -221,10 +229,10 @@ def _task(checkpoint: Path, config: Any) -> str:
     return able[0]
 
 
-def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, said: list[str]) -> None:
+def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, notes: list[str]) -> None:
     kept = None if start.own is None else start.own.fingerprint
     if kept is None and not start.fresh:
-        said.append(
+        notes.append(
             f"{checkpoint.name} does not say which data it was trained on: step {start.step} of these blocks is "
             "where it goes on."
         )
@@ -234,10 +242,10 @@ def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, sa
             f"the data is not what the run was trained on: {'; '.join(changed[:3])}. Give the same data, or "
             "--allow-data-shift"
         )
-    said += [f"Other data than before: {change}." for change in changed]
+    notes += [f"Other data than before: {change}." for change in changed]
 
 
-def _check_ranks(start: Start, checkpoint: Path, request: Request, said: list[str]) -> None:
+def _check_ranks(start: Start, checkpoint: Path, request: Request, notes: list[str]) -> None:
     if start.fresh:
         return
     before, now = max(1, len(list(checkpoint.glob("rng_state_*.pth")))), count_ranks()
@@ -248,7 +256,7 @@ def _check_ranks(start: Start, checkpoint: Path, request: Request, said: list[st
             f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
             "--allow-data-shift takes that"
         )
-    said.append(f"The run was trained by {_processes(before)}: a step has {now}/{before} of their blocks now.")
+    notes.append(f"The run was trained by {_processes(before)}: a step has {now}/{before} of their blocks now.")
 
 
 def _processes(n: int) -> str:
@@ -256,7 +264,13 @@ def _processes(n: int) -> str:
 
 
 def _decay(
-    start: Start, checkpoint: Path, model: Any, request: Request, settings: Settings, steps_total: int, said: list[str]
+    start: Start,
+    checkpoint: Path,
+    model: Any,
+    request: Request,
+    settings: TrainerArguments,
+    steps_total: int,
+    notes: list[str],
 ) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
     """Rule, its options, and the plan where the rule is one."""
     given, choice, own = dict(request.alphadecay or {}), request.decay, start.own
@@ -268,4 +282,4 @@ def _decay(
         plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
         return own.recipe.decay, own.recipe.alphadecay, plan
     weights = model if gguf_in(checkpoint) is not None else checkpoint  # whose names are not the model's
-    return choose_decay(checkpoint, weights, request, settings, steps_total - start.step, said)
+    return choose_decay(checkpoint, weights, request, settings, steps_total - start.step, notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from specdiag.errors import ComputationError, UsageError
-from specdiag.train.callbacks.rule_names import check_rule_options
+from specdiag.train.callbacks.registry import check_rule_options
 from specdiag.train.checkpoints.inspect import checkpoints_of
 from specdiag.train.checkpoints.manifest import sync
 from specdiag.train.checkpoints.publish import STAGING

@@ -21,7 +21,7 @@ from specdiag.train.data.tokens import Data
 from specdiag.train.ranks import one_rank_first
 from specdiag.train.runs.config import RunConfig, save_config
 from specdiag.train.runs.outcome import Outcome, forget_divergence, load_outcome, save_outcome, spike_share
-from specdiag.train.runs.trainer_arguments import Settings
+from specdiag.train.runs.trainer_arguments import TrainerArguments
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
 
 _SPEED = ("runtime", "per_second", "preparation_time")
@@ -70,7 +70,7 @@ class Run:
         trainer: ready to train.
         tokenizer: None where bytes are tokens, or there are none.
         resume_from: checkpoint whose optimizer, scheduler and random numbers are loaded.
-        said: what was checked, chosen and passed over.
+        notes: what was checked, chosen and passed over.
         lock: of the folder; None on all processes but the first.
     """
 
@@ -80,14 +80,14 @@ class Run:
     fresh: bool
     in_place: bool
     config: RunConfig
-    settings: Settings
+    settings: TrainerArguments
     plan: DecayPlan | None
     rule: TrainerCallback | None
     data: Data
     trainer: CrashSafeTrainer
     tokenizer: Any
     resume_from: Path | None
-    said: list[str]
+    notes: list[str]
     lock: FolderLock | None = None
 
     @property

@@ -33,7 +33,7 @@ class Start:
         in_place: the run of ours that goes on in its folder; None where a new folder is begun.
         step: optimizer steps done; 0 with a fresh optimizer.
         fresh: whether the optimizer starts anew.
-        said: what was passed over, and why.
+        notes: what was passed over, and why.
         lock: of the run that goes on in its folder; None on all processes but the first.
     """
 
@@ -42,7 +42,7 @@ class Start:
     in_place: Path | None
     step: int
     fresh: bool
-    said: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
     lock: FolderLock | None = None
 
 
@@ -69,8 +69,8 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
     if own is not None:
         return _own_run(source, own, fresh=fresh, branch=branch)
     if checkpoints_of(source):
-        checkpoint, said = _newest(source)
-        return _started(checkpoint, None, None, fresh, said, whole=True)
+        checkpoint, notes = _newest(source)
+        return _started(checkpoint, None, None, fresh, notes, whole=True)
     if not has_weights(source):
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)
@@ -108,14 +108,14 @@ def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
 
 def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list[str]) -> Start:
     if not checkpoints_of(run) and not own.source:
-        said = [*recovered, f"{run} has no checkpoint yet: it starts over"]
-        return Start(None, own, in_place, 0, True, said)
+        notes = [*recovered, f"{run} has no checkpoint yet: it starts over"]
+        return Start(None, own, in_place, 0, True, notes)
     if not checkpoints_of(run):
         start = find_start(Path(own.source), fresh=own.fresh_optimizer, branch=True)
-        said = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
-        return Start(start.checkpoint, own, in_place, start.step, start.fresh, said)
-    checkpoint, said = _newest(run)
-    return _started(checkpoint, own, in_place, False, [*recovered, *said], whole=True)
+        notes = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
+        return Start(start.checkpoint, own, in_place, start.step, start.fresh, notes)
+    checkpoint, notes = _newest(run)
+    return _started(checkpoint, own, in_place, False, [*recovered, *notes], whole=True)
 
 
 def _newest(run: Path) -> tuple[Path, list[str]]:
@@ -130,11 +130,17 @@ def _newest(run: Path) -> tuple[Path, list[str]]:
 
 
 def _started(
-    checkpoint: Path, own: RunConfig | None, in_place: Path | None, fresh: bool, said: list[str], *, whole: bool = False
+    checkpoint: Path,
+    own: RunConfig | None,
+    in_place: Path | None,
+    fresh: bool,
+    notes: list[str],
+    *,
+    whole: bool = False,
 ) -> Start:
     if fresh:
         check_weights(checkpoint)
-        return Start(checkpoint, own, in_place, 0, True, said)
+        return Start(checkpoint, own, in_place, 0, True, notes)
     if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
         raise UsageError(
             f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts "
@@ -143,4 +149,4 @@ def _started(
     why = None if whole else damage(checkpoint)
     if why is not None:
         raise SourceError(f"'{checkpoint}' is incomplete or damaged: {why}; name another checkpoint")
-    return Start(checkpoint, own, in_place, int(read_state(checkpoint)["global_step"]), False, said)
+    return Start(checkpoint, own, in_place, int(read_state(checkpoint)["global_step"]), False, notes)

@@ -16,7 +16,7 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.train.run_files import read_run
 
 ARGUMENTS = "training_args.bin"
-FRESH: dict[str, Any] = {
+DEFAULT_ARGUMENTS: dict[str, Any] = {
     "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
     "save_steps": 500, "logging_steps": 10, "seed": 42,
 }  # fmt: skip
@@ -38,7 +38,7 @@ _INERT = ("accelerate.state.PartialState",)
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainerArguments:
     """Arguments of the Trainer and where each comes from.
 
     Attributes:
@@ -52,7 +52,7 @@ class Settings:
     notes: list[str] = field(default_factory=list[str])
 
 
-def settings_of(checkpoint: Path) -> Settings:
+def read_arguments(checkpoint: Path) -> TrainerArguments:
     """What a Trainer's checkpoint was trained with; what its optimizer and scheduler say goes before its arguments.
 
     Raises:
@@ -77,7 +77,7 @@ def settings_of(checkpoint: Path) -> Settings:
         if run is not None and value is not None:
             values[name], origin[name] = value, run.origin[held]
     notes = [f"{name} of the run is not taken over." for name in _ASIDE if getattr(arguments, name, None)]
-    return Settings(values, origin, notes)
+    return TrainerArguments(values, origin, notes)
 
 
 def _load_arguments(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.train.data.fingerprint import fingerprint
+from specdiag.train.data.fingerprint import data_fingerprint
 from specdiag.train.data.hub import HubData, locate
 from specdiag.train.data.tokens import Data, tokenizer_digest
 from specdiag.train.tasks.metrics import Metric, accuracy, f1, matthews, of_predictions, pearson, spearman
@@ -109,7 +109,7 @@ def load_classification(
     return Data(
         train=_Texts(rows.train, fitting[0], tokenizer, max_length),
         held_out=_Texts(rows.held_out, fitting[1], tokenizer, max_length),
-        fingerprint=fingerprint(
+        fingerprint=data_fingerprint(
             rows.sources, tokenizer_digest(tokenizer), max_length, seed, task=task, columns=rows.columns
         ),
         collate=DataCollatorWithPadding(tokenizer),

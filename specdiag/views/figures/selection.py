@@ -54,9 +54,7 @@ def choose(
         if chosen((r.key, r.name), include, ()) and (not layers or r.layer in layers) and (not roles or r.role in roles)
     ]
     if not found:
-        raise UsageError(
-            f"no matrix of {report.source} is in all that was asked for: leave out a name, layer or role"
-        )
+        raise UsageError(f"no matrix of {report.source} is in all that was asked for: leave out a name, layer or role")
     return found
 
 

@@ -1,0 +1,66 @@
+"""Which file may hold what is written: one decision for all commands, made before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specdiag.errors import UsageError
+
+_SUFFIXES = {
+    "json": (".json",),
+    "csv": (".csv",),
+    "md": (".md", ".markdown"),
+    "parquet": (".parquet", ".pq"),
+    "toml": (".toml",),
+    "code": (".py",),
+    "html": (".html", ".htm"),
+    "figure": (".png", ".svg", ".pdf"),
+}
+_CONTENTS = {"table": "json", "torch": "code", "transformers": "code"}
+_NAMES = {"json": "JSON", "csv": "csv", "md": "Markdown", "code": "Python code", "toml": "TOML"}
+
+
+def check_file(out: Path | None, format: str, instead: str = "") -> None:
+    """Raise UsageError where a file cannot be written, or its suffix says that it holds something else.
+
+    Args:
+        out: the file; None for none.
+        format: what it would hold, as the options name it. Beside a table JSON is saved.
+        instead: advice for another format, put at the end of the refusal.
+    """
+    from specdiag.files import check_writable
+
+    if out is None:
+        return
+    content = _CONTENTS.get(format, format)
+    if not fits(out, content):
+        named = f"name a {_SUFFIXES[content][0]} file"
+        advice = f"{named}, or {instead}" if instead else named
+        raise UsageError(f"'{out.name}' would hold {_NAMES.get(content, content)}: {advice}")
+    check_writable(out)
+
+
+def check_folder(out: Path | None, printed: str = "") -> None:
+    """Raise UsageError where a name of a file is given for a folder.
+
+    Args:
+        out: the folder; None for the usual one.
+        printed: what the command prints, for the person who wanted it in a file.
+    """
+    known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
+    if out is not None and out.suffix.lower() in known and not out.is_dir():
+        advice = f"; {printed} is printed: send it to a file with > {out.name}" if printed else ""
+        raise UsageError(f"--out names a folder, and '{out.name}' looks like a file{advice}")
+
+
+def fits(out: Path, content: str) -> bool:
+    """False where the suffix belongs to another content. JSON is found again by its suffix, and needs it.
+
+    Devices, pipes and folders have no suffix that counts.
+    """
+    if out.exists() and not out.is_file():
+        return True
+    suffix = out.suffix.lower()
+    if suffix in _SUFFIXES[content]:
+        return True
+    return content != "json" and all(suffix not in suffixes for suffixes in _SUFFIXES.values())
