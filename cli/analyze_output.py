@@ -14,7 +14,7 @@ from specdiag.errors import SpecdiagError, UsageError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
-from . import failures, output, partial, tables
+from . import failures, output, partial, tables, targets
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
@@ -38,20 +38,12 @@ class Target:
     @classmethod
     def of(cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool) -> Target:
         """The target of the options, checked before any work."""
-        from specdiag.files import check_writable
-
         if format not in FORMATS:
             raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
         if format == "parquet" and out is None:
             raise UsageError("parquet is binary; name a file with -o")
-        if out is not None:
-            if format in ("table", "json") and not out.is_dir() and out.suffix != ".json":
-                raise UsageError(
-                    f"a report is saved as .json, not '{out.name}'; for other files choose -f csv, md or parquet"
-                )
-            if format not in ("table", "json") and out.suffix == ".json":
-                raise UsageError(f"'{out.name}' would hold {format}: name a .{format} file, or choose -f json")
-            check_writable(out)
+        report = format in ("table", "json")
+        targets.check_file(out, format, "choose -f csv, md or parquet" if report else "choose -f json")
         return cls(format, out, spectra, all_rows)
 
     def saving(self, source: Source, *, selected: bool) -> Target:

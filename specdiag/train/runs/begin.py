@@ -97,7 +97,8 @@ def begin(
             folder=run, in_place=again is not None, recipe=recipe, settings=TrainerArguments(recipe.settings, origins),
             source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
             plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
-            companions=lambda folder: save_tokenizer(tokenizer, folder), notes=[*notes, *of_vocabulary, *_short(recipe)],
+            companions=lambda folder: save_tokenizer(tokenizer, folder),
+            notes=[*notes, *of_vocabulary, *_short(recipe)],
         )
     )  # fmt: skip
 
