@@ -228,8 +228,9 @@ def recommend(
 def _check_target(out: Path | None, export: str | None) -> None:
     from specdiag.views.plan_export import FORMATS
 
-    if export is None or export in FORMATS:
-        targets.check_file(out, export or "json", "choose another --export" if export else "add --export")
+    if export is not None and export not in FORMATS:
+        raise UsageError(f"unknown export={export!r}; choose from {', '.join(FORMATS)}")
+    targets.check_file(out, export or "json", "choose another --export" if export else "add --export")
 
 
 def _check_idle(ctx: typer.Context, rule: Rule, schedule: str | None) -> None:

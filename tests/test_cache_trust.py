@@ -146,6 +146,8 @@ def test_the_command_says_so(tmp_path):
     (tmp_path / "cache").chmod(0o777)
     with pytest.raises(AssertionError, match="everybody may write to"):
         run("analyze", "ckpt", cwd=tmp_path, cache=tmp_path / "cache")
+    with pytest.raises(AssertionError, match="results cannot be kept in /dev/null, which is no folder: name one"):
+        run("analyze", "ckpt", cwd=tmp_path, cache="/dev/null")
     with pytest.raises(AssertionError, match="SPECDIAG_CACHE is '~no-such-user/x', and there is no such user"):
         run("analyze", "ckpt", cwd=tmp_path, cache="~no-such-user/x")
 

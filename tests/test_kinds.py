@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from specdiag.errors import SourceError
@@ -33,10 +34,15 @@ def test_another_schema_is_named(tmp_path, kind, step):
     )
 
 
+def refuse(data):
+    raise msgspec.DecodeError("Object contains unknown field")
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_record_of_another_kind_is_not_taken_for_an_old_one(tmp_path, kind):
     for other in KINDS:
         if other is not kind:
-            path = saved(tmp_path, schema=99, **{other.field: []})
-            with pytest.raises(SourceError, match=f"is no {kind.name} .it has no field '{kind.field}'"):
-                read_record(path, decode, kind)
+            for schema in (kind.schema, 99):
+                path = saved(tmp_path, schema=schema, **{other.field: []})
+                with pytest.raises(SourceError, match=f"is an? {other.name}, not an? {kind.name}: {kind.remedy}"):
+                    read_record(path, refuse, kind)

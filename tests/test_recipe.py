@@ -217,7 +217,9 @@ def test_what_a_recipe_cannot_do_without(tmp_path, old, new, said):
 
 
 def test_unknown_presets_and_files(tmp_path):
-    with pytest.raises(UsageError, match="unknown preset 'llama-60': did you mean 'llama-60m'"):
+    with pytest.raises(
+        UsageError, match=r"unknown preset 'llama-60': did you mean 'llama-60m'\? \(or name a .toml file\)$"
+    ):
         load_recipe("llama-60")
     with pytest.raises(UsageError, match="unknown preset 'zebra'; choose from gpt2-small, llama-135m"):
         load_recipe("zebra")

@@ -579,7 +579,7 @@ def test_appendix_a_on_the_command_line():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "add --lr, --weight-decay, --steps"),
+        ((), "a prediction needs --lr, --weight-decay, --steps too"),
         ((*SETTING, "--shape", "3x4x5"), "write 768x3072"),
         ((*SETTING, "--optimizer", "lamb"), "unknown --optimizer lamb"),
         ((*SETTING, "-o", "/nowhere/a.png"), "/nowhere"),

@@ -25,13 +25,15 @@ def check_folder(folder: Path) -> bool:
         folder: need not exist.
 
     Raises:
-        UsageError: everybody may write to it.
+        UsageError: everybody may write to it, or it is no folder.
         ForeignFolderError: it is another user's, and not shared with this one.
     """
     try:
         held = folder.stat()
     except OSError:
         return False
+    if not stat.S_ISDIR(held.st_mode):
+        raise UsageError(f"results cannot be kept in {folder}, which is no folder: name one with SPECDIAG_CACHE")
     if held.st_mode & _OTHERS:
         raise UsageError(
             f"everybody may write to {folder} (mode {stat.S_IMODE(held.st_mode):04o}), so results kept there cannot be "

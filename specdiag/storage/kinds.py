@@ -47,6 +47,7 @@ LEDGER = Kind(
 SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
 WATCHED = Kind("list of watched modules", 2, "every", "log the norms anew with specdiag.optim.NormWatch")
+KINDS = (REPORT, PLAN, COMPARISON, AUDIT, TRAJECTORY, LEDGER, SIMULATION, NORM_CHECK, WATCHED)
 
 
 class _Schema(msgspec.Struct):
@@ -73,6 +74,9 @@ def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
     """
     try:
         data = read_whole(path, LIMIT)
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    try:
         schema = _read_schema(data).schema
         if schema < 1:
             raise msgspec.DecodeError(f"its schema is {shortened(str(schema), 30)}")
@@ -81,10 +85,24 @@ def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
                 raise msgspec.DecodeError(f"it has no field '{kind.field}'")
             raise SourceError(_other_schema(path, kind, schema))
         return decode(data)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise SourceError(f"{path} is no {kind.name} ({error}); {kind.remedy}") from error
+        other = _kind_of(data)
+        if other is None or other is kind:
+            raise SourceError(f"{path} is no {kind.name} ({error}); {kind.remedy}") from error
+        raise SourceError(f"{path} is {_one(other)}, not {_one(kind)}: {kind.remedy}") from error
+
+
+def _kind_of(data: bytes) -> Kind | None:
+    """The kind of a record by its fields; None where they are of none."""
+    try:
+        fields = _read_fields(data)
+    except msgspec.DecodeError:
+        return None
+    return next((kind for kind in KINDS if kind.field in fields), None)
+
+
+def _one(kind: Kind) -> str:
+    return f"{'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
 
 
 def _other_schema(path: Path, kind: Kind, schema: int) -> str:

@@ -115,7 +115,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     """
     names = preset_names()
     if not name_or_path.endswith(".toml") and name_or_path not in names:
-        raise UsageError(_unknown(name_or_path, "preset", names, "; or name a .toml file"))
+        raise UsageError(_unknown(name_or_path, "preset", names, " (or name a .toml file)"))
     path = PRESETS / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     try:
         content = decode_toml(read_whole(path))
