@@ -79,7 +79,7 @@ class Target:
 
     @property
     def is_report(self) -> bool:
-        """Whether a report is saved, that an interrupted analysis can go on from."""
+        """True where a report is saved, which an interrupted analysis can go on from."""
         return self.format in ("table", "json") and self.out is not None
 
 
@@ -88,7 +88,7 @@ def _as_file_name(text: str) -> str:
 
 
 def _is_of_another(path: Path, source: Source) -> bool:
-    """Whether a report of another source is saved there."""
+    """True where a report of another source is saved there."""
     from specdiag.errors import SourceError
     from specdiag.report import is_report, load_report
 

@@ -19,7 +19,7 @@ _NO_ROOM = ("can't allocate memory", "out of memory", "cannot allocate memory", 
 
 
 def sentence(error: BaseException) -> tuple[str, int]:
-    """What to say of an exception, and the exit code."""
+    """The sentence for an exception, and the exit code."""
     if isinstance(error, ComputationError) and hasattr(error, "report") and error.__cause__ is not None:
         return sentence(error.__cause__)  # an analysis that failed, and has been saved as far as it came
     if isinstance(error, SpecdiagError):

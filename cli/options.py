@@ -44,7 +44,7 @@ class LrShape(StrEnum):
 
 
 class Format(StrEnum):
-    """What is printed."""
+    """Formats of a table or of data."""
 
     table = "table"
     json = "json"

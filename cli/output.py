@@ -93,7 +93,7 @@ def fault(message: str, prefix: str = "error: ", *, own: bool = False) -> None:
 
 
 def debugs() -> bool:
-    """Whether tracebacks were asked for."""
+    """True where tracebacks were asked for."""
     return _state.debug
 
 

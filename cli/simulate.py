@@ -15,7 +15,7 @@ from . import options, output
 
 
 class Format(StrEnum):
-    """What is printed."""
+    """Formats of a prediction."""
 
     table = "table"
     json = "json"
@@ -65,25 +65,28 @@ def simulate(
     ] = None,
     betas: Annotated[
         tuple[float, float] | None,
-        typer.Option("--betas", help="Of adamw, adamc and lion.", show_default="0.9 0.999; lion 0.9 0.99"),
+        typer.Option("--betas", help="Betas of adamw, adamc and lion.", show_default="0.9 0.999; lion 0.9 0.99"),
     ] = None,
     shape: Annotated[
-        str, typer.Option("--shape", "--dim", metavar="ROWSxCOLS", help="Of the weights; or the length of a vector.")
+        str,
+        typer.Option("--shape", "--dim", metavar="ROWSxCOLS", help="Shape of the weights, or the length of a vector."),
     ] = "1024x1024",
     initial_rms: Annotated[
         float | None, typer.Option("--initial-rms", "--init-rms", help="RMS of the first weights.", show_default="0.02")
     ] = None,
-    initial_norm: Annotated[float | None, typer.Option("--initial-norm", help="Their Frobenius norm instead.")] = None,
+    initial_norm: Annotated[
+        float | None, typer.Option("--initial-norm", help="Frobenius norm of the first weights instead.")
+    ] = None,
     gradient_rms: Annotated[
-        float, typer.Option("--gradient-rms", help="Of a gradient's coordinates; only SGD's norms depend on it.")
+        float, typer.Option("--gradient-rms", help="RMS of a gradient's coordinates; only SGD's norms depend on it.")
     ] = 1.0,
     batch_tokens: Annotated[
         float | None, typer.Option("--batch-tokens", help="Tokens of one step: times in tokens too.")
     ] = None,
     stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Also run the optimizer itself on seeded noise.")
+        bool, typer.Option("--stochastic", help="Run the optimizer itself on seeded noise too.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --stochastic.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --stochastic.")] = 0,
     appendix_a: Annotated[
         bool, typer.Option("--appendix-a", help="The paper's experiment (reconstructed), uncorrected and corrected.")
     ] = False,
@@ -96,7 +99,9 @@ def simulate(
             "--weight-decay and --steps.",
         ),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="What is printed.")] = Format.table,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
+    ] = Format.table,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.")
     ] = None,
@@ -135,7 +140,7 @@ def simulate(
 
 
 def _told(ctx: typer.Context) -> dict[str, Any]:
-    """What was given on the command line, as the library names it."""
+    """Options that were given on the command line, as the library names them."""
     return options.given(ctx, [name for name in ctx.params if name not in ("check", "format", "out")])
 
 

@@ -26,7 +26,7 @@ def check_metric(metric: str | None, known: Sequence[str]) -> None:
 
 
 def step_line(found: StepResult | DroppedStep) -> None:
-    """One line of talk for a step that is finished or dropped."""
+    """Print one line for a step that is finished or dropped."""
     from specdiag.trajectories.records import DroppedStep
 
     if isinstance(found, DroppedStep):
@@ -56,7 +56,7 @@ def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool
 
 
 def default_metric(found: Trajectory) -> str:
-    """What is shown where nothing is asked for: the first of these that has values."""
+    """The default metric: the first of these that has values."""
     metrics = ("alpha_square", "alpha", "frobenius_norm")
     return next((m for m in metrics if any(r.metric == m for r in found.rows)), "alpha")
 
@@ -114,7 +114,7 @@ def _print(found: Trajectory, metric: str, *, all_rows: bool) -> None:
 
 
 def _rows(found: Trajectory, metric: str) -> list[dict[str, Any]]:
-    """One row a step: losses and balance where there are any, then each role."""
+    """Rows, one for each step: losses and balance where there are any, then each role."""
     from specdiag.trajectories.records import RUN_METRICS
 
     series = {"loss": found.series("loss"), "eval_loss": found.series("eval_loss")}

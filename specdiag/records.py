@@ -23,6 +23,8 @@ ROLES: tuple[Role, ...] = (
 )  # fmt: skip
 FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
 TAIL_NAMES: tuple[TailName, ...] = get_args(TailName)
+HILL_TAILS: frozenset[TailName] = frozenset({"hill", "hill-paper"})
+"""Rules that fit the whole matrix by Hill, as their table in `spectra` says: known here without importing numpy."""
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):

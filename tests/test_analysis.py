@@ -352,7 +352,7 @@ def test_randomized_eigenvalues_are_there_exactly_where_the_record_says_so():
             if r.rand_spectral_norm is not None:
                 assert report.eigenvalues(r.key, randomized=True).shape == report.eigenvalues(r.key).shape
                 continue
-            why = f"its status is {r.status}" if randomize else "analyze with --randomize"
+            why = f"its status is {r.status}" if randomize else "analyze with randomize=True"
             with pytest.raises(UsageError, match=f"'{r.name}' has no eigenvalues with its entries permuted: {why}"):
                 report.eigenvalues(r.key, randomized=True)
     assert report.records == specdiag.analyze(state, device="cpu").records

@@ -345,10 +345,10 @@ def test_choices_that_are_not_there(reports):
         ({"roles": "gate"}, "has no role gate; it has q, k, v, o, up, down"),
         ({"layers": 12}, r"has no layer 12; it has 0, 1, .*, 11"),
         (
-            {"modules": "*nonsense*"},
+            {"include": "*nonsense*"},
             r"include='\*nonsense\*' matches none of 78 matrices of .*; their names look like 'bert",
         ),
-        ({"roles": "q", "modules": "*word_embeddings*"}, "leave out a module, layer or role"),
+        ({"roles": "q", "include": "*word_embeddings*"}, "leave out a name, layer or role"),
     ):
         for draw in (plot.esd, plot.alpha, plot.heatmap, plot.scree):
             with pytest.raises(UsageError, match=said):

@@ -192,7 +192,7 @@ def test_the_schedule_is_nanogpts_after_its_warm_up(tmp_path, end):
         assert rate(1e-2, values, step, 60) == pytest.approx(nano_lr(content["config"], step), rel=1e-9)
     assert not [line for line in read.notes if line.startswith("The lr of step")]
     nano_run(tmp_path / "early.pt", bias=False, lr_decay_iters=end, steps=2)
-    said = [line for line in read_foreign(tmp_path / "early.pt").said if line.startswith("The lr of step 3 ")]
+    said = [line for line in read_foreign(tmp_path / "early.pt").notes if line.startswith("The lr of step 3 ")]
     here = rate(1e-2, values, 2, 60)
     assert said == [
         f"The lr of step 3 is 0.0075 in the file and {here:.4g} here, in the warm-up of 3, which is counted otherwise here."
@@ -208,7 +208,7 @@ def test_what_is_not_nanogpts_own_network_or_schedule_is_said(tmp_path):
     assert "iter_num is 8 and the optimizer did 6 steps, as half precision skips some: 6 counts." in read.notes
     content["config"]["learning_rate"] = 3e-2
     torch.save(content, tmp_path / "ckpt.pt")
-    assert any("by its config" in line for line in read_foreign(tmp_path).said)
+    assert any("by its config" in line for line in read_foreign(tmp_path).notes)
     content["model_args"]["use_rmsnorm"] = False
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UsageError, match="changed nanoGPT, with use_rmsnorm"):

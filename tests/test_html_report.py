@@ -359,7 +359,7 @@ def test_command(minilm_report, tmp_path):
     for arguments, code, said in (
         (("nothing.json",), 3, "nothing.json"),
         (("x.specdiag.json", "-o", "x.specdiag.json"), 2, "saved as .html"),
-        (("x.specdiag.json", "--plan", "x.specdiag.json"), 3, "no decay plan"),
+        (("x.specdiag.json", "--plan", "x.specdiag.json"), 3, "not a decay plan"),
         (("x.specdiag.json", "--jobs", "2"), 2, "--jobs"),
     ):
         done = cli("report", *arguments, cwd=tmp_path)

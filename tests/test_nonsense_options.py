@@ -72,7 +72,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
         "analyze": (specdiag.analyze, {"source": WEIGHTS, **QUICK}, ()),
         "audit": (specdiag.audit, {"source": WEIGHTS, **QUICK}, ANALYSIS),
         "audit of a report": (specdiag.audit, {"source": report}, ()),
-        "compare": (specdiag.compare, {"a": WEIGHTS, "b": WEIGHTS, **QUICK}, ANALYSIS),
+        "compare": (specdiag.compare, {"before": WEIGHTS, "after": WEIGHTS, **QUICK}, ANALYSIS),
         "recommend": (specdiag.recommend, {"source": WEIGHTS, **QUICK}, ANALYSIS),
         "recommend of a report": (
             specdiag.recommend, {"source": report, "weight_decay": 0.1, "lr": 1e-3, "steps_left": 9}, (),

@@ -373,7 +373,7 @@ def test_plans_are_saved_and_read_back(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="plan of schema 9"):
         load_plan(path)
     PAPER.save(tmp_path / "report.json")
-    with pytest.raises(SourceError, match="is no decay plan"):
+    with pytest.raises(SourceError, match="not a decay plan"):
         load_plan(tmp_path / "report.json")
     with pytest.raises(SourceError, match="cannot read"):
         load_plan(tmp_path / "absent.json")
@@ -470,7 +470,7 @@ def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.Monkey
         (("r.json", "--weight-decay", "0.1", "--tokens", "1e9"), 2, "both give a base decay"),
         (("r.json", "--tokens", "1e9"), 2, "add --params --batch-tokens --context-length --lr"),
         (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
-        (("r.json", "--export", "yaml"), 2, "unknown export"),
+        (("r.json", "--export", "yaml"), 2, "unknown --export yaml"),
         (("absent.json",), 3, "no such file"),
         (("r.json", "--run", "."), 3, "holds no optimizer or trainer state"),
     ],

@@ -141,7 +141,7 @@ def test_a_newer_schema_is_named(report, tmp_path):
 )
 def test_garbage_is_no_report(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(SourceError, match="is no specdiag report|is a decay plan, not a specdiag report"):
+    with pytest.raises(SourceError, match=r"is no specdiag report|is a decay plan, not a specdiag report"):
         load_report(tmp_path / "a.json")
     with pytest.raises(SourceError, match=r"cannot read .*missing.json: No such file"):
         load_report(tmp_path / "missing.json")

@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from specdiag.records import HILL_TAILS
+from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.spectra.tails import fix_finger, hill, hill_paper, ks_optimal
 
 LISTS = [
@@ -156,3 +158,7 @@ def test_against_powerlaw():
     found = ks_optimal(eigenvalues)
     assert found.xmin == pytest.approx(fit.power_law.xmin, rel=1e-9)
     assert found.alpha == pytest.approx(fit.power_law.alpha, rel=1e-9)
+
+
+def test_the_hill_rules_are_those_of_the_table():
+    assert {name for name, rule in TAIL_RULES.items() if rule.is_hill} == HILL_TAILS

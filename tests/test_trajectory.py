@@ -387,7 +387,7 @@ def test_figures_show_the_medians(run):
     assert list(figure.axes[2].lines[1].get_ydata()) == [v for _, v in found.series("stable_rank", "up")]
     with pytest.raises(UsageError, match="has no role gate"):
         specdiag.plot.norms(found, roles="gate")
-    with pytest.raises(UsageError, match="unknown metric 'loss'"):
+    with pytest.raises(UsageError, match="unknown metric='loss'"):
         specdiag.plot.trajectory(found, metric="loss")
 
 

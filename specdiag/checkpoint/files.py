@@ -92,7 +92,7 @@ class LocalFiles:
         try:
             return read_whole(self.root / name)
         except OSError as error:
-            raise SourceError(f"'{brief(label)}' cannot be read: {error.strerror}") from error
+            raise SourceError(f"'{brief(label, 400)}' cannot be read: {error.strerror}") from error
 
     def list(self, name: str, label: str) -> Listing:
         """What a file of weights holds. Errors as of `list_file`."""

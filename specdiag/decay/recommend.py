@@ -27,8 +27,8 @@ from specdiag.decay.participants import (
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
 from specdiag.errors import UsageError
+from specdiag.records import HILL_TAILS
 from specdiag.report import SpectralReport, is_report, load_report
-from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text.names import listed
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def recommend(
     twins = [random_value(p, basis) if v is not None else None for p, v in zip(taking_part, values, strict=True)]
     has_twin = any(twin is not None for twin in twins) and rule not in ("uniform", "none")
     random = ratios(twins) if has_twin else [None] * len(twins)
-    by_hill = basis == "alpha" and TAIL_RULES[report.settings.tail].is_hill and compat is None
+    by_hill = basis == "alpha" and report.settings.tail in HILL_TAILS and compat is None
     low, high = (ratios([p.mean(c) for p in taking_part]) if by_hill else None for c in ("alpha_25", "alpha_75"))
     entries = tuple(
         PlanEntry(

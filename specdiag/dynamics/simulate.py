@@ -194,7 +194,7 @@ def _sample(update: Update, shape: Shape) -> Shape:
 
 def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
     if rms is not None and norm is not None:
-        raise UsageError(f"--initial-rms {rms:g} and --initial-norm {norm:g} say the same twice: leave one out")
+        raise UsageError(f"initial_rms={rms:g} and initial_norm={norm:g} say the same twice: leave one out")
     name, given = ("initial_norm", norm) if norm is not None else ("initial_rms", rms)
     if given is not None and not (math.isfinite(given) and given >= 0):
         raise UsageError(f"{name}={given:g}: give a norm that is not negative")
@@ -208,14 +208,14 @@ def _check(
 ) -> None:
     checks.one_of("lr_shape", lr_shape, get_args(LrShape))
     if not (math.isfinite(lr) and lr > 0):
-        raise UsageError(f"--lr is {lr:g}: give the peak learning rate, a positive number")
+        raise UsageError(f"lr={lr:g}: give the peak learning rate, a positive number")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
-        raise UsageError(f"--weight-decay is {weight_decay:g}: give a number that is not negative")
+        raise UsageError(f"weight_decay={weight_decay:g}: give a number that is not negative")
     if not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"--steps is {steps}: give 1 to {MOST_STEPS:,}")
+        raise UsageError(f"steps={steps}: give 1 to {MOST_STEPS:,}")
     if final_lr and lr_shape == "constant":
-        raise UsageError(f"--final-lr {final_lr:g} belongs to --lr-shape linear or cosine")
+        raise UsageError(f"final_lr={final_lr:g} belongs to lr_shape=linear or cosine")
     if not 0 <= final_lr <= lr:
-        raise UsageError(f"--final-lr {final_lr:g} must lie between 0 and --lr {lr:g}")
+        raise UsageError(f"final_lr={final_lr:g} must lie between 0 and lr={lr:g}")
     if batch_tokens is not None and not (math.isfinite(batch_tokens) and batch_tokens > 0):
-        raise UsageError(f"--batch-tokens is {batch_tokens:g}: give the tokens of one step, a positive number")
+        raise UsageError(f"batch_tokens={batch_tokens:g}: give the tokens of one step, a positive number")

@@ -155,16 +155,16 @@ def _check(
     gradient_rms: float,
 ) -> None:
     if len(shape) not in (1, 2) or min(shape) < 1:
-        raise UsageError(f"--shape {'x'.join(map(str, shape))}: give ROWSxCOLS, or the length of a vector")
+        raise UsageError(f"shape={'x'.join(map(str, shape))}: give ROWSxCOLS, or the length of a vector")
     if optimizer in ("muon", "scion-sign", "scion-spectral") and len(shape) == 1:
-        raise UsageError(f"{optimizer} needs a matrix: give --shape ROWSxCOLS, not {shape[0]}")
+        raise UsageError(f"{optimizer} needs a matrix: give shape=ROWSxCOLS, not {shape[0]}")
     if momentum is not None and optimizer not in MOMENTUM:
-        raise UsageError(f"{optimizer} takes no --momentum" + (": give --betas" if optimizer in BETAS else ""))
+        raise UsageError(f"{optimizer} takes no momentum=" + (": give betas=" if optimizer in BETAS else ""))
     if betas is not None and optimizer not in BETAS:
-        raise UsageError(f"{optimizer} takes no --betas" + (": give --momentum" if optimizer in MOMENTUM else ""))
+        raise UsageError(f"{optimizer} takes no betas=" + (": give momentum=" if optimizer in MOMENTUM else ""))
     if betas is not None and not all(0 <= beta < 1 for beta in betas):
-        raise UsageError(f"--betas {betas[0]:g} {betas[1]:g}: each lies in [0, 1)")
+        raise UsageError(f"betas={betas[0]:g} {betas[1]:g}: each lies in [0, 1)")
     if momentum is not None and not 0 <= momentum < 1:
         raise UsageError(f"momentum={momentum:g} must be the share of the buffer that a step keeps, in [0, 1)")
     if not (math.isfinite(gradient_rms) and gradient_rms > 0):
-        raise UsageError(f"--gradient-rms {gradient_rms:g} must be positive")
+        raise UsageError(f"gradient_rms={gradient_rms:g} must be positive")

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 from msgspec import field
 
-from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import read_whole
 from specdiag.records import Record
@@ -27,7 +26,6 @@ _OPTIMIZER = ("optimizer.pt", "optimizer.bin")
 _SCHEDULER = ("scheduler.pt", "scheduler.bin")
 _STATE = "trainer_state.json"
 _ARGUMENTS = "training_args.bin"
-_CHECKPOINTS = tuple(suffix for suffix in TORCH_SUFFIXES if suffix != ".bin")
 _HOLDERS = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
 _STEPS = ("global_step", "iter_num", "iteration", "step")
 _MOST_STEPS = 10**15
@@ -83,7 +81,7 @@ def read_run(folder: Path) -> RunSettings | None:
         UsageError: the groups have several different decays, so that none is the base.
     """
     found = _Found()
-    if folder.is_file() and folder.suffix in _CHECKPOINTS:
+    if folder.is_file() and _may_be_checkpoint(folder):
         _read_checkpoint(folder, found)
     elif folder.is_file():
         _read_trainer(folder.parent, found)
@@ -174,7 +172,7 @@ def _only_checkpoint(folder: Path) -> Path | None:
     known = folder / "ckpt.pt"
     if known.is_file():
         return known
-    files = [path for path in folder.iterdir() if path.suffix in _CHECKPOINTS and path.is_file()]
+    files = [path for path in folder.iterdir() if _may_be_checkpoint(path) and path.is_file()]
     return files[0] if len(files) == 1 and not any(folder.glob("*.safetensors")) else None
 
 
@@ -297,3 +295,10 @@ def _count(content: Mapping[Any, Any], name: str, path: Path) -> int | None:
     if value is not None and value != -1 and _whole(value) is None:  # -1: not set
         raise SourceError(f"'{path}' has {_shown(value)} for {name}, not a number of steps: give --steps-left instead")
     return _whole(value)
+
+
+def _may_be_checkpoint(path: Path) -> bool:
+    """Tell by its name whether a file may hold weights and optimizer together, as torch saves them."""
+    from specdiag.checkpoint.formats import TORCH_SUFFIXES  # readers need numpy
+
+    return path.suffix in TORCH_SUFFIXES and path.suffix != ".bin"

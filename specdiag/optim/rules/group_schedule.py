@@ -20,10 +20,10 @@ class GroupSchedule:
         >>> from specdiag.decay import schedules
         >>> optimizer = specdiag.optim.Scion(model.parameters())
         >>> share = schedules.cosine(1.0, 1000, final=0.01)
-        >>> momentum = GroupSchedule(
-        ...     optimizer, "momentum", lambda step: 1 - schedules.gradient_weight_for(share(step), 0.1)[0]
-        ... )
-        >>> lr = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedules.momentum_for(share(step), 0.1)[1])
+        >>> def at(step):  # weight of the new gradient, and the share of the lr that is left to its schedule
+        ...     return schedules.gradient_weight_for(share(step), 0.1)
+        >>> momentum = GroupSchedule(optimizer, "momentum", lambda step: 1 - at(step)[0])
+        >>> lr = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: at(step)[1])
     """
 
     def __init__(self, optimizer: Optimizer, key: str, schedule: Schedule) -> None:

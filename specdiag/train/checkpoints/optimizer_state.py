@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,9 @@ from specdiag.train.checkpoints.finite import check_plain
 
 Moments = Mapping[str, Mapping[str, Any]]
 """Saved state by parameter name."""
+
+_MOST_STEPS = 1 << 53
+"""A step counter may be a float, which counts no further."""
 
 
 def read_optimizer(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:
@@ -56,7 +58,7 @@ def step_counters(path: Path) -> set[int]:
 def _count(value: Any, path: Path) -> int:
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0 or value != int(value):
+    if not isinstance(value, (int, float)) or not 0 <= value < _MOST_STEPS or value != int(value):
         raise SourceError(f"{path} has a step counter {value!s:.40}, which counts no steps: it is damaged")
     return int(value)
 
