@@ -169,10 +169,18 @@ def test_damaged_entries_are_computed_and_written_anew(tmp_path, caplog, harm):
 
 
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
-    (tmp_path / "results").write_text("in the way")
+    (tmp_path / "results").mkdir()
+    for number in range(256):
+        (tmp_path / "results" / f"{number:02x}").write_text("in the way")
     report = analyze(weights(3), tmp_path)
     assert report.complete
     assert caplog.text.count("results cannot be kept") == 1
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "results").write_text("in the way")
+    with pytest.raises(UsageError, match="which is no folder: name one with SPECDIAG_CACHE"):
+        analyze(weights(3), tmp_path)
 
 
 def test_the_limit_throws_out_what_was_read_longest_ago(tmp_path, monkeypatch):

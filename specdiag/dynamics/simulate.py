@@ -214,7 +214,7 @@ def _check(
     if not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"steps={steps}: give 1 to {MOST_STEPS:,}")
     if final_lr and lr_shape == "constant":
-        raise UsageError(f"final_lr={final_lr:g} belongs to lr_shape=linear or cosine")
+        raise UsageError(f"final_lr={final_lr:g} belongs to lr_shape=linear and lr_shape=cosine")
     if not 0 <= final_lr <= lr:
         raise UsageError(f"final_lr={final_lr:g} must lie between 0 and lr={lr:g}")
     if batch_tokens is not None and not (math.isfinite(batch_tokens) and batch_tokens > 0):

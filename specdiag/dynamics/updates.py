@@ -163,7 +163,7 @@ def _check(
     if betas is not None and optimizer not in BETAS:
         raise UsageError(f"{optimizer} takes no betas=" + (": give momentum=" if optimizer in MOMENTUM else ""))
     if betas is not None and not all(0 <= beta < 1 for beta in betas):
-        raise UsageError(f"betas={betas[0]:g} {betas[1]:g}: each lies in [0, 1)")
+        raise UsageError(f"betas=({betas[0]:g}, {betas[1]:g}): each lies in [0, 1)")
     if momentum is not None and not 0 <= momentum < 1:
         raise UsageError(f"momentum={momentum:g} must be the share of the buffer that a step keeps, in [0, 1)")
     if not (math.isfinite(gradient_rms) and gradient_rms > 0):
