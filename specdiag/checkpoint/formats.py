@@ -147,7 +147,8 @@ def recognise(path: Path, label: str) -> Format:
             head = file.read(N_PROBE)
             found = _find(head)
             if found is None and is_json(head):  # its keys lie anywhere
-                head += file.read(TEXT_LIMIT)
+                # Never more than there is: `read` sets aside as much memory as it is asked for.
+                head += file.read(min(TEXT_LIMIT, path.stat().st_size))
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
     return found or format_of(head, label)
