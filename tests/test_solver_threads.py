@@ -52,12 +52,13 @@ def _of_scipy():
     return count
 
 
-def test_an_error_in_one_thread_is_raised_and_ends_all(torch_threads):
+def test_an_error_in_one_thread_is_raised_and_the_threads_end(torch_threads):
     torch_threads(2)
     before = set(threading.enumerate())
-    with pytest.raises(ZeroDivisionError), SolverThreads(2) as threads:
+    with SolverThreads(2) as threads:
         started = set(threading.enumerate()) - before
-        threads.submit(lambda: 1 // 0).result()
+        with pytest.raises(ZeroDivisionError):
+            threads.submit(lambda: 1 // 0).result()
     assert torch.get_num_threads() == 2
     assert len(started) == 2
     assert not started.intersection(threading.enumerate())
