@@ -138,3 +138,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def as_accelerator(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Sends an analysis down the accelerator's road with the CPU as the device."""
+
+    def send() -> None:
+        monkeypatch.setattr("specdiag.analysis.settings.may_have_accelerator", lambda: True)
+        monkeypatch.setattr("specdiag.spectra.accelerator.resolve_device", lambda _: "cpu:0")
+        monkeypatch.setattr("specdiag.spectra.accelerator.resolve_dtype", lambda _: "float32")
+
+    return send

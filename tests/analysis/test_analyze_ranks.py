@@ -1,0 +1,224 @@
+"""`torchrun -m specdiag analyze|trajectory|compare`: several processes find what one does, and one may die."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cached_results import assert_same
+from models import write_llama
+from safetensors.numpy import load_file, save_file
+
+from specdiag.analysis.processes import Ranks
+from specdiag.report import load_report
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+NAN = {"model.layers.9.self_attn.q_proj.weight": np.full((64, 64), np.nan)}
+
+
+def alone(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "specdiag", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+def torchrun(*arguments, n=2):
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "-m", "specdiag",
+        *arguments,
+    ]  # fmt: skip
+
+
+def together(*arguments, cwd, n=2):
+    return subprocess.run(
+        torchrun(*arguments, n=n), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_they_find_what_one_does(tmp_path, n):
+    write_llama(tmp_path / "ckpt", 3, 128, 320)
+    assert alone("-q", "analyze", "ckpt", "--randomize", "-o", "one.json", cwd=tmp_path).returncode == 0
+    done = together("analyze", "ckpt", "--randomize", "--jobs", "1", "-o", "all.json", n=n, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Roles (medians") == 1
+    assert done.stderr.count("report: all.json") == 1
+    one, every = (load_report(tmp_path / name) for name in ("one.json", "all.json"))
+    assert_same(one, every)
+    assert (one.skipped, one.summary) == (every.skipped, every.summary)
+    assert every.provenance.processes == n
+    assert f"{n} processes of 1 workers" in done.stdout
+    names = (tmp_path / f"{x}.spectra.safetensors" for x in ("one", "all"))
+    first, second = (load_file(name) for name in names)
+    assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in second.items()}
+
+
+def test_each_reads_its_own_share_alone(tmp_path):
+    """What is measured in one process is not measured in another, and the shares are alike."""
+    write_llama(tmp_path / "ckpt", 6, 64, 160)
+    done = together("-v", "analyze", "ckpt", "--jobs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    measured = re.findall(r"DEBUG: (\S+): \w+, alpha", done.stderr)
+    assert len(measured) == len(set(measured)) == len(load_report(tmp_path / "ckpt.specdiag.json"))
+
+
+def test_shares_are_alike():
+    costs = [float(c) for c in np.random.default_rng(0).integers(1, 100, 50)]
+    shares = [Ranks(rank, 4, rank, 4).own_part(range(50), costs) for rank in range(4)]
+    assert sorted(i for share in shares for i in share) == list(range(50))
+    loads = [sum(costs[i] for i in share) for share in shares]
+    assert max(loads) < 1.02 * min(loads)
+    assert Ranks(0, 2, 0, 2).own_part(["a"], [1.0]) == ["a"]
+    assert Ranks(1, 2, 1, 2).own_part(["a"], [1.0]) == []
+
+
+def test_more_processes_than_work_and_one_exit_code(tmp_path):
+    write_llama(tmp_path / "ckpt", 0, 64, **NAN)
+    done = together("analyze", "ckpt", n=3, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("2 matrices have no spectrum") == 1
+    assert set(re.findall(r"exitcode *: (\d+)", done.stderr)) == {"4"}
+    report = load_report(tmp_path / "ckpt.specdiag.json")
+    assert report.complete
+    assert [r.status for r in report] == ["ok", "nonfinite"]
+
+
+def test_one_error_is_said_once(tmp_path):
+    write_llama(tmp_path / "ckpt", 1, 64)
+    done = together("analyze", "ckpt", "--tail-fraction", "7", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert "--tail-fraction 7.0 is not between 0 and 1" in done.stderr
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_is_killed_and_a_second_run_completes(tmp_path, victim):
+    write_llama(tmp_path / "ckpt", 8, 512, 1365)
+    arguments = torchrun("-v", "analyze", "ckpt", "--jobs", "1")
+    run = subprocess.Popen(
+        arguments, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    lines = (line for line in run.stderr if ", alpha " in line)
+    for _ in range(8):
+        next(lines)
+    os.kill(worker(run.pid, victim), signal.SIGKILL)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    assert f"process {1 - victim}: interrupted after" in said
+    assert "another process may have died" in said
+    assert "--resume goes on from it" in said
+    saved = tmp_path / ("ckpt.process1.incomplete.specdiag.json" if victim == 0 else "ckpt.specdiag.json")
+    partial = load_report(saved)
+    assert not partial.complete
+    assert len(partial) >= 2
+    done = together("-v", "analyze", "ckpt", "--jobs", "1", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    measured = set(re.findall(r"DEBUG: (\S+): \w+, alpha", done.stderr))
+    assert not measured & {r.key for r in partial}
+    assert not list(tmp_path.glob("*.incomplete*"))
+    assert alone("-q", "analyze", "ckpt", "-o", "one.json", cwd=tmp_path).returncode == 0
+    assert_same(load_report(tmp_path / "one.json"), load_report(tmp_path / "ckpt.specdiag.json"))
+
+
+def worker(launcher, rank):
+    """The process of this rank."""
+    for children in Path(f"/proc/{launcher}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                return int(child)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_processes_that_see_different_checkpoints_say_so(tmp_path):
+    """As where each machine has its own folder of that name."""
+    write_llama(tmp_path / "0" / "ckpt", 2, 64)
+    write_llama(tmp_path / "1" / "ckpt", 3, 64)
+    code = (
+        "import os, specdiag; from specdiag.analysis.processes import Ranks; ranks = Ranks.of_torchrun(); os.chdir(str(ranks.rank))\n"
+        "try: specdiag.analyze('ckpt', device='cpu', ranks=ranks)\n"
+        "except specdiag.ComputationError as error: print(f'<{error}>\\n', end='', flush=True)\n"
+    )
+    (tmp_path / "call.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "call.py"],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.count("<the processes do not see the same checkpoint") == 2, done.stderr
+
+
+def test_one_that_ends_early_is_missed(tmp_path):
+    """An exchange with a process that is gone is an error, and what was measured is kept."""
+    write_llama(tmp_path / "ckpt", 2, 64)
+    code = (
+        "import os, specdiag; from specdiag.analysis import processes as ranks; ranks._UNTIL_TOLD = 0.0; mine = ranks.Ranks.of_torchrun()\n"
+        "if mine.rank: os._exit(0)\n"
+        "try: specdiag.analyze('ckpt', device='cpu', ranks=mine)\n"
+        "except specdiag.Interrupted as stopped: print(len(stopped.report), repr(stopped.__cause__))\n"
+    )
+    (tmp_path / "call.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "call.py"],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert re.match(r"\d+ RankLost\('another process has ended'\)", done.stdout), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write_llama(folder / "run" / "step1", 2, 128, 320)
+    state = load_file(folder / "run" / "step1" / "model.safetensors")
+    (folder / "run" / "step2").mkdir()
+    state = {name: (w * 1.01 + 0.01 * (w > 0)).astype(np.float32) for name, w in state.items()}
+    save_file(state, folder / "run" / "step2" / "model.safetensors")
+    (folder / "run" / "step2" / "config.json").write_bytes((folder / "run" / "step1" / "config.json").read_bytes())
+    return folder
+
+
+def test_compare(run_folder):
+    steps = ["run/step1", "run/step2"]
+    one = alone("-q", "compare", *steps, "-f", "json", cwd=run_folder)
+    every = together("-q", "compare", *steps, "-f", "json", cwd=run_folder)
+    assert every.returncode == 0, every.stderr
+    assert one.stdout == every.stdout
+    assert len(one.stdout) > 1000
+    done = together("compare", *steps, "--fail-above", "relative_change=1e-3", "-o", "c.json", cwd=run_folder)
+    assert set(re.findall(r"exitcode *: (\d+)", done.stderr)) == {"1"}
+    assert (run_folder / "c.json").read_text().strip() == one.stdout.strip()
+
+
+def test_trajectory(run_folder):
+    one = alone("-q", "trajectory", "run", "-o", "one", "-f", "csv", cwd=run_folder)
+    every = together("-q", "trajectory", "run", "-o", "all", "-f", "csv", cwd=run_folder)
+    assert every.returncode == 0, every.stderr
+    assert one.stdout == every.stdout
+    logs = [(run_folder / name / "specdiag_log.jsonl").read_text() for name in ("one", "all")]
+    assert logs[0] == logs[1]
+    again = together("trajectory", "run", "-o", "all", "-f", "csv", cwd=run_folder)
+    assert again.stdout == one.stdout
+    assert again.stderr.count("(finished before)") == 2
+
+
+def test_processes_share_one_cache(tmp_path):
+    write_llama(tmp_path / "ckpt", 2, 256, 256)
+    environment = ENVIRONMENT | {"SPECDIAG_CACHE": str(tmp_path / "cache")}
+    for expected in (0, 15):
+        subprocess.run(torchrun("analyze", "ckpt"), cwd=tmp_path, env=environment, capture_output=True, check=True)
+        report = load_report(tmp_path / "ckpt.specdiag.json")
+        assert report.provenance.n_cached == expected
+
+
+def test_alone_without_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert Ranks.of_torchrun() is None
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    assert Ranks.of_torchrun() is None
+    assert Ranks(1, 2, 1, 2).device("cpu") == "cpu"

@@ -1,0 +1,121 @@
+"""The benchmark runs, checks that the work is equal, and README.md shows what it last said."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from specdiag.analysis import cost
+
+ROOT = Path(__file__).parents[2]
+PEERS = ("alphadecay", "weightwatcher")
+sys.path.append(str(ROOT / "benchmarks"))
+tables = importlib.import_module("scale_tables")
+OURS = (
+    "specdiag float32",
+    "specdiag float64",
+    "specdiag float32 + alpha_square",
+    "specdiag float64 + alpha_square",
+)
+
+
+def peers(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "peers.json"
+    done = peers("--models", "tiny", "--rounds", 1, "--process-rounds", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text()) | {"stdout": done.stdout}
+
+
+@pytest.mark.slow
+def test_every_contender_is_measured_with_its_ratio_and_its_floor(results):
+    tiny = results["models"]["tiny"]
+    assert tiny["matrices"] == 14
+    for what in ("compute_seconds", "process_seconds", "peak_bytes"):
+        assert {*PEERS, *OURS} <= tiny[what].keys()
+        for spread in tiny[what].values():
+            assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+            assert len(spread["rounds"]) == 1
+        for name in OURS:
+            for peer in PEERS:
+                ratio = tiny[what][peer]["rounds"][0] / tiny[what][name]["rounds"][0]
+                assert tiny["times_better"][what][name][peer] == pytest.approx(ratio)
+    gflop = sum(n * n * m + 4 / 3 * n**3 for n, m in 8 * [(64, 64)] + 6 * [(64, 172)]) / 1e9
+    assert tiny["gflop"] == pytest.approx(gflop)
+    for name in OURS:
+        floor = gflop / tiny["syrk_gflops"][name.split()[1]]
+        assert tiny["of_floor"][name] == pytest.approx(tiny["compute_seconds"][name]["median"] / floor)
+
+
+@pytest.mark.slow
+def test_a_run_says_where_it_ran_and_prints_a_line_for_each(results):
+    assert results["machine"]["cpu"]
+    assert results["machine"]["cores"] > 0
+    assert {"python", "torch", "weightwatcher"} <= results["versions"].keys()
+    assert results["command"].startswith("python benchmarks/peers.py --models tiny")
+    for name in (*PEERS, *OURS):
+        assert f"\n{name} " in results["stdout"]
+
+
+@pytest.mark.slow
+def test_the_same_matrices_got_the_same_exponents(results):
+    checks = {(c["peer"], c["specdiag"]): c for c in results["models"]["tiny"]["agreement"]}
+    assert {("alphadecay", "specdiag float32"), ("weightwatcher", "specdiag float64")} <= checks.keys()
+    for check in checks.values():
+        assert check["matrices"] == 14
+        assert 0 <= check["largest"] <= check["tolerance"] <= 1e-3
+
+
+@pytest.mark.parametrize("answers", [{"a": 2.0}, {"a": 2.0, "b": 3.1}])
+def test_unequal_work_stops_the_run(answers):
+    """Another set of matrices, or another exponent: counter-test of the agreement."""
+    expected = {"a": 2.0, "b": 3.0}
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import peers\n"
+        f"found = {{'alpha': {answers}, 'pl_alpha': {{}}}}\n"
+        f"peers._agreement({{'alphadecay': {{'alpha': {expected}}}, **dict.fromkeys(peers.OURS, found)}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "differ" in done.stderr
+
+
+def test_readme_shows_the_committed_figures():
+    done = peers("--readme", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_committed_figures_are_those_of_the_full_benchmark_on_a_quiet_machine():
+    results = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
+    assert results["rounds"] >= 7
+    assert set(results["models"]) == {"minilm", "60m", "135m"}
+    assert results["cores_used_by_others"] <= 0.1
+
+
+def test_the_docs_show_the_committed_figures_of_scale_and_dry_run_estimates_by_them():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--docs", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    committed = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())
+    for dtype, fitted in tables.fit(committed["parts"]["calibration"]).items():
+        assert fitted == pytest.approx(cost.NANOSECONDS[dtype])
+    unseen = [row for row in committed["parts"]["models"] if row["model"] in ("1b", "7b-layer")]
+    for row in unseen:
+        predicted = tables._of_model(cost.NANOSECONDS, row["model"], row["way"], row["jobs"])
+        assert predicted == pytest.approx(row["seconds"], rel=0.25)
+
+
+def test_a_matrix_is_counted_with_its_windows():
+    fitted = {"float64": (1.0, 10.0, 100.0, 1000.0, 10000.0)}
+    assert tables.seconds(fitted, 2, 5, "float64", square=False) == (20 + 80 + 400 + 10000 + 10000) / 1e9
+    windows = 3 * (8 + 80 + 400 + 4000)
+    assert tables.seconds(fitted, 5, 2, "float64", square=True) == (20 + 80 + 400 + 10000 + 10000 + windows) / 1e9

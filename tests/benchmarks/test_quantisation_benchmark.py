@@ -1,0 +1,48 @@
+"""benchmarks/quantisation.py, and its table in docs/quantisation.md."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "quantisation.py"
+
+
+def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, BENCHMARK, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_docs_show_the_committed_figures() -> None:
+    done = benchmark("--docs", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_benchmark_gives_its_committed_figures(tmp_path: Path) -> None:
+    done = benchmark("--formats", "int8,nf4,q4_1", "--out", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    committed = json.loads((BENCHMARK.parent / "results" / "quantisation.json").read_text())
+    assert list(found["formats"]) == ["int8", "nf4", "q4_1"]
+    for key, entry in [*found["formats"].items(), ("fracast", found["fracast"])]:
+        expected = committed["formats"].get(key, committed["fracast"])
+        assert entry["low_rank"] == expected["low_rank"]
+        for column in ("alpha", "alpha_square"):
+            assert entry[column]["mean"] == pytest.approx(expected[column]["mean"], abs=1e-4)
+            assert entry[column]["matrices"] == expected[column]["matrices"]
+
+
+def test_the_committed_figures_say_what_the_docs_say() -> None:
+    """Fewer bits, larger changes; rounding makes tails lighter; its error is known."""
+    formats = json.loads((BENCHMARK.parent / "results" / "quantisation.json").read_text())["formats"]
+    size = {key: entry["alpha"]["mean_absolute"] for key, entry in formats.items()}
+    assert size["bf16"] < size["int8"] < size["fp8-tensor"] < size["gptq4"] < size["gptq3"] < size["gptq2"]
+    assert all(entry["alpha"]["mean"] > 0.0015 for entry in formats.values() if entry["bits"] <= 5)
+    assert all(entry["alpha"]["mean_absolute"] < 0.006 for entry in formats.values() if entry["bits"] >= 4)
+    for key, entry in formats.items():
+        if entry["estimated"] is not None:
+            known = 0.13 if key in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0") else 0.08
+            assert entry["estimated"]["median"] == pytest.approx(1, abs=known), key
