@@ -22,6 +22,8 @@ from specdiag.errors import ComputationError, UsageError
 T = TypeVar("T")
 A = TypeVar("A")
 
+Table = dict[str, Any]
+"""An object of decoded JSON, or a table of decoded TOML."""
 TEXT_LIMIT = 64 << 20
 """Bytes of the largest file that is read whole. A report of 100,000 matrices has about 60 MB."""
 _DESCRIPTORS = {"/dev/stdin": "0", "/dev/stdout": "1", "/dev/stderr": "2"}
@@ -218,7 +220,7 @@ def toml_decoder(kind: type[T]) -> Callable[[bytes], T]:
     return lambda data: convert(decode_toml(data))
 
 
-def decode_toml(data: bytes) -> dict[str, Any]:
+def decode_toml(data: bytes) -> Table:
     """The tables of a TOML file.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 _PIECES = {
     "vision": ("vision_config", "vit_config", "image_config"),
@@ -16,20 +16,24 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
 
 
-def speaking_of(config: Mapping[str, Any], component: str | None) -> list[Mapping[str, Any]]:
-    """The parts of `config` that speak of `component`, the most specific first.
+def sections(config: Mapping[str, object], component: str | None) -> list[Mapping[str, object]]:
+    """Find the sections of config.json that describe a piece of the model.
 
-    What belongs to no named piece is text where the config has a part for text.
+    Args:
+        config: the content of config.json.
+        component: `vision`, `audio` or `text`; None counts as text. Any other piece has no section of its own.
+
+    Returns:
+        The sections, the most specific first; `config` itself is among them.
     """
-    own = _PIECES.get(component or "text", ())
-    found = [config[key] for key in own if _is_table(config.get(key))]
-    deeper = [part[key] for part in found for key in own if _is_table(part.get(key))]
-    chain: list[Mapping[str, Any]] = [*deeper, *found, config]
-    return [*chain, *(part[key] for part in chain for key in _INNER if _is_table(part.get(key)))]
+    keys = _PIECES.get(component or "text", ())
+    outer = _inside(config, keys)
+    chain = [*(inner for section in outer for inner in _inside(section, keys)), *outer, config]
+    return [*chain, *(inner for section in chain for inner in _inside(section, _INNER))]
 
 
-def number(chain: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> int | None:
-    """The first positive integer under one of `keys`, the first part that has any deciding."""
+def number(chain: Iterable[Mapping[str, object]], keys: Iterable[str]) -> int | None:
+    """Find the first positive integer under one of `keys`, section by section."""
     wanted = tuple(keys)
     for part in chain:
         for key in wanted:
@@ -39,10 +43,12 @@ def number(chain: Iterable[Mapping[str, Any]], keys: Iterable[str]) -> int | Non
     return None
 
 
-def model_types(chain: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Every `model_type` of the parts."""
+def model_types(chain: Iterable[Mapping[str, object]]) -> list[str]:
+    """List every `model_type` of the sections."""
     return [kind for part in chain if isinstance(kind := part.get("model_type"), str)]
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, Mapping) and bool(cast("Mapping[str, Any]", value))
+def _inside(section: Mapping[str, object], keys: Iterable[str]) -> list[Mapping[str, object]]:
+    """List the sections under `keys` that are there and not empty."""
+    values = (section.get(key) for key in keys)
+    return [cast("Mapping[str, object]", value) for value in values if isinstance(value, Mapping) and value]

@@ -116,7 +116,7 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
         shape=shape,
         rule=rule,
         output=None if output is None else (output[-2], output[-1]),
-        config=survey.speaking_of(survey.names[name].component),
+        config=survey.sections(survey.names[name].component),
         architectures=survey.architectures,
     )
 
@@ -148,7 +148,7 @@ def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
 
 def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
     """Whether a kernel of two or more axes is as large as the config's patches."""
-    for part in survey.speaking_of(survey.names[name].component or "vision"):
+    for part in survey.sections(survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:
             return len(kernel) > 1 and size in (list(kernel), kernel[-1])

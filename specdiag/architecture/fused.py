@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from specdiag.architecture import config as settings
 from specdiag.architecture.names import Name
@@ -37,7 +36,7 @@ class Tensor:
     shape: tuple[int, int]
     rule: Rule
     output: tuple[int, int] | None
-    config: Sequence[Mapping[str, Any]]
+    config: Sequence[Mapping[str, object]]
     architectures: Sequence[Fused]
 
 
@@ -74,14 +73,14 @@ def is_doubled(shape: Shape, output: Shape | None) -> bool:
     return axis == 0 or (axis == 1 and shape[-2] != shape[-1])
 
 
-def holding(config: Mapping[str, Any] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
+def holding(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
     """The entries of architectures.toml that hold for a checkpoint, in order.
 
     Args:
         config: config.json, or None.
         paths: full names with every index written `#`; they are asked only where the config says nothing.
     """
-    chain = [part for piece in ("vision", "audio", "text") for part in settings.speaking_of(config or {}, piece)]
+    chain = [part for piece in ("vision", "audio", "text") for part in settings.sections(config or {}, piece)]
     types = settings.model_types(chain)
     known = set(paths) if not types else set[str]()
     return tuple(entry for entry in ARCHITECTURES.fused if _holds(entry, types, chain, known))
@@ -93,7 +92,7 @@ def experts(tensor: Tensor) -> int | None:
     return _count(tensor, entry.groups) if entry is not None and entry.layout == "stacked" else None
 
 
-def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, Any]], paths: set[str]) -> bool:
+def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, object]], paths: set[str]) -> bool:
     if types:
         return any(kind in entry.model_type for kind in types) and all(
             any(part.get(key) == value for part in chain) for key, value in entry.when.items()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from specdiag import checks
 from specdiag.architecture.cutting import Piece, cut
@@ -43,8 +42,10 @@ class Modules:
     notes: list[str]
 
 
-def roles(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None = None) -> dict[str, list[ModuleRole]]:
-    """The role of every weight matrix of a checkpoint.
+def roles(
+    shapes: Mapping[str, Sequence[int]], config: Mapping[str, object] | None = None
+) -> dict[str, list[ModuleRole]]:
+    """Name the role of every weight matrix of a checkpoint.
 
     Args:
         shapes: the shape of each tensor of the checkpoint by its name: what lies beside a tensor matters.
@@ -69,7 +70,7 @@ def roles(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None 
 
 def modules(
     shapes: Mapping[str, Sequence[int]],
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     role_map: Path | None = None,
 ) -> Modules:
     """The weight matrices of a checkpoint, how each is cut from its tensor, and why other tensors hold none.

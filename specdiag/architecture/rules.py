@@ -6,13 +6,13 @@ import re
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from specdiag.errors import UsageError
-from specdiag.files import read_whole, shortened, toml_decoder
+from specdiag.files import Table, read_whole, shortened, toml_decoder
 from specdiag.records import FAMILIES, ROLES, Family, Role
 from specdiag.text.globs import fits
 
@@ -126,7 +126,7 @@ class Fused(_Entry, frozen=True):
     match: str
     layout: Layout
     signature: str | None = None
-    when: dict[str, Any] = {}
+    when: Table = {}
     groups: int | tuple[str, ...] = ()
     heads: int | None = None
     parts: tuple[Role, ...] = ()

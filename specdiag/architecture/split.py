@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import Any, TypeVar, cast
+
+A = TypeVar("A")
+"""numpy's array or torch's tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,23 @@ class Slicer:
     select: tuple[slice | int, ...] = ()
     axes: tuple[int, ...] | None = None
 
-    def cut(self, raw: Any) -> Any:
-        """The matrix [n_slices, rows, cols] from `raw`: the tensor, or its slice `index` if that is set."""
+    def cut(self, raw: A) -> A:
+        """Cut the matrix out, as a view where strides allow one.
+
+        Args:
+            raw: the whole tensor, or its slice `index` if that is set.
+
+        Returns:
+            The matrix [n_slices, rows, cols].
+        """
+        cut = cast("Any", raw)
         if self.view is not None:
-            raw = raw.reshape(self.view)
+            cut = cut.reshape(self.view)
         if self.select:
-            raw = raw[self.select]
+            cut = cut[self.select]
         if self.axes is not None:
-            raw = raw.transpose(self.axes) if hasattr(raw, "__array_interface__") else raw.permute(self.axes)
-        return raw.reshape(self.shape)
+            cut = cut.transpose(self.axes) if hasattr(cut, "__array_interface__") else cut.permute(self.axes)
+        return cut.reshape(self.shape)
 
 
 def whole(shape: Sequence[int], index: int | None = None) -> Slicer:

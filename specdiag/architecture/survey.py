@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from specdiag.architecture import config as settings
 from specdiag.architecture import depth as places
@@ -41,16 +40,16 @@ class Survey:
     layers: dict[str, int | None]
     components: dict[str, str | None]
     outputs: dict[tuple[str, Role], Shape]
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     architectures: tuple[Fused, ...]
-    _chains: dict[str | None, list[Mapping[str, Any]]] = field(
-        default_factory=dict[str | None, list[Mapping[str, Any]]], repr=False
+    _chains: dict[str | None, list[Mapping[str, object]]] = field(
+        default_factory=dict[str | None, list[Mapping[str, object]]], repr=False
     )
 
-    def speaking_of(self, component: str | None) -> list[Mapping[str, Any]]:
-        """The parts of the config that speak of a piece of the model, see `config.speaking_of`."""
+    def sections(self, component: str | None) -> list[Mapping[str, object]]:
+        """Look up the sections of the config that describe a piece of the model, see `config.sections`."""
         if component not in self._chains:
-            self._chains[component] = settings.speaking_of(self.config, component)
+            self._chains[component] = settings.sections(self.config, component)
         return self._chains[component]
 
     def output(self, name: str, role: Role) -> Shape | None:
@@ -59,7 +58,7 @@ class Survey:
         return next((shape for shape in found if shape is not None), None)
 
 
-def survey(shapes: dict[str, Shape], beside: Mapping[str, Any], config: Mapping[str, Any]) -> Survey:
+def survey(shapes: dict[str, Shape], beside: Mapping[str, object], config: Mapping[str, object]) -> Survey:
     """Read the names of a checkpoint.
 
     Args:
@@ -86,9 +85,9 @@ def _by_name(
     shapes: dict[str, Shape],
     names: dict[str, Name],
     beside: Neighbours,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
 ) -> dict[str, Rule | None]:
-    vocabulary = settings.number(settings.speaking_of(config, "text"), ("vocab_size",)) or max(
+    vocabulary = settings.number(settings.sections(config, "text"), ("vocab_size",)) or max(
         (shape[0] for name, shape in shapes.items() if len(shape) == 2 and _TOKENS.search(name)), default=0
     )
     ends = _sequence_ends(names)

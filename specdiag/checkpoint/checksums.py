@@ -12,12 +12,11 @@ import zlib
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.safetensors_file import read_range
+from specdiag.checkpoint.tensors import RawArray
 
 _AT_ONCE = 1 << 24
 
@@ -46,7 +45,7 @@ class Checksums:
         """Add a member, whose bytes lie from `begin` to `end` in the file."""
         insort(self._members, (begin, end, entry), key=lambda member: member[0])
 
-    def damaged(self, offset: int, data: NDArray[Any]) -> str | None:
+    def damaged(self, offset: int, data: RawArray) -> str | None:
         """Compare the member that `data` was read from with its checksum.
 
         Args:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
 from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
+from specdiag.files import Table
 from specdiag.records import Source
 
 _CONFIG = "config.json"
@@ -42,7 +42,7 @@ class Folder:
         """Whether there is such a file, listed or too deep for that."""
         return name in self.names or self.files.has(name)
 
-    def json(self, name: str, label: str | None = None) -> dict[str, Any]:
+    def json(self, name: str, label: str | None = None) -> Table:
         """The JSON object of a file.
 
         Args:
@@ -55,7 +55,7 @@ class Folder:
         self.files.fetch([name])
         return parse_json(self.files.read(name, label or name), label or name)
 
-    def config(self, weights: str) -> tuple[dict[str, Any], list[str]]:
+    def config(self, weights: str) -> tuple[Table, list[str]]:
         """The config.json beside a file of weights, empty without one, and a note where it is damaged.
 
         Raises:

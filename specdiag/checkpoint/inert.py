@@ -241,7 +241,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     dispatch[pickle.BYTEARRAY8[0]] = _bytes_to_change
 
 
-def checked_key(key: Any, depth: int = 0) -> Any:
+def checked_key(key: object, depth: int = 0) -> object:
     """A key, if hashing it is harmless: Python ends the process at tuples nested 100,000 deep.
 
     Raises:
@@ -250,7 +250,7 @@ def checked_key(key: Any, depth: int = 0) -> Any:
     if isinstance(key, (*_PLAIN, Inert, ForeignClass, torch.Tensor)):
         return key
     if isinstance(key, (tuple, frozenset)) and depth < _KEY_DEPTH:
-        for inner in cast("tuple[Any, ...]", key):
+        for inner in cast("tuple[object, ...]", key):
             checked_key(inner, depth + 1)
         return key
     raise pickle.UnpicklingError(f"a key of the type {type(key).__name__}")

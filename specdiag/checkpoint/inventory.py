@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.experts import sample_experts
@@ -16,6 +16,7 @@ from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
+from specdiag.files import Table
 from specdiag.records import Skipped, Source
 
 
@@ -35,7 +36,7 @@ class Sorting:
 
 
 def sort_tensors(
-    tensors: Sequence[StoredTensor], source: Source, config: dict[str, Any], options: Sorting, notes: Iterable[str]
+    tensors: Sequence[StoredTensor], source: Source, config: Table, options: Sorting, notes: Iterable[str]
 ) -> Checkpoint:
     """Sort stored tensors into a checkpoint.
 
@@ -89,10 +90,10 @@ def _require_distinct(matrices: Sequence[WeightMatrix], source: Source) -> None:
         )
 
 
-def architecture(config: dict[str, Any]) -> str | None:
+def architecture(config: Table) -> str | None:
     """`architectures[0]` or `model_type` of a config.json."""
     named = config.get("architectures")
-    names = cast("list[Any]", named) if isinstance(named, list) else []
+    names = cast("list[object]", named) if isinstance(named, list) else []
     return next((name for name in (*names, config.get("model_type")) if isinstance(name, str)), None)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.files import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +20,4 @@ class Listing:
 
     tensors: list[StoredTensor]
     notes: tuple[str, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    config: Table = field(default_factory=Table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,13 +19,14 @@ from specdiag.checkpoint.state_dict import plain_tensors
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.checkpoint.wrappers import unwrap
+from specdiag.files import Table
 from specdiag.records import Source
 
 
 def from_state_dict(
     tensors: Mapping[str, torch.Tensor],
     *,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     role_map: Path | None = None,
     experts: int | None = None,
     seed: int = 0,
@@ -81,7 +82,7 @@ def from_model(
         seed: as for `from_state_dict`.
     """
     adapters = getattr(model, "peft_config", None)
-    named = cast("dict[str, Any]", adapters) if isinstance(adapters, dict) else {}
+    named = cast("Table", adapters) if isinstance(adapters, dict) else {}
     return from_state_dict(
         model.state_dict(),
         config=_settings(getattr(model, "config", None)),
@@ -93,6 +94,6 @@ def from_model(
     )
 
 
-def _settings(config: object) -> dict[str, Any] | None:
+def _settings(config: object) -> Table | None:
     to_dict = getattr(config, "to_dict", None)
-    return cast("dict[str, Any]", to_dict()) if callable(to_dict) else None
+    return cast("Table", to_dict()) if callable(to_dict) else None

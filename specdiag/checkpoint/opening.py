@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from specdiag import checks
 from specdiag.errors import UsageError
@@ -67,7 +67,7 @@ class Opening:
         return None if self.role_map is None else Path(self.role_map)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Opening:
+    def of(cls, given: Mapping[str, object]) -> Opening:
         """The checked options among the arguments `given`; others are left alone.
 
         Raises:
@@ -84,7 +84,7 @@ class Opening:
             seed=checks.whole("seed", known.get("seed", 0), least=0),
         )
 
-    def require_same(self, given: Mapping[str, Any]) -> None:
+    def require_same(self, given: Mapping[str, object]) -> None:
         """Raise UsageError where an argument asks an open checkpoint to have been opened otherwise."""
         wanted = Opening.of(given)
         for name in names_of(SortingArguments):
@@ -130,7 +130,7 @@ def is_on_hub(source: object) -> bool:
     return locate(cast("str | os.PathLike[str]", source)).repo is not None
 
 
-def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, Any]) -> str | None:
+def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, object]) -> str | None:
     return check(name, known[name]) if name in known else None
 
 

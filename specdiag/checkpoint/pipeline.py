@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -66,9 +66,9 @@ def _within(component: str, matrix: WeightMatrix) -> WeightMatrix:
     return replace(matrix, name=f"{component}.{matrix.name}", module=module)
 
 
-def _is_model(entry: Any) -> bool:
+def _is_model(entry: object) -> bool:
     """Whether an entry, [library, class], names a class that has weights."""
-    if not isinstance(entry, list) or len(cast("list[Any]", entry)) != 2:
+    if not isinstance(entry, list) or len(cast("list[object]", entry)) != 2:
         return False
-    name = cast("list[Any]", entry)[1]
+    name = cast("list[object]", entry)[1]
     return isinstance(name, str) and not _WEIGHTLESS.fullmatch(name)

@@ -12,16 +12,15 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.hub import BUSY, in_one_sentence, is_hopeless, transport_errors, watched
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.tensors import RawArray
 from specdiag.errors import SourceError
 
 ATTEMPTS = 8
@@ -71,7 +70,7 @@ class HubFile:
     size: int
     patience: Patience
 
-    def fill(self, offset: int, out: NDArray[Any]) -> None:
+    def fill(self, offset: int, out: RawArray) -> None:
         """Fill the C-contiguous array `out` with the bytes at `offset`. Safe in threads.
 
         Raises:

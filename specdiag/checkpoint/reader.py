@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -26,6 +25,7 @@ from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import Table
 from specdiag.records import Source
 
 
@@ -41,7 +41,7 @@ class Contents:
     """
 
     source: Source
-    config: dict[str, Any]
+    config: Table
     tensors: list[StoredTensor]
     notes: tuple[str, ...]
 

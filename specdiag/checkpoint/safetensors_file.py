@@ -11,17 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.safetensors_header import FIRST_READ, Entry, read_header
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import RawArray, StoredTensor
 from specdiag.errors import SourceError
 
-NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+NUMPY_TYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -42,7 +40,7 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
 _LARGEST_READ = 1 << 30  # one call may not ask for 2 GiB on macOS
 
 
-Fill = Callable[[int, NDArray[Any]], None]
+Fill = Callable[[int, RawArray], None]
 """Fills a C-contiguous array with the bytes of a file at an offset."""
 
 
@@ -87,7 +85,7 @@ def read_bytes(fill: Fill, begin: int, end: int) -> bytes:
     return out.tobytes()
 
 
-def read_range(path: Path, label: str, offset: int, out: NDArray[Any]) -> None:
+def read_range(path: Path, label: str, offset: int, out: RawArray) -> None:
     """Fill the C-contiguous array `out` with the bytes at `offset`. Each call opens the file: safe in threads.
 
     Raises:
@@ -127,9 +125,9 @@ def _read(
     offset: int,
     nbytes: int,
     shape: tuple[int, ...],
-    dtype: np.dtype[Any] | None,
+    dtype: np.dtype[np.generic] | None,
     index: int | None = None,
-) -> NDArray[Any]:
+) -> RawArray:
     if dtype is None:
         shape, dtype = (nbytes,), np.dtype(np.uint8)
     if index is not None:

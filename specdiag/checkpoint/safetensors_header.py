@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from operator import mul
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -118,7 +118,7 @@ def _overflows(shape: tuple[int, ...]) -> bool:
     return 0 in shape and max(accumulate(shape, mul)) >= 1 << 64
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> None:
+def _unique(pairs: list[tuple[str, object]]) -> None:
     twice = duplicate(name for name, _ in pairs)
     if twice is not None:
         raise ValueError(f"its header names {brief(twice)!r} twice")

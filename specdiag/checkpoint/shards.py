@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import cast
 
 from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
+from specdiag.files import Table
 
 _LONGEST_SEGMENT = 255  # bytes, of what file systems take
 
 
-def read_index(content: Mapping[str, Any], index: str) -> dict[str, str]:
+def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:
     """The `weight_map` of an index file: tensor names to files, relative to the repository.
 
     Args:
@@ -28,7 +29,7 @@ def read_index(content: Mapping[str, Any], index: str) -> dict[str, str]:
     entries = content.get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
-    weight_map = cast("dict[str, Any]", entries)
+    weight_map = cast("Table", entries)
     folder = PurePosixPath(index).parent
     placed: dict[str, str] = {}
     for file in weight_map.values():
@@ -53,7 +54,7 @@ def stays_inside(file: str) -> bool:
     )
 
 
-def parse_json(data: bytes, label: str) -> dict[str, Any]:
+def parse_json(data: bytes, label: str) -> Table:
     """Decode the JSON object of a file.
 
     Args:
@@ -74,14 +75,14 @@ def parse_json(data: bytes, label: str) -> dict[str, Any]:
         raise SourceError(f"'{label}' is damaged, not JSON ({brief(str(error), 500)}): fetch it again") from error
     if not isinstance(content, dict):
         raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
-    return cast("dict[str, Any]", content)
+    return cast("Table", content)
 
 
 class _RepeatedKeyError(Exception):
     """A JSON object with a key that comes twice."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> Table:
     content = dict(pairs)
     if len(content) < len(pairs):
         raise _RepeatedKeyError(duplicate(key for key, _ in pairs))

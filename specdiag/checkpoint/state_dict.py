@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -49,7 +49,9 @@ class _Entry:
         return bool(self.walk.tensors) and not self.loose
 
 
-def find_weights(content: Mapping[Any, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def find_weights(
+    content: Mapping[str, object] | Mapping[object, object], label: str
+) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The one dictionary of tensors in a training checkpoint, and notes on what was taken and left.
 
     Args:
@@ -60,8 +62,9 @@ def find_weights(content: Mapping[Any, object], label: str) -> tuple[dict[str, t
         SourceError: it holds no tensors, several dictionaries of them of equal standing, two tensors of one name, or
             is the state of an optimizer.
     """
-    refuse_training_state(content, label)
-    return _find(content, label, ())
+    entries = cast("Mapping[object, object]", content)
+    refuse_training_state(entries, label)
+    return _find(entries, label, ())
 
 
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:

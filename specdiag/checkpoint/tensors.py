@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.checkpoint.opening import Opening
+from specdiag.files import Table
 from specdiag.records import ModuleRole, Skipped, Source, key
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from specdiag.architecture.split import Slicer
 
-
+RawArray = NDArray[Any]
+"""An array in the type in which a file stores it."""
 _GROUPS_LOOKED_AT = 1 << 14
 
 
@@ -43,7 +45,7 @@ class Rounding:
     symmetric: bool = False
     relative: float = 0.0
 
-    def error(self, values: NDArray[Any]) -> float:
+    def error(self, values: RawArray) -> float:
         """Root mean square of the rounding error over that of the values, taken as uniform within one step.
 
         Args:
@@ -90,7 +92,7 @@ class StoredTensor:
     dtype: str
     nbytes: int
     file: str
-    read: Callable[[int | None], NDArray[Any]] = field(repr=False)
+    read: Callable[[int | None], RawArray] = field(repr=False)
     storage: Hashable | None = None
     values: str | None = None
     rounding: Rounding | None = None
@@ -135,7 +137,7 @@ class WeightMatrix:
         """Whether the values were computed from codes and scales."""
         return self.tensor.rounding is not None
 
-    def float_type(self, stack: NDArray[Any]) -> FloatType:
+    def float_type(self, stack: RawArray) -> FloatType:
         """The type of the values `stack`, its precision that of the codes where they were quantised."""
         kind = FLOAT_TYPES[self.tensor.values_dtype]
         if self.tensor.rounding is None:
@@ -186,7 +188,7 @@ class Checkpoint:
 
     source: Source
     architecture: str | None
-    config: dict[str, Any]
+    config: Table
     matrices: tuple[WeightMatrix, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]

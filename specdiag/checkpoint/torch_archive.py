@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ class _Mapped:
             raise pickle.UnpicklingError(f"byte order {order!r:.20}")
         self._path = path
         self._swap = order != sys.byteorder
-        self._whole: Any = None
+        self._whole: torch.UntypedStorage | None = None
         self.checksums = Checksums(path)
 
     def bytes(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
@@ -174,8 +174,8 @@ class _Mapped:
             return self._copied(begin, n_bytes, dtype)
         if self._whole is None:
             size = self._path.stat().st_size
-            self._whole = torch.UntypedStorage.from_file(str(self._path), False, size)
-        return cast("torch.UntypedStorage", self._whole)[begin : begin + n_bytes]
+            self._whole = cast("torch.UntypedStorage", torch.UntypedStorage.from_file(str(self._path), False, size))
+        return self._whole[begin : begin + n_bytes]
 
     def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
         held = np.empty(n_bytes, np.uint8)
@@ -190,8 +190,9 @@ class _Mapped:
 
     def place(self) -> FileMap | None:
         """Locate the file in memory, None where it was not mapped."""
-        whole = cast("torch.UntypedStorage | None", self._whole)
-        return None if whole is None else FileMap(self._path, whole.data_ptr(), whole.nbytes(), self.checksums)
+        if self._whole is None:
+            return None
+        return FileMap(self._path, self._whole.data_ptr(), self._whole.nbytes(), self.checksums)
 
 
 class _Bounded(io.BufferedReader):

@@ -12,7 +12,6 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ class ForeignPickleError(SourceError):
     """The file wants to run what was not allowed."""
 
 
-def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) -> Any:
+def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) -> object:
     """What a file holds, on the CPU; tensors of the zip format stay on disk until they are used.
 
     Args:

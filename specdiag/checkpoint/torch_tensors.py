@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.repeats import Repeats
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import RawArray, StoredTensor
 from specdiag.errors import SourceError
 
 _NAMES = {
@@ -136,9 +134,7 @@ def _storage(tensor: torch.Tensor) -> Hashable:
     return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
-def _read(
-    name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None
-) -> NDArray[Any]:
+def _read(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None) -> RawArray:
     """A copy that belongs to the caller: the tensor may be a live parameter or a map of a file."""
     if not _fits(tensor):
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")

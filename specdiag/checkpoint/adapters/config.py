@@ -8,12 +8,13 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 from specdiag.checkpoint.adapters.patterns import Patterns
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
+from specdiag.files import Table
 
 _FILE = "adapter_config.json"
 _UNDERSTOOD = ("LORA", "ADALORA")
@@ -30,7 +31,7 @@ class AdapterConfig:
         settings: adapter_config.json.
     """
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
     @property
     def not_understood(self) -> str | None:
@@ -100,10 +101,11 @@ class AdapterConfig:
         """The rows of a table that trainable tokens replace, None where the config does not list them."""
         listed = self.settings.get("trainable_token_indices")
         if isinstance(listed, dict):
-            of_modules = cast("dict[str, Any]", listed)
+            of_modules = cast("Table", listed)
             listed = next((of_modules[end] for end in _ends(module) if end in of_modules), None)
-        rows = cast("list[Any]", listed) if isinstance(listed, list) else []
-        return tuple(rows) if rows and all(type(row) is int and 0 <= row < 1 << 31 for row in rows) else None
+        rows = cast("list[object]", listed) if isinstance(listed, list) else []
+        whole = tuple(row for row in rows if type(row) is int and 0 <= row < 1 << 31)
+        return whole if rows and len(whole) == len(rows) else None
 
     def targets_parameter(self, module: str) -> bool:
         """Whether the update is that of a parameter which is no module's weight, such as stacked experts."""
@@ -121,13 +123,13 @@ class AdapterConfig:
     def _kept(self) -> list[str]:
         return sorted(_mapping("rank_pattern", self.settings.get("rank_pattern")))
 
-    def _flags(self, module: str) -> list[Any] | None:
+    def _flags(self, module: str) -> list[object] | None:
         """What AdaLoRA kept of a module: the entry is named after one of its tensors."""
         place = bisect_left(self._kept, f"{module}.")
         if place == len(self._kept) or not self._kept[place].startswith(f"{module}."):
             return None
         flags = _mapping("rank_pattern", self.settings.get("rank_pattern"))[self._kept[place]]
-        return cast("list[Any]", flags) if isinstance(flags, list) else None
+        return cast("list[object]", flags) if isinstance(flags, list) else None
 
     @cached_property
     def _parameters(self) -> set[str]:
@@ -135,7 +137,7 @@ class AdapterConfig:
         targets = self.settings.get("target_parameters")
         if targets is not None and not isinstance(targets, list):
             raise _damaged("target_parameters", targets, "no list of names")
-        named = map(str, cast("list[Any]", targets or []))
+        named = map(str, cast("list[object]", targets or []))
         return {parent for parent, _, leaf in (name.rpartition(".") for name in named) if leaf != "weight"}
 
     def _flag(self, key: str) -> bool:
@@ -145,7 +147,7 @@ class AdapterConfig:
             return bool(value)
         raise _damaged(key, value, "neither true nor false")
 
-    def _whole(self, key: str, value: Any) -> int | None:
+    def _whole(self, key: str, value: object) -> int | None:
         """`value` where it is a rank, None where nothing is said."""
         if value is None or (type(value) is int and 0 <= value < 1 << 31):
             return value
@@ -173,7 +175,7 @@ def _ends(module: str) -> Iterator[str]:
         module = module.partition(".")[2]
 
 
-def _mapping(key: str, value: object) -> dict[str, Any]:
+def _mapping(key: str, value: object) -> Table:
     if value is None or isinstance(value, dict):
-        return cast("dict[str, Any]", value or {})
+        return cast("Table", value or {})
     raise _damaged(key, value, "no object of module names")

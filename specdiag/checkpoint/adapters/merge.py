@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Update
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import RawArray, StoredTensor
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES
 
@@ -87,7 +85,7 @@ def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> Stor
         )
     kind = FLOAT_TYPES[weight.values_dtype]
 
-    def read(index: int | None) -> NDArray[Any]:
+    def read(index: int | None) -> RawArray:
         merged = fitted.added_to(weight.read(None), kind)
         return merged if index is None else merged[index]
 
@@ -100,7 +98,7 @@ def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
     kinds = FLOAT_TYPES[table.values_dtype], FLOAT_TYPES[tokens.values.values_dtype]
     wide = np.dtype(np.float64 if kinds[0].name == "F64" else np.float32)
 
-    def read(index: int | None) -> NDArray[Any]:
+    def read(index: int | None) -> RawArray:
         values = np.array(kinds[0].widen(table.read(None), wide))
         values[list(tokens.rows)] = kinds[1].widen(tokens.values.read(None), wide)
         return values if index is None else values[index]

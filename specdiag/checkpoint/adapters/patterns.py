@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any
 
 from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
@@ -59,16 +58,16 @@ class _Names:
     """Patterns that are names, in which a dot stands for any letter: found by their lengths and the places of dots."""
 
     def __init__(self) -> None:
-        self._held: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, Any]]]] = {}
+        self._held: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, object]]]] = {}
 
-    def add(self, key: str, place: int, value: Any) -> None:
+    def add(self, key: str, place: int, value: object) -> None:
         """Take a pattern, its place among all, and its value."""
         letters = _DOT.sub(lambda found: found[1] or "\0", key.removeprefix("^").removesuffix("$"))
         dots = tuple(i for i, letter in enumerate(letters) if letter == "\0")
         found = self._held.setdefault(len(letters), {}).setdefault(dots, {})
         found.setdefault((letters, key.startswith("^")), (place, value))
 
-    def fitting(self, text: _Text, starts: Places) -> Iterator[tuple[int, Any]]:
+    def fitting(self, text: _Text, starts: Places) -> Iterator[tuple[int, object]]:
         """Places and values of those that are the end of the text, from one of the starts on."""
         for start in starts:
             tail = text.text[start:]
@@ -87,7 +86,7 @@ class _Names:
 class Patterns:
     """A `rank_pattern` or `alpha_pattern`: values by patterns on the end of a module's path."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, object]) -> None:
         """Take the pairs of the configuration; a pattern is read when a module is looked for.
 
         Args:
@@ -95,7 +94,7 @@ class Patterns:
         """
         self._values, self._left = values, _MOST_STEPS
 
-    def first(self, module: str, default: Any) -> Any:
+    def first(self, module: str, default: object) -> object:
         """The value of the first pattern that fits, as PEFT's `get_pattern_key` finds it: `(.*\\.)?(PATTERN)$`.
 
         Raises:
@@ -111,12 +110,12 @@ class Patterns:
         return value
 
     @cached_property
-    def _compiled(self) -> tuple[_Names, list[tuple[int, Any, _Step]]]:
+    def _compiled(self) -> tuple[_Names, list[tuple[int, object, _Step]]]:
         """Names, and the steps of other patterns with their places and values."""
         if len(self._values) > _MOST_PATTERNS:
             raise SourceError(f"adapter_config.json has {len(self._values)} patterns, and {_MOST_PATTERNS} are read")
         names = _Names()
-        others: list[tuple[int, Any, _Step]] = []
+        others: list[tuple[int, object, _Step]] = []
         for place, (key, value) in enumerate(self._values.items()):
             if len(key) > _LONGEST:
                 raise _refused(key, f"it has {len(key)} characters")

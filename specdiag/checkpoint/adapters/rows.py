@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,12 +17,11 @@ from specdiag.checkpoint.adapters.names import dotted
 from specdiag.checkpoint.adapters.update import Update, can_cut
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.files import Table
 from specdiag.records import Skipped, Source
 
 
-def update_rows(
-    adapter: Adapter, source: Source, config: dict[str, Any], options: Sorting, notes: Iterable[str]
-) -> Checkpoint:
+def update_rows(adapter: Adapter, source: Source, config: Table, options: Sorting, notes: Iterable[str]) -> Checkpoint:
     """A checkpoint of the updates, and of the full weights that lie beside them. Arguments as for `sort_tensors`.
 
     Every update stands under the name and in the shape of its parameter; where that lies in the same file, as a

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.architecture.split import Slicer
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import RawArray, StoredTensor
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 
 _BLOCK = 1 << 20
@@ -114,7 +113,7 @@ class Update:
             return core
         return (self._weighted(upper[0]) @ lower[0].T).reshape(shape)
 
-    def added_to(self, raw: NDArray[Any], kind: FloatType) -> NDArray[Any]:
+    def added_to(self, raw: RawArray, kind: FloatType) -> RawArray:
         """W + s B A, with DoRA m (W + s B A) / ||W + s B A|| where the norm is that of each output's weights.
 
         Args:
@@ -139,12 +138,12 @@ class Update:
                 target[rows] = block
         return result.reshape(raw.shape)
 
-    def _sides(self) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _sides(self) -> tuple[RawArray, RawArray]:
         """Raw L [rows, r] and R [cols, r] of the stored product L R^T."""
         up, down = _flat(self.up), _flat(self.down).T
         return (down, up) if self.transposed else (up, down)
 
-    def _type(self, side: NDArray[Any]) -> FloatType:
+    def _type(self, side: RawArray) -> FloatType:
         """The type of a side; both factors are of one, or numpy's types tell them apart."""
         kinds = (FLOAT_TYPES[self.up.values_dtype], FLOAT_TYPES[self.down.values_dtype])
         return next(kind for kind in kinds if kind.storage == side.dtype)
@@ -155,13 +154,13 @@ class Update:
         return scaled if self.middle is None else scaled * _vector(self.middle)
 
 
-def row_cut(slicer: Slicer) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+def row_cut(slicer: Slicer) -> Callable[[RawArray], RawArray] | None:
     """What a part's rows are of a side [rows, r], None where the part does not take rows alone."""
     if slicer.axes is not None or slicer.index is not None or len(slicer.select) > (2 if slicer.view else 1):
         return None
     view, size = slicer.view, slicer.shape[1]
 
-    def take(side: NDArray[Any]) -> NDArray[Any]:
+    def take(side: RawArray) -> RawArray:
         held = side if view is None else side.reshape(*view[:-1], side.shape[-1])
         return held[slicer.select].reshape(size, side.shape[-1])
 
@@ -183,14 +182,14 @@ def _is_column_cut(slicer: Slicer) -> bool:
     )
 
 
-def _cut(slicer: Slicer, left: NDArray[Any], right: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _cut(slicer: Slicer, left: RawArray, right: RawArray) -> tuple[RawArray, RawArray]:
     take = row_cut(slicer)
     if take is not None:
         return take(left), right
     return left, right[slicer.select[1]]
 
 
-def _triangle(tall: NDArray[Any], kind: FloatType) -> tuple[NDArray[np.float64], int]:
+def _triangle(tall: RawArray, kind: FloatType) -> tuple[NDArray[np.float64], int]:
     """R [min(n, r), r] of the QR of a raw matrix [n, r] in blocks of rows; how many values are not finite."""
     r = tall.shape[1]
     found, n_bad = np.empty((0, r)), 0
@@ -207,7 +206,7 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
-def _flat(tensor: StoredTensor) -> NDArray[Any]:
+def _flat(tensor: StoredTensor) -> RawArray:
     """A factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
     raw = tensor.read(None)
     return raw.reshape(raw.shape[0], prod(raw.shape[1:]))

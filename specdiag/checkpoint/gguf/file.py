@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
-from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.checkpoint.tensors import RawArray, StoredTensor
 from specdiag.errors import SourceError
+from specdiag.files import Table
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 _VALUES_AT_ONCE = 1 << 17  # decoding takes several times the memory of its result
@@ -97,8 +98,8 @@ def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTenso
 
 
 def _read_plain(
-    path: Path, label: str, info: TensorInfo, dtype: np.dtype[Any], index: int | None = None
-) -> NDArray[Any]:
+    path: Path, label: str, info: TensorInfo, dtype: np.dtype[np.generic], index: int | None = None
+) -> RawArray:
     shape, offset = info.shape, info.offset
     if index is not None:
         shape = shape[1:]
@@ -175,14 +176,14 @@ def _notes(path: Path, header: Header, kinds: Mapping[int, Kind]) -> list[str]:
     return [f"Dequantised {n} tensor{'' if n == '1' else 's'}{which} {rest}."]
 
 
-def _config(header: Header) -> dict[str, Any]:
+def _config(header: Header) -> Table:
     """What config.json would say, but for its `model_type`: fused tensors of a GGUF file are no longer laid out as
     that model's are, the converter has put queries, keys and values one after the other.
     """
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         return {}
-    config: dict[str, Any] = {"architectures": [architecture], **_numbers(header.metadata, architecture)}
+    config: Table = {"architectures": [architecture], **_numbers(header.metadata, architecture)}
     n_tokens = header.lengths.get("tokenizer.ggml.tokens")
     if n_tokens:
         config["vocab_size"] = n_tokens

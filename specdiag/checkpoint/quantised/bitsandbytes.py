@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from math import prod
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown
 from specdiag.checkpoint.quantised.codes import pairs, unpack_pairs
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.files import Table
 
 _STATE = "quant_state.bitsandbytes__"
 _LARGEST_STATE = 1 << 16
@@ -64,7 +65,7 @@ def find_bitsandbytes(codes: StoredTensor, bundle: Bundle) -> Weight | None:
     )
 
 
-def _state(tensor: StoredTensor) -> Mapping[str, Any]:
+def _state(tensor: StoredTensor) -> Mapping[str, object]:
     if tensor.dtype != "U8" or not 0 < tensor.nbytes <= _LARGEST_STATE:
         raise NotUnderstood("bitsandbytes 4-bit with a damaged quant_state")
     try:
@@ -73,7 +74,7 @@ def _state(tensor: StoredTensor) -> Mapping[str, Any]:
         raise NotUnderstood("bitsandbytes 4-bit with a damaged quant_state") from None
     if not isinstance(state, dict):
         raise NotUnderstood("bitsandbytes 4-bit with a damaged quant_state")
-    return cast("dict[str, Any]", state)
+    return cast("Table", state)
 
 
 def _shape(said: object) -> tuple[int, ...] | None:
@@ -89,7 +90,7 @@ def _number(said: object) -> float | None:
 
 
 def _nested(
-    name: str, absmax: StoredTensor, state: Mapping[str, Any], bundle: Bundle
+    name: str, absmax: StoredTensor, state: Mapping[str, object], bundle: Bundle
 ) -> tuple[StoredTensor, StoredTensor]:
     values, maxima = bundle.floats(f"{name}.nested_quant_map"), bundle.floats(f"{name}.nested_absmax")
     if absmax.dtype != "U8" or values is None or maxima is None or values.shape != (256,):
@@ -102,8 +103,8 @@ def _decode(
     block: int,
     nesting: tuple[int | None, float | None],
     tensors: tuple[StoredTensor, ...],
-    raw: NDArray[Any],
-    *parts: NDArray[Any],
+    raw: RawArray,
+    *parts: RawArray,
 ) -> NDArray[np.float32]:
     table = floats(parts[0], tensors[0])
     if len(parts) == 2:

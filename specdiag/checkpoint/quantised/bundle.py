@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.spectra.float_types import FLOAT_TYPES
@@ -25,11 +25,11 @@ class Bundle:
 
     tensors: dict[str, StoredTensor]
     leaves: dict[str, set[str]]
-    settings: Mapping[str, Any]
-    config: Mapping[str, Any]
+    settings: Mapping[str, object]
+    config: Mapping[str, object]
 
     @classmethod
-    def of(cls, tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> Bundle:
+    def of(cls, tensors: Sequence[StoredTensor], config: Mapping[str, object]) -> Bundle:
         """The bundle of all tensors of a checkpoint."""
         leaves: dict[str, set[str]] = {}
         for tensor in tensors:
@@ -85,14 +85,14 @@ def shown(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "one"
 
 
-def _inner(outer: object, key: str) -> Mapping[str, Any]:
+def _inner(outer: object, key: str) -> Mapping[str, object]:
     """The section `key` of a section, empty where either is none."""
-    inner = cast("Mapping[str, Any]", outer).get(key) if isinstance(outer, Mapping) else None
-    return cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else {}
+    inner = cast("Mapping[str, object]", outer).get(key) if isinstance(outer, Mapping) else None
+    return cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else {}
 
 
-def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _settings(config: Mapping[str, object]) -> Mapping[str, object]:
     inner = config.get("text_config")
-    places = [config, cast("Mapping[str, Any]", inner)] if isinstance(inner, Mapping) else [config]
+    places = [config, cast("Mapping[str, object]", inner)] if isinstance(inner, Mapping) else [config]
     found = (place.get(section) for place in places for section in _SECTIONS)
-    return next((cast("Mapping[str, Any]", section) for section in found if isinstance(section, Mapping)), {})
+    return next((cast("Mapping[str, object]", section) for section in found if isinstance(section, Mapping)), {})

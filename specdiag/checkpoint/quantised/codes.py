@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from specdiag.checkpoint.tensors import RawArray
 
 
 def _float8(exponent_bits: int, bias: int, nan: tuple[int, ...], infinity: tuple[int, ...] = ()) -> NDArray[np.float32]:
@@ -47,12 +47,12 @@ def pairs(table: NDArray[np.float32], *, high_first: bool = False) -> NDArray[np
     return np.stack([high, low] if high_first else [low, high], axis=1).view(np.uint64).reshape(256)
 
 
-def unpack_pairs(packed: NDArray[Any], table: NDArray[np.uint64]) -> NDArray[np.float32]:
+def unpack_pairs(packed: RawArray, table: NDArray[np.uint64]) -> NDArray[np.float32]:
     """The values of bytes, of any integer type, along the last axis: twice as many. `table` is that of `pairs`."""
     return table[np.ascontiguousarray(packed).view(np.uint8)].view(np.float32)
 
 
-def unpack(packed: NDArray[Any], bits: int, n: int) -> NDArray[np.uint8]:
+def unpack(packed: RawArray, bits: int, n: int) -> NDArray[np.uint8]:
     """Codes that lie one after the other from the lowest bit on, along the last axis.
 
     Args:
@@ -82,7 +82,7 @@ def apply_groups(
     values: NDArray[np.float32],
     factors: NDArray[np.float32],
     group: int,
-    index: NDArray[Any] | None = None,
+    index: RawArray | None = None,
 ) -> None:
     """Combine each value with what its group of columns shares, in place.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from specdiag.checkpoint.quantised.bitsandbytes import find_bitsandbytes
 from specdiag.checkpoint.quantised.bundle import Bundle, split
@@ -47,7 +46,7 @@ _SCALE_WORDS = (
 )
 
 
-def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, Any]) -> tuple[list[StoredTensor], list[str]]:
+def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) -> tuple[list[StoredTensor], list[str]]:
     """Put weights in the place of their codes, and the reason to each tensor whose type keeps it from being analysed.
 
     Small tensors that hold shapes are read; no codes and no scales are.

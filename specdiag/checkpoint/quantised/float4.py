@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from functools import partial
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_na
 from specdiag.checkpoint.quantised.codes import FLOAT4, apply_groups, pairs, unpack_pairs
 from specdiag.checkpoint.quantised.scaled import find_scale
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, floats
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
 
 _MX_GROUP, _NV_GROUP = 32, 16
 _POWERS = ("U8", "F8_E8M0")
@@ -83,9 +82,9 @@ def _decode(
     scale: StoredTensor,
     more: StoredTensor | None,
     divides: bool,
-    raw: NDArray[Any],
-    scales: NDArray[Any],
-    *whole: NDArray[Any],
+    raw: RawArray,
+    scales: RawArray,
+    *whole: RawArray,
 ) -> NDArray[np.float32]:
     values = unpack_pairs(raw, _PAIRS)
     factors = floats(scales, scale)
@@ -96,6 +95,6 @@ def _decode(
     return values
 
 
-def _decode_turned(scale: StoredTensor, raw: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.float32]:
+def _decode_turned(scale: StoredTensor, raw: RawArray, scales: RawArray) -> NDArray[np.float32]:
     rows, groups = scales.shape
     return np.ascontiguousarray(_decode(scale, None, False, raw.reshape(rows, groups * 16), scales).T)

@@ -10,7 +10,6 @@ in the order 0 2 4 6 1 3 5 7. The value is (code - zero) scale in both. Read in 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_name
 from specdiag.checkpoint.quantised.codes import apply_groups, unpack
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, floats
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
 from specdiag.errors import SourceError
 
 _BITS = (2, 3, 4, 8)
@@ -122,10 +121,10 @@ def _decode_gptq(
     shape: tuple[int, int],
     group: int,
     less_one: bool,
-    words: NDArray[Any],
-    packed_zeros: NDArray[Any],
-    factors: NDArray[Any],
-    *order: NDArray[Any],
+    words: RawArray,
+    packed_zeros: RawArray,
+    factors: RawArray,
+    *order: RawArray,
 ) -> NDArray[np.float32]:
     rows, cols = shape
     zeros = unpack(packed_zeros, bits, rows)
@@ -138,7 +137,7 @@ def _decode_gptq(
     return values
 
 
-def _index(order: NDArray[Any], group: int, groups: int, scales: StoredTensor) -> NDArray[Any] | None:
+def _index(order: RawArray, group: int, groups: int, scales: StoredTensor) -> RawArray | None:
     """The group of each input, None where they follow each other."""
     if order.min() < 0 or order.max() >= groups:
         raise SourceError(f"'{scales.file}' is damaged: g_idx beside '{scales.name}' names groups that are not there")
@@ -146,7 +145,7 @@ def _index(order: NDArray[Any], group: int, groups: int, scales: StoredTensor) -
 
 
 def _decode_awq(
-    scales: StoredTensor, group: int, words: NDArray[Any], packed_zeros: NDArray[Any], factors: NDArray[Any]
+    scales: StoredTensor, group: int, words: RawArray, packed_zeros: RawArray, factors: RawArray
 ) -> NDArray[np.float32]:
     values = np.ascontiguousarray(_unpack_awq(words).T).astype(np.float32)
     apply_groups(np.subtract, values, _columns(_unpack_awq(packed_zeros)), group)
@@ -154,10 +153,10 @@ def _decode_awq(
     return values
 
 
-def _unpack_awq(words: NDArray[Any]) -> NDArray[np.uint8]:
+def _unpack_awq(words: RawArray) -> NDArray[np.uint8]:
     codes = unpack(words, 4, words.shape[1] * 8).reshape(len(words), -1, 8)
     return codes[:, :, list(_AWQ_COLUMN)].reshape(len(words), -1)
 
 
-def _columns(by_group: NDArray[Any]) -> NDArray[np.float32]:
+def _columns(by_group: RawArray) -> NDArray[np.float32]:
     return np.ascontiguousarray(by_group.T, np.float32)

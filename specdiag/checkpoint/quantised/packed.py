@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown, split
 from specdiag.checkpoint.quantised.codes import FLOAT4, FLOAT8, apply_groups, pairs, unpack, unpack_pairs
 from specdiag.checkpoint.quantised.float4 import MX_ROUNDING
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
 from specdiag.errors import SourceError
 
 _PAIRS = pairs(FLOAT4)
@@ -124,12 +124,12 @@ def _bits(words: int, cols: int, bundle: Bundle) -> int:
     return chosen[0]
 
 
-def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, Any]:
+def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, object]:
     """What is said of one layer where it is, else of all."""
     section = bundle.config.get("quantization", bundle.settings)
-    whole = cast("Mapping[str, Any]", section) if isinstance(section, Mapping) else bundle.settings
+    whole = cast("Mapping[str, object]", section) if isinstance(section, Mapping) else bundle.settings
     own = whole.get(parent)
-    return {**whole, **cast("Mapping[str, Any]", own)} if isinstance(own, Mapping) else whole
+    return {**whole, **cast("Mapping[str, object]", own)} if isinstance(own, Mapping) else whole
 
 
 def _decode_compressed(
@@ -137,9 +137,9 @@ def _decode_compressed(
     bits: int,
     cols: int,
     group: int,
-    words: NDArray[Any],
-    scales: NDArray[Any],
-    *optional: NDArray[Any],
+    words: RawArray,
+    scales: RawArray,
+    *optional: RawArray,
 ) -> NDArray[np.float32]:
     scale, zero, order = tensors
     values = unpack(words, bits, cols).astype(np.float32)
@@ -154,7 +154,7 @@ def _decode_compressed(
     return values
 
 
-def _index(order: NDArray[Any], n_groups: int, tensor: StoredTensor) -> NDArray[Any] | None:
+def _index(order: RawArray, n_groups: int, tensor: StoredTensor) -> RawArray | None:
     if order.min() == -1:  # written where groups follow each other
         return None
     if order.min() < 0 or order.max() >= n_groups:
@@ -167,9 +167,9 @@ def _decode_mlx(
     bits: int,
     cols: int,
     group: int,
-    words: NDArray[Any],
-    scales: NDArray[Any],
-    biases: NDArray[Any],
+    words: RawArray,
+    scales: RawArray,
+    biases: RawArray,
 ) -> NDArray[np.float32]:
     values = unpack(words, bits, cols).astype(np.float32)
     apply_groups(np.multiply, values, floats(scales, tensors[0]), group)
@@ -177,7 +177,7 @@ def _decode_mlx(
     return values
 
 
-def _decode_mlx_float4(group: int, words: NDArray[Any], powers: NDArray[Any]) -> NDArray[np.float32]:
+def _decode_mlx_float4(group: int, words: RawArray, powers: RawArray) -> NDArray[np.float32]:
     values = unpack_pairs(words, _PAIRS)
     apply_groups(np.multiply, values, FLOAT8["F8_E8M0"][powers], group)
     return values

@@ -11,7 +11,6 @@ compressed-tensors 0.20, transformers 5.23 and bitsandbytes 0.50 dequantise.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_name
 from specdiag.checkpoint.quantised.codes import FLOAT8
 from specdiag.checkpoint.quantised.grid import Grid, block_size, fit, item_shape, matrix_shape
-from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.quantised.weight import Decode, NotUnderstood, Weight, array, floats
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
 
 _EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 0.25}
 _POWERS = ("U8", "F8_E8M0")
@@ -125,7 +124,7 @@ def _grid(codes: StoredTensor, scale: StoredTensor, bundle: Bundle) -> Grid:
 
 
 def _decode_float8(
-    codes: StoredTensor, scale: StoredTensor | None, grid: Grid | None, raw: NDArray[Any], *scales: NDArray[Any]
+    codes: StoredTensor, scale: StoredTensor | None, grid: Grid | None, raw: RawArray, *scales: RawArray
 ) -> NDArray[np.float32]:
     values = FLOAT8[codes.dtype][raw]
     if scale is not None and grid is not None:
@@ -134,7 +133,7 @@ def _decode_float8(
 
 
 def _decode_int8(
-    scale: StoredTensor, grid: Grid, divisor: float, raw: NDArray[Any], scales: NDArray[Any], *zeros: NDArray[Any]
+    scale: StoredTensor, grid: Grid, divisor: float, raw: RawArray, scales: RawArray, *zeros: RawArray
 ) -> NDArray[np.float32]:
     values = raw.astype(np.float32)
     matrix = values.reshape(matrix_shape(values.shape))
@@ -144,7 +143,13 @@ def _decode_int8(
     return values
 
 
-def _int8(name: str, codes: StoredTensor, more: tuple[StoredTensor, ...], decode: Any, grid: Grid) -> Weight:
+def _int8(
+    name: str,
+    codes: StoredTensor,
+    more: tuple[StoredTensor, ...],
+    decode: Decode,
+    grid: Grid,
+) -> Weight:
     group = grid.cols if grid.rows == 1 else grid.rows * grid.cols
     rounding = Rounding(group=group, levels=255, symmetric=len(more) == 1)
     return Weight(name, codes.shape, "int8", (codes, *more), decode, rounding, stacked=len(codes.shape) == 3)

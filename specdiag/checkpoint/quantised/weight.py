@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES
+
+Decode = Callable[..., NDArray[np.float32]]
+"""Computes the values of a weight from one array a part."""
 
 
 class NotUnderstood(Exception):
@@ -39,7 +41,7 @@ class Weight:
     shape: tuple[int, ...]
     format: str
     parts: tuple[StoredTensor, ...]
-    decode: Callable[..., NDArray[np.float32]]
+    decode: Decode
     rounding: Rounding
     stacked: bool = False
     scaled: bool = True
@@ -68,7 +70,7 @@ class Weight:
         return self.stacked and part.shape[:1] == self.shape[:1]
 
 
-def array(tensor: StoredTensor, index: int | None = None) -> NDArray[Any]:
+def array(tensor: StoredTensor, index: int | None = None) -> RawArray:
     """The raw values in the shape of the tensor, or of its item `index`. Types that numpy lacks come as bytes.
 
     Raises:
@@ -85,7 +87,7 @@ def array(tensor: StoredTensor, index: int | None = None) -> NDArray[Any]:
     return raw.reshape(shape)
 
 
-def floats(raw: NDArray[Any], tensor: StoredTensor) -> NDArray[np.float32]:
+def floats(raw: RawArray, tensor: StoredTensor) -> NDArray[np.float32]:
     """Scales as float32, from what `array` gave."""
     from specdiag.checkpoint.quantised.codes import FLOAT8
 
@@ -94,7 +96,7 @@ def floats(raw: NDArray[Any], tensor: StoredTensor) -> NDArray[np.float32]:
     return FLOAT8["F8_E8M0" if tensor.dtype == "U8" else tensor.dtype][raw]
 
 
-def _bytes(tensor: StoredTensor) -> NDArray[Any]:
+def _bytes(tensor: StoredTensor) -> RawArray:
     raw = tensor.read(None)
     if raw.size % tensor.shape[0]:
         raise SourceError(f"'{tensor.file}' holds {raw.size} bytes of '{tensor.name}', no whole number for each item")
@@ -116,7 +118,7 @@ def _read(weight: Weight, index: int | None) -> NDArray[np.float32]:
         return values
 
 
-def _decode(weight: Weight, raw: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _decode(weight: Weight, raw: list[RawArray], shape: tuple[int, ...]) -> NDArray[np.float32]:
     values = np.asarray(weight.decode(*raw))
     if values.shape != shape:
         raise SourceError(f"'{weight.name}' dequantises to shape {values.shape}, not {shape}: it is damaged")
