@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from specdiag.architecture.config import speaking_of
+from specdiag.architecture.config import sections
 from specdiag.auditing import shards
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
@@ -144,7 +144,7 @@ def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterato
 
 def _tie(config: Mapping[str, Any]) -> bool | None:
     """What is said of tie_word_embeddings, the part on text before the whole."""
-    said = [value for part in speaking_of(config, "text") if isinstance(value := part.get("tie_word_embeddings"), bool)]
+    said = [value for part in sections(config, "text") if isinstance(value := part.get("tie_word_embeddings"), bool)]
     return said[0] if said else None
 
 
