@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import models
+import measured_models
 import report
 from measure import Contender, Others, Worker, serve, whole_process
 
-OUT = models.ROOT / "benchmarks" / "results" / "peers.json"
+OUT = measured_models.ROOT / "benchmarks" / "results" / "peers.json"
 RATE = "syrk rate"
 
 
@@ -67,28 +67,28 @@ def main() -> None:
     if options.worker:
         serve(Contender("syrk_rate", {}, ()) if options.worker == RATE else CONTENDERS[options.worker])
     elif options.readme:
-        sys.exit(report.update_readme(models.ROOT / "README.md", options.out, options.check))
+        sys.exit(report.update_readme(measured_models.ROOT / "README.md", options.out, options.check))
     else:
         _bench(options)
 
 
 def _bench(options: argparse.Namespace) -> None:
     others = Others()
-    folders = {name: models.fetch(name) for name in options.models.split(",")}
+    folders = {name: measured_models.fetch(name) for name in options.models.split(",")}
     workers, missing = _start()
     rate = Worker(RATE)
     rate.ready()
     results = report.header(missing, options.rounds, options.process_rounds)
     for peer, reason in missing.items():
         print(f"{peer} is left out: {reason}", file=sys.stderr)
-    warm_up = models.fetch("tiny")
+    warm_up = measured_models.fetch("tiny")
     for worker in [*workers.values(), rate]:
         worker.run(warm_up)
     for name, folder in folders.items():
-        print(f"{models.TITLES[name]} ...", file=sys.stderr)
+        print(f"{measured_models.TITLES[name]} ...", file=sys.stderr)
         compute = _compute(workers, rate, folder, options.rounds)
         process = _processes(workers, folder, options.process_rounds)
-        results["models"][name] = report.figures(models.TITLES[name], folder, compute, process, PEERS, OURS)
+        results["models"][name] = report.figures(measured_models.TITLES[name], folder, compute, process, PEERS, OURS)
     for worker in [*workers.values(), rate]:
         worker.close()
     results["cores_used_by_others"] = others.cores()
@@ -159,7 +159,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare specdiag with its peers.")
     parser.add_argument("--rounds", type=int, default=7, help="of compute; default 7")
     parser.add_argument("--process-rounds", type=int, default=2, help="of whole processes; default 2")
-    parser.add_argument("--models", default="minilm,60m,135m", help=f"of {','.join(models.TITLES)}")
+    parser.add_argument("--models", default="minilm,60m,135m", help=f"of {','.join(measured_models.TITLES)}")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
     parser.add_argument("--readme", action="store_true", help="write the figures of --out into README.md")
     parser.add_argument("--check", action="store_true", help="with --readme: only say whether they are there")

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import models
+import measured_models
 import numpy as np
 import pages
 import torch
@@ -32,12 +32,12 @@ from safetensors.torch import save_file
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
 
-sys.path.append(str(models.ROOT / "tests"))
+sys.path.append(str(measured_models.ROOT / "tests"))
 import assets
 from quantisers import FORMATS, Format, Quantised
 
-OUT = models.ROOT / "benchmarks" / "results" / "quantisation.json"
-DOCS = models.ROOT / "docs" / "quantisation.md"
+OUT = measured_models.ROOT / "benchmarks" / "results" / "quantisation.json"
+DOCS = measured_models.ROOT / "docs" / "quantisation.md"
 GGUF = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 
 Weights = dict[str, np.ndarray]

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import models
+import measured_models
 import report
 from measure import HERE, Others, environment, warm
 from pages import add_options
@@ -31,8 +31,8 @@ from pages import add_options
 if TYPE_CHECKING:
     from specdiag.records import Settings
 
-OUT = models.ROOT / "benchmarks" / "results" / "scale.json"
-DOCS = models.ROOT / "docs" / "scale.md"
+OUT = measured_models.ROOT / "benchmarks" / "results" / "scale.json"
+DOCS = measured_models.ROOT / "docs" / "scale.md"
 SQUARES = (256, 384, 512, 768, 1024)
 CALIBRATION = (
     *((n, n) for n in SQUARES), (512, 1376), (768, 2048), (1024, 2736), (256, 2048), (512, 32000), (768, 32000),
@@ -142,7 +142,7 @@ def whole_models(device: str) -> list[Results]:
     """Whole processes of the command line: seconds of the analysis, of the process, and its peak."""
     found: list[Results] = []
     for name in MODELS:
-        folder = models.fetch(name)
+        folder = measured_models.fetch(name)
         warm(folder)
         for way, arguments in WAYS.items():
             command = ["analyze", str(folder), "--include", "*layers*", "--device", device, *arguments, "-f", "json"]
@@ -153,7 +153,7 @@ def whole_models(device: str) -> list[Results]:
 def memory(device: str) -> list[Results]:
     """Peaks on one worker: of a 13.5 GB checkpoint by its largest matrices and a layer, of 70B's largest."""
     base = _peak(["-c", "import torch, specdiag.analysis.analyze, specdiag.checkpoint.reader, specdiag_cli.main"])
-    seven = models.write_7b()
+    seven = measured_models.write_7b()
     parts = [f"--include={name}" for name in ("*layers.0.*", "*embed*", "lm_head*")]
     jobs = {
         "7B, 13.5 GB in bfloat16: embedding, head and one layer": [str(seven), *parts],
@@ -170,7 +170,9 @@ def memory(device: str) -> list[Results]:
 
 
 def _single(name: str, shape: tuple[int, int]) -> Path:
-    return models.write_bfloat16(models.BUILD / f"{shape[0]}x{shape[1]}" / "model.safetensors", {name: shape})
+    return measured_models.write_bfloat16(
+        measured_models.BUILD / f"{shape[0]}x{shape[1]}" / "model.safetensors", {name: shape}
+    )
 
 
 def _peak(arguments: Sequence[str]) -> int:
@@ -182,7 +184,7 @@ def _peak(arguments: Sequence[str]) -> int:
 
 def ranks(device: str) -> dict[str, list[float]]:
     """Seconds of the analysis of 135M shapes by one and by two processes of one thread each, in turn."""
-    folder = models.fetch("135m")
+    folder = measured_models.fetch("135m")
     command = ["analyze", str(folder), "--include", "*layers*", "--jobs", "1", "--device", device, "-f", "json"]
     found: dict[str, list[float]] = {"1": [], "2": []}
     for _ in range(3):
@@ -218,7 +220,7 @@ def share(device: str) -> list[Results]:
     found: list[Results] = []
     for way, (dtype, square) in {"default": ("float64", True), "float32, no square": ("float32", False)}.items():
         settings = _settings(dtype, square=square, device=device)
-        selected, _ = select(open_source(models.fetch("135m")), settings)
+        selected, _ = select(open_source(measured_models.fetch("135m")), settings)
         blocks = units(matrix for matrix in selected if ".layers." in matrix.name)
         spent, start = 0.0, time.perf_counter()
         list(on_cpu(blocks, settings, 1))
@@ -228,7 +230,7 @@ def share(device: str) -> list[Results]:
 
 def start_up(device: str) -> dict[str, float]:
     """Seconds of small commands, the median of five."""
-    tiny = str(models.fetch("tiny"))
+    tiny = str(measured_models.fetch("tiny"))
     commands = {
         "specdiag --help": ["-m", "specdiag", "--help"],
         "specdiag analyze, 14 matrices of 64 and 172": [

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import models
+import measured_models
 import numpy as np
 from pages import table, update
 from scipy.optimize import nnls
@@ -65,7 +65,7 @@ def models_table(results: Results) -> str:
     head = ("shapes", "settings", "analysis", "predicted", "error", "whole process", "peak memory")
     body = [
         (
-            models.TITLES[row["model"]] + ("" if row["model"] in _SEEN else ", not seen by the fit"),
+            measured_models.TITLES[row["model"]] + ("" if row["model"] in _SEEN else ", not seen by the fit"),
             row["way"],
             f"{row['seconds']:.1f} s",
             f"{predicted:.1f} s",
@@ -80,7 +80,7 @@ def models_table(results: Results) -> str:
 
 
 def _of_model(fitted: Fit, name: str, way: str, workers: int) -> float:
-    shape = models.SHAPES[name]
+    shape = measured_models.SHAPES[name]
     d, m, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     dtype, square = ("float64", True) if way == "default" else ("float32", False)
     layer = 4 * seconds(fitted, d, d, dtype, square=square) + 3 * seconds(fitted, d, m, dtype, square=square)

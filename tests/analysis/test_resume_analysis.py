@@ -191,9 +191,9 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
 def test_another_processor_is_named(tmp_path):
     folder = write(tmp_path / "ckpt", 6, 64)
     partial = interrupted(folder)
-    kernels = ("openblas Katmai", *partial.provenance.kernels[1:])
+    kernels = ("openblas Imaginary", *partial.provenance.kernels[1:])
     other = replace(partial, provenance=replace_record(partial.provenance, kernels=kernels))
-    with pytest.raises(UsageError, match="the BLAS kernels and processor 'openblas Katmai', and this has 'openblas "):
+    with pytest.raises(UsageError, match="the BLAS kernels and processor 'openblas Imaginary', and this has 'openblas "):
         specdiag.analyze(folder, device="cpu", partial_reports=[other])
 
 
