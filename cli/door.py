@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any
 
@@ -19,7 +20,7 @@ import typer
 
 _QUOTED = r"""(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|`[^`]*`|\w\([^()]*\)"""
 _VALUE = r"""'.*?'(?!\w)|".*?"(?!\w)|\([^()]*\)|\[[^\[\]]*\]|(?![,;:.!?)]*(?:\s|$))\S+?(?=[,;:.!?)]*(?:\s|$))"""
-_RENAMED = {"partial_reports": "resume"}
+_RENAMED = {"partial_reports": "resume", "learning_rate": "lr", "peak_lr": "lr"}
 """Arguments whose options have another name."""
 _NO_NAME_BEFORE = r"(?<![\w.\-/=&?])"
 
@@ -83,7 +84,15 @@ def _by_argument(parameters: Sequence[Any]) -> dict[str, Any]:
     named = [p for p in parameters if p.param_type_name == "option" and p.name]
     options = {_longest(p.opts).removeprefix("--").replace("-", "_"): p for p in named} | {p.name: p for p in named}
     options |= {argument: options[name] for argument, name in _RENAMED.items() if name in options}
-    return options | {f"{name}s": p for name, p in options.items() if p.multiple and f"{name}s" not in options}
+    plural = {f"{name}s": p for name, p in options.items() if p.multiple}
+    settings = {name: options["set"] for name in _trainer_arguments() if "set" in options}
+    return settings | plural | options
+
+
+def _trainer_arguments() -> list[str]:
+    """Names that `--set` takes; none before the Trainer has been loaded, when nothing can speak of them."""
+    module = sys.modules.get("transformers.training_args")
+    return [] if module is None else [field.name for field in fields(module.TrainingArguments)]
 
 
 def _translated(match: re.Match[str], options: Mapping[str, Any]) -> str:
@@ -91,6 +100,8 @@ def _translated(match: re.Match[str], options: Mapping[str, Any]) -> str:
         return match["stays"]
     option, value = options[match["name"]], match["value"]
     flag = _longest(option.opts)
+    if flag == "--set":
+        return f"--set {match['name']}={' '.join(_words(value or ''))}"
     if value is None:
         return flag
     if option.is_flag:
@@ -102,7 +113,9 @@ def _translated(match: re.Match[str], options: Mapping[str, Any]) -> str:
 
 
 def _switch(option: Any, flag: str, value: str) -> str:
-    if value != "False":
+    if value not in ("True", "False"):
+        return " ".join([flag, *_words(value)])
+    if value == "True":
         return flag
     return _longest(option.secondary_opts) if option.secondary_opts else f"no {flag}"
 

@@ -166,9 +166,9 @@ def _not_checked(subject: Subject) -> dict[str, str]:
     """Give the checks that are not made, with the reason; a check that is switched off says so first."""
     absent = {
         "checkpoint": None if subject.is_checkpoint else "a report does not carry config.json: audit the checkpoint",
-        "randomize": None if subject.report.settings.randomize else "needs --randomize",
-        "baseline": None if subject.baseline is not None else "needs --baseline",
-        "decay": None if subject.decay is not None else "needs --weight-decay and --lr",
+        "randomize": None if subject.report.settings.randomize else "needs randomize=True",
+        "baseline": None if subject.baseline is not None else "needs baseline=",
+        "decay": None if subject.decay is not None else "needs weight_decay= and lr=",
     }
     checks = subject.checks.values()
     reasons = {check.id: reason for check in checks if (reason := absent.get(check.needs)) is not None}

@@ -1,4 +1,4 @@
-"""`--fail-above`: which matrices moved further than a pipeline allows."""
+"""Limits on change: which matrices moved further than a pipeline allows."""
 
 from __future__ import annotations
 

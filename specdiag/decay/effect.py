@@ -270,5 +270,5 @@ def _check(
     if most >= 1:
         raise UsageError(
             f"lr {lr:g} x weight decay {base_weight_decay:g} x ratio {max(1.0, *ratios):g} is {most:.3g}: a step would "
-            "remove all weights; --weight-decay is the optimizer's argument, before it is multiplied by the lr"
+            "remove all weights; weight_decay= is the optimizer's argument, before it is multiplied by the lr"
         )

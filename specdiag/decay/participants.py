@@ -105,7 +105,7 @@ def participants(
     ]
     if not held:
         raise UsageError(
-            f"none of {len(records)} matrices takes part: a plan speaks of {', '.join(wanted)}; name others with --role"
+            f"none of {len(records)} matrices takes part: a plan speaks of {', '.join(wanted)}; name others with roles="
         )
     return _by_parameter(held)
 
@@ -140,14 +140,14 @@ def column(basis: Basis, settings: Settings) -> str:
     """
     check_basis(basis)
     if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
-        made = f"this report was made with --tail {settings.tail}"
+        made = f"this report was made with tail='{settings.tail}'"
         raise UsageError(
-            f"{made}; --basis farms needs one of 'specdiag analyze --tail farms'"
+            f"{made}; basis='farms' needs one made with tail='farms'"
             if basis == "farms"
-            else f"{made}; choose --basis farms"
+            else f"{made}; choose basis='farms'"
         )
     if basis == "square" and not settings.square:
-        raise UsageError("this report has no alpha_square (--no-square); analyse again, or choose --basis alpha")
+        raise UsageError("this report has no alpha_square (square=False); analyse again, or choose basis='alpha'")
     return _COLUMNS[basis]
 
 
@@ -156,7 +156,7 @@ def check_basis(basis: object) -> None:
     if basis == "rho":  # what people ask for
         raise UsageError(
             "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
-            "structure scores .68 in a square and .33 at 8:1); choose --basis square"
+            "structure scores .68 in a square and .33 at 8:1); choose basis='square'"
         )
     checks.one_of("basis", basis, _COLUMNS)
 
@@ -192,7 +192,7 @@ def _llama_order(names: Iterable[str]) -> list[str]:
     other = next((name for name, match in matched.items() if match is None), None)
     if other is not None or not any(match and match["layer"] for match in matched.values()):
         raise UsageError(
-            "--compat reference drops the first and the last Linear in definition order, which a checkpoint does not "
+            "compat='reference' drops the first and the last Linear in definition order, which a checkpoint does not "
             f"say: it needs LLaMA's names, and this one has '{other}'; pass the live model to specdiag.recommend"
         )
     blocks = [(int(m["layer"]), _PLACES.index(m["place"]), name) for name, m in matched.items() if m and m["layer"]]

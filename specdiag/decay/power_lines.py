@@ -174,7 +174,7 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
     )
     if lr * found.weight_decay >= 1:
         raise UsageError(
-            f"{found.steps:.4g} steps (--tokens {tokens:.6g} over --batch-tokens {batch_tokens:.6g}) are too few: each "
+            f"{found.steps:.4g} steps (tokens={tokens:.6g} over batch_tokens={batch_tokens:.6g}) are too few: each "
             f"would have to remove {lr * found.weight_decay:.0%} of the weights; give the tokens of the whole run"
         )
     return found
@@ -225,21 +225,21 @@ def _warnings(found: PowerLines) -> list[str]:
 
 
 def _check(tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> None:
-    for option, value, meaning in (
-        ("--tokens", tokens, "the training tokens of the whole run"),
-        ("--params", params, "the number of parameters"),
-        ("--batch-tokens", batch_tokens, "the tokens of one optimizer step"),
-        ("--context-length", context_length, "the tokens of one sequence"),
-        ("--lr", lr, "the peak learning rate"),
+    for name, value, meaning in (
+        ("tokens", tokens, "the training tokens of the whole run"),
+        ("params", params, "the number of parameters"),
+        ("batch_tokens", batch_tokens, "the tokens of one optimizer step"),
+        ("context_length", context_length, "the tokens of one sequence"),
+        ("lr", lr, "the peak learning rate"),
     ):
         if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{option} is {value:g}: give {meaning}, a positive number")
+            raise UsageError(f"{name}={value:g}: give {meaning}, a positive number")
     if batch_tokens < context_length:
         raise UsageError(
-            f"--batch-tokens {batch_tokens:.6g} is less than one sequence of {context_length} tokens; it counts "
+            f"batch_tokens={batch_tokens:.6g} is less than one sequence of {context_length} tokens; it counts "
             f"tokens: {batch_tokens:.6g} sequences are {batch_tokens * context_length:.6g}"
         )
     if batch_tokens > tokens:
         raise UsageError(
-            f"--batch-tokens {batch_tokens:.6g} is more than all --tokens {tokens:.6g}: the run would have no step"
+            f"batch_tokens={batch_tokens:.6g} is more than all tokens={tokens:.6g}: the run would have no step"
         )

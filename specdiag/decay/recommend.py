@@ -304,7 +304,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
     if len(missing) == len(entries):
         notes.append(
             f"No ratio could be derived: none of {len(entries)} Parameters has a value ({entries[0].note}). For an "
-            "adapter analyse W + delta with --base."
+            "adapter analyse W + delta with base=."
         )
     elif missing:
         notes.append(
@@ -319,7 +319,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
         entry, share = outlier
         notes.append(
             f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {share:.0%} of it from the next. "
-            "--clip 5 95 tames it."
+            "clip=(5, 95) tames it."
         )
     whole = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
     if whole:

@@ -83,18 +83,18 @@ def decay_schedule(
         UsageError: naming the option, its value, and what is allowed.
     """
     if method not in ("adamc", "scionc"):
-        raise UsageError(f"unknown --schedule {checks.shown(method)}; choose adamc or scionc")
+        raise UsageError(f"unknown schedule {checks.shown(method)}; choose adamc or scionc")
     if peak_lr is None or steps_total is None:
-        raise UsageError(f"--schedule {method} follows the lr: give its peak with --lr, and --steps-total")
+        raise UsageError(f"schedule {method} follows the lr: give its peak with peak_lr=, and steps_total=")
     checks.one_of("lr_shape", lr_shape, get_args(LrShape))
     peak_lr = checks.number("lr", peak_lr, above=0, most=checks.MOST_RATE, hint="the peak of the schedule")
     steps_total = checks.whole("steps_total", steps_total, least=1)
     warmup = checks.whole("warmup", warmup, least=0)
     momentum = checks.number("momentum", momentum, least=0, below=1)
     if warmup >= steps_total:
-        raise UsageError(f"--lr {peak_lr:g}, --steps-total {steps_total} and --warmup {warmup} make no schedule")
+        raise UsageError(f"peak_lr={peak_lr:g}, steps_total={steps_total} and warmup={warmup} make no schedule")
     if method == "adamc" and (momentum != 0.0 or target_norm is not None):
-        raise UsageError("--momentum and --target-norm belong to --schedule scionc")
+        raise UsageError("momentum= and target_norm= belong to schedule scionc")
     if target_norm is not None:
         target_norm = checks.number(
             "target_norm", target_norm, above=0, hint="a squared norm, C^2; it must be positive"

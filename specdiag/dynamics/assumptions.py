@@ -54,7 +54,7 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
             else "the decay is decoupled"
         )
         yield (
-            f"Steps: gradients have RMS {setting.gradient_rms:g} in a coordinate throughout (--gradient-rms); the norm "
+            f"Steps: gradients have RMS {setting.gradient_rms:g} in a coordinate throughout (gradient_rms=); the norm "
             "is proportional to it, and in a scale-invariant network gradients shrink as it grows. "
             f"Here {way}; R = {found:.4g}."
         )

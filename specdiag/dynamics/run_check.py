@@ -1,4 +1,4 @@
-"""`simulate --check`: the norms that lr, decay and optimizer predict, laid over those that a run logged."""
+"""The check of a run: the norms that lr, decay and optimizer predict, laid over those that a run logged."""
 
 from __future__ import annotations
 

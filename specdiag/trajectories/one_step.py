@@ -61,9 +61,7 @@ def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> 
             child.wait()
             raise
         if child.returncode:
-            died = (
-                f"the process that analysed it ended with {child.returncode}: is memory short? See --jobs and --memory"
-            )
+            died = f"the process that analysed it ended with {child.returncode}: is memory short? See jobs= and memory="
             raise _REFUSED.get(child.returncode, ComputationError)(said.decode(errors="replace").strip() or died)
         found = load_report(report)
         return found.in_memory() if spectra else found

@@ -41,7 +41,7 @@ def _total(plan: DecayPlan) -> str:
     if abs(change) < 0.02 or plan.rule in ("uniform", "none"):
         return text + "."
     verb = "raises" if change > 0 else "lowers"
-    return text + f": it also {verb} the decay of all by {abs(change):.0%}, which --preserve-mean would not."
+    return text + f": it also {verb} the decay of all by {abs(change):.0%}, which preserve_mean=True would not."
 
 
 def _shapes(plan: DecayPlan) -> list[str]:
@@ -55,7 +55,7 @@ def _shapes(plan: DecayPlan) -> list[str]:
         return ["Random weights would get one ratio for all, whatever their shapes: shapes do not explain this plan."]
     share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
     if plan.shape_share >= MOSTLY_GEOMETRY:
-        advice = " --basis square takes the shapes out." if plan.basis != "square" else ""
+        advice = " basis='square' takes the shapes out." if plan.basis != "square" else ""
         return [f"{share}: most of it reflects the shapes, not training.{advice}"]
     return [f"{share}."]
 

@@ -36,4 +36,4 @@ def test_traps_are_huge_entries_or_a_mean():
     assert found(audit) == {("trap", huge), ("trap", shifted)}
     quiet = specdiag.audit(state, device="cpu")
     assert not quiet.findings
-    assert quiet.coverage.not_checked["trap"] == "needs --randomize"
+    assert quiet.coverage.not_checked["trap"] == "needs randomize=True"

@@ -101,13 +101,13 @@ def test_scaling():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": 0}, "--tokens is 0: give the training tokens"),
-        ({"params": -1}, "--params is -1"),
-        ({"batch_tokens": float("nan")}, "--batch-tokens is nan"),
-        ({"context_length": 0}, "--context-length is 0"),
-        ({"lr": float("inf")}, "--lr is inf"),
+        ({"tokens": 0}, "tokens=0: give the training tokens"),
+        ({"params": -1}, "params=-1"),
+        ({"batch_tokens": float("nan")}, "batch_tokens=nan"),
+        ({"context_length": 0}, "context_length=0"),
+        ({"lr": float("inf")}, "lr=inf"),
         ({"batch_tokens": 96}, "counts tokens: 96 sequences are 98304"),
-        ({"batch_tokens": 1e10}, "more than all --tokens"),
+        ({"batch_tokens": 1e10}, "more than all tokens="),
         ({"tokens": 98304 * 2, "params": 1000}, "2 steps .* are too few"),
     ],
 )

@@ -287,7 +287,7 @@ def test_compat_reference_is_refused_where_the_order_is_unknown(minilm: Path) ->
     [
         ({"basis": "rho"}, "cannot be compared across shapes"),
         ({"basis": "entropy"}, "unknown basis='entropy'"),
-        ({"basis": "farms"}, "needs one of 'specdiag analyze --tail farms'"),
+        ({"basis": "farms"}, "needs one made with tail='farms'"),
         ({"rule": "cubic"}, "unknown rule='cubic'"),
         ({"rule": "log2", "basis": "frobenius_norm"}, "needs values above 1"),
         ({"s1": 3, "s2": 1}, "0 <= s1 <= s2"),
@@ -308,7 +308,7 @@ def test_what_makes_no_sense_is_refused(options: dict, sentence: str) -> None:
 def test_a_report_without_the_basis_is_refused() -> None:
     with pytest.raises(UsageError, match="has no alpha_square"):
         recommend(report(PAPER.records, square=False), basis="square")
-    with pytest.raises(UsageError, match="choose --basis farms"):
+    with pytest.raises(UsageError, match="choose basis='farms'"):
         recommend(report(PAPER.records, tail="farms"))
 
 
@@ -349,9 +349,9 @@ def test_decays_that_follow_the_lr() -> None:
     ("options", "sentence"),
     [
         ({"method": "cosine"}, "choose adamc or scionc"),
-        ({"method": "adamc", "steps_total": None}, "give its peak with --lr, and --steps-total"),
+        ({"method": "adamc", "steps_total": None}, "give its peak with peak_lr=, and steps_total="),
         ({"method": "adamc", "warmup": 10}, "make no schedule"),
-        ({"method": "adamc", "momentum": 0.1}, "belong to --schedule scionc"),
+        ({"method": "adamc", "momentum": 0.1}, "belong to schedule scionc"),
         ({"method": "scionc", "momentum": 1.0}, "momentum=1"),
         ({"method": "scionc", "target_norm": -1.0}, "must be positive"),
     ],
