@@ -39,7 +39,7 @@ def number(
     below: float | None = None,
     hint: str = "",
 ) -> float:
-    """A finite number within bounds.
+    """Check a finite number within bounds.
 
     Args:
         name: of the argument.
@@ -68,7 +68,7 @@ def number(
 
 
 def pair(name: str, value: object) -> tuple[float, float]:
-    """Two finite numbers.
+    """Check two finite numbers.
 
     Raises:
         UsageError: they are not.
@@ -81,7 +81,7 @@ def pair(name: str, value: object) -> tuple[float, float]:
 
 
 def whole(name: str, value: object, *, least: int | None = None, most: int = MOST, hint: str = "") -> int:
-    """A whole number within bounds.
+    """Check a whole number within bounds.
 
     Raises:
         UsageError: it is none, or outside.
@@ -96,7 +96,7 @@ def whole(name: str, value: object, *, least: int | None = None, most: int = MOS
 
 
 def wholes(name: str, value: object) -> tuple[int, ...]:
-    """Several whole numbers that are not negative.
+    """Check several whole numbers that are not negative.
 
     Raises:
         UsageError: they are not.
@@ -107,7 +107,7 @@ def wholes(name: str, value: object) -> tuple[int, ...]:
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False.
+    """Check a flag, True or False.
 
     Raises:
         UsageError: it is anything else.
@@ -118,7 +118,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def text(name: str, value: object) -> str:
-    """A text that can be written to a file.
+    """Check a text that can be written to a file.
 
     Raises:
         UsageError: it is no text, or holds half a character.
@@ -133,7 +133,7 @@ def text(name: str, value: object) -> str:
 
 
 def texts(name: str, value: object) -> tuple[str, ...]:
-    """One text or several.
+    """Check one text or several.
 
     Raises:
         UsageError: it is neither.
@@ -146,7 +146,7 @@ def texts(name: str, value: object) -> tuple[str, ...]:
 
 
 def roles(value: object) -> tuple[Role, ...]:
-    """One role or several, as they were given.
+    """Check one role or several, and return them as they were given.
 
     Raises:
         UsageError: there is no such role.
@@ -158,7 +158,7 @@ def roles(value: object) -> tuple[Role, ...]:
 
 
 def path(name: str, value: object) -> Path:
-    """A path.
+    """Check a path.
 
     Raises:
         UsageError: it is empty, no path, or holds a null character.
@@ -172,7 +172,7 @@ def path(name: str, value: object) -> Path:
 
 
 def is_name(text: str) -> bool:
-    """Whether a file may have this path: no null character, no half characters, no overlong part."""
+    """Tell whether a file may have this path: no null character, no half characters, no overlong part."""
     try:
         return "\0" not in text and all(len(part) <= _LONGEST_NAME for part in os.fsencode(text).split(b"/"))
     except UnicodeEncodeError:
@@ -201,7 +201,7 @@ def names(given: Mapping[str, object], allowed: Sequence[str]) -> None:
 
 
 def shown(value: object) -> str:
-    """A value on one short line."""
+    """Write a value on one short line."""
     try:
         found = repr(value)
     except Exception:  # noqa: BLE001 - a repr may fail in any way: 10**5000 has too many digits for one

@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the person who asked.
+"""Errors that specdiag raises on purpose.
 
 Every message says what failed, the offending value, and what to do next. The command line maps each class to one
 exit code; a library user catches `SpecdiagError` or the leaf.

@@ -33,7 +33,7 @@ _BUILDING = threading.Lock()
 
 
 def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
-    """All bytes of a regular file.
+    """Read all bytes of a regular file.
 
     A pipe would block, a device would never end, and a sparse file would fill the memory: all three are refused before
     a byte is read.
@@ -59,7 +59,7 @@ def read_whole(path: str | os.PathLike[str], limit: int = TEXT_LIMIT) -> bytes:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether opening `path` reaches bytes that end: a file, or a link to one."""
+    """Tell whether opening `path` reaches bytes that end: a file, or a link to one."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def is_regular(path: Path) -> bool:
 
 
 def read_start(path: str | os.PathLike[str], count: int) -> bytes:
-    """The first bytes of a regular file; none where there is no such file, or it is a pipe or a device.
+    """Read the first bytes of a regular file; none where there is no such file, or it is a pipe or a device.
 
     Args:
         path: the file.
@@ -81,7 +81,7 @@ def read_start(path: str | os.PathLike[str], count: int) -> bytes:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, opened without waiting for the writer of a pipe.
+    """Open a regular file without waiting for the writer of a pipe.
 
     Args:
         path: the file.
@@ -103,9 +103,18 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def create_unique(folder: Path, prefix: str = "tmp", suffix: str = "", mode: int = 0o666) -> tuple[int, Path]:
-    """A new file with a name of its own, and its descriptor for writing.
+    """Create a file with a name of its own.
 
     Unlike a file of `tempfile` it has the mode that any new file has: `mode` without what the user's umask takes away.
+
+    Args:
+        folder: where it is created.
+        prefix: the beginning of its name.
+        suffix: the end of its name.
+        mode: permission bits, before the umask.
+
+    Returns:
+        Its descriptor, open for writing, and its path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -162,7 +171,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path names a pipe, a device or an open descriptor, such as /dev/stdout: what must never be replaced."""
+    """Tell whether a path must not be replaced: a pipe, a device or an open descriptor, such as /dev/stdout."""
     folder = path.parent.resolve()
     in_use = folder == Path("/dev") or folder.match("/proc/*/fd") or folder.match("/proc/*/task/*/fd")
     return in_use or (path.exists() and not path.is_file())
@@ -182,7 +191,7 @@ def _write_into(path: Path, data: bytes) -> None:
 
 
 def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """A function that decodes JSON to `kind`; to be made when a module is imported.
+    """Make a function that decodes JSON to `kind`. Call it when a module is imported.
 
     msgspec 0.22 analyses a type at its first use and crashes where two threads do that at once. So every decoder is
     made before there are threads, and one at a time, for two modules may share a type. The functions made here raise
@@ -201,27 +210,27 @@ def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
 
 
 def msgpack_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """`json_decoder` for MessagePack."""
+    """Make a decoder as `json_decoder` does, for MessagePack."""
     with _BUILDING:
         decode = msgspec.msgpack.Decoder(kind).decode
     return lambda data: _guarded(decode, data)
 
 
 def converter(kind: type[T]) -> Callable[[object], T]:
-    """`json_decoder` for what is decoded already to dictionaries, lists and plain values."""
+    """Make a decoder as `json_decoder` does, for dictionaries, lists and plain values that are decoded already."""
     with _BUILDING:
         msgspec.json.Decoder(kind)
     return lambda content: _guarded(partial(msgspec.convert, type=kind), content)
 
 
 def toml_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """`json_decoder` for TOML."""
+    """Make a decoder as `json_decoder` does, for TOML."""
     convert = converter(kind)
     return lambda data: convert(decode_toml(data))
 
 
 def decode_toml(data: bytes) -> Table:
-    """The tables of a TOML file.
+    """Decode a TOML file.
 
     Raises:
         msgspec.DecodeError: it is no TOML, or a line of it has more than `_MOST_DOTS` dots: the time that a key takes
@@ -237,7 +246,7 @@ def _dots(line: bytes) -> int:
 
 
 def _guarded(decode: Callable[[A], T], data: A) -> T:
-    """`decode(data)`, with one type of error for all that can be wrong with the data."""
+    """Decode, with one type of error for all that can be wrong with the data."""
     try:
         return decode(data)
     except msgspec.DecodeError as error:  # may name a key of the file, of any length
@@ -249,7 +258,7 @@ def _guarded(decode: Callable[[A], T], data: A) -> T:
 
 
 def shortened(text: str, most: int = 300) -> str:
-    """A text for a message: its beginning and its end where it is long.
+    """Shorten a long text for a message to its beginning and its end.
 
     Example:
         >>> shortened("abcdefghijkl", 9)

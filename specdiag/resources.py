@@ -1,4 +1,4 @@
-"""What this machine lends to the work: processors, memory, an accelerator. Imports no torch by itself."""
+"""Resources of this machine: processors, memory, an accelerator. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def one_torch_thread() -> None:
 
 @cache
 def blas_kernels() -> tuple[str, ...]:
-    """What the last bits of a number depend on beside the versions: the kernels that libraries chose on this machine.
+    """Name the kernels that BLAS libraries chose on this machine: the last bits of a number depend on them.
 
     OpenBLAS names its own. torch's BLAS and numpy's loops do not before they are loaded: they choose by the processor,
     so its model and vector instructions stand for them. Takes 4 ms.
@@ -109,7 +109,7 @@ def peak_memory() -> int:
 
 
 def may_have_accelerator() -> bool:
-    """Whether asking torch can pay: importing it costs two seconds, and without a driver's node it finds none."""
+    """Tell whether torch may find an accelerator: its import costs two seconds, wasted without a driver's node."""
     if sys.platform == "darwin":
         return True
     nodes = ("nvidiactl", "nvhost-ctrl", "nvgpu", "kfd", "dxg")

@@ -22,7 +22,7 @@ _SHORT = 16
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One matrix of a tensor: what it is, how it is cut, its name among the parts of its tensor."""
+    """A matrix of a tensor: its role, how it is cut, and its name among the parts of its tensor."""
 
     role: Role
     family: Family
@@ -89,14 +89,14 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
 
 
 def _is_linear(rule: Rule | None) -> bool:
-    """Whether a convolution that reads one position is a linear map that happens to be written as one."""
+    """Tell whether a convolution that reads one position is a linear map that happens to be written as one."""
     if rule is None or rule.role in ("embed", "conv"):
         return False
     return rule.role != "other" or rule.kind == "attention" or bool(rule.parts)
 
 
 def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
-    """Whether three axes are a stack of experts: by name, or because an MLP has no other use for them."""
+    """Tell whether three axes are a stack of experts: by name, or because an MLP has no other use for them."""
     return _EXPERTS.search(path) is not None or (rule is not None and rule.kind == "mlp" and shape[-1] > _SHORT)
 
 
@@ -147,7 +147,7 @@ def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
 
 
 def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
-    """Whether a kernel of two or more axes is as large as the config's patches."""
+    """Tell whether a kernel of two or more axes is as large as the config's patches."""
     for part in survey.sections(survey.names[name].component or "vision"):
         size = part.get("patch_size")
         if size is not None:

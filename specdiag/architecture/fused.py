@@ -21,7 +21,7 @@ class UnknownLayout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One fused matrix and what is known about it.
+    """A fused matrix and what is known about it.
 
     Attributes:
         name: its name taken apart.
@@ -41,7 +41,7 @@ class Tensor:
 
 
 def split(tensor: Tensor, index: int | None = None) -> Cut:
-    """The parts of a fused matrix in stored order.
+    """Cut a fused matrix into its parts, in stored order.
 
     Args:
         tensor: the matrix, two-dimensional.
@@ -65,7 +65,7 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
 
 
 def is_doubled(shape: Shape, output: Shape | None) -> bool:
-    """Whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one.
+    """Tell whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one.
 
     A square one that seems transposed is none: an MLP that takes two states side by side goes from 2d to 2d to d.
     """
@@ -87,7 +87,7 @@ def holding(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[
 
 
 def experts(tensor: Tensor) -> int | None:
-    """Number of experts that share a tensor [experts * width, d], None where it holds one matrix."""
+    """Count the experts that share a tensor [experts * width, d]; None where it holds one matrix."""
     entry = next((entry for entry in tensor.architectures if entry.pattern.search(tensor.name.path)), None)
     return _count(tensor, entry.groups) if entry is not None and entry.layout == "stacked" else None
 

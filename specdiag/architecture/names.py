@@ -20,7 +20,7 @@ _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What can be read off one name.
+    """A name taken apart.
 
     Attributes:
         path: the module path with every index written `#` and a last `.weight` left out.
@@ -49,7 +49,7 @@ class Name:
 
 
 class Neighbours:
-    """What lies below each module path of a checkpoint."""
+    """The children of each module path of a checkpoint."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = sorted(names)
@@ -63,7 +63,7 @@ class Neighbours:
         return self._below[path]
 
     def has(self, path: str) -> bool:
-        """Whether there is such a module."""
+        """Tell whether there is such a module."""
         return next(self._starting(f"{path}."), None) is not None
 
     def _starting(self, start: str) -> Iterator[str]:
@@ -111,12 +111,12 @@ def numbered(name: str) -> str:
 
 
 def is_index(segment: str) -> bool:
-    """Whether a segment is a number: ASCII digits, and no more of them than a list of modules can need."""
+    """Tell whether a segment is a number: ASCII digits, and no more of them than a list of modules can need."""
     return segment.isdigit() and len(segment) <= _LONGEST_INDEX and segment.isascii()
 
 
 def _is_wrapped(module: list[str]) -> bool:
-    """Whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
+    """Tell whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
     if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
         return False
     if is_index(module[-2]) and _is_stack(module, len(module) - 3):
@@ -139,7 +139,7 @@ def _innermost(above: list[str]) -> str:
 
 
 def _is_stack(segments: list[str], i: int) -> bool:
-    """Whether segment i is a list of blocks, which does not say what they hold: cross_attn_layers.3.mlp."""
+    """Tell whether segment i lists blocks, so that it does not describe their modules: cross_attn_layers.3.mlp."""
     if not segments[i + 1 : i + 2] or not is_index(segments[i + 1]):
         return False
     context = segment_context(segments[i])
@@ -162,12 +162,12 @@ def _blocks(above: list[str]) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _is_sublayer(above: list[str], i: int) -> bool:
-    """Whether segment i is T5's list of sublayers: block.3.layer.0 is the first sublayer of block 3."""
+    """Tell whether segment i is T5's list of sublayers: block.3.layer.0 is the first sublayer of block 3."""
     return above[i] == "layer" and above[max(i - 2, 0)] == "block"
 
 
 def _is_cross(path: list[str], beside: Neighbours) -> bool:
-    """Whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
+    """Tell whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
     for i in range(len(path) - 1, -1, -1):
         if _CROSS.search(path[i]):
             return True
@@ -188,7 +188,7 @@ def _first_label(segments: list[str], kind: str) -> str | None:
 
 
 def segment_context(segment: str) -> Context | None:
-    """What a segment says about everything below it: the context of its last word that means something."""
+    """Look up the context that a segment gives everything below it, by the last of its words that has one."""
     return None if segment.isdigit() else _context(segment)
 
 

@@ -1,4 +1,4 @@
-"""What each tensor of a checkpoint is and how it is cut into weight matrices, from names and shapes alone.
+"""The role of each tensor of a checkpoint and its cut into weight matrices, from names and shapes alone.
 
 The rules are data: data/rules.toml for names, data/architectures.toml for what only the architecture can say.
 No values are read, and nothing here imports torch.
@@ -21,7 +21,7 @@ from specdiag.records import ModuleRole
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One weight matrix of a stored tensor: what it is, and how it is cut."""
+    """A weight matrix of a stored tensor: its role, and how it is cut."""
 
     module: ModuleRole
     slicer: Slicer
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What the tensors of a checkpoint are. Every name is in exactly one of `parts` and `skipped`.
+    """The tensors of a checkpoint, sorted. Every name is in exactly one of `parts` and `skipped`.
 
     Attributes:
         parts: the matrices of each tensor that holds any, in stored order.
@@ -133,7 +133,7 @@ def _part(found: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Par
 
 
 def _notes(whole: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> list[str]:
-    """One sentence for all fused tensors of a kind that were left whole."""
+    """Write a sentence for all fused tensors of a kind that were left whole."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for name, problem in whole.items():
         kinds.setdefault((numbered(name), problem), []).append(name)

@@ -91,7 +91,7 @@ class Rule(_Entry, frozen=True):
     sequence: Literal["first", "last"] | None = None
     """Position among the weights of a sequential container."""
     vocabulary: bool = False
-    """Whether the tensor must have one row a token."""
+    """True where the tensor must have one row a token."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -149,7 +149,7 @@ class Architectures(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MapRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule of a user's role map."""
+    """A rule of a user's role map."""
 
     pattern: str
     role: Role
@@ -179,7 +179,7 @@ ARCHITECTURES = _load("architectures.toml", Architectures)
 def find_rule(
     path: str, context: str, siblings: frozenset[str], position: str | None, is_vocabulary: bool
 ) -> Rule | None:
-    """The first rule that fits, None where no rule does.
+    """Find the first rule that fits, None where no rule does.
 
     Args:
         path: the module path, indices written `#`.
@@ -203,12 +203,12 @@ def find_rule(
 
 @lru_cache(maxsize=65536)
 def find_skip(path: str) -> str | None:
-    """Why a tensor of this name is no weight matrix, None where it may be one. Indices are written `#`."""
+    """Explain why a tensor of this name is no weight matrix, None where it may be one. Indices are written `#`."""
     return next((skip.reason for skip in BUILTIN.skips if skip.pattern.search(path)), None)
 
 
 def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
-    """The rules of a role map by the names that they fit, first match first.
+    """Read a role map: the first rule that fits each name.
 
     Args:
         path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and

@@ -53,24 +53,24 @@ class Slicer:
 
 
 def whole(shape: Sequence[int], index: int | None = None) -> Slicer:
-    """The matrix [rows, cols] as it is stored, or slice `index` of a stack of such."""
+    """Cut the matrix [rows, cols] as it is stored, or slice `index` of a stack of such."""
     return Slicer((1, shape[0], shape[1]), index)
 
 
 def kernels(shape: Sequence[int]) -> Slicer:
-    """A convolution [out, in, *kernel] as one matrix [out, in] for each kernel position."""
+    """Cut a convolution [out, in, *kernel] into a matrix [out, in] for each kernel position."""
     rows, cols, n_slices = shape[0], shape[1], prod(shape[2:])
     return Slicer((n_slices, rows, cols), view=(rows, cols, n_slices), axes=(2, 0, 1))
 
 
 def stack(shape: Sequence[int], axis: int) -> Slicer:
-    """A stack of matrices along `axis` of a tensor of three axes, pooled."""
+    """Cut a stack of matrices along `axis` of a tensor of three axes; their eigenvalues are pooled."""
     rest = [i for i in range(3) if i != axis]
     return Slicer((shape[axis], shape[rest[0]], shape[rest[1]]), axes=(axis, *rest) if axis else None)
 
 
 def about(shape: Sequence[int], axis: int) -> Slicer:
-    """One matrix with `axis` along one side and all other axes merged, in order, along the other."""
+    """Cut a matrix with `axis` along one side and all other axes merged, in order, along the other."""
     merged = prod(shape) // shape[axis]
     if axis == 0:
         return Slicer((1, shape[0], merged))
@@ -79,7 +79,7 @@ def about(shape: Sequence[int], axis: int) -> Slicer:
 
 
 def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int | None = None) -> list[Slicer]:
-    """Parts that lie one after the other along `axis` of a matrix [rows, cols].
+    """Cut parts that lie one after the other along `axis` of a matrix [rows, cols].
 
     Args:
         shape: (rows, cols) of the matrix.
@@ -93,13 +93,13 @@ def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int
 
 
 def interleaved(shape: Sequence[int], axis: int, n_parts: int, index: int | None = None) -> list[Slicer]:
-    """Parts that alternate along `axis` of a matrix [rows, cols]: part i holds i, i + n_parts, ..."""
+    """Cut parts that alternate along `axis` of a matrix [rows, cols]: part i holds i, i + n_parts, ..."""
     size = shape[axis] // n_parts
     return [_along(shape, axis, slice(i, None, n_parts), size, index) for i in range(n_parts)]
 
 
 def grouped(shape: Sequence[int], groups: int, sizes: Sequence[int]) -> list[Slicer]:
-    """Parts that lie one after the other within each of `groups` groups of rows of a matrix [rows, cols].
+    """Cut parts that lie one after the other within each of `groups` groups of rows of a matrix [rows, cols].
 
     Args:
         shape: (rows, cols) of the matrix.

@@ -1,4 +1,4 @@
-"""What the names and shapes of a checkpoint say together: each tensor's rule, and what lies beside it."""
+"""The names and shapes of a checkpoint taken together: each tensor's rule, block and neighbours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OUTPUTS: tuple[Role, ...] = ("o", "down")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One checkpoint's tensors, as far as names and shapes go.
+    """A checkpoint's tensors, as far as names and shapes go.
 
     Attributes:
         shapes: the shape of every tensor that may hold weight matrices.

@@ -50,7 +50,7 @@ class Choice:
 
 
 def _sound(name: str) -> str | None:
-    """Give None: nothing is known of links."""
+    """Answer None: nothing is known of links."""
     return None
 
 
@@ -86,12 +86,12 @@ def choose(names: Iterable[str], pick: str | None, where: str, broken: Callable[
 
 
 def is_index(name: str) -> bool:
-    """Whether the name is that of a list of shards, such as `model.safetensors.index.json`."""
+    """Tell whether a file lists shards by its name, such as `model.safetensors.index.json`."""
     return name.endswith(".json") and ".index." in name
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """The names that look like files of weights, in supported formats and others."""
+    """List the names that look like files of weights, in supported formats and others."""
     return [
         name
         for name in names
@@ -111,7 +111,7 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
 
 
 def shard_notes(choice: Choice) -> list[str]:
-    """A warning where one shard was picked out of a set."""
+    """Warn where one shard was picked out of a set."""
     shard = _SHARD.fullmatch(choice.files[0]) if len(choice.files) == 1 else None
     if shard is None or int(shard["total"]) < 2:
         return []
@@ -119,7 +119,7 @@ def shard_notes(choice: Choice) -> list[str]:
 
 
 def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
-    """A word on the projectors of images and sounds that llama.cpp keeps in GGUF files beside that of the model."""
+    """Name the projectors of images and sounds that llama.cpp keeps in GGUF files beside that of the model."""
     folder, _, base = choice.name.rpartition("/")
     beside = [name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(_base(name))]
     if not base.endswith(".gguf") or not beside or choice.name in beside:

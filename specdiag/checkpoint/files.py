@@ -19,7 +19,7 @@ class Files(Protocol):
     """Files of one folder by name, with `/` between folders."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Tell whether there is such a file."""
         ...
 
     def broken(self, name: str) -> str | None:
@@ -31,11 +31,11 @@ class Files(Protocol):
         ...
 
     def read(self, name: str, label: str) -> bytes:
-        """All of a small file."""
+        """Read all of a small file."""
         ...
 
     def list(self, name: str, label: str) -> Listing:
-        """What a file of weights holds."""
+        """List the tensors of a file of weights."""
         ...
 
 
@@ -52,7 +52,7 @@ def broken_link(path: Path) -> str | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder of that name, which may be one that no file can have."""
+    """Tell whether there is a file or folder of that name, even one that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
@@ -60,7 +60,7 @@ def exists(path: Path) -> bool:
 
 
 def _nothing(names: Sequence[str]) -> None:
-    """A local directory has its files already."""
+    """Do nothing: a local directory has its files already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class LocalFiles:
     fetch: Callable[[Sequence[str]], None] = _nothing
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file; of those to be downloaded, whether it is there already."""
+        """Tell whether there is such a file, and where files are downloaded, whether it is there already."""
         return exists(self.root / name)
 
     def broken(self, name: str) -> str | None:
@@ -84,7 +84,7 @@ class LocalFiles:
         return broken_link(self.root / name)
 
     def read(self, name: str, label: str) -> bytes:
-        """All of a small file.
+        """Read all of a small file.
 
         Raises:
             SourceError: it cannot be read.
@@ -95,5 +95,5 @@ class LocalFiles:
             raise SourceError(f"'{brief(label, 400)}' cannot be read: {error.strerror}") from error
 
     def list(self, name: str, label: str) -> Listing:
-        """What a file of weights holds. Errors as of `list_file`."""
+        """List the tensors of a file of weights. Errors as of `list_file`."""
         return list_file(self.root / name, label)

@@ -1,4 +1,4 @@
-"""What local files of weights are, as far as can be told without reading them."""
+"""Fingerprints of local files of weights, made from names, sizes and times without reading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specdiag.records import Source
 
 
 def fingerprint(source: Source) -> str | None:
-    """A hash of sizes and times of the files that were chosen, and of a local base model's; None of other sources.
+    """Hash sizes and times of the chosen files and of a local base model's; None for other sources.
 
     On the hub the commit says what it is. A model in memory can change at any time.
 
@@ -29,7 +29,7 @@ def fingerprint(source: Source) -> str | None:
 
 
 def of_files(named: Iterable[tuple[str, Path]]) -> str:
-    """A hash of the names, sizes and times of files.
+    """Hash the names, sizes and times of files.
 
     Raises:
         SourceError: one is gone.

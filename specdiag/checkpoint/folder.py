@@ -1,4 +1,4 @@
-"""One view of what holds a checkpoint: a directory, a single file, or a commit on the hub."""
+"""Folders of checkpoints: a directory, a single file, or a commit on the hub, seen alike."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Folder:
     only: str | None = None
 
     def label(self, name: str) -> str:
-        """A file's name in messages."""
+        """Give a file's name for messages."""
         return self.source.location if name == self.only else f"{self.source.location}/{name}"
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file, listed or too deep for that."""
+        """Tell whether there is such a file, listed or too deep for that."""
         return name in self.names or self.files.has(name)
 
     def json(self, name: str, label: str | None = None) -> Table:
-        """The JSON object of a file.
+        """Read the JSON object of a file.
 
         Args:
             name: of the file.

@@ -44,7 +44,7 @@ _HOPELESS = ("TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "D
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One commit of a repository, as far as it was downloaded.
+    """A commit of a repository, as far as it was downloaded.
 
     Attributes:
         repo: `org/name`, or a legacy one-word id.
@@ -196,7 +196,7 @@ def _asked_waits(headers: Mapping[str, str]) -> list[str]:
 
 
 def _leads_on(url: str, location: str) -> bool:
-    """Whether a redirect can be followed: to a host, and not from https to http."""
+    """Tell whether a redirect can be followed: to a host, and not from https to http."""
     try:
         target = urlsplit(urljoin(url, location))
         _ = target.port
@@ -213,7 +213,7 @@ def transport_errors() -> tuple[type[Exception], ...]:
 
 
 def is_hopeless(error: Exception) -> bool:
-    """Whether an error of the HTTP library would be the same the next time."""
+    """Tell whether an error of the HTTP library would be the same the next time."""
     return type(error).__name__ in _HOPELESS
 
 
@@ -239,7 +239,7 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError,
 
 
 def answered(repo: str, error: HfHubHTTPError) -> str:
-    """What a refusal of the hub means, in a sentence."""
+    """Explain a refusal of the hub in a sentence."""
     status = error.response.status_code
     advice = {
         401: "check HF_TOKEN, or 'hf auth login'",

@@ -1,4 +1,4 @@
-"""What becomes of each stored tensor: matrices to analyse, or a reason to leave it out. None disappears."""
+"""Sorting of stored tensors: each gives matrices to analyse, or is left out with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from specdiag.records import Skipped, Source
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """What the user says about the sorting.
+    """How the user wants the tensors sorted.
 
     Attributes:
         role_map: TOML file with roles for further names.

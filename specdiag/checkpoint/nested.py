@@ -145,7 +145,7 @@ def joined(path: Iterable[object]) -> str:
 
 
 def spelled(key: object) -> str:
-    """One key as text: bytes of old files are decoded, lone surrogates are escaped."""
+    """Write a key as text: bytes of old files are decoded, lone surrogates are escaped."""
     if isinstance(key, bytes):
         return key.decode("utf-8", "backslashreplace")
     return (key if isinstance(key, str) else _written(key)).encode("utf-8", "backslashreplace").decode()
@@ -157,7 +157,7 @@ def _quoted(key: object) -> str:
 
 
 def _written(key: object) -> str:
-    """What `repr` gives. Python refuses to write integers of some thousand digits."""
+    """Write as `repr` does, also integers of some thousand digits, which Python refuses to write."""
     if isinstance(key, int) and abs(key) > _DIGITS:
         return f"{key:#x}"
     try:

@@ -1,4 +1,4 @@
-"""How a checkpoint is opened: what is read from where, and how what it holds is sorted."""
+"""How a checkpoint is opened: which files are read, and how their tensors are sorted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specdiag.errors import UsageError
 
 
 class SortingArguments(TypedDict, total=False):
-    """How what a checkpoint holds is sorted, as arguments of `analyze`."""
+    """How the tensors of a checkpoint are sorted, as arguments of `analyze`."""
 
     role_map: str | os.PathLike[str] | None
     experts: int | None
@@ -21,7 +21,7 @@ class SortingArguments(TypedDict, total=False):
 
 
 class PlainArguments(SortingArguments, total=False):
-    """How a checkpoint is opened that is no adapter, as arguments of `analyze`."""
+    """How a checkpoint that is no adapter is opened, as arguments of `analyze`."""
 
     revision: str | None
     file: str | None
@@ -35,14 +35,14 @@ class OpeningArguments(PlainArguments, total=False):
 
 
 def names_of(arguments: type) -> tuple[str, ...]:
-    """The names of a dictionary of arguments, sorted."""
+    """List the names of a dictionary of arguments, sorted."""
     return tuple(sorted(arguments.__optional_keys__))
 
 
 OPENING: tuple[str, ...] = names_of(OpeningArguments)
 """Names of the options that open a checkpoint."""
 PLACE = ("revision", "file", "base", "stream")
-"""Those that say what is read from where."""
+"""Names of those that choose the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Opening:
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> Opening:
-        """The checked options among the arguments `given`; others are left alone.
+        """Check the options among the arguments `given`; others are left alone.
 
         Raises:
             UsageError: a value makes no sense.
@@ -97,7 +97,7 @@ class Opening:
 
 
 def is_location(source: object) -> bool:
-    """Whether a source is a path or a hub id, and not something in memory.
+    """Tell whether a source is a path or a hub id, and not something in memory.
 
     Raises:
         UsageError: it is a path that cannot be one.
@@ -111,7 +111,7 @@ def is_location(source: object) -> bool:
 
 
 def location(source: object) -> str:
-    """The text of a path or hub id.
+    """Give the text of a path or hub id.
 
     Raises:
         UsageError: it is neither.
@@ -122,7 +122,7 @@ def location(source: object) -> str:
 
 
 def is_on_hub(source: object) -> bool:
-    """Whether a source is a repository of the hub."""
+    """Tell whether a source is a repository of the hub."""
     if not is_location(source):
         return False
     from specdiag.checkpoint.source import locate

@@ -33,7 +33,7 @@ def component_folders(folder: Folder) -> tuple[str, ...]:
 
 
 def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
-    """One checkpoint of several: the names of each begin with its folder, which is its component too."""
+    """Join several checkpoints to one. The names of each begin with its folder, which is its component too."""
     index = folder.json(_INDEX)
     absent = (
         f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."
@@ -67,7 +67,7 @@ def _within(component: str, matrix: WeightMatrix) -> WeightMatrix:
 
 
 def _is_model(entry: object) -> bool:
-    """Whether an entry, [library, class], names a class that has weights."""
+    """Tell whether an entry, [library, class], names a class that has weights."""
     if not isinstance(entry, list) or len(cast("list[object]", entry)) != 2:
         return False
     name = cast("list[object]", entry)[1]

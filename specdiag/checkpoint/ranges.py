@@ -106,7 +106,7 @@ class HubFile:
                 )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        """What one answer gives of that range, at most all of it."""
+        """Yield the bytes that one answer gives of that range, at most all of it."""
         wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         with (
             watched(self.repo),

@@ -1,4 +1,4 @@
-"""From what the person typed to a checkpoint of lazy matrices."""
+"""Opening a checkpoint: from a path or hub id to lazy matrices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from specdiag.records import Source
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What the weight files of one model hold, not yet sorted into matrices.
+    """The tensors of one model, not yet sorted into matrices.
 
     Attributes:
         source: where they lie, with the files that were chosen.
@@ -107,7 +107,7 @@ def open_checkpoint(
 
 
 def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Contents:
-    """What the model holds that an adapter is to be applied to. Arguments as of `open_checkpoint`.
+    """List the tensors of the model that an adapter is applied to. Arguments as of `open_checkpoint`.
 
     Raises:
         UsageError: it is several models, or an adapter itself.
@@ -125,7 +125,7 @@ def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Cont
 def _located(
     location: str | os.PathLike[str], revision: str | None = None, file: str | None = None, *, stream: bool = False
 ) -> tuple[Folder, str | None, Sequence[str]]:
-    """The folder, what to read of it, and its components where nothing was picked and they are several models."""
+    """Find the folder, the file to read of it, and its components where it is a pipeline and no file was picked."""
     found = locate(location, revision, file)
     folder = open_folder(found, stream=stream)
     pick = found.file or folder.only
@@ -140,7 +140,7 @@ def _adapter(held: Contents, folder: Folder) -> Adapter | None:
 def _applied(
     held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting, *, stream: bool
 ) -> Checkpoint:
-    """The base model with the adapter applied."""
+    """Apply the adapter to its base model."""
     where = held.source.location
     if adapter is None:
         raise UsageError(f"{where} is no adapter: leave out base={os.fspath(location)}")

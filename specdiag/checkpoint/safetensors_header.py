@@ -36,7 +36,7 @@ _Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the header says of one tensor; the offsets count from the end of the header."""
+    """The entry of one tensor in the header. Its offsets count from the end of the header."""
 
     dtype: Annotated[str, msgspec.Meta(max_length=32)]
     shape: Annotated[tuple[_Natural, ...], msgspec.Meta(max_length=64)]
@@ -114,7 +114,7 @@ def _check_layout(entries: Mapping[str, Entry], room: int) -> None:
 
 
 def _overflows(shape: tuple[int, ...]) -> bool:
-    """Whether the sizes before a 0 are too many for the number that the safetensors library counts with."""
+    """Tell whether the sizes before a 0 are too many for the number that the safetensors library counts with."""
     return 0 in shape and max(accumulate(shape, mul)) >= 1 << 64
 
 

@@ -42,7 +42,7 @@ def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:
 
 
 def stays_inside(file: str) -> bool:
-    """Whether a relative name can be that of a file in the folder that lists it, or below."""
+    """Tell whether a relative name can be that of a file in the folder that lists it, or below."""
     segments = file.split("/")
     return (
         bool(file)

@@ -1,4 +1,4 @@
-"""What the person typed: a path on this machine, or a model on the hub."""
+"""The source that was asked for: a path on this machine, or a model on the hub."""
 
 from __future__ import annotations
 

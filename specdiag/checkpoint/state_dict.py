@@ -18,7 +18,7 @@ from specdiag.text.names import listed
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
 _NO_MODULES = ("model_state_dict", "state_dict")
-"""Of the wrappers those that no module has for a name: they are looked for within another wrapper, too."""
+"""Wrappers whose names no module has. They are looked for within another wrapper, too."""
 _BESIDE_WEIGHTS = re.compile(
     r"(.*[_.\-])?(optim\w*|opt|sched\w*|lr_sched\w*|scaler|rng\w*|random_states?|history|metrics?|config|args|hparams|"
     r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|state_dict|\d+))*"
@@ -30,7 +30,7 @@ _LISTED = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """One key of a dictionary, with the tensors below it."""
+    """A key of a dictionary, with the tensors below it."""
 
     key: object
     value: object
@@ -162,7 +162,7 @@ def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
 
 
 def _is_model(entries: Sequence[_Entry]) -> bool:
-    """Whether a matrix among them has a name as modules give to theirs."""
+    """Tell whether a matrix among the entries has a name as modules give to their weights."""
     return any(_is_matrix(tensor) and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
 
 

@@ -40,7 +40,7 @@ class StreamedFiles:
     _patience: Patience = field(default_factory=Patience)
 
     def has(self, name: str) -> bool:
-        """Whether the commit has such a file."""
+        """Tell whether the commit has such a file."""
         return name in self.sizes
 
     def broken(self, name: str) -> str | None:

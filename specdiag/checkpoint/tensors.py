@@ -70,7 +70,7 @@ class Rounding:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint, listed from a header and not yet read.
+    """A tensor of a checkpoint, listed from a header and not yet read.
 
     A quantised weight is one too: `shape` is then that of the weight, and `read` dequantises.
 
@@ -106,7 +106,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class WeightMatrix:
-    """One weight matrix: a stored tensor, or one part of a fused or stacked one. Its values are read on `load`.
+    """A weight matrix: a stored tensor, or one part of a fused or stacked one. Its values are read on `load`.
 
     Attributes:
         name: name of the stored tensor.
@@ -134,7 +134,7 @@ class WeightMatrix:
 
     @property
     def dequantized(self) -> bool:
-        """Whether the values were computed from codes and scales."""
+        """True where the values were computed from codes and scales."""
         return self.tensor.rounding is not None
 
     def float_type(self, stack: RawArray) -> FloatType:

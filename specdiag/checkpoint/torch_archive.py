@@ -35,7 +35,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         content: tensors in containers, and inert objects.

@@ -31,7 +31,7 @@ _DAMAGED = (
     AttributeError,
     AssertionError,
 )
-"""What torch.load raises on damaged files, besides UnpicklingError."""
+"""Errors of torch.load on damaged files, besides UnpicklingError."""
 INERT = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
 """Beside torch's own list: what training scripts keep with the weights (arguments, Lightning's hyper_parameters).
 
@@ -44,7 +44,7 @@ class ForeignPickleError(SourceError):
 
 
 def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) -> object:
-    """What a file holds, on the CPU; tensors of the zip format stay on disk until they are used.
+    """Load a file on the CPU. Tensors of the zip format stay on disk until they are used.
 
     Args:
         path: the file, zip format or the legacy one.
@@ -75,7 +75,7 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
 
 
 def is_zip(path: pathlib.Path, label: str) -> bool:
-    """Whether a file begins as a zip archive does.
+    """Tell whether a file begins as a zip archive does.
 
     Raises:
         SourceError: it cannot be read.

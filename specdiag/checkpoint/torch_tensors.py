@@ -68,7 +68,7 @@ class Unread(torch.Tensor):
 
 
 def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMap | None = None) -> list[StoredTensor]:
-    """One stored tensor for each entry, in order; nothing is copied until it is read.
+    """Make a stored tensor of each entry, in order. Nothing is copied until it is read.
 
     Args:
         tensors: names and tensors, on any device.
@@ -124,7 +124,7 @@ def _oddity(tensor: torch.Tensor) -> str | None:
 
 
 def _fits(tensor: torch.Tensor) -> bool:
-    """Whether the storage is as long as the view's strides reach."""
+    """Tell whether the storage is as long as the view's strides reach."""
     reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     last = tensor.storage_offset() + reach + 1
     return tensor.numel() == 0 or last * tensor.element_size() <= tensor.untyped_storage().nbytes()

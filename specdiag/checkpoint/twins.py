@@ -39,7 +39,7 @@ class _Group:
             self.matrices[rest] = shape
 
     def covers(self, other: _Group) -> bool:
-        """Whether it has every matrix of `other`, in the same shape."""
+        """Tell whether it has every matrix of `other`, in the same shape."""
         return bool(other.matrices) and all(self.matrices.get(n) == shape for n, shape in other.matrices.items())
 
 

@@ -13,7 +13,7 @@ from specdiag.errors import SourceError
 _COMPILED = "_orig_mod."
 _PARALLEL = "module."
 _COUNTER = "n_averaged"
-"""What torch's AveragedModel keeps beside its module."""
+"""The tensor that torch's AveragedModel keeps beside its module."""
 
 
 def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:

@@ -1,4 +1,4 @@
-"""Whether a saved row can be one of a matrix. What is refused here holds for every row that was ever measured."""
+"""Plausibility of saved rows: bounds that every row of a measured matrix keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POSITIVE = ("spectral_norm", "frobenius_norm", "stable_rank", "effective_rank",
 
 
 def implausible(record: ModuleRecord) -> str | None:
-    """Why no measurement gives this row; None where one may."""
+    """Explain why no measurement gives this row; None where one may."""
     for names, low, high in (
         (_SIDES, 1, _LARGEST),
         (("layer",), 0, _LAST_LAYER),
@@ -40,7 +40,7 @@ def implausible(record: ModuleRecord) -> str | None:
 
 
 def implausible_rows(records: Iterable[ModuleRecord]) -> str | None:
-    """What is wrong with the rows of a report: a value that cannot be, or a matrix that is there twice."""
+    """Describe what is wrong with the rows of a report: an impossible value, or a matrix that is there twice."""
     seen: set[str] = set()
     for record in records:
         if record.key in seen:

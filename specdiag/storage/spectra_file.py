@@ -141,7 +141,7 @@ def _pending(path: Path, digest: str) -> Path:
 
 
 def _problem(values: NDArray[np.float64], expected: int) -> str | None:
-    """Why an array is not the ascending spectrum of so many eigenvalues."""
+    """Explain why an array is not the ascending spectrum of so many eigenvalues."""
     import numpy as np
 
     if values.dtype != np.float64 or values.ndim != 1:

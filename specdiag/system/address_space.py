@@ -16,7 +16,7 @@ from specdiag.errors import ComputationError
 _LIBRARIES = 160 << 20
 """numpy and scipy without their BLAS."""
 _BLAS_THREAD = 80 << 20
-"""What each thread of their two BLAS libraries takes at import."""
+"""Bytes that each thread of their two BLAS libraries takes at import."""
 _TORCH = 500 << 20
 _WORKER = 128 << 20
 """Stack, arena and BLAS buffers of a worker, without its matrices."""

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder: a lock file that says who writes, and is taken over from who is dead.
+"""Locks of folders, one writer at a time: the lock file names the process, and is taken over from a dead one.
 
 The file appears with its content at once, by a hard link, which is atomic on network file systems too. A process is
 known by its id and the time of its start, so that another one with the same id is not taken for it.
@@ -40,7 +40,7 @@ class Owner(Record, frozen=True, kw_only=True):
     pid: int
     folder: str
     inode: int
-    """Of the folder. A lock that was copied with its folder has another path and another number: it locks nothing."""
+    """Path and number of the folder. A lock that was copied with its folder has others: it locks nothing."""
     started: str
     """Time of the process's start, as the system counts it; empty where that is not known."""
 
@@ -114,7 +114,7 @@ def _take(path: Path, what: str) -> str | None:
 
 
 def _created(path: Path, content: bytes) -> bool:
-    """Whether the lock file was made; False where one is there."""
+    """Create the lock file; False where there is one already."""
     with _written(path, content) as temporary:
         try:
             os.link(temporary, path)

@@ -53,7 +53,7 @@ def forget() -> None:
 
 
 def came() -> bool:
-    """Whether there was a signal."""
+    """Tell whether there was a signal."""
     return bool(_received)
 
 

@@ -15,7 +15,7 @@ _UNSAFE_IN_CODE = re.compile(r"[|`<>&]|^\s|\s$|^$")
 
 
 def text(content: str) -> str:
-    r"""One line with `\` before every mark that markdown knows, and HTML as entities."""
+    r"""Write one line with `\` before every mark that markdown knows, and HTML as entities."""
     content = printable(content).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKS.sub(r"\\\g<0>", content)
 

@@ -24,7 +24,7 @@ _ESCAPED = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with every character written out that would not show, or that a terminal would obey.
+    r"""Write out every character that would not show, or that a terminal would obey.
 
     Control characters, marks of direction, characters without width, line breaks and lone surrogates become `\x1b`,
     `\u202e` or `\n`. Letters of all scripts stay. Text that went through once stays as it is, so `\x1b` in four plain
@@ -45,12 +45,12 @@ def reversible(text: str) -> str:
 
 
 def restored(text: str) -> str:
-    """What `reversible` was given."""
+    """Restore the text that `reversible` was given."""
     return _ESCAPED.sub(lambda found: _LONG.get(found[0]) or chr(int(found[0][2:], 16)), text)
 
 
 def in_json(data: bytes) -> bytes:
-    r"""The same JSON, with characters that do not show as `\u202e`: a terminal may print it. Line breaks stay."""
+    r"""Escape characters of JSON that do not show as `\u202e`, so that a terminal may print it. Line breaks stay."""
     return _inside(data, _utf16)
 
 

@@ -43,7 +43,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What an adapter holds, or what a model with an adapter in it holds.
+    """The content of an adapter, or of a model with an adapter in it.
 
     Attributes:
         updates: low-rank updates, in stored order.

@@ -1,4 +1,4 @@
-"""What adapter_config.json says: scales, ranks, the model that the adapter was made for, what is not understood."""
+"""adapter_config.json: scales, ranks, the model that the adapter was made for, settings that are not understood."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AdapterConfig:
 
     @property
     def transposed(self) -> bool:
-        """Whether its modules store (in, out), as GPT-2's Conv1D does.
+        """True where its modules store (in, out), as GPT-2's Conv1D does.
 
         Raises:
             SourceError: the config says neither true nor false.
@@ -79,7 +79,7 @@ class AdapterConfig:
         return self._whole("r", self._ranks.first(module, self.settings.get("r")))
 
     def scale(self, module: str, rank: int) -> float | None:
-        """What multiplies the product of the factors, None where the config does not say it.
+        """Compute the factor of the product of the factors, None where the config does not say it.
 
         alpha/r (arXiv 2106.09685, section 4.1), alpha/sqrt(r) for rsLoRA (arXiv 2312.03732); AdaLoRA divides by the
         rank that it began with, plus 1e-5 (PEFT's AdaLoraLayer).
@@ -108,7 +108,7 @@ class AdapterConfig:
         return whole if rows and len(whole) == len(rows) else None
 
     def targets_parameter(self, module: str) -> bool:
-        """Whether the update is that of a parameter which is no module's weight, such as stacked experts."""
+        """Tell whether the update is that of a parameter which is no module's weight, such as stacked experts."""
         return bool(self._parameters) and any(end in self._parameters for end in _ends(module))
 
     @cached_property
@@ -124,7 +124,7 @@ class AdapterConfig:
         return sorted(_mapping("rank_pattern", self.settings.get("rank_pattern")))
 
     def _flags(self, module: str) -> list[object] | None:
-        """What AdaLoRA kept of a module: the entry is named after one of its tensors."""
+        """Look up which ranks AdaLoRA kept of a module: the entry is named after one of its tensors."""
         place = bisect_left(self._kept, f"{module}.")
         if place == len(self._kept) or not self._kept[place].startswith(f"{module}."):
             return None

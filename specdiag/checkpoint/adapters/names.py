@@ -1,4 +1,4 @@
-"""What the name of an adapter's tensor says: which module it adapts, and which piece of the update it holds.
+"""Names of an adapter's tensors: which module each adapts, and which piece of the update it holds.
 
 Spellings of PEFT (also of a live PeftModel), diffusers and kohya's scripts. Nothing here reads values.
 """
@@ -43,7 +43,7 @@ _BESIDE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(.*\.)?(trainable_tokens_original|token_indices)(\.[^.]+)?", "buffer of trainable tokens"),
     )
 )
-"""What lies beside the factors of a low-rank update."""
+"""Tensors that lie beside the factors of a low-rank update."""
 
 _METHODS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), method)
@@ -80,7 +80,7 @@ _DOTS = (
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One tensor of an adapter.
+    """A tensor of an adapter.
 
     Attributes:
         module: the module that it adapts, under its name in the base model; of a `weight` or `frozen` tensor its full
@@ -101,12 +101,12 @@ class Piece:
 
 
 def may_adapt(name: str) -> bool:
-    """Whether the name could be an adapter's: a quick look, for models of many tensors."""
+    """Tell whether the name could be an adapter's: a quick look, for models of many tensors."""
     return _HINT.search(name) is not None
 
 
 def take_apart(full_name: str) -> Piece:
-    """What a tensor of an adapter, or of a model that carries one, is by its name."""
+    """Recognise a tensor of an adapter, or of a model that carries one, by its name."""
     name = full_name.removeprefix(_PREFIX)
     for pattern in _PIECES:
         match = pattern.fullmatch(name)

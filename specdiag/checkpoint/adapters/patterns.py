@@ -36,7 +36,7 @@ class _NotUnderstood(Exception):
 
 @dataclass(slots=True)
 class _Text:
-    """What is matched, and the steps that are left."""
+    """The text that is matched, and the number of steps that are left."""
 
     text: str
     left: int
@@ -146,7 +146,7 @@ def _refused(key: str, why: str) -> SourceError:
 
 
 class _Parser:
-    """From the text of a pattern to its step, by descent."""
+    """Parser of a pattern, by descent."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern, self._at, self._depth = pattern, 0, 0
@@ -195,7 +195,7 @@ class _Parser:
         return step
 
     def _set(self, kind: re.Pattern[str]) -> _Step:
-        """One character of a kind that Python's engine tells in a single step."""
+        """Parse a character of a kind that Python's engine matches in a single step."""
         found = kind.match(self._pattern, self._at)
         if found is None:
             raise _NotUnderstood(f"'{self._pattern[self._at : self._at + 2]}' at {self._at}")

@@ -105,7 +105,7 @@ def _stand_in(update: Update) -> StoredTensor:
 
 
 def _rows(matrix: WeightMatrix, updates: Sequence[Update], *, beside: bool) -> list[WeightMatrix]:
-    """One matrix for each update of the parameter that `matrix` is cut from."""
+    """Make a matrix for each update of the parameter that `matrix` is cut from."""
     return [
         _row(matrix, update, _label(update, len(updates)) if beside or len(updates) > 1 else None) for update in updates
     ]

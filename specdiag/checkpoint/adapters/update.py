@@ -1,4 +1,4 @@
-"""One low-rank update W + s B A: its core without W, its sum with W. Float64 throughout, the factors widened in blocks.
+"""Low-rank updates W + s B A: the core without W, the sum with W. Float64 throughout, factors widened in blocks.
 
 LoRA: Hu et al. 2021, arXiv 2106.09685. DoRA: Liu et al. 2024, arXiv 2402.09353. AdaLoRA: arXiv 2303.10512.
 """
@@ -60,13 +60,13 @@ class Update:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the product, as the base model stores it."""
+        """Shape of the product, as the base model stores it."""
         out, inputs, kernel = self.up.shape[0], self.down.shape[1], self.down.shape[2:]
         return (inputs, out) if self.transposed else (out, inputs, *kernel)
 
     @property
     def has_scale(self) -> bool:
-        """Whether a scale is stored anywhere."""
+        """True where a scale is stored."""
         return self.known_scale is not None or self.alpha is not None
 
     @property
@@ -155,7 +155,7 @@ class Update:
 
 
 def row_cut(slicer: Slicer) -> Callable[[RawArray], RawArray] | None:
-    """What a part's rows are of a side [rows, r], None where the part does not take rows alone."""
+    """Make the function that cuts a part's rows from a side [rows, r]; None where the part takes more than rows."""
     if slicer.axes is not None or slicer.index is not None or len(slicer.select) > (2 if slicer.view else 1):
         return None
     view, size = slicer.view, slicer.shape[1]
@@ -168,7 +168,7 @@ def row_cut(slicer: Slicer) -> Callable[[RawArray], RawArray] | None:
 
 
 def can_cut(slicer: Slicer) -> bool:
-    """Whether a part takes rows alone or columns alone, so that it is a product of parts of the factors."""
+    """Tell whether a part takes rows alone or columns alone, so that it is a product of parts of the factors."""
     return row_cut(slicer) is not None or _is_column_cut(slicer)
 
 

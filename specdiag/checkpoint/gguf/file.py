@@ -28,7 +28,7 @@ _NOT_WEIGHTS = {
     "adapter": "an adapter in GGUF, not supported: analyse the original, or merge it into its model",
     "imatrix": "an importance matrix, not weights",
 }
-"""What a file is that is no model, by its `general.type`."""
+"""Descriptions of files that are no models, by their `general.type`."""
 _WORDS = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -177,8 +177,10 @@ def _notes(path: Path, header: Header, kinds: Mapping[int, Kind]) -> list[str]:
 
 
 def _config(header: Header) -> Table:
-    """What config.json would say, but for its `model_type`: fused tensors of a GGUF file are no longer laid out as
-    that model's are, the converter has put queries, keys and values one after the other.
+    """Translate the metadata to the keys of config.json, except `model_type`.
+
+    The layout of fused tensors that goes with a `model_type` does not apply: the converter has put queries, keys and
+    values one after the other.
     """
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str):

@@ -33,7 +33,7 @@ _LEAST_VALUE, _LEAST_TENSOR = 13, 24  # bytes that the shortest key with its val
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says about one tensor.
+    """The entry of one tensor in the header.
 
     Attributes:
         name: its name.
@@ -52,7 +52,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before the data.
+    """The header of a GGUF file: metadata and the list of tensors.
 
     Attributes:
         metadata: the values that are kept: numbers, strings, short arrays of numbers.
@@ -190,7 +190,7 @@ def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | Non
 
 
 def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
-    """One entry; its offset still counts from the beginning of the data, its room is still unknown."""
+    """Read an entry. Its offset still counts from the beginning of the data, and its room is not yet known."""
     name = _new(file.name("the name of a tensor"), names)
     what = f"the entry of {brief(name)!r}"
     n_axes = file.integer("I", what)

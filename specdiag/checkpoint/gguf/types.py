@@ -61,7 +61,7 @@ Decode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One type of values.
+    """A type of values.
 
     Attributes:
         name: the safetensors spelling of a plain type, ggml's name of codes.
@@ -79,7 +79,7 @@ class Kind:
 
     @property
     def is_codes(self) -> bool:
-        """Whether its bytes mean something only to ggml."""
+        """True where only ggml can decode its bytes."""
         return self.name not in (name for name, _ in _PLAIN.values())
 
     def size(self, shape: Sequence[int]) -> int:
@@ -88,7 +88,7 @@ class Kind:
 
 
 def kind_of(number: int, label: str) -> Kind:
-    """What is known about the type that ggml numbers so.
+    """Look up a type by its number in ggml.
 
     Args:
         number: as stored in the file.

@@ -65,7 +65,7 @@ class Bundle:
 
 
 def split(name: str) -> tuple[str, str]:
-    """What a tensor belongs to, and its name there."""
+    """Split the name of a tensor into its module and its name there."""
     parent, _, leaf = name.rpartition(".")
     return parent, leaf
 

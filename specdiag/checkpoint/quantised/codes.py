@@ -9,7 +9,7 @@ from specdiag.checkpoint.tensors import RawArray
 
 
 def _float8(exponent_bits: int, bias: int, nan: tuple[int, ...], infinity: tuple[int, ...] = ()) -> NDArray[np.float32]:
-    """What the 256 codes of an 8-bit float with a sign stand for."""
+    """Decode all 256 codes of an 8-bit float with a sign."""
     codes = np.arange(256)
     mantissa_bits = 7 - exponent_bits
     exponent = (codes & 0x7F) >> mantissa_bits
@@ -42,7 +42,7 @@ FLOAT4: NDArray[np.float32] = np.concatenate([_E2M1, -_E2M1])
 
 
 def pairs(table: NDArray[np.float32], *, high_first: bool = False) -> NDArray[np.uint64]:
-    """What a byte of two 4-bit codes stands for, two float32 in 8 bytes; the low half first but for `high_first`."""
+    """Decode every byte of two 4-bit codes to two float32 in 8 bytes, the low half first unless `high_first`."""
     low, high = table[np.arange(256) & 15], table[np.arange(256) >> 4]
     return np.stack([high, low] if high_first else [low, high], axis=1).view(np.uint64).reshape(256)
 

@@ -63,7 +63,7 @@ def find_float4(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def _deepseek(codes: StoredTensor, bundle: Bundle) -> bool:
-    """Whether int8 stands for two codes: DeepSeek-V4 says so, and may have its scales as floats."""
+    """Tell whether int8 stands for two codes, as in DeepSeek-V4, whose scales may be floats."""
     return codes.dtype == "I8" and bundle.config.get("expert_dtype") == "fp4" and ".experts." in codes.name
 
 

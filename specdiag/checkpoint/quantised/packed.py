@@ -125,7 +125,7 @@ def _bits(words: int, cols: int, bundle: Bundle) -> int:
 
 
 def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, object]:
-    """What is said of one layer where it is, else of all."""
+    """Look up the settings of a layer: its own where it has some, else those of all."""
     section = bundle.config.get("quantization", bundle.settings)
     whole = cast("Mapping[str, object]", section) if isinstance(section, Mapping) else bundle.settings
     own = whole.get(parent)

@@ -25,7 +25,7 @@ _EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 
 _POWERS = ("U8", "F8_E8M0")
 _MX_GROUP = Grid(1, 32)
 _MX_ROUNDING = Rounding(relative=0.03)
-"""Of mxfp8: 0.026 where powers of two are rounded up, to 0.04 where they are rounded down and the largest are cut."""
+"""mxfp8: 0.026 where powers of two are rounded up, to 0.04 where they are rounded down and the largest are cut."""
 
 _ROW_FORMAT = 0
 
@@ -83,7 +83,7 @@ def find_int8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
-    """What multiplies the codes `name`, under any of the names that are in use, floats or of the types `more`."""
+    """Find the scale of the codes `name` by any of the names in use: floats, or of the types `more`."""
     parent, leaf = split(name)
     names = [f"{name}_scale_inv", f"{name}_scale"]
     if leaf == "weight":

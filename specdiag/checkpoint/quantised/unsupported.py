@@ -10,7 +10,7 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What gives a format away: the last part of the name of its codes, and what lies beside them.
+    """The names by which a format is recognised: of its codes, and of a tensor beside them.
 
     Attributes:
         name: what it is called.
@@ -67,7 +67,7 @@ _METHODS = {
 
 
 def foreign_modules(bundle: Bundle) -> dict[str, Family]:
-    """What quantises each module, by the name of the module, where its tensors show a format that is not read."""
+    """Find the modules whose tensors show a format that is not read, each with its format."""
     found: dict[str, Family] = {}
     for parent, leaves in bundle.leaves.items():
         for family in _FAMILIES:

@@ -24,7 +24,7 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One quantised weight.
+    """A quantised weight.
 
     Attributes:
         name: that of the parameter.
@@ -66,7 +66,7 @@ class Weight:
         return None if None in memory else memory
 
     def per_item(self, part: StoredTensor) -> bool:
-        """Whether a part holds something of its own for each item of the stack."""
+        """Tell whether a part has an entry for each item of the stack."""
         return self.stacked and part.shape[:1] == self.shape[:1]
 
 
