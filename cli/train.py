@@ -10,167 +10,116 @@ import typer
 from specdiag.errors import UsageError
 
 from . import output
+from .options import OUTPUT, SOURCE
 
+_DECAY, _RUN = "Decay", "Run"
 _RULE = ("s1", "s2", "every", "mode", "basis", "slope", "measure_first")
-_SETTINGS = {
-    "lr": "learning_rate",
-    "weight_decay": "weight_decay",
-    "batch_size": "per_device_train_batch_size",
-    "seed": "seed",
-    "save_every": "save_steps",
-    "log_every": "logging_steps",
-    "keep": "save_total_limit",
-    "report_to": "report_to",
-}
+_SETTINGS = {"lr": "learning_rate", "weight_decay": "weight_decay"}
 _FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "max_tokens", "steps_total")
 
 
 @output.guarded
 def train(
     ctx: typer.Context,
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SOURCE]",
-            help="With --resume: run, checkpoint-N of a Trainer, checkpoint of another program, or folder of weights. "
-            "Without: CONFIG.toml, or a preset's name.",
-            show_default="with --resume, the newest complete run in this directory",
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where SOURCE stopped.")] = False,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data", metavar="PATH", help="Text, jsonl, parquet, a folder of them, one .bin, or a hub id; repeatable."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder of the run.", show_default="NAME-continued, or NAME"),
-    ] = None,
-    decay: Annotated[
-        str | None,
-        typer.Option(
-            "--decay",
-            help="plan:FILE, alphadecay (follows the weights), awd, adadecay, module-adadecay, uniform (the run's own) "
-            "or none.",
-            show_default="plan.json beside the checkpoint, else recommended now",
-        ),
-    ] = None,
-    s1: Annotated[float | None, typer.Option("--s1", help="Ratio of the heaviest tail.", show_default="0.67")] = None,
-    s2: Annotated[float | None, typer.Option("--s2", help="Ratio of the lightest tail.", show_default="3.0")] = None,
-    every: Annotated[
-        int | None, typer.Option("--every", min=1, help="alphadecay: steps between measurements.", show_default="500")
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option("--mode", help="round-robin, sweep or background.", show_default="round-robin"),
-    ] = None,
-    basis: Annotated[
-        str | None, typer.Option("--basis", help="alpha, or square (shape-free).", show_default="alpha")
-    ] = None,
-    measure_first: Annotated[
-        bool | None,
-        typer.Option(
-            "--measure-first/--no-measure-first",
-            help="alphadecay: measure before the first step, or keep ratio 1 until every module has been measured.",
-            show_default="measure first where the weights are trained",
-        ),
-    ] = None,
-    slope: Annotated[
-        float | None, typer.Option("--slope", min=0, help="adadecay: slope of its sigmoid.", show_default="4.0")
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option("--optimizer", help="A name of docs/optimizers.md, for a run that begins.", show_default="adamw"),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", help="causal-lm, masked-lm, glue/NAME, classification, images.", show_default="by the model"
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns", metavar="NAME", help="Of labelled texts: one or two texts, then the label; repeatable."
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer", help="Folder, tokenizer.json, hub id or bytes.", show_default="the one beside the weights"
-        ),
-    ] = None,
-    steps_total: Annotated[
-        int | None, typer.Option("--steps-total", min=1, help="Steps of the whole run.", show_default="as planned")
-    ] = None,
-    extend: Annotated[int | None, typer.Option("--extend", min=1, help="Steps beyond those planned.")] = None,
-    fresh_optimizer: Annotated[
-        bool, typer.Option("--fresh-optimizer", help="Start from the weights alone, at step 0.")
-    ] = False,
-    lr: Annotated[float | None, typer.Option("--lr", min=0, help="Peak, of a run that begins.")] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", min=0, help="The base, of a run that begins.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Blocks a step and process.")] = None,
-    block_size: Annotated[
-        int | None, typer.Option("--block-size", min=2, help="Tokens a block.", show_default="of the model, to 1024")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Tokens to take of the data.", show_default="all")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of a run that begins.")] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="An argument of the Trainer (bf16=true), or model.NAME, optimizer_options.NAME of a run that begins; "
-            "repeatable.",
-        ),
-    ] = None,
-    save_every: Annotated[int | None, typer.Option("--save-every", min=1, help="Steps between checkpoints.")] = None,
-    log_every: Annotated[int | None, typer.Option("--log-every", min=1, help="Steps between logged losses.")] = None,
-    keep: Annotated[
-        int | None, typer.Option("--keep", min=1, help="Checkpoints to keep.", show_default="as the run did")
-    ] = None,
-    report_to: Annotated[
-        str | None, typer.Option("--report-to", help="tensorboard, trackio, wandb.", show_default="none")
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option("--compare", metavar="RULE", help="Also train with this decay, from the same start.")
-    ] = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option(
-            "--sweep", metavar="GRID", help="Runs over 'decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1'."
-        ),
-    ] = None,
-    sample: Annotated[
-        str | None, typer.Option("--sample", metavar="TEXT", help="Continue this text at the end.")
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option("--optimizer-layout", help="Of another program's optimizer: flat, trainer, nanogpt, alphadecay."),
-    ] = None,
-    model_config: Annotated[
-        str | None, typer.Option("--config", help="config.json, folder or hub id, where the checkpoint has none.")
-    ] = None,
-    allow_data_shift: Annotated[
-        bool, typer.Option("--allow-data-shift", help="Go on although data, batch size or processes changed.")
-    ] = False,
-    stop_on_nan: Annotated[
-        bool,
-        typer.Option(
-            "--stop-on-nan/--no-stop-on-nan", help="End at the last good checkpoint if the loss is not finite."
-        ),
-    ] = True,
-    all_rows: Annotated[bool, typer.Option("--all", help="The decay of every Parameter.")] = False,
-) -> None:
-    """Train with a weight decay for each attention and MLP matrix: go on with a run, or begin one.
+    source: Annotated[str | None, typer.Argument(
+        metavar="[SOURCE]",
+        help="To begin a run: CONFIG.toml or the name of a preset. With --resume: a run, a checkpoint or a folder of "
+        "weights.",
+        show_default="with --resume, the newest complete run in this directory")] = None,
+    resume: Annotated[bool, typer.Option(
+        "--resume", help="Continue the run or checkpoint SOURCE.", rich_help_panel=SOURCE)] = False,
+    data: Annotated[list[str] | None, typer.Option(
+        "--data", metavar="PATH", rich_help_panel=SOURCE,
+        help="Training data: text, jsonl, parquet, a folder of them, a .bin file, or a hub id; repeatable.")] = None,
+    task: Annotated[str | None, typer.Option(
+        "--task", help="causal-lm, masked-lm, glue/NAME, classification or images.", rich_help_panel=SOURCE,
+        show_default="by the model")] = None,
+    columns: Annotated[list[str] | None, typer.Option(
+        "--columns", metavar="NAME", rich_help_panel=SOURCE,
+        help="Columns of a classification data set: one or two with text, then the label; repeatable.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(
+        "--tokenizer", help="Folder, tokenizer.json, hub id, or bytes.", rich_help_panel=SOURCE,
+        show_default="the one next to the weights")] = None,
+    block_size: Annotated[int | None, typer.Option(
+        "--block-size", min=2, help="Tokens per block.", rich_help_panel=SOURCE,
+        show_default="the model's, at most 1024")] = None,
+    max_tokens: Annotated[int | None, typer.Option(
+        "--max-tokens", min=1, help="Use only the first tokens of the data.", rich_help_panel=SOURCE,
+        show_default="all")] = None,
+    model_config: Annotated[str | None, typer.Option(
+        "--config", help="config.json, folder or hub id of the model, for a checkpoint without one.",
+        rich_help_panel=SOURCE)] = None,
+    layout: Annotated[str | None, typer.Option(
+        "--optimizer-layout", rich_help_panel=SOURCE,
+        help="Parameter order of another program's optimizer: flat, trainer, nanogpt or alphadecay.")] = None,
+    fresh_optimizer: Annotated[bool, typer.Option(
+        "--fresh-optimizer", help="Take only the weights and start at step 0.", rich_help_panel=SOURCE)] = False,
+    allow_data_shift: Annotated[bool, typer.Option(
+        "--allow-data-shift", help="Continue although data, batch size or number of processes changed.",
+        rich_help_panel=SOURCE)] = False,
+    decay: Annotated[str | None, typer.Option(
+        "--decay", rich_help_panel=_DECAY,
+        help="plan:FILE, alphadecay (follows the weights), awd, adadecay, module-adadecay, uniform or none.",
+        show_default="plan.json next to the checkpoint, else a new plan")] = None,
+    s1: Annotated[float | None, typer.Option(
+        "--s1", help="Decay ratio of the module with the heaviest tail.", rich_help_panel=_DECAY,
+        show_default="0.67")] = None,
+    s2: Annotated[float | None, typer.Option(
+        "--s2", help="Decay ratio of the module with the lightest tail.", rich_help_panel=_DECAY,
+        show_default="3.0")] = None,
+    basis: Annotated[str | None, typer.Option(
+        "--basis", help="alpha, or square (independent of the shape).", rich_help_panel=_DECAY,
+        show_default="alpha")] = None,
+    every: Annotated[int | None, typer.Option(
+        "--every", min=1, help="alphadecay: steps between measurements.", rich_help_panel=_DECAY,
+        show_default="500")] = None,
+    mode: Annotated[str | None, typer.Option(
+        "--mode", help="alphadecay: round-robin, sweep or background.", rich_help_panel=_DECAY,
+        show_default="round-robin")] = None,
+    measure_first: Annotated[bool | None, typer.Option(
+        "--measure-first/--no-measure-first", rich_help_panel=_DECAY,
+        help="alphadecay: measure before the first step, or keep ratio 1 until every module has been measured.",
+        show_default="measure first if the weights are trained")] = None,
+    slope: Annotated[float | None, typer.Option(
+        "--slope", min=0, help="adadecay: slope of its sigmoid.", rich_help_panel=_DECAY,
+        show_default="4.0")] = None,
+    weight_decay: Annotated[float | None, typer.Option(
+        "--weight-decay", min=0, help="Base weight decay of a new run.", rich_help_panel=_DECAY)] = None,
+    compare: Annotated[str | None, typer.Option(
+        "--compare", metavar="RULE", help="Train a second run with this decay from the same start.",
+        rich_help_panel=_DECAY)] = None,
+    optimizer: Annotated[str | None, typer.Option(
+        "--optimizer", help="Optimizer of a new run; docs/optimizers.md lists them.", rich_help_panel=_RUN,
+        show_default="adamw")] = None,
+    lr: Annotated[float | None, typer.Option(
+        "--lr", min=0, help="Peak learning rate of a new run.", rich_help_panel=_RUN)] = None,
+    steps_total: Annotated[int | None, typer.Option(
+        "--steps-total", min=1, help="Length of the whole run in steps.", rich_help_panel=_RUN,
+        show_default="as planned")] = None,
+    extend: Annotated[int | None, typer.Option(
+        "--extend", min=1, help="Add this many steps to the planned ones.", rich_help_panel=_RUN)] = None,
+    assign: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="NAME=VALUE", rich_help_panel=_RUN,
+        help="Set a field of transformers.TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
+        "model.NAME and optimizer_options.NAME. Repeatable.")] = None,
+    stop_on_nan: Annotated[bool, typer.Option(
+        "--stop-on-nan/--no-stop-on-nan", help="Stop at the last good checkpoint if the loss is not finite.",
+        rich_help_panel=_RUN)] = True,
+    sweep: Annotated[str | None, typer.Option(
+        "--sweep", metavar="GRID", rich_help_panel=_RUN,
+        help="Train one run per combination, such as 'decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1'.",
+        )] = None,
+    out: Annotated[Path | None, typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT,
+        show_default="NAME, or NAME-continued with --resume")] = None,
+    sample: Annotated[str | None, typer.Option(
+        "--sample", metavar="TEXT", help="Let the trained model continue this text.", rich_help_panel=OUTPUT)] = None,
+    all_rows: Annotated[bool, typer.Option(
+        "--all", help="Print the decay of every Parameter.", rich_help_panel=OUTPUT)] = False,
+) -> None:  # fmt: skip
+    """Train with a weight decay for each attention and MLP matrix. Begin a run, or continue one with --resume.
 
-    A source is never written to, unless it is a run of ours, which goes on in its folder. Exit codes: 0 done, 2 usage,
+    A run of specdiag continues in its own folder; other sources are never written to. Exit codes: 0 done, 2 usage,
     3 source, 4 the loss is not finite or a checkpoint could not be saved, 130 stopped by Ctrl-C with a checkpoint.
     """
     from . import train_output as show

@@ -66,6 +66,15 @@ def test_each_command_knows_its_own_options():
     )
 
 
+def test_train_sets_the_trainers_arguments():
+    pytest.importorskip("transformers.training_args")
+    text = "give save_steps=100, learning_rate=3e-4 or weight_decay=, go on with resume='runs/my run', model.size=4"
+    assert said(text, "train") == (
+        "give --set save_steps=100, --lr 3e-4 or --weight-decay, go on with --resume 'runs/my run', model.size=4"
+    )
+    assert said("give save_steps=100") == "give save_steps=100"
+
+
 def test_what_was_typed_stays():
     assert said("seed=1 holds no weights; seed=2 may", kept=("seed=1",)) == "seed=1 holds no weights; --seed 2 may"
 

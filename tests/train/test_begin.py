@@ -328,8 +328,8 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
         (["train", "--resume", "tiny", "--sweep", "seed=1"], 2, "--sweep is for a run that begins"),
         (["train", "tiny.toml", "--extend", "1"], 2, "--extend is for a run that goes on"),
         (["train", "absent.toml"], 3, "absent.toml"),
-        (["train", "tiny.toml", "-o", "new", "--report-to", "paper"], 2, "does not report to 'paper'; choose from"),
-        (["train", "tiny.toml", "-o", "new", "--report-to", "swanlab"], 2, "pip install swanlab"),
+        (["train", "tiny.toml", "-o", "new", "--set", "report_to=paper"], 2, "does not report to 'paper'; choose from"),
+        (["train", "tiny.toml", "-o", "new", "--set", "report_to=swanlab"], 2, "pip install swanlab"),
     ):
         answer = run(app, arguments)
         assert (answer.exit_code, words in answer.stderr) == (code, True), answer.output
