@@ -13,9 +13,9 @@ from specdiag.architecture.names import numbered
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.live.matrices import live_matrices
-from specdiag.live.multipliers import Group, attach
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import PLANNED, servable
-from specdiag.live.parameters import live_parameters, untied
+from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.text.names import listed
 
 _SHOWN = 3
@@ -24,7 +24,7 @@ _SHOWN = 3
 
 def param_groups(
     plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
-) -> list[Group]:
+) -> list[ParamGroup]:
     """See `DecayPlan.param_groups`."""
     given = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
     lr = None if lr is None else checks.number("lr", lr, least=0)

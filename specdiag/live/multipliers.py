@@ -12,16 +12,15 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.live.optimizers import PLANNED, check_traceable, refusal, servable
+from specdiag.live.parameters import ParamGroup
 
-Group = dict[str, Any]
-Factor = Callable[[torch.Tensor, Group], float]
+Factor = Callable[[torch.Tensor, ParamGroup], float]
 """(parameter, its group) -> what multiplies the group's weight decay."""
 After = Callable[[Optimizer], None]
 """Called with an optimizer once its step has updated the weights."""
@@ -40,8 +39,8 @@ class Multipliers:
         self.steps = 0
         self._factors: dict[str, tuple[str, Factor]] = {}
         self._after: dict[str, After] = {}
-        self._resting: list[Group] | None = None
-        self._split: list[tuple[Group, list[Group]]] = []
+        self._resting: list[ParamGroup] | None = None
+        self._split: list[tuple[ParamGroup, list[ParamGroup]]] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),
@@ -97,8 +96,8 @@ class Multipliers:
         self._resting, self._split = None, []
 
     def _enter(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self, optimizer: Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
         if _is_within_its_step(optimizer):
             return None
         check_traceable(optimizer)
@@ -106,8 +105,9 @@ class Multipliers:
         self._divide(optimizer)
         if len(args) > 1 and callable(args[1]):
             return (args[0], self._apart(optimizer, args[1]), *args[2:]), kwargs
-        if callable(kwargs.get("closure")):
-            return args, kwargs | {"closure": self._apart(optimizer, kwargs["closure"])}
+        closure = kwargs.get("closure")
+        if callable(closure):
+            return args, kwargs | {"closure": self._apart(optimizer, closure)}
         return None
 
     def _leave(self, optimizer: Optimizer, *_: object) -> None:
@@ -118,10 +118,10 @@ class Multipliers:
         for after in self._after.values():
             after(optimizer)
 
-    def _apart(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+    def _apart(self, optimizer: Optimizer, closure: Callable[[], object]) -> Callable[[], object]:
         """The closure with the user's groups around it; the factors that hold when it returns are those that act."""
 
-        def with_own_groups() -> Any:
+        def with_own_groups() -> object:
             self._join(optimizer)
             found = closure()
             self._divide(optimizer)
@@ -130,7 +130,7 @@ class Multipliers:
         return with_own_groups
 
     def _divide(self, optimizer: Optimizer) -> None:
-        groups: list[Group] = []
+        groups: list[ParamGroup] = []
         for group in optimizer.param_groups:
             children = self._children(group)
             groups += children
@@ -145,7 +145,7 @@ class Multipliers:
         for group, children in split:
             group.update(_written(optimizer, group, children))
 
-    def _children(self, group: Group) -> list[Group]:
+    def _children(self, group: ParamGroup) -> list[ParamGroup]:
         """`group` itself where all its factors are 1, else one group for each product of factors."""
         if not group["weight_decay"]:
             return [group]
@@ -163,7 +163,7 @@ class Multipliers:
 
 
 def attach(
-    optimizer: Any, kind: str, owner: str, factor: Factor, *, replace: bool = False, after: After | None = None
+    optimizer: object, kind: str, owner: str, factor: Factor, *, replace: bool = False, after: After | None = None
 ) -> tuple[Multipliers, Callable[[], None]]:
     """Multiply the weight decay of a live optimizer during its steps.
 
@@ -224,13 +224,13 @@ def _is_within_its_step(optimizer: Optimizer) -> bool:
     return False
 
 
-def _written(optimizer: Optimizer, group: Group, children: list[Group]) -> Group:
+def _written(optimizer: Optimizer, group: ParamGroup, children: list[ParamGroup]) -> ParamGroup:
     """What the optimizer itself wrote into its groups during the step, such as a step count.
 
     Raises:
         UsageError: it wrote different things into groups that are one outside.
     """
-    found: Group = {}
+    found: ParamGroup = {}
     for child in children:
         for key, value in child.items():
             if key in ("params", "weight_decay") or (key in group and group[key] is value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -26,7 +26,7 @@ PLANNED = "specdiag_plan"
 _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 
-def servable(optimizer: Any) -> torch.optim.Optimizer:
+def servable(optimizer: object) -> torch.optim.Optimizer:
     """The torch optimizer whose `step()` reads its groups, wrappers of accelerate and Lightning taken off.
 
     Raises:
@@ -54,10 +54,10 @@ def servable(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def servables(optimizer: Any) -> list[torch.optim.Optimizer]:
+def servables(optimizer: object) -> list[torch.optim.Optimizer]:
     """The same for one optimizer or a list of them: whoever trains with Muon has two."""
     several = isinstance(optimizer, (list, tuple))
-    return [servable(each) for each in (cast("list[Any]", optimizer) if several else [optimizer])]
+    return [servable(each) for each in (cast("list[object]", optimizer) if several else [optimizer])]
 
 
 def refusal(optimizer: object, why: str) -> str:

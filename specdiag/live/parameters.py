@@ -8,6 +8,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from specdiag.files import Table
+
+ParamGroup = dict[str, Any]
+"""A parameter group of torch."""
 _INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.", "_forward_module.")
 """What torch.compile, activation checkpointing and Lightning's Fabric put anywhere into a name."""
 _PARALLEL = "module."
@@ -36,7 +40,7 @@ def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     return first
 
 
-def live_config(model: nn.Module) -> dict[str, Any]:
+def live_config(model: nn.Module) -> Table:
     """What config.json would hold, empty for a model that has no `config.to_dict`.
 
     Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
@@ -45,7 +49,7 @@ def live_config(model: nn.Module) -> dict[str, Any]:
     while held is not None:
         to_dict = getattr(getattr(held, "config", None), "to_dict", None)
         if callable(to_dict):
-            return cast("dict[str, Any]", to_dict())
+            return cast("Table", to_dict())
         inner = getattr(held, "module", None)
         held = inner if isinstance(inner, nn.Module) else _only_child(held)
     return {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, MutableMapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,7 @@ import torch.distributed as dist
 class Shards:
     """Which rank updates which parameter. Every rank must add the same parameters in the same order."""
 
-    def __init__(self, process_group: Any) -> None:
+    def __init__(self, process_group: dist.ProcessGroup | None) -> None:
         self._group = process_group
         self._rank = dist.get_rank(process_group)
         self._work = [0.0] * dist.get_world_size(process_group)
@@ -37,7 +36,9 @@ class Shards:
         """Give every rank the owners' values. Collective."""
         self._broadcast([(p.detach(), self._owners[p]) for p in parameters if p in self._owners])
 
-    def gather(self, parameters: Sequence[torch.Tensor], key: str, state: Any) -> None:
+    def gather(
+        self, parameters: Sequence[torch.Tensor], key: str, state: MutableMapping[torch.Tensor, dict[str, torch.Tensor]]
+    ) -> None:
         """Give every rank the owners' `state[parameter][key]`, where there is one. Collective."""
         dealt = [p for p in parameters if p in self._owners]
         if not dealt:
@@ -51,12 +52,13 @@ class Shards:
         self._broadcast([(state[p][key], self._owners[p]) for p in known])
 
     def _broadcast(self, values: Sequence[tuple[torch.Tensor, int]]) -> None:
-        waiting: list[Any] = []
+        waiting: list[dist.Work | None] = []
         for value, owner in values:
             source = owner if self._group is None else dist.get_global_rank(self._group, owner)
             waiting.append(dist.broadcast(value, source, group=self._group, async_op=True))
         for work in waiting:
-            work.wait()
+            if work is not None:
+                work.wait()
 
 
 def _work(parameter: torch.Tensor) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from torch import nn, optim
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
+from specdiag.live.parameters import ParamGroup
 from specdiag.live.places import Placed, placed
 from specdiag.optim.method import Options
+from specdiag.optim.optimizers.orthogonal import Method as Orthogonalization
 from specdiag.optim.optimizers.scion import Scion
 from specdiag.optim.optimizers.scion_presets import scion_groups
 from specdiag.optim.rules.corrected_decay import CorrectedDecay
@@ -18,12 +21,12 @@ from specdiag.optim.rules.corrected_decay import CorrectedDecay
 Build = Callable[[nn.Module, Options], list[Optimizer]]
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, weight_decay: float) -> list[ParamGroup]:
     """Split the trained parameters into those with decay and those without."""
     return _split(placed(model), weight_decay)
 
 
-def _split(parameters: list[Placed], weight_decay: float) -> list[dict[str, Any]]:
+def _split(parameters: list[Placed], weight_decay: float) -> list[ParamGroup]:
     groups = [
         {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
         {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
@@ -35,9 +38,9 @@ def adam_like(kind: Callable[..., Optimizer]) -> Build:
     """Make optimizers of a class that takes AdamW's arguments."""
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
-        groups = _groups(model, options["weight_decay"])
+        groups = _groups(model, _number(options, "weight_decay"))
         rest = {key: value for key, value in options.items() if key not in ("weight_decay", "beta1", "beta2")}
-        return [kind(groups, betas=(options["beta1"], options["beta2"]), **rest)]
+        return [kind(groups, betas=_betas(options), **rest)]
 
     return build
 
@@ -47,7 +50,7 @@ def sgd_like(kind: Callable[..., Optimizer]) -> Build:
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         rest = {key: value for key, value in options.items() if key != "weight_decay"}
-        return [kind(_groups(model, options["weight_decay"]), **rest)]
+        return [kind(_groups(model, _number(options, "weight_decay")), **rest)]
 
     return build
 
@@ -69,11 +72,22 @@ def scion(*, corrected: bool) -> Build:
     """Make Scion, or ScionC where it is corrected, over the groups of a preset."""
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
-        target = options["target_norm"] if corrected else None
-        given = {key: options[key] for key in ("preset", "lr", "momentum")}
-        groups = scion_groups(model, **given, corrected=corrected, target_norm=target)
-        rest = {key: options[key] for key in ("weight_decay", "orthogonalization", "process_group")}
-        return [Scion(groups, **rest)]
+        groups = scion_groups(
+            model,
+            cast("str", options["preset"]),
+            lr=cast("float | None", options["lr"]),
+            momentum=cast("float | None", options["momentum"]),
+            corrected=corrected,
+            target_norm=cast("float | None", options["target_norm"]) if corrected else None,
+        )
+        return [
+            Scion(
+                groups,
+                weight_decay=_number(options, "weight_decay"),
+                orthogonalization=cast("Orthogonalization", options["orthogonalization"]),
+                process_group=cast("ProcessGroup | None", options["process_group"]),
+            )
+        ]
 
     return build
 
@@ -93,13 +107,21 @@ def muon(model: nn.Module, options: Options) -> list[Optimizer]:
         (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
     if not hidden:
         raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
-    lr, weight_decay = options["lr"], options["weight_decay"]
+    lr, weight_decay = _number(options, "lr"), _number(options, "weight_decay")
     muon = optim.Muon(
         [each.parameter for each in hidden],
         lr=lr,
         weight_decay=weight_decay,
-        momentum=options["momentum"],
-        adjust_lr_fn=options["adjust_lr_fn"],
+        momentum=_number(options, "momentum"),
+        adjust_lr_fn=cast("str", options["adjust_lr_fn"]),
     )
-    betas = (options["beta1"], options["beta2"])
-    return [muon, *([optim.AdamW(_split(rest, weight_decay), lr=lr, betas=betas)] if rest else [])]
+    others = [optim.AdamW(_split(rest, weight_decay), lr=lr, betas=_betas(options))] if rest else []
+    return [muon, *others]
+
+
+def _number(options: Options, name: str) -> float:
+    return cast("float", options[name])
+
+
+def _betas(options: Options) -> tuple[float, float]:
+    return _number(options, "beta1"), _number(options, "beta2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -11,7 +10,8 @@ from torch.optim import Optimizer
 from specdiag.dynamics.updates import BETAS, MOMENTUM
 from specdiag.dynamics.updates import Optimizer as Simulated
 from specdiag.errors import UsageError
-from specdiag.optim.method import DecayKind, Group, UpdateRule
+from specdiag.live.parameters import ParamGroup
+from specdiag.optim.method import DecayKind, UpdateRule
 from specdiag.optim.optimizers.combined import stepped_by
 from specdiag.optim.registry import METHODS
 from specdiag.optim.update_rules import NO_METHODS
@@ -45,7 +45,7 @@ class DecaySemantics:
     lr_scale: float = 1.0
 
 
-def torch_optimizer(optimizer: Any) -> Optimizer:
+def torch_optimizer(optimizer: object) -> Optimizer:
     """Find the torch optimizer in wrappers such as accelerate's.
 
     Args:
@@ -67,7 +67,7 @@ def torch_optimizer(optimizer: Any) -> Optimizer:
     return inner
 
 
-def decay_kind(optimizer: Optimizer, group: Group) -> DecayKind:
+def decay_kind(optimizer: Optimizer, group: ParamGroup) -> DecayKind:
     """Return the kind of a group's decay; an optimizer without record counts as decoupled."""
     rule = _rule(type(stepped_by(optimizer, group)))
     says = group.get("decoupled_weight_decay")
@@ -76,12 +76,12 @@ def decay_kind(optimizer: Optimizer, group: Group) -> DecayKind:
     return "decoupled" if rule is None else rule.decay
 
 
-def is_decoupled(optimizer: Optimizer, group: Group) -> bool:
+def is_decoupled(optimizer: Optimizer, group: ParamGroup) -> bool:
     """Tell whether a group's decay acts on the weights, and not by way of the gradient."""
     return decay_kind(optimizer, group) != "coupled"
 
 
-def removed(optimizer: Optimizer, group: Group) -> float:
+def removed(optimizer: Optimizer, group: ParamGroup) -> float:
     """Return eta, the fraction of the weights that the decay of one step takes; 0 where it takes no fraction of all."""
     if decay_kind(optimizer, group) != "decoupled":
         return 0.0
@@ -89,7 +89,7 @@ def removed(optimizer: Optimizer, group: Group) -> float:
     return (rule or _UNKNOWN).removed(group)
 
 
-def decay_semantics(optimizer: Optimizer, group: Group, shape: torch.Size) -> DecaySemantics:
+def decay_semantics(optimizer: Optimizer, group: ParamGroup, shape: torch.Size) -> DecaySemantics:
     """Collect what `simulate` needs of the optimizer's settings.
 
     Args:

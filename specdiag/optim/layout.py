@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag.live.parameters import live_parameters, untied
+from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.optim.optimizers.combined import stepped_by
 
 _COLUMNS = ("optimizer", "place", "lmo", "radius", "lr", "decay", "target C^2", "tensors", "values", "such as")
@@ -38,7 +37,7 @@ def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(optimizer: Optimizer, group: dict[str, Any], names: dict[torch.Tensor, str]) -> dict[str, str]:
+def _row(optimizer: Optimizer, group: ParamGroup, names: dict[torch.Tensor, str]) -> dict[str, str]:
     target = group.get("target_norm")
     return {
         "optimizer": type(stepped_by(optimizer, group)).__name__,

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.dynamics.updates import Optimizer as Simulated
+from specdiag.live.parameters import ParamGroup
 
-Options = Mapping[str, Any]
-Group = dict[str, Any]
-"""One of torch's parameter groups."""
+Options = Mapping[str, object]
+"""Options of a method by name."""
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
 """Decay takes lr x decay off all weights, goes through the gradient, or is of a size that the step finds."""
 
 
-def no_model(group: Group, shape: torch.Size) -> Simulated | None:
+def no_model(group: ParamGroup, shape: torch.Size) -> Simulated | None:
     """Return None: no model of `specdiag.simulate` covers the optimizer."""
 
 
-def product(group: Group) -> float:
+def product(group: ParamGroup) -> float:
     """Return lr x weight decay, the fraction of the weights that decoupled decay takes off in a step."""
     return float(group["lr"]) * float(group.get("weight_decay", 0.0))
 
@@ -42,8 +42,8 @@ class UpdateRule:
 
     optimizer: type[Optimizer] | str
     decay: DecayKind
-    simulated: Callable[[Group, torch.Size], Simulated | None] = no_model
-    removed: Callable[[Group], float] = product
+    simulated: Callable[[ParamGroup, torch.Size], Simulated | None] = no_model
+    removed: Callable[[ParamGroup], float] = product
 
     @property
     def name(self) -> str:

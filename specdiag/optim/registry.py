@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from torch import nn, optim
 from torch.optim import Optimizer
@@ -18,7 +17,7 @@ from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW
 from specdiag.optim.update_rules import ADAM, ADAMW, MUON, SCION, SGD, always
 
 
-def optimizers(name: str, model: nn.Module, **options: Any) -> list[Optimizer]:
+def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer]:
     """The optimizers of a method, over every trained parameter of a model.
 
     But for Scion's balls, decay is for matrices that are no embedding: biases, norms, embeddings and heads that are
@@ -52,7 +51,7 @@ def optimizers(name: str, model: nn.Module, **options: Any) -> list[Optimizer]:
         raise UsageError(f"{name}: {error}") from error
 
 
-def _check(key: str, value: Any, default: Any) -> None:
+def _check(key: str, value: object, default: object) -> None:
     """Raise UsageError unless an option is of the kind of its default."""
     if isinstance(default, bool):
         checks.flag(key, value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from specdiag.dynamics.norm_log import NormedModule
 from specdiag.live.matrices import LiveMatrix
+from specdiag.live.parameters import ParamGroup
 from specdiag.optim.decay_semantics import decay_semantics, removed
 from specdiag.optim.norms.step_parts import StepParts
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
@@ -35,9 +35,7 @@ class Before:
     """Fraction of the weights that decay takes; 0 without a gradient, for then the optimizer passes over them."""
 
 
-def before(
-    optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, matrices: Sequence[LiveMatrix]
-) -> Before:
+def before(optimizer: Optimizer, group: ParamGroup, parameter: nn.Parameter, matrices: Sequence[LiveMatrix]) -> Before:
     """Copy a Parameter, and read what is about to happen to it.
 
     Args:
@@ -105,7 +103,7 @@ def over_layers(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEnt
             yield entry(step, RUN, f"{metric}_geomean", math.exp(sum(logs) / len(logs)))
 
 
-def described(matrix: LiveMatrix, optimizer: Optimizer, group: dict[str, Any]) -> NormedModule:
+def described(matrix: LiveMatrix, optimizer: Optimizer, group: ParamGroup) -> NormedModule:
     """What a matrix is and who updates it, for the file beside the log."""
     found = decay_semantics(optimizer, group, matrix.parameter.shape)
     _, rows, cols = matrix.slicer.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.norm_entries import Before, before, described, of_step, of_weights, over_layers
@@ -145,11 +146,11 @@ class NormWatch:
                 self._lock.release()
         self.detach()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """What the spectral norms go on from; plain enough for JSON."""
         return {"steps": self._counted, "vectors": self._powers.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on from a saved state; matrices that are new, or of another shape, start anew."""
         self._counted = state["steps"]
         self._powers.load_state_dict(state["vectors"])

@@ -11,10 +11,10 @@ import base64
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
+from specdiag.files import Table
 from specdiag.optim.norms.step_parts import fetched
 
 _FIRST = 10
@@ -59,7 +59,7 @@ class PowerIteration:
                 del self._vectors[name]
         return {name: most for name, (_, most) in zip(matrices, extremes, strict=True)}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """The vectors to the bit; plain enough for JSON."""
         return {
             name: {
@@ -70,7 +70,7 @@ class PowerIteration:
             for name, v in self._vectors.items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on from saved vectors; a matrix that has none, or of another shape, starts from a new one."""
         self._vectors = {}
         for name, held in state.items():

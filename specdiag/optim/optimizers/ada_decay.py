@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.optim import SGD
+from torch.optim.optimizer import ParamsT
 
 from specdiag.optim.optimizers.awd import check_numbers
 
@@ -24,7 +24,7 @@ class AdaDecay(SGD):
     """
 
     def __init__(
-        self, params: Any, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4, *, slope: float = 4.0
+        self, params: ParamsT, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4, *, slope: float = 4.0
     ) -> None:
         """As SGD's.
 
@@ -45,7 +45,7 @@ class AdaDecay(SGD):
         self.defaults["slope"] = slope
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step; the closure is called once, before the gradients are compared."""
         loss = None
         if closure is not None:

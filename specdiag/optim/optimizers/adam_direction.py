@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.live.parameters import ParamGroup
 from specdiag.optim.optimizers.awd import check_numbers
 
 
@@ -22,7 +24,7 @@ class AdamDirection(Optimizer, abc.ABC):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -40,11 +42,11 @@ class AdamDirection(Optimizer, abc.ABC):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @abc.abstractmethod
-    def _move(self, group: dict[str, Any], parameters: list[torch.Tensor], directions: Sequence[torch.Tensor]) -> None:
+    def _move(self, group: ParamGroup, parameters: list[torch.Tensor], directions: Sequence[torch.Tensor]) -> None:
         """The step of parameters of one group along their directions, decay included."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step."""
         loss = None
         if closure is not None:
@@ -58,7 +60,7 @@ class AdamDirection(Optimizer, abc.ABC):
             self._move(group, parameters, self._directions(group, parameters))
         return loss
 
-    def _update_moments(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+    def _update_moments(self, group: ParamGroup, parameters: list[torch.Tensor]) -> None:
         gradients = [cast("torch.Tensor", p.grad).to(p.dtype) for p in parameters]
         if any(gradient.is_sparse for gradient in gradients):
             raise UsageError(f"{type(self).__name__} takes no sparse gradients: build the embedding with sparse=False")
@@ -78,7 +80,7 @@ class AdamDirection(Optimizer, abc.ABC):
         for state in states:
             state["step"] += 1
 
-    def _directions(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _directions(self, group: ParamGroup, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
         (beta1, beta2), eps = group["betas"], group["eps"]
         directions: list[torch.Tensor] = []
         for state in (self.state[p] for p in parameters):

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch.optim import SGD
+from torch.optim.optimizer import ParamsT
 
 from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.live.parameters import ParamGroup
 
 _NEW = 0.9
 _EPS = 1e-8
@@ -26,7 +28,7 @@ class AWD(SGD):
     what counts is the gradient that `step()` sees.
     """
 
-    def __init__(self, params: Any, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.02) -> None:
+    def __init__(self, params: ParamsT, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.02) -> None:
         """As SGD's.
 
         Args:
@@ -41,13 +43,13 @@ class AWD(SGD):
         check_numbers(lr=lr, momentum=momentum, weight_decay=weight_decay)
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: ParamGroup) -> None:
         """As torch's; a group that comes later takes over the average."""
         known = self.param_groups[0][_AVERAGE] if self.param_groups else 0.0
         super().add_param_group({_AVERAGE: known} | param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step; the closure is called once, before the norms are taken."""
         loss = None
         if closure is not None:

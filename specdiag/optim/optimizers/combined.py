@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 from specdiag.errors import UsageError
+from specdiag.live.parameters import ParamGroup
 
 
 class Combined(Optimizer):
@@ -37,7 +38,7 @@ class Combined(Optimizer):
         super().__init__([group for held in self.optimizers for group in held.param_groups], {})
         self._gather_state()
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: ParamGroup) -> None:
         """Takes the groups that the optimizers have when they are combined.
 
         Raises:
@@ -48,7 +49,7 @@ class Combined(Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step of each, over the groups that this one has now; the closure is called once, before."""
         loss = None
         if closure is not None:
@@ -66,7 +67,7 @@ class Combined(Optimizer):
         self._gather_state()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """As torch's, of all: parameters are numbered through.
 
         Raises:
@@ -77,7 +78,7 @@ class Combined(Optimizer):
         self._gather_state()
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """As torch's; each optimizer loads its part."""
         super().load_state_dict(state_dict)
         groups, state, taken = self.param_groups, self.state, 0
@@ -98,7 +99,7 @@ class Combined(Optimizer):
         """Which optimizer has each parameter."""
         return {p: held for held in self.optimizers for group in held.param_groups for p in group["params"]}
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Combined], tuple[list[Optimizer]]]:
         return type(self), (self.optimizers,)
 
     def _gather_state(self) -> None:
@@ -106,7 +107,7 @@ class Combined(Optimizer):
         self.state = defaultdict(dict, states)
 
 
-def stepped_by(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
+def stepped_by(optimizer: Optimizer, group: ParamGroup) -> Optimizer:
     """Whose step it is that reads a group, or a part of one: of a `Combined` one of its own, else itself."""
     if not isinstance(optimizer, Combined) or not group["params"]:
         return optimizer

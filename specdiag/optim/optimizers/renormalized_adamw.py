@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from specdiag.live.parameters import ParamGroup
 from specdiag.optim.optimizers.adam_direction import AdamDirection
 
 
@@ -19,7 +19,7 @@ class RenormalizedAdamW(AdamDirection):
     paper shows that training hardly notices: the norm then grows only by what successive updates share.
     """
 
-    def _move(self, group: dict[str, Any], parameters: list[torch.Tensor], directions: Sequence[torch.Tensor]) -> None:
+    def _move(self, group: ParamGroup, parameters: list[torch.Tensor], directions: Sequence[torch.Tensor]) -> None:
         lr = float(group["lr"])
         for p, u in zip(parameters, directions, strict=True):
             p.mul_(1 - lr * group["weight_decay"])

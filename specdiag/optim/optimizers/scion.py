@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT, StateDict
 
 from specdiag import checks
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
+from specdiag.live.parameters import ParamGroup
 from specdiag.live.sharding import Shards
 from specdiag.optim.optimizers.lmo import LMOS, Lmo, auto, check, direction
 from specdiag.optim.optimizers.orthogonal import Method
@@ -43,7 +46,7 @@ class Scion(Optimizer):
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         lr: float = 1e-3,
         momentum: float = 0.9,
         weight_decay: float = 1.0,
@@ -53,7 +56,7 @@ class Scion(Optimizer):
         transpose: bool = False,
         target_norm: float | None = None,
         orthogonalization: Method = "polar-express",
-        process_group: Any = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         """All but `process_group` are defaults of the groups.
 
@@ -89,7 +92,7 @@ class Scion(Optimizer):
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: ParamGroup) -> None:
         """As torch's; checked, and dealt to the ranks.
 
         Raises:
@@ -106,7 +109,7 @@ class Scion(Optimizer):
             self._shards.add(group["params"])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step. With a process group it is collective."""
         loss = None
         if closure is not None:
@@ -127,7 +130,7 @@ class Scion(Optimizer):
             self._shards.gather(list(self._parameters()), _MOMENTUM, self.state)
             self._has_all = True
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """As torch's, of all ranks' momenta.
 
         Raises:
@@ -137,7 +140,7 @@ class Scion(Optimizer):
             raise UsageError("this rank holds a part of the momenta: call consolidate_state_dict() on every rank first")
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         """As torch's. Every rank loads the whole state and keeps its part from the next step on."""
         super().load_state_dict(state_dict)
         self._has_all = True
@@ -152,9 +155,9 @@ class Scion(Optimizer):
                     self.state.pop(parameter, None)
         self._has_all = False
 
-    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+    def _update(self, group: ParamGroup, parameters: list[torch.Tensor]) -> None:
         averages = self._averaged(parameters, float(group["momentum"]))
-        removed = removed_share(group)
+        removed = removed_fraction(group)
         if removed:
             torch._foreach_mul_(parameters, 1 - removed)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         stride = float(group["lr"]) * group["radius"]
@@ -186,7 +189,7 @@ class Scion(Optimizer):
         return averages
 
 
-def removed_share(group: dict[str, Any]) -> float:
+def removed_fraction(group: ParamGroup) -> float:
     """The fraction of the weights that a step takes off."""
     lr, target = float(group["lr"]), group["target_norm"]
     removed = lr * group["weight_decay"]
@@ -200,7 +203,7 @@ def removed_share(group: dict[str, Any]) -> float:
     return removed
 
 
-def _check(group: dict[str, Any]) -> None:
+def _check(group: ParamGroup) -> None:
     for key in ("lr", "momentum", "weight_decay", "radius", "target_norm"):
         if group[key] is not None or key != "target_norm":
             checks.number(key, group[key])

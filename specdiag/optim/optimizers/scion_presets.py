@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from specdiag import checks
 from specdiag.decay import schedules
+from specdiag.live.parameters import ParamGroup
 from specdiag.live.places import Place, Placed, placed
 from specdiag.optim.optimizers.lmo import Lmo
 
@@ -80,7 +80,7 @@ def scion_groups(
     corrected: bool = False,
     target_norm: float | None = None,
     overrides: Mapping[str, Place] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ParamGroup]:
     """Groups for `Scion`, each with its LMO and radius by the place of its parameters.
 
     Convolutions take the spectral LMO of their kernels, and position tables of more than two axes the RMS one. Stacked
@@ -113,7 +113,7 @@ def scion_groups(
         lmo = _lmo(each, chosen)
         # A table of its own steps as it would tied to the head: per entry 1/width, not 1/vocabulary.
         members[each.place, lmo, each.transpose and lmo not in ("sign", "bias-rms")].append(each.parameter)
-    groups: list[dict[str, Any]] = []
+    groups: list[ParamGroup] = []
     for (place, lmo, transpose), parameters in members.items():
         radius = chosen.balls[place].radius
         target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - kept)

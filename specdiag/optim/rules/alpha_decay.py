@@ -6,18 +6,20 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from types import TracebackType
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import refusal, servables
 from specdiag.optim.rules.background import Background
@@ -66,7 +68,7 @@ class AlphaDecay:
         exclude: str | Sequence[str] = (),
         roles: str | Sequence[str] = (),
         measure_first: bool | None = None,
-        process_group: Any = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         """Attach to a live optimizer, after it was prepared, sharded and loaded.
 
@@ -174,7 +176,7 @@ class AlphaDecay:
         self._stepped.clear()
         self.waited += time.perf_counter() - started
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """What a run needs to go on as if it had not stopped; plain enough for JSON."""
         return {
             "settings": dict(self._settings),
@@ -183,7 +185,7 @@ class AlphaDecay:
             "exponents": dict(self._exponents),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on from a saved state. Settings stay those of the constructor.
 
         Raises:

@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from specdiag import checks
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
-from specdiag.live.multipliers import Group, attach_all
+from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
+from specdiag.live.parameters import ParamGroup
 from specdiag.live.places import placed
 
 Correction = Literal["adamc", "scionc"]
@@ -92,7 +93,7 @@ class CorrectedDecay:
     ) -> None:
         self.detach()
 
-    def _factor(self, parameter: torch.Tensor, group: Group) -> float:
+    def _factor(self, parameter: torch.Tensor, group: ParamGroup) -> float:
         if parameter not in self._corrected:
             return 1.0
         factor = float(group["lr"]) / self._peak(group)
@@ -100,7 +101,7 @@ class CorrectedDecay:
             factor *= inflation(_gradient_weight(group)) / inflation(self._gradient_weight[parameter])
         return factor
 
-    def _peak(self, group: Group) -> float:
+    def _peak(self, group: ParamGroup) -> float:
         peak = self._peak_lr or group.get("max_lr") or group.get("initial_lr")
         if not peak:
             raise UsageError(
@@ -119,7 +120,7 @@ def _corrected(model: nn.Module) -> set[torch.Tensor]:
     return {each.parameter for each in placed(model) if each.place == "hidden"}
 
 
-def _gradient_weight(group: Group) -> float:
+def _gradient_weight(group: ParamGroup) -> float:
     """Return 1 - momentum, the share of the new gradient in the average; 1 without momentum."""
     if "betas" in group:
         return 1 - float(group["betas"][0])

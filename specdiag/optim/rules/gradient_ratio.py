@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
 from specdiag.live.parameters import live_parameters, untied
@@ -52,11 +52,11 @@ class GradientRatioDecay:
         del global_step
         self._average = averaged(self._average, gradient_ratio(self._parameters))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """The average; plain enough for JSON."""
         return {"average": self._average}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on with a saved average.
 
         Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.decay.schedules import Schedule
 from specdiag.errors import UsageError
+from specdiag.files import Table
 
 
 class GroupSchedule:
@@ -50,11 +49,11 @@ class GroupSchedule:
         self._step += 1
         self._write()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """The step; the function is the caller's."""
         return {"step": self._step}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on from a saved step."""
         self._step = state["step"]
         self._write()

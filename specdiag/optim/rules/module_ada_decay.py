@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
 from specdiag.optim.optimizers.ada_decay import thetas
@@ -78,11 +78,11 @@ class ModuleAdaDecay:
                 self._ratios |= dict(zip(norms, found.tolist(), strict=True))
         self._act()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """The ratios by name; plain enough for JSON."""
         return {"ratios": self.ratios}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Go on with saved ratios.
 
         Raises:

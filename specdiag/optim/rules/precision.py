@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from specdiag.live.parameters import ParamGroup
 from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.combined import stepped_by
 
@@ -50,11 +50,11 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
                 return
 
 
-def peak_lr(group: dict[str, Any]) -> float:
+def peak_lr(group: ParamGroup) -> float:
     """The largest learning rate of the group's schedule as far as the group knows it."""
     return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
 
 
-def _is_careful(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+def _is_careful(optimizer: Optimizer, group: ParamGroup) -> bool:
     own = stepped_by(optimizer, group)
     return any(bool(group.get(name)) or bool(getattr(own, name, False)) for name in _CAREFUL)

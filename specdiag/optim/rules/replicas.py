@@ -23,7 +23,7 @@ class Replicas:
         world: how many they are.
     """
 
-    def __init__(self, matrices: Sequence[LiveMatrix], group: Any = None) -> None:
+    def __init__(self, matrices: Sequence[LiveMatrix], group: dist.ProcessGroup | None = None) -> None:
         """Collective: every rank of the group takes part.
 
         Args:

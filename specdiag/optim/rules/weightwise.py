@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from specdiag import checks
 from specdiag.errors import UsageError
-from specdiag.live.multipliers import Group, attach_all
+from specdiag.files import Table
+from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
-from specdiag.live.parameters import live_parameters, untied
+from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.ada_decay import thetas
 
@@ -46,7 +47,7 @@ class WeightwiseDecay:
         self._decays = {name: own[p] for name, p in untied(live_parameters(model)).items() if own.get(p)}
         coupled = {p: not is_decoupled(each, g) for each in held for g in each.param_groups for p in g["params"]}
 
-        def applied(parameter: torch.Tensor, group: Group) -> float:
+        def applied(parameter: torch.Tensor, group: ParamGroup) -> float:
             """Asked once for each parameter inside the step, where the groups still have their decay."""
             if parameter.grad is not None:
                 self._apply(parameter, group, coupled[parameter])
@@ -67,11 +68,11 @@ class WeightwiseDecay:
     def step(self, global_step: int) -> None:
         """Nothing: gradients are compared inside the optimizer's step."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """Nothing is kept between steps but the slope."""
         return {"slope": self._slope}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Table) -> None:
         """Check that it is this rule's.
 
         Raises:
@@ -87,7 +88,7 @@ class WeightwiseDecay:
         self._detachments = []
 
     @torch.no_grad()
-    def _apply(self, parameter: torch.Tensor, group: Group, coupled: bool) -> None:
+    def _apply(self, parameter: torch.Tensor, group: ParamGroup, coupled: bool) -> None:
         gradient = cast("torch.Tensor", parameter.grad)
         factors = thetas(gradient.to(parameter.dtype), self._slope) * float(group["weight_decay"])
         if coupled:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, Self, cast
 
 from specdiag.errors import MissingExtraError, SourceError, SpecdiagError, UsageError
+from specdiag.files import Table
 from specdiag.optim import AlphaDecay, GradientRatioDecay, ModuleAdaDecay, WeightwiseDecay
 
 try:
@@ -24,17 +25,17 @@ class LiveRule(Protocol):
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What multiplies the decay of each parameter."""
+        """Return the factor on the decay of each parameter."""
         ...
 
     def step(self, global_step: int) -> None:
         """Before each step of the optimizer."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """Plain enough for JSON."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+    def load_state_dict(self, state: Table, /) -> None:
         """Go on from a saved state."""
 
     def detach(self) -> None:
@@ -102,7 +103,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         return type(self).rule(model, optimizer, **self._settings)
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes to trainer_state.json."""
+        """Return the state that the Trainer writes to trainer_state.json."""
         return {
             "args": {name: value for name, value in self._settings.items() if name != "process_group"},
             "attributes": {"saved": None if self.decay is None else self.decay.state_dict()},
@@ -173,7 +174,7 @@ def _damaged(what: object, error: Exception) -> SourceError:
 
 
 def _check_resumed(args: TrainingArguments, optimizer: Any, step: int) -> None:
-    """What a Trainer does without a word on resuming, said where it bears on decay."""
+    """Warn of changes that a Trainer makes silently on resuming, if they affect the decay."""
     if not any(optimizer.state.values()):
         _log.warning(
             "resumed at step %d with an empty optimizer: the Trainer loads optimizer.pt only where scheduler.pt lies "
