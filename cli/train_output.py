@@ -1,4 +1,4 @@
-"""What `specdiag train` prints: what it found before the first step, losses on the way, and what came of it."""
+"""Output of `specdiag train`: settings and checks before the first step, losses, and the outcome."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def quieten() -> None:
 
 
 def ready(run: Run) -> None:
-    """What was found, taken over and checked."""
+    """Print the settings, data, model and checks of a run."""
     console = output.console()
     recipe = run.config.recipe
     if run.source is None:

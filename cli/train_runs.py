@@ -1,4 +1,4 @@
-"""What `specdiag train` does: one run, a run with another beside it, or a grid of runs."""
+"""Runs of `specdiag train`: one, two to compare, or a grid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class After:
-    """What is wanted of a run besides its steps.
+    """Options for the steps of a run and for what follows them.
 
     Attributes:
         sample: the beginning of a text that is continued.
@@ -52,7 +52,7 @@ def go_on(
         output.talk(f"taking the newest run here, {source}", "dim")
     continues = after.sample is not None
     if after.sample == "":
-        raise UsageError("--sample needs a beginning to go on from")
+        raise UsageError("--sample needs a text to continue")
     run = prepare(Request(source=Path(source), layout=layout, config=config, continues_text=continues, **asked))
     _check_other(compare, run.config.recipe.decay)
     _with_another(run, compare, after)
@@ -172,7 +172,7 @@ def _check_other(rule: str | None, own: str | None) -> None:
 
 
 def _speak_on_one_rank() -> None:
-    """Of processes that train together the first speaks."""
+    """Silence all processes of a run but the first."""
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
         output.configure(quiet=True, verbose=False, debug=output.debugs())

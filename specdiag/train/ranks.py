@@ -32,12 +32,12 @@ def wait_for_all() -> None:
 
 
 def one_rank_first() -> AbstractContextManager[None]:
-    """What is done inside is done by the first process, and then by the others."""
+    """Run the block in the first process, then in the others."""
     return _state().main_process_first()
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether it is set on any of the processes. Collective."""
+    """Return True if the flag is set in any process. Collective."""
     state = _state()
     if state.num_processes == 1:
         return flag

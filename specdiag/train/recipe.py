@@ -28,10 +28,10 @@ _NOT_SETTINGS = {
     "max_steps": "steps_total",
     "num_train_epochs": "steps_total",
     "output_dir": "the folder of the run",
-    "logging_nan_inf_filter": "--stop-on-nan or --no-stop-on-nan",
+    "logging_nan_inf_filter": "stop_on_nan=True or stop_on_nan=False",
     "save_strategy": "save_steps",
     "logging_strategy": "logging_steps",
-    "resume_from_checkpoint": "--resume",
+    "resume_from_checkpoint": "resume=",
 }
 """Arguments of the Trainer that are said elsewhere."""
 _NOT_DONE = (
@@ -60,7 +60,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     source: str
     """The paper, post or code that it follows."""
     notes: tuple[str, ...] = ()
-    """What is from where, what is reconstructed, and what differs."""
+    """Origins of the values: which are the source's, which are reconstructed, which differ."""
     task: str
     """`causal-lm`, `masked-lm`, `glue/NAME`, `classification`, `images`."""
     data: tuple[str, ...] = ()
@@ -79,9 +79,9 @@ class Recipe(Record, frozen=True, kw_only=True):
     start: str = ""
     """Hub id or folder of the weights; empty: new ones, from `model`."""
     norms_every: int = 50
-    """Steps between two logs of weight norms, for `simulate --check` and `plot norms`; 0 for none."""
+    """Steps between two logs of weight norms, for checks of a simulation and plots of norms; 0 for none."""
     columns: tuple[str, ...] = ()
-    """Of labelled texts: one or two with text, and then that of the label; empty for the usual ones."""
+    """Columns of a classification data set: one or two with text, then the label; empty for the usual ones."""
     augment: str = "crop"
     """Changes of training images: `none`, `crop`, `randaugment`, `mixup`."""
     model: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])

@@ -1,4 +1,4 @@
-"""What a run's own files say about it: its weight decay and lr, and the steps that are done and left.
+"""Reads weight decay, lr, and steps done and left from the files of a run.
 
 Read are a Hugging Face Trainer checkpoint (optimizer.pt, scheduler.pt, trainer_state.json, training_args.bin), and
 single files with the optimizer in them (`{"optimizer": ...}` as training scripts write it, nanoGPT's ckpt.pt,
@@ -40,16 +40,16 @@ _ARGUMENT_TYPES = {
 
 
 class RunSettings(Record, frozen=True, kw_only=True):
-    """What is known of a run; None where no file says it."""
+    """Settings and progress of a run; None if no file has them."""
 
     weight_decay: float | None = None
-    """Of the groups that decay; 0.0 if none does."""
+    """Weight decay of the groups that decay; 0.0 if none does."""
     no_decay: bool | None = None
-    """Whether some group has decay 0 (norms and biases, usually)."""
+    """True if some group has decay 0 (usually norms and biases)."""
     decoupled: bool | None = None
-    """Whether the decay is AdamW's, taken from the weights, not from the gradient."""
+    """True if the decay acts on the weights, as AdamW's, and not through the gradient."""
     lr: float | None = None
-    """Of the next step, where the optimizer says it; else the last one logged."""
+    """Learning rate of the next step if the optimizer has it; else the last one logged."""
     peak_lr: float | None = None
     """Before the scheduler's factor: the lr that the schedule starts from or warms up to."""
     steps_done: int | None = None
@@ -220,9 +220,7 @@ def _read_groups(groups: Sequence[Mapping[str, Any]], path: Path, found: _Found)
     decays = sorted(decay for decay in sizes if decay)
     if len(decays) > 1:
         values = listed((f"{decay:g} ({sizes[decay]} tensors)" for decay in decays), 8)
-        raise UsageError(
-            f"'{path}' has groups of different weight decay: {values}; say which is the base with --weight-decay"
-        )
+        raise UsageError(f"'{path}' has groups of different weight decay: {values}; give the base as weight_decay=")
     if sizes:
         found.say("weight_decay", decays[0] if decays else 0.0, path)
         found.say("no_decay", 0.0 in sizes, path)
@@ -263,7 +261,7 @@ def _number(value: Any, path: Path) -> float:
             return float(value)
     except OverflowError:  # an integer of 400 digits
         pass
-    raise SourceError(f"'{path}' has {_shown(value)} for a decay or an lr: give --weight-decay and --lr instead")
+    raise SourceError(f"'{path}' has {_shown(value)} for a decay or an lr: give weight_decay= and lr= instead")
 
 
 def _optional(value: Any, path: Path) -> float | None:
@@ -293,7 +291,7 @@ def _shown(value: Any) -> str:
 def _count(content: Mapping[Any, Any], name: str, path: Path) -> int | None:
     value = content.get(name)
     if value is not None and value != -1 and _whole(value) is None:  # -1: not set
-        raise SourceError(f"'{path}' has {_shown(value)} for {name}, not a number of steps: give --steps-left instead")
+        raise SourceError(f"'{path}' has {_shown(value)} for {name}, not a number of steps: give steps_left= instead")
     return _whole(value)
 
 

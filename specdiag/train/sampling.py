@@ -1,4 +1,4 @@
-"""What a language model says after a beginning."""
+"""Text that a language model writes after a given beginning."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TEMPERATURE = 0.8
 def check_beginning(text: str, task: str) -> None:
     """Raise UsageError for an empty text, or a task whose models do not continue texts."""
     if not text:
-        raise UsageError("--sample needs a beginning to go on from")
+        raise UsageError("sample= needs a text to continue")
     check_task(task)
 
 
 def check_task(task: str) -> None:
     """Raise UsageError for a task whose models do not continue texts."""
     if task != "causal-lm":
-        raise UsageError(f"a model of the task {task} does not continue texts: leave --sample out")
+        raise UsageError(f"a model of the task {task} does not continue texts: leave out sample=")
 
 
 def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: int = 0) -> str:
@@ -40,7 +40,7 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
     """
     ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise UsageError("--sample needs a beginning to go on from")
+        raise UsageError("sample= needs a text to continue")
     longest = int(getattr(model.config, "max_position_embeddings", len(ids) + tokens))
     ids = ids[-max(1, longest - tokens) :]
     given = torch.tensor([ids], device=model.device)

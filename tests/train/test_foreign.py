@@ -114,7 +114,7 @@ def test_the_next_step_after_nanogpt_is_its_own(tmp_path, bias, old):
 
 
 def test_swapped_moments_do_another_step(tmp_path):
-    """What the test above would see if moments were lost or at other parameters."""
+    """Shows that the test above would notice lost or misplaced moments."""
     model, optimizer, _ = nano_run(tmp_path / "ckpt.pt", bias=True)
     tokens, lr = batches(1, seed=9)[0], optimizer.param_groups[0]["lr"]
     train(optimizer, model.loss, [tokens], lambda _: lr)
@@ -232,7 +232,7 @@ def test_the_next_step_after_alphadecays_code_is_its_own(tmp_path, optimizer):
         "lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}, "warmup_steps": 2,
     }  # fmt: skip
     assert "are in the order 'alphadecay'" in read.notes[0]
-    assert any("--s1 0.666 --s2 3.0 --every 500" in line and "0.67 to 3 of 0.01" in line for line in read.notes)
+    assert any("s1=0.666, s2=3.0, every=500" in line and "0.67 to 3 of 0.01" in line for line in read.notes)
     lr = schedule.get_last_lr()[0]
     assert rate(1e-2, read.settings.values, 5, 40) == pytest.approx(lr, rel=1e-9)
     for group in made.param_groups:
@@ -298,7 +298,7 @@ def test_alphadecays_files_of_different_steps(tmp_path):
     state.write_text('{"update_step": 25, "global_step": 50}')
     read = read_foreign(tmp_path)
     assert read.step == 5
-    assert any("counts 25 updates and the optimizer 5, since --continue_from" in line for line in read.notes)
+    assert any("counts 25 updates and the optimizer 5, since `--continue_from`" in line for line in read.notes)
     state.write_text('{"update_step": 4, "global_step": 8}')
     with pytest.raises(SourceError, match=r"at step 5 and training_state\.json at 4"):
         read_foreign(tmp_path)
@@ -322,7 +322,7 @@ def test_the_next_step_after_lightning_is_its_own(tmp_path, schedule):
     model, optimizer, _ = lightning_run(path, schedule=schedule)
     assert is_foreign(path)
     assert is_foreign(tmp_path)
-    with pytest.raises(UsageError, match="does not say which model it is: --config names it"):
+    with pytest.raises(UsageError, match="does not say which model it is: name it as config="):
         read_foreign(path)
     model.config.save_pretrained(tmp_path / "config")
     read = read_foreign(tmp_path, config=tmp_path / "config")
@@ -389,7 +389,7 @@ def first_state(saved):
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        (lambda c, o, m: c.pop("optimizer_state_dict"), UsageError, "weights and no optimizer.*--fresh-optimizer"),
+        (lambda c, o, m: c.pop("optimizer_state_dict"), UsageError, "weights and no optimizer.*fresh_optimizer=True"),
         (lambda c, o, m: o["state"].clear(), UsageError, "without moments"),
         (lambda c, o, m: first_state(o).update(momentum_buffer=torch.ones(2)), UsageError, "keeps momentum_buffer"),
         (lambda c, o, m: [s.pop("exp_avg_sq") for s in o["state"].values()], UsageError, "another optimizer than Adam"),
@@ -418,7 +418,7 @@ def test_layouts_by_name(tmp_path):
     assert read_foreign(path, layout="flat").step == 2
     with pytest.raises(UsageError, match=r"fit no known order of this model \(trainer \[16, 5\]\)"):
         read_foreign(path, layout="trainer")
-    with pytest.raises(UsageError, match="unknown --optimizer-layout 'mine'; choose flat, trainer, nanogpt"):
+    with pytest.raises(UsageError, match="unknown optimizer_layout='mine'; choose flat, trainer, nanogpt"):
         read_foreign(path, layout="mine")
 
 

@@ -333,7 +333,7 @@ def test_how_a_dataset_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_how_much_of_a_dataset_is_to_be_said(tmp_path: Path) -> None:
     options: dict[str, Any] = {"tokenizer": None, "vocabulary": 256, "block_size": 10, "seed": 0, "cache": tmp_path}
-    with pytest.raises(UsageError, match=r"no path org/name:en here, and as a dataset of the hub it .* --max-tokens N"):
+    with pytest.raises(UsageError, match=r"no path org/name:en here, and as a dataset of the hub it .* max_tokens=N"):
         load_data(["org/name:en"], **options)
     (tmp_path / "tokens.bin").write_bytes(b"x" * 100)
     with pytest.raises(UsageError, match="not together with text"):

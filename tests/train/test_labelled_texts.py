@@ -124,9 +124,9 @@ def test_what_is_refused(tmp_path, words):
     a, b = {"text": "a", "label": 1}, {"text": "b", "label": 0}
     for task, paths, options, error, said in (
         ("wnli", [], {}, UsageError, "unknown task 'wnli'; choose cola, sst2"),
-        ("classification", [], {}, UsageError, "name the texts to classify with --data PATH, or one of GLUE"),
+        ("classification", [], {}, UsageError, "name the texts to classify with data=PATH, or a task of GLUE"),
         ("sst2", file("a.csv", a), {"columns": ["text"]}, UsageError, "one or two columns with text .* not text"),
-        ("sst2", file("b.csv", a), {}, SourceError, "has columns text, label and not sentence, label: say with --col"),
+        ("sst2", file("b.csv", a), {}, SourceError, "has columns text, label and not sentence, label: name the col"),
         ("sst2", ["nowhere"], {}, SourceError, "there is no nowhere; a dataset on the hub is named org/name"),
         (
             "sst2",

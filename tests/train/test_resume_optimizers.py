@@ -22,7 +22,7 @@ from specdiag.train.data.tokens import load_data
 Q = "model.layers.0.self_attn.q_proj.weight"
 STEPS = 6
 FACTORS = [0.0, 0.5, *(0.5 + 0.5 * math.cos(math.pi * i / 4) for i in range(4))]
-"""Of the peak lr: two steps of warm-up, then a cosine to 0."""
+"""Fractions of the peak lr: two steps of warm-up, then a cosine to 0."""
 LR = {"sgd": 0.1, "sgdc": 0.1, "awd": 0.1, "adadecay": 0.1, "scion": 2**-8, "scionc": 2**-8, "muon": 4e-3}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,7 +91,7 @@ def resumed(source, folder, blocks, name, *callbacks, **options):
 
 
 class Reading(transformers.TrainerCallback):
-    """What the optimizers read in each step: lr and decay by parameter."""
+    """Record lr and decay by parameter, as the optimizers read them in each step."""
 
     def __init__(self):
         self.steps = []

@@ -67,5 +67,5 @@ def test_positions_of_roberta_begin_after_the_padding(text, kept_tokenizer):
     made = recipe("masked-lm", text, kept_tokenizer)
     assert block_size(made, config) == 512
     assert block_size(made, transformers.BertConfig(max_position_embeddings=514)) == 514
-    with pytest.raises(UsageError, match="--block-size 513 must be 2 to 512"):
+    with pytest.raises(UsageError, match="block_size=513 must be 2 to 512"):
         block_size(replace(made, block_size=513), config)

@@ -200,9 +200,9 @@ def test_what_is_logged_reads_back_in_the_long_form(plain, text, tmp_path):
 
 def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
     llama().save_pretrained(tmp_path / "bare")
-    with pytest.raises(UsageError, match=r"weights and no optimizer.* --fresh-optimizer"):
+    with pytest.raises(UsageError, match=r"weights and no optimizer.* fresh_optimizer=True"):
         resumed(tmp_path / "bare", text, tmp_path / "out")
-    with pytest.raises(UsageError, match="--steps-total N"):
+    with pytest.raises(UsageError, match="steps_total=N"):
         resumed(tmp_path / "bare", text, tmp_path / "out", fresh_optimizer=True)
     settings = {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "use_cpu": True}
     fresh = {"fresh_optimizer": True, "steps_total": 2, "settings": settings, "decay": "alphadecay"}
@@ -219,16 +219,16 @@ def test_bare_weights_need_a_fresh_optimizer(text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"settings": {"learning_rate": 0.1}}, "learning rate 0.01 .optimizer.pt., not 0.1: leave --lr out"),
-        ({"settings": {"weight_decay": 0.1}}, "weight decay 0.5 .optimizer.pt., not 0.1: leave --weight-decay out"),
-        ({"settings": {"per_device_train_batch_size": 8}}, "batches of 4, not 8.*--allow-data-shift"),
-        ({"steps_total": 2}, "at step 2 of 6: --steps-total 2 is over; give a larger one"),
-        ({"steps_total": 9, "extend": 3}, "both say when the run ends"),
+        ({"settings": {"learning_rate": 0.1}}, "learning rate 0.01 .optimizer.pt., not 0.1: leave out learning_rate="),
+        ({"settings": {"weight_decay": 0.1}}, "weight decay 0.5 .optimizer.pt., not 0.1: leave out weight_decay="),
+        ({"settings": {"per_device_train_batch_size": 8}}, "batches of 4, not 8.*allow_data_shift=True"),
+        ({"steps_total": 2}, "at step 2 of 6: steps_total=2 is over; give a larger one"),
+        ({"steps_total": 9, "extend": 3}, "both set the end of the run"),
         ({"decay": "linear"}, "unknown decay='linear'"),
         ({"alphadecay": {"s1": 1.0}}, "s1= belongs to decay=alphadecay, not to uniform"),
         ({"decay": "alphadecay", "alphadecay": {"mode": "often"}}, "unknown mode='often'"),
-        ({"decay": None, "alphadecay": {"every": 3}}, "--every belongs to --decay alphadecay"),
-        ({"block_size": 64}, "--block-size 64 must be 2 to 32"),
+        ({"decay": None, "alphadecay": {"every": 3}}, "every= belongs to decay=alphadecay"),
+        ({"block_size": 64}, "block_size=64 must be 2 to 32"),
     ],
 )
 def test_what_is_asked_for_explicitly(plain, text, tmp_path, options, words):
@@ -257,7 +257,7 @@ def test_several_processes_and_foreign_arguments_are_refused(plain, text, tmp_pa
     source = Path(shutil.copytree(plain / "checkpoint-2", tmp_path / "run" / "checkpoint-2"))
     for rank in range(2):
         shutil.copy(source / "rng_state.pth", source / f"rng_state_{rank}.pth")
-    with pytest.raises(UsageError, match=r"trained by 2 processes .* --allow-data-shift"):
+    with pytest.raises(UsageError, match=r"trained by 2 processes .* allow_data_shift=True"):
         resumed(source, text, tmp_path / "out")
     torch.save(transformers.AutoModelForCausalLM, source / "training_args.bin")
     with pytest.raises(SourceError, match=r"wants to make transformers.*AutoModelForCausalLM"):

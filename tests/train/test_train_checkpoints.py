@@ -113,7 +113,7 @@ def test_a_full_disk_is_foreseen_and_loses_nothing(plain, text, tmp_path, monkey
     monkeypatch.setattr(
         "specdiag.train.checkpoints.trainer.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0)
     )
-    with pytest.raises(ComputationError, match=r"checkpoint-4 takes .* MiB and 0 are free .*specdiag train --resume"):
+    with pytest.raises(ComputationError, match=r"checkpoint-4 takes .* MiB and 0 are free .*go on with resume='"):
         ready.train()
     assert not checkpoints_of(tmp_path / "ours")
 

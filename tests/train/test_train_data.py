@@ -90,7 +90,7 @@ def test_documents_in_their_order_until_there_are_enough(tmp_path, suffix):
     assert load(path, tmp_path, max_tokens=1 << 20).n_tokens == all_of_it.n_tokens
     assert few.fingerprint.differences(all_of_it.fingerprint) == ["max tokens 333 became 0"]
     assert few.fingerprint.digest != all_of_it.fingerprint.digest
-    with pytest.raises(UsageError, match="--max-tokens 0 leaves nothing"):
+    with pytest.raises(UsageError, match="max_tokens=0 leaves nothing"):
         load(path, tmp_path, max_tokens=0)
     with pytest.raises(SourceError, match="holds 20 tokens, fewer than two blocks of 16"):
         load(path, tmp_path, max_tokens=20)
@@ -151,7 +151,7 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     for paths, error, words in (
-        ([], UsageError, "--data PATH"),
+        ([], UsageError, "data=PATH"),
         (["nowhere"], SourceError, "there is no"),
         (["a.png"], UsageError, "is none of"),
         (["a.bin", "a.txt"], UsageError, "not together with text"),

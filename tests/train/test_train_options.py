@@ -63,7 +63,7 @@ def written(recipe, tmp_path):
         ("eval_strategy=steps", "is evaluated before the first step"),
         ("push_to_hub=true", "'push_to_hub' is no setting here"),
         ("save_strategy=no", "save_steps says it"),
-        ("resume_from_checkpoint=/x", "--resume says it"),
+        ("resume_from_checkpoint=/x", "resume= says it"),
         ("warmup_steps=" + "1" * 5000, "'warmup_steps'"),
         ("warmup_steps=" + "[" * 3000, "'warmup_steps'"),
         ("warmup_steps=1\nx=3", "'warmup_steps'"),
@@ -133,7 +133,7 @@ def test_columns_are_refused_where_no_text_has_a_label(recipe, tmp_path):
 def test_an_empty_beginning_is_refused_before_the_run(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = CliRunner().invoke(app, ["train", str(written), "--sample", ""])
-    assert (answer.exit_code, "needs a beginning" in answer.stderr) == (2, True), answer.output
+    assert (answer.exit_code, "needs a text to continue" in answer.stderr) == (2, True), answer.output
     assert not (tmp_path / "tiny").exists()
 
 
@@ -149,7 +149,7 @@ def test_a_run_without_a_checkpoint_starts_over_on_the_command_line(recipe, tmp_
 def test_options_beside_a_saved_plan_are_refused(recipe, tmp_path):
     begin(recipe, tmp_path / "run").train()
     (tmp_path / "plan.json").touch()
-    with pytest.raises(UsageError, match="--s1 does not change the saved plan"):
+    with pytest.raises(UsageError, match="s1= does not change the saved plan"):
         prepare(
             Request(
                 source=tmp_path / "run", out=tmp_path / "on", extend=1, decay=f"plan:{tmp_path / 'plan.json'}",

@@ -24,7 +24,7 @@ ASIDE = ".diverged-"
 class Divergence(TrainerCallback):
     """Watches the losses of the steps, and the values that a checkpoint would hold.
 
-    Of gradients nothing is asked: with half precision and a scaler some overflow, and their steps are left out.
+    Gradients are not checked: in half precision some overflow, and the scaler skips their steps.
 
     Attributes:
         at: steps after which the loss, or a weight, was not finite; None as long as all are.
@@ -61,7 +61,7 @@ class Divergence(TrainerCallback):
         control.should_log, control.should_save = True, False
 
     def allows_saving(self, model: nn.Module, optimizer: Optimizer, step: int, control: TrainerControl) -> bool:
-        """Whether model and optimizer hold numbers only. Collective."""
+        """Return True if model and optimizer are finite. Collective."""
         if self.at is not None:
             return False
         defect = live_defect(model, optimizer)
@@ -90,7 +90,7 @@ class Divergence(TrainerCallback):
                 f"{ended}; there is no checkpoint before that: begin again with a lower lr, or with stop_on_nan=False"
             )
         return (
-            f"{ended}; the last good checkpoint is {left[0].name}, where 'specdiag train --resume {run}' goes on, with "
+            f"{ended}; the last good checkpoint is {left[0].name}: go on there with resume={str(run)!r}, and with "
             "stop_on_nan=False in spite of such a loss; fresh_optimizer=True starts from its weights, with a lower lr="
         )
 

@@ -83,7 +83,7 @@ class LightningAlphaDecayCallback(Callback):
         self._detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """What Lightning writes to its checkpoint."""
+        """Return the state that Lightning writes to its checkpoint."""
         if self._loaded is not None:
             return self._loaded
         return {} if self.decay is None else self.decay.state_dict()

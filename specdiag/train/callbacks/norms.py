@@ -62,7 +62,7 @@ class NormWatchCallback(TrainerCallback, ExportableState):
             self.watch.finish(state.global_step)
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes to trainer_state.json."""
+        """Return the state that the Trainer writes to trainer_state.json."""
         saved = None if self.watch is None else self.watch.state_dict()
         return {"args": dict(self._settings), "attributes": {"saved": saved}}
 

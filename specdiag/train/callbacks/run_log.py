@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run: its log, the decay that acts, and stopping when asked to."""
+"""Callback for the log of a run, the decay that acts, and a stop on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from specdiag.train.ranks import any_rank
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
 
 Decays = Mapping[str, float]
-"""What the optimizer takes as weight decay, by Parameter."""
+"""Weight decay that the optimizer uses, by Parameter."""
 
 
 class NoDecayCallback(TrainerCallback):

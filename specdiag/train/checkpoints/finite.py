@@ -1,4 +1,4 @@
-"""Whether a model and its optimizer hold numbers only: from NaN or a negative second moment no run comes back."""
+"""Checks that model and optimizer are finite: no run recovers from NaN or a negative second moment."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _AT_ONCE = 1 << 24
 _SECOND_MOMENTS = (
     "exp_avg_sq", "max_exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "exp_inf", "square_avg", "acc_delta", "sum",
 )  # fmt: skip
-"""Of Adam, Adafactor, Adamax, RMSprop, Adadelta and Adagrad: averages or sums of squares, or of absolute values."""
-_BACK = "go back to an earlier checkpoint, checkpoint-N with --resume and --out DIR"
+"""Second moments of Adam, Adafactor, Adamax, RMSprop, Adadelta and Adagrad, none of which is negative."""
+_BACK = "go back to an earlier checkpoint, resume=CHECKPOINT with out=DIR"
 
 
 def check_model(model: nn.Module, label: str) -> None:
@@ -44,7 +44,7 @@ def check_state(state: Mapping[str, Mapping[str, Any]], label: str) -> None:
     found = next(_state_defects(state), None)
     if found is not None:
         raise SourceError(f"{label} cannot be continued: {found}; {_BACK}, or start from the weights alone with "
-                          "--fresh-optimizer")  # fmt: skip
+                          "fresh_optimizer=True")  # fmt: skip
 
 
 def check_plain(content: Any, label: str) -> None:
@@ -99,7 +99,7 @@ def _plain_defects(content: Any, path: str = "") -> Iterator[str]:
 
 
 def _defect(name: str, tensor: torch.Tensor, *, signed: bool = True) -> str | None:
-    """What is wrong with the values of a tensor. One pass over them, and no copy of them all."""
+    """Describe a defect in the values of a tensor, in one pass and without a copy."""
     for chunk in _chunks(tensor):
         least, most = (float(end) for end in torch.aminmax(chunk))
         if not (math.isfinite(least) and math.isfinite(most)):

@@ -55,7 +55,7 @@ def find_complete(
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a model's weights, as transformers loads them."""
+    """True if a folder has weights that transformers can load."""
     return any((folder / name).is_file() for name in _WEIGHTS) or gguf_in(folder) is not None
 
 
@@ -90,7 +90,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def defect(checkpoint: Path) -> str | None:
-    """What makes a Trainer's checkpoint unfit to go on from; None where nothing does.
+    """Find the damage that keeps a Trainer's checkpoint from being continued; None if there is none.
 
     Sizes, headers and directories of the files are read, and the step counters of the optimizer; not the tensors.
     """

@@ -1,4 +1,4 @@
-"""What a checkpoint of ours holds, written last: a folder whose manifest does not fit was not finished, or changed."""
+"""Manifest of a checkpoint, written last: a folder that does not fit it is unfinished or was changed."""
 
 from __future__ import annotations
 

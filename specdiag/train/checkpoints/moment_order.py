@@ -1,4 +1,4 @@
-"""Whether an optimizer's second moments lie at their own parameters: matrices of one shape can change places unseen.
+"""Checks that second moments belong to their parameters: matrices of one shape can change places unseen.
 
 Adam's exp_avg_sq is a running mean of squared gradients, so where in a matrix gradients are large is written in both.
 Row and column means of both are compared on a log scale; what one matrix tells is weak, so only means over many
@@ -28,13 +28,13 @@ from specdiag.live.parameters import live_parameters, untied
 MARGIN = 0.05
 """Mean correlation by which an exchange must fit better than what is there. In right orders the most was 0.027."""
 _FLOOR = 1e-4
-"""Of the mean: rows of tokens that did not occur have no gradient."""
+"""Smallest value that counts, as a share of the mean: rows of unseen tokens have no gradient."""
 _SHUFFLES = 200
 _WORSE = 0.05
 """Share of the shuffles that may fit better."""
 
 _Profile = tuple[torch.Tensor, torch.Tensor]
-"""Of rows, of columns."""
+"""Means over rows and over columns."""
 
 
 def check_order(

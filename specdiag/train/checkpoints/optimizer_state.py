@@ -1,4 +1,4 @@
-"""Whether a saved optimizer is that of this model: torch loads moments into the wrong parameters without a word."""
+"""Checks that a saved optimizer fits the model: torch loads moments into wrong parameters without an error."""
 
 from __future__ import annotations
 

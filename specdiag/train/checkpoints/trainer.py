@@ -50,7 +50,7 @@ class CrashSafeTrainer(Trainer):
         return super().create_optimizer(model)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass, counted."""
+        """Run a forward and backward pass and count its tokens."""
         self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
         loss = super().training_step(model, inputs, *args, **kwargs)
         if self.divergence is not None:
@@ -85,7 +85,7 @@ class CrashSafeTrainer(Trainer):
             reason = str(error).partition("\n")[0]
             raise ComputationError(
                 f"checkpoint-{step} could not be saved ({reason}); the checkpoints before it, if any, are whole: free "
-                f"space and go on with 'specdiag train --resume {run}'"
+                f"space and go on with resume={str(run)!r}"
             ) from error
         if self.is_world_process_zero():
             rotate(run, self.args.save_total_limit)
@@ -99,7 +99,7 @@ class CrashSafeTrainer(Trainer):
         if needed > free:
             raise ComputationError(
                 f"checkpoint-{step} takes {needed / 2**20:.0f} MiB and {free / 2**20:.0f} are free in {run}: free "
-                f"space and go on with 'specdiag train --resume {run}'"
+                f"space and go on with resume={str(run)!r}"
             )
 
 

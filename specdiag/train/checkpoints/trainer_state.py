@@ -17,7 +17,7 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
-    """What transformers and specdiag read of it; more may be there."""
+    """Fields that transformers and specdiag read; the file may have more."""
 
     global_step: Count
     max_steps: Count

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from specdiag.errors import SourceError
 
 HELD_OUT_SHARE = 64
-"""One block of so many is held out, at least one."""
+"""Number of blocks per held-out block. At least one block is held out."""
 HELD_OUT_MOST = 512
 
 
@@ -30,7 +30,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One block as input and label."""
+        """Return a block as input and label."""
         start = int(self.indices[index]) * self.size
         block = torch.from_numpy(self.tokens[start : start + self.size].astype(np.int64))
         return {"input_ids": block, "labels": block}

@@ -13,14 +13,14 @@ from specdiag.train.data.hub import HubData
 
 
 class DataFile(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """One file by its name, its size and its ends; it may move to another folder. Or a dataset of the hub."""
+    """File by its name, size and ends, in any folder; or a dataset of the hub."""
 
     name: str
-    """Of a dataset `org/name:config/split`."""
+    """Name of the file; `org/name:config/split` of a dataset."""
     size: int = 0
     ends: str = ""
     commit: str = ""
-    """Of a dataset, which has neither size nor ends here."""
+    """Commit of a dataset, which has neither size nor ends here."""
 
 
 class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -30,17 +30,17 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
     tokens: str
     """`bytes`, `uint16`, `uint32`, or a digest of the tokenizer."""
     block_size: int
-    """Of examples, the longest in tokens."""
+    """Tokens of a block; for examples, of the longest."""
     seed: int
     max_tokens: int = 0
     """Tokens after so many were left out; 0 for no such bound."""
     task: str = ""
     """Other than predicting the next token."""
     columns: tuple[str, ...] = ()
-    """Of examples: texts, and then the label."""
+    """Columns of examples: texts, then the label."""
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What another one has otherwise, in words; empty if nothing."""
+        """Describe each difference to another fingerprint; empty if there is none."""
         changes: list[str] = []
         ours, theirs = ({f.name: f for f in side.files} for side in (self, other))
         changes += [f"{name} is gone" for name in ours if name not in theirs]

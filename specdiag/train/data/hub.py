@@ -52,7 +52,7 @@ class HubData:
 
     @property
     def pinned(self) -> bool:
-        """Whether the revision is a commit."""
+        """True if the revision is a commit."""
         return _COMMIT.fullmatch(self.revision or "") is not None
 
     @property
@@ -149,7 +149,7 @@ def import_datasets() -> Any:
 
 @contextmanager
 def in_one_sentence(data: HubData, advice: str = "its files are not what they seem") -> Generator[None]:
-    """What the hub and its libraries raise, as a SourceError that says what to do.
+    """Translate errors of the hub and its libraries into a SourceError with advice.
 
     Args:
         data: what is read.

@@ -53,8 +53,8 @@ def tokenizer_to_go_on(
     if found is None and in_text and not in_bytes and vocabulary not in _OF_BYTES:
         raise UsageError(
             f"there is no tokenizer in {folders[0]}, and its vocabulary of {vocabulary} is not that of bytes (256, or "
-            "257 with one special token): name the one that it was trained with, --tokenizer with a folder, file or "
-            "hub id, or bytes"
+            "257 with one special token): name its own as tokenizer=, a folder, a file, a hub id "
+            "or bytes"
         )
     return found
 

@@ -47,7 +47,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and is judged on.
+    """Training and held-out data of a run.
 
     Attributes:
         train: examples in stored order; the Trainer shuffles them by its seed.
@@ -79,7 +79,7 @@ def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READ
     """
     if not paths:
         raise UsageError(
-            f"the run keeps no data of its own: name it with --data PATH ({', '.join(types)}) or org/name, a dataset "
+            f"the run keeps no data of its own: name it with data=PATH ({', '.join(types)}) or org/name, a dataset "
             "on the hub"
         )
     sources: list[Path | HubData] = []
@@ -130,11 +130,11 @@ def load_data(
     label = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     hub = next((source for source in sources if isinstance(source, HubData)), None)
     if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"--max-tokens {max_tokens} leaves nothing to train on")
+        raise UsageError(f"max_tokens={max_tokens} leaves nothing to train on")
     if hub is not None and max_tokens is None:
         raise UsageError(
             f"there is no path {hub} here, and as a dataset of the hub it may be larger than this disk: say how much "
-            "with --max-tokens N"
+            "with max_tokens=N"
         )
     if tokenizer is None and vocabulary < _BYTES and not _is_tokens(sources[0]):
         raise UsageError(f"there is no tokenizer, and a vocabulary of {vocabulary} has no room for the 256 bytes")
@@ -219,7 +219,7 @@ def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, ma
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether cached tokens are there, and those that were written. Damaged ones are named."""
+    """Return True if the cached tokens exist and are undamaged; log damaged ones."""
     if not path.exists():
         return False
     try:

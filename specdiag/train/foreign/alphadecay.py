@@ -29,7 +29,7 @@ _WEIGHTS = ("pytorch_model.bin", "model.safetensors")
 
 
 def is_alphadecay(folder: Path) -> bool:
-    """Whether the code wrote this folder."""
+    """True if AlphaDecay's code wrote this folder."""
     return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
 
 
@@ -133,10 +133,10 @@ def _decays(decays: set[float], run: Mapping[str, Any]) -> list[str]:
     base = run.get("weight_decay")
     if not decays or not isinstance(base, float) or base <= 0 or not run.get("use_modulewise_wd"):
         return []
-    options = " ".join(f"--{name} {run.get(key)}" for name, key in _ALPHADECAY.items())
+    options = ", ".join(f"{name}={run.get(key)}" for name, key in _ALPHADECAY.items())
     return [
         f"Its decays were {min(decays) / base:.3g} to {max(decays) / base:.3g} of {base:g}, the base: go on like that "
-        f"with --decay alphadecay {options}."
+        f"with decay=alphadecay, {options}."
     ]
 
 
@@ -150,6 +150,6 @@ def _position(state: Mapping[str, Any], step: int, scheduler: Any) -> list[str]:
     if updates < step:
         raise SourceError(f"{OPTIMIZER} is at step {step} and {STATE} at {updates}: they are of two checkpoints")
     return [
-        f"{STATE} counts {updates} updates and the optimizer {step}, since --continue_from began it and the schedule "
+        f"{STATE} counts {updates} updates and the optimizer {step}, since `--continue_from` began it and the schedule "
         f"anew: {step} counts."
     ]

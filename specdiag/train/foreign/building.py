@@ -55,7 +55,7 @@ def build(config: str | Path | None, beside: Path | None, dtype: torch.dtype, la
         config = beside
     if config is None:
         raise UsageError(
-            f"{label} does not say which model it is: --config names it, as a folder with config.json, that file, or a "
+            f"{label} does not say which model it is: name it as config=, a folder with config.json, that file, or a "
             "hub id"
         )
     try:
@@ -118,7 +118,7 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
 
 
 def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str) -> str:
-    """What stands before every name of the model."""
+    """Return the prefix of every name of the model."""
     aliases: dict[torch.Tensor, list[str]] = {}
     for name, parameter in parameters.items():
         aliases.setdefault(parameter, []).append(name)

@@ -1,4 +1,4 @@
-"""What a checkpoint of another program comes to."""
+"""Record of a checkpoint of another program."""
 
 from __future__ import annotations
 

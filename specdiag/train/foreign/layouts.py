@@ -18,7 +18,7 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.load import SavedOptimizer
 
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""Of transformers 5's Trainer."""
+"""Names of parameters without decay in transformers 5's Trainer."""
 _SMALLEST = 50
 """AlphaDecay's code gives a group of its own to matrices whose smaller side has so many rows."""
 OLD_NANOGPT = "nanogpt-2022"
@@ -111,7 +111,7 @@ def assign(
             listed = ", ".join(names[0] for names in fitting.values())
             raise UsageError(
                 f"the moments in {saved.label} fit the model in several orders ({listed}), and it does not name them: "
-                "say which program's they are with --optimizer-layout"
+                "name the program with optimizer_layout="
             )
         for pairs, names in fitting.items():
             also = f", which is also that of {' and '.join(names[1:])}" if len(names) > 1 else ""
@@ -151,7 +151,7 @@ def _fits(saved: SavedOptimizer, layout: Layout, shapes: Mapping[str, tuple[int,
 def _misfit(saved: SavedOptimizer, tried: Sequence[Layout], wanted: str | None) -> SourceError | UsageError:
     names = list(dict.fromkeys(layout.name for layout in tried))
     if wanted is not None and wanted not in names:
-        return UsageError(f"unknown --optimizer-layout '{wanted}'; choose {', '.join(names)}")
+        return UsageError(f"unknown optimizer_layout={wanted!r}; choose {', '.join(names)}")
     known = {layout.name: _counts([len(group) for group in layout.groups]) for layout in reversed(tried)}
     have = _counts([len(group) for group in saved.indices])
     listed = "; ".join(f"{name} {known[name]}" for name in names if wanted in (None, name))

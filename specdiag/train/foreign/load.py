@@ -14,7 +14,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 _KEPT = {"step", *MOMENTS}
 _REFUSED = ("amsgrad", "maximize")
 _RATES = ("lr", "initial_lr", "betas", "eps")
-"""One for all groups, or a Trainer cannot go on."""
+"""Options that must be equal in all groups for a Trainer to continue."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class SavedOptimizer:
 
     @property
     def indices(self) -> list[list[int]]:
-        """Of each group that has parameters."""
+        """Parameter indices of each group that has parameters."""
         return [list(group["params"]) for group in self.groups if group["params"]]
 
     @property
     def names(self) -> list[str] | None:
-        """Of all parameters, where the optimizer was given them (torch 2.6 and later)."""
+        """Names of all parameters, if the optimizer got them (torch 2.6 and later)."""
         held = [group for group in self.groups if group["params"]]
         if not all(isinstance(group.get("param_names"), list) for group in held):
             return None
         return [str(name) for group in held for name in group["param_names"]]
 
     def shape(self, index: int) -> tuple[int, ...] | None:
-        """Of the parameter, as its moments have it; None where there are none."""
+        """Return the parameter's shape by its moments; None if there are none."""
         moment = self.state.get(index, {}).get(MOMENTS[1])
         return tuple(moment.shape) if isinstance(moment, torch.Tensor) else None
 
@@ -101,8 +101,8 @@ def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
     """
     if not content:
         raise UsageError(
-            f"{label} holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts one from "
-            "these weights"
+            f"{label} holds weights and no optimizer, so there is no run to resume: fresh_optimizer=True starts one "
+            "from these weights"
         )
     groups, state = (content.get(key) if isinstance(content, Mapping) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(state, Mapping):
@@ -113,8 +113,8 @@ def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
         raise SourceError(f"{label} has parameter groups without parameters: it is no state_dict of an optimizer")
     if not state:
         raise UsageError(
-            f"{label} has an optimizer without moments: no step was done, or they were not saved; --fresh-optimizer "
-            "starts one"
+            f"{label} has an optimizer without moments: no step was done, or they were not saved; "
+            "fresh_optimizer=True starts one"
         )
     keys = {str(key) for held in state.values() for key in held}
     if not keys >= _KEPT or any(group.get(key) for group in groups for key in _REFUSED):

@@ -29,7 +29,7 @@ _END_OF_TEXT = 50256
 
 
 def is_nanogpt(content: Mapping[str, Any]) -> bool:
-    """Whether nanoGPT's train.py wrote it."""
+    """True if nanoGPT's train.py wrote it."""
     return isinstance(content.get("model_args"), Mapping) and "iter_num" in content and "model" in content
 
 

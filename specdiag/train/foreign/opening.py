@@ -47,7 +47,7 @@ def open_dictionary(path: Path) -> Mapping[str, Any]:
 
 
 def _wanted(path: Path) -> list[str]:
-    """What the pickle names and is not allowed, read without making anything; empty for a file of the old format."""
+    """List names in the pickle that are not allowed, without running it; empty for a file of the old format."""
     known = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*INERT, *(k for k in _NUMPY if isinstance(k, type)))}
     known |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
     try:

@@ -28,7 +28,7 @@ _UPDATES = re.compile(r"model_(\d+)")
 
 
 def is_foreign(source: Path) -> bool:
-    """Whether this is no checkpoint of a Trainer and may be one of another program; told by the names of files."""
+    """True if, by its file names, this may be a checkpoint of another program than a Trainer."""
     if source.is_file():
         return source.suffix in _SINGLE
     if not source.is_dir() or (source / STATE).exists() or checkpoints_of(source):

@@ -1,4 +1,4 @@
-"""What files of other programs tell of the settings, in the words of transformers' TrainingArguments."""
+"""Settings in files of other programs, under the names of transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Told:
                 self.settings.origin[name] = origin
 
     def optimizer(self, saved: SavedOptimizer, origin: str) -> None:
-        """What the groups say.
+        """Read the settings of parameter groups.
 
         Raises:
             UsageError: groups have different decays.

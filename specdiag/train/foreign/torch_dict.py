@@ -27,7 +27,7 @@ _STEPS = ("global_step", "step", "iter_num", "iter", "iteration", "update_step")
 
 
 def is_lightning(content: Mapping[str, Any]) -> bool:
-    """Whether Lightning wrote it."""
+    """True if Lightning wrote it."""
     return _VERSION in content
 
 

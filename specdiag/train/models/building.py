@@ -25,7 +25,7 @@ _FAILURES = (
     StrictDataclassError, OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError,
     ArithmeticError,
 )  # fmt: skip
-"""What transformers raises for a configuration or weights that it cannot use."""
+"""Errors of transformers for a configuration or weights that it cannot use."""
 
 
 def read_config(source: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
@@ -115,7 +115,7 @@ def trained_model(
     wanted = list(config.architectures or [])
     if not new_head and wanted and type(model).__name__ not in wanted:
         could = ", ".join(tasks_of(wanted[0])) or "another task"
-        raise UsageError(f"{source} is a {wanted[0]}, for {could}; --task {task} would need a {type(model).__name__}")
+        raise UsageError(f"{source} is a {wanted[0]}, for {could}; task={task!r} would need a {type(model).__name__}")
     missing = sorted(loading["missing_keys"])
     body = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")] if new_head else missing
     if body:

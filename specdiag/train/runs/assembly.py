@@ -41,7 +41,7 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is made of.
+    """Parts of a run.
 
     Attributes:
         folder: of the run.
@@ -105,7 +105,7 @@ def assemble(parts: RunSpec) -> Run:
         lock = lock_run(run)
         notes += [lock.note] if lock is not None and lock.note else []
     if not parts.in_place and (run / CONFIG).exists():
-        raise UsageError(f"{run} became a run meanwhile: another process began it; name another --out")
+        raise UsageError(f"{run} became a run meanwhile: another process began it; name another out=")
     kept = set(run.glob(f"{CACHE}*"))
     try:
         with arguments.main_process_first(local=False):
@@ -213,14 +213,14 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         return TrainingArguments(**{**batch, **theirs, **ours})
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"transformers does not take these settings ({reason:.300}): say others with --set") from error
+        raise UsageError(f"transformers does not take these settings ({reason:.300}): give others") from error
 
 
 def _make(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {run}: {error.strerror}; name another with --out") from error
+        raise UsageError(f"cannot make the folder {run}: {error.strerror}; name another with out=") from error
 
 
 def _check_schedule(arguments: TrainingArguments, steps_total: int) -> None:

@@ -61,9 +61,9 @@ def begin(
     run = out.resolve() if again is not None else new_folder(out)
     kind_of(recipe.task)
     if recipe.steps_total < 1:
-        raise UsageError("the recipe does not say how long to train: set steps_total, or give --steps-total N")
+        raise UsageError("the recipe does not say how long to train: give steps_total=N")
     if not recipe.data and kind_of(recipe.task) != "glue":
-        raise UsageError("the recipe names no data: say --data PATH, or org/name for a dataset on the hub")
+        raise UsageError("the recipe names no data: give data=PATH, or org/name for a dataset on the hub")
     plan = _plan(recipe, run, again)
     origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
                for name in DEFAULT_ARGUMENTS | recipe.settings}  # fmt: skip
@@ -133,11 +133,11 @@ def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | Non
 
 
 def _short(recipe: Recipe) -> list[str]:
-    """What a run that is shorter than its recipe would not come to."""
+    """Note a warm-up that does not end within the run."""
     warmup = recipe.settings.get("warmup_steps", 0)
     if warmup < recipe.steps_total:
         return []
     return [
         f"The warm-up of {warmup} steps is not over at the end, step {recipe.steps_total}: the lr of the recipe is "
-        "never reached (--set warmup_steps=N)."
+        "never reached (warmup_steps=N)."
     ]

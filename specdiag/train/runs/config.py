@@ -1,4 +1,4 @@
-"""What a run of ours was started with, kept in its folder so that it can go on without being told again."""
+"""Configuration of a run, kept in its folder so that the run can be continued."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def new_folder(out: Path, source: Path | None = None) -> Path:
             f"out={out} is inside of the checkpoint {within}, which is never written to: name another folder"
         )
     if (out / CONFIG).exists():
-        raise UsageError(f"{out} is a run already: go on with 'specdiag train --resume {out}', or name another out=")
+        raise UsageError(f"{out} is a run already: go on with resume={str(out)!r}, or name another out=")
     if out.exists() and (not out.is_dir() or any(not path.name.startswith((CACHE, LOCK)) for path in out.iterdir())):
         raise UsageError(f"{out} is not empty: name another out=")
     return out

@@ -50,11 +50,11 @@ def import_run(request: Request) -> Run:
     notes += settings.notes
     total = requested_total(request, None if fresh else foreign.steps_total)
     if total is None:
-        raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give --steps-total N")
+        raise UsageError(f"the {foreign.kind} does not tell how long the run shall be: give steps_total=N")
     step = 0 if fresh else foreign.step
     if total <= step:
         raise UsageError(
-            f"{source.name} is at step {step}, and nothing is left to do until {total}: give --steps-total N"
+            f"{source.name} is at step {step}, and nothing is left to do until {total}: give steps_total=N"
         )
     folder = source if source.is_dir() else source.parent
     run = new_folder(request.out or Path(f"{folder.name}-continued"), folder)

@@ -15,11 +15,11 @@ from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArgu
 
 COUPLED = "adam_torch"
 """`optim` of the settings where decay is coupled: transformers has no such optimizer, and torch's Adam is taken."""
-_NEEDED = {"learning_rate": "--lr", "weight_decay": "--weight-decay"}
+_NEEDED = ("learning_rate", "weight_decay")
 
 
 def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerArguments:
-    """What the checkpoint tells with what was given and, where the weights hardly depend on it, our defaults.
+    """Add defaults for arguments that are neither in the checkpoint nor given, if the weights hardly depend on them.
 
     Args:
         foreign: the checkpoint.
@@ -29,12 +29,12 @@ def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerA
         UsageError: learning rate, decay or schedule are neither told nor given.
     """
     values, origin = dict(settings.values), dict(settings.origin)
-    for name, option in _NEEDED.items():
+    for name in _NEEDED:
         if name not in values:
-            raise UsageError(f"the {foreign.kind} does not tell its {name.replace('_', ' ')}: give {option}")
+            raise UsageError(f"the {foreign.kind} does not tell its {name.replace('_', ' ')}: give {name}=")
     if "lr_scheduler_type" not in values:
         raise UsageError(
-            f"the {foreign.kind} does not tell its schedule: give --set lr_scheduler_type=constant, cosine, linear or "
+            f"the {foreign.kind} does not tell its schedule: give lr_scheduler_type=constant, cosine, linear or "
             "another of transformers"
         )
     for name, value in DEFAULT_ARGUMENTS.items():
@@ -53,7 +53,7 @@ def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Rec
         recipe: of the run.
 
     Returns:
-        What was checked.
+        Sentence about the check.
 
     Raises:
         UsageError: the schedule is none that has a position.

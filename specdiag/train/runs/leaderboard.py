@@ -19,7 +19,7 @@ _FIELDS = {"model": "model", "optimizer": "optimizer", "optimizer_options": "set
 
 
 class Ranked(Record, frozen=True, kw_only=True):
-    """One run of a ranking."""
+    """Row of a ranking: a run."""
 
     run: str
     task: str
@@ -36,14 +36,14 @@ class Ranked(Record, frozen=True, kw_only=True):
     """The task's other figures of merit."""
     hours: float
     decay_share: float
-    """Of the time, what the decay rule took."""
+    """Fraction of the time that the decay rule took."""
     tokens: int
     diverged_at: int | None = None
     """Steps after which the loss was not finite, where that ended the run."""
 
 
 def is_finished(run: Path, steps: int = 0) -> bool:
-    """Whether a run of ours has come to its end, of so many steps at least, and been evaluated there; or diverged."""
+    """True if a run has ended with at least so many steps and an evaluation, or has diverged."""
     outcome = load_outcome(run)
     if outcome is None or outcome.held_out is None:
         return False
@@ -86,7 +86,7 @@ def _held(run: Path) -> tuple[RunConfig, Outcome]:
         raise SourceError(f"'{run}' is no run of specdiag train: it has no specdiag_train.toml")
     outcome = load_outcome(run)
     if outcome is None or outcome.held_out is None:
-        raise SourceError(f"'{run}' has not come to its end ({OUTCOME}): go on with 'specdiag train --resume {run}'")
+        raise SourceError(f"'{run}' has not come to its end ({OUTCOME}): go on with resume={str(run)!r}")
     return config, outcome
 
 
@@ -111,7 +111,7 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, 
 
 
 def _differences(base: tuple[Path, RunConfig, Outcome], other: tuple[Path, RunConfig, Outcome]) -> list[str]:
-    """What has to be equal for a difference of losses to tell something of the decay, and is not."""
+    """Describe differences that keep the losses from showing the effect of the decay."""
     (run, ours, our_end), (path, theirs, their_end) = base, other
     found: list[str] = []
     if ours.fingerprint.differences(theirs.fingerprint):
@@ -138,7 +138,7 @@ def _started_alike(a: RunConfig, b: RunConfig) -> bool:
 
 
 def _branches(config: RunConfig, trunk: Path) -> bool:
-    """Whether a run continues a checkpoint of the trunk as the trunk itself did."""
+    """True if a run continues a checkpoint of the trunk as the trunk itself did."""
     return bool(config.source) and not config.fresh_optimizer and Path(config.source).parent == trunk.resolve()
 
 

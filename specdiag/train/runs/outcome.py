@@ -1,4 +1,4 @@
-"""What came of a run, kept in its folder for comparison with others."""
+"""Outcome of a run, kept in its folder for comparison with others."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _WINDOW, _DEVIATIONS = 1000, 7.0
 
 
 class Outcome(Record, frozen=True, kw_only=True):
-    """Of all processes that worked on the run; losses in nats."""
+    """Totals over all processes that worked on the run; losses in nats."""
 
     schema: int = SCHEMA
     step: int
     steps_total: int
     seconds: float
-    """Of the training steps, saving and measuring."""
+    """Seconds of training steps, saving and measuring."""
     decay_seconds: float
-    """Of these, what the decay rule took."""
+    """Seconds of these that the decay rule took."""
     tokens: int
     train_loss: float | None
     """The last one logged."""
@@ -65,7 +65,7 @@ def save_outcome(run: Path, outcome: Outcome) -> None:
 
 
 def load_outcome(run: Path) -> Outcome | None:
-    """What came of a run; None where nothing was kept.
+    """Load the outcome of a run; None if there is none.
 
     Raises:
         SourceError: the file is damaged.

@@ -1,4 +1,4 @@
-"""What a checkpoint tells and what was asked for, brought together; the latter may not contradict the former."""
+"""Combines settings of a checkpoint with a request, which may not contradict them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 from specdiag.train.sampling import check_task
 from specdiag.train.tasks.task import kind_of
 
-_OPTIONS = {"learning_rate": "--lr", "weight_decay": "--weight-decay", "per_device_train_batch_size": "--batch-size"}
 CHANGEABLE_ON_RESUME = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
@@ -46,18 +45,18 @@ def override_arguments(
         if told and name == "per_device_train_batch_size" and not request.allow_data_shift:
             raise UsageError(
                 f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
-                "--allow-data-shift takes that"
+                "allow_data_shift=True takes that"
             )
         if told and name not in (*CHANGEABLE_ON_RESUME, "per_device_train_batch_size"):
             raise UsageError(
                 f"the run goes on with {name.replace('_', ' ')} {held} ({settings.origin.get(name, 'default')}), not "
-                f"{value}: leave {_OPTIONS.get(name, name)} out, or start from its weights with --fresh-optimizer"
+                f"{value}: leave out {name}=, or start from its weights with fresh_optimizer=True"
             )
         settings.values[name], settings.origin[name] = value, "given"
 
 
 def apply_request(recipe: Recipe, request: Request) -> Recipe:
-    """What was asked for of data and task goes before what is known.
+    """Apply the data and task of a request to a recipe.
 
     Raises:
         UsageError: there is no such task, or it cannot do what is asked for.
@@ -99,7 +98,7 @@ def requested_total(request: Request, planned: int | None) -> int | None:
         UsageError: it is said twice.
     """
     if request.steps_total is not None and request.extend is not None:
-        raise UsageError("--steps-total and --extend both say when the run ends: leave one out")
+        raise UsageError("steps_total= and extend= both set the end of the run: leave one out")
     return request.steps_total or (None if planned is None else planned + (request.extend or 0))
 
 
@@ -129,14 +128,12 @@ def choose_decay(
         found = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
     if found is not None:
         if given:
-            raise UsageError(
-                f"--{next(iter(given)).replace('_', '-')} does not change the saved plan {found}: leave it out"
-            )
+            raise UsageError(f"{next(iter(given))}= does not change the saved plan {found}: leave it out")
         notes.append(f"The decays are those of {found}.")
         return "plan", {}, load_plan(found)
     live = [name for name in given if name not in ("s1", "s2", "basis")]
     if live:
-        raise UsageError(f"--{live[0].replace('_', '-')} belongs to --decay alphadecay: a plan is made once")
+        raise UsageError(f"{live[0]}= belongs to decay=alphadecay: a plan is made once")
     notes.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
         weights,

@@ -1,4 +1,4 @@
-"""What was asked for of a run that goes on."""
+"""Request to continue a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for; None and empty where nothing was."""
+    """Options of a run that continues; None or empty if not given."""
 
     source: Path
     data: Sequence[str | Path] = ()
@@ -25,9 +25,9 @@ class Request:
     max_tokens: int | None = None
     task: str | None = None
     columns: Sequence[str] = ()
-    """Of labelled texts: one or two texts, then the label."""
+    """Columns of a classification data set: one or two with text, then the label."""
     layout: str | None = None
-    """Of another program's optimizer, where it is not plain."""
+    """Parameter order of another program's optimizer, if several fit."""
     config: str | None = None
     """config.json, folder or hub id of the model, where another program's checkpoint has none."""
     tokenizer: str | None = None
@@ -37,4 +37,4 @@ class Request:
     fresh_optimizer: bool = False
     allow_data_shift: bool = False
     continues_text: bool = False
-    """Whether the model shall continue a text at the end."""
+    """True if the model continues a text at the end."""

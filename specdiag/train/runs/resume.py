@@ -123,7 +123,7 @@ def _start_over(request: Request, start: Start) -> Run:
     """A run of ours that was stopped before its first checkpoint begins again as its configuration says."""
     own, in_place = start.own, start.in_place
     if own is None or in_place is None:
-        raise UsageError(f"'{request.source}' has no checkpoint to begin another run from: continue it without --out")
+        raise UsageError(f"'{request.source}' has no checkpoint to begin another run from: continue it without out=")
     told = [field.name for field in dataclasses.fields(request) if getattr(request, field.name)]
     told = [name.replace("_", " ") for name in told if name not in _NOT_OF_THE_RUN]
     if told:
@@ -169,15 +169,15 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Tra
             request, start.own.recipe.steps_total if start.own is not None and start.in_place else None
         )
         if total is None:
-            raise UsageError("a fresh optimizer has no schedule to go on with: say how long with --steps-total N")
+            raise UsageError("a fresh optimizer has no schedule to go on with: give its length as steps_total=N")
         return total
     planned = start.own.recipe.steps_total if start.own is not None else int(read_state(checkpoint)["max_steps"])
     total = requested_total(request, planned) or planned
     if total <= start.step:
         done = f"{checkpoint.name} is at step {start.step} of {planned}"
         if request.steps_total is not None:
-            raise UsageError(f"{done}: --steps-total {total} is over; give a larger one, or --extend N")
-        raise UsageError(f"{done}, the run is finished: go on with --extend N")
+            raise UsageError(f"{done}: steps_total={total} is over; give a larger one, or extend=N")
+        raise UsageError(f"{done}, the run is finished: go on with extend=N")
     before = total_at(_schedule(start, checkpoint), start.step) or planned
     if total != before:
         new = _rate(settings.values, start.step + 1, total)
@@ -225,7 +225,7 @@ def _task(checkpoint: Path, config: Any) -> str:
     able = tasks_of(named[0]) if named else ["causal-lm"]
     if len(able) != 1:
         what = f"a {named[0]}, which " + ("may learn several tasks" if able else "no task here fits")
-        raise UsageError(f"{checkpoint} is {what}: say which with --task (causal-lm, masked-lm, glue/NAME, ...)")
+        raise UsageError(f"{checkpoint} is {what}: say which with task= (causal-lm, masked-lm, glue/NAME, ...)")
     return able[0]
 
 
@@ -240,7 +240,7 @@ def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, no
     if changed and not request.allow_data_shift:
         raise UsageError(
             f"the data is not what the run was trained on: {'; '.join(changed[:3])}. Give the same data, or "
-            "--allow-data-shift"
+            "allow_data_shift=True"
         )
     notes += [f"Other data than before: {change}." for change in changed]
 
@@ -254,7 +254,7 @@ def _check_ranks(start: Start, checkpoint: Path, request: Request, notes: list[s
     if not request.allow_data_shift:
         raise UsageError(
             f"the run was trained by {_processes(before)} and this is {now}, which see other batches: "
-            "--allow-data-shift takes that"
+            "allow_data_shift=True takes that"
         )
     notes.append(f"The run was trained by {_processes(before)}: a step has {now}/{before} of their blocks now.")
 
@@ -277,7 +277,7 @@ def _decay(
     if start.in_place is not None and own is not None:
         if choice is not None or given:
             raise UsageError(
-                f"the run goes on with decay '{own.recipe.decay}': --out DIR begins another one with another"
+                f"the run goes on with decay '{own.recipe.decay}': out=DIR begins another run with another decay"
             )
         plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
         return own.recipe.decay, own.recipe.alphadecay, plan

@@ -118,7 +118,7 @@ def held_rival(run: Run, rule: str, folder: Path) -> RunConfig | None:
 
 
 def _continues(run: Run) -> bool:
-    """Whether the run goes on from a checkpoint in its own folder."""
+    """True if the run continues a checkpoint in its own folder."""
     return run.resume_from is not None and run.resume_from.parent == run.folder
 
 
@@ -169,7 +169,7 @@ def _from_weights(run: Run, rule: str, folder: Path) -> Run:
 
 
 def _is_same(rival: Recipe, recipe: Recipe, rule: str) -> bool:
-    """Whether two recipes differ in nothing but the decay, the length, and settings that change no number."""
+    """True if two recipes differ only in decay, length, and settings that change no number."""
     wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=rival.steps_total)
     return _without_changeable(rival) == _without_changeable(wanted)
 

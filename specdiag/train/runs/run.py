@@ -30,15 +30,15 @@ _SPEED = ("runtime", "per_second", "preparation_time")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What this process did; losses in nats, language models' as means over tokens."""
+    """Results of this process. Losses are in nats, for language models means over tokens."""
 
     run: Path
     step: int
     interrupted: bool
     seconds: float
-    """Of the training steps, saving and measuring; not of the evaluations before and after."""
+    """Seconds of training steps, saving and measuring, without the evaluations before and after."""
     decay_seconds: float
-    """Of these, what the decay rule took."""
+    """Seconds of these that the decay rule took."""
     tokens: int
     train_loss: float | None
     """The last one logged."""

@@ -62,7 +62,7 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
     if not source.is_dir():
         raise SourceError(
             f"'{source}' is no folder: name a run, a checkpoint-N of a Trainer, or a folder of weights; a recipe "
-            "begins without --resume"
+            "begins without resume="
         )
     refuse_adapter(source)
     own = load_config(source)
@@ -97,7 +97,7 @@ def newest_run(folder: Path) -> Path:
 
 def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
     if fresh:
-        raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with --fresh-optimizer")
+        raise UsageError(f"{run} has its own optimizer: name one of its checkpoints with fresh_optimizer=True")
     if branch:
         return _own_start(run, own, None, [])
     lock = lock_run(run)
@@ -143,8 +143,8 @@ def _started(
         return Start(checkpoint, own, in_place, 0, True, notes)
     if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
         raise UsageError(
-            f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: --fresh-optimizer starts "
-            "one from these weights, with --lr, --weight-decay and --steps-total"
+            f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: fresh_optimizer=True "
+            "starts one from these weights, with lr=, weight_decay= and steps_total="
         )
     why = None if whole else damage(checkpoint)
     if why is not None:

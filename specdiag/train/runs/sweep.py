@@ -52,11 +52,11 @@ def parse_grid(text: str) -> list[Point]:
         held = [value for value in values.split(",") if value]
         if not name or not equals or not held or name in axes:
             raise UsageError(
-                f"'{part}' of --sweep is not NAME=VALUE,VALUE...; such as 'decay=uniform,alphadecay seed=0,1'"
+                f"'{part}' of sweep= is not NAME=VALUE,VALUE...; such as 'decay=uniform,alphadecay seed=0,1'"
             )
         axes[name] = held
     if not axes:
-        raise UsageError("--sweep names nothing to vary; such as 'decay=uniform,alphadecay seed=0,1'")
+        raise UsageError("sweep= names nothing to vary; such as 'decay=uniform,alphadecay seed=0,1'")
     points: list[Point] = []
     seen: set[Point] = set()
     for values in itertools.product(*axes.values()):
@@ -75,16 +75,16 @@ def _parts(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         reason = str(error).lower()
-        raise UsageError(f"--sweep {text!r:.80} cannot be read ({reason}): close the quotation") from error
+        raise UsageError(f"sweep={text!r:.80} cannot be read ({reason}): close the quotation") from error
 
 
 def folder_name(point: Point) -> str:
-    """Of the run of a point."""
+    """Return the folder name of a point's run."""
     return "_".join(f"{name}={value}" for name, value in point).replace("/", "-").replace(":", "-")
 
 
 class Cell(Record, frozen=True, kw_only=True):
-    """One method in one column, over its seeds."""
+    """Cell of the table: a method in a column, over its seeds."""
 
     scores: tuple[float, ...]
     merits: dict[str, float]
@@ -170,7 +170,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def measure_of(task: str) -> str:
-    """What a task's runs are compared by."""
+    """Return the measure that compares runs of a task."""
     return {"glue": "score", "classification": "accuracy", "images": "accuracy"}.get(kind_of(task), PERPLEXITY)
 
 
@@ -197,7 +197,7 @@ def _cell(members: Sequence[tuple[Ranked | None, float | None]]) -> Cell:
 
 
 def _method(values: Mapping[str, str]) -> str:
-    """What names a row: all that is varied but base decay, task and seed."""
+    """Return the name of a row: every varied value but base decay, task and seed."""
     kept = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
     if set(kept) == {"decay"}:
         return kept["decay"]
@@ -223,10 +223,10 @@ def prepared(recipe: Recipe, points: Sequence[Point], out: Path) -> dict[Point, 
     recipes = {point: _recipe(recipe, point) for point in points}
     measures = {measure_of(each.task) for each in recipes.values()}
     if len(measures) > 1:
-        raise UsageError(f"--sweep: tasks judged by {' and by '.join(sorted(measures))} have no table in common")
+        raise UsageError(f"sweep=: tasks judged by {' and by '.join(sorted(measures))} have no table in common")
     folders = {point: out / folder_name(point) for point in points}
     if twice := next((f.name for f, n in Counter(folders.values()).items() if n > 1), None):
-        raise UsageError(f"--sweep: two runs would be written to the folder {twice}: rename one of the values")
+        raise UsageError(f"sweep=: two runs would be written to the folder {twice}: rename one of the values")
     return {point: (folders[point], _preparing(recipes[point], folders[point])) for point in points}
 
 
@@ -234,7 +234,7 @@ def _recipe(recipe: Recipe, point: Point) -> Recipe:
     try:
         return changed(recipe, parse_assignments([f"{name}={value}" for name, value in point]))
     except UsageError as error:
-        raise UsageError(f"--sweep: {error}") from error
+        raise UsageError(f"sweep=: {error}") from error
 
 
 def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
@@ -242,7 +242,7 @@ def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
     if held is None:
         return lambda: begin(own, folder, cache=folder.parent)
     if held.recipe != msgspec.structs.replace(resolved(own), data=held.recipe.data):
-        raise UsageError(f"{folder} holds a run with other settings: name another --out, or move it away")
+        raise UsageError(f"{folder} holds a run with other settings: name another out=, or move it away")
     return lambda: prepare(Request(source=folder))
 
 

@@ -1,4 +1,4 @@
-"""What a run was trained with, as the checkpoint's own files say it."""
+"""Arguments of the Trainer, read from the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_ARGUMENTS: dict[str, Any] = {
     "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
     "save_steps": 500, "logging_steps": 10, "seed": 42,
 }  # fmt: skip
-"""What a run has that nobody told otherwise."""
+"""Defaults of a run."""
 
 _TAKEN = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "lr_scheduler_type",
@@ -53,7 +53,7 @@ class TrainerArguments:
 
 
 def read_arguments(checkpoint: Path) -> TrainerArguments:
-    """What a Trainer's checkpoint was trained with; what its optimizer and scheduler say goes before its arguments.
+    """Read the arguments of a Trainer's checkpoint. Values of optimizer and scheduler take precedence.
 
     Raises:
         SourceError: a file is missing, damaged, or wants to run code.

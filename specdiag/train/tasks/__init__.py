@@ -1,1 +1,1 @@
-"""What is learned: data, batches and figures of merit of each task."""
+"""Tasks: data, batches and figures of merit."""

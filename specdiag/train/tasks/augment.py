@@ -19,7 +19,7 @@ Augment = Literal["none", "crop", "randaugment", "mixup"]
 AUGMENTS: tuple[Augment, ...] = get_args(Augment)
 
 _SMALLEST = 0.05
-"""Of an image's area; torchvision's default is 0.08."""
+"""Smallest crop, as a share of the image's area; torchvision's default is 0.08."""
 _ASPECT = 4 / 3
 _ATTEMPTS = 10
 _CENTRAL = 224 / 256

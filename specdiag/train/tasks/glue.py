@@ -35,7 +35,7 @@ _USUAL = (
 
 @dataclass(frozen=True)
 class Task:
-    """One of GLUE.
+    """Task of GLUE.
 
     Attributes:
         texts: columns with the one or two texts.
@@ -99,7 +99,7 @@ def load_classification(
         raise UsageError(f"classification needs a tokenizer with a padding token, and {held}")
     known = GLUE.get(task)
     if known is None and not paths:
-        raise UsageError(f"name the texts to classify with --data PATH, or one of GLUE: {', '.join(GLUE)}")
+        raise UsageError(f"name the texts to classify with data=PATH, or a task of GLUE: {', '.join(GLUE)}")
     usual = _USUAL if known is None else (known.texts,)
     sources = paths if known is None else [_of_task(path, task) for path in paths or [HUB]]
     rows = read(sources, columns, [(*texts, _LABEL) for texts in usual])
@@ -208,5 +208,5 @@ def _plain(row: Row) -> int | str:
     if isinstance(label, int):
         return int(label)
     if not isinstance(label, str) or not label:
-        raise SourceError(f"{row.at} has the label {label!r}, which is no class: name the column with --columns")
+        raise SourceError(f"{row.at} has the label {label!r}, which is no class: name the column with columns=")
     return label

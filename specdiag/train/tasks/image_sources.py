@@ -29,7 +29,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class OpenedImages:
-    """What was found.
+    """Images that were found.
 
     Attributes:
         train: all that is no other split.

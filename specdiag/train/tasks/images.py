@@ -50,7 +50,7 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One image and its class; for a mixture, its class and its share."""
+        """Return an image and its class; for a mixture, its class and its share."""
         number = int(self.numbers[index])
         image, label = self.source.open(number)
         if self.augment == "none":

@@ -41,7 +41,7 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
     """
     kind = kind_of(recipe.task)
     if recipe.columns and kind not in ("glue", "classification"):
-        raise UsageError(f"--columns are those of labelled texts, and the task is {recipe.task}: leave them out")
+        raise UsageError(f"columns= is for texts with labels, and the task is {recipe.task}: leave it out")
     if kind == "images":
         from specdiag.train.tasks.images import EpochCallback, load_images
 
@@ -71,12 +71,12 @@ def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: 
 
 
 def reads_text(recipe: Recipe) -> bool:
-    """Whether the data of a language model is text, of which tokens are to be made."""
+    """True if the data of a language model is text that must be tokenized."""
     return kind_of(recipe.task) == "causal-lm" and not reads_tokens(recipe)
 
 
 def reads_tokens(recipe: Recipe) -> bool:
-    """Whether the data is one file of tokens, whose vocabulary it does not tell."""
+    """True if the data is one file of tokens, which does not contain its vocabulary."""
     return len(recipe.data) == 1 and Path(recipe.data[0]).suffix == ".bin"
 
 
@@ -95,7 +95,7 @@ def block_size(recipe: Recipe, config: Any) -> int:
     longest = _positions(config)
     size = recipe.block_size or min(longest, _LONGEST_BLOCK)
     if size < 2 or size > longest:
-        raise UsageError(f"--block-size {size} must be 2 to {longest}, the positions of the model")
+        raise UsageError(f"block_size={size} must be 2 to {longest}, the positions of the model")
     return size
 
 

@@ -30,7 +30,7 @@ except ImportError as error:
     raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
 PROBABILITY = 0.15
-"""Of being hidden: as BERT and RoBERTa were trained, 80 % as the mask token, 10 % as another one, 10 % as it is."""
+"""Probability of being hidden, as in BERT and RoBERTa: 80 % become the mask token, 10 % another one, 10 % stay."""
 
 Tensors = dict[str, torch.Tensor]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction
 
 Metric = Callable[[NDArray[Any], NDArray[Any]], float]
-"""Of predictions and of what is true."""
+"""Figure of merit as a function of predictions and true values."""
 
 
 def accuracy(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
@@ -52,7 +52,7 @@ def spearman(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float
 
 
 def of_predictions(metrics: Mapping[str, Metric], *, regression: bool) -> Callable[[EvalPrediction], dict[str, float]]:
-    """What a Trainer takes as compute_metrics.
+    """Build a Trainer's compute_metrics.
 
     Args:
         metrics: by their names.

@@ -23,7 +23,7 @@ READERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Readers of datasets. The word NA is text; in tsv quotation marks are too, as in the files of GLUE."""
 HELD_OUT_SHARE = 10
-"""Of one file, the rows of one text in so many are held out."""
+"""Number of texts of a single file per held-out text."""
 HELD_OUT_MOST = 5000
 _WORDS = {
     "train": "train", "training": "train",
@@ -35,7 +35,7 @@ _OTHER_GENRES = "mismatched"
 
 @dataclass(frozen=True)
 class Row:
-    """One example as it is stored.
+    """Example as it is stored.
 
     Attributes:
         texts: one or two.
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """What was read.
+    """Rows that were read.
 
     Attributes:
         train: rows to train on.
@@ -158,8 +158,8 @@ def _columns(row: Mapping[str, Any], wanted: Sequence[Sequence[str]], label: str
     found = next((names for names in wanted if all(name in row for name in names)), None)
     if found is None:
         raise SourceError(
-            f"{label} has columns {', '.join(row)} and not {' or '.join(', '.join(names) for names in wanted)}: say "
-            "with --columns which are the texts, and then which is the label"
+            f"{label} has columns {', '.join(row)} and not {' or '.join(', '.join(names) for names in wanted)}: name "
+            "the columns with text, then the label, with columns="
         )
     return tuple(found)
 

@@ -25,7 +25,7 @@ def kind_of(task: str) -> str:
     kind, slash, name = task.partition("/")
     if kind not in _CLASSES or bool(slash) != (kind == "glue") or (slash and not name):
         known = ", ".join("glue/NAME" if each == "glue" else each for each in _CLASSES)
-        raise UsageError(f"unknown --task '{task}'; choose from {known}")
+        raise UsageError(f"unknown task={task!r}; choose from {known}")
     return kind
 
 
