@@ -14,9 +14,6 @@ from .sharing import Given
 if TYPE_CHECKING:
     from specdiag.report import SpectralReport
 
-_WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*")
-"""Files of a folder that is a checkpoint itself, be it a damaged one."""
-
 
 def report_of(source: str, given: Given, purpose: str, *, drawing: tuple[str, ...] = ()) -> SpectralReport:
     """A saved report, or the analysis of a checkpoint.
@@ -64,7 +61,7 @@ def checkpoint_of(source: str, opening: dict[str, Any]) -> str:
     try:
         open_source(source, **opening)
     except SourceError:
-        if any(next(Path(source).glob(names), None) for names in _WEIGHTS):
+        if _holds_weights(Path(source)):
             raise
         try:
             newest = find_steps(source)[-1].location
@@ -73,6 +70,14 @@ def checkpoint_of(source: str, opening: dict[str, Any]) -> str:
         output.talk(f"taking the newest checkpoint of this run, {newest}", "dim")
         return newest
     return source
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Tell whether a folder is a checkpoint itself, even a damaged one: runs hold torch files of other kinds."""
+    from specdiag.checkpoint.formats import TORCH_SUFFIXES, WEIGHT_SUFFIXES
+
+    suffixes = tuple(suffix for suffix in WEIGHT_SUFFIXES if suffix not in TORCH_SUFFIXES)
+    return any(path.name.endswith(suffixes) or path.name.startswith("pytorch_model") for path in folder.glob("*"))
 
 
 def stem(source: str) -> str:

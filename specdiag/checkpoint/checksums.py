@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from specdiag.checkpoint.safetensors_file import read_range
+from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.tensors import RawArray
 
 _AT_ONCE = 1 << 24

@@ -13,7 +13,7 @@ import torch
 
 from specdiag.checkpoint.checksums import Checksums
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.safetensors_file import read_range
+from specdiag.checkpoint.plain_values import read_range
 from specdiag.errors import SourceError
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from specdiag.checkpoint.gguf.file import list_gguf
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.not_weights import describe, is_json
-from specdiag.checkpoint.safetensors_file import Fill, list_by_ranges, list_safetensors
+from specdiag.checkpoint.plain_values import Fill
+from specdiag.checkpoint.safetensors_file import list_by_ranges, list_safetensors
 from specdiag.errors import SourceError
 from specdiag.files import TEXT_LIMIT
 
@@ -106,7 +107,7 @@ TORCH_SUFFIXES = TORCH.suffixes
 WEIGHT_SUFFIXES: tuple[str, ...] = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 """Ends of the names of files that are read."""
 FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
-"""Ends of the names of files of weights that are not read, to name them."""
+"""Ends of the names of files of weights that are not read, to name them. A new format takes its own out."""
 _UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}): it may be damaged"
 
 

@@ -13,8 +13,8 @@ from specdiag.checkpoint.formats import FORMATS, N_PROBE, format_of
 from specdiag.checkpoint.hub import checked_names, in_one_sentence, transport_errors
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.plain_values import read_bytes
 from specdiag.checkpoint.ranges import HubFile, Patience
-from specdiag.checkpoint.safetensors_file import read_bytes
 from specdiag.checkpoint.safetensors_header import FIRST_READ
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import TEXT_LIMIT

@@ -20,7 +20,7 @@ import torch
 from specdiag.checkpoint.checksums import Checksums, differs
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
-from specdiag.checkpoint.safetensors_file import read_range
+from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import Held, StorageKind, itemsize, known_names, makers
 from specdiag.errors import SourceError
 

@@ -17,8 +17,8 @@ from specdiag.checkpoint.gguf.header import Header, TensorInfo, Value, read_head
 from specdiag.checkpoint.gguf.types import Decode, Kind, kind_of
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.safetensors_file import NUMPY_TYPES, read_range
-from specdiag.checkpoint.tensors import RawArray, StoredTensor
+from specdiag.checkpoint.plain_values import plain_tensor, read_range
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.files import Table
 from specdiag.spectra.float_types import FLOAT_TYPES
@@ -80,14 +80,8 @@ def _check(info: TensorInfo, kind: Kind, label: str) -> None:
 
 
 def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTensor:
-    tensor = StoredTensor(
-        name=info.name,
-        shape=info.shape,
-        dtype=kind.name,
-        nbytes=kind.size(info.shape) if kind.nbytes else info.room,
-        file=label,
-        read=partial(_read_plain, path, label, info, NUMPY_TYPES.get(kind.name, np.dtype(np.uint8))),
-    )
+    nbytes, fill = kind.size(info.shape) if kind.nbytes else info.room, partial(read_range, path, label)
+    tensor = plain_tensor(info.name, info.shape, kind.name, offset=info.offset, nbytes=nbytes, label=label, fill=fill)
     if not kind.is_codes:
         return tensor if kind.name in FLOAT_TYPES else replace(tensor, reason="integer buffer")
     if kind.decode is None:
@@ -95,18 +89,6 @@ def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTenso
         return replace(tensor, values="F32", reason=reason, read=partial(_refuse, label, info.name, reason))
     read = partial(_read_codes, path, label, info, kind, kind.decode)
     return replace(tensor, values="F32", rounding=kind.rounding, read=read)
-
-
-def _read_plain(
-    path: Path, label: str, info: TensorInfo, dtype: np.dtype[np.generic], index: int | None = None
-) -> RawArray:
-    shape, offset = info.shape, info.offset
-    if index is not None:
-        shape = shape[1:]
-        offset += index * math.prod(shape) * dtype.itemsize
-    out = np.empty(shape, dtype)
-    read_range(path, label, offset, out)
-    return out
 
 
 def _read_codes(
