@@ -112,7 +112,8 @@ def simulate(
     """
     from . import simulate_output as show
 
-    show.check_target(out, format.value)
+    several = check is None and (appendix_a or len(optimizer or "1") * len(weight_decay or "1") > 1)
+    show.check_target(out, format.value, several=several)
     if check is not None:
         from . import simulate_check
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specdiag.errors import UsageError
+
 from . import output, tables, targets
 
 if TYPE_CHECKING:
@@ -19,10 +21,18 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def check_target(out: Path | None, format: str) -> None:
-    """Raise UsageError now if nothing could be written there later, or the suffix is of something else."""
+def check_target(out: Path | None, format: str, *, several: bool = False) -> None:
+    """Raise UsageError now if nothing could be written there later, or the file cannot hold what is asked for.
+
+    Args:
+        out: the file, if any.
+        format: of the data.
+        several: there will be several predictions; a JSON file is one, as `load_simulation` reads it.
+    """
     figure = out is not None and out.suffix.lower() in _FIGURES
     targets.check_file(out, "figure" if figure else format, "" if format == "csv" else "draw a .png, .svg or .pdf")
+    if several and out is not None and not figure and format != "csv":
+        raise UsageError(f"{out} would hold several predictions: give one optimizer and one decay, or --format csv")
 
 
 def answer(found: Sequence[Simulation], format: str, out: Path | None) -> None:
@@ -52,7 +62,7 @@ def _data(found: Sequence[Simulation], format: str) -> bytes:
     from specdiag.views.export import export
 
     if format != "csv":
-        return msgspec.json.encode(list(found))
+        return found[0].to_json() if len(found) == 1 else msgspec.json.encode(list(found))
     rows = [
         {"setting": name, **msgspec.structs.asdict(point)}
         for s, name in zip(found, labels(found), strict=True)

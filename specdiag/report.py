@@ -22,7 +22,7 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
 from specdiag.storage.kinds import REPORT, read_record
-from specdiag.storage.plausibility import implausible_rows
+from specdiag.storage.plausibility import implausible_rows, implausible_summary
 from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
 
@@ -214,11 +214,12 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         path: the `.json` file. Eigenvalues are read from the file beside it when they are asked for.
 
     Raises:
-        SourceError: if the file is missing, is no specdiag report, is of another schema, or has rows that cannot be.
+        SourceError: if the file is missing, is no specdiag report, is of another schema, or has rows or
+            a summary that cannot be.
     """
     path = checks.path("path", path)
     content = read_record(path, _decode_report, REPORT)
-    if problem := implausible_rows(content.records):
+    if problem := implausible_rows(content.records) or implausible_summary(content.summary):
         raise SourceError(f"{path} is damaged ({shortened(problem)}); {REPORT.remedy}")
     beside, digest = _spectra_path(path), content.provenance.spectra_digest
     return SpectralReport(

@@ -1,15 +1,17 @@
-"""Plausibility of saved rows: bounds that every row of a measured matrix keeps."""
+"""Plausibility of saved rows and summaries: bounds that all measured ones keep."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from specdiag.records import ModuleRecord
+from specdiag.records import Contrast, ModuleRecord, Record, RoleSummary, Summary
 
 _LARGEST = 1 << 48
 """More than a side or a count of a stored matrix can be."""
 _LAST_LAYER = 99_999
 """No name gives a layer beyond it: figures and audits have a place for every layer up to the last."""
+_MOST_VALUES = 1 << 60
+"""More than the parameters or tensors of a checkpoint."""
 _SIDES = ("rows", "cols", "n_slices")
 _SUBSETS = ("pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
 """Columns that count eigenvalues of the spectrum."""
@@ -28,10 +30,8 @@ def implausible(record: ModuleRecord) -> str | None:
         (_EXPONENTS, 1, None),
         (_POSITIVE, 0, None),
     ):
-        for name in names:
-            value = getattr(record, name)
-            if value is not None and (value < low or (high is not None and value > high)):
-                return f"{name} is {value}"
+        if problem := _outside(record, names, low, high):
+            return problem
     if record.n_eigenvalues > record.n_slices * min(record.rows, record.cols):
         return f"{record.n_eigenvalues} eigenvalues of {record.rows} x {record.cols}"
     if (record.alpha is not None) != (record.status == "ok"):
@@ -48,4 +48,62 @@ def implausible_rows(records: Iterable[ModuleRecord]) -> str | None:
         if problem := implausible(record):
             return f"'{record.key}': {problem}"
         seen.add(record.key)
+    return None
+
+
+def implausible_summary(summary: Summary) -> str | None:
+    """Explain why no analysis gives this summary; None where one may."""
+    counts = ("n_tensors", "n_parameters", "n_matrices", "analysed_parameters")
+    if problem := _outside(summary, counts, 0, _MOST_VALUES) or _outside(summary, ("balance_sd", "balance_range"), 0):
+        return problem
+    for reason, n in (*summary.skipped.items(), *summary.statuses.items()):
+        if not 0 <= n <= _MOST_VALUES:
+            return f"'{reason}' is counted {n} times"
+    if (summary.balance_sd is None) != (summary.balance_range is None):
+        return "balance_sd and balance_range do not go together"
+    roles = [(role.family, role.role) for role in summary.roles]
+    contrasts = [(contrast.basis, contrast.attention) for contrast in summary.contrasts]
+    if len(set(roles)) < len(roles) or len(set(contrasts)) < len(contrasts):
+        return "a role or a contrast is there twice"
+    problems = (*map(_implausible_role, summary.roles), *map(_implausible_contrast, summary.contrasts))
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _implausible_role(role: RoleSummary) -> str | None:
+    exponents = tuple(name for name in RoleSummary.__struct_fields__ if "alpha" in name and name != "n_alpha")
+    if problem := (
+        _outside(role, ("n", "parameters"), 0, _MOST_VALUES)
+        or _outside(role, ("n_alpha",), 0, role.n)
+        or _outside(role, exponents, 1)
+        or _outside(role, ("stable_rank",), 0)
+    ):
+        return f"{role.family} {role.role}: {problem}"
+    for name in ("alpha", "alpha_square"):
+        ordered = [getattr(role, f"{name}_min"), getattr(role, name), getattr(role, f"{name}_max")]
+        known = [value for value in ordered if value is not None]
+        if len(known) not in (0, 3) or known != sorted(known):
+            return f"{role.family} {role.role}: {name} has the minimum, median and maximum {ordered}"
+    return None
+
+
+def _implausible_contrast(contrast: Contrast) -> str | None:
+    named = f"contrast of {contrast.attention} by {contrast.basis}"
+    if problem := (
+        _outside(contrast, ("n_layers",), 1, _LARGEST)
+        or _outside(contrast, ("n_positive", "random_n_positive"), 0, contrast.n_layers)
+        or _outside(contrast, ("p", "p_holm", "auc", "random_p"), 0, 1)
+    ):
+        return f"{named}: {problem}"
+    if contrast.low > contrast.high:
+        return f"{named}: its interval is {contrast.low} to {contrast.high}"
+    random = (contrast.random_difference, contrast.random_n_positive, contrast.random_p)
+    return f"{named}: what random matrices give is {random}" if 0 < random.count(None) < len(random) else None
+
+
+def _outside(record: Record, names: Iterable[str], low: float, high: float | None = None) -> str | None:
+    """Name the first field whose value lies outside of the bounds; None where all lie inside."""
+    for name in names:
+        value = getattr(record, name)
+        if value is not None and (value < low or (high is not None and value > high)):
+            return f"{name} is {value}"
     return None

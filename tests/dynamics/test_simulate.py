@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from specdiag.decay.schedules import adamc, constant, cosine
 from specdiag.dynamics.appendix_a import appendix_a, suppression
 from specdiag.dynamics.checking import compare_norms
 from specdiag.dynamics.noise import newton_schulz, polar, simulated
-from specdiag.dynamics.records import Simulation
+from specdiag.dynamics.records import Simulation, load_simulation
 from specdiag.dynamics.renormalized import renormalized_step
 from specdiag.dynamics.steady import (
     decay_of,
@@ -544,7 +543,11 @@ def test_json_and_csv(tmp_path):
     assert float(rows[-1]["simulated_rms"]) == pytest.approx(float(rows[-1]["rms"]), rel=0.05)
     code, out, _ = run(*SETTING, "-o", tmp_path / "norms.json")
     assert "Course" in out
-    assert json.loads((tmp_path / "norms.json").read_text())[0]["schema"] == 2
+    saved = load_simulation(tmp_path / "norms.json")
+    assert (saved.setting.weight_decay, saved.to_json()) == (0.1, (tmp_path / "norms.json").read_bytes())
+    code, _, err = run(*SETTING, "--weight-decay", 0.3, "-o", tmp_path / "both.json")
+    assert (code, "give one optimizer and one decay, or --format csv" in err) == (2, True)
+    assert not (tmp_path / "both.json").exists()
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

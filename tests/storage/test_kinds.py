@@ -1,14 +1,24 @@
 """Saved records of another schema are refused in one sentence that names both and the remedy; none is half-read."""
 
+import hashlib
 import json
 
 import msgspec
 import pytest
 
+from specdiag.auditing.records import AuditReport
+from specdiag.comparison.records import Comparison
+from specdiag.decay.plan import DecayPlan
+from specdiag.dynamics.norm_log import Watched
+from specdiag.dynamics.records import Simulation
+from specdiag.dynamics.run_check import RunCheck
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
+from specdiag.report import _ReportFile
 from specdiag.storage import kinds
 from specdiag.storage.kinds import Kind, read_record
+from specdiag.trajectories.ledger import Ledger
+from specdiag.trajectories.records import Trajectory
 
 KINDS = [value for value in vars(kinds).values() if isinstance(value, Kind)]
 decode = json_decoder(dict[str, object])
@@ -46,3 +56,80 @@ def test_a_record_of_another_kind_is_not_taken_for_an_old_one(tmp_path, kind):
                 path = saved(tmp_path, schema=schema, **{other.field: []})
                 with pytest.raises(SourceError, match=f"is an? {other.name}, not an? {kind.name}: {kind.remedy}"):
                     read_record(path, refuse, kind)
+
+
+RECORDS = {
+    kinds.REPORT: _ReportFile,
+    kinds.PLAN: DecayPlan,
+    kinds.COMPARISON: Comparison,
+    kinds.AUDIT: AuditReport,
+    kinds.TRAJECTORY: Trajectory,
+    kinds.LEDGER: Ledger,
+    kinds.SIMULATION: Simulation,
+    kinds.NORM_CHECK: RunCheck,
+    kinds.WATCHED: Watched,
+}
+FIELDS = {
+    "specdiag report": (2, "1888849b47c9f3f9"),
+    "decay plan": (2, "0cc5dffc381d6066"),
+    "comparison": (2, "2feb09ba59c49953"),
+    "audit": (1, "2cb02a3881a7d61d"),
+    "trajectory": (1, "97b454d50af0586c"),
+    "ledger of a trajectory": (2, "769587841390a164"),
+    "simulation": (2, "824ee8d4043e36e8"),
+    "check of logged norms": (1, "6ff9123fa3f840b0"),
+    "list of watched modules": (2, "4368253615064ccf"),
+}
+"""The schema of each kind, and the digest of the names and types of its fields, nested records included."""
+
+
+def digest(record):
+    (schema,), components = msgspec.json.schema_components([record], ref_template="{name}")
+    return hashlib.sha256(json.dumps(described(schema, components), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def described(schema, components):
+    """The schema without what may change freely: names of classes, documentation and default values."""
+    if isinstance(schema, list):
+        return [described(part, components) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return described(components[schema["$ref"]], components)
+    fields = schema.get("properties", {})
+    kept = {k: v for k, v in schema.items() if k not in ("properties", "title", "description", "default")}
+    kept["properties"] = [[name, described(fields[name], components)] for name in sorted(fields)]
+    return {k: v if k == "properties" else described(v, components) for k, v in kept.items()}
+
+
+def test_every_kind_has_its_record():
+    assert {*RECORDS} == {*KINDS} == {*kinds.KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_changed_fields_raise_the_schema(kind):
+    schema, fields = FIELDS[kind.name]
+    found = digest(RECORDS[kind])
+    if kind.schema == schema:
+        assert found == fields, (
+            f"the fields of a {kind.name} changed and its schema is still {schema}: raise it to {schema + 1} in "
+            f"storage/kinds.py, and write ({schema + 1}, '{found}') here"
+        )
+    else:
+        assert (kind.schema, found) == FIELDS[kind.name], f"write ({kind.schema}, '{found}') here for a {kind.name}"
+
+
+def test_the_digest_sees_fields_and_types_of_nested_records():
+    class Inner(msgspec.Struct):
+        """A record."""
+
+        a: int
+
+    def digest_with(inner, default=0):
+        return digest(msgspec.defstruct("Outer", [("one", inner), ("b", int, default)]))
+
+    other = msgspec.defstruct("Inner", [("a", float)])
+    more = msgspec.defstruct("Inner", [("a", int), ("description", str, "")])
+    documented = msgspec.defstruct("Renamed", [("a", int)], namespace={"__doc__": "Documented anew."})
+    assert digest_with(Inner) == digest_with(documented) == digest_with(Inner, 5)
+    assert len({digest_with(Inner), digest_with(other), digest_with(more)}) == 3
