@@ -55,7 +55,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
 
 
 def _is_inside(r: ModuleRecord) -> bool:
-    """Whether the matrix belongs to a layer or embeds: what comes after is exchanged with the task."""
+    """Tell whether the matrix belongs to a layer or embeds: what comes after is exchanged with the task."""
     return r.layer is not None or r.role == "embed"
 
 

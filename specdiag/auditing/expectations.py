@@ -143,13 +143,13 @@ def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterato
 
 
 def _tie(config: Mapping[str, Any]) -> bool | None:
-    """What is said of tie_word_embeddings, the part on text before the whole."""
+    """Read tie_word_embeddings, from the part on text before the whole."""
     said = [value for part in sections(config, "text") if isinstance(value := part.get("tie_word_embeddings"), bool)]
     return said[0] if said else None
 
 
 def _has_head(records: Sequence[ModuleRecord], skipped: Sequence[Skipped]) -> bool:
-    """Whether there is a head, or a tensor left out that may be one."""
+    """Tell whether there is a head, or a tensor left out that may be one."""
     return any(r.role == "head" for r in records) or any("head" in s.name or "tied to" in s.reason for s in skipped)
 
 

@@ -1,4 +1,4 @@
-"""What an audit found: findings, what was looked at, and the answer of the decay check."""
+"""The records of an audit: findings, coverage, and the answer of the decay check."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 class Finding(Record, frozen=True, kw_only=True):
-    """One thing that is wrong, or worth knowing."""
+    """A fault, or a fact worth knowing."""
 
     check: str
     severity: Severity
     module: str | None = None
     """The matrix, tensor or layer; None where it is the whole checkpoint."""
     value: Value
-    """What was found: a number in the metric of the check, or words."""
+    """Finding: a number in the metric of the check, or words."""
     threshold: float | None = None
-    """What it was held against: a limit, or what the configuration says. None for what is never right."""
+    """Limit, or the configuration's value, that it was compared with. None for what is never right."""
     why: str
     """Why it matters."""
     advice: str
-    """What to do."""
+    """Action to take."""
 
 
 class Coverage(Record, frozen=True, kw_only=True):
-    """What was looked at, and what was not."""
+    """Checks that ran, and those that did not."""
 
     n_tensors: int
     n_matrices: int
@@ -50,11 +50,11 @@ class Coverage(Record, frozen=True, kw_only=True):
     not_checked: dict[str, str]
     """The others, with the reason."""
     notes: tuple[str, ...] = ()
-    """What was remarked when the checkpoint was read."""
+    """Remarks from reading the checkpoint."""
 
 
 class DecayAnswer(Record, frozen=True, kw_only=True):
-    """Whether the weights are as large as a stated decay leads to expect. It never names the decay that was used."""
+    """Answer whether the weights are as large as a stated decay predicts. It never names the decay that was used."""
 
     answer: DecayVerdict
     reason: str
@@ -75,7 +75,7 @@ class DecayAnswer(Record, frozen=True, kw_only=True):
 
 
 class AuditReport(Result, Record, frozen=True, kw_only=True):
-    """What `audit` found.
+    """The result of `audit`.
 
     Example:
         >>> found = specdiag.audit("org/name")

@@ -94,7 +94,7 @@ def _copies(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
 
 
 def _is_constant(r: ModuleRecord) -> bool:
-    """Whether all entries are one value other than zero.
+    """Tell whether all entries are one value other than zero.
 
     Such a matrix has rank 1, and its norm gives the value but for the sign: the digest then decides.
     """

@@ -35,21 +35,21 @@ _NEEDS: dict[Need, str] = {
 
 
 class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of checks.toml."""
+    """An entry of checks.toml."""
 
     id: str
     by: str
     """The function that measures it: `file.function` of this package."""
     severity: Severity
     metric: str
-    """What is measured, in the words of the table in the documentation."""
+    """Measured quantity, in the words of the table in the documentation."""
     threshold: float | None = None
     """A finding where the value lies beyond it; None for what is never right."""
     fires: Literal["above", "below"] = "above"
     at_least: int | None = None
     """Matrices that must be comparable for the check to say anything."""
     needs: Need = "report"
-    """What must be there beside a report."""
+    """Input that the check needs beside a report."""
     why: str
     advice: str
     origin: str
@@ -58,7 +58,7 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Override(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a user's file may say of a check."""
+    """Settings of a check that a user's file may change."""
 
     threshold: float | None = None
     severity: Severity | None = None
@@ -75,13 +75,13 @@ _to_override = converter(Override)
 
 
 class Observation(NamedTuple):
-    """What a check measured somewhere; the thresholds say whether it is a finding."""
+    """A measurement of a check; the thresholds decide whether it is a finding."""
 
     check: str
     module: str | None
     value: Value
     expected: float | None = None
-    """What the value should be, where that is not the same for all."""
+    """Expected value, where that is not the same for all."""
 
 
 @cache

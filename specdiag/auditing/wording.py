@@ -33,7 +33,7 @@ def explanation(finding: Finding) -> str:
 
 
 def coverage(audit: AuditReport) -> list[str]:
-    """What was looked at, and what was not and why."""
+    """List the checks that ran, and those that did not and why."""
     seen = audit.coverage
     others = (
         "; values of norm gains and biases are not seen in a report, a pipeline or an adapter"

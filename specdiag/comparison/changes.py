@@ -1,4 +1,4 @@
-"""One matrix on both sides: the change of its metrics, and of its weights from three norms."""
+"""A matrix on both sides: the change of its metrics, and of its weights from three norms."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def make_change(
 
 
 def unchanged(a: ModuleRecord, b: ModuleRecord) -> bool | None:
-    """Whether the stored values are equal, bit by bit; None where the digests do not tell."""
+    """Tell whether the stored values are equal, bit by bit; None where the digests do not tell."""
     if a.digest is None or b.digest is None or _is_low_rank(a) or _is_low_rank(b):
         return None
     return a.digest == b.digest and a.storage_dtype == b.storage_dtype
 
 
 def no_delta(a: ModuleRecord) -> Delta:
-    """Of a matrix that did not change."""
+    """Return the change of a matrix that is equal on both sides."""
     known = a.frobenius_norm is not None and a.frobenius_norm > 0
     return Delta(
         status="zero",
@@ -58,7 +58,7 @@ def no_delta(a: ModuleRecord) -> Delta:
 def make_delta(
     a: ModuleRecord, b: ModuleRecord, d: ModuleRecord, singular_values: Sequence[float], subspaces: Subspaces | None
 ) -> Delta:
-    """What D = B - A is, from the rows of A, B and D.
+    """Describe D = B - A, from the rows of A, B and D.
 
     <A, B> = (||A||^2 + ||B||^2 - ||D||^2)/2, and 1 - cosine = (||D||^2 - (||A|| - ||B||)^2)/(2 ||A|| ||B||).
     """
@@ -84,5 +84,5 @@ def make_delta(
 
 
 def _is_low_rank(record: ModuleRecord) -> bool:
-    """Whether the row is of an update, whose digest is that of its r x r core."""
+    """Tell whether the row is of an update, whose digest is that of its r x r core."""
     return 0 < record.n_eigenvalues < min(record.rows, record.cols) * record.n_slices

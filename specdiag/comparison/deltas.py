@@ -36,7 +36,7 @@ def measure_deltas(
     options: Mapping[str, Any],
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Delta]:
-    """What changed in the weights, by common name. Matrices of equal digest are not read again.
+    """Compute the changes of the weights, by common name. Matrices of equal digest are not read again.
 
     Args:
         pairs: matched matrices of equal shape.

@@ -19,7 +19,7 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 
 _BLOCK_VALUES = 1 << 20
 _ANY = ModuleRole(role="other", family="other")
-"""Of a difference: roles are those of the rows of B. Equal differences of embeddings are no tied weights."""
+"""Settings of a difference: roles are those of the rows of B. Equal differences of embeddings are no tied weights."""
 
 Pair = tuple[str, WeightMatrix, WeightMatrix]
 """The common name, A's matrix and B's, of one shape."""
@@ -36,7 +36,7 @@ class _RoundedTwice(Rounding):
     absolute: tuple[list[float], ...] = ()
 
     def error(self, values: NDArray[Any]) -> float:
-        """Of the two roundings together, over the root mean square of the difference."""
+        """Compute the error of the two roundings together, over the root mean square of the difference."""
         flat = values.reshape(-1)
         mean_square = float(np.vdot(flat, flat)) / max(flat.size, 1)
         if not np.isfinite(mean_square) or mean_square == 0 or not self.absolute[0]:

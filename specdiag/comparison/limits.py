@@ -19,11 +19,11 @@ _ANGLES = ("left_angle", "right_angle")
 UNMATCHED = "unmatched"
 
 LIMITS: tuple[str, ...] = (*METRICS, *_OF_DELTA, *_ANGLES, UNMATCHED)
-"""What can be limited: |change| of a metric, what the weights say, and the number of matrices without a counterpart."""
+"""Names that a limit may have: |change| of a metric, changes of the weights, the number of unmatched matrices."""
 
 
 class Excess(NamedTuple):
-    """One limit that is exceeded; `value` is None where only the matrix before has the metric."""
+    """A limit that is exceeded; `value` is None where only the matrix before has the metric."""
 
     metric: str
     module: str

@@ -46,7 +46,7 @@ class Delta(Record, frozen=True, kw_only=True):
     """The difference D = B - A of one matrix."""
 
     status: Status
-    """Of the spectrum of D: `zero` where nothing changed, `low_rank` where its tail is lost in rounding."""
+    """Status of the spectrum of D: `zero` where nothing changed, `low_rank` where its tail is lost in rounding."""
     relative_change: float | None = None
     """||D||_F/||A||_F."""
     cosine: float | None = None
@@ -58,11 +58,11 @@ class Delta(Record, frozen=True, kw_only=True):
     stable_rank: float | None = None
     effective_rank: float | None = None
     alpha: float | None = None
-    """Of D, by the tail rule of the settings."""
+    """Exponent of D, by the tail rule of the settings."""
     alpha_null: float | None = None
     alpha_square: float | None = None
     singular_values: tuple[float, ...] = ()
-    """Of D, descending, slices pooled."""
+    """Singular values of D, descending, slices pooled."""
     subspaces: Subspaces | None = None
 
     def energy(self, rank: int) -> float | None:
@@ -73,7 +73,7 @@ class Delta(Record, frozen=True, kw_only=True):
 
 
 class ModuleChange(Record, frozen=True, kw_only=True):
-    """One matrix that both sides have."""
+    """A matrix that both sides have."""
 
     name: str
     """By which they were matched: that of the side without a prefix."""
@@ -103,7 +103,7 @@ class Unmatched(Record, frozen=True, kw_only=True):
 
 
 class Reshaped(Record, frozen=True, kw_only=True):
-    """One name, two shapes."""
+    """A name that has two shapes."""
 
     name: str
     role: Role | None = None
@@ -112,7 +112,7 @@ class Reshaped(Record, frozen=True, kw_only=True):
 
 
 class RoleChange(Record, frozen=True, kw_only=True):
-    """One role: means over its matched matrices that have a value."""
+    """A role: means over its matched matrices that have a value."""
 
     family: Family
     role: Role
@@ -202,7 +202,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
     relative_change: float | None = None
     """||B - A||_F/||A||_F over all matched matrices together."""
     cosine: float | None = None
-    """Of all matched weights as one vector."""
+    """Norms of all matched weights as one vector."""
     balance: Balance | None = None
     roles: tuple[RoleChange, ...]
     modules: tuple[ModuleChange, ...]

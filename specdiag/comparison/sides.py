@@ -1,4 +1,4 @@
-"""One side of a comparison: a report, or a checkpoint that is still to be analysed."""
+"""A side of a comparison: a report, or a checkpoint that is still to be analysed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """A tensor, or a part of one, as one side lists it."""
 
     name: str
-    """Of the tensor, without the part."""
+    """Name of the tensor, without the part."""
     role: Role | None
     """None for what is no matrix."""
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class Selection:
     roles: tuple[str, ...] = ()
 
     def wants(self, names: Iterable[str], role: Role | None) -> bool:
-        """Whether the matrix that goes by these names is compared; one that is no matrix has no role."""
+        """Tell whether the matrix of these names is compared; one that is no matrix has no role."""
         return chosen(names, self.include, self.exclude) and (not self.roles or role in self.roles)
 
     def check(self, names: Iterable[str]) -> None:

@@ -37,7 +37,7 @@ _BLOCKS = 512
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """Whether a plan of per-module decays is worth a run, and the predictions behind the answer.
+    """Answer whether a plan of per-module decays is worth a run, with the predictions behind it.
 
     Changes are relative: -0.02 is a norm 2 % smaller than it would be under the base decay at the same step.
     """
@@ -45,7 +45,7 @@ class Verdict(Record, frozen=True, kw_only=True):
     answer: Answer
     reasons: tuple[str, ...]
     changes: tuple[float, ...]
-    """Of each module's norm after the steps left, in the order given."""
+    """Changes of each module's norm after the steps left, in the order given."""
     balanced_changes: tuple[float | None, ...]
     """The same after any number of steps at this lr, about ratio^-1/2 - 1; None where ratio or decay is 0."""
     median_change: float
@@ -53,7 +53,7 @@ class Verdict(Record, frozen=True, kw_only=True):
     uniform_ratio: float
     """The rival: one ratio for all modules, the parameter-weighted mean of the plan's."""
     uniform_change: float
-    """What the rival does to every norm."""
+    """Change of every norm under the rival."""
     median_distance: float
     """Median of the absolute differences between the plan's changes and the rival's."""
     time_constant: float | None
@@ -104,9 +104,9 @@ def verdict(
     shape_share: float | None = None,
     schedule: LrSchedule = "constant",
 ) -> Verdict:
-    """Whether a plan is worth a run: what it does to the norms beside uniform decay of the same mean.
+    """Judge whether a plan is worth a run, by its norms and those of uniform decay of the same mean.
 
-    Geometry is said before lack of steps, for more steps would not mend it; the reasons give both.
+    Explained by shape comes before lack of steps, for more steps would not mend it; the reasons give both.
 
     Args:
         ratios: of the modules that take part, multiples of the base decay.

@@ -32,7 +32,7 @@ _COLUMNS: Mapping[str, str] = {
     "frobenius_norm": "frobenius_norm",
     "spectral_norm": "spectral_norm",
 }
-"""What a basis reads."""
+"""Column of a report that each basis reads."""
 
 _SQUARE_LIMIT = 2.12168
 """alpha_square of random matrices of any shape, in the limit."""
@@ -40,7 +40,7 @@ _SQUARE_LIMIT = 2.12168
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """One Parameter, with the records of its parts."""
+    """A Parameter whose decay is set, with the records of its parts."""
 
     name: str
     records: tuple[ModuleRecord, ...]
@@ -162,7 +162,7 @@ def check_basis(basis: object) -> None:
 
 
 def random_value(participant: Participant, basis: Basis) -> float | None:
-    """What the basis is for random matrices of the participant's shapes, entries of one variance; mean over parts."""
+    """Compute the basis of random matrices of the target's shapes, with entries of one variance; mean over parts."""
     values = [value for record in participant.records if (value := _random_value(record, basis)) is not None]
     return fmean(values) if values else None
 

@@ -27,7 +27,7 @@ Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
 
 
 class PlanEntry(Record, frozen=True, kw_only=True):
-    """One Parameter that takes part. Its parts (fused, stacked) share one decay, so their values are averaged first."""
+    """A Parameter that takes part. Its parts (fused, stacked) share one decay, so their values are averaged first."""
 
     name: str
     role: Role | None = None
@@ -38,7 +38,7 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """`encoder`, `vision`, ...; None in a model of one piece."""
     n_parameters: int
     value: float | None = None
-    """What the rule read, mean over the parts: alpha, alpha_square or a norm. None: no value, ratio 1."""
+    """Value that the rule read, mean over the parts: alpha, alpha_square or a norm. None: no value, ratio 1."""
     part_values: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
     """By part; empty for a Parameter that is one matrix."""
     ratio: float
@@ -46,9 +46,9 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     weight_decay: float | None = None
     """ratio * base, None where no base is known."""
     random_ratio: float | None = None
-    """What the same rule gives here if every matrix is random, of the same shapes."""
+    """Ratio that the same rule gives if every matrix is random, of the same shapes."""
     ratio_25: float | None = None
-    """What it gives with the tail fraction 0.25 (basis alpha by Hill only)."""
+    """Ratio at the tail fraction 0.25 (basis alpha by Hill only)."""
     ratio_75: float | None = None
     note: str | None = None
     """Why the ratio is 1 although the Parameter takes part."""
@@ -86,7 +86,7 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     base_origin: str | None = None
     """Where the base comes from: given, a run's file, Power Lines."""
     default_ratio: float = 1.0
-    """Of what is not among the entries."""
+    """Ratio of the Parameters that have no entry."""
     mean_ratio: float
     mean_ratio_weighted: float
     """Weighted by number of parameters."""
@@ -97,7 +97,7 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     schedule: DecaySchedule | None = None
     """How the decays follow the lr; None: they are constant."""
     verdict: Verdict | None = None
-    """Whether it will matter in the steps left; its changes are in the order of the entries."""
+    """Prediction of its effect in the steps left; the changes are in the order of the entries."""
     notes: tuple[str, ...] = ()
     entries: tuple[PlanEntry, ...]
 
@@ -203,7 +203,7 @@ def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
 
 
 def _problem(plan: DecayPlan) -> str | None:
-    """What contradicts itself in a plan: a file may have been edited."""
+    """Name the first contradiction in a plan, whose file may have been edited."""
     base = plan.base_weight_decay
     if plan.default_ratio < 0 or (base is not None and base < 0):
         return "a ratio or decay is below 0"

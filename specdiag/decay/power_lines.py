@@ -62,7 +62,7 @@ CUSTOMARY: tuple[Customary, ...] = (
 
 
 class PowerLines(Record, frozen=True, kw_only=True):
-    """What the fits say about one planned run, beside what they were given."""
+    """Answers of the fits for a planned run, with their inputs."""
 
     tokens: float
     """D: training tokens of the whole run, repeats counted."""
@@ -181,7 +181,7 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
 
 
 def limits(found: PowerLines) -> tuple[str, ...]:
-    """What to know before using `found`: units, where the fits hold, and the case in which they failed."""
+    """List what to know before using `found`: units, where the fits hold, and the case in which they failed."""
     own = found.context_length
     return (
         f"Units: tokens {found.tokens:.6g} (D) and parameters {found.params:.6g} (N, with embeddings or "

@@ -25,7 +25,7 @@ FEWEST = 5
 
 
 class Alignment(Record, frozen=True, kw_only=True):
-    """Of one module, over the logged steps from that on at which its momentum is full."""
+    """Mean direction of a module's updates, over the logged steps after its momentum has filled."""
 
     module: str
     n: int
@@ -33,7 +33,7 @@ class Alignment(Record, frozen=True, kw_only=True):
     cosine: float
     """Mean cosine between update and weights; positive lengthens them."""
     cosine_of_momentum: float
-    """What momentum alone makes of random gradients."""
+    """Cosine that momentum alone gives on random gradients."""
     share: float | None
     """Growth of the squared norm by the rest of the cosine, over its growth by random steps; -1 would undo it."""
     flagged: bool
@@ -41,7 +41,7 @@ class Alignment(Record, frozen=True, kw_only=True):
 
 
 def alignments(log: NormLog) -> list[Alignment]:
-    """Of each module whose decay is told from its update, in the order of the log."""
+    """Compute the alignment of each module whose decay is logged apart from its update, in the order of the log."""
     cosines, ratios = log.series("cos_update"), log.series("update_ratio")
     found: list[Alignment] = []
     for module in log.modules:

@@ -1,4 +1,4 @@
-"""What a prediction rests on, in sentences, and the factor that was taken where the paper's own is known to be off."""
+"""Assumptions of a prediction as sentences, with the factor that replaces a paper's where that is known to be off."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from specdiag.trajectories.metric_log import LogEntry, latest
 
 
 class NormError(Record, frozen=True, kw_only=True):
-    """One predicted number beside the logged one."""
+    """A predicted number and the logged one."""
 
     step: int
     module: str

@@ -20,7 +20,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Walk(NamedTuple):
-    """What a simulation measured."""
+    """Measurements of a simulation."""
 
     squares: dict[int, float]
     """Mean square of a weight after each noted step."""

@@ -1,4 +1,4 @@
-"""What a norm watch left in a run: its log in the long form, and beside it what each module is and who updates it."""
+"""Files of a norm watch in a run: its log in the long form, and a list of the modules and their optimizers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, latest, read_lo
 from specdiag.trajectories.records import StepResult, TrackedModule, Trajectory
 
 NORMS_NAME = "specdiag_norms"
-"""Of the folder in a run."""
+"""Name of the folder in a run."""
 MODULES_NAME = "modules.json"
 
 Series = list[tuple[int, float]]
 
 
 class NormedModule(TrackedModule, frozen=True, kw_only=True):
-    """One matrix whose norms were watched."""
+    """A matrix whose norms were watched."""
 
     n_values: int
     decay: Literal["decoupled", "coupled", "by weight"]
@@ -82,7 +82,7 @@ class NormLog(Record, frozen=True, kw_only=True):
 
 
 def has_norm_log(path: str | os.PathLike[str]) -> bool:
-    """Whether a norm watch wrote here: in this folder, or in the run that it is."""
+    """Tell whether a norm watch wrote to this folder, or to its folder in this run."""
     return _folder(Path(path)) is not None
 
 

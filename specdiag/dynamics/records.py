@@ -20,7 +20,7 @@ _SHOWN = 10
 
 
 class Setting(Record, frozen=True, kw_only=True):
-    """What is simulated."""
+    """Settings of a simulated run."""
 
     optimizer: Optimizer
     lr: float
@@ -43,7 +43,7 @@ class Setting(Record, frozen=True, kw_only=True):
 
 
 class Balance(Record, frozen=True, kw_only=True):
-    """What holds at the peak lr once the norm stands still. None where nothing decays."""
+    """Quantities at the peak lr once the norm stands still. None where nothing decays."""
 
     rms: float | None
     """Root mean square of a weight."""
@@ -74,7 +74,7 @@ class Balance(Record, frozen=True, kw_only=True):
 
 
 class Point(Record, frozen=True, kw_only=True):
-    """One step of the course."""
+    """A step of the course."""
 
     step: int
     """Updates done; 0 is the start."""
@@ -86,11 +86,11 @@ class Point(Record, frozen=True, kw_only=True):
     steady_rms: float | None
     """The balance that belongs to this step's lr and decay; far from `rms` where the lr moves faster than 1/(2 eta)."""
     simulated_rms: float | None = None
-    """Of the optimizer run on noise."""
+    """Root mean square of a weight, where the optimizer itself was run on noise."""
 
 
 class Simulation(Result, Record, frozen=True, kw_only=True):
-    """One setting and what becomes of the norm.
+    """A setting, and the course of the norm under it.
 
     Example:
         >>> found = specdiag.simulate("adamw", lr=1e-3, weight_decay=0.1, steps=20_000, lr_shape="cosine")
@@ -103,7 +103,7 @@ class Simulation(Result, Record, frozen=True, kw_only=True):
     balance: Balance
     course: tuple[Point, ...]
     simulated_shape: tuple[int, ...] | None = None
-    """Of the tensor that the optimizer was run on; None without a stochastic simulation."""
+    """Shape of the tensor that the optimizer was run on; None without a stochastic simulation."""
     seed: int | None = None
     assumptions: tuple[str, ...]
 

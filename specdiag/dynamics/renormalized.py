@@ -6,7 +6,7 @@ import numpy as np
 
 
 def renormalized_step(weights: np.ndarray, update: np.ndarray, lr: float, decay: float) -> np.ndarray:
-    """One step, rescaled to the norm that it would have without the perpendicular part of the update.
+    """Take a step, rescaled to the norm that it would have without the perpendicular part of the update.
 
     The display of the algorithm was not readable: this is a reconstruction from what the text says of its line 14.
 

@@ -39,7 +39,7 @@ _BY_GRADIENT = "Of SGD the mean logged gradient norm is an input: its steps have
 
 
 class ModuleCheck(Record, frozen=True, kw_only=True):
-    """One module's predicted norm beside the logged one, Frobenius."""
+    """A module's predicted and logged Frobenius norms."""
 
     module: str
     role: Role

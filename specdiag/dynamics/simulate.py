@@ -20,7 +20,7 @@ INITIAL_RMS = 0.02
 """GPT-2's initialisation, taken where nothing else is said."""
 MOST_STEPS = 10_000_000
 _LARGEST = 1e15
-"""Of any other number: more would overflow somewhere."""
+"""Largest value of any other number: more would overflow."""
 _POINTS = 200
 _SAMPLE = 4096
 """Coordinates that are simulated of an elementwise optimizer's tensor."""

@@ -1,4 +1,4 @@
-"""What an optimizer makes of gradients that are pure noise: how long its steps are, and how they repeat each other.
+"""Updates of an optimizer on gradients that are pure noise: their length, and how they repeat each other.
 
 A step is lr x u. Two numbers of u decide the norm: C, its mean square in a coordinate, and the correlation rho_k
 between updates k steps apart, which momentum causes. For white gradients every optimizer here has rho_k = f(a r^k),

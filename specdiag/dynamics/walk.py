@@ -16,7 +16,7 @@ from specdiag.dynamics.steady import correlations, removed
 from specdiag.dynamics.updates import Update
 
 Stepper = Callable[[float, float], float]
-"""One step at an lr and a decay, to the mean square that follows."""
+"""A step at an lr and a decay, which returns the mean square after it."""
 
 
 def expected(

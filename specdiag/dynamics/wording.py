@@ -1,4 +1,4 @@
-"""What a prediction says, in words."""
+"""A prediction in words."""
 
 from __future__ import annotations
 

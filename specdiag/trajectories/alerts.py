@@ -1,4 +1,4 @@
-"""What is worth waking someone: NaN, a rank that collapsed, a norm that left its course."""
+"""Alerts of a run: NaN, a rank that collapsed, a norm that left its course."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from specdiag.records import Record
 from specdiag.trajectories.records import Trajectory
 
 COLLAPSE = 0.5
-"""Of the effective rank at the checkpoint before: below, it is an alert."""
+"""Share of the effective rank at the checkpoint before, below which there is an alert."""
 
 FASTER = 3.0
 """A norm that moves this many times faster than ever before, and by more than `LEAST`, is an alert."""
 
 LEAST = 0.05
-"""Of a norm, relative."""
+"""Relative change of a norm."""
 
 
 class Alert(Record, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Alert(Record, frozen=True, kw_only=True):
 
 
 def alerts(found: Trajectory, step: int) -> list[Alert]:
-    """What is wrong at a step, held against the steps before it.
+    """List what is wrong at a step, compared with the steps before it.
 
     Args:
         found: the run so far.

@@ -37,7 +37,7 @@ class DecayLog:
 
 
 def has_decay_log(source: str | os.PathLike[str]) -> bool:
-    """Whether this is the folder of a run that logged its decays.
+    """Tell whether this is the folder of a run that logged its decays.
 
     Raises:
         SourceError: its log cannot be read.

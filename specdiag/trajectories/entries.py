@@ -12,7 +12,7 @@ from specdiag.trajectories.records import TRACKED, StepResult, TrackedModule
 
 
 def step_result(step: int, report: SpectralReport, file: str, losses: Losses, *, resumed: bool) -> StepResult:
-    """One step in short.
+    """Summarise a step.
 
     Args:
         step: its number.
@@ -49,7 +49,7 @@ def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
 
 
 def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
-    """What is needed to group the lines of a matrix."""
+    """Describe a matrix, to group its lines."""
     return TrackedModule(
         key=record.key,
         role=record.role,

@@ -1,4 +1,4 @@
-"""What of a trajectory is finished: one file in the output folder, from which an interrupted one goes on."""
+"""The ledger of a trajectory: a file in the output folder with the finished steps, to go on after an interruption."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STEP = re.compile("0|[1-9][0-9]{0,17}")
 
 
 class Finished(Record, frozen=True, kw_only=True):
-    """One step whose report is saved."""
+    """A step whose report is saved."""
 
     location: str
     fingerprint: str
-    """Of the checkpoint that was read."""
+    """Fingerprint of the checkpoint that was read."""
     report: str
     """File name."""
     digest: str
@@ -45,7 +45,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     run: str
     """A path relative to the folder, so that both can move together, or `hf://org/name`."""
     options: dict[str, str]
-    """What differs from the defaults of `analyze`; equal for all steps."""
+    """Arguments that differ from the defaults of `analyze`; equal for all steps."""
     steps: dict[str, Finished] = msgspec.field(default_factory=dict[str, Finished])
 
 
@@ -89,7 +89,7 @@ def read_ledger(path: Path) -> Ledger:
 
 
 def run_of(out: Path, ledger: Ledger) -> str:
-    """What was given as the run: a repository, or an absolute path."""
+    """Name the run: a repository, or an absolute path."""
     if ledger.run.startswith(_HUB):
         return ledger.run.removeprefix(_HUB)
     return os.path.normpath(out.absolute() / ledger.run)
@@ -135,7 +135,7 @@ def report_name(step: int) -> str:
 
 
 def _said(value: Any) -> str:
-    """One spelling of an option, whether a glob came alone or in a list."""
+    """Spell an option in one way, whether a glob came alone or in a list."""
     if isinstance(value, (list, tuple)):
         several = [str(v) for v in cast("Sequence[Any]", value)]
         return repr(several[0] if len(several) == 1 else several)

@@ -21,7 +21,7 @@ from specdiag.files import json_decoder, read_whole
 from specdiag.records import Record
 
 LOG_NAME = "specdiag_log.jsonl"
-"""Of the file in a run's directory."""
+"""Name of the file in a run's directory."""
 
 RUN = ""
 """The module of what is true of the whole network, such as its loss."""
@@ -32,7 +32,7 @@ _TAIL = 1 << 16
 
 
 class LogEntry(Record, frozen=True, kw_only=True):
-    """One number of one module at one step of a run."""
+    """A number of one module at one step of a run."""
 
     step: int
     module: str
@@ -104,7 +104,7 @@ def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
 
 
 def latest(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """One entry a step, module and metric, the last written; by step, then in the order of first appearance."""
+    """Keep the last entry of each step, module and metric; by step, then in the order of first appearance."""
     found = {(e.step, e.module, e.metric): e for e in entries}
     return sorted(found.values(), key=lambda e: e.step)
 

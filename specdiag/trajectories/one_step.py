@@ -1,4 +1,4 @@
-"""One checkpoint analysed in a process of its own, whose memory goes back to the training run that it watches."""
+"""Analysis of a checkpoint in a process of its own, whose memory returns to the training run that is watched."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Analyse = Callable[[RunStep], SpectralReport]
 
 @dataclass
 class Recorder:
-    """What is finished of a run, and how to finish more.
+    """Finished steps of a run, and the means to finish more.
 
     Attributes:
         run: what was given.
@@ -81,7 +81,7 @@ class Recorder:
             self.n_gone += 1
 
     def trajectory(self) -> Trajectory:
-        """What is finished so far."""
+        """Return the trajectory as far as it is finished."""
         order = sorted(self.steps)
         return Trajectory(
             run=self.run,

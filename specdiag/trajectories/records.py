@@ -1,4 +1,4 @@
-"""What a trajectory says: long rows, and what is needed to group them."""
+"""The records of a trajectory: long rows, and what groups them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specdiag.storage.result import Result
 from specdiag.trajectories.metric_log import RUN, LogEntry
 
 OUT_NAME = "specdiag_trajectory"
-"""Of the output folder in a run."""
+"""Name of the output folder in a run."""
 
 TRACKED: tuple[str, ...] = (
     "alpha", "rho", "alpha_square", "rho_square", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
@@ -22,11 +22,11 @@ TRACKED: tuple[str, ...] = (
 """Columns of a row that are followed over the steps."""
 
 RUN_METRICS: tuple[str, ...] = ("loss", "eval_loss", "balance_sd", "balance_range")
-"""What is followed of the whole network."""
+"""Metrics of the whole network."""
 
 
 class TrackedModule(Record, frozen=True, kw_only=True):
-    """One matrix of the run."""
+    """A matrix of the run."""
 
     key: str
     role: Role
@@ -38,7 +38,7 @@ class TrackedModule(Record, frozen=True, kw_only=True):
 
 
 class StepResult(Record, frozen=True, kw_only=True):
-    """One checkpoint that was analysed."""
+    """A checkpoint that was analysed."""
 
     step: int
     source: Source
@@ -54,11 +54,11 @@ class StepResult(Record, frozen=True, kw_only=True):
     balance_sd: float | None = None
     balance_range: float | None = None
     resumed: bool = False
-    """Whether the report was there already."""
+    """True if the report was there already."""
 
 
 class DroppedStep(Record, frozen=True, kw_only=True):
-    """One checkpoint that could not be analysed: being written, incomplete, damaged."""
+    """A checkpoint that could not be analysed: being written, incomplete, damaged."""
 
     step: int
     location: str
@@ -66,7 +66,7 @@ class DroppedStep(Record, frozen=True, kw_only=True):
 
 
 class Trajectory(Result, Record, frozen=True, kw_only=True):
-    """What `trajectory` found.
+    """The result of `trajectory`.
 
     Example:
         >>> found = specdiag.trajectory("runs/mine")
@@ -76,7 +76,7 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
 
     schema: int = TRAJECTORY.schema
     run: str
-    """What was given: a run directory, a glob, a hub repository."""
+    """Run as it was given: a run directory, a glob, a hub repository."""
     out: str
     """The folder with the log and the reports."""
     steps: tuple[StepResult, ...]

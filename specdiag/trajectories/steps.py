@@ -24,7 +24,7 @@ _SAVED = (*WEIGHT_SUFFIXES, ".json")
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """One checkpoint of a run.
+    """A checkpoint of a run.
 
     Attributes:
         step: the number in its name.
@@ -94,7 +94,7 @@ def find_steps(
 
 
 def fingerprint(step: RunStep) -> str:
-    """What a checkpoint is, as far as can be told without reading it: the commit, or sizes and times of its files.
+    """Identify a checkpoint without reading it: by the commit, or by sizes and times of its files.
 
     Raises:
         SourceError: it is not there, or the hub does not say.

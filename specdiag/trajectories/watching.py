@@ -109,7 +109,7 @@ def _there(run: str | os.PathLike[str], *, once: bool) -> list[RunStep]:
 
 
 def _mark(step: RunStep) -> str | None:
-    """What the checkpoint is now; None where it is gone, as a Trainer's oldest."""
+    """Identify the checkpoint as it is now; None where it is gone, as a Trainer's oldest."""
     try:
         return fingerprint(step)
     except SourceError:

@@ -26,7 +26,7 @@ Rows = Sequence[Mapping[str, Any]]
 _NAMES = frozenset({"name", "module", "tensor", "run", "name_before", "name_after"})
 """Columns that hold names, which stand as code in markdown."""
 _FORMULA = re.compile(r"[\s\x00-\x20\x7f-\xa0]*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
-"""What a spreadsheet takes for a formula, and the apostrophe that says that it is none."""
+"""First characters of what a spreadsheet takes for a formula, and the apostrophe that prevents it."""
 FORMATS = ("json", "csv", "md", "parquet")
 
 

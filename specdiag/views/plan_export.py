@@ -89,7 +89,7 @@ def _rows(format: str) -> Callable[[DecayPlan], bytes]:
 
 
 def _title(plan: DecayPlan) -> str:
-    """One line of comment: names are hostile input."""
+    """Write a line of comment with untrusted names escaped."""
     text = f"Weight decay for {plan.source}: {plan.rule} rule on {plan.basis}, report {plan.report_digest[:16]}"
     return printable(" ".join(text.split()))
 

@@ -1,4 +1,4 @@
-"""What a decay plan says, and how far it can be trusted, in sentences."""
+"""A decay plan, and how far it can be trusted, in sentences."""
 
 from __future__ import annotations
 

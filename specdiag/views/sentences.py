@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that do not say more than they do."""
+"""The numbers in sentences that claim no more than they show."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _lines(axes: Axes, groups: Groups, name: str) -> None:
 
 
 def _nulls(axes: Axes, groups: Groups, name: str) -> None:
-    """What noise of each role's shape scores, once for roles that share it."""
+    """Draw the score of noise of each role's shape, once for roles that share it."""
     shared: dict[tuple[tuple[int, float], ...], list[str]] = defaultdict(list)
     for label, records in groups.items():
         found = {r.layer or 0: v for r in records if (v := null(r, name)) is not None}

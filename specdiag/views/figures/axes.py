@@ -17,7 +17,7 @@ _ALL_TICKS_UP_TO = 9
 
 
 class Panel(NamedTuple):
-    """One of several small axes, and whether it stands at the left and at the bottom of them all."""
+    """A panel among several small ones, and whether it stands at the left and at the bottom of them all."""
 
     axes: Axes
     left: bool

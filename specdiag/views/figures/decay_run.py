@@ -13,7 +13,7 @@ from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigur
 
 @styled
 def decay_run(found: DecayLog) -> ReportFigure:
-    """What the optimizer read as weight decay, from change to change.
+    """Draw the weight decay that the optimizer read, from change to change.
 
     Args:
         found: of `load_decay_log`.

@@ -45,7 +45,7 @@ _MARKERS_UP_TO = 12
 
 @dataclass(frozen=True)
 class Curve:
-    """One spectrum with its look."""
+    """A spectrum with its look."""
 
     record: ModuleRecord
     eigenvalues: NDArray[np.float64]
@@ -57,7 +57,7 @@ class Curve:
     marker: str = ""
     line: str = "-"
     randomized: NDArray[np.float64] | None = None
-    """Of the matrix with its entries permuted, ascending, positive; None where these are not known."""
+    """Eigenvalues of the matrix with its entries permuted, ascending, positive; None where these are not known."""
 
 
 @styled
@@ -178,7 +178,7 @@ def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
 
 
 def densities(eigenvalues: NDArray[np.float64], edges: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Of n eigenvalues, some of which may lie outside of the bins."""
+    """Compute the density of n eigenvalues, some of which may lie outside of the bins."""
     return np.histogram(eigenvalues, edges)[0] / (np.diff(edges) * n)
 
 
@@ -190,7 +190,7 @@ def exponents(record: ModuleRecord) -> str:
 
 
 def _spectra(curves: Sequence[Curve], *, details: bool) -> list[NDArray[np.float64]]:
-    """What is drawn: with details the permuted matrices too."""
+    """Choose what is drawn: with details the permuted matrices too."""
     return [v for c in curves for v in (c.eigenvalues, c.randomized if details else None) if v is not None]
 
 
@@ -244,7 +244,7 @@ def _chosen(
     *,
     several: bool,
 ) -> list[ModuleRecord]:
-    """What was asked for; else what is in layers, and of several reports the middle layer."""
+    """Choose the records: those requested; else those in layers, and of several reports the middle layer."""
     chosen = choose(report, include, layers, roles)
     asked = include or roles or layers != ()
     known = sorted({r.layer for r in chosen if r.layer is not None})

@@ -33,7 +33,7 @@ def heatmap(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """One cell a layer and role; the median where a cell has several matrices, a grey cross where none has a value.
+    """Draw a cell a layer and role: the median where a cell has several matrices, a grey cross where none has a value.
 
     Args:
         report: what `analyze` found.

@@ -1,4 +1,4 @@
-"""What stands beside a spectrum, as numbers: the power law that was fitted, and the bulk of noise."""
+"""Laws drawn over a spectrum, as numbers: the fitted power law, and the bulk of noise."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from specdiag.errors import UsageError
 from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
 
 _DOTS = 40
-"""Of a simulation: more would hide the line."""
+"""Most points of a simulation: more would hide the line."""
 
 
 @styled

@@ -109,7 +109,7 @@ def _decays(axes: Axes, plan: DecayPlan) -> None:
 
 
 def _values(axes: Axes, x: np.ndarray, entries: Sequence[PlanEntry], name: str) -> None:
-    """What the rule read, as a dotted line in the upper part of the panel, with ticks at its values alone."""
+    """Draw the values of the rule as a dotted line in the upper part of the panel, with ticks at its values alone."""
     values = np.array([np.nan if e.value is None else e.value for e in entries])
     few = len(entries) <= 120
     axes.plot(x, values, ":" if few else "-", marker="o", markersize=2.5 if few else 0, color=_BROWN, linewidth=0.8,

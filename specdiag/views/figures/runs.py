@@ -1,4 +1,4 @@
-"""What the figures of runs share: a panel of lines over steps, one a role, and the caption."""
+"""Parts that the figures of runs share: a panel of lines over steps, one a role, and the caption."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def draw_curve(axes: Axes, values: NDArray[np.float64], *, logarithmic: bool, **
 
 
 def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
-    """What a random matrix shows, for the shapes of the records that are long enough to have an exponent."""
+    """Draw the curve of a random matrix, for the shapes of the records that are long enough to have an exponent."""
     shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
     for slices, n, m in shapes:
         values = np.sqrt(mp_quantiles(n * slices, n / m)[::-1])

@@ -89,12 +89,12 @@ def check_report(report: object, name: str = "report") -> None:
 
 
 def value(record: ModuleRecord, column: str) -> float | None:
-    """One number of a record."""
+    """Read a number of a record."""
     return getattr(record, column)
 
 
 def null(record: ModuleRecord, column: str) -> float | None:
-    """What noise of the record's shape scores in `alpha` or `alpha_square`; None elsewhere."""
+    """Compute the score of noise of the record's shape in `alpha` or `alpha_square`; None elsewhere."""
     if column == "alpha":
         return record.alpha_null
     if column == "alpha_square" and record.alpha_square is not None:

@@ -27,7 +27,7 @@ P = ParamSpec("P")
 
 INK, FAINT = "#222222", "#777777"
 NULL = "#555555"
-"""Of what noise scores."""
+"""Colour of the score of noise."""
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -93,7 +93,7 @@ FAMILY_TITLES: dict[Family, str] = {
     "attention": "attention", "mlp": "MLP", "embedding": "embeddings", "other": "other",
 }  # fmt: skip
 REPORT_COLOURS = ("#004488", "#DDAA33", "#BB5566", "#66A182", "#000000", "#999999")
-"""Of the first, second, ... checkpoint where several are compared. The paper's two are blue and yellow too."""
+"""Colours of the first, second, ... checkpoint where several are compared. The paper's two are blue and yellow too."""
 LAYERS = "cividis"
 """Colour map of depth and of values: its lightness rises with the value, also without colour."""
 
@@ -138,7 +138,7 @@ def new_figure(width: float, height: float, title: str, caption: str, *, fixed: 
 
 
 def legend(figure: Figure) -> None:
-    """What the panels' labels mean, once, at the right of them all. Of several with one label the first is shown."""
+    """Draw one legend for all panels, at their right. Of several lines with one label it shows the first."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

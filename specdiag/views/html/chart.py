@@ -12,7 +12,7 @@ from specdiag.views.figures.axes import log_ticks
 from specdiag.views.html.spectrum import Point, Spectrum
 
 WIDTH, HEIGHT = 320, 170
-"""Of the area inside the axes, in the units of the SVG."""
+"""Sides of the area inside the axes, in the units of the SVG."""
 
 _BELOW = HEIGHT + 5
 """Where a density is zero: out of sight, so that an outline has no base."""

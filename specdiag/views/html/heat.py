@@ -22,7 +22,7 @@ _LEGEND_STOPS = 9
 
 
 class Cell(NamedTuple):
-    """One role of one layer."""
+    """A role of one layer."""
 
     record: str
     """Name of the first of its matrices."""
@@ -33,28 +33,28 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One role; a cell a layer, None where there is no value."""
+    """A role; a cell a layer, None where there is no value."""
 
     label: str
     cells: list[Cell | None]
 
 
 class Heatmap(NamedTuple):
-    """One metric by layer and role."""
+    """A metric by layer and role."""
 
     metric: str
     layers: list[int]
     rows: list[Row]
     elsewhere: list[Cell]
-    """Of matrices outside of the layers."""
+    """Cells of matrices outside of the layers."""
     low: float
     high: float
     legend: str
     """A CSS gradient from low to high."""
     null: float | None
-    """What noise scores in the metric, where its shape plays no part."""
+    """Value of noise in the metric, where its shape plays no part."""
     several: bool
-    """Whether cells hold medians of several matrices."""
+    """True if cells hold medians of several matrices."""
     wide: bool
     """Too many layers for numbers in the cells."""
 

@@ -21,7 +21,7 @@ class Plotly(NamedTuple):
     packed: str
     """Base64 of its gzip."""
     digest: str
-    """What the page's security policy knows it by."""
+    """Hash by which the page's security policy admits it."""
 
 
 def plotly() -> Plotly | None:

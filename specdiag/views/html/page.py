@@ -163,7 +163,7 @@ def _data(name: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """What is put into the page: characters that do not show, or that turn the text around, are written out."""
+    """Prepare a value for the page: characters that do not show, or that turn the text around, are written out."""
     return value if isinstance(value, Markup) else printable(str(value))
 
 
@@ -248,7 +248,7 @@ def _tail(settings: Settings) -> str:
 
 
 def _selection(settings: Settings) -> str:
-    """What was asked for of the checkpoint; empty for all of it."""
+    """Describe the chosen part of the checkpoint; empty for all of it."""
     asked: dict[str, Sequence[str]] = {
         "include": settings.include,
         "exclude": settings.exclude,

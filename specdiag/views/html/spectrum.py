@@ -19,7 +19,7 @@ _BULK_POINTS = 40
 
 
 class Spectrum(NamedTuple):
-    """What is drawn of one ESD: the density in equal bins of log(eigenvalue), some 60 numbers for thousands."""
+    """Numbers that draw one ESD: the density in equal bins of log(eigenvalue), some 60 numbers for thousands."""
 
     low: float
     """Edges of the first and the last bin."""
@@ -38,7 +38,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
-    """What is drawn of one record's eigenvalues; None where there are none.
+    """Prepare the drawing of one record's eigenvalues; None where there are none.
 
     Raises:
         UsageError: the report was saved without eigenvalues.

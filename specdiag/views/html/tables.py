@@ -21,11 +21,11 @@ R = TypeVar("R")
 
 
 class Cell(NamedTuple):
-    """One cell."""
+    """A cell."""
 
     text: str
     order: float | None = None
-    """What it sorts by, where the text does not say."""
+    """Sort key, where the text does not give it."""
     link: str | None = None
 
 
@@ -55,12 +55,12 @@ def contrast_table(contrasts: Sequence[Contrast]) -> Table:
 
 
 def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> Table:
-    """One row for each matrix; its name leads to its panel."""
+    """Make a row for each matrix; its name leads to its panel."""
     return _table(records, record_columns(), lambda r: links[r.key])
 
 
 def plan_table(plan: DecayPlan, links: Mapping[str, str]) -> Table:
-    """One row for each Parameter; its name leads to the panel of its first part."""
+    """Make a row for each Parameter; its name leads to the panel of its first part."""
     return _table(plan.entries, plan_columns(plan), lambda e: links.get(e.name))
 
 
