@@ -16,16 +16,16 @@ from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
-from specdiag.decay.participants import (
-    Participant,
-    check_basis,
-    column,
-    participants,
-    random_value,
-    reference_participants,
-)
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
+from specdiag.decay.targets import (
+    DecayTarget,
+    check_basis,
+    column,
+    decay_targets,
+    random_value,
+    reference_targets,
+)
 from specdiag.errors import UsageError
 from specdiag.records import HILL_TAILS
 from specdiag.report import SpectralReport, is_report, load_report
@@ -79,7 +79,7 @@ def recommend(
         s2: ratio of the lightest.
         clip: percentiles to which values are clipped first, such as (5, 95).
         preserve_mean: scale the ratios so that their mean, weighted by parameters, is 1.
-        compat: `reference` reproduces the released code: its participants, equal values to s2, squared norms.
+        compat: `reference` reproduces the released code: its choice of Parameters, equal values to s2, squared norms.
         weight_decay: the base; None gives ratios only.
         base_origin: where the base comes from, for the record.
         lr: of the next step, for the verdict.
@@ -119,9 +119,9 @@ def recommend(
     report = _report(source, basis, compat, progress, analysis)
     read = column(basis, report.settings)
     taking_part = (
-        participants(report.records, include=include, exclude=exclude, roles=roles)
+        decay_targets(report.records, include=include, exclude=exclude, roles=roles)
         if compat is None
-        else reference_participants(report.records, _linears(source))
+        else reference_targets(report.records, _linears(source))
     )
     values = [_value(p, read, compat) for p in taking_part]
     layers = [p.layer for p in taking_part]
@@ -246,8 +246,8 @@ def _linears(source: Any) -> list[str] | None:
     return [f"{name}.weight" for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
 
 
-def _value(participant: Participant, read: str, compat: str | None) -> float | None:
-    value = participant.mean(read)
+def _value(target: DecayTarget, read: str, compat: str | None) -> float | None:
+    value = target.mean(read)
     if compat == "reference" and value is not None and read.endswith("_norm"):
         return value**2
     return value
@@ -291,8 +291,8 @@ def _verdict(
     )
 
 
-def _why_not(participant: Participant, basis: Basis) -> str:
-    statuses = sorted({record.status for record in participant.records if record.status != "ok"})
+def _why_not(target: DecayTarget, basis: Basis) -> str:
+    statuses = sorted({record.status for record in target.records if record.status != "ok"})
     return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
 
 

@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import asdict
 from torch import nn
 
-from specdiag.decay.participants import Participant, participants
+from specdiag.decay.targets import DecayTarget, decay_targets
 from specdiag.errors import UsageError
 from specdiag.live.matrices import LiveMatrix, live_matrices
 from specdiag.live.parameters import live_parameters, untied
@@ -23,7 +23,7 @@ def taking_part(
     include: Sequence[str],
     exclude: Sequence[str],
     roles: Sequence[str],
-) -> tuple[list[Participant], list[LiveMatrix]]:
+) -> tuple[list[DecayTarget], list[LiveMatrix]]:
     """The Parameters that get a ratio, with the matrices behind it; both in definition order.
 
     Args:
@@ -47,7 +47,7 @@ def taking_part(
             f"the optimizer holds no weight matrix of this {type(model).__name__}: build it over model.parameters() "
             "(frozen weights have no decay to balance)"
         )
-    chosen = participants([_record(m) for m in matrices], include=include, exclude=exclude, roles=roles)
+    chosen = decay_targets([_record(m) for m in matrices], include=include, exclude=exclude, roles=roles)
     keys = {record.key for participant in chosen for record in participant.records}
     return chosen, [matrix for matrix in matrices if matrix.key in keys]
 

@@ -39,7 +39,7 @@ _SQUARE_LIMIT = 2.12168
 
 
 @dataclass(frozen=True, slots=True)
-class Participant:
+class DecayTarget:
     """A Parameter whose decay is set, with the records of its parts."""
 
     name: str
@@ -77,13 +77,13 @@ class Participant:
         return fmean(known) if known else None
 
 
-def participants(
+def decay_targets(
     records: Sequence[ModuleRecord],
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     roles: Sequence[str] = (),
-) -> list[Participant]:
+) -> list[DecayTarget]:
     """The Parameters that a plan speaks of, in stored order.
 
     Args:
@@ -110,7 +110,7 @@ def participants(
     return _by_parameter(held)
 
 
-def reference_participants(records: Sequence[ModuleRecord], linears: Sequence[str] | None = None) -> list[Participant]:
+def reference_targets(records: Sequence[ModuleRecord], linears: Sequence[str] | None = None) -> list[DecayTarget]:
     """Who takes part in the released AlphaDecay code: every Linear but the first and the last, N >= 50.
 
     The embedding of LLaMA is no Linear there, so that `layers.0.self_attn.q_proj` and `lm_head` are left out.
@@ -123,7 +123,7 @@ def reference_participants(records: Sequence[ModuleRecord], linears: Sequence[st
     Raises:
         UsageError: the definition order is unknown: the names are not LLaMA's and there is no live model.
     """
-    by_name = {participant.name: participant for participant in _by_parameter(records)}
+    by_name = {target.name: target for target in _by_parameter(records)}
     order = list(linears) if linears is not None else _llama_order(by_name)
     return [
         by_name[name]
@@ -161,9 +161,9 @@ def check_basis(basis: object) -> None:
     checks.one_of("basis", basis, _COLUMNS)
 
 
-def random_value(participant: Participant, basis: Basis) -> float | None:
+def random_value(target: DecayTarget, basis: Basis) -> float | None:
     """Compute the basis of random matrices of the target's shapes, with entries of one variance; mean over parts."""
-    values = [value for record in participant.records if (value := _random_value(record, basis)) is not None]
+    values = [value for record in target.records if (value := _random_value(record, basis)) is not None]
     return fmean(values) if values else None
 
 
@@ -179,11 +179,11 @@ def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
             return record.rows**0.5 + record.cols**0.5
 
 
-def _by_parameter(records: Iterable[ModuleRecord]) -> list[Participant]:
+def _by_parameter(records: Iterable[ModuleRecord]) -> list[DecayTarget]:
     groups: dict[str, list[ModuleRecord]] = defaultdict(list)
     for record in records:
         groups[record.name].append(record)
-    return [Participant(name, tuple(group)) for name, group in groups.items()]
+    return [DecayTarget(name, tuple(group)) for name, group in groups.items()]
 
 
 def _llama_order(names: Iterable[str]) -> list[str]:
