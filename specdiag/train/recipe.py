@@ -14,7 +14,7 @@ import msgspec
 
 from specdiag.checks import MOST_RATE
 from specdiag.errors import MissingExtraError, SourceError, UsageError
-from specdiag.files import converter, decode_toml, read_whole
+from specdiag.files import Table, converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
 from specdiag.train.callbacks.registry import OPTIONS
@@ -84,13 +84,13 @@ class Recipe(Record, frozen=True, kw_only=True):
     """Columns of a classification data set: one or two with text, then the label; empty for the usual ones."""
     augment: str = "crop"
     """Changes of training images: `none`, `crop`, `randaugment`, `mixup`."""
-    model: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    model: Table = msgspec.field(default_factory=Table)
     """Content of config.json; beside `start`, what differs from it."""
-    alphadecay: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    alphadecay: Table = msgspec.field(default_factory=Table)
     """Options of the decay rule, whichever it is: see `registry.OPTIONS`."""
-    optimizer_options: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    optimizer_options: Table = msgspec.field(default_factory=Table)
     """Options of `specdiag.optim.optimizers` that are no settings."""
-    settings: dict[str, Any]
+    settings: Table
     """Arguments of the Trainer."""
 
 
@@ -182,7 +182,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"'{idle}' is no setting here: a run is evaluated before the first step and after the last, saves every "
             "save_steps in its own folder, and shows its own progress"
         )
-    types: dict[str, Any] = {field.name: field.type for field in fields(TrainingArguments)}
+    types: Table = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)
     for name, value in settings.items():
         wanted = types[name]

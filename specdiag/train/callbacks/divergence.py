@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +49,9 @@ class Divergence(TrainerCallback):
         self._loss = loss if self._bad is None else torch.where(self._bad, self._loss, loss)  # pyright: ignore
         self._bad = bad if self._bad is None else self._bad | bad
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """End the run where the loss of the step was not finite: on all ranks, logged, and without a checkpoint."""
         bad, loss = self._bad, self._loss
         self._bad = self._loss = None

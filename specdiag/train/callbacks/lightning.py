@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from specdiag.errors import MissingExtraError, UsageError
+from specdiag.files import Table
 from specdiag.optim import AlphaDecay
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class LightningAlphaDecayCallback(Callback):
         super().__init__()
         self.decay: AlphaDecay | None = None
         self._settings = settings
-        self._loaded: dict[str, Any] | None = None
+        self._loaded: Table | None = None
         self._announced = False
         self._watching: Any = None
 
@@ -82,13 +83,13 @@ class LightningAlphaDecayCallback(Callback):
         """The same after an error or Ctrl-C; a checkpoint that is saved now still gets the state."""
         self._detach()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Table:
         """Return the state that Lightning writes to its checkpoint."""
         if self._loaded is not None:
             return self._loaded
         return {} if self.decay is None else self.decay.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Table) -> None:
         """Keep what the checkpoint holds until training begins."""
         self._loaded = state_dict
 

@@ -80,7 +80,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
             if saved is not None:
                 _load(self.decay, saved)
         # The checkpoint of a run without this callback has no entry for it, and the Trainer's first save needs one.
-        cast("dict[str, Any]", state.stateful_callbacks).setdefault(type(self).__name__, self.state())
+        cast("Table", state.stateful_callbacks).setdefault(type(self).__name__, self.state())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,7 +102,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         """The rule, attached to a live optimizer."""
         return type(self).rule(model, optimizer, **self._settings)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Table:
         """Return the state that the Trainer writes to trainer_state.json."""
         return {
             "args": {name: value for name, value in self._settings.items() if name != "process_group"},
@@ -114,9 +114,9 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         """The callback of a checkpoint; its state is taken from there when training begins."""
         return cls(**state["args"])
 
-    def _saved(self, state: TrainerState) -> dict[str, Any] | None:
+    def _saved(self, state: TrainerState) -> Table | None:
         """The rule's state in the checkpoint that the Trainer resumes from."""
-        held = cast("dict[str, Any]", state.stateful_callbacks).get(type(self).__name__)
+        held = cast("Table", state.stateful_callbacks).get(type(self).__name__)
         if isinstance(held, list):
             raise UsageError(f"the Trainer has several {type(self).__name__}s: their ratios would multiply; add one")
         try:
@@ -157,7 +157,7 @@ class AdaDecayCallback(LiveRuleCallback):
 LIVE_RULES = (AlphaDecayCallback, ModuleAdaDecayCallback, AWDCallback, AdaDecayCallback)
 
 
-def _load(decay: LiveRule, saved: dict[str, Any]) -> None:
+def _load(decay: LiveRule, saved: Table) -> None:
     try:
         decay.load_state_dict(saved)
     except SpecdiagError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from specdiag.errors import MissingExtraError, UsageError
+from specdiag.files import Table
 from specdiag.optim.norms.norm_watch import NormWatch
 
 try:
@@ -36,9 +37,9 @@ class NormWatchCallback(TrainerCallback, ExportableState):
         """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
         if self.watch is not None:
             self.watch.detach()
-        settings: dict[str, Any] = {"out": args.output_dir} | self._settings
+        settings: Table = {"out": args.output_dir} | self._settings
         self.watch = NormWatch(kwargs["model"], kwargs["optimizer"], **settings)
-        stateful = cast("dict[str, Any]", state.stateful_callbacks)
+        stateful = cast("Table", state.stateful_callbacks)
         held = stateful.get(type(self).__name__)
         if isinstance(held, list):
             raise UsageError("the Trainer has several NormWatchCallbacks, which would write into one log: add one")
@@ -61,7 +62,7 @@ class NormWatchCallback(TrainerCallback, ExportableState):
         if self.watch is not None:
             self.watch.finish(state.global_step)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Table:
         """Return the state that the Trainer writes to trainer_state.json."""
         saved = None if self.watch is None else self.watch.state_dict()
         return {"args": dict(self._settings), "attributes": {"saved": saved}}

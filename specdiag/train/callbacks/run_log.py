@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from specdiag.files import Table
 from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import servable
 from specdiag.live.parameters import live_parameters, untied
@@ -71,7 +72,7 @@ class RunLogCallback(TrainerCallback):
         own = None if self._live is None else type(self._live).__name__
         for kind in LIVE_RULES:  # the state of an older rule would be taken for this run's on the next resume
             if kind.__name__ != own:
-                cast("dict[str, Any]", state.stateful_callbacks).pop(kind.__name__, None)
+                cast("Table", state.stateful_callbacks).pop(kind.__name__, None)
         names: dict[torch.Tensor, str] = {
             p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
         }

@@ -12,7 +12,7 @@ from typing import Any
 
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
 from specdiag.errors import SourceError, UsageError
-from specdiag.files import read_whole
+from specdiag.files import Table, read_whole
 from specdiag.train.checkpoints.manifest import content_defect, manifest_defect
 from specdiag.train.checkpoints.trainer_state import read_trainer_state
 from specdiag.train.checkpoints.zip_check import zip_defect
@@ -80,7 +80,7 @@ def refuse_adapter(source: Path) -> None:
             )
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path) -> Table:
     """trainer_state.json of a checkpoint.
 
     Raises:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta
 
 from specdiag.errors import SourceError
-from specdiag.files import converter, read_whole
+from specdiag.files import Table, converter, read_whole
 from specdiag.train.checkpoints.finite import check_plain
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -26,14 +26,14 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     num_train_epochs: Count = 0
     num_input_tokens_seen: Count = 0
     total_flos: float = 0.0
-    log_history: list[dict[str, Any]] | None = None
-    stateful_callbacks: dict[str, dict[str, Any] | list[dict[str, Any]]] | None = None
+    log_history: list[Table] | None = None
+    stateful_callbacks: dict[str, Table | list[Table]] | None = None
 
 
 _convert = converter(_State)
 
 
-def read_trainer_state(path: Path) -> dict[str, Any]:
+def read_trainer_state(path: Path) -> Table:
     """The content of a trainer_state.json.
 
     Raises:
@@ -52,10 +52,10 @@ def read_trainer_state(path: Path) -> dict[str, Any]:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise SourceError(f"{path} is damaged ({error}): name another checkpoint") from error
     _check(path, held, state)
-    return cast("dict[str, Any]", held)
+    return cast("Table", held)
 
 
-def _check(path: Path, held: dict[str, Any], state: _State) -> None:
+def _check(path: Path, held: Table, state: _State) -> None:
     from transformers import TrainerState
 
     known = TrainerState.__dataclass_fields__

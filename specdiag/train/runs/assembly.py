@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from specdiag.decay.plan import DecayPlan
 from specdiag.decay.plan_groups import fit
 from specdiag.errors import MissingExtraError, UsageError
+from specdiag.files import Table
 from specdiag.live.parameters import live_parameters
 from specdiag.train.callbacks.live_rules import LiveRuleCallback
 from specdiag.train.callbacks.registry import rule_callback
@@ -193,7 +194,7 @@ def _check_decay(
 
 
 def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> TrainingArguments:
-    ours: dict[str, Any] = {
+    ours: Table = {
         "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
         "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,  # it would put zeros and older losses in the place of NaN
@@ -201,7 +202,7 @@ def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> Trai
         # Without it ranks on a machine that has no accelerator would not know of each other.
         "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),
     }  # fmt: skip
-    batch: dict[str, Any] = {
+    batch: Table = {
         "per_device_eval_batch_size": settings["per_device_train_batch_size"],
         "report_to": "none",
     }

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.train.recipe import Recipe, validated
 
 _SHORT = {"lr": "learning_rate", "batch_size": "per_device_train_batch_size"}
@@ -16,13 +17,13 @@ TABLES = ("settings", "model", "alphadecay", "optimizer_options")
 """Those that `TABLE.NAME=VALUE` may name; NAME alone is a field of the recipe, else one of the settings."""
 
 
-def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(texts: Sequence[str]) -> Table:
     """`NAME=VALUE` by name; values are TOML, and text where they are none.
 
     Raises:
         UsageError: there is no name or no equals sign, or a name stands twice.
     """
-    found: dict[str, Any] = {}
+    found: Table = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name.strip() or not equals:
@@ -59,7 +60,7 @@ def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
         UsageError: there is no such name, two names mean the same, or the value cannot be.
     """
     _check_once(assignments)
-    content: dict[str, Any] = msgspec.to_builtins(recipe)
+    content: Table = msgspec.to_builtins(recipe)
     fields = Recipe.__struct_fields__
     for given, value in assignments.items():
         name = _SHORT.get(given, given)
@@ -86,6 +87,6 @@ def _check_once(assignments: Mapping[str, Any]) -> None:
         names[name] = given
 
 
-def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, Any]) -> dict[str, Any]:
+def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, Any]) -> Table:
     """Options of a former method are not those of a new one."""
     return {name: value for name, value in content[table].items() if f"{table}.{name}" in assignments}

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import Table
 from specdiag.train.run_files import read_run
 
 ARGUMENTS = "training_args.bin"
-DEFAULT_ARGUMENTS: dict[str, Any] = {
+DEFAULT_ARGUMENTS: Table = {
     "learning_rate": 5e-5, "lr_scheduler_type": "linear", "weight_decay": 0.1, "per_device_train_batch_size": 8,
     "save_steps": 500, "logging_steps": 10, "seed": 42,
 }  # fmt: skip
@@ -47,7 +48,7 @@ class TrainerArguments:
         notes: what was left aside.
     """
 
-    values: dict[str, Any]
+    values: Table
     origin: dict[str, str]
     notes: list[str] = field(default_factory=list[str])
 
