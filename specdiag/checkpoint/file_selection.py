@@ -1,4 +1,4 @@
-"""Which files of a repository or directory hold the model: one precedence for local and remote sources.
+"""Choice of the files that hold the model: one precedence for local and remote sources.
 
 Two different models of equal rank are never guessed between.
 """

@@ -1,4 +1,4 @@
-"""The table of formats: a file is told by its first bytes, and its name only makes it a candidate.
+"""The table of formats: the first bytes of a file decide its format, its name only makes it a candidate.
 
 A new format is a reader, which makes a `Listing` of a path, and one record in `FORMATS`.
 """
@@ -112,7 +112,7 @@ _UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for fo
 
 
 def list_file(path: Path, label: str) -> Listing:
-    """List every tensor of a file, whose format is told from its content.
+    """List every tensor of a file, whose content decides its format.
 
     Args:
         path: the file.

@@ -56,11 +56,11 @@ def sort_tensors(
     found = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
     reasons = {**found.skipped, **settled, **tied}
     parts = {name: held for name, held in found.parts.items() if name not in reasons}
-    said = [*notes, *found.notes]
+    all_notes = [*notes, *found.notes]
     if options.experts is not None:
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)
-        said += remarks
+        all_notes += remarks
     matrices = tuple(_matrix(t, part) for t in tensors for part in parts.get(t.name, ()))
     _require_distinct(matrices, source)
     return Checkpoint(
@@ -73,7 +73,7 @@ def sort_tensors(
             for t in tensors
             if t.name in reasons
         ),
-        notes=tuple(said),
+        notes=tuple(all_notes),
         n_tensors=len(tensors),
         n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied and t.reason != SCALE),
         stored=tuple(tensors),

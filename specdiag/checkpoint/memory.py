@@ -54,12 +54,12 @@ def from_state_dict(
         [('q', (8, 8))]
     """
     # A state dict may hold anything at run time: modules add their extra state to it.
-    held, left = plain_tensors(cast("Mapping[object, object]", tensors), location)
-    stored, notes = unwrap(leave_out_long(list_tensors(held, location)), location)
+    named_tensors, left = plain_tensors(cast("Mapping[object, object]", tensors), location)
+    stored, notes = unwrap(leave_out_long(list_tensors(named_tensors, location)), location)
     settings = dict(config or {})
-    stored, said = dequantise(stored, settings)
+    stored, dequantised = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
-    notes = (*left, *notes, *said)
+    notes = (*left, *notes, *dequantised)
     options = Sorting(role_map, experts, seed)
     adapter = read_adapter(stored, adapters or {}, location)
     if adapter is not None:

@@ -88,11 +88,11 @@ class Opening:
         """Raise UsageError where an argument asks an open checkpoint to have been opened otherwise."""
         wanted = Opening.of(given)
         for name in names_of(SortingArguments):
-            held, asked = getattr(self, name), getattr(wanted, name)
-            if given.get(name) is not None and asked != held:
+            current, requested = getattr(self, name), getattr(wanted, name)
+            if given.get(name) is not None and requested != current:
                 raise UsageError(
                     f"{name}={checks.shown(given[name])} is chosen when a checkpoint is opened, and this one is open "
-                    f"already, with {name}={held!r}: give its path or hub id instead"
+                    f"already, with {name}={current!r}: give its path or hub id instead"
                 )
 
 

@@ -91,14 +91,14 @@ def open_checkpoint(
         raise UsageError(f"{folder.source.location} has several components: pick one with file= for role_map=")
 
     def sort(pick: str | None) -> Checkpoint:
-        held = read_contents(folder, pick)
+        contents = read_contents(folder, pick)
         options = Sorting(role_map, experts, seed)
-        adapter = _adapter(held, folder)
+        adapter = _adapter(contents, folder)
         if base is not None:
-            return _applied(held, adapter, base, options, stream=stream)
+            return _applied(contents, adapter, base, options, stream=stream)
         if adapter is not None:
-            return update_rows(adapter, held.source, held.config, options, held.notes)
-        return sort_tensors(held.tensors, held.source, held.config, options, held.notes)
+            return update_rows(adapter, contents.source, contents.config, options, contents.notes)
+        return sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
 
     checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
     opening = {"revision": revision, "file": file, "base": base, "stream": stream,
@@ -116,10 +116,10 @@ def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Cont
     folder, pick, parts = _located(location, stream=stream)
     if parts:
         raise UsageError(f"{folder.source.location} has several components: give the folder of one as base=")
-    held = read_contents(folder, pick)
-    if _adapter(held, folder) is not None:
+    contents = read_contents(folder, pick)
+    if _adapter(contents, folder) is not None:
         raise UsageError(f"{folder.source.location} is an adapter, or carries one: base= takes the plain model")
-    return held
+    return contents
 
 
 def _located(
@@ -132,24 +132,24 @@ def _located(
     return folder, pick, () if pick else component_folders(folder)
 
 
-def _adapter(held: Contents, folder: Folder) -> Adapter | None:
-    config = read_adapter_config(folder, held.source.files[0])
-    return read_adapter(held.tensors, {None: config}, held.source.location)
+def _adapter(contents: Contents, folder: Folder) -> Adapter | None:
+    config = read_adapter_config(folder, contents.source.files[0])
+    return read_adapter(contents.tensors, {None: config}, contents.source.location)
 
 
 def _applied(
-    held: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting, *, stream: bool
+    contents: Contents, adapter: Adapter | None, location: str | os.PathLike[str], options: Sorting, *, stream: bool
 ) -> Checkpoint:
     """Apply the adapter to its base model."""
-    where = held.source.location
+    where = contents.source.location
     if adapter is None:
         raise UsageError(f"{where} is no adapter: leave out base={os.fspath(location)}")
     if adapter.holds_base:
         raise UsageError(f"{where} holds the weights that its adapter changes: leave out base={os.fspath(location)}")
     base = read_base(location, stream=stream)
     tensors = merge(adapter, base.tensors, where, base.source.location)
-    source = msgspec.structs.replace(held.source, base=str(base.source))
-    notes = (*held.notes, *base.notes, *remarks_on_updates(adapter))
+    source = msgspec.structs.replace(contents.source, base=str(base.source))
+    notes = (*contents.notes, *base.notes, *remarks_on_updates(adapter))
     return sort_tensors(tensors, source, base.config, options, notes)
 
 

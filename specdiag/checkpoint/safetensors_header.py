@@ -85,13 +85,13 @@ def _entries(text: bytes) -> dict[str, Entry]:
     Decoders keep the last of two equal keys. As many entries as there are keys of each kind are all that were written;
     where the counts differ, or a backslash may hide a key, every object is looked at.
     """
-    held = _DECODER.decode(text)
-    named = held.keys() - {_METADATA}
+    raw_entries = _DECODER.decode(text)
+    named = raw_entries.keys() - {_METADATA}
     if b"\\" in text or any(text.count(key) != len(named) for key in _KEYS):
         json.loads(text, object_pairs_hook=_unique)
-    if _METADATA in held:
-        _METADATA_DECODER.decode(held[_METADATA])
-    return {name: _ENTRY.decode(value) for name, value in held.items() if name != _METADATA}
+    if _METADATA in raw_entries:
+        _METADATA_DECODER.decode(raw_entries[_METADATA])
+    return {name: _ENTRY.decode(value) for name, value in raw_entries.items() if name != _METADATA}
 
 
 def _check_layout(entries: Mapping[str, Entry], room: int) -> None:

@@ -29,7 +29,7 @@ _GROUPS_LOOKED_AT = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How coarse the codes of a quantised tensor are: what cannot be told from its dequantised values alone.
+    """How coarse the codes of a quantised tensor are: the dequantised values alone do not show it.
 
     Attributes:
         eps: spacing of floating-point codes at 1, 0.125 for fp8 E4M3; 0 for codes in equal steps.

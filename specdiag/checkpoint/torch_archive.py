@@ -111,7 +111,7 @@ def _damaged(member: str) -> zipfile.BadZipFile:
 
 
 def _open_legacy(path: Path, label: str) -> Opened:
-    """Read the pickle twice: where the values lie is said behind it."""
+    """Read the pickle twice: the places of the values follow behind it."""
     with _Bounded(path.open("rb", buffering=0)) as file:
         if _unpickled(file, _no_storage).content != _MAGIC or _unpickled(file, _no_storage).content != _PROTOCOL:
             raise SourceError(f"'{label}' is a pickle, but not one that torch.save wrote: save it with torch.save")

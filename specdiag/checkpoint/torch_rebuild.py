@@ -104,7 +104,7 @@ def _typed(
     storage: object, offset: object, size: object, stride: object, _grad: object, _hooks: object, dtype: object,
     metadata: object = None,
 ) -> object:  # fmt: skip
-    """`_rebuild_tensor_v3`: bytes, whose type is said apart."""
+    """`_rebuild_tensor_v3`: bytes, whose type is a separate argument."""
     return _marked(_view(storage, offset, size, stride, dtype), metadata)
 
 

@@ -65,10 +65,10 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
         for name, average in groups.items():
             twin = _twin(average, trained, parent) if _lags(name) else None
             if twin is not None:
-                said = f"copy of the weights under '{twin}'" if twin else "copy of the other weights"
+                description = f"copy of the weights under '{twin}'" if twin else "copy of the other weights"
                 for place in average.members.values():
-                    marked[place] = replace(marked[place], reason=f"averaged or lagging {said}")
-                notes.append(f"Left out {len(average.members)} tensors under '{_path(parent, name)}', a {said}.")
+                    marked[place] = replace(marked[place], reason=f"averaged or lagging {description}")
+                notes.append(f"Left out {len(average.members)} tensors under '{_path(parent, name)}', a {description}.")
     return marked, notes
 
 

@@ -141,14 +141,14 @@ class AdapterConfig:
         return {parent for parent, _, leaf in (name.rpartition(".") for name in named) if leaf != "weight"}
 
     def _flag(self, key: str) -> bool:
-        """Read a flag, False where nothing is said."""
+        """Read a flag, False where it is absent."""
         value = self.settings.get(key)
         if value is None or isinstance(value, bool):
             return bool(value)
         raise _damaged(key, value, "neither true nor false")
 
     def _whole(self, key: str, value: object) -> int | None:
-        """`value` where it is a rank, None where nothing is said."""
+        """Check that `value` is a rank or absent."""
         if value is None or (type(value) is int and 0 <= value < 1 << 31):
             return value
         raise _damaged(key, value, "no rank")

@@ -81,7 +81,7 @@ def _first_of_each(updates: Sequence[Update]) -> list[Update]:
 
 
 def _readable(names: Sequence[str]) -> dict[str, str]:
-    """Names whose role can be told, by the names that are shown: flattened ones taken apart, where that is unique."""
+    """Map the shown names to names that show a role: flattened ones are taken apart, where that is unique."""
     guesses = {name: f"{dotted(name.removesuffix('.weight'))}.weight" for name in names}
     counts = Counter([*guesses.values(), *guesses])
     return {name: guess if guess == name or counts[guess] == 1 else name for name, guess in guesses.items()}

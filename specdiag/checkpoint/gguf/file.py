@@ -184,7 +184,7 @@ def _numbers(metadata: Mapping[str, Value], prefix: str) -> dict[str, int]:
 
 
 def _one(value: Value | None) -> int | None:
-    """An integer, or the one that all layers have; 0 is said of layers without attention."""
+    """Read an integer, or the one that all layers share, ignoring the 0 of layers without attention."""
     values = set(value) - {0} if isinstance(value, tuple) else {value}
     only = values.pop() if len(values) == 1 else None
     return only if isinstance(only, int) and not isinstance(only, bool) else None

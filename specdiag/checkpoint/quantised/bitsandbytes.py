@@ -77,16 +77,16 @@ def _state(tensor: StoredTensor) -> Mapping[str, object]:
     return cast("Table", state)
 
 
-def _shape(said: object) -> tuple[int, ...] | None:
-    if not isinstance(said, list) or not said or len(said) > 8:
+def _shape(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not value or len(value) > 8:
         return None
-    sizes = [positive(size) for size in cast("list[object]", said)]
+    sizes = [positive(size) for size in cast("list[object]", value)]
     return None if None in sizes else tuple(size for size in sizes if size is not None)
 
 
-def _number(said: object) -> float | None:
+def _number(value: object) -> float | None:
     """A number that float32 can hold."""
-    return float(said) if isinstance(said, int | float) and abs(said) <= float(np.finfo(np.float32).max) else None
+    return float(value) if isinstance(value, int | float) and abs(value) <= float(np.finfo(np.float32).max) else None
 
 
 def _nested(

@@ -68,11 +68,11 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) ->
     parts = {part.name for weight in weights.values() for part in weight.parts}
     reasons = _reasons(tensors, bundle, weights.keys() | refused.keys())
     reasons |= dict.fromkeys(parts - refused.keys(), SCALE) | refused
-    held = [
+    readable = [
         weights[t.name].tensor() if t.name in weights else replace(t, reason=reasons.get(t.name, t.reason))
         for t in tensors
     ]
-    return held, _notes(weights)
+    return readable, _notes(weights)
 
 
 def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, Weight], dict[str, str]]:

@@ -109,9 +109,9 @@ def _layout(bundle: Bundle) -> str:
 
 def _group(cols: int, groups: int, bundle: Bundle) -> int | None:
     """Inputs of a group: as configured where that fits, or the whole number that gives so many groups."""
-    said = bundle.number("group_size")
-    if said is not None and -(-cols // said) == groups:
-        return min(said, cols)
+    stated = bundle.number("group_size")
+    if stated is not None and -(-cols // stated) == groups:
+        return min(stated, cols)
     return cols // groups if cols > 0 and groups > 0 and cols % groups == 0 else None
 
 

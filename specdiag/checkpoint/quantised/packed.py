@@ -76,14 +76,14 @@ def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
     parent, leaf = split(codes.name)
     if leaf != "weight" or codes.dtype != "U32" or "scales" not in bundle.leaves[parent]:
         return None
-    said = _mlx_settings(parent, bundle)
-    bits, group = positive(said.get("bits")), positive(said.get("group_size"))
+    own_settings = _mlx_settings(parent, bundle)
+    bits, group = positive(own_settings.get("bits")), positive(own_settings.get("group_size"))
     if bits is None or group is None or len(codes.shape) not in (2, 3):
         raise NotUnderstood("MLX: the configuration does not say how many bits and how large a group")
     cols = codes.shape[-1] * 32 // bits
     shape, stacked = (*codes.shape[:-1], cols), len(codes.shape) == 3
     expected = (*codes.shape[:-1], cols // group)
-    if said.get("mode") == "mxfp4":
+    if own_settings.get("mode") == "mxfp4":
         powers = bundle.integers(f"{parent}.scales", "U8")
         if powers is None or bits != 4 or powers.shape != expected or cols % group:
             raise NotUnderstood("MLX mxfp4 without scales that fit")
@@ -91,8 +91,8 @@ def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
         return Weight(codes.name, shape, "mxfp4", (codes, powers), decode, rounding, stacked)
     scale = bundle.floats(f"{parent}.scales")
     bias = bundle.floats(f"{parent}.biases", f"{parent}.qbiases")
-    if said.get("mode", "affine") != "affine" or scale is None or bias is None:
-        raise NotUnderstood(f"MLX in mode {said.get('mode')}, or without scales and biases")
+    if own_settings.get("mode", "affine") != "affine" or scale is None or bias is None:
+        raise NotUnderstood(f"MLX in mode {own_settings.get('mode')}, or without scales and biases")
     if bits > 8 or codes.shape[-1] * 32 % bits or cols % group or not expected == scale.shape == bias.shape:
         raise NotUnderstood(
             f"MLX: {bits} bits in groups of {group} are not {shown(codes.shape)} words with {shown(scale.shape)} scales"

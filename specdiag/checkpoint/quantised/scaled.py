@@ -96,9 +96,10 @@ def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
 def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
     """fp8 without scales is what a plain cast writes, but only where nothing hints at scales."""
     parent, leaf = split(codes.name)
-    beside = {word for word in bundle.leaves[parent] if "scale" in word and (leaf == "weight" or word.startswith(leaf))}
-    if beside:
-        raise NotUnderstood(f"nothing is known of {', '.join(sorted(beside))}")
+    named = (word for word in bundle.leaves[parent] if leaf == "weight" or word.startswith(leaf))
+    unknown_scales = {word for word in named if "scale" in word}
+    if unknown_scales:
+        raise NotUnderstood(f"nothing is known of {', '.join(sorted(unknown_scales))}")
     if bundle.settings:
         raise NotUnderstood(f"{codes.name}_scale is missing, and the configuration says that the model is quantised")
 
