@@ -94,14 +94,8 @@ def analyze(
     is_first = ranks is None or ranks.rank == 0
     try:
         with analysis_bar() as bar:
-            report = run(
-                checkpoint,
-                **computing,
-                cache=given.cache,
-                partial_reports=list(held.values()),
-                ranks=ranks,
-                progress=bar,
-            )
+            computing |= {"cache": given.cache, "partial_reports": list(held.values()), "ranks": ranks}
+            report = run(checkpoint, **computing, progress=bar)
         if is_first:
             show.answer(report, target)
     except (Interrupted, AnalysisFailed) as stopped:

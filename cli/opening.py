@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specdiag.errors import SourceError
 
@@ -12,6 +12,7 @@ from . import output
 from .sharing import Given
 
 if TYPE_CHECKING:
+    from specdiag.checkpoint.opening import OpeningArguments
     from specdiag.report import SpectralReport
 
 
@@ -46,7 +47,7 @@ def report_of(source: str, given: Given, purpose: str, *, drawing: tuple[str, ..
         return analyze(checkpoint, **computing, progress=bar)
 
 
-def checkpoint_of(source: str, opening: dict[str, Any]) -> str:
+def checkpoint_of(source: str, opening: OpeningArguments) -> str:
     """The newest checkpoint of a run directory; anything else as it was typed.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a source to its report: what is opened, selected, measured, kept and summarised."""
+"""Analysis of a source: opened, selected, measured, kept and summarised."""
 
 from specdiag.analysis.source import open_source
 

@@ -1,4 +1,4 @@
-"""From a source to its report: what is asked for is listed, measured, and summarised."""
+"""The verb `analyze`: open a source, measure its weight matrices, and put its report together."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def analyze(
     ranks: Ranks | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralReport:
-    """Spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
+    """Compute spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
 
     An open `Checkpoint` keeps what it was opened with: revision, file, base, stream, role map, experts and seed.
 

@@ -1,4 +1,4 @@
-"""What was measured of a matrix, kept under its values and settings: the row without its name, and the eigenvalues."""
+"""Results kept by a matrix's values and settings: its row without the name, and its eigenvalues."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 import zlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,7 +76,7 @@ class Results:
         self._lock = threading.Lock()
 
     def find(self, matrix: WeightMatrix, storage: FloatType, digest: str) -> tuple[ModuleRecord, Eigenvalues] | None:
-        """The row and the eigenvalues of a matrix under its own name, None where they are to be computed.
+        """Look up the row and the eigenvalues of a matrix, under its own name; None where they are to be computed.
 
         Args:
             matrix: which one.
@@ -120,7 +119,7 @@ class Results:
 
     def _name(self, matrix: WeightMatrix, storage: FloatType, digest: str) -> str:
         """A hash of everything that the numbers depend on."""
-        values: tuple[Any, ...] = (digest, storage.name, storage.eps, matrix.shape, matrix.n_slices, matrix.rank)
+        values: tuple[object, ...] = (digest, storage.name, storage.eps, matrix.shape, matrix.n_slices, matrix.rank)
         if self._settings.randomize:  # the permutation is drawn by the name too
             values += (self._settings.seed, zlib.crc32(matrix.key.encode()))
         return hashlib.sha256(repr((*self._common, *values)).encode()).hexdigest()

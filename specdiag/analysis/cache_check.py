@@ -1,4 +1,4 @@
-"""Whether a kept result can be one of a matrix: its checksum says that it was written whole, not that it is right."""
+"""Checks that a kept result can belong to a matrix: its checksum shows only that it was written whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME = 1e-3
 def contradiction(
     record: ModuleRecord, eigenvalues: Eigenvalues, matrix: WeightMatrix, settings: Settings, digest: str
 ) -> str | None:
-    """Why this row and these spectra are not those of the matrix; None where they may be.
+    """Say why a row and its spectra are not those of a matrix; None where they may be.
 
     Args:
         record: the row.

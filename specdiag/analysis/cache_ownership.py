@@ -17,7 +17,7 @@ class ForeignFolderError(Exception):
 
 
 def check_folder(folder: Path) -> bool:
-    """Whether the members of a group share a folder, and the user is one of them.
+    """Tell whether a folder is shared with a group of the user.
 
     Trusted is a folder that belongs to the user or to root, and one that the user's group may write to.
 
@@ -46,7 +46,7 @@ def check_folder(folder: Path) -> bool:
 
 
 def is_trusted(held: os.stat_result, *, shared: bool) -> bool:
-    """Whether an entry comes from the user, from root, or from a member of the group that shares its folder."""
+    """Tell whether an entry comes from the user, from root, or from the group that shares its folder."""
     return held.st_uid in _trusted() or shared
 
 

@@ -118,7 +118,7 @@ class Store:
         return content
 
     def put(self, name: str, content: bytes) -> None:
-        """Write an entry whole or not at all. Where that is not possible, it is said once, and not tried again."""
+        """Write an entry whole or not at all. Where that fails, warn once and write no more."""
         if not (self._is_writable and self._is_trusted):
             return
         path = self._path(name)
@@ -138,7 +138,7 @@ class Store:
         self._has_written = True
 
     def damaged(self, name: str, why: str) -> None:
-        """Say of the first damaged entry, which it is: it is computed anew and replaced."""
+        """Warn of the first damaged entry. Each is computed anew and replaced."""
         with self._lock:
             self.n_damaged += 1
             say = _log.warning if self.n_damaged == 1 else _log.debug
@@ -197,5 +197,5 @@ class Store:
 
 
 def _checksum(name: str, content: bytes) -> bytes:
-    """Of the content under its name: an entry copied to another name is damaged too."""
+    """Hash the content with its name, so that an entry copied to another name counts as damaged."""
     return hashlib.sha256(name.encode() + content).digest()

@@ -1,4 +1,4 @@
-"""What a matrix will cost, before it is read: the order of the work, the progress bar and `--dry-run` use it."""
+"""Estimates of the cost of a matrix before it is read, for the order of the work, the progress bar and dry runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NANOSECONDS: dict[str, tuple[float, ...]] = {
     "float64": (0.023, 0.03552, 18.49, 5.932, 2.405e6),
     "float32": (0.008298, 0.02326, 7.75, 5.812, 1.798e6),
 }
-"""Of each term on one core: fitted by benchmarks/scale.py to matrices of models up to 350M (docs/scale.md)."""
+"""Time of each term on one core, fitted by benchmarks/scale.py to matrices of models up to 350M (docs/scale.md)."""
 
 _BLOCK = 64 << 20
 
 
 def flops(matrix: WeightMatrix, settings: Settings) -> float:
-    """Floating-point operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, and the same for square windows."""
+    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, and the same for square windows."""
     n, m = _size(matrix)
     total = n * n * m + 4 / 3 * n**3
     if settings.square and n < m:
@@ -32,14 +32,14 @@ def flops(matrix: WeightMatrix, settings: Settings) -> float:
 
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
-    """Time of one matrix on one core of the machine of docs/scale.md, by Gram and eigenvalues."""
+    """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
     n, m = _size(matrix)
     counted = terms(n, m, square=settings.square) * (2 if settings.randomize else 1)
     return matrix.n_slices * float(counted @ np.array(NANOSECONDS[settings.dtype])) / 1e9
 
 
 def terms(n: int, m: int, *, square: bool) -> NDArray[np.float64]:
-    """How often each of `TERMS` occurs in an n x m matrix, n <= m, its square windows included."""
+    """Count each of `TERMS` in an n x m matrix, n <= m, and in its square windows if `square`; shape [5]."""
     counted = np.array([n * n * m, n**3, n * n, n * m, 1.0])
     if square and n < m:
         counted += -(-m // n) * np.array([n**3, n**3, n * n, n * n, 0.0])
@@ -47,7 +47,7 @@ def terms(n: int, m: int, *, square: bool) -> NDArray[np.float64]:
 
 
 def memory(matrix: WeightMatrix, settings: Settings) -> int:
-    """Bytes that one worker holds at most: the stored tensor, one widened block, the Gram and the solver's copy.
+    """Count the most bytes of one worker: the stored tensor, one widened block, the Gram and the solver's copy.
 
     Of a quantised tensor the codes, their values, and as much again while these are computed.
     """
@@ -64,7 +64,7 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
 
 
 def stored_bytes(matrix: WeightMatrix) -> int:
-    """What a matrix takes on disk: its share of the stored tensor, of an update all of its factors."""
+    """Count the bytes of a matrix on disk: its part of the stored tensor, or all factors of an update."""
     if matrix.rank is not None:
         return matrix.tensor.nbytes
     values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast, get_args
 
 from specdiag import checks
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import Role, TailName
+from specdiag.records import TAIL_NAMES, Role, TailName
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "float64"]
 Method = Literal["gram", "svd"]
+C = TypeVar("C", bound=str)
 
 
 class ComputingArguments(TypedDict, total=False):
-    """What is computed of a checkpoint and how, but for the choice of its matrices, as arguments of `analyze`."""
+    """Arguments of `analyze` that choose the numbers, and the means of computing them."""
 
     device: str
     dtype: DType
@@ -40,27 +41,31 @@ class ComputingArguments(TypedDict, total=False):
 
 
 class SelectionArguments(TypedDict, total=False):
-    """Which matrices are analysed, as arguments of `analyze`."""
+    """Arguments of `analyze` that choose the matrices."""
 
     include: str | Sequence[str]
     exclude: str | Sequence[str]
     roles: str | Sequence[str]
 
 
-class AnalysisArguments(OpeningArguments, ComputingArguments, SelectionArguments, total=False):
+class ComputedArguments(ComputingArguments, SelectionArguments, total=False):
+    """Arguments of `analyze` for a checkpoint that is open, beside progress."""
+
+
+class AnalysisArguments(OpeningArguments, ComputedArguments, total=False):
     """Arguments of `analyze` beside source and progress."""
 
 
 class UnselectedArguments(OpeningArguments, ComputingArguments, total=False):
-    """Those that `recommend` has not among its own."""
+    """Arguments of `analyze` that `recommend` passes on."""
 
 
 class ComparedArguments(PlainArguments, ComputingArguments, total=False):
-    """Those that `compare` has not among its own."""
+    """Arguments of `analyze` that `compare` passes on."""
 
 
 class RunArguments(SortingArguments, ComputingArguments, SelectionArguments, total=False):
-    """Those that are the same for every checkpoint of a run."""
+    """Arguments of `analyze` that are the same for every checkpoint of a run."""
 
     base: str | os.PathLike[str] | None
 
@@ -73,7 +78,7 @@ ANALYSIS: tuple[str, ...] = names_of(AnalysisArguments)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisOptions:
-    """What is computed, of which matrices, and with which means. Arguments as of `analyze`."""
+    """Checked options of an analysis, under the names of the arguments of `analyze`."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -93,14 +98,15 @@ class AnalysisOptions:
     progress: Callable[[Progress], None] | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> AnalysisOptions:
-        """The checked options among the arguments `given`; those of opening are left alone.
+    def of(cls, given: Mapping[str, object]) -> AnalysisOptions:
+        """Check the options among arguments; those that open a checkpoint are passed over.
+
+        Args:
+            given: values by the arguments' names.
 
         Raises:
             UsageError: a value makes no sense, with what is allowed.
         """
-        for name, kind, default in (("dtype", DType, "auto"), ("method", Method, "gram"), ("tail", TailName, "hill")):
-            checks.one_of(name, given.get(name, default), get_args(kind))
         checks.function("progress", given.get("progress"))
         jobs, memory, cache = (given.get(name) for name in ("jobs", "memory", "cache"))
         return cls(
@@ -108,9 +114,9 @@ class AnalysisOptions:
             exclude=checks.texts("exclude", given.get("exclude", ())),
             roles=checks.roles(given.get("roles", ())),
             device=checks.text("device", given.get("device", "auto")),
-            dtype=given.get("dtype", "auto"),
-            method=given.get("method", "gram"),
-            tail=given.get("tail", "hill"),
+            dtype=_choice("dtype", given.get("dtype", "auto"), get_args(DType)),
+            method=_choice("method", given.get("method", "gram"), get_args(Method)),
+            tail=_choice("tail", given.get("tail", "hill"), TAIL_NAMES),
             tail_fraction=_fraction(given.get("tail_fraction", 0.5)),
             square=checks.flag("square", given.get("square", True)),
             randomize=checks.flag("randomize", given.get("randomize", False)),
@@ -119,21 +125,39 @@ class AnalysisOptions:
             cache=None if cache is None else checks.path("cache", cache),
             partial_reports=_reports(given.get("partial_reports", ())),
             ranks=_ranks(given.get("ranks")),
-            progress=given.get("progress"),
+            progress=cast("Callable[[Progress], None] | None", given.get("progress")),
         )
 
 
-def check(given: Mapping[str, Any], allowed: Sequence[str] = ANALYSIS) -> None:
-    """Raise UsageError where an argument for `analyze` does not exist, or its value makes no sense."""
+def check(given: Mapping[str, object], allowed: Sequence[str] = ANALYSIS) -> None:
+    """Check arguments of `analyze`.
+
+    Args:
+        given: values by the arguments' names.
+        allowed: names that are taken.
+
+    Raises:
+        UsageError: a name does not exist, or a value makes no sense.
+    """
     checks.names(given, allowed)
     Opening.of(given)
     AnalysisOptions.of(given)
 
 
-def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments that open a checkpoint, and those that compute."""
+def split(given: Mapping[str, object]) -> tuple[OpeningArguments, ComputedArguments]:
+    """Split arguments of `analyze` into those that open a checkpoint, and those that compute.
+
+    Args:
+        given: values by the arguments' names; `analyze` checks them.
+    """
     opening = {name: value for name, value in given.items() if name in OPENING}
-    return opening, {name: value for name, value in given.items() if name not in OPENING}
+    computing = {name: value for name, value in given.items() if name not in OPENING}
+    return cast("OpeningArguments", opening), cast("ComputedArguments", computing)
+
+
+def _choice(name: str, value: object, allowed: tuple[C, ...]) -> C:
+    checks.one_of(name, value, cast("tuple[str, ...]", allowed))
+    return cast("C", value)
 
 
 def _fraction(value: object) -> float:

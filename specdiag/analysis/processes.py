@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -23,12 +23,12 @@ from specdiag.spectra.measure import Eigenvalues
 
 T = TypeVar("T")
 Rows = dict[str, tuple[ModuleRecord, Eigenvalues]]
-"""What was found of each matrix, by key."""
+"""Row and eigenvalues of each matrix, by key."""
 
 _LONGEST_WAIT = timedelta(days=1)
-"""How much sooner one process may finish than another; that one has died is told by torchrun, much earlier."""
-_BETWEEN_LOOKS = 0.02
-_UNTIL_TOLD = 5.0
+"""How much sooner one process may finish than another; torchrun reports one that has died much earlier."""
+_POLL_SECONDS = 0.02
+_STOP_SECONDS = 5.0
 """Seconds in which torchrun stops the others when one has died: to be stopped once is simpler than twice."""
 
 
@@ -92,7 +92,7 @@ class Ranks:
         return [work[i] for i in sorted(taken)]
 
     def device(self, device: str) -> str:
-        """The accelerator of this process, where the work goes to several."""
+        """Choose the accelerator of this process, where the work goes to several."""
         if not device.startswith("cuda"):
             return device
         import torch
@@ -100,24 +100,30 @@ class Ranks:
         return f"cuda:{self.local_rank % torch.cuda.device_count()}"
 
     def exchange(self, mine: T) -> list[T]:
-        """What every process gives, by rank. All call it; a signal interrupts the wait for the others.
+        """Gather a value from every process. All call it; a signal interrupts the wait for the others.
+
+        Args:
+            mine: the value of this process.
+
+        Returns:
+            The values by rank.
 
         Raises:
             RankLost: another process has ended.
         """
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.size
+        found: list[T | None] = [None] * self.size
         try:
-            all_here: Any = dist.barrier(async_op=True)
+            all_here = cast("dist.Work", dist.barrier(async_op=True))
             while not all_here.is_completed():
-                time.sleep(_BETWEEN_LOOKS)
+                time.sleep(_POLL_SECONDS)
             all_here.wait()
             dist.all_gather_object(found, mine)
         except RuntimeError as error:
-            time.sleep(_UNTIL_TOLD)
+            time.sleep(_STOP_SECONDS)
             raise RankLost("another process has ended") from error
-        return found
+        return cast("list[T]", found)
 
     def wait_for_all(self) -> None:
         """Go on when all have come here: where one ends with an exit code, torchrun stops the others.

@@ -17,14 +17,14 @@ from specdiag.resources import blas_kernels
 from specdiag.spectra.identity import identity
 from specdiag.spectra.measure import Eigenvalues
 
-_AGAIN = ("failed", "nonfinite")
-"""What could not be read may be readable now, and what has no spectrum costs only reading."""
+_REMEASURED = ("failed", "nonfinite")
+"""Statuses that are measured again: a tensor may be readable now, and without a spectrum it costs only reading."""
 
 
 def finished_rows(
     partial: Sequence[SpectralReport], source: Source, settings: Settings, selected: Iterable[WeightMatrix]
 ) -> dict[str, tuple[ModuleRecord, Eigenvalues]]:
-    """What need not be computed again, by key.
+    """Collect rows that need not be computed again, by key.
 
     Args:
         partial: reports of one analysis that was interrupted.
@@ -40,22 +40,23 @@ def finished_rows(
     for report in partial:
         if difference := _difference(report, source, settings):
             raise UsageError(f"the partial report of {report.source} {difference}: leave out partial_reports=")
-        for row in (held := report.in_memory()):
+        loaded = report.in_memory()
+        for row in loaded:
             matrix = matrices.get(row.key)
-            if matrix is None or row.status in _AGAIN or (row.rows, row.cols) != matrix.shape:
+            if matrix is None or row.status in _REMEASURED or (row.rows, row.cols) != matrix.shape:
                 continue
             randomized = None
             if row.rand_spectral_norm is not None:
-                randomized = held.eigenvalues(row.key, randomized=True)
+                randomized = loaded.eigenvalues(row.key, randomized=True)
             found[row.key] = (
                 replace(row, **identity(matrix)),
-                Eigenvalues(held.eigenvalues(row.key), randomized),
+                Eigenvalues(loaded.eigenvalues(row.key), randomized),
             )
     return found
 
 
 def _difference(report: SpectralReport, source: Source, settings: Settings) -> str | None:
-    """Why rows of the report would not be those of this analysis; None where they would."""
+    """Say why the rows of a report are not those of this analysis; None where they are."""
     if source.kind == "memory":
         return "is of a model in memory, which may have changed since"
     before, now = _place(report.source), _place(source)
@@ -81,7 +82,7 @@ def _difference(report: SpectralReport, source: Source, settings: Settings) -> s
 
 
 def _place(source: Source) -> str:
-    """Where the weights are, in one spelling."""
+    """Write where the weights are in one spelling."""
     local = source.kind in ("dir", "file")
     name = str(Path(source.location).resolve()) if local else f"{source.location}@{source.commit}"
     chosen = f" ({', '.join(source.files)})"

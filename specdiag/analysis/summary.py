@@ -36,7 +36,7 @@ _GROUPS: dict[Group, frozenset[str]] = {
 def summarise(
     records: Sequence[ModuleRecord], skipped: Sequence[Skipped], *, n_tensors: int, n_parameters: int
 ) -> Summary:
-    """The summary of finished records.
+    """Summarise finished records.
 
     Args:
         records: one row a matrix.
@@ -63,12 +63,12 @@ def summarise(
 
 
 def balance_score(alphas: Sequence[float]) -> tuple[float, float]:
-    """Standard deviation and range of shape-free exponents; exactly rounded, so that their order changes no bit."""
+    """Compute standard deviation and range of shape-free exponents, exactly rounded: their order changes no bit."""
     return pstdev(alphas), max(alphas) - min(alphas)
 
 
 def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
-    """Attention against MLP per layer, for alpha and alpha_square; empty where fewer than two layers have both."""
+    """Compare attention with MLP per layer, for alpha and alpha_square; empty where fewer than two layers have both."""
     found: list[Contrast] = []
     for basis in ("alpha", "alpha_square"):
         group = [c for name in _GROUPS if (c := _contrast(records, basis, name)) is not None]
@@ -77,12 +77,12 @@ def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
 
 
 def _is_update(record: ModuleRecord) -> bool:
-    """Whether the row is the update of a weight that has a row of its own, as in a live model with an adapter."""
+    """Tell whether the row is the update of a weight that has a row of its own, as in a live model with an adapter."""
     return (record.part or "").rpartition(".")[2].startswith("delta")
 
 
 def sign_flip_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided sign-flip p-value of the mean: exact up to 16 differences, else 100,000 seeded draws, add-one.
+    """Compute the two-sided sign-flip p of the mean: exact up to 16 differences, else 100,000 seeded draws, add-one.
 
     Args:
         differences: one paired difference a layer, shape [n].
@@ -167,7 +167,7 @@ def _value(record: ModuleRecord, basis: Basis) -> float:
 
 
 def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) -> float:
-    """What a random matrix of this shape scores: drawn from the simulated moments, else its null (NaN without one)."""
+    """Draw the exponent of a random matrix of this shape from simulated moments; else its null, NaN without one."""
     shape = (record.rows, record.cols)
     if basis == "alpha_square":
         return float(rng.normal(alpha_null_square(min(shape)), square_null_sd(shape)))

@@ -9,16 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops, memory
-from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import RawArray, StoredTensor, WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
@@ -47,7 +46,7 @@ _BATCH_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is read at once: a stored tensor or one slice of a stacked one, and the matrices cut from it."""
+    """A stored tensor, or a slice of a stacked one, that is read at once, and the matrices cut from it."""
 
     tensor: StoredTensor
     index: int | None
@@ -57,13 +56,13 @@ class Unit:
 @dataclass(frozen=True, slots=True)
 class _Read:
     matrix: WeightMatrix
-    stack: NDArray[Any]
+    stack: RawArray
     storage: FloatType
     scanned: Scan
 
 
 def units(matrices: Iterable[WeightMatrix]) -> list[Unit]:
-    """Matrices grouped by what they are cut from, so that nothing is read twice; stored order."""
+    """Group matrices by what they are cut from, in stored order, so that nothing is read twice."""
     groups: dict[tuple[int, int | None], list[WeightMatrix]] = defaultdict(list)
     for matrix in matrices:
         groups[id(matrix.tensor), matrix.slicer.index].append(matrix)
@@ -71,7 +70,13 @@ def units(matrices: Iterable[WeightMatrix]) -> list[Unit]:
 
 
 def affordable_workers(work: Sequence[Unit], settings: Settings, jobs: int, budget: int) -> int:
-    """The most workers, at most `jobs`, whose largest units fit into `budget` bytes together.
+    """Count the workers whose largest units fit into memory together.
+
+    Args:
+        work: all units.
+        settings: how they are measured.
+        jobs: the most workers.
+        budget: bytes for all workers together.
 
     Raises:
         UsageError: if the largest unit alone does not fit.
@@ -113,7 +118,7 @@ def _is_small(unit: Unit) -> bool:
 
 
 def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
-    """Whether torch solves some of it."""
+    """Tell whether torch solves some of the work."""
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
     by_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
     return by_torch or settings.device != "cpu"
@@ -269,7 +274,7 @@ def _threads(workers: int, with_torch: bool) -> Generator[ThreadPoolExecutor]:
 
 @contextmanager
 def _one_blas_thread(with_torch: bool) -> Generator[None]:
-    """One thread for every BLAS in the process: workers, not libraries, share out the processors."""
+    """Give every BLAS of the process one thread: workers, not libraries, share out the processors."""
     before = None
     if with_torch:
         import torch

@@ -16,6 +16,7 @@ from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text.globs import check_globs, chosen
 
 if TYPE_CHECKING:
+    from specdiag.analysis.options import ComputedArguments
     from specdiag.analysis.run import Progress
 
 
@@ -53,7 +54,7 @@ class Side:
         return _skipped(self.checkpoint.skipped) | held
 
     def analysed(
-        self, keys: Iterable[str], computing: Mapping[str, Any], progress: Callable[[Progress], None] | None
+        self, keys: Iterable[str], computing: ComputedArguments, progress: Callable[[Progress], None] | None
     ) -> SpectralReport:
         """The report, made now where there is none, of the matrices `keys`."""
         if self.report is not None:
