@@ -193,7 +193,9 @@ def test_another_processor_is_named(tmp_path):
     partial = interrupted(folder)
     kernels = ("openblas Imaginary", *partial.provenance.kernels[1:])
     other = replace(partial, provenance=replace_record(partial.provenance, kernels=kernels))
-    with pytest.raises(UsageError, match="the BLAS kernels and processor 'openblas Imaginary', and this has 'openblas "):
+    with pytest.raises(
+        UsageError, match="the BLAS kernels and processor 'openblas Imaginary', and this has 'openblas "
+    ):
         specdiag.analyze(folder, device="cpu", partial_reports=[other])
 
 
