@@ -26,10 +26,18 @@ def analyze(
     *,
     given: Given,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the partial report of an interrupted analysis.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the partial report of an interrupted analysis.",
+            rich_help_panel=options.EXECUTION,
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List matrices, bytes, roles and work; read no values.")
+        bool,
+        typer.Option(
+            "--dry-run", help="List matrices, bytes, roles and work; read no values.", rich_help_panel=options.EXECUTION
+        ),
     ] = False,
     format: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What `specdiag analyze` prints and saves."""
+"""Output of `specdiag analyze`: tables, and data to print or save."""
 
 from __future__ import annotations
 

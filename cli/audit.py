@@ -35,20 +35,40 @@ def audit(
     *,
     given: Given,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="SOURCE", help="Compare with this report or checkpoint.")
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="SOURCE",
+            help="Compare with this report or checkpoint.",
+            rich_help_panel=options.THRESHOLDS,
+        ),
     ] = None,
     thresholds: Annotated[
-        Path | None, typer.Option("--thresholds", metavar="FILE", help="TOML file that changes checks.")
+        Path | None,
+        typer.Option(
+            "--thresholds", metavar="FILE", help="TOML file that changes checks.", rich_help_panel=options.THRESHOLDS
+        ),
     ] = None,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Exit with 1 if a finding is at least this severe.")
+        FailOn,
+        typer.Option(
+            "--fail-on", help="Exit with 1 if a finding is at least this severe.", rich_help_panel=options.THRESHOLDS
+        ),
     ] = FailOn.fail,
     weight_decay: Annotated[
         float | None,
-        typer.Option("--weight-decay", help="Check the weight norms against this AdamW decay (needs --lr)."),
+        typer.Option(
+            "--weight-decay",
+            help="Check the weight norms against this AdamW decay (needs --lr).",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate of that run.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps of that run.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Peak learning rate of that run.", rich_help_panel=options.RUN)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps of that run.", rich_help_panel=options.RUN)
+    ] = None,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,

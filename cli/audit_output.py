@@ -1,4 +1,4 @@
-"""What `specdiag audit` prints and saves."""
+"""Output of `specdiag audit`: tables, and data to print or save."""
 
 from __future__ import annotations
 

@@ -32,17 +32,30 @@ def compare(
     given: Given,
     fail_above: Annotated[
         list[str] | None,
-        typer.Option("--fail-above", metavar="METRIC=VALUE", help="Exit with 1 if a matrix moved further; repeatable."),
+        typer.Option(
+            "--fail-above",
+            metavar="METRIC=VALUE",
+            help="Exit with 1 if a matrix moved further; repeatable.",
+            rich_help_panel=options.THRESHOLDS,
+        ),
     ] = None,
     weights: Annotated[
         bool | None,
         typer.Option(
-            "--weights/--no-weights", help="Compare the weights themselves.", show_default="where both are checkpoints"
+            "--weights/--no-weights",
+            help="Compare the weights themselves.",
+            show_default="where both are checkpoints",
+            rich_help_panel=options.CONTENT,
         ),
     ] = None,
     subspace: Annotated[
         int,
-        typer.Option("--subspace", min=0, help="Leading singular directions to compare; 0: none, a quarter faster."),
+        typer.Option(
+            "--subspace",
+            min=0,
+            help="Leading singular directions to compare; 0: none, a quarter faster.",
+            rich_help_panel=options.CONTENT,
+        ),
     ] = 10,
     format: options.FormatOption = options.Format.table,
     out: Annotated[

@@ -1,4 +1,4 @@
-"""What `specdiag compare` prints and saves."""
+"""Output of `specdiag compare`: tables, and data to print or save."""
 
 from __future__ import annotations
 

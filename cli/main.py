@@ -29,6 +29,10 @@ from .trajectory import trajectory
 from .watch import watch
 
 
+_PREFIX = "Value error, "
+"""Opening of the sentences that pydantic makes for typer."""
+
+
 class _Group(TyperGroup):
     """The program: a usage error may quote the name of a file, which is printed as it shows."""
 
@@ -48,7 +52,7 @@ def _quoted() -> Generator[None]:
     except typer.TyperException as error:
         for name in ("message", "option_name", "cmd_name"):
             if isinstance(held := getattr(error, name, None), str):
-                setattr(error, name, printable(held, keep="\n"))
+                setattr(error, name, printable(held.removeprefix(_PREFIX), keep="\n"))
         raise
 
 

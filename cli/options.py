@@ -13,7 +13,9 @@ from specdiag.errors import UsageError
 from specdiag.records import TAIL_NAMES
 
 SOURCE, SELECTION, NUMBERS, OUTPUT, RESOURCES = PANELS = ("Source", "Selection", "Numbers", "Output", "Resources")
-"""Panels of `--help`, in this order."""
+"""Panels of the shared options in `--help`, in this order."""
+THRESHOLDS, CONTENT, RUN, EXECUTION = "Thresholds", "Content", "Run", "Execution"
+"""Panels of the commands' own options, before those."""
 
 
 class DType(StrEnum):
@@ -99,7 +101,14 @@ SourceArgument = Annotated[
     ),
 ]
 PlanOption = Annotated[
-    Path | None, typer.Option("--plan", metavar="FILE", help="Saved plan to draw.", show_default="recommend's default")
+    Path | None,
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="Saved plan to draw.",
+        show_default="recommend's default",
+        rich_help_panel=CONTENT,
+    ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Print every row of long tables.", rich_help_panel=OUTPUT)]
 SpectraOption = Annotated[

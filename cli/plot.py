@@ -97,7 +97,10 @@ def plot(
     basis: Annotated[
         Basis | None,
         typer.Option(
-            "--basis", help="alpha, or square: comparable across shapes.", show_default="balance: square; else alpha"
+            "--basis",
+            help="alpha, or square: comparable across shapes.",
+            show_default="balance: square; else alpha",
+            rich_help_panel=options.CONTENT,
         ),
     ] = None,
     metric: Annotated[
@@ -107,16 +110,23 @@ def plot(
             metavar="COLUMN",
             help="heatmap and trajectory only: metric drawn.",
             show_default="alpha_square",
+            rich_help_panel=options.CONTENT,
         ),
     ] = None,
     plan: options.PlanOption = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", help="norms only: overlay AdamW's prediction at this constant lr."),
+        typer.Option(
+            "--lr", help="norms only: overlay AdamW's prediction at this constant lr.", rich_help_panel=options.RUN
+        ),
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option("--weight-decay", help="norms only: decay of that prediction. NormWatch logs both."),
+        typer.Option(
+            "--weight-decay",
+            help="norms only: decay of that prediction. NormWatch logs both.",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
     dpi: Annotated[
         int,

@@ -39,7 +39,7 @@ _OF_SCHEDULE = ("steps_total", "warmup", "lr_shape", "momentum", "target_norm")
 _POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
 
 
-_RATIOS, _RUN, _SCHEDULE, _LINES = "Ratios", "Run", "Schedule of the decay", "Base decay by Power Lines"
+_RATIOS, _SCHEDULE, _LINES = "Ratios", "Schedule of the decay", "Base decay by Power Lines"
 
 
 @takes_shared("recommend")
@@ -95,7 +95,7 @@ def recommend(
     ] = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option("--weight-decay", min=0, help="Base decay that the ratios multiply.", rich_help_panel=_RUN),
+        typer.Option("--weight-decay", min=0, help="Base decay that the ratios multiply.", rich_help_panel=options.RUN),
     ] = None,
     run: Annotated[
         Path | None,
@@ -103,11 +103,11 @@ def recommend(
             "--run",
             metavar="DIR",
             help="Training run to read the base decay, lr and steps from.",
-            rich_help_panel=_RUN,
+            rich_help_panel=options.RUN,
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.", rich_help_panel=_RUN)
+        float | None, typer.Option("--lr", min=0, help="Peak learning rate of the run.", rich_help_panel=options.RUN)
     ] = None,
     steps_left: Annotated[
         int | None,
@@ -115,11 +115,12 @@ def recommend(
             "--steps-left",
             min=1,
             help="Optimizer steps to come, to predict if the plan will matter.",
-            rich_help_panel=_RUN,
+            rich_help_panel=options.RUN,
         ),
     ] = None,
     lr_schedule: Annotated[
-        LrSchedule, typer.Option("--lr-schedule", help="Course of the lr over the steps left.", rich_help_panel=_RUN)
+        LrSchedule,
+        typer.Option("--lr-schedule", help="Course of the lr over the steps left.", rich_help_panel=options.RUN),
     ] = LrSchedule.to_zero,
     schedule: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""What `specdiag recommend` prints and saves."""
+"""Output of `specdiag recommend`: tables, and data to print or save."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ class Format(StrEnum):
     csv = "csv"
 
 
+_OPTIMIZER, _WEIGHTS, _EXPERIMENT = "Optimizer", "Weights and gradients", "Experiment"
 _NOT_OF_APPENDIX_A = (
     "optimizer", "momentum", "betas", "warmup", "final_lr", "corrected", "initial_norm", "gradient_rms", "batch_tokens",
 )  # fmt: skip
@@ -37,23 +38,40 @@ def simulate(
             help="adamw, adamc, adamw-renormalized, sgdm (torch's), sgdw, lion, muon, scion-l2, scion-sign, "
             "scion-spectral or random-walk; repeatable.",
             show_default="adamw",
+            rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="Peak learning rate; for Scion the layer's, lr x radius.")
+        float | None,
+        typer.Option(
+            "--lr", help="Peak learning rate; for Scion the layer's, lr x radius.", rich_help_panel=options.RUN
+        ),
     ] = None,
     weight_decay: Annotated[
         list[float] | None,
-        typer.Option("--weight-decay", help="The optimizer's argument at the peak lr; for Scion 1/radius; repeatable."),
+        typer.Option(
+            "--weight-decay",
+            help="The optimizer's argument at the peak lr; for Scion 1/radius; repeatable.",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of the run.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimizer steps of the run.", rich_help_panel=options.RUN)
+    ] = None,
     lr_shape: Annotated[
-        options.LrShape, typer.Option("--lr-shape", help="Course of the lr.")
+        options.LrShape, typer.Option("--lr-shape", help="Course of the lr.", rich_help_panel=options.RUN)
     ] = options.LrShape.constant,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps from 0 to the peak lr.")] = 0,
-    final_lr: Annotated[float, typer.Option("--final-lr", help="Last lr of linear and cosine.")] = 0.0,
+    warmup: Annotated[
+        int, typer.Option("--warmup", min=0, help="Steps from 0 to the peak lr.", rich_help_panel=options.RUN)
+    ] = 0,
+    final_lr: Annotated[
+        float, typer.Option("--final-lr", help="Last lr of linear and cosine.", rich_help_panel=options.RUN)
+    ] = 0.0,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="Let the decay follow the lr, as AdamC and ScionC do.")
+        bool,
+        typer.Option(
+            "--corrected", help="Let the decay follow the lr, as AdamC and ScionC do.", rich_help_panel=_OPTIMIZER
+        ),
     ] = False,
     momentum: Annotated[
         float | None,
@@ -61,34 +79,66 @@ def simulate(
             "--momentum",
             help="Share of the buffer that a step keeps; Scion's alpha is 1 - momentum.",
             show_default="0.9; muon 0.95",
+            rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
     betas: Annotated[
         tuple[float, float] | None,
-        typer.Option("--betas", help="Betas of adamw, adamc and lion.", show_default="0.9 0.999; lion 0.9 0.99"),
+        typer.Option(
+            "--betas",
+            help="Betas of adamw, adamc and lion.",
+            show_default="0.9 0.999; lion 0.9 0.99",
+            rich_help_panel=_OPTIMIZER,
+        ),
     ] = None,
     shape: Annotated[
         str,
-        typer.Option("--shape", "--dim", metavar="ROWSxCOLS", help="Shape of the weights, or the length of a vector."),
+        typer.Option(
+            "--shape",
+            "--dim",
+            metavar="ROWSxCOLS",
+            help="Shape of the weights, or the length of a vector.",
+            rich_help_panel=_WEIGHTS,
+        ),
     ] = "1024x1024",
     initial_rms: Annotated[
-        float | None, typer.Option("--initial-rms", "--init-rms", help="RMS of the first weights.", show_default="0.02")
+        float | None,
+        typer.Option(
+            "--initial-rms",
+            "--init-rms",
+            help="RMS of the first weights.",
+            show_default="0.02",
+            rich_help_panel=_WEIGHTS,
+        ),
     ] = None,
     initial_norm: Annotated[
-        float | None, typer.Option("--initial-norm", help="Frobenius norm of the first weights instead.")
+        float | None,
+        typer.Option("--initial-norm", help="Frobenius norm of the first weights instead.", rich_help_panel=_WEIGHTS),
     ] = None,
     gradient_rms: Annotated[
-        float, typer.Option("--gradient-rms", help="RMS of a gradient's coordinates; only SGD's norms depend on it.")
+        float,
+        typer.Option(
+            "--gradient-rms",
+            help="RMS of a gradient's coordinates; only SGD's norms depend on it.",
+            rich_help_panel=_WEIGHTS,
+        ),
     ] = 1.0,
     batch_tokens: Annotated[
-        float | None, typer.Option("--batch-tokens", help="Tokens of one step: times in tokens too.")
+        float | None,
+        typer.Option("--batch-tokens", help="Tokens of one step: times in tokens too.", rich_help_panel=options.RUN),
     ] = None,
     stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Run the optimizer itself on seeded noise too.")
+        bool,
+        typer.Option("--stochastic", help="Run the optimizer itself on seeded noise too.", rich_help_panel=_EXPERIMENT),
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --stochastic.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of --stochastic.", rich_help_panel=_EXPERIMENT)] = 0,
     appendix_a: Annotated[
-        bool, typer.Option("--appendix-a", help="The paper's experiment (reconstructed), uncorrected and corrected.")
+        bool,
+        typer.Option(
+            "--appendix-a",
+            help="The paper's experiment (reconstructed), uncorrected and corrected.",
+            rich_help_panel=_EXPERIMENT,
+        ),
     ] = False,
     check: Annotated[
         str | None,
@@ -97,13 +147,20 @@ def simulate(
             metavar="RUN",
             help="Lay the prediction over this run's norms: those of NormWatch, or of 'specdiag trajectory' with --lr, "
             "--weight-decay and --steps.",
+            rich_help_panel=_EXPERIMENT,
         ),
     ] = None,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A .png, .svg or .pdf figure; else JSON, or with -f csv that.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Predict weight norms: their balance, when it is reached, and the course under any lr and decay schedule.

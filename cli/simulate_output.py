@@ -1,4 +1,4 @@
-"""What `specdiag simulate` prints, saves and draws."""
+"""Output of `specdiag simulate`: tables, data and figures."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def contrast_table(contrasts: Sequence[Contrast], width: int) -> Group:
 
 
 def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Group:
-    """One row for each matrix."""
+    """Draw the columns of a report, a row for each matrix."""
     return draw(title, record_columns(), records, width)
 
 

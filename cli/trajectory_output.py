@@ -1,4 +1,4 @@
-"""What `specdiag trajectory` prints."""
+"""Output of `specdiag trajectory`: tables, step lines and data."""
 
 from __future__ import annotations
 

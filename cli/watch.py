@@ -19,11 +19,23 @@ def watch(
     ],
     *,
     given: Given,
-    once: Annotated[bool, typer.Option("--once", help="Take what is there and end; exit with 1 on an alert.")] = False,
-    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 10.0,
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once", help="Take what is there and end; exit with 1 on an alert.", rich_help_panel=options.EXECUTION
+        ),
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.", rich_help_panel=options.EXECUTION)
+    ] = 10.0,
     to: Annotated[
         list[str] | None,
-        typer.Option("--to", metavar="SINK", help="Log to trackio, wandb or tensorboard too; repeatable."),
+        typer.Option(
+            "--to",
+            metavar="SINK",
+            help="Log to trackio, wandb or tensorboard too; repeatable.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     out: options.OutFolderOption = None,
     metric: options.MetricOption = None,

@@ -65,6 +65,19 @@ def test_panels_stand_in_their_order():
         assert shared == [panel for panel in options.PANELS if panel in shared], command
 
 
+def test_every_option_of_a_command_has_a_panel():
+    for command, found in COMMANDS.items():
+        for option in (p for p in found.params if p.param_type_name == "option" and not p.hidden):
+            assert option.rich_help_panel, f"{command} {option.opts[0]}"
+
+
+def test_a_refused_value_is_named_without_the_word_of_pydantic():
+    done = run("recommend", "X", "--lr-schedule", "cosine")
+    assert done.exit_code == 2
+    assert "Value error" not in done.stderr
+    assert "'cosine' is not one of" in done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [["audit", "X"], ["recommend", "X"], ["plot", "alpha", "X"], ["report", "X"], ["compare", "X", "X"]],
