@@ -14,7 +14,7 @@ from specdiag.errors import SpecdiagError, UsageError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
-from . import failures, output, partial, tables, targets
+from . import failures, options, output, partial, tables, targets
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
@@ -175,7 +175,7 @@ def verdict(report: SpectralReport) -> None:
         raise typer.Exit(4)
 
 
-def listing(checkpoint: Checkpoint, choices: dict[str, Any], target: Target) -> None:
+def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
     from specdiag.analysis.cost import flops, seconds, stored_bytes
     from specdiag.analysis.selection import select

@@ -14,9 +14,9 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import PurePath
-from typing import Any
 
 import typer
+from typer.core import TyperOption
 
 _QUOTED = r"""(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|`[^`]*`|\w\([^()]*\)"""
 _VALUE = r"""'.*?'(?!\w)|".*?"(?!\w)|\([^()]*\)|\[[^\[\]]*\]|(?![,;:.!?)]*(?:\s|$))\S+?(?=[,;:.!?)]*(?:\s|$))"""
@@ -29,7 +29,7 @@ _NO_NAME_BEFORE = r"(?<![\w.\-/=&?])"
 class _Command:
     """The command that runs: its parameters, and what the person typed."""
 
-    parameters: Sequence[Any] = ()
+    parameters: Sequence[object] = ()
     typed: tuple[str, ...] = ()
 
 
@@ -53,7 +53,7 @@ def translating(ctx: typer.Context | None, typed: Iterable[str]) -> Generator[No
         _running.parameters, _running.typed = before
 
 
-def in_options(text: str, parameters: Sequence[Any], kept: Iterable[str] = ()) -> str:
+def in_options(text: str, parameters: Sequence[object], kept: Iterable[str] = ()) -> str:
     """Arguments in a sentence, as options.
 
     Args:
@@ -70,7 +70,7 @@ def in_options(text: str, parameters: Sequence[Any], kept: Iterable[str] = ()) -
     return re.sub(pattern, lambda match: _translated(match, options), text)
 
 
-def texts(value: Any) -> Iterator[str]:
+def texts(value: object) -> Iterator[str]:
     """Every text and path in the value of an option."""
     if isinstance(value, str | PurePath):
         yield str(value)
@@ -79,10 +79,12 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(inner)
 
 
-def _by_argument(parameters: Sequence[Any]) -> dict[str, Any]:
+def _by_argument(parameters: Sequence[object]) -> dict[str, TyperOption]:
     """Options by the names that the library has for them: the parameter's, the option's, the plural of a repeatable."""
-    named = [p for p in parameters if p.param_type_name == "option" and p.name]
-    options = {_longest(p.opts).removeprefix("--").replace("-", "_"): p for p in named} | {p.name: p for p in named}
+    named = [p for p in parameters if isinstance(p, TyperOption) and p.name]
+    options = {_longest(p.opts).removeprefix("--").replace("-", "_"): p for p in named} | {
+        p.name: p for p in named if p.name
+    }
     options |= {argument: options[name] for argument, name in _RENAMED.items() if name in options}
     plural = {f"{name}s": p for name, p in options.items() if p.multiple}
     settings = {name: options["set"] for name in _trainer_arguments() if "set" in options}
@@ -95,7 +97,7 @@ def _trainer_arguments() -> list[str]:
     return [] if module is None else [field.name for field in fields(module.TrainingArguments)]
 
 
-def _translated(match: re.Match[str], options: Mapping[str, Any]) -> str:
+def _translated(match: re.Match[str], options: Mapping[str, TyperOption]) -> str:
     if match["stays"] is not None:
         return match["stays"]
     option, value = options[match["name"]], match["value"]
@@ -112,7 +114,7 @@ def _translated(match: re.Match[str], options: Mapping[str, Any]) -> str:
     return " ".join(f"{flag} {word}" for word in words) if option.multiple else " ".join([flag, *words])
 
 
-def _switch(option: Any, flag: str, value: str) -> str:
+def _switch(option: TyperOption, flag: str, value: str) -> str:
     if value not in ("True", "False"):
         return " ".join([flag, *_words(value)])
     if value == "True":

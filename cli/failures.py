@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import Any
 
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
 from specdiag.system import interrupts
@@ -44,7 +43,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
     return f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", INCOMPLETE
 
 
-def refuse_odd_texts(given: Mapping[str, Any]) -> None:
+def refuse_odd_texts(given: Mapping[str, object]) -> None:
     """Raise UsageError for an argument that no system call takes, or that no report could name: before the work."""
     for name, value in given.items():
         for text in door.texts(value):

@@ -28,7 +28,6 @@ from .train import train
 from .trajectory import trajectory
 from .watch import watch
 
-
 _PREFIX = "Value error, "
 """Opening of the sentences that pydantic makes for typer."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -16,6 +16,10 @@ SOURCE, SELECTION, NUMBERS, OUTPUT, RESOURCES = PANELS = ("Source", "Selection",
 """Panels of the shared options in `--help`, in this order."""
 THRESHOLDS, CONTENT, RUN, EXECUTION = "Thresholds", "Content", "Run", "Execution"
 """Panels of the commands' own options, before those."""
+
+
+Arguments: TypeAlias = dict[str, Any]
+"""Arguments of a function of the library by name, with the values that typer made of options."""
 
 
 class DType(StrEnum):
@@ -60,12 +64,12 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def given(ctx: typer.Context, names: Iterable[str]) -> dict[str, Any]:
+def given(ctx: typer.Context, names: Iterable[str]) -> Arguments:
     """Those of the options that stand on the command line, as plain values."""
     return {name: plain(ctx.params[name]) for name in names if is_given(ctx, name)}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A choice as the library takes it."""
     return value.value if isinstance(value, StrEnum) else value
 

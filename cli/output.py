@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, ParamSpec, TextIO, cast
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -28,6 +28,8 @@ from specdiag.system import address_space, interrupts
 from specdiag.text.printable import in_json, printable
 
 from . import door, failures, streams
+
+P = ParamSpec("P")
 
 _PIPED_WIDTH = 200
 _FIRST_SPEAKS = 2.0
@@ -160,21 +162,21 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not _state.quiet and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
 
 
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turn exceptions into one sentence on stderr and the exit code that fits."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         typed = (text for value in kwargs.values() for text in door.texts(value))
-        with door.translating(kwargs.get("ctx"), typed), _exit_codes():
+        with door.translating(cast("typer.Context | None", kwargs.get("ctx")), typed), _exit_codes():
             failures.refuse_odd_texts(kwargs)
             address_space.require_libraries()
-            return command(*args, **kwargs)
+            command(*args, **kwargs)
 
     return wrapper
 
 
-def leave(code: Any = None) -> NoReturn:
+def leave(code: object = None) -> NoReturn:
     """End the process, after a signal unless there is a code: a worker inside LAPACK may take minutes, or hang."""
     streams.flush()
     os._exit(code if isinstance(code, int) else interrupts.exit_code())

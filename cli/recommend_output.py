@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from specdiag.system import interrupts
 from specdiag.views.cells import number
 from specdiag.views.columns import Column, basis_head, plan_columns
 
-from . import output, tables
+from . import options, output, tables
 
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan, PlanEntry
@@ -36,7 +36,7 @@ class Base:
 def base_decay(
     weight_decay: float | None,
     run: Path | None,
-    planned: Mapping[str, Any],
+    planned: options.Arguments,
     *,
     lr: float | None,
     steps_left: int | None,
@@ -97,7 +97,7 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
         output.talk(f"plan: {out}", "green")
 
 
-def _by_power_lines(planned: Mapping[str, Any], lr: float | None, steps_left: int | None) -> Base:
+def _by_power_lines(planned: options.Arguments, lr: float | None, steps_left: int | None) -> Base:
     from specdiag.decay.power_lines import limits, power_lines
 
     wanted: dict[str, Any] = {**planned, "lr": lr}

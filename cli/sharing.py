@@ -35,11 +35,11 @@ class Given:
         """The folder of results; None where that is switched off."""
         return options.cache_folder(wanted=self.wants_cache)
 
-    def arguments(self, *, without: Container[str] = ()) -> dict[str, Any]:
+    def arguments(self, *, without: Container[str] = ()) -> options.Arguments:
         """Arguments of `specdiag.analyze`, but for its cache."""
         return {_ARGUMENTS.get(name, name): value for name, value in self.values.items() if name not in without}
 
-    def analysis(self, *, without: Container[str] = ()) -> dict[str, Any]:
+    def analysis(self, *, without: Container[str] = ()) -> options.Arguments:
         """Arguments of `specdiag.analyze`, with its cache."""
         return self.arguments(without=without) | {"cache": self.cache}
 
@@ -62,7 +62,7 @@ _ARGUMENTS = {"role": "roles"}
 """Arguments of the library that options have another name for: one is given once for each value."""
 
 
-def takes_shared(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def takes_shared(name: str, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the shared options of `options.TAKES[name]`, as one argument `given`.
 
     Args:
@@ -70,7 +70,7 @@ def takes_shared(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], C
         defaults: where they differ from those of the others; they are handed on as if they had been given.
     """
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         taken = {option: options.SHARED[option] for option in options.TAKES[name]}
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
         shared = [
@@ -81,9 +81,9 @@ def takes_shared(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], C
         ]
 
         @functools.wraps(command)
-        def wrapper(**values: Any) -> Any:
+        def wrapper(*, ctx: typer.Context, **values: object) -> None:
             chosen = {option: options.plain(values.pop(option)) for option in taken}
-            return command(**values, given=_given(values["ctx"], chosen, defaults))
+            command(**values, ctx=ctx, given=_given(ctx, chosen, defaults))
 
         parameters = sorted((*(p.replace(kind=p.KEYWORD_ONLY) for p in own), *shared), key=_place)
         wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
@@ -93,10 +93,10 @@ def takes_shared(name: str, **defaults: Any) -> Callable[[Callable[..., Any]], C
     return decorate
 
 
-def _given(ctx: typer.Context, chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> Given:
+def _given(ctx: typer.Context, chosen: Mapping[str, object], defaults: Mapping[str, object]) -> Given:
     names = tuple(name for name in chosen if options.is_given(ctx, name))
     wanted = {name for name in chosen if name in names or name in defaults} - {"cache"}
-    return Given({name: chosen[name] for name in chosen if name in wanted}, names, chosen.get("cache", True))
+    return Given({name: chosen[name] for name in chosen if name in wanted}, names, chosen.get("cache", True) is True)
 
 
 def _place(parameter: inspect.Parameter) -> int:

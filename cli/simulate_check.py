@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specdiag.errors import UsageError
 
-from . import output, tables
+from . import options, output, tables
 
 if TYPE_CHECKING:
     from specdiag.dynamics.norm_log import NormLog
@@ -21,7 +21,7 @@ _OF_A_TRAJECTORY = (
 _COLUMNS = ("step", "module", "metric", "predicted", "logged", "relative")
 
 
-def run(source: str, given: dict[str, Any], format: str, out: Path | None) -> None:
+def run(source: str, given: options.Arguments, format: str, out: Path | None) -> None:
     """Check a run, and print and save what came out.
 
     Args:
@@ -43,7 +43,7 @@ def run(source: str, given: dict[str, Any], format: str, out: Path | None) -> No
     output.deliver(data, out, partial(_print, found) if format == "table" else None)
 
 
-def _norms(source: str, given: dict[str, Any]) -> NormLog:
+def _norms(source: str, given: options.Arguments) -> NormLog:
     from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
 
     if has_norm_log(source):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Group
@@ -94,11 +94,11 @@ def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
     return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
 
 
-def rows_table(rows: Sequence[dict[str, Any]], title: str, width: int) -> Group:
+def rows_table(rows: Sequence[Mapping[str, object]], title: str, width: int) -> Group:
     """Any rows as they are."""
 
-    def column(name: str, first: bool) -> Column[dict[str, Any]]:
-        def cell(row: dict[str, Any]) -> str:
+    def column(name: str, first: bool) -> Column[Mapping[str, object]]:
+        def cell(row: Mapping[str, object]) -> str:
             value = row[name]
             return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 

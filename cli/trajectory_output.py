@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
+
 from specdiag.errors import UsageError
 
 from . import output, tables
@@ -83,7 +85,7 @@ def sinks(names: Sequence[str], run: str, out: Path | None) -> Generator[Callabl
             sink.close()
 
 
-def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int] | None = None) -> Any:
+def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int] | None = None) -> Group:
     """A metric by step and role, with the loss and the balance beside it."""
     rows = [row for row in _rows(found, metric) if steps is None or row["step"] in steps]
     heads = list(_rows(found, metric)[0])
@@ -139,7 +141,7 @@ def _labelled(found: Trajectory) -> list[tuple[str, str, str]]:
     return [(role if names.count(role) == 1 else f"{family} {role}", family, role) for family, role in roles]
 
 
-def _overview(found: Trajectory, width: int) -> Any:
+def _overview(found: Trajectory, width: int) -> Group:
     """Each metric of each role at the first and at the last step."""
     rows = [(label, {m: found.series(m, role, family=f) for m in _OVERVIEW}) for label, f, role in _labelled(found)]
 
