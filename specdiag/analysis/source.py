@@ -16,9 +16,12 @@ from specdiag.report import is_report
 if TYPE_CHECKING:
     import torch
 
+    AnalysisSource = str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint
+    """Whatever holds weights."""
+
 
 def open_source(
-    source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    source: AnalysisSource,
     **given: Unpack[OpeningArguments],
 ) -> Checkpoint:
     """List what a source holds without reading values.
@@ -34,7 +37,7 @@ def open_source(
     checks.names(given, OPENING)
     opening = Opening.of(given)
     if is_location(source):
-        return _open_location(cast("str | os.PathLike[str]", source), opening)
+        return _open_location(source, opening)
     if opening.base is not None:
         raise UsageError("base goes with an adapter on disk or on the hub: a model in memory holds its own weights")
     if named := next((name for name in PLACE if given.get(name)), None):

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag import checks as checking
 from specdiag.analysis import options
-from specdiag.analysis.options import AnalysisArguments
+from specdiag.analysis.options import AnalysisArguments, ComputedArguments
 from specdiag.auditing import decay, dispatch
-from specdiag.auditing.records import SEVERITIES, AuditReport, Coverage, Finding
+from specdiag.auditing.records import SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
 from specdiag.checkpoint.opening import is_location, is_on_hub
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     import torch
 
     from specdiag.analysis.run import Progress
+    from specdiag.analysis.source import AnalysisSource
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_THE_SOURCE = ("revision", "file", "base", "resume")
+_OF_THE_SOURCE = ("revision", "file", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
 _SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
 """Settings of a report that the baseline is analysed with."""
@@ -43,7 +44,7 @@ def audit(
     | Mapping[str, torch.Tensor]
     | Checkpoint
     | None = None,
-    thresholds: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    thresholds: str | os.PathLike[str] | Mapping[str, object] | None = None,
     weight_decay: float | None = None,
     lr: float | None = None,
     steps: int | None = None,
@@ -113,7 +114,7 @@ def audit(
 
 
 def _open(
-    source: Any,
+    source: AnalysisSource | SpectralReport,
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
@@ -133,7 +134,7 @@ def _open(
 
     opening, computing = options.split(analysis)
     checkpoint = open_source(source, **opening)
-    chosen: dict[str, Any] = {"square": square, **computing}
+    chosen: ComputedArguments = {"square": square, **computing}
     report = analyze(checkpoint, progress=progress, **chosen)
     beside = None if isinstance(source, Checkpoint) else others(checkpoint)
     return Subject(
@@ -147,7 +148,10 @@ def _open(
 
 
 def _baseline(
-    baseline: Any, settings: Settings, analysis: AnalysisArguments, progress: Callable[[Progress], None] | None
+    baseline: AnalysisSource | SpectralReport,
+    settings: Settings,
+    analysis: AnalysisArguments,
+    progress: Callable[[Progress], None] | None,
 ) -> SpectralReport:
     if is_location(baseline) and is_report(Path(baseline)):
         return load_report(baseline)
@@ -155,11 +159,11 @@ def _baseline(
         return baseline
     from specdiag.analysis.analyze import analyze
 
-    same = {name: getattr(settings, name) for name in _SHARED}
-    given: dict[str, Any] = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
+    same: dict[str, object] = {name: getattr(settings, name) for name in _SHARED}
+    given = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
     if not is_on_hub(baseline):
         given.pop("stream", None)
-    return analyze(baseline, progress=progress, **(same | given))
+    return analyze(baseline, progress=progress, **cast("AnalysisArguments", same | given))
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:
@@ -177,6 +181,6 @@ def _not_checked(subject: Subject) -> dict[str, str]:
     return {check: reasons[check] for check in subject.checks if check in reasons}
 
 
-def _verdict(found: Iterable[Finding]) -> Any:
-    severities = {f.severity for f in found}
+def _verdict(faults: Iterable[Finding]) -> AuditVerdict:
+    severities = {f.severity for f in faults}
     return "fail" if "fail" in severities else "warn" if "warn" in severities else "pass"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from specdiag.architecture.config import sections
 from specdiag.auditing import shards
@@ -63,7 +63,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not _over_tokens(records, config):
         reasons |= dict.fromkeys(("vocabulary", "hidden_size"), "no token embedding or head that is understood")
     silent = {"layers": _LAYERS, "vocabulary": _VOCABULARY, "hidden_size": _WIDTHS}
-    reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _said(config, keys)}
+    reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _integers(config, keys)}
     if _tie(config) is not True:
         reasons["tied"] = "config.json does not say tie_word_embeddings: true"
     if not _promises_head(config, subject.report.provenance.architecture):
@@ -76,14 +76,14 @@ def _damage(subject: Subject) -> str | None:
     return next((found[1] for note in notes if (found := _DAMAGED.fullmatch(note))), None)
 
 
-def _layers(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
-    said = _said(config, _LAYERS)
-    allowed = said | {layers + extra for layers in said for extra in _said(config, _EXTRA)}
+def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
+    counts = _integers(config, _LAYERS)
+    allowed = counts | {layers + extra for layers in counts for extra in _integers(config, _EXTRA)}
     for component, present in _blocks(records, config).items():
         yield from _unless(allowed, "layers", component, len(present))
 
 
-def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> dict[str | None, set[int]]:
+def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:
     """The blocks of a transformer of one piece, or of encoder and decoder. Others number theirs as they like: none."""
     found: dict[str | None, set[int]] = {}
     for r in records:
@@ -95,16 +95,17 @@ def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> dict[
     return found if found.keys() == {None} or is_pair else {}
 
 
-def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
-    said = _said(config, _VOCABULARY)
-    has_parts = any(isinstance(v, Mapping) and _said(cast("Any", v), _VOCABULARY) for v in config.values())
+def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
+    sizes = _integers(config, _VOCABULARY)
+    parts = [cast("Mapping[str, object]", part) for part in config.values() if isinstance(part, Mapping)]
+    has_parts = any(_integers(part, _VOCABULARY) for part in parts)
     for r in _over_tokens(records, config):
-        if not has_parts or r.rows < min(said):  # beside pictures, tokens are added to the text's
-            yield from _unless(said, "vocabulary", r.key, r.rows)
-        yield from _unless(_said(config, _WIDTHS), "hidden_size", r.key, r.cols)
+        if not has_parts or r.rows < min(sizes):  # beside pictures, tokens are added to the text's
+            yield from _unless(sizes, "vocabulary", r.key, r.rows)
+        yield from _unless(_integers(config, _WIDTHS), "hidden_size", r.key, r.cols)
 
 
-def _over_tokens(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> list[ModuleRecord]:
+def _over_tokens(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> list[ModuleRecord]:
     """Embeddings and heads with a row for each token of the text."""
     if any(_CODEBOOKS in str(key) for key in config):
         return []
@@ -118,18 +119,18 @@ def _unless(allowed: set[int], check: str, module: str | None, value: int) -> It
         yield Observation(check, module, value, min(allowed, key=lambda number: abs(number - value)))
 
 
-def _said(config: Mapping[str, Any], keys: re.Pattern[str]) -> set[int]:
+def _integers(config: Mapping[str, object], keys: re.Pattern[str]) -> set[int]:
     """Every positive integer under such a key, in the parts of config.json too."""
     found: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= _said(cast("Mapping[str, Any]", value), keys)
+            found |= _integers(cast("Mapping[str, object]", value), keys)
         elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live configuration has other keys too
             found.add(value)
     return found
 
 
-def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterator[Observation]:
+def _tied(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
     """Embedding and head that the model will share although they hold different values."""
     if _tie(config) is not True:
         return
@@ -142,10 +143,10 @@ def _tied(records: Sequence[ModuleRecord], config: Mapping[str, Any]) -> Iterato
                     yield Observation("tied", head.key, f"differs from {embedding.key}")
 
 
-def _tie(config: Mapping[str, Any]) -> bool | None:
+def _tie(config: Mapping[str, object]) -> bool | None:
     """Read tie_word_embeddings, from the part on text before the whole."""
-    said = [value for part in sections(config, "text") if isinstance(value := part.get("tie_word_embeddings"), bool)]
-    return said[0] if said else None
+    flags = [value for part in sections(config, "text") if isinstance(value := part.get("tie_word_embeddings"), bool)]
+    return flags[0] if flags else None
 
 
 def _has_head(records: Sequence[ModuleRecord], skipped: Sequence[Skipped]) -> bool:
@@ -153,5 +154,5 @@ def _has_head(records: Sequence[ModuleRecord], skipped: Sequence[Skipped]) -> bo
     return any(r.role == "head" for r in records) or any("head" in s.name or "tied to" in s.reason for s in skipped)
 
 
-def _promises_head(config: Mapping[str, Any], architecture: str | None) -> bool:
+def _promises_head(config: Mapping[str, object], architecture: str | None) -> bool:
     return _tie(config) is False and _GENERATES.fullmatch(architecture or "") is not None

@@ -15,6 +15,7 @@ from specdiag.storage.result import Result
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str
+AuditVerdict = Literal["pass", "warn", "fail"]
 DecayVerdict = Literal["consistent", "inconsistent", "cannot tell"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -86,7 +87,7 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
     schema: int = AUDIT.schema
     source: Source
     baseline: Source | None = None
-    verdict: Literal["pass", "warn", "fail"]
+    verdict: AuditVerdict
     """The worst severity; `pass` where there is nothing, or information only."""
     counts: dict[str, int]
     """Number of findings by severity."""

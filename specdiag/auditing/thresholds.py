@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from specdiag import checks
 from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
 from specdiag.errors import UsageError
-from specdiag.files import converter, decode_toml, read_whole, shortened, toml_decoder
+from specdiag.files import Table, converter, decode_toml, read_whole, shortened, toml_decoder
 
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
@@ -91,7 +91,7 @@ def default_checks() -> dict[str, Check]:
     return {check.id: check for check in _decode_file(data).check}
 
 
-def load_checks(overrides: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> dict[str, Check]:
+def load_checks(overrides: str | os.PathLike[str] | Mapping[str, object] | None = None) -> dict[str, Check]:
     """The checks with what a user says instead.
 
     Args:
@@ -162,7 +162,7 @@ def _fires(check: Check, value: Value) -> bool:
     return value > check.threshold if check.fires == "above" else value < check.threshold
 
 
-def _read(overrides: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _read(overrides: str | os.PathLike[str] | Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
     if isinstance(overrides, Mapping):
         return "thresholds", overrides
     checks.path("thresholds", overrides)
@@ -175,9 +175,9 @@ def _read(overrides: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, M
         raise UsageError(f"{named} is no TOML: {error}") from error
 
 
-def _changed(check: Check, table: Any, named: str) -> Check:
+def _changed(check: Check, table: object, named: str) -> Check:
     allowed = [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
-    unknown = [key for key in cast("dict[str, Any]", table) if key not in allowed] if isinstance(table, dict) else []
+    unknown = [key for key in cast("Table", table) if key not in allowed] if isinstance(table, dict) else []
     if unknown:
         raise UsageError(
             f"{named}: '{check.id}' has no '{shortened(str(unknown[0]), 60)}' to change; it has {', '.join(allowed)}"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict, TypeGuard, cast
 
 from specdiag import checks
 from specdiag.errors import UsageError
@@ -96,7 +96,7 @@ class Opening:
                 )
 
 
-def is_location(source: object) -> bool:
+def is_location(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Tell whether a source is a path or a hub id, and not something in memory.
 
     Raises:
@@ -118,7 +118,7 @@ def location(source: object) -> str:
     """
     if not is_location(source):
         raise UsageError(f"{checks.shown(source)} is no path and no hub id: give one of them")
-    return os.fspath(cast("str | os.PathLike[str]", source))
+    return os.fspath(source)
 
 
 def is_on_hub(source: object) -> bool:
@@ -127,7 +127,7 @@ def is_on_hub(source: object) -> bool:
         return False
     from specdiag.checkpoint.source import locate
 
-    return locate(cast("str | os.PathLike[str]", source)).repo is not None
+    return locate(source).repo is not None
 
 
 def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, object]) -> str | None:

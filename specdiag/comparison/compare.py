@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from specdiag import checks
 from specdiag.analysis import options
@@ -14,7 +14,7 @@ from specdiag.checkpoint.opening import Opening
 from specdiag.comparison.changes import make_change
 from specdiag.comparison.matching import Matching, match
 from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
-from specdiag.comparison.sides import Entry, Selection, Side, loaded, open_side, require_stream, shape
+from specdiag.comparison.sides import Entry, Selection, Side, load_if_saved, open_side, require_stream, shape
 from specdiag.comparison.statistics import balance, role_changes, totals
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings, key
@@ -81,7 +81,7 @@ def compare(
     subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
     weights = None if weights is None else checks.flag("weights", weights)
     checks.function("progress", progress)
-    a, b = loaded(before), loaded(after)
+    a, b = load_if_saved(before), load_if_saved(after)
     given = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
     opening, computing = options.split(given)
     require_stream(opening, (a, b))
@@ -217,7 +217,7 @@ def _joined(prefixes: Sequence[str]) -> str:
     return " and ".join(f"'{prefix}'" for prefix in prefixes)
 
 
-def _same_settings(known: Sequence[Settings], analysis: Mapping[str, Any]) -> dict[str, Any]:
+def _same_settings(known: Sequence[Settings], analysis: Mapping[str, object]) -> dict[str, object]:
     """The options for a side that is analysed now: those of the other's report, unless they are given."""
     if len(known) == 2 and (refused := analysis.keys() - set(_CHANGE_NOTHING)):
         raise UsageError(

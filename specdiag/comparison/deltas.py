@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from specdiag.analysis.analyze import analyze
 from specdiag.analysis.cost import memory
-from specdiag.analysis.processes import Ranks
 from specdiag.analysis.run import Progress
 from specdiag.analysis.workers import affordable_workers, units
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
@@ -21,6 +20,7 @@ from specdiag.resources import available_cpus, total_memory
 from specdiag.system.address_space import jobs_within, room
 
 if TYPE_CHECKING:
+    from specdiag.analysis.options import ComputedArguments, ComputingArguments
     from specdiag.checkpoint.tensors import Checkpoint
 
 _OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory", "cache", "ranks")
@@ -33,7 +33,7 @@ def measure_deltas(
     b: Checkpoint,
     *,
     subspace: int,
-    options: Mapping[str, Any],
+    options: ComputedArguments,
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Delta]:
     """Compute the changes of the weights, by common name. Matrices of equal digest are not read again.
@@ -60,11 +60,12 @@ def measure_deltas(
     if not moved:
         return found
     checkpoint = difference(moved, a, b)
-    given = {name: options[name] for name in _OF_DIFFERENCES if name in options}
+    chosen = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
+    given = cast("ComputingArguments", chosen)
     report = analyze(checkpoint, progress=progress, **given)
     angles: dict[str, Subspaces | None] = {}
     if subspace:
-        ranks: Ranks | None = given.get("ranks")
+        ranks = given.get("ranks")
         alike = 1 if ranks is None else ranks.local_size
         jobs = given.get("jobs") or max(1, available_cpus() // alike)
         largest = max(memory(m, report.settings) for m in checkpoint.matrices)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace as replace_record
-from numpy.typing import NDArray
 
 from specdiag.architecture.split import Slicer
-from specdiag.checkpoint.tensors import Checkpoint, Rounding, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import Checkpoint, RawArray, Rounding, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError
 from specdiag.records import ModuleRole
-from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 
 _BLOCK_VALUES = 1 << 20
 _ANY = ModuleRole(role="other", family="other")
@@ -35,7 +33,7 @@ class _RoundedTwice(Rounding):
 
     absolute: tuple[list[float], ...] = ()
 
-    def error(self, values: NDArray[Any]) -> float:
+    def error(self, values: RawArray) -> float:
         """Compute the error of the two roundings together, over the root mean square of the difference."""
         flat = values.reshape(-1)
         mean_square = float(np.vdot(flat, flat)) / max(flat.size, 1)
@@ -64,7 +62,7 @@ def difference(pairs: Sequence[Pair], a: Checkpoint, b: Checkpoint) -> Checkpoin
     )
 
 
-def read_stack(matrix: WeightMatrix) -> tuple[NDArray[Any], Any]:
+def read_stack(matrix: WeightMatrix) -> tuple[RawArray, FloatType]:
     """Raw values of a matrix, shape [s, rows, cols], and their type."""
     stack = np.ascontiguousarray(matrix.slicer.cut(matrix.tensor.read(matrix.slicer.index)))
     return stack, matrix.float_type(stack)
@@ -75,7 +73,7 @@ def _subtract(name: str, a: WeightMatrix, b: WeightMatrix) -> WeightMatrix:
     wide = "F64" in (a.tensor.values_dtype, b.tensor.values_dtype)
     absolute: list[float] = []
 
-    def read(_: int | None) -> NDArray[Any]:
+    def read(_: int | None) -> RawArray:
         d, error = _difference(a, b, np.dtype(np.float64 if wide else np.float32))
         absolute[:] = [error]
         return d
@@ -100,7 +98,7 @@ def _subtract(name: str, a: WeightMatrix, b: WeightMatrix) -> WeightMatrix:
     )
 
 
-def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
+def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[np.generic]) -> tuple[RawArray, float]:
     """B - A, subtracted in float64, and the root mean square of what rounding A and B leaves in it."""
     (raw_a, type_a), (raw_b, type_b) = read_stack(a), read_stack(b)
     if raw_a.shape != raw_b.shape:
@@ -120,7 +118,7 @@ def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[Any]) -> tuple
         return out.reshape(raw_b.shape), float(np.sqrt((errors**2 * squares).sum() / max(out.size, 1)))
 
 
-def _error(matrix: WeightMatrix, raw: NDArray[Any]) -> float:
+def _error(matrix: WeightMatrix, raw: RawArray) -> float:
     """Root mean square of the error of rounding to the storage type, over that of the values."""
     rounding = matrix.tensor.rounding or Rounding(eps=FLOAT_TYPES[matrix.tensor.values_dtype].eps)
     return rounding.error(raw)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.checkpoint.tensors import Checkpoint
@@ -18,6 +18,8 @@ from specdiag.text.globs import check_globs, chosen
 if TYPE_CHECKING:
     from specdiag.analysis.options import ComputedArguments
     from specdiag.analysis.run import Progress
+    from specdiag.analysis.source import AnalysisSource
+    from specdiag.checkpoint.opening import OpeningArguments
 
 
 class Entry(NamedTuple):
@@ -86,19 +88,22 @@ class Selection:
         check_globs("exclude", self.exclude, both, "names of both sides")
 
 
-def loaded(source: Any) -> Any:
-    """A saved report read; anything else as it is."""
+def load_if_saved(source: AnalysisSource | SpectralReport) -> AnalysisSource | SpectralReport:
+    """Read a saved report; anything else is returned as it is."""
     return load_report(source) if is_location(source) and is_report(Path(source)) else source
 
 
-def require_stream(opening: Mapping[str, Any], sources: Iterable[Any]) -> None:
+def require_stream(opening: OpeningArguments, sources: Iterable[object]) -> None:
     """Raise UsageError where there is nothing to stream."""
     if opening.get("stream") and not any(is_on_hub(source) for source in sources):
         raise UsageError("stream goes with a model on the hub, and neither side is one")
 
 
 def open_side(
-    source: Any, base: str | os.PathLike[str] | None, opening: Mapping[str, Any], given: Mapping[str, Any]
+    source: AnalysisSource | SpectralReport,
+    base: str | os.PathLike[str] | None,
+    opening: OpeningArguments,
+    given: Mapping[str, object],
 ) -> Side:
     """A report stays, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
 
@@ -109,20 +114,23 @@ def open_side(
         return Side(source, None)
     from specdiag.analysis.source import open_source
 
+    kept: dict[str, object] = dict(opening)
     if isinstance(source, Checkpoint):
-        opening = {name: value for name, value in opening.items() if name in given}
+        kept = {name: value for name, value in kept.items() if name in given}
     if not is_on_hub(source):
-        opening = {name: value for name, value in opening.items() if name != "stream"}
+        kept.pop("stream", None)
+    opening = cast("OpeningArguments", kept)
     try:
         checkpoint = open_source(source, **opening)
     except SourceError:
-        source = _newest(source)
-        if source is None:
+        newest = _newest(source)
+        if newest is None:
             raise
+        source = newest
         checkpoint = open_source(source, **opening)
     if base is not None and is_location(source) and _is_adapter(checkpoint):
-        applied: dict[str, Any] = {**opening, "base": base}
-        checkpoint = open_source(source, **applied)
+        opening["base"] = base
+        checkpoint = open_source(source, **opening)
     return Side(None, checkpoint)
 
 
@@ -131,14 +139,14 @@ def shape(record: ModuleRecord) -> tuple[int, ...]:
     return _of((record.rows, record.cols), record.n_slices)
 
 
-def _newest(source: Any) -> str | None:
+def _newest(source: object) -> str | None:
     """The last checkpoint of a run directory; None where the source is no run."""
-    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+    if not is_location(source) or not Path(source).is_dir():
         return None
     from specdiag.trajectories.steps import find_steps
 
     try:
-        return find_steps(source)[-1].location  # pyright: ignore[reportUnknownArgumentType]
+        return find_steps(source)[-1].location
     except SourceError:
         return None
 

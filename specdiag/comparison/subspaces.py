@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh  # pyright: ignore[reportUnknownVariableType]
 from threadpoolctl import threadpool_limits
 
+from specdiag.checkpoint.tensors import RawArray
 from specdiag.comparison.difference import Pair, read_stack
 from specdiag.comparison.records import Subspaces
 from specdiag.errors import SourceError
@@ -34,7 +34,7 @@ def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def subspaces(a: NDArray[Any], type_a: FloatType, b: NDArray[Any], type_b: FloatType, k: int) -> Subspaces | None:
+def subspaces(a: RawArray, type_a: FloatType, b: RawArray, type_b: FloatType, k: int) -> Subspaces | None:
     """How the spans of the k leading singular vectors of A and B lie to each other.
 
     Args:
@@ -72,9 +72,7 @@ def _of_pair(pair: Pair, k: int) -> Subspaces | None:
     return subspaces(raw_a[0], type_a, raw_b[0], type_b, k)
 
 
-def _leading(
-    w: NDArray[Any], storage: FloatType, k: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
+def _leading(w: RawArray, storage: FloatType, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
     """The k leading left and right singular vectors, as columns, and the gap below them; None of a zero matrix."""
     tall = w if w.shape[0] >= w.shape[1] else w.T
     n = tall.shape[1]
@@ -93,7 +91,7 @@ def _leading(
     return (large, small, gap) if tall is w else (small, large, gap)
 
 
-def _blocks(tall: NDArray[Any], storage: FloatType) -> Iterator[NDArray[np.float64]]:
+def _blocks(tall: RawArray, storage: FloatType) -> Iterator[NDArray[np.float64]]:
     step = max(1, _BLOCK_VALUES // tall.shape[1])
     for start in range(0, tall.shape[0], step):
         yield storage.widen(tall[start : start + step], np.dtype(np.float64))

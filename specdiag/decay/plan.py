@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -21,6 +21,8 @@ from specdiag.storage.result import Result
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from specdiag.live.parameters import ParamGroup
 
 
 Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
@@ -148,7 +150,7 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
 
     def param_groups(
         self, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[ParamGroup]:
         """Groups for a new optimizer: one for each decay that occurs, and one without decay.
 
         Parameters outside the plan keep the base decay if they have two axes or more and are no embedding, and none

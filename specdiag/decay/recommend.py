@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
 from specdiag import checks
 from specdiag.analysis import options
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from specdiag.analysis.run import Progress
+    from specdiag.analysis.source import AnalysisSource
     from specdiag.checkpoint.tensors import Checkpoint
 
 Values = Sequence[float | None]
@@ -216,11 +217,11 @@ def _percentiles(clip: object) -> tuple[float, float] | None:
 
 
 def _report(
-    source: Any,
+    source: AnalysisSource | SpectralReport,
     basis: Basis,
     compat: str | None,
     progress: Callable[[Progress], None] | None,
-    analysis: Mapping[str, Any],
+    analysis: UnselectedArguments,
 ) -> SpectralReport:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
@@ -230,19 +231,21 @@ def _report(
         return source
     from specdiag.analysis.analyze import analyze
 
-    defaults: dict[str, Any] = {"square": basis == "square", "tail": "farms" if basis == "farms" else "hill"}
+    defaults: UnselectedArguments = {"square": basis == "square", "tail": "farms" if basis == "farms" else "hill"}
     if compat == "reference":
-        defaults |= {"method": "svd", "dtype": "float32"}
-    return analyze(source, progress=progress, **(defaults | dict(analysis)))
+        defaults = {**defaults, "method": "svd", "dtype": "float32"}
+    chosen: UnselectedArguments = {**defaults, **analysis}
+    return analyze(source, progress=progress, **chosen)
 
 
-def _linears(source: Any) -> list[str] | None:
+def _linears(source: object) -> list[str] | None:
     """The weights of all Linear and Conv2d modules of a live model, in definition order; None for anything else."""
-    if not hasattr(source, "named_modules"):
+    named_modules = getattr(source, "named_modules", None)
+    if named_modules is None:
         return None
     from torch import nn
 
-    modules: Any = source.named_modules()
+    modules = cast("Iterable[tuple[str, object]]", named_modules())
     return [f"{name}.weight" for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
 
 

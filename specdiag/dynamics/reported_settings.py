@@ -1,13 +1,15 @@
-"""Norms of a run's checkpoints with lr, decay and optimizer as they are told, in the form of a watched run."""
+"""Norms of a run's checkpoints with lr, decay and optimizer as the user reports them, in the form of a watched run."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 from msgspec.structs import asdict
 
+from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.norm_log import NormedModule, NormLog
 from specdiag.dynamics.simulate import simulate
+from specdiag.dynamics.updates import Optimizer
 from specdiag.errors import UsageError
 from specdiag.trajectories.metric_log import LogEntry, entry
 from specdiag.trajectories.records import TrackedModule, Trajectory
@@ -15,15 +17,32 @@ from specdiag.trajectories.records import TrackedModule, Trajectory
 _POINTS = 1000
 
 
+class ScheduleArguments(TypedDict, total=False):
+    """Arguments of `simulate` that a run's settings may have."""
+
+    lr_shape: LrShape
+    warmup: int
+    final_lr: float
+    corrected: bool
+    momentum: float | None
+    betas: tuple[float, float] | None
+
+
 def with_settings(
-    found: Trajectory, optimizer: str = "adamw", *, lr: float, weight_decay: float, steps: int, **options: Any
+    trajectory: Trajectory,
+    optimizer: str = "adamw",
+    *,
+    lr: float,
+    weight_decay: float,
+    steps: int,
+    **options: Unpack[ScheduleArguments],
 ) -> NormLog:
-    """A trajectory's norms, and at every step the lr and decay that were told; the same for all modules.
+    """Add the reported lr and decay of every step to a trajectory's norms, the same for all modules.
 
     Convolutions are left out: a trajectory does not say how many values they have.
 
     Args:
-        found: what `trajectory` found.
+        trajectory: norms of a run's checkpoints.
         optimizer: as for `simulate`.
         lr: peak.
         weight_decay: the optimizer's argument at the peak.
@@ -35,24 +54,24 @@ def with_settings(
     """
     if optimizer in ("sgdm", "sgdw"):
         raise UsageError(f"{optimizer}'s norms follow its gradients, which checkpoints lack: log with NormWatch")
-    last = found.steps[-1].step
+    last = trajectory.steps[-1].step
     if last > steps:
         raise UsageError(f"steps={steps} is less than the run's last checkpoint, step {last}")
     at = sorted({1, *(round(i * steps / _POINTS) for i in range(1, _POINTS + 1))})
-    told = simulate(optimizer, lr=lr, weight_decay=weight_decay, steps=steps, at=[s for s in at if s], **options)
-    modules = [m for m in found.modules if m.role != "conv"]
-    rows: list[LogEntry] = [row for row in found.rows if row.metric != "lr"]
+    simulated = simulate(optimizer, lr=lr, weight_decay=weight_decay, steps=steps, at=[s for s in at if s], **options)
+    modules = [m for m in trajectory.modules if m.role != "conv"]
+    rows: list[LogEntry] = [row for row in trajectory.rows if row.metric != "lr"]
     for m in modules:
-        for point in told.course:
+        for point in simulated.course:
             rows.append(entry(point.step - 1, m.key, "lr", point.lr))
             rows.append(entry(point.step - 1, m.key, "weight_decay", point.weight_decay))
-    setting = told.setting
+    setting = simulated.setting
     described = (_described(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
-    return NormLog(run=found.run, every=0, modules=tuple(described), rows=tuple(rows))
+    return NormLog(run=trajectory.run, every=0, modules=tuple(described), rows=tuple(rows))
 
 
 def _described(
-    m: TrackedModule, optimizer: Any, momentum: float | None, betas: tuple[float, float] | None
+    m: TrackedModule, optimizer: Optimizer, momentum: float | None, betas: tuple[float, float] | None
 ) -> NormedModule:
     return NormedModule(
         **asdict(m),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -52,7 +52,7 @@ class Ledger(Record, frozen=True, kw_only=True):
 _decode = json_decoder(Ledger)
 
 
-def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool) -> Ledger:
+def open_ledger(out: Path, run: str, options: Mapping[str, object], *, on_hub: bool) -> Ledger:
     """The ledger of an output folder, a new one where there is none.
 
     Args:
@@ -66,15 +66,15 @@ def open_ledger(out: Path, run: str, options: Mapping[str, Any], *, on_hub: bool
         SourceError: the file is damaged.
     """
     path = out / LEDGER_NAME
-    said = {name: _said(value) for name, value in sorted(options.items())}
+    arguments = {name: _spelled(value) for name, value in sorted(options.items())}
     run = f"{_HUB}{run}" if on_hub else os.path.relpath(Path(run).expanduser().absolute(), out.absolute())
     if not path.exists():
-        return Ledger(run=run, options=said)
+        return Ledger(run=run, options=arguments)
     ledger = read_ledger(path)
     if ledger.run != run:
         raise UsageError(f"{out} holds the trajectory of '{run_of(out, ledger)}': name another folder with out=")
-    if ledger.options != said:
-        before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, said))
+    if ledger.options != arguments:
+        before, now = (", ".join(f"{k}={v}" for k, v in o.items()) or "defaults" for o in (ledger.options, arguments))
         raise UsageError(f"{out} was made with {before}, not with {now}: name another folder with out=, or delete it")
     return ledger
 
@@ -134,9 +134,9 @@ def report_name(step: int) -> str:
     return f"step{step}.specdiag.json"
 
 
-def _said(value: Any) -> str:
+def _spelled(value: object) -> str:
     """Spell an option in one way, whether a glob came alone or in a list."""
     if isinstance(value, (list, tuple)):
-        several = [str(v) for v in cast("Sequence[Any]", value)]
+        several = [str(v) for v in cast("Sequence[object]", value)]
         return repr(several[0] if len(several) == 1 else several)
-    return repr(str(value) if isinstance(value, os.PathLike) else value)
+    return repr(os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from specdiag.files import read_whole
 
@@ -38,17 +38,17 @@ def read_losses(checkpoint: Path, step: int) -> Losses:
     return Losses()
 
 
-def _history(path: Path) -> list[Mapping[str, Any]]:
+def _history(path: Path) -> list[Mapping[str, object]]:
     try:
         state = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return []
-    history = cast("Mapping[str, Any]", state).get("log_history") if isinstance(state, dict) else None
-    entries = cast("list[Any]", history) if isinstance(history, list) else []
-    return [cast("Mapping[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
+    history = cast("Mapping[str, object]", state).get("log_history") if isinstance(state, dict) else None
+    entries = cast("list[object]", history) if isinstance(history, list) else []
+    return [cast("Mapping[str, object]", entry) for entry in entries if isinstance(entry, dict)]
 
 
-def _last(history: list[Mapping[str, Any]], name: str, step: int) -> tuple[float | None, int | None]:
+def _last(history: list[Mapping[str, object]], name: str, step: int) -> tuple[float | None, int | None]:
     """The last value, NaN too, and its step."""
     found = [
         (int(at), value)
@@ -63,7 +63,7 @@ def _last(history: list[Mapping[str, Any]], name: str, step: int) -> tuple[float
     return (value if math.isfinite(value) else None), at
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import msgspec
 
+from specdiag.analysis.options import RunArguments
 from specdiag.errors import ComputationError, SourceError, SpecdiagError, UsageError
-from specdiag.files import json_decoder
+from specdiag.files import Table, json_decoder
 from specdiag.records import Record
 from specdiag.report import SpectralReport, load_report
-from specdiag.trajectories.recorder import analysed
+from specdiag.trajectories.recorder import analyse_step
 from specdiag.trajectories.steps import RunStep
 
 _REFUSED: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: ComputationError}
@@ -24,7 +25,7 @@ _REFUSED: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: Co
 class _Order(Record, frozen=True, kw_only=True):
     step: int
     location: str
-    options: dict[str, Any]
+    options: Table
     report: str
     spectra: bool
 
@@ -32,8 +33,8 @@ class _Order(Record, frozen=True, kw_only=True):
 _decode = json_decoder(_Order)
 
 
-def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> SpectralReport:
-    """The report of a step, made by another process.
+def analyse_in_subprocess(step: RunStep, options: RunArguments, *, spectra: bool) -> SpectralReport:
+    """Analyse a step in another process.
 
     Args:
         step: on this machine.
@@ -46,7 +47,9 @@ def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> 
     """
     with tempfile.TemporaryDirectory(prefix="specdiag-") as scratch:
         report = Path(scratch) / "report.json"
-        order = _Order(step=step.step, location=step.location, options=options, report=str(report), spectra=spectra)
+        order = _Order(
+            step=step.step, location=step.location, options=dict(options), report=str(report), spectra=spectra
+        )
         data = msgspec.json.encode(order, enc_hook=_plain)
         child = subprocess.Popen(
             [sys.executable, "-m", "specdiag.trajectories.one_step"],
@@ -55,28 +58,28 @@ def analysed_apart(step: RunStep, options: dict[str, Any], *, spectra: bool) -> 
             start_new_session=True,  # Ctrl-C is for the one who watches
         )
         try:
-            said, _ = child.communicate(data)
+            message, _ = child.communicate(data)
         except BaseException:
             child.kill()
             child.wait()
             raise
         if child.returncode:
             died = f"the process that analysed it ended with {child.returncode}: is memory short? See jobs= and memory="
-            raise _REFUSED.get(child.returncode, ComputationError)(said.decode(errors="replace").strip() or died)
-        found = load_report(report)
-        return found.in_memory() if spectra else found
+            raise _REFUSED.get(child.returncode, ComputationError)(message.decode(errors="replace").strip() or died)
+        loaded = load_report(report)
+        return loaded.in_memory() if spectra else loaded
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> str:
     if isinstance(value, os.PathLike):
-        return os.fspath(value)  # pyright: ignore[reportUnknownArgumentType]
+        return os.fspath(cast("os.PathLike[str]", value))
     raise UsageError(f"a {type(value).__name__} cannot be given to another process: {value!r:.60}")
 
 
 def _main() -> int:
     order = _decode(sys.stdin.buffer.read())
     try:
-        report = analysed(RunStep(order.step, order.location), order.options)
+        report = analyse_step(RunStep(order.step, order.location), cast("RunArguments", order.options))
         report.save(order.report, spectra=order.spectra)
     except SpecdiagError as error:
         sys.stdout.write(str(error))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from specdiag.errors import ComputationError, SourceError
 from specdiag.report import SpectralReport, load_report
@@ -15,6 +15,10 @@ from specdiag.trajectories.losses import Losses, read_losses
 from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log, latest, read_log
 from specdiag.trajectories.records import DroppedStep, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.steps import RunStep, fingerprint
+
+if TYPE_CHECKING:
+    from specdiag.analysis.options import RunArguments
+    from specdiag.analysis.run import Progress
 
 Analyse = Callable[[RunStep], SpectralReport]
 
@@ -128,15 +132,22 @@ class Recorder:
         return notes
 
 
-def analysed(step: RunStep, options: Mapping[str, Any]) -> SpectralReport:
-    """The report of a step.
+def analyse_step(
+    step: RunStep, options: RunArguments, progress: Callable[[Progress], None] | None = None
+) -> SpectralReport:
+    """Analyse the checkpoint of a step.
+
+    Args:
+        step: the checkpoint.
+        options: further arguments of `analyze`.
+        progress: as for `analyze`.
 
     Raises:
         SourceError: the checkpoint, or some of its matrices, cannot be read.
     """
     from specdiag.analysis.analyze import analyze
 
-    report = analyze(step.location, revision=step.revision, stream=step.stream, **options)
+    report = analyze(step.location, revision=step.revision, stream=step.stream, progress=progress, **options)
     failed = [r.key for r in report if r.status == "failed"]
     if failed:
         raise SourceError(f"{len(failed)} of {len(report)} matrices could not be read or solved, such as {failed[0]}")

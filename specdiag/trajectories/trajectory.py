@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from specdiag import checks
 from specdiag.analysis import options
@@ -15,7 +15,7 @@ from specdiag.files import check_writable
 from specdiag.resources import may_have_accelerator
 from specdiag.trajectories.ledger import Ledger, open_ledger
 from specdiag.trajectories.metric_log import LOG_NAME
-from specdiag.trajectories.recorder import Recorder, analysed
+from specdiag.trajectories.recorder import Recorder, analyse_step
 from specdiag.trajectories.records import OUT_NAME, DroppedStep, StepResult, Trajectory
 from specdiag.trajectories.steps import RunStep, find_steps
 
@@ -81,7 +81,7 @@ def trajectory(
         os.fspath(source),
         folder,
         ledger,
-        lambda step: analysed(step, {**analysis, "progress": progress}),
+        lambda step: analyse_step(step, analysis, progress),
         spectra,
         writes=ranks is None or ranks.rank == 0,
     )
@@ -100,7 +100,7 @@ def trajectory(
     return recorder.trajectory()
 
 
-def check(analysis: Mapping[str, Any], *, out: object, spectra: object) -> None:
+def check(analysis: Mapping[str, object], *, out: object, spectra: object) -> None:
     """Raise UsageError where an option does not exist, makes no sense, or picks one checkpoint of several."""
     for name in ("revision", "file"):
         if name in analysis:
@@ -115,7 +115,7 @@ def open_output(
     source: str | os.PathLike[str],
     steps: Sequence[RunStep],
     out: str | os.PathLike[str] | None,
-    analysis: Mapping[str, Any],
+    analysis: Mapping[str, object],
 ) -> tuple[Path, Ledger]:
     """The output folder of a run, made where it is not there, and what is finished in it.
 

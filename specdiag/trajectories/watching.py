@@ -6,19 +6,19 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 from specdiag import checks
 from specdiag.analysis.options import RunArguments
 from specdiag.errors import SourceError, UsageError
 from specdiag.trajectories.alerts import Alert, alerts
-from specdiag.trajectories.one_step import analysed_apart
+from specdiag.trajectories.one_step import analyse_in_subprocess
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
 from specdiag.trajectories.steps import RunStep, find_steps, fingerprint
 from specdiag.trajectories.trajectory import check, open_output
 
-_OF_ONE_PROCESS = ("progress", "resume", "ranks")
+_OF_ONE_PROCESS = ("progress", "partial_reports", "ranks")
 _LONGEST = 1e6
 """Seconds: twelve days."""
 
@@ -61,7 +61,7 @@ def watch(
         raise UsageError(f"{refused[0]} cannot be given to another process: leave it out")
     check(analysis, out=out, spectra=spectra)
     interval = checks.number("interval", interval, above=0, most=_LONGEST, hint="in seconds")
-    return _observations(run, out, interval, checks.flag("once", once), spectra, dict(analysis))
+    return _observations(run, out, interval, checks.flag("once", once), spectra, analysis)
 
 
 def _observations(
@@ -70,7 +70,7 @@ def _observations(
     interval: float,
     once: bool,
     spectra: bool,
-    analysis: dict[str, Any],
+    analysis: RunArguments,
 ) -> Iterator[Observation]:
     recorder: Recorder | None = None
     seen: dict[int, str] = {}
@@ -80,7 +80,7 @@ def _observations(
         if steps and recorder is None:
             folder, ledger = open_output(run, steps, out, analysis)
             recorder = Recorder(
-                os.fspath(run), folder, ledger, lambda s: analysed_apart(s, analysis, spectra=spectra), spectra
+                os.fspath(run), folder, ledger, lambda s: analyse_in_subprocess(s, analysis, spectra=spectra), spectra
             )
             recorder.keep_the_gone({step.step for step in steps})
         for step in steps:

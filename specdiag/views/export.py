@@ -14,7 +14,6 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -22,7 +21,7 @@ from specdiag.errors import MissingExtraError, UsageError
 from specdiag.text import markdown
 from specdiag.text.printable import restored, reversible
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, object]]
 _NAMES = frozenset({"name", "module", "tensor", "run", "name_before", "name_after"})
 """Columns that hold names, which stand as code in markdown."""
 _FORMULA = re.compile(r"[\s\x00-\x20\x7f-\xa0]*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
@@ -72,13 +71,13 @@ def _csv(rows: Rows, columns: Sequence[str]) -> bytes:
     return out.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     """A number as it is, anything else as text."""
     return value if value is None or isinstance(value, int | float) else to_csv(str(value))
 
 
 def _markdown(rows: Rows, columns: Sequence[str]) -> bytes:
-    def cell(column: str, value: Any) -> str:
+    def cell(column: str, value: object) -> str:
         if isinstance(value, str):
             return markdown.code(value) if column in _NAMES else markdown.text(value)
         return "" if value is None else f"{value:.6g}" if isinstance(value, float) else markdown.text(str(value))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 import msgspec
 
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.text.printable import in_toml, printable
 from specdiag.views.export import export
 
@@ -81,7 +82,7 @@ def _transformers(plan: DecayPlan) -> bytes:
 def _toml(plan: DecayPlan) -> bytes:
     import tomli_w
 
-    return in_toml(tomli_w.dumps(_without_gaps(msgspec.to_builtins(plan))).encode())
+    return in_toml(tomli_w.dumps(cast("Table", _without_gaps(msgspec.to_builtins(plan)))).encode())
 
 
 def _rows(format: str) -> Callable[[DecayPlan], bytes]:
@@ -94,7 +95,7 @@ def _title(plan: DecayPlan) -> str:
     return printable(" ".join(text.split()))
 
 
-def _without_gaps(value: Any) -> Any:
+def _without_gaps(value: object) -> object:
     """TOML has no null."""
     if isinstance(value, dict):
         return {name: _without_gaps(inner) for name, inner in value.items() if inner is not None}

@@ -104,7 +104,7 @@ def test_a_process_that_dies_is_one_step_lost(run, monkeypatch):
 
     monkeypatch.setattr(one_step.subprocess, "Popen", killed)
     with pytest.raises(ComputationError, match=r"ended with -9: is memory short\?"):
-        one_step.analysed_apart(RunStep(10, str(run / "checkpoint-10")), {}, spectra=False)
+        one_step.analyse_in_subprocess(RunStep(10, str(run / "checkpoint-10")), {}, spectra=False)
     seen = list(specdiag.watch(run, once=True))
     assert all(isinstance(o.found, DroppedStep) for o in seen)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -101,13 +100,22 @@ def relative_singular_values(report: SpectralReport, record: ModuleRecord) -> ND
     return np.sqrt(positive / positive[0])
 
 
-def draw_curve(axes: Axes, values: NDArray[np.float64], *, logarithmic: bool, **look: Any) -> None:
+def draw_curve(
+    axes: Axes,
+    values: NDArray[np.float64],
+    *,
+    logarithmic: bool,
+    color: str | tuple[float, float, float, float],
+    label: str | None = None,
+    dashes: tuple[int, ...] | None = None,
+) -> None:
     """Values against rank, thinned evenly along the axis but for both ends."""
     n = len(values)
     spaced = np.geomspace(1, n, _POINTS) if logarithmic else np.linspace(1, n, _POINTS)
     ranks = np.unique(np.concatenate([np.round(spaced), np.arange(1, min(n, 8)), np.arange(max(1, n - 6), n + 1)]))
     at = ranks.astype(int)
-    axes.plot(at, values[at - 1], linewidth=0.9, **look)
+    style = "-" if dashes is None else (0, dashes)
+    axes.plot(at, values[at - 1], linewidth=0.9, color=color, label=label, linestyle=style)
 
 
 def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
@@ -115,4 +123,4 @@ def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
     shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
     for slices, n, m in shapes:
         values = np.sqrt(mp_quantiles(n * slices, n / m)[::-1])
-        draw_curve(axes, values / values[0], logarithmic=True, color=INK, linestyle=(0, (5, 2)), label="_noise")
+        draw_curve(axes, values / values[0], logarithmic=True, color=INK, dashes=(5, 2), label="_noise")

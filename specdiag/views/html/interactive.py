@@ -10,7 +10,7 @@ import gzip
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from specdiag.views.html.spectrum import Spectrum
 
@@ -41,7 +41,7 @@ def digest(script: bytes) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}"
 
 
-def curves(drawn: Spectrum) -> dict[str, Any]:
+def curves(drawn: Spectrum) -> dict[str, object]:
     """A spectrum for the page's script: the span and the densities of its bins, and whatever else there is."""
     return {
         "span": (drawn.low, drawn.high),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -272,6 +272,6 @@ def _provenance(report: SpectralReport) -> Markup:
     return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
 
 
-def _json(value: Any) -> Markup:
+def _json(value: object) -> Markup:
     """JSON without `<`, for a script element: it cannot be ended from within."""
     return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))
