@@ -94,3 +94,56 @@ def test_the_cli_needs_no_library_internals_at_import():
         for node in tree.body:
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.startswith("specdiag"):
                 assert node.module in LIGHT or {n.name for n in node.names} <= LIGHT, f"{path}: {node.module}"
+
+
+SPECTRA = "specdiag/spectra/"
+UNREAD_DOCSTRINGS = (SPECTRA, "specdiag/live/", "specdiag/optim/", "specdiag/records.py", "specdiag/report.py")
+"""Files whose docstrings may still begin with What, Whether, One or Of."""
+UNTYPED = (SPECTRA, "cli/train_runs.py", "specdiag/train/runs/begin.py")
+"""Files whose public signatures may still have `Any`."""
+ALL = SOURCES + sorted((ROOT / "cli").glob("*.py"))
+
+
+def texts(path):
+    """Docstrings of a file with their lines, those under attributes too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def public_functions(body):
+    """Functions of a module and methods of its classes that have a public name."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body) if isinstance(node, ast.ClassDef) else [node]
+
+
+def rooms_without(excepted):
+    return [path for path in ALL if not str(path.relative_to(ROOT)).startswith(excepted)]
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    odd = re.compile(r"\s*(What|Whether|One|Of)\b")
+    found = [f"{p}:{line}" for p in rooms_without(UNREAD_DOCSTRINGS) for line, text in texts(p) if odd.match(text)]
+    assert not found
+
+
+def test_no_public_signature_has_any():
+    found = []
+    for path in rooms_without(UNTYPED):
+        for function in public_functions(ast.parse(path.read_text()).body):
+            names = [n.id for n in ast.walk(function.args) if isinstance(n, ast.Name)]
+            names += [n.id for n in ast.walk(function.returns or ast.Pass()) if isinstance(n, ast.Name)]
+            found += [f"{path}:{function.lineno} {function.name}"] if "Any" in names else []
+    assert not found
+
+
+def test_the_library_speaks_of_arguments():
+    """Options stand only in whole commands, in quotes: 'specdiag trajectory --revisions a,b'."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                rest = re.sub(r"'specdiag [^']*'|`[^`]*`", "", node.value)
+                found += [f"{path}:{node.lineno} {flag}" for flag in re.findall(r"(?:^|\s)(--[a-z][\w-]*)", rest)]
+    assert not found
