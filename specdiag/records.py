@@ -38,9 +38,9 @@ class Source(Record, frozen=True, kw_only=True):
     location: str
     """`org/name`, a path, or the class name of a model in memory."""
     revision: str | None = None
-    """What was asked for: a branch, tag or commit."""
+    """The requested branch, tag or commit."""
     commit: str | None = None
-    """What it resolved to (hub only)."""
+    """The commit that the revision resolved to (hub only)."""
     files: tuple[str, ...] = ()
     """The weight files that were read, relative to the location."""
     ignored: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Source(Record, frozen=True, kw_only=True):
 
 
 class ModuleRole(Record, frozen=True, kw_only=True):
-    """What one weight matrix, or one part of a fused tensor, does in its network."""
+    """Function of a weight matrix, or of a part of a fused tensor, in its network."""
 
     role: Role
     family: Family
@@ -86,7 +86,7 @@ class Skipped(Record, frozen=True, kw_only=True):
 
 
 class TailFit(Record, frozen=True, kw_only=True):
-    """One exponent of one spectrum, with what is needed to judge it."""
+    """An exponent of a spectrum, with its errors and its fit."""
 
     tail: TailName
     status: Status
@@ -110,7 +110,7 @@ class TailFit(Record, frozen=True, kw_only=True):
 
 
 class ModuleRecord(Record, frozen=True, kw_only=True):
-    """One row of a report: one weight matrix, or one part of a fused or stacked tensor."""
+    """Row of a report: a weight matrix, or a part of a fused or stacked tensor."""
 
     name: str
     part: str | None = None
@@ -184,7 +184,7 @@ def key(name: str, part: str | None) -> str:
 
 
 class Settings(Record, frozen=True, kw_only=True):
-    """What was computed, and how: with the weights, everything that a number depends on."""
+    """Options of the computation: with the weights, everything that a number depends on."""
 
     device: str = "cpu"
     method: Literal["gram", "svd"] = "gram"
@@ -205,7 +205,7 @@ class Settings(Record, frozen=True, kw_only=True):
 
 
 class RoleSummary(Record, frozen=True, kw_only=True):
-    """One role of one family: medians and ranges over its matrices that have a value."""
+    """A role of a family: medians and ranges over its matrices that have a value."""
 
     family: Family
     role: Role
@@ -252,7 +252,7 @@ class Contrast(Record, frozen=True, kw_only=True):
 
 
 class Summary(Record, frozen=True, kw_only=True):
-    """What a report says in a page: coverage, roles, and the contrast of attention with MLP."""
+    """Summary of a report: coverage, roles, and the contrast of attention with MLP."""
 
     n_tensors: int
     n_parameters: int
@@ -291,7 +291,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     kernels: tuple[str, ...] = ()
     """BLAS kernels and processor, on which the last bits of a number depend."""
     fingerprint: str | None = None
-    """Of local files that were read: their sizes and times."""
+    """Sizes and times of the local files that were read."""
     notes: tuple[str, ...] = ()
     architecture: str | None = None
     spectra_digest: str | None = None

@@ -52,7 +52,7 @@ _decode_report = json_decoder(_ReportFile)
 
 @dataclass(frozen=True, repr=False)
 class SpectralReport(Result):
-    """What `analyze` found.
+    """Result of `analyze`.
 
     Attributes:
         source: where the weights came from.
@@ -96,7 +96,7 @@ class SpectralReport(Result):
 
     @property
     def has_eigenvalues(self) -> bool:
-        """Whether `eigenvalues` has an answer: False for a report that was saved without them."""
+        """True where `eigenvalues` has an answer; False for a report that was saved without them."""
         return self._spectra is not None
 
     def eigenvalues(self, name: str, part: str | None = None, *, randomized: bool = False) -> NDArray[np.float64]:
@@ -235,9 +235,9 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
 
 
 def spectrum_key(name: str, *, randomized: bool = False) -> str:
-    """What a spectrum is stored as. A matrix that is itself called like a randomised spectrum gets a space at its end.
+    """Return the name that a spectrum is stored under.
 
-    So no name can stand for two spectra.
+    A matrix whose own name is like that of a randomised spectrum gets a space at its end: each name has one spectrum.
     """
     if randomized:
         return name + _RANDOMIZED
@@ -245,7 +245,7 @@ def spectrum_key(name: str, *, randomized: bool = False) -> str:
 
 
 def is_report(path: Path) -> bool:
-    """Whether a file is a saved report: JSON that opens with its schema."""
+    """Return True for a saved report: JSON that opens with its schema."""
     return read_start(path, 16).startswith(b'{"schema":')
 
 

@@ -15,7 +15,7 @@ from specdiag.records import ModuleRole, Role, key
 
 @dataclass(frozen=True, slots=True)
 class LiveMatrix:
-    """One matrix of a live Parameter.
+    """A matrix cut from a live Parameter.
 
     Attributes:
         name: the Parameter's, without wrappers' prefixes.
@@ -40,7 +40,7 @@ class LiveMatrix:
 
     @property
     def role(self) -> Role:
-        """What the matrix does."""
+        """The role of the matrix in its network."""
         return self.module.role
 
     @property

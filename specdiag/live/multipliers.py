@@ -211,7 +211,7 @@ def attach_all(
 
 
 def _is_within_its_step(optimizer: Optimizer) -> bool:
-    """Whether the hook at hand comes from a `super().step()`: torch runs the hooks once for each class's step.
+    """Recognise a hook that comes from a `super().step()`: torch runs the hooks once for each class's step.
 
     Counting entries would not do: a step that raises never leaves.
     """
@@ -225,7 +225,7 @@ def _is_within_its_step(optimizer: Optimizer) -> bool:
 
 
 def _written(optimizer: Optimizer, group: ParamGroup, children: list[ParamGroup]) -> ParamGroup:
-    """What the optimizer itself wrote into its groups during the step, such as a step count.
+    """Collect the values that the optimizer wrote into its groups during the step, such as a step count.
 
     Raises:
         UsageError: it wrote different things into groups that are one outside.

@@ -82,7 +82,7 @@ def check_traceable(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _is_compiled(step: object) -> bool:
-    """Whether torch.compile made it. torch.compiler.disable leaves the same mark and one of its own."""
+    """Recognise a step that torch.compile made. torch.compiler.disable leaves the same mark and a second one."""
     return hasattr(step, "_torchdynamo_orig_callable") and not getattr(step, "_torchdynamo_disable", False)
 
 

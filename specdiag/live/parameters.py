@@ -13,7 +13,7 @@ from specdiag.files import Table
 ParamGroup = dict[str, Any]
 """A parameter group of torch."""
 _INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.", "_forward_module.")
-"""What torch.compile, activation checkpointing and Lightning's Fabric put anywhere into a name."""
+"""Parts that torch.compile, activation checkpointing and Lightning's Fabric put anywhere into a name."""
 _PARALLEL = "module."
 
 
@@ -41,7 +41,7 @@ def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 
 
 def live_config(model: nn.Module) -> Table:
-    """What config.json would hold, empty for a model that has no `config.to_dict`.
+    """Return the model's config as config.json would hold it; empty for a model without `config.to_dict`.
 
     Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
     """

@@ -20,7 +20,7 @@ Place = Literal["input", "hidden", "output", "bias"]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One parameter.
+    """A trained parameter and its position in the network.
 
     Attributes:
         place: `input` is an embedding table or the projection of patches, `output` the head, also where it is tied
@@ -39,7 +39,7 @@ class Placed:
 
     @property
     def decayed(self) -> bool:
-        """Whether it is usual to decay it: matrices that are no embedding, not even a tied one."""
+        """True where decay is usual: for matrices that are no embedding, not even a tied one."""
         return self.place == "hidden" or (self.place == "output" and not self.table)
 
 

@@ -29,7 +29,7 @@ class Shards:
             self._owners[parameter] = owner
 
     def here(self, parameter: torch.Tensor) -> bool:
-        """Whether this rank updates it."""
+        """Return True where this rank updates the parameter."""
         return self._owners.get(parameter, self._rank) == self._rank
 
     def spread(self, parameters: Iterable[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What an optimizer will do to which layers, as a table to print before training."""
+"""Table of the groups of an optimizer and their layers, to print before training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEXT = ("optimizer", "place", "lmo", "such as")
 
 
 def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str:
-    """One row a group; columns that say nothing here are left out. Trained parameters that nobody holds come last."""
+    """Return a row for each group, without empty columns. Trained parameters outside all groups come last."""
     held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items() if p.requires_grad}
     rows = [_row(optimizer, group, names) for optimizer in held for group in optimizer.param_groups]

@@ -31,7 +31,7 @@ def product(group: ParamGroup) -> float:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRule:
-    """What one class of optimizers does to a Parameter.
+    """Update that a class of optimizers makes to a Parameter.
 
     Attributes:
         optimizer: the class, subclasses included; the bare name of a class that only other packages have.
@@ -53,7 +53,7 @@ class UpdateRule:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One entry of the registry.
+    """Entry of the registry.
 
     Attributes:
         formula: the step; g is the gradient, L the decay (lambda), w the weights, u Adam's direction, a = 1 - momentum.

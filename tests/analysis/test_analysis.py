@@ -359,7 +359,7 @@ def test_randomized_eigenvalues_are_there_exactly_where_the_record_says_so():
 
 
 def test_untrained_llama_shapes_score_their_null():
-    """What the raw exponent says of random weights: attention 2.13, MLP 3.0; rho 1 for both."""
+    """The raw exponent of random weights: attention 2.13, MLP 3.0; rho 1 for both."""
     rng = np.random.default_rng(0)
     state = {
         ATTENTION.format(0, "q"): torch.from_numpy(rng.standard_normal((512, 512))),

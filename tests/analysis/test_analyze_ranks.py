@@ -58,7 +58,7 @@ def test_they_find_what_one_does(tmp_path, n):
 
 
 def test_each_reads_its_own_share_alone(tmp_path):
-    """What is measured in one process is not measured in another, and the shares are alike."""
+    """No matrix is measured in two processes, and the shares are alike."""
     write_llama(tmp_path / "ckpt", 6, 64, 160)
     done = together("-v", "analyze", "ckpt", "--jobs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

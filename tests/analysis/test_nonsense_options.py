@@ -146,7 +146,7 @@ def _read_again(found: object, path: Any) -> None:
 
 
 def _ask(calls: dict[str, Call], case: tuple[str, str, Any], path: Any) -> str | None:
-    """What is wrong with the answer to one piece of nonsense."""
+    """Describe the fault in the answer to one piece of nonsense."""
     what, name, value = case
     function, given, _ = calls[what]
     given = dict(given)

@@ -19,7 +19,7 @@ def record(layer, family, role, shape, alpha, square=None, **others):
 
 
 def random_network(layers, seed=0):
-    """What an untrained LLaMA-60M gives: exponents of Gaussian matrices of its shapes."""
+    """Rows of an untrained LLaMA-60M: exponents of Gaussian matrices of its shapes."""
     rng = np.random.default_rng(seed)
     out = []
     for layer in range(layers):

@@ -1,4 +1,4 @@
-"""One walk over a model in memory: names, roles, and how matrices are cut from Parameters."""
+"""The walk over a model in memory: names, roles, and how matrices are cut from Parameters."""
 
 import torch
 from live_models import Decoder

@@ -122,7 +122,7 @@ def test_weights_that_change_after_the_step_are_measured_as_they_are():
 
 @pytest.mark.usefixtures("one_thread", "slow")
 def test_what_is_measured_is_a_copy():
-    """What torch counts no change for, as writing through `.data`, finds the weights copied already."""
+    """A write that torch does not count, as through `.data`, finds the weights copied already."""
     model, optimizer, decay = build(every=1, mode="background")
     train(model, optimizer, 2, decay=decay)
     for p in model.parameters():

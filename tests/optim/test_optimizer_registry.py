@@ -1,4 +1,4 @@
-"""One table of optimizers: every entry builds, learns and is in the docs; places and presets are the published ones."""
+"""The table of optimizers: every entry builds, learns and is in the docs; places and presets are the published ones."""
 
 import json
 import re

@@ -70,7 +70,7 @@ def of_weights(
 def of_step(
     step: int, matrix: LiveMatrix, parts: StepParts, before: Before, gradient: float | None
 ) -> Iterator[LogEntry]:
-    """What the step did to a matrix."""
+    """Yield the changes that a step made to a matrix."""
     moved = before.lr > 0 and parts.update_norm > 0
     values: dict[str, float | None] = {
         "gradient_norm": gradient,
@@ -104,7 +104,7 @@ def over_layers(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEnt
 
 
 def described(matrix: LiveMatrix, optimizer: Optimizer, group: ParamGroup) -> NormedModule:
-    """What a matrix is and who updates it, for the file beside the log."""
+    """Describe a matrix and its optimizer, for the file beside the log."""
     found = decay_semantics(optimizer, group, matrix.parameter.shape)
     _, rows, cols = matrix.slicer.shape
     return NormedModule(

@@ -92,7 +92,7 @@ class NormWatch:
         self._step = 0
         self._found: list[LogEntry] = []
         self.latest: tuple[LogEntry, ...] = ()
-        """What the last logged step found."""
+        """Entries of the last logged step."""
         self._looks = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
         self._lock: FolderLock | None = None
@@ -147,7 +147,7 @@ class NormWatch:
         self.detach()
 
     def state_dict(self) -> Table:
-        """What the spectral norms go on from; plain enough for JSON."""
+        """Return the state that the spectral norms continue from. It can be written as JSON."""
         return {"steps": self._counted, "vectors": self._powers.state_dict()}
 
     def load_state_dict(self, state: Table) -> None:

@@ -22,7 +22,7 @@ _FIRST = 10
 
 
 class PowerIteration:
-    """One vector a matrix, kept from call to call and in checkpoints.
+    """Power iteration with a vector for each matrix, kept from call to call and in checkpoints.
 
     Example:
         >>> powers = PowerIteration()
@@ -85,7 +85,7 @@ class PowerIteration:
 
 
 def power_step(matrix: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One round: the norms so far, shape [s], and the next vectors.
+    """Run a round. Returns the norms so far, shape [s], and the next vectors.
 
     Args:
         matrix: shape [s, rows, cols].

@@ -1,4 +1,4 @@
-"""One optimizer step of one matrix, taken apart: what decay did to the norm, and what the update did, along and across.
+"""Parts of an optimizer step of a matrix: the decay, and the update along and across the weights.
 
 W' = (1 - eta) W + s splits a step into its decay, the fraction eta, and the update s = -lr u. With a = <s, W>/|W| the
 part along the weights and p = s - a W/|W| the part across them,
@@ -47,11 +47,11 @@ class StepParts:
     """Before the step."""
     norm_change: float
     decay: float
-    """Of the change, what decay did; negative."""
+    """Change of the norm by decay; negative."""
     parallel: float
-    """What the update did along the weights; positive where it lengthened them."""
+    """Change by the update along the weights; positive where it lengthened them."""
     perpendicular: float
-    """What it did across them; never negative."""
+    """Change by the update across the weights; never negative."""
     update_norm: float
     """|s| = |lr u|, without the decay."""
     cosine: float | None

@@ -46,7 +46,7 @@ class AdaDecay(SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; the closure is called once, before the gradients are compared."""
+        """Make a step. The closure is called once, before the gradients are compared."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

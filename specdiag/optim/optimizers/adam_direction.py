@@ -47,7 +47,7 @@ class AdamDirection(Optimizer, abc.ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step."""
+        """Make a step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

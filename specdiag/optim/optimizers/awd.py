@@ -50,7 +50,7 @@ class AWD(SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; the closure is called once, before the norms are taken."""
+        """Make a step. The closure is called once, before the norms are taken."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +82,7 @@ def averaged(average: float, ratio: float) -> float:
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:
-    """Of all together; of FSDP's shards the whole, not this rank's part."""
+    """Return the norm of all tensors together, over all shards of FSDP."""
     found: Any = torch.nn.utils.get_total_norm(tensors)
     return float(found.full_tensor() if hasattr(found, "full_tensor") else found)
 

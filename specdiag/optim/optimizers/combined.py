@@ -50,7 +50,7 @@ class Combined(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step of each, over the groups that this one has now; the closure is called once, before."""
+        """Make a step of each, over the groups that this optimizer has now. The closure is called once, before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

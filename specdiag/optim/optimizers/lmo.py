@@ -28,7 +28,7 @@ _EPS = 1e-8
 
 
 def auto(shape: torch.Size) -> Lmo:
-    """What the released Scion takes for a shape: spectral for matrices, by their kernels for convolutions."""
+    """Return the norm of the released Scion for a shape: spectral for matrices, by kernels for convolutions."""
     return "bias-rms" if len(shape) < 2 else "spectral" if len(shape) == 2 else "spectral-conv"
 
 

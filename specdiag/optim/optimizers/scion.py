@@ -110,7 +110,7 @@ class Scion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step. With a process group it is collective."""
+        """Make a step. With a process group it is collective."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

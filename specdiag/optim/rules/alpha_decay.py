@@ -137,7 +137,7 @@ class AlphaDecay:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What multiplies the decay of each Parameter now, by its name in the checkpoint."""
+        """Current factor on the decay of each Parameter, by its name in the checkpoint."""
         return dict(self._ratios)
 
     @property
@@ -177,7 +177,7 @@ class AlphaDecay:
         self.waited += time.perf_counter() - started
 
     def state_dict(self) -> Table:
-        """What a run needs to go on as if it had not stopped; plain enough for JSON."""
+        """Return the state that a resumed run continues from. It can be written as JSON."""
         return {
             "settings": dict(self._settings),
             "step": self._last,

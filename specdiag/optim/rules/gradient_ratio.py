@@ -44,7 +44,7 @@ class GradientRatioDecay:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What multiplies the decay of each parameter now: the same for all."""
+        """Current factor on the decay of each parameter: the same for all."""
         return dict.fromkeys(self._names, self._average)
 
     def step(self, global_step: int) -> None:

@@ -1,4 +1,4 @@
-"""What lr schedulers do for the lr, for another number of the groups: momentum, or ScionC's target norm."""
+"""Schedule of a number of the groups other than the lr: momentum, or ScionC's target norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What AlphaDecay's repository calls AdaDecay: one factor for each module, from gradient norms within its block."""
+"""The AdaDecay of AlphaDecay's repository: one factor for each module, from gradient norms within its block."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ModuleAdaDecay:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What multiplies the decay of each parameter now."""
+        """Current factor on the decay of each parameter."""
         return dict(self._ratios)
 
     def step(self, global_step: int) -> None:

@@ -1,4 +1,4 @@
-"""What takes part in a run: the matrices of the Parameters that an optimizer holds, cut from them as they are now."""
+"""Matrices that take part in a run: those of the Parameters that an optimizer holds, cut from them as they are now."""
 
 from __future__ import annotations
 
