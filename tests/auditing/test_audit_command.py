@@ -11,16 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 from audited_models import CONFIG, PLACES, found, llama, made, name, row, save
+from command import invoke
 from hub_stand_in import HubStandIn, Repo
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.auditing.records import AuditReport
 
 
 def cli(*arguments, **options):
-    return CliRunner().invoke(app, ["audit", *map(str, arguments)], **options)
+    return invoke("audit", *arguments, **options)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from command import invoke as run
 from safetensors.numpy import save_file
-from typer.testing import CliRunner
 
 from cli import options, targets
 from cli.main import app
@@ -21,10 +21,6 @@ LIBRARY = {
     "compare": (*COMPARED, "base", "include", "exclude", "roles"),
     "trajectory": (*RUN, "stream"), "watch": RUN,
 }  # fmt: skip
-
-
-def run(*args):
-    return CliRunner().invoke(app, list(map(str, args)))
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import tiny_run
 import torch
 import torch.nn.functional as F
 import transformers
+from command import outcome
 from live_models import ForTrainer
-from specdiag_cli.main import app
 from torch import nn
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag import SourceError, UsageError, plot
@@ -58,8 +57,7 @@ def on_noise(build, out, steps=600, every=20, lr=None, side=64, drift=0.0):
 
 
 def run(*args, width=220):
-    done = CliRunner().invoke(app, [*map(str, args)], env={"COLUMNS": str(width)})
-    return done.exit_code, done.stdout, done.stderr
+    return outcome(*args, width=width)
 
 
 BUILT = {
