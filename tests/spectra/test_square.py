@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import esd, with_singular_values
+from helpers import esd, mp_alpha, mp_quantiles, with_singular_values
 
 from specdiag.spectra import compression
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.float_types import FLOAT_TYPES
-from specdiag.spectra.null import mp_alpha, mp_quantiles
 from specdiag.spectra.square import SQUARE_NULL, cut_alpha
 
 
