@@ -33,6 +33,13 @@ Calibrated, not proven: in float32 against float64, on ten kinds of matrix from 
 under three kernels of OpenBLAS, 9 was the most that was seen; in MKL, 53 at 3072, where 60 are allowed.
 """
 
+_DQDS = 200.0
+"""The same by singular values has _DQDS u sqrt(lambda_max/lambda_threshold) besides, at every size.
+
+LAPACK's dqds iteration (xLASQ2) drops a coupling of 100 eps, eps = 2 u, so that one singular value may be off by
+100 u sigma_max, and ln lambda by twice that. Nearly equal values come near: 96 u sigma_max was seen in float32.
+"""
+
 _BLOCK_BYTES = 4 << 20
 TORCH_FROM = 2200
 """From this size on, the eigensolver of the BLAS that torch brings (MKL on x86) overtakes OpenBLAS's."""
@@ -67,10 +74,11 @@ class Spectrum:
         if self.eigenvalues[-1] <= 0:
             return 0.0
         conditioning = float(self.eigenvalues[-1]) / max(threshold, float(np.finfo(np.float64).tiny))
+        factor = _ROUNDING * self.longer_side**0.25
         if self.method == "svd":
-            # Singular values carry an absolute error of u * sigma_max: the square root of the ratio.
-            conditioning **= 0.5
-        return _ROUNDING * self.longer_side**0.25 * self.unit_roundoff * conditioning
+            # Singular values carry an absolute error in units of u sigma_max: the square root of the ratio.
+            return (factor + _DQDS) * self.unit_roundoff * conditioning**0.5
+        return factor * self.unit_roundoff * conditioning
 
     def alpha_error(self, alpha: float, threshold: float) -> float:
         """Bound on |d alpha| by rounding: (alpha - 1)^2 e / (1 - (alpha - 1) e), infinite where (alpha - 1) e >= 1.
