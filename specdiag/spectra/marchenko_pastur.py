@@ -8,7 +8,6 @@ lambda(t) = 1 + q + 2 sqrt(q) cos t, from the upper edge down.
 from __future__ import annotations
 
 from functools import cache
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +32,7 @@ def mass_above(angle: Array, q: float) -> Array:
     return (angle - sine + (1 - q) / q * (np.arctan2(sine, 1 + r * np.cos(angle)) - sine)) / np.pi
 
 
-@overload
-def eigenvalue_at(angle: float, q: float) -> float: ...
-@overload
-def eigenvalue_at(angle: Array, q: float) -> Array: ...
-def eigenvalue_at(angle: float | Array, q: float) -> float | Array:
+def eigenvalue_at(angle: Array, q: float) -> Array:
     """Give lambda(t) for unit variance, over m."""
     return 1 + q + 2 * np.sqrt(q) * np.cos(angle)
 
@@ -88,7 +83,7 @@ def mp_quantiles(n: int, q: float, n_slices: int = 1) -> Array:
 @cache
 def mp_median(n: int, q: float) -> float:
     """Give the median eigenvalue of a real Gaussian matrix of n rows, for unit variance and over m."""
-    return eigenvalue_at(float(_angles(np.array([n / 2]), n, q)[0]), q)
+    return float(eigenvalue_at(_angles(np.array([n / 2]), n, q), q)[0])
 
 
 def log_density(angle: float, q: float) -> float:
@@ -109,7 +104,7 @@ def count_variance(angle: float, n: int, q: float) -> float:
         n: rows.
         q: aspect ratio n/m in (0, 1].
     """
-    density = 2 * np.sin(angle) ** 2 / (np.pi * eigenvalue_at(angle, q))
+    density = 2 * np.sin(angle) ** 2 / (np.pi * (1 + q + 2 * q**0.5 * np.cos(angle)))
     logarithm = np.log(4 * np.pi * n * density * np.sin(angle))
     return float((logarithm + np.euler_gamma + 1 - np.pi**2 / 8) / np.pi**2)
 

@@ -138,6 +138,13 @@ def test_variance_grows_as_the_logarithm():
     assert slope == pytest.approx((mp_alpha(0.5) - 1) ** 4 / (np.pi * rho) ** 2, rel=0.01)
 
 
+def test_moments_are_plain_numbers():
+    """Reports hold nothing else."""
+    assert [type(value) for value in (*null_moments((64, 100)), z_score(3.0, (64, 100)), mp_median(64, 0.5))] == [
+        float
+    ] * 4
+
+
 def test_orientation_does_not_matter():
     assert alpha_null(hill, (100, 300)) == alpha_null(hill, (300, 100))
     assert z_score(3.0, (100, 300)) == z_score(3.0, (300, 100))
