@@ -85,7 +85,7 @@ def fit_tail(
     if rule.windows is not None:
         windows = list(rule.windows(stack))
         full = pooled(windows, storage, settings, full.dtype)
-        shape, n_slices = windows[0].shape[1:], 1
+        shape, n_slices = windows[0].shape[1:], len(windows) * len(windows[0])
     usable = _nonzero(full) if rule.drops_zeros else full.eigenvalues
     status = _rule_status(full, usable, rule, fraction)
     if status != "ok":

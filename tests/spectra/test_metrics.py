@@ -76,6 +76,12 @@ def test_noise_has_a_spike_once_in_a_thousand(shape):
     assert found < 14 * count / 4000 + 3
 
 
+def test_pooled_slices_of_noise_have_no_more_spikes():
+    rng = np.random.default_rng(0)
+    pools = ([gaussian_eigenvalues(32, 64, rng) for _ in range(9)] for _ in range(600))
+    assert sum(spikes(np.sort(np.concatenate(pool)), (32, 64)) > 0 for pool in pools) < 5
+
+
 def test_the_median_of_noise_sets_its_variance():
     rng = np.random.default_rng(0)
     for n, m in ((50, 50), (51, 51), (64, 4096)):
@@ -104,12 +110,9 @@ def test_planted_spikes_are_found(n, m, excess):
     assert np.mean(np.array(found) == 1) > 0.9
 
 
-def test_threshold_falls_as_the_width_of_the_edge():
-    """A grid of eigenvalues above the edge: how many are below the threshold shows where that lies."""
-    excess = []
-    for n in (256, 2048, 16384):
-        edge = 4.0 * n
-        grid = edge * (1 + np.geomspace(1e-4, 1, 4001))
-        excess.append(float(grid[len(grid) - metrics.mp_spikes(grid, (n, n), edge)] / edge - 1))
-    rates = np.diff(np.log(excess)) / np.log(8)
-    assert np.all((rates > -0.80) & (rates < -0.66))
+@pytest.mark.parametrize(("n", "percent"), [(64, 20), (1024, 2.3), (4096, 0.85)])
+def test_threshold_falls_as_the_width_of_the_edge(n, percent):
+    """What lies a tenth below these distances above the edge is no spike, what lies a tenth above is; n^(-2/3) and less."""
+    edge = 4.0 * n
+    for factor, expected in ((0.9, 0), (1.1, 1)):
+        assert metrics.mp_spikes(np.array([edge * (1 + factor * percent / 100)]), (n, n), edge) == expected

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import esd, gaussian_eigenvalues, mp_alpha
 from scipy.stats import ks_2samp
 
+import specdiag
 from specdiag.spectra.marchenko_pastur import angle_of, count_variance, log_density, mp_median, mp_quantiles
 from specdiag.spectra.null import alpha_null, null_moments, z_score
 from specdiag.spectra.tails import hill, hill_paper
@@ -102,11 +104,33 @@ def test_moments_of_pooled_slices(slices):
     assert sd == pytest.approx(found.std(), rel=0.06 + 4 / 240**0.5)
 
 
+@pytest.mark.parametrize("fraction", [0.3, 0.5])
+def test_windows_have_the_null_of_their_pool(fraction):
+    rng = np.random.default_rng(0)
+    keys = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(40)]
+    state = {key: torch.from_numpy(rng.standard_normal((100, 160))) for key in keys}
+    report = specdiag.analyze(state, tail="farms", tail_fraction=fraction, device="cpu", jobs=1)
+    assert np.mean([r.alpha for r in report]) == pytest.approx(report[keys[0]].alpha_null, rel=0.005)
+
+
 def test_small_slices_have_a_finite_null():
     for fraction in (0.02, 0.1, 0.5):
         mean, sd = null_moments((1, 64), partial(hill, tail_fraction=fraction), 200)
         assert 1 < mean < np.inf
         assert sd > 0
+
+
+def test_numbers_of_the_documentation():
+    """Null by aspect ratio; how much too wide the standard error of independent eigenvalues is; KS distance of noise."""
+    found = [null_moments((384, round(384 * aspect)))[0] for aspect in (1, 4)]
+    assert found == pytest.approx([2.13, 3.47], abs=0.006)
+    for n, times in ((64, 4), (1024, 11)):
+        mean, sd = null_moments((n, n))
+        assert (mean - 1) / (n / 2) ** 0.5 / sd == pytest.approx(times, abs=0.5)
+    rng = np.random.default_rng(0)
+    for shape in ((64, 64), (384, 384), (384, 1536), (256, 4096)):
+        distance = np.mean([hill(gaussian_eigenvalues(*shape, rng)).ks for _ in range(40)])
+        assert 0.145 < distance < 0.205
 
 
 def test_typical_eigenvalues_are_the_mean_ones():
