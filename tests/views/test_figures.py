@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import specdiag
 from specdiag import plot
 from specdiag.errors import UsageError
-from specdiag.spectra.null import mp_density
+from specdiag.spectra.marchenko_pastur import mp_density
 from specdiag.views.figures.axes import layer_ticks, log_ticks
 from specdiag.views.figures.style import REPORT_COLOURS, ROLE_STYLES, plain, render
 
