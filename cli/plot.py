@@ -106,7 +106,7 @@ def plot(
             "--metric",
             metavar="COLUMN",
             help="heatmap and trajectory only: metric drawn.",
-            show_default="alpha_square",
+            show_default="square_alpha",
         ),
     ] = None,
     plan: options.PlanOption = None,

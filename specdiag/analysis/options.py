@@ -30,7 +30,6 @@ class ComputingArguments(TypedDict, total=False):
     method: Method
     tail: TailName
     tail_fraction: float
-    square: bool
     randomize: bool
     jobs: int | None
     memory: int | None
@@ -83,7 +82,6 @@ class AnalysisOptions:
     method: Method = "gram"
     tail: TailName = "hill"
     tail_fraction: float = 0.5
-    square: bool = True
     randomize: bool = False
     jobs: int | None = None
     memory: int | None = None
@@ -112,7 +110,6 @@ class AnalysisOptions:
             method=given.get("method", "gram"),
             tail=given.get("tail", "hill"),
             tail_fraction=_fraction(given.get("tail_fraction", 0.5)),
-            square=checks.flag("square", given.get("square", True)),
             randomize=checks.flag("randomize", given.get("randomize", False)),
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
             memory=None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G"),

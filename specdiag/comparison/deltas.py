@@ -23,7 +23,7 @@ from specdiag.system.address_space import jobs_within, room
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory", "cache", "ranks")
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "jobs", "memory", "cache", "ranks")
 
 
 def measure_deltas(

@@ -123,22 +123,23 @@ def _common(cuts: Sequence[Cut], x: float) -> list[Point]:
     """The point of each cut whose place in the spectrum is x."""
     found: list[Point] = []
     for cut in cuts:
-        low, high = _bracket(cut, lambda p: p.x < x)
+        low, high = _bracket(cut, lambda p: p.x < x, 2 * x / cut.tau)
         found.append(_root(cut, low, high, lambda p: (p.x - x, p.stretch))._replace(x=x))
     return found
 
 
-def _bracket(cut: Cut, is_left: Callable[[Point], bool]) -> tuple[float, float]:
+def _bracket(cut: Cut, is_left: Callable[[Point], bool], further: float = 0.0) -> tuple[float, float]:
     """Neighbours among nodes of u between which a point is passed.
 
-    Nodes are quantiles of the eigenvalues, and points below and above them as far as the support reaches.
+    Nodes are quantiles of the eigenvalues, and points below and above them as far as the support reaches, and `further`
+    above.
     """
     values = cut.eigenvalues
     reach = 2 * cut.variance**0.5 * ((1 - cut.tau) / cut.tau) ** 0.5 + float(values[-1])
     beyond = reach * 4.0 ** -np.arange(12)
     quantiles = np.unique(values[np.linspace(0, len(values) - 1, 17).astype(int)])
     between = (quantiles[1:] + quantiles[:-1]) / 2
-    nodes = np.sort(np.concatenate([-beyond, between, float(values[-1]) + beyond]))
+    nodes = np.sort(np.concatenate([-beyond, between, float(values[-1]) + beyond, [beyond[0] + further]]))
     low, high = 0, len(nodes) - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -216,6 +217,8 @@ def _inverse_excess(cut: Cut, u: float, distance: Array, s: float) -> tuple[floa
     size = d * d + s * p * p
     size_slope = 2 * d * d_slope + p * p + 2 * s * p * p_slope
     rest = cut.columns * p - size
+    if rest <= 0:  # so far outside that the eigenvalues are one to the last bit
+        return float("inf"), 0.0
     value = size / rest
     return value, (size_slope - value * (cut.columns * p_slope - size_slope)) / rest
 

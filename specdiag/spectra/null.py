@@ -100,14 +100,3 @@ def _log_statistic(q: float, threshold: float) -> tuple[float, float]:
     logarithm = 2 / (np.pi * j) * (np.sin(np.outer(j, t)) @ slopes)
     step = 2 / (np.pi * j) * np.sin(j * threshold)
     return float((j * logarithm**2).sum() / 2), float((j * logarithm * step).sum() / 2)
-
-
-def alpha_null_square(n: int) -> float:
-    """Give the Hill exponent of pooled random n x n windows at tail fraction 1/2."""
-    return 2.1216802825 + 2.274179 / n
-
-
-def square_null_sd(shape: tuple[int, int]) -> float:
-    """Give the standard deviation of that exponent over random matrices, windows taken as independent."""
-    n, m = sorted(shape)
-    return 3.68097 / n / (-(-m // n)) ** 0.5

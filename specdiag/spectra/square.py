@@ -9,8 +9,8 @@ columns of very unequal norm, is rotated away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,16 @@ SQUARE_NULL = 2.1216802825
 """square_alpha of random matrices of any shape: that of the square Marchenko-Pastur law."""
 
 _SHARE = 0.5
+
+_ASPECTS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+_SHIFTS = (-0.45, -0.50, -0.47, -0.42, -0.38, -0.325, -0.23, -0.17, -0.085, -0.044, -0.0215, -0.0112)
+"""n times the mean of square_alpha over random matrices less its limit, by aspect ratio."""
+_SPREADS = (0.0, 2.54, 2.15, 1.62, 1.18, 0.82, 0.515, 0.381, 0.184, 0.091, 0.045, 0.0225)
+"""n times its standard deviation; at 1:1 sqrt(.6 + 2.4 ln n), where the threshold is one or two eigenvalues.
+
+Both are simulated by the bidiagonal form of Gaussian matrices, even and odd n from 64 to 1024, 400 to 2500 draws each.
+The shift of odd n at 1:1 is .2 less, that of even n with one more column .35 more.
+"""
 
 
 class CutFit(NamedTuple):
@@ -54,14 +64,17 @@ def cut_alpha(slices: NDArray[np.float64], columns: int, aspect: float = 1.0) ->
     kept = round(aspect * n)
     if not n <= kept <= columns:
         raise ValueError(f"an aspect of {aspect:g} is outside 1 to {columns / n:.6g}, the aspect of {n} x {columns}")
-    if float(slices[:, n // 2].max()) <= 0:
+    if np.count_nonzero(slices) <= slices.size // 2:
         return CutFit(1.0, 0.0)
     scale = float(slices.mean())
     if kept == columns:
         share, (threshold, excess) = _SHARE, _uncut(np.sort(slices, axis=None) / scale)
     else:
         share = _SHARE * n / kept
-        threshold, excess = upper_mean([Cut(row / scale, columns, kept / columns) for row in slices], share)
+        cuts = [Cut(row / scale, columns, kept / columns) for row in slices if row[-1] > 0]
+        there = len(cuts) / len(slices)
+        threshold, excess = upper_mean(cuts, share / there)
+        excess *= there
     return CutFit(1 + share / excess if excess > 0 else float("inf"), threshold * scale)
 
 
@@ -75,20 +88,27 @@ def _uncut(values: Array) -> tuple[float, float]:
     return threshold, float(np.log(upper / threshold).sum()) / len(values)
 
 
-def window_starts(shape: tuple[int, int]) -> list[int]:
-    """Where the square windows begin on the long side.
+def square_null(shape: tuple[int, int]) -> float:
+    """Give the mean of square_alpha over random matrices: 2.1217, and .45/n less at 1:1 or .17/n less at 1:4.
 
     Args:
         shape: (rows, cols) in either order.
     """
     n, m = sorted(shape)
-    count = -(-m // n)
-    return [round(i * (m - n) / (count - 1)) for i in range(count)] if count > 1 else [0]
+    return SQUARE_NULL + _by_aspect(m / n, _SHIFTS) / n
 
 
-def square_windows(stack: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Views of `stack`, shape [s, rows, cols], cut to [s, n, n], n the smaller of rows and cols."""
-    rows, cols = stack.shape[1:]
-    n = min(rows, cols)
-    for start in window_starts((rows, cols)):
-        yield stack[:, start : start + n, :] if rows > cols else stack[:, :, start : start + n]
+def square_sd(shape: tuple[int, int]) -> float:
+    """Give the standard deviation of square_alpha over random matrices.
+
+    Args:
+        shape: (rows, cols) in either order.
+    """
+    n, m = sorted(shape)
+    return _by_aspect(m / n, ((0.6 + 2.4 * np.log(n)) ** 0.5, *_SPREADS[1:])) / n
+
+
+def _by_aspect(aspect: float, values: Sequence[float]) -> float:
+    """Interpolate in the logarithm of the aspect ratio; beyond the table both fall as its inverse."""
+    known = float(np.interp(np.log(aspect), np.log(_ASPECTS), values))
+    return known * min(1.0, _ASPECTS[-1] / aspect)

@@ -288,3 +288,88 @@ def test_order_of_columns_does_not_matter():
     rng = np.random.default_rng(0)
     w = rng.standard_normal((128, 512)) * np.repeat([0.01, 1], 256)
     assert of_matrix(w) == pytest.approx(of_matrix(w[:, rng.permutation(512)]), rel=1e-9)
+
+
+def test_a_slice_of_zeros_is_a_third_of_the_spectrum():
+    rng = np.random.default_rng(0)
+    first, second = (esd(rng.standard_normal((64, 256))) for _ in range(2))
+    found = cut_alpha(np.array([first, second, np.zeros(64)]), 256)
+    tiny = cut_alpha(np.array([first, second, first * 1e-20]), 256)
+    assert tuple(found) == pytest.approx(tuple(tiny), rel=1e-6)
+    assert cut_alpha(np.array([first, np.zeros(64)]), 256) == (1.0, 0.0)
+
+
+def test_degenerate_and_dead_matrices():
+    """Orthogonal weights have no square_alpha; noise with dead rows or columns scores like noise of what lives."""
+    import specdiag
+
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((256, 1024)).astype(np.float32)
+    rows, cols = np.repeat(noise, 2, axis=0), noise.copy()
+    rows[::2] = 0
+    cols[:, ::2] *= 1e-9
+    turned = np.linalg.qr(rng.standard_normal((200, 80)))[0].astype(np.float32)
+    import torch
+
+    state = {"q": rows, "k": cols, "v": turned, "o": noise}
+    named = {f"model.layers.0.self_attn.{role}_proj.weight": torch.from_numpy(w) for role, w in state.items()}
+    q, k, v, o = specdiag.analyze(named, device="cpu")
+    assert (q.rows, q.living_shape, k.living_shape, o.living_shape) == (512, (256, 1024), (256, 512), (256, 1024))
+    assert q.square_alpha == pytest.approx(o.square_alpha, rel=1e-9)
+    assert q.rho == pytest.approx(o.rho, rel=1e-9)
+    assert q.alpha < o.alpha
+    assert (q.mp_spikes, k.mp_spikes) == (0, 0)
+    assert k.square_rho == pytest.approx(1, abs=0.02)
+    assert (v.status, v.square_alpha, v.square_rho, v.mp_edge, v.mp_spikes) == ("degenerate", None, None, None, None)
+
+
+def test_alpha_at_any_aspect_from_a_saved_report(tmp_path):
+    import torch
+
+    import specdiag
+    from specdiag.errors import UsageError
+
+    w = np.random.default_rng(0).standard_normal((64, 256)) * np.exp(np.random.default_rng(1).standard_normal((64, 1)))
+    name = "model.layers.0.mlp.up_proj.weight"
+    state = {
+        name: torch.from_numpy(w),
+        "conv.weight": torch.from_numpy(w.reshape(64, 64, 4)),
+        "model.norm": torch.ones(3),
+    }
+    report = specdiag.load_report(specdiag.analyze(state, device="cpu").save(tmp_path / "r.json"))
+    record = report[name]
+    assert report.alpha_at(name) == pytest.approx(record.square_alpha, rel=1e-12)
+    assert record.square_alpha < report.alpha_at(name, aspect=2) < report.alpha_at(name, aspect=4)
+    for wrong, sentence in (
+        (lambda: report.alpha_at(name, aspect=5), "is more than"),
+        (lambda: report.alpha_at(name, aspect=0.5), "aspect=0.5"),
+        (lambda: report.alpha_at("conv.weight"), "pools 4 slices"),
+        (lambda: report.alpha_at("other"), "no matrix 'other'"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            wrong()
+    bare = specdiag.load_report(report.save(tmp_path / "bare.json", spectra=False))
+    with pytest.raises(UsageError, match="carries no eigenvalues"):
+        bare.alpha_at(name)
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16"])
+def test_live_accelerator_and_saved_agree(kind):
+    """All take one function of eigenvalues and living shape; from float32 arithmetic they agree to its rounding."""
+    import torch
+
+    from specdiag.spectra.accelerator import solve
+    from specdiag.spectra.live_alpha import exponents
+    from specdiag.spectra.trust import judge_square
+
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 80, 200)))
+    held = w.to({"F32": torch.float32, "BF16": torch.bfloat16}[kind])
+    raw = (held.view(torch.uint16) if kind == "BF16" else held).numpy()
+    storage = FLOAT_TYPES[kind]
+    (on_device,) = solve([raw], [storage], "cpu", "float64")
+    here = judge_square(spectrum(raw, storage)).fit
+    there = judge_square(on_device).fit
+    assert here is not None
+    assert there is not None
+    assert there.alpha == pytest.approx(here.alpha, rel=1e-9)
+    assert exponents([held], "square")[0] == pytest.approx(here.alpha, rel=1e-4)
