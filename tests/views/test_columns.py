@@ -60,7 +60,7 @@ def test_columns_of_one_name_keep_their_own_cells(report):
 
 def test_empty_columns_are_left_out_and_narrow_tables_drop_the_least_needed(report):
     bare = specdiag.analyze(
-        {f"layers.{i}.q_proj.weight": w for i, w in enumerate([report_weight(64)] * 2)}
+        {f"layers.{i}.q_proj.weight": w for i, w in enumerate([report_weight(40)] * 2)}
     )
     assert "square_alpha" not in heads(terminal.record_table(bare.records, "", 500))
     narrow = terminal.record_table(report.records, "", 80)
