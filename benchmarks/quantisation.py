@@ -157,7 +157,7 @@ def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     """Relative changes of the exponents that both have, and how many were lost."""
     if before.keys() != after.keys():
         raise SystemExit(f"matrices differ: {sorted(before.keys() ^ after.keys())[:5]}")
-    changes: dict[str, list[float]] = {"alpha": [], "alpha_square": []}
+    changes: dict[str, list[float]] = {"alpha": [], "square_alpha": []}
     for name, record in before.items():
         for column, found in changes.items():
             old, new = getattr(record, column), getattr(after[name], column)
@@ -180,7 +180,7 @@ def _summary(changes: list[float]) -> dict[str, Any]:
     }
 
 
-COLUMNS = ("format", "bits", "error", "alpha", "size", "largest", "alpha_square", "size", "lost")
+COLUMNS = ("format", "bits", "error", "alpha", "size", "largest", "square_alpha", "size", "lost")
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -191,14 +191,14 @@ def table(results: Mapping[str, Any]) -> str:
     caption = (
         f"MiniLM, {results['matrices']} matrices of its blocks. bits: of a weight with its scales. error: rms of the "
         "rounding over rms of the weights, median, in %. alpha: mean change of alpha in % of the original's; size: "
-        "mean of its size; largest: the largest one; the same of alpha_square. lost: matrices without an exponent, as "
+        "mean of its size; largest: the largest one; the same of square_alpha. lost: matrices without an exponent, as "
         f"their tail begins below the noise of rounding (`low_rank`). {results['date'][:10]}."
     )
     return f"{pages.table(COLUMNS, lines)}\n\n{caption}"
 
 
 def _line(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    full, square = entry["alpha"], entry["alpha_square"]
+    full, square = entry["alpha"], entry["square_alpha"]
     return (
         entry["title"],
         f"{entry['bits']:.2f}" if "bits" in entry else "",

@@ -40,7 +40,7 @@ CALIBRATION = (
 """Sides of matrices in models up to 350M."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 MODELS = ("60m", "135m", "350m", "1b", "7b-layer")
-WAYS = {"default": (), "float32, no square": ("--dtype", "float32", "--no-square")}
+WAYS = {"default": (), "float32": ("--dtype", "float32")}
 _QUICK = 0.5
 """Seconds: what takes less is timed three times, and the best counts."""
 
@@ -77,10 +77,9 @@ def calibration(device: str) -> list[Results]:
     """Seconds of single matrices on one core."""
     found: list[Results] = []
     for dtype in ("float64", "float32"):
-        for square in (False, True):
-            for n, m in CALIBRATION:
-                seconds = matrix_seconds(n, m, dtype, square=square, device=device)
-                found.append({"n": n, "m": m, "dtype": dtype, "square": square, "seconds": seconds})
+        for n, m in CALIBRATION:
+            seconds = matrix_seconds(n, m, dtype, device=device)
+            found.append({"n": n, "m": m, "dtype": dtype, "seconds": seconds})
     return found
 
 
@@ -91,14 +90,14 @@ def sizes(device: str) -> Results:
 
     rates = {name: syrk_rate.rate(np.dtype(name)) / len(os.sched_getaffinity(0)) for name in ("float32", "float64")}
     rows = [
-        {"n": n, "dtype": dtype, "seconds": matrix_seconds(n, n, dtype, square=False, device=device)}
+        {"n": n, "dtype": dtype, "seconds": matrix_seconds(n, n, dtype, device=device)}
         for dtype in ("float64", "float32")
         for n in SIZES
     ]
     return {"syrk_gflops": rates, "rows": rows}
 
 
-def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> float:
+def matrix_seconds(n: int, m: int, dtype: str, *, device: str) -> float:
     """From values in memory to the finished row of one matrix, one worker; small ones are measured four at a time."""
     import torch
 
@@ -109,7 +108,7 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
     weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
     copies = 4 if n * m < 1 << 22 else 1
     checkpoint = open_source({f"model.layers.{i}.self_attn.q_proj.weight": weight.clone() for i in range(copies)})
-    settings = _settings(dtype, square=square, device=device)
+    settings = _settings(dtype, device=device)
     selected, _ = select(checkpoint, settings)
 
     def once() -> float:
@@ -129,12 +128,12 @@ def matrix_seconds(n: int, m: int, dtype: str, *, square: bool, device: str) -> 
     return min(first, once(), once()) if first < _QUICK else first
 
 
-def _settings(dtype: str, *, square: bool, device: str) -> Settings:
+def _settings(dtype: str, *, device: str) -> Settings:
     from specdiag.analysis.settings import make_settings
 
     return make_settings(
         device=device, dtype=dtype, tail_fraction=0.5, include=(), exclude=(), roles=(), role_map=None, method="gram",
-        tail="hill", square=square, randomize=False, seed=0, experts=None,
+        tail="hill", randomize=False, seed=0, experts=None,
     )  # fmt: skip
 
 
@@ -164,7 +163,7 @@ def memory(device: str) -> list[Results]:
     for what, arguments in jobs.items():
         ways = {"float64": ["--dtype", "float64"], "float32": ["--dtype", "float32"]}
         for dtype, way in ways.items() if what.startswith("7B") else [("float32", ways["float32"])]:
-            command = ["analyze", *arguments, "--jobs", "1", "--no-square", "--device", device, *way, "-f", "json"]
+            command = ["analyze", *arguments, "--jobs", "1", "--device", device, *way, "-f", "json"]
             rows.append({"what": what, "dtype": dtype, **_run(command)})
     return rows
 
@@ -218,8 +217,8 @@ def share(device: str) -> list[Results]:
 
     engine.syrk, engine.eigvalsh = timed(engine.syrk), timed(engine.eigvalsh)
     found: list[Results] = []
-    for way, (dtype, square) in {"default": ("float64", True), "float32, no square": ("float32", False)}.items():
-        settings = _settings(dtype, square=square, device=device)
+    for way, dtype in {"default": "float64", "float32": "float32"}.items():
+        settings = _settings(dtype, device=device)
         selected, _ = select(open_source(measured_models.fetch("135m")), settings)
         blocks = units(matrix for matrix in selected if ".layers." in matrix.name)
         spent, start = 0.0, time.perf_counter()
@@ -276,7 +275,7 @@ def _large_report(path: Path) -> int:
     shapes = {f"self_attn.{name}_proj": (1024, 1024) for name in "qkvo"}
     shapes |= {f"mlp.experts.{i}.{name}_proj": (1024, 3584) for i in range(8) for name in ("gate", "up", "down")}
     layer = {f"model.layers.0.{key}.weight": torch.randn(*shape, generator=rng) for key, shape in shapes.items()}
-    one = analyze(layer, dtype="float32", square=True)
+    one = analyze(layer, dtype="float32")
     pairs = [
         (msgspec.structs.replace(record, name=record.name.replace("layers.0.", f"layers.{i}."), layer=i), record)
         for i in range(80)

@@ -32,16 +32,16 @@ def fit(rows: list[Results]) -> Fit:
     found: Fit = {}
     for dtype in ("float64", "float32"):
         own = [row for row in rows if row["dtype"] == dtype]
-        counted = np.array([terms(*sorted((row["n"], row["m"])), square=row["square"]) for row in own])
+        counted = np.array([terms(*sorted((row["n"], row["m"]))) for row in own])
         seconds = np.array([row["seconds"] for row in own])
         weights, _ = nnls(counted / seconds[:, None] / 1e9, np.ones(len(own)))
         found[dtype] = tuple(float(f"{weight:.4g}") for weight in weights)
     return found
 
 
-def seconds(fitted: Fit, n: int, m: int, dtype: str, *, square: bool) -> float:
+def seconds(fitted: Fit, n: int, m: int, dtype: str) -> float:
     """What the model says of one matrix on one core."""
-    return float(terms(*sorted((n, m)), square=square) @ np.array(fitted[dtype])) / 1e9
+    return float(terms(*sorted((n, m))) @ np.array(fitted[dtype])) / 1e9
 
 
 def fit_table(results: Results) -> str:
@@ -49,9 +49,7 @@ def fit_table(results: Results) -> str:
     rows = results["parts"]["calibration"]
     fitted = fit(rows)
     body = [(dtype, *(f"{value:.3g}" for value in fitted[dtype])) for dtype in fitted]
-    errors = [
-        seconds(fitted, row["n"], row["m"], row["dtype"], square=row["square"]) / row["seconds"] - 1 for row in rows
-    ]
+    errors = [seconds(fitted, row["n"], row["m"], row["dtype"]) / row["seconds"] - 1 for row in rows]
     return (
         f"{table(('ns on one core', *('n^2 m', 'n^3', 'n^2', 'n m', 'matrix')), body)}\n\n"
         f"Fitted to {len(rows)} timings of matrices up to {max(r['n'] for r in rows)} x {max(r['m'] for r in rows)}; "
@@ -82,8 +80,8 @@ def models_table(results: Results) -> str:
 def _of_model(fitted: Fit, name: str, way: str, workers: int) -> float:
     shape = measured_models.SHAPES[name]
     d, m, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
-    dtype, square = ("float64", True) if way == "default" else ("float32", False)
-    layer = 4 * seconds(fitted, d, d, dtype, square=square) + 3 * seconds(fitted, d, m, dtype, square=square)
+    dtype = "float64" if way == "default" else "float32"
+    layer = 4 * seconds(fitted, d, d, dtype) + 3 * seconds(fitted, d, m, dtype)
     return layers * layer / workers
 
 
@@ -108,7 +106,7 @@ def sizes_table(results: Results) -> str:
     ]
     rates = ", ".join(f"{rate:.0f} GFLOP/s in {dtype}" for dtype, rate in part["syrk_gflops"].items())
     return (
-        f"{table(head, body)}\n\nOne core, no square windows (a square matrix has none). Floor: 7/3 n^3 operations at "
+        f"{table(head, body)}\n\nOne core. Floor: 7/3 n^3 operations at "
         f"the rate of this core's symmetric updates of 1024 x 4096, {rates}; larger ones run faster."
     )
 
@@ -127,7 +125,7 @@ def memory_table(results: Results) -> str:
         for row in rows
     ]
     return (
-        f"{table(('one worker, --no-square', '', 'analysis', 'peak', 'above imports'), body)}\n\n"
+        f"{table(('one worker', '', 'analysis', 'peak', 'above imports'), body)}\n\n"
         f"After its imports, torch's too, a process has {base['peak_bytes'] / 2**30:.2f} GiB."
     )
 
@@ -167,15 +165,13 @@ def forecast_table(results: Results) -> str:
     body: list[tuple[str, ...]] = []
     for name, (layers, matrices, ends) in _LLAMA.items():
         cells: list[str] = []
-        for dtype, square in (("float64", True), ("float64", False), ("float32", False)):
-            of_layers = layers * sum(
-                count * seconds(fitted, *shape, dtype, square=square) for shape, count in matrices.items()
-            )
-            hours = (of_layers + 2 * seconds(fitted, *ends, dtype, square=square)) / 3600
+        for dtype in ("float64", "float32"):
+            of_layers = layers * sum(count * seconds(fitted, *shape, dtype) for shape, count in matrices.items())
+            hours = (of_layers + 2 * seconds(fitted, *ends, dtype)) / 3600
             cells.append(f"{hours:.2g}")
         body.append((f"LLaMA {name}, embedding and head included", *cells))
     return (
-        f"{table(('core-hours', 'default', '--no-square', '--dtype float32 --no-square'), body)}\n\n"
+        f"{table(('core-hours', 'default', '--dtype float32'), body)}\n\n"
         "Arithmetic: the cost model far outside of what it was fitted to, 15 % too low for the 7B layer above. Divide "
         "by the cores."
     )

@@ -236,7 +236,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
-    bases = ("alpha_square", "alpha", "stable_rank")
+    bases = ("square_alpha", "alpha", "stable_rank")
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
     if len(records) <= tables.ALL_UP_TO or target.all_rows:
         console.print(tables.record_table(records, f"{len(records)} matrices", console.width))

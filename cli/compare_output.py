@@ -94,7 +94,7 @@ def _roles(roles: Sequence[RoleChange], width: int, *, has_weights: bool) -> Any
         tables.Column("equal", lambda r: str(r.n_unchanged), 6),
         field("|d alpha|", "abs_alpha", 3),
         field("noise sd", "alpha_sd", 3, drop=4),
-        tables.Column("d alpha_square", lambda r: _signed(r.alpha_square)),
+        tables.Column("d square_alpha", lambda r: _signed(r.square_alpha)),
         tables.Column("d stable rank", lambda r: _signed(r.stable_rank, 2), 5),
         tables.Column("norm", lambda r: _percent(r.frobenius_norm, "+"), 3),
     ]
@@ -118,7 +118,7 @@ def _modules(modules: Sequence[ModuleChange], title: str, width: int, *, has_wei
         tables.Column("role", lambda m: m.role, 5, right=False),
         tables.Column("alpha", lambda m: _both(m, "alpha")),
         tables.Column("d alpha", lambda m: _signed(m.change.get("alpha"))),
-        tables.Column("d alpha_square", lambda m: _signed(m.change.get("alpha_square")), 1),
+        tables.Column("d square_alpha", lambda m: _signed(m.change.get("square_alpha")), 1),
         tables.Column("d stable rank", lambda m: _signed(m.change.get("stable_rank"), 2), 4),
     ]
     if has_weights:

@@ -123,7 +123,7 @@ MetricOption = Annotated[
     typer.Option(
         "--metric",
         help="Metric of the table.",
-        show_default="alpha_square, else alpha or norms",
+        show_default="square_alpha, else alpha or norms",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -187,10 +187,6 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "tail_fraction": (
         Annotated[float, typer.Option(
             "--tail-fraction", help="Share of eigenvalues in the tail.", rich_help_panel=NUMBERS)], 0.5),
-    "square": (
-        Annotated[bool, typer.Option(
-            "--square/--no-square", help="Compute alpha_square, comparable across shapes.", rich_help_panel=NUMBERS)],
-        True),
     "randomize": (
         Annotated[bool, typer.Option(
             "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
@@ -228,7 +224,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
     "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
     "report": (*_SOURCE, "dtype", *_MEANS),
-    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", "tail", "tail_fraction", "square", *_MEANS),
-    "watch": (*_RUN, *_MATRICES, "dtype", "square", *_MEANS),
+    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", "tail", "tail_fraction", *_MEANS),
+    "watch": (*_RUN, *_MATRICES, "dtype", *_MEANS),
 }
 """Which command takes which. A run has several checkpoints: `--revision` and `--file` would pick one."""

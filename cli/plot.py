@@ -109,7 +109,7 @@ def plot(
             "--metric",
             metavar="COLUMN",
             help="heatmap and trajectory only: metric drawn.",
-            show_default="alpha_square",
+            show_default="square_alpha",
             rich_help_panel=options.CONTENT,
         ),
     ] = None,

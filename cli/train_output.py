@@ -278,7 +278,7 @@ def grid(found: Grid) -> None:
     title = f"Held out, mean{' and standard deviation' if n > 1 else ''} of {n} seed{'s' if n > 1 else ''}"
     console.print(tables.draw(title, columns, found.methods, console.width))
     console.print(
-        "balance: standard deviation of alpha_square over attention and MLP matrices at the end, in each method's best "
+        "balance: standard deviation of square_alpha over attention and MLP matrices at the end, in each method's best "
         "column, as the hours.",
         soft_wrap=True,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specdiag.trajectories.watching import Observation
 
 _MOST = 20
-_OVERVIEW = ("alpha", "alpha_square", "frobenius_norm", "spectral_norm", "stable_rank")
+_OVERVIEW = ("alpha", "square_alpha", "frobenius_norm", "spectral_norm", "stable_rank")
 
 
 def check_metric(metric: str | None, known: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool
 
 def default_metric(found: Trajectory) -> str:
     """The default metric: the first of these that has values."""
-    metrics = ("alpha_square", "alpha", "frobenius_norm")
+    metrics = ("square_alpha", "alpha", "frobenius_norm")
     return next((m for m in metrics if any(r.metric == m for r in found.rows)), "alpha")
 
 
@@ -120,7 +120,7 @@ def _rows(found: Trajectory, metric: str) -> list[dict[str, Any]]:
     from specdiag.trajectories.records import RUN_METRICS
 
     series = {"loss": found.series("loss"), "eval_loss": found.series("eval_loss")}
-    if metric == "alpha_square":
+    if metric == "square_alpha":
         series["balance"] = found.series("balance_sd")
     if metric in RUN_METRICS:
         series[metric] = found.series(metric)

@@ -124,6 +124,9 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     cols: int
     n_slices: int = 1
     """Matrices of rows x cols whose eigenvalues are pooled: 1, but for convolutions."""
+    living_rows: int | None = None
+    """Rows with a value above the storage noise; rho, z, square_alpha and the mp columns go by the living shape."""
+    living_cols: int | None = None
     storage_dtype: str
     dequantized: bool = False
     status: Status
@@ -137,8 +140,8 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     alpha_null: float | None = None
     rho: float | None = None
     z: float | None = None
-    alpha_square: float | None = None
-    rho_square: float | None = None
+    square_alpha: float | None = None
+    square_rho: float | None = None
     alpha_25: float | None = None
     alpha_50: float | None = None
     alpha_75: float | None = None
@@ -177,6 +180,11 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
         """The record's unique name: `name`, or `name[part]`."""
         return key(self.name, self.part)
 
+    @property
+    def living_shape(self) -> tuple[int, int]:
+        """Rows and columns that are not dead; the stored ones where these were not counted."""
+        return self.living_rows or self.rows, self.living_cols or self.cols
+
 
 def key(name: str, part: str | None) -> str:
     """The unique name of a matrix: the tensor's, with the part in brackets where there is one."""
@@ -191,8 +199,6 @@ class Settings(Record, frozen=True, kw_only=True):
     dtype: Literal["float32", "float64"] = "float64"
     tail: TailName = "hill"
     tail_fraction: float = 0.5
-    square: bool = True
-    """Compute alpha_square."""
     randomize: bool = False
     """Compute the spectrum of each matrix with its entries permuted."""
     seed: int = 0
@@ -218,10 +224,10 @@ class RoleSummary(Record, frozen=True, kw_only=True):
     alpha_max: float | None = None
     alpha_null: float | None = None
     rho: float | None = None
-    alpha_square: float | None = None
-    alpha_square_min: float | None = None
-    alpha_square_max: float | None = None
-    alpha_square_null: float | None = None
+    square_alpha: float | None = None
+    square_alpha_min: float | None = None
+    square_alpha_max: float | None = None
+    square_alpha_null: float | None = None
     pl_alpha: float | None = None
     stable_rank: float | None = None
 
@@ -229,7 +235,7 @@ class RoleSummary(Record, frozen=True, kw_only=True):
 class Contrast(Record, frozen=True, kw_only=True):
     """MLP minus attention, per layer: positive where attention is heavier-tailed (has the smaller exponent)."""
 
-    basis: Literal["alpha", "alpha_square"]
+    basis: Literal["alpha", "square_alpha"]
     attention: Literal["all", "q,k", "v,o"]
     """Which attention roles are held against all MLP matrices of the same layer."""
     n_layers: int
@@ -264,7 +270,7 @@ class Summary(Record, frozen=True, kw_only=True):
     roles: tuple[RoleSummary, ...]
     contrasts: tuple[Contrast, ...]
     balance_sd: float | None = None
-    """Standard deviation of alpha_square over attention and MLP matrices: what AlphaDecay reduces."""
+    """Standard deviation of square_alpha over attention and MLP matrices: what AlphaDecay reduces."""
     balance_range: float | None = None
     unrecognised: tuple[str, ...] = ()
     """Names that no role rule knew; analysed as `other`."""

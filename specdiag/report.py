@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
 _RANDOMIZED = "[randomized]"
-_MEDIANS = ("family", "role", "n", "alpha", "alpha_null", "rho", "alpha_square", "alpha_square_null", "pl_alpha")
+_MEDIANS = ("family", "role", "n", "alpha", "alpha_null", "rho", "square_alpha", "square_alpha_null", "pl_alpha")
 
 
 class _ReportFile(Record, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class SpectralReport(Result):
         """Describe the report in a line, and each role in one more."""
         lines = [super().__repr__()]
         for r in self.summary.roles:
-            values = (f"{name} {cell(getattr(r, name))}" for name in ("alpha", "alpha_null", "alpha_square"))
+            values = (f"{name} {cell(getattr(r, name))}" for name in ("alpha", "alpha_null", "square_alpha"))
             lines.append(f"  {r.family:9} {r.role:6} {r.n:5}  {'  '.join(values)}")
         return "\n".join(lines)
 
@@ -120,6 +120,47 @@ class SpectralReport(Result):
         if values is None or not values.size:
             raise UsageError(self._missing(wanted, randomized=randomized))
         return values
+
+    def alpha_at(self, name: str, part: str | None = None, *, aspect: float = 1.0) -> float:
+        """Give the Hill exponent at tail fraction 1/2 that a matrix would have at another aspect ratio.
+
+        The long side is cut by free compression (`spectra.compression`); at 1 the exponent is `square_alpha`.
+
+        Args:
+            name: the tensor's name, or `name[part]`.
+            part: the part, where the name does not carry it.
+            aspect: longer side over shorter one, from 1 to that of the matrix's living part.
+
+        Raises:
+            UsageError: if the matrix is narrower, has no square_alpha, pools slices whose spectra are not kept apart,
+                or if the report has no such matrix or was saved without eigenvalues.
+            SourceError: the file with the eigenvalues is damaged, or is another report's.
+
+        Example:
+            >>> report.alpha_at("model.layers.0.mlp.up_proj.weight", aspect=1) == report[
+            ...     "model.layers.0.mlp.up_proj.weight"
+            ... ].square_alpha
+            True
+        """
+        from specdiag.spectra.square import cut_alpha
+
+        values = self.eigenvalues(name, part)
+        aspect = checks.number("aspect", aspect, least=1)
+        record = self[key(name, part)]
+        if record.square_alpha is None:
+            raise UsageError(f"{self.source}: '{record.key}' has no square_alpha (status {record.status})")
+        if record.n_slices > 1:
+            raise UsageError(
+                f"{self.source}: '{record.key}' pools {record.n_slices} slices, whose spectra are not saved apart: "
+                "only its square_alpha is known"
+            )
+        n, m = sorted(record.living_shape)
+        if round(aspect * n) > m:
+            raise UsageError(
+                f"aspect={aspect:g} is more than '{record.key}' has: its living part is {n} x {m}, {m / n:.4g}:1, and "
+                "a longer side cannot be made from it"
+            )
+        return cut_alpha(values[None, len(values) - n :], m, aspect).alpha
 
     def in_memory(self) -> SpectralReport:
         """The same with its eigenvalues read: their file may go.

@@ -40,6 +40,7 @@ NUMERIC = [
     "compare",
     "corrected_decay",
     "eigenvalues",
+    "farms",
     "groups",
     "horizon",
     "lmo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import eigvalsh_tridiagonal
 
 PATIENCE = 900.0
 """Seconds after which a process or a thread counts as hung: far more than it takes on the slowest, busiest machine."""
@@ -52,3 +53,42 @@ def naive_ks(eigenvalues: np.ndarray) -> tuple[float, int, float]:
         if distance < best[2]:
             best = (alpha, i, distance)
     return best
+
+
+def mp_quantiles(n: int, q: float) -> np.ndarray:
+    """Quantiles (j + 1/2)/n of the Marchenko-Pastur law of aspect ratio q, ascending, by summing its density."""
+    angle, mass = _mp_angles(q)
+    return 1 + q + 2 * np.sqrt(q) * np.cos(np.interp((np.arange(n)[::-1] + 0.5) / n, mass, angle))
+
+
+def mp_alpha(q: float) -> float:
+    """Hill exponent at tail fraction 1/2 of an infinite random matrix of aspect ratio q."""
+    angle, mass = _mp_angles(q)
+    logarithm = np.log(1 + q + 2 * np.sqrt(q) * np.cos(angle[:-1]))
+    below = mass[:-1] <= 0.5
+    return float(1 + 0.5 / np.trapezoid((logarithm - np.interp(0.5, mass[:-1], logarithm))[below], mass[:-1][below]))
+
+
+def _mp_angles(q: float) -> tuple[np.ndarray, np.ndarray]:
+    """Angles t from 0 to pi and the mass above 1 + q + 2 sqrt(q) cos t."""
+    angle = np.linspace(0, np.pi, 400_001)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        density = 2 * np.sin(angle) ** 2 / (np.pi * (1 + q + 2 * np.sqrt(q) * np.cos(angle)))
+    density[-1] = 2 / np.pi if q == 1 else 0.0
+    steps = np.diff(angle) * (density[1:] + density[:-1]) / 2
+    return angle, np.concatenate([[0], np.cumsum(steps)])
+
+
+def gaussian_eigenvalues(n: int, m: int, rng: np.random.Generator, spike: float = 1.0) -> np.ndarray:
+    """Eigenvalues of W W^T for an n x m matrix of standard normal entries, ascending, by its bidiagonal form.
+
+    The entries of the first row have the variance `spike`.
+
+    Householder reflections from both sides leave chi variables of m, ..., m - n + 1 degrees of freedom on the diagonal
+    and of n - 1, ..., 1 beside it (Silverstein 1985; Dumitriu and Edelman 2002): the same law, n^2 operations.
+    """
+    diagonal = rng.chisquare(np.arange(m, m - n, -1.0))
+    diagonal[0] *= spike
+    beside = rng.chisquare(np.arange(n - 1, 0, -1.0))
+    squares = diagonal + np.concatenate([[0.0], beside])
+    return eigvalsh_tridiagonal(squares, np.sqrt(diagonal[:-1] * beside), check_finite=False, lapack_driver="sterf")

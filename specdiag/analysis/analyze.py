@@ -75,7 +75,6 @@ def analyze(
     method: Method = "gram",
     tail: TailName = "hill",
     tail_fraction: float = 0.5,
-    square: bool = True,
     randomize: bool = False,
     seed: int | None = None,
     jobs: int | None = None,
@@ -107,7 +106,6 @@ def analyze(
         method: `gram`, or `svd` (with float32 bit-compatible with the AlphaDecay reference).
         tail: which tail rule `alpha` follows; `pl_alpha`, the KS-optimal one, always stands beside it.
         tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
-        square: compute `alpha_square`.
         randomize: compute the spectrum of the entry-permuted matrix too.
         seed: of expert sampling and of the permutation; None for 0.
         jobs: worker threads; None for the processors that are available.

@@ -28,7 +28,7 @@ from specdiag.spectra.measure import Eigenvalues
 
 _log = logging.getLogger("specdiag")
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised when the same values and settings give other numbers than before: what was kept is then computed anew."""
 MIN_FLOPS = 2e7
 """Cheaper matrices (below about 200 x 200, 2 ms) are computed again: to read and check an entry takes a tenth of that,
@@ -71,7 +71,6 @@ class Results:
             settings.dtype,
             settings.tail,
             settings.tail_fraction,
-            settings.square,
         )
         self._lock = threading.Lock()
 

@@ -14,8 +14,8 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
 """n^2 m, n^3, n^2, n m and 1: what the time of a matrix is made of."""
 NANOSECONDS: dict[str, tuple[float, ...]] = {
-    "float64": (0.023, 0.03552, 18.49, 5.932, 2.405e6),
-    "float32": (0.008298, 0.02326, 7.75, 5.812, 1.798e6),
+    "float64": (0.02327, 0.04631, 12.12, 5.547, 2.693e6),
+    "float32": (0.006966, 0.01893, 19.35, 6.547, 8.398e5),
 }
 """Time of each term on one core, fitted by benchmarks/scale.py to matrices of models up to 350M (docs/scale.md)."""
 
@@ -23,27 +23,21 @@ _BLOCK = 64 << 20
 
 
 def flops(matrix: WeightMatrix, settings: Settings) -> float:
-    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, and the same for square windows."""
+    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n."""
     n, m = _size(matrix)
-    total = n * n * m + 4 / 3 * n**3
-    if settings.square and n < m:
-        total += -(-m // n) * (1 + 4 / 3) * n**3
-    return total * matrix.n_slices * (2 if settings.randomize else 1)
+    return (n * n * m + 4 / 3 * n**3) * matrix.n_slices * (2 if settings.randomize else 1)
 
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
     """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
     n, m = _size(matrix)
-    counted = terms(n, m, square=settings.square) * (2 if settings.randomize else 1)
+    counted = terms(n, m) * (2 if settings.randomize else 1)
     return matrix.n_slices * float(counted @ np.array(NANOSECONDS[settings.dtype])) / 1e9
 
 
-def terms(n: int, m: int, *, square: bool) -> NDArray[np.float64]:
-    """Count each of `TERMS` in an n x m matrix, n <= m, and in its square windows if `square`; shape [5]."""
-    counted = np.array([n * n * m, n**3, n * n, n * m, 1.0])
-    if square and n < m:
-        counted += -(-m // n) * np.array([n**3, n**3, n * n, n * n, 0.0])
-    return counted
+def terms(n: int, m: int) -> NDArray[np.float64]:
+    """Count each of `TERMS` in an n x m matrix, n <= m; shape [5]."""
+    return np.array([n * n * m, n**3, n * n, n * m, 1.0])
 
 
 def memory(matrix: WeightMatrix, settings: Settings) -> int:

@@ -31,7 +31,6 @@ class ComputingArguments(TypedDict, total=False):
     method: Method
     tail: TailName
     tail_fraction: float
-    square: bool
     randomize: bool
     jobs: int | None
     memory: int | None
@@ -88,7 +87,6 @@ class AnalysisOptions:
     method: Method = "gram"
     tail: TailName = "hill"
     tail_fraction: float = 0.5
-    square: bool = True
     randomize: bool = False
     jobs: int | None = None
     memory: int | None = None
@@ -118,7 +116,6 @@ class AnalysisOptions:
             method=_choice("method", given.get("method", "gram"), get_args(Method)),
             tail=_choice("tail", given.get("tail", "hill"), TAIL_NAMES),
             tail_fraction=_fraction(given.get("tail_fraction", 0.5)),
-            square=checks.flag("square", given.get("square", True)),
             randomize=checks.flag("randomize", given.get("randomize", False)),
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
             memory=None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G"),

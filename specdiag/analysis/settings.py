@@ -52,7 +52,6 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         method=options.method,
         tail=options.tail,
         tail_fraction=options.tail_fraction,
-        square=options.square,
         randomize=options.randomize,
         seed=opening.seed,
         experts=opening.experts,

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from specdiag.records import FAMILIES, ROLES, Contrast, ModuleRecord, RoleSummary, Skipped, Summary
-from specdiag.spectra.null import alpha_null_square, square_null_sd
+from specdiag.spectra.square import square_null, square_sd
 from specdiag.spectra.tail_rules import alpha_sd
 
-Basis = Literal["alpha", "alpha_square"]
+Basis = Literal["alpha", "square_alpha"]
 Group = Literal["all", "q,k", "v,o"]
 
 _EXACT_LAYERS = 16
@@ -45,7 +45,7 @@ def summarise(
         n_parameters: their values.
     """
     weights = [r for r in records if not _is_update(r)]
-    square = [r.alpha_square for r in weights if r.family in ("attention", "mlp") and r.alpha_square is not None]
+    square = [r.square_alpha for r in weights if r.family in ("attention", "mlp") and r.square_alpha is not None]
     balance = balance_score(square) if len(square) > 1 else (None, None)
     return Summary(
         n_tensors=n_tensors,
@@ -68,9 +68,9 @@ def balance_score(alphas: Sequence[float]) -> tuple[float, float]:
 
 
 def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
-    """Compare attention with MLP per layer, for alpha and alpha_square; empty where fewer than two layers have both."""
+    """Compare attention with MLP per layer, for alpha and square_alpha; empty where fewer than two layers have both."""
     found: list[Contrast] = []
-    for basis in ("alpha", "alpha_square"):
+    for basis in ("alpha", "square_alpha"):
         group = [c for name in _GROUPS if (c := _contrast(records, basis, name)) is not None]
         found += _holm(group)
     return tuple(found)
@@ -167,10 +167,10 @@ def _value(record: ModuleRecord, basis: Basis) -> float:
 
 
 def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) -> float:
-    """Draw the exponent of a random matrix of this shape from simulated moments; else its null, NaN without one."""
-    shape = (record.rows, record.cols)
-    if basis == "alpha_square":
-        return float(rng.normal(alpha_null_square(min(shape)), square_null_sd(shape)))
+    """Draw the exponent of a random matrix of this shape from its moments; else its null, NaN without one."""
+    shape = record.living_shape
+    if basis == "square_alpha":
+        return float(rng.normal(square_null(shape), square_sd(shape)))
     sd = alpha_sd(record.tail, shape, record.n_slices)
     null = record.alpha_null if record.alpha_null is not None else np.nan
     if sd is None:
@@ -208,7 +208,7 @@ def _role(group: list[ModuleRecord]) -> RoleSummary:
     def median(found: list[float]) -> float:
         return float(np.median(found))
 
-    square_nulls = [alpha_null_square(min(r.rows, r.cols)) for r in group if r.alpha_square is not None]
+    square_nulls = [square_null(r.living_shape) for r in group if r.square_alpha is not None]
     return RoleSummary(
         family=group[0].family,
         role=group[0].role,
@@ -220,10 +220,10 @@ def _role(group: list[ModuleRecord]) -> RoleSummary:
         alpha_max=over(max, "alpha"),
         alpha_null=over(median, "alpha_null"),
         rho=over(median, "rho"),
-        alpha_square=over(median, "alpha_square"),
-        alpha_square_min=over(min, "alpha_square"),
-        alpha_square_max=over(max, "alpha_square"),
-        alpha_square_null=median(square_nulls) if square_nulls else None,
+        square_alpha=over(median, "square_alpha"),
+        square_alpha_min=over(min, "square_alpha"),
+        square_alpha_max=over(max, "square_alpha"),
+        square_alpha_null=median(square_nulls) if square_nulls else None,
         pl_alpha=over(median, "pl_alpha"),
         stable_rank=over(median, "stable_rank"),
     )

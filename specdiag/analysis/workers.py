@@ -28,7 +28,7 @@ from specdiag.spectra.scan import Scan, scan
 from specdiag.spectra.trust import MIN_EIGENVALUES
 
 if TYPE_CHECKING:
-    from specdiag.spectra.accelerator import Solved
+    from specdiag.spectra.eigenvalues import Spectrum
 
 _log = logging.getLogger("specdiag")
 
@@ -190,7 +190,7 @@ def _flush(
     low, high = FLOAT32_RANGE
     bad = [r.scanned.n_nonfinite > 0 or not low < r.scanned.largest < high for r in batch]
     good = [r for r, b in zip(batch, bad, strict=True) if not b]
-    solved: list[Solved | None] = [None] * len(good)
+    solved: list[Spectrum | None] = [None] * len(good)
     if good:
         try:
             solved = list(
@@ -199,12 +199,11 @@ def _flush(
                     [r.storage for r in good],
                     settings.device,
                     settings.dtype,
-                    square=settings.square,
                 )
             )
             kind = (good[0].stack.shape, good[0].storage.name)
             if kind not in differences and solved[0] is not None:
-                difference, tolerated = disagreement(solved[0].full, good[0].stack, good[0].storage)
+                difference, tolerated = disagreement(solved[0], good[0].stack, good[0].storage)
                 if difference > tolerated:
                     raise ComputationError(f"upper eigenvalues differ from the CPU's by {difference:.1e}")
                 differences[kind] = difference
@@ -246,12 +245,11 @@ def _read_unit(unit: Unit, settings: Settings, kept: Results | None) -> Iterator
         yield _Read(matrix, stack, storage, scanned) if found is None else (matrix, *found)
 
 
-def _measure_read(item: _Read, settings: Settings, solved: Solved | None, kept: Results | None) -> Result:
-    full, square = (None, None) if solved is None else (solved.full, solved.square)
+def _measure_read(item: _Read, settings: Settings, solved: Spectrum | None, kept: Results | None) -> Result:
     if solved is None and settings.device != "cpu":
         settings = replace(settings, dtype="float64")
     try:
-        record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, full, square)
+        record, eigenvalues = measure(item.matrix, item.stack, item.storage, item.scanned, settings, solved)
     except ComputationError as error:
         _log.error("%s: %s", item.matrix.key, error)
         return item.matrix, failed(item.matrix, settings), Eigenvalues(np.empty(0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag import checks as checking
 from specdiag.analysis import options
-from specdiag.analysis.options import AnalysisArguments, ComputedArguments
+from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.records import SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.subject import Subject
@@ -83,7 +83,7 @@ def audit(
     steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
     if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):
         raise UsageError("the decay check needs weight decay and lr of the run, both; steps go with them")
-    subject = _open(source, checks, analysis, progress, square=baseline is not None)
+    subject = _open(source, checks, analysis, progress)
     report = subject.report
     reference = None if baseline is None else _baseline(baseline, report.settings, analysis, progress)
     answer = None
@@ -118,8 +118,6 @@ def _open(
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
-    *,
-    square: bool,
 ) -> Subject:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
@@ -134,8 +132,7 @@ def _open(
 
     opening, computing = options.split(analysis)
     checkpoint = open_source(source, **opening)
-    chosen: ComputedArguments = {"square": square, **computing}
-    report = analyze(checkpoint, progress=progress, **chosen)
+    report = analyze(checkpoint, progress=progress, **computing)
     beside = None if isinstance(source, Checkpoint) else others(checkpoint)
     return Subject(
         report,

@@ -49,8 +49,6 @@ def not_checked(subject: Subject) -> dict[str, str]:
         ours, theirs = getattr(report.settings, name), getattr(baseline.settings, name)
         if ours != theirs:
             reasons["baseline_alpha"] = f"the {name.replace('_', ' ')} is {ours} here and {theirs} in the baseline"
-    if not (report.settings.square and baseline.settings.square):
-        reasons["baseline_alpha_square"] = "needs alpha_square in both reports"
     return reasons
 
 
@@ -69,14 +67,14 @@ def _changed(before: ModuleRecord, now: ModuleRecord) -> Iterator[Observation]:
     if now.alpha is not None and before.alpha is not None:
         from specdiag.spectra.tail_rules import alpha_sd
 
-        sd = alpha_sd(now.tail, (now.rows, now.cols), now.n_slices)
+        sd = alpha_sd(now.tail, now.living_shape, now.n_slices)
         if sd is not None:
             yield Observation("baseline_alpha", now.key, abs(now.alpha - before.alpha) / sd)
-    if now.alpha_square is not None and before.alpha_square is not None:
-        from specdiag.spectra.null import square_null_sd
+    if now.square_alpha is not None and before.square_alpha is not None:
+        from specdiag.spectra.square import square_sd
 
-        sd = square_null_sd((now.rows, now.cols))
-        yield Observation("baseline_alpha_square", now.key, abs(now.alpha_square - before.alpha_square) / sd)
+        sd = square_sd(now.living_shape)
+        yield Observation("baseline_square_alpha", now.key, abs(now.square_alpha - before.square_alpha) / sd)
     for check, ours, theirs in (
         ("baseline_norm", now.frobenius_norm, before.frobenius_norm),
         ("baseline_stable_rank", now.stable_rank, before.stable_rank),

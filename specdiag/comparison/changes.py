@@ -77,7 +77,7 @@ def make_delta(
         effective_rank=d.effective_rank,
         alpha=d.alpha,
         alpha_null=d.alpha_null,
-        alpha_square=d.alpha_square,
+        square_alpha=d.square_alpha,
         singular_values=tuple(singular_values),
         subspaces=subspaces,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
     from specdiag.comparison.difference import Pair
 
-_SHARED = ("tail", "tail_fraction", "square", "experts", "seed")
+_SHARED = ("tail", "tail_fraction", "experts", "seed")
 """Settings of a report that the other side is opened and analysed with."""
 _CHANGE_NOTHING = ("cache", "ranks")
 """Options that come with two reports as well."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specdiag.analysis.options import ComputedArguments, ComputingArguments
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "square", "jobs", "memory", "cache", "ranks")
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "jobs", "memory", "cache", "ranks")
 
 
 def measure_deltas(

@@ -17,7 +17,7 @@ from specdiag.storage.kinds import COMPARISON, read_record
 from specdiag.storage.result import Result, Row
 
 METRICS: tuple[str, ...] = (
-    "alpha", "rho", "z", "ks", "alpha_square", "rho_square", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
+    "alpha", "rho", "z", "ks", "square_alpha", "square_rho", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",
     "alpha_weighted", "log_alpha_norm", "log_norm", "spectral_norm", "frobenius_norm", "stable_rank", "effective_rank",
     "matrix_rank", "entropy", "mp_edge", "mp_spikes", "mp_softrank", "detx_k", "rand_spectral_norm", "rand_spikes",
     "n_zero", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols",
@@ -60,7 +60,7 @@ class Delta(Record, frozen=True, kw_only=True):
     alpha: float | None = None
     """Exponent of D, by the tail rule of the settings."""
     alpha_null: float | None = None
-    alpha_square: float | None = None
+    square_alpha: float | None = None
     singular_values: tuple[float, ...] = ()
     """Singular values of D, descending, slices pooled."""
     subspaces: Subspaces | None = None
@@ -124,8 +124,8 @@ class RoleChange(Record, frozen=True, kw_only=True):
     """Mean change of alpha."""
     alpha_sd: float | None = None
     """Mean standard deviation of alpha over random matrices of these shapes: what a redrawn network would move."""
-    abs_alpha_square: float | None = None
-    alpha_square: float | None = None
+    abs_square_alpha: float | None = None
+    square_alpha: float | None = None
     stable_rank: float | None = None
     frobenius_norm: float | None = None
     """Mean of ||B||_F/||A||_F - 1."""
@@ -139,7 +139,7 @@ class RoleChange(Record, frozen=True, kw_only=True):
 
 
 class Balance(Record, frozen=True, kw_only=True):
-    """Spread of alpha_square over the attention and MLP matrices that both sides have."""
+    """Spread of square_alpha over the attention and MLP matrices that both sides have."""
 
     n: int
     sd_before: float
@@ -175,8 +175,8 @@ COLUMNS: tuple[str, ...] = (
 """Columns of a row, the same in csv, parquet and data frames."""
 
 SHORT: tuple[str, ...] = (
-    "match", "name", "role", "alpha_before", "alpha_after", "alpha_change", "alpha_square_before", "alpha_square_after",
-    "alpha_square_change", "stable_rank_change", "delta_relative_change", "delta_cosine", "delta_stable_rank",
+    "match", "name", "role", "alpha_before", "alpha_after", "alpha_change", "square_alpha_before", "square_alpha_after",
+    "square_alpha_change", "stable_rank_change", "delta_relative_change", "delta_cosine", "delta_stable_rank",
     "left_angle", "right_angle", "reason",
 )  # fmt: skip
 """Columns of markdown."""
@@ -250,7 +250,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         return COLUMNS
 
     def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
-        names = ("family", "role", "n", "n_unchanged", "abs_alpha", "alpha_square", "relative_change", "cosine")
+        names = ("family", "role", "n", "n_unchanged", "abs_alpha", "square_alpha", "relative_change", "cosine")
         return names, [[getattr(role, name) for name in names] for role in self.roles]
 
 

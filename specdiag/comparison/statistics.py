@@ -25,9 +25,9 @@ def balance(changes: Sequence[ModuleChange]) -> Balance | None:
     """The balance score of both sides over the attention and MLP matrices that both have."""
     inside = [c for c in changes if c.family in ("attention", "mlp")]
     both = [
-        (c.before.alpha_square, c.after.alpha_square)
+        (c.before.square_alpha, c.after.square_alpha)
         for c in inside
-        if c.before.alpha_square is not None and c.after.alpha_square is not None
+        if c.before.square_alpha is not None and c.after.square_alpha is not None
     ]
     if len(both) < 2:
         return None
@@ -69,8 +69,8 @@ def _role(group: list[ModuleChange]) -> RoleChange:
         abs_alpha=of_change("alpha", abs),
         alpha=of_change("alpha"),
         alpha_sd=mean(lambda c: alpha_sd(c.before.tail, (c.before.rows, c.before.cols), c.before.n_slices)),
-        abs_alpha_square=of_change("alpha_square", abs),
-        alpha_square=of_change("alpha_square"),
+        abs_square_alpha=of_change("square_alpha", abs),
+        square_alpha=of_change("square_alpha"),
         stable_rank=of_change("stable_rank"),
         frobenius_norm=mean(lambda c: _ratio(c.before.frobenius_norm, c.after.frobenius_norm)),
         relative_change=of_delta(lambda d: d.relative_change),

@@ -9,7 +9,7 @@ from specdiag.text.names import listed
 
 
 def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
-    """The matrices that moved furthest: by relative change of the weights, else by |change of alpha_square, alpha|.
+    """The matrices that moved furthest: by relative change of the weights, else by |change of square_alpha, alpha|.
 
     Those that lost a number (NaN, collapse) come first.
     """
@@ -18,7 +18,7 @@ def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
         lost = change.after.status != change.before.status
         if change.delta is not None:
             return lost, change.delta.relative_change or 0.0
-        values = (change.change.get(metric) for metric in ("alpha_square", "alpha"))
+        values = (change.change.get(metric) for metric in ("square_alpha", "alpha"))
         return lost, abs(next((v for v in values if v is not None), 0.0))
 
     return sorted(found.modules, key=moved, reverse=True)[:n]
@@ -87,6 +87,6 @@ def _balance(found: Comparison) -> list[str]:
     if b is None:
         return []
     return [
-        f"Balance of alpha_square over {b.n} attention and MLP matrices: standard deviation {b.sd_before:.3f} > "
+        f"Balance of square_alpha over {b.n} attention and MLP matrices: standard deviation {b.sd_before:.3f} > "
         f"{b.sd_after:.3f}, range {b.range_before:.3f} > {b.range_after:.3f}."
     ]

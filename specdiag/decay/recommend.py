@@ -74,7 +74,7 @@ def recommend(
         source: a report, saved or not, or anything that `analyze` takes.
         rule: `linear` (AlphaDecay, arXiv 2506.14562, equation 3), `sqrt`, `log2`, `sigmoid` (per layer), `uniform`,
             `none`.
-        basis: what the rule reads: `alpha` (the paper), `square` (alpha_square, which shape does not move), `farms`,
+        basis: what the rule reads: `alpha` (the paper), `square` (square_alpha, which shape does not move), `farms`,
             `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
         s1: ratio of the heaviest tail, for the linear rule.
         s2: ratio of the lightest.
@@ -231,7 +231,7 @@ def _report(
         return source
     from specdiag.analysis.analyze import analyze
 
-    defaults: UnselectedArguments = {"square": basis == "square", "tail": "farms" if basis == "farms" else "hill"}
+    defaults: UnselectedArguments = {"tail": "farms" if basis == "farms" else "hill"}
     if compat == "reference":
         defaults = {**defaults, "method": "svd", "dtype": "float32"}
     chosen: UnselectedArguments = {**defaults, **analysis}

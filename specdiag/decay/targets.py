@@ -27,15 +27,12 @@ _PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_att
 
 _COLUMNS: Mapping[str, str] = {
     "alpha": "alpha",
-    "square": "alpha_square",
+    "square": "square_alpha",
     "farms": "alpha",
     "frobenius_norm": "frobenius_norm",
     "spectral_norm": "spectral_norm",
 }
 """Column of a report that each basis reads."""
-
-_SQUARE_LIMIT = 2.12168
-"""alpha_square of random matrices of any shape, in the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +143,6 @@ def column(basis: Basis, settings: Settings) -> str:
             if basis == "farms"
             else f"{made}; choose basis='farms'"
         )
-    if basis == "square" and not settings.square:
-        raise UsageError("this report has no alpha_square (square=False); analyse again, or choose basis='alpha'")
     return _COLUMNS[basis]
 
 
@@ -171,8 +166,11 @@ def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
     match basis:
         case "alpha" | "farms":
             return record.alpha_null
-        case "square":  # what is left of the size, 2.2/n, is less than its spread over random matrices
-            return None if record.alpha_square is None else _SQUARE_LIMIT
+        case "square":
+            from specdiag.spectra.square import SQUARE_NULL
+
+            # what is left of the size, .5/n, is less than its spread over random matrices
+            return None if record.square_alpha is None else SQUARE_NULL
         case "frobenius_norm":
             return (record.rows * record.cols * record.n_slices) ** 0.5
         case "spectral_norm":

@@ -11,7 +11,6 @@ import logging
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,25 +22,15 @@ from specdiag.spectra.eigenvalues import (
     ComputeType,
     Spectrum,
     assemble,
-    pool,
     spectrum,
 )
 from specdiag.spectra.float_types import FloatType
-from specdiag.spectra.square import window_starts
 
 _log = logging.getLogger("specdiag")
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _COMPUTE_TYPES = {"float32": torch.float32, "float64": torch.float64}
 _FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 """CUDA compute capabilities whose float64 rate is half the float32 rate: P100, V100, A100, H100, B200."""
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """The spectra of one matrix from the accelerator: the whole, and its square windows pooled (None if square)."""
-
-    full: Spectrum
-    square: Spectrum | None
 
 
 def resolve_device(device: str) -> str:
@@ -96,8 +85,8 @@ def batch_eigenvalues(
 
 
 def solve(
-    matrices: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType, *, square: bool
-) -> Iterator[Solved]:
+    matrices: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType
+) -> Iterator[Spectrum]:
     """Spectra of matrices of one shape, in order; batches are sized to free memory and halved when they do not fit.
 
     Args:
@@ -105,7 +94,6 @@ def solve(
         storages: the type of each, all of one name.
         device: a torch device.
         dtype: the arithmetic.
-        square: also solve the square windows.
 
     Raises:
         ComputationError: if one matrix alone does not fit, or the eigenvalues fail the trace check.
@@ -116,7 +104,7 @@ def solve(
     while done < len(matrices):
         batch = matrices[done : done + size]
         try:
-            solved = _solve_batch(batch, storages[done : done + size], device, dtype, square)
+            solved = _solve_batch(batch, storages[done : done + size], device, dtype)
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise ComputationError(
@@ -131,21 +119,15 @@ def solve(
 
 
 def _solve_batch(
-    batch: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType, square: bool
-) -> list[Solved]:
+    batch: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType
+) -> list[Spectrum]:
     s, rows, cols = batch[0].shape
-    n = min(rows, cols)
     name = storages[0].name
     values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[name])
     if device == "mps" and name == "F64":
         values = values.to(torch.float32)
     values = values.to(device)
-    full = _spectra(values, storages, dtype, s)
-    if not square or rows == cols:
-        return [Solved(f, None) for f in full]
-    axis = 1 if rows > cols else 2
-    windows = [_spectra(values.narrow(axis, start, n), storages, dtype, s) for start in window_starts((rows, cols))]
-    return [Solved(f, pool([w[i] for w in windows])) for i, f in enumerate(full)]
+    return _spectra(values, storages, dtype, s)
 
 
 def _spectra(values: torch.Tensor, storages: Sequence[FloatType], dtype: ComputeType, n_slices: int) -> list[Spectrum]:
@@ -154,7 +136,7 @@ def _spectra(values: torch.Tensor, storages: Sequence[FloatType], dtype: Compute
             values, _COMPUTE_TYPES[dtype], solve_on_cpu=values.device.type == "mps"
         )
     rows, cols = values.shape[1:]
-    host = np.sort(eigenvalues.cpu().double().numpy().reshape(-1, n_slices * min(rows, cols)))
+    host = np.sort(eigenvalues.cpu().double().numpy()).reshape(-1, n_slices, min(rows, cols))
     norms = frobenius2.cpu().double().numpy().reshape(-1, n_slices).sum(axis=1)
     return [
         assemble(e, float(f), (n_slices, rows, cols), storage, "gram", dtype)

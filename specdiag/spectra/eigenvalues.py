@@ -8,7 +8,7 @@ that the arithmetic cannot resolve, the exact route (singular values by QR and S
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,13 @@ Calibrated, not proven: in float32 against float64, on ten kinds of matrix from 
 under three kernels of OpenBLAS, 9 was the most that was seen; in MKL, 53 at 3072, where 60 are allowed.
 """
 
+_DQDS = 200.0
+"""The same by singular values has _DQDS u sqrt(lambda_max/lambda_threshold) besides, at every size.
+
+LAPACK's dqds iteration (xLASQ2) drops a coupling of 100 eps, eps = 2 u, so that one singular value may be off by
+100 u sigma_max, and ln lambda by twice that. Nearly equal values come near: 96 u sigma_max was seen in float32.
+"""
+
 _BLOCK_BYTES = 4 << 20
 TORCH_FROM = 2200
 """From this size on, the eigensolver of the BLAS that torch brings (MKL on x86) overtakes OpenBLAS's."""
@@ -51,6 +58,7 @@ class Spectrum:
         method: `gram` or `svd`, the route that was taken in the end.
         dtype: `float32` or `float64`, likewise.
         longer_side: m, the number of products that an entry of the Gram matrix sums.
+        slices: the eigenvalues of each matrix that is pooled, ascending, shape [s, n].
     """
 
     eigenvalues: NDArray[np.float64]
@@ -61,16 +69,30 @@ class Spectrum:
     method: Method
     dtype: ComputeType
     longer_side: int
+    slices: NDArray[np.float64]
+
+    def living(self, shape: tuple[int, int]) -> Spectrum:
+        """Leave out the eigenvalues that dead rows and columns make zero.
+
+        Args:
+            shape: rows and columns that are alive, in either order.
+        """
+        n = min(shape)
+        if n >= self.slices.shape[1]:
+            return replace(self, longer_side=max(shape))
+        slices = self.slices[:, self.slices.shape[1] - n :]
+        return replace(self, eigenvalues=np.sort(slices, axis=None), longer_side=max(shape), slices=slices)
 
     def rounding(self, threshold: float) -> float:
         """Bound e on what rounding does to the mean of ln(lambda/threshold) over the eigenvalues above `threshold`."""
         if self.eigenvalues[-1] <= 0:
             return 0.0
         conditioning = float(self.eigenvalues[-1]) / max(threshold, float(np.finfo(np.float64).tiny))
+        factor = _ROUNDING * self.longer_side**0.25
         if self.method == "svd":
-            # Singular values carry an absolute error of u * sigma_max: the square root of the ratio.
-            conditioning **= 0.5
-        return _ROUNDING * self.longer_side**0.25 * self.unit_roundoff * conditioning
+            # Singular values carry an absolute error in units of u sigma_max: the square root of the ratio.
+            return (factor + _DQDS) * self.unit_roundoff * conditioning**0.5
+        return factor * self.unit_roundoff * conditioning
 
     def alpha_error(self, alpha: float, threshold: float) -> float:
         """Bound on |d alpha| by rounding: (alpha - 1)^2 e / (1 - (alpha - 1) e), infinite where (alpha - 1) e >= 1.
@@ -106,13 +128,13 @@ def spectrum(
     """
     solve = _gram_eigenvalues if method == "gram" else _svd_eigenvalues
     parts = [solve(w, storage, np.dtype(dtype)) for w in stack]
-    eigenvalues = np.sort(np.concatenate([p[0] for p in parts])).astype(np.float64)
+    slices = np.sort(np.array([p[0] for p in parts])).astype(np.float64)
     frobenius2 = float(sum(p[1] for p in parts))
-    return assemble(eigenvalues, frobenius2, stack.shape, storage, method, dtype)
+    return assemble(slices, frobenius2, stack.shape, storage, method, dtype)
 
 
 def assemble(
-    eigenvalues: NDArray[np.float64],
+    slices: NDArray[np.float64],
     frobenius2: float,
     shape: tuple[int, ...],
     storage: FloatType,
@@ -122,7 +144,8 @@ def assemble(
     """Check computed eigenvalues against ||W||_F^2 and say which of them are zero.
 
     Args:
-        eigenvalues: ascending, as the solver gave them: negative ones are rounding and become 0 (in place).
+        slices: eigenvalues of each slice, ascending, shape [s, n], as the solver gave them: negative ones are
+            rounding and become 0 (in place).
         frobenius2: ||W||_F^2, all slices.
         shape: (s, rows, cols).
         storage: the stored type.
@@ -133,14 +156,15 @@ def assemble(
         ComputationError: if the eigenvalues do not sum to ||W||_F^2.
     """
     unit = float(np.finfo(dtype).eps) / 2
-    check_trace(eigenvalues, frobenius2, unit)
-    np.maximum(eigenvalues, 0.0, out=eigenvalues)
+    check_trace(slices, frobenius2, unit)
+    np.maximum(slices, 0.0, out=slices)
+    eigenvalues = np.sort(slices, axis=None)
     floor = storage_floor(frobenius2 / shape[0], (shape[1], shape[2]), storage.eps)
     noise = 16 * unit * float(eigenvalues[-1])
     unresolved = method == "gram" and floor < noise and bool(eigenvalues[0] < noise)
     n_zero = None if unresolved or (method, dtype) == ("gram", "float32") else np.count_nonzero(eigenvalues <= floor)
     n_zero = None if n_zero is None else int(n_zero)
-    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, method, dtype, max(shape[1:]))
+    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, method, dtype, max(shape[1:]), slices)
 
 
 def pool(parts: list[Spectrum]) -> Spectrum:
@@ -155,6 +179,7 @@ def pool(parts: list[Spectrum]) -> Spectrum:
         method=min(p.method for p in parts),
         dtype=min(p.dtype for p in parts),
         longer_side=max(p.longer_side for p in parts),
+        slices=np.concatenate([p.slices for p in parts]),
     )
 
 
@@ -174,13 +199,14 @@ def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
         values.append(_svdvals(r) ** 2)
         total += frobenius2
     frobenius2 = total
-    eigenvalues = np.sort(np.concatenate(values))
+    slices = np.sort(np.array(values))
+    eigenvalues = np.sort(slices, axis=None)
     s, rows, cols = stack.shape
     unit = float(np.finfo(np.float64).eps) / 2
     arithmetic = (max(rows, cols) * unit) ** 2 * float(eigenvalues[-1])
     floor = max(storage_floor(frobenius2 / s, (rows, cols), storage.eps), arithmetic)
     n_zero = int(np.count_nonzero(eigenvalues <= floor))
-    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, "svd", "float64", max(rows, cols))
+    return Spectrum(eigenvalues, floor, n_zero, frobenius2, unit, "svd", "float64", max(rows, cols), slices)
 
 
 def storage_floor(frobenius2: float, shape: tuple[int, int], eps: float) -> float:
@@ -196,7 +222,7 @@ def storage_floor(frobenius2: float, shape: tuple[int, int], eps: float) -> floa
 def check_trace(eigenvalues: NDArray[np.float64], frobenius2: float, unit: float) -> None:
     """Raise ComputationError unless the eigenvalues sum to ||W||_F^2 within their arithmetic."""
     total = float(eigenvalues.sum())
-    if abs(total - frobenius2) > 64 * unit * len(eigenvalues) * max(frobenius2, float(np.finfo(np.float32).tiny)):
+    if abs(total - frobenius2) > 64 * unit * eigenvalues.size * max(frobenius2, float(np.finfo(np.float32).tiny)):
         raise ComputationError(f"the eigenvalues sum to {total:.9g}, but ||W||_F^2 is {frobenius2:.9g}")
 
 

@@ -1,4 +1,4 @@
-"""Exponents of one spectrum: under the chosen rule, under the others, and of square windows."""
+"""Exponents of one spectrum: under the chosen rule, under the others, and of its square cut."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from specdiag.spectra.eigenvalues import ComputeType, Spectrum, pool, spectrum
 from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.identity import MatrixIdentity
 from specdiag.spectra.ladder import more_exact, solve
-from specdiag.spectra.square import square_windows
+from specdiag.spectra.square import square_null
 from specdiag.spectra.tail_rules import TAIL_RULES, TailRule
 from specdiag.spectra.tails import Tail, ks_optimal
-from specdiag.spectra.trust import MIN_EIGENVALUES, TailStatus, hill_threshold, judge, tail_status, trusted_hill
+from specdiag.spectra.trust import (
+    MIN_EIGENVALUES,
+    TailStatus,
+    hill_threshold,
+    judge,
+    judge_square,
+    tail_status,
+    trusted_hill,
+)
 
 
 def settled(
@@ -64,14 +72,21 @@ def _power_law(full: Spectrum) -> Tail | None:
 
 
 def fit_tail(
-    full: Spectrum, matrix: MatrixIdentity, settings: Settings, stack: NDArray[Any], storage: FloatType
+    full: Spectrum,
+    alive: Spectrum,
+    matrix: MatrixIdentity,
+    settings: Settings,
+    stack: NDArray[Any],
+    storage: FloatType,
 ) -> TailFit:
     """Fit alpha by the chosen rule, with its error, its null and what speaks against it.
 
-    A product of two factors has no null: the Marchenko-Pastur law is that of a matrix of full rank.
+    A product of two factors has no null: the Marchenko-Pastur law is that of a matrix of full rank. Where rows or
+    columns are dead, rho and z compare the living part with random matrices of its shape, and alpha is that of all.
 
     Args:
         full: the settled spectrum.
+        alive: that of the living part.
         matrix: shape, slices and rank.
         settings: rule and tail fraction.
         stack: raw finite values, shape [s, rows, cols].
@@ -81,11 +96,11 @@ def fit_tail(
         ComputationError: if a solver fails on the windows of the rule.
     """
     rule, fraction = TAIL_RULES[settings.tail], settings.tail_fraction
-    shape, n_slices = matrix.shape, matrix.n_slices
+    shape, n_slices = (alive.slices.shape[1], alive.longer_side), matrix.n_slices
     if rule.windows is not None:
         windows = list(rule.windows(stack))
-        full = pooled(windows, storage, settings, full.dtype)
-        shape, n_slices = windows[0].shape[1:], 1
+        full = alive = pooled(windows, storage, settings, full.dtype)
+        shape, n_slices = windows[0].shape[1:], len(windows) * len(windows[0])
     usable = _nonzero(full) if rule.drops_zeros else full.eigenvalues
     status = _rule_status(full, usable, rule, fraction)
     if status != "ok":
@@ -94,10 +109,12 @@ def fit_tail(
     error = full.alpha_error(fit.alpha, fit.xmin)
     if not np.isfinite(error):
         return TailFit(tail=rule.name, status="degenerate")
-    has_null = rule.has_null and matrix.rank is None
+    has_null = rule.has_null and matrix.rank is None and len(alive.eigenvalues) >= MIN_EIGENVALUES
     is_reference = rule.is_reference and fraction == 0.5
     alpha_null = null.alpha_null(lambda e: rule.fit(e, fraction), shape, n_slices) if has_null else None
     alpha = _reference_alpha(full, fit) if is_reference else fit.alpha
+    has_dead = len(alive.eigenvalues) < len(full.eigenvalues)
+    compared = rule.fit(alive.eigenvalues, fraction).alpha if has_null and has_dead else alpha
     return TailFit(
         tail=rule.name,
         status="ok",
@@ -108,8 +125,8 @@ def fit_tail(
         se_iid=(alpha - 1) / fit.k**0.5,
         alpha_error=error,
         alpha_null=alpha_null,
-        rho=None if alpha_null is None else (alpha - 1) / (alpha_null - 1),
-        z=null.z_score(alpha, shape) if has_null and is_reference and n_slices == 1 else None,
+        rho=None if alpha_null is None else (compared - 1) / (alpha_null - 1),
+        z=null.z_score(compared, shape) if has_null and is_reference and n_slices == 1 else None,
     )
 
 
@@ -154,36 +171,30 @@ def other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
     return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
 
 
-def square_exponent(
-    full: Spectrum, square: Spectrum | None, stack: NDArray[Any], storage: FloatType, settings: Settings
-) -> dict[str, Any]:
-    """Give alpha_square and rho_square: Hill at tail fraction 1/2 on the pooled eigenvalues of square windows.
+def square_exponent(alive: Spectrum, stack: NDArray[Any], storage: FloatType) -> tuple[TailStatus, dict[str, Any]]:
+    """Give square_alpha and square_rho, by a more exact route where rounding could move them noticeably.
 
     Args:
-        full: the settled spectrum of the matrix, which is its own window where it is square.
-        square: the pooled spectrum of the windows, where it is known already.
+        alive: the settled spectrum of the living part.
         stack: raw finite values, shape [s, rows, cols].
         storage: their type.
-        settings: the method.
 
     Returns:
-        Values by field name of `ModuleRecord`.
+        The status of the Hill tail at fraction 1/2, and values by field name of `ModuleRecord`.
 
     Raises:
         ComputationError: if a solver fails.
     """
-    rows, cols = stack.shape[1:]
-    if rows == cols:
-        square = full
-    elif square is None:
-        square = pooled(square_windows(stack), storage, settings, full.dtype)
-    alpha = trusted_hill(square, 0.5)
-    if alpha is None and (square.method, square.dtype) == ("gram", "float32"):
-        square = solve(square_windows(stack), storage, "float64")
-        alpha = trusted_hill(square, 0.5)
-    if alpha is None or tail_status(square, hill_threshold(square, 0.5)) != "ok":
-        return {"alpha_square": None}
-    return {"alpha_square": alpha, "rho_square": (alpha - 1) / (null.alpha_null_square(min(rows, cols)) - 1)}
+    shape = alive.slices.shape[1], alive.longer_side
+    found = judge_square(alive)
+    for route in more_exact(alive):
+        if found.is_settled or found.status == "low_rank":
+            break
+        found = judge_square(solve([stack], storage, route).living(shape))
+    if found.fit is None or not found.is_precise:
+        return found.status, {"square_alpha": None}
+    alpha = found.fit.alpha
+    return "ok", {"square_alpha": alpha, "square_rho": (alpha - 1) / (square_null(shape) - 1)}
 
 
 def pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from specdiag.errors import ComputationError
 from specdiag.records import ModuleRecord
 from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
-from specdiag.spectra.eigenvalues import Spectrum, assemble, pool
+from specdiag.spectra.eigenvalues import Spectrum, assemble
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 from specdiag.spectra.ladder import ROUTES, solve
-from specdiag.spectra.null import alpha_null, alpha_null_square
+from specdiag.spectra.living import noise_of_a_weight
+from specdiag.spectra.null import alpha_null
 from specdiag.spectra.solver_threads import SolverThreads
-from specdiag.spectra.square import square_windows, window_starts
+from specdiag.spectra.square import square_null
 from specdiag.spectra.tails import hill
-from specdiag.spectra.trust import MIN_EIGENVALUES, judge
+from specdiag.spectra.trust import MIN_EIGENVALUES, judge, judge_square
 
 Basis = Literal["alpha", "square"]
 
@@ -41,7 +42,7 @@ def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None
     Args:
         stacks: each of shape [s, rows, cols], any float type, all on one device; eigenvalues of the s slices are
             pooled.
-        basis: `alpha` of the matrix, or `square`: of its square windows, pooled.
+        basis: `alpha` of the matrix, or `square`: square_alpha, of a square cut of its living part.
 
     Returns:
         Above 1. None where the matrix has none: too few eigenvalues, low rank, all equal, zero. NaN where it could
@@ -49,32 +50,32 @@ def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None
     """
     with torch.no_grad():
         if not stacks or stacks[0].device.type == "cpu":
-            return _on_cpu([_raw(stack) for stack in stacks], basis)
+            return _on_cpu(stacks, basis)
         return _on_accelerator(stacks, basis)
 
 
 def exponent_on_cpu(stack: torch.Tensor, basis: Basis) -> float | None:
     """The same of one matrix in memory, by the thread that asks, which is one of `SolverThreads`."""
-    return _exponent(*_raw(stack), basis)
+    return _exponent(stack, basis)
 
 
 def null_of(record: ModuleRecord, basis: Basis) -> float:
     """What a random matrix of that shape scores."""
-    return _null(record.rows, record.cols, record.n_slices, basis)
+    return _null(*record.living_shape, record.n_slices, basis)
 
 
 @cache
 def _null(rows: int, cols: int, n_slices: int, basis: Basis) -> float:
     if basis == "square":
-        return alpha_null_square(min(rows, cols))
+        return square_null((rows, cols))
     return alpha_null(lambda eigenvalues: hill(eigenvalues, 0.5), (rows, cols), n_slices)
 
 
-def _on_cpu(raws: Sequence[tuple[NDArray[np.generic], FloatType]], basis: Basis) -> list[float | None]:
-    if not raws:
+def _on_cpu(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
+    if not stacks:
         return []
-    with SolverThreads(min(torch.get_num_threads(), len(raws))) as threads:
-        running = [threads.submit(partial(_exponent, stack, storage, basis)) for stack, storage in raws]
+    with SolverThreads(min(torch.get_num_threads(), len(stacks))) as threads:
+        running = [threads.submit(partial(_exponent, stack, basis)) for stack in stacks]
         return [each.result() for each in running]
 
 
@@ -88,29 +89,19 @@ def _on_accelerator(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float 
         size = max(1, _BATCH_BYTES // (4 * shape.numel()))
         for start in range(0, len(members), size):
             batch = members[start : start + size]
-            for i, solved in zip(batch, _batch([stacks[i] for i in batch], basis), strict=True):
-                alpha = None if solved is None else _trusted(solved)
-                found[i] = _on_cpu([_raw(stacks[i])], basis)[0] if alpha is None else alpha
+            for i, solved in zip(batch, _batch([stacks[i] for i in batch]), strict=True):
+                alpha = None if solved is None else _trusted(solved, stacks[i], basis)
+                found[i] = _on_cpu([stacks[i]], basis)[0] if alpha is None else alpha
     return [found[i] for i in range(len(stacks))]
 
 
-def _batch(batch: Sequence[torch.Tensor], basis: Basis) -> list[Spectrum | None]:
+def _batch(batch: Sequence[torch.Tensor]) -> list[Spectrum | None]:
     """Spectra of matrices of one shape and type, None for each that failed."""
     s, rows, cols = batch[0].shape
     storage = FLOAT_TYPES[TYPES[batch[0].dtype]]
     if s * min(rows, cols) < MIN_EIGENVALUES:
         return [None] * len(batch)
-    values = torch.cat(list(batch)).to(torch.float32)
-    if basis == "alpha" or rows == cols:
-        return list(_spectra(values, s, storage))
-    axis = 1 if rows > cols else 2
-    starts = window_starts((rows, cols))
-    windows = [list(_spectra(values.narrow(axis, start, min(rows, cols)), s, storage)) for start in starts]
-    pooled: list[Spectrum | None] = []
-    for parts in zip(*windows, strict=True):
-        whole = [part for part in parts if part is not None]
-        pooled.append(pool(whole) if len(whole) == len(parts) else None)
-    return pooled
+    return list(_spectra(torch.cat(list(batch)).to(torch.float32), s, storage))
 
 
 def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spectrum | None]:
@@ -123,7 +114,7 @@ def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spect
         _log.warning("a batch of %d x %d matrices on %s: %s; the CPU takes over", rows, cols, values.device, error)
         yield from [None] * (len(values) // s)
         return
-    host = np.sort(eigenvalues.cpu().double().numpy().reshape(-1, s * min(rows, cols)))
+    host = np.sort(eigenvalues.cpu().double().numpy()).reshape(-1, s, min(rows, cols))
     norms = frobenius2.cpu().double().numpy().reshape(-1, s).sum(axis=1)
     for found, norm in zip(host, norms, strict=True):
         try:
@@ -132,32 +123,40 @@ def _spectra(values: torch.Tensor, s: int, storage: FloatType) -> Iterator[Spect
             yield None
 
 
-def _exponent(stack: NDArray[np.generic], storage: FloatType, basis: Basis) -> float | None:
+def _exponent(held: torch.Tensor, basis: Basis) -> float | None:
     """Climb the ladder to the first route that can tell."""
+    stack, storage = _raw(held)
     if stack.shape[0] * min(stack.shape[1:]) < MIN_EIGENVALUES:
         return None
-    cut = basis == "square" and stack.shape[1] != stack.shape[2]
-    windows = list(square_windows(stack)) if cut else [stack]
     *rounded, last = ROUTES
     for route in rounded:
         try:
-            alpha = _trusted(solve(windows, storage, route))
+            alpha = _trusted(solve([stack], storage, route), held, basis)
         except ComputationError:
             continue
         if alpha is not None:
             return alpha
     try:
-        return _trusted(solve(windows, storage, last), is_last=True)
+        return _trusted(solve([stack], storage, last), held, basis, is_last=True)
     except (ComputationError, np.linalg.LinAlgError):
         return float("nan") if np.any(storage.widen(stack, np.dtype(np.float32))) else None
 
 
-def _trusted(solved: Spectrum, *, is_last: bool = False) -> float | None:
+def _trusted(solved: Spectrum, held: torch.Tensor, basis: Basis, *, is_last: bool = False) -> float | None:
     """The exponent, None where it is not to be trusted. The last route that there is counts as exact."""
-    status, fit, is_precise = judge(solved)
-    if status != "ok" or fit is None:
+    found = judge_square(solved.living(_living_shape(held, solved))) if basis == "square" else judge(solved)
+    if found.status != "ok" or found.fit is None:
         return None
-    return fit.alpha if is_precise or (is_last and np.isfinite(fit.alpha)) else None
+    return found.fit.alpha if found.is_precise or (is_last and np.isfinite(found.fit.alpha)) else None
+
+
+def _living_shape(held: torch.Tensor, solved: Spectrum) -> tuple[int, int]:
+    """`living.living_shape` of values on any device."""
+    storage = FLOAT_TYPES[TYPES[held.dtype]]
+    magnitudes = held.detach().abs()
+    least = noise_of_a_weight(solved.frobenius2, held.numel(), storage.eps)
+    rows, cols = (magnitudes.amax(dim=dims).cpu().double() > least for dims in ((0, 2), (0, 1)))
+    return int(rows.sum()), int(cols.sum())
 
 
 def _raw(stack: torch.Tensor) -> tuple[NDArray[np.generic], FloatType]:

@@ -14,8 +14,8 @@ from specdiag.spectra.eigenvalues import Spectrum, spectrum
 from specdiag.spectra.exponents import fit_tail, other_tails, settled, square_exponent
 from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.identity import MatrixIdentity, identity
+from specdiag.spectra.living import living_shape
 from specdiag.spectra.scan import Scan
-from specdiag.spectra.trust import MIN_EIGENVALUES
 
 FLOAT32_RANGE = (1e-12, 1e12)
 """Where the largest value must lie for float32 to square and add without overflow or loss."""
@@ -36,7 +36,6 @@ def measure(
     scanned: Scan,
     settings: Settings,
     full: Spectrum | None = None,
-    square: Spectrum | None = None,
 ) -> tuple[ModuleRecord, Eigenvalues]:
     """Measure one matrix.
 
@@ -47,7 +46,6 @@ def measure(
         scanned: `scan` of them.
         settings: what to compute.
         full: the spectrum, where an accelerator has computed it.
-        square: the pooled spectrum of the square windows, likewise.
 
     Returns:
         Its row and the eigenvalues behind it, randomised ones exactly where the row has `rand_spectral_norm`.
@@ -71,12 +69,16 @@ def measure(
     full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
     full, best = settled(full, stack, storage, settings.tail_fraction)
     columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
-    fit = fit_tail(full, matrix, settings, stack, storage)
+    shape = living_shape(stack, storage, full.frobenius2) if matrix.rank is None else matrix.shape
+    alive = full.living(shape) if matrix.rank is None else full
+    columns |= {"living_rows": shape[0], "living_cols": shape[1]} if matrix.rank is None else {}
+    fit = fit_tail(full, alive, matrix, settings, stack, storage)
     columns |= {name: getattr(fit, name) for name in TailFit.__struct_fields__}
     columns |= other_tails(full, best if fit.status in ("ok", "low_rank") else None)
-    columns |= _metrics(full, matrix, columns["pl_alpha"])
-    if settings.square and n >= MIN_EIGENVALUES and matrix.rank is None:
-        columns |= square_exponent(full, square, stack, storage, settings)
+    columns |= _metrics(full, columns["pl_alpha"])
+    if matrix.rank is None:
+        status, square = square_exponent(alive, stack, storage)
+        columns |= square | (_against_noise(alive.eigenvalues, shape) if status in ("ok", "too_few") else {})
     randomized = None
     if settings.randomize and matrix.rank is None:
         found, randomized = _randomized(stack, storage, matrix, settings)
@@ -89,7 +91,7 @@ def failed(matrix: MatrixIdentity, settings: Settings) -> ModuleRecord:
     return ModuleRecord(**_columns(matrix, settings), status="failed")
 
 
-def _metrics(full: Spectrum, matrix: MatrixIdentity, pl_alpha: float | None) -> dict[str, Any]:
+def _metrics(full: Spectrum, pl_alpha: float | None) -> dict[str, Any]:
     eigenvalues = full.eigenvalues
     rank = None if full.n_zero is None else len(eigenvalues) - full.n_zero
     return {
@@ -103,7 +105,7 @@ def _metrics(full: Spectrum, matrix: MatrixIdentity, pl_alpha: float | None) -> 
         "detx_k": None if rank is None else metrics.detx_k(eigenvalues),
         "alpha_weighted": None if pl_alpha is None else pl_alpha * float(np.log10(eigenvalues[-1])),
         "log_alpha_norm": None if pl_alpha is None else metrics.log_alpha_norm(eigenvalues, pl_alpha),
-    } | (_against_noise(eigenvalues, matrix.shape) if matrix.rank is None else {})
+    }
 
 
 def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.spectra.null import mp_median
+from specdiag.spectra.marchenko_pastur import angle_of, count_variance, log_density, mp_median
 
 Eigenvalues = NDArray[np.float64]
+
+_TRACY_WIDOM_MEAN, _TRACY_WIDOM_SD = -1.2065, 1.2680
+_TRACY_WIDOM_THOUSANDTH = 3.2724
+"""Of the Tracy-Widom law for real matrices, beta = 1: mean, standard deviation, and what one in a thousand exceeds."""
 
 
 def stable_rank(eigenvalues: Eigenvalues) -> float:
@@ -54,19 +58,45 @@ def detx_k(eigenvalues: Eigenvalues) -> int:
 
 
 def mp_edge(eigenvalues: Eigenvalues, shape: tuple[int, int]) -> float:
-    """Upper Marchenko-Pastur edge of the bulk, sigma^2 (sqrt n + sqrt m)^2.
+    """Give the upper Marchenko-Pastur edge of the bulk, s^2 (sqrt n + sqrt m)^2.
 
-    sigma^2 is set so that the law's median is the spectrum's (`sigma_med`): spikes do not move it. WeightWatcher fits
-    it to a kernel density instead, so its values differ.
+    s^2 is set so that the median is that of noise (`mp_median`): spikes do not move it. WeightWatcher fits it to a
+    kernel density instead, so its values differ.
+
+    Args:
+        eigenvalues: of one matrix, or pooled ones of slices of one shape.
+        shape: (rows, cols) in either order.
     """
     n, m = sorted(shape)
-    variance = float(np.median(eigenvalues)) / (m * mp_median(n / m))
+    variance = float(np.median(eigenvalues)) / (m * mp_median(n, n / m))
     return variance * (n**0.5 + m**0.5) ** 2
 
 
 def mp_spikes(eigenvalues: Eigenvalues, shape: tuple[int, int], edge: float) -> int:
-    """Eigenvalues above the edge by more than its Tracy-Widom width (WeightWatcher's `num_spikes` rule)."""
+    """Count the eigenvalues above what the largest one of noise exceeds once in a thousand matrices.
+
+    The largest eigenvalue of a real Gaussian matrix is s^2 (mu + sigma TW), TW of the Tracy-Widom law:
+    mu = (sqrt(n - 1/2) + sqrt(m - 1/2))^2 and
+    sigma = (sqrt(n - 1/2) + sqrt(m - 1/2)) (1/sqrt(n - 1/2) + 1/sqrt(m - 1/2))^(1/3), n^(-2/3) of mu at one aspect
+    ratio (Johnstone 2001, Annals of Statistics 29; halves: Ma 2012, Bernoulli 18). s^2 comes from the median, which
+    varies too (`count_variance`): its relative deviation times mu is added to the standard deviation in squares.
+
+    Args:
+        eigenvalues: of one matrix, or pooled ones of slices of one shape.
+        shape: (rows, cols) in either order.
+        edge: `mp_edge` of them.
+    """
     n, m = sorted(shape)
-    mean = float(eigenvalues.mean())
-    width = mean * ((n / m) ** 0.5 * (edge / mean) ** (2 / 3) * n ** (-2 / 3)) ** 0.5
-    return int(np.count_nonzero(eigenvalues > edge + width))
+    a, b = (n - 0.5) ** 0.5, (m - 0.5) ** 0.5
+    center, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    spread = np.hypot(_TRACY_WIDOM_SD, center / scale * _median_deviation(n, n / m))
+    deviations = (_TRACY_WIDOM_THOUSANDTH - _TRACY_WIDOM_MEAN) / _TRACY_WIDOM_SD
+    variance = edge / (n**0.5 + m**0.5) ** 2
+    threshold = variance * (center + scale * (_TRACY_WIDOM_MEAN + deviations * spread))
+    return int(np.count_nonzero(eigenvalues > threshold))
+
+
+def _median_deviation(n: int, q: float) -> float:
+    """Relative standard deviation of the median eigenvalue of noise."""
+    angle = angle_of(mp_median(n, q), q)
+    return max(count_variance(angle, n, q), 0.0) ** 0.5 / (n * log_density(angle, q))

@@ -1,145 +1,102 @@
-"""What noise scores: the exponent that a tail rule gives to a random matrix of the same shape.
+"""What noise scores: mean and standard deviation of a Hill exponent over random matrices of one shape.
 
-The eigenvalues of W W^T/m for an n x m matrix (n <= m, q = n/m) with iid entries of variance 1 follow the
-Marchenko-Pastur law on [(1 - sqrt q)^2, (1 + sqrt q)^2]. A tail fraction of it has a finite exponent that depends on
-q alone: 2.12 for a square matrix, 3.45 at 1:4. Two modules of different shapes differ by that much having learned
-nothing.
+A tail fraction of the Marchenko-Pastur law has a finite exponent that depends on the aspect ratio alone: 2.12 for a
+square matrix, 3.45 at 1:4. Two modules of different shapes differ by that much having learned nothing.
+
+Both moments are closed forms for real Gaussian matrices; nothing is fitted. alpha - 1 = k/T with T the sum of
+ln(lambda/threshold) over the tail. To first order T is a linear statistic, and its variance follows from Chebyshev
+coefficients (Bai and Silverstein 2004, Annals of Probability 32). The threshold is one eigenvalue. It moves with the
+number of eigenvalues above a point, whose variance grows as ln n/pi^2. So n sd(alpha) = sqrt(a + b ln n), with a and b
+functions of aspect ratio and tail fraction. `benchmarks/null_moments.py` holds both moments against simulation.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
-from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.spectra.tails import Tail
+from specdiag.spectra.marchenko_pastur import angle_of, count_variance, eigenvalue_at, log_density, mp_quantiles
+from specdiag.spectra.tails import Tail, hill
 
-SQUARE_LIMIT = 2.1216802825
-"""alpha of an infinite square random matrix at tail fraction 1/2."""
+Fit = Callable[[NDArray[np.float64]], Tail]
 
-
-def mp_cdf_from_top(t: NDArray[np.float64], q: float) -> NDArray[np.float64]:
-    """Mass of the Marchenko-Pastur law above lambda(t) = 1 + q + 2 sqrt(q) cos t, t in [0, pi].
-
-    The density in t, 2 sin^2 t/(pi lambda(t)), has a closed antiderivative; with r = sqrt q:
-    pi G(t) = t - r sin t + (1 - r^2)/r^2 (arg(1 + r e^(it)) - r sin t).
-    """
-    r = np.sqrt(q)
-    sine = r * np.sin(t)
-    return (t - sine + (1 - q) / q * (np.arctan2(sine, 1 + r * np.cos(t)) - sine)) / np.pi
+_ORDERS = 128
+"""Chebyshev coefficients of ln(lambda/threshold) that are summed. They fall as j^-2 and their variance as j^-3."""
 
 
-def _eigenvalue(t: NDArray[np.float64], q: float) -> NDArray[np.float64]:
-    return 1 + q + 2 * np.sqrt(q) * np.cos(t)
-
-
-def _angles(mass: NDArray[np.float64], q: float) -> NDArray[np.float64]:
-    """Where `mp_cdf_from_top` takes these values, by bisection to the last bit."""
-    low, high = np.zeros_like(mass), np.full_like(mass, np.pi)
-    for _ in range(54):
-        middle = (low + high) / 2
-        above = mp_cdf_from_top(middle, q) < mass
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return (low + high) / 2
-
-
-def mp_density(eigenvalues: NDArray[np.float64], shape: tuple[int, int], variance: float) -> NDArray[np.float64]:
-    """The Marchenko-Pastur density of eigenvalues of W W^T, unnormalised; 0 outside its support. Its mass is 1.
+def alpha_null(fit: Fit, shape: tuple[int, int], n_slices: int = 1) -> float:
+    """Give the mean exponent of random matrices of this shape under a Hill rule.
 
     Args:
-        eigenvalues: where, shape [k].
-        shape: (rows, cols) of W in either order.
-        variance: of the entries of W.
-    """
-    n, m = sorted(shape)
-    low, high = variance * (m**0.5 - n**0.5) ** 2, variance * (m**0.5 + n**0.5) ** 2
-    inside = (eigenvalues > low) & (eigenvalues < high)
-    x = np.where(inside, eigenvalues, high)
-    return np.where(inside, np.sqrt(np.maximum((high - x) * (x - low), 0)) / (2 * np.pi * variance * n * x), 0.0)
-
-
-@cache
-def mp_quantiles(n: int, q: float) -> NDArray[np.float64]:
-    """The n quantiles of the Marchenko-Pastur law at (j + 1/2)/n, ascending, for unit variance and lambda/m.
-
-    Args:
-        n: how many.
-        q: aspect ratio n/m in (0, 1].
-    """
-    quantiles = _eigenvalue(_angles((np.arange(n)[::-1] + 0.5) / n, q), q)
-    quantiles.flags.writeable = False
-    return quantiles
-
-
-def alpha_null(fit: Callable[[NDArray[np.float64]], Tail], shape: tuple[int, int], n_slices: int = 1) -> float:
-    """The exponent of a random matrix of this shape under the rule `fit`.
-
-    Within 0.5 % of simulation at tail fraction 1/2 and n >= 50, within 1.5 % at others and for pooled slices.
-
-    Args:
-        fit: a tail rule, such as `tails.hill`.
+        fit: a Hill rule, such as `tails.hill`.
         shape: (rows, cols) in either order.
         n_slices: matrices of that shape whose eigenvalues are pooled.
     """
-    n, m = sorted(shape)
-    return fit(mp_quantiles(n * n_slices, n / m)).alpha
+    return null_moments(shape, fit, n_slices)[0]
 
 
-@cache
-def mp_alpha(q: float) -> float:
-    """Hill exponent at tail fraction 1/2 of an infinite random matrix of aspect ratio q = n/m <= 1."""
-    t0 = float(_angles(np.array([0.5]), q)[0])
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    t = t0 * (nodes + 1) / 2
-    value, median = _eigenvalue(t, q), _eigenvalue(np.array(t0), q)
-    excess = 2 * np.sin(t) ** 2 / (np.pi * value) * np.log(value / median)
-    return 1 + 0.5 / float(t0 / 2 * (weights * excess).sum())
+def z_score(alpha: float, shape: tuple[int, int], fit: Fit = hill) -> float:
+    """Give (alpha - mean)/sd of a Hill rule over random matrices of this shape.
 
-
-@cache
-def mp_median(q: float) -> float:
-    """Median of the Marchenko-Pastur law for unit variance, lambda/m."""
-    return float(_eigenvalue(_angles(np.array([0.5]), q), q)[0])
-
-
-def alpha_null_square(n: int) -> float:
-    """Hill exponent of pooled random n x n windows at tail fraction 1/2: the limit and its finite-size correction."""
-    return SQUARE_LIMIT + _table()["mean_shift"][0] / n
-
-
-def square_null_sd(shape: tuple[int, int]) -> float:
-    """Standard deviation of alpha_square over random matrices of this shape, its windows taken as independent."""
-    n, m = sorted(shape)
-    return _table()["sd_scale"][0] / n / (-(-m // n)) ** 0.5
-
-
-def z_score(alpha: float, shape: tuple[int, int]) -> float | None:
-    """(alpha - mean)/sd of `hill` at tail fraction 1/2 over random matrices of this shape.
-
-    Mean and standard deviation come from the shipped simulation (`benchmarks/null_table.py`): limit + c(q)/n and
-    d(q)/n. None outside the shapes that it covers: n >= 64 and aspect ratios from 1:1 to 1:64.
+    Args:
+        alpha: the exponent by that rule.
+        shape: (rows, cols) in either order.
+        fit: the rule; by default `hill` at tail fraction 1/2.
     """
-    moments = null_moments(shape)
-    return None if moments is None else (alpha - moments[0]) / moments[1]
+    mean, sd = null_moments(shape, fit)
+    return (alpha - mean) / sd
 
 
-def null_moments(shape: tuple[int, int]) -> tuple[float, float] | None:
-    """Mean and standard deviation of the Hill exponent over random matrices of this shape, None where not covered."""
+def null_moments(shape: tuple[int, int], fit: Fit = hill, n_slices: int = 1) -> tuple[float, float]:
+    """Give mean and standard deviation of a Hill exponent over random matrices of one shape.
+
+    The mean is the exponent a of typical eigenvalues (`mp_quantiles`) and the second order of k/T, a + sd^2/(a - 1).
+
+    Args:
+        shape: (rows, cols) in either order.
+        fit: a Hill rule; by default `hill` at tail fraction 1/2.
+        n_slices: matrices of that shape whose eigenvalues are pooled.
+
+    Returns:
+        Both; the standard deviation is infinite where the tail holds less than one eigenvalue a slice.
+    """
     n, m = sorted(shape)
-    table = _table()
-    log_aspect = np.log(m / n)
-    known = np.log(table["aspect"])
-    if n < 64 or log_aspect > known[-1] + 1e-9:
-        return None
-    shift = float(np.interp(log_aspect, known, table["mean_shift"]))
-    sd = float(np.interp(log_aspect, known, table["sd_scale"]))
-    return mp_alpha(n / m) + shift / n, sd / n
+    tail = fit(mp_quantiles(n, n / m, n_slices))
+    if tail.k < n_slices or not np.isfinite(tail.alpha):
+        return tail.alpha, float("inf")
+    variance = _sum_variance(n, n / m, n_slices, tail.k, angle_of(tail.xmin, n / m))
+    sd = (tail.alpha - 1) ** 2 / tail.k * variance**0.5
+    return tail.alpha + sd**2 / (tail.alpha - 1), sd
 
 
 @cache
-def _table() -> dict[str, list[float]]:
-    return json.loads(resources.files("specdiag.spectra").joinpath("null_table.json").read_text())
+def _sum_variance(n: int, q: float, n_slices: int, k: int, threshold: float) -> float:
+    """Variance of the sum of ln(lambda/threshold) over the k largest eigenvalues, the threshold an angle.
+
+    The threshold moves by d ln lambda = dN/(n s rho), s slices, rho the density of ln lambda, and the sum by -k times
+    that, where dN is the deviation of the number of eigenvalues above a fixed point. An order statistic moves
+    continuously: Sheppard's correction takes 1/12 from the variance of the integer N.
+    """
+    weight = k / (n * n_slices * log_density(threshold, q))
+    variance, covariance = _log_statistic(q, threshold)
+    slice_variance = variance - 2 * weight * covariance + weight**2 * count_variance(threshold, n, q)
+    return n_slices * slice_variance - weight**2 / 12
+
+
+def _log_statistic(q: float, threshold: float) -> tuple[float, float]:
+    """Variance of the sum of max(ln(lambda/threshold), 0) over one matrix, and its covariance with the number above.
+
+    Over j = 1, 2, ... they are the sums of j f_j^2/2 and j f_j s_j/2. s_j = 2 sin(j t)/(pi j) are the Chebyshev
+    coefficients of the step at the threshold t, and f_j those of the logarithm, by parts
+    2/(pi j) times the integral of -d ln lambda/dt sin(j t) from 0 to the threshold.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(2 * _ORDERS)
+    t = threshold * (nodes + 1) / 2
+    slopes = threshold / 2 * weights * 2 * np.sqrt(q) * np.sin(t) / eigenvalue_at(t, q)
+    j = np.arange(1, _ORDERS + 1)
+    logarithm = 2 / (np.pi * j) * (np.sin(np.outer(j, t)) @ slopes)
+    step = 2 / (np.pi * j) * np.sin(j * threshold)
+    return float((j * logarithm**2).sum() / 2), float((j * logarithm * step).sum() / 2)

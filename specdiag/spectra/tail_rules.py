@@ -27,7 +27,7 @@ class TailRule:
         drops_zeros: whether eigenvalues that are zero to the storage precision are left out before the fit.
         windows: cuts of a stack of shape [s, rows, cols] whose pooled eigenvalues are fitted; None for the matrix.
         is_reference: True for the rule of the AlphaDecay code alone: at fraction 1/2 a float32 SVD repeats its
-            arithmetic to the bit, and its random matrices have been simulated.
+            arithmetic to the bit, and it has a `z`.
     """
 
     name: TailName
@@ -65,7 +65,6 @@ def alpha_sd(tail: TailName, shape: tuple[int, int], n_slices: int) -> float | N
         n_slices: matrices of that shape whose eigenvalues are pooled.
 
     Returns:
-        None where it was not simulated.
+        That of `hill` at tail fraction 1/2; None for other rules and for pooled slices.
     """
-    moments = null_moments(shape) if TAIL_RULES[tail].is_reference and n_slices == 1 else None
-    return None if moments is None else moments[1]
+    return null_moments(shape)[1] if TAIL_RULES[tail].is_reference and n_slices == 1 else None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from specdiag.spectra.eigenvalues import Spectrum
+from specdiag.spectra.square import cut_alpha
 from specdiag.spectra.tails import Tail, hill
 
 MIN_EIGENVALUES = 50
@@ -78,6 +79,27 @@ def tail_status(spectrum: Spectrum, threshold: float) -> TailStatus:
     if float(spectrum.eigenvalues[-1]) ** 0.5 - threshold**0.5 <= 2 * spectrum.floor**0.5:
         return "degenerate"
     return "ok"
+
+
+def judge_square(alive: Spectrum) -> Judgement:
+    """Fit square_alpha to a spectrum and say whether it is to be trusted, whatever the rule of alpha.
+
+    Args:
+        alive: eigenvalues of the living part (`Spectrum.living`), with their slices.
+
+    Returns:
+        The status of the Hill tail at fraction 1/2, the fit and whether it is precise. The status is `low_rank` too
+        where the threshold of the cut lies at its storage floor, which is that of the matrix at the shape of the cut.
+    """
+    status = tail_status(alive, hill_threshold(alive, 0.5)) if len(alive.eigenvalues) else "too_few"
+    if status != "ok":
+        return Judgement(status, None, is_precise=False)
+    n, m = alive.slices.shape[1], alive.longer_side
+    fit = cut_alpha(alive.slices, m)
+    if fit.threshold <= alive.floor * 4 / (1 + (m / n) ** 0.5) ** 2:
+        return Judgement("low_rank", None, is_precise=False)
+    tail = Tail(fit.alpha, len(alive.eigenvalues) // 2, fit.threshold, float("nan"))
+    return Judgement(status, tail, alive.is_precise(fit.alpha, fit.threshold))
 
 
 def hill_threshold(spectrum: Spectrum, tail_fraction: float) -> float:

@@ -36,13 +36,13 @@ class Kind(NamedTuple):
     remedy: str
 
 
-REPORT = Kind("specdiag report", 2, "records", "make one with 'specdiag analyze'")
-PLAN = Kind("decay plan", 2, "entries", "make one with 'specdiag recommend -o'")
-COMPARISON = Kind("comparison", 2, "reshaped", "make one with 'specdiag compare -o'")
-AUDIT = Kind("audit", 1, "findings", "make one with 'specdiag audit -o'")
-TRAJECTORY = Kind("trajectory", 1, "dropped", "make one with 'specdiag trajectory'")
+REPORT = Kind("specdiag report", 3, "records", "make one with 'specdiag analyze'")
+PLAN = Kind("decay plan", 3, "entries", "make one with 'specdiag recommend -o'")
+COMPARISON = Kind("comparison", 3, "reshaped", "make one with 'specdiag compare -o'")
+AUDIT = Kind("audit", 2, "findings", "make one with 'specdiag audit -o'")
+TRAJECTORY = Kind("trajectory", 2, "dropped", "make one with 'specdiag trajectory'")
 LEDGER = Kind(
-    "ledger of a trajectory", 2, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"
+    "ledger of a trajectory", 3, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"
 )
 SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")

@@ -15,8 +15,11 @@ _MOST_VALUES = 1 << 60
 _SIDES = ("rows", "cols", "n_slices")
 _SUBSETS = ("pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
 """Columns that count eigenvalues of the spectrum."""
-_COUNTS = ("k", "n_eigenvalues", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols")
-_EXPONENTS = ("alpha", "alpha_null", "alpha_square", "alpha_25", "alpha_50", "alpha_75", "pl_alpha")
+_COUNTS = (
+    "k", "n_eigenvalues", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "living_rows",
+    "living_cols",
+)  # fmt: skip
+_EXPONENTS = ("alpha", "alpha_null", "square_alpha", "alpha_25", "alpha_50", "alpha_75", "pl_alpha")
 _POSITIVE = ("spectral_norm", "frobenius_norm", "stable_rank", "effective_rank", "rand_spectral_norm")
 
 

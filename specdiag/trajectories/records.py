@@ -16,7 +16,7 @@ OUT_NAME = "specdiag_trajectory"
 """Name of the output folder in a run."""
 
 TRACKED: tuple[str, ...] = (
-    "alpha", "rho", "alpha_square", "rho_square", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
+    "alpha", "rho", "square_alpha", "square_rho", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
     "effective_rank",
 )  # fmt: skip
 """Columns of a row that are followed over the steps."""
@@ -70,7 +70,7 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
 
     Example:
         >>> found = specdiag.trajectory("runs/mine")
-        >>> [(step, round(value)) for step, value in found.series("alpha_square", "q")]
+        >>> [(step, round(value)) for step, value in found.series("square_alpha", "q")]
         [(1000, 2), (2000, 2)]
     """
 

@@ -66,9 +66,9 @@ def role_columns() -> list[Column[RoleSummary]]:
         Column("min-max", lambda r: _range(r.alpha_min, r.alpha_max), 4),
         field("null", "alpha_null", help="alpha of random matrices of the same shapes"),
         field("rho", "rho", drop=2, help=_RHO),
-        field("alpha_square", "alpha_square", help=_SQUARE),
-        Column("min-max", lambda r: _range(r.alpha_square_min, r.alpha_square_max), 5),
-        field("null", "alpha_square_null", help="alpha_square of random matrices"),
+        field("square_alpha", "square_alpha", help=_SQUARE),
+        Column("min-max", lambda r: _range(r.square_alpha_min, r.square_alpha_max), 5),
+        field("null", "square_alpha_null", help="square_alpha of random matrices"),
         field("pl_alpha", "pl_alpha", drop=1, help="KS fit of a power law: another estimator, not comparable"),
         field("stable rank", "stable_rank", 1, drop=3, help="squared Frobenius norm over squared spectral norm"),
     ]
@@ -105,7 +105,7 @@ def record_columns() -> list[Column[ModuleRecord]]:
         field("z", "z", 0, drop=5, help="distance of alpha from null, in standard deviations of random matrices"),
         field("ks", "ks", drop=6, help="KS distance of the tail from its power law"),
         Column("at .25/.5/.75", _three_alphas, 8, help="alpha at these tail fractions"),
-        field("alpha_square", "alpha_square", 3, help=_SQUARE),
+        field("square_alpha", "square_alpha", 3, help=_SQUARE),
         field("pl_alpha", "pl_alpha", drop=3, help="KS fit of a power law"),
         field("stable rank", "stable_rank", 1, drop=4, help="squared Frobenius norm over squared spectral norm"),
         field("sigma_max", "spectral_norm", drop=9, help="largest singular value"),
@@ -124,7 +124,7 @@ def skipped_columns() -> list[Column[Skipped]]:
 
 def basis_head(plan: DecayPlan) -> str:
     """The column of a report that the basis of a plan stands for."""
-    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)
+    return {"square": "square_alpha", "farms": "alpha"}.get(plan.basis, plan.basis)
 
 
 def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:

@@ -25,7 +25,7 @@ def contrast(summary: Summary) -> list[str]:
     """Attention against MLP: first the raw exponent beside random matrices, then the shape-free one."""
     sentences: list[str] = []
     found = {c.basis: c for c in summary.contrasts if c.attention == "all"}
-    raw, square = found.get("alpha"), found.get("alpha_square")
+    raw, square = found.get("alpha"), found.get("square_alpha")
     if raw is not None:
         sentences.append(
             f"By alpha, attention is heavier-tailed than MLP in {raw.n_positive} of {raw.n_layers} layers "
@@ -33,7 +33,7 @@ def contrast(summary: Summary) -> list[str]:
         )
     if square is not None:
         sentences.append(
-            f"By alpha_square, the shape-free twin: {square.n_positive} of {square.n_layers} layers, median difference "
+            f"By square_alpha, the shape-free twin: {square.n_positive} of {square.n_layers} layers, median difference "
             f"{square.difference:+.3f} [{square.low:+.3f}, {square.high:+.3f}], p = {square.p:.2g} "
             f"(random: {square.random_difference or 0:+.3f}). {_square_verdict(square)}"
         )
@@ -64,7 +64,7 @@ def balance(summary: Summary) -> list[str]:
     if summary.balance_sd is None or not {"attention", "mlp"} <= {r.family for r in summary.roles}:
         return []
     return [
-        f"Balance: alpha_square of attention and MLP matrices has a standard deviation of {summary.balance_sd:.3f} "
+        f"Balance: square_alpha of attention and MLP matrices has a standard deviation of {summary.balance_sd:.3f} "
         f"and a range of {summary.balance_range:.3f}."
     ]
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.errors import SourceError, UsageError
+from specdiag.spectra.square import cut_alpha, square_null
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.spectra.tails import hill
 
@@ -60,7 +61,7 @@ def test_minilm_counts_and_roles(minilm):
     assert roles == {"q": 6, "k": 6, "v": 6, "o": 6, "up": 6, "down": 6, "embed": 3, "other": 1}
     assert report.summary.n_tensors == 104
     assert len(report) + len(report.skipped) == 104
-    square = {c.attention: c for c in report.summary.contrasts if c.basis == "alpha_square"}
+    square = {c.attention: c for c in report.summary.contrasts if c.basis == "square_alpha"}
     raw = {c.attention: c for c in report.summary.contrasts if c.basis == "alpha"}
     assert (raw["all"].n_positive, raw["all"].random_n_positive) == (6, 6)
     assert square["all"].n_positive in (4, 5)
@@ -83,7 +84,7 @@ def test_degenerate_input_has_a_status_and_no_alpha(w, status, dtype):
     record = one(w, dtype=dtype)
     assert record.status == status
     assert record.alpha is record.alpha_null is record.rho is record.z is None
-    assert record.alpha_square is None
+    assert record.square_alpha is None
     if status != "nonfinite":
         assert record.frobenius_norm == pytest.approx(np.linalg.norm(w), rel=1e-5)
     if status in ("low_rank", "zero"):
@@ -133,7 +134,9 @@ def test_every_number_of_one_record():
     assert r.rho == pytest.approx((r.alpha - 1) / (r.alpha_null - 1))
     assert abs(r.z) < 4
     assert r.pl_alpha == pytest.approx(5.199482, abs=1e-6)
-    assert r.rho_square == pytest.approx((r.alpha_square - 1) / (1.1217 + 2.27 / 64), rel=0.01)
+    assert r.square_rho == pytest.approx((r.square_alpha - 1) / (square_null((64, 171)) - 1), rel=1e-12)
+    assert r.square_alpha == pytest.approx(cut_alpha(eigenvalues[None], 171).alpha, rel=1e-9)
+    assert (r.living_rows, r.living_cols) == (64, 171)
     assert r.spectral_norm == pytest.approx(np.linalg.norm(w, 2))
     assert r.frobenius_norm == pytest.approx(np.linalg.norm(w))
     assert (r.method, r.compute_dtype, r.tail) == ("gram", "float64", "hill")
@@ -369,7 +372,7 @@ def test_untrained_llama_shapes_score_their_null():
     assert (q.alpha, up.alpha) == (pytest.approx(2.126, abs=0.04), pytest.approx(3.003, abs=0.05))
     assert (q.rho, up.rho) == (pytest.approx(1, abs=0.03), pytest.approx(1, abs=0.03))
     assert abs(q.z) < 4 > abs(up.z)
-    assert up.alpha_square == pytest.approx(q.alpha_square, abs=0.04)
+    assert up.square_alpha == pytest.approx(q.square_alpha, abs=0.04)
 
 
 WATCHED = """
@@ -386,7 +389,7 @@ def watched(gram):
     return found
 
 engine._torch_eigvalsh, engine.TORCH_FROM, workers.TORCH_FROM = watched, 64, 64
-specdiag.analyze(sys.argv[1], jobs=2, square=False)
+specdiag.analyze(sys.argv[1], jobs=2)
 print(len(seen), max(seen))
 """
 

@@ -66,7 +66,7 @@ def test_scale_does_not_matter(tmp_path, scale, dtype):
     for name in ("status", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "pl_k"):
         # Outside the range of float32 arithmetic float64 takes over, and knows more.
         assert scale < 1e-12 or scale > 1e12 or getattr(scaled, name) == getattr(plain, name), name
-    for name in ("alpha", "pl_alpha", "alpha_square", "rho", "effective_rank", "entropy", "mp_softrank"):
+    for name in ("alpha", "pl_alpha", "square_alpha", "rho", "effective_rank", "entropy", "mp_softrank"):
         if getattr(plain, name) is not None:
             assert getattr(scaled, name) == pytest.approx(getattr(plain, name), rel=1e-4), name
 

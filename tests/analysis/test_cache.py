@@ -30,7 +30,7 @@ def forbid_computing(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"randomize": True}, {"tail": "farms"}, {"method": "svd", "dtype": "float32"}, {"square": False}],
+    [{}, {"randomize": True}, {"tail": "farms"}, {"method": "svd", "dtype": "float32"}, {"tail": "ks"}],
     ids=str,
 )
 def test_what_is_found_is_what_was_computed(tmp_path, forbid_computing, options):
@@ -69,7 +69,7 @@ def test_entries_permuted_by_another_name_are_other_numbers(tmp_path):
         ({}, {"tail_fraction": 0.4}),
         ({}, {"dtype": "float32"}),
         ({}, {"method": "svd"}),
-        ({}, {"square": False}),
+        ({}, {"tail_fraction": 0.25}),
         ({}, {"randomize": True}),
         ({"randomize": True}, {"randomize": True, "seed": 1}),
     ],

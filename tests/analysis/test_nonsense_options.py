@@ -34,7 +34,7 @@ NONSENSE: tuple[Any, ...] = (
 PLACES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 WEIGHTS = {f"model.layers.{i}.{place}.weight": torch.randn(8, 8) for i in range(2) for place in PLACES}
 SECONDS = seconds(4)
-QUICK: dict[str, Any] = {"device": "cpu", "jobs": 1, "square": False}
+QUICK: dict[str, Any] = {"device": "cpu", "jobs": 1}
 
 
 def model() -> torch.nn.Module:

@@ -23,7 +23,7 @@ from specdiag.spectra.tail_rules import TAIL_RULES
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 EXPERT = "model.layers.0.mlp.experts.{}.up_proj.weight"
-QUICK = {"device": "cpu", "jobs": 1, "square": False}
+QUICK = {"device": "cpu", "jobs": 1}
 
 
 def weights(scale: float = 1.0, experts: int = 0) -> dict[str, np.ndarray]:
@@ -148,7 +148,6 @@ def test_a_misspelt_option_is_named_with_what_was_meant(tmp_path, call):
         ({"tail": "hil"}, "unknown tail='hil'; choose from hill, "),
         ({"method": None}, "unknown method=None; choose from gram, svd"),
         ({"dtype": "half"}, "unknown dtype='half'; choose from auto, float32, float64"),
-        ({"square": 1}, "square=1: give True or False"),
         ({"cache": 5}, "cache=5: give a path"),
         ({"role_map": b"x"}, "role_map=b'x': give a path"),
         ({"partial_reports": [1]}, "partial_reports=1: give a SpectralReport"),

@@ -13,7 +13,7 @@ from specdiag.views import sentences
 def record(layer, family, role, shape, alpha, square=None, **others):
     return ModuleRecord(
         name=f"layers.{layer}.{role}", layer=layer, family=family, role=role, rows=shape[0], cols=shape[1],
-        storage_dtype="F32", status="ok", tail="hill", alpha=alpha, alpha_square=square,
+        storage_dtype="F32", status="ok", tail="hill", alpha=alpha, square_alpha=square,
         alpha_null=null.alpha_null(hill, shape), method="gram", compute_dtype="float64", **others,
     )  # fmt: skip
 
@@ -59,8 +59,8 @@ def test_auc_is_mann_whitney():
 
 def test_an_untrained_network_is_told_from_a_finding():
     found = {(c.basis, c.attention): c for c in contrasts(random_network(8))}
-    assert set(found) == {(b, a) for b in ("alpha", "alpha_square") for a in ("all", "q,k", "v,o")}
-    raw, square = found["alpha", "all"], found["alpha_square", "all"]
+    assert set(found) == {(b, a) for b in ("alpha", "square_alpha") for a in ("all", "q,k", "v,o")}
+    raw, square = found["alpha", "all"], found["square_alpha", "all"]
     assert (raw.n_positive, raw.random_n_positive) == (8, 8)
     assert raw.difference == pytest.approx(raw.random_difference, abs=0.02)
     assert raw.p == pytest.approx(2 / 256)
@@ -79,21 +79,21 @@ def test_a_real_difference_survives_the_shape_free_view():
             r.role,
             (r.rows, r.cols),
             r.alpha,
-            r.alpha_square - 0.3 * (r.role in ("q", "k")),
+            r.square_alpha - 0.3 * (r.role in ("q", "k")),
         )
         for r in random_network(12)
     ]
     found = {(c.basis, c.attention): c for c in contrasts(rows)}
-    assert found["alpha_square", "q,k"].n_positive == 12
-    assert found["alpha_square", "q,k"].p_holm < 0.01
-    assert found["alpha_square", "v,o"].p > 0.05
-    assert found["alpha_square", "q,k"].difference == pytest.approx(0.3, abs=0.02)
+    assert found["square_alpha", "q,k"].n_positive == 12
+    assert found["square_alpha", "q,k"].p_holm < 0.01
+    assert found["square_alpha", "v,o"].p > 0.05
+    assert found["square_alpha", "q,k"].difference == pytest.approx(0.3, abs=0.02)
     text = " ".join(sentences.contrast(summarise(rows, (), n_tensors=84, n_parameters=1)))
     assert "Attention is heavier-tailed" in text
 
 
 def test_few_layers_that_agree_are_too_few_to_tell():
-    rows = [replace(r, alpha_square=r.alpha_square - 0.3 * (r.family == "attention")) for r in random_network(4)]
+    rows = [replace(r, square_alpha=r.square_alpha - 0.3 * (r.family == "attention")) for r in random_network(4)]
     text = sentences.contrast(summarise(rows, (), n_tensors=28, n_parameters=1))[1]
     assert text.endswith("All layers agree, but 4 are too few to tell: p cannot fall below 0.12.")
 

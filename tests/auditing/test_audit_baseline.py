@@ -25,7 +25,7 @@ def test_against_a_baseline(tmp_path):
     report = specdiag.analyze(before, device="cpu")
     audit = specdiag.audit(after, baseline=report, device="cpu")
     against = {pair for pair in found(audit) if pair[0].startswith("baseline")}
-    other = ("baseline_norm", "baseline_alpha", "baseline_alpha_square", "baseline_stable_rank")
+    other = ("baseline_norm", "baseline_alpha", "baseline_square_alpha", "baseline_stable_rank")
     revived = name(2, PLACES[0])
     assert {pair for pair in against if pair[0] not in (*other, "baseline_unchanged")} == {
         ("baseline_changed", changed), ("baseline_changed", scaled), ("baseline_changed", collapsed),
@@ -33,7 +33,7 @@ def test_against_a_baseline(tmp_path):
         ("baseline_missing", dropped), ("baseline_reshaped", EMBED), ("baseline_head", "score.weight"),
     }  # fmt: skip
     assert {pair for pair in against if pair[0] in other} == {
-        ("baseline_norm", scaled), ("baseline_alpha", collapsed), ("baseline_alpha_square", collapsed),
+        ("baseline_norm", scaled), ("baseline_alpha", collapsed), ("baseline_square_alpha", collapsed),
         ("baseline_norm", collapsed), ("baseline_stable_rank", collapsed),
     }  # fmt: skip
     assert ("baseline_unchanged", HEAD) in against
@@ -52,8 +52,8 @@ def test_a_baseline_below_a_head_is_compared_by_what_both_names_share():
 
 def test_a_baseline_of_another_rule_is_not_compared_by_alpha():
     state = wide()
-    other = specdiag.analyze(state, tail="hill-paper", square=False, device="cpu")
+    other = specdiag.analyze(state, tail="hill-paper", device="cpu")
     audit = specdiag.audit(state, baseline=other, device="cpu")
     assert not audit.findings
     assert audit.coverage.not_checked["baseline_alpha"] == "the tail is hill here and hill-paper in the baseline"
-    assert audit.coverage.not_checked["baseline_alpha_square"] == "needs alpha_square in both reports"
+    assert "baseline_square_alpha" not in audit.coverage.not_checked

@@ -43,6 +43,6 @@ def test_fine_tuning_keeps_all_but_the_pooler(rxnfp):
     audit = specdiag.audit(rxnfp / "bert_ft", baseline=rxnfp / "bert_pretrained", device="cpu")
     assert {f.module for f in audit.at_least("warn")} == {"pooler.dense.weight"}
     assert {f.check for f in audit.findings} == {
-        "baseline_alpha", "baseline_alpha_square", "baseline_norm", "baseline_stable_rank", "baseline_changed",
+        "baseline_alpha", "baseline_square_alpha", "baseline_norm", "baseline_stable_rank", "baseline_changed",
         "baseline_head",
     }  # fmt: skip

@@ -196,7 +196,7 @@ def test_a_planted_fault_is_found_and_nothing_else(tmp_path, fault, seed):
     assert found(audit) == expected
     if fault not in (zero, constant, layer_gap, stored_twice):  # of which the report alone tells as much
         return
-    report = specdiag.analyze(tmp_path / "model", device="cpu", square=False)
+    report = specdiag.analyze(tmp_path / "model", device="cpu")
     assert found(specdiag.audit(report)) == {f for f in expected if f[0] != "layers"}
 
 

@@ -19,7 +19,7 @@ from specdiag.report import load_report
 
 
 def test_a_report_is_taken_as_it_is(tmp_path):
-    report = specdiag.analyze(wide(), device="cpu", square=False)
+    report = specdiag.analyze(wide(), device="cpu")
     with pytest.raises(UsageError, match="a report is taken as it is: randomize needs the checkpoint itself"):
         specdiag.audit(report, randomize=True)
     report.save(tmp_path / "r.json")

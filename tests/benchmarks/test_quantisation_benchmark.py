@@ -30,7 +30,7 @@ def test_the_benchmark_gives_its_committed_figures(tmp_path: Path) -> None:
     for key, entry in [*found["formats"].items(), ("fracast", found["fracast"])]:
         expected = committed["formats"].get(key, committed["fracast"])
         assert entry["low_rank"] == expected["low_rank"]
-        for column in ("alpha", "alpha_square"):
+        for column in ("alpha", "square_alpha"):
             assert entry[column]["mean"] == pytest.approx(expected[column]["mean"], abs=1e-4)
             assert entry[column]["matrices"] == expected[column]["matrices"]
 

@@ -186,5 +186,5 @@ def test_a_lora_derived_from_a_real_fine_tune(tmp_path: Path, rxnfp: Path, r: in
     assert [r.key for r in applied] == [r.key for r in reference]
     for got, expected in zip(applied, reference, strict=True):
         assert got.alpha == pytest.approx(expected.alpha, rel=1e-9)
-        assert got.alpha_square == pytest.approx(expected.alpha_square, rel=1e-9)
+        assert got.square_alpha == pytest.approx(expected.square_alpha, rel=1e-9)
         assert (got.role, got.layer, got.digest) == (expected.role, expected.layer, expected.digest)

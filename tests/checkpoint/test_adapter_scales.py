@@ -94,7 +94,7 @@ def test_any_rank_and_shape(tmp_path: Path, r: int, shape: tuple[int, int]) -> N
     rank = min(r, *shape)
     assert (record.n_eigenvalues, record.matrix_rank) == (rank, rank)
     assert record.status == ("ok" if rank >= 50 else "too_few")
-    assert (record.alpha_null, record.alpha_square, record.mp_edge) == (None, None, None)
+    assert (record.alpha_null, record.square_alpha, record.mp_edge) == (None, None, None)
     product = dense(tensors, QUERY, 1.0)
     assert record.frobenius_norm == pytest.approx(np.linalg.norm(product), rel=1e-9)
 

@@ -16,9 +16,7 @@ import specdiag
 
 def test_records_are_marked(tmp_path: Path) -> None:
     form = FORMATS["gptq4"]
-    report = specdiag.analyze(
-        written(tmp_path, form.quantise(STEM, weight(256, 256)).tensors, form.config), square=False
-    )
+    report = specdiag.analyze(written(tmp_path, form.quantise(STEM, weight(256, 256)).tensors, form.config))
     (record,) = report
     assert (record.key, record.dequantized, record.storage_dtype) == (QUERY, True, "gptq-int4")
     assert record.status == "ok"
@@ -32,7 +30,7 @@ def test_what_rounding_alone_makes_is_no_tail() -> None:
     for name, status in (("gptq4", "low_rank"), ("nf4", "low_rank"), ("int8", "low_rank")):
         form = FORMATS[name]
         checkpoint = opened(form.quantise(STEM, w).tensors, form.config)
-        (record,) = specdiag.analyze(checkpoint, square=False)
+        (record,) = specdiag.analyze(checkpoint)
         assert np.linalg.matrix_rank(values(checkpoint)) > 250
         assert (record.status, record.alpha) == (status, None)
 
@@ -49,11 +47,11 @@ def test_heavy_tails_look_lighter(alpha: float) -> None:
     """Known results for these spectra, whose bases were random: to 0.01."""
     quantiles = (1 - (np.arange(256) + 0.5) / 256) ** (-1 / (alpha - 1))
     w = with_singular_values(np.sqrt(quantiles), (256, 512)).astype(np.float32)
-    before = specdiag.analyze({QUERY: torch.from_numpy(w)}, square=False)[QUERY].alpha
+    before = specdiag.analyze({QUERY: torch.from_numpy(w)})[QUERY].alpha
     assert before is not None
     forms = {**FORMATS, "ct4-64": Format("", "int4", compressed(4, 64))}
     for name, expected in REFERENCE[alpha].items():
-        after = specdiag.analyze(forms[name].quantise(STEM, w).tensors, square=False)[QUERY].alpha
+        after = specdiag.analyze(forms[name].quantise(STEM, w).tensors)[QUERY].alpha
         assert after == pytest.approx(expected, abs=0.012)
         if name != "int8":
             assert after > before

@@ -88,7 +88,7 @@ def test_int8_of_a_real_package_against_its_original(fracast: Path) -> None:
             continue
         truth = np.sqrt(np.mean(difference**2) / np.mean(coarse.load().numpy() ** 2))
         assert 8 * coarse.float_type(coarse.load().numpy()).eps / 4 == pytest.approx(truth, rel=0.15)
-    one, other = (specdiag.analyze(fracast / f"model{kind}.safetensors", square=False) for kind in ("", ".int8"))
+    one, other = (specdiag.analyze(fracast / f"model{kind}.safetensors") for kind in ("", ".int8"))
     pairs = [(r.alpha, other[r.key].alpha) for r in one if r.alpha and other[r.key].alpha]
     assert max(abs(a / b - 1) for a, b in pairs) < 0.01
     assert {r.dequantized for r in one} == {False}

@@ -181,15 +181,15 @@ def test_narrow_terminals_lose_columns_not_names(checkpoint, tmp_path, columns):
     tables = out[: out.index("15 matrices with")]
     assert max(map(len, tables.splitlines())) <= columns
     assert "…" not in tables
-    assert "alpha_square" in tables
+    assert "square_alpha" in tables
     assert "attention  q" in tables
 
 
 def test_many_matrices_are_summarised_by_depth(tmp_path):
     write_llama(tmp_path / "ckpt", layers=10)
     short = specdiag("-q", "analyze", "ckpt", cwd=tmp_path).stdout
-    assert "alpha_square by role and layer" in short
-    assert "The 20 most extreme of 71 by alpha_square (--all: every one)" in short
+    assert "square_alpha by role and layer" in short
+    assert "The 20 most extreme of 71 by square_alpha (--all: every one)" in short
     assert "model.layers.5.self_attn.q_proj.weight" in specdiag("-q", "analyze", "ckpt", "--all", cwd=tmp_path).stdout
 
 

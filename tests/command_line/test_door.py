@@ -20,7 +20,7 @@ def said(text: str, command: str = "analyze", kept: tuple[str, ...] = ()) -> str
     [
         ("experts=0: give 1 or more", "--experts 0: give 1 or more"),
         ("leave out stream=True", "leave out --stream"),
-        ("this report was made with square=False.", "this report was made with --no-square."),
+        ("this report was made with randomize=False.", "this report was made with no --randomize."),
         ("randomize=False finds none", "no --randomize finds none"),
         ("for an adapter give base=, or leave it out", "for an adapter give --base, or leave it out"),
         ("add lr=, weight_decay= (tail_fraction=.5)", "add lr=, weight_decay= (--tail-fraction .5)"),

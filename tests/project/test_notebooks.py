@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 SAYS = {
-    "01_checkpoint_to_spectra": "alpha_square all ",
+    "01_checkpoint_to_spectra": "square_alpha all ",
     "02_choosing_a_weight_decay": "shape share: 0.87",
     "03_trajectories_of_a_run": "steps [0, 20, 40, 60, 80, 100, 120]",
     "04_training_with_the_recommended_decay": "equal weights: True",

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import esd, lcg, with_singular_values
+from helpers import esd, gaussian_eigenvalues, lcg, with_singular_values
 
 from specdiag.spectra import metrics
 from specdiag.spectra.tails import hill, ks_optimal
@@ -61,3 +61,58 @@ def test_mp_edge_finds_the_bulk_and_the_spikes():
         found = metrics.mp_edge(eigenvalues, (300, 700))
         assert found == pytest.approx(edge, rel=0.03)
         assert metrics.mp_spikes(eigenvalues, (300, 700), found) == spikes
+
+
+def spikes(eigenvalues, shape):
+    return metrics.mp_spikes(eigenvalues, shape, metrics.mp_edge(eigenvalues, shape))
+
+
+@pytest.mark.parametrize("shape", [(50, 50), (65, 130), (128, 1024), (300, 300)])
+def test_noise_has_a_spike_once_in_a_thousand(shape):
+    """Where the count were Poisson of mean 1.5 per thousand, 14 of 4000 or more would come once in 200 times."""
+    rng = np.random.default_rng(0)
+    count = 1000 if shape[0] > 128 else 4000
+    found = sum(spikes(gaussian_eigenvalues(*shape, rng), shape) > 0 for _ in range(count))
+    assert found < 14 * count / 4000 + 3
+
+
+def test_pooled_slices_of_noise_have_no_more_spikes():
+    rng = np.random.default_rng(0)
+    pools = ([gaussian_eigenvalues(32, 64, rng) for _ in range(9)] for _ in range(600))
+    assert sum(spikes(np.sort(np.concatenate(pool)), (32, 64)) > 0 for pool in pools) < 5
+
+
+def test_the_median_of_noise_sets_its_variance():
+    rng = np.random.default_rng(0)
+    for n, m in ((50, 50), (51, 51), (64, 4096)):
+        edges = [metrics.mp_edge(gaussian_eigenvalues(n, m, rng), (n, m)) for _ in range(1500)]
+        assert np.mean(edges) == pytest.approx((n**0.5 + m**0.5) ** 2, rel=0.004)
+
+
+def planted(n, m, excess):
+    """Variance of the first row whose eigenvalue lies this far above the edge, relative (Baik and Silverstein 2006)."""
+    q = n / m
+    sought = (1 + excess) * (1 + q**0.5) ** 2
+    # spike (1 + q/(spike - 1)) = sought
+    b = sought + 1 - q
+    return (b + (b**2 - 4 * sought) ** 0.5) / 2
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "excess"), [(64, 64, 0.75), (256, 256, 0.23), (256, 1024, 0.115), (1024, 4096, 0.045)]
+)
+def test_planted_spikes_are_found(n, m, excess):
+    """Each lies at least two of its own standard deviations above the threshold."""
+    rng = np.random.default_rng(0)
+    spike = planted(n, m, excess)
+    assert spike > 1 + (n / m) ** 0.5
+    found = [spikes(gaussian_eigenvalues(n, m, rng, spike), (n, m)) for _ in range(60)]
+    assert np.mean(np.array(found) == 1) > 0.9
+
+
+@pytest.mark.parametrize(("n", "percent"), [(64, 20), (1024, 2.3), (4096, 0.85)])
+def test_threshold_falls_as_the_width_of_the_edge(n, percent):
+    """What lies a tenth below these distances above the edge is no spike, what lies a tenth above is; n^(-2/3) and less."""
+    edge = 4.0 * n
+    for factor, expected in ((0.9, 0), (1.1, 1)):
+        assert metrics.mp_spikes(np.array([edge * (1 + factor * percent / 100)]), (n, n), edge) == expected

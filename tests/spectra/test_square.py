@@ -1,84 +1,375 @@
-from itertools import pairwise
+"""square_alpha against closed forms, simulated cuts, SVDs of rotated matrices, and what it must not depend on."""
 
 import numpy as np
 import pytest
-from helpers import esd, lcg
+from helpers import esd, mp_alpha, mp_quantiles, with_singular_values
 
-from specdiag.spectra import null
-from specdiag.spectra.farms import farms_windows
-from specdiag.spectra.square import square_windows, window_starts
-from specdiag.spectra.tails import hill
-
-
-def alpha_square(w):
-    return hill(np.sort(np.concatenate([esd(v[0]) for v in square_windows(w[None])]))).alpha
+from specdiag.spectra import compression
+from specdiag.spectra.eigenvalues import spectrum
+from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.spectra.square import SQUARE_NULL, cut_alpha
 
 
-def test_windows_cover_the_long_side():
-    for shape in ((64, 64), (64, 65), (171, 64), (64, 256), (30522, 384)):
-        n, m = sorted(shape)
-        starts = window_starts(shape)
-        assert len(starts) == -(-m // n)
-        assert starts[0] == 0
-        assert starts[-1] == m - n
-        assert all(0 < b - a <= n for a, b in pairwise(starts))
+def square(eigenvalues, columns, aspect=1.0):
+    return cut_alpha(np.sort(np.asarray(eigenvalues, float))[None], columns, aspect)
 
 
-def test_windows_are_square_views():
-    w = lcg(40, 100, 1)[None]
-    assert [v.shape for v in square_windows(w)] == [(1, 40, 40)] * 3
-    assert all(np.shares_memory(v, w) for v in square_windows(w))
-    assert [v.shape for v in square_windows(w.transpose(0, 2, 1))] == [(1, 40, 40)] * 3
+def of_matrix(w):
+    return square(esd(w), max(w.shape)).alpha
 
 
-@pytest.mark.parametrize("kind", ["rows", "columns", "both"])
-def test_shape_free(kind):
-    """One covariance at aspect 1 to 8: alpha_square moves by less than 0.1 (here 0.05), rho by far more where rows differ."""
-    rng = np.random.default_rng(0)
-    n = 384
-    squares, rhos = [], []
-    for aspect in (1, 8 / 3, 4, 8):
-        m = round(n * aspect)
-        w = rng.standard_normal((n, m))
-        if kind in ("rows", "both"):
-            w *= np.exp(0.8 * np.random.default_rng(1).standard_normal((n, 1)))
-        if kind in ("columns", "both"):
-            w *= np.exp(0.8 * rng.standard_normal((1, m)))
-        squares.append(alpha_square(w))
-        rhos.append((hill(esd(w)).alpha - 1) / (null.alpha_null(hill, (n, m)) - 1))
-    assert np.ptp(squares) < 0.05
-    if kind != "columns":
-        assert np.ptp(rhos) > 0.15
+def gaussian_eigenvalues(rng, n, m):
+    """Eigenvalues of W W^T of a Gaussian matrix, by its exact bidiagonal form."""
+    lower = np.diag(np.sqrt(rng.chisquare(m - np.arange(n))))
+    lower[np.arange(1, n), np.arange(n - 1)] = np.sqrt(rng.chisquare(n - 1 - np.arange(n - 1)))
+    return np.linalg.eigvalsh(lower @ lower.T)
 
 
-def test_noise_scores_the_square_null_at_every_shape():
-    rng = np.random.default_rng(0)
-    for m in (200, 300, 800):
-        expected = null.alpha_null_square(200)
-        assert alpha_square(rng.standard_normal((200, m))) == pytest.approx(expected, abs=4 * 3.7 / 200)
+def hill_of_law(eigenvalues):
+    """Hill at tail fraction 1/2 with the threshold between the middle eigenvalues."""
+    values = np.sort(eigenvalues)
+    median = np.exp(np.median(np.log(values)))
+    upper = np.log(values[values > median] / median)
+    return 1 + len(values) / 2 / upper.sum()
+
+
+def rotated_cut(w, rng):
+    """Eigenvalues of W Q with Q a Haar frame of n columns: R of the QR of its product with a Gaussian matrix."""
+    wide = w if w.shape[0] <= w.shape[1] else w.T
+    frame = np.linalg.qr(rng.standard_normal((wide.shape[1], wide.shape[0])))[0]
+    return esd(wide @ frame)
+
+
+def test_arcsine_law():
+    """Equal eigenvalues at 1:2 give the arcsine law on (0, 1): I is an integral of elementary functions."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    angle = (nodes + 3) * np.pi / 8
+    excess = (weights * np.log(2 * np.sin(angle) ** 2)).sum() / 4
+    found = square(np.ones(64), 128)
+    assert found.threshold == pytest.approx(0.5, rel=1e-12)
+    assert found.alpha == pytest.approx(1 + 0.5 / excess, rel=1e-9)
+    assert found.alpha == pytest.approx(3.1137339553, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows", "aspect", "windows", "count", "alpha"),
+    ("eigenvalues", "columns", "alpha", "threshold"),
     [
-        ((96, 256), 64, 1, 5, 25, 2.1222922365),
-        ((64, 171), 64, 1, 3, 3, 2.1551625912),
-        ((128, 128), 2000, 1, 10, 1, 2.1462943401),
-        ((100, 80), 50, 1, 4, 16, 2.1557222736),
+        (1 / np.arange(1, 65), 128, 1.973473, 0.0153846),
+        (1 / np.arange(1, 65), 171, 1.901977, 0.0105844),
+        (1 / np.arange(1, 65), 256, 1.845642, 0.0065034),
+        (1 / np.arange(1, 257), 1024, 1.818074, 0.0016472),
+        (np.linspace(1, 2, 100), 400, 2.331762, None),
+        (np.concatenate([np.zeros(16), np.ones(47), [1e6]]), 256, 1.730418, None),
     ],
 )
-def test_farms(shape, rows, aspect, windows, count, alpha):
-    w = lcg(*shape, 1)[None]
-    cuts = list(farms_windows(w, rows, aspect, windows))
-    assert len(cuts) == count
-    pooled = np.sort(np.concatenate([esd(v[0]) for v in cuts]))
-    assert hill(pooled).alpha == pytest.approx(alpha, abs=1e-9)
+def test_check_cases(eigenvalues, columns, alpha, threshold):
+    found = square(eigenvalues, columns)
+    assert found.alpha == pytest.approx(alpha, abs=2e-6)
+    if threshold is not None:
+        assert found.threshold == pytest.approx(threshold, abs=1e-7)
 
 
-def test_whole_matrices_beside_farms():
-    assert hill(esd(lcg(96, 256, 1))).alpha == pytest.approx(3.017, abs=5e-4)
-    assert hill(esd(lcg(100, 80, 1))).alpha == pytest.approx(2.3556225059, abs=1e-9)
+@pytest.mark.parametrize("aspect", [1.25, 2, 8, 32, 1000])
+def test_marchenko_pastur_law_becomes_the_square_one(aspect):
+    assert square(mp_quantiles(1024, 1 / aspect), round(1024 * aspect)).alpha == pytest.approx(SQUARE_NULL, abs=2e-4)
 
 
-def test_farms_with_one_window_a_dimension():
-    assert [v.shape for v in farms_windows(lcg(30, 50, 1)[None], 20, 1, 1)] == [(1, 20, 20)]
+@pytest.mark.parametrize("aspect", [1.5, 2, 3])
+def test_cut_to_another_aspect_is_the_law_of_that_aspect(aspect):
+    found = square(mp_quantiles(1024, 1 / 4), 4096, aspect)
+    assert found.alpha == pytest.approx(mp_alpha(1 / aspect), abs=1e-3)
+
+
+def test_own_aspect_is_the_matrix_itself():
+    values = mp_quantiles(200, 1 / 4)
+    assert square(values, 800, 4).alpha == pytest.approx(hill_of_law(values), rel=1e-12)
+    assert square(values, 800, 3.99).alpha == pytest.approx(hill_of_law(values), abs=0.02)
+
+
+def test_two_steps_are_one():
+    values = mp_quantiles(128, 1 / 4) * np.geomspace(1, 30, 128)
+    half = [
+        compression.upper_mean([compression.Cut(values, 512, 1 / 2)], (j + 0.5) / 256)[0] for j in range(127, -1, -1)
+    ]
+    assert square(half, 256).alpha == pytest.approx(square(values, 512).alpha, abs=1e-3)
+
+
+@pytest.mark.parametrize("aspect", [0.9, 4.1])
+def test_aspects_that_the_matrix_cannot_have(aspect):
+    with pytest.raises(ValueError, match="outside 1 to 4"):
+        square(np.ones(64), 256, aspect)
+
+
+def test_more_nodes_change_nothing(monkeypatch):
+    cases = [
+        (1 / np.arange(1, 65), 128),
+        (mp_quantiles(64, 1e-3), 64000),
+        (np.concatenate([np.zeros(16), np.ones(47), [1e6]]), 256),
+        (mp_quantiles(2000, 1 / 1.001), 2002),
+    ]
+    coarse = [square(*case).alpha for case in cases]
+    monkeypatch.setattr(compression, "_NODES", 40)
+    assert coarse == pytest.approx([square(*case).alpha for case in cases], abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [50, 51, 1000, 16384])
+@pytest.mark.parametrize("aspect", [1.001, 1.01, 4, 1000])
+def test_every_size_with_zeros_and_a_spike(n, aspect):
+    """The spike of 1e6 means adds ln(1e6/threshold)/n to I, and moves nothing else by more than its mass."""
+    values = np.array(mp_quantiles(n, 1 / aspect))
+    columns = max(round(n * aspect), n + 1)
+    plain = square(values, columns)
+    assert plain.alpha == pytest.approx(SQUARE_NULL, abs=0.02 + 4 / n)
+    values[: n // 5] = 0
+    values[-1] = 1e6
+    found = square(values, columns)
+    assert 1 < found.alpha < plain.alpha
+    assert 0 < found.threshold < plain.threshold * 1.1
+
+
+def test_gap_at_the_median():
+    """Half of the eigenvalues 100 times the others: the threshold is in the gap, at the mean of its edges in ln x."""
+    low, high = 1.0, 1e4
+    values = np.repeat([low, high], 50)
+    assert square(values, 100).threshold == pytest.approx(100, rel=1e-12)
+    found = square(values, 150)
+    assert low < found.threshold < high
+    longer = square(values * 7, 150)
+    assert longer.threshold == pytest.approx(7 * found.threshold, rel=1e-9)
+    assert longer.alpha == pytest.approx(found.alpha, rel=1e-9)
+
+
+def test_middle_eigenvalue_of_an_odd_number():
+    values = np.geomspace(1, 16, 51)
+    assert square(values, 51).threshold == pytest.approx(4, rel=1e-12)
+    assert square(values, 51).alpha == pytest.approx(hill_of_law(values), rel=1e-12)
+
+
+def test_scale_does_not_matter():
+    values = mp_quantiles(100, 1 / 3)
+    for factor in (1e-200, 1e-30, 1e30, 1e200):
+        assert square(values * factor, 300).alpha == pytest.approx(square(values, 300).alpha, rel=1e-10)
+
+
+def test_half_of_the_eigenvalues_zero():
+    assert square(np.repeat([0.0, 1.0], [60, 40]), 200) == (1.0, 0.0)
+    assert square(np.ones(64), 64).alpha == np.inf
+
+
+def test_slices_are_averaged():
+    """Slices of three scales, against the pooled eigenvalues of their square cuts; as one matrix it would be 1.63."""
+    rng = np.random.default_rng(0)
+    stack = [scale * rng.standard_normal((64, 256)) for scale in (1, 0.5, 0.1)]
+    found = cut_alpha(np.array([esd(w) for w in stack]), 256).alpha
+    cuts = [hill_of_law(np.concatenate([rotated_cut(w, rng) for w in stack])) for _ in range(40)]
+    assert found == pytest.approx(np.mean(cuts), abs=5 * np.std(cuts) / 40**0.5)
+    assert found == pytest.approx(1.514, abs=0.02)
+
+
+def test_equal_slices_are_one():
+    values = np.sort(1 / np.arange(1, 65))
+    assert cut_alpha(np.array([values, values]), 128).alpha == pytest.approx(square(values, 128).alpha, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "aspects"), [(64, (1.5, 2, 8, 32)), (65, (1.5, 2, 8, 32)), (127, (1, 1.25, 4)), (128, (1, 1.25, 4))]
+)
+def test_noise_scores_the_limit_at_every_shape(n, aspects):
+    """Means of 120 draws. At 1:1 the mean lies .47/n below the limit, more than .005 only below n = 94."""
+    for aspect in aspects:
+        rng = np.random.default_rng(n)
+        m = round(n * aspect)
+        draws = [square(gaussian_eigenvalues(rng, n, m), m).alpha for _ in range(120)]
+        assert np.mean(draws) == pytest.approx(SQUARE_NULL, abs=0.0055 + 3 * np.std(draws) / 120**0.5)
+
+
+@pytest.mark.parametrize("n", [255, 256])
+def test_no_jump_from_square_to_one_more_column(n):
+    """The column is added to the same matrix: 40 draws."""
+    rng = np.random.default_rng(n)
+    changes = []
+    for _ in range(40):
+        w = rng.standard_normal((n, n + 1))
+        changes.append(of_matrix(w) - of_matrix(w[:, :n]))
+    assert abs(np.mean(changes)) < 0.003 + 2 * np.std(changes) / 40**0.5
+
+
+def test_one_row_covariance_scores_the_same_at_every_aspect():
+    """Means of 20 draws within .01 over aspects 1 to 32, n = 256; rho falls from .7 to .3 meanwhile."""
+    n, rng = 256, np.random.default_rng(0)
+    scales = {
+        "lognormal": np.exp(0.9 * np.random.default_rng(1).standard_normal(n)),
+        "power law": np.arange(1, n + 1) ** -0.5,
+        "spiked": np.where(np.arange(n) < 5, 12.0, 1.0),
+    }
+    for scale in scales.values():
+        means = []
+        for aspect in (1, 2, 8, 32):
+            m = n * aspect
+            found = []
+            for _ in range(20):
+                gram = _wishart(rng, n, m)
+                found.append(square(np.linalg.eigvalsh(scale[:, None] * gram * scale), m).alpha)
+            means.append(np.mean(found))
+        assert np.ptp(means) < 0.01
+
+
+def _wishart(rng, n, m):
+    """Z Z^T of an n x m Gaussian matrix, by Bartlett's triangle."""
+    lower = np.tril(rng.standard_normal((n, n)), -1)
+    lower[np.arange(n), np.arange(n)] = np.sqrt(rng.chisquare(m - np.arange(n)))
+    return lower @ lower.T
+
+
+@pytest.mark.parametrize("kind", ["power law", "spikes", "flat"])
+def test_synthetic_matrices_against_rotated_cuts(kind):
+    n, m = 128, 352
+    sigma = {
+        "power law": np.arange(1, n + 1) ** -0.7,
+        "spikes": np.concatenate([[50.0, 20, 10], np.linspace(2, 1, n - 3)]),
+        "flat": np.linspace(1, 1.2, n),
+    }[kind]
+    _agrees_with_rotated_cuts(with_singular_values(sigma, (n, m)), 30)
+
+
+def _agrees_with_rotated_cuts(w, draws):
+    """Within the spread of single cuts, and within 5 standard errors and 1/n of their mean."""
+    rng = np.random.default_rng(0)
+    cuts = np.array([hill_of_law(rotated_cut(w, rng)) for _ in range(draws)])
+    found = of_matrix(w)
+    assert abs(found - cuts.mean()) < 3 * cuts.std() + 0.5 / min(w.shape)
+    assert found == pytest.approx(cuts.mean(), abs=5 * cuts.std() / draws**0.5 + 0.5 / min(w.shape))
+
+
+@pytest.mark.parametrize("name", ["encoder.layer.0.intermediate.dense.weight", "encoder.layer.2.output.dense.weight"])
+def test_minilm_against_rotated_cuts(minilm, name):
+    from safetensors.numpy import load_file
+
+    _agrees_with_rotated_cuts(load_file(minilm / "model.safetensors")[name].astype(np.float64), 4)
+
+
+def test_permutations_and_rotations():
+    """Equal to 1e-9 after permuting either side in any storage type, and after rotating in float64."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((96, 250)) * np.exp(rng.standard_normal((96, 1)))
+    for name in ("F64", "F32", "F16", "BF16"):
+        storage = FLOAT_TYPES[name]
+        stored = (w.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) if name == "BF16" else w
+        stored = stored.astype(storage.storage)
+        permuted = stored[rng.permutation(96)][:, rng.permutation(250)]
+        assert _by_engine(permuted, storage) == pytest.approx(_by_engine(stored, storage), rel=1e-9)
+    turned = np.linalg.qr(rng.standard_normal((96, 96)))[0] @ w @ np.linalg.qr(rng.standard_normal((250, 250)))[0]
+    assert _by_engine(turned, FLOAT_TYPES["F64"]) == pytest.approx(_by_engine(w, FLOAT_TYPES["F64"]), rel=1e-9)
+
+
+def _by_engine(w, storage):
+    return cut_alpha(spectrum(np.ascontiguousarray(w)[None], storage).eigenvalues[None], max(w.shape)).alpha
+
+
+def test_float32_eigenvalues():
+    rng = np.random.default_rng(0)
+    values = esd(rng.standard_normal((128, 300)) * np.exp(rng.standard_normal((128, 1))))
+    assert square(values.astype(np.float32), 300).alpha == pytest.approx(square(values, 300).alpha, rel=1e-6)
+
+
+def test_windows_of_exchangeable_columns():
+    """Square windows of the stored matrix estimate the same where no order of columns is special: n = 128, 12 draws."""
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(12):
+        w = rng.standard_normal((128, 512)) * np.exp(0.8 * rng.standard_normal((128, 1)))
+        windows = [hill_of_law(esd(w[:, start : start + 128])) for start in range(0, 512, 128)]
+        differences.append(of_matrix(w) - np.mean(windows))
+    assert abs(np.mean(differences)) < 0.01
+
+
+def test_order_of_columns_does_not_matter():
+    """Half of the columns scaled by .01: windows of the stored matrix read 1.15 sorted and 1.46 shuffled."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((128, 512)) * np.repeat([0.01, 1], 256)
+    assert of_matrix(w) == pytest.approx(of_matrix(w[:, rng.permutation(512)]), rel=1e-9)
+
+
+def test_a_slice_of_zeros_is_a_third_of_the_spectrum():
+    rng = np.random.default_rng(0)
+    first, second = (esd(rng.standard_normal((64, 256))) for _ in range(2))
+    found = cut_alpha(np.array([first, second, np.zeros(64)]), 256)
+    tiny = cut_alpha(np.array([first, second, first * 1e-20]), 256)
+    assert tuple(found) == pytest.approx(tuple(tiny), rel=1e-6)
+    assert cut_alpha(np.array([first, np.zeros(64)]), 256) == (1.0, 0.0)
+
+
+def test_degenerate_and_dead_matrices():
+    """Orthogonal weights have no square_alpha; noise with dead rows or columns scores like noise of what lives."""
+    import specdiag
+
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((256, 1024)).astype(np.float32)
+    rows, cols = np.repeat(noise, 2, axis=0), noise.copy()
+    rows[::2] = 0
+    cols[:, ::2] *= 1e-9
+    turned = np.linalg.qr(rng.standard_normal((200, 80)))[0].astype(np.float32)
+    import torch
+
+    state = {"q": rows, "k": cols, "v": turned, "o": noise}
+    named = {f"model.layers.0.self_attn.{role}_proj.weight": torch.from_numpy(w) for role, w in state.items()}
+    q, k, v, o = specdiag.analyze(named, device="cpu")
+    assert (q.rows, q.living_shape, k.living_shape, o.living_shape) == (512, (256, 1024), (256, 512), (256, 1024))
+    assert q.square_alpha == pytest.approx(o.square_alpha, rel=1e-9)
+    assert q.rho == pytest.approx(o.rho, rel=1e-9)
+    assert q.alpha < o.alpha
+    assert (q.mp_spikes, k.mp_spikes) == (0, 0)
+    assert k.square_rho == pytest.approx(1, abs=0.02)
+    assert (v.status, v.square_alpha, v.square_rho, v.mp_edge, v.mp_spikes) == ("degenerate", None, None, None, None)
+
+
+def test_alpha_at_any_aspect_from_a_saved_report(tmp_path):
+    import torch
+
+    import specdiag
+    from specdiag.errors import UsageError
+
+    w = np.random.default_rng(0).standard_normal((64, 256)) * np.exp(np.random.default_rng(1).standard_normal((64, 1)))
+    name = "model.layers.0.mlp.up_proj.weight"
+    state = {
+        name: torch.from_numpy(w),
+        "conv.weight": torch.from_numpy(w.reshape(64, 64, 4)),
+        "model.norm": torch.ones(3),
+    }
+    report = specdiag.load_report(specdiag.analyze(state, device="cpu").save(tmp_path / "r.json"))
+    record = report[name]
+    assert report.alpha_at(name) == pytest.approx(record.square_alpha, rel=1e-12)
+    assert record.square_alpha < report.alpha_at(name, aspect=2) < report.alpha_at(name, aspect=4)
+    for wrong, sentence in (
+        (lambda: report.alpha_at(name, aspect=5), "is more than"),
+        (lambda: report.alpha_at(name, aspect=0.5), "aspect=0.5"),
+        (lambda: report.alpha_at("conv.weight"), "pools 4 slices"),
+        (lambda: report.alpha_at("other"), "no matrix 'other'"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            wrong()
+    bare = specdiag.load_report(report.save(tmp_path / "bare.json", spectra=False))
+    with pytest.raises(UsageError, match="carries no eigenvalues"):
+        bare.alpha_at(name)
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16"])
+def test_live_accelerator_and_saved_agree(kind):
+    """All take one function of eigenvalues and living shape; from float32 arithmetic they agree to its rounding."""
+    import torch
+
+    from specdiag.spectra.accelerator import solve
+    from specdiag.spectra.live_alpha import exponents
+    from specdiag.spectra.trust import judge_square
+
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 80, 200)))
+    held = w.to({"F32": torch.float32, "BF16": torch.bfloat16}[kind])
+    raw = (held.view(torch.uint16) if kind == "BF16" else held).numpy()
+    storage = FLOAT_TYPES[kind]
+    (on_device,) = solve([raw], [storage], "cpu", "float64")
+    here = judge_square(spectrum(raw, storage)).fit
+    there = judge_square(on_device).fit
+    assert here is not None
+    assert there is not None
+    assert there.alpha == pytest.approx(here.alpha, rel=1e-9)
+    assert exponents([held], "square")[0] == pytest.approx(here.alpha, rel=1e-4)

@@ -9,9 +9,9 @@ import specdiag
 from specdiag.spectra import live_alpha
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.exponents import settled
+from specdiag.spectra.farms import farms_windows
 from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.ladder import ROUTES, more_exact, solve
-from specdiag.spectra.square import square_windows
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.spectra.tails import Tail
 from specdiag.spectra.trust import judge, trusted_hill
@@ -78,9 +78,9 @@ def test_nothing_is_more_exact_than_singular_values():
 @pytest.mark.parametrize("route", ROUTES)
 def test_windows_are_pooled_by_every_route(route):
     values = stack(0.5, n=60, m=150)
-    whole, cut = solve([values], F64, route), solve(square_windows(values), F64, route)
+    whole, cut = solve([values], F64, route), solve(farms_windows(values, 60, 1, 3), F64, route)
     assert (len(whole.eigenvalues), len(cut.eigenvalues)) == (60, 180)
-    reference = np.concatenate([np.linalg.svd(w[0], compute_uv=False) ** 2 for w in square_windows(values)])
+    reference = np.concatenate([np.linalg.svd(w[0], compute_uv=False) ** 2 for w in farms_windows(values, 60, 1, 3)])
     np.testing.assert_allclose(cut.eigenvalues, np.sort(reference), rtol=1e-4, atol=1e-6)
 
 
@@ -91,8 +91,8 @@ def test_live_decay_and_analyze_trust_the_same(decades):
     (record,) = specdiag.analyze({"model.layers.0.mlp.up_proj.weight": w}, dtype="float32", device="cpu", jobs=1)
     (alpha,), (square,) = (live_alpha.exponents([w[None]], basis) for basis in ("alpha", "square"))
     assert alpha == pytest.approx(record.alpha_50, rel=1e-4)
-    if record.alpha_square is not None:
-        assert square == pytest.approx(record.alpha_square, rel=1e-4)
+    if record.square_alpha is not None:
+        assert square == pytest.approx(record.square_alpha, rel=1e-4)
 
 
 def test_the_table_of_rules_is_true():

@@ -69,7 +69,7 @@ def test_every_number_is_that_of_analyze(run, losses):
     assert found.dropped == ()
     report = specdiag.analyze(run / "checkpoint-40")
     assert found.steps[2].n_matrices == len(report)
-    for metric in ("alpha", "alpha_square", "frobenius_norm", "stable_rank"):
+    for metric in ("alpha", "square_alpha", "frobenius_norm", "stable_rank"):
         for role in ("q", "up"):
             expected = median(getattr(r, metric) for r in report if r.role == role)
             assert dict(found.series(metric, role))[40] == expected

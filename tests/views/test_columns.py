@@ -59,12 +59,10 @@ def test_columns_of_one_name_keep_their_own_cells(report):
 
 
 def test_empty_columns_are_left_out_and_narrow_tables_drop_the_least_needed(report):
-    bare = specdiag.analyze(
-        {f"layers.{i}.q_proj.weight": w for i, w in enumerate([report_weight(64)] * 2)}, square=False
-    )
-    assert "alpha_square" not in heads(terminal.record_table(bare.records, "", 500))
+    bare = specdiag.analyze({f"layers.{i}.q_proj.weight": w for i, w in enumerate([report_weight(40)] * 2)})
+    assert "square_alpha" not in heads(terminal.record_table(bare.records, "", 500))
     narrow = terminal.record_table(report.records, "", 80)
-    assert {"matrix", "role", "alpha", "alpha_square"} <= set(heads(narrow))
+    assert {"matrix", "role", "alpha", "square_alpha"} <= set(heads(narrow))
     assert not {"layer", "sigma_max"} & set(heads(narrow))
     console = Console(width=80)
     with console.capture() as captured:

@@ -1,5 +1,6 @@
 """Figures show the numbers of the report, nothing overlaps, files are what they say, and pyplot knows nothing of it."""
 
+import dataclasses
 import functools
 import io
 import itertools
@@ -8,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import matplotlib.pyplot as plt
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 import specdiag
 from specdiag import plot
 from specdiag.errors import UsageError
-from specdiag.spectra.null import mp_density
+from specdiag.spectra.marchenko_pastur import mp_density
 from specdiag.views.figures.axes import layer_ticks, log_ticks
 from specdiag.views.figures.style import REPORT_COLOURS, ROLE_STYLES, plain, render
 
@@ -68,7 +70,7 @@ def plan_of(report, base=0.1):
 
 DRAW = {
     "alpha": lambda a, b: plot.alpha(a),
-    "alpha_square": lambda a, b: plot.alpha(a, basis="square"),
+    "square_alpha": lambda a, b: plot.alpha(a, basis="square"),
     "esd": lambda a, b: plot.esd(a),
     "esd_role": lambda a, b: plot.esd(a, roles="v"),
     "esd_one": lambda a, b: plot.esd(a, roles="q", layers=1),
@@ -148,7 +150,7 @@ def lines(axes):
     return {line.get_label(): line for line in axes.lines}
 
 
-@pytest.mark.parametrize(("basis", "name"), [("alpha", "alpha"), ("square", "alpha_square")])
+@pytest.mark.parametrize(("basis", "name"), [("alpha", "alpha"), ("square", "square_alpha")])
 def test_alpha_shows_the_records(basis, name, reports):
     report = reports[12]
     figure = plot.alpha(report, basis=basis)
@@ -160,7 +162,7 @@ def test_alpha_shows_the_records(basis, name, reports):
             assert sorted(zip(*line.get_data(), strict=True)) == sorted(expected)
             assert line.get_color() == ROLE_STYLES[role].colour
     record = next(r for r in report if r.role == "up")
-    null = record.alpha_null if basis == "alpha" else 1 + (record.alpha_square - 1) / record.rho_square
+    null = record.alpha_null if basis == "alpha" else 1 + (record.square_alpha - 1) / record.square_rho
     drawn = next(line for label, line in lines(mlp).items() if label.startswith("null"))
     assert drawn.get_label() == f"null {null:.2f}: up down"
     assert drawn.get_ydata() == pytest.approx([null] * 14)
@@ -289,9 +291,9 @@ def test_balance_states_the_score(reports):
         assert f"sd {report.summary.balance_sd:.3f}, range {report.summary.balance_range:.3f}" in stated
     bars, means = figure.axes[:2]
     medians = [p.get_width() + 1 for c in bars.containers if isinstance(c, BarContainer) for p in c.patches]
-    expected = [s.alpha_square for r in (a, b) for s in r.summary.roles if s.family in ("attention", "mlp")]
+    expected = [s.square_alpha for r in (a, b) for s in r.summary.roles if s.family in ("attention", "mlp")]
     assert medians == pytest.approx(expected)
-    values = [r.alpha_square for r in a if r.role in ("q", "k")]
+    values = [r.square_alpha for r in a if r.role in ("q", "k")]
     band = means.containers[0].patches[0]
     assert (band.get_y(), band.get_height()) == pytest.approx((min(values), np.ptp(values)))
     assert means.lines[0].get_ydata()[0] == pytest.approx(np.mean(values))
@@ -367,11 +369,13 @@ def test_without_eigenvalues(tmp_path, small):
     plot.alpha(report)
 
 
-def test_without_alpha_square(minilm):
-    report = specdiag.analyze(minilm, square=False, tail="ks", roles=("q", "up"), jobs=2)
+def test_without_square_alpha(minilm):
+    report = specdiag.analyze(minilm, tail="ks", roles=("q", "up"), jobs=2)
+    bare = tuple(msgspec.structs.replace(r, square_alpha=None, square_rho=None) for r in report)
+    report = dataclasses.replace(report, records=bare)
     assert plot.heatmap(report).get_suptitle().startswith("alpha by")
     assert not any(label.startswith("null") for axes in plot.alpha(report).axes for label in lines(axes))
-    with pytest.raises(UsageError, match="no matrix of this report has a value of alpha_square"):
+    with pytest.raises(UsageError, match="no matrix of this report has a value of square_alpha"):
         plot.balance(report)
     plot.balance(report, basis="alpha")
 

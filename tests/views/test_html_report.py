@@ -55,7 +55,7 @@ def made_up(n_layers: int, extra: tuple[str, ...] = (), n: int = 2048):
         records.append(
             replace_record(
                 real.records[0], name=name, role=role, family=family, layer=layer, rows=4096, cols=n, alpha=alpha,
-                alpha_square=square, n_eigenvalues=n, xmin=float(np.median(spectra[name])), k=n // 2,
+                square_alpha=square, n_eigenvalues=n, xmin=float(np.median(spectra[name])), k=n // 2,
                 spectral_norm=float(spectra[name][-1]) ** 0.5, mp_edge=2.0,
             )
         )  # fmt: skip
@@ -311,7 +311,7 @@ def test_permuted_spectra_are_drawn_where_they_are_known(permuted_report, minilm
 def test_cells_of_several_matrices():
     expert = made_up(2, n=64).records[5]
     records = tuple(
-        replace_record(expert, name=f"e{i}", component=part, layer=layer, alpha_square=1.0 + i)
+        replace_record(expert, name=f"e{i}", component=part, layer=layer, square_alpha=1.0 + i)
         for i, (part, layer) in enumerate([("vision", 0)] * 3 + [("vision", 2)] + [(None, 1)] * 2)
     )
     found = heatmap(records)
@@ -320,8 +320,8 @@ def test_cells_of_several_matrices():
     cells = {row.label: [c and (c.record, c.text) for c in row.cells] for row in found.rows}
     assert cells == {"vision up": [("e0", "2.00"), None, ("e3", "4.00")], "up": [None, ("e4", "5.50"), None]}
     assert "median of 3" in found.rows[0].cells[0].about
-    assert heatmap([replace_record(expert, alpha=None, alpha_square=None)]) is None
-    assert heatmap([replace_record(expert, alpha=2.0, alpha_square=None)]).metric == "alpha"
+    assert heatmap([replace_record(expert, alpha=None, square_alpha=None)]) is None
+    assert heatmap([replace_record(expert, alpha=2.0, square_alpha=None)]).metric == "alpha"
 
 
 def test_a_saved_report_needs_no_torch(minilm_report, tmp_path):

@@ -83,7 +83,7 @@ class AlphaDecay:
                 the same as `round-robin`, on copies of the weights in threads, between one step of the optimizer and
                 the next.
             rule: `linear` (the paper), `sqrt`, `log2`, `sigmoid`, `uniform`, `none`.
-            basis: `alpha` (the paper), or `square`: alpha_square, which shape does not move.
+            basis: `alpha` (the paper), or `square`: square_alpha, which shape does not move.
             include: globs on names; only these take part.
             exclude: globs on names; these do not.
             roles: roles that take part, instead of the projections of attention and MLP.

@@ -110,7 +110,7 @@ class RunLogCallback(TrainerCallback):
             self._on_first(decays)
         alphas: Mapping[str, float | None] = getattr(held, "alphas", {})
         ratios = {} if held is None else held.ratios
-        column = "alpha_square" if alphas and held is not None and _by_square(held) else "alpha"
+        column = "square_alpha" if alphas and held is not None and _by_square(held) else "alpha"
         changed = [name for name in decays if decays[name] != self._last.get(name)]
         entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
         entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]

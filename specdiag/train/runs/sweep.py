@@ -90,7 +90,7 @@ class Cell(Record, frozen=True, kw_only=True):
     merits: dict[str, float]
     """The task's figures of merit, means over the seeds."""
     balance: float | None
-    """Standard deviation of alpha_square over attention and MLP matrices at the end, mean over the seeds."""
+    """Standard deviation of square_alpha over attention and MLP matrices at the end, mean over the seeds."""
     hours: float
     n_locked: int = 0
     """Runs that another process was writing to."""
@@ -247,7 +247,7 @@ def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
 
 
 def balance_of(run: Path) -> float | None:
-    """Standard deviation of alpha_square over attention and MLP matrices of a run's last checkpoint.
+    """Standard deviation of square_alpha over attention and MLP matrices of a run's last checkpoint.
 
     The report is kept in the folder of the run, under the checkpoint's step: the run may go on later. None for a run
     that diverged: its last checkpoint is not its end.

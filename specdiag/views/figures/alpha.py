@@ -46,7 +46,7 @@ def alpha(
 
     Args:
         report: what `analyze` found.
-        basis: `alpha`, or `square` for alpha_square, in which shapes play no part.
+        basis: `alpha`, or `square` for square_alpha, in which shapes play no part.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
@@ -157,5 +157,5 @@ def _by_role(records: Sequence[ModuleRecord]) -> dict[str, list[ModuleRecord]]:
 
 
 def _title(report: SpectralReport, name: str) -> str:
-    what = "the shape-free exponent" if name == "alpha_square" else "exponent of the upper eigenvalues"
+    what = "the shape-free exponent" if name == "square_alpha" else "exponent of the upper eigenvalues"
     return f"{name} by layer and role: {what} (smaller: heavier tail)"

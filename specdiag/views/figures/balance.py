@@ -50,12 +50,12 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
 
     Medians per module type as bars beside what noise scores; means of q and k, v and o, and the MLP with the range
     from smallest to largest; spectra of an attention and an MLP matrix of the middle layer; and the balance score,
-    standard deviation and range of alpha_square, which the report itself states.
+    standard deviation and range of square_alpha, which the report itself states.
 
     Args:
         report: what `analyze` found.
         other: the checkpoint that it is held against, such as one trained with another decay.
-        basis: `square` for alpha_square, which may be compared across shapes, or `alpha` as in the AlphaDecay paper.
+        basis: `square` for square_alpha, which may be compared across shapes, or `alpha` as in the AlphaDecay paper.
 
     Raises:
         UsageError: a report has no such exponents.
@@ -121,7 +121,7 @@ def types(reports: Sequence[SpectralReport], name: str) -> list[Role]:
 def score(report: SpectralReport) -> str:
     """The balance score, as the report has it."""
     sd, extent = report.summary.balance_sd, report.summary.balance_range
-    return "no balance score" if sd is None else f"alpha_square: sd {sd:.3f}, range {extent:.3f}"
+    return "no balance score" if sd is None else f"square_alpha: sd {sd:.3f}, range {extent:.3f}"
 
 
 def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group], name: str) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
-from specdiag.spectra.null import mp_density
+from specdiag.spectra.marchenko_pastur import mp_density
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import Panel, hide_inner, log_axis, log_bins, panels
 from specdiag.views.figures.laws import bulk, power_law

@@ -37,7 +37,7 @@ def heatmap(
 
     Args:
         report: what `analyze` found.
-        metric: any numeric column; None for alpha_square, which may be compared across roles, or else alpha.
+        metric: any numeric column; None for square_alpha, which may be compared across roles, or else alpha.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
@@ -46,8 +46,8 @@ def heatmap(
         UsageError: nothing of the kind is in the report.
     """
     check_report(report)
-    square = any(r.alpha_square is not None for r in report)
-    default = "alpha_square" if square else "alpha"
+    square = any(r.square_alpha is not None for r in report)
+    default = "square_alpha" if square else "alpha"
     metric = with_values(report, default if metric is None else metric)
     chosen = [r for r in in_role_order(choose(report, include, layers, roles)) if r.layer is not None]
     values = [v for r in chosen if (v := value(r, metric)) is not None]

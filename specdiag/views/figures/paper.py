@@ -150,4 +150,4 @@ def _order(entry: PlanEntry) -> tuple[int, int, int]:
 
 
 def _value_name(plan: DecayPlan) -> str:
-    return {"square": "alpha_square", "farms": "alpha"}.get(plan.basis, plan.basis)
+    return {"square": "square_alpha", "farms": "alpha"}.get(plan.basis, plan.basis)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
-from specdiag.spectra.null import mp_quantiles
+from specdiag.spectra.marchenko_pastur import mp_quantiles
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
 from specdiag.views.figures.selection import choose, few_of_each, in_role_order
@@ -122,5 +122,5 @@ def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
     """Draw the curve of a random matrix, for the shapes of the records that are long enough to have an exponent."""
     shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
     for slices, n, m in shapes:
-        values = np.sqrt(mp_quantiles(n * slices, n / m)[::-1])
+        values = np.sqrt(mp_quantiles(n, n / m, slices)[::-1])
         draw_curve(axes, values / values[0], logarithmic=True, color=INK, dashes=(5, 2), label="_noise")

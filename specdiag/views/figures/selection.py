@@ -13,7 +13,7 @@ from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
-from specdiag.spectra.null import alpha_null_square
+from specdiag.spectra.square import square_null
 from specdiag.text.globs import check_globs, chosen
 from specdiag.views.cells import role_label
 
@@ -21,7 +21,7 @@ Basis = Literal["alpha", "square"]
 Place = tuple[str | None, int | None, str, str | None, int]
 """Component, layer, role, part, and which of several that share these."""
 _OF_EACH = 4
-_COLUMNS: dict[str, str] = {"alpha": "alpha", "square": "alpha_square"}
+_COLUMNS: dict[str, str] = {"alpha": "alpha", "square": "square_alpha"}
 
 
 def choose(
@@ -94,11 +94,11 @@ def value(record: ModuleRecord, column: str) -> float | None:
 
 
 def null(record: ModuleRecord, column: str) -> float | None:
-    """Compute the score of noise of the record's shape in `alpha` or `alpha_square`; None elsewhere."""
+    """Compute the score of noise of the record's shape in `alpha` or `square_alpha`; None elsewhere."""
     if column == "alpha":
         return record.alpha_null
-    if column == "alpha_square" and record.alpha_square is not None:
-        return alpha_null_square(min(record.rows, record.cols))
+    if column == "square_alpha" and record.square_alpha is not None:
+        return square_null(record.living_shape)
     return None
 
 

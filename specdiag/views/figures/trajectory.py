@@ -22,9 +22,9 @@ from specdiag.views.figures.style import (
     styled,
 )
 
-_RHO = {"alpha": "rho", "alpha_square": "rho_square"}
+_RHO = {"alpha": "rho", "square_alpha": "square_rho"}
 """(value - 1)/rho is what noise scores, less 1."""
-_ACROSS_SHAPES = ("alpha_square", "rho_square", "rho")
+_ACROSS_SHAPES = ("square_alpha", "square_rho", "rho")
 """Panels share an axis where their values may be compared."""
 
 
@@ -34,15 +34,15 @@ def trajectory(found: Trajectory, *, metric: str | None = None, roles: str | Seq
 
     Args:
         found: what `trajectory` found.
-        metric: one that is followed; None for alpha_square, which may be compared across roles, or else alpha.
+        metric: one that is followed; None for square_alpha, which may be compared across roles, or else alpha.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
     checks.instance("found", found, Trajectory, "from trajectory or load_trajectory")
-    square = any(row.metric == "alpha_square" for row in found.rows)
-    metric = ("alpha_square" if square else "alpha") if metric is None else metric
+    square = any(row.metric == "square_alpha" for row in found.rows)
+    metric = ("square_alpha" if square else "alpha") if metric is None else metric
     checks.one_of("metric", metric, TRACKED)
     chosen = roles_with(found, (metric,), roles)
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
@@ -86,6 +86,6 @@ def _of_the_run(axes: Axes, found: Trajectory, name: str) -> None:
     held_out = found.series("eval_loss") if name == "loss" else []
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color=INK, linestyle=":", marker=".")
-    titles = {"loss": "training loss" + (" (dotted: held out)" if held_out else ""), "balance_sd": "sd of alpha_square"}
+    titles = {"loss": "training loss" + (" (dotted: held out)" if held_out else ""), "balance_sd": "sd of square_alpha"}
     axes.set_title(titles[name])
     step_axis(axes, found)

@@ -60,8 +60,8 @@ class Heatmap(NamedTuple):
 
 
 def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
-    """alpha_square by layer and role, or alpha without it; None where no matrix has either."""
-    metric = next((m for m in ("alpha_square", "alpha") if any(value(r, m) is not None for r in records)), None)
+    """square_alpha by layer and role, or alpha without it; None where no matrix has either."""
+    metric = next((m for m in ("square_alpha", "alpha") if any(value(r, m) is not None for r in records)), None)
     if metric is None:
         return None
     groups: dict[tuple[str, int | None], list[ModuleRecord]] = defaultdict(list)
@@ -73,7 +73,7 @@ def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
     norm = _norm([_median(group, metric) for group in groups.values()])
     wide = len(layers) > _NUMBERS_UP_TO
     cells = {place: _cell(place, group, metric, norm, wide=wide) for place, group in groups.items()}
-    nulls = [v for r in records if metric == "alpha_square" and (v := null(r, metric)) is not None]
+    nulls = [v for r in records if metric == "square_alpha" and (v := null(r, metric)) is not None]
     return Heatmap(
         metric=metric,
         layers=layers,

@@ -214,7 +214,7 @@ def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Modul
     return Module(
         record,
         f"alpha {number(record.alpha, 3)} (null {number(record.alpha_null, 3)}), "
-        f"alpha_square {number(record.alpha_square, 3)}",
+        f"square_alpha {number(record.square_alpha, 3)}",
         [(name, f"{v:.6g}" if isinstance(v, float) else str(v)) for name, v in shown.items()],
         None if drawn is None else chart(drawn),
         why_not,

@@ -8,7 +8,7 @@ import numpy as np
 
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
-from specdiag.spectra.null import mp_density
+from specdiag.spectra.marchenko_pastur import mp_density
 from specdiag.views.figures.axes import log_bins
 from specdiag.views.figures.esd import Curve, curve, densities, span_of
 from specdiag.views.figures.laws import bulk, power_law

@@ -1,0 +1,60 @@
+"""The living part of a matrix: its rows and columns that hold more than storage noise.
+
+A matrix with dead rows or columns is a smaller one beside zeros. What compares it with random matrices, and what takes
+its shape out, goes by the shape of the living part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.spectra.float_types import FloatType
+
+_BLOCK_VALUES = 1 << 17
+
+
+def noise_of_a_weight(frobenius2: float, n_values: int, eps: float) -> float:
+    """Give the size of four roundoffs of a typical weight, 2 eps ||W||_F/sqrt(n m).
+
+    Args:
+        frobenius2: ||W||_F^2, all slices.
+        n_values: number of values, all slices.
+        eps: spacing of the storage type at 1.
+    """
+    return 2 * eps * (frobenius2 / n_values) ** 0.5
+
+
+def living_shape(stack: NDArray[Any], storage: FloatType, frobenius2: float) -> tuple[int, int]:
+    """Count the rows and columns with a value above the storage noise of a typical weight, in any slice.
+
+    Args:
+        stack: raw finite values, shape [s, rows, cols].
+        storage: their type.
+        frobenius2: ||W||_F^2, all slices.
+    """
+    rows, cols = _largest(stack, storage)
+    least = noise_of_a_weight(frobenius2, stack.size, storage.eps)
+    return int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
+
+
+def _largest(stack: NDArray[Any], storage: FloatType) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest magnitude in each row and in each column.
+
+    IEEE formats order their magnitudes as their unsigned codes do, so that nothing is widened but the results.
+    """
+    unsigned = np.dtype(f"u{storage.storage.itemsize}")
+    magnitude = unsigned.type(np.iinfo(unsigned).max >> 1)
+    rows, cols = np.zeros(stack.shape[1], unsigned), np.zeros(stack.shape[2], unsigned)
+    step = max(1, _BLOCK_VALUES // stack.shape[2])
+    for slice_ in stack:
+        for start in range(0, len(rows), step):
+            block = np.ascontiguousarray(slice_[start : start + step]).view(unsigned) & magnitude
+            part = rows[start : start + step]
+            np.maximum(part, block.max(axis=1), out=part)
+            np.maximum(cols, block.max(axis=0), out=cols)
+    widened = (storage.widen(codes.view(storage.storage), np.dtype(np.float64)) for codes in (rows, cols))
+    first, second = widened
+    return first, second
