@@ -81,7 +81,7 @@ def _implausible_role(role: RoleSummary) -> str | None:
         or _outside(role, ("stable_rank",), 0)
     ):
         return f"{role.family} {role.role}: {problem}"
-    for name in ("alpha", "alpha_square"):
+    for name in ("alpha", "square_alpha"):
         ordered = [getattr(role, f"{name}_min"), getattr(role, name), getattr(role, f"{name}_max")]
         known = [value for value in ordered if value is not None]
         if len(known) not in (0, 3) or known != sorted(known):

@@ -36,7 +36,7 @@ def with_summary(report, path, *keys, value):
         (("balance_range",), None, "balance_sd and balance_range do not go together"),
         (("roles", 0, "n_alpha"), 4, "attention q: n_alpha is 4"),
         (("roles", 0, "alpha_min"), None, "attention q: alpha has the minimum, median and maximum"),
-        (("roles", 0, "alpha_square"), 0.5, "attention q: alpha_square is 0.5"),
+        (("roles", 0, "square_alpha"), 0.5, "attention q: square_alpha is 0.5"),
         (("contrasts", 0, "n_layers"), -2000, "contrast of all by alpha: n_layers is -2000"),
         (("contrasts", 0, "n_positive"), 4, "n_positive is 4"),
         (("contrasts", 0, "p"), 1.5, "p is 1.5"),
