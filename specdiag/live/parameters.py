@@ -45,13 +45,13 @@ def live_config(model: nn.Module) -> Table:
 
     Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
     """
-    held: nn.Module | None = model
-    while held is not None:
-        to_dict = getattr(getattr(held, "config", None), "to_dict", None)
+    inner_model: nn.Module | None = model
+    while inner_model is not None:
+        to_dict = getattr(getattr(inner_model, "config", None), "to_dict", None)
         if callable(to_dict):
             return cast("Table", to_dict())
-        inner = getattr(held, "module", None)
-        held = inner if isinstance(inner, nn.Module) else _only_child(held)
+        inner = getattr(inner_model, "module", None)
+        inner_model = inner if isinstance(inner, nn.Module) else _only_child(inner_model)
     return {}
 
 
