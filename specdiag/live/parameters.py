@@ -18,9 +18,13 @@ _PARALLEL = "module."
 
 
 def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every Parameter by its name without wrappers' prefixes (DDP, torch.compile), in definition order.
+    """Return every Parameter by its name without wrappers' prefixes (DDP, torch.compile), in definition order.
 
-    A tied Parameter comes under each of its names.
+    Args:
+        model: a module, wrapped or not.
+
+    Returns:
+        Parameters by name. A tied Parameter comes under each of its names.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     names = [_bare(name) for name, _ in named]
@@ -30,7 +34,7 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Each Parameter once, under its first name."""
+    """Return each Parameter once, under its first name, in the order of `parameters`."""
     seen: set[torch.Tensor] = set()
     first: dict[str, nn.Parameter] = {}
     for name, parameter in parameters.items():

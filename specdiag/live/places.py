@@ -44,13 +44,16 @@ class PlacedParameter:
 
 
 def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> list[PlacedParameter]:
-    """Every trained parameter once, under its first name, in definition order.
+    """Find the place of every trained parameter.
 
     The output is what is named like a head; where nothing is, the last Linear outside all blocks.
 
     Args:
         model: wrappers (DDP, torch.compile) are looked through.
-        overrides: places by globs on names, for what names do not tell.
+        overrides: places by globs on names. They replace what was found.
+
+    Returns:
+        Every trained parameter once, under its first name, in definition order.
 
     Raises:
         UsageError: an override matches nothing or names no place, or nothing is trained.
