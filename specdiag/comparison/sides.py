@@ -52,8 +52,8 @@ class Side:
             rows = {r.key: Entry(r.name, r.role, shape(r), None) for r in self.report}
             return _skipped(self.report.skipped) | rows
         assert self.checkpoint is not None
-        held = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
-        return _skipped(self.checkpoint.skipped) | held
+        rows = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
+        return _skipped(self.checkpoint.skipped) | rows
 
     def analysed(
         self, keys: Iterable[str], computing: ComputedArguments, progress: Callable[[Progress], None] | None
