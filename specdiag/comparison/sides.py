@@ -107,7 +107,7 @@ def open_side(
 ) -> Side:
     """A report stays, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
 
-    An adapter with `base` is applied to it. What is on this machine is not streamed, and an open checkpoint is asked
+    An adapter with `base` is applied to it. Local files are not streamed, and an open checkpoint is asked
     for the options in `given` alone: it does not take on the other side's.
     """
     if isinstance(source, SpectralReport):
