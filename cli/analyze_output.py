@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from specdiag.errors import SpecdiagError, UsageError
+from specdiag.errors import ComputationError, SpecdiagError, UsageError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
@@ -140,10 +140,28 @@ def answer(report: SpectralReport, target: Target) -> None:
 
 
 def save(report: SpectralReport, target: Target) -> None:
-    """Save the report where one is asked for; a signal waits so long."""
-    if target.format in ("table", "json") and target.out is not None:
-        with interrupts.held_back():
+    """Save the report where one is asked for; a signal waits so long.
+
+    Raises:
+        ComputationError: the disk is full. If the report alone fits, it is saved without its eigenvalues.
+    """
+    if target.format not in ("table", "json") or target.out is None:
+        return
+    with interrupts.held_back():
+        try:
             report.save(target.out, spectra=target.spectra)
+        except ComputationError as error:
+            if not target.spectra:
+                raise
+            _save_without_spectra(report, target.out, error)
+
+
+def _save_without_spectra(report: SpectralReport, out: Path, error: ComputationError) -> None:
+    try:
+        report.save(out, spectra=False)
+    except SpecdiagError:
+        raise error from None
+    raise ComputationError(f"{error}; the report is in {out}, without its eigenvalues") from error
 
 
 def stopped(stopped: Interrupted | AnalysisFailed, target: Target, ranks: Ranks | None) -> None:

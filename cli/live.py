@@ -46,6 +46,6 @@ def live_table(metric: str | None) -> Generator[Callable[[Observation], None]]:
 
 
 def _lines(seen: Observation) -> None:
-    show.step_line(seen.found)
+    show.step_line(seen.result)
     for alert in seen.alerts:
         output.fault(f"step {alert.step}: {alert.message}", "ALERT: ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -127,8 +127,9 @@ def train(
 
     show.quieten()
     from specdiag.train.runs.changes import parse_assignments
+    from specdiag.train.runs.request import Request
 
-    given = {name: ctx.params[name] for name in _RULE if ctx.params[name] is not None}
+    rule_options = {name: ctx.params[name] for name in _RULE if ctx.params[name] is not None}
     settings = {theirs: ctx.params[ours] for ours, theirs in _SETTINGS.items() if ctx.params[ours] is not None}
     fields = {name: ctx.params[name] for name in _FIELDS if ctx.params[name] is not None}
     assignments = parse_assignments(assign or [])
@@ -138,19 +139,22 @@ def train(
         if wrong or sweep is not None:
             name = "sweep" if sweep is not None else wrong[0].replace("_", "-")
             raise UsageError(f"--{name} is for a run that begins: name a CONFIG.toml or a preset without --resume")
-        runs.go_on(
-            source, compare=compare, after=after, layout=layout, config=model_config,
-            data=tuple(data or ()), out=out, decay=decay, alphadecay=given, steps_total=steps_total, extend=extend,
+        request = Request(
+            source=Path(), layout=layout, config=model_config, data=tuple(data or ()), out=out, decay=decay,
+            alphadecay=rule_options, steps_total=steps_total, extend=extend,
             block_size=block_size, max_tokens=max_tokens, task=task, columns=tuple(columns or ()),
             tokenizer=tokenizer, settings=settings | assignments, fresh_optimizer=fresh_optimizer,
             allow_data_shift=allow_data_shift,
         )  # fmt: skip
+        runs.go_on(source, request, compare=compare, after=after)
         return
     for name in ("extend", "layout", "model_config"):
         if ctx.params[name] is not None:
             option = {"layout": "optimizer-layout", "model_config": "config"}.get(name, name)
             raise UsageError(f"--{option} is for a run that goes on: say --resume")
-    changes: dict[str, Any] = fields | settings | {f"alphadecay.{name}": value for name, value in given.items()}
+    changes: dict[str, object] = (
+        fields | settings | {f"alphadecay.{name}": value for name, value in rule_options.items()}
+    )
     if data:
         changes["data"] = [str(Path(path).resolve()) if Path(path).exists() else path for path in data]
     runs.start(source, changes | assignments, out=out, compare=compare, sweep=sweep, after=after)

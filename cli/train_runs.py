@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -18,7 +19,10 @@ from . import output
 from . import train_output as show
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from specdiag.train.recipe import Recipe
+    from specdiag.train.runs.request import Request
     from specdiag.train.runs.run import Result, Run
 
 
@@ -37,30 +41,34 @@ class After:
     stop_on_nan: bool = True
 
 
-def go_on(
-    source: str | None, *, compare: str | None, after: After, layout: str | None, config: str | None, **asked: Any
-) -> None:
-    """`--resume`."""
-    from specdiag.train.runs.request import Request
+def go_on(source: str | None, request: Request, *, compare: str | None, after: After) -> None:
+    """`--resume`.
+
+    Args:
+        source: checkpoint, run or folder of runs; None for the newest run here.
+        request: options of the run; its source is replaced.
+        compare: rule of a second run.
+        after: what follows the steps.
+    """
     from specdiag.train.runs.resume import prepare
     from specdiag.train.runs.starting_point import newest_run
 
     _speak_on_one_rank()
-    _check_other(compare, asked["decay"])
+    _check_other(compare, request.decay)
     if source is None:
         source = str(newest_run(Path()))
         output.talk(f"taking the newest run here, {source}", "dim")
     continues = after.sample is not None
     if after.sample == "":
         raise UsageError("--sample needs a text to continue")
-    run = prepare(Request(source=Path(source), layout=layout, config=config, continues_text=continues, **asked))
+    run = prepare(dataclasses.replace(request, source=Path(source), continues_text=continues))
     _check_other(compare, run.config.recipe.decay)
     _with_another(run, compare, after)
 
 
 def start(
     source: str | None,
-    changes: Mapping[str, Any],
+    changes: Mapping[str, object],
     *,
     out: Path | None,
     compare: str | None,
@@ -126,7 +134,7 @@ def _train(run: Run, after: After, *, alone: bool) -> Result:
     if after.sample is not None:
         from specdiag.train.sampling import sample
 
-        for line in sample(run.trainer.model, run.tokenizer, after.sample).split("\n"):
+        for line in sample(cast("nn.Module", run.trainer.model), run.tokenizer, after.sample).split("\n"):
             output.console().print(line, soft_wrap=True)
     return result
 

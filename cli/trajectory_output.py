@@ -73,10 +73,10 @@ def sinks(names: Sequence[str], run: str, out: Path | None) -> Generator[Callabl
     opened = [open_sink(name, run, folder) for name in names]
 
     def send(seen: Observation) -> None:
-        if opened and isinstance(seen.found, StepResult):
-            values = tagged(seen.trajectory, seen.found.step) | {"run/alerts": float(len(seen.alerts))}
+        if opened and isinstance(seen.result, StepResult):
+            values = tagged(seen.trajectory, seen.result.step) | {"run/alerts": float(len(seen.alerts))}
             for sink in opened:
-                sink.log(seen.found.step, values)
+                sink.log(seen.result.step, values)
 
     try:
         yield send

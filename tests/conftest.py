@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 # No test reads or fills the user's cache of results; those of the cache name their own.
 os.environ["SPECDIAG_CACHE"] = ""
 
-# A shell's background jobs ignore Ctrl-C, and so would the commands that are interrupted here.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background jobs ignore Ctrl-C, those under nohup SIGHUP, and so would the commands that are interrupted here.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 NUMERIC = [

@@ -93,14 +93,14 @@ def audit(
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     order = {check: i for i, check in enumerate(checks)}
-    found = sorted(findings(observed, checks), key=lambda f: (SEVERITIES.index(f.severity), order[f.check]))
-    counts = Counter(f.severity for f in found)
+    faults = sorted(findings(observed, checks), key=lambda f: (SEVERITIES.index(f.severity), order[f.check]))
+    counts = Counter(f.severity for f in faults)
     return AuditReport(
         source=report.source,
         baseline=None if reference is None else reference.source,
-        verdict=_verdict(found),
+        verdict=_verdict(faults),
         counts={severity: counts[severity] for severity in SEVERITIES},
-        findings=tuple(found),
+        findings=tuple(faults),
         coverage=Coverage(
             n_tensors=report.summary.n_tensors,
             n_matrices=len(report),

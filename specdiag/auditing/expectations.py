@@ -73,7 +73,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
 
 def _damage(subject: Subject) -> str | None:
     notes = subject.report.provenance.notes
-    return next((found[1] for note in notes if (found := _DAMAGED.fullmatch(note))), None)
+    return next((match[1] for note in notes if (match := _DAMAGED.fullmatch(note))), None)
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
@@ -85,14 +85,14 @@ def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> It
 
 def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:
     """The blocks of a transformer of one piece, or of encoder and decoder. Others number theirs as they like: none."""
-    found: dict[str | None, set[int]] = {}
+    blocks: dict[str | None, set[int]] = {}
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
-            found.setdefault(r.component, set()).add(r.layer)
+            blocks.setdefault(r.component, set()).add(r.layer)
     if _STAGES in config or not any(r.family == "attention" or r.role == "ssm" for r in records):
         return {}
-    is_pair = found.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")
-    return found if found.keys() == {None} or is_pair else {}
+    is_pair = blocks.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")
+    return blocks if blocks.keys() == {None} or is_pair else {}
 
 
 def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
@@ -121,13 +121,13 @@ def _unless(allowed: set[int], check: str, module: str | None, value: int) -> It
 
 def _integers(config: Mapping[str, object], keys: re.Pattern[str]) -> set[int]:
     """Every positive integer under such a key, in the parts of config.json too."""
-    found: set[int] = set()
+    integers: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= _integers(cast("Mapping[str, object]", value), keys)
+            integers |= _integers(cast("Mapping[str, object]", value), keys)
         elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live configuration has other keys too
-            found.add(value)
-    return found
+            integers.add(value)
+    return integers
 
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:

@@ -39,8 +39,8 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
         except (SourceError, OSError) as error:
             yield Observation("failed", tensor.name, str(error))
             continue
-        found = scan(np.ascontiguousarray(stored).reshape(1, 1, -1), FLOAT_TYPES[tensor.values_dtype])
-        if found.n_nonfinite:
-            yield Observation("nonfinite", tensor.name, found.n_nonfinite)
-        if found.n_saturated:
-            yield Observation("saturated", tensor.name, found.n_saturated)
+        values = scan(np.ascontiguousarray(stored).reshape(1, 1, -1), FLOAT_TYPES[tensor.values_dtype])
+        if values.n_nonfinite:
+            yield Observation("nonfinite", tensor.name, values.n_nonfinite)
+        if values.n_saturated:
+            yield Observation("saturated", tensor.name, values.n_saturated)

@@ -56,8 +56,8 @@ def random(subject: Subject) -> Iterator[Observation]:
     alike = [(r, abs(r.z or 0.0)) for r in known if _is_like_noise(r)]
     noise = [(r, z) for r, z in alike if z < (random.threshold or 0.0)]
     blocks = [r for r in known if r.family in ("attention", "mlp")]
-    held = {r.key for r, _ in noise}
-    share = sum(r.key in held for r in blocks) / len(blocks) if blocks else 0.0
+    noisy = {r.key for r, _ in noise}
+    share = sum(r.key in noisy for r in blocks) / len(blocks) if blocks else 0.0
     if untrained.enabled and untrained.threshold is not None and share > untrained.threshold:
         yield Observation("untrained", None, share)
     else:

@@ -53,10 +53,10 @@ def layers(subject: Subject) -> Iterator[Observation]:
     for r in subject.report:
         if r.layer is not None and r.family != "embedding":
             pieces[r.component][r.layer].append(r)
-    for held in pieces.values():
-        if any(r.family == "attention" for layer in held.values() for r in layer):
-            yield from _gaps(held, beside)
-            yield from _lacking(held, beside)
+    for layers in pieces.values():
+        if any(r.family == "attention" for layer in layers.values() for r in layer):
+            yield from _gaps(layers, beside)
+            yield from _lacking(layers, beside)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -137,34 +137,34 @@ def _digest(code: bytes, n: int) -> str:
     return digest.hexdigest()
 
 
-def _gaps(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
+def _gaps(layers: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
     """Layer numbers that are jumped over between layers of one kind. A sequential net jumps over its activations."""
-    present = sorted(held)
+    present = sorted(layers)
     for below, above in pairwise(present):
-        is_block = not _families(held[below]).isdisjoint(("attention", "mlp"))
-        if above - below == 1 or not is_block or _kind(held[below], below) != _kind(held[above], above):
+        is_block = not _families(layers[below]).isdisjoint(("attention", "mlp"))
+        if above - below == 1 or not is_block or _kind(layers[below], below) != _kind(layers[above], above):
             continue
         for number in range(below + 1, above):
-            if not any(_renumbered(r.name, below, number) in beside for r in held[below]):
-                yield Observation("layer_gap", _place(held[below][0].name, below, number), f"layer {number}")
+            if not any(_renumbered(r.name, below, number) in beside for r in layers[below]):
+                yield Observation("layer_gap", _place(layers[below][0].name, below, number), f"layer {number}")
 
 
-def _lacking(held: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
-    """Matrices that a few layers lack of the usual kind. One without attention, or half empty, is a design."""
-    kinds = {number: _kind(records, number) for number, records in held.items()}
+def _lacking(layers: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
+    """Matrices that a few layers lack of the usual kind. A layer without attention, or half empty, is a design."""
+    kinds = {number: _kind(records, number) for number, records in layers.items()}
     counts = Counter(kinds.values())
     usual, n = counts.most_common(1)[0]
     example = next(number for number, kind in kinds.items() if kind == usual)
-    families = _families(held[example])
+    families = _families(layers[example])
     poorer = [
         number
         for number, kind in kinds.items()
-        if kind < usual and 2 * len(kind) > len(usual) and _families(held[number]) == families
+        if kind < usual and 2 * len(kind) > len(usual) and _families(layers[number]) == families
     ]
-    if n < 3 or n < _COMMON * len(held) or len(poorer) > max(1, _RARE * len(held)):
+    if n < 3 or n < _COMMON * len(layers) or len(poorer) > max(1, _RARE * len(layers)):
         return
     for number in sorted(poorer):
-        for r in held[example]:
+        for r in layers[example]:
             name = _renumbered(r.name, example, number)
             if _member(r, example) not in kinds[number] and name not in beside:
                 yield Observation("missing_matrix", name if r.part is None else f"{name}[{r.part}]", "not there")

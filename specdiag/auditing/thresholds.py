@@ -27,9 +27,9 @@ Need = Literal["report", "checkpoint", "randomize", "baseline", "decay"]
 _NEEDS: dict[Need, str] = {
     "report": "",
     "checkpoint": "config.json",
-    "randomize": "`--randomize`",
-    "baseline": "`--baseline`",
-    "decay": "`--weight-decay --lr`",
+    "randomize": "`randomize=True`",
+    "baseline": "`baseline=`",
+    "decay": "`weight_decay=`, `lr=`",
 }
 """In the words of the documentation."""
 

@@ -21,10 +21,10 @@ def headline(audit: AuditReport) -> str:
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
     """The findings by check, in their order."""
-    found: dict[str, list[Finding]] = defaultdict(list)
+    by_check: dict[str, list[Finding]] = defaultdict(list)
     for finding in audit.findings:
-        found[finding.check].append(finding)
-    return [tuple(group) for group in found.values()]
+        by_check[finding.check].append(finding)
+    return [tuple(group) for group in by_check.values()]
 
 
 def explanation(finding: Finding) -> str:
@@ -51,8 +51,8 @@ def coverage(audit: AuditReport) -> list[str]:
     for check, reason in seen.not_checked.items():
         by_reason[reason].append(check)
     if by_reason:
-        said = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
-        lines.append(f"Not checked: {'; '.join(said)}.")
+        reasons = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
+        lines.append(f"Not checked: {'; '.join(reasons)}.")
     return [*lines, *(f"Note: {printable(note)}" for note in seen.notes)]
 
 

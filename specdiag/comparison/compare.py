@@ -229,8 +229,8 @@ def _same_settings(known: Sequence[Settings], analysis: Mapping[str, object]) ->
 def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]:
     """The matrices behind the rows, but for updates of low rank, which are never formed."""
     of_a, of_b = ({m.key: m for m in side.matrices} for side in (a, b))
-    found = ((name, of_a[ka], of_b[kb]) for ka, kb, name in modules)
-    return [(name, left, right) for name, left, right in found if left.rank is None and right.rank is None]
+    matrices = ((name, of_a[ka], of_b[kb]) for ka, kb, name in modules)
+    return [(name, left, right) for name, left, right in matrices if left.rank is None and right.rank is None]
 
 
 def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:

@@ -47,18 +47,18 @@ def measure_deltas(
         options: of `analyze`.
         progress: called over the differences, then over the subspaces.
     """
-    found: dict[str, Delta] = {}
+    deltas: dict[str, Delta] = {}
     moved: list[Pair] = []
     for pair in pairs:
         statuses = {row.status for row in rows[pair[0]]}
         if statuses & {"nonfinite", "failed"}:
-            found[pair[0]] = Delta(status="failed" if "failed" in statuses else "nonfinite")
+            deltas[pair[0]] = Delta(status="failed" if "failed" in statuses else "nonfinite")
         elif unchanged(*rows[pair[0]]):
-            found[pair[0]] = no_delta(rows[pair[0]][0])
+            deltas[pair[0]] = no_delta(rows[pair[0]][0])
         else:
             moved.append(pair)
     if not moved:
-        return found
+        return deltas
     checkpoint = difference(moved, a, b)
     chosen = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
     given = cast("ComputingArguments", chosen)
@@ -81,8 +81,8 @@ def measure_deltas(
             if progress is not None:
                 progress(Progress(len(angles), len(mine), 0, 0, len(angles) / len(mine), name))
         if ranks is not None:
-            angles = {name: angle for found in ranks.exchange(angles) for name, angle in found.items()}
+            angles = {name: angle for deltas in ranks.exchange(angles) for name, angle in deltas.items()}
     for row in report:
         sigma = np.sqrt(report.eigenvalues(row.name)[::-1]).tolist()
-        found[row.name] = make_delta(*rows[row.name], row, sigma, angles.get(row.name))
-    return found
+        deltas[row.name] = make_delta(*rows[row.name], row, sigma, angles.get(row.name))
+    return deltas

@@ -1,7 +1,7 @@
 """Pairs of names before and after: equal, or equal once one prefix is off the names of one side.
 
-A model alone calls `encoder.layer.0` what it is called `bert.encoder.layer.0` below a head. What fits two ways is
-not guessed at.
+A model alone calls `encoder.layer.0` what it is called `bert.encoder.layer.0` below a head. Nothing is
+matched where two prefixes fit equally well.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def match(a: Collection[str], b: Collection[str]) -> Matching:
     counts = Counter({("a", p): n for p, n in _prefixes(rest_a, rest_b).items()})
     counts += Counter({("b", p): n for p, n in _prefixes(rest_b, rest_a).items()})
     best = max(counts.values(), default=0)
-    leading = [found for found, n in counts.items() if 2 * n >= best]
+    leading = [prefixed for prefixed, n in counts.items() if 2 * n >= best]
     if len(leading) > 1:
         return Matching(_in_order(a, equal), ambiguous=tuple(sorted(prefix for _, prefix in leading)))
     if not leading:
@@ -49,10 +49,12 @@ def match(a: Collection[str], b: Collection[str]) -> Matching:
     side, prefix = leading[0]
     free_a, free_b = set(rest_a), set(rest_b)
     if side == "a":
-        found = {n: n.removeprefix(prefix) for n in rest_a if n.startswith(prefix) and n.removeprefix(prefix) in free_b}
-        return Matching(_in_order(a, equal | found), prefix_before=prefix)
-    found = {n.removeprefix(prefix): n for n in rest_b if n.startswith(prefix) and n.removeprefix(prefix) in free_a}
-    return Matching(_in_order(a, equal | found), prefix_after=prefix)
+        renamed = {
+            n: n.removeprefix(prefix) for n in rest_a if n.startswith(prefix) and n.removeprefix(prefix) in free_b
+        }
+        return Matching(_in_order(a, equal | renamed), prefix_before=prefix)
+    renamed = {n.removeprefix(prefix): n for n in rest_b if n.startswith(prefix) and n.removeprefix(prefix) in free_a}
+    return Matching(_in_order(a, equal | renamed), prefix_after=prefix)
 
 
 def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]:
@@ -61,5 +63,5 @@ def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]
     return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in known)
 
 
-def _in_order(a: Collection[str], found: dict[str, str]) -> tuple[tuple[str, str, str], ...]:
-    return tuple((name, found[name], min(name, found[name], key=len)) for name in a if name in found)
+def _in_order(a: Collection[str], renamed: dict[str, str]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((name, renamed[name], min(name, renamed[name], key=len)) for name in a if name in renamed)

@@ -298,24 +298,24 @@ def _matched(module: ModuleChange) -> Row:
     return row
 
 
-def _reshaped(found: Reshaped) -> Row:
+def _reshaped(reshaped: Reshaped) -> Row:
     return _empty() | {
         "match": "reshaped",
-        "name": found.name,
-        "role": found.role,
-        "shape_before": _shape(found.shape_before),
-        "shape_after": _shape(found.shape_after),
+        "name": reshaped.name,
+        "role": reshaped.role,
+        "shape_before": _shape(reshaped.shape_before),
+        "shape_after": _shape(reshaped.shape_after),
     }
 
 
-def _unmatched(found: Unmatched, side: Literal["before", "after"]) -> Row:
+def _unmatched(unmatched: Unmatched, side: Literal["before", "after"]) -> Row:
     return _empty() | {
         "match": f"only {side}",
-        "name": found.name,
-        f"name_{side}": found.name,
-        f"shape_{side}": _shape(found.shape),
-        "role": found.role,
-        "reason": found.reason,
+        "name": unmatched.name,
+        f"name_{side}": unmatched.name,
+        f"shape_{side}": _shape(unmatched.shape),
+        "role": unmatched.role,
+        "reason": unmatched.reason,
     }
 
 

@@ -52,8 +52,8 @@ class Side:
             rows = {r.key: Entry(r.name, r.role, shape(r), None) for r in self.report}
             return _skipped(self.report.skipped) | rows
         assert self.checkpoint is not None
-        held = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
-        return _skipped(self.checkpoint.skipped) | held
+        rows = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
+        return _skipped(self.checkpoint.skipped) | rows
 
     def analysed(
         self, keys: Iterable[str], computing: ComputedArguments, progress: Callable[[Progress], None] | None
@@ -107,7 +107,7 @@ def open_side(
 ) -> Side:
     """A report stays, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
 
-    An adapter with `base` is applied to it. What is on this machine is not streamed, and an open checkpoint is asked
+    An adapter with `base` is applied to it. Local files are not streamed, and an open checkpoint is asked
     for the options in `given` alone: it does not take on the other side's.
     """
     if isinstance(source, SpectralReport):

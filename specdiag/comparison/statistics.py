@@ -52,8 +52,8 @@ def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]
 
 def _role(group: list[ModuleChange]) -> RoleChange:
     def mean(value: Callable[[ModuleChange], float | None]) -> float | None:
-        found = [v for change in group if (v := value(change)) is not None]
-        return fmean(found) if found else None
+        values = [v for change in group if (v := value(change)) is not None]
+        return fmean(values) if values else None
 
     def of_change(metric: str, how: Callable[[float], float] = float) -> float | None:
         return mean(lambda c: how(c.change[metric]) if metric in c.change else None)

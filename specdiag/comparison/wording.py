@@ -8,7 +8,7 @@ from specdiag.comparison.records import Comparison, ModuleChange
 from specdiag.text.names import listed
 
 
-def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
+def most_changed(comparison: Comparison, n: int) -> list[ModuleChange]:
     """The matrices that moved furthest: by relative change of the weights, else by |change of square_alpha, alpha|.
 
     Those that lost a number (NaN, collapse) come first.
@@ -21,47 +21,47 @@ def most_changed(found: Comparison, n: int) -> list[ModuleChange]:
         values = (change.change.get(metric) for metric in ("square_alpha", "alpha"))
         return lost, abs(next((v for v in values if v is not None), 0.0))
 
-    return sorted(found.modules, key=moved, reverse=True)[:n]
+    return sorted(comparison.modules, key=moved, reverse=True)[:n]
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(comparison: Comparison) -> list[str]:
     """Describe what matched, how far the weights and the alphas moved, and the balance."""
     unread = [
         f"{side}: {source.unread}"
-        for side, source in (("BEFORE", found.before), ("AFTER", found.after))
+        for side, source in (("BEFORE", comparison.before), ("AFTER", comparison.after))
         if source.unread
     ]
     return [
         *unread,
-        *_matched(found),
-        *_moved(found),
-        *_alphas(found),
-        *_statuses(found),
-        *_balance(found),
-        *found.notes,
+        *_matched(comparison),
+        *_moved(comparison),
+        *_alphas(comparison),
+        *_statuses(comparison),
+        *_balance(comparison),
+        *comparison.notes,
     ]
 
 
-def _matched(found: Comparison) -> list[str]:
-    n_only = [sum(u.role is not None for u in side) for side in (found.only_before, found.only_after)]
-    equal = sum(m.unchanged is True for m in found.modules)
-    text = f"{len(found.modules)} matrices matched"
-    for prefix, side in ((found.prefix_before, "BEFORE"), (found.prefix_after, "AFTER")):
+def _matched(comparison: Comparison) -> list[str]:
+    n_only = [sum(u.role is not None for u in side) for side in (comparison.only_before, comparison.only_after)]
+    equal = sum(m.unchanged is True for m in comparison.modules)
+    text = f"{len(comparison.modules)} matrices matched"
+    for prefix, side in ((comparison.prefix_before, "BEFORE"), (comparison.prefix_after, "AFTER")):
         text += f", without the prefix '{prefix}' of {side}" if prefix else ""
     text += f"; {equal} of them equal" if equal else ""
-    text += f"; {n_only[0]} only before, {n_only[1]} only after, {len(found.reshaped)} of other shape."
+    text += f"; {n_only[0]} only before, {n_only[1]} only after, {len(comparison.reshaped)} of other shape."
     return [text]
 
 
-def _moved(found: Comparison) -> list[str]:
-    if found.relative_change is None:
+def _moved(comparison: Comparison) -> list[str]:
+    if comparison.relative_change is None:
         return []
-    cosine = "" if found.cosine is None else f", cosine {found.cosine:.4f}"
-    return [f"All matched weights together moved by {found.relative_change:.1%} of their norm{cosine}."]
+    cosine = "" if comparison.cosine is None else f", cosine {comparison.cosine:.4f}"
+    return [f"All matched weights together moved by {comparison.relative_change:.1%} of their norm{cosine}."]
 
 
-def _alphas(found: Comparison) -> list[str]:
-    inside = [r for r in found.roles if r.family in ("attention", "mlp") and r.abs_alpha is not None]
+def _alphas(comparison: Comparison) -> list[str]:
+    inside = [r for r in comparison.roles if r.family in ("attention", "mlp") and r.abs_alpha is not None]
     if not inside:
         return []
     n = sum(r.n for r in inside)
@@ -74,16 +74,16 @@ def _alphas(found: Comparison) -> list[str]:
     return [text + "."]
 
 
-def _statuses(found: Comparison) -> list[str]:
-    changed = [m for m in found.modules if m.before.status != m.after.status]
+def _statuses(comparison: Comparison) -> list[str]:
+    changed = [m for m in comparison.modules if m.before.status != m.after.status]
     if not changed:
         return []
     names = listed(f"{m.name} ({m.before.status} > {m.after.status})" for m in changed)
     return [f"Another status after: {names}."]
 
 
-def _balance(found: Comparison) -> list[str]:
-    b = found.balance
+def _balance(comparison: Comparison) -> list[str]:
+    b = comparison.balance
     if b is None:
         return []
     return [

@@ -113,8 +113,13 @@ def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> li
         members[layer] += finite([alpha])
     ratios: list[float] = []
     for alpha, layer in zip(alphas, layers, strict=True):
-        held = members[layer]
-        ratios += _each([alpha], lambda a, held=held: 2 / (1 + math.exp(-beta * (a - fmean(held)) / _spread(held))))
+        alphas_here = members[layer]
+        ratios += _each(
+            [alpha],
+            lambda a, alphas_here=alphas_here: (
+                2 / (1 + math.exp(-beta * (a - fmean(alphas_here)) / _spread(alphas_here)))
+            ),
+        )
     return ratios
 
 

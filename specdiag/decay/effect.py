@@ -9,7 +9,7 @@ momentum adds, and C, the squared norm of an update, cancel here. Assumed, since
 in the balance of its base decay at the present lr. The first steps do not depend on that, each changes the norm by
 lr x lambda x (1 - ratio); later, weights still growing to their balance show less, those above it (a fallen lr) more.
 
-Norms are all that is predicted. One that moves is necessary for an effect on the loss, and no evidence of one.
+Only norms are predicted. A changed norm is necessary for an effect on the loss, and no evidence of one.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def verdict(
     change = _changes([*ratios, uniform], rate, steps_left, schedule)
     balanced = [balanced_factor(r, base_weight_decay=base_weight_decay, lr=lr) for r in ratios]
     mean_rate = rate / 2 if schedule == "to zero" else rate
-    found = Verdict(
+    unanswered = Verdict(
         answer="worth a run",
         reasons=(),
         changes=tuple(change[r] for r in ratios),
@@ -144,7 +144,7 @@ def verdict(
         base_weight_decay=base_weight_decay,
         schedule=schedule,
     )
-    return replace(found, answer=_answer(found), reasons=tuple(_reasons(found)))
+    return replace(unanswered, answer=_answer(unanswered), reasons=tuple(_reasons(unanswered)))
 
 
 def _squared_norm(ratio: float, rate: float, steps: int, schedule: LrSchedule) -> float:
@@ -194,46 +194,47 @@ def _steps_to_show(ratios: Sequence[float], uniform: float, rate: float) -> int 
     return high
 
 
-def _answer(found: Verdict) -> Answer:
-    if found.shape_share is not None and found.shape_share > GEOMETRY:
+def _answer(verdict: Verdict) -> Answer:
+    if verdict.shape_share is not None and verdict.shape_share > GEOMETRY:
         return "explained by shape"
-    if min(found.median_change, found.median_distance) < SHOWS:
+    if min(verdict.median_change, verdict.median_distance) < SHOWS:
         return "cannot show in the steps left"
     return "worth a run"
 
 
-def _reasons(found: Verdict) -> Iterator[str]:
-    n, falling = len(found.changes), found.schedule == "to zero"
-    if found.time_constant is None:
-        yield f"Nothing decays: lr {found.lr:g} times base decay {found.base_weight_decay:g} is 0."
+def _reasons(verdict: Verdict) -> Iterator[str]:
+    n, falling = len(verdict.changes), verdict.schedule == "to zero"
+    if verdict.time_constant is None:
+        yield f"Nothing decays: lr {verdict.lr:g} times base decay {verdict.base_weight_decay:g} is 0."
     else:
         yield (
-            f"A changed decay acts over 1/(lr x decay) = {found.time_constant:,.0f} steps"
-            f"{' at the mean of an lr that falls to zero' if falling else ''}; {found.steps_left:,} are left, "
-            f"{found.steps_left / found.time_constant:.2g} of that."
+            f"A changed decay acts over 1/(lr x decay) = {verdict.time_constant:,.0f} steps"
+            f"{' at the mean of an lr that falls to zero' if falling else ''}; {verdict.steps_left:,} are left, "
+            f"{verdict.steps_left / verdict.time_constant:.2g} of that."
         )
     yield (
-        f"By then the norms of {n} modules change by {_percent(found.median_change)} in the median "
-        f"({_percent(min(found.changes), '+')} to {_percent(max(found.changes), '+')}){_in_the_end(found)}."
+        f"By then the norms of {n} modules change by {_percent(verdict.median_change)} in the median "
+        f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_in_the_end(verdict)}."
     )
     yield (
-        f"Uniform decay of the same mean, {found.uniform_ratio:.3g} times the base, changes every norm by "
-        f"{_percent(found.uniform_change, '+')}; the plan is {_percent(found.median_distance)} from that in the median."
+        f"Uniform decay of the same mean, {verdict.uniform_ratio:.3g} times the base, changes every norm by "
+        f"{_percent(verdict.uniform_change, '+')}; the plan is {_percent(verdict.median_distance)} from that in the "
+        "median."
     )
-    if min(found.median_change, found.median_distance) < SHOWS:
-        what = "The plan" if found.median_change < SHOWS else "Its difference from uniform decay"
-        after = found.steps_to_show
-        more = f"about {after:,} steps at lr {found.lr:g} would" if after else "no number of steps at this lr would"
+    if min(verdict.median_change, verdict.median_distance) < SHOWS:
+        what = "The plan" if verdict.median_change < SHOWS else "Its difference from uniform decay"
+        after = verdict.steps_to_show
+        more = f"about {after:,} steps at lr {verdict.lr:g} would" if after else "no number of steps at this lr would"
         yield f"{what} moves the norms by less than {_percent(SHOWS)}, too little to show; {more} reach that."
-    if found.shape_share is not None:
-        tail = ": an untrained network would get nearly the same decays" if found.shape_share > GEOMETRY else ""
-        yield f"The shapes of the matrices explain {_percent(found.shape_share)} of the plan{tail}."
+    if verdict.shape_share is not None:
+        tail = ": an untrained network would get nearly the same decays" if verdict.shape_share > GEOMETRY else ""
+        yield f"The shapes of the matrices explain {_percent(verdict.shape_share)} of the plan{tail}."
     yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
 
 
-def _in_the_end(found: Verdict) -> str:
-    known = [abs(change) for change in found.balanced_changes if change is not None]
-    if found.schedule == "to zero":  # no balance is waited for: the last norms may lie beyond it
+def _in_the_end(verdict: Verdict) -> str:
+    known = [abs(change) for change in verdict.balanced_changes if change is not None]
+    if verdict.schedule == "to zero":  # no balance is waited for: the last norms may lie beyond it
         return ""
     return f", and by {_percent(median(known))} after many more steps" if known else ""
 

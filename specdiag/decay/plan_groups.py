@@ -50,8 +50,8 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
         raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
     parameters = live_parameters(model)
     fitted = fit(plan, parameters)
-    held = {parameter for group in servable(optimizer).param_groups for parameter in group["params"]}
-    missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in held]
+    optimized = {parameter for group in servable(optimizer).param_groups for parameter in group["params"]}
+    missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in optimized]
     if missing:
         raise UsageError(
             f"the optimizer lacks {listed(missing, _SHOWN)} of {len(fitted)} Parameters of the plan: "
@@ -76,8 +76,10 @@ def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, Pl
     entries = {entry.name: entry for entry in plan.entries}
     renamed = {name: name for name in entries}
     if not any(name in parameters for name in entries):
-        fits = [found for found in _renamings(list(entries), parameters) if set(found.values()) <= set(parameters)]
-        if len({tuple(found.values()) for found in fits}) > 1:
+        fits = [
+            renaming for renaming in _renamings(list(entries), parameters) if set(renaming.values()) <= set(parameters)
+        ]
+        if len({tuple(renaming.values()) for renaming in fits}) > 1:
             raise UsageError(
                 "the plan's names fit this model in several ways: "
                 f"'{next(iter(entries))}' is {' or '.join(sorted({next(iter(f.values())) for f in fits}))}; "
@@ -111,14 +113,16 @@ def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.P
         if name in parameters and not _same_size(entry, parameters[name])
     ]
     extra = [] if chosen else _deeper(entries, parameters)
-    said: list[str] = []
+    differences: list[str] = []
     if missing:
-        said.append(f"the model lacks {listed(missing, _SHOWN)}, and has names like '{next(iter(parameters), '')}'")
+        differences.append(
+            f"the model lacks {listed(missing, _SHOWN)}, and has names like '{next(iter(parameters), '')}'"
+        )
     if reshaped:
-        said.append(f"other sizes: {listed(reshaped, _SHOWN)}")
+        differences.append(f"other sizes: {listed(reshaped, _SHOWN)}")
     if extra:
-        said.append(f"the plan ends before {listed(extra, _SHOWN)}")
-    return said
+        differences.append(f"the plan ends before {listed(extra, _SHOWN)}")
+    return differences
 
 
 def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:

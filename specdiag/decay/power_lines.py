@@ -155,7 +155,7 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
     batch = optimal_batch(tokens)
     flops = 6 * params * tokens
     deepseek_batch, deepseek_lr = deepseek(flops)
-    found = PowerLines(
+    lines = PowerLines(
         tokens=tokens,
         params=params,
         batch_tokens=batch_tokens,
@@ -172,24 +172,24 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
         deepseek_batch_tokens=deepseek_batch,
         deepseek_lr=deepseek_lr,
     )
-    if lr * found.weight_decay >= 1:
+    if lr * lines.weight_decay >= 1:
         raise UsageError(
-            f"{found.steps:.4g} steps (tokens={tokens:.6g} over batch_tokens={batch_tokens:.6g}) are too few: each "
-            f"would have to remove {lr * found.weight_decay:.0%} of the weights; give the tokens of the whole run"
+            f"{lines.steps:.4g} steps (tokens={tokens:.6g} over batch_tokens={batch_tokens:.6g}) are too few: each "
+            f"would have to remove {lr * lines.weight_decay:.0%} of the weights; give the tokens of the whole run"
         )
-    return found
+    return lines
 
 
-def limits(found: PowerLines) -> tuple[str, ...]:
+def limits(lines: PowerLines) -> tuple[str, ...]:
     """List what to know before using `found`: units, where the fits hold, and the case in which they failed."""
-    own = found.context_length
+    own = lines.context_length
     return (
-        f"Units: tokens {found.tokens:.6g} (D) and parameters {found.params:.6g} (N, with embeddings or "
+        f"Units: tokens {lines.tokens:.6g} (D) and parameters {lines.params:.6g} (N, with embeddings or "
         "without: not confirmed) are counts; the batch is "
-        f"{found.batch_tokens:.6g} tokens a step (B), {found.batch_tokens / own:.4g} sequences of {own}; the run is "
-        f"D/B = {found.steps:.6g} steps; tau {found.tau_opt:.4g} is the fraction of the run over which the weights are "
-        f"averaged; weight_decay {found.weight_decay:.4g} is AdamW's argument, which each step multiplies by its lr.",
-        f"It belongs to the peak lr {found.lr:.4g}: after a change of lr, batch or tokens derive it again, for it goes "
+        f"{lines.batch_tokens:.6g} tokens a step (B), {lines.batch_tokens / own:.4g} sequences of {own}; the run is "
+        f"D/B = {lines.steps:.6g} steps; tau {lines.tau_opt:.4g} is the fraction of the run over which the weights are "
+        f"averaged; weight_decay {lines.weight_decay:.4g} is AdamW's argument, which each step multiplies by its lr.",
+        f"It belongs to the peak lr {lines.lr:.4g}: after a change of lr, batch or tokens derive it again, for it goes "
         "as 1/lr. The post 'Writing an LLM from scratch, part 32f' first kept 0.337 when it raised the lr from 0.0004 "
         "to 0.0014, where the formula says 0.096.",
         "Fitted for AdamW with a peak lr tuned by muP, warmed up over 10 % of the steps and then decayed linearly to "
@@ -198,30 +198,30 @@ def limits(found: PowerLines) -> tuple[str, ...]:
         "Counter-example (that post: GPT-2 small, 163M parameters, 20 tokens a parameter, constant lr 0.0004): the "
         "formula says 0.337, which gave test loss 3.814; 0.1 gave 3.692, and 0.01, the best measured, 3.643. With warm-"
         "up and cosine decay to a tenth, 0.337 gave 3.739 (peak 0.0004) and 3.847 (peak 0.0014).",
-        f"Information: the best batch fitted is {found.batch_opt_sequences:.4g} sequences of {FIT_CONTEXT}, so "
-        f"{found.batch_opt_tokens:.6g} tokens, {found.batch_opt_own_sequences:.4g} sequences of {own}. DeepSeek's "
-        f"formulas at C = 6ND = {found.flops:.4g} give {found.deepseek_batch_tokens:.6g} tokens and lr "
-        f"{found.deepseek_lr:.4g}; its paper counts C without embeddings, so this is rough.",
-        *_warnings(found),
+        f"Information: the best batch fitted is {lines.batch_opt_sequences:.4g} sequences of {FIT_CONTEXT}, so "
+        f"{lines.batch_opt_tokens:.6g} tokens, {lines.batch_opt_own_sequences:.4g} sequences of {own}. DeepSeek's "
+        f"formulas at C = 6ND = {lines.flops:.4g} give {lines.deepseek_batch_tokens:.6g} tokens and lr "
+        f"{lines.deepseek_lr:.4g}; its paper counts C without embeddings, so this is rough.",
+        *_warnings(lines),
     )
 
 
-def _warnings(found: PowerLines) -> list[str]:
+def _warnings(lines: PowerLines) -> list[str]:
     low, high = FIT_PARAMS
-    said: list[str] = []
-    if not low <= found.params <= high:
-        said.append(f"{found.params:.4g} parameters lie outside the fitted 1.11e+08 to 3.3e+09: an extrapolation.")
-    if found.tau_opt > 1:
-        said.append(
-            f"At {found.tpp:.3g} tokens a parameter the averaging time is {found.tau_opt:.3g} of the run: longer than "
+    warnings: list[str] = []
+    if not low <= lines.params <= high:
+        warnings.append(f"{lines.params:.4g} parameters lie outside the fitted 1.11e+08 to 3.3e+09: an extrapolation.")
+    if lines.tau_opt > 1:
+        warnings.append(
+            f"At {lines.tpp:.3g} tokens a parameter the averaging time is {lines.tau_opt:.3g} of the run: longer than "
             "the run, so the decay is nearly without effect."
         )
-    if found.context_length != FIT_CONTEXT:
-        said.append(
-            f"The sequences here are {found.context_length} tokens, the fitted ones {FIT_CONTEXT}: the formula "
+    if lines.context_length != FIT_CONTEXT:
+        warnings.append(
+            f"The sequences here are {lines.context_length} tokens, the fitted ones {FIT_CONTEXT}: the formula "
             "takes no notice, which nobody tested; the best batch is converted as if tokens were what matters."
         )
-    return said
+    return warnings
 
 
 def _check(tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> None:

@@ -128,8 +128,8 @@ def recommend(
     layers = [p.layer for p in taking_part]
 
     def ratios(of: Values) -> list[float]:
-        found = _ratios(rule, of if clip is None else assignment.clipped(of, *clip), layers, s1, s2, compat)
-        return _preserving(found, [p.n_parameters for p in taking_part]) if preserve_mean else found
+        unscaled = _ratios(rule, of if clip is None else assignment.clipped(of, *clip), layers, s1, s2, compat)
+        return _preserving(unscaled, [p.n_parameters for p in taking_part]) if preserve_mean else unscaled
 
     given = ratios(values)
     twins = [random_value(p, basis) if v is not None else None for p, v in zip(taking_part, values, strict=True)]

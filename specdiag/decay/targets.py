@@ -97,14 +97,14 @@ def decay_targets(
     check_globs("include", include, names, "matrices")
     check_globs("exclude", exclude, names, "matrices")
     wanted = tuple(roles) or DEFAULT_ROLES
-    held = [
+    selected = [
         record for record in records if record.role in wanted and chosen((record.key, record.name), include, exclude)
     ]
-    if not held:
+    if not selected:
         raise UsageError(
             f"none of {len(records)} matrices takes part: a plan speaks of {', '.join(wanted)}; name others with roles="
         )
-    return _by_parameter(held)
+    return _by_parameter(selected)
 
 
 def reference_targets(records: Sequence[ModuleRecord], linears: Sequence[str] | None = None) -> list[DecayTarget]:

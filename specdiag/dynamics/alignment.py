@@ -43,14 +43,14 @@ class Alignment(Record, frozen=True, kw_only=True):
 def alignments(log: NormLog) -> list[Alignment]:
     """Compute the alignment of each module whose decay is logged apart from its update, in the order of the log."""
     cosines, ratios = log.series("cos_update"), log.series("update_ratio")
-    found: list[Alignment] = []
+    measured: list[Alignment] = []
     for module in log.modules:
         ratio = dict(ratios.get(module.key, ()))
         full = _full_from(module)
         pairs = [(c, ratio[step]) for step, c in cosines.get(module.key, ()) if step in ratio and step >= full]
         if pairs and module.decay == "decoupled":
-            found.append(_alignment(module, pairs))
-    return found
+            measured.append(_alignment(module, pairs))
+    return measured
 
 
 def _alignment(module: NormedModule, pairs: list[tuple[float, float]]) -> Alignment:

@@ -62,6 +62,6 @@ def appendix_a(
     return tuple(replace(s, assumptions=(RECONSTRUCTION, *s.assumptions)) for s in (base, corrected))  # pyright: ignore
 
 
-def suppression(found: Simulation) -> float:
+def suppression(simulation: Simulation) -> float:
     """The last squared norm over the first."""
-    return math.pow(found.course[-1].rms / found.course[0].rms, 2)
+    return math.pow(simulation.course[-1].rms / simulation.course[0].rms, 2)

@@ -30,8 +30,8 @@ def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple
 
 
 def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
-    name, found, limit = update.optimizer, inflation(update, eta), inflation(update)
-    factor = f"R = {found:.4g} at this decay ({limit:.4g} as it goes to 0)"
+    name, inflated, limit = update.optimizer, inflation(update, eta), inflation(update)
+    factor = f"R = {inflated:.4g} at this decay ({limit:.4g} as it goes to 0)"
     if name == "random-walk":
         yield "Steps: a fresh N(0, 1) number in each coordinate, without momentum: R = 1."
     elif name in ("adamw", "adamc"):
@@ -44,7 +44,7 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
     elif name == "adamw-renormalized":
         yield (
             "Steps: AdamW's, without what their perpendicular part adds to the norm (algorithm 1 as reconstructed). "
-            f"What momentum adds is left: R = {found:.4g} in place of {found + 1:.4g}."
+            f"What momentum adds is left: R = {inflated:.4g} in place of {inflated + 1:.4g}."
         )
     elif name in ("sgdm", "sgdw"):
         way = (
@@ -56,7 +56,7 @@ def _steps(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         yield (
             f"Steps: gradients have RMS {setting.gradient_rms:g} in a coordinate throughout (gradient_rms=); the norm "
             "is proportional to it, and in a scale-invariant network gradients shrink as it grows. "
-            f"Here {way}; R = {found:.4g}."
+            f"Here {way}; R = {inflated:.4g}."
         )
     elif name == "scion-l2":
         yield f"Steps: RMS 1 in a coordinate (BiasRMS, ColNorm); momentum: {factor}, the paper's (2 - alpha)/alpha."

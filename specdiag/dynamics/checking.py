@@ -28,14 +28,14 @@ def compare_norms(predicted: Iterable[LogEntry], logged: Iterable[LogEntry]) -> 
         logged: of a run's log.
     """
     known = {(e.step, e.module, e.metric): e.value for e in latest(predicted)}
-    found: list[NormError] = []
+    deviations: list[NormError] = []
     for e in latest(logged):
         value = known.get((e.step, e.module, e.metric))
         if value is not None and e.value:
-            found.append(
+            deviations.append(
                 NormError(
                     step=e.step, module=e.module, metric=e.metric, predicted=value, logged=e.value,
                     relative=value / e.value - 1,
                 )
             )  # fmt: skip
-    return tuple(found)
+    return tuple(deviations)

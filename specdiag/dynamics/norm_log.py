@@ -30,7 +30,7 @@ class NormedModule(TrackedModule, frozen=True, kw_only=True):
 
     n_values: int
     decay: Literal["decoupled", "coupled", "by weight"]
-    """Only decoupled decay is told from the update."""
+    """Only decoupled decay can be separated from the update."""
     optimizer: Optimizer | None = None
     """In `simulate`; None where no model covers it."""
     momentum: float | None = None
@@ -60,11 +60,11 @@ class NormLog(Record, frozen=True, kw_only=True):
 
     def series(self, metric: str) -> dict[str, Series]:
         """(step, value) of each module that has the metric, by its key; '' is the whole network."""
-        found: dict[str, Series] = {}
+        by_module: dict[str, Series] = {}
         for row in self.rows:
             if row.metric == metric and row.value is not None:
-                found.setdefault(row.module, []).append((row.step, row.value))
-        return found
+                by_module.setdefault(row.module, []).append((row.step, row.value))
+        return by_module
 
     def trajectory(self) -> Trajectory:
         """The same in the form of a run's checkpoints, whose figures draw it too."""

@@ -121,7 +121,7 @@ def check_run(log: NormLog) -> RunCheck:
     for error in errors:
         of_module.setdefault(error.module, []).append(error)
     modules = {m.key: m for m in log.modules}
-    found: list[ModuleCheck] = []
+    checked: list[ModuleCheck] = []
     for p in predicted:
         own = of_module.get(p.module)
         if not own:
@@ -129,7 +129,7 @@ def check_run(log: NormLog) -> RunCheck:
             continue
         last, first = own[-1], norms[p.module][0][1]
         m = modules[p.module]
-        found.append(
+        checked.append(
             ModuleCheck(
                 module=p.module, role=m.role, family=m.family, optimizer=m.optimizer or "", n=len(own), first=first,
                 last_step=last.step, predicted=last.predicted, logged=last.logged, error=last.relative,
@@ -137,12 +137,12 @@ def check_run(log: NormLog) -> RunCheck:
                 steps_to_balance=p.steps_to_balance, alignment=aligned.get(p.module),
             )
         )  # fmt: skip
-    if not found:
+    if not checked:
         reason = next(iter(left_out.values()), "no module was logged")
         raise UsageError(f"{log.run}: no norm can be checked: {reason}")
     by_gradient = any((m.optimizer or "").startswith("sgd") for m in log.modules)
     assumed = (*_ASSUMED, _BY_GRADIENT) if by_gradient else _ASSUMED
-    return RunCheck(run=log.run, modules=tuple(found), errors=errors, left_out=left_out, assumptions=assumed)
+    return RunCheck(run=log.run, modules=tuple(checked), errors=errors, left_out=left_out, assumptions=assumed)
 
 
 def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list[Expected]:
@@ -155,7 +155,7 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
     rates, decays, norms = (log.series(name) for name in ("lr", "weight_decay", METRIC))
     gradients = log.series("gradient_norm")
     walks: dict[object, dict[int, tuple[float, float]]] = {}
-    found: list[Expected] = []
+    courses: list[Expected] = []
     for m in log.modules:
         series = norms.get(m.key, [])
         reason = _why_not(m, series, rates.get(m.key))
@@ -172,8 +172,8 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
         course = tuple(
             entry(start + s, m.key, METRIC, math.sqrt(m.n_values * (walk[s][0] + square * walk[s][1]))) for s in steps
         )
-        found.append(_tending(m, update, course, square, *_peak(lr, decay)))
-    return found
+        courses.append(_tending(m, update, course, square, *_peak(lr, decay)))
+    return courses
 
 
 def _why_not(m: NormedModule, series: Series, lr: Series | None) -> str | None:

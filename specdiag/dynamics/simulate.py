@@ -17,7 +17,7 @@ from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
 
 INITIAL_RMS = 0.02
-"""GPT-2's initialisation, taken where nothing else is said."""
+"""Initial RMS by default: GPT-2's."""
 MOST_STEPS = 10_000_000
 _LARGEST = 1e15
 """Largest value of any other number: more would overflow."""

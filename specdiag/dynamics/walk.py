@@ -36,13 +36,13 @@ def expected(
         UsageError: a step would remove all weights.
     """
     wanted = set(at)
-    found = {0: start} if 0 in wanted else {}
+    squares = {0: start} if 0 in wanted else {}
     take = _coupled(update, start) if update.coupled else _decoupled(update, start)
     for step in range(1, steps + 1):
         square = take(lr(step), decay(step))
         if step in wanted:
-            found[step] = square
-    return found
+            squares[step] = square
+    return squares
 
 
 def _decoupled(update: Update, square: float) -> Stepper:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from specdiag.dynamics.records import Setting, Simulation
 
 
-def labels(found: Sequence[Simulation]) -> list[str]:
+def labels(simulations: Sequence[Simulation]) -> list[str]:
     """Short names of settings, by what differs between them."""
-    optimizers = {s.setting.optimizer for s in found}
-    decays = {s.setting.weight_decay for s in found}
-    mixed = len({s.setting.corrected for s in found if s.setting.optimizer != "adamc"}) > 1
+    optimizers = {s.setting.optimizer for s in simulations}
+    decays = {s.setting.weight_decay for s in simulations}
+    mixed = len({s.setting.corrected for s in simulations if s.setting.optimizer != "adamc"}) > 1
     made = (
         " ".join(
             part
@@ -22,14 +22,14 @@ def labels(found: Sequence[Simulation]) -> list[str]:
             )
             if part
         )
-        for s in found
+        for s in simulations
     )
     return list(made)
 
 
-def findings(found: Simulation) -> Iterator[str]:
+def findings(simulation: Simulation) -> Iterator[str]:
     """Where the norm goes, when it gets there, and where the run ends."""
-    b, s, last = found.balance, found.setting, found.course[-1]
+    b, s, last = simulation.balance, simulation.setting, simulation.course[-1]
     if b.rms is None or b.timescale is None or b.norm_time is None:
         yield f"Nothing decays. After {last.step:,} steps a weight has RMS {last.rms:.4g}, from {s.initial_rms:.4g}."
         return
@@ -39,7 +39,7 @@ def findings(found: Simulation) -> Iterator[str]:
         f"At the peak lr decay and steps balance at RMS {b.rms:.4g} (Frobenius {b.frobenius_norm:.4g}). Weights "
         f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}{near}."
     )
-    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_share(last.rms, b.rms)}{_why(found)}."
+    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_share(last.rms, b.rms)}{_why(simulation)}."
 
 
 def _share(rms: float, balance: float) -> str:
@@ -50,8 +50,8 @@ def _share(rms: float, balance: float) -> str:
     return f", {rms / balance - 1:+.1%} from that balance".replace("-0.0%", "0.0%")
 
 
-def _why(found: Simulation) -> str:
-    s, b, last = found.setting, found.balance, found.course[-1]
+def _why(simulation: Simulation) -> str:
+    s, b, last = simulation.setting, simulation.balance, simulation.course[-1]
     off = last.rms / b.rms - 1 if b.rms else 0.0
     if abs(off) < 0.02:
         return ""

@@ -27,7 +27,13 @@ _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 
 def servable(optimizer: object) -> torch.optim.Optimizer:
-    """The torch optimizer whose `step()` reads its groups, wrappers of accelerate and Lightning taken off.
+    """Return the torch optimizer whose `step()` reads its groups, without wrappers of accelerate and Lightning.
+
+    Args:
+        optimizer: of torch, wrapped or not.
+
+    Returns:
+        An optimizer with step hooks and a decay in each group.
 
     Raises:
         UsageError: another decay would not reach this optimizer's step; the message shows the static way.
@@ -55,7 +61,14 @@ def servable(optimizer: object) -> torch.optim.Optimizer:
 
 
 def servables(optimizer: object) -> list[torch.optim.Optimizer]:
-    """The same for one optimizer or a list of them: whoever trains with Muon has two."""
+    """Return the torch optimizers of one optimizer or of several, as Muon and AdamW.
+
+    Args:
+        optimizer: one, a list or a tuple.
+
+    Raises:
+        UsageError: another decay would not reach the step of one of them.
+    """
     several = isinstance(optimizer, (list, tuple))
     return [servable(each) for each in (cast("list[object]", optimizer) if several else [optimizer])]
 

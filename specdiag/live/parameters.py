@@ -18,9 +18,13 @@ _PARALLEL = "module."
 
 
 def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every Parameter by its name without wrappers' prefixes (DDP, torch.compile), in definition order.
+    """Return every Parameter by its name without wrappers' prefixes (DDP, torch.compile), in definition order.
 
-    A tied Parameter comes under each of its names.
+    Args:
+        model: a module, wrapped or not.
+
+    Returns:
+        Parameters by name. A tied Parameter comes under each of its names.
     """
     named = list(model.named_parameters(remove_duplicate=False))
     names = [_bare(name) for name, _ in named]
@@ -30,7 +34,7 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Each Parameter once, under its first name."""
+    """Return each Parameter once, under its first name, in the order of `parameters`."""
     seen: set[torch.Tensor] = set()
     first: dict[str, nn.Parameter] = {}
     for name, parameter in parameters.items():
@@ -45,13 +49,13 @@ def live_config(model: nn.Module) -> Table:
 
     Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
     """
-    held: nn.Module | None = model
-    while held is not None:
-        to_dict = getattr(getattr(held, "config", None), "to_dict", None)
+    inner_model: nn.Module | None = model
+    while inner_model is not None:
+        to_dict = getattr(getattr(inner_model, "config", None), "to_dict", None)
         if callable(to_dict):
             return cast("Table", to_dict())
-        inner = getattr(held, "module", None)
-        held = inner if isinstance(inner, nn.Module) else _only_child(held)
+        inner = getattr(inner_model, "module", None)
+        inner_model = inner if isinstance(inner, nn.Module) else _only_child(inner_model)
     return {}
 
 

@@ -19,7 +19,7 @@ Place = Literal["input", "hidden", "output", "bias"]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedParameter:
     """A trained parameter and its position in the network.
 
     Attributes:
@@ -43,14 +43,17 @@ class Placed:
         return self.place == "hidden" or (self.place == "output" and not self.table)
 
 
-def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> list[Placed]:
-    """Every trained parameter once, under its first name, in definition order.
+def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> list[PlacedParameter]:
+    """Find the place of every trained parameter.
 
     The output is what is named like a head; where nothing is, the last Linear outside all blocks.
 
     Args:
         model: wrappers (DDP, torch.compile) are looked through.
-        overrides: places by globs on names, for what names do not tell.
+        overrides: places by globs on names. They replace what was found.
+
+    Returns:
+        Every trained parameter once, under its first name, in definition order.
 
     Raises:
         UsageError: an override matches nothing or names no place, or nothing is trained.
@@ -72,20 +75,20 @@ def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> li
             return "output"
         return "bias" if name not in names else "input" if parameter in inputs else "hidden"
 
-    found = [
-        Placed(name, p, place(name, p), p in tables, p in turned and p not in outputs, p in kernels)
+    parameters = [
+        PlacedParameter(name, p, place(name, p), p in tables, p in turned and p not in outputs, p in kernels)
         for name, p in untied(live_parameters(model)).items()
         if p.requires_grad
     ]
-    if not found:
+    if not parameters:
         raise UsageError(f"this {type(model).__name__} has no parameter that is trained")
-    return _overridden(found, overrides or {})
+    return _overridden(parameters, overrides or {})
 
 
-def _overridden(found: list[Placed], overrides: Mapping[str, Place]) -> list[Placed]:
+def _overridden(parameters: list[PlacedParameter], overrides: Mapping[str, Place]) -> list[PlacedParameter]:
     for pattern, place in overrides.items():
         if place not in get_args(Place):
             raise UsageError(f"'{pattern}' is given no place but '{place}'; choose from {', '.join(get_args(Place))}")
-        check_globs("overrides", [pattern], [(each.name,) for each in found], "parameters")
-        found = [replace(each, place=place) if fits([each.name], [pattern]) else each for each in found]
-    return found
+        check_globs("overrides", [pattern], [(each.name,) for each in parameters], "parameters")
+        parameters = [replace(each, place=place) if fits([each.name], [pattern]) else each for each in parameters]
+    return parameters

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import Placed, placed
+from specdiag.live.places import PlacedParameter, placed
 from specdiag.optim.method import Options
 from specdiag.optim.optimizers.orthogonal import Method as Orthogonalization
 from specdiag.optim.optimizers.scion import Scion
@@ -26,7 +26,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[ParamGroup]:
     return _split(placed(model), weight_decay)
 
 
-def _split(parameters: list[Placed], weight_decay: float) -> list[ParamGroup]:
+def _split(parameters: list[PlacedParameter], weight_decay: float) -> list[ParamGroup]:
     groups = [
         {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
         {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
@@ -101,8 +101,8 @@ def muon(model: nn.Module, options: Options) -> list[Optimizer]:
 
     if not hasattr(optim, "Muon"):
         raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
-    hidden: list[Placed] = []
-    rest: list[Placed] = []
+    hidden: list[PlacedParameter] = []
+    rest: list[PlacedParameter] = []
     for each in placed(model):
         (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
     if not hidden:

@@ -16,7 +16,15 @@ _TEXT = ("optimizer", "place", "lmo", "such as")
 
 
 def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str:
-    """Return a row for each group, without empty columns. Trained parameters outside all groups come last."""
+    """Return a row for each group, without empty columns.
+
+    Args:
+        model: its Parameters give the names.
+        optimizers: one or several, for this model.
+
+    Returns:
+        A table as text. Trained parameters outside all groups come last.
+    """
     held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items() if p.requires_grad}
     rows = [_row(optimizer, group, names) for optimizer in held for group in optimizer.param_groups]

@@ -34,7 +34,7 @@ _NOT_SETTINGS = {
     "resume_from_checkpoint": "resume=",
 }
 """Arguments of the Trainer that are said elsewhere."""
-_NOT_DONE = (
+_UNSUPPORTED_SETTINGS = (
     "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_train", "do_eval", "do_predict", "disable_tqdm",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub",
 )  # fmt: skip
@@ -42,7 +42,7 @@ _NOT_DONE = (
 _MAY_BE_INFINITE = ("max_grad_norm",)
 _BEYOND = 1 << 63
 _MOST_LR = 1e32
-"""Times the largest decay it is still a float32: a run may diverge, and is told so."""
+"""Times the largest decay it is still a float32: a run that diverges reports it."""
 _SEEDS = (0, 2**32 - 1)
 """numpy takes seeds of 32 bits."""
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -129,7 +129,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise UsageError(f"{path}: {error}") from error
 
 
-def validated(content: Mapping[str, Any]) -> Recipe:
+def validated(content: Mapping[str, object]) -> Recipe:
     """A recipe of the content of its file.
 
     Raises:
@@ -167,7 +167,7 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"{recipe.task} needs a 'block_size' of at least 2, and a 'tokenizer' ('bytes' for none)")
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, object]) -> None:
     """Raise UsageError for what is no argument of the Trainer, or not of its type, or no finite number."""
     try:
         from transformers import TrainingArguments
@@ -176,7 +176,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     elsewhere = next((name for name in settings if name in _NOT_SETTINGS), None)
     if elsewhere is not None:
         raise UsageError(f"'{elsewhere}' is no setting here: {_NOT_SETTINGS[elsewhere]} says it")
-    idle = next((name for name in settings if name in _NOT_DONE), None)
+    idle = next((name for name in settings if name in _UNSUPPORTED_SETTINGS), None)
     if idle is not None:
         raise UsageError(
             f"'{idle}' is no setting here: a run is evaluated before the first step and after the last, saves every "
@@ -212,9 +212,9 @@ def _check_bounds(name: str, value: float) -> None:
         raise UsageError(f"'{name}' is {value}: give a number of {allowed}")
 
 
-def _check_names(given: Iterable[str], kind: str, known: Iterable[str]) -> None:
+def _check_names(names: Iterable[str], kind: str, known: Iterable[str]) -> None:
     known = list(known)
-    unknown = next((name for name in given if name not in known), None)
+    unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise UsageError(_unknown(unknown, kind, known))
 

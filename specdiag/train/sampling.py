@@ -1,12 +1,16 @@
-"""Text that a language model writes after a given beginning."""
+"""Text that a language model writes after a prompt beginning."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
 from specdiag.errors import ComputationError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _TEMPERATURE = 0.8
 
@@ -24,7 +28,9 @@ def check_task(task: str) -> None:
         raise UsageError(f"a model of the task {task} does not continue texts: leave out sample=")
 
 
-def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: int = 0) -> str:
+def sample(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, text: str, *, tokens: int = 100, seed: int = 0
+) -> str:
     """Continue a text, with temperature 0.8.
 
     Args:
@@ -41,18 +47,19 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
     ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UsageError("sample= needs a text to continue")
-    longest = int(getattr(model.config, "max_position_embeddings", len(ids) + tokens))
+    network = cast("Any", model)
+    longest = int(getattr(network.config, "max_position_embeddings", len(ids) + tokens))
     ids = ids[-max(1, longest - tokens) :]
-    given = torch.tensor([ids], device=model.device)
+    prompt = torch.tensor([ids], device=network.device)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        if not bool(model(given).logits[:, -1].isfinite().all()):
+        if not bool(network(prompt).logits[:, -1].isfinite().all()):
             raise ComputationError("the text cannot be continued: the model's scores of the next token are not finite")
-        out = model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
+        out = network.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
             max_new_tokens=min(tokens, longest - len(ids)),
             do_sample=True,
             temperature=_TEMPERATURE,
@@ -60,7 +67,7 @@ def sample(model: Any, tokenizer: Any, text: str, *, tokens: int = 100, seed: in
         )
     model.train(was_training)
     new = cast("list[int]", out[0, len(ids) :].tolist())
-    return text + (_text(new) if tokenizer is None else tokenizer.decode(new))
+    return text + (_text(new) if tokenizer is None else cast("str", tokenizer.decode(new)))
 
 
 def _text(tokens: list[int]) -> str:

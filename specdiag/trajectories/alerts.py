@@ -31,21 +31,21 @@ class Alert(Record, frozen=True, kw_only=True):
     message: str
 
 
-def alerts(found: Trajectory, step: int) -> list[Alert]:
+def alerts(trajectory: Trajectory, step: int) -> list[Alert]:
     """List what is wrong at a step, compared with the steps before it.
 
     Args:
-        found: the run so far.
+        trajectory: the run so far.
         step: one of its steps.
     """
-    before = [s.step for s in found.steps if s.step < step]
+    before = [s.step for s in trajectory.steps if s.step < step]
     metrics = ("effective_rank", "frobenius_norm", "n_nonfinite")
     courses: dict[str, dict[str, list[tuple[int, float]]]] = {metric: {} for metric in metrics}
-    for row in found.rows:
+    for row in trajectory.rows:
         if row.metric in courses and row.step <= step and row.value is not None:
             courses[row.metric].setdefault(row.module, []).append((row.step, row.value))
     return [
-        *_of_the_loss(found, step),
+        *_of_the_loss(trajectory, step),
         *_nonfinite(courses["n_nonfinite"], step),
         *_collapsed(courses["effective_rank"], courses["n_nonfinite"], step, before),
         *_off_course(courses["frobenius_norm"], step),
@@ -56,31 +56,31 @@ Courses = Mapping[str, Sequence[tuple[int, float]]]
 """(step, value) by module, ascending."""
 
 
-def _of_the_loss(found: Trajectory, step: int) -> Iterator[Alert]:
-    for result in found.steps:
+def _of_the_loss(trajectory: Trajectory, step: int) -> Iterator[Alert]:
+    for result in trajectory.steps:
         if result.step == step and result.loss is None and result.loss_step is not None:
-            said = f"the training loss logged at step {result.loss_step} is not finite"
-            yield Alert(step=step, kind="nonfinite", module="", value=None, message=said)
+            message = f"the training loss logged at step {result.loss_step} is not finite"
+            yield Alert(step=step, kind="nonfinite", module="", value=None, message=message)
 
 
 def _nonfinite(counts: Courses, step: int) -> Iterator[Alert]:
     for module, course in counts.items():
         if course[-1][0] == step:
             n = course[-1][1]
-            said = f"{n:.0f} values of {module} are NaN or infinite"
-            yield Alert(step=step, kind="nonfinite", module=module, value=n, message=said)
+            message = f"{n:.0f} values of {module} are NaN or infinite"
+            yield Alert(step=step, kind="nonfinite", module=module, value=n, message=message)
 
 
 def _collapsed(ranks: Courses, nonfinite: Courses, step: int, before: Sequence[int]) -> Iterator[Alert]:
     for module, course in ranks.items():
         if course[-1][0] != step:  # no spectrum: NaN, which is said already, or every value is zero
             if before and course[-1][0] == before[-1] and module not in nonfinite:
-                said = f"{module} had effective rank {course[-1][1]:.1f} and has no spectrum now: is it zero?"
-                yield Alert(step=step, kind="collapse", module=module, value=None, message=said)
+                message = f"{module} had effective rank {course[-1][1]:.1f} and has no spectrum now: is it zero?"
+                yield Alert(step=step, kind="collapse", module=module, value=None, message=message)
         elif len(course) > 1 and course[-1][1] < COLLAPSE * course[-2][1]:
             (then, old), (_, now) = course[-2:]
-            said = f"the effective rank of {module} fell from {old:.1f} at step {then} to {now:.1f}"
-            yield Alert(step=step, kind="collapse", module=module, value=now, message=said)
+            message = f"the effective rank of {module} fell from {old:.1f} at step {then} to {now:.1f}"
+            yield Alert(step=step, kind="collapse", module=module, value=now, message=message)
 
 
 def _off_course(norms: Courses, step: int) -> Iterator[Alert]:
@@ -94,5 +94,5 @@ def _off_course(norms: Courses, step: int) -> Iterator[Alert]:
         if abs(moves[-1]) > LEAST and rates[-1] > FASTER * fastest:
             (then, old), (_, now) = course[-2:]
             times = f"{rates[-1] / fastest:.0f} times as fast as ever before" if fastest else "and never moved before"
-            said = f"||W||_F of {module} went from {old:.4g} at step {then} to {now:.4g}, {times}"
-            yield Alert(step=step, kind="norm", module=module, value=now, message=said)
+            message = f"||W||_F of {module} went from {old:.4g} at step {then} to {now:.4g}, {times}"
+            yield Alert(step=step, kind="norm", module=module, value=now, message=message)

@@ -44,8 +44,8 @@ def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
         "balance_sd": result.balance_sd,
         "balance_range": result.balance_range,
     }
-    found = [entry(result.step, RUN, metric, value) for metric, value in of_run.items() if value is not None]
-    return [*found, *(e for record in report for e in _of(result.step, record))]
+    run_entries = [entry(result.step, RUN, metric, value) for metric, value in of_run.items() if value is not None]
+    return [*run_entries, *(e for record in report for e in _of(result.step, record))]
 
 
 def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:

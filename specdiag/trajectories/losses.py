@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 def read_losses(checkpoint: Path, step: int) -> Losses:
     """Losses of a step: of the state in the checkpoint's folder, else of the one in the run's.
 
-    What is not there, or not readable, is None: the spectra do not depend on it.
+    A state that is missing or unreadable gives None: the spectra do not depend on it.
 
     Args:
         checkpoint: a folder, or a file beside the state.
@@ -50,16 +50,16 @@ def _history(path: Path) -> list[Mapping[str, object]]:
 
 def _last(history: list[Mapping[str, object]], name: str, step: int) -> tuple[float | None, int | None]:
     """The last value, NaN too, and its step."""
-    found = [
+    values = [
         (int(at), value)
         for entry in history
         if (value := _number(entry.get(name))) is not None
         and (at := _number(entry.get("step"))) is not None
         and 0 <= at <= step
     ]
-    if not found:
+    if not values:
         return None, None
-    at, value = max(found, key=lambda pair: pair[0])
+    at, value = max(values, key=lambda pair: pair[0])
     return (value if math.isfinite(value) else None), at
 
 

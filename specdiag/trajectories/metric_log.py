@@ -94,19 +94,19 @@ def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
         data = read_whole(path, LIMIT)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    found: list[LogEntry] = []
+    entries: list[LogEntry] = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            found.append(_decode(line))
+            entries.append(_decode(line))
         except msgspec.DecodeError as error:
             raise SourceError(f"{path}, line {number}: no log entry ({error}); delete that line") from error
-    return found
+    return entries
 
 
 def latest(entries: Iterable[LogEntry]) -> list[LogEntry]:
     """Keep the last entry of each step, module and metric; by step, then in the order of first appearance."""
-    found = {(e.step, e.module, e.metric): e for e in entries}
-    return sorted(found.values(), key=lambda e: e.step)
+    last = {(e.step, e.module, e.metric): e for e in entries}
+    return sorted(last.values(), key=lambda e: e.step)
 
 
 def _whole_lines(size: int, descriptor: int) -> int:
@@ -114,8 +114,8 @@ def _whole_lines(size: int, descriptor: int) -> int:
     end = size
     while end > 0:
         start = max(0, end - _TAIL)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0

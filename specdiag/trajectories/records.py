@@ -120,12 +120,12 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
         for row in self.rows:
             if row.metric == metric and row.module in chosen and row.value is not None:
                 values.setdefault(row.step, []).append(row.value)
-        return [(step, median(found)) for step, found in values.items()]
+        return [(step, median(group)) for step, group in values.items()]
 
     def roles(self) -> list[tuple[Family, Role]]:
         """Family and role of the matrices, each once, in the order of every table."""
-        found: set[tuple[Family, Role]] = {(m.family, m.role) for m in self.modules}
-        return sorted(found, key=lambda r: (FAMILIES.index(r[0]), ROLES.index(r[1])))
+        roles: set[tuple[Family, Role]] = {(m.family, m.role) for m in self.modules}
+        return sorted(roles, key=lambda r: (FAMILIES.index(r[0]), ROLES.index(r[1])))
 
     def to_json(self) -> bytes:
         """Encode the trajectory as one JSON object, the content of its file."""

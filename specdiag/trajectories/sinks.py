@@ -50,11 +50,11 @@ def open_sink(name: str, run: str, out: Path) -> Sink:
     return Sink(lambda step, values: tracker.log(values, step=step), tracker.finish)
 
 
-def tagged(found: Trajectory, step: int) -> dict[str, float]:
-    """The medians of a step as `metric/role`, and what is said of the whole network as `run/metric`."""
-    roles = {m.key: m.role for m in found.modules}
+def tagged(trajectory: Trajectory, step: int) -> dict[str, float]:
+    """Give the medians of a step as `metric/role`, and numbers of the whole network as `run/metric`."""
+    roles = {m.key: m.role for m in trajectory.modules}
     values: dict[str, list[float]] = {}
-    for row in found.rows:
+    for row in trajectory.rows:
         if row.step == step and row.value is not None:
             tag = f"run/{row.metric}" if row.module == RUN else f"{row.metric}/{roles[row.module]}"
             values.setdefault(tag, []).append(row.value)

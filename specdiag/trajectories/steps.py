@@ -83,14 +83,14 @@ def find_steps(
             f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
             "repository with revisions="
         )
-    found = [
+    steps = [
         RunStep(int(match["step"]), str(path))
         for path in folder.iterdir()
         if (match := _STEP.fullmatch(path.name)) is not None and (path.is_dir() or match[3])
     ]
-    if not found:
+    if not steps:
         raise SourceError(f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes")
-    return _in_order(found)
+    return _in_order(steps)
 
 
 def fingerprint(step: RunStep) -> str:
@@ -117,8 +117,8 @@ def fingerprint(step: RunStep) -> str:
     return of_files((str(p.relative_to(path.parent)), p) for p in files)
 
 
-def _in_order(found: Iterable[RunStep]) -> list[RunStep]:
-    steps = sorted(found, key=lambda s: (s.step, str(s)))
+def _in_order(unsorted: Iterable[RunStep]) -> list[RunStep]:
+    steps = sorted(unsorted, key=lambda s: (s.step, str(s)))
     for one, other in pairwise(steps):
         if one.step == other.step:
             raise UsageError(f"{one} and {other} are both step {one.step}: give a glob that takes one of them")

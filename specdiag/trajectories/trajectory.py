@@ -89,9 +89,9 @@ def trajectory(
         if not revisions:
             recorder.keep_the_gone({step.step for step in steps})
         for step in steps:
-            found = recorder.take(step)
+            result = recorder.take(step)
             if on_step is not None:
-                on_step(found)
+                on_step(result)
     except KeyboardInterrupt as interruption:
         raise TrajectoryInterrupted(recorder.trajectory()) from interruption
     if not recorder.steps:

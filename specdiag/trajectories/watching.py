@@ -26,7 +26,7 @@ _LONGEST = 1e6
 class Observation(NamedTuple):
     """A step that is finished or dropped, what is wrong with it, and the run so far."""
 
-    found: StepResult | DroppedStep
+    result: StepResult | DroppedStep
     alerts: tuple[Alert, ...]
     trajectory: Trajectory
 
@@ -90,9 +90,11 @@ def _observations(
                 seen[step.step] = mark or ""
                 continue
             taken[step.step] = mark
-            found = recorder.take(step)
+            result = recorder.take(step)
             whole = recorder.trajectory()
-            yield Observation(found, tuple(alerts(whole, found.step)) if isinstance(found, StepResult) else (), whole)
+            yield Observation(
+                result, tuple(alerts(whole, result.step)) if isinstance(result, StepResult) else (), whole
+            )
         if once:
             return
         time.sleep(interval)

@@ -17,17 +17,19 @@ def findings(plan: DecayPlan) -> list[str]:
 
 def limits(plan: DecayPlan) -> list[str]:
     """Where the plan goes beyond what was tested."""
-    said = ["The paper tested decay during pretraining from scratch, up to 1B parameters and without experts: a plan "
-            "made from a finished or fine-tuned checkpoint is outside of that."]  # fmt: skip
+    sentences = [
+        "The paper tested decay during pretraining from scratch, up to 1B parameters and without experts: a plan "
+        "made from a finished or fine-tuned checkpoint is outside of that."
+    ]
     if plan.rule not in ("uniform", "none"):
-        said.append(
+        sentences.append(
             "Base values do not carry over between coupled (Adam with L2) and decoupled decay (AdamW); ratios do."
         )
-        said.append(
+        sentences.append(
             "A changed decay needs about 1/(lr x weight decay) steps to show in a norm, which then goes as "
             "ratio^-1/2: a run shorter than that tells nothing about it."
         )
-    return said
+    return sentences
 
 
 def _total(plan: DecayPlan) -> str:

@@ -24,8 +24,8 @@ def coverage(summary: Summary) -> str:
 def contrast(summary: Summary) -> list[str]:
     """Attention against MLP: first the raw exponent beside random matrices, then the shape-free one."""
     sentences: list[str] = []
-    found = {c.basis: c for c in summary.contrasts if c.attention == "all"}
-    raw, square = found.get("alpha"), found.get("square_alpha")
+    by_basis = {c.basis: c for c in summary.contrasts if c.attention == "all"}
+    raw, square = by_basis.get("alpha"), by_basis.get("square_alpha")
     if raw is not None:
         sentences.append(
             f"By alpha, attention is heavier-tailed than MLP in {raw.n_positive} of {raw.n_layers} layers "

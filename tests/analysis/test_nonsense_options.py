@@ -100,10 +100,10 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
         "plot.scree": (specdiag.plot.scree, {"report": report}, ()),
         "plot.balance": (specdiag.plot.balance, {"report": report, "basis": "alpha"}, ()),
         "plot.decay": (specdiag.plot.decay, {"plan": plan}, ()),
-        "plot.decay_run": (specdiag.plot.decay_run, {"found": None}, ()),
+        "plot.decay_run": (specdiag.plot.decay_run, {"log": None}, ()),
         "plot.paper": (specdiag.plot.paper, {"report": report, "plan": plan}, ()),
-        "plot.norms": (specdiag.plot.norms, {"found": found}, ()),
-        "plot.trajectory": (specdiag.plot.trajectory, {"found": found}, ()),
+        "plot.norms": (specdiag.plot.norms, {"run": found}, ()),
+        "plot.trajectory": (specdiag.plot.trajectory, {"trajectory": found}, ()),
         "plot.save": (specdiag.plot.save, {"figure": specdiag.plot.scree(report), "path": folder / "x.svg"}, ()),
     }  # fmt: skip
     for name in optimizers:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from adapter_files import LORA, QUERY, lora, model, random, write
+from command import execute
 from safetensors.numpy import load_file, save_file
 
 from specdiag.report import load_report
 
 
 def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "specdiag", "analyze", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    return execute("analyze", *args, cwd=cwd)
 
 
 @pytest.fixture

@@ -12,17 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import execute as specdiag
 from models import write_llama
 
 from specdiag.report import COLUMNS, load_report
-
-
-def specdiag(*args, cwd=None, env=None):
-    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run(
-        [sys.executable, "-m", "specdiag", *map(str, args)], capture_output=True, text=True, cwd=cwd,
-        env=inherited | (env or {}), timeout=120,
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from command import invoke
 from safetensors.numpy import save_file
 from specdiag_cli.main import app
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ def checkpoint(folder, held, seed=0):
 
 
 def run(*arguments, code=0):
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    done = invoke(*arguments)
     assert done.exit_code == code, (arguments, done.output)
     return done
 

@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from command import outcome
 from helpers import esd, with_singular_values
 from safetensors.torch import save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.comparison.compare import failures
@@ -47,8 +46,7 @@ def save(folder, tensors):
 
 
 def run(*args):
-    done = CliRunner().invoke(app, ["compare", *map(str, args)])
-    return done.exit_code, done.stdout, done.stderr
+    return outcome("compare", *args)
 
 
 # Weights

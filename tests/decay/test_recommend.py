@@ -12,10 +12,9 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from command import invoke
 from helpers import naive_hill
-from specdiag_cli.main import app
 from torch import nn
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.decay.plan import DecayPlan, load_plan
@@ -442,7 +441,7 @@ def test_a_hostile_name_stays_a_string() -> None:
 
 
 def run(*arguments: str):
-    return CliRunner().invoke(app, ["recommend", *arguments])
+    return invoke("recommend", *arguments)
 
 
 def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from command import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.decay.effect import norm_factor
@@ -53,8 +52,7 @@ def sign(alpha, shape=(64, 64)):
 
 
 def run(*args):
-    done = CliRunner().invoke(app, ["simulate", *map(str, args)], env={"COLUMNS": "220"})
-    return done.exit_code, done.stdout, done.stderr
+    return outcome("simulate", *args, width=220)
 
 
 def on_noise(update, shape, lr, decay, steps, seed=0):

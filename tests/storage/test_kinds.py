@@ -70,12 +70,12 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (2, "1888849b47c9f3f9"),
-    "decay plan": (2, "0cc5dffc381d6066"),
-    "comparison": (2, "2feb09ba59c49953"),
-    "audit": (1, "2cb02a3881a7d61d"),
-    "trajectory": (1, "97b454d50af0586c"),
-    "ledger of a trajectory": (2, "769587841390a164"),
+    "specdiag report": (3, "44bcb5fe8cabef1d"),
+    "decay plan": (3, "0cc5dffc381d6066"),
+    "comparison": (3, "4b14432005d7476f"),
+    "audit": (2, "2cb02a3881a7d61d"),
+    "trajectory": (2, "97b454d50af0586c"),
+    "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),
     "list of watched modules": (2, "4368253615064ccf"),

@@ -177,6 +177,27 @@ def test_a_full_disk_in_a_real_process(report, tmp_path):
     assert not (tmp_path / "b.csv").exists()
 
 
+def test_a_report_is_kept_where_its_eigenvalues_do_not_fit(tmp_path):
+    save_file({"model.layers.0.mlp.up_proj.weight": lcg(1500, 1500, 1)}, tmp_path / "model.safetensors")
+    out = tmp_path / "b.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "specdiag", "analyze", str(tmp_path / "model.safetensors"), "-o", str(out)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+    )
+    assert done.returncode == 4
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "spectra.safetensors" in line
+    assert line.endswith(f"failed: File too large; free space or name another folder; "
+                         f"the report is in {out}, without its eigenvalues")  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.json", "model.safetensors"]
+    kept = load_report(out)
+    assert kept.complete
+    assert [record.status for record in kept] == ["ok"]
+    assert not kept.has_eigenvalues
+
+
 def test_unwritable_paths(tmp_path):
     with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
         check_writable(tmp_path / "nowhere" / "a.json")

@@ -46,7 +46,7 @@ def _one_thread():
 
 
 def trainer_of(read, folder, **options):
-    """A Trainer with the settings that the file told and no others; coupled decay is torch's Adam."""
+    """A Trainer with the settings of the file and no others; coupled decay is torch's Adam."""
     arguments = transformers.TrainingArguments(
         str(folder / "run"),
         report_to="none",

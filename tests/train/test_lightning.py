@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import lightning
@@ -283,7 +284,12 @@ def test_decay_that_rounding_undoes_is_said(tmp_path):
 
 
 def test_weights_in_float32_round_nothing_away(tmp_path):
-    fit(Module(lr=1e-4), tmp_path, LightningAlphaDecayCallback(), precision="bf16-mixed", steps=1)
+    callback = LightningAlphaDecayCallback(measure_first=True)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit(Module(lr=1e-4), tmp_path, callback, precision="bf16-mixed", steps=1)
+    assert not [str(warning.message) for warning in seen if "rounding undoes it" in str(warning.message)]
+    assert max(callback.decay.ratios.values()) == 3.0
 
 
 def test_the_other_package_of_lightning(tmp_path, monkeypatch):

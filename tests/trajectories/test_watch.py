@@ -66,12 +66,12 @@ def made(courses, statuses=None, loss=(1.0, 10)) -> Trajectory:
 
 def test_once_gives_what_trajectory_gives(run, tmp_path):
     seen = list(specdiag.watch(run, once=True))
-    assert [o.found.step for o in seen] == [0, 10, 20]
+    assert [o.result.step for o in seen] == [0, 10, 20]
     whole = specdiag.trajectory(run, out=tmp_path / "other")
     assert seen[-1].trajectory.rows == whole.rows
     assert [s.resumed for s in specdiag.trajectory(run).steps] == [True] * 3
     again = list(specdiag.watch(run, once=True, spectra=True))
-    assert all(o.found.resumed for o in again)
+    assert all(o.result.resumed for o in again)
 
 
 def test_eigenvalues_are_kept_where_asked(run):
@@ -106,7 +106,7 @@ def test_a_process_that_dies_is_one_step_lost(run, monkeypatch):
     with pytest.raises(ComputationError, match=r"ended with -9: is memory short\?"):
         one_step.analyse_in_subprocess(RunStep(10, str(run / "checkpoint-10")), {}, spectra=False)
     seen = list(specdiag.watch(run, once=True))
-    assert all(isinstance(o.found, DroppedStep) for o in seen)
+    assert all(isinstance(o.result, DroppedStep) for o in seen)
 
 
 # Live
@@ -135,7 +135,7 @@ def test_a_run_that_writes_while_it_is_watched(trained, tmp_path):
     writer.start()
     seen = []
     for observed in specdiag.watch(run, interval=0.2):
-        seen.append(observed.found)
+        seen.append(observed.result)
         if {0, 10, 20} <= {f.step for f in seen if isinstance(f, StepResult)} or time.monotonic() > deadline:
             break
     writer.join()

@@ -13,13 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from command import invoke
 from helpers import esd as naive_esd
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.text import Text
 from PIL import Image
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag import plot
@@ -468,7 +467,7 @@ def test_mp_density(shape):
 
 
 def run(*args):
-    return CliRunner().invoke(app, ["plot", *map(str, args)])
+    return invoke("plot", *args)
 
 
 @pytest.mark.parametrize(

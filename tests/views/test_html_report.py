@@ -15,6 +15,7 @@ import browser
 import numpy as np
 import pytest
 import torch
+from command import execute
 from msgspec.structs import replace as replace_record
 
 import specdiag
@@ -342,9 +343,7 @@ def test_path_is_checked_and_written(minilm_report, minilm_page, tmp_path):
 
 
 def cli(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "specdiag", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    return execute(*arguments, cwd=cwd)
 
 
 def test_command(minilm_report, tmp_path):

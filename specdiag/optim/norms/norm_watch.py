@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
@@ -69,7 +69,7 @@ class NormWatch:
         """
         if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1")
-        several: Sequence[Any] = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+        several = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
         self._optimizers = [torch_optimizer(each) for each in several]
         out = None if out is None else checks.path("out", out)
         include, exclude, roles = (
@@ -81,7 +81,7 @@ class NormWatch:
         self._matrices = watched(model, set(groups), include=include, exclude=exclude, roles=roles)
         self._every = every
         self._powers = PowerIteration()
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._of_parameter: dict[nn.Parameter, list[LiveMatrix]] = {}
         for matrix in self._matrices:
             self._of_parameter.setdefault(matrix.parameter, []).append(matrix)

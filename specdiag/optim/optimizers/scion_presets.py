@@ -11,7 +11,7 @@ from torch import nn
 from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import Place, Placed, placed
+from specdiag.live.places import Place, PlacedParameter, placed
 from specdiag.optim.optimizers.lmo import Lmo
 
 
@@ -132,7 +132,7 @@ def scion_groups(
     return groups
 
 
-def _lmo(each: Placed, preset: Preset) -> Lmo:
+def _lmo(each: PlacedParameter, preset: Preset) -> Lmo:
     if each.place == "bias" or (each.place == "input" and each.parameter.ndim > 2 and not each.kernel):
         return "bias-rms"
     return "spectral-conv" if each.kernel else preset.balls[each.place].lmo

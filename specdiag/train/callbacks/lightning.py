@@ -35,11 +35,11 @@ class LightningAlphaDecayCallback(Callback):
         decay: the AlphaDecay, from the beginning of training on; None before.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="background"`."""
         super().__init__()
         self.decay: AlphaDecay | None = None
-        self._settings = settings
+        self._settings: Table = settings
         self._loaded: Table | None = None
         self._announced = False
         self._watching: Any = None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, Self, cast
+from collections.abc import Callable
+from typing import ClassVar, Protocol, Self, cast
+
+from torch import nn
+from torch.optim import Optimizer
 
 from specdiag.errors import MissingExtraError, SourceError, SpecdiagError, UsageError
 from specdiag.files import Table
@@ -55,11 +58,11 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
 
     rule: ClassVar[Callable[..., LiveRule]]
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         """Take the keyword arguments of the rule."""
         self.decay: LiveRule | None = None
         self._seconds = 0.0
-        self._settings = settings
+        self._settings: Table = settings
 
     @property
     def seconds(self) -> float:
@@ -67,10 +70,10 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         return self._seconds
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
-        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        model, optimizer = cast("nn.Module", kwargs["model"]), cast("Optimizer", kwargs["optimizer"])
         if self.decay is not None:
             self.decay.detach()
         self.decay = self.attached(model, optimizer)
@@ -83,7 +86,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         cast("Table", state.stateful_callbacks).setdefault(type(self).__name__, self.state())
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Measure what is due, after the gradients and before the step."""
         if self.decay is not None:
@@ -92,13 +95,13 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
             self._seconds += time.perf_counter() - started
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Leave the optimizer as it was; `decay` keeps its last ratios."""
         if self.decay is not None:
             self.decay.detach()
 
-    def attached(self, model: Any, optimizer: Any) -> LiveRule:
+    def attached(self, model: nn.Module, optimizer: Optimizer) -> LiveRule:
         """The rule, attached to a live optimizer."""
         return type(self).rule(model, optimizer, **self._settings)
 
@@ -110,17 +113,17 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Table) -> Self:
         """The callback of a checkpoint; its state is taken from there when training begins."""
         return cls(**state["args"])
 
     def _saved(self, state: TrainerState) -> Table | None:
         """The rule's state in the checkpoint that the Trainer resumes from."""
-        held = cast("Table", state.stateful_callbacks).get(type(self).__name__)
-        if isinstance(held, list):
+        entry = cast("Table", state.stateful_callbacks).get(type(self).__name__)
+        if isinstance(entry, list):
             raise UsageError(f"the Trainer has several {type(self).__name__}s: their ratios would multiply; add one")
         try:
-            return None if held is None else held["attributes"]["saved"]
+            return None if entry is None else entry["attributes"]["saved"]
         except (LookupError, TypeError) as error:
             raise _damaged(self, error) from error
 
@@ -173,7 +176,7 @@ def _damaged(what: object, error: Exception) -> SourceError:
     )
 
 
-def _check_resumed(args: TrainingArguments, optimizer: Any, step: int) -> None:
+def _check_resumed(args: TrainingArguments, optimizer: Optimizer, step: int) -> None:
     """Warn of changes that a Trainer makes silently on resuming, if they affect the decay."""
     if not any(optimizer.state.values()):
         _log.warning(
@@ -181,10 +184,10 @@ def _check_resumed(args: TrainingArguments, optimizer: Any, step: int) -> None:
             "beside it, so momentum starts from zero",
             step,
         )
-    held = {group["weight_decay"] for group in optimizer.param_groups}
-    if args.weight_decay not in held:
+    decays = {group["weight_decay"] for group in optimizer.param_groups}
+    if args.weight_decay not in decays:
         _log.warning(
             "weight_decay=%g is not used: the resumed optimizer brings its own, %s",
             args.weight_decay,
-            " and ".join(f"{decay:g}" for decay in sorted(held)),
+            " and ".join(f"{decay:g}" for decay in sorted(decays)),
         )

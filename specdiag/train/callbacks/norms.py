@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
+
+from torch import nn
+from torch.optim import Optimizer
 
 from specdiag.errors import MissingExtraError, UsageError
 from specdiag.files import Table
@@ -26,37 +28,37 @@ class NormWatchCallback(TrainerCallback, ExportableState):
         watch: the NormWatch, from the beginning of training on; None before.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         """Take the keyword arguments of `NormWatch`, such as `every=100`, `out="runs/mine"`, `roles=("q", "head")`."""
         self.watch: NormWatch | None = None
-        self._settings = settings
+        self._settings: Table = settings
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
         if self.watch is not None:
             self.watch.detach()
         settings: Table = {"out": args.output_dir} | self._settings
-        self.watch = NormWatch(kwargs["model"], kwargs["optimizer"], **settings)
+        self.watch = NormWatch(cast("nn.Module", kwargs["model"]), cast("Optimizer", kwargs["optimizer"]), **settings)
         stateful = cast("Table", state.stateful_callbacks)
-        held = stateful.get(type(self).__name__)
-        if isinstance(held, list):
+        entry = stateful.get(type(self).__name__)
+        if isinstance(entry, list):
             raise UsageError("the Trainer has several NormWatchCallbacks, which would write into one log: add one")
-        if state.global_step > 0 and held is not None and held["attributes"]["saved"] is not None:
-            self.watch.load_state_dict(held["attributes"]["saved"])
+        if state.global_step > 0 and entry is not None and entry["attributes"]["saved"] is not None:
+            self.watch.load_state_dict(entry["attributes"]["saved"])
         # The checkpoint of a run without this callback has no entry for it, and the Trainer's first save needs one.
         stateful.setdefault(type(self).__name__, self.state())
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Say that a step follows."""
         if self.watch is not None:
             self.watch.step(state.global_step)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Log the last norms, and let go of the optimizer."""
         if self.watch is not None:
@@ -68,6 +70,6 @@ class NormWatchCallback(TrainerCallback, ExportableState):
         return {"args": dict(self._settings), "attributes": {"saved": saved}}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> NormWatchCallback:
+    def from_state(cls, state: Table) -> NormWatchCallback:
         """The callback of a checkpoint; its vectors are taken from there when training begins."""
         return cls(**state["args"])

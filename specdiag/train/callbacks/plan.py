@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import cast
+
+from torch import nn
+from torch.optim import Optimizer
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError
@@ -30,7 +33,7 @@ class DecayPlanCallback(TrainerCallback):
         self.plan = plan if isinstance(plan, DecayPlan) else load_plan(plan)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Apply the plan: the optimizer has been prepared by now, and its checkpoint loaded."""
-        self.plan.apply(kwargs["optimizer"], kwargs["model"])
+        self.plan.apply(cast("Optimizer", kwargs["optimizer"]), cast("nn.Module", kwargs["model"]))

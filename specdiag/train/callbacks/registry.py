@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specdiag import checks
 from specdiag.decay.plan import DecayPlan
@@ -47,7 +47,7 @@ def check_rule_options(rule: str, options: Mapping[str, object]) -> None:
 
 
 def rule_callback(
-    rule: str, options: Mapping[str, Any], plan: DecayPlan | None, *, trained: bool
+    rule: str, options: Mapping[str, object], plan: DecayPlan | None, *, trained: bool
 ) -> TrainerCallback | None:
     """Make the callback that applies a rule. Loads transformers.
 
@@ -74,7 +74,7 @@ def rule_callback(
         return NoDecayCallback()
     if rule not in live:
         return None if plan is None else DecayPlanCallback(plan)
-    given = dict(options)
+    settings = dict(options)
     if rule == "alphadecay":
-        given.setdefault("measure_first", trained)
-    return live[rule](**given)
+        settings.setdefault("measure_first", trained)
+    return live[rule](**settings)

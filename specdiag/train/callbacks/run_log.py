@@ -33,10 +33,10 @@ class NoDecayCallback(TrainerCallback):
     """Takes all weight decay away, inside the optimizer's steps: its groups and checkpoints keep theirs."""
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Attach to the prepared optimizer."""
-        attach(kwargs["optimizer"], "ratio", "NoDecayCallback", lambda *_: 0.0, replace=True)
+        attach(cast("Optimizer", kwargs["optimizer"]), "ratio", "NoDecayCallback", lambda *_: 0.0, replace=True)
 
 
 class RunLogCallback(TrainerCallback):
@@ -65,7 +65,7 @@ class RunLogCallback(TrainerCallback):
         self._last: Decays = {}
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Hook into the step, behind the decay's own hook; let this run's intervals hold, not those of the state."""
         state.compute_steps(args, state.max_steps)
@@ -81,7 +81,7 @@ class RunLogCallback(TrainerCallback):
             groups = optimizer.param_groups
             self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state)
 
-        servable(kwargs["optimizer"]).register_step_pre_hook(read)
+        servable(cast("Optimizer", kwargs["optimizer"])).register_step_pre_hook(read)
 
     def on_log(
         self,
@@ -89,33 +89,33 @@ class RunLogCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Keep the losses in the long form too."""
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
         append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
-        held = None if self._live is None else self._live.decay
-        ratios = [] if held is None else list(held.ratios.values())
-        alphas = [a for a in getattr(held, "alphas", {}).values() if a is not None]
+        decay = None if self._live is None else self._live.decay
+        ratios = [] if decay is None else list(decay.ratios.values())
+        alphas = [a for a in getattr(decay, "alphas", {}).values() if a is not None]
         more = {"ratio_min": min(ratios), "ratio_max": max(ratios)} if ratios else {}
         self._on_log(state.global_step, {**logs, **more, **({"alpha": fmean(alphas)} if alphas else {})})
 
     def _changed(self, decays: Decays, state: TrainerState) -> None:
-        held = None if self._live is None else self._live.decay
-        decays = {**decays, **getattr(held, "decays", {})}
+        decay = None if self._live is None else self._live.decay
+        decays = {**decays, **getattr(decay, "decays", {})}
         if decays == self._last or not state.is_world_process_zero:
             return
         if not self._last:
             self._on_first(decays)
-        alphas: Mapping[str, float | None] = getattr(held, "alphas", {})
-        ratios = {} if held is None else held.ratios
-        column = "square_alpha" if alphas and held is not None and _by_square(held) else "alpha"
+        alphas: Mapping[str, float | None] = getattr(decay, "alphas", {})
+        ratios = {} if decay is None else decay.ratios
+        column = "square_alpha" if alphas and decay is not None and _by_square(decay) else "alpha"
         changed = [name for name in decays if decays[name] != self._last.get(name)]
         entries = [entry(state.global_step, name, "weight_decay", decays[name]) for name in changed]
         entries += [entry(state.global_step, name, "ratio", ratios[name]) for name in changed if name in ratios]
         entries += [entry(state.global_step, n, column, a) for n in changed if (a := alphas.get(n)) is not None]
-        rhos: Mapping[str, float | None] = getattr(held, "rhos", {})
+        rhos: Mapping[str, float | None] = getattr(decay, "rhos", {})
         by_shape = column.replace("alpha", "rho")
         entries += [entry(state.global_step, n, by_shape, r) for n in changed if (r := rhos.get(n)) is not None]
         append_log(self._path, entries)
@@ -131,7 +131,9 @@ class StopCallback(TrainerCallback):
 
     wanted = False
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Save and stop: all ranks after the same step, whichever was asked."""
         if any_rank(self.wanted):
             self.wanted = True

@@ -34,7 +34,7 @@ def check_model(model: nn.Module, label: str) -> None:
         raise SourceError(f"the weights of {label} cannot be trained on: {found}; {_BACK}")
 
 
-def check_state(state: Mapping[str, Mapping[str, Any]], label: str) -> None:
+def check_state(state: Mapping[str, Mapping[str, object]], label: str) -> None:
     """Raise SourceError if a value of an optimizer's state is not finite, or a second moment is negative.
 
     Args:
@@ -47,7 +47,7 @@ def check_state(state: Mapping[str, Mapping[str, Any]], label: str) -> None:
                           "fresh_optimizer=True")  # fmt: skip
 
 
-def check_plain(content: Any, label: str) -> None:
+def check_plain(content: object, label: str) -> None:
     """Raise SourceError if a number in nested dictionaries and lists is not finite, such as an lr.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,7 +21,7 @@ def sample_gradients(trainer: CrashSafeTrainer, data: Data) -> dict[str, torch.T
     model.eval()
     for first in range(0, min(len(data.held_out), _BATCHES * size), size):
         examples = [data.held_out[i] for i in range(first, min(first + size, len(data.held_out)))]
-        batch = trainer.data_collator(examples)
+        batch = trainer.data_collator(cast("Any", examples))
         model(**{name: value.to(model.device) for name, value in batch.items()}).loss.backward()
     named = untied(live_parameters(model))
     found = {name: p.grad.detach() for name, p in named.items() if p.grad is not None}

@@ -104,7 +104,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise SourceError if a file of weights in a folder is not what was saved, where that can be told."""
+    """Raise SourceError if a file of weights in a folder is not what was saved, where checksums exist."""
     found = _changed_bytes(folder, manifest=True)
     if found is not None:
         raise SourceError(f"'{folder}' is damaged: {found}; copy it again, or name another checkpoint")
@@ -126,7 +126,7 @@ def _defects(folder: Path) -> Iterator[str]:
         yield "no rng_state.pth"
     for path in sorted(folder.glob("*.json")):
         try:
-            held = json.loads(read_whole(path))
+            index = json.loads(read_whole(path))
         except OSError as error:
             yield f"{path.name} cannot be read: {error.strerror or error}"
             continue
@@ -134,7 +134,7 @@ def _defects(folder: Path) -> Iterator[str]:
             yield f"{path.name} is no JSON: cut short"
             continue
         if path.name.endswith(".index.json"):
-            yield from _missing_shards(folder, held)
+            yield from _missing_shards(folder, index)
     for path in sorted(folder.glob("*.safetensors")):
         yield from _safetensors_defect(path)
     for path in sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES):

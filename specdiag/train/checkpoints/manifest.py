@@ -59,9 +59,9 @@ def write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         sync(path)
-    held = Manifest(files={path.relative_to(folder).as_posix(): _mark_to_keep(path) for path in files})
+    manifest = Manifest(files={path.relative_to(folder).as_posix(): _mark_to_keep(path) for path in files})
     target = folder / MANIFEST
-    target.write_bytes(msgspec.json.encode(held))
+    target.write_bytes(msgspec.json.encode(manifest))
     sync(target)
     sync(folder)
 
@@ -69,8 +69,8 @@ def write_manifest(folder: Path) -> None:
 def content_defect(folder: Path) -> str | None:
     """The file whose bytes are not those of its checksum in the manifest, in words; None where there is none."""
     try:
-        held = _read(folder)
-        for name, expected in held.files.items() if held is not None else ():
+        manifest = _read(folder)
+        for name, expected in manifest.files.items() if manifest is not None else ():
             if expected.crc is not None and _crc(folder / name) != expected.crc:
                 return f"{name} was changed after it was saved (its checksum differs)"
     except (OSError, msgspec.DecodeError) as error:
@@ -81,10 +81,10 @@ def content_defect(folder: Path) -> str | None:
 def manifest_defect(folder: Path) -> str | None:
     """In what a folder differs from its manifest; None where it has none or fits."""
     try:
-        held = _read(folder)
+        manifest = _read(folder)
     except (OSError, msgspec.DecodeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    for name, expected in held.files.items() if held is not None else ():
+    for name, expected in manifest.files.items() if manifest is not None else ():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return f"{MANIFEST} names {name}, which is outside of the checkpoint"
         try:

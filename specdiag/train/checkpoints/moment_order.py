@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from specdiag.architecture.names import numbered
 from specdiag.live.parameters import live_parameters, untied
+from specdiag.train.checkpoints.optimizer_state import Moments
 
 MARGIN = 0.05
 """Mean correlation by which an exchange must fit better than what is there. In right orders the most was 0.027."""
@@ -37,9 +38,7 @@ _Profile = tuple[torch.Tensor, torch.Tensor]
 """Means over rows and over columns."""
 
 
-def check_order(
-    model: nn.Module, moments: Mapping[str, Mapping[str, Any]], gradients: Mapping[str, torch.Tensor]
-) -> str | None:
+def check_order(model: nn.Module, moments: Moments, gradients: Mapping[str, torch.Tensor]) -> str | None:
     """Compare where squared gradients and second moments are large, against other same-shape assignments.
 
     Args:
@@ -56,8 +55,8 @@ def check_order(
     fits = {pair: fit for names in classes for pair, fit in _fits(names, profiles).items()}
     if not fits:
         return None
-    gains = {said: _mean_gain(swap, fits) for said, swap in _exchanges(classes)}
-    best = max(gains, key=lambda said: gains[said], default=None)
+    gains = {exchange: _mean_gain(swap, fits) for exchange, swap in _exchanges(classes)}
+    best = max(gains, key=lambda exchange: gains[exchange], default=None)
     if best is not None and gains[best] > MARGIN:
         return (
             f"The second moments may lie at the wrong parameters: they fit the gradients better where {best} change "

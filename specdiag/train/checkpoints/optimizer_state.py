@@ -12,17 +12,17 @@ from torch.optim import Optimizer
 
 from specdiag.checkpoint.torch_load import load_torch
 from specdiag.errors import SourceError
-from specdiag.live.parameters import live_parameters, untied
+from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.train.checkpoints.finite import check_plain
 
-Moments = Mapping[str, Mapping[str, Any]]
+Moments = Mapping[str, Mapping[str, object]]
 """Saved state by parameter name."""
 
 _MOST_STEPS = 1 << 53
 """A step counter may be a float, which counts no further."""
 
 
-def read_optimizer(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:
+def read_optimizer(path: Path) -> tuple[list[ParamGroup], Mapping[object, Mapping[str, object]]]:
     """Groups and state of an optimizer's file, in the layout of torch.
 
     Raises:
@@ -39,7 +39,7 @@ def read_optimizer(path: Path) -> tuple[list[Mapping[str, Any]], Mapping[Any, Ma
     if odd is not None:
         raise SourceError(f"{path} has a {type(state[odd]).__name__} for the state of {odd!s:.40}: it is damaged")
     check_plain(groups, str(path))
-    return cast("list[Mapping[str, Any]]", groups), cast("Mapping[Any, Mapping[str, Any]]", state)
+    return cast("list[ParamGroup]", groups), cast("Mapping[object, Mapping[str, object]]", state)
 
 
 def step_counters(path: Path) -> set[int]:
@@ -87,7 +87,7 @@ def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
     keys = [key for group in saved_groups for key in group["params"]]
     n_tensors = 0
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Mapping[str, object]] = {}
     for key, parameter in zip(keys, (p for group in groups for p in group), strict=True):
         n_tensors += _check_state(path, names[parameter], _state_of(state, key), parameter)
         found[names[parameter]] = state[key]

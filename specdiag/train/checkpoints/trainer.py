@@ -44,15 +44,17 @@ class CrashSafeTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The registry's where one is named, else the Trainer's own."""
-        held = cast("Optimizer | None", self.optimizer)
-        if held is None and self.make_optimizer is not None:
+        if cast("Optimizer | None", self.optimizer) is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(cast("nn.Module", self.model))
         return super().create_optimizer(model)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: object, **kwargs: object
+    ) -> torch.Tensor:
         """Run a forward and backward pass and count its tokens."""
         self.tokens += inputs["input_ids"].numel() if "input_ids" in inputs else 0
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        step = cast("Callable[..., torch.Tensor]", super().training_step)
+        loss = step(model, inputs, *args, **kwargs)
         if self.divergence is not None:
             self.divergence.see(loss)
         return loss
@@ -104,6 +106,6 @@ class CrashSafeTrainer(Trainer):
 
 
 def _bytes_to_save(model: nn.Module, optimizer: Any) -> int:
-    held = [*model.parameters(), *model.buffers()]
-    held += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

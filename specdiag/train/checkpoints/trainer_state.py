@@ -40,28 +40,28 @@ def read_trainer_state(path: Path) -> Table:
         SourceError: it is missing or damaged, or a value of it is none that a Trainer writes.
     """
     try:
-        held = json.loads(read_whole(path))
+        content = json.loads(read_whole(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}; name another checkpoint") from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} cannot be read ({error}): name another checkpoint") from error
-    if not isinstance(held, dict) or not isinstance(held.get("global_step"), int):
+    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
         raise SourceError(f"{path} names no global_step: name another checkpoint")
     try:
-        state = _convert(held)
+        state = _convert(content)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise SourceError(f"{path} is damaged ({error}): name another checkpoint") from error
-    _check(path, held, state)
-    return cast("Table", held)
+    _check(path, content, state)
+    return cast("Table", content)
 
 
-def _check(path: Path, held: Table, state: _State) -> None:
+def _check(path: Path, content: Table, state: _State) -> None:
     from transformers import TrainerState
 
     known = TrainerState.__dataclass_fields__
-    unknown = next((name for name in held if name not in known), None)
+    unknown = next((name for name in content if name not in known), None)
     if unknown is not None:
         raise SourceError(f"{path} has a field that this transformers does not know, {unknown:.80}: it is of another "
                           "version, or damaged; name another checkpoint")  # fmt: skip
-    check_plain({name: held[name] for name in ("epoch", "total_flos") if name in held}, str(path))
+    check_plain({name: content[name] for name in ("epoch", "total_flos") if name in content}, str(path))
     check_plain(state.stateful_callbacks, str(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,9 @@ HELD_OUT_SHARE = 64
 """Number of blocks per held-out block. At least one block is held out."""
 HELD_OUT_MOST = 512
 
+Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
+"""Tokens of a file, in its order."""
+
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
     """Blocks of a memory-mapped token file; the tokens after the last whole block are left out.
@@ -23,7 +25,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     Every block predicts `size - 1` tokens, so that a mean over blocks is one over tokens.
     """
 
-    def __init__(self, tokens: NDArray[Any], size: int, indices: NDArray[np.int64]) -> None:
+    def __init__(self, tokens: Tokens, size: int, indices: NDArray[np.int64]) -> None:
         self.tokens, self.size, self.indices = tokens, size, indices
 
     def __len__(self) -> int:
@@ -36,7 +38,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": block, "labels": block}
 
 
-def split(tokens: NDArray[Any], size: int, label: str) -> tuple[Blocks, Blocks]:
+def split(tokens: Tokens, size: int, label: str) -> tuple[Blocks, Blocks]:
     """Training and held-out blocks. Which are held out depends on the number of blocks alone, never on the seed.
 
     Raises:
@@ -56,7 +58,7 @@ def held_out_of(n: int, most: int = HELD_OUT_MOST) -> NDArray[np.bool_]:
     return held_out
 
 
-def open_tokens(path: Path, dtype: str) -> NDArray[Any]:
+def open_tokens(path: Path, dtype: str) -> Tokens:
     """A token file as a memory map.
 
     Raises:
@@ -71,7 +73,7 @@ def open_tokens(path: Path, dtype: str) -> NDArray[Any]:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
 
 
-def check_vocabulary(tokens: NDArray[Any], size: int, label: str) -> None:
+def check_vocabulary(tokens: Tokens, size: int, label: str) -> None:
     """Raise SourceError if a token lies beyond the model's vocabulary."""
     step = 1 << 24
     largest = max(int(tokens[i : i + step].max()) for i in range(0, len(tokens), step))

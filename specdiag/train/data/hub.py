@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from specdiag.errors import MissingExtraError, SourceError
 
@@ -121,7 +121,7 @@ def documents(data: HubData) -> Iterator[str]:
             yield text_of(row, data.name)
 
 
-def text_of(row: dict[str, Any], label: str) -> str:
+def text_of(row: Mapping[str, object], label: str) -> str:
     """The column `text` of a row, or the only one with text.
 
     Raises:
@@ -131,10 +131,10 @@ def text_of(row: dict[str, Any], label: str) -> str:
     name = _COLUMN if _COLUMN in strings else strings[0] if len(strings) == 1 else None
     if name is None:
         raise SourceError(f"{label} has no column '{_COLUMN}' with text, but {', '.join(row)}: rename the one you mean")
-    return row[name]
+    return str(row[name])
 
 
-def import_datasets() -> Any:
+def import_datasets() -> ModuleType:
     """The library.
 
     Raises:

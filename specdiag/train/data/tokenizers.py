@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.train.checkpoints.inspect import gguf_in
 from specdiag.train.data.byte_tokenizer import byte_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NO_TOKENIZER = "bytes"
 """In a recipe: bytes are tokens."""
@@ -21,7 +24,7 @@ KEPT = "tokenizer"
 """Folder in a run."""
 
 
-def find_tokenizer(*folders: Path) -> Any:
+def find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of the first folder that has one, else None: then bytes are tokens.
 
     Raises:
@@ -32,12 +35,12 @@ def find_tokenizer(*folders: Path) -> Any:
 
 
 def tokenizer_to_go_on(
-    asked: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
-) -> Any:
+    named: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a run that goes on; None for bytes, and where no text is to be read.
 
     Args:
-        asked: folder, file or hub id, or `bytes`.
+        named: folder, file or hub id, or `bytes`.
         folders: where it may lie.
         in_bytes: whether the run is known to have been trained on bytes.
         vocabulary: of the model; None where it has none.
@@ -47,8 +50,8 @@ def tokenizer_to_go_on(
         UsageError: there is none, and the vocabulary is not that of bytes.
         SourceError: it cannot be opened.
     """
-    if asked is not None:
-        return open_tokenizer(asked)
+    if named is not None:
+        return open_tokenizer(named)
     found = None if in_bytes else find_tokenizer(*folders)
     if found is None and in_text and not in_bytes and vocabulary not in _OF_BYTES:
         raise UsageError(
@@ -59,7 +62,7 @@ def tokenizer_to_go_on(
     return found
 
 
-def open_tokenizer(source: str) -> Any:
+def open_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a folder, file or hub id; None for bytes. What is here goes before the hub.
 
     Raises:
@@ -76,7 +79,7 @@ def tokenizer_files(*folders: Path) -> list[Path]:
     return sorted({path for pattern in _PARTS for path in folder.glob(pattern) if path.is_file()})
 
 
-def save_tokenizer(tokenizer: Any, run: Path) -> list[Path]:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase | None, run: Path) -> list[Path]:
     """Keep a tokenizer in the folder of a run, where it is not there yet, and give its files."""
     folder = run / KEPT
     if not folder.exists():
@@ -94,7 +97,7 @@ def copy_tokenizer(files: Sequence[Path], run: Path) -> list[Path]:
     return tokenizer_files(folder)
 
 
-def _open(source: str | Path) -> Any:
+def _open(source: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if Path(source).is_file() and Path(source).suffix != ".json":
@@ -103,8 +106,8 @@ def _open(source: str | Path) -> Any:
         if Path(source).is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(source))
         name = gguf_in(Path(source))
-        held: dict[str, str] = {} if name is None else {"gguf_file": name}
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **held)
+        options: dict[str, str] = {} if name is None else {"gguf_file": name}
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises nothing more special
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(f"the tokenizer of {source} cannot be opened ({reason})") from error

@@ -6,21 +6,23 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError, SourceError, UsageError
-from specdiag.train.data.blocks import check_vocabulary, open_tokens, split
+from specdiag.files import Table
+from specdiag.train.data.blocks import Tokens, check_vocabulary, open_tokens, split
 from specdiag.train.data.fingerprint import Fingerprint, data_fingerprint
 from specdiag.train.data.hub import HubData, documents, import_datasets, locate, resolve, text_of
 
 if TYPE_CHECKING:
-    from transformers import EvalPrediction, TrainerCallback
+    from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback
 
 _READERS = {
     ".txt": "text", ".md": "text", ".py": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet",
@@ -37,12 +39,16 @@ _AT_ONCE = 64
 """Documents given to a tokenizer."""
 
 
+Example = dict[str, object]
+Batch = dict[str, torch.Tensor]
+
+
 class Examples(Protocol):
     """A dataset of map style."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Mapping[str, object]: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Data:
     held_out: Examples
     fingerprint: Fingerprint
     n_tokens: int = 0
-    collate: Callable[[list[Any]], dict[str, Any]] | None = None
+    collate: Callable[[list[Example]], Batch] | None = None
     metrics: Callable[[EvalPrediction], dict[str, float]] | None = None
     labels: tuple[str, ...] | None = None
     callbacks: tuple[TrainerCallback, ...] = ()
@@ -102,7 +108,7 @@ def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READ
 def load_data(
     paths: Sequence[str | Path],
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     vocabulary: int,
     block_size: int,
     seed: int,
@@ -154,13 +160,13 @@ def load_data(
     return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Names a vocabulary."""
-    vocabulary = sorted(cast("dict[str, int]", tokenizer.get_vocab()).items())
+    vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr((type(tokenizer).__name__, vocabulary)).encode()).hexdigest()[:16]
 
 
-def read_rows(path: Path, kind: str, **options: Any) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, kind: str, **options: object) -> Iterator[Table]:
     """Rows of one file, by a reader of `datasets`.
 
     Raises:
@@ -189,7 +195,9 @@ def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:
             yield text_of(row, str(source))
 
 
-def _cached(path: Path, dtype: str, documents: Iterable[str], tokenizer: Any, max_tokens: int | None) -> NDArray[Any]:
+def _cached(
+    path: Path, dtype: str, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int | None
+) -> Tokens:
     """Tokens of documents, from the cache where they are, else written there whole or not at all.
 
     Runs of a sweep share what lies in the folder above theirs.
@@ -236,13 +244,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokens(documents: Iterable[str], tokenizer: Any) -> Iterator[Sequence[int] | NDArray[np.uint8]]:
+def _tokens(
+    documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None
+) -> Iterator[Sequence[int] | NDArray[np.uint8]]:
     """Tokens of each document; where the tokenizer has a token for the end, it follows."""
     if tokenizer is None:
         yield from (np.frombuffer(document.encode(), np.uint8) for document in documents)
         return
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [] if tokenizer.eos_token_id is None else [cast("int", tokenizer.eos_token_id)]
     following = iter(documents)
     while some := list(itertools.islice(following, _AT_ONCE)):  # fast tokenizers take them in parallel
-        found: list[list[int]] = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+        found = cast("list[list[int]]", tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"])
         yield from (tokens + end for tokens in found)

@@ -18,8 +18,8 @@ from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
 from specdiag.train.foreign.load import saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
-from specdiag.train.foreign.opening import open_dictionary
-from specdiag.train.foreign.reported_settings import Told, plain
+from specdiag.train.foreign.opening import SavedDict, open_dictionary
+from specdiag.train.foreign.reported_settings import ReportedSettings, plain
 
 KIND = "AlphaDecay checkpoint"
 STATE = "training_state.json"
@@ -37,7 +37,7 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
     """Read it.
 
     Raises:
-        UsageError: its optimizer cannot be continued, or the order of its moments is to be told.
+        UsageError: its optimizer cannot be continued, or the order of its moments is to be reported.
         SourceError: a file is missing or damaged, or they do not fit together.
     """
     content = open_dictionary(folder / OPTIMIZER)
@@ -48,10 +48,10 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
     assigned, _, note = assign(saved, loaded.model, orders, layout)
     step = saved.step
     origin = f"config in {OPTIMIZER}"
-    told = Told()
-    told.rates(saved, OPTIMIZER)
-    told.numbers({**run, "gradient_accumulation": None}, origin)
-    _tell(told, run, origin)
+    reported = ReportedSettings()
+    reported.rates(saved, OPTIMIZER)
+    reported.numbers({**run, "gradient_accumulation": None}, origin)
+    _add_settings(reported, run, origin)
     kind = saved.kind or ("adam" if str(run.get("optimizer", "")).lower() == "adam" else "adamw")
     sentences = [
         note,
@@ -67,9 +67,9 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
         moments=moments_of(saved, assigned),
         optimizer=kind,
         step=step,
-        settings=told.settings,
-        block_size=told.block_size,
-        steps_total=told.steps_total,
+        settings=reported.settings,
+        block_size=reported.block_size,
+        steps_total=reported.steps_total,
         notes=sentences,
     )
 
@@ -108,28 +108,28 @@ def _state(path: Path) -> Mapping[str, Any]:
     return cast("dict[str, Any]", state)
 
 
-def _tell(told: Told, run: Mapping[str, Any], origin: str) -> None:
+def _add_settings(reported: ReportedSettings, run: SavedDict, origin: str) -> None:
     decay, batch, total = run.get("weight_decay"), run.get("batch_size"), run.get("total_batch_size")
-    told.say(origin, learning_rate=run.get("max_lr"), weight_decay=decay)
+    reported.add(origin, learning_rate=run.get("max_lr"), weight_decay=decay)
     if isinstance(batch, int) and isinstance(total, int) and batch > 0 and total % batch == 0:
-        told.say(origin, gradient_accumulation_steps=total // batch)  # of all processes together
+        reported.add(origin, gradient_accumulation_steps=total // batch)  # of all processes together
     if run.get("activation_checkpointing"):
-        told.say(origin, activation_checkpointing=True)
+        reported.add(origin, activation_checkpointing=True)
     kind, ratio, warmup = run.get("scheduler"), run.get("min_lr_ratio"), run.get("warmup_steps")
     if kind == "linear":
-        told.say(origin, lr_scheduler_type="linear", warmup_steps=warmup)
+        reported.add(origin, lr_scheduler_type="linear", warmup_steps=warmup)
     elif kind == "cosine" and ratio is not None:
-        told.say(
+        reported.add(
             origin,
             lr_scheduler_type="cosine_with_min_lr",
             lr_scheduler_kwargs={"min_lr_rate": float(ratio)},
             warmup_steps=warmup,
         )
     elif kind is not None:
-        told.settings.notes.append(f"The schedule {kind} of the run is not taken over.")
+        reported.settings.notes.append(f"The schedule {kind} of the run is not taken over.")
 
 
-def _decays(decays: set[float], run: Mapping[str, Any]) -> list[str]:
+def _decays(decays: set[float], run: SavedDict) -> list[str]:
     base = run.get("weight_decay")
     if not decays or not isinstance(base, float) or base <= 0 or not run.get("use_modulewise_wd"):
         return []

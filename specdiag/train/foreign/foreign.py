@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch import nn
 
 from specdiag.train.runs.trainer_arguments import TrainerArguments
@@ -21,15 +21,15 @@ class Foreign:
             exp_avg_sq, in the shape of the model's parameter.
         optimizer: `adamw` (decoupled decay) or `adam` (coupled).
         step: optimizer steps done.
-        settings: arguments of the Trainer that the file tells, and no others.
-        block_size: tokens of a sequence, if told.
-        steps_total: steps that the run was planned for, if told.
+        settings: arguments of the Trainer in the file, and no others.
+        block_size: tokens of a sequence; None if the file does not contain it.
+        steps_total: steps that the run was planned for; None if the file does not contain them.
         notes: what was taken from where, which layout matched, and what is not known.
     """
 
     kind: str
     model: nn.Module
-    moments: dict[str, dict[str, Any]]
+    moments: dict[str, dict[str, torch.Tensor]]
     optimizer: str
     step: int
     settings: TrainerArguments

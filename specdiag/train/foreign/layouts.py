@@ -84,13 +84,13 @@ def assign(
         saved: the optimizer.
         model: with the shapes of the program's parameters.
         orders: of the program's parameters, by suffix; the first set of which one fits is taken.
-        wanted: the name of the layout, if it was told.
+        wanted: the name of the layout that the caller requires; None to find it.
 
     Returns:
         Parameter by index, the name of the layout, and a sentence.
 
     Raises:
-        UsageError: several fit, or the one that was told does not.
+        UsageError: several fit, or the required one does not.
         SourceError: none fits.
     """
     if saved.names is not None:

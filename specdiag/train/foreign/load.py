@@ -9,6 +9,8 @@ from typing import Any, cast
 import torch
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.live.parameters import ParamGroup
+from specdiag.train.foreign.opening import SavedDict
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _KEPT = {"step", *MOMENTS}
@@ -28,8 +30,8 @@ class SavedOptimizer:
     """
 
     label: str
-    groups: list[Mapping[str, Any]]
-    state: Mapping[int, Mapping[str, Any]]
+    groups: list[ParamGroup]
+    state: Mapping[int, SavedDict]
 
     @property
     def indices(self) -> list[list[int]]:
@@ -39,17 +41,17 @@ class SavedOptimizer:
     @property
     def names(self) -> list[str] | None:
         """Names of all parameters, if the optimizer got them (torch 2.6 and later)."""
-        held = [group for group in self.groups if group["params"]]
-        if not all(isinstance(group.get("param_names"), list) for group in held):
+        groups = [group for group in self.groups if group["params"]]
+        if not all(isinstance(group.get("param_names"), list) for group in groups):
             return None
-        return [str(name) for group in held for name in group["param_names"]]
+        return [str(name) for group in groups for name in group["param_names"]]
 
     def shape(self, index: int) -> tuple[int, ...] | None:
         """Return the parameter's shape by its moments; None if there are none."""
         moment = self.state.get(index, {}).get(MOMENTS[1])
         return tuple(moment.shape) if isinstance(moment, torch.Tensor) else None
 
-    def one(self, key: str) -> Any:
+    def common(self, key: str) -> object:
         """The value that all groups have; None if none has it.
 
         Raises:
@@ -70,8 +72,8 @@ class SavedOptimizer:
     @property
     def kind(self) -> str | None:
         """`adamw` or `adam`, where the groups say whether decay is decoupled."""
-        said = self.one("decoupled_weight_decay")
-        return None if said is None else "adamw" if said else "adam"
+        decoupled = self.common("decoupled_weight_decay")
+        return None if decoupled is None else "adamw" if decoupled else "adam"
 
     @property
     def step(self) -> int:
@@ -92,7 +94,7 @@ class SavedOptimizer:
 _SCRIPT = "go on in its own script, with specdiag.optim.AlphaDecay or DecayPlan.apply"
 
 
-def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
+def saved_optimizer(content: object, label: str) -> SavedOptimizer:
     """Check that it is Adam's or AdamW's.
 
     Raises:
@@ -107,8 +109,8 @@ def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
     groups, state = (content.get(key) if isinstance(content, Mapping) else None for key in ("param_groups", "state"))
     if not isinstance(groups, list) or not isinstance(state, Mapping):
         raise SourceError(f"{label} holds no state_dict of an optimizer where one belongs")
-    groups = cast("list[Mapping[str, Any]]", groups)
-    state = cast("Mapping[int, Mapping[str, Any]]", state)
+    groups = cast("list[ParamGroup]", groups)
+    state = cast("Mapping[int, SavedDict]", state)
     if not all(isinstance(group.get("params"), list) for group in groups):
         raise SourceError(f"{label} has parameter groups without parameters: it is no state_dict of an optimizer")
     if not state:
@@ -116,7 +118,7 @@ def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
             f"{label} has an optimizer without moments: no step was done, or they were not saved; "
             "fresh_optimizer=True starts one"
         )
-    keys = {str(key) for held in state.values() for key in held}
+    keys = {str(key) for moments in state.values() for key in moments}
     if not keys >= _KEPT or any(group.get(key) for group in groups for key in _REFUSED):
         odd = ", ".join(sorted(keys - _KEPT) or [key for key in _REFUSED if any(g.get(key) for g in groups)])
         raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({odd}): {_SCRIPT}")
@@ -124,7 +126,7 @@ def saved_optimizer(content: Any, label: str) -> SavedOptimizer:
         raise UsageError(f"{label} keeps {', '.join(sorted(keys - _KEPT))} beside Adam's moments: {_SCRIPT}")
     saved = SavedOptimizer(label, groups, state)
     for key in _RATES:
-        saved.one(key)
+        saved.common(key)
     return saved
 
 

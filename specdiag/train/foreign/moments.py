@@ -18,7 +18,7 @@ from specdiag.train.foreign.load import MOMENTS, SavedOptimizer
 
 def moments_of(
     saved: SavedOptimizer, assigned: Mapping[int, str], transposed: Collection[str] = ()
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, torch.Tensor]]:
     """State by parameter name.
 
     Args:
@@ -29,7 +29,7 @@ def moments_of(
     Raises:
         SourceError: a parameter has no state, or moments of another shape than its own.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, torch.Tensor]] = {}
     for index, name in assigned.items():
         state = saved.state.get(index)
         if not state:

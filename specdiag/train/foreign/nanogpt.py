@@ -16,7 +16,8 @@ from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import OLD_NANOGPT, assign
 from specdiag.train.foreign.load import saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
-from specdiag.train.foreign.reported_settings import Told, plain
+from specdiag.train.foreign.opening import SavedDict
+from specdiag.train.foreign.reported_settings import ReportedSettings, plain
 from specdiag.train.foreign.schedules import cosine, cosine_then_flat, rate
 from specdiag.train.models.nano_gpt import NanoGPTConfig, NanoGPTForCausalLM
 
@@ -28,12 +29,12 @@ _CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c
 _END_OF_TEXT = 50256
 
 
-def is_nanogpt(content: Mapping[str, Any]) -> bool:
+def is_nanogpt(content: SavedDict) -> bool:
     """True if nanoGPT's train.py wrote it."""
     return isinstance(content.get("model_args"), Mapping) and "iter_num" in content and "model" in content
 
 
-def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> Foreign:
+def read_nanogpt(path: Path, content: SavedDict, layout: str | None) -> Foreign:
     """Read it.
 
     With biases it becomes transformers' GPT-2; without, which that does not have, a model of our own.
@@ -59,9 +60,9 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
         transposed = {name for name in loaded.order if name.endswith(_CONV1D)}
     elif old:
         model = _model(NanoGPTForCausalLM, own.config, own.dtype, own.state_dict())
-    told = Told()
-    told.optimizer(saved, label)
-    _tell(told, config, f"config in {label}")
+    reported = ReportedSettings()
+    reported.optimizer(saved, label)
+    _add_settings(reported, config, f"config in {label}")
     step = saved.step
     sentences = [
         note,
@@ -69,7 +70,7 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
         *decay_said(saved, assigned, model),
         _network(arguments, old),
         *_steps(int(content["iter_num"]), step),
-        *_warm_up(told, config, saved.one("lr"), step),
+        *_warm_up(reported, config, cast("float | None", saved.common("lr")), step),
         "nanoGPT draws its blocks at random and saves no random numbers: which it saw is not known.",
     ]
     return Foreign(
@@ -78,14 +79,14 @@ def read_nanogpt(path: Path, content: Mapping[str, Any], layout: str | None) -> 
         moments=moments_of(saved, assigned, transposed),
         optimizer=saved.kind or "adamw",
         step=step,
-        settings=told.settings,
+        settings=reported.settings,
         block_size=int(arguments["block_size"]),
-        steps_total=told.steps_total,
+        steps_total=reported.steps_total,
         notes=sentences,
     )
 
 
-def _arguments(model_args: Mapping[str, Any], config: Mapping[str, Any], label: str) -> dict[str, Any]:
+def _arguments(model_args: Mapping[str, Any], config: SavedDict, label: str) -> dict[str, Any]:
     unknown = [name for name in model_args if name not in _KNOWN]
     if unknown:
         raise UsageError(
@@ -138,28 +139,28 @@ def _network(arguments: Mapping[str, Any], old: bool) -> str:
     return f"The model is {kept}: {arguments['vocab_size']} tokens with padding, {gelu}."
 
 
-def _tell(told: Told, config: Mapping[str, Any], origin: str) -> None:
-    told.numbers(config, origin)
+def _add_settings(reported: ReportedSettings, config: SavedDict, origin: str) -> None:
+    reported.numbers(config, origin)
     peak = _number(config.get("learning_rate"))
-    told.say(origin, learning_rate=peak)
+    reported.add(origin, learning_rate=peak)
     if config.get("decay_lr") is False:
-        told.say(origin, lr_scheduler_type="constant")
+        reported.add(origin, lr_scheduler_type="constant")
     elif peak and all(_number(config.get(name)) is not None for name in ("warmup_iters", "lr_decay_iters", "min_lr")):
-        warmup, end, total = int(config["warmup_iters"]), int(config["lr_decay_iters"]), told.steps_total
+        warmup, end, total = int(config["warmup_iters"]), int(config["lr_decay_iters"]), reported.steps_total
         smallest = float(config["min_lr"])
         schedule = cosine(smallest, warmup) if end == total else cosine_then_flat(smallest / peak, warmup, end - warmup)
-        told.say(origin, **schedule)
-    _precision(told, config, origin)
+        reported.add(origin, **schedule)
+    _precision(reported, config, origin)
 
 
-def _precision(told: Told, config: Mapping[str, Any], origin: str) -> None:
+def _precision(reported: ReportedSettings, config: SavedDict, origin: str) -> None:
     half = {"bfloat16": "bf16", "float16": "fp16"}.get(str(config.get("dtype")))
     if half is None or str(config.get("device", "cuda")).startswith("cpu"):  # nanoGPT computes in float32 there
         return
     if torch.cuda.is_available():
-        told.say(origin, **{half: True})
+        reported.add(origin, **{half: True})
     else:
-        told.settings.notes.append(f"The run computed in {config['dtype']} on a GPU, and goes on in float32 here.")
+        reported.settings.notes.append(f"The run computed in {config['dtype']} on a GPU, and goes on in float32 here.")
 
 
 def _steps(iterations: int, step: int) -> list[str]:
@@ -170,14 +171,14 @@ def _steps(iterations: int, step: int) -> list[str]:
     ]
 
 
-def _warm_up(told: Told, config: Mapping[str, Any], saved: float | None, step: int) -> list[str]:
+def _warm_up(reported: ReportedSettings, config: SavedDict, saved: float | None, step: int) -> list[str]:
     """The lr of the next step here and there, where they differ: nanoGPT's warm-up is not transformers'."""
-    values, peak = told.settings.values, told.settings.values.get("learning_rate")
+    values, peak = reported.settings.values, reported.settings.values.get("learning_rate")
     if saved is None or peak is None or "lr_scheduler_type" not in values:
         return []
     if values["lr_scheduler_type"] == "constant":
         return []
-    ours = rate(peak, values, step, told.steps_total or int(config["lr_decay_iters"]))
+    ours = rate(peak, values, step, reported.steps_total or int(config["lr_decay_iters"]))
     if abs(ours - saved) <= 1e-6 * peak:
         return []
     warmup = int(config["warmup_iters"])

@@ -14,6 +14,8 @@ from specdiag.checkpoint.torch_load import INERT, ForeignPickleError, load_torch
 from specdiag.errors import SourceError
 from specdiag.train.checkpoints.zip_check import check_zip
 
+SavedDict = Mapping[str, Any]
+"""Dictionary in a file of torch.save, decoded."""
 _scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (
     np.dtype,
@@ -24,7 +26,7 @@ _NUMPY = (
 """A number of numpy, such as a best loss, under its new and its old name: makes the number and nothing else."""
 
 
-def open_dictionary(path: Path) -> Mapping[str, Any]:
+def open_dictionary(path: Path) -> SavedDict:
     """The dictionary that torch.save wrote; tensors stay on disk until they are used.
 
     Raises:

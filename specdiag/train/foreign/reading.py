@@ -50,7 +50,7 @@ def read_foreign(source: Path, *, config: str | Path | None = None, layout: str 
             `alphadecay`.
 
     Raises:
-        UsageError: something is to be told, or cannot be continued.
+        UsageError: an argument is missing, or the optimizer cannot be continued.
         SourceError: it is missing or damaged, its parts do not fit together, or it wants to run something.
     """
     found = source if source.is_file() else _found(source)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from specdiag.errors import UsageError
 from specdiag.train.foreign.load import SavedOptimizer
+from specdiag.train.foreign.opening import SavedDict
 from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 _HOLDERS = ("config", "args", "hparams", "hyper_parameters", "datamodule_hyper_parameters", "hyperparameters")
@@ -22,8 +23,8 @@ _KNOWN = {
 _WHOLE = {"per_device_train_batch_size", "gradient_accumulation_steps", "seed", "steps_total", "block_size"}
 
 
-class Told:
-    """Settings as they are found; the first to say one is believed.
+class ReportedSettings:
+    """Settings of a run. The first file that contains a setting decides it.
 
     Attributes:
         settings: arguments of the Trainer.
@@ -36,7 +37,7 @@ class Told:
         self.steps_total: int | None = None
         self.block_size: int | None = None
 
-    def say(self, origin: str, **values: Any) -> None:
+    def add(self, origin: str, **values: object) -> None:
         """Take what is not None and not yet known."""
         for name, value in values.items():
             if value is not None and name not in self.settings.values:
@@ -56,41 +57,41 @@ class Told:
                 f"{saved.label} has groups of different weight decay ({listed}), and a Trainer has one: go on in its "
                 "own script, with DecayPlan.apply"
             )
-        self.say(origin, weight_decay=max(decays, default=0.0))
+        self.add(origin, weight_decay=max(decays, default=0.0))
         self.rates(saved, origin)
 
     def rates(self, saved: SavedOptimizer, origin: str) -> None:
-        """lr before the schedule's factor where it is told, betas, eps."""
-        betas, eps = saved.one("betas"), saved.one("eps")
+        """lr before the schedule's factor if it is known, betas, eps."""
+        betas, eps = cast("tuple[float, float] | None", saved.common("betas")), saved.common("eps")
         if betas is not None:
-            self.say(origin, adam_beta1=float(betas[0]), adam_beta2=float(betas[1]))
-        self.say(origin, adam_epsilon=eps, learning_rate=saved.one("initial_lr"))
+            self.add(origin, adam_beta1=float(betas[0]), adam_beta2=float(betas[1]))
+        self.add(origin, adam_epsilon=eps, learning_rate=saved.common("initial_lr"))
 
-    def hyperparameters(self, content: Mapping[str, Any], label: str) -> None:
+    def hyperparameters(self, content: SavedDict, label: str) -> None:
         """Numbers under names that training scripts commonly use, in dictionaries that they commonly save."""
         for holder in _HOLDERS:
             self.numbers(plain(content.get(holder)), f"{holder} in {label}")
 
-    def numbers(self, held: Mapping[str, Any], origin: str) -> None:
+    def numbers(self, content: SavedDict, origin: str) -> None:
         """The same of one dictionary."""
         for name, aliases in _KNOWN.items():
-            value = next((held[alias] for alias in aliases if _is_number(held.get(alias), name in _WHOLE)), None)
+            value = next((content[alias] for alias in aliases if _is_number(content.get(alias), name in _WHOLE)), None)
             if name == "steps_total":
                 self.steps_total = self.steps_total or value or None
             elif name == "block_size":
                 self.block_size = self.block_size or value or None
             else:
-                self.say(origin, **{name: value})
+                self.add(origin, **{name: value})
 
 
-def plain(held: Any) -> Mapping[str, Any]:
+def plain(settings: object) -> SavedDict:
     """A dictionary of settings, which may be an argparse.Namespace; empty for anything else."""
-    if isinstance(held, argparse.Namespace):
-        held = vars(held)
-    return cast("Mapping[str, Any]", held) if isinstance(held, Mapping) else {}
+    if isinstance(settings, argparse.Namespace):
+        settings = vars(settings)
+    return cast("SavedDict", settings) if isinstance(settings, Mapping) else {}
 
 
-def first_of(content: Mapping[str, Any], names: Sequence[str]) -> Any:
+def first_of(content: SavedDict, names: Sequence[str]) -> object:
     """The value of the first of these names that is there and not empty; None where none is."""
     return next((content[name] for name in names if content.get(name)), None)
 

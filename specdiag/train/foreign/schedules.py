@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from transformers import get_scheduler
+
+from specdiag.files import Table
+from specdiag.train.foreign.opening import SavedDict
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,11 @@ class Schedule:
         steps_total: that the schedule spans; None where it has no end.
     """
 
-    values: dict[str, Any]
+    values: Table
     steps_total: int | None = None
 
 
-def rate(peak: float, schedule: Mapping[str, Any], step: int, steps_total: int) -> float:
+def rate(peak: float, schedule: Table, step: int, steps_total: int) -> float:
     """The lr that transformers gives a step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     with warnings.catch_warnings():
@@ -39,7 +41,7 @@ def rate(peak: float, schedule: Mapping[str, Any], step: int, steps_total: int) 
     return peak * made.lr_lambdas[0](step)
 
 
-def cosine(min_lr: float, warmup: int) -> dict[str, Any]:
+def cosine(min_lr: float, warmup: int) -> Table:
     """Half a cosine from the peak down to an lr, after a linear warm-up."""
     if min_lr == 0:
         return {"lr_scheduler_type": "cosine", "warmup_steps": warmup}
@@ -50,7 +52,7 @@ def cosine(min_lr: float, warmup: int) -> dict[str, Any]:
     }
 
 
-def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> dict[str, Any]:
+def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> Table:
     """The same that ends before the run does, or after; its warm-up starts from the smallest lr."""
     return {
         "lr_scheduler_type": "warmup_stable_decay",
@@ -59,8 +61,8 @@ def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> dict[st
     }
 
 
-def of_torch(state: Mapping[str, Any], step: int) -> Schedule | None:
-    """A scheduler's state_dict; it does not say its class, which is told by its keys.
+def of_torch(state: SavedDict, step: int) -> Schedule | None:
+    """Read a scheduler's state_dict. Its keys identify its class.
 
     Known are CosineAnnealingLR, and LinearLR followed by it in a SequentialLR, stepped once with each optimizer step.
     None for all others, and where the scheduler was stepped otherwise.
@@ -72,7 +74,7 @@ def of_torch(state: Mapping[str, Any], step: int) -> Schedule | None:
     parts, milestones = state.get("_schedulers"), state.get("_milestones")
     if not isinstance(parts, list) or not isinstance(milestones, list) or (len(parts), len(milestones)) != (2, 1):
         return None
-    first, second = cast("list[Mapping[str, Any]]", parts)
+    first, second = cast("list[SavedDict]", parts)
     warmup = int(cast("list[Any]", milestones)[0])
     if first.get("total_iters") != warmup or first.get("end_factor") != 1.0 or "T_max" not in second:
         return None

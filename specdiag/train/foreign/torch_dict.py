@@ -15,7 +15,8 @@ from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
 from specdiag.train.foreign.load import SavedOptimizer, saved_optimizer
 from specdiag.train.foreign.moments import decay_said, moments_of
-from specdiag.train.foreign.reported_settings import Told, first_of, plain
+from specdiag.train.foreign.opening import SavedDict
+from specdiag.train.foreign.reported_settings import ReportedSettings, first_of, plain
 from specdiag.train.foreign.schedules import of_torch
 
 LIGHTNING = "Lightning checkpoint"
@@ -26,12 +27,12 @@ _SCHEDULERS = ("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_schedule
 _STEPS = ("global_step", "step", "iter_num", "iter", "iteration", "update_step")
 
 
-def is_lightning(content: Mapping[str, Any]) -> bool:
+def is_lightning(content: SavedDict) -> bool:
     """True if Lightning wrote it."""
     return _VERSION in content
 
 
-def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path | None, layout: str | None) -> Foreign:
+def read_torch_dict(path: Path, content: SavedDict, config: str | Path | None, layout: str | None) -> Foreign:
     """Read it.
 
     Raises:
@@ -46,12 +47,12 @@ def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path |
     orders = [{"": loaded.order}] + ([{"": order}] if order != loaded.order else [])
     assigned, _, note = assign(saved, loaded.model, orders, layout)
     step = saved.step
-    told = Told()
-    told.optimizer(saved, label)
-    told.hyperparameters(content, label)
+    reported = ReportedSettings()
+    reported.optimizer(saved, label)
+    reported.hyperparameters(content, label)
     if is_lightning(content):
-        told.say(f"loops in {label}", gradient_accumulation_steps=_accumulation(content, step))
-    _schedule(told, content, saved, step, label)
+        reported.add(f"loops in {label}", gradient_accumulation_steps=_accumulation(content, step))
+    _schedule(reported, content, saved, step, label)
     sentences = [
         note,
         *loaded.notes,
@@ -65,9 +66,9 @@ def read_torch_dict(path: Path, content: Mapping[str, Any], config: str | Path |
         moments=moments_of(saved, assigned),
         optimizer=saved.kind or "adamw",
         step=step,
-        settings=told.settings,
-        block_size=told.block_size,
-        steps_total=told.steps_total,
+        settings=reported.settings,
+        block_size=reported.block_size,
+        steps_total=reported.steps_total,
         notes=sentences,
     )
 
@@ -81,32 +82,32 @@ def _only(held: Any, what: str, label: str) -> Any:
     return held
 
 
-def _accumulation(content: Mapping[str, Any], step: int) -> int | None:
+def _accumulation(content: SavedDict, step: int) -> int | None:
     """Batches an optimizer step, if the loops say a whole number."""
     fit = plain(plain(content.get("loops")).get("fit_loop"))
     batches = plain(plain(fit.get("epoch_loop.batch_progress")).get("total")).get("completed")
     return batches // step if isinstance(batches, int) and batches and batches % step == 0 else None
 
 
-def _schedule(told: Told, content: Mapping[str, Any], saved: SavedOptimizer, step: int, label: str) -> None:
+def _schedule(reported: ReportedSettings, content: SavedDict, saved: SavedOptimizer, step: int, label: str) -> None:
     held = first_of(content, _SCHEDULERS)
     if held is None:
         if is_lightning(content):
-            told.say(label, lr_scheduler_type="constant", learning_rate=saved.one("lr"))
+            reported.add(label, lr_scheduler_type="constant", learning_rate=saved.common("lr"))
         else:
-            told.settings.notes.append(f"{label} has no schedule: its last lr was {saved.one('lr'):g}.")
+            reported.settings.notes.append(f"{label} has no schedule: its last lr was {saved.common('lr'):g}.")
         return
     schedule = of_torch(plain(_only(held, "schedulers", label)), step)
     if schedule is None:
-        told.settings.notes.append(
-            f"The schedule in {label} is not one that can be taken over: the last lr was {saved.one('lr'):g}."
+        reported.settings.notes.append(
+            f"The schedule in {label} is not one that can be taken over: the last lr was {saved.common('lr'):g}."
         )
         return
-    told.say(label, **schedule.values)
-    told.steps_total = schedule.steps_total
+    reported.add(label, **schedule.values)
+    reported.steps_total = schedule.steps_total
 
 
-def _counted(content: Mapping[str, Any], step: int, label: str) -> list[str]:
+def _counted(content: SavedDict, step: int, label: str) -> list[str]:
     found = {name: content[name] for name in _STEPS if isinstance(content.get(name), int)}
     odd = {name: count for name, count in found.items() if count != step}
     if not odd or step in found.values():

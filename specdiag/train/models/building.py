@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, set_seed
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.train.checkpoints.inspect import gguf_in
@@ -28,7 +28,7 @@ _FAILURES = (
 """Errors of transformers for a configuration or weights that it cannot use."""
 
 
-def read_config(source: str | Path, changes: Mapping[str, Any] | None = None) -> Any:
+def read_config(source: str | Path, changes: Mapping[str, object] | None = None) -> PreTrainedConfig:
     """config.json of a folder or hub id.
 
     Args:
@@ -44,14 +44,14 @@ def read_config(source: str | Path, changes: Mapping[str, Any] | None = None) ->
         raise SourceError(f"transformers cannot read the config.json of {source} ({_first_line(error)})") from error
 
 
-def new_config(content: Mapping[str, Any]) -> Any:
+def new_config(content: Mapping[str, object]) -> PreTrainedConfig:
     """A configuration from the content of config.json.
 
     Raises:
         UsageError: it names no model type that transformers knows, or has a wrong value.
     """
     rest = dict(content)
-    kind = rest.pop("model_type", None)
+    kind = cast("str | None", rest.pop("model_type", None))
     if kind is None:
         raise UsageError('the recipe has no model_type in [model]: say which, such as model_type = "llama"')
     try:
@@ -63,7 +63,7 @@ def new_config(content: Mapping[str, Any]) -> Any:
         raise UsageError(f"transformers cannot make a {kind} model of the recipe ({_first_line(error)})") from error
 
 
-def new_model(config: Any, task: str, seed: int) -> Any:
+def new_model(config: PreTrainedConfig, task: str, seed: int) -> PreTrainedModel:
     """A model with new weights, the same for the same seed.
 
     Raises:
@@ -81,8 +81,14 @@ def new_model(config: Any, task: str, seed: int) -> Any:
 
 
 def trained_model(
-    source: str | Path, config: Any, task: str, *, stored_type: bool = False, new_head: bool = False, seed: int = 0
-) -> Any:
+    source: str | Path,
+    config: PreTrainedConfig,
+    task: str,
+    *,
+    stored_type: bool = False,
+    new_head: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
     """A model with the weights of a folder or hub id.
 
     Args:
@@ -138,10 +144,10 @@ def _file(source: str | Path) -> dict[str, str]:
     return {} if name is None else {"gguf_file": name}
 
 
-def _check_names(given: Mapping[str, Any], config: Any) -> None:
+def _check_names(values: Mapping[str, object], config: Any) -> None:
     """A misspelt name would be kept and not read, and the default taken for what was meant."""
     known = [*config.to_dict(), *config.attribute_map]
-    for name in given:
+    for name in values:
         if name not in known and not hasattr(config, name):
             near = get_close_matches(name, known, n=1)
             hint = f": did you mean '{near[0]}'?" if near else ""

@@ -116,7 +116,7 @@ class NanoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CausalLMOutput:
         """Logits of every position, and the loss where labels are given: they are shifted here.
 
@@ -148,7 +148,9 @@ class NanoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding."""
         return self.transformer["wte"]
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *args: object, **kwargs: object
+    ) -> dict[str, torch.Tensor]:
         """The last block_size tokens: there is no cache."""
         return {"input_ids": input_ids[:, -self.config.block_size :]}
 

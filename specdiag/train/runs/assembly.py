@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments, get_scheduler
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from specdiag.decay.plan import DecayPlan
@@ -57,8 +58,8 @@ class RunSpec:
         trained: whether the weights have been trained.
         plan: of fixed decays.
         foreign: the checkpoint of another program that it goes on from.
-        model_config: what had to be told of it: its model.
-        layout: and the order of its optimizer.
+        model_config: its config, if the request named one.
+        layout: the parameter order of its optimizer, if the request named one.
         load_data: gets the folder of the run, for its cache.
         make_model: gets the data, whose labels a head may need.
         tokenizer: of a language model; None for bytes.
@@ -82,8 +83,8 @@ class RunSpec:
     model_config: str = ""
     layout: str = ""
     load_data: Callable[[Path], Data]
-    make_model: Callable[[Data], Any]
-    tokenizer: Any
+    make_model: Callable[[Data], nn.Module]
+    tokenizer: PreTrainedTokenizerBase | None
     companions: Callable[[Path], Sequence[Path]]
     schedule: Sequence[ScheduleSpan] = ()
     notes: list[str]
@@ -161,7 +162,7 @@ def assemble(parts: RunSpec) -> Run:
     )  # fmt: skip
 
 
-def _trainer(model: Any, arguments: TrainingArguments, data: Data, recipe: Recipe) -> CrashSafeTrainer:
+def _trainer(model: nn.Module, arguments: TrainingArguments, data: Data, recipe: Recipe) -> CrashSafeTrainer:
     trainer = CrashSafeTrainer(
         model=model,
         args=arguments,
@@ -182,7 +183,7 @@ def _trainer(model: Any, arguments: TrainingArguments, data: Data, recipe: Recip
 
 
 def _check_decay(
-    model: Any, optimizer: torch.optim.Optimizer, rule: TrainerCallback | None, plan: DecayPlan | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, rule: TrainerCallback | None, plan: DecayPlan | None
 ) -> None:
     """Raise now what attaching would raise when training begins: the first evaluation may take long."""
     if plan is not None:
@@ -226,16 +227,16 @@ def _make(run: Path) -> None:
 
 def _check_schedule(arguments: TrainingArguments, steps_total: int) -> None:
     """Raise now what the Trainer would raise when the folder is a run already."""
-    kind, told = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
+    kind, options = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     try:
         get_scheduler(
             kind, optimizer, num_warmup_steps=arguments.get_warmup_steps(steps_total), num_training_steps=steps_total,
-            scheduler_specific_kwargs=cast("Any", told),
+            scheduler_specific_kwargs=cast("Any", options),
         )  # fmt: skip
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UsageError(
-            f"there is no lr schedule '{getattr(kind, 'value', kind)}' with lr_scheduler_kwargs {told!r:.80} "
+            f"there is no lr schedule '{getattr(kind, 'value', kind)}' with lr_scheduler_kwargs {options!r:.80} "
             f"({error!s:.200})"
         ) from error
 

@@ -43,13 +43,13 @@ def _value(text: str) -> Any:
     return content["value"] if len(content) == 1 else text
 
 
-def settings_of(assignments: Mapping[str, Any]) -> set[str]:
+def settings_of(assignments: Mapping[str, object]) -> set[str]:
     """The arguments of the Trainer among them."""
     names = {_SHORT.get(name, name).removeprefix("settings.") for name in assignments}
     return {name for name in names if "." not in name and name not in Recipe.__struct_fields__}
 
 
-def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
+def changed(recipe: Recipe, assignments: Mapping[str, object]) -> Recipe:
     """The recipe with other values.
 
     Args:
@@ -62,8 +62,8 @@ def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     _check_once(assignments)
     content: Table = msgspec.to_builtins(recipe)
     fields = Recipe.__struct_fields__
-    for given, value in assignments.items():
-        name = _SHORT.get(given, given)
+    for key, value in assignments.items():
+        name = _SHORT.get(key, key)
         table, dot, inner = name.partition(".")
         if dot and table in TABLES:
             content[table] = {**content[table], inner: value}
@@ -78,15 +78,15 @@ def changed(recipe: Recipe, assignments: Mapping[str, Any]) -> Recipe:
     return validated(content)
 
 
-def _check_once(assignments: Mapping[str, Any]) -> None:
+def _check_once(assignments: Mapping[str, object]) -> None:
     names: dict[str, str] = {}
-    for given in assignments:
-        name = _SHORT.get(given, given).removeprefix("settings.")
+    for key in assignments:
+        name = _SHORT.get(key, key).removeprefix("settings.")
         if name in names:
-            raise UsageError(f"'{names[name]}' and '{given}' mean the same: leave one out")
-        names[name] = given
+            raise UsageError(f"'{names[name]}' and '{key}' mean the same: leave one out")
+        names[name] = key
 
 
-def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, Any]) -> Table:
+def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, object]) -> Table:
     """Options of a former method are not those of a new one."""
     return {name: value for name, value in content[table].items() if f"{table}.{name}" in assignments}

@@ -30,7 +30,7 @@ class RunConfig(Record, frozen=True, kw_only=True):
     model_config: str = ""
     """Where the model of another program's checkpoint was described, if not in it."""
     layout: str = ""
-    """How that program's optimizer orders parameters, if it had to be told."""
+    """How that program's optimizer orders parameters, if the request named the order."""
     recipe: Recipe
     """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
     fingerprint: Fingerprint

@@ -26,7 +26,7 @@ def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerA
         settings: what it tells, and what was given.
 
     Raises:
-        UsageError: learning rate, decay or schedule are neither told nor given.
+        UsageError: learning rate, decay or schedule are neither in the file nor in the request.
     """
     values, origin = dict(settings.values), dict(settings.origin)
     for name in _NEEDED:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.decay.recommend import recommend
 from specdiag.errors import UsageError
+from specdiag.files import Table
 from specdiag.train.callbacks.registry import check_rule_options
 from specdiag.train.data.tokenizers import copy_tokenizer, save_tokenizer, tokenizer_files
 from specdiag.train.recipe import Recipe
@@ -20,6 +21,12 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 from specdiag.train.sampling import check_task
 from specdiag.train.tasks.task import kind_of
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from specdiag.checkpoint.tensors import Checkpoint
+
 CHANGEABLE_ON_RESUME = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
@@ -27,30 +34,31 @@ CHANGEABLE_ON_RESUME = (
 
 
 def override_arguments(
-    settings: TrainerArguments, given: Mapping[str, Any], request: Request, *, complete: bool
+    settings: TrainerArguments, requested: Mapping[str, object], request: Request, *, complete: bool
 ) -> None:
-    """Add what was given to what the checkpoint tells; what contradicts it is refused, unless the optimizer is new.
+    """Add requested arguments to those of the checkpoint. Contradictions are refused, unless the optimizer is new.
 
     Args:
         settings: are added to.
-        given: by the Trainer's names.
-        request: allows what it allows.
-        complete: what the checkpoint does not tell was the Trainer's default.
+        requested: by the Trainer's names.
+        request: allow_data_shift and fresh_optimizer lift refusals.
+        complete: True if arguments that the checkpoint lacks had the Trainer's defaults.
     """
-    for name, value in given.items():
-        held = settings.values.get(name)
-        if held == value:
+    for name, value in requested.items():
+        current = settings.values.get(name)
+        if current == value:
             continue
-        told = (complete or name in settings.values) and not request.fresh_optimizer
-        if told and name == "per_device_train_batch_size" and not request.allow_data_shift:
+        known = (complete or name in settings.values) and not request.fresh_optimizer
+        if known and name == "per_device_train_batch_size" and not request.allow_data_shift:
             raise UsageError(
-                f"the run has batches of {held}, not {value}, and would go on with other data than it left off at: "
+                f"the run has batches of {current}, not {value}, and would go on with other data than it left off at: "
                 "allow_data_shift=True takes that"
             )
-        if told and name not in (*CHANGEABLE_ON_RESUME, "per_device_train_batch_size"):
+        if known and name not in (*CHANGEABLE_ON_RESUME, "per_device_train_batch_size"):
             raise UsageError(
-                f"the run goes on with {name.replace('_', ' ')} {held} ({settings.origin.get(name, 'default')}), not "
-                f"{value}: leave out {name}=, or start from its weights with fresh_optimizer=True"
+                f"the run goes on with {name.replace('_', ' ')} {current} "
+                f"({settings.origin.get(name, 'default')}), not {value}: leave out {name}=, or start "
+                "from its weights with fresh_optimizer=True"
             )
         settings.values[name], settings.origin[name] = value, "given"
 
@@ -74,16 +82,18 @@ def apply_request(recipe: Recipe, request: Request) -> Recipe:
     )
 
 
-def companion_files(run: Path, folders: Sequence[Path], tokenizer: Any, asked: str | None = None) -> Sequence[Path]:
+def companion_files(
+    run: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None, named: str | None = None
+) -> Sequence[Path]:
     """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved.
 
     Args:
         run: its folder.
         folders: of the weights.
         tokenizer: None for bytes, and where there are no tokens.
-        asked: where it was said to be, if it was.
+        named: the source that the request named; None if none.
     """
-    if asked is not None:
+    if named is not None:
         return save_tokenizer(tokenizer, run)
     found = tokenizer_files(*folders)
     if found:
@@ -103,8 +113,13 @@ def requested_total(request: Request, planned: int | None) -> int | None:
 
 
 def choose_decay(
-    checkpoint: Path, weights: Any, request: Request, settings: TrainerArguments, steps_left: int, notes: list[str]
-) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
+    checkpoint: Path,
+    weights: nn.Module | Checkpoint | Path,
+    request: Request,
+    settings: TrainerArguments,
+    steps_left: int,
+    notes: list[str],
+) -> tuple[str, Table, DecayPlan | None]:
     """Rule, its options, and the plan where the rule is one: what was asked for, what lies there, or one made now.
 
     Args:
@@ -119,19 +134,20 @@ def choose_decay(
         UsageError: an unknown rule, or options that do not belong to it.
         SourceError: a plan is missing or damaged.
     """
-    given, choice = dict(request.alphadecay or {}), request.decay
+    options: Table = dict(request.alphadecay or {})
+    choice = request.decay
     if choice is not None and not choice.startswith("plan:"):
-        check_rule_options(choice, given)
-        return choice, given, None
+        check_rule_options(choice, options)
+        return choice, options, None
     found = None if choice is None else Path(choice.removeprefix("plan:"))
-    if choice is None and not given:
+    if choice is None and not options:
         found = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
     if found is not None:
-        if given:
-            raise UsageError(f"{next(iter(given))}= does not change the saved plan {found}: leave it out")
+        if options:
+            raise UsageError(f"{next(iter(options))}= does not change the saved plan {found}: leave it out")
         notes.append(f"The decays are those of {found}.")
         return "plan", {}, load_plan(found)
-    live = [name for name in given if name not in ("s1", "s2", "basis")]
+    live = [name for name in options if name not in ("s1", "s2", "basis")]
     if live:
         raise UsageError(f"{live[0]}= belongs to decay=alphadecay: a plan is made once")
     notes.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
@@ -141,6 +157,6 @@ def choose_decay(
         base_origin=settings.origin["weight_decay"],
         lr=settings.values["learning_rate"],
         steps_left=steps_left,
-        **given,
+        **options,
     )
     return "plan", {}, plan

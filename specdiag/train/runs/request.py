@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +16,7 @@ class Request:
     out: Path | None = None
     decay: str | None = None
     """`plan:FILE`, or a rule."""
-    alphadecay: Mapping[str, Any] | None = None
+    alphadecay: Mapping[str, object] | None = None
     """Options of AlphaDecay; s1, s2 and basis also of a plan that is made now."""
     steps_total: int | None = None
     extend: int | None = None
@@ -32,7 +31,7 @@ class Request:
     """config.json, folder or hub id of the model, where another program's checkpoint has none."""
     tokenizer: str | None = None
     """Folder, file or hub id, or `bytes`; else the one beside the weights."""
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, object] | None = None
     """Arguments of the Trainer."""
     fresh_optimizer: bool = False
     allow_data_shift: bool = False

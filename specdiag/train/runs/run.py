@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
 
 from specdiag.decay.plan import DecayPlan
 from specdiag.system.folder_lock import FolderLock
@@ -85,7 +85,7 @@ class Run:
     rule: TrainerCallback | None
     data: Data
     trainer: CrashSafeTrainer
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase | None
     resume_from: Path | None
     notes: list[str]
     lock: FolderLock | None = None

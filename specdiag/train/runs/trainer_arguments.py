@@ -33,7 +33,7 @@ _TAKEN = (
 _RECOMPUTING = ("activation_checkpointing", "gradient_checkpointing")
 """The same by its new and its old name."""
 _REFUSED = ("deepspeed", "fsdp", "parallelism_config")
-_ASIDE = ("torch_compile", "use_liger_kernel", "auto_find_batch_size")
+_NOT_IMPORTED = ("torch_compile", "use_liger_kernel", "auto_find_batch_size")
 _HOMES = ("transformers.", "accelerate.")
 _INERT = ("accelerate.state.PartialState",)
 
@@ -77,7 +77,7 @@ def read_arguments(checkpoint: Path) -> TrainerArguments:
         value = None if run is None else getattr(run, held)
         if run is not None and value is not None:
             values[name], origin[name] = value, run.origin[held]
-    notes = [f"{name} of the run is not taken over." for name in _ASIDE if getattr(arguments, name, None)]
+    notes = [f"{name} of the run is not taken over." for name in _NOT_IMPORTED if getattr(arguments, name, None)]
     return TrainerArguments(values, origin, notes)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.data import Dataset
 
@@ -16,6 +16,9 @@ from specdiag.train.data.hub import HubData, locate
 from specdiag.train.data.tokens import Data, tokenizer_digest
 from specdiag.train.tasks.metrics import Metric, accuracy, f1, matthews, of_predictions, pearson, spearman
 from specdiag.train.tasks.rows import Row, Rows, read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 try:
     from transformers import DataCollatorWithPadding
@@ -70,7 +73,7 @@ def load_classification(
     task: str,
     paths: Sequence[str | Path] = (),
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
     seed: int,
     columns: Sequence[str] | None = None,
@@ -95,8 +98,8 @@ def load_classification(
     if task not in TASKS:
         raise UsageError(f"unknown task '{task}'; choose {', '.join(TASKS)}")
     if tokenizer is None or tokenizer.pad_token_id is None:
-        held = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no padding token"
-        raise UsageError(f"classification needs a tokenizer with a padding token, and {held}")
+        problem = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no padding token"
+        raise UsageError(f"classification needs a tokenizer with a padding token, and {problem}")
     known = GLUE.get(task)
     if known is None and not paths:
         raise UsageError(f"name the texts to classify with data=PATH, or a task of GLUE: {', '.join(GLUE)}")
@@ -185,7 +188,7 @@ def _label(row: Row, names: tuple[str, ...] | None, task: str) -> float:
     """The number of a row's class; of stsb the number that is to be predicted."""
     if names is None:
         try:
-            number = float(row.label)
+            number = float(cast("str | float", row.label))
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

@@ -72,7 +72,7 @@ class EpochCallback(TrainerCallback):
         self.images = images
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Before the first batch of an epoch, or of the rest of one, is loaded."""
         self.images.set_epoch(int(state.epoch or 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from specdiag.errors import UsageError
 from specdiag.train.data.tokens import Data, load_data
@@ -12,6 +12,8 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.tasks.task import kind_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
     from specdiag.train.tasks.augment import Augment
     from specdiag.train.tasks.images import Images
 
@@ -25,7 +27,9 @@ _SIDE = 224
 """Pixels, of models that do not say."""
 
 
-def load_task(recipe: Recipe, *, config: Any, tokenizer: Any, seed: int, cache: Path) -> Data:
+def load_task(
+    recipe: Recipe, *, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, seed: int, cache: Path
+) -> Data:
     """Data for the task of a recipe.
 
     Args:
@@ -80,13 +84,13 @@ def reads_tokens(recipe: Recipe) -> bool:
     return len(recipe.data) == 1 and Path(recipe.data[0]).suffix == ".bin"
 
 
-def vocabulary_of(config: Any) -> int | None:
+def vocabulary_of(config: PreTrainedConfig) -> int | None:
     """Size of a model's vocabulary; None where it has none."""
     size = getattr(config, "vocab_size", None)
     return size if isinstance(size, int) else None
 
 
-def block_size(recipe: Recipe, config: Any) -> int:
+def block_size(recipe: Recipe, config: PreTrainedConfig) -> int:
     """Tokens of a block: the recipe's, else what the model takes, to 1024.
 
     Raises:
@@ -99,6 +103,8 @@ def block_size(recipe: Recipe, config: Any) -> int:
     return size
 
 
-def _positions(config: Any) -> int:
-    held = int(getattr(config, "max_position_embeddings", None) or _LONGEST_BLOCK)
-    return held - int(config.pad_token_id or 0) - 1 if getattr(config, "model_type", "") in _AFTER_PADDING else held
+def _positions(config: PreTrainedConfig) -> int:
+    positions = int(getattr(config, "max_position_embeddings", None) or _LONGEST_BLOCK)
+    if getattr(config, "model_type", "") in _AFTER_PADDING:
+        return positions - int(config.pad_token_id or 0) - 1
+    return positions

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import torch
@@ -23,6 +23,9 @@ from torch.utils.data import Dataset
 
 from specdiag.errors import MissingExtraError, UsageError
 from specdiag.train.data.tokens import Data, Examples, load_data
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 try:
     from transformers import DataCollatorForLanguageModeling
@@ -38,7 +41,7 @@ Tensors = dict[str, torch.Tensor]
 def load_masked(
     paths: Sequence[str | Path],
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     vocabulary: int,
     block_size: int,
     seed: int,
@@ -64,8 +67,8 @@ def load_masked(
         ComputationError: as load_data.
     """
     if tokenizer is None or tokenizer.mask_token_id is None:
-        held = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no mask token"
-        raise UsageError(f"masked language modelling needs a tokenizer with a mask token, and {held}")
+        problem = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no mask token"
+        raise UsageError(f"masked language modelling needs a tokenizer with a mask token, and {problem}")
     if len(tokenizer) > vocabulary:
         raise UsageError(f"the tokenizer has {len(tokenizer)} tokens and the model {vocabulary}: it is another model's")
     if not 0 < probability < 1:
@@ -98,7 +101,7 @@ class _Inputs(Dataset[Tensors]):
         return len(self.blocks)
 
     def __getitem__(self, index: int) -> Tensors:
-        return {"input_ids": self.blocks[index]["input_ids"]}
+        return {"input_ids": cast("torch.Tensor", self.blocks[index]["input_ids"])}
 
 
 class _Hidden(Dataset[Tensors]):
@@ -113,7 +116,7 @@ class _Hidden(Dataset[Tensors]):
         return len(self.blocks)
 
     def __getitem__(self, index: int) -> Tensors:
-        block: torch.Tensor = self.blocks[index]["input_ids"]
+        block = cast("torch.Tensor", self.blocks[index]["input_ids"])
         self.hide.generator = generator = _generator(0, block)
         order = torch.rand(len(block), generator=generator) + torch.isin(block, self.special)
         kept = torch.ones(len(block), dtype=torch.bool)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import Table
 from specdiag.train.data.hub import HubData, import_datasets, in_one_sentence, resolve
 from specdiag.train.data.tokens import data_files, read_rows
 
-READERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+READERS: Mapping[str, tuple[str, Table]] = {
     ".csv": ("csv", {"keep_default_na": False}),
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": 3}),
     ".jsonl": ("json", {}),
@@ -44,7 +45,7 @@ class Row:
     """
 
     texts: tuple[str, ...]
-    label: Any
+    label: object
     at: str
 
 
@@ -142,8 +143,8 @@ def _of_hub(data: HubData, wanted: Sequence[Sequence[str]]) -> Rows:
     names: list[str] | None = getattr(splits["train"].features[columns[-1]], "names", None)
 
     def rows(split: str) -> Iterator[Row]:
-        held: Any = splits[split]
-        for number, values in enumerate(zip(*(list(held[name]) for name in columns), strict=True), start=1):
+        examples: Any = splits[split]
+        for number, values in enumerate(zip(*(list(examples[name]) for name in columns), strict=True), start=1):
             row = _row(dict(zip(columns, values, strict=True)), columns, f"row {number} of {data.name}, {split}")
             if names is not None and isinstance(row.label, int) and 0 <= row.label < len(names):
                 row = dataclasses.replace(row, label=names[row.label])

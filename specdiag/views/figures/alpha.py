@@ -41,7 +41,7 @@ def alpha(
 ) -> ReportFigure:
     """Exponents by layer: a line a role, the null of each role's shape dashed, and each role's range at the right.
 
-    What stands outside of the layers (embeddings) is left out, unless there is nothing else. Where a role has several
+    Matrices outside of the layers (embeddings) are left out, unless there are no others. Where a role has several
     matrices in a layer (experts), the line is their median and the band their range.
 
     Args:

@@ -34,10 +34,10 @@ def panels(figure: FigureBase, n: int, columns: int) -> list[Panel]:
     return [Panel(axes, i % columns == 0, i // columns == rows - 1) for i, axes in enumerate(grid.flat[:n])]
 
 
-def hide_inner(found: Sequence[Panel]) -> None:
+def hide_inner(panels: Sequence[Panel]) -> None:
     """Leave out the ticks that panels share with their neighbours: of the left axis always, below where many."""
-    for panel in found:
-        panel.axes.xaxis.set_visible(panel.bottom or len(found) <= _ALL_TICKS_UP_TO)
+    for panel in panels:
+        panel.axes.xaxis.set_visible(panel.bottom or len(panels) <= _ALL_TICKS_UP_TO)
         panel.axes.yaxis.set_visible(panel.left)
 
 

@@ -57,9 +57,9 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 2.4
     figure = new_figure(width, 2.1 * rows + 1.1, title(plan), plan_caption(plan))
     low, high = _limits(plan)
-    found = panels(figure, len(groups), columns)
-    hide_inner(found)
-    for panel, (role, entries) in zip(found, groups.items(), strict=True):
+    grid = panels(figure, len(groups), columns)
+    hide_inner(grid)
+    for panel, (role, entries) in zip(grid, groups.items(), strict=True):
         _bars(panel.axes, entries, base(plan), whiskers=most <= _WHISKERS_UP_TO)
         panel.axes.set_title(role or "fused")
         panel.axes.set_ylim(low, high)

@@ -12,22 +12,22 @@ from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigur
 
 
 @styled
-def decay_run(found: DecayLog) -> ReportFigure:
+def decay_run(log: DecayLog) -> ReportFigure:
     """Draw the weight decay that the optimizer read, from change to change.
 
     Args:
-        found: of `load_decay_log`.
+        log: of `load_decay_log`.
     """
-    checks.instance("found", found, DecayLog, "from load_decay_log")
-    families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in found.series)]
-    caption = f"{found.run}: to step {found.last}, medians per role and range, roles of {found.checkpoint}"
-    figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"Weight decay over the steps of {found.run}", caption)
+    checks.instance("log", log, DecayLog, "from load_decay_log")
+    families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in log.series)]
+    caption = f"{log.run}: to step {log.last}, medians per role and range, roles of {log.checkpoint}"
+    figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"Weight decay over the steps of {log.run}", caption)
     panels = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
     for axes, family in zip(panels, families, strict=True):
-        own: list[Role] = [role for role in ROLES if (family, role) in found.series]
+        own: list[Role] = [role for role in ROLES if (family, role) in log.series]
         for role in own:
-            members, look = found.series[family, role], ROLE_STYLES[role]
-            steps = sorted({step for series in members for step, _ in series} | {found.last})
+            members, look = log.series[family, role], ROLE_STYLES[role]
+            steps = sorted({step for series in members for step, _ in series} | {log.last})
             rows = [[_at(series, step) for series in members] for step in steps]
             values = [[value for value in row if value is not None] for row in rows]
             axes.step(steps, [median(row) for row in values], where="post", color=look.colour, label=role)

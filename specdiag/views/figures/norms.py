@@ -23,42 +23,42 @@ _COSINE = ("cos_update", "cosine of update and weights", False)
 
 
 @styled
-def norms(found: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> ReportFigure:
+def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> ReportFigure:
     """Frobenius and spectral norm, each over its value at the first step, and the stable rank: a line a role.
 
-    Of a watched run also the mean direction of updates, and the predictions of `simulate --check`: the course dashed,
-    the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
+    The log of a norm watch adds the mean direction of updates and the norms that its lr and decay predict: the course
+    dashed, the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
 
     Args:
-        found: what `trajectory` found, or a norm watch logged.
+        run: of `trajectory`, or the log of a norm watch.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
-    if not isinstance(found, NormLog):
-        checks.instance("found", found, Trajectory, "from trajectory or load_trajectory")
     expected: list[Expected] = []
     between = 0
-    if isinstance(found, NormLog):
-        between = found.every
-        expected, found = expected_norms(found), found.trajectory()
-    panels = (*_PANELS, _COSINE) if any(row.metric == _COSINE[0] for row in found.rows) else _PANELS
-    chosen = roles_with(found, [metric for metric, _, _ in panels], roles)
-    step, notes = _earliest(found, expected, chosen)
-    caption = run_caption(found, *notes)
+    if isinstance(run, NormLog):
+        between, expected, trajectory = run.every, expected_norms(run), run.trajectory()
+    else:
+        checks.instance("run", run, Trajectory, "from trajectory or load_trajectory")
+        trajectory = run
+    panels = (*_PANELS, _COSINE) if any(row.metric == _COSINE[0] for row in trajectory.rows) else _PANELS
+    chosen = roles_with(trajectory, [metric for metric, _, _ in panels], roles)
+    step, notes = _earliest(trajectory, expected, chosen)
+    caption = run_caption(trajectory, *notes)
     if between:
-        n = len(found.steps)
+        n = len(trajectory.steps)
         caption = caption.replace(f": {n} checkpoints,", f": {n} steps, one in {between},", 1)
-    title = f"Norms and ranks over the steps of {found.run}"
+    title = f"Norms and ranks over the steps of {trajectory.run}"
     figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, caption)
     drawn = figure.subplots(1, len(panels))
     for axes, (metric, title, relative) in zip(drawn, panels, strict=True):
-        role_lines(axes, found, metric, chosen, relative=relative)
+        role_lines(axes, trajectory, metric, chosen, relative=relative)
         axes.set_title(title)
-        step_axis(axes, found)
+        step_axis(axes, trajectory)
     if expected:
-        _predictions(drawn[0], found, expected, chosen)
+        _predictions(drawn[0], trajectory, expected, chosen)
         _from_then_on(drawn[0], step)
     if len(panels) > len(_PANELS):
         drawn[-1].axhline(0, color=NULL, linewidth=0.8, zorder=0)
@@ -66,15 +66,15 @@ def norms(found: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Re
     return figure
 
 
-def _of_role(found: Trajectory, expected: Sequence[Expected], family: str, role: str) -> list[Expected]:
-    keys = {m.key for m in found.modules if (m.family, m.role) == (family, role)}
+def _of_role(trajectory: Trajectory, expected: Sequence[Expected], family: str, role: str) -> list[Expected]:
+    keys = {m.key for m in trajectory.modules if (m.family, m.role) == (family, role)}
     return [e for e in expected if e.module in keys]
 
 
-def _predictions(axes: Axes, found: Trajectory, expected: Sequence[Expected], roles: Roles) -> None:
+def _predictions(axes: Axes, trajectory: Trajectory, expected: Sequence[Expected], roles: Roles) -> None:
     for family, role in roles:
-        own = _of_role(found, expected, family, role)
-        measured = found.series("frobenius_norm", role, family=family)
+        own = _of_role(trajectory, expected, family, role)
+        measured = trajectory.series("frobenius_norm", role, family=family)
         if not own or not measured:
             continue
         first, colour = measured[0][1], ROLE_STYLES[role].colour
@@ -91,17 +91,17 @@ def _predictions(axes: Axes, found: Trajectory, expected: Sequence[Expected], ro
             axes.axhline(median(balances) / first, color=colour, linestyle=":", linewidth=0.8, zorder=0)
 
 
-def _earliest(found: Trajectory, expected: Sequence[Expected], roles: Roles) -> tuple[int | None, list[str]]:
+def _earliest(trajectory: Trajectory, expected: Sequence[Expected], roles: Roles) -> tuple[int | None, list[str]]:
     """The step before which no shown norm can be within 1 % of its balance, and what the caption says of it."""
-    own = [e for family, role in roles for e in _of_role(found, expected, family, role)]
+    own = [e for family, role in roles for e in _of_role(trajectory, expected, family, role)]
     waits = [e.steps_to_balance for e in own if e.steps_to_balance]
     if not own:
         return None, []
     notes = ["dashed: predicted from lr, decay and optimizer; dotted: their balance at the largest lr"]
     if not waits:
         return None, notes
-    step = found.steps[0].step + min(waits)
-    beyond = f"; the run ends before it, at {found.steps[-1].step:,}" if step > found.steps[-1].step else ""
+    step = trajectory.steps[0].step + min(waits)
+    beyond = f"; the run ends before it, at {trajectory.steps[-1].step:,}" if step > trajectory.steps[-1].step else ""
     return step, [*notes, f"no norm that starts elsewhere is within 1 % of it before step {step:,}{beyond}"]
 
 

@@ -15,30 +15,30 @@ _DOTS = 40
 
 
 @styled
-def norms_predicted(*found: Simulation) -> ReportFigure:
+def norms_predicted(*simulations: Simulation) -> ReportFigure:
     """RMS of a weight by step, in expectation (lines) and of the optimizer on noise (dots), with lr and decay below.
 
     A dashed line is the balance at the peak lr.
 
     Args:
-        found: of `simulate`; up to six settings.
+        simulations: of `simulate`; up to six settings.
 
     Raises:
         UsageError: none, or more than there are colours.
     """
-    for each in found:
-        checks.instance("found", each, Simulation, "from simulate")
-    if not 1 <= len(found) <= len(REPORT_COLOURS):
-        raise UsageError(f"a figure shows 1 to {len(REPORT_COLOURS)} settings, not {len(found)}")
-    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(found))
+    for each in simulations:
+        checks.instance("simulations", each, Simulation, "from simulate")
+    if not 1 <= len(simulations) <= len(REPORT_COLOURS):
+        raise UsageError(f"a figure shows 1 to {len(REPORT_COLOURS)} settings, not {len(simulations)}")
+    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(simulations))
     norm, lr, decay = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1, 1]})
-    for s, name, colour in zip(found, labels(found), REPORT_COLOURS, strict=False):
+    for s, name, colour in zip(simulations, labels(simulations), REPORT_COLOURS, strict=False):
         steps = [p.step for p in s.course]
         norm.plot(steps, [p.rms for p in s.course], color=colour, label=name)
         if s.balance.rms:
             norm.axhline(
                 s.balance.rms,
-                color=colour if len(found) > 1 else FAINT,
+                color=colour if len(simulations) > 1 else FAINT,
                 linestyle=(0, (5, 2)),
                 linewidth=0.8,
                 label="balance at\nthe peak lr",
@@ -57,18 +57,18 @@ def norms_predicted(*found: Simulation) -> ReportFigure:
         axes.yaxis.set_major_locator(MaxNLocator(3 if axes is not norm else 6))
     decay.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     decay.set_xlabel("step")
-    decay.set_xlim(0, max(s.setting.steps for s in found))
+    decay.set_xlim(0, max(s.setting.steps for s in simulations))
     legend(figure)
     return figure
 
 
-def _caption(found: tuple[Simulation, ...]) -> str:
-    s = found[0].setting
-    names = ", ".join(dict.fromkeys(one.setting.optimizer for one in found))
-    drawn = next((one for one in found if one.simulated_shape), None)
+def _caption(simulations: tuple[Simulation, ...]) -> str:
+    s = simulations[0].setting
+    names = ", ".join(dict.fromkeys(one.setting.optimizer for one in simulations))
+    drawn = next((one for one in simulations if one.simulated_shape), None)
     walk = "" if drawn is None else f"; dots: simulated, seed {drawn.seed}"
     return (
         f"{names}: lr {s.lr:g} {s.lr_shape}, warm-up {s.warmup}, decay "
-        f"{', '.join(dict.fromkeys(f'{one.setting.weight_decay:g}' for one in found))}, shape "
+        f"{', '.join(dict.fromkeys(f'{one.setting.weight_decay:g}' for one in simulations))}, shape "
         f"{'x'.join(map(str, s.shape))}, initial RMS {s.initial_rms:.4g}; random-walk model, gradients are noise{walk}"
     )

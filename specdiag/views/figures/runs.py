@@ -17,33 +17,35 @@ Roles = Sequence[tuple[Family, Role]]
 _MARKERS_UP_TO = 40
 
 
-def roles_with(found: Trajectory, metrics: Sequence[str], wanted: str | Sequence[str]) -> list[tuple[Family, Role]]:
+def roles_with(
+    trajectory: Trajectory, metrics: Sequence[str], wanted: str | Sequence[str]
+) -> list[tuple[Family, Role]]:
     """The roles that are asked for and have a value of one of the metrics.
 
     Raises:
         UsageError: there is no such role, or none has a value.
     """
     wanted = checks.texts("roles", wanted)
-    there = found.roles()
+    there = trajectory.roles()
     missing = [role for role in wanted if role not in {r for _, r in there}]
     if missing:
         raise UsageError(
-            f"{found.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in there))}"
+            f"{trajectory.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in there))}"
         )
     chosen: list[tuple[Family, Role]] = [
         (family, role)
         for family, role in there
-        if (not wanted or role in wanted) and any(found.series(m, role, family=family) for m in metrics)
+        if (not wanted or role in wanted) and any(trajectory.series(m, role, family=family) for m in metrics)
     ]
     if not chosen:
-        raise UsageError(f"{found.run}: nothing that was asked for has a value of {' or '.join(metrics)}")
+        raise UsageError(f"{trajectory.run}: nothing that was asked for has a value of {' or '.join(metrics)}")
     return chosen
 
 
-def role_lines(axes: Axes, found: Trajectory, metric: str, roles: Roles, *, relative: bool = False) -> None:
+def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *, relative: bool = False) -> None:
     """A line a role: the median over its matrices at each step, or that over its first value."""
     for family, role in roles:
-        series = found.series(metric, role, family=family)
+        series = trajectory.series(metric, role, family=family)
         if not series:
             continue
         first = series[0][1] if relative else 1.0
@@ -57,9 +59,9 @@ def role_lines(axes: Axes, found: Trajectory, metric: str, roles: Roles, *, rela
         )
 
 
-def step_axis(axes: Axes, found: Trajectory) -> None:
+def step_axis(axes: Axes, trajectory: Trajectory) -> None:
     """All steps of the run, few of them labelled, 143000 as 143k."""
-    first, last = found.steps[0].step, found.steps[-1].step
+    first, last = trajectory.steps[0].step, trajectory.steps[-1].step
     margin = 0.04 * (last - first) or 1.0
     axes.set_xlim(first - margin, last + margin)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -67,11 +69,11 @@ def step_axis(axes: Axes, found: Trajectory) -> None:
     axes.set_xlabel("step")
 
 
-def run_caption(found: Trajectory, *notes: str) -> str:
+def run_caption(trajectory: Trajectory, *notes: str) -> str:
     """The run, its steps, and what a figure adds."""
-    steps = found.steps
-    text = f"{found.run}: {len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}, medians per role"
-    left_out = f"{len(found.dropped)} left out" if found.dropped else ""
+    steps = trajectory.steps
+    text = f"{trajectory.run}: {len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}, medians per role"
+    left_out = f"{len(trajectory.dropped)} left out" if trajectory.dropped else ""
     return " · ".join(part for part in (text, left_out, *notes) if part)
 
 

@@ -58,9 +58,9 @@ def scree(
     curves = {role: [relative_singular_values(report, r) for r in group] for role, group in groups.items()}
     longest = max(len(s) for group in curves.values() for s in group)
     smallest = max(_FLOOR, min(float(s[int(0.95 * len(s))]) for group in curves.values() for s in group))
-    found = panels(figure, len(groups), columns)
-    hide_inner(found)
-    for panel, (role, group) in zip(found, groups.items(), strict=True):
+    grid = panels(figure, len(groups), columns)
+    hide_inner(grid)
+    for panel, (role, group) in zip(grid, groups.items(), strict=True):
         for r, s in zip(group, curves[role], strict=True):
             colour = INK if r.layer is None else colormaps[LAYERS](norm(r.layer))
             draw_curve(panel.axes, s, logarithmic=True, color=colour, label=r.key)
@@ -70,12 +70,12 @@ def scree(
         log_axis(panel.axes.yaxis, smallest * 0.8, 1.2, 5)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
         panel.axes.set_ylabel("s / s max" if panel.left else "")
-    noise = [line for panel in found for line in panel.axes.lines if line.get_label() == "_noise"]
+    noise = [line for panel in grid for line in panel.axes.lines if line.get_label() == "_noise"]
     if noise:
         figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
     if len(set(known)) > 1:
         bar = figure.colorbar(
-            ScalarMappable(norm, LAYERS), ax=[p.axes for p in found], aspect=30, pad=0.02, label="layer"
+            ScalarMappable(norm, LAYERS), ax=[p.axes for p in grid], aspect=30, pad=0.02, label="layer"
         )
         bar.set_ticks(layer_ticks(known, 12))
         bar.ax.minorticks_off()

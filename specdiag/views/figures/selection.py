@@ -1,4 +1,4 @@
-"""Which rows of a report a figure shows, and which of their columns. What does not exist is answered by what does."""
+"""Which rows of a report a figure shows, and which of their columns. An unknown name lists the available ones."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def new_figure(width: float, height: float, title: str, caption: str, *, fixed: 
 
 
 def legend(figure: Figure) -> None:
-    """Draw one legend for all panels, at their right. Of several lines with one label it shows the first."""
+    """Draw one legend for all panels, at their right. It shows the first of several lines with one label."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

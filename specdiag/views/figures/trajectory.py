@@ -29,49 +29,49 @@ _ACROSS_SHAPES = ("square_alpha", "square_rho", "rho")
 
 
 @styled
-def trajectory(found: Trajectory, *, metric: str | None = None, roles: str | Sequence[str] = ()) -> ReportFigure:
+def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str | Sequence[str] = ()) -> ReportFigure:
     """Medians per role over the steps; dashed what random matrices of those shapes score; below, loss and balance.
 
     Args:
-        found: what `trajectory` found.
+        trajectory: of `specdiag.trajectory`, or as loaded.
         metric: one that is followed; None for square_alpha, which may be compared across roles, or else alpha.
         roles: only these.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
     """
-    checks.instance("found", found, Trajectory, "from trajectory or load_trajectory")
-    square = any(row.metric == "square_alpha" for row in found.rows)
+    checks.instance("trajectory", trajectory, Trajectory, "from trajectory or load_trajectory")
+    square = any(row.metric == "square_alpha" for row in trajectory.rows)
     metric = ("square_alpha" if square else "alpha") if metric is None else metric
     checks.one_of("metric", metric, TRACKED)
-    chosen = roles_with(found, (metric,), roles)
+    chosen = roles_with(trajectory, (metric,), roles)
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
-    below = [name for name in ("loss", "balance_sd") if found.series(name)]
+    below = [name for name in ("loss", "balance_sd") if trajectory.series(name)]
     width = max(3.3 * max(len(families), len(below)) + 1.4, 6.4)
-    title = f"{metric} over the steps of {found.run}"
-    figure = new_figure(width, 3.3 + (2.2 if below else 0) + 0.9, title, run_caption(found))
+    title = f"{metric} over the steps of {trajectory.run}"
+    figure = new_figure(width, 3.3 + (2.2 if below else 0) + 0.9, title, run_caption(trajectory))
     parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=[3.3, 2.2] if below else None)[:, 0]
     upper = parts[0].subplots(1, len(families), squeeze=False, sharey=metric in _ACROSS_SHAPES)[0]
     for axes, family in zip(upper, families, strict=True):
         members: list[tuple[Family, Role]] = [(f, role) for f, role in chosen if f == family]
-        role_lines(axes, found, metric, members)
-        _nulls(axes, found, metric, members)
+        role_lines(axes, trajectory, metric, members)
+        _nulls(axes, trajectory, metric, members)
         axes.set_title(FAMILY_TITLES[family])
-        step_axis(axes, found)
+        step_axis(axes, trajectory)
     upper[0].set_ylabel(metric)
     lower = parts[1].subplots(1, len(below), squeeze=False)[0] if below else ()
     for axes, name in zip(lower, below, strict=True):
-        _of_the_run(axes, found, name)
+        _of_the_run(axes, trajectory, name)
     legend(figure)
     return figure
 
 
-def _nulls(axes: Axes, found: Trajectory, metric: str, roles: Roles) -> None:
+def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> None:
     if metric not in _RHO:
         return
     levels: dict[float, list[Role]] = {}
     for family, role in roles:
-        values, rhos = (dict(found.series(m, role, family=family)) for m in (metric, _RHO[metric]))
+        values, rhos = (dict(trajectory.series(m, role, family=family)) for m in (metric, _RHO[metric]))
         nulls = [1 + (value - 1) / rhos[step] for step, value in values.items() if rhos.get(step)]
         if nulls:
             levels.setdefault(round(median(nulls), 2), []).append(role)
@@ -80,12 +80,12 @@ def _nulls(axes: Axes, found: Trajectory, metric: str, roles: Roles) -> None:
         axes.axhline(level, color=colour, linestyle=(0, (5, 2)), linewidth=1, label="random matrices", zorder=0)
 
 
-def _of_the_run(axes: Axes, found: Trajectory, name: str) -> None:
-    series = found.series(name)
+def _of_the_run(axes: Axes, trajectory: Trajectory, name: str) -> None:
+    series = trajectory.series(name)
     axes.plot([step for step, _ in series], [value for _, value in series], color=INK, marker=".")
-    held_out = found.series("eval_loss") if name == "loss" else []
+    held_out = trajectory.series("eval_loss") if name == "loss" else []
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color=INK, linestyle=":", marker=".")
     titles = {"loss": "training loss" + (" (dotted: held out)" if held_out else ""), "balance_sd": "sd of square_alpha"}
     axes.set_title(titles[name])
-    step_axis(axes, found)
+    step_axis(axes, trajectory)

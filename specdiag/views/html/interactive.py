@@ -26,10 +26,10 @@ class Plotly(NamedTuple):
 
 def plotly() -> Plotly | None:
     """plotly's script, or None where the package is not installed."""
-    found = find_spec("plotly")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("plotly")
+    if package is None or not package.submodule_search_locations:
         return None
-    script = Path(found.submodule_search_locations[0], "package_data", "plotly.min.js")
+    script = Path(package.submodule_search_locations[0], "package_data", "plotly.min.js")
     if not script.is_file():
         return None
     content = script.read_bytes()

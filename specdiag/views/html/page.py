@@ -195,7 +195,7 @@ def _verdict(report: SpectralReport) -> list[str]:
     ]
 
 
-def _findings(found: AuditReport) -> list[Found]:
+def _findings(audit: AuditReport) -> list[Found]:
     return [
         Found(
             group[0],
@@ -203,7 +203,7 @@ def _findings(found: AuditReport) -> list[Found]:
             len(group),
             [(f.module or "the checkpoint", wording.value(f), wording.limit(f)) for f in group[: wording.FEW]],
         )
-        for group in wording.groups(found)
+        for group in wording.groups(audit)
     ]
 
 
@@ -222,16 +222,18 @@ def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Modul
 
 
 def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> Plan:
-    said = [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
+    sentences = (
+        [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
+    )
     if plan.base_weight_decay is None:
-        said.append("No base decay is known: these are ratios alone.")
+        sentences.append("No base decay is known: these are ratios alone.")
     if plan.verdict is not None:
-        said += [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]
+        sentences += [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]
     names = {r.name for r in report}
     strange = [e.name for e in plan.entries if e.name not in names]
     if strange:
-        said.insert(0, f"{len(strange)} of its Parameters are not in this report, such as {strange[0]}.")
-    return Plan(f"{plan_caption(plan)}.", said, tables.plan_table(plan, _first_parts(report, links)))
+        sentences.insert(0, f"{len(strange)} of its Parameters are not in this report, such as {strange[0]}.")
+    return Plan(f"{plan_caption(plan)}.", sentences, tables.plan_table(plan, _first_parts(report, links)))
 
 
 def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, str]:
@@ -261,14 +263,14 @@ def _selection(settings: Settings) -> str:
 
 def _provenance(report: SpectralReport) -> Markup:
     """Everything that the numbers depend on, as JSON; no invisible character is left in it."""
-    said = {
+    record = {
         "source": report.source,
         "settings": report.settings,
         "provenance": report.provenance,
         "complete": report.complete,
         "statuses": dict(Counter(r.status for r in report)),
     }
-    text = msgspec.json.format(msgspec.json.encode(said), indent=2).decode()
+    text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
     return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
 
 

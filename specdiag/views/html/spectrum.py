@@ -43,33 +43,33 @@ def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
     Raises:
         UsageError: the report was saved without eigenvalues.
     """
-    held = curve(report, record, "", "", "")
-    if held is None or not held.eigenvalues.size:
+    curve_of = curve(report, record, "", "", "")
+    if curve_of is None or not curve_of.eigenvalues.size:
         return None
-    low, high = span_of([held], details=True)
-    edges = log_bins([held.eigenvalues], low, high)
+    low, high = span_of([curve_of], details=True)
+    edges = log_bins([curve_of.eigenvalues], low, high)
     return Spectrum(
         low,
         high,
-        tuple(map(_short, densities(held.eigenvalues, edges, held.n))),
-        _fit(held),
-        _bulk(held, low),
+        tuple(map(_short, densities(curve_of.eigenvalues, edges, curve_of.n))),
+        _fit(curve_of),
+        _bulk(curve_of, low),
         None if record.rand_spectral_norm is None else _short(record.rand_spectral_norm**2),
-        () if held.randomized is None else tuple(map(_short, densities(held.randomized, edges, held.n))),
-        held.n - int((held.eigenvalues >= low).sum()),
+        () if curve_of.randomized is None else tuple(map(_short, densities(curve_of.randomized, edges, curve_of.n))),
+        curve_of.n - int((curve_of.eigenvalues >= low).sum()),
     )
 
 
-def _fit(held: Curve) -> tuple[Point, Point] | None:
-    law = power_law(held.record, float(held.eigenvalues[-1]), held.n, 2)
+def _fit(curve_of: Curve) -> tuple[Point, Point] | None:
+    law = power_law(curve_of.record, float(curve_of.eigenvalues[-1]), curve_of.n, 2)
     if law is None:
         return None
     first, last = ((_short(x), _short(y)) for x, y in zip(*law, strict=True))
     return first, last
 
 
-def _bulk(held: Curve, low: float) -> tuple[Point, ...]:
-    law, edge = bulk(held.record), held.record.mp_edge
+def _bulk(curve_of: Curve, low: float) -> tuple[Point, ...]:
+    law, edge = bulk(curve_of.record), curve_of.record.mp_edge
     if law is None or edge is None or edge <= low:
         return ()
     (n, m), variance = law
