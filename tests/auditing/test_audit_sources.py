@@ -68,6 +68,7 @@ def test_ten_thousand_tensors_are_read_once(monkeypatch):
         return genuine(key, *given)
 
     monkeypatch.setattr(torch_tensors, "_read", counting)
+    torch.manual_seed(0)  # among so many small matrices some draw has a rank that audit reports
     state = {}
     for layer in range(1250):
         for place in PLACES:
