@@ -27,6 +27,8 @@ _RATIO = 4.0
 """Each panel of the ray reaches this many times further than the one before it."""
 _FLAT = 1e-9
 """Distance in S from its value in a gap of the spectrum at which the edges of the gap are sought."""
+_NUDGE = 1e-6
+"""Relative step in u to either side of a point, by which S moves unless there is a gap."""
 _RAISED = 1e-40
 """Height at which G is taken for a point of the real axis, in mean eigenvalues."""
 _STEPS = 200
@@ -91,11 +93,20 @@ def upper_mean(cuts: Sequence[Cut], share: float) -> tuple[float, float]:
         geometric mean of the gap's edges.
     """
     points = _quantile(cuts, share)
-    if all(point.v == 0 for point in points):
+    if _in_a_gap(cuts, points, share):
         edges = [_quantile(cuts, share + sign * _FLAT)[0].x for sign in (1, -1)]
         points = _common(cuts, max(edges[0] * edges[1], 0.0) ** 0.5)
     x = points[0].x
     return x, float(np.mean([_excess(cut, point, x) for cut, point in zip(cuts, points, strict=True)]))
+
+
+def _in_a_gap(cuts: Sequence[Cut], points: Sequence[Point], share: float) -> bool:
+    """Tell whether points lie in a gap or at its edge, where rounding alone decides which point of it is found."""
+    for step in (_NUDGE, -_NUDGE):
+        moved = [_point(cut, p.u + step * (abs(p.u) + p.x)).above for cut, p in zip(cuts, points, strict=True)]
+        if abs(float(np.mean(moved)) - share) < _FLAT:
+            return True
+    return False
 
 
 def _quantile(cuts: Sequence[Cut], share: float) -> list[Point]:

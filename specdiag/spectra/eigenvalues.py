@@ -107,7 +107,7 @@ class Spectrum:
         return (alpha - 1) * lost / (1 - lost) if lost < 1 else float("inf")
 
     def is_precise(self, alpha: float, threshold: float) -> bool:
-        """Whether rounding moves an exponent by no more than `ALPHA_TOLERANCE` of it."""
+        """True where rounding moves an exponent by no more than `ALPHA_TOLERANCE` of it."""
         return self.alpha_error(alpha, threshold) <= ALPHA_TOLERANCE * alpha < float("inf")
 
 

@@ -33,7 +33,7 @@ Basis = Literal["alpha", "square"]
 TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _log = logging.getLogger("specdiag")
 _BATCH_BYTES = 1 << 28
-"""Of float32 values that an accelerator is given at once."""
+"""Bytes of float32 values that an accelerator is given at once."""
 
 
 def exponents(stacks: Sequence[torch.Tensor], basis: Basis) -> list[float | None]:
@@ -60,7 +60,7 @@ def exponent_on_cpu(stack: torch.Tensor, basis: Basis) -> float | None:
 
 
 def null_of(record: ModuleRecord, basis: Basis) -> float:
-    """What a random matrix of that shape scores."""
+    """The exponent of a random matrix of that shape."""
     return _null(*record.living_shape, record.n_slices, basis)
 
 

@@ -109,7 +109,7 @@ def _metrics(full: Spectrum, pl_alpha: float | None) -> dict[str, Any]:
 
 
 def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> dict[str, Any]:
-    """What a random matrix of the same shape and norm would have."""
+    """Columns that compare with a random matrix of the same shape and norm."""
     edge = metrics.mp_edge(eigenvalues, shape)
     return {
         "mp_edge": edge,

@@ -14,7 +14,7 @@ Eigenvalues = NDArray[np.float64]
 
 _TRACY_WIDOM_MEAN, _TRACY_WIDOM_SD = -1.2065, 1.2680
 _TRACY_WIDOM_THOUSANDTH = 3.2724
-"""Of the Tracy-Widom law for real matrices, beta = 1: mean, standard deviation, and what one in a thousand exceeds."""
+"""Mean, standard deviation and upper .1 % point of the Tracy-Widom law for real matrices, beta = 1."""
 
 
 def stable_rank(eigenvalues: Eigenvalues) -> float:

@@ -1,4 +1,4 @@
-"""What noise scores: mean and standard deviation of a Hill exponent over random matrices of one shape.
+"""Exponents of noise: mean and standard deviation of a Hill exponent over random matrices of one shape.
 
 A tail fraction of the Marchenko-Pastur law has a finite exponent that depends on the aspect ratio alone: 2.12 for a
 square matrix, 3.45 at 1:4. Two modules of different shapes differ by that much having learned nothing.

@@ -1,4 +1,4 @@
-"""What an audit needs of the raw values, taken in the one read: counts of bad values, dead rows, a digest.
+"""Facts of the raw values for an audit, taken in the one read: counts of bad values, dead rows, a digest.
 
 IEEE formats order their magnitudes as their unsigned codes do, so every test is an integer comparison on the codes
 with the sign masked off; a matrix with no zero, denormal, saturated or non-finite value costs one pass.

@@ -17,7 +17,7 @@ from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optima
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TailRule:
-    """One way to fit `alpha`, and what an analysis has to know of it.
+    """A way to fit `alpha`, with the facts that an analysis needs about it.
 
     Attributes:
         name: as options and reports spell it.

@@ -15,7 +15,7 @@ Eigenvalues = NDArray[np.float64]
 
 
 class Tail(NamedTuple):
-    """One fitted tail: the exponent, its number of points, its threshold and its Kolmogorov-Smirnov distance."""
+    """A fitted tail: the exponent, its number of points, its threshold and its Kolmogorov-Smirnov distance."""
 
     alpha: float
     k: int
@@ -95,7 +95,7 @@ def _fit(eigenvalues: Eigenvalues, i0: int) -> Tail:
 
 
 def _distance(tail: Eigenvalues, xmin: float, alpha: float) -> float:
-    """One-sided KS distance max_j |1 - (lambda_j/xmin)^(1 - alpha) - j/k|, the convention of both references."""
+    """KS distance on one side, max_j |1 - (lambda_j/xmin)^(1 - alpha) - j/k|, the convention of both references."""
     if not np.isfinite(alpha):
         return 1.0
     model = 1 - (tail / xmin) ** (1 - alpha)

@@ -134,6 +134,11 @@ def test_gap_at_the_median():
     assert square(values, 100).threshold == pytest.approx(100, rel=1e-12)
     found = square(values, 150)
     assert low < found.threshold < high
+    jitter = 1 + 1e-3 * np.sin(np.arange(100))
+    for columns in (140, 150, 151, 160):
+        near = square(np.sort(values * jitter), columns)
+        assert near.threshold == pytest.approx(square(values, columns).threshold, rel=2e-3)
+        assert near.threshold == pytest.approx(found.threshold, rel=0.1)
     longer = square(values * 7, 150)
     assert longer.threshold == pytest.approx(7 * found.threshold, rel=1e-9)
     assert longer.alpha == pytest.approx(found.alpha, rel=1e-9)
