@@ -112,7 +112,7 @@ def test_planted_spikes_are_found(n, m, excess):
 
 @pytest.mark.parametrize(("n", "percent"), [(64, 20), (1024, 2.3), (4096, 0.85)])
 def test_threshold_falls_as_the_width_of_the_edge(n, percent):
-    """What lies a tenth below these distances above the edge is no spike, what lies a tenth above is; n^(-2/3) and less."""
+    """An eigenvalue a tenth below these distances above the edge is no spike; a tenth above them it is one."""
     edge = 4.0 * n
     for factor, expected in ((0.9, 0), (1.1, 1)):
         assert metrics.mp_spikes(np.array([edge * (1 + factor * percent / 100)]), (n, n), edge) == expected

@@ -1,4 +1,4 @@
-"""What noise scores: moments of Hill exponents over Gaussian matrices, against simulation."""
+"""Moments of Hill exponents over Gaussian matrices, against simulation."""
 
 import json
 from functools import partial
