@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,7 +96,8 @@ def run(
     finished: Rows = {}
     cause: BaseException | None = None
     try:
-        _collect(results, [m for unit in work for m in unit.matrices], settings, options.progress, finished)
+        with closing(results):
+            _collect(results, [m for unit in work for m in unit.matrices], settings, options.progress, finished)
         if kept is not None:
             kept.store.trim()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - returned, and raised with what was measured

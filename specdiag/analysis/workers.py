@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
-from threadpoolctl import threadpool_limits
 
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops, memory
@@ -26,11 +26,15 @@ from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 from specdiag.spectra.trust import MIN_EIGENVALUES
+from specdiag.system.blas_threads import OneBlasThread
 
 if TYPE_CHECKING:
     from specdiag.spectra.eigenvalues import Spectrum
 
 _log = logging.getLogger("specdiag")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Result = tuple[WeightMatrix, ModuleRecord, Eigenvalues]
 
@@ -124,11 +128,11 @@ def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
     return by_torch or settings.device != "cpu"
 
 
-def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Iterator[Result]:
+def on_cpu(work: Sequence[Unit], settings: Settings, workers: int, kept: Results | None = None) -> Generator[Result]:
     """Measure every unit, the most expensive first, one BLAS thread a worker; `kept` spares what it has."""
     order = batches(sorted(work, key=lambda u: -sum(flops(m, settings) for m in u.matrices)))
     with_torch = needs_torch(work, settings)
-    with _one_blas_thread(with_torch), _threads(workers, with_torch) as pool:
+    with _pool(workers, with_torch=with_torch) as pool:
         running: set[Future[list[Result]]] = set()
         for batch in islice(order, workers):
             running.add(pool.submit(_measure_units, batch, settings, kept))
@@ -146,7 +150,7 @@ def on_accelerator(
     workers: int,
     differences: dict[Kind, float],
     kept: Results | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Measure every unit with its spectra from the accelerator, matrices of one shape together.
 
     What was read waits by shape until together it is a gigabyte; then the fullest shape goes.
@@ -159,7 +163,7 @@ def on_accelerator(
         kept: results that need not be computed.
     """
     waiting: dict[Kind, list[_Read]] = defaultdict(list)
-    with _one_blas_thread(True), _threads(workers, True) as pool:
+    with _pool(workers, with_torch=True) as pool:
         for unit in sorted(work, key=lambda u: u.matrices[0].shape):
             for item in _read_unit(unit, settings, kept):
                 if not isinstance(item, _Read):
@@ -180,7 +184,7 @@ def _nbytes(batch: list[_Read]) -> int:
 def _flush(
     batch: list[_Read],
     settings: Settings,
-    pool: ThreadPoolExecutor,
+    pool: _Pool,
     differences: dict[Kind, float],
     kept: Results | None,
 ) -> Iterator[Result]:
@@ -259,31 +263,40 @@ def _measure_read(item: _Read, settings: Settings, solved: Spectrum | None, kept
     return item.matrix, record, eigenvalues
 
 
+class _Pool(ThreadPoolExecutor):
+    """Worker threads, with one thread for every BLAS of the process until the last of them has ended."""
+
+    def __init__(self, workers: int, *, with_torch: bool) -> None:
+        begin = one_torch_thread if with_torch else None
+        super().__init__(workers, thread_name_prefix="specdiag", initializer=begin)
+        self._blas = OneBlasThread()
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        return super().submit(self._blas.within, partial(fn, *args, **kwargs))
+
+
 @contextmanager
-def _threads(workers: int, with_torch: bool) -> Generator[ThreadPoolExecutor]:
+def _pool(workers: int, *, with_torch: bool) -> Generator[_Pool]:
     """A pool that an exception does not wait for: work not yet started is dropped."""
-    begin = one_torch_thread if with_torch else None
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag", initializer=begin)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with OneBlasThread(), _one_torch_thread(with_torch):
+        pool = _Pool(workers, with_torch=with_torch)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
-def _one_blas_thread(with_torch: bool) -> Generator[None]:
-    """Give every BLAS of the process one thread: workers, not libraries, share out the processors."""
-    before = None
-    if with_torch:
-        import torch
+def _one_torch_thread(with_torch: bool) -> Generator[None]:
+    """Give torch one thread here too, if it is used at all: workers, not libraries, share out the processors."""
+    if not with_torch:
+        yield
+        return
+    import torch
 
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
-            yield
+        yield
     finally:
-        if before is not None:
-            import torch
-
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh  # pyright: ignore[reportUnknownVariableType]
-from threadpoolctl import threadpool_limits
 
 from specdiag.checkpoint.tensors import RawArray
 from specdiag.comparison.difference import Pair, read_stack
 from specdiag.comparison.records import Subspaces
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FloatType
+from specdiag.system.blas_threads import OneBlasThread
 
 _BLOCK_VALUES = 1 << 21
 
@@ -27,7 +27,7 @@ _BLOCK_VALUES = 1 << 21
 def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple[str, Subspaces | None]]:
     """`subspaces` of every pair by its name, in order, in worker threads; None where there is none."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
-    with threadpool_limits(1):
+    with OneBlasThread():
         try:
             yield from pool.map(lambda pair: (pair[0], _of_pair(pair, k)), pairs)
         finally:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from contextlib import ExitStack
 from threading import Barrier
 from types import TracebackType
 from typing import TypeVar
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 from specdiag.resources import one_torch_thread
+from specdiag.system.blas_threads import OneBlasThread
 
 _T = TypeVar("_T")
 
@@ -28,7 +28,8 @@ class SolverThreads:
     def __init__(self, count: int) -> None:
         """Start the threads."""
         self.count = count
-        self._limit = _blas().limit(limits=1)
+        self._blas = ExitStack()
+        self._blas.enter_context(OneBlasThread(without_torch=True))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="specdiag")
         started = Barrier(count + 1)
 
@@ -50,7 +51,7 @@ class SolverThreads:
     def close(self) -> None:
         """Wait for what runs, drop what has not begun, and give OpenBLAS its threads back."""
         self._pool.shutdown(cancel_futures=True)
-        self._limit.restore_original_limits()
+        self._blas.close()
 
     def __enter__(self) -> SolverThreads:
         return self
@@ -59,11 +60,3 @@ class SolverThreads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """The BLAS of the wheels of SciPy and NumPy, which torch's wheels do not share; elsewhere whatever there is."""
-    found = ThreadpoolController()
-    wheels = found.select(prefix="libscipy_openblas")
-    return wheels if len(wheels) else found.select(user_api="blas")

@@ -1,0 +1,75 @@
+"""One thread for each BLAS library of the process: the same bits on every machine, and workers share the processors.
+
+OpenBLAS has one number of threads for the process. Two analyses may run at once, and one that was interrupted may still
+be solving a matrix: the first who needs one thread sets it, and the last gives the caller's number back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+_T = TypeVar("_T")
+
+
+class _Library(Protocol):
+    filepath: str
+    num_threads: int
+
+    def set_num_threads(self, num_threads: int, /) -> object: ...
+
+
+_lock = Lock()
+_users: dict[str, int] = {}
+"""How many need one thread of a library, by its file."""
+_callers: dict[str, int] = {}
+"""The number of threads it had before the first of them."""
+
+
+class OneBlasThread:
+    """A context in which BLAS has one thread; it may be entered several times, and from several threads."""
+
+    def __init__(self, *, without_torch: bool = False) -> None:
+        """List the libraries that are loaded by now.
+
+        Args:
+            without_torch: leave alone what torch multiplies with, where SciPy and NumPy have a BLAS of their own: that
+                of their wheels.
+        """
+        found = ThreadpoolController()
+        own = found.select(prefix="libscipy_openblas")
+        chosen = own if without_torch and len(own) else found.select(user_api="blas")
+        self._libraries: list[_Library] = list(chosen.lib_controllers)
+
+    def __enter__(self) -> OneBlasThread:
+        with _lock:
+            for library in self._libraries:
+                users = _users.get(library.filepath, 0)
+                if users == 0:
+                    _callers[library.filepath] = library.num_threads
+                    _set(library, 1)
+                _users[library.filepath] = users + 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _lock:
+            for library in self._libraries:
+                _users[library.filepath] -= 1
+                if _users[library.filepath] == 0:
+                    _set(library, _callers.pop(library.filepath))
+
+    def within(self, function: Callable[[], _T]) -> _T:
+        """Call a function in this context, whoever else has left it."""
+        with self:
+            return function()
+
+
+def _set(library: _Library, count: int) -> None:
+    # Since 3.8, threadpoolctl ignores every thread but the first that set OpenBLAS's number: here the last one sets it.
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
