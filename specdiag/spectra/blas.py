@@ -85,8 +85,8 @@ def eigvalsh(gram: NDArray[Any]) -> NDArray[Any]:
     Raises:
         ComputationError: if the QR iteration does not converge.
     """
-    n, real = gram.shape[0], _SCALARS[gram.dtype]
-    values, info, query = np.empty(n, gram.dtype), ctypes.c_int(0), real(0)
+    n = gram.shape[0]
+    values, info = np.empty(n, gram.dtype), ctypes.c_int(0)
 
     def call(work: Any, length: int) -> None:
         _SYEV[gram.dtype](
@@ -94,9 +94,12 @@ def eigvalsh(gram: NDArray[Any]) -> NDArray[Any]:
             work, _int(length), ctypes.byref(info),
         )  # fmt: skip
 
-    call(ctypes.byref(query), -1)
-    # Without the queried workspace the reduction is unblocked and 1.4 times slower.
-    length = (_FLOAT64_BLOCK + 2) * n if gram.dtype == np.float64 else int(query.value)
+    # With the least workspace the reduction is unblocked and 1.4 times slower.
+    length = (_FLOAT64_BLOCK + 2) * n
+    if gram.dtype == np.float32:
+        query = ctypes.c_float(0)
+        call(ctypes.byref(query), -1)
+        length = int(query.value)
     work = np.empty(max(length, 1), gram.dtype)
     call(work.ctypes.data, work.size)
     if info.value != 0:

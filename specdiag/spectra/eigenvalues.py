@@ -79,7 +79,7 @@ class Spectrum:
         """
         n = min(shape)
         if n >= self.slices.shape[1]:
-            return replace(self, longer_side=max(shape))
+            return self if max(shape) == self.longer_side else replace(self, longer_side=max(shape))
         slices = self.slices[:, self.slices.shape[1] - n :]
         return replace(self, eigenvalues=np.sort(slices, axis=None), longer_side=max(shape), slices=slices)
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from specdiag.spectra.float_types import FloatType
 
 _BLOCK_VALUES = 1 << 17
+_FEW = 1 << 12
+"""Values that are looked at together first: of so few, most often none is noise."""
 
 
 def noise_of_a_weight(frobenius2: float, n_values: int, eps: float) -> float:
@@ -35,8 +37,10 @@ def living_shape(stack: NDArray[Any], storage: FloatType, frobenius2: float) -> 
         storage: their type.
         frobenius2: ||W||_F^2, all slices.
     """
-    rows, cols = _largest(stack, storage)
     least = noise_of_a_weight(frobenius2, stack.size, storage.eps)
+    if stack.size <= _FEW and np.abs(storage.widen(stack, np.dtype(np.float64))).min() > least:
+        return stack.shape[1], stack.shape[2]
+    rows, cols = _largest(stack, storage)
     return int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
 
 

@@ -5,6 +5,9 @@ All take eigenvalues lambda = sigma(W)^2, ascending, float64, of which the last 
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,9 +55,9 @@ def detx_k(eigenvalues: Eigenvalues) -> int:
     WeightWatcher's products overflow from about 3000 eigenvalues on.
     """
     scaled = eigenvalues / eigenvalues.mean()
-    sums = np.cumsum(np.log(np.maximum(scaled[::-1], np.finfo(np.float64).tiny)))
-    below = np.flatnonzero(sums < 0)
-    return int(below[0]) + 1 if len(below) else len(eigenvalues)
+    below = np.log(np.maximum(scaled[::-1], sys.float_info.min)).cumsum() < 0
+    first = int(below.argmax())
+    return first + 1 if below[first] else len(eigenvalues)
 
 
 def mp_edge(eigenvalues: Eigenvalues, shape: tuple[int, int]) -> float:
@@ -68,7 +71,9 @@ def mp_edge(eigenvalues: Eigenvalues, shape: tuple[int, int]) -> float:
         shape: (rows, cols) in either order.
     """
     n, m = sorted(shape)
-    variance = float(np.median(eigenvalues)) / (m * mp_median(n, n / m))
+    # np.median of sorted values, at a tenth of its time for few of them.
+    median = float(eigenvalues[(len(eigenvalues) - 1) // 2] + eigenvalues[len(eigenvalues) // 2]) / 2
+    variance = median / (m * mp_median(n, n / m))
     return variance * (n**0.5 + m**0.5) ** 2
 
 
@@ -87,13 +92,18 @@ def mp_spikes(eigenvalues: Eigenvalues, shape: tuple[int, int], edge: float) -> 
         edge: `mp_edge` of them.
     """
     n, m = sorted(shape)
+    variance = edge / (n**0.5 + m**0.5) ** 2
+    return int(np.count_nonzero(eigenvalues > variance * _largest_of_noise(n, m)))
+
+
+@cache
+def _largest_of_noise(n: int, m: int) -> float:
+    """What the largest eigenvalue of noise of variance 1 exceeds once in a thousand matrices."""
     a, b = (n - 0.5) ** 0.5, (m - 0.5) ** 0.5
     center, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
-    spread = np.hypot(_TRACY_WIDOM_SD, center / scale * _median_deviation(n, n / m))
+    spread = float(np.hypot(_TRACY_WIDOM_SD, center / scale * _median_deviation(n, n / m)))
     deviations = (_TRACY_WIDOM_THOUSANDTH - _TRACY_WIDOM_MEAN) / _TRACY_WIDOM_SD
-    variance = edge / (n**0.5 + m**0.5) ** 2
-    threshold = variance * (center + scale * (_TRACY_WIDOM_MEAN + deviations * spread))
-    return int(np.count_nonzero(eigenvalues > threshold))
+    return center + scale * (_TRACY_WIDOM_MEAN + deviations * spread)
 
 
 def _median_deviation(n: int, q: float) -> float:

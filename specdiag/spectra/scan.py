@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def _dead(codes: NDArray[Any], shape: tuple[int, ...]) -> tuple[int, int]:
     return int(np.count_nonzero(~alive.any(axis=(0, 2)))), int(np.count_nonzero(~alive.any(axis=(0, 1))))
 
 
+@cache
 def _code(dtype: FloatType, value: float) -> int:
     """The unsigned code of a positive value that the type holds exactly."""
     if dtype.name == "BF16":
