@@ -12,9 +12,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
+from specdiag.text import checks
 from specdiag.views.figures.alpha import alpha
 from specdiag.views.figures.balance import balance
 from specdiag.views.figures.decay import decay

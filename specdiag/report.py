@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace as replace_record
 
-from specdiag import checks
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
@@ -25,6 +24,7 @@ from specdiag.storage.kinds import REPORT, read_record
 from specdiag.storage.plausibility import implausible_rows, implausible_summary
 from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     import numpy as np

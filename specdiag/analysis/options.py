@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast, get_args
 
-from specdiag import checks
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import TAIL_NAMES, Role, TailName
+from specdiag.records import ROLES, TAIL_NAMES, Role, TailName
 from specdiag.report import SpectralReport
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     from specdiag.analysis.processes import Ranks
@@ -110,7 +110,7 @@ class AnalysisOptions:
         return cls(
             include=checks.texts("include", given.get("include", ())),
             exclude=checks.texts("exclude", given.get("exclude", ())),
-            roles=checks.roles(given.get("roles", ())),
+            roles=checks.each_of("roles", given.get("roles", ()), ROLES),
             device=checks.text("device", given.get("device", "auto")),
             dtype=_choice("dtype", given.get("dtype", "auto"), get_args(DType)),
             method=_choice("method", given.get("method", "gram"), get_args(Method)),

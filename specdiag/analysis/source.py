@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
-from specdiag import checks
 from specdiag.checkpoint.opening import OPENING, PLACE, Opening, OpeningArguments, is_location
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import UsageError
 from specdiag.report import is_report
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     import torch

@@ -18,12 +18,12 @@ from msgspec.structs import replace
 
 from specdiag.analysis.cache import Results
 from specdiag.analysis.cost import flops, memory
-from specdiag.checkpoint.tensors import RawArray, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.eigenvalues import TORCH_FROM
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
 from specdiag.spectra.trust import MIN_EIGENVALUES

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specdiag import checks
 from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
 from specdiag.architecture.split import Slicer
 from specdiag.architecture.survey import Shape, Survey, survey
 from specdiag.records import ModuleRole
+from specdiag.text import checks
 
 
 @dataclass(frozen=True, slots=True)

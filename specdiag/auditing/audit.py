@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
-from specdiag import checks as checking
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
@@ -20,6 +19,7 @@ from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.errors import UsageError
 from specdiag.records import Settings
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import msgspec
 
-from specdiag import checks
 from specdiag.files import json_decoder
 from specdiag.records import Record, Source
 from specdiag.storage.kinds import AUDIT, read_record
 from specdiag.storage.result import Result
+from specdiag.text import checks
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str

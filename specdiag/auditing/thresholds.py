@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from specdiag import checks
 from specdiag.auditing.records import SEVERITIES, Finding, Severity, Value
 from specdiag.errors import UsageError
 from specdiag.files import Table, converter, decode_toml, read_whole, shortened, toml_decoder
+from specdiag.text import checks
 
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""

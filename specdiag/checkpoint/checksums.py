@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from specdiag.checkpoint.plain_values import read_range
-from specdiag.checkpoint.tensors import RawArray
+from specdiag.spectra.float_types import RawArray
 
 _AT_ONCE = 1 << 24
 

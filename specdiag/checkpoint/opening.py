@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, TypeGuard, cast
 
-from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.text import checks
 
 
 class SortingArguments(TypedDict, total=False):

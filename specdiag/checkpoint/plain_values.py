@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from specdiag.checkpoint.tensors import RawArray, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import RawArray
 
 NUMPY_TYPES: dict[str, np.dtype[np.generic]] = {
     "F64": np.dtype("<f8"),

@@ -20,8 +20,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_st
 
 from specdiag.checkpoint.hub import BUSY, in_one_sentence, is_hopeless, transport_errors, watched
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.tensors import RawArray
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import RawArray
 
 ATTEMPTS = 8
 """In a row that bring no byte, before giving up."""

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specdiag.checkpoint.opening import Opening
 from specdiag.files import Table
 from specdiag.records import ModuleRole, Skipped, Source, key
-from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 
 if TYPE_CHECKING:
     import torch
 
     from specdiag.architecture.split import Slicer
 
-RawArray = NDArray[Any]
-"""An array in the type in which a file stores it."""
 _GROUPS_LOOKED_AT = 1 << 14
 
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.repeats import Repeats
-from specdiag.checkpoint.tensors import RawArray, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import RawArray
 
 _NAMES = {
     "float64": "F64",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
-from specdiag import checks
 from specdiag.analysis import options
 from specdiag.analysis.options import ComparedArguments
 from specdiag.checkpoint.opening import Opening
@@ -17,8 +16,9 @@ from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta
 from specdiag.comparison.sides import Entry, Selection, Side, load_if_saved, open_side, require_stream, shape
 from specdiag.comparison.statistics import balance, role_changes, totals
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ModuleRecord, Settings, key
+from specdiag.records import ROLES, ModuleRecord, Settings, key
 from specdiag.report import SpectralReport
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,9 @@ def compare(
     """
     options.check(analysis, options.COMPARED)
     Opening.of({"base": base})
-    selection = Selection(checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles))
+    selection = Selection(
+        checks.texts("include", include), checks.texts("exclude", exclude), checks.each_of("roles", roles, ROLES)
+    )
     subspace = checks.whole("subspace", subspace, least=0, hint="0 leaves the angles out")
     weights = None if weights is None else checks.flag("weights", weights)
     checks.function("progress", progress)

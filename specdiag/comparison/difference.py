@@ -10,10 +10,10 @@ import numpy as np
 from msgspec.structs import replace as replace_record
 
 from specdiag.architecture.split import Slicer
-from specdiag.checkpoint.tensors import Checkpoint, RawArray, Rounding, StoredTensor, WeightMatrix
+from specdiag.checkpoint.tensors import Checkpoint, Rounding, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError
 from specdiag.records import ModuleRole
-from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 
 _BLOCK_VALUES = 1 << 20
 _ANY = ModuleRole(role="other", family="other")

@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from specdiag import checks
 from specdiag.files import json_decoder
 from specdiag.records import Family, ModuleRecord, Record, Role, Settings, Source, Status
 from specdiag.storage.kinds import COMPARISON, read_record
 from specdiag.storage.result import Result, Row
+from specdiag.text import checks
 
 METRICS: tuple[str, ...] = (
     "alpha", "rho", "z", "ks", "square_alpha", "square_rho", "alpha_25", "alpha_50", "alpha_75", "pl_alpha", "pl_ks",

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh  # pyright: ignore[reportUnknownVariableType]
 
-from specdiag.checkpoint.tensors import RawArray
 from specdiag.comparison.difference import Pair, read_stack
 from specdiag.comparison.records import Subspaces
 from specdiag.errors import SourceError
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.system.blas_threads import OneBlasThread
 
 _BLOCK_VALUES = 1 << 21

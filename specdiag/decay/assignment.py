@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 from statistics import fmean, pstdev
 from typing import Literal, get_args
 
-from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.text import checks
 
 Values = Sequence[float | None]
 Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]

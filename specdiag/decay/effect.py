@@ -21,9 +21,9 @@ from typing import Literal, get_args
 
 from msgspec.structs import replace
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import Record
+from specdiag.text import checks
 
 Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape"]
 LrSchedule = Literal["constant", "to zero"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from specdiag import checks
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import Verdict
 from specdiag.decay.schedule_record import DecaySchedule
@@ -17,6 +16,7 @@ from specdiag.files import json_decoder, shortened
 from specdiag.records import Family, Record, Role, Source
 from specdiag.storage.kinds import PLAN, read_record
 from specdiag.storage.result import Result
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     import torch

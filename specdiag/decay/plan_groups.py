@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
-from specdiag import checks
 from specdiag.architecture.names import numbered
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
@@ -16,6 +15,7 @@ from specdiag.live.matrices import live_matrices
 from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import PLANNED, servable
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
+from specdiag.text import checks
 from specdiag.text.names import listed
 
 _SHOWN = 3

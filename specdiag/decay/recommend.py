@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
-from specdiag import checks
 from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
 from specdiag.checkpoint.opening import is_location
@@ -27,8 +26,9 @@ from specdiag.decay.targets import (
     reference_targets,
 )
 from specdiag.errors import UsageError
-from specdiag.records import HILL_TAILS
+from specdiag.records import HILL_TAILS, ROLES
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.text import checks
 from specdiag.text.names import listed
 
 if TYPE_CHECKING:
@@ -103,7 +103,11 @@ def recommend(
         True
     """
     options.check(analysis, options.UNSELECTED)
-    include, exclude, roles = checks.texts("include", include), checks.texts("exclude", exclude), checks.roles(roles)
+    include, exclude, roles = (
+        checks.texts("include", include),
+        checks.texts("exclude", exclude),
+        checks.each_of("roles", roles, ROLES),
+    )
     (s1, s2), clip = assignment.check_rule(rule, s1, s2), _percentiles(clip)
     preserve_mean = checks.flag("preserve_mean", preserve_mean)
     base_origin = checks.text("base_origin", base_origin)

@@ -6,10 +6,10 @@ from typing import Literal, cast, get_args
 
 from msgspec.structs import asdict
 
-from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.errors import UsageError
 from specdiag.records import Record
+from specdiag.text import checks
 
 LrShape = Literal["constant", "linear", "cosine"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from specdiag import checks
 from specdiag.decay.plan import Basis
 from specdiag.errors import UsageError
-from specdiag.records import Family, ModuleRecord, Role, Settings
+from specdiag.records import ROLES, Family, ModuleRecord, Role, Settings
+from specdiag.text import checks
 from specdiag.text.globs import check_globs, chosen
 
 DEFAULT_ROLES: tuple[Role, ...] = ("q", "k", "v", "kv", "o", "gate", "up", "down")
@@ -92,7 +92,7 @@ def decay_targets(
     Raises:
         UsageError: a pattern or role matches nothing, or nothing is left.
     """
-    checks.roles(roles)
+    checks.each_of("roles", roles, ROLES)
     names = [(record.key, record.name) for record in records]
     check_globs("include", include, names, "matrices")
     check_globs("exclude", exclude, names, "matrices")

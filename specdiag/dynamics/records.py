@@ -6,13 +6,13 @@ import os
 
 import msgspec
 
-from specdiag import checks
 from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics.updates import Optimizer
 from specdiag.files import json_decoder
 from specdiag.records import Record
 from specdiag.storage.kinds import SIMULATION, read_record
 from specdiag.storage.result import Result, cell
+from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _SHOWN = 10

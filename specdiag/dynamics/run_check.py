@@ -11,7 +11,6 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from specdiag import checks
 from specdiag.decay.schedules import Schedule
 from specdiag.dynamics.alignment import Alignment, alignments
 from specdiag.dynamics.checking import NormError, compare_norms
@@ -23,6 +22,7 @@ from specdiag.errors import UsageError
 from specdiag.files import write_atomically
 from specdiag.records import Family, Record, Role
 from specdiag.storage.kinds import NORM_CHECK
+from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _FULL = 10

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
-from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.decay.schedule_record import LrShape
 from specdiag.dynamics import steady
@@ -15,6 +14,7 @@ from specdiag.dynamics.records import Balance, Point, Setting, Simulation
 from specdiag.dynamics.updates import BETAS, MOMENTUM, Shape, Update, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
+from specdiag.text import checks
 
 INITIAL_RMS = 0.02
 """Initial RMS by default: GPT-2's."""

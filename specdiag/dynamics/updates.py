@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
-from specdiag import checks
 from specdiag.errors import UsageError
+from specdiag.text import checks
 
 Optimizer = Literal[
     "adamw", "adamc", "adamw-renormalized", "sgdm", "sgdw", "lion", "muon", "scion-l2", "scion-sign", "scion-spectral",

@@ -7,7 +7,6 @@ import textwrap
 from torch import nn, optim
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.building import adam_like, corrected, muon, scion, sgd_like
 from specdiag.optim.method import Method, Options, UpdateRule
@@ -15,6 +14,7 @@ from specdiag.optim.optimizers.ada_decay import AdaDecay
 from specdiag.optim.optimizers.awd import AWD
 from specdiag.optim.optimizers.renormalized_adamw import RenormalizedAdamW
 from specdiag.optim.update_rules import ADAM, ADAMW, MUON, SCION, SGD, always
+from specdiag.text import checks
 
 
 def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer]:

@@ -11,11 +11,9 @@ import logging
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError, UsageError
 from specdiag.spectra.eigenvalues import (
@@ -24,7 +22,7 @@ from specdiag.spectra.eigenvalues import (
     assemble,
     spectrum,
 )
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 
 _log = logging.getLogger("specdiag")
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -84,9 +82,7 @@ def batch_eigenvalues(
     return torch.linalg.eigvalsh(gram), frobenius2
 
 
-def solve(
-    matrices: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType
-) -> Iterator[Spectrum]:
+def solve(matrices: list[RawArray], storages: list[FloatType], device: str, dtype: ComputeType) -> Iterator[Spectrum]:
     """Spectra of matrices of one shape, in order; batches are sized to free memory and halved when they do not fit.
 
     Args:
@@ -118,9 +114,7 @@ def solve(
         done += len(batch)
 
 
-def _solve_batch(
-    batch: list[NDArray[Any]], storages: list[FloatType], device: str, dtype: ComputeType
-) -> list[Spectrum]:
+def _solve_batch(batch: list[RawArray], storages: list[FloatType], device: str, dtype: ComputeType) -> list[Spectrum]:
     s, rows, cols = batch[0].shape
     name = storages[0].name
     values = torch.from_numpy(np.stack(batch).reshape(-1, rows, cols)).view(_TORCH_TYPES[name])
@@ -144,7 +138,7 @@ def _spectra(values: torch.Tensor, storages: Sequence[FloatType], dtype: Compute
     ]
 
 
-def disagreement(full: Spectrum, stack: NDArray[Any], storage: FloatType) -> tuple[float, float]:
+def disagreement(full: Spectrum, stack: RawArray, storage: FloatType) -> tuple[float, float]:
     """Largest relative difference to the CPU in float64 over the upper half of the spectrum, and what is tolerated.
 
     Args:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg.cython_blas as cython_blas
 import scipy.linalg.cython_lapack as cython_lapack
-from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError
+from specdiag.spectra.float_types import RealArray
 
 _capsule_name = ctypes.pythonapi.PyCapsule_GetName
 _capsule_name.restype, _capsule_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
@@ -58,7 +58,7 @@ def _char(value: bytes) -> Any:
     return ctypes.byref(ctypes.c_char(value))
 
 
-def syrk(block: NDArray[Any], gram: NDArray[Any], *, tall: bool) -> None:
+def syrk(block: RealArray, gram: RealArray, *, tall: bool) -> None:
     """Add the Gram matrix of one block to `gram`, in place; only the triangle `UPLO` is touched.
 
     Args:
@@ -76,7 +76,7 @@ def syrk(block: NDArray[Any], gram: NDArray[Any], *, tall: bool) -> None:
     )  # fmt: skip
 
 
-def eigvalsh(gram: NDArray[Any]) -> NDArray[Any]:
+def eigvalsh(gram: RealArray) -> RealArray:
     """Eigenvalues of a symmetric matrix, ascending; destroys `gram`, of which only the triangle `UPLO` is read.
 
     Args:

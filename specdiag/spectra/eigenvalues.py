@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.errors import ComputationError
 from specdiag.spectra.blas import UPLO, eigvalsh, syrk
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray, RealType
 
 Method = Literal["gram", "svd"]
 ComputeType = Literal["float32", "float64"]
@@ -112,7 +112,7 @@ class Spectrum:
 
 
 def spectrum(
-    stack: NDArray[Any], storage: FloatType, *, method: Method = "gram", dtype: ComputeType = "float64"
+    stack: RawArray, storage: FloatType, *, method: Method = "gram", dtype: ComputeType = "float64"
 ) -> Spectrum:
     """Eigenvalues of the smaller Gram side of one matrix.
 
@@ -183,12 +183,12 @@ def pool(parts: list[Spectrum]) -> Spectrum:
     )
 
 
-def exact(stack: NDArray[Any], storage: FloatType) -> Spectrum:
+def exact(stack: RawArray, storage: FloatType) -> Spectrum:
     """The same by float64 singular values of the R factor of a blocked QR: nothing is squared, memory stays small."""
-    values: list[NDArray[Any]] = []
+    values: list[RawArray] = []
     total = 0.0
     for w in stack:
-        r: NDArray[Any] | None = None
+        r: RawArray | None = None
         frobenius2 = 0.0
         for block in _blocks(w, storage, np.dtype(np.float64), 64 << 20):
             tall = block if w.shape[0] >= w.shape[1] else block.T
@@ -226,7 +226,7 @@ def check_trace(eigenvalues: NDArray[np.float64], frobenius2: float, unit: float
         raise ComputationError(f"the eigenvalues sum to {total:.9g}, but ||W||_F^2 is {frobenius2:.9g}")
 
 
-def _gram_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
+def _gram_eigenvalues(w: RawArray, storage: FloatType, dtype: RealType) -> tuple[RawArray, float]:
     n = min(w.shape)
     tall = w.shape[0] >= w.shape[1]
     gram = np.zeros((n, n), dtype)
@@ -237,7 +237,7 @@ def _gram_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any])
     return (eigvalsh(gram) if n < TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
 
 
-def _check_range(frobenius2: float, w: NDArray[Any], storage: FloatType) -> None:
+def _check_range(frobenius2: float, w: RawArray, storage: FloatType) -> None:
     """Refuse squares that overflow, or vanish though `w` is not zero (one kernel position of a convolution may be)."""
     if frobenius2 == 0 and not any(block.any() for block in _blocks(w, storage, np.dtype(np.float64), _BLOCK_BYTES)):
         return
@@ -247,7 +247,7 @@ def _check_range(frobenius2: float, w: NDArray[Any], storage: FloatType) -> None
         )
 
 
-def _blocks(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any], nbytes: int) -> Iterator[NDArray[Any]]:
+def _blocks(w: RawArray, storage: FloatType, dtype: RealType, nbytes: int) -> Iterator[RawArray]:
     """`w` cut along its longer side, widened to `dtype` block by block: the whole is never held twice."""
     rows, cols = w.shape
     n = min(rows, cols)
@@ -260,14 +260,14 @@ def _blocks(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any], nbytes: i
         yield storage.widen(block, dtype) if needs_copy else block
 
 
-def _torch_eigvalsh(gram: NDArray[Any]) -> NDArray[Any]:
+def _torch_eigvalsh(gram: RawArray) -> RawArray:
     import torch
 
     in_c_order = "L" if UPLO[gram.dtype] == "U" else "U"
     return torch.linalg.eigvalsh(torch.from_numpy(gram), UPLO=in_c_order).numpy()
 
 
-def _svd_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
+def _svd_eigenvalues(w: RawArray, storage: FloatType, dtype: RealType) -> tuple[RawArray, float]:
     values = storage.widen(w, dtype)
     frobenius2 = float(np.square(values, dtype=np.float64).sum())
     if dtype == np.float32:
@@ -278,7 +278,7 @@ def _svd_eigenvalues(w: NDArray[Any], storage: FloatType, dtype: np.dtype[Any]) 
     return _svdvals(values) ** 2, frobenius2
 
 
-def _svdvals(values: NDArray[Any]) -> NDArray[Any]:
+def _svdvals(values: RawArray) -> RawArray:
     try:
         return np.linalg.svd(values, compute_uv=False)
     except np.linalg.LinAlgError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from specdiag.records import Settings, TailFit
 from specdiag.spectra import null
 from specdiag.spectra.eigenvalues import ComputeType, Spectrum, pool, spectrum
-from specdiag.spectra.float_types import FloatType
-from specdiag.spectra.identity import MatrixIdentity
+from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.identity import Columns, MatrixIdentity
 from specdiag.spectra.ladder import more_exact, solve
 from specdiag.spectra.square import square_null
 from specdiag.spectra.tail_rules import TAIL_RULES, TailRule
@@ -28,9 +27,7 @@ from specdiag.spectra.trust import (
 )
 
 
-def settled(
-    full: Spectrum, stack: NDArray[Any], storage: FloatType, tail_fraction: float
-) -> tuple[Spectrum, Tail | None]:
+def settled(full: Spectrum, stack: RawArray, storage: FloatType, tail_fraction: float) -> tuple[Spectrum, Tail | None]:
     """Climb the ladder where rounding could move the Hill or the KS-optimal exponent noticeably.
 
     Args:
@@ -76,7 +73,7 @@ def fit_tail(
     alive: Spectrum,
     matrix: MatrixIdentity,
     settings: Settings,
-    stack: NDArray[Any],
+    stack: RawArray,
     storage: FloatType,
 ) -> TailFit:
     """Fit alpha by the chosen rule, with its error, its null and what speaks against it.
@@ -152,7 +149,7 @@ def _nonzero(full: Spectrum) -> NDArray[np.float64]:
     return full.eigenvalues[full.eigenvalues > full.floor]
 
 
-def other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
+def other_tails(full: Spectrum, best: Tail | None) -> Columns:
     """Give Hill at three tail fractions, each only where it is to be trusted, and the KS-optimal power law.
 
     Args:
@@ -164,14 +161,14 @@ def other_tails(full: Spectrum, best: Tail | None) -> dict[str, Any]:
     """
     if best is None:
         return {"pl_alpha": None}
-    columns: dict[str, Any] = {
+    columns: Columns = {
         name: trusted_hill(full, fraction)
         for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75))
     }
     return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
 
 
-def square_exponent(alive: Spectrum, stack: NDArray[Any], storage: FloatType) -> tuple[TailStatus, dict[str, Any]]:
+def square_exponent(alive: Spectrum, stack: RawArray, storage: FloatType) -> tuple[TailStatus, Columns]:
     """Give square_alpha and square_rho, by a more exact route where rounding could move them noticeably.
 
     Args:
@@ -197,7 +194,7 @@ def square_exponent(alive: Spectrum, stack: NDArray[Any], storage: FloatType) ->
     return "ok", {"square_alpha": alpha, "square_rho": (alpha - 1) / (square_null(shape) - 1)}
 
 
-def pooled(windows: Iterable[NDArray[Any]], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:
+def pooled(windows: Iterable[RawArray], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:
     """Solve equal windows by the chosen method and pool their eigenvalues to one spectrum.
 
     Args:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from numpy.typing import NDArray
+from specdiag.spectra.float_types import RawArray
 
 ROWS = 2000
 """Rows of a window, the paper's value for language models; clamped to the smaller side."""
@@ -16,8 +15,8 @@ WINDOWS = 10
 
 
 def farms_windows(
-    stack: NDArray[Any], rows: int = ROWS, aspect: float = ASPECT, windows: int = WINDOWS
-) -> Iterator[NDArray[Any]]:
+    stack: RawArray, rows: int = ROWS, aspect: float = ASPECT, windows: int = WINDOWS
+) -> Iterator[RawArray]:
     """Views of `stack`, shape [s, R, C], cut to [s, rows, int(rows * aspect)], row by row.
 
     Args:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Real = TypeVar("_Real", bound=np.floating[Any])
+
+RawArray = NDArray[Any]
+"""An array in the type in which a file stores it."""
+RealArray = NDArray[np.floating[Any]]
+"""An array of float32 or float64."""
+RealType = np.dtype[Any]
+"""float32 or float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class FloatType:
     max: float
     tiny: float
 
-    def widen(self, raw: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def widen(self, raw: RawArray, dtype: np.dtype[_Real]) -> NDArray[_Real]:
         """Convert raw values exactly.
 
         Args:

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from specdiag.records import ModuleRole
 
+Columns = dict[str, Any]
+"""Values by field name of `ModuleRecord`, of which a row is put together."""
+
 
 class MatrixIdentity(Protocol):
     """A weight matrix without its values: all that a measurement takes, and nothing of where it is stored."""
@@ -51,7 +54,7 @@ class MatrixIdentity(Protocol):
         ...
 
 
-def identity(matrix: MatrixIdentity) -> dict[str, Any]:
+def identity(matrix: MatrixIdentity) -> Columns:
     """Columns of a row that tell its matrix from others with the same values.
 
     Args:

@@ -6,18 +6,16 @@ A caller climbs until the exponent is to be trusted (`trust`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
-
-from numpy.typing import NDArray
+from typing import Literal
 
 from specdiag.spectra.eigenvalues import Spectrum, exact, pool, spectrum
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 
 Route = Literal["float32", "float64", "exact"]
 ROUTES: tuple[Route, ...] = ("float32", "float64", "exact")
 
 
-def solve(windows: Iterable[NDArray[Any]], storage: FloatType, route: Route) -> Spectrum:
+def solve(windows: Iterable[RawArray], storage: FloatType, route: Route) -> Spectrum:
     """Compute the spectrum of a matrix, or the pooled one of its windows, by one route.
 
     Args:

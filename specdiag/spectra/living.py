@@ -6,12 +6,10 @@ its shape out, goes by the shape of the living part.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 
 _BLOCK_VALUES = 1 << 17
 _FEW = 1 << 12
@@ -29,7 +27,7 @@ def noise_of_a_weight(frobenius2: float, n_values: int, eps: float) -> float:
     return 2 * eps * (frobenius2 / n_values) ** 0.5
 
 
-def living_shape(stack: NDArray[Any], storage: FloatType, frobenius2: float) -> tuple[int, int]:
+def living_shape(stack: RawArray, storage: FloatType, frobenius2: float) -> tuple[int, int]:
     """Count the rows and columns with a value above the storage noise of a typical weight, in any slice.
 
     Args:
@@ -44,7 +42,7 @@ def living_shape(stack: NDArray[Any], storage: FloatType, frobenius2: float) -> 
     return int(np.count_nonzero(rows > least)), int(np.count_nonzero(cols > least))
 
 
-def _largest(stack: NDArray[Any], storage: FloatType) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _largest(stack: RawArray, storage: FloatType) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Largest magnitude in each row and in each column.
 
     IEEE formats order their magnitudes as their unsigned codes do, so that nothing is widened but the results.

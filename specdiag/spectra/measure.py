@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from specdiag.records import ModuleRecord, Settings, TailFit
 from specdiag.spectra import metrics
 from specdiag.spectra.eigenvalues import Spectrum, spectrum
 from specdiag.spectra.exponents import fit_tail, other_tails, settled, square_exponent
-from specdiag.spectra.float_types import FloatType
-from specdiag.spectra.identity import MatrixIdentity, identity
+from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.identity import Columns, MatrixIdentity, identity
 from specdiag.spectra.living import living_shape
 from specdiag.spectra.scan import Scan
 
@@ -31,7 +31,7 @@ class Eigenvalues(NamedTuple):
 
 def measure(
     matrix: MatrixIdentity,
-    stack: NDArray[Any],
+    stack: RawArray,
     storage: FloatType,
     scanned: Scan,
     settings: Settings,
@@ -91,7 +91,7 @@ def failed(matrix: MatrixIdentity, settings: Settings) -> ModuleRecord:
     return ModuleRecord(**_columns(matrix, settings), status="failed")
 
 
-def _metrics(full: Spectrum, pl_alpha: float | None) -> dict[str, Any]:
+def _metrics(full: Spectrum, pl_alpha: float | None) -> Columns:
     eigenvalues = full.eigenvalues
     rank = None if full.n_zero is None else len(eigenvalues) - full.n_zero
     return {
@@ -108,7 +108,7 @@ def _metrics(full: Spectrum, pl_alpha: float | None) -> dict[str, Any]:
     }
 
 
-def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> dict[str, Any]:
+def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> Columns:
     """Columns that compare with a random matrix of the same shape and norm."""
     edge = metrics.mp_edge(eigenvalues, shape)
     return {
@@ -119,8 +119,8 @@ def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> 
 
 
 def _randomized(
-    stack: NDArray[Any], storage: FloatType, matrix: MatrixIdentity, settings: Settings
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    stack: RawArray, storage: FloatType, matrix: MatrixIdentity, settings: Settings
+) -> tuple[Columns, NDArray[np.float64]]:
     """Spectral norm and spikes of the matrix with its entries permuted, and its eigenvalues.
 
     A spike there is a few huge entries or a mean that is not zero.
@@ -136,5 +136,5 @@ def _randomized(
     return columns, eigenvalues
 
 
-def _columns(matrix: MatrixIdentity, settings: Settings) -> dict[str, Any]:
+def _columns(matrix: MatrixIdentity, settings: Settings) -> Columns:
     return identity(matrix) | {"tail": settings.tail, "method": settings.method, "compute_dtype": settings.dtype}

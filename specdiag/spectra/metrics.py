@@ -98,7 +98,7 @@ def mp_spikes(eigenvalues: Eigenvalues, shape: tuple[int, int], edge: float) -> 
 
 @cache
 def _largest_of_noise(n: int, m: int) -> float:
-    """What the largest eigenvalue of noise of variance 1 exceeds once in a thousand matrices."""
+    """Bound that the largest eigenvalue of noise of variance 1 exceeds once in a thousand matrices."""
     a, b = (n - 0.5) ** 0.5, (m - 0.5) ** 0.5
     center, scale = (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
     spread = float(np.hypot(_TRACY_WIDOM_SD, center / scale * _median_deviation(n, n / m)))

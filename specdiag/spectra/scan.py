@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from specdiag.spectra.float_types import FloatType
+from specdiag.spectra.float_types import FloatType, RawArray
 
 _BLOCK_VALUES = 1 << 17
 
@@ -32,7 +30,7 @@ class Scan:
     digest: str
 
 
-def scan(stack: NDArray[Any], dtype: FloatType) -> Scan:
+def scan(stack: RawArray, dtype: FloatType) -> Scan:
     """Count what is wrong with the values.
 
     Args:
@@ -73,7 +71,7 @@ def scan(stack: NDArray[Any], dtype: FloatType) -> Scan:
     )
 
 
-def _dead(codes: NDArray[Any], shape: tuple[int, ...]) -> tuple[int, int]:
+def _dead(codes: RawArray, shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns that are zero in every slice."""
     alive = codes.reshape(shape) != 0
     return int(np.count_nonzero(~alive.any(axis=(0, 2)))), int(np.count_nonzero(~alive.any(axis=(0, 1))))

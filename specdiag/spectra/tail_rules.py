@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.records import TailName
 from specdiag.spectra.farms import farms_windows
+from specdiag.spectra.float_types import RawArray
 from specdiag.spectra.null import null_moments
 from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optimal
 
@@ -35,7 +35,7 @@ class TailRule:
     uses_fraction: bool
     has_null: bool
     drops_zeros: bool
-    windows: Callable[[NDArray[Any]], Iterator[NDArray[Any]]] | None = None
+    windows: Callable[[RawArray], Iterator[RawArray]] | None = None
     is_reference: bool = False
 
     @property

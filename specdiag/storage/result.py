@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from specdiag import checks
 from specdiag.errors import MissingExtraError
 from specdiag.files import write_atomically
+from specdiag.text import checks
 from specdiag.text.printable import printable
 
 if TYPE_CHECKING:

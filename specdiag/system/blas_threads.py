@@ -1,4 +1,4 @@
-"""One thread for each BLAS library of the process: the same bits on every machine, and workers share the processors.
+"""A single thread for each BLAS of the process: the same bits on every machine, and workers share the processors.
 
 OpenBLAS has one number of threads for the process. Two analyses may run at once, and one that was interrupted may still
 be solving a matrix: the first who needs one thread sets it, and the last gives the caller's number back.

@@ -1,1 +1,1 @@
-"""Untrusted text made safe for terminals and markdown."""
+"""Untrusted text made safe, names and patterns, and checks of arguments with their refusals."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from specdiag.checks import MOST_RATE
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.files import Table, converter, decode_toml, read_whole
 from specdiag.optim.registry import METHODS
 from specdiag.records import Record
+from specdiag.text.checks import MOST_RATE
 from specdiag.train.callbacks.registry import OPTIONS
 from specdiag.train.tasks.augment import AUGMENTS
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from specdiag import checks
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
 from specdiag.report import load_report
 from specdiag.storage.kinds import TRAJECTORY, read_record
+from specdiag.text import checks
 from specdiag.trajectories.entries import step_entries, step_result, tracked
 from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger, run_of
 from specdiag.trajectories.losses import Losses

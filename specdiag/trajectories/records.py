@@ -6,10 +6,10 @@ from statistics import median
 
 import msgspec
 
-from specdiag import checks
 from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
 from specdiag.storage.kinds import TRAJECTORY
 from specdiag.storage.result import Result
+from specdiag.text import checks
 from specdiag.trajectories.metric_log import RUN, LogEntry
 
 OUT_NAME = "specdiag_trajectory"

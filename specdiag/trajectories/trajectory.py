@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from specdiag import checks
 from specdiag.analysis import options
 from specdiag.analysis.options import RunArguments
 from specdiag.errors import ComputationError, UsageError
 from specdiag.files import check_writable
 from specdiag.resources import may_have_accelerator
+from specdiag.text import checks
 from specdiag.trajectories.ledger import Ledger, open_ledger
 from specdiag.trajectories.metric_log import LOG_NAME
 from specdiag.trajectories.recorder import Recorder, analyse_step

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
-from specdiag import checks
 from specdiag.analysis.options import RunArguments
 from specdiag.errors import SourceError, UsageError
+from specdiag.text import checks
 from specdiag.trajectories.alerts import Alert, alerts
 from specdiag.trajectories.one_step import analyse_in_subprocess
 from specdiag.trajectories.recorder import Recorder

@@ -16,7 +16,6 @@ from fuzzing import seconds
 from huggingface_hub import constants
 
 import specdiag
-from specdiag import checks
 from specdiag.analysis.options import ANALYSIS
 from specdiag.auditing.records import AuditReport
 from specdiag.comparison.records import Comparison
@@ -25,6 +24,7 @@ from specdiag.decay.schedule_record import decay_schedule
 from specdiag.dynamics.records import Simulation
 from specdiag.errors import SpecdiagError
 from specdiag.report import SpectralReport, load_report
+from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 
 NONSENSE: tuple[Any, ...] = (

@@ -10,9 +10,9 @@ import numpy as np
 from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Update
-from specdiag.checkpoint.tensors import RawArray, StoredTensor
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
-from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 
 
 def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str) -> list[StoredTensor]:

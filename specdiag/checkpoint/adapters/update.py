@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.architecture.split import Slicer
-from specdiag.checkpoint.tensors import RawArray, StoredTensor
-from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 
 _BLOCK = 1 << 20
 """Values that are widened at once."""

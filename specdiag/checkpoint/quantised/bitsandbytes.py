@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown
 from specdiag.checkpoint.quantised.codes import pairs, unpack_pairs
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.files import Table
+from specdiag.spectra.float_types import RawArray
 
 _STATE = "quant_state.bitsandbytes__"
 _LARGEST_STATE = 1 << 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import RawArray
+from specdiag.spectra.float_types import RawArray
 
 
 def _float8(exponent_bits: int, bias: int, nan: tuple[int, ...], infinity: tuple[int, ...] = ()) -> NDArray[np.float32]:

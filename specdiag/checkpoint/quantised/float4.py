@@ -19,7 +19,8 @@ from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_na
 from specdiag.checkpoint.quantised.codes import FLOAT4, apply_groups, pairs, unpack_pairs
 from specdiag.checkpoint.quantised.scaled import find_scale
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, floats
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.spectra.float_types import RawArray
 
 _MX_GROUP, _NV_GROUP = 32, 16
 _POWERS = ("U8", "F8_E8M0")

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_name
 from specdiag.checkpoint.quantised.codes import apply_groups, unpack
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, floats
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import RawArray
 
 _BITS = (2, 3, 4, 8)
 _AWQ_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)

@@ -21,8 +21,9 @@ from specdiag.checkpoint.quantised.bundle import Bundle, positive, shown, split
 from specdiag.checkpoint.quantised.codes import FLOAT4, FLOAT8, apply_groups, pairs, unpack, unpack_pairs
 from specdiag.checkpoint.quantised.float4 import MX_ROUNDING
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.errors import SourceError
+from specdiag.spectra.float_types import RawArray
 
 _PAIRS = pairs(FLOAT4)
 

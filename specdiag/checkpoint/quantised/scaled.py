@@ -19,7 +19,8 @@ from specdiag.checkpoint.quantised.bundle import Bundle, shown, split, weight_na
 from specdiag.checkpoint.quantised.codes import FLOAT8
 from specdiag.checkpoint.quantised.grid import Grid, block_size, fit, item_shape, matrix_shape
 from specdiag.checkpoint.quantised.weight import Decode, NotUnderstood, Weight, array, floats
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
+from specdiag.spectra.float_types import RawArray
 
 _EPS = {"F8_E4M3": 0.125, "F8_E4M3FNUZ": 0.125, "F8_E5M2": 0.25, "F8_E5M2FNUZ": 0.25}
 _POWERS = ("U8", "F8_E8M0")

@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.checkpoint.tensors import RawArray, Rounding, StoredTensor
+from specdiag.checkpoint.tensors import Rounding, StoredTensor
 from specdiag.errors import SourceError
-from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 
 Decode = Callable[..., NDArray[np.float32]]
 """Computes the values of a weight from one array a part."""

@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from specdiag import checks
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
 from specdiag.files import Table
@@ -24,7 +23,9 @@ from specdiag.optim.norms.norm_entries import Before, before, described, of_step
 from specdiag.optim.norms.power_iteration import PowerIteration
 from specdiag.optim.norms.step_parts import fetched, sums, taken_apart
 from specdiag.optim.norms.watched_modules import watched
+from specdiag.records import ROLES
 from specdiag.system.folder_lock import FolderLock
+from specdiag.text import checks
 from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log
 
 
@@ -75,7 +76,7 @@ class NormWatch:
         include, exclude, roles = (
             checks.texts("include", include),
             checks.texts("exclude", exclude),
-            checks.roles(roles),
+            checks.each_of("roles", roles, ROLES),
         )
         groups = {p: (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
         self._matrices = watched(model, set(groups), include=include, exclude=exclude, roles=roles)

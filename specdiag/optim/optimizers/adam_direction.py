@@ -10,10 +10,10 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.live.parameters import ParamGroup
 from specdiag.optim.optimizers.awd import check_numbers
+from specdiag.text import checks
 
 
 class AdamDirection(Optimizer, abc.ABC):

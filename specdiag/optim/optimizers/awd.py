@@ -9,9 +9,9 @@ import torch
 from torch.optim import SGD
 from torch.optim.optimizer import ParamsT
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.live.parameters import ParamGroup
+from specdiag.text import checks
 
 _NEW = 0.9
 _EPS = 1e-8

@@ -11,9 +11,9 @@ from typing import Literal, get_args
 
 import torch
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.optim.optimizers.orthogonal import Method, orthogonalize
+from specdiag.text import checks
 
 Lmo = Literal[
     "sign", "sign-plain",

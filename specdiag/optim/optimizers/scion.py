@@ -10,13 +10,13 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT, StateDict
 
-from specdiag import checks
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.live.parameters import ParamGroup
 from specdiag.live.sharding import Shards
 from specdiag.optim.optimizers.lmo import LMOS, Lmo, auto, check, direction
 from specdiag.optim.optimizers.orthogonal import Method
+from specdiag.text import checks
 
 _MOMENTUM = "momentum_buffer"
 

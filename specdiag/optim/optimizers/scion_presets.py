@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from specdiag import checks
 from specdiag.decay import schedules
 from specdiag.live.parameters import ParamGroup
 from specdiag.live.places import Place, PlacedParameter, placed
 from specdiag.optim.optimizers.lmo import Lmo
+from specdiag.text import checks
 
 
 @dataclass(frozen=True, slots=True)

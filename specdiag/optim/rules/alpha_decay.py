@@ -16,7 +16,6 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.errors import UsageError
 from specdiag.files import Table
@@ -27,7 +26,9 @@ from specdiag.optim.rules.measuring_schedule import Mode, due, rounds
 from specdiag.optim.rules.participants import taking_part
 from specdiag.optim.rules.precision import warn_of_rounding
 from specdiag.optim.rules.replicas import Replicas
+from specdiag.records import ROLES
 from specdiag.spectra.live_alpha import Basis, null_of
+from specdiag.text import checks
 
 _log = logging.getLogger("specdiag")
 
@@ -108,7 +109,7 @@ class AlphaDecay:
         include, exclude, roles = (
             checks.texts("include", include),
             checks.texts("exclude", exclude),
-            checks.roles(roles),
+            checks.each_of("roles", roles, ROLES),
         )
         self._participants, self._matrices = taking_part(
             model, self._held(), include=include, exclude=exclude, roles=roles

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
 from specdiag.live.parameters import ParamGroup
 from specdiag.live.places import placed
+from specdiag.text import checks
 
 Correction = Literal["adamc", "scionc"]
 

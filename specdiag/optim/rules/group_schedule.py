@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.decay.schedules import Schedule
 from specdiag.errors import UsageError
 from specdiag.files import Table
+from specdiag.text import checks
 
 
 class GroupSchedule:

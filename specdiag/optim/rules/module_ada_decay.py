@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import servables
 from specdiag.optim.optimizers.ada_decay import thetas
 from specdiag.optim.rules.participants import taking_part
+from specdiag.text import checks
 
 
 class ModuleAdaDecay:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
@@ -17,6 +16,7 @@ from specdiag.live.optimizers import servables
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.ada_decay import thetas
+from specdiag.text import checks
 
 
 class WeightwiseDecay:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from specdiag import checks
 from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
+from specdiag.text import checks
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from specdiag import checks
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, Role
 from specdiag.report import SpectralReport
+from specdiag.text import checks
 from specdiag.views.figures.axes import hide_inner, layer_axis, panels
 from specdiag.views.figures.selection import check_report
 from specdiag.views.figures.style import (

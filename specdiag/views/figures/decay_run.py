@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from specdiag import checks
 from specdiag.records import FAMILIES, ROLES, Family, Role
+from specdiag.text import checks
 from specdiag.trajectories.decay_log import DecayLog, Series
 from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigure, legend, new_figure, styled
 

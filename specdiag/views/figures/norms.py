@@ -7,9 +7,9 @@ from statistics import median
 
 from matplotlib.axes import Axes
 
-from specdiag import checks
 from specdiag.dynamics.norm_log import NormLog
 from specdiag.dynamics.run_check import Expected, expected_norms
+from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
 from specdiag.views.figures.style import FAINT, NULL, ROLE_STYLES, ReportFigure, legend, new_figure, styled

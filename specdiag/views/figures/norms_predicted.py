@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from matplotlib.ticker import MaxNLocator
 
-from specdiag import checks
 from specdiag.dynamics.records import Simulation
 from specdiag.dynamics.wording import labels
 from specdiag.errors import UsageError
+from specdiag.text import checks
 from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
 
 _DOTS = 40

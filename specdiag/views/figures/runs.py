@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import Family, Role
+from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
 from specdiag.views.figures.style import ROLE_STYLES
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 from msgspec.structs import fields
 
-from specdiag import checks
 from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.square import square_null
+from specdiag.text import checks
 from specdiag.text.globs import check_globs, chosen
 from specdiag.views.cells import role_label
 

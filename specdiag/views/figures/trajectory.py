@@ -7,8 +7,8 @@ from statistics import median
 
 from matplotlib.axes import Axes
 
-from specdiag import checks
 from specdiag.records import FAMILIES, Family, Role
+from specdiag.text import checks
 from specdiag.trajectories.records import TRACKED, Trajectory
 from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
 from specdiag.views.figures.style import (

@@ -14,7 +14,6 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 from msgspec.structs import asdict
 
-from specdiag import checks
 from specdiag.auditing import wording
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
@@ -23,6 +22,7 @@ from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport
 from specdiag.spectra.tail_rules import TAIL_RULES
+from specdiag.text import checks
 from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
 from specdiag.views.cells import number

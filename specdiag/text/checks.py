@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Role
+
+_T = TypeVar("_T", bound=str)
 
 _SHOWN = 60
 _LONGEST_NAME = 255
@@ -145,16 +146,21 @@ def texts(name: str, value: object) -> tuple[str, ...]:
     return tuple(text(name, item) for item in cast("Iterable[object]", value))
 
 
-def roles(value: object) -> tuple[Role, ...]:
-    """Check one role or several, and return them as they were given.
+def each_of(name: str, value: object, allowed: Sequence[_T]) -> tuple[_T, ...]:
+    """Check one text or several of those `allowed`, and return them as they were given.
+
+    Args:
+        name: of the argument, in the plural.
+        value: what was given.
+        allowed: all texts that there are.
 
     Raises:
-        UsageError: there is no such role.
+        UsageError: there is no such one.
     """
-    given = texts("roles", value)
-    if unknown := [role for role in given if role not in ROLES]:
-        raise UsageError(f"unknown roles={shown(unknown[0])}; roles are {', '.join(ROLES)}")
-    return cast("tuple[Role, ...]", given)
+    given = texts(name, value)
+    if unknown := [text for text in given if text not in allowed]:
+        raise UsageError(f"unknown {name}={shown(unknown[0])}; {name} are {', '.join(allowed)}")
+    return cast("tuple[_T, ...]", given)
 
 
 def path(name: str, value: object) -> Path:
