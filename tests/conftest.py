@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 import assets
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # No test reads or fills the user's cache of results; those of the cache name their own.
 os.environ["SPECDIAG_CACHE"] = ""
+
+# A busy machine takes long for an example now and then.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # A shell's background jobs ignore Ctrl-C, those under nohup SIGHUP, and so would the commands that are interrupted here.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

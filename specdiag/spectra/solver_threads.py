@@ -7,6 +7,7 @@ for each thread: it is 1 in these alone, so that training keeps its own, and wit
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ class SolverThreads:
         self.count = count
         self._blas = ExitStack()
         self._blas.enter_context(OneBlasThread(without_torch=True))
+        weakref.finalize(self, self._blas.close)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="specdiag")
         started = Barrier(count + 1)
 

@@ -27,7 +27,7 @@ _lock = Lock()
 _users: dict[str, int] = {}
 """How many need one thread of a library, by its file."""
 _callers: dict[str, int] = {}
-"""The number of threads it had before the first of them."""
+"""The number of threads that it had before, where that was more than one."""
 
 
 class OneBlasThread:
@@ -48,11 +48,10 @@ class OneBlasThread:
     def __enter__(self) -> OneBlasThread:
         with _lock:
             for library in self._libraries:
-                users = _users.get(library.filepath, 0)
-                if users == 0:
-                    _callers[library.filepath] = library.num_threads
+                _users[library.filepath] = _users.get(library.filepath, 0) + 1
+                if library.num_threads > 1:  # the caller may have set it again since the first of us did
+                    _callers.setdefault(library.filepath, library.num_threads)
                     _set(library, 1)
-                _users[library.filepath] = users + 1
         return self
 
     def __exit__(
@@ -61,7 +60,7 @@ class OneBlasThread:
         with _lock:
             for library in self._libraries:
                 _users[library.filepath] -= 1
-                if _users[library.filepath] == 0:
+                if _users[library.filepath] == 0 and library.filepath in _callers:
                     _set(library, _callers.pop(library.filepath))
 
     def within(self, function: Callable[[], _T]) -> _T:

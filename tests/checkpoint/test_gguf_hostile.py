@@ -133,7 +133,7 @@ entries = st.tuples(names, st.lists(sizes, max_size=5), small, sizes).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(names, values), max_size=3), st.lists(entries, max_size=3), st.binary(max_size=400), st.data()
 )
@@ -145,7 +145,7 @@ def test_made_up_headers(
     survives(head + b"".join(infos) + tail)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes(data: st.DataObject) -> None:
     content = bytearray(GOOD)

@@ -287,13 +287,13 @@ entries = st.fixed_dictionaries(
 headers = st.dictionaries(st.text(max_size=6), st.one_of(entries, numbers, st.none()), max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(headers, st.binary(max_size=200))
 def test_made_up_headers(header: object, data: bytes) -> None:
     survives(safetensors(header, data))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"GGUF", struct.pack("<Q", 20) + b"{"]),
@@ -302,7 +302,7 @@ def test_garbage(tail: bytes, head: bytes) -> None:
     survives(head + tail)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_flipped_bytes(data: st.DataObject) -> None:
     content = bytearray(GOOD)
@@ -311,7 +311,7 @@ def test_flipped_bytes(data: st.DataObject) -> None:
     survives(bytes(content))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.booleans(), st.data())
 def test_flipped_bytes_of_torch_files(zipped: bool, data: st.DataObject) -> None:
     content = bytearray(TORCH_FILES[zipped])
@@ -323,7 +323,7 @@ def test_flipped_bytes_of_torch_files(zipped: bool, data: st.DataObject) -> None
 MEMBERS = ("a/data.pkl", "a/data/0", "a/version", "a/byteorder", "a/.data/serialization_id", "../up", "a/constants.pkl")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_made_up_zip_members(data: st.DataObject) -> None:
     """Real members and made-up ones, of any names, contents and claimed sizes."""

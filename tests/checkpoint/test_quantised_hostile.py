@@ -122,13 +122,13 @@ def survives(tensors: Tensors, config: Mapping[str, Any]) -> None:
     assert peak < 400_000 + 160 * held_bytes
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(bundles(), settings_of)
 def test_made_up_bundles(tensors: Tensors, said: dict[str, Any]) -> None:
     survives(tensors, {"quantization_config": said, "quantization": said} if said else {})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mutants())
 def test_damaged_weights(mutant: tuple[Tensors, Mapping[str, Any]]) -> None:
     survives(*mutant)

@@ -339,7 +339,7 @@ def test_renormalising_takes_away_what_one_step_adds():
     assert without / plain == pytest.approx(18 / 19, rel=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(OPTIMIZERS), lr=st.floats(0.02, 0.05), decay=st.floats(0.5, 2.0), start=st.floats(0.0, 10.0)
 )

@@ -63,7 +63,7 @@ def test_slices_are_pooled():
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**31), st.floats(-60, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_invariances(n, m, seed, exponent):
     w = np.random.default_rng(seed).standard_normal((n, m))
     plain = spectrum(w[None], F64).eigenvalues

@@ -92,7 +92,7 @@ spectra = arrays(np.float64, st.integers(3, 120), elements=st.floats(1e-6, 1e6))
 
 
 @given(spectra)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pruned_search_finds_the_naive_minimum(eigenvalues):
     alpha, start, distance = naive_ks(eigenvalues)
     found = ks_optimal(eigenvalues)
@@ -115,7 +115,7 @@ def test_pruned_search_on_ties():
 
 
 @given(spectra, st.floats(1e-3, 1e3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_scale_invariance_and_range(eigenvalues, scale):
     for rule in (hill, hill_paper, ks_optimal):
         alpha = rule(eigenvalues).alpha

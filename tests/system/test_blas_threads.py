@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import specdiag
 from specdiag.spectra import measure
 from specdiag.spectra.solver_threads import SolverThreads
+from specdiag.system import blas_threads
 from specdiag.system.blas_threads import OneBlasThread
 
 
@@ -20,7 +21,10 @@ def numbers():
 
 
 @pytest.fixture(autouse=True)
-def three_threads():
+def three_threads(monkeypatch):
+    """Three threads, and nobody else who needs one: live alphas that other tests left open do."""
+    for state in ("_users", "_callers"):
+        monkeypatch.setattr(blas_threads, state, {})
     with threadpool_limits(3, user_api="blas"):
         yield
 
@@ -37,6 +41,22 @@ def test_the_last_one_gives_the_callers_number_back():
     first.__exit__(None, None, None)
     assert numbers() == {1}
     second.__exit__(None, None, None)
+    assert numbers() == {3}
+
+
+def test_a_number_that_the_caller_sets_in_between_does_not_last():
+    with OneBlasThread():
+        with threadpool_limits(2, user_api="blas"), OneBlasThread():
+            assert numbers() == {1}
+        assert numbers() == {1}
+    assert numbers() == {3}
+
+
+def test_threads_that_nobody_closed_give_the_number_back_when_they_are_collected():
+    threads = SolverThreads(1)
+    assert numbers() == {1}
+    del threads
+    gc.collect()
     assert numbers() == {3}
 
 

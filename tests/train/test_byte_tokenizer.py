@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -35,7 +35,6 @@ def check(tokenizer, text):
     assert tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-@settings(deadline=None)
 @given(st.text() | st.sampled_from(TEXTS))
 def test_ids_are_bytes_and_decode_to_the_text(made, opened, text):
     check(made, text)
