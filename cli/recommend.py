@@ -51,7 +51,7 @@ def recommend(
         typer.Argument(
             metavar="[SOURCE]",
             help="Saved report, hub id, directory or weight file.",
-            show_default="newest report in this directory",
+            show_default="newest report in this directory; none where --tokens ... are given",
         ),
     ] = None,
     *,
@@ -184,7 +184,8 @@ def recommend(
 ) -> None:
     """Recommend a weight decay for each module: why, how sure, and if it will matter.
 
-    SOURCE is best a saved report: that takes milliseconds. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    SOURCE is best a saved report: that takes milliseconds. Without a SOURCE, --tokens --params --batch-tokens
+    --context-length --lr give the base decay alone. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     from specdiag.analysis.options import split
     from specdiag.decay.recommend import recommend as plan_for
@@ -194,13 +195,17 @@ def recommend(
 
     _check_target(out, export)
     _check_idle(ctx, rule, schedule)
+    planned = {name: ctx.params[name] for name in _POWER_LINES}
+    if source is None and any(value is not None for value in planned.values()):
+        _check_alone(ctx, export)
+        show.base_alone(planned, lr, export, out)
+        return
     source = source or _newest_report()
     from_report = is_report(Path(source))
     if from_report:
         given.require_checkpoint(source, without=_DRAWING)
     else:
         source = opening.checkpoint_of(source, split(given.arguments())[0])
-    planned = {name: ctx.params[name] for name in _POWER_LINES}
     base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
     course = None
     if schedule is not None:
@@ -240,6 +245,17 @@ def _check_idle(ctx: typer.Context, rule: Rule, schedule: str | None) -> None:
         raise UsageError(f"{options.listed(idle)} belongs to --rule linear, not to {rule.value}")
     if schedule is None and (idle := options.given(ctx, _OF_SCHEDULE)):
         raise UsageError(f"{options.listed(idle)} belongs to --schedule: add --schedule adamc or scionc")
+
+
+def _check_alone(ctx: typer.Context, export: str | None) -> None:
+    """Raise UsageError for whatever a base decay without a checkpoint has no use for."""
+    if idle := options.given(ctx, [name for name in ctx.params if name not in (*_POWER_LINES, "lr", "export", "out")]):
+        raise UsageError(
+            f"{options.listed(idle)} needs a checkpoint or a saved report: name it as SOURCE; without one only the "
+            "base decay by Power Lines is given"
+        )
+    if export not in (None, "json"):
+        raise UsageError(f"--export {export} needs a plan: name a SOURCE, or choose --export json for the base decay")
 
 
 def _run_beside(source: str) -> Path | None:

@@ -18,6 +18,7 @@ from . import options, output, tables
 
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan, PlanEntry
+    from specdiag.decay.power_lines import PowerLines
 
 POWER_LINES = "Power Lines"
 
@@ -97,8 +98,40 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
         output.talk(f"plan: {out}", "green")
 
 
+def base_alone(planned: options.Arguments, lr: float | None, export: str | None, out: Path | None) -> None:
+    """Print the base decay of a run that has not begun, or save it."""
+    from msgspec import json
+
+    from specdiag.decay.power_lines import limits
+
+    lines = _power_lines(planned, lr)
+
+    def show() -> None:
+        console = output.console()
+        console.print(
+            f"Base weight decay {lines.weight_decay:.4g} for AdamW at a peak lr of {lines.lr:g} (Power Lines).",
+            style="bold",
+        )
+        console.print(
+            f"{lines.tpp:.3g} tokens a parameter call for weights averaged over {lines.tau_opt:.1%} of the run's "
+            f"{lines.steps:,.0f} steps.",
+            soft_wrap=True,
+        )
+        for sentence in (*limits(lines), _customary()):
+            console.print(sentence, soft_wrap=True)
+
+    output.deliver(json.format(json.encode(lines), indent=1), out, None if export else show)
+
+
 def _by_power_lines(planned: options.Arguments, lr: float | None, steps_left: int | None) -> Base:
-    from specdiag.decay.power_lines import limits, power_lines
+    from specdiag.decay.power_lines import limits
+
+    lines = _power_lines(planned, lr)
+    return Base(lines.weight_decay, POWER_LINES, lr, steps_left, list(limits(lines)))
+
+
+def _power_lines(planned: options.Arguments, lr: float | None) -> PowerLines:
+    from specdiag.decay.power_lines import power_lines
 
     wanted: dict[str, Any] = {**planned, "lr": lr}
     absent = [f"--{name.replace('_', '-')}" for name, value in wanted.items() if value is None]
@@ -106,8 +139,7 @@ def _by_power_lines(planned: options.Arguments, lr: float | None, steps_left: in
         raise UsageError(
             f"Power Lines need all of --tokens --params --batch-tokens --context-length --lr: add {' '.join(absent)}"
         )
-    found = power_lines(**wanted)
-    return Base(found.weight_decay, POWER_LINES, lr, steps_left, list(limits(found)))
+    return power_lines(**wanted)
 
 
 def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
@@ -158,9 +190,7 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
 
 def _base(plan: DecayPlan, base: Base) -> list[str]:
     """Where the base comes from, and what others took where it is not the person's own."""
-    from specdiag.decay.power_lines import CUSTOMARY
-
-    usual = f"Customary: {'; '.join(f'{c.model} {c.weight_decay:g} ({c.remark})' for c in CUSTOMARY)}."
+    usual = _customary()
     if plan.base_weight_decay is None:
         return [
             "No base decay is known (--weight-decay, --run, or Power Lines from --tokens ...): these are ratios alone.",
@@ -168,6 +198,12 @@ def _base(plan: DecayPlan, base: Base) -> list[str]:
         ]
     said = [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
     return [*said, usual] if plan.base_origin == POWER_LINES else said
+
+
+def _customary() -> str:
+    from specdiag.decay.power_lines import CUSTOMARY
+
+    return f"Customary: {'; '.join(f'{c.model} {c.weight_decay:g} ({c.remark})' for c in CUSTOMARY)}."
 
 
 def _schedule(plan: DecayPlan) -> list[str]:
@@ -188,7 +224,8 @@ def _schedule(plan: DecayPlan) -> list[str]:
 
 
 _ADVICE = {
-    "explained by shape": "An untrained network would get nearly the same plan; try --basis square.",
+    "explained by shape": "An untrained network would get nearly the same plan.",
+    "depends on what is held fixed": "square_alpha and rho call for different plans; keep the uniform decay.",
     "cannot show in the steps left": "More steps, or a larger base decay, would be needed.",
     "worth a run": "Hold it against uniform decay of the same mean, from the same checkpoint.",
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from specdiag.comparison.compare import compare
     from specdiag.comparison.records import Comparison, load_comparison
     from specdiag.decay.plan import DecayPlan, PlanEntry, load_plan
+    from specdiag.decay.power_lines import PowerLines, power_lines
     from specdiag.decay.recommend import recommend
     from specdiag.dynamics.records import Simulation, load_simulation
     from specdiag.dynamics.simulate import simulate
@@ -55,6 +56,8 @@ _HOMES = {
     "DecayPlan": "decay.plan",
     "PlanEntry": "decay.plan",
     "load_plan": "decay.plan",
+    "PowerLines": "decay.power_lines",
+    "power_lines": "decay.power_lines",
     "html_report": "views.html.page",
     "plot": "plot",
     "Simulation": "dynamics.records",
@@ -92,6 +95,7 @@ __all__ = [
     "ModuleRecord",
     "ModuleRole",
     "PlanEntry",
+    "PowerLines",
     "Progress",
     "Settings",
     "Simulation",
@@ -114,6 +118,7 @@ __all__ = [
     "load_simulation",
     "load_trajectory",
     "plot",
+    "power_lines",
     "recommend",
     "roles",
     "simulate",

@@ -235,18 +235,20 @@ class RoleSummary(Record, frozen=True, kw_only=True):
 class Contrast(Record, frozen=True, kw_only=True):
     """MLP minus attention, per layer: positive where attention is heavier-tailed (has the smaller exponent)."""
 
-    basis: Literal["alpha", "square_alpha"]
+    basis: Literal["alpha", "square_alpha", "rho"]
+    """`square_alpha` and `rho` both take the shape out, with the covariance of the short side or the law of the
+    singular values held fixed: a verdict needs both."""
     attention: Literal["all", "q,k", "v,o"]
     """Which attention roles are held against all MLP matrices of the same layer."""
     n_layers: int
     n_positive: int
     difference: float
-    """Median over layers of mean MLP exponent - mean attention exponent."""
+    """Median over layers of mean MLP value - mean attention value."""
     low: float
     high: float
     """95 % bootstrap interval of that median, layers resampled."""
     p: float
-    """Two-sided sign-flip test over layers."""
+    """Two-sided sign-flip test over layers as if they were independent. Neighbours are not: the true p is larger."""
     p_holm: float
     """`p` corrected by Holm over the three attention groups of this basis."""
     auc: float

@@ -1,8 +1,10 @@
 """Roles, coverage, and attention against MLP: statistics over finished records, numpy only.
 
 The unit of the contrast is the layer, not the matrix: matrices of a layer are dependent, and a test over all of them
-counts each layer many times. Every contrast stands beside what random matrices of the same shapes give, because the
-raw exponent depends on the aspect ratio: untrained networks pass the naive test.
+counts each layer many times. Neighbouring layers are not independent either: a p-value is a lower bound. Every contrast
+stands beside what random matrices of the same shapes give, because the raw exponent depends on the aspect ratio:
+untrained networks pass the naive test. Shape can be taken out in two ways that answer different questions
+(`square_alpha`, `rho`); on weights of near orthogonal columns they disagree, so that a verdict rests on both.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, pstdev
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from msgspec.structs import replace
@@ -20,7 +22,7 @@ from specdiag.records import FAMILIES, ROLES, Contrast, ModuleRecord, RoleSummar
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.spectra.tail_rules import alpha_sd
 
-Basis = Literal["alpha", "square_alpha"]
+Basis = Literal["alpha", "square_alpha", "rho"]
 Group = Literal["all", "q,k", "v,o"]
 
 _EXACT_LAYERS = 16
@@ -68,9 +70,9 @@ def balance_score(alphas: Sequence[float]) -> tuple[float, float]:
 
 
 def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
-    """Compare attention with MLP per layer, for alpha and square_alpha; empty where fewer than two layers have both."""
+    """Compare attention with MLP per layer by alpha, square_alpha and rho; empty where fewer than two have both."""
     found: list[Contrast] = []
-    for basis in ("alpha", "square_alpha"):
+    for basis in get_args(Basis):
         group = [c for name in _GROUPS if (c := _contrast(records, basis, name)) is not None]
         found += _holm(group)
     return tuple(found)
@@ -173,10 +175,9 @@ def _random_value(record: ModuleRecord, basis: Basis, rng: np.random.Generator) 
         return float(rng.normal(square_null(shape), square_sd(shape)))
     sd = alpha_sd(record.tail, shape, record.n_slices)
     null = record.alpha_null if record.alpha_null is not None else np.nan
-    if sd is None:
-        return float(null)
     # The moments are those of tail fraction 1/2; at another fraction only the spread is borrowed.
-    return float(rng.normal(null, sd))
+    alpha = float(null if sd is None else rng.normal(null, sd))
+    return alpha if basis == "alpha" else (alpha - 1) / (null - 1)
 
 
 def _holm(group: list[Contrast]) -> list[Contrast]:

@@ -25,13 +25,15 @@ from specdiag.errors import UsageError
 from specdiag.records import Record
 from specdiag.text import checks
 
-Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape"]
+Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape", "depends on what is held fixed"]
 LrSchedule = Literal["constant", "to zero"]
 
 SHOWS = 0.01
 """Median change of the norms below which nothing can show. A choice: it is like changing the lr by less than 1 %."""
 GEOMETRY = 0.8
 """Share of the plan from which on it counts as explained by shape. A choice: little else is left to test by a run."""
+AGREE = 0.7
+"""Correlation of square_alpha with rho from which on they call for the same plan. A choice: half of the variance."""
 _BLOCKS = 512
 """Stretches of equal lr in which a falling lr is taken; the norms are off by some 1e-6."""
 
@@ -62,6 +64,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     """Steps at this lr, held constant, until both medians reach `SHOWS`; None if they never do."""
     shape_share: float | None
     """Share of the plan explained by the shapes of the matrices, 0 to 1; None if unknown."""
+    agreement: float | None = None
+    """Correlation of square_alpha with rho, of a plan on the square basis; None for any other."""
     steps_left: int
     lr: float
     base_weight_decay: float
@@ -102,6 +106,7 @@ def verdict(
     lr: float,
     steps_left: int,
     shape_share: float | None = None,
+    agreement: float | None = None,
     schedule: LrSchedule = "constant",
 ) -> Verdict:
     """Judge whether a plan is worth a run, by its norms and those of uniform decay of the same mean.
@@ -115,6 +120,7 @@ def verdict(
         lr: of the next step.
         steps_left: optimizer steps that the plan will act.
         shape_share: share of the plan that the matrices' shapes explain, 0 to 1.
+        agreement: correlation of square_alpha with rho, where the plan rests on square_alpha.
         schedule: of the lr over the steps left.
 
     Raises:
@@ -139,6 +145,7 @@ def verdict(
         time_constant=1 / mean_rate if mean_rate else None,
         steps_to_show=_steps_to_show(ratios, uniform, rate),
         shape_share=shape_share,
+        agreement=agreement,
         steps_left=steps_left,
         lr=lr,
         base_weight_decay=base_weight_decay,
@@ -197,6 +204,8 @@ def _steps_to_show(ratios: Sequence[float], uniform: float, rate: float) -> int 
 def _answer(verdict: Verdict) -> Answer:
     if verdict.shape_share is not None and verdict.shape_share > GEOMETRY:
         return "explained by shape"
+    if verdict.agreement is not None and verdict.agreement < AGREE:
+        return "depends on what is held fixed"
     if min(verdict.median_change, verdict.median_distance) < SHOWS:
         return "cannot show in the steps left"
     return "worth a run"
@@ -229,6 +238,11 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     if verdict.shape_share is not None:
         tail = ": an untrained network would get nearly the same decays" if verdict.shape_share > GEOMETRY else ""
         yield f"The shapes of the matrices explain {_percent(verdict.shape_share)} of the plan{tail}."
+    if verdict.agreement is not None and verdict.agreement < AGREE:
+        yield (
+            f"The other way to take the shapes out, rho, orders the modules otherwise (correlation "
+            f"{verdict.agreement:+.2f} with square_alpha, {AGREE} would do)."
+        )
     yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
 
 

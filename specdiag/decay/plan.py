@@ -49,6 +49,8 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """ratio * base, None where no base is known."""
     random_ratio: float | None = None
     """Ratio that the same rule gives if every matrix is random, of the same shapes."""
+    rho_ratio: float | None = None
+    """Ratio that the same rule gives by rho, the other way to take the shape out (basis square only)."""
     ratio_25: float | None = None
     """Ratio at the tail fraction 0.25 (basis alpha by Hill only)."""
     ratio_75: float | None = None
@@ -94,6 +96,9 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     """Weighted by number of parameters."""
     shape_share: float | None = None
     """R^2 between these ratios and those of random weights of the same shapes; None without such a twin."""
+    agreement: float | None = None
+    """Correlation of square_alpha with rho over the entries. Both take the shape out, with something else held fixed: a
+    plan that rests on one of them needs both. None where fewer than three entries have both."""
     tail_shift: float | None = None
     """Median over entries of how far the ratio moves between tail fractions 0.25 and 0.75."""
     schedule: DecaySchedule | None = None

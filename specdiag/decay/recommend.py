@@ -141,6 +141,7 @@ def recommend(
     random = ratios(twins) if has_twin else [None] * len(twins)
     by_hill = basis == "alpha" and report.settings.tail in HILL_TAILS and compat is None
     low, high = (ratios([p.mean(c) for p in taking_part]) if by_hill else None for c in ("alpha_25", "alpha_75"))
+    by_rho = ratios([p.mean("rho") for p in taking_part]) if basis == "square" else None
     entries = tuple(
         PlanEntry(
             name=p.name,
@@ -154,6 +155,7 @@ def recommend(
             ratio=given[i],
             weight_decay=None if weight_decay is None else given[i] * weight_decay,
             random_ratio=random[i],
+            rho_ratio=None if by_rho is None else by_rho[i],
             ratio_25=None if low is None else low[i],
             ratio_75=None if high is None else high[i],
             note=None if values[i] is not None else _why_not(p, basis),
@@ -161,6 +163,7 @@ def recommend(
         for i, p in enumerate(taking_part)
     )
     share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
+    agreement = _agreement(taking_part)
     return DecayPlan(
         source=report.source,
         report_digest=hashlib.sha256(report.to_json()).hexdigest(),
@@ -180,9 +183,12 @@ def recommend(
         mean_ratio=fmean(given),
         mean_ratio_weighted=fmean(given, [p.n_parameters for p in taking_part]),
         shape_share=share,
+        agreement=agreement,
         tail_shift=_shift(low, high),
         schedule=schedule,
-        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share),
+        verdict=_verdict(
+            entries, weight_decay, lr, steps_left, lr_schedule, share, agreement if basis == "square" else None
+        ),
         notes=tuple(_notes(report, entries, clip)),
         entries=entries,
     )
@@ -200,6 +206,15 @@ def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
         return 0.0
     ours, theirs = zip(*known, strict=True)
     return correlation(ours, theirs) ** 2
+
+
+def _agreement(targets: Sequence[DecayTarget]) -> float | None:
+    """Correlate square_alpha with rho; None where fewer than three have both, or one of them is the same for all."""
+    pairs = [(target.mean("square_alpha"), target.mean("rho")) for target in targets]
+    known = [(square, rho) for square, rho in pairs if square is not None and rho is not None]
+    if len(known) < 3 or any(len(set(values)) == 1 for values in zip(*known, strict=True)):
+        return None
+    return correlation(*zip(*known, strict=True))
 
 
 def _check(rule: str, basis: str, compat: str | None, progress: object) -> None:
@@ -284,6 +299,7 @@ def _verdict(
     steps_left: int | None,
     lr_schedule: LrSchedule,
     share: float | None,
+    agreement: float | None,
 ) -> Verdict | None:
     if base is None or lr is None or steps_left is None:
         return None
@@ -294,6 +310,7 @@ def _verdict(
         lr=lr,
         steps_left=steps_left,
         shape_share=share,
+        agreement=agreement,
         schedule=lr_schedule,
     )
 

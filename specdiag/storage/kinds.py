@@ -36,8 +36,8 @@ class Kind(NamedTuple):
     remedy: str
 
 
-REPORT = Kind("specdiag report", 3, "records", "make one with 'specdiag analyze'")
-PLAN = Kind("decay plan", 3, "entries", "make one with 'specdiag recommend -o'")
+REPORT = Kind("specdiag report", 4, "records", "make one with 'specdiag analyze'")
+PLAN = Kind("decay plan", 4, "entries", "make one with 'specdiag recommend -o'")
 COMPARISON = Kind("comparison", 3, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 2, "findings", "make one with 'specdiag audit -o'")
 TRAJECTORY = Kind("trajectory", 2, "dropped", "make one with 'specdiag trajectory'")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
+from specdiag.decay.effect import AGREE
 from specdiag.decay.plan import DecayPlan
 
 MOSTLY_GEOMETRY = 0.5
@@ -12,7 +15,7 @@ def findings(plan: DecayPlan) -> list[str]:
     """Describe total decay, what shapes explain, the tail fraction, and the notes."""
     if all(entry.value is None for entry in plan.entries):
         return list(plan.notes)
-    return [_total(plan), *_shapes(plan), *_tail_fraction(plan), *plan.notes]
+    return [_total(plan), *_shapes(plan), *_held_fixed(plan), *_tail_fraction(plan), *plan.notes]
 
 
 def limits(plan: DecayPlan) -> list[str]:
@@ -57,9 +60,43 @@ def _shapes(plan: DecayPlan) -> list[str]:
         return ["Random weights would get one ratio for all, whatever their shapes: shapes do not explain this plan."]
     share = f"Random weights of the same shapes would get ratios that explain {plan.shape_share:.0%} (R^2) of this plan"
     if plan.shape_share >= MOSTLY_GEOMETRY:
-        advice = " basis='square' takes the shapes out." if plan.basis != "square" else ""
-        return [f"{share}: most of it reflects the shapes, not training.{advice}"]
+        return [f"{share}: most of it reflects the shapes, not training. {_instead(plan)}".rstrip()]
     return [f"{share}."]
+
+
+def _instead(plan: DecayPlan) -> str:
+    if plan.basis == "square":
+        return ""
+    if plan.agreement is None or plan.agreement >= AGREE:
+        return "basis='square' takes the shapes out."
+    return (
+        "What is left without them depends on what is held fixed: square_alpha and rho order the modules differently "
+        f"(correlation {plan.agreement:+.2f}), so basis='square' is no way out."
+    )
+
+
+def _held_fixed(plan: DecayPlan) -> list[str]:
+    """Tell where the square basis rests on a choice, with what either way gives."""
+    if plan.basis != "square" or plan.rule in ("uniform", "none"):
+        return []
+    if plan.agreement is None:
+        return ["No rho is there to confirm square_alpha: the plan rests on one of two ways to take the shapes out."]
+    if plan.agreement >= AGREE:
+        return [f"rho, the other way to take the shapes out, agrees (correlation {plan.agreement:+.2f})."]
+    return [
+        "This plan depends on what is held fixed: with the covariance of the short side (square_alpha) "
+        f"{_by_family(plan, 'ratio')}, with the law of the singular values (rho) {_by_family(plan, 'rho_ratio')} times "
+        f"the base in the mean. Correlation {plan.agreement:+.2f}."
+    ]
+
+
+def _by_family(plan: DecayPlan, ratio: str) -> str:
+    families = [family for family in ("attention", "mlp") if any(e.family == family for e in plan.entries)]
+    return " and ".join(f"{family} {_family_mean(plan, family, ratio):.2f}" for family in families)
+
+
+def _family_mean(plan: DecayPlan, family: str, ratio: str) -> float:
+    return fmean(getattr(entry, ratio) for entry in plan.entries if entry.family == family)
 
 
 def _tail_fraction(plan: DecayPlan) -> list[str]:

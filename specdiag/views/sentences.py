@@ -6,6 +6,9 @@ from specdiag.records import Contrast, ModuleRecord, Summary
 from specdiag.spectra.trust import MIN_EIGENVALUES
 from specdiag.text.names import listed
 
+_LEVEL = 0.05
+"""Largest p-value of a difference that is called clear."""
+
 
 def coverage(summary: Summary) -> str:
     """How much of the checkpoint was analysed."""
@@ -22,21 +25,17 @@ def coverage(summary: Summary) -> str:
 
 
 def contrast(summary: Summary) -> list[str]:
-    """Attention against MLP: first the raw exponent beside random matrices, then the shape-free one."""
-    sentences: list[str] = []
+    """Attention against MLP: the raw exponent beside random matrices, then both ways to take the shape out."""
     by_basis = {c.basis: c for c in summary.contrasts if c.attention == "all"}
-    raw, square = by_basis.get("alpha"), by_basis.get("square_alpha")
+    raw, square, rho = (by_basis.get(basis) for basis in ("alpha", "square_alpha", "rho"))
+    sentences: list[str] = []
     if raw is not None:
         sentences.append(
             f"By alpha, attention is heavier-tailed than MLP in {raw.n_positive} of {raw.n_layers} layers "
             f"(median difference {raw.difference:+.2f}); {_raw_verdict(raw)}"
         )
     if square is not None:
-        sentences.append(
-            f"By square_alpha, the shape-free twin: {square.n_positive} of {square.n_layers} layers, median difference "
-            f"{square.difference:+.3f} [{square.low:+.3f}, {square.high:+.3f}], p = {square.p:.2g} "
-            f"(random: {square.random_difference or 0:+.3f}). {_square_verdict(square)}"
-        )
+        sentences.append(f"With the shapes taken out: {_shape_free_verdict(square, rho)}")
     return sentences
 
 
@@ -48,15 +47,34 @@ def _raw_verdict(c: Contrast) -> str:
     return f"{random} The shapes alone give this ordering, so it is no evidence." if explained else random
 
 
-def _square_verdict(c: Contrast) -> str:
-    least = 2.0 ** (1 - c.n_layers)
-    if least > 0.05 and c.n_positive in (0, c.n_layers):
-        return f"All layers agree, but {c.n_layers} are too few to tell: p cannot fall below {least:.2g}."
-    if c.low <= 0 <= c.high or c.p > 0.05:
-        few = f" ({c.n_layers} layers cannot give p below {least:.2g})" if least > 0.01 else ""
-        return f"No clear difference{few}."
-    side = "Attention" if c.difference > 0 else "MLP"
-    return f"{side} is heavier-tailed."
+def _shape_free_verdict(square: Contrast, rho: Contrast | None) -> str:
+    if rho is None:
+        return f"no verdict, for this tail has no rho to hold square_alpha against. {_in_numbers(square)}."
+    numbers = f"{_in_numbers(square)}; {_in_numbers(rho)}"
+    least = 2.0 ** (1 - square.n_layers)
+    if least > _LEVEL:
+        return f"{square.n_layers} layers are too few to tell, p cannot fall below {least:.2g}. {numbers}."
+    clear = [_is_clear(square), _is_clear(rho)]
+    if not any(clear):
+        return f"no clear difference. {numbers}."
+    if all(clear) and (square.difference > 0) == (rho.difference > 0):
+        side = "attention" if square.difference > 0 else "MLP"
+        return f"{side} is heavier-tailed, by both ways of doing it. {numbers} (layers taken as independent)."
+    return (
+        f"which is heavier-tailed depends on what is held fixed, the covariance of the short side (square_alpha) or "
+        f"the law of the singular values (rho). {numbers}."
+    )
+
+
+def _is_clear(c: Contrast) -> bool:
+    return not c.low <= 0 <= c.high and c.p <= _LEVEL
+
+
+def _in_numbers(c: Contrast) -> str:
+    return (
+        f"{c.basis}: MLP - attention {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], above 0 in {c.n_positive} of "
+        f"{c.n_layers} layers, p = {c.p:.2g}"
+    )
 
 
 def balance(summary: Summary) -> list[str]:

@@ -1,21 +1,30 @@
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 from scipy import stats
 
+import specdiag
 from specdiag.analysis.summary import auc, contrasts, sign_flip_p, summarise
+from specdiag.decay.effect import AGREE
 from specdiag.records import ModuleRecord
 from specdiag.spectra import null
 from specdiag.spectra.tails import hill
-from specdiag.views import sentences
+from specdiag.views import plan_sentences, sentences
 
 
 def record(layer, family, role, shape, alpha, square=None, **others):
     return ModuleRecord(
         name=f"layers.{layer}.{role}", layer=layer, family=family, role=role, rows=shape[0], cols=shape[1],
         storage_dtype="F32", status="ok", tail="hill", alpha=alpha, square_alpha=square,
-        alpha_null=null.alpha_null(hill, shape), method="gram", compute_dtype="float64", **others,
+        alpha_null=null.alpha_null(hill, shape), rho=(alpha - 1) / (null.alpha_null(hill, shape) - 1), method="gram",
+        compute_dtype="float64", **others,
     )  # fmt: skip
+
+
+def told(rows):
+    """Sentences of the contrast."""
+    return " ".join(sentences.contrast(summarise(rows, (), n_tensors=84, n_parameters=1)))
 
 
 def random_network(layers, seed=0):
@@ -59,16 +68,17 @@ def test_auc_is_mann_whitney():
 
 def test_an_untrained_network_is_told_from_a_finding():
     found = {(c.basis, c.attention): c for c in contrasts(random_network(8))}
-    assert set(found) == {(b, a) for b in ("alpha", "square_alpha") for a in ("all", "q,k", "v,o")}
+    assert set(found) == {(b, a) for b in ("alpha", "square_alpha", "rho") for a in ("all", "q,k", "v,o")}
     raw, square = found["alpha", "all"], found["square_alpha", "all"]
     assert (raw.n_positive, raw.random_n_positive) == (8, 8)
     assert raw.difference == pytest.approx(raw.random_difference, abs=0.02)
     assert raw.p == pytest.approx(2 / 256)
     assert square.p > 0.05
-    summary = summarise(random_network(8), (), n_tensors=56, n_parameters=1)
-    text = " ".join(sentences.contrast(summary))
+    assert found["rho", "all"].difference == pytest.approx(0, abs=0.02)
+    assert found["rho", "all"].random_difference == pytest.approx(0, abs=0.02)
+    text = told(random_network(8))
     assert "no evidence" in text
-    assert "No clear difference" in text
+    assert "no clear difference" in text
 
 
 def test_a_real_difference_survives_the_shape_free_view():
@@ -83,19 +93,47 @@ def test_a_real_difference_survives_the_shape_free_view():
         )
         for r in random_network(12)
     ]
+    rows = [replace(r, rho=r.rho - 0.2 * (r.role in ("q", "k"))) for r in rows]
     found = {(c.basis, c.attention): c for c in contrasts(rows)}
     assert found["square_alpha", "q,k"].n_positive == 12
     assert found["square_alpha", "q,k"].p_holm < 0.01
     assert found["square_alpha", "v,o"].p > 0.05
     assert found["square_alpha", "q,k"].difference == pytest.approx(0.3, abs=0.02)
-    text = " ".join(sentences.contrast(summarise(rows, (), n_tensors=84, n_parameters=1)))
-    assert "Attention is heavier-tailed" in text
+    assert "attention is heavier-tailed, by both ways of doing it" in told(rows)
+    opposite = [replace(r, rho=r.rho + 0.4 * (r.role in ("q", "k"))) for r in rows]
+    unclear = [replace(r, rho=1.0 + 0.01 * (-1) ** r.layer * (r.family == "mlp")) for r in rows]
+    for others in (opposite, unclear):
+        assert "which is heavier-tailed depends on what is held fixed" in told(others)
+    assert "no verdict" in told([replace(r, rho=None, alpha_null=None) for r in rows])
 
 
 def test_few_layers_that_agree_are_too_few_to_tell():
     rows = [replace(r, square_alpha=r.square_alpha - 0.3 * (r.family == "attention")) for r in random_network(4)]
-    text = sentences.contrast(summarise(rows, (), n_tensors=28, n_parameters=1))[1]
-    assert text.endswith("All layers agree, but 4 are too few to tell: p cannot fall below 0.12.")
+    assert "4 layers are too few to tell, p cannot fall below 0.12" in told(rows)
+
+
+def test_orthogonal_weights_of_two_shapes_are_no_finding():
+    """Sums of four semi-orthogonal matrices: rho is 1.2 at every aspect ratio, square_alpha falls from 1.23 to 1.02."""
+    rng = np.random.default_rng(0)
+
+    def near_orthogonal(rows, cols):
+        return sum(np.linalg.qr(rng.standard_normal((max(rows, cols), 128)))[0] for _ in range(4)).astype(np.float32)
+
+    state = {}
+    for layer in range(8):
+        for role in ("q", "k", "v", "o"):
+            state[f"model.layers.{layer}.self_attn.{role}_proj.weight"] = near_orthogonal(128, 128)
+        for role in ("gate", "up"):
+            state[f"model.layers.{layer}.mlp.{role}_proj.weight"] = near_orthogonal(512, 128)
+    report = specdiag.analyze({name: torch.from_numpy(w) for name, w in state.items()}, device="cpu", cache=None)
+    by_role = {r.role: r for r in report.summary.roles}
+    assert by_role["q"].rho == pytest.approx(by_role["up"].rho, abs=0.05)
+    assert by_role["q"].square_alpha - by_role["up"].square_alpha > 0.15
+    assert "depends on what is held fixed" in " ".join(sentences.contrast(report.summary))
+    plan = specdiag.recommend(report, basis="square", weight_decay=0.1, lr=3e-4, steps_left=100_000)
+    assert plan.agreement < AGREE
+    assert plan.verdict.answer == "depends on what is held fixed"
+    assert any("This plan depends on what is held fixed" in sentence for sentence in plan_sentences.findings(plan))
 
 
 def test_a_rule_without_a_null_claims_nothing():

@@ -3,7 +3,9 @@ import sys
 
 import msgspec
 import pytest
+from command import execute
 
+import specdiag
 from specdiag.decay.power_lines import (
     CUSTOMARY,
     PowerLines,
@@ -156,3 +158,35 @@ def test_importing_costs_nothing(name):
     code = f"import sys, specdiag.{name}; print([m for m in ('numpy', 'torch', 'scipy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+ASKED = ("--tokens", "3e9", "--params", "1.6e8", "--batch-tokens", "98304", "--context-length", "1024", "--lr", "4e-4")
+
+
+def test_a_base_decay_without_a_checkpoint(tmp_path):
+    """Also where a report lies in the folder, which is not taken."""
+    (tmp_path / "report.json").write_text("{}")
+    done = execute("recommend", *ASKED, cwd=tmp_path)
+    expected = specdiag.power_lines(tokens=3e9, params=1.6e8, batch_tokens=98304, context_length=1024, lr=4e-4)
+    assert done.stdout.startswith(f"Base weight decay {expected.weight_decay:.4g} for AdamW at a peak lr of 0.0004")
+    assert execute("recommend", *ASKED, "--export", "json", "-o", "base.json", cwd=tmp_path).returncode == 0
+    saved = msgspec.json.decode((tmp_path / "base.json").read_bytes(), type=PowerLines)
+    assert saved == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rule", "sqrt"), "--rule needs a checkpoint or a saved report"),
+        (("--weight-decay", "0.1"), "--weight-decay needs a checkpoint"),
+        (("--export", "torch"), "--export torch needs a plan"),
+    ],
+)
+def test_without_a_checkpoint_there_is_no_plan(tmp_path, options, said):
+    refused = execute("recommend", *ASKED, *options, cwd=tmp_path)
+    assert (refused.returncode, said in refused.stderr) == (2, True)
+
+
+def test_what_the_rule_lacks_is_named(tmp_path):
+    refused = execute("recommend", *ASKED[:-2], cwd=tmp_path)
+    assert (refused.returncode, "add --lr" in refused.stderr) == (2, True)

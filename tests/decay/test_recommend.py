@@ -366,7 +366,7 @@ def test_plans_are_saved_and_read_back(tmp_path: Path) -> None:
     path = plan.save(tmp_path / "plan.json")
     assert load_plan(path) == plan
     assert json.loads(path.read_bytes())["entries"][0]["name"] == "model.layers.0.self_attn.q_proj.weight"
-    path.write_text(path.read_text().replace('"schema": 3', '"schema": 9'))
+    path.write_text(path.read_text().replace('"schema": 4', '"schema": 9'))
     with pytest.raises(SourceError, match="plan of schema 9"):
         load_plan(path)
     PAPER.save(tmp_path / "report.json")

@@ -70,8 +70,8 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (3, "44bcb5fe8cabef1d"),
-    "decay plan": (3, "0cc5dffc381d6066"),
+    "specdiag report": (4, "81689e7a99a91dce"),
+    "decay plan": (4, "78cf5e4bb831d5fe"),
     "comparison": (3, "4b14432005d7476f"),
     "audit": (2, "2cb02a3881a7d61d"),
     "trajectory": (2, "97b454d50af0586c"),
