@@ -58,6 +58,9 @@ class Walk:
             value: whatever the file holds there.
             path: the keys that lead to it.
 
+        Returns:
+            This walk.
+
         Raises:
             SourceError: two tensors get one name, or dictionaries are nested too deeply or share too much.
         """
@@ -119,16 +122,20 @@ class Walk:
 
 
 def count_tensors(value: object) -> int:
-    """How many tensors there are below a value, those of inert objects too; each container is looked into once."""
-    found, seen, waiting = 0, set[int](), [value]
+    """Count the tensors below a value, those of inert objects too. Each container is counted once.
+
+    Args:
+        value: anything that a torch file holds.
+    """
+    n_tensors, seen, waiting = 0, set[int](), [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, torch.Tensor):
-            found += 1
-        elif id(one) not in seen:
-            seen.add(id(one))
-            waiting.extend(_parts(one))
-    return found
+        inner = waiting.pop()
+        if isinstance(inner, torch.Tensor):
+            n_tensors += 1
+        elif id(inner) not in seen:
+            seen.add(id(inner))
+            waiting.extend(_parts(inner))
+    return n_tensors
 
 
 def _parts(value: object) -> Iterable[object]:
@@ -140,7 +147,7 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def joined(path: Iterable[object]) -> str:
-    """A tensor's name: its keys with dots between them."""
+    """Join the keys that lead to a tensor to its name, with dots between them."""
     return ".".join(spelled(key) for key in path)
 
 

@@ -1,4 +1,4 @@
-"""Files that are no weights: described by their content, so that a message says what was given."""
+"""Files that are no weights, described by their content for messages."""
 
 from __future__ import annotations
 
@@ -81,7 +81,11 @@ def describe(data: bytes) -> str | None:
 
 
 def is_json(head: bytes) -> bool:
-    """Tell whether a file may be JSON by its beginning, in any of the encodings that are named."""
+    """Tell whether a file may be a JSON object.
+
+    Args:
+        head: the beginning of the file, in UTF-8 or UTF-16.
+    """
     text, _ = _decoded(head)
     return text is not None and text.lstrip().startswith("{")
 

@@ -39,8 +39,8 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
         SourceError: it is one.
     """
     folder, _, base = path.rpartition("/")
-    beside = f"{folder}/" if folder else ""
-    if base.endswith(DISTRIBUTED) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(beside + _METADATA)):
+    prefix = f"{folder}/" if folder else ""
+    if base.endswith(DISTRIBUTED) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(prefix + _METADATA)):
         raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {CONVERT}")
     zero = _ZERO.fullmatch(base)
     if zero is not None:

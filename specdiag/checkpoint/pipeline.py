@@ -18,9 +18,13 @@ _WEIGHTLESS = re.compile(r".*(Scheduler|Tokenizer|TokenizerFast|Processor|Featur
 
 
 def component_folders(folder: Folder) -> tuple[str, ...]:
-    """The folders of a pipeline that hold weights, in the order of its model_index.json; none without one.
+    """List the folders of a pipeline that hold weights, in the order of its model_index.json.
 
-    A repository with weights at the top is one model, whatever else it holds.
+    Args:
+        folder: the repository or directory.
+
+    Returns:
+        The folders. None of a repository without model_index.json, or with weights at its top: these are one model.
 
     Raises:
         SourceError: model_index.json cannot be read.
@@ -33,7 +37,18 @@ def component_folders(folder: Folder) -> tuple[str, ...]:
 
 
 def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
-    """Join several checkpoints to one. The names of each begin with its folder, which is its component too."""
+    """Join the checkpoints of a pipeline to one. A component's name comes before the names of its tensors.
+
+    Args:
+        folder: the repository or directory.
+        components: a checkpoint for each folder that holds weights.
+
+    Returns:
+        The joined checkpoint, with a note on each component whose weights are missing.
+
+    Raises:
+        SourceError: model_index.json cannot be read.
+    """
     index = folder.json(_INDEX)
     absent = (
         f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."

@@ -52,11 +52,14 @@ class _Entry:
 def find_weights(
     content: Mapping[str, object] | Mapping[object, object], label: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The one dictionary of tensors in a training checkpoint, and notes on what was taken and left.
+    """Find the one dictionary of tensors in a training checkpoint.
 
     Args:
         content: what torch.load gave; dictionaries and lists within the weights are joined with dots.
         label: the file, for messages.
+
+    Returns:
+        The tensors by name; notes on what was taken and what was left out.
 
     Raises:
         SourceError: it holds no tensors, several dictionaries of them of equal standing, two tensors of one name, or
@@ -68,11 +71,14 @@ def find_weights(
 
 
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a state dict, and a note on its other entries, which are left out.
+    """Take the tensors of a state dict.
 
     Args:
         content: names and tensors; a module's extra state may be anything.
         label: where they come from, for messages.
+
+    Returns:
+        The tensors by name; a note on the other entries, which are left out.
 
     Raises:
         SourceError: two tensors get one name.
@@ -98,8 +104,8 @@ def _find(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     entries = _entries(content, label)
     chosen = _choose(entries, label)
-    taken = set(map(id, chosen))
-    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in taken]
+    chosen_ids = set(map(id, chosen))
+    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in chosen_ids]
     if chosen[0].loose:
         return _together(chosen, label), [f"Left out {listed(left, _LISTED)} of {label}."] if left else []
     return _unpacked(chosen[0], label, path, left)
@@ -117,8 +123,8 @@ def _unpacked(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The tensors of a dictionary, or of the state_dict in it."""
     path = (*path, holder.key)
-    held = holder.value
-    inner = cast("Mapping[object, object]", held) if isinstance(held, Mapping) else {}
+    value = holder.value
+    inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
     deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
     if not deeper:
         left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
@@ -156,8 +162,12 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
 
 def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
     if len(candidates) > 1:
-        named = [_described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])]
-        raise SourceError(f"'{label}' holds {listed(named, _LISTED)}: save the one to analyse in a file of its own")
+        descriptions = [
+            _described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])
+        ]
+        raise SourceError(
+            f"'{label}' holds {listed(descriptions, _LISTED)}: save the one to analyse in a file of its own"
+        )
     return candidates[0]
 
 
@@ -167,8 +177,8 @@ def _is_model(entries: Sequence[_Entry]) -> bool:
 
 
 def _n_matrices(entries: Sequence[_Entry]) -> int:
-    found = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
-    return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in found)
+    matrices = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
+    return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in matrices)
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:
