@@ -1,4 +1,4 @@
-"""Tensors from what torch.save wrote of them: a storage, an offset, sizes and strides, all checked before use."""
+"""Rebuilding tensors of torch.save from a storage, an offset, sizes and strides, all checked before use."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class StorageKind:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class StoredBytes:
     """The bytes of one storage in the file.
 
     Attributes:
-        values: them, mapped and never written back; None while only their place is looked for.
+        values: the bytes, mapped and never written back; None while only their place is looked for.
         dtype: the type that they are stored under.
     """
 
@@ -65,26 +65,26 @@ class Held:
 
 
 def itemsize(dtype: torch.dtype) -> int:
-    """Bytes of one stored value."""
+    """Size of one stored value in bytes."""
     return dtype.itemsize
 
 
 @cache
 def known_names() -> dict[str, object]:
-    """All that a file of torch.save may name, in the place of what it would import."""
+    """List everything that a file of torch.save may name, with what stands for it here. Nothing is imported."""
     dtypes = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
     storages = {f"{home}.{name}Storage": StorageKind(dtype) for home in _HOMES for name, dtype in _STORAGES.items()}
     return {**dtypes, **storages, **_MAKERS}
 
 
 def makers() -> frozenset[Maker]:
-    """Those among `known_names` that may be called."""
+    """List the functions among `known_names` that may be called."""
     return frozenset(_MAKERS.values())
 
 
 def _plain(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
     """`_rebuild_tensor`, with the storage's type."""
-    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, Held) else None)
+    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, StoredBytes) else None)
 
 
 def _hooked(
@@ -109,7 +109,7 @@ def _typed(
 
 
 def _view(storage: object, offset: object, size: object, stride: object, dtype: object) -> object:
-    if not isinstance(storage, Held) or not isinstance(dtype, torch.dtype):
+    if not isinstance(storage, StoredBytes) or not isinstance(dtype, torch.dtype):
         return Inert(ForeignClass("torch.Tensor"))
     first, sizes, steps = _whole([offset])[0], _whole(size), _whole(stride)
     if len(sizes) != len(steps) or math.prod(sizes) * itemsize(dtype) >= _LARGEST:
@@ -125,13 +125,13 @@ def _view(storage: object, offset: object, size: object, stride: object, dtype: 
 
 
 def _whole(values: object) -> list[int]:
-    """Sizes, strides or an offset: whole numbers that are not negative."""
+    """Check sizes, strides or an offset: whole numbers that are not negative."""
     if not isinstance(values, (list, tuple)):
         raise pickle.UnpicklingError("sizes that are no tuple")
-    found = cast("Sequence[object]", values)
-    if not all(type(value) is int and 0 <= value < _LARGEST for value in found):
+    numbers = cast("Sequence[object]", values)
+    if not all(type(value) is int and 0 <= value < _LARGEST for value in numbers):
         raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
-    return cast("list[int]", list(found))
+    return cast("list[int]", list(numbers))
 
 
 def _marked(tensor: object, metadata: object) -> object:
@@ -151,8 +151,8 @@ def _of_type(maker: object, kind: object, args: object, _state: object) -> objec
     plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
     if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
         return maker(*cast("tuple[object, ...]", args))
-    named = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
-    return Inert(named, (args,))
+    foreign = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
+    return Inert(foreign, (args,))
 
 
 def _sparse(layout: object, data: object) -> object:

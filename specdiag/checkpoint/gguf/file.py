@@ -147,11 +147,11 @@ def _read_scaled(tensor: StoredTensor, scale: StoredTensor, index: int | None = 
 
 
 def _notes(path: Path, header: Header, kinds: Mapping[int, Kind]) -> list[str]:
-    """How many tensors were dequantised, and from what."""
-    found = Counter(kinds[info.type].name for info in header.tensors if kinds[info.type].decode is not None)
-    if not found:
+    """Note how many tensors were dequantised, and from which types."""
+    counts = Counter(kinds[info.type].name for info in header.tensors if kinds[info.type].decode is not None)
+    if not counts:
         return []
-    *others, last = (f"{n} from {name}" for name, n in found.most_common())
+    *others, last = (f"{n} from {name}" for name, n in counts.most_common())
     listed = f"{', '.join(others)} and {last}" if others else last
     n, _, rest = listed.partition(" ")
     which = f" of {path.name}" if header.metadata.get("split.count", 1) != 1 else ""
@@ -179,8 +179,8 @@ def _config(header: Header) -> Table:
 
 
 def _numbers(metadata: Mapping[str, Value], prefix: str) -> dict[str, int]:
-    found = {word: _one(metadata.get(f"{prefix}.{key}")) for key, word in _WORDS.items()}
-    return {word: value for word, value in found.items() if value is not None}
+    numbers = {word: _one(metadata.get(f"{prefix}.{key}")) for key, word in _WORDS.items()}
+    return {word: value for word, value in numbers.items() if value is not None}
 
 
 def _one(value: Value | None) -> int | None:

@@ -72,6 +72,9 @@ def read_header(path: Path, label: str) -> Header:
         path: the file.
         label: its name in messages.
 
+    Returns:
+        The metadata and the places of the tensors; no values are read.
+
     Raises:
         SourceError: it cannot be read, is of a version or byte order that is not supported, is truncated, or damaged.
     """
@@ -91,7 +94,7 @@ class _Damaged(Exception):
 
 
 class _Bounded:
-    """A file of which no more is asked than is left: every length in it may lie."""
+    """A file that never reads more than is left: any length in it may be false."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.size = os.fstat(file.fileno()).st_size
@@ -106,11 +109,11 @@ class _Bounded:
 
     def bytes(self, n_bytes: int, what: str) -> bytes:
         self.require(n_bytes, what)
-        found = self._file.read(n_bytes)
-        if len(found) != n_bytes:
+        data = self._file.read(n_bytes)
+        if len(data) != n_bytes:
             raise _Damaged("it became shorter while it was read")
         self.at += n_bytes
-        return found
+        return data
 
     def skip(self, n_bytes: int, what: str) -> None:
         self.require(n_bytes, what)
@@ -212,9 +215,9 @@ def _laid_out(tensors: list[TensorInfo], file: _Bounded, alignment: Value) -> It
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _Damaged(f"an alignment of {alignment!r}")
     start = -(-file.at // alignment) * alignment
-    placed = sorted(tensors, key=lambda tensor: tensor.offset)
-    ends = [*(start + tensor.offset for tensor in placed), max(file.size, start)]
-    for tensor, (begin, end) in zip(placed, pairwise(ends), strict=True):
+    ordered = sorted(tensors, key=lambda tensor: tensor.offset)
+    ends = [*(start + tensor.offset for tensor in ordered), max(file.size, start)]
+    for tensor, (begin, end) in zip(ordered, pairwise(ends), strict=True):
         if tensor.offset % alignment:
             raise _Damaged(f"{brief(tensor.name)!r} begins at {tensor.offset}, no multiple of {alignment}")
         if begin > end:

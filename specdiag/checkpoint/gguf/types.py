@@ -83,7 +83,11 @@ class Kind:
         return self.name not in (name for name, _ in _PLAIN.values())
 
     def size(self, shape: Sequence[int]) -> int:
-        """Bytes that values of this shape take."""
+        """Compute the bytes that values take.
+
+        Args:
+            shape: of the values; its last axis is a whole number of blocks.
+        """
         return math.prod(shape) // self.block * self.nbytes
 
 
@@ -93,6 +97,9 @@ def kind_of(number: int, label: str) -> Kind:
     Args:
         number: as stored in the file.
         label: the file, for messages.
+
+    Returns:
+        The type, without `decode` where the installed gguf cannot decode it.
 
     Raises:
         MissingExtraError: these are codes, and the gguf package is not installed.

@@ -30,7 +30,14 @@ ROUNDINGS = {"nf4": Rounding(relative=0.095), "fp4": Rounding(relative=0.13)}
 
 
 def find_bitsandbytes(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A weight of 4-bit codes with its quantisation state; None for anything else.
+    """Find the quantisation state of a tensor of 4-bit codes (bitsandbytes).
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing, damaged or do not fit.

@@ -30,7 +30,14 @@ NV_ROUNDING = Rounding(relative=0.092)
 
 
 def find_float4(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """An mxfp4 or nvfp4 weight with its scales; None for anything else.
+    """Find the scales of a tensor of mxfp4 or nvfp4 codes.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: its scales are missing, do not fit, or lie in another order.

@@ -27,7 +27,14 @@ _AWQ_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def find_gptq(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A GPTQ or AWQ weight with its scales and zeros; None for anything else.
+    """Find the scales and zeros of a tensor of GPTQ or AWQ codes.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit, or the configuration names another layout.

@@ -29,7 +29,14 @@ _PAIRS = pairs(FLOAT4)
 
 
 def find_compressed(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A pack-quantized weight of compressed-tensors; None for anything else.
+    """Find the scales of a tensor of pack-quantized codes (compressed-tensors).
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit.
@@ -69,7 +76,14 @@ def find_compressed(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A weight of MLX, affine or mxfp4; None for anything else.
+    """Find the scales of a tensor of MLX's codes, affine or mxfp4.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit, or the configuration does not say the size of a group.
