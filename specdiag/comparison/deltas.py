@@ -36,7 +36,7 @@ def measure_deltas(
     options: ComputedArguments,
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Delta]:
-    """Compute the changes of the weights, by common name. Matrices of equal digest are not read again.
+    """Compute the changes of the weights. Matrices of equal digest are not read again.
 
     Args:
         pairs: matched matrices of equal shape.
@@ -46,6 +46,14 @@ def measure_deltas(
         subspace: dimension of the leading subspaces; 0 for none.
         options: of `analyze`.
         progress: called over the differences, then over the subspaces.
+
+    Returns:
+        The changes by common name. Of a matrix that cannot be read the status alone.
+
+    Raises:
+        Interrupted: Ctrl-C.
+        AnalysisFailed: a failure after the first matrix, which is its cause.
+        ComputationError: the address space has no room for the subspaces of the largest matrix.
     """
     deltas: dict[str, Delta] = {}
     moved: list[Pair] = []
@@ -60,20 +68,20 @@ def measure_deltas(
     if not moved:
         return deltas
     checkpoint = difference(moved, a, b)
-    chosen = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
-    given = cast("ComputingArguments", chosen)
-    report = analyze(checkpoint, progress=progress, **given)
+    analysis_options = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
+    arguments = cast("ComputingArguments", analysis_options)
+    report = analyze(checkpoint, progress=progress, **arguments)
     angles: dict[str, Subspaces | None] = {}
     if subspace:
-        ranks = given.get("ranks")
+        ranks = arguments.get("ranks")
         alike = 1 if ranks is None else ranks.local_size
-        jobs = given.get("jobs") or max(1, available_cpus() // alike)
+        jobs = arguments.get("jobs") or max(1, available_cpus() // alike)
         largest = max(memory(m, report.settings) for m in checkpoint.matrices)
         workers = affordable_workers(
             units(checkpoint.matrices),
             report.settings,
             jobs_within(room(torch=False), jobs, largest),
-            given.get("memory") or total_memory() // 2 // alike,
+            arguments.get("memory") or total_memory() // 2 // alike,
         )
         mine = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
         for name, angle in all_subspaces(mine, subspace, workers):

@@ -24,7 +24,17 @@ _BLOCK_VALUES = 1 << 21
 
 
 def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple[str, Subspaces | None]]:
-    """`subspaces` of every pair by its name, in order, in worker threads; None where there is none."""
+    """Compare the leading subspaces of every pair, in worker threads.
+
+    Args:
+        pairs: matched matrices of equal shape.
+        k: dimension of the subspaces.
+        workers: number of threads.
+
+    Yields:
+        The name of each pair, in order, and its angles; None where it has slices, cannot be read, or has too few
+            directions.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
     with OneBlasThread():
         try:
@@ -34,14 +44,17 @@ def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple
 
 
 def subspaces(a: RawArray, type_a: FloatType, b: RawArray, type_b: FloatType, k: int) -> Subspaces | None:
-    """How the spans of the k leading singular vectors of A and B lie to each other.
+    """Compute the principal angles between the spans of the k leading singular vectors of A and B.
 
     Args:
         a: raw finite values, shape [rows, cols].
         type_a: their type.
         b: of the same shape.
         type_b: their type.
-        k: dimension; at most a quarter of the smaller side is taken. None if nothing is left of it.
+        k: dimension; at most a quarter of the smaller side is taken.
+
+    Returns:
+        The angles; None where no direction is left, a matrix has fewer than k, or squares exceed float64.
     """
     k = min(k, min(a.shape) // 4)
     if k < 1:
