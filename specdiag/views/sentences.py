@@ -1,4 +1,4 @@
-"""The numbers in sentences that claim no more than they show."""
+"""The numbers of a report in sentences that claim no more than they show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from specdiag.text.names import listed
 
 
 def coverage(summary: Summary) -> str:
-    """How much of the checkpoint was analysed."""
+    """Write how much of the checkpoint was analysed."""
     share = 100 * summary.analysed_parameters / summary.n_parameters if summary.n_parameters else 0.0
     n_skipped = sum(summary.skipped.values())
     text = (
@@ -22,7 +22,11 @@ def coverage(summary: Summary) -> str:
 
 
 def contrast(summary: Summary) -> list[str]:
-    """Attention against MLP: first the raw exponent beside random matrices, then the shape-free one."""
+    """Compare attention with MLP, first by the raw exponent beside random matrices, then by square_alpha.
+
+    Args:
+        summary: of the report; a basis that it lacks is left out.
+    """
     sentences: list[str] = []
     by_basis = {c.basis: c for c in summary.contrasts if c.attention == "all"}
     raw, square = by_basis.get("alpha"), by_basis.get("square_alpha")
@@ -60,7 +64,7 @@ def _square_verdict(c: Contrast) -> str:
 
 
 def balance(summary: Summary) -> list[str]:
-    """How far the exponents of attention and MLP lie apart: what AlphaDecay sets out to reduce."""
+    """Write how far the exponents of attention and MLP lie apart, which AlphaDecay sets out to reduce."""
     if summary.balance_sd is None or not {"attention", "mlp"} <= {r.family for r in summary.roles}:
         return []
     return [
@@ -70,7 +74,7 @@ def balance(summary: Summary) -> list[str]:
 
 
 def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """How many of the fitted tails are a power law at all."""
+    """Write how many of the fitted tails lie far from a power law."""
     distances = [r.ks for r in records if r.ks is not None]
     far = sum(d > 0.1 for d in distances)
     if not far:
@@ -82,7 +86,7 @@ def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
 
 
 def few(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """How many spectra are too short for an exponent, told apart from updates that are short by their rank."""
+    """Write how many spectra are too short for an exponent. Updates, which are short by their rank, count apart."""
     short = [r for r in records if r.status == "too_few"]
     if not short:
         return []
@@ -99,7 +103,7 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
 
 
 def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """Matrices that keep a spike when their entries are permuted."""
+    """Write which matrices keep a spike when their entries are permuted."""
     tested = [r for r in records if r.rand_spikes is not None]
     if not tested:
         return []
@@ -113,7 +117,7 @@ def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
 
 
 def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """The matrices whose numbers are missing, by name, grouped by what is wrong."""
+    """List the matrices whose numbers are missing, by name, grouped by the cause."""
     meanings = {
         "nonfinite": "not computed for NaN or infinite values",
         "failed": "not read or not solved",

@@ -30,7 +30,7 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
     dashed, the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
 
     Args:
-        run: of `trajectory`, or the log of a norm watch.
+        run: from `trajectory`, or the log of a norm watch.
         roles: only these.
 
     Raises:
@@ -92,7 +92,7 @@ def _predictions(axes: Axes, trajectory: Trajectory, expected: Sequence[Expected
 
 
 def _earliest(trajectory: Trajectory, expected: Sequence[Expected], roles: Roles) -> tuple[int | None, list[str]]:
-    """The step before which no shown norm can be within 1 % of its balance, and what the caption says of it."""
+    """Find the step before which no shown norm can be within 1 % of its balance, and write notes on it."""
     own = [e for family, role in roles for e in _of_role(trajectory, expected, family, role)]
     waits = [e.steps_to_balance for e in own if e.steps_to_balance]
     if not own:

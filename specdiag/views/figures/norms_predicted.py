@@ -11,7 +11,7 @@ from specdiag.text import checks
 from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
 
 _DOTS = 40
-"""Most points of a simulation: more would hide the line."""
+"""Largest number of points of a simulation: more would hide the line."""
 
 
 @styled
@@ -21,7 +21,7 @@ def norms_predicted(*simulations: Simulation) -> ReportFigure:
     A dashed line is the balance at the peak lr.
 
     Args:
-        simulations: of `simulate`; up to six settings.
+        simulations: from `simulate`; up to six settings.
 
     Raises:
         UsageError: none, or more than there are colours.
