@@ -1,4 +1,4 @@
-"""An audit in words and as markdown. Names come from files of strangers: nothing in them is printed as markup."""
+"""An audit in words and as markdown. Names come from untrusted files: nothing in them is printed as markup."""
 
 from __future__ import annotations
 

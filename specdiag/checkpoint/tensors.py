@@ -187,7 +187,7 @@ class Checkpoint:
         config: config.json, empty without one.
         matrices: every weight matrix, in stored order.
         skipped: every other tensor, with its reason.
-        notes: sentences for the person who asked, such as a fused tensor that could not be split.
+        notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.
         n_parameters: number of stored values.
         stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of

@@ -72,8 +72,9 @@ def log_axis(axis: Axis, low: float, high: float, most: int) -> None:
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Choose round numbers on a logarithmic axis: decades, every second or third one, or 1-2-5 where decades are too
-    few.
+    """Choose round numbers on a logarithmic axis.
+
+    They are decades, every second or third one, or steps of 1-2-5 where decades are too few.
 
     Args:
         low: lower end of the axis, above 0.
