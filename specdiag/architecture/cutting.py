@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.architecture import fused
 from specdiag.architecture.rules import FAMILY, Rule
-from specdiag.architecture.split import Slicer, about, contiguous, kernels, stack, whole
+from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
 from specdiag.records import Family, Role
 
@@ -128,9 +128,9 @@ def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Pie
     """Cut a convolution: a patch embedding is one flat matrix, others have one matrix for each kernel position."""
     rule, path = survey.rules[name], survey.names[name].path
     if _PATCH.search(path) or _is_patch(survey, name, shape[2:]):
-        return Piece("embed", "embedding", about(shape, 0))
+        return Piece("embed", "embedding", unfold(shape, 0))
     if rule is not None and rule.role == "embed" and not is_named:
-        return Piece("embed", "embedding", about(shape, _longest_end(shape)))
+        return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
     return Piece("conv", "other", kernels(shape))
 
 
@@ -146,7 +146,7 @@ def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
     if rule.kind in ("attention", "embedding"):
         is_middle = rule.kind == "attention" and shape[1] > max(shape[0], shape[2])
         axis = 0 if _PATCH.search(survey.names[name].path) else 1 if is_middle else _longest_end(shape)
-        return Piece(rule.role, rule.kind, about(shape, axis))
+        return Piece(rule.role, rule.kind, unfold(shape, axis))
     return Piece(rule.role, rule.kind, stack(shape, shape.index(min(shape))))
 
 

@@ -80,7 +80,7 @@ def is_doubled(shape: Shape, output: Shape | None) -> bool:
     return axis == 0 or (axis == 1 and shape[-2] != shape[-1])
 
 
-def holding(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
+def applicable(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
     """Find the entries of architectures.toml that apply to a checkpoint, in order.
 
     Args:

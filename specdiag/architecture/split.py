@@ -83,8 +83,8 @@ def stack(shape: Sequence[int], axis: int) -> Slicer:
     return Slicer((shape[axis], shape[rest[0]], shape[rest[1]]), axes=(axis, *rest) if axis else None)
 
 
-def about(shape: Sequence[int], axis: int) -> Slicer:
-    """Cut a matrix with one axis along one side and all other axes merged, in order, along the other.
+def unfold(shape: Sequence[int], axis: int) -> Slicer:
+    """Unfold a tensor into a matrix with one axis along one side and all other axes merged, in order, along the other.
 
     Args:
         shape: of the tensor.

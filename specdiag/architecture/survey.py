@@ -89,7 +89,7 @@ def survey(shapes: dict[str, Shape], all_names: Mapping[str, object], config: Ma
         components=places.components(names),
         outputs=_outputs(shapes, names, rules),
         config=config,
-        architectures=fused.holding(config, map(numbered, all_names)),
+        architectures=fused.applicable(config, map(numbered, all_names)),
     )
 
 

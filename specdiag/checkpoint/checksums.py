@@ -56,7 +56,7 @@ class Checksums:
         """
         insort(self._members, (begin, end, entry), key=lambda member: member[0])
 
-    def damaged(self, offset: int, data: RawArray) -> str | None:
+    def damaged_member(self, offset: int, data: RawArray) -> str | None:
         """Compare the member that `data` was read from with its checksum.
 
         Args:

@@ -38,14 +38,14 @@ def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> 
     if n >= total:
         return dict(parts), {}, []
     drawn = sorted(random.Random(seed).sample(range(total), n))
-    kept: Parts = {}
+    sampled: Parts = {}
     reasons: dict[str, str] = {}
     for name, matrices in parts.items():
-        kept[name] = tuple(part for part in matrices if _expert(name, part) in (None, *drawn))
-        if len(kept[name]) < len(matrices):
+        sampled[name] = tuple(part for part in matrices if _expert(name, part) in (None, *drawn))
+        if len(sampled[name]) < len(matrices):
             reasons[name] = f"expert sampling: {n} of {total} analysed"
     shown = ", ".join(map(str, drawn))
-    return kept, reasons, [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."]
+    return sampled, reasons, [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."]
 
 
 def _expert(name: str, part: Part) -> int | None:

@@ -53,7 +53,7 @@ class FileMap:
         reach = sum((size - 1) * step for size, step in zip(view.shape, view.stride(), strict=True)) + 1
         stored_bytes = np.empty(reach * view.element_size(), np.uint8)
         read_range(self.path, label, offset, stored_bytes)
-        member = self.checksums.damaged(offset, stored_bytes)
+        member = self.checksums.damaged_member(offset, stored_bytes)
         if member is not None:
             raise SourceError(
                 f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "

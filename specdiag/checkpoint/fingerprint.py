@@ -30,10 +30,10 @@ def fingerprint(source: Source) -> str | None:
     if source.base is not None and Path(source.base).exists():
         base = Path(source.base)
         paths += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else [base]
-    return of_files((path.name, path) for path in paths)
+    return fingerprint_files((path.name, path) for path in paths)
 
 
-def of_files(files: Iterable[tuple[str, Path]]) -> str:
+def fingerprint_files(files: Iterable[tuple[str, Path]]) -> str:
     """Hash the names, sizes and times of files.
 
     Args:

@@ -171,10 +171,10 @@ def format_of(head: bytes, label: str) -> Format:
     found = _find(head)
     if found is not None:
         return found
-    what = describe(head)
-    if what is None and head[8:9] == b"{":  # with a length that lies, as the reader will say
+    description = describe(head)
+    if description is None and head[8:9] == b"{":  # with a length that lies, as the reader will say
         return SAFETENSORS
-    raise SourceError(f"'{label}' is {what or _UNKNOWN}")
+    raise SourceError(f"'{label}' is {description or _UNKNOWN}")
 
 
 def _find(head: bytes) -> Format | None:

@@ -95,13 +95,13 @@ def checked_names(names: Iterable[object], repo: str) -> tuple[str, ...]:
         SourceError: a name is no text, leads outside of the repository, or cannot be that of a file.
     """
     listed = tuple(names)
-    good = tuple(name for name in listed if isinstance(name, str) and stays_inside(name))
-    if len(good) != len(listed):
-        odd = next(name for name in listed if name not in good)
+    valid = tuple(name for name in listed if isinstance(name, str) and stays_inside(name))
+    if len(valid) != len(listed):
+        bad = next(name for name in listed if name not in valid)
         raise SourceError(
-            f"{constants.ENDPOINT} lists a file of {repo} outside of it, or under no possible name: {brief(repr(odd))}"
+            f"{constants.ENDPOINT} lists a file of {repo} outside of it, or under no possible name: {brief(repr(bad))}"
         )
-    return good
+    return valid
 
 
 def download(snapshot: Snapshot, files: Iterable[str]) -> None:
@@ -164,7 +164,7 @@ def translate_hub_errors(repo: str, revision: str | None, *, maybe_path: bool = 
     except EntryNotFoundError as error:
         raise SourceError(f"{repo} lists a file that the hub does not have: try again, or another revision") from error
     except HfHubHTTPError as error:
-        raise SourceError(answered(repo, error)) from error
+        raise SourceError(explain_refusal(repo, error)) from error
     except transport_errors() as error:
         raise SourceError(f"the download of {repo} was interrupted ({type(error).__name__}): run it again") from error
     except OSError as error:
@@ -251,7 +251,7 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError,
     if constants.HF_HUB_OFFLINE:
         return f"{name} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
-        return answered(repo, error.__cause__)
+        return explain_refusal(repo, error.__cause__)
     if not maybe_path:
         return (
             f"{constants.ENDPOINT} cannot be reached for {name}, which is not complete in the hub's cache: "
@@ -263,7 +263,7 @@ def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError,
     )
 
 
-def answered(repo: str, error: HfHubHTTPError) -> str:
+def explain_refusal(repo: str, error: HfHubHTTPError) -> str:
     """Explain a refusal of the hub in a sentence.
 
     Args:

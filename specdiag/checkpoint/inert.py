@@ -89,7 +89,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     def __init__(
         self,
         file: IO[bytes],
-        known: Mapping[str, object],
+        known_objects: Mapping[str, object],
         makers: frozenset[Maker],
         outside: Callable[[object], object],
     ) -> None:
@@ -97,14 +97,14 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
 
         Args:
             file: gives no more than it has when it is asked for more.
-            known: objects by module and name, in the place of what would be imported.
+            known_objects: objects by module and name, in the place of what would be imported.
             makers: those among them that may be called.
             outside: gives what the pickle refers to outside itself.
         """
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
         self._n_counted = 0
         self.foreign: dict[str, None] = {}
-        self._known = known
+        self._known = known_objects
         self._makers = makers
         self._outside = outside
 

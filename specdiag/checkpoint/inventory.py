@@ -56,10 +56,10 @@ def sort_tensors(
     """
     tied = _tied(tensors)
     settled = {t.name: t.reason for t in tensors if t.reason is not None}
-    named = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
-    reasons = {**named.skipped, **settled, **tied}
-    parts = {name: pieces for name, pieces in named.parts.items() if name not in reasons}
-    all_notes = [*notes, *named.notes]
+    by_rules = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
+    reasons = {**by_rules.skipped, **settled, **tied}
+    parts = {name: pieces for name, pieces in by_rules.parts.items() if name not in reasons}
+    all_notes = [*notes, *by_rules.notes]
     if options.experts is not None:
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)

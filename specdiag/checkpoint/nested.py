@@ -106,19 +106,19 @@ class Walk:
     def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
         name = joined(path)
         if name in self.tensors:
-            one, other = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
+            first, second = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
             raise SourceError(
-                f"'{self._label}' holds two tensors of the name '{brief(name)}', under the keys {one} and {other}: "
+                f"'{self._label}' holds two tensors of the name '{brief(name)}', under the keys {first} and {second}: "
                 "rename one"
             )
         self.tensors[name] = tensor
         self._paths[name] = path
 
-    def _name(self, path: tuple[object, ...], what: str, parts: Sequence[object]) -> None:
+    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object]) -> None:
         """Note an object that holds tensors under no names of their own."""
         n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"{what} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+            self.left.append((joined(path), f"{description} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
 
 
 def count_tensors(value: object) -> int:
@@ -127,13 +127,13 @@ def count_tensors(value: object) -> int:
     Args:
         value: anything that a torch file holds.
     """
-    n_tensors, seen, waiting = 0, set[int](), [value]
+    n_tensors, visited, waiting = 0, set[int](), [value]
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, torch.Tensor):
             n_tensors += 1
-        elif id(inner) not in seen:
-            seen.add(id(inner))
+        elif id(inner) not in visited:
+            visited.add(id(inner))
             waiting.extend(_parts(inner))
     return n_tensors
 

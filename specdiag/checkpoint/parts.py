@@ -44,8 +44,8 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
         raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {CONVERT}")
     zero = _ZERO.fullmatch(base)
     if zero is not None:
-        what = "an optimizer's state" if zero[2] == "optim" else "a model"
-        raise SourceError(f"'{label}' is a part of {what} that DeepSpeed ZeRO divided among processes: {_ZERO_3}")
+        content = "an optimizer's state" if zero[2] == "optim" else "a model"
+        raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_ZERO_3}")
     _refuse_slice(path, label, exists)
 
 

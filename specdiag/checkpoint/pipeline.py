@@ -50,18 +50,18 @@ def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
         SourceError: model_index.json cannot be read.
     """
     index = folder.json(_INDEX)
-    absent = (
+    missing_notes = (
         f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."
         for name, entry in index.items()
         if name not in components and _is_model(entry)
     )
-    kept = components.values()
-    files = tuple(file for part in kept for file in part.source.files)
+    checkpoints = components.values()
+    files = tuple(file for part in checkpoints for file in part.source.files)
     return Checkpoint(
         source=msgspec.structs.replace(
             folder.source, files=files, ignored=tuple(n for n in weight_files(folder.names) if n not in files)
         ),
-        architecture=named if isinstance(named := index.get("_class_name"), str) else None,
+        architecture=class_name if isinstance(class_name := index.get("_class_name"), str) else None,
         config={},
         matrices=tuple(_within(name, matrix) for name, part in components.items() for matrix in part.matrices),
         skipped=tuple(
@@ -69,9 +69,9 @@ def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
             for name, part in components.items()
             for skipped in part.skipped
         ),
-        notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *absent),
-        n_tensors=sum(part.n_tensors for part in kept),
-        n_parameters=sum(part.n_parameters for part in kept),
+        notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *missing_notes),
+        n_tensors=sum(part.n_tensors for part in checkpoints),
+        n_parameters=sum(part.n_parameters for part in checkpoints),
     )
 
 

@@ -158,8 +158,8 @@ class HubFile:
         if status != 206 or match is None or (int(match[1]), int(match[2])) != (begin, self.size):
             raise self._other_file(f"'{brief(headers.get('content-range', str(status)))}' for the bytes from {begin}")
 
-    def _other_file(self, what: str) -> SourceError:
+    def _other_file(self, answer: str) -> SourceError:
         return SourceError(
-            f"'{self.repo}/{self.name}' is listed with {self.size} bytes, and {constants.ENDPOINT} answers {what}: "
+            f"'{self.repo}/{self.name}' is listed with {self.size} bytes, and {constants.ENDPOINT} answers {answer}: "
             "run again, or leave out stream=True to download"
         )

@@ -209,9 +209,9 @@ def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
     missing = [name for name in files if not folder.has(name)]
     if missing:
         shown = ", ".join(brief(name) for name in missing[:4])
-        way = (
+        hint = (
             f"; where no such files belong to it, delete {promised_by} or pick with file="
             if is_index(promised_by)
             else ""
         )
-        raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: fetch it again{way}")
+        raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: fetch it again{hint}")

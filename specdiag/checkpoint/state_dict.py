@@ -150,8 +150,8 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     candidates = [[entry] for entry in holders if not _BESIDE_WEIGHTS.fullmatch(entry.name.lower())]
     candidates += [loose] if loose else []
     if not candidates:
-        what = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
-        raise SourceError(f"'{label}' holds no {what}; its keys are {_contents(entries)}")
+        expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
+        raise SourceError(f"'{label}' holds no {expected}; its keys are {_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]
     if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):
         return models[0]
@@ -163,7 +163,9 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
 def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
     if len(candidates) > 1:
         descriptions = [
-            _described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])
+            _described(entry)
+            for candidate in candidates
+            for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
         ]
         raise SourceError(
             f"'{label}' holds {listed(descriptions, _LISTED)}: save the one to analyse in a file of its own"

@@ -183,7 +183,7 @@ class _Mapped:
     def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
         values = np.empty(n_bytes, np.uint8)
         read_range(self._path, str(self._path), begin, values)
-        member = self.checksums.damaged(begin, values)
+        member = self.checksums.damaged_member(begin, values)
         if member is not None:
             raise _damaged(member)
         part = torch.from_numpy(values).untyped_storage()

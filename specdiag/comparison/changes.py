@@ -59,12 +59,12 @@ def no_delta(a: ModuleRecord) -> Delta:
     Args:
         a: its row in A.
     """
-    known = a.frobenius_norm is not None and a.frobenius_norm > 0
+    has_norm = a.frobenius_norm is not None and a.frobenius_norm > 0
     return Delta(
         status="zero",
-        relative_change=0.0 if known else None,
-        cosine=1.0 if known else None,
-        cosine_distance=0.0 if known else None,
+        relative_change=0.0 if has_norm else None,
+        cosine=1.0 if has_norm else None,
+        cosine_distance=0.0 if has_norm else None,
         frobenius_norm=0.0,
         spectral_norm=0.0,
     )

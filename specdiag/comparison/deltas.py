@@ -74,20 +74,20 @@ def measure_deltas(
     angles: dict[str, Subspaces | None] = {}
     if subspace:
         ranks = arguments.get("ranks")
-        alike = 1 if ranks is None else ranks.local_size
-        jobs = arguments.get("jobs") or max(1, available_cpus() // alike)
+        n_processes = 1 if ranks is None else ranks.local_size
+        jobs = arguments.get("jobs") or max(1, available_cpus() // n_processes)
         largest = max(memory(m, report.settings) for m in checkpoint.matrices)
         workers = affordable_workers(
             units(checkpoint.matrices),
             report.settings,
             jobs_within(room(torch=False), jobs, largest),
-            arguments.get("memory") or total_memory() // 2 // alike,
+            arguments.get("memory") or total_memory() // 2 // n_processes,
         )
-        mine = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
-        for name, angle in all_subspaces(mine, subspace, workers):
+        own_pairs = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
+        for name, angle in all_subspaces(own_pairs, subspace, workers):
             angles[name] = angle
             if progress is not None:
-                progress(Progress(len(angles), len(mine), 0, 0, len(angles) / len(mine), name))
+                progress(Progress(len(angles), len(own_pairs), 0, 0, len(angles) / len(own_pairs), name))
         if ranks is not None:
             angles = {name: angle for deltas in ranks.exchange(angles) for name, angle in deltas.items()}
     for row in report:

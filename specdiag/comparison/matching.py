@@ -65,8 +65,8 @@ def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]
 
     Prefixes are dotted beginnings of `longer` before one of these names.
     """
-    known = set(shorter)
-    return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in known)
+    names = set(shorter)
+    return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in names)
 
 
 def _in_order(a: Collection[str], renamed: dict[str, str]) -> tuple[tuple[str, str, str], ...]:

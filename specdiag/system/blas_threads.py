@@ -40,8 +40,8 @@ class OneBlasThread:
             without_torch: leave torch's BLAS alone where SciPy and NumPy have one of their own, as in their wheels.
         """
         controller = ThreadpoolController()
-        own = controller.select(prefix="libscipy_openblas")
-        chosen = own if without_torch and len(own) else controller.select(user_api="blas")
+        of_wheels = controller.select(prefix="libscipy_openblas")
+        chosen = of_wheels if without_torch and len(of_wheels) else controller.select(user_api="blas")
         self._libraries: list[_Library] = list(chosen.lib_controllers)
 
     def __enter__(self) -> OneBlasThread:

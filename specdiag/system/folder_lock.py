@@ -46,9 +46,9 @@ class Owner(Record, frozen=True, kw_only=True):
 
 
 _decode = json_decoder(Owner)
-_held: dict[Path, int] = {}
+_n_holders: dict[Path, int] = {}
 """Locks of this process, and how many times each is held."""
-os.register_at_fork(after_in_child=_held.clear)
+os.register_at_fork(after_in_child=_n_holders.clear)
 
 
 class FolderLockedError(UsageError):
@@ -61,12 +61,12 @@ class FolderLock:
     The lock is given back by `release`, or when the object is gone, or when the process ends.
     """
 
-    def __init__(self, folder: Path, what: str = "run") -> None:
+    def __init__(self, folder: Path, kind: str = "run") -> None:
         """Take the lock.
 
         Args:
             folder: an existing folder.
-            what: the kind of folder, for messages.
+            kind: the kind of folder, for messages.
 
         Raises:
             UsageError: another process writes there, or its lock cannot be judged from here.
@@ -74,9 +74,9 @@ class FolderLock:
         self.note: str | None = None
         """A sentence about the dead process that the lock was taken over from."""
         path = folder.resolve() / LOCK
-        if not _held.get(path):
-            self.note = _take(path, what)
-        _held[path] = _held.get(path, 0) + 1
+        if not _n_holders.get(path):
+            self.note = _take(path, kind)
+        _n_holders[path] = _n_holders.get(path, 0) + 1
         self._finalizer = weakref.finalize(self, _give_back, path, os.getpid())
 
     def release(self) -> None:
@@ -85,7 +85,7 @@ class FolderLock:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Generator[None]:
+def exclusive_access(folder: Path) -> Generator[None]:
     """Keep other processes out of a folder for the moment in which a file in it is changed.
 
     Only processes that call this function too are kept out, and none where the file system has no such locks.
@@ -105,16 +105,16 @@ def alone(folder: Path) -> Generator[None]:
         os.close(handle)
 
 
-def _take(path: Path, what: str) -> str | None:
-    own = msgspec.json.encode(_owner(path.parent))
+def _take(path: Path, kind: str) -> str | None:
+    content = msgspec.json.encode(_owner(path.parent))
     for _ in range(_ATTEMPTS):
-        if _created(path, own):
+        if _created(path, content):
             return None
         with _opened(path) as handle:
             if handle is None:
                 continue
-            owner = _judged(path, what)
-            _replace(path, own)
+            owner = _judged(path, kind)
+            _replace(path, content)
             return f"{path.name} of process {owner.pid} holds no more (it is dead, or the folder a copy): taken over."
     raise UsageError(f"{path} changes again and again: several processes want to write there; let one of them")
 
@@ -186,7 +186,7 @@ def _is(path: Path, handle: int) -> bool:
         return False
 
 
-def _judged(path: Path, what: str) -> Owner:
+def _judged(path: Path, kind: str) -> Owner:
     """Read the owner of a lock that is no longer valid.
 
     Raises:
@@ -196,11 +196,11 @@ def _judged(path: Path, what: str) -> Owner:
     try:
         owner = _decode(read_whole(path, _LIMIT))
     except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(f"{path} does not say which process writes to this {what}; {_dead(path)}") from error
+        raise UsageError(f"{path} does not say which process writes to this {kind}; {_dead(path)}") from error
     here = _owner(path.parent)
     if owner.folder != here.folder and owner.inode != here.inode:
         return owner
-    who = f"process {owner.pid} on {owner.host:.80} writes to this {what} ({path})"
+    who = f"process {owner.pid} on {owner.host:.80} writes to this {kind} ({path})"
     if (owner.host, owner.machine) != (here.host, here.machine):
         raise FolderLockedError(f"{who}: wait for its end; {_dead(path)}")
     if owner.boot != here.boot:
@@ -224,10 +224,10 @@ def _replace(path: Path, content: bytes) -> None:
 def _give_back(path: Path, pid: int) -> None:
     if pid != os.getpid():  # a fork of the owner
         return
-    _held[path] -= 1
-    if _held[path]:
+    _n_holders[path] -= 1
+    if _n_holders[path]:
         return
-    del _held[path]
+    del _n_holders[path]
     with contextlib.suppress(OSError, msgspec.DecodeError):
         if _decode(read_whole(path, _LIMIT)) == _owner(path.parent):
             path.unlink()

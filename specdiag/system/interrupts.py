@@ -21,10 +21,10 @@ _IMPATIENT = 3
 """Number of Ctrl-C after which the process ends at once."""
 
 _received: list[int] = []
-_held = 0
+_n_delays = 0
 
 
-def stopping() -> list[int]:
+def stopping_signals() -> list[int]:
     """List the signals that would end this process and can be caught. Ignored (nohup) and handled ones are left out."""
     never = {getattr(signal, name, None) for name in _NEVER}
     ours = (signal.SIG_DFL, signal.default_int_handler, _stop)
@@ -36,11 +36,11 @@ def catch() -> None:
 
     Those that follow do not interrupt the saving.
     """
-    for number in stopping():
+    for number in stopping_signals():
         signal.signal(number, _stop)
 
 
-def received(number: int) -> None:
+def remember(number: int) -> None:
     """Remember a signal that another handler took.
 
     Args:
@@ -59,13 +59,13 @@ def forget() -> None:
     _received.clear()
 
 
-def came() -> bool:
+def any_received() -> bool:
     """Tell whether a signal was received."""
     return bool(_received)
 
 
 @contextmanager
-def held_back() -> Generator[None]:
+def delay_signals() -> Generator[None]:
     """Delay signals until the end of the block, in which a finished result is saved.
 
     Yields:
@@ -74,14 +74,14 @@ def held_back() -> Generator[None]:
     Raises:
         KeyboardInterrupt: at the end of the block, where the first signal came within it.
     """
-    global _held
+    global _n_delays
     before = len(_received)
-    _held += 1
+    _n_delays += 1
     try:
         yield
     finally:
-        _held -= 1
-    if before == 0 and _received and not _held:
+        _n_delays -= 1
+    if before == 0 and _received and not _n_delays:
         raise KeyboardInterrupt
 
 
@@ -89,5 +89,5 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
     if _received.count(signal.SIGINT) == _IMPATIENT:
         os._exit(exit_code())
-    if len(_received) == 1 and not _held:
+    if len(_received) == 1 and not _n_delays:
         raise KeyboardInterrupt

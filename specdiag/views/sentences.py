@@ -116,7 +116,7 @@ def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
     ]
 
 
-def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
+def missing_numbers(records: tuple[ModuleRecord, ...]) -> list[str]:
     """List the matrices whose numbers are missing, by name, grouped by the cause."""
     meanings = {
         "nonfinite": "not computed for NaN or infinite values",

@@ -154,8 +154,8 @@ def remarks_on_updates(adapter: Adapter) -> list[str]:
     notes: list[str] = []
     unscaled = sum(not update.has_scale for update in adapter.updates)
     if unscaled:
-        which = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
-        notes.append(f"No scale (alpha) is stored{which}: the products B A are taken as they are.")
+        of_modules = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
+        notes.append(f"No scale (alpha) is stored{of_modules}: the products B A are taken as they are.")
     if adapter.config.settings.get("alora_invocation_tokens"):
         notes.append("An activated LoRA: its updates hold only after its invocation tokens.")
     return notes

@@ -195,8 +195,8 @@ def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
     return AdapterConfig(folder.json(name, folder.label(name)) if folder.has(name) else {})
 
 
-def _damaged(key: str, value: object, what: str) -> SourceError:
-    return SourceError(f"{_FILE} says {key} {brief(repr(value))}, which is {what}: fetch it again, or correct it")
+def _damaged(key: str, value: object, problem: str) -> SourceError:
+    return SourceError(f"{_FILE} says {key} {brief(repr(value))}, which is {problem}: fetch it again, or correct it")
 
 
 def _ends(module: str) -> Iterator[str]:

@@ -124,9 +124,9 @@ def take_apart(full_name: str) -> Piece:
                 module += "." + groups["projection"].replace("to_out", "to_out.0")
             is_embedding = bool(groups.get("embedding"))
             return Piece(module, _KINDS[match["piece"]], groups.get("adapter"), is_embedding=is_embedding)
-    what = _named(_BESIDE, name)
-    if what is not None:
-        return Piece(name, "other", what=what)
+    description = _named(_BESIDE, name)
+    if description is not None:
+        return Piece(name, "other", what=description)
     method = _named(_METHODS, name)
     if method is None and name != full_name:
         inner = (_PEFT_METHODS.fullmatch(segment) for segment in reversed(name.split(".")[1:]))

@@ -154,8 +154,8 @@ def _notes(path: Path, header: Header, kinds: Mapping[int, Kind]) -> list[str]:
     *others, last = (f"{n} from {name}" for name, n in counts.most_common())
     listed = f"{', '.join(others)} and {last}" if others else last
     n, _, rest = listed.partition(" ")
-    which = f" of {path.name}" if header.metadata.get("split.count", 1) != 1 else ""
-    return [f"Dequantised {n} tensor{'' if n == '1' else 's'}{which} {rest}."]
+    of_file = f" of {path.name}" if header.metadata.get("split.count", 1) != 1 else ""
+    return [f"Dequantised {n} tensor{'' if n == '1' else 's'}{of_file} {rest}."]
 
 
 def _config(header: Header) -> Table:

@@ -102,39 +102,39 @@ class _Bounded:
         self._file = file
         self._end = min(self.size, _LARGEST_HEADER)
 
-    def require(self, n_bytes: int, what: str) -> None:
+    def require(self, n_bytes: int, piece: str) -> None:
         """Raise where fewer bytes are left."""
         if n_bytes > self._end - self.at:
-            raise _Damaged(f"{what} would reach beyond byte {self._end}")
+            raise _Damaged(f"{piece} would reach beyond byte {self._end}")
 
-    def bytes(self, n_bytes: int, what: str) -> bytes:
-        self.require(n_bytes, what)
+    def bytes(self, n_bytes: int, piece: str) -> bytes:
+        self.require(n_bytes, piece)
         data = self._file.read(n_bytes)
         if len(data) != n_bytes:
             raise _Damaged("it became shorter while it was read")
         self.at += n_bytes
         return data
 
-    def skip(self, n_bytes: int, what: str) -> None:
-        self.require(n_bytes, what)
+    def skip(self, n_bytes: int, piece: str) -> None:
+        self.require(n_bytes, piece)
         self._file.seek(n_bytes, os.SEEK_CUR)
         self.at += n_bytes
 
-    def numbers(self, letters: str, what: str) -> tuple[Number, ...]:
+    def numbers(self, letters: str, piece: str) -> tuple[Number, ...]:
         layout = struct.Struct(f"<{letters}")
-        return layout.unpack(self.bytes(layout.size, what))
+        return layout.unpack(self.bytes(layout.size, piece))
 
-    def integer(self, letter: str, what: str) -> int:
-        return int(self.numbers(letter, what)[0])
+    def integer(self, letter: str, piece: str) -> int:
+        return int(self.numbers(letter, piece)[0])
 
-    def name(self, what: str) -> str:
-        length = self.integer("Q", what)
+    def name(self, piece: str) -> str:
+        length = self.integer("Q", piece)
         if length > _LONGEST_NAME:
-            raise _Damaged(f"{what} has {length} bytes")
+            raise _Damaged(f"{piece} has {length} bytes")
         try:
-            return self.bytes(length, what).decode()
+            return self.bytes(length, piece).decode()
         except UnicodeDecodeError as error:
-            raise _Damaged(f"{what} is not UTF-8") from error
+            raise _Damaged(f"{piece} is not UTF-8") from error
 
 
 def _parse(file: _Bounded, label: str) -> Header:
@@ -171,42 +171,42 @@ def _check_version(version: int, label: str) -> None:
 
 def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | None]:
     """A value of the metadata, None where it is not kept, and its number of elements where it is an array."""
-    what = f"the value of {brief(key)!r}"
+    piece = f"the value of {brief(key)!r}"
     if kind in _NUMBERS:
-        return file.numbers(_NUMBERS[kind], what)[0], None
+        return file.numbers(_NUMBERS[kind], piece)[0], None
     if kind == _STRING:
-        return file.bytes(file.integer("Q", what), what).decode(errors="replace"), None
+        return file.bytes(file.integer("Q", piece), piece).decode(errors="replace"), None
     if kind != _ARRAY:
-        raise _Damaged(f"{what} is of the unknown type {kind}")
-    inner, length = file.integer("I", what), file.integer("Q", what)
+        raise _Damaged(f"{piece} is of the unknown type {kind}")
+    inner, length = file.integer("I", piece), file.integer("Q", piece)
     if inner == _STRING:
-        file.require(8 * length, what)
+        file.require(8 * length, piece)
         for _ in range(length):
-            file.skip(file.integer("Q", what), what)
+            file.skip(file.integer("Q", piece), piece)
         return None, length
     if inner not in _NUMBERS:
-        raise _Damaged(f"{what} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
+        raise _Damaged(f"{piece} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
     if length <= _LONGEST_KEPT:
-        return file.numbers(_NUMBERS[inner] * length, what), length
-    file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), what)
+        return file.numbers(_NUMBERS[inner] * length, piece), length
+    file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), piece)
     return None, length
 
 
 def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
     """Read an entry. Its offset still counts from the beginning of the data, and its room is not yet known."""
     name = _new(file.name("the name of a tensor"), names)
-    what = f"the entry of {brief(name)!r}"
-    n_axes = file.integer("I", what)
+    piece = f"the entry of {brief(name)!r}"
+    n_axes = file.integer("I", piece)
     if n_axes > _MOST_AXES:
         raise _Damaged(f"{brief(name)!r} has {n_axes} axes")
-    shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, what)))
-    return TensorInfo(name, shape, file.integer("I", what), file.integer("Q", what), 0)
+    shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, piece)))
+    return TensorInfo(name, shape, file.integer("I", piece), file.integer("Q", piece), 0)
 
 
-def _new(name: str, seen: set[str]) -> str:
-    if name in seen:
+def _new(name: str, names: set[str]) -> str:
+    if name in names:
         raise _Damaged(f"its header names {brief(name)!r} twice")
-    seen.add(name)
+    names.add(name)
     return name
 
 

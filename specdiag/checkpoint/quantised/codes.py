@@ -114,8 +114,8 @@ def apply_groups(
         grouped = values.reshape(rows, -1, group)
         operation(grouped, factors[:, :, None], out=grouped)
         return
-    chosen = np.arange(cols) // group if index is None else index
+    group_of_column = np.arange(cols) // group if index is None else index
     step = max(1, (1 << 20) // cols)
     for start in range(0, rows, step):
         block = values[start : start + step]
-        operation(block, factors[start : start + step, chosen], out=block)
+        operation(block, factors[start : start + step, group_of_column], out=block)

@@ -88,17 +88,17 @@ def _gpt_oss(codes: StoredTensor, bundle: Bundle) -> Weight:
 
 def _decode(
     scale: StoredTensor,
-    more: StoredTensor | None,
+    global_tensor: StoredTensor | None,
     divides: bool,
     raw: RawArray,
     scales: RawArray,
-    *whole: RawArray,
+    *global_scales: RawArray,
 ) -> NDArray[np.float32]:
     values = unpack_pairs(raw, _PAIRS)
     factors = floats(scales, scale)
-    if more is not None:
-        one = floats(whole[0], more).reshape(-1)[0]
-        factors = factors / one if divides else factors * one
+    if global_tensor is not None:
+        global_scale = floats(global_scales[0], global_tensor).reshape(-1)[0]
+        factors = factors / global_scale if divides else factors * global_scale
     apply_groups(np.multiply, values, factors, values.shape[1] // factors.shape[1])
     return values
 

@@ -68,10 +68,10 @@ def _gptq(
         raise NotUnderstood(f"GPTQ in the layout {layout!r}")
     groups, rows = scales.shape
     fitting = [b for b in _BITS if zeros.shape[1] == -(-rows * b // 32)]
-    chosen = fitting if len(fitting) == 1 else [b for b in fitting if b == bundle.number("bits")]
-    if len(chosen) != 1:
+    candidates = fitting if len(fitting) == 1 else [b for b in fitting if b == bundle.number("bits")]
+    if len(candidates) != 1:
         raise NotUnderstood(f"GPTQ with {bundle.settings.get('bits', 'an unknown number of')} bits")
-    bits = chosen[0]
+    bits = candidates[0]
     cols = codes.shape[0] * 32 // bits if order is None else order.shape[0] if len(order.shape) == 1 else 0
     group = _group(cols, groups, bundle)
     if codes.shape[0] != -(-cols * bits // 32) or group is None:

@@ -133,18 +133,18 @@ def _shape(tensor: StoredTensor | None) -> tuple[int, ...] | None:
 
 def _bits(words: int, cols: int, bundle: Bundle) -> int:
     fitting = [bits for bits in range(1, 9) if -(-cols * bits // 32) == words]
-    chosen = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in bundle.bits]
-    if len(chosen) != 1:
+    candidates = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in bundle.bits]
+    if len(candidates) != 1:
         raise NotUnderstood(f"pack-quantized: {words} words for {cols} values, a number of bits that is not clear")
-    return chosen[0]
+    return candidates[0]
 
 
 def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, object]:
     """Look up the settings of a layer: its own where it has some, else those of all."""
     section = bundle.config.get("quantization", bundle.settings)
     whole = cast("Mapping[str, object]", section) if isinstance(section, Mapping) else bundle.settings
-    own = whole.get(parent)
-    return {**whole, **cast("Mapping[str, object]", own)} if isinstance(own, Mapping) else whole
+    layer_section = whole.get(parent)
+    return {**whole, **cast("Mapping[str, object]", layer_section)} if isinstance(layer_section, Mapping) else whole
 
 
 def _decode_compressed(

@@ -127,7 +127,7 @@ def _read(weight: Weight, index: int | None) -> NDArray[np.float32]:
         parts = [(weight.per_item(part), array(part)) for part in weight.parts]
         values = np.empty(weight.shape, np.float32)
         for i, item in enumerate(values):
-            item[...] = _decode(weight, [raw[i] if own else raw for own, raw in parts], weight.shape[1:])
+            item[...] = _decode(weight, [raw[i] if is_stacked else raw for is_stacked, raw in parts], weight.shape[1:])
         return values
 
 

@@ -17,22 +17,20 @@ Roles = Sequence[tuple[Family, Role]]
 _MARKERS_UP_TO = 40
 
 
-def roles_with(
-    trajectory: Trajectory, metrics: Sequence[str], wanted: str | Sequence[str]
-) -> list[tuple[Family, Role]]:
+def roles_with(trajectory: Trajectory, metrics: Sequence[str], roles: str | Sequence[str]) -> list[tuple[Family, Role]]:
     """Choose the roles to draw.
 
     Args:
         trajectory: the run.
         metrics: of which a role must have a value of one.
-        wanted: only these roles; empty for all.
+        roles: only these; empty for all.
 
     Raises:
         UsageError: there is no such role, or none has a value.
     """
-    wanted = checks.texts("roles", wanted)
+    roles = checks.texts("roles", roles)
     present = trajectory.roles()
-    missing = [role for role in wanted if role not in {r for _, r in present}]
+    missing = [role for role in roles if role not in {r for _, r in present}]
     if missing:
         raise UsageError(
             f"{trajectory.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in present))}"
@@ -40,7 +38,7 @@ def roles_with(
     chosen: list[tuple[Family, Role]] = [
         (family, role)
         for family, role in present
-        if (not wanted or role in wanted) and any(trajectory.series(m, role, family=family) for m in metrics)
+        if (not roles or role in roles) and any(trajectory.series(m, role, family=family) for m in metrics)
     ]
     if not chosen:
         raise UsageError(f"{trajectory.run}: nothing that was asked for has a value of {' or '.join(metrics)}")

@@ -48,13 +48,13 @@ def choose(
     layers = [checks.whole("layers", layer) for layer in several]
     records = list(report)
     check_globs("include", include, [(r.key, r.name) for r in records], f"matrices of {report.source}")
-    for kind, wanted, present in (
+    for kind, requested, present in (
         ("role", roles, [r.role for r in in_role_order(records)]),
         ("layer", layers, sorted({r.layer for r in records if r.layer is not None})),
     ):
-        missing = [w for w in wanted if w not in present]
-        if missing:
-            raise UsageError(f"{report.source} has no {kind} {missing[0]}; it has {_ends(present)}")
+        unknown = [w for w in requested if w not in present]
+        if unknown:
+            raise UsageError(f"{report.source} has no {kind} {unknown[0]}; it has {_ends(present)}")
     selected = [
         r
         for r in records
@@ -161,17 +161,17 @@ def few_of_each(records: Sequence[ModuleRecord]) -> tuple[list[ModuleRecord], li
         Those to draw; a note where others are left out.
     """
     counts: Counter[tuple[str | None, int, str]] = Counter()
-    kept: list[ModuleRecord] = []
+    first_few: list[ModuleRecord] = []
     for r in records:
         if r.layer is not None:
             place = (r.component, r.layer, role_label(r))
             counts[place] += 1
             if counts[place] > _OF_EACH:
                 continue
-        kept.append(r)
-    if len(kept) == len(records):
-        return kept, []
-    return kept, [f"of up to {max(counts.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
+        first_few.append(r)
+    if len(first_few) == len(records):
+        return first_few, []
+    return first_few, [f"of up to {max(counts.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
 
 
 @cache

@@ -193,7 +193,7 @@ def _verdict(report: SpectralReport) -> list[str]:
     return [
         *sentences.contrast(summary),
         *sentences.few(records),
-        *sentences.trouble(records),
+        *sentences.missing_numbers(records),
         *sentences.tails(records),
         *sentences.traps(records),
         *sentences.balance(summary),
