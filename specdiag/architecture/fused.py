@@ -108,7 +108,7 @@ def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, object]]
 
 
 def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
-    """Groups of queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
+    """Cut groups that hold queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
     groups = _count(tensor, entry.groups)
     heads = entry.heads or settings.number(tensor.config, settings.HEADS)
     if groups is None or heads is None:

@@ -33,7 +33,7 @@ Layout = Literal["contiguous", "grouped", "interleaved", "stacked", "unknown"]
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Base of what the data files hold."""
+    """Base of the entries in the data files."""
 
 
 class Skip(_Entry, frozen=True):

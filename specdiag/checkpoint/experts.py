@@ -49,6 +49,6 @@ def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> 
 
 
 def _expert(name: str, part: Part) -> int | None:
-    """The number of the expert that a matrix belongs to: one of a stack, or a tensor of its own."""
+    """Find the number of the expert that a matrix belongs to: one of a stack, or a tensor of its own."""
     match = _STACKED.match(part.module.part or "") or _ALONE.search(name)
     return int(match[1]) if match else None

@@ -115,7 +115,7 @@ class Walk:
         self._paths[name] = path
 
     def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object]) -> None:
-        """Note an object that holds tensors under no names of their own."""
+        """Note an object that holds tensors without names of their own."""
         n_tensors = count_tensors(parts)
         if n_tensors:
             self.left.append((joined(path), f"{description} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
@@ -159,7 +159,7 @@ def spelled(key: object) -> str:
 
 
 def _quoted(key: object) -> str:
-    """A key for a message, in quotes where it is text."""
+    """Write a key for a message, in quotes where it is text."""
     return brief(repr(key) if isinstance(key, (str, bytes)) else _written(key))
 
 
@@ -174,7 +174,7 @@ def _written(key: object) -> str:
 
 
 def _entries(value: object) -> Iterable[tuple[object, object]] | None:
-    """Keys and values of a container, None for anything else."""
+    """List keys and values of a container; None for anything else."""
     if isinstance(value, Mapping):
         return cast("Mapping[object, object]", value).items()
     if isinstance(value, (list, tuple)):

@@ -63,13 +63,13 @@ def _refuse_slice(path: str, label: str, exists: Callable[[str], bool]) -> None:
 
 
 def _starts(path: str) -> tuple[int, int]:
-    """Where the name begins, and where the name of its folder does."""
+    """Find where the file's name begins, and where that of its folder does."""
     base = path.rfind("/") + 1
     return base, path.rfind("/", 0, max(base - 1, 0)) + 1
 
 
 def _n_parts(path: str, match: re.Match[str], exists: Callable[[str], bool]) -> int:
-    """How many parts there are: what the name says, or how many lie there."""
+    """Count the parts: as many as the name says, or as many as there are files."""
     if "total" in match.re.groupindex:
         return min(int(match["total"]), _MOST)
     begin, end = match.span("rank")

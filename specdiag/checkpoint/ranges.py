@@ -35,7 +35,7 @@ _log = logging.getLogger("specdiag")
 
 
 class _Broken(Exception):
-    """An answer that may be better the next time; the message says what it was."""
+    """An answer that may be better the next time; the message describes it."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class HubFile:
                 )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes that one answer gives of that range, at most all of it."""
+        """Yield the bytes of one answer to a request for that range, at most all of it."""
         range_headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         with (
             refuse_odd_answers(self.repo),

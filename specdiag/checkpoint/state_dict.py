@@ -121,7 +121,7 @@ def _together(loose: Sequence[_Entry], label: str) -> dict[str, torch.Tensor]:
 def _unpacked(
     holder: _Entry, label: str, path: tuple[object, ...], left: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a dictionary, or of the state_dict in it."""
+    """Take the tensors of a dictionary, or of the state_dict in it."""
     path = (*path, holder.key)
     value = holder.value
     inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
@@ -137,7 +137,7 @@ def _unpacked(
 
 
 def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
-    """The entries that are the model: one dictionary, or all tensors that lie loose.
+    """Choose the entries that are the model: one dictionary, or all tensors that lie outside of dictionaries.
 
     Raises:
         SourceError: none is, or several may be.
@@ -200,7 +200,7 @@ def _tensors_first(entries: Sequence[_Entry]) -> list[_Entry]:
 
 
 def _described(entry: _Entry) -> str:
-    """An entry by what it is, for a sentence."""
+    """Describe an entry for a sentence."""
     name, n_tensors = brief(entry.name), len(entry.walk.tensors)
     if isinstance(entry.value, torch.Tensor):
         shape = "x".join(map(str, tensor_shape(entry.value)))

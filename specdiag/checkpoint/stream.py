@@ -135,7 +135,7 @@ def list_repository(repo: str, revision: str | None, *, maybe_path: bool = False
 
 
 def _size(listed: object, repo: str, name: str) -> int:
-    """The size of a file, which a listing may give as anything."""
+    """Check the size of a file, for which a listing may hold anything."""
     if type(listed) is int and 0 <= listed < 1 << 63:
         return listed
     raise SourceError(

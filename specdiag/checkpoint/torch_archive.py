@@ -146,7 +146,7 @@ def _open_legacy(path: Path, label: str) -> Opened:
 
 
 def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> dict[str, tuple[int, int]]:
-    """First byte and number of bytes of each storage: a count of values before each."""
+    """Read the first byte and the number of bytes of each storage, which follow a count of values."""
     size, places = os.fstat(file.fileno()).st_size, dict[str, tuple[int, int]]()
     for key in keys:
         (n_values,) = struct.unpack("<q", file.read(8))
@@ -159,7 +159,7 @@ def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> d
 
 
 class _Mapped:
-    """The file in memory, mapped at its first use; pages that are changed stay private."""
+    """A file that is mapped to memory at its first use. Changes to its pages are not written back."""
 
     def __init__(self, path: Path, order: str) -> None:
         if order not in ("little", "big"):
@@ -221,13 +221,13 @@ def _no_storage(storage_id: object) -> object:
 
 
 def _module(storage_id: object) -> ForeignClass | None:
-    """The class of a module, which files of the legacy format keep with its source code."""
+    """Find the class of a module, which files of the legacy format store with its source code."""
     fields = list(cast("tuple[object, ...]", storage_id)) if isinstance(storage_id, tuple) else []
     return fields[1] if len(fields) > 1 and fields[0] == "module" and isinstance(fields[1], ForeignClass) else None
 
 
 def _storage_id(storage_id: object) -> tuple[StorageKind, str, int, object]:
-    """Kind, key, number of values and view of a storage."""
+    """Read kind, key, number of values and view of a storage."""
     fields = list(cast("tuple[object, ...]", storage_id)) if isinstance(storage_id, tuple) else []
     if len(fields) not in (5, 6) or _text(fields[0]) != "storage":
         raise pickle.UnpicklingError("an object outside the file that is no storage")
@@ -246,7 +246,7 @@ def _text(value: object) -> str:
 
 
 def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.UntypedStorage:
-    """A part of a storage, as files before torch 0.4 name them."""
+    """Cut a part of a storage, as files before torch 0.4 name them."""
     if view is None:
         return storage
     _, offset, n_values = cast("tuple[object, object, object]", view)
@@ -258,7 +258,7 @@ def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.Untyp
 
 
 def _extent(entry: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
-    """First and last byte of a stored member, past its own header."""
+    """Find the first byte of a stored member, past its own header, and the byte behind the last."""
     file.seek(entry.header_offset)
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\x03\x04":

@@ -83,7 +83,7 @@ def makers() -> frozenset[Maker]:
 
 
 def _plain(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
-    """`_rebuild_tensor`, with the storage's type."""
+    """Make a tensor as `_rebuild_tensor` does, with the storage's type."""
     return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, StoredBytes) else None)
 
 
@@ -96,7 +96,7 @@ def _hooked(
     _hooks: object,
     metadata: object = None,
 ) -> object:
-    """`_rebuild_tensor_v2`: as before, perhaps marked as conjugate or negative."""
+    """Make a tensor as `_rebuild_tensor_v2` does, perhaps marked as conjugate or negative."""
     return _marked(_plain(storage, offset, size, stride), metadata)
 
 
@@ -104,7 +104,7 @@ def _typed(
     storage: object, offset: object, size: object, stride: object, _grad: object, _hooks: object, dtype: object,
     metadata: object = None,
 ) -> object:  # fmt: skip
-    """`_rebuild_tensor_v3`: bytes, whose type is a separate argument."""
+    """Make a tensor as `_rebuild_tensor_v3` does: the type of the bytes is a separate argument."""
     return _marked(_view(storage, offset, size, stride, dtype), metadata)
 
 
@@ -147,7 +147,7 @@ def _parameter(data: object, *_: object) -> object:
 
 
 def _of_type(maker: object, kind: object, args: object, _state: object) -> object:
-    """A tensor with attributes, or of a class of its own, which is left inert."""
+    """Make a tensor that was saved with attributes. One of a class of its own becomes an inert record."""
     plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
     if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
         return maker(*cast("tuple[object, ...]", args))
@@ -156,7 +156,7 @@ def _of_type(maker: object, kind: object, args: object, _state: object) -> objec
 
 
 def _sparse(layout: object, data: object) -> object:
-    """Sparse tensors: (indices, values, size, ..) or (rows, columns, values, size)."""
+    """Describe a sparse tensor, given as (indices, values, size, ..) or (rows, columns, values, size)."""
     parts = cast("Sequence[object]", data) if isinstance(data, (list, tuple)) else ()
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     size = next((part for part in parts if isinstance(part, (list, tuple))), ())
@@ -183,7 +183,7 @@ def _layout(name: object) -> object:
 
 
 def _encoded(text: object, encoding: object) -> object:
-    """Bytes, as protocol 2 writes them."""
+    """Make bytes from the text as which protocol 2 writes them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("an encoding other than latin1")
     return text.encode("latin1")

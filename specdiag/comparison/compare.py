@@ -239,7 +239,7 @@ def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]
 
 
 def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
-    """Metrics that mean the same in both."""
+    """List the metrics that mean the same in both reports."""
     rules = [(s.tail, s.tail_fraction) for s in (a.settings, b.settings)]
     return METRICS if rules[0] == rules[1] else tuple(m for m in METRICS if m not in TAIL_METRICS)
 

@@ -129,6 +129,6 @@ def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[np.generic]) -
 
 
 def _error(matrix: WeightMatrix, raw: RawArray) -> float:
-    """Root mean square of the error of rounding to the storage type, over that of the values."""
+    """Compute the error of rounding to the storage type: its root mean square over that of the values."""
     rounding = matrix.tensor.rounding or Rounding(eps=FLOAT_TYPES[matrix.tensor.values_dtype].eps)
     return rounding.error(raw)

@@ -85,7 +85,10 @@ def _of_pair(pair: Pair, k: int) -> Subspaces | None:
 
 
 def _leading(w: RawArray, storage: FloatType, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-    """The k leading left and right singular vectors, as columns, and the gap below them; None of a zero matrix."""
+    """Compute the k leading left and right singular vectors, as columns, and the relative gap below them.
+
+    None where the matrix has fewer than k directions, or squares exceed float64.
+    """
     tall = w if w.shape[0] >= w.shape[1] else w.T
     n = tall.shape[1]
     gram = np.zeros((n, n))

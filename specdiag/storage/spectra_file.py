@@ -87,7 +87,7 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
         return data
 
     def _limit(self) -> int:
-        """Bytes of the largest file that these spectra may be in."""
+        """Compute the size of the largest file that these spectra may be in."""
         sizes = (*self._sizes.items(), *self._optional.items())
         return min(_LARGEST, _HEADER + sum(8 * max(n, 0) + 12 * len(name) + _HEADER_EACH for name, n in sizes))
 

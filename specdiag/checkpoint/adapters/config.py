@@ -157,7 +157,7 @@ class AdapterConfig:
 
     @cached_property
     def _parameters(self) -> set[str]:
-        """The modules that hold a parameter of `target_parameters` which is not called `weight`."""
+        """The modules that hold a parameter of `target_parameters` other than `weight`."""
         targets = self.settings.get("target_parameters")
         if targets is not None and not isinstance(targets, list):
             raise _damaged("target_parameters", targets, "no list of names")
@@ -200,7 +200,7 @@ def _damaged(key: str, value: object, problem: str) -> SourceError:
 
 
 def _ends(module: str) -> Iterator[str]:
-    """A path without its first 0, 1, 2, ... segments."""
+    """Yield a path without its first 0, 1, 2, ... segments."""
     while module:
         yield module
         module = module.partition(".")[2]

@@ -51,6 +51,7 @@ class Names:
 
 
 def _ends(name: str) -> Iterable[str]:
-    """The name without its first 0, 1, 2, ... segments, the leaf alone left out; of very many the last ones."""
+    """Yield a name without its first 0, 1, 2, ... segments, but not the leaf alone; of very long names the last
+    ends."""
     segments = name.split(".")
     return (".".join(segments[i:]) for i in range(max(0, len(segments) - _MOST_ENDS), max(1, len(segments) - 1)))

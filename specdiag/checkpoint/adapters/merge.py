@@ -97,7 +97,7 @@ def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> Stor
 
 
 def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
-    """The table with the rows of its trained tokens, float32 or as wide as the table was."""
+    """Replace the rows of trained tokens in a table, which becomes float32 or stays float64."""
     kinds = FLOAT_TYPES[table.values_dtype], FLOAT_TYPES[tokens.values.values_dtype]
     wide = np.dtype(np.float64 if kinds[0].name == "F64" else np.float32)
 

@@ -139,7 +139,7 @@ def _named(table: tuple[tuple[re.Pattern[str], str], ...], name: str) -> str | N
 
 
 def _full_weight(name: str) -> Piece:
-    """A weight that training changed as a whole, or that lies frozen below a wrapper."""
+    """Recognise a weight that training changed as a whole, or that lies frozen below a wrapper."""
     saved = re.fullmatch(r"(.+)\.modules_to_save(?:\.(?!weight$|bias$)([^.]+))?\.(.+)", name)
     if saved is not None:
         return Piece(f"{saved[1]}.{saved[3]}", "weight", saved[2])

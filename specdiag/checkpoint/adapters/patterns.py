@@ -31,7 +31,7 @@ Places = frozenset[int]
 
 
 class _NotUnderstood(Exception):
-    """The pattern is none, or of a kind that is not followed; the message says which."""
+    """The text is no pattern, or one of a kind that is not followed; the message says which."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ _Step = Callable[[_Text, Places], Places]
 
 
 class _Names:
-    """Patterns that are names, in which a dot stands for any letter: found by their lengths and the places of dots."""
+    """Patterns that are names, in which a dot stands for any letter, indexed by length and the places of dots."""
 
     def __init__(self) -> None:
         self._by_length: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, object]]]] = {}
@@ -118,7 +118,7 @@ class Patterns:
 
     @cached_property
     def _compiled(self) -> tuple[_Names, list[tuple[int, object, _Step]]]:
-        """Names, and the steps of other patterns with their places and values."""
+        """Patterns that are names; of the others the place, the value and the compiled step."""
         if len(self._values) > _MOST_PATTERNS:
             raise SourceError(f"adapter_config.json has {len(self._values)} patterns, and {_MOST_PATTERNS} are read")
         names = _Names()

@@ -148,17 +148,17 @@ class Update:
         return result.reshape(raw.shape)
 
     def _sides(self) -> tuple[RawArray, RawArray]:
-        """Raw L [rows, r] and R [cols, r] of the stored product L R^T."""
+        """Read the raw sides L [rows, r] and R [cols, r] of the stored product L R^T."""
         up, down = _flat(self.up), _flat(self.down).T
         return (down, up) if self.transposed else (up, down)
 
     def _type(self, side: RawArray) -> FloatType:
-        """The type of a side; both factors are of one, or numpy's types tell them apart."""
+        """Find the type of a side. Where the factors have different types, numpy's types tell them apart."""
         kinds = (FLOAT_TYPES[self.up.values_dtype], FLOAT_TYPES[self.down.values_dtype])
         return next(kind for kind in kinds if kind.storage == side.dtype)
 
     def _weighted(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """s L diag(E) of the columns [n, r]."""
+        """Compute s L diag(E) of the columns [n, r]."""
         scaled = columns * self.scale()
         return scaled if self.middle is None else scaled * _vector(self.middle)
 
@@ -210,7 +210,8 @@ def _cut(slicer: Slicer, left: RawArray, right: RawArray) -> tuple[RawArray, Raw
 
 
 def _triangle(tall: RawArray, kind: FloatType) -> tuple[NDArray[np.float64], int]:
-    """R [min(n, r), r] of the QR of a raw matrix [n, r] in blocks of rows; how many values are not finite."""
+    """Compute R [min(n, r), r] of the QR of a raw matrix [n, r], in blocks of rows, and count values that are not
+    finite."""
     r = tall.shape[1]
     triangle, n_bad = np.empty((0, r)), 0
     for rows in _blocks(tall.shape):
@@ -227,12 +228,12 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _flat(tensor: StoredTensor) -> RawArray:
-    """A factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
+    """Read a factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
     raw = tensor.read(None)
     return raw.reshape(raw.shape[0], prod(raw.shape[1:]))
 
 
 def _vector(tensor: StoredTensor) -> NDArray[np.float64]:
-    """Its values in a row; an alpha may be stored as an integer."""
+    """Read the values of a tensor in a row; an alpha may be stored as an integer."""
     raw, kind = tensor.read(None), FLOAT_TYPES.get(tensor.values_dtype)
     return (raw.astype(np.float64) if kind is None else kind.widen(raw, np.dtype(np.float64))).reshape(-1)

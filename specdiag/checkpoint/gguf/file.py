@@ -94,7 +94,7 @@ def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTenso
 def _read_codes(
     path: Path, label: str, info: TensorInfo, kind: Kind, decode: Decode, index: int | None = None
 ) -> NDArray[np.float32]:
-    """The values, of the codes never more than a part in memory. No block reaches over the end of a row."""
+    """Decode the values in parts, so that memory holds few codes. No block reaches over the end of a row."""
     shape, offset = info.shape, info.offset
     if index is not None:
         shape = shape[1:]
@@ -114,7 +114,7 @@ def _refuse(label: str, name: str, reason: str, index: int | None = None) -> NoR
 
 
 def _scaled(tensors: list[StoredTensor]) -> list[StoredTensor]:
-    """Codes with the scale that lies beside them, one for the tensor or one for each expert: NVFP4 and BitNet."""
+    """Let codes read the scale that lies beside them, one for the tensor or one for each expert: NVFP4 and BitNet."""
     weights = {tensor.name: tensor for tensor in tensors if tensor.rounding is not None}
     scales = {
         weight: tensor

@@ -90,7 +90,7 @@ def read_header(path: Path, label: str) -> Header:
 
 
 class _Damaged(Exception):
-    """The header cannot be what somebody wrote; the message says why."""
+    """The header cannot be valid; the message says why."""
 
 
 class _Bounded:
@@ -170,7 +170,10 @@ def _check_version(version: int, label: str) -> None:
 
 
 def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | None]:
-    """A value of the metadata, None where it is not kept, and its number of elements where it is an array."""
+    """Read a value of the metadata, and its number of elements where it is an array.
+
+    Values that are not kept, such as long arrays, are skipped: None stands for them.
+    """
     piece = f"the value of {brief(key)!r}"
     if kind in _NUMBERS:
         return file.numbers(_NUMBERS[kind], piece)[0], None
@@ -211,7 +214,7 @@ def _new(name: str, names: set[str]) -> str:
 
 
 def _laid_out(tensors: list[TensorInfo], file: _Bounded, alignment: Value) -> Iterator[TensorInfo]:
-    """The tensors with their places in the file, in that order."""
+    """Yield the tensors with their places in the file, in that order."""
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _Damaged(f"an alignment of {alignment!r}")
     start = -(-file.at // alignment) * alignment

@@ -93,7 +93,7 @@ def _shape(value: object) -> tuple[int, ...] | None:
 
 
 def _number(value: object) -> float | None:
-    """A number that float32 can hold."""
+    """Give a number that float32 can hold; None for anything else."""
     return float(value) if isinstance(value, int | float) and abs(value) <= float(np.finfo(np.float32).max) else None
 
 

@@ -110,7 +110,7 @@ def shown(shape: Sequence[int]) -> str:
 
 
 def _inner(outer: object, key: str) -> Mapping[str, object]:
-    """The section `key` of a section, empty where either is none."""
+    """Give the section `key` of a section, empty where either is none."""
     inner = cast("Mapping[str, object]", outer).get(key) if isinstance(outer, Mapping) else None
     return cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else {}
 

@@ -76,7 +76,7 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) ->
 
 
 def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, Weight], dict[str, str]]:
-    """The weights by the names of their codes, and why other tensors are none."""
+    """Find the weights, by the names of their codes, and the reasons why other codes are refused."""
     weights: dict[str, Weight] = {}
     refused: dict[str, str] = {}
     foreign, method = foreign_modules(bundle), foreign_method(bundle)

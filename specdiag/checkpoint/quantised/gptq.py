@@ -108,7 +108,7 @@ def _awq(name: str, codes: StoredTensor, zeros: StoredTensor, scales: StoredTens
 
 
 def _layout(bundle: Bundle) -> str:
-    """The `checkpoint_format`; AutoRound says it at the end of its `packing_format`."""
+    """Read the `checkpoint_format`, which AutoRound writes at the end of its `packing_format`."""
     packing = str(bundle.settings.get("packing_format") or "").rpartition(":")[2]
     if packing:
         return "gptq" if packing in ("auto_gptq", "exllamav2", "auto_round") else packing
@@ -116,7 +116,7 @@ def _layout(bundle: Bundle) -> str:
 
 
 def _group(cols: int, groups: int, bundle: Bundle) -> int | None:
-    """Inputs of a group: as configured where that fits, or the whole number that gives so many groups."""
+    """Compute the inputs of a group: as configured where that fits, or the whole number that gives so many groups."""
     stated = bundle.number("group_size")
     if stated is not None and -(-cols // stated) == groups:
         return min(stated, cols)
@@ -146,7 +146,7 @@ def _decode_gptq(
 
 
 def _index(order: RawArray, group: int, groups: int, scales: StoredTensor) -> RawArray | None:
-    """The group of each input, None where they follow each other."""
+    """Give the group of each input; None where groups follow each other."""
     if order.min() < 0 or order.max() >= groups:
         raise SourceError(f"'{scales.file}' is damaged: g_idx beside '{scales.name}' names groups that are not there")
     return None if np.array_equal(order, np.arange(len(order)) // group) else order

@@ -124,7 +124,7 @@ def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def _shape(tensor: StoredTensor | None) -> tuple[int, ...] | None:
-    """The sizes that a small tensor of integers holds, if they can be a shape."""
+    """Read the sizes that a small tensor of integers holds; None where they are no shape."""
     if tensor is None or tensor.shape not in ((2,), (3,)):
         return None
     sizes = tuple(int(size) for size in array(tensor))

@@ -358,7 +358,7 @@ def _title(name: str, more: str, n_panels: int) -> str:
 
 
 def _sizes(n: int) -> tuple[int, float, float, int]:
-    """Columns, width and height in inches, and how many ticks an axis has room for."""
+    """Compute columns, width and height in inches, and how many ticks an axis has room for."""
     if n == 1:
         return 1, 8.6, 4.4, 6
     columns = n if n <= 3 else 4 if n <= 12 else 6 if n <= 30 else 8

@@ -81,9 +81,9 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
 
 
 def _decays(axes: Axes, plan: DecayPlan) -> None:
-    """A bar a module, layer by layer, the base as a dashed line, and the exponents on an axis of their own.
+    """Draw a bar a module, layer by layer, the base as a dashed line, and the exponents on an axis of their own.
 
-    Where layers are too many for that, the bars stand role by role.
+    Where there are too many layers for that, the bars stand role by role.
     """
     by_layer = len({e.layer for e in plan.entries}) <= _BY_LAYER_UP_TO
     entries = sorted(plan.entries, key=_order if by_layer else lambda e: _order(e)[1:] + _order(e)[:1])
@@ -123,7 +123,10 @@ def _values(axes: Axes, x: np.ndarray, entries: Sequence[PlanEntry], name: str) 
 
 
 def _singular_values(grid: Sequence[Panel], report: SpectralReport, groups: dict[str, list[ModuleRecord]]) -> None:
-    """Singular values over the largest by rank: the first two layers red, the last two blue, the others yellow."""
+    """Draw singular values over the largest by rank.
+
+    The first two layers are red, the last two blue, the others yellow.
+    """
     hide_inner(grid)
     layers = sorted({r.layer for group in groups.values() for r in group if r.layer is not None})
     longest = max(r.n_eigenvalues for group in groups.values() for r in group)
