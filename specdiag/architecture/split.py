@@ -105,6 +105,9 @@ def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int
         axis: 0 or 1.
         sizes: length of each part.
         index: place of the matrix in a stack, or None.
+
+    Returns:
+        The cut of each part, in order.
     """
     ends = list(accumulate(sizes))
     cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
@@ -119,6 +122,9 @@ def interleaved(shape: Sequence[int], axis: int, n_parts: int, index: int | None
         axis: 0 or 1.
         n_parts: number of parts.
         index: place of the matrix in a stack, or None.
+
+    Returns:
+        The cut of each part, in order.
     """
     size = shape[axis] // n_parts
     return [_along(shape, axis, slice(i, None, n_parts), size, index) for i in range(n_parts)]
@@ -131,6 +137,9 @@ def grouped(shape: Sequence[int], groups: int, sizes: Sequence[int]) -> list[Sli
         shape: (rows, cols) of the matrix.
         groups: number of groups.
         sizes: rows of each part in one group.
+
+    Returns:
+        The cut of each part, in order.
     """
     cols = shape[1]
     view = (groups, shape[0] // groups, cols)

@@ -31,7 +31,7 @@ def observe(subject: Subject, checks: Iterable[Check]) -> Iterator[Observation]:
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Ask every file of checks which of its checks cannot be made.
+    """Collect the checks that cannot run from every file of checks.
 
     Args:
         subject: the subject of the audit.

@@ -1,4 +1,4 @@
-"""Checks of files and tensors that no index lists. Files that are listed and missing end the reading itself."""
+"""Checks of files and tensors that no index lists. A listed file that is missing fails while the checkpoint is read."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def findings(observations: Iterable[Observation], checks: Mapping[str, Check]) -
 
 
 def checks_table() -> str:
-    """Print the table of docs/audit.md: every check with its default and its source."""
+    """Write the table of docs/audit.md: every check with its default and its source."""
     head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "source")
     lines = [head, ("---",) * len(head)]
     lines += [

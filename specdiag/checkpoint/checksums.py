@@ -1,4 +1,4 @@
-"""Checksums of the stored members of a zip archive, looked at when their values are read.
+"""Checksums of the stored members of a zip archive, compared when their values are read.
 
 torch.load does not compare them. A member that is read whole costs one CRC over the buffer. A member of which only
 parts are read, such as the experts of a stack, is read once more, at the first of them.

@@ -1,6 +1,6 @@
 """A torch file in memory: its tensors point into the map, and their values are read from the file.
 
-To touch a mapped page that the file no longer has ends the process; to read it is an error that can be reported.
+Touching a mapped page that the file no longer has ends the process. Reading it raises an error that can be reported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Choice of the files that hold the model: one precedence for local and remote sources.
 
-Two different models of equal rank are never guessed between.
+It never guesses between two different models of equal rank.
 """
 
 from __future__ import annotations

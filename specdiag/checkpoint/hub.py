@@ -35,9 +35,9 @@ from specdiag.checkpoint.shards import stays_inside
 from specdiag.errors import SourceError, SpecdiagError
 
 BUSY = (408, 429, 500, 502, 503, 504)
-"""Answers that may be others a moment later."""
+"""HTTP statuses after which the same request may succeed a moment later."""
 LONGEST_WAIT = 300
-"""Seconds that the hub may ask to wait, the length of its rate limits' windows."""
+"""Longest wait, in seconds, that is accepted from the hub: the window of its rate limits."""
 _LIMITED = re.compile(r"r=0\s*;\s*t=([0-9]+)")
 _HOPELESS = ("TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "DecodingError")
 

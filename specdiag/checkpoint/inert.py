@@ -17,7 +17,10 @@ _KEY_DEPTH = 8
 _LISTED = 1000
 _OPEN = 100_000
 _MOST_OBJECTS = 1_000_000
-"""Containers and inert objects of one file: each takes some hundred bytes of memory and perhaps one of the file."""
+"""Largest number of containers and inert objects in one file.
+
+Each takes some hundred bytes of memory, and may take a single byte of the file.
+"""
 
 
 class CrowdedError(Exception):

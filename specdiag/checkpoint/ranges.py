@@ -24,9 +24,9 @@ from specdiag.errors import SourceError
 from specdiag.spectra.float_types import RawArray
 
 ATTEMPTS = 8
-"""In a row that bring no byte, before giving up."""
+"""Number of attempts in a row without a byte before giving up."""
 FIRST_PAUSE = 0.5
-"""Seconds after the first of them; each further pause is twice as long, up to `LONGEST_PAUSE`."""
+"""Seconds of the pause after the first such attempt; each further pause is twice as long, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 8.0
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 

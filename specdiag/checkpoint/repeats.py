@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 
 _ALWAYS = 8 << 20
-"""Bytes that may be shown again however little is stored: what takes seconds to measure."""
+"""Bytes that may be shown again however little is stored: they take only seconds to measure."""
 
 
 @dataclass(slots=True)
 class Repeats:
     """The bytes that views show beyond those that are stored.
 
-    As many may be shown again as are stored: then a model and its transposed or fused twin over the same memory fit.
+    As many bytes may be shown again as are stored, enough for a transposed or fused twin over the same memory.
     """
 
     stored: dict[int, int] = field(default_factory=dict[int, int])

@@ -1,4 +1,4 @@
-"""Checkpoints in several files: what an index promises, and whether the files keep it."""
+"""Checkpoints in several files: reading their index, and comparing the files with it."""
 
 from __future__ import annotations
 

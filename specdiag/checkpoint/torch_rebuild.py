@@ -65,7 +65,7 @@ class StoredBytes:
 
 
 def itemsize(dtype: torch.dtype) -> int:
-    """Size of one stored value in bytes."""
+    """Give the size of one stored value in bytes."""
     return dtype.itemsize
 
 

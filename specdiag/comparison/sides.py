@@ -151,6 +151,9 @@ def open_side(
         opening: options for both sides, with those of the other side's report. Local files are not streamed.
         arguments: the options that the user gave. A checkpoint that is open already is checked against these alone.
 
+    Returns:
+        The side, with a report or an open checkpoint.
+
     Raises:
         UsageError: an option makes no sense for the source.
         SourceError: the source cannot be read.

@@ -40,7 +40,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def reversible(text: str) -> str:
-    r"""As `printable`, on one line and with every backslash doubled: `restored` gives the text back."""
+    r"""Write as `printable` does, on one line and with every backslash doubled: `restored` gives the text back."""
     return printable(text.replace("\\", "\\\\"))
 
 

@@ -51,7 +51,9 @@ class Names:
 
 
 def _ends(name: str) -> Iterable[str]:
-    """Yield a name without its first 0, 1, 2, ... segments, but not the leaf alone; of very long names the last
-    ends."""
+    """Yield a name without its first 0, 1, 2, ... segments.
+
+    The leaf alone is left out, and of very long names all but the last ends.
+    """
     segments = name.split(".")
     return (".".join(segments[i:]) for i in range(max(0, len(segments) - _MOST_ENDS), max(1, len(segments) - 1)))

@@ -1,8 +1,8 @@
-"""Regular expressions of an adapter's configuration, followed through all their ways at once.
+"""Regular expressions of an adapter's configuration, matched in all ways at once.
 
-Python's own engine tries one way after the other, which for some patterns ends with nobody alive. Here a pattern maps
-the places that its beginning may reach to those that its end may reach, so that a way is walked once; steps are
-counted, and what takes too many is refused. Understood is what names of modules are written with: letters, `.`, `\\d`,
+Python's own engine tries one way after the other, which takes exponential time for some patterns. Here a pattern maps
+the places where it may begin to those where it may end, so that each way is followed once. Steps are counted, and a
+pattern that takes too many is refused. It may contain what names of modules are written with: letters, `.`, `\\d`,
 `\\w`, classes, groups, `|`, `* + ? {m,n}`, `^` and `$`.
 """
 
@@ -68,7 +68,7 @@ class _Names:
         entries.setdefault((letters, key.startswith("^")), (place, value))
 
     def fitting(self, text: _Text, starts: Places) -> Iterator[tuple[int, object]]:
-        """Places and values of those that are the end of the text, from one of the starts on."""
+        """Yield places and values of the patterns that are the end of the text, from one of the starts on."""
         for start in starts:
             tail = text.text[start:]
             for dots, entries in self._by_length.get(len(tail), {}).items():

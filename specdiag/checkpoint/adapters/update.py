@@ -210,8 +210,10 @@ def _cut(slicer: Slicer, left: RawArray, right: RawArray) -> tuple[RawArray, Raw
 
 
 def _triangle(tall: RawArray, kind: FloatType) -> tuple[NDArray[np.float64], int]:
-    """Compute R [min(n, r), r] of the QR of a raw matrix [n, r], in blocks of rows, and count values that are not
-    finite."""
+    """Compute R [min(n, r), r] of the QR of a raw matrix [n, r], in blocks of rows.
+
+    The second value counts entries of the matrix that are not finite; R is undefined where there are some.
+    """
     r = tall.shape[1]
     triangle, n_bad = np.empty((0, r)), 0
     for rows in _blocks(tall.shape):

@@ -1,4 +1,4 @@
-"""Formats that are known by name only: their codes are refused in their own words, never analysed."""
+"""Formats that are known by name only. Their codes are refused with the name of the format, never analysed."""
 
 from __future__ import annotations
 

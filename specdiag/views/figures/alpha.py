@@ -39,7 +39,7 @@ def alpha(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """Exponents by layer: a line a role, the null of each role's shape dashed, and each role's range at the right.
+    """Draw exponents by layer: a line a role, the null of its shape dashed, and the range of each role at the right.
 
     Matrices outside of the layers (embeddings) are left out, unless there are no others. Where a role has several
     matrices in a layer (experts), the line is their median and the band their range.
@@ -50,6 +50,9 @@ def alpha(
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the report.

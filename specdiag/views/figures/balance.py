@@ -46,7 +46,7 @@ NOISE = "random matrix of that shape"
 
 @styled
 def balance(report: SpectralReport, other: SpectralReport | None = None, *, basis: Basis = "square") -> ReportFigure:
-    """Four views of how far the exponents of a checkpoint lie apart, of one or two checkpoints.
+    """Draw four views of how far the exponents of a checkpoint lie apart, of one or two checkpoints.
 
     Medians per module type as bars beside what noise scores; means of q and k, v and o, and the MLP with the range
     from smallest to largest; spectra of an attention and an MLP matrix of the middle layer; and the balance score,
@@ -56,6 +56,9 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
         report: from `analyze` or `load_report`.
         other: the report of a checkpoint to compare with, such as one trained with another decay.
         basis: `square` for square_alpha, which may be compared across shapes, or `alpha` as in the AlphaDecay paper.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: a report has no such exponents.

@@ -32,14 +32,17 @@ _WHISKERS_UP_TO = 40
 
 @styled
 def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure:
-    """A panel a role, a bar a Parameter from the uniform base to its own decay.
+    """Draw a panel a role, a bar a Parameter from the uniform base to its own decay.
 
-    A dash is what the same rule gives random weights of these shapes, a thin line how far the decay moves between the
-    tail fractions 0.25 and 0.75.
+    A dash shows the decay that the same rule gives random weights of these shapes. A thin line shows how far the decay
+    moves between the tail fractions 0.25 and 0.75.
 
     Args:
         plan: from `recommend` or `load_plan`.
         report: the report that the plan is of, which is checked; None checks nothing.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: the plan is of another model.

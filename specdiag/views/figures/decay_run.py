@@ -17,6 +17,9 @@ def decay_run(log: DecayLog) -> ReportFigure:
 
     Args:
         log: from `load_decay_log`.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
     """
     checks.instance("log", log, DecayLog, "from load_decay_log")
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in log.series)]

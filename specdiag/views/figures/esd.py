@@ -68,7 +68,7 @@ def esd(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """Densities of eigenvalues, log-log: a panel a layer with its roles, or a panel a module where it stands alone.
+    """Draw densities of eigenvalues, log-log: a panel a layer with its roles, or a panel a module where it is alone.
 
     With several reports a panel holds one module of all of them; without a choice of modules that is the middle layer.
     Panels of one or two curves show the fitted power law above its threshold lambda_min, the Marchenko-Pastur bulk of
@@ -81,6 +81,9 @@ def esd(
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
@@ -202,6 +205,9 @@ def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
     Args:
         curves: the spectra.
         details: count the spectra of permuted matrices too.
+
+    Returns:
+        Both, with a margin around them.
     """
     spectra = _spectra(curves, details=details)
     high = max(float(values[-1]) for values in spectra)

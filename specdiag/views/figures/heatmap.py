@@ -42,6 +42,9 @@ def heatmap(
         layers: only these.
         roles: only these.
 
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
+
     Raises:
         UsageError: nothing of the kind is in the report.
     """

@@ -24,7 +24,7 @@ _COSINE = ("cos_update", "cosine of update and weights", False)
 
 @styled
 def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> ReportFigure:
-    """Frobenius and spectral norm, each over its value at the first step, and the stable rank: a line a role.
+    """Draw Frobenius and spectral norm over their values at the first step, and the stable rank: a line a role.
 
     The log of a norm watch adds the mean direction of updates and the norms that its lr and decay predict: the course
     dashed, the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
@@ -32,6 +32,9 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
     Args:
         run: from `trajectory`, or the log of a norm watch.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.

@@ -16,12 +16,15 @@ _DOTS = 40
 
 @styled
 def norms_predicted(*simulations: Simulation) -> ReportFigure:
-    """RMS of a weight by step, in expectation (lines) and of the optimizer on noise (dots), with lr and decay below.
+    """Draw the RMS of a weight by step, expected (lines) and of the optimizer on noise (dots), with lr and decay below.
 
     A dashed line is the balance at the peak lr.
 
     Args:
         simulations: from `simulate`; up to six settings.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: none, or more than there are colours.

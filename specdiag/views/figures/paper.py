@@ -43,12 +43,15 @@ _ENDS = 2
 
 @styled
 def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None = None) -> ReportFigure:
-    """Bars per module type, the decay of each module with its exponent, and singular values layer by layer.
+    """Draw bars per module type, the decay of each module with its exponent, and singular values layer by layer.
 
     Args:
         report: from `analyze` or `load_report`, with its eigenvalues.
         plan: from `recommend`, made from this report.
         other: the report of a checkpoint for the paired bars, such as one trained with uniform decay.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: the report has no alpha or no eigenvalues, or the plan is of another model.

@@ -35,13 +35,16 @@ def scree(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """A panel a role: singular values over the largest one against their rank, a line a matrix, coloured by layer.
+    """Draw a panel a role: singular values over the largest by rank, a line a matrix, coloured by layer.
 
     Args:
         report: from `analyze` or `load_report`, with its eigenvalues.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the report, or it was saved without eigenvalues.

@@ -127,6 +127,9 @@ def null(record: ModuleRecord, column: str) -> float | None:
     Args:
         record: a row of a report.
         column: `alpha` or `square_alpha`; others have none.
+
+    Returns:
+        The score; None where there is none.
     """
     if column == "alpha":
         return record.alpha_null

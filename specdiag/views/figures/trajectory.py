@@ -30,12 +30,15 @@ _ACROSS_SHAPES = ("square_alpha", "square_rho", "rho")
 
 @styled
 def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str | Sequence[str] = ()) -> ReportFigure:
-    """Medians per role over the steps; dashed what random matrices of those shapes score; below, loss and balance.
+    """Draw medians per role over the steps, those of random matrices dashed; below, loss and balance.
 
     Args:
         trajectory: from `specdiag.trajectory` or `load_trajectory`.
         metric: a tracked metric; None for square_alpha, which may be compared across roles, or else alpha.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
