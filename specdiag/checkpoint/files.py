@@ -33,6 +33,7 @@ class Files(Protocol):
             names: the files.
 
         Raises:
+            UsageError: a file cannot be streamed, and has to be downloaded.
             SourceError: a file is of a kind that is not supported, or cannot be fetched.
         """
         ...
@@ -57,6 +58,7 @@ class Files(Protocol):
             label: its name in messages.
 
         Raises:
+            UsageError: it cannot be streamed, and has to be downloaded.
             SourceError: it cannot be read, is damaged, or is of no supported format.
         """
         ...

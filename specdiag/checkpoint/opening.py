@@ -71,7 +71,8 @@ class Opening:
         """Take the options that open a checkpoint from a call's arguments, and check them.
 
         Args:
-            arguments: names and values, as of `analyze`. Other names are ignored, and so are values of None.
+            arguments: names and values, as of `analyze`. Other names are ignored. None stands for the
+                default, but not of `stream`.
 
         Returns:
             The options, with their defaults where nothing is given.

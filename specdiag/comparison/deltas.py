@@ -48,7 +48,7 @@ def measure_deltas(
         progress: called over the differences, then over the subspaces.
 
     Returns:
-        The changes by common name. Of a matrix that cannot be read the status alone.
+        The changes by common name. A matrix that is `failed` or `nonfinite` on a side has its status alone.
 
     Raises:
         Interrupted: Ctrl-C.

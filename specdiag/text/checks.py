@@ -216,7 +216,7 @@ def path(name: str, value: object) -> Path:
         value: what was given.
 
     Raises:
-        UsageError: it is empty, no path, or holds a null character.
+        UsageError: it is empty, no path, or a name that no file can have.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name}={shown(value)}: give a path")
