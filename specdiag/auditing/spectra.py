@@ -101,9 +101,6 @@ def not_checked(subject: Subject) -> dict[str, str]:
 
 
 def _is_like_noise(r: ModuleRecord) -> bool:
-    """Tell whether a matrix has no eigenvalue beyond the edge of the noise, and the stable rank of noise.
-
-    Its z is not looked at here: random matrices give observations with theirs.
-    """
+    """Tell whether a matrix has no eigenvalue beyond the edge of the noise, and the stable rank of noise."""
     noise = r.rows * r.cols / (r.rows**0.5 + r.cols**0.5) ** 2
     return not r.mp_spikes and abs((r.stable_rank or 0.0) / noise - 1) < _LIKE_NOISE

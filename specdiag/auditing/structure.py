@@ -58,7 +58,7 @@ def stored_twice(subject: Subject) -> Iterator[Observation]:
 
 
 def layers(subject: Subject) -> Iterator[Observation]:
-    """Find layers that are missing in a row of layers, and matrices that only some layers of a kind lack.
+    """Find layers that are missing in a row of layers, and matrices that a few layers of a kind lack.
 
     Args:
         subject: the subject of the audit.

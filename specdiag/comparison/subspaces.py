@@ -32,8 +32,8 @@ def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple
         workers: number of threads.
 
     Yields:
-        The name of each pair, in order, and its angles; None where it has slices, cannot be read, or has too few
-            directions.
+        The name of each pair, in order, and its angles; None where its matrices have several slices, cannot be read, or
+            have too few directions.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
     with OneBlasThread():
