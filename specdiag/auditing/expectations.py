@@ -118,7 +118,7 @@ def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, object]) -
     parts = [cast("Mapping[str, object]", part) for part in config.values() if isinstance(part, Mapping)]
     has_parts = any(_integers(part, _VOCABULARY) for part in parts)
     for r in _over_tokens(records, config):
-        if not has_parts or r.rows < min(sizes):  # beside pictures, tokens are added to the text's
+        if not has_parts or r.rows < min(sizes):  # models of images add tokens to those of the text
             yield from _unless(sizes, "vocabulary", r.key, r.rows)
         yield from _unless(_integers(config, _WIDTHS), "hidden_size", r.key, r.cols)
 
@@ -143,7 +143,9 @@ def _integers(config: Mapping[str, object], keys: re.Pattern[str]) -> set[int]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             integers |= _integers(cast("Mapping[str, object]", value), keys)
-        elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live configuration has other keys too
+        elif (
+            type(value) is int and value > 0 and keys.fullmatch(str(key))
+        ):  # a live configuration has keys that are no text, too
             integers.add(value)
     return integers
 

@@ -172,7 +172,7 @@ def _candidates(names: Sequence[str]) -> list[ModelFiles]:
 
 def _rank(model: ModelFiles) -> int:
     base = _base(model.name)
-    if _ADAPTER.match(base):  # after every model: an adapter beside one is something else to look at
+    if _ADAPTER.match(base):  # after every model: it is read only where there is none
         places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
         return len(_PRECEDENCE) + next(places, len(FORMATS))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))

@@ -13,7 +13,7 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 from specdiag.files import Table
 
-_LONGEST_SEGMENT = 255  # bytes, of what file systems take
+_LONGEST_SEGMENT = 255  # bytes, the limit of file systems
 
 
 def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:

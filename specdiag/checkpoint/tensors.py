@@ -60,7 +60,7 @@ class Rounding:
             return 0.0
         group = min(self.group or len(flat), len(flat))
         groups = flat[: len(flat) // group * group].reshape(-1, group)
-        groups = groups[:: len(groups) // _GROUPS_LOOKED_AT | 1]  # odd: not the same columns of every row
+        groups = groups[:: len(groups) // _GROUPS_LOOKED_AT | 1]  # odd: other columns in each row
         low, high = groups.min(axis=1), groups.max(axis=1)
         ranges = 2 * np.maximum(-low, high) if self.symmetric else high - low
         steps = ranges.astype(np.float64) / (self.levels - 1)

@@ -25,7 +25,7 @@ METRICS: tuple[str, ...] = (
 """Columns of a row whose change is given."""
 
 TAIL_METRICS: frozenset[str] = frozenset({"alpha", "rho", "z", "ks"})
-"""Those that follow the tail rule of the settings."""
+"""Metrics that depend on the tail rule of the settings."""
 
 
 class Subspaces(Record, frozen=True, kw_only=True):

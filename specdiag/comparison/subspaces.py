@@ -80,7 +80,7 @@ def _of_pair(pair: Pair, k: int) -> Subspaces | None:
     try:
         (raw_a, type_a), (raw_b, type_b) = read_stack(a), read_stack(b)
     except (SourceError, OSError):
-        return None  # its row says so
+        return None  # the status of its row reports it
     return subspaces(raw_a[0], type_a, raw_b[0], type_b, k)
 
 

@@ -222,7 +222,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _give_back(path: Path, pid: int) -> None:
-    if pid != os.getpid():  # a fork of the owner
+    if pid != os.getpid():  # in a fork of the owner
         return
     _n_holders[path] -= 1
     if _n_holders[path]:

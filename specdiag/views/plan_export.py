@@ -67,7 +67,7 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
     code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base)
-    # Without a base it has to be given.
+    # Without a base the argument has no default.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
 
 

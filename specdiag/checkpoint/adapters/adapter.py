@@ -112,7 +112,7 @@ def read_adapter(
     for (name, _), module in modules.items():
         if name in alphas:
             module.pieces["alpha"] = stored[alphas[name]]
-    # PEFT hangs the update of nn.MultiheadAttention's fused projection on the module itself.
+    # PEFT names the update of nn.MultiheadAttention's fused projection after the module itself.
     attention = {piece.module.removesuffix(".out_proj") for n, piece in pieces.items() if _BELOW in n}
     updates: list[Update] = []
     reasons: dict[str, str] = {}
@@ -177,7 +177,9 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     if name.endswith((".base_layer", ".experts")) or config.targets_parameter(name):
         return _STACKED
     is_product = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and prod(up.shape[2:]) == 1
-    if not is_product or (len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]):  # the latter in groups
+    if not is_product or (
+        len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]
+    ):  # the latter: a convolution in groups
         return f"factors of shapes {_times(up.shape)} and {_times(down.shape)}, no product of two matrices"
     return None
 
@@ -195,7 +197,9 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
         part = module.pieces.get(kind)
         if part is not None and prod(part.shape) != size:
             raise SourceError(f"{where} is damaged: '{part.name}' has {prod(part.shape)} values and not {size}")
-    stated_rank = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps what its pattern masks
+    stated_rank = (
+        config.rank(name) if adapter is None else None
+    )  # a live AdaLoRA keeps the ranks that its pattern masks
     if stated_rank is not None and stated_rank != rank:
         raise SourceError(
             f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {stated_rank}: "

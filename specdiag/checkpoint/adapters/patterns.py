@@ -136,7 +136,7 @@ class Patterns:
 def _compile(key: str) -> _Step:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that may mean something else one day
+            warnings.simplefilter("ignore")  # of syntax whose meaning may change
             re.compile(key)
             return _Parser(key).whole()
     except re.error as error:
@@ -198,7 +198,7 @@ class _Parser:
             raise _NotUnderstood("nested too deep")
         step = self._either()
         self._depth -= 1
-        self._takes(")")  # it is there: Python's parser has read it
+        self._takes(")")  # always there: Python's parser has accepted the pattern
         return step
 
     def _set(self, kind: re.Pattern[str]) -> _Step:
@@ -213,7 +213,7 @@ class _Parser:
         bounds = self._bounds()
         if bounds is None:
             return step
-        self._takes("?")  # the shortest fit or the longest: whether there is one is the same
+        self._takes("?")  # shortest match or longest: both exist, or neither
         if self._pattern[self._at : self._at + 1] in ("*", "+"):
             raise _NotUnderstood(f"'{self._pattern[self._at]}' at {self._at}")
         return partial(_repeat, step, *bounds)

@@ -38,7 +38,7 @@ _ROUNDING = {
     "Q4_K": Rounding(group=32, levels=16),
     "Q5_K": Rounding(group=32, levels=32),
     "Q6_K": Rounding(group=16, levels=64),
-    # Eight or four values are one entry of a codebook, so their steps are no equal ones: levels by bits a value.
+    # Eight or four values share an entry of a codebook, so steps are unequal: levels follow from the bits a value.
     "IQ1_S": Rounding(group=32, levels=3),
     "IQ1_M": Rounding(group=16, levels=3),
     "IQ2_XXS": Rounding(group=32, levels=4),
@@ -48,7 +48,7 @@ _ROUNDING = {
     "IQ3_S": Rounding(group=32, levels=8),
     "IQ4_NL": Rounding(group=32, levels=16),
     "IQ4_XS": Rounding(group=32, levels=16),
-    # Networks trained with one or three values, which are exact but for the half that scales them.
+    # Networks trained with one or three values, which are exact but for the float16 that scales them.
     "Q1_0": Rounding(eps=2.0**-10),
     "TQ1_0": Rounding(eps=2.0**-10),
     "TQ2_0": Rounding(eps=2.0**-10),

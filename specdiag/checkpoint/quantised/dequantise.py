@@ -29,7 +29,7 @@ _FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
 SCALE = "scale of a quantised tensor"
 """Why a tensor is left out that only scales codes."""
 _PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
-_PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # 64 bits hold indices
+_PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # integers of 64 bits are indices, no codes
 _SCALE_WORDS = (
     "scale",
     "absmax",

@@ -121,7 +121,7 @@ def check_target(path: Path) -> None:
 
 
 def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None) -> str:
-    report = report.in_memory()  # one by one each spectrum would open the file anew
+    report = report.in_memory()  # else every spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
     plotly = interactive.plotly()
