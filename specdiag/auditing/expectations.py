@@ -138,14 +138,12 @@ def _unless(allowed: set[int], check: str, module: str | None, value: int) -> It
 
 
 def _integers(config: Mapping[str, object], keys: re.Pattern[str]) -> set[int]:
-    """Collect every positive integer under such a key, in the sections of config.json too."""
+    """Collect every positive integer under such a key of a configuration, in its sections too."""
     integers: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
             integers |= _integers(cast("Mapping[str, object]", value), keys)
-        elif (
-            type(value) is int and value > 0 and keys.fullmatch(str(key))
-        ):  # a live configuration has keys that are no text, too
+        elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live one may have other keys
             integers.add(value)
     return integers
 

@@ -177,9 +177,8 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     if name.endswith((".base_layer", ".experts")) or config.targets_parameter(name):
         return _STACKED
     is_product = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and prod(up.shape[2:]) == 1
-    if not is_product or (
-        len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]
-    ):  # the latter: a convolution in groups
+    in_groups = len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]
+    if not is_product or in_groups:
         return f"factors of shapes {_times(up.shape)} and {_times(down.shape)}, no product of two matrices"
     return None
 
@@ -197,9 +196,7 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
         part = module.pieces.get(kind)
         if part is not None and prod(part.shape) != size:
             raise SourceError(f"{where} is damaged: '{part.name}' has {prod(part.shape)} values and not {size}")
-    stated_rank = (
-        config.rank(name) if adapter is None else None
-    )  # a live AdaLoRA keeps the ranks that its pattern masks
+    stated_rank = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps masked ranks
     if stated_rank is not None and stated_rank != rank:
         raise SourceError(
             f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {stated_rank}: "
