@@ -147,7 +147,7 @@ def save(report: SpectralReport, target: Target) -> None:
     """
     if target.format not in ("table", "json") or target.out is None:
         return
-    with interrupts.held_back():
+    with interrupts.delay_signals():
         try:
             report.save(target.out, spectra=target.spectra)
         except ComputationError as error:
@@ -271,7 +271,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
     said = (
         sentences.coverage(summary), *sentences.contrast(summary), *sentences.few(records),
-        *sentences.trouble(records),
+        *sentences.missing_numbers(records),
         *sentences.tails(records), *sentences.traps(records), *sentences.balance(summary),
     )  # fmt: skip
     for sentence in said:

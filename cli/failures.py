@@ -38,7 +38,7 @@ def sentence(error: BaseException) -> tuple[str, int]:
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", INCOMPLETE
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return f"a name or a text is no Unicode ({error.reason}): rename it, or save it anew", 3
-    if isinstance(error, ImportError) and interrupts.came():  # a library that was being loaded made this of it
+    if isinstance(error, ImportError) and interrupts.any_received():  # a library that was being loaded made this of it
         return "interrupted", interrupts.exit_code()
     return f"unexpected {type(error).__name__}: {error}; run again with 'specdiag --debug' and report it", INCOMPLETE
 

@@ -147,7 +147,7 @@ def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = Non
     from specdiag.files import write_atomically
 
     if out is not None:
-        with interrupts.held_back():
+        with interrupts.delay_signals():
             write_atomically(out, data)
     if show is not None:
         show()

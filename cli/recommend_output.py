@@ -91,7 +91,7 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
         output.deliver(export_plan(plan, export), out)
         return
     if out is not None:
-        with interrupts.held_back():
+        with interrupts.delay_signals():
             plan.save(out)
     _print(plan, base, all_rows=all_rows)
     if out is not None:

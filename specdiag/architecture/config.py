@@ -33,10 +33,18 @@ def sections(config: Mapping[str, object], component: str | None) -> list[Mappin
 
 
 def number(chain: Iterable[Mapping[str, object]], keys: Iterable[str]) -> int | None:
-    """Find the first positive integer under one of `keys`, section by section."""
-    wanted = tuple(keys)
+    """Find the first positive integer under one of several keys, section by section.
+
+    Args:
+        chain: sections of config.json, the most specific first.
+        keys: the names in use, in the order in which a section is searched.
+
+    Returns:
+        None where no section has one.
+    """
+    names = tuple(keys)
     for part in chain:
-        for key in wanted:
+        for key in names:
             value = part.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
@@ -44,11 +52,11 @@ def number(chain: Iterable[Mapping[str, object]], keys: Iterable[str]) -> int | 
 
 
 def model_types(chain: Iterable[Mapping[str, object]]) -> list[str]:
-    """List every `model_type` of the sections."""
+    """List the `model_type` of every section that has one."""
     return [kind for part in chain if isinstance(kind := part.get("model_type"), str)]
 
 
 def _inside(section: Mapping[str, object], keys: Iterable[str]) -> list[Mapping[str, object]]:
-    """List the sections under `keys` that are there and not empty."""
+    """List the sections under `keys` that exist and are not empty."""
     values = (section.get(key) for key in keys)
     return [cast("Mapping[str, object]", value) for value in values if isinstance(value, Mapping) and value]

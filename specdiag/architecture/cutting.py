@@ -1,4 +1,4 @@
-"""From one tensor to its matrices: which geometry its rank, its name and its rule call for."""
+"""Cutting one tensor into its matrices, by its number of axes, its name and its rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.architecture import fused
 from specdiag.architecture.rules import FAMILY, Rule
-from specdiag.architecture.split import Slicer, about, contiguous, kernels, stack, whole
+from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
 from specdiag.records import Family, Role
 
@@ -31,11 +31,14 @@ class Piece:
 
 
 def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
-    """The matrices of a tensor in stored order, and why a fused one is left whole, None where none is.
+    """Cut a tensor into its matrices.
 
     Args:
         survey: the checkpoint.
         name: one of its tensors, of two axes or more.
+
+    Returns:
+        The matrices in stored order; the reason why a fused tensor is left whole, None for any other.
     """
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
     role = rule.role if rule is not None else None
@@ -64,19 +67,19 @@ def _matrix(survey: Survey, name: str, shape: tuple[int, int]) -> tuple[list[Pie
 
 
 def _parts(tensor: fused.Tensor, index: int | None = None) -> tuple[list[Piece], str | None]:
-    """The parts of a matrix, or the matrix itself where it has none or they cannot be told apart."""
+    """Cut a matrix into its parts; give the matrix itself where it has none or they cannot be told apart."""
     rule = tensor.rule
     if not rule.parts:
         return [Piece(rule.role, rule.kind, whole(tensor.shape, index))], None
     try:
-        found = fused.split(tensor, index)
+        parts = fused.split(tensor, index)
     except fused.UnknownLayout as error:
         return [Piece(rule.role, rule.kind, whole(tensor.shape, index))], str(error)
-    return [Piece(role, FAMILY[role], slicer, role) for role, slicer in found], None
+    return [Piece(role, FAMILY[role], slicer, role) for role, slicer in parts], None
 
 
 def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
-    """The slices of a stack [experts, rows, cols]: only the slice that is wanted is read."""
+    """Cut a stack [experts, rows, cols] into slices, each of which is read alone."""
     n_experts, rows, cols = survey.shapes[name]
     rule = survey.rules[name] or Rule("", family="mlp")
     tensor = _tensor(survey, name, (rows, cols), rule)
@@ -89,7 +92,7 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
 
 
 def _is_linear(rule: Rule | None) -> bool:
-    """Tell whether a convolution that reads one position is a linear map that happens to be written as one."""
+    """Tell whether a convolution that reads one position is a linear map."""
     if rule is None or rule.role in ("embed", "conv"):
         return False
     return rule.role != "other" or rule.kind == "attention" or bool(rule.parts)
@@ -101,7 +104,7 @@ def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
 
 
 def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Piece]:
-    """The experts of a tensor [experts * width, d] of two axes."""
+    """Cut the experts of a tensor [experts * width, d] of two axes."""
     slicers = contiguous(shape, 0, [shape[0] // n_experts] * n_experts)
     return [Piece(rule.role, rule.kind, slicer, _expert(i)) for i, slicer in enumerate(slicers)]
 
@@ -122,19 +125,20 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
 
 
 def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Piece:
-    """A convolution: a patch embedding is one flat matrix, any other one matrix for each kernel position."""
+    """Cut a convolution: a patch embedding is one flat matrix, others have one matrix for each kernel position."""
     rule, path = survey.rules[name], survey.names[name].path
     if _PATCH.search(path) or _is_patch(survey, name, shape[2:]):
-        return Piece("embed", "embedding", about(shape, 0))
+        return Piece("embed", "embedding", unfold(shape, 0))
     if rule is not None and rule.role == "embed" and not is_named:
-        return Piece("embed", "embedding", about(shape, _longest_end(shape)))
+        return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
     return Piece("conv", "other", kernels(shape))
 
 
 def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
-    """Three axes and no kernel: a projection or table with one axis split in two, or a stack of matrices.
+    """Cut a tensor of three axes and no kernel.
 
-    In a projection that is stored transposed for each head the axis that is not split lies in the middle.
+    It is a projection or table with one axis split in two, or a stack of matrices. In a projection that is stored
+    transposed for each head the axis that is not split lies in the middle.
     """
     rule = survey.rules[name]
     if rule is None:
@@ -142,7 +146,7 @@ def _cube(survey: Survey, name: str, shape: Shape) -> Piece:
     if rule.kind in ("attention", "embedding"):
         is_middle = rule.kind == "attention" and shape[1] > max(shape[0], shape[2])
         axis = 0 if _PATCH.search(survey.names[name].path) else 1 if is_middle else _longest_end(shape)
-        return Piece(rule.role, rule.kind, about(shape, axis))
+        return Piece(rule.role, rule.kind, unfold(shape, axis))
     return Piece(rule.role, rule.kind, stack(shape, shape.index(min(shape))))
 
 
@@ -156,7 +160,7 @@ def _is_patch(survey: Survey, name: str, kernel: Shape) -> bool:
 
 
 def _longest_end(shape: Shape) -> int:
-    """The first or the last axis, whichever is longer: the one that no reshape has split."""
+    """Choose the first or the last axis, whichever is longer: it is the one that no reshape has split."""
     return 0 if shape[0] > shape[-1] else len(shape) - 1
 
 

@@ -11,9 +11,15 @@ _TRUNK = "text"
 
 
 def layers(names: Mapping[str, Name]) -> dict[str, int | None]:
-    """The block index of every name.
+    """Find the block index of every name.
 
     Where a stack nests its blocks in stages (layers.2.blocks.5), blocks are numbered through all stages.
+
+    Args:
+        names: all names of a checkpoint, taken apart.
+
+    Returns:
+        The index of each; None outside of all blocks.
     """
     stacks: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for name in names.values():
@@ -24,9 +30,15 @@ def layers(names: Mapping[str, Name]) -> dict[str, int | None]:
 
 
 def components(names: Mapping[str, Name]) -> dict[str, str | None]:
-    """The piece of the model that every name belongs to: None throughout in a model of one piece.
+    """Find the piece of the model that every name belongs to.
 
-    A piece with both an encoder and a decoder is divided: `encoder`, or `text.encoder` beside other pieces.
+    A piece with both an encoder and a decoder is divided: `encoder`, or `text.encoder` where there are other pieces.
+
+    Args:
+        names: all names of a checkpoint, taken apart.
+
+    Returns:
+        The piece of each; None throughout in a model of one piece.
     """
     pieces = {name.component for name in names.values() if name.indices}
     sides: dict[str | None, set[str]] = defaultdict(set)
@@ -46,7 +58,7 @@ def components(names: Mapping[str, Name]) -> dict[str, str | None]:
 
 
 def _through(blocks: set[tuple[int, ...]]) -> dict[tuple[int, ...], int] | None:
-    """Running numbers of nested blocks, None for a plain stack."""
+    """Number nested blocks through all stages; None for a plain stack."""
     if not blocks or min(len(block) for block in blocks) < 2:
         return None
     return {block: i for i, block in enumerate(sorted({block[:2] for block in blocks}))}

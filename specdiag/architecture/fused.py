@@ -1,4 +1,4 @@
-"""Where the parts of a fused tensor lie: sizes from the matrices beside it or the config, no guess."""
+"""Where the parts of a fused tensor lie. Sizes come from neighbouring matrices or the config, never from a guess."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cut = list[tuple[Role, Slicer]]
 
 
 class UnknownLayout(Exception):
-    """The parts cannot be told apart; the message is the reason, for the person who asked."""
+    """The parts cannot be told apart; the message is the reason, for the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,11 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
         tensor: the matrix, two-dimensional.
         index: its index in a stack, or None.
 
+    Returns:
+        The role of each part, and how it is cut.
+
     Raises:
-        UnknownLayout: where its layout or the number of its heads is unknown.
+        UnknownLayout: its layout or the number of its heads is unknown.
     """
     entry = next((entry for entry in tensor.architectures if entry.pattern.search(tensor.name.path)), None)
     parts = (entry.parts if entry else ()) or tensor.rule.parts
@@ -65,25 +68,29 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
 
 
 def is_doubled(shape: Shape, output: Shape | None) -> bool:
-    """Tell whether a matrix [.., 2 * width, d], or transposed, feeds one of [.., d, width]: gate and up in one.
+    """Tell whether a matrix holds gate and up in one: [.., 2 * width, d], or transposed, before one of [.., d, width].
 
-    A square one that seems transposed is none: an MLP that takes two states side by side goes from 2d to 2d to d.
+    A square one that seems transposed does not: an MLP that takes two states side by side goes from 2d to 2d to d.
+
+    Args:
+        shape: of the matrix.
+        output: shape of the projection that follows it, None where there is none.
     """
     axis = None if output is None else _doubled_axis(shape[-2:], output[-2:])
     return axis == 0 or (axis == 1 and shape[-2] != shape[-1])
 
 
-def holding(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
-    """The entries of architectures.toml that hold for a checkpoint, in order.
+def applicable(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:
+    """Find the entries of architectures.toml that apply to a checkpoint, in order.
 
     Args:
         config: config.json, or None.
-        paths: full names with every index written `#`; they are asked only where the config says nothing.
+        paths: full names with every index written `#`; they are searched only where the config names no `model_type`.
     """
     chain = [part for piece in ("vision", "audio", "text") for part in settings.sections(config or {}, piece)]
     types = settings.model_types(chain)
-    known = set(paths) if not types else set[str]()
-    return tuple(entry for entry in ARCHITECTURES.fused if _holds(entry, types, chain, known))
+    searched = set(paths) if not types else set[str]()
+    return tuple(entry for entry in ARCHITECTURES.fused if _holds(entry, types, chain, searched))
 
 
 def experts(tensor: Tensor) -> int | None:
@@ -101,7 +108,7 @@ def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, object]]
 
 
 def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
-    """Groups of queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
+    """Cut groups that hold queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
     groups = _count(tensor, entry.groups)
     heads = entry.heads or settings.number(tensor.config, settings.HEADS)
     if groups is None or heads is None:
@@ -114,7 +121,7 @@ def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
 
 
 def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
-    """Two parts of equal size."""
+    """Cut two parts of equal size."""
     axis = _doubled_axis(tensor.shape, tensor.output) if "gate" in tensor.rule.parts else _long_axis(tensor)
     axis = int(layout == "interleaved") if axis is None else axis
     if tensor.shape[axis] % 2:
@@ -125,7 +132,7 @@ def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
 
 
 def _one_after_another(tensor: Tensor) -> list[Slicer]:
-    """All queries, then all keys, then all values."""
+    """Cut all queries, then all keys, then all values."""
     axis = _long_axis(tensor)
     total, width = tensor.shape[axis], tensor.shape[1 - axis]
     queries = _queries_by_output(tensor, axis) or _queries_by_config(tensor, total)
@@ -138,7 +145,7 @@ def _one_after_another(tensor: Tensor) -> list[Slicer]:
 
 
 def _queries_by_output(tensor: Tensor, axis: int) -> int | None:
-    """Rows of the queries: as many as the output projection takes, which the keys must then divide."""
+    """Count the rows of the queries: as many as the output projection takes, which the keys must then divide."""
     if tensor.output is None:
         return None
     queries = tensor.output[1 - axis]
@@ -155,7 +162,7 @@ def _queries_by_config(tensor: Tensor, total: int) -> int | None:
 
 
 def _long_axis(tensor: Tensor) -> int:
-    """The fused axis: rows, but columns in GPT-2's Conv1D, which stores (in, out)."""
+    """Find the fused axis: rows, but columns in GPT-2's Conv1D, which stores (in, out)."""
     may_be_columns = tensor.name.path.endswith("c_attn")
     return int(may_be_columns and tensor.shape[1] > tensor.shape[0])
 

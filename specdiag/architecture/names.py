@@ -1,4 +1,4 @@
-"""A tensor's name taken apart: its path, what its module is, its block, the piece of the model it lies in."""
+"""Taking a tensor's name apart: its path, its module's context, its block, the piece of the model that it lies in."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ class Neighbours:
         self._below: dict[str, frozenset[str]] = {}
 
     def below(self, path: str) -> frozenset[str]:
-        """The names of the modules and parameters right below a path."""
+        """Find the names of the modules and parameters right below a path.
+
+        Args:
+            path: of a module; empty for the top.
+        """
         if path not in self._below:
             start = f"{path}." if path else ""
             self._below[path] = frozenset(name[len(start) :].partition(".")[0] for name in self._starting(start))
@@ -73,12 +77,12 @@ class Neighbours:
             yield self._names[place]
 
 
-def parse(name: str, beside: Neighbours) -> Name:
+def parse(name: str, neighbours: Neighbours) -> Name:
     """Take a full name apart.
 
     Args:
         name: the name of a tensor.
-        beside: what lies in the same checkpoint.
+        neighbours: all names of the same checkpoint.
     """
     module = name.split(".")
     if module[-1] in ("weight", "weight_v"):
@@ -101,17 +105,17 @@ def parse(name: str, beside: Neighbours) -> Name:
         sequence=sequence,
         component=_first_label(stack.split(".") if indices else above, "component"),
         side=_first_label(stack.split(".") if indices else above, "side"),
-        cross=_is_cross(module[: last + 1], beside),
+        cross=_is_cross(module[: last + 1], neighbours),
     )
 
 
 def numbered(name: str) -> str:
-    """A full name with every index written `#`."""
+    """Write every index of a full name as `#`."""
     return _INDEX.sub("#", name)
 
 
 def is_index(segment: str) -> bool:
-    """Tell whether a segment is a number: ASCII digits, and no more of them than a list of modules can need."""
+    """Tell whether a segment is an index: ASCII digits, at most as many as a list of modules needs."""
     return segment.isdigit() and len(segment) <= _LONGEST_INDEX and segment.isascii()
 
 
@@ -126,7 +130,7 @@ def _is_wrapped(module: list[str]) -> bool:
 
 
 def _innermost(above: list[str]) -> str:
-    """The context of a module below the segments `above`."""
+    """Find the context of a module below the segments `above`."""
     weak = ""
     for i in range(len(above) - 1, -1, -1):
         context = segment_context(above[i])
@@ -147,7 +151,7 @@ def _is_stack(segments: list[str], i: int) -> bool:
 
 
 def _blocks(above: list[str]) -> tuple[str, str, tuple[int, ...]]:
-    """The path above the first block index, the path of the innermost block, all block indices."""
+    """Find the path above the first block index, the path of the innermost block, and all block indices."""
     stack = block = ""
     indices: list[int] = []
     for i, segment in enumerate(above):
@@ -166,12 +170,12 @@ def _is_sublayer(above: list[str], i: int) -> bool:
     return above[i] == "layer" and above[max(i - 2, 0)] == "block"
 
 
-def _is_cross(path: list[str], beside: Neighbours) -> bool:
+def _is_cross(path: list[str], neighbours: Neighbours) -> bool:
     """Tell whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
     for i in range(len(path) - 1, -1, -1):
         if _CROSS.search(path[i]):
             return True
-        if path[i] == "multihead_attn" and beside.has(".".join((*path[:i], "self_attn"))):
+        if path[i] == "multihead_attn" and neighbours.has(".".join((*path[:i], "self_attn"))):
             return True
         if "self" in snake(path[i]).split("_")[:-1]:
             return False
@@ -179,16 +183,20 @@ def _is_cross(path: list[str], beside: Neighbours) -> bool:
 
 
 def _first_label(segments: list[str], kind: str) -> str | None:
-    """The outermost label; cross_attn_image belongs to no image tower."""
+    """Find the outermost label. Segments such as cross_attn_image name no tower of images."""
     for segment in segments:
         context = segment_context(segment)
-        if (context is None or context.name not in _SUBLAYERS) and (found := _labelled(segment, kind)):
-            return found
+        if (context is None or context.name not in _SUBLAYERS) and (label := _labelled(segment, kind)):
+            return label
     return None
 
 
 def segment_context(segment: str) -> Context | None:
-    """Look up the context that a segment gives everything below it, by the last of its words that has one."""
+    """Look up the context that a segment gives everything below it, by the last of its words that has one.
+
+    Args:
+        segment: of a name, between two dots.
+    """
     return None if segment.isdigit() else _context(segment)
 
 
@@ -197,8 +205,8 @@ def _context(segment: str) -> Context | None:
     best: tuple[int, int, Context] | None = None
     for context in BUILTIN.contexts:
         for match in context.pattern.finditer(snake(segment)):
-            found = (match.end(), match.end() - match.start(), context)
-            best = found if best is None or found[:2] > best[:2] else best
+            candidate = (match.end(), match.end() - match.start(), context)
+            best = candidate if best is None or candidate[:2] > best[:2] else best
     return None if best is None else best[2]
 
 
@@ -210,5 +218,5 @@ def _labelled(segment: str, kind: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def snake(segment: str) -> str:
-    """`DenseReluDense` as `dense_relu_dense`."""
+    """Write a segment in snake case: `DenseReluDense` becomes `dense_relu_dense`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", segment).lower()

@@ -34,7 +34,7 @@ class Modules:
     Attributes:
         parts: the matrices of each tensor that holds any, in stored order.
         skipped: why each other tensor holds none.
-        notes: sentences for the person who asked, such as a fused tensor that could not be split.
+        notes: sentences for the report, such as on a fused tensor that could not be split.
     """
 
     parts: dict[str, tuple[Part, ...]]
@@ -48,11 +48,14 @@ def roles(
     """Name the role of every weight matrix of a checkpoint.
 
     Args:
-        shapes: the shape of each tensor of the checkpoint by its name: what lies beside a tensor matters.
+        shapes: the shape of every tensor of the checkpoint by its name; a role depends on neighbouring tensors.
         config: config.json as a dict; without it, tensors that fuse q, k and v head by head stay whole.
 
     Returns:
         For each name one entry a part, in stored order; none for a tensor that is no weight matrix.
+
+    Raises:
+        UsageError: a name is no text, a shape has a size that is no whole number, or an argument is no mapping.
 
     Example:
         >>> roles({"layers.0.attn.q_proj.weight": (64, 64)})["layers.0.attn.q_proj.weight"][0].role
@@ -73,37 +76,43 @@ def modules(
     config: Mapping[str, object] | None = None,
     role_map: Path | None = None,
 ) -> Modules:
-    """The weight matrices of a checkpoint, how each is cut from its tensor, and why other tensors hold none.
+    """Find the weight matrices of a checkpoint, and how each is cut from its tensor.
 
     Args:
         shapes: the shape of each tensor by its name, of the whole checkpoint.
         config: config.json as a dict.
         role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
 
+    Returns:
+        The matrices, and the reason why each other tensor holds none.
+
     Raises:
-        UsageError: where the role map is not valid or one of its patterns matches no tensor.
+        UsageError: the role map is not valid, or one of its patterns matches no tensor.
     """
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
     skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))}
-    found = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
-    for name in mapped.keys() & found.rules.keys():
-        found.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
+    surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
+    for name in mapped.keys() & surveyed.rules.keys():
+        surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
     parts: dict[str, tuple[Part, ...]] = {}
-    whole: dict[str, str] = {}
-    for name in found.shapes:
-        pieces, problem = cut(found, name)
+    problems: dict[str, str] = {}
+    for name in surveyed.shapes:
+        pieces, problem = cut(surveyed, name)
         if all(min(piece.slicer.shape[1:]) < 2 for piece in pieces):
             skipped[name] = _too_thin(pieces)
             continue
-        parts[name] = tuple(_part(found, name, piece, mapped.get(name)) for piece in pieces)
+        parts[name] = tuple(_part(surveyed, name, piece, mapped.get(name)) for piece in pieces)
         if problem is not None:
-            whole[name] = problem
-    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(whole, parts))
+            problems[name] = problem
+    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(problems, parts))
 
 
 def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
-    """Why a tensor is no weight matrix, as far as name and shape say. A user's rule overrides the name."""
+    """Say why a tensor is no weight matrix by name and shape; None where it may be one.
+
+    A rule of the user overrides the name.
+    """
     if 0 in shape:
         return "empty: a dimension is 0"
     if not shape:
@@ -118,24 +127,24 @@ def _too_thin(pieces: Sequence[Piece]) -> str:
     return "depthwise or one-channel convolution: N < 2" if is_convolution else "N < 2: at most one eigenvalue"
 
 
-def _part(found: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Part:
-    layer = found.layers[name] if mapped is None or mapped.layer is None else mapped.layer
+def _part(surveyed: Survey, name: str, piece: Piece, mapped: MapRule | None) -> Part:
+    layer = surveyed.layers[name] if mapped is None or mapped.layer is None else mapped.layer
     module = ModuleRole(
         role=piece.role,
         family=piece.family,
         layer=layer,
-        component=found.components[name],
-        cross_attention=piece.family == "attention" and found.names[name].cross,
+        component=surveyed.components[name],
+        cross_attention=piece.family == "attention" and surveyed.names[name].cross,
         part=piece.part,
-        recognised=found.rules[name] is not None or (piece.role, piece.family) != ("other", "other"),
+        recognised=surveyed.rules[name] is not None or (piece.role, piece.family) != ("other", "other"),
     )
     return Part(module, piece.slicer)
 
 
-def _notes(whole: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> list[str]:
+def _notes(problems: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> list[str]:
     """Write a sentence for all fused tensors of a kind that were left whole."""
     kinds: dict[tuple[str, str], list[str]] = {}
-    for name, problem in whole.items():
+    for name, problem in problems.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
         f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} could not be split into "

@@ -33,7 +33,7 @@ Layout = Literal["contiguous", "grouped", "interleaved", "stacked", "unknown"]
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """Base of what the data files hold."""
+    """Base of the entries in the data files."""
 
 
 class Skip(_Entry, frozen=True):
@@ -179,7 +179,7 @@ ARCHITECTURES = _load("architectures.toml", Architectures)
 def find_rule(
     path: str, context: str, siblings: frozenset[str], position: str | None, is_vocabulary: bool
 ) -> Rule | None:
-    """Find the first rule that fits, None where no rule does.
+    """Find the first rule that fits.
 
     Args:
         path: the module path, indices written `#`.
@@ -187,6 +187,9 @@ def find_rule(
         siblings: names of the modules beside it.
         position: `first` or `last` among the weights of a sequential container, or None.
         is_vocabulary: whether the tensor has one row a token.
+
+    Returns:
+        The rule, None where none fits.
     """
     for rule in BUILTIN.rules:
         if (
@@ -203,17 +206,27 @@ def find_rule(
 
 @lru_cache(maxsize=65536)
 def find_skip(path: str) -> str | None:
-    """Explain why a tensor of this name is no weight matrix, None where it may be one. Indices are written `#`."""
+    """Explain why a tensor of this name is no weight matrix.
+
+    Args:
+        path: a full name, indices written `#`.
+
+    Returns:
+        The reason, None where the tensor may be a weight matrix.
+    """
     return next((skip.reason for skip in BUILTIN.skips if skip.pattern.search(path)), None)
 
 
 def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
-    """Read a role map: the first rule that fits each name.
+    """Read a role map.
 
     Args:
         path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and
             optionally `family` and `layer`.
         names: every name of the checkpoint.
+
+    Returns:
+        The first rule that fits, for each name that one fits.
 
     Raises:
         UsageError: the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.

@@ -53,24 +53,43 @@ class Slicer:
 
 
 def whole(shape: Sequence[int], index: int | None = None) -> Slicer:
-    """Cut the matrix [rows, cols] as it is stored, or slice `index` of a stack of such."""
+    """Cut a matrix as it is stored.
+
+    Args:
+        shape: (rows, cols).
+        index: its place in a stack of such matrices; None for a tensor of its own.
+    """
     return Slicer((1, shape[0], shape[1]), index)
 
 
 def kernels(shape: Sequence[int]) -> Slicer:
-    """Cut a convolution [out, in, *kernel] into a matrix [out, in] for each kernel position."""
+    """Cut a convolution into a matrix [out, in] for each kernel position; their eigenvalues are pooled.
+
+    Args:
+        shape: (out, in, *kernel).
+    """
     rows, cols, n_slices = shape[0], shape[1], prod(shape[2:])
     return Slicer((n_slices, rows, cols), view=(rows, cols, n_slices), axes=(2, 0, 1))
 
 
 def stack(shape: Sequence[int], axis: int) -> Slicer:
-    """Cut a stack of matrices along `axis` of a tensor of three axes; their eigenvalues are pooled."""
+    """Cut a tensor of three axes into a stack of matrices; their eigenvalues are pooled.
+
+    Args:
+        shape: of the tensor.
+        axis: that of the stack.
+    """
     rest = [i for i in range(3) if i != axis]
     return Slicer((shape[axis], shape[rest[0]], shape[rest[1]]), axes=(axis, *rest) if axis else None)
 
 
-def about(shape: Sequence[int], axis: int) -> Slicer:
-    """Cut a matrix with `axis` along one side and all other axes merged, in order, along the other."""
+def unfold(shape: Sequence[int], axis: int) -> Slicer:
+    """Unfold a tensor into a matrix with one axis along one side and all other axes merged, in order, along the other.
+
+    Args:
+        shape: of the tensor.
+        axis: the axis of its own.
+    """
     merged = prod(shape) // shape[axis]
     if axis == 0:
         return Slicer((1, shape[0], merged))
@@ -79,13 +98,16 @@ def about(shape: Sequence[int], axis: int) -> Slicer:
 
 
 def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int | None = None) -> list[Slicer]:
-    """Cut parts that lie one after the other along `axis` of a matrix [rows, cols].
+    """Cut parts that lie one after the other along one axis of a matrix.
 
     Args:
         shape: (rows, cols) of the matrix.
         axis: 0 or 1.
         sizes: length of each part.
-        index: the slice of a stacked tensor, or None.
+        index: place of the matrix in a stack, or None.
+
+    Returns:
+        The cut of each part, in order.
     """
     ends = list(accumulate(sizes))
     cuts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
@@ -93,18 +115,31 @@ def contiguous(shape: Sequence[int], axis: int, sizes: Sequence[int], index: int
 
 
 def interleaved(shape: Sequence[int], axis: int, n_parts: int, index: int | None = None) -> list[Slicer]:
-    """Cut parts that alternate along `axis` of a matrix [rows, cols]: part i holds i, i + n_parts, ..."""
+    """Cut parts that alternate along one axis of a matrix: part i holds i, i + n_parts, ...
+
+    Args:
+        shape: (rows, cols) of the matrix.
+        axis: 0 or 1.
+        n_parts: number of parts.
+        index: place of the matrix in a stack, or None.
+
+    Returns:
+        The cut of each part, in order.
+    """
     size = shape[axis] // n_parts
     return [_along(shape, axis, slice(i, None, n_parts), size, index) for i in range(n_parts)]
 
 
 def grouped(shape: Sequence[int], groups: int, sizes: Sequence[int]) -> list[Slicer]:
-    """Cut parts that lie one after the other within each of `groups` groups of rows of a matrix [rows, cols].
+    """Cut parts that lie one after the other within each group of rows of a matrix.
 
     Args:
         shape: (rows, cols) of the matrix.
         groups: number of groups.
         sizes: rows of each part in one group.
+
+    Returns:
+        The cut of each part, in order.
     """
     cols = shape[1]
     view = (groups, shape[0] // groups, cols)

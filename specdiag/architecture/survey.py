@@ -47,26 +47,38 @@ class Survey:
     )
 
     def sections(self, component: str | None) -> list[Mapping[str, object]]:
-        """Look up the sections of the config that describe a piece of the model, see `config.sections`."""
+        """Look up the sections of the config that describe a piece of the model.
+
+        Args:
+            component: as for `config.sections`.
+        """
         if component not in self._chains:
             self._chains[component] = settings.sections(self.config, component)
         return self._chains[component]
 
     def output(self, name: str, role: Role) -> Shape | None:
-        """Shape of the projection of `role` that follows the tensor in its module or block."""
-        found = (self.outputs.get((path, role)) for path in _upwards(self.names[name]))
-        return next((shape for shape in found if shape is not None), None)
+        """Find the shape of the projection that follows a tensor in its module or block.
+
+        Args:
+            name: of the tensor.
+            role: `o` or `down`.
+
+        Returns:
+            None where there is no such projection.
+        """
+        outputs = (self.outputs.get((path, role)) for path in _upwards(self.names[name]))
+        return next((shape for shape in outputs if shape is not None), None)
 
 
-def survey(shapes: dict[str, Shape], beside: Mapping[str, object], config: Mapping[str, object]) -> Survey:
+def survey(shapes: dict[str, Shape], all_names: Mapping[str, object], config: Mapping[str, object]) -> Survey:
     """Read the names of a checkpoint.
 
     Args:
         shapes: the tensors that may hold weight matrices.
-        beside: every tensor of the checkpoint by name.
+        all_names: every tensor of the checkpoint by name.
         config: config.json, empty without one.
     """
-    neighbours = Neighbours(beside)
+    neighbours = Neighbours(all_names)
     names = {name: parse(name, neighbours) for name in shapes}
     rules = _by_shape(shapes, names, _by_name(shapes, names, neighbours, config))
     return Survey(
@@ -77,14 +89,14 @@ def survey(shapes: dict[str, Shape], beside: Mapping[str, object], config: Mappi
         components=places.components(names),
         outputs=_outputs(shapes, names, rules),
         config=config,
-        architectures=fused.holding(config, map(numbered, beside)),
+        architectures=fused.applicable(config, map(numbered, all_names)),
     )
 
 
 def _by_name(
     shapes: dict[str, Shape],
     names: dict[str, Name],
-    beside: Neighbours,
+    neighbours: Neighbours,
     config: Mapping[str, object],
 ) -> dict[str, Rule | None]:
     vocabulary = settings.number(settings.sections(config, "text"), ("vocab_size",)) or max(
@@ -95,7 +107,7 @@ def _by_name(
         name: find_rule(
             names[name].path,
             names[name].context,
-            beside.below(names[name].parent),
+            neighbours.below(names[name].parent),
             ends.get(name),
             shape[0] == vocabulary and shape[0] > shape[1],
         )
@@ -104,7 +116,7 @@ def _by_name(
 
 
 def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
-    """`first` and `last` for the outermost weights of every sequential container that holds two or more."""
+    """Mark the outermost weights of every sequential container of two or more as `first` and `last`."""
     containers: dict[str, list[tuple[int, str]]] = {}
     for key, name in names.items():
         if name.sequence is not None:
@@ -120,7 +132,7 @@ def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
 def _by_shape(
     shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
 ) -> dict[str, Rule | None]:
-    """Put up and down right where w1, w2, w3 of a gated MLP are not in Llama's order."""
+    """Swap up and down where w1, w2, w3 of a gated MLP are not in Llama's order, as their shapes show."""
     trios: dict[str, dict[Role, str]] = {}
     for key, rule in rules.items():
         if rule is not None and rule.role in ("gate", "up", "down") and len(shapes[key]) == 2:
@@ -137,16 +149,16 @@ def _by_shape(
 def _outputs(
     shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
 ) -> dict[tuple[str, Role], Shape]:
-    found: dict[tuple[str, Role], Shape] = {}
+    outputs: dict[tuple[str, Role], Shape] = {}
     for key, rule in rules.items():
         if rule is not None and rule.role in _OUTPUTS:
             for path in _upwards(names[key]):
-                found.setdefault((path, rule.role), shapes[key])
-    return found
+                outputs.setdefault((path, rule.role), shapes[key])
+    return outputs
 
 
 def _upwards(name: Name) -> Iterator[str]:
-    """The path that holds a module and the two above it, as far as its block reaches."""
+    """Yield the path that holds a module and the two above it, but none outside of its block."""
     path = name.parent
     for _ in range(3):
         yield path

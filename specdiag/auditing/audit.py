@@ -55,15 +55,18 @@ def audit(
 
     Args:
         source: a report, saved or not, or anything that `analyze` takes. A report is audited in milliseconds; a
-            checkpoint is held against its config.json too, and its norm gains and biases are read.
-        baseline: another one, with which module by module is compared.
+            checkpoint is compared with its config.json too, and its norm gains and biases are read.
+        baseline: another source, with which every module is compared.
         thresholds: a TOML file, or a mapping, that changes checks: see `docs/audit.md`.
-        weight_decay: AdamW's, of the run: are the weights of the size that it leads to?
+        weight_decay: AdamW's decay in the run; checks that the weights have the size that it leads to. Needs `lr`.
         lr: peak learning rate of that run.
         steps: its optimizer steps.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
+
+    Returns:
+        The verdict, its findings, and which checks ran.
 
     Raises:
         UsageError: an option makes no sense for this source, or a threshold is not understood.
@@ -92,8 +95,8 @@ def audit(
     subject = replace(subject, baseline=reference, decay=answer)
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
-    order = {check: i for i, check in enumerate(checks)}
-    faults = sorted(findings(observed, checks), key=lambda f: (SEVERITIES.index(f.severity), order[f.check]))
+    place = {check: i for i, check in enumerate(checks)}
+    faults = sorted(findings(observed, checks), key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
     counts = Counter(f.severity for f in faults)
     return AuditReport(
         source=report.source,
@@ -133,14 +136,14 @@ def _open(
     opening, computing = options.split(analysis)
     checkpoint = open_source(source, **opening)
     report = analyze(checkpoint, progress=progress, **computing)
-    beside = None if isinstance(source, Checkpoint) else others(checkpoint)
+    small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
     return Subject(
         report,
         checks,
         is_checkpoint=True,
         config=checkpoint.config,
-        n_others=None if beside is None else len(beside),
-        others=tuple(read_others(beside or ())),
+        n_others=None if small_tensors is None else len(small_tensors),
+        others=tuple(read_others(small_tensors or ())),
     )
 
 
@@ -156,23 +159,23 @@ def _baseline(
         return baseline
     from specdiag.analysis.analyze import analyze
 
-    same: dict[str, object] = {name: getattr(settings, name) for name in _SHARED}
-    given = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
+    shared: dict[str, object] = {name: getattr(settings, name) for name in _SHARED}
+    own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
     if not is_on_hub(baseline):
-        given.pop("stream", None)
-    return analyze(baseline, progress=progress, **cast("AnalysisArguments", same | given))
+        own_arguments.pop("stream", None)
+    return analyze(baseline, progress=progress, **cast("AnalysisArguments", shared | own_arguments))
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:
-    """Give the checks that are not made, with the reason; a check that is switched off says so first."""
-    absent = {
+    """List the checks that do not run, each with its reason. A check that is switched off has that reason alone."""
+    missing = {
         "checkpoint": None if subject.is_checkpoint else "a report does not carry config.json: audit the checkpoint",
         "randomize": None if subject.report.settings.randomize else "needs randomize=True",
         "baseline": None if subject.baseline is not None else "needs baseline=",
         "decay": None if subject.decay is not None else "needs weight_decay= and lr=",
     }
     checks = subject.checks.values()
-    reasons = {check.id: reason for check in checks if (reason := absent.get(check.needs)) is not None}
+    reasons = {check.id: reason for check in checks if (reason := missing.get(check.needs)) is not None}
     reasons |= dispatch.not_checked(subject)
     reasons |= {check.id: "switched off" for check in checks if not check.enabled}
     return {check: reasons[check] for check in subject.checks if check in reasons}

@@ -11,22 +11,29 @@ from specdiag.records import ModuleRecord
 
 
 def changes(subject: Subject) -> Iterator[Observation]:
-    """Compare module by module, by name."""
+    """Compare the matrices of a report with those of its baseline, by name.
+
+    Args:
+        subject: the subject of the audit; without a baseline nothing is compared.
+
+    Yields:
+        Matrices that came, went, changed shape or hold other values, and how far their numbers moved.
+    """
     report, baseline = subject.report, subject.baseline
     if baseline is None:
         return
-    old, new = ({r.key: r for r in found} for found in (baseline, report))
+    old, new = ({r.key: r for r in rows} for rows in (baseline, report))
     pairs = match(old, new).pairs
-    kept, before_of = {theirs for theirs, _, _ in pairs}, {ours: old[theirs] for theirs, ours, _ in pairs}
-    beside_new, beside_old = ({s.name for s in found.skipped} for found in (report, baseline))
+    paired, before_of = {theirs for theirs, _, _ in pairs}, {ours: old[theirs] for theirs, ours, _ in pairs}
+    skipped_new, skipped_old = ({s.name for s in side.skipped} for side in (report, baseline))
     for name, r in old.items():
-        if name not in kept and r.name not in beside_new:
+        if name not in paired and r.name not in skipped_new:
             yield Observation("baseline_missing" if _is_inside(r) else "baseline_head", r.key, "not there")
     unchanged: list[str] = []
     for name, r in new.items():
         before = before_of.get(name)
         if before is None:
-            if r.name not in beside_old:
+            if r.name not in skipped_old:
                 check = "baseline_extra" if _is_inside(r) else "baseline_head"
                 yield Observation(check, r.key, "not in the baseline")
         elif _shape(r) != _shape(before):
@@ -40,7 +47,11 @@ def changes(subject: Subject) -> Iterator[Observation]:
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Give the checks that the two reports do not allow, with the reason."""
+    """List the checks that the two reports do not allow, each with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
     report, baseline = subject.report, subject.baseline
     if baseline is None:
         return {}
@@ -53,7 +64,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
 
 
 def _is_inside(r: ModuleRecord) -> bool:
-    """Tell whether the matrix belongs to a layer or embeds: what comes after is exchanged with the task."""
+    """Tell whether the matrix lies in a layer or embeds. Others, such as heads, are replaced with the task."""
     return r.layer is not None or r.role == "embed"
 
 

@@ -1,4 +1,4 @@
-"""Are the weights as large as a stated decay leads to expect?
+"""The check whether the weights are as large as a stated decay predicts.
 
 AdamW with lr gamma and decay lambda keeps a weight at a root mean square of sqrt(gamma/(2 lambda)) once the start is
 forgotten, which takes some 1/(gamma lambda) steps. Many other histories end at the same size, so an agreement is no
@@ -31,7 +31,17 @@ _ASSUMPTIONS = (
 def answer_on_decay(
     records: Sequence[ModuleRecord], weight_decay: float, lr: float, steps: int | None, check: Check
 ) -> DecayAnswer:
-    """`consistent`, `inconsistent` or `cannot tell`, with the ranges behind it.
+    """Say whether the weights are as large as a stated decay predicts.
+
+    Args:
+        records: rows of the report; those of attention and MLP are used.
+        weight_decay: AdamW's decoupled decay.
+        lr: peak learning rate.
+        steps: optimizer steps of the run, None where they are not known.
+        check: the check `decay`, whose threshold is the largest factor outside of the range.
+
+    Returns:
+        `consistent`, `inconsistent` or `cannot tell`, with the ranges of root mean squares behind it.
 
     Raises:
         UsageError: a number is out of range.
@@ -64,7 +74,14 @@ def answer_on_decay(
 
 
 def decay(subject: Subject) -> list[Observation]:
-    """Make a finding where the answer is `inconsistent`: how far the median lies outside of the expected range."""
+    """Observe how far the median weight lies outside of the expected range, as a factor.
+
+    Args:
+        subject: the subject of the audit, with the answer on a stated decay.
+
+    Returns:
+        One observation where the answer is `inconsistent`, else none.
+    """
     answer = subject.decay
     if answer is None or answer.answer != "inconsistent" or answer.rms_median is None:
         return []
@@ -93,7 +110,7 @@ def _verdict(
 
 
 def _factor(size: float, expected: tuple[float, float]) -> float:
-    """How many times a size lies above or below a range, 1 within."""
+    """Compute how many times a size lies above or below a range; 1 within."""
     low, high = expected
     return max(1.0, size / high, low / size)
 

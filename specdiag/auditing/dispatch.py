@@ -1,4 +1,4 @@
-"""The way from the table of checks to the functions that measure them: a check names its function in `by`."""
+"""Calling the functions that measure the checks: a check names its function in `by`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def observe(subject: Subject, checks: Iterable[Check]) -> Iterator[Observation]:
         subject: the subject of the audit.
         checks: the checks to make.
 
-    Returns:
+    Yields:
         The observations of these checks.
     """
-    wanted = {check.id: check for check in checks}
-    for by in dict.fromkeys(check.by for check in wanted.values()):
+    by_id = {check.id: check for check in checks}
+    for by in dict.fromkeys(check.by for check in by_id.values()):
         measure = cast("_Measure", getattr(_module(by), by.partition(".")[2]))
-        yield from (observation for observation in measure(subject) if observation.check in wanted)
+        yield from (observation for observation in measure(subject) if observation.check in by_id)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Ask every file of checks which of its checks cannot be made.
+    """Collect the checks that cannot run from every file of checks.
 
     Args:
         subject: the subject of the audit.
@@ -41,7 +41,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     """
     modules = dict.fromkeys(_module(check.by) for check in subject.checks.values())
     reasons = (cast("_Reasons", module.not_checked)(subject) for module in modules if hasattr(module, "not_checked"))
-    return {check: reason for found in reasons for check, reason in found.items()}
+    return {check: reason for by_check in reasons for check, reason in by_check.items()}
 
 
 def _module(by: str) -> ModuleType:

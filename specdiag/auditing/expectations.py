@@ -27,17 +27,28 @@ _GENERATES = re.compile(r".*(ForCausalLM|LMHeadModel)")
 
 _CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
 _DAMAGED = re.compile(r"Went on without a configuration: (.*)\.", re.DOTALL)
-"""The note of a reader that passed over config.json."""
+"""The note of a reader that could not read config.json."""
 
 
 def damaged(subject: Subject) -> Iterator[Observation]:
-    """Find a config.json that is there and could not be read."""
+    """Find a config.json that could not be read.
+
+    Args:
+        subject: the subject of the audit.
+    """
     if note := _damage(subject):
         yield Observation("config", None, note)
 
 
 def expectations(subject: Subject) -> Iterator[Observation]:
-    """Hold layers, embeddings and heads against config.json. Entries that it lacks are not checked."""
+    """Compare layers, embeddings and heads with config.json. Entries that it lacks are not checked.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        Numbers that differ from those of config.json, heads that are missing, and tied weights that differ.
+    """
     records, skipped, config = subject.report.records, subject.report.skipped, subject.config
     yield from _layers(records, config)
     yield from _embeddings(records, config)
@@ -47,7 +58,11 @@ def expectations(subject: Subject) -> Iterator[Observation]:
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Give the checks that this source or its config.json leaves nothing to do, with the reason."""
+    """List the checks that cannot run on this source or config.json, each with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
     if partial := shards.partial(subject):
         return dict.fromkeys(_CHECKS, partial)
     if not subject.is_checkpoint:
@@ -84,7 +99,10 @@ def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> It
 
 
 def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:
-    """The blocks of a transformer of one piece, or of encoder and decoder. Others number theirs as they like: none."""
+    """Collect the block numbers of a transformer of one piece, or of encoder and decoder, by piece.
+
+    Other models number their blocks in their own ways: none are given.
+    """
     blocks: dict[str | None, set[int]] = {}
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
@@ -100,13 +118,13 @@ def _embeddings(records: Sequence[ModuleRecord], config: Mapping[str, object]) -
     parts = [cast("Mapping[str, object]", part) for part in config.values() if isinstance(part, Mapping)]
     has_parts = any(_integers(part, _VOCABULARY) for part in parts)
     for r in _over_tokens(records, config):
-        if not has_parts or r.rows < min(sizes):  # beside pictures, tokens are added to the text's
+        if not has_parts or r.rows < min(sizes):  # models of images add tokens to those of the text
             yield from _unless(sizes, "vocabulary", r.key, r.rows)
         yield from _unless(_integers(config, _WIDTHS), "hidden_size", r.key, r.cols)
 
 
 def _over_tokens(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> list[ModuleRecord]:
-    """Embeddings and heads with a row for each token of the text."""
+    """Find embeddings and heads with a row for each token of the text."""
     if any(_CODEBOOKS in str(key) for key in config):
         return []
     patterns = {"embed": _TOKENS, "head": _HEAD}
@@ -114,24 +132,24 @@ def _over_tokens(records: Sequence[ModuleRecord], config: Mapping[str, object]) 
 
 
 def _unless(allowed: set[int], check: str, module: str | None, value: int) -> Iterator[Observation]:
-    """An observation where config.json says numbers of this kind, and not this one: the nearest is expected."""
+    """Observe a value that config.json does not allow; the nearest of its numbers is the expected one."""
     if allowed and value not in allowed:
         yield Observation(check, module, value, min(allowed, key=lambda number: abs(number - value)))
 
 
 def _integers(config: Mapping[str, object], keys: re.Pattern[str]) -> set[int]:
-    """Every positive integer under such a key, in the parts of config.json too."""
+    """Collect every positive integer under such a key of a configuration, in its sections too."""
     integers: set[int] = set()
     for key, value in config.items():
         if isinstance(value, Mapping):
             integers |= _integers(cast("Mapping[str, object]", value), keys)
-        elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live configuration has other keys too
+        elif type(value) is int and value > 0 and keys.fullmatch(str(key)):  # a live one may have other keys
             integers.add(value)
     return integers
 
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
-    """Embedding and head that the model will share although they hold different values."""
+    """Find embeddings and heads that the model will share although they hold different values."""
     if _tie(config) is not True:
         return
     tokens = [r for r in records if r.role == "embed" and _TOKENS.fullmatch(r.name)]

@@ -1,4 +1,4 @@
-"""The small tensors beside the matrices of a checkpoint: norm gains, biases and what else holds numbers."""
+"""The small tensors beside the matrices of a checkpoint: norm gains, biases and other float tensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.spectra.scan import scan
 
 _ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")
-"""Why a tensor was left out that is looked at otherwise, or may hold anything, as masks do."""
+"""Reasons to leave a tensor out that is checked elsewhere, or may hold any value, as masks do."""
 _MASK = re.compile(r".*mask(ed)?(_bias)?")
 
 
 def others(checkpoint: Checkpoint) -> tuple[StoredTensor, ...] | None:
-    """Its float tensors that are no matrices; None where they are not listed, as those of pipelines."""
+    """Find the float tensors of a checkpoint that are no matrices.
+
+    Args:
+        checkpoint: not read yet.
+
+    Returns:
+        Norm gains, biases and the like; None where tensors are not listed, as those of pipelines.
+    """
     if checkpoint.stored is None:
         return None
     left_out = {s.name for s in checkpoint.skipped if not _ELSEWHERE.fullmatch(s.reason)}
@@ -32,7 +39,14 @@ def others(checkpoint: Checkpoint) -> tuple[StoredTensor, ...] | None:
 
 
 def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
-    """Bad values in norm gains, biases and whatever else is no matrix."""
+    """Find bad values in norm gains, biases and whatever else is no matrix.
+
+    Args:
+        tensors: as `others` found them; each is read once.
+
+    Yields:
+        Counts of values that are not finite or saturated; tensors that could not be read.
+    """
     for tensor in tensors:
         try:
             stored = tensor.read(None)

@@ -32,7 +32,7 @@ class Finding(Record, frozen=True, kw_only=True):
     value: Value
     """Finding: a number in the metric of the check, or words."""
     threshold: float | None = None
-    """Limit, or the configuration's value, that it was compared with. None for what is never right."""
+    """Limit, or the configuration's value, that it was compared with. None where every observation is a finding."""
     why: str
     """Why it matters."""
     advice: str
@@ -97,7 +97,11 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
     decay: DecayAnswer | None = None
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
-        """The findings of this severity and worse."""
+        """Find the findings of some severity and worse.
+
+        Args:
+            severity: the mildest one.
+        """
         return tuple(f for f in self.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(severity))
 
     def to_json(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Checks of files and tensors that no index lists. Files that are listed and missing end the reading itself."""
+"""Checks of files and tensors that no index lists. A listed file that is missing fails while the checkpoint is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _UNLISTED = re.compile(r"(?P<index>\S+) does not list (?P<names>.*), which its s
 
 
 def extra(subject: Subject) -> Iterator[Observation]:
-    """Find shards beside those that were read, and tensors in them that the index does not list."""
+    """Find shards beside those that were read, and tensors in them that the index does not list.
+
+    Args:
+        subject: the subject of the audit.
+    """
     source = subject.report.source
     if _one_of(source) is not None:
         return
@@ -29,7 +33,14 @@ def extra(subject: Subject) -> Iterator[Observation]:
 
 
 def partial(subject: Subject) -> str | None:
-    """Give the reason why an absent matrix says nothing: only some of the matrices were asked for, or are there."""
+    """Explain why a missing matrix proves nothing: the report covers only a part of the checkpoint.
+
+    Args:
+        subject: the subject of the audit.
+
+    Returns:
+        The reason; None where the report covers everything.
+    """
     settings, source = subject.report.settings, subject.report.source
     if settings.include or settings.exclude or settings.roles or settings.experts is not None:
         return "only a selection of the matrices was asked for"

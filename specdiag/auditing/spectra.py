@@ -1,4 +1,4 @@
-"""Checks of spectra: beside the other layers, beside random matrices, beside the entries permuted."""
+"""Checks of spectra against those of other layers, of random matrices, and of the permuted entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
 
 _MIN_SIDE = 50
-"""Smaller spectra scatter too much to be held against a limit law."""
+"""Smaller spectra scatter too much to be compared with a limit law."""
 _SPREAD = 0.1
 """Least spread of ln sigma_max that is taken for natural: layers that agree to less than 10 % are not told apart."""
 _MAD = 1.4826
@@ -22,7 +22,14 @@ _LIKE_NOISE = 0.1
 
 
 def traps(subject: Subject) -> Iterator[Observation]:
-    """Measure the spectral norm of the permuted entries, where an eigenvalue sticks out, over that of equal noise."""
+    """Compare the spectral norm of the permuted entries, where an eigenvalue sticks out, with that of equal noise.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        The ratio of the two norms.
+    """
     for r in subject.report:
         if r.rand_spikes and r.rand_spectral_norm and r.frobenius_norm and min(r.rows, r.cols) >= _MIN_SIDE:
             noise = r.frobenius_norm / (r.rows * r.cols * r.n_slices) ** 0.5 * (r.rows**0.5 + r.cols**0.5)
@@ -30,13 +37,20 @@ def traps(subject: Subject) -> Iterator[Observation]:
 
 
 def norm_outliers(subject: Subject) -> Iterator[Observation]:
-    """Measure how many robust deviations ln sigma_max lies from its median over matrices of one role and shape."""
+    """Find spectral norms unlike those of other layers, among matrices of one role and shape.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        How many robust deviations ln sigma_max lies from its median.
+    """
     check = subject.checks["norm_outlier"]
     groups: dict[tuple[object, ...], list[tuple[ModuleRecord, float]]] = defaultdict(list)
     for r in subject.report:
         if r.layer is not None and r.spectral_norm:
-            alike = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
-            groups[alike].append((r, math.log(r.spectral_norm)))
+            kind = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
+            groups[kind].append((r, math.log(r.spectral_norm)))
     for group in groups.values():
         if len(group) < (check.at_least or 2):
             continue
@@ -47,35 +61,46 @@ def norm_outliers(subject: Subject) -> Iterator[Observation]:
 
 
 def random(subject: Subject) -> Iterator[Observation]:
-    """Find matrices whose spectrum is that of noise: each by its |z|, or, where most are such, the model as a whole."""
+    """Find matrices whose spectrum is that of noise.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        The |z| of each; or, where most matrices of attention and MLP are noise, their share in the whole model.
+    """
     random, untrained = subject.checks["random"], subject.checks["untrained"]
     least = random.at_least or 0
-    known = [
+    measured = [
         r for r in subject.report if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least
     ]
-    alike = [(r, abs(r.z or 0.0)) for r in known if _is_like_noise(r)]
-    noise = [(r, z) for r, z in alike if z < (random.threshold or 0.0)]
-    blocks = [r for r in known if r.family in ("attention", "mlp")]
+    like_noise = [(r, abs(r.z or 0.0)) for r in measured if _is_like_noise(r)]
+    noise = [(r, z) for r, z in like_noise if z < (random.threshold or 0.0)]
+    blocks = [r for r in measured if r.family in ("attention", "mlp")]
     noisy = {r.key for r, _ in noise}
     share = sum(r.key in noisy for r in blocks) / len(blocks) if blocks else 0.0
     if untrained.enabled and untrained.threshold is not None and share > untrained.threshold:
         yield Observation("untrained", None, share)
     else:
-        yield from (Observation("random", r.key, z) for r, z in alike)
+        yield from (Observation("random", r.key, z) for r, z in like_noise)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Give the checks of this file that cannot be made, with the reason."""
-    known = [r for r in subject.report if r.z is not None]
-    if not known and any(r.alpha is not None for r in subject.report):
+    """List the checks of this file that cannot run, each with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    measured = [r for r in subject.report if r.z is not None]
+    if not measured and any(r.alpha is not None for r in subject.report):
         return dict.fromkeys(("random", "untrained"), "needs alpha by hill at tail fraction 0.5")
     least = subject.checks["random"].at_least or 0
-    if not any(min(r.rows, r.cols) >= least for r in known):
+    if not any(min(r.rows, r.cols) >= least for r in measured):
         return dict.fromkeys(("random", "untrained"), f"no matrix has {least} eigenvalues")
     return {}
 
 
 def _is_like_noise(r: ModuleRecord) -> bool:
-    """No eigenvalue beyond the edge of the noise, and its stable rank. Random matrices pass with those of their z."""
+    """Tell whether a matrix has no eigenvalue beyond the edge of the noise, and the stable rank of noise."""
     noise = r.rows * r.cols / (r.rows**0.5 + r.cols**0.5) ** 2
     return not r.mp_spikes and abs((r.stable_rank or 0.0) / noise - 1) < _LIKE_NOISE

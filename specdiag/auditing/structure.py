@@ -1,4 +1,4 @@
-"""Checks of matrices as such: constant, copied, of too low a rank, in part dead, or not there at all."""
+"""Checks of single matrices: constant, copied, of too low a rank, partly dead, or missing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ from specdiag.records import ModuleRecord
 
 _CHUNK = 1 << 16
 _COMMON = 0.5
-"""A kind of layer is the rule where this share of the layers or more is of it."""
+"""A kind of layer is usual where at least this share of the layers is of it."""
 _RARE = 0.1
-"""A poorer kind of layer is a fault where at most this share of the layers is of it: more are a design."""
+"""A kind of layer with fewer matrices is a fault where at most this share of the layers is of it, else a design."""
 _LOST_TO_ROUNDING = {"BF16": 0.2, "F16": 0.03}
 """Share of singular values that may lie below the rounding of a coarse type in a healthy matrix: more than twice what
 queries and keys of BERTs lose, 0.09 and 0.012."""
 _EQUAL_VALUES = "(equal values)"
 _DIGITS = (14, 12, 9, 6)
-"""The root mean square of equal values is theirs to 15 digits or so. In float64 the value is guessed from fewer."""
+"""The root mean square of equal values is their value to about 15 digits. For float64 rounder values are tried."""
 
 
 def matrices(subject: Subject) -> Iterator[Observation]:
-    """Find faults of single matrices, and matrices that hold the same values."""
+    """Find faults of single matrices, and matrices that hold the same values.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        Constant, copied and degenerate matrices; lost rank and dead rows and columns as shares.
+    """
     records = subject.report.records
     constant = {r.key for r in records if _is_constant(r)}
     for r in records:
@@ -40,27 +47,39 @@ def matrices(subject: Subject) -> Iterator[Observation]:
 
 
 def stored_twice(subject: Subject) -> Iterator[Observation]:
-    """Find embeddings and heads of equal values under two names: sharing that the file does not say."""
+    """Find embeddings and heads that are stored twice with equal values, though the model may share them.
+
+    Args:
+        subject: the subject of the audit.
+    """
     for s in subject.report.skipped:
         if s.reason.endswith(_EQUAL_VALUES):
             yield Observation("stored_twice", s.name, s.reason.removesuffix(_EQUAL_VALUES).strip())
 
 
 def layers(subject: Subject) -> Iterator[Observation]:
-    """Find layers that are missing in a row of layers, and matrices that a layer lacks and its like have."""
-    beside = {s.name for s in subject.report.skipped}
+    """Find layers that are missing in a row of layers, and matrices that a few layers of a kind lack.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    skipped = {s.name for s in subject.report.skipped}
     pieces: dict[str | None, dict[int, list[ModuleRecord]]] = defaultdict(lambda: defaultdict(list))
     for r in subject.report:
         if r.layer is not None and r.family != "embedding":
             pieces[r.component][r.layer].append(r)
     for layers in pieces.values():
         if any(r.family == "attention" for layer in layers.values() for r in layer):
-            yield from _gaps(layers, beside)
-            yield from _lacking(layers, beside)
+            yield from _gaps(layers, skipped)
+            yield from _lacking(layers, skipped)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
-    """Give the checks of this file that cannot be made, with the reason."""
+    """List the checks of this file that cannot run, each with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
     partial = shards.partial(subject)
     reasons: dict[str, str] = {}
     if partial is not None:
@@ -96,7 +115,7 @@ def _copies(records: Iterable[ModuleRecord]) -> Iterator[Observation]:
 def _is_constant(r: ModuleRecord) -> bool:
     """Tell whether all entries are one value other than zero.
 
-    Such a matrix has rank 1, and its norm gives the value but for the sign: the digest then decides.
+    Such a matrix has rank 1, and its norm gives the value up to its sign. Each candidate's digest is compared.
     """
     if r.stable_rank is None or r.stable_rank > 1 + 1e-4 or not r.frobenius_norm or r.digest is None:
         return False
@@ -137,20 +156,23 @@ def _digest(code: bytes, n: int) -> str:
     return digest.hexdigest()
 
 
-def _gaps(layers: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
-    """Layer numbers that are jumped over between layers of one kind. A sequential net jumps over its activations."""
+def _gaps(layers: dict[int, list[ModuleRecord]], skipped: set[str]) -> Iterator[Observation]:
+    """Find missing numbers between layers of one kind. A sequential net numbers its activations too."""
     present = sorted(layers)
     for below, above in pairwise(present):
         is_block = not _families(layers[below]).isdisjoint(("attention", "mlp"))
         if above - below == 1 or not is_block or _kind(layers[below], below) != _kind(layers[above], above):
             continue
         for number in range(below + 1, above):
-            if not any(_renumbered(r.name, below, number) in beside for r in layers[below]):
+            if not any(_renumbered(r.name, below, number) in skipped for r in layers[below]):
                 yield Observation("layer_gap", _place(layers[below][0].name, below, number), f"layer {number}")
 
 
-def _lacking(layers: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterator[Observation]:
-    """Matrices that a few layers lack of the usual kind. A layer without attention, or half empty, is a design."""
+def _lacking(layers: dict[int, list[ModuleRecord]], skipped: set[str]) -> Iterator[Observation]:
+    """Find matrices of the usual kind of layer that a few layers lack.
+
+    A layer without attention, or with half of the matrices, is taken for a design.
+    """
     kinds = {number: _kind(records, number) for number, records in layers.items()}
     counts = Counter(kinds.values())
     usual, n = counts.most_common(1)[0]
@@ -166,7 +188,7 @@ def _lacking(layers: dict[int, list[ModuleRecord]], beside: set[str]) -> Iterato
     for number in sorted(poorer):
         for r in layers[example]:
             name = _renumbered(r.name, example, number)
-            if _member(r, example) not in kinds[number] and name not in beside:
+            if _member(r, example) not in kinds[number] and name not in skipped:
                 yield Observation("missing_matrix", name if r.part is None else f"{name}[{r.part}]", "not there")
 
 
@@ -183,11 +205,11 @@ def _member(r: ModuleRecord, number: int) -> tuple[str, str | None]:
 
 
 def _renumbered(name: str, number: int, other: int | str) -> str:
-    """The name of the same tensor in another layer."""
+    """Name the same tensor in another layer."""
     return re.sub(rf"(?<![^.]){number}(?![^.])", str(other), name, count=1)
 
 
 def _place(name: str, number: int, other: int) -> str:
-    """The name up to the number of the layer."""
+    """Cut the name after the number of the layer."""
     parts = name.split(".")
     return ".".join([*parts[: parts.index(str(number))], str(other)]) if str(number) in parts else f"layer {other}"

@@ -17,7 +17,7 @@ class Subject:
     Attributes:
         report: the records of the weights.
         checks: every check by id, with the thresholds that hold.
-        is_checkpoint: the weights themselves were there, and not a report alone.
+        is_checkpoint: whether the weights themselves were given, and not only a report.
         config: config.json, empty without one.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.

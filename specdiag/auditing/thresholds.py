@@ -1,4 +1,4 @@
-"""The checks: what is measured, from where on it is a finding, why it matters. Data, and what a user says instead."""
+"""The table of checks (metric, threshold, reason, advice), and the changes that a user makes to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NEEDS: dict[Need, str] = {
     "baseline": "`baseline=`",
     "decay": "`weight_decay=`, `lr=`",
 }
-"""In the words of the documentation."""
+"""Inputs in the words of the documentation."""
 
 
 class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metric: str
     """Measured quantity, in the words of the table in the documentation."""
     threshold: float | None = None
-    """A finding where the value lies beyond it; None for what is never right."""
+    """Limit beyond which a value is a finding; None where every observation is one."""
     fires: Literal["above", "below"] = "above"
     at_least: int | None = None
     """Matrices that must be comparable for the check to say anything."""
@@ -81,57 +81,68 @@ class Observation(NamedTuple):
     module: str | None
     value: Value
     expected: float | None = None
-    """Expected value, where that is not the same for all."""
+    """Expected value, where the check has no single threshold."""
 
 
 @cache
 def default_checks() -> dict[str, Check]:
-    """The checks as they are shipped, by id, in the order of the table."""
+    """Read the checks as they are shipped, by id, in the order of the table."""
     data = (files("specdiag.auditing") / "checks.toml").read_bytes()
     return {check.id: check for check in _decode_file(data).check}
 
 
 def load_checks(overrides: str | os.PathLike[str] | Mapping[str, object] | None = None) -> dict[str, Check]:
-    """The checks with what a user says instead.
+    """Read the checks, with the changes of a user.
 
     Args:
         overrides: a TOML file with a table for each check to change, or the same as a mapping:
             `{"rank": {"threshold": 0.2, "severity": "info"}, "trap": {"enabled": False}}`.
+
+    Returns:
+        The checks by id, in the order of the table.
 
     Raises:
         UsageError: the file cannot be read, or names a check or key that does not exist, or a value that cannot be.
     """
     if overrides is None:
         return default_checks()
-    named, tables = _read(overrides)
+    origin, tables = _read(overrides)
     checks = dict(default_checks())
     for name, table in tables.items():
         if name not in checks:
             raise UsageError(
-                f"{named}: there is no check '{shortened(str(name), 60)}'; the checks are {', '.join(checks)}"
+                f"{origin}: there is no check '{shortened(str(name), 60)}'; the checks are {', '.join(checks)}"
             )
-        checks[name] = _changed(checks[name], table, named)
+        checks[name] = _changed(checks[name], table, origin)
     return checks
 
 
 def findings(observations: Iterable[Observation], checks: Mapping[str, Check]) -> Iterator[Finding]:
-    """The observations that lie beyond the threshold of their check."""
-    for seen in observations:
-        check = checks[seen.check]
-        if check.enabled and _fires(check, seen.value):
+    """Turn observations into findings where they lie beyond the threshold of their check.
+
+    Args:
+        observations: in any order.
+        checks: by id; one that is switched off finds nothing.
+
+    Yields:
+        The findings, in the order of the observations.
+    """
+    for observation in observations:
+        check = checks[observation.check]
+        if check.enabled and _fires(check, observation.value):
             yield Finding(
                 check=check.id,
                 severity=check.severity,
-                module=seen.module,
-                value=seen.value,
-                threshold=check.threshold if seen.expected is None else seen.expected,
+                module=observation.module,
+                value=observation.value,
+                threshold=check.threshold if observation.expected is None else observation.expected,
                 why=check.why,
                 advice=check.advice,
             )
 
 
 def checks_table() -> str:
-    """The table of docs/audit.md: every check with its default and where it comes from."""
+    """Write the table of docs/audit.md: every check with its default and its source."""
     head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "source")
     lines = [head, ("---",) * len(head)]
     lines += [
@@ -166,31 +177,31 @@ def _read(overrides: str | os.PathLike[str] | Mapping[str, object]) -> tuple[str
     if isinstance(overrides, Mapping):
         return "thresholds", overrides
     checks.path("thresholds", overrides)
-    named = os.fspath(overrides)
+    name = os.fspath(overrides)
     try:
-        return named, decode_toml(read_whole(overrides, LIMIT))
+        return name, decode_toml(read_whole(overrides, LIMIT))
     except OSError as error:
-        raise UsageError(f"the thresholds in {named} cannot be read: {error.strerror}") from error
+        raise UsageError(f"the thresholds in {name} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise UsageError(f"{named} is no TOML: {error}") from error
+        raise UsageError(f"{name} is no TOML: {error}") from error
 
 
-def _changed(check: Check, table: object, named: str) -> Check:
+def _changed(check: Check, table: object, origin: str) -> Check:
     allowed = [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
     unknown = [key for key in cast("Table", table) if key not in allowed] if isinstance(table, dict) else []
     if unknown:
         raise UsageError(
-            f"{named}: '{check.id}' has no '{shortened(str(unknown[0]), 60)}' to change; it has {', '.join(allowed)}"
+            f"{origin}: '{check.id}' has no '{shortened(str(unknown[0]), 60)}' to change; it has {', '.join(allowed)}"
         )
     try:
         override = _to_override(table)
     except msgspec.DecodeError as error:
         raise UsageError(
-            f"{named}: '{check.id}' is not understood ({error}); write [{check.id}] with any of {', '.join(allowed)}; "
+            f"{origin}: '{check.id}' is not understood ({error}); write [{check.id}] with any of {', '.join(allowed)}; "
             f"severities are {', '.join(SEVERITIES)}"
         ) from error
     for key in ("threshold", "at_least"):
         number = getattr(override, key)
         if number is not None and not 0 <= number < math.inf:
-            raise UsageError(f"{named}: {key} {number} of '{check.id}' must be a number of at least 0")
+            raise UsageError(f"{origin}: {key} {number} of '{check.id}' must be a number of at least 0")
     return replace(check, **{key: value for key, value in asdict(override).items() if value is not None})

@@ -1,4 +1,4 @@
-"""Checks of stored values, from the counts that were taken in the one read."""
+"""Checks of stored values, from the counts in a report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from specdiag.records import ModuleRecord
 _TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}
 """Smallest normal value of each storage type."""
 _NATURAL = 3.0
-"""How many times the share of denormals of normally distributed values is still natural: weights crowd around 0."""
+"""Allowed multiple of the share of denormals among normally distributed values: weights crowd around 0."""
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
 
 
 def values(subject: Subject) -> Iterator[Observation]:
-    """Find bad values, and matrices without any."""
+    """Find bad values, and matrices without any.
+
+    Args:
+        subject: the subject of the audit.
+    """
     for r in subject.report.records:
         if r.n_nonfinite:
             yield Observation("nonfinite", r.key, r.n_nonfinite)
@@ -35,13 +39,21 @@ def values(subject: Subject) -> Iterator[Observation]:
 
 
 def incomplete(subject: Subject) -> Iterator[Observation]:
-    """Find a report that an interruption cut short."""
+    """Find a report that an interruption cut short.
+
+    Args:
+        subject: the subject of the audit.
+    """
     if not subject.report.complete:
         yield Observation("incomplete", None, f"{len(subject.report)} matrices")
 
 
 def left_out(subject: Subject) -> Iterator[Observation]:
-    """Find stored tensors that hold nothing, or nothing that could be read."""
+    """Find stored tensors that hold nothing, or nothing that could be read.
+
+    Args:
+        subject: the subject of the audit.
+    """
     for s in subject.report.skipped:
         name = s.name if s.part is None else f"{s.name}[{s.part}]"
         if s.reason.startswith("empty"):
@@ -51,7 +63,7 @@ def left_out(subject: Subject) -> Iterator[Observation]:
 
 
 def _unnatural_denormals(r: ModuleRecord) -> float:
-    """Share of denormal values beyond what the storage type makes of weights of this size."""
+    """Compute the share of denormal values beyond that of healthy weights of this size in the storage type."""
     n = r.rows * r.cols * r.n_slices
     tiny = _TINY.get(r.storage_dtype, 0.0)
     natural = 0.0

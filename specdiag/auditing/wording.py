@@ -1,4 +1,4 @@
-"""An audit in words and as markdown. Names come from files of strangers: nothing in them is printed as markup."""
+"""An audit in words and as markdown. Names come from untrusted files: nothing in them is printed as markup."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FEW = 5
 
 
 def headline(audit: AuditReport) -> str:
-    """The verdict in a line."""
+    """Write the verdict in a line."""
     counts = ", ".join(f"{n} {severity}" for severity, n in audit.counts.items() if n) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
     return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}"
 
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
-    """The findings by check, in their order."""
+    """Group the findings by check, in their order."""
     by_check: dict[str, list[Finding]] = defaultdict(list)
     for finding in audit.findings:
         by_check[finding.check].append(finding)
@@ -28,39 +28,39 @@ def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:
 
 
 def explanation(finding: Finding) -> str:
-    """Why a check matters, and what to do."""
+    """Write why a check matters, and what to do."""
     return f"{finding.check}: {finding.why}. What to do: {finding.advice}."
 
 
 def coverage(audit: AuditReport) -> list[str]:
     """List the checks that ran, and those that did not and why."""
-    seen = audit.coverage
-    others = (
+    covered = audit.coverage
+    small_tensors = (
         "; values of norm gains and biases are not seen in a report, a pipeline or an adapter"
-        if seen.n_others is None
-        else f", and at the values of {seen.n_others} norm gains, biases and other small tensors"
+        if covered.n_others is None
+        else f", and at the values of {covered.n_others} norm gains, biases and other small tensors"
     )
-    total = len(seen.checks) + len(seen.not_checked)
+    total = len(covered.checks) + len(covered.not_checked)
     lines = [
-        f"Looked at {seen.n_matrices} matrices of {seen.n_tensors} tensors{others}. "
-        f"{len(seen.checks)} of {total} checks were made."
+        f"Looked at {covered.n_matrices} matrices of {covered.n_tensors} tensors{small_tensors}. "
+        f"{len(covered.checks)} of {total} checks were made."
     ]
     sources = {"": audit.source} if audit.baseline is None else {"": audit.source, "Baseline: ": audit.baseline}
     lines += [printable(f"{side}{source.unread}") for side, source in sources.items() if source.unread]
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for check, reason in seen.not_checked.items():
+    for check, reason in covered.not_checked.items():
         by_reason[reason].append(check)
     if by_reason:
         reasons = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
         lines.append(f"Not checked: {'; '.join(reasons)}.")
-    return [*lines, *(f"Note: {printable(note)}" for note in seen.notes)]
+    return [*lines, *(f"Note: {printable(note)}" for note in covered.notes)]
 
 
 def decay(answer: DecayAnswer) -> list[str]:
-    """The answer on a stated decay, with its ranges and assumptions."""
+    """Write the answer on a stated decay, with its ranges and assumptions."""
     stated = f"weight decay {answer.weight_decay:g} at lr {answer.lr:g}"
     stated += f" over {answer.steps} steps" if answer.steps is not None else ""
-    found = "" if answer.rms_median is None else (
+    sizes = "" if answer.rms_median is None else (
         f" The weights of {answer.n_matrices} matrices of attention and MLP have a root mean square of "
         f"{answer.rms_median:.3g} (quartiles {answer.rms_low:.3g} to {answer.rms_high:.3g}); "
         f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected."
@@ -70,21 +70,26 @@ def decay(answer: DecayAnswer) -> list[str]:
         "inconsistent": f"The weights are inconsistent with {stated}",
         "cannot tell": f"Whether the weights fit {stated} cannot be told",
     }[answer.answer]
-    return [f"{verdict}: {answer.reason}.{found}", f"This assumes {'; '.join(answer.assumptions)}."]
+    return [f"{verdict}: {answer.reason}.{sizes}", f"This assumes {'; '.join(answer.assumptions)}."]
 
 
 def value(finding: Finding) -> str:
-    """The value of a finding for a person."""
+    """Write the value of a finding for a person."""
     return f"{finding.value:.4g}" if isinstance(finding.value, float) else printable(str(finding.value))
 
 
 def limit(finding: Finding) -> str:
-    """Its threshold, empty where there is none."""
+    """Write the threshold of a finding, nothing where it has none."""
     return "" if finding.threshold is None else f"{finding.threshold:g}"
 
 
 def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
-    """The audit for a pull request or a job summary."""
+    """Write the audit as markdown, for a pull request or a job summary.
+
+    Args:
+        audit: as `audit` returned it.
+        all_rows: list every finding of a check, not only the first `FEW`.
+    """
     lines = [f"## specdiag audit: {markdown.text(headline(audit))}", ""]
     for group in groups(audit):
         first = group[0]
@@ -103,5 +108,5 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
 
 
 def _collapsed(checks: list[str]) -> str:
-    """Their ids, those against a baseline as one where none of them was made."""
+    """List ids of checks. Several checks against a baseline, and no others, are written as `baseline_*`."""
     return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)

@@ -1,4 +1,4 @@
-"""Checksums of the stored members of a zip archive, looked at when their values are read.
+"""Checksums of the stored members of a zip archive, compared when their values are read.
 
 torch.load does not compare them. A member that is read whole costs one CRC over the buffer. A member of which only
 parts are read, such as the experts of a stack, is read once more, at the first of them.
@@ -22,7 +22,12 @@ _AT_ONCE = 1 << 24
 
 
 def differs(entry: zipfile.ZipInfo, crc: int) -> bool:
-    """Compare with what the archive says. A checksum of 0 is none: torch can be told to save without."""
+    """Tell whether bytes differ from those that were saved. A checksum of 0 means that torch saved without one.
+
+    Args:
+        entry: the member of the archive, with its checksum.
+        crc: CRC-32 of the bytes that were read.
+    """
     return entry.CRC not in (0, crc)
 
 
@@ -42,10 +47,16 @@ class Checksums:
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, begin: int, end: int, entry: zipfile.ZipInfo) -> None:
-        """Add a member, whose bytes lie from `begin` to `end` in the file."""
+        """Add a member, whose bytes lie from `begin` to `end` in the file.
+
+        Args:
+            begin: offset of its first byte.
+            end: offset behind its last byte.
+            entry: its record in the archive, with the checksum.
+        """
         insort(self._members, (begin, end, entry), key=lambda member: member[0])
 
-    def damaged(self, offset: int, data: RawArray) -> str | None:
+    def damaged_member(self, offset: int, data: RawArray) -> str | None:
         """Compare the member that `data` was read from with its checksum.
 
         Args:

@@ -31,22 +31,24 @@ def sample_experts(parts: Mapping[str, tuple[Part, ...]], n: int, seed: int) -> 
     """
     if n < 1:
         raise UsageError(f"experts={n} leaves nothing to analyse: give 1 or more")
-    numbers = {number for name, held in parts.items() for part in held if (number := _expert(name, part)) is not None}
+    numbers = {
+        number for name, matrices in parts.items() for part in matrices if (number := _expert(name, part)) is not None
+    }
     total = 1 + max(numbers, default=-1)
     if n >= total:
         return dict(parts), {}, []
     drawn = sorted(random.Random(seed).sample(range(total), n))
-    kept: Parts = {}
+    sampled: Parts = {}
     reasons: dict[str, str] = {}
-    for name, held in parts.items():
-        kept[name] = tuple(part for part in held if _expert(name, part) in (None, *drawn))
-        if len(kept[name]) < len(held):
+    for name, matrices in parts.items():
+        sampled[name] = tuple(part for part in matrices if _expert(name, part) in (None, *drawn))
+        if len(sampled[name]) < len(matrices):
             reasons[name] = f"expert sampling: {n} of {total} analysed"
     shown = ", ".join(map(str, drawn))
-    return kept, reasons, [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."]
+    return sampled, reasons, [f"Analysed {n} of {total} experts of each layer ({shown}), drawn with seed {seed}."]
 
 
 def _expert(name: str, part: Part) -> int | None:
-    """The number of the expert that a matrix belongs to: one of a stack, or a tensor of its own."""
+    """Find the number of the expert that a matrix belongs to: one of a stack, or a tensor of its own."""
     match = _STACKED.match(part.module.part or "") or _ALONE.search(name)
     return int(match[1]) if match else None

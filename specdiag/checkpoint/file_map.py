@@ -1,6 +1,6 @@
 """A torch file in memory: its tensors point into the map, and their values are read from the file.
 
-To touch a mapped page that the file no longer has ends the process; to read it is an error that can be reported.
+Touching a mapped page that the file no longer has ends the process. Reading it raises an error that can be reported.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class FileMap:
         if not view.numel() or not 0 <= offset < self.n_bytes:
             return view
         reach = sum((size - 1) * step for size, step in zip(view.shape, view.stride(), strict=True)) + 1
-        held = np.empty(reach * view.element_size(), np.uint8)
-        read_range(self.path, label, offset, held)
-        member = self.checksums.damaged(offset, held)
+        stored_bytes = np.empty(reach * view.element_size(), np.uint8)
+        read_range(self.path, label, offset, stored_bytes)
+        member = self.checksums.damaged_member(offset, stored_bytes)
         if member is not None:
             raise SourceError(
                 f"'{label}' is damaged at '{brief(name)}': its bytes do not fit the checksum of {brief(member)!r}; "
                 "fetch it again"
             )
-        storage = torch.from_numpy(held).untyped_storage()
+        storage = torch.from_numpy(stored_bytes).untyped_storage()
         values = torch.empty((0,), dtype=view.dtype).set_(storage, 0, view.shape, view.stride())
         values = values.conj() if view.is_conj() else values
         return torch._neg_view(values) if view.is_neg() else values  # pyright: ignore

@@ -1,6 +1,6 @@
 """Choice of the files that hold the model: one precedence for local and remote sources.
 
-Two different models of equal rank are never guessed between.
+It never guesses between two different models of equal rank.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelFiles:
     """The files that hold one model.
 
     Attributes:
         files: weight files, relative to the repository; empty where `index` lists them.
         index: the index file, or None.
-        missing: the first shards that the names of the others promise and that are not there.
+        missing: shards that do not exist although the names of the others count them; the first nine.
     """
 
     files: tuple[str, ...]
@@ -50,11 +50,13 @@ class Choice:
 
 
 def _sound(name: str) -> str | None:
-    """Answer None: nothing is known of links."""
+    """Answer that no file is a broken link, where nothing is known of links."""
     return None
 
 
-def choose(names: Iterable[str], pick: str | None, where: str, broken: Callable[[str], str | None] = _sound) -> Choice:
+def choose(
+    names: Iterable[str], pick: str | None, where: str, broken: Callable[[str], str | None] = _sound
+) -> ModelFiles:
     """Choose the model among the files of a repository or directory.
 
     Args:
@@ -74,7 +76,7 @@ def choose(names: Iterable[str], pick: str | None, where: str, broken: Callable[
     folder = f"{pick.strip('/')}/" if pick else ""
     if pick in names:
         refuse_part(pick, where if where.endswith(pick) else f"{where}/{pick}", names.__contains__)
-        return Choice((), index=pick) if is_index(pick) else Choice((pick,))
+        return ModelFiles((), index=pick) if is_index(pick) else ModelFiles((pick,))
     if folder and not any(name.startswith(folder) for name in names):
         raise UsageError(f"{where} has no file '{pick}'; it has {listed(weight_files(names) or names, _LISTED)}")
     inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
@@ -86,12 +88,19 @@ def choose(names: Iterable[str], pick: str | None, where: str, broken: Callable[
 
 
 def is_index(name: str) -> bool:
-    """Tell whether a file lists shards by its name, such as `model.safetensors.index.json`."""
+    """Tell whether a file is an index of shards by its name, such as `model.safetensors.index.json`."""
     return name.endswith(".json") and ".index." in name
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """List the names that look like files of weights, in supported formats and others."""
+    """List the names that look like files of weights, in supported formats and others.
+
+    Args:
+        names: files of a repository or directory, relative to it.
+
+    Returns:
+        Those names in their order, without optimizer states and the like.
+    """
     return [
         name
         for name in names
@@ -102,6 +111,10 @@ def weight_files(names: Iterable[str]) -> list[str]:
 def refuse_foreign(names: Iterable[str], where: str) -> None:
     """Refuse by its name what would be refused by its content, before it is downloaded.
 
+    Args:
+        names: the files that were chosen.
+        where: the repository or directory, for messages.
+
     Raises:
         SourceError: a file is of a format that is not supported.
     """
@@ -110,68 +123,88 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
         raise SourceError(f"{where} stores {listed(foreign, _LISTED)} in a format {_UNSUPPORTED}")
 
 
-def shard_notes(choice: Choice) -> list[str]:
-    """Warn where one shard was picked out of a set."""
-    shard = _SHARD.fullmatch(choice.files[0]) if len(choice.files) == 1 else None
+def shard_notes(model: ModelFiles) -> list[str]:
+    """Warn where one shard was picked out of a set.
+
+    Args:
+        model: the files that were chosen.
+
+    Returns:
+        One note, or none.
+    """
+    shard = _SHARD.fullmatch(model.files[0]) if len(model.files) == 1 else None
     if shard is None or int(shard["total"]) < 2:
         return []
-    return [f"{choice.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+    return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
 
 
-def projector_notes(choice: Choice, names: Iterable[str]) -> list[str]:
-    """Name the projectors of images and sounds that llama.cpp keeps in GGUF files beside that of the model."""
-    folder, _, base = choice.name.rpartition("/")
-    beside = [name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(_base(name))]
-    if not base.endswith(".gguf") or not beside or choice.name in beside:
+def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:
+    """Name the multimodal projectors (images, sounds) that llama.cpp keeps in GGUF files beside that of the model.
+
+    Args:
+        model: the files that were chosen.
+        names: every file of the repository or directory.
+
+    Returns:
+        One note, or none.
+    """
+    folder, _, base = model.name.rpartition("/")
+    projectors = [
+        name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(_base(name))
+    ]
+    if not base.endswith(".gguf") or not projectors or model.name in projectors:
         return []
-    what = "a multimodal projector" if len(beside) == 1 else "multimodal projectors"
-    return [f"Left out {listed(beside, _LISTED)}, {what} beside the model: analyse one with file=."]
+    what = "a multimodal projector" if len(projectors) == 1 else "multimodal projectors"
+    return [f"Left out {listed(projectors, _LISTED)}, {what} beside the model: analyse one with file=."]
 
 
-def _candidates(names: Sequence[str]) -> list[Choice]:
+def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
             shard = _SHARD.fullmatch(name)
             sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
-    indices = [Choice((), index=name) for name in names if is_index(name) and _rank(Choice((name,))) < len(_PRECEDENCE)]
-    return indices + [Choice(tuple(files), missing=_missing(files)) for files in sets.values()]
+    indices = [
+        ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
+    ]
+    return indices + [ModelFiles(tuple(files), missing=_missing(files)) for files in sets.values()]
 
 
-def _rank(choice: Choice) -> int:
-    base = _base(choice.name)
-    if _ADAPTER.match(base):  # after every model: an adapter beside one is something else to look at
+def _rank(model: ModelFiles) -> int:
+    base = _base(model.name)
+    if _ADAPTER.match(base):  # after every model: it is read only where there is none
         places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
         return len(_PRECEDENCE) + next(places, len(FORMATS))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
 
 
-def _without_variants(choices: list[Choice]) -> list[Choice]:
-    """model.fp16.safetensors goes where model.safetensors is there: diffusers' name for the same at lower precision."""
-    names = {choice.name for choice in choices}
-    return [
-        choice for choice in choices if (plain := _VARIANT.sub("", choice.name)) == choice.name or plain not in names
-    ]
+def _without_variants(models: list[ModelFiles]) -> list[ModelFiles]:
+    """Drop variants such as model.fp16.safetensors where the plain model.safetensors is there.
+
+    diffusers gives such names to the same weights at lower precision.
+    """
+    names = {model.name for model in models}
+    return [model for model in models if (plain := _VARIANT.sub("", model.name)) == model.name or plain not in names]
 
 
-def _only(choices: Sequence[Choice], where: str, broken: Callable[[str], str | None]) -> Choice:
-    names = [choice.name for choice in choices]
-    if len(choices) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
+def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> ModelFiles:
+    names = [model.name for model in models]
+    if len(models) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
         raise SourceError(
             f"{where} is cut for tensor parallelism ({listed(names, _LISTED)}), not supported: merge it first"
         )
-    if len(choices) > 1:
-        _refuse_broken(choices, where, broken)
+    if len(models) > 1:
+        _refuse_broken(models, where, broken)
         raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
-    if choices[0].missing:
-        raise SourceError(f"{where} is incomplete: it lacks {listed(choices[0].missing, _LISTED)}; fetch it again")
-    return choices[0]
+    if models[0].missing:
+        raise SourceError(f"{where} is incomplete: it lacks {listed(models[0].missing, _LISTED)}; fetch it again")
+    return models[0]
 
 
-def _refuse_broken(choices: Sequence[Choice], where: str, broken: Callable[[str], str | None]) -> None:
-    """Refuse a tie that links to nothing are a part of: they are no models."""
-    for name in (name for choice in choices for name in choice.files or (choice.name,)):
+def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> None:
+    """Refuse models of equal rank where a file of one of them is a link to nothing."""
+    for name in (name for model in models for name in model.files or (model.name,)):
         link = broken(name)
         if link is not None:
             raise SourceError(f"{where} holds '{name}', {link}: delete it, or pick another file with file=")
@@ -196,10 +229,10 @@ def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
         return f"{where} holds weights only as {listed(weights, _LISTED)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
     if folders:
-        named = listed(folders, _LISTED)
-        return f"{where} holds weights only in its folders {named}: name one, or pick it with file="
-    named = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
-    return f"{where} holds no weights, {named}"
+        contents = listed(folders, _LISTED)
+        return f"{where} holds weights only in its folders {contents}: name one, or pick it with file="
+    contents = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
+    return f"{where} holds no weights, {contents}"
 
 
 def _base(name: str) -> str:

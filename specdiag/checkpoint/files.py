@@ -19,28 +19,60 @@ class Files(Protocol):
     """Files of one folder by name, with `/` between folders."""
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Tell whether there is a file of this name."""
         ...
 
     def broken(self, name: str) -> str | None:
-        """Describe a name that is a link to no file; None for anything else."""
+        """Describe a link that leads to no file, as the end of a sentence; None for any other name."""
         ...
 
     def fetch(self, names: Sequence[str], /) -> None:
-        """Make files ready to be read, or refuse the kind that they are."""
+        """Make files ready to be read, such as by downloading them.
+
+        Args:
+            names: the files.
+
+        Raises:
+            UsageError: a file cannot be streamed, and has to be downloaded.
+            SourceError: a file is of a kind that is not supported, or cannot be fetched.
+        """
         ...
 
     def read(self, name: str, label: str) -> bytes:
-        """Read all of a small file."""
+        """Read all of a small file.
+
+        Args:
+            name: the file.
+            label: its name in messages.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
         ...
 
     def list(self, name: str, label: str) -> Listing:
-        """List the tensors of a file of weights."""
+        """List the tensors of a file of weights.
+
+        Args:
+            name: the file.
+            label: its name in messages.
+
+        Raises:
+            UsageError: it cannot be streamed, and has to be downloaded.
+            SourceError: it cannot be read, is damaged, or is of no supported format.
+        """
         ...
 
 
 def broken_link(path: Path) -> str | None:
-    """Describe a link that leads to no file, as the end of a sentence; None for anything else."""
+    """Describe a link that leads to no file.
+
+    Args:
+        path: any path.
+
+    Returns:
+        The end of a sentence that begins with the name and "is"; None where the path is no such link.
+    """
     if exists(path) or not path.is_symlink():
         return None
     try:
@@ -52,7 +84,7 @@ def broken_link(path: Path) -> str | None:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file or folder of that name, even one that no file can have."""
+    """Tell whether there is a file or folder at `path`; False for names that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
@@ -76,15 +108,19 @@ class LocalFiles:
     fetch: Callable[[Sequence[str]], None] = _nothing
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file, and where files are downloaded, whether it is there already."""
+        """Tell whether there is a file of this name. One that is still to be downloaded is not there yet."""
         return exists(self.root / name)
 
     def broken(self, name: str) -> str | None:
-        """Describe a name that is a link to no file; None for anything else."""
+        """Describe a link that leads to no file, as the end of a sentence; None for any other name."""
         return broken_link(self.root / name)
 
     def read(self, name: str, label: str) -> bytes:
         """Read all of a small file.
+
+        Args:
+            name: the file, relative to `root`.
+            label: its name in messages.
 
         Raises:
             SourceError: it cannot be read.
@@ -95,5 +131,14 @@ class LocalFiles:
             raise SourceError(f"'{brief(label, 400)}' cannot be read: {error.strerror}") from error
 
     def list(self, name: str, label: str) -> Listing:
-        """List the tensors of a file of weights. Errors as of `list_file`."""
+        """List the tensors of a file of weights.
+
+        Args:
+            name: the file, relative to `root`.
+            label: its name in messages.
+
+        Raises:
+            SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
+            MissingExtraError: it holds quantised weights that only an optional dependency decodes.
+        """
         return list_file(self.root / name, label)

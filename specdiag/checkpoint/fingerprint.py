@@ -11,9 +11,14 @@ from specdiag.records import Source
 
 
 def fingerprint(source: Source) -> str | None:
-    """Hash sizes and times of the chosen files and of a local base model's; None for other sources.
+    """Hash names, sizes and times of the files of a source, and of its base model where that is local.
 
-    On the hub the commit says what it is. A model in memory can change at any time.
+    Args:
+        source: where a checkpoint came from.
+
+    Returns:
+        SHA-256 in hexadecimal digits. None for the hub, where the commit identifies the files, and for a model in
+        memory, which can change at any time.
 
     Raises:
         SourceError: a file is gone.
@@ -25,17 +30,23 @@ def fingerprint(source: Source) -> str | None:
     if source.base is not None and Path(source.base).exists():
         base = Path(source.base)
         paths += sorted(path for path in base.iterdir() if path.is_file()) if base.is_dir() else [base]
-    return of_files((path.name, path) for path in paths)
+    return fingerprint_files((path.name, path) for path in paths)
 
 
-def of_files(named: Iterable[tuple[str, Path]]) -> str:
+def fingerprint_files(files: Iterable[tuple[str, Path]]) -> str:
     """Hash the names, sizes and times of files.
+
+    Args:
+        files: the name to hash and the path of each file.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
 
     Raises:
         SourceError: one is gone.
     """
     try:
-        stats = [(name, path.stat()) for name, path in named]
+        stats = [(name, path.stat()) for name, path in files]
     except OSError as error:
         raise SourceError(f"'{error.filename}' cannot be looked at: {error.strerror}") from error
     listed = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

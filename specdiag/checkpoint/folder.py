@@ -39,7 +39,7 @@ class Folder:
         return self.source.location if name == self.only else f"{self.source.location}/{name}"
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file, listed or too deep for that."""
+        """Tell whether there is a file of this name, also one too deep to be in `names`."""
         return name in self.names or self.files.has(name)
 
     def json(self, name: str, label: str | None = None) -> Table:
@@ -49,6 +49,9 @@ class Folder:
             name: of the file.
             label: its name in messages, where that is not `name`.
 
+        Returns:
+            The object.
+
         Raises:
             SourceError: it cannot be read, or is something else.
         """
@@ -56,7 +59,13 @@ class Folder:
         return parse_json(self.files.read(name, label or name), label or name)
 
     def config(self, weights: str) -> tuple[Table, list[str]]:
-        """The config.json beside a file of weights, empty without one, and a note where it is damaged.
+        """Read the config.json beside a file of weights.
+
+        Args:
+            weights: the file of weights, relative to the root.
+
+        Returns:
+            The configuration, empty where there is none or it is damaged; a note where it is damaged.
 
         Raises:
             SourceError: it cannot be read at all.
@@ -73,11 +82,14 @@ class Folder:
 
 
 def open_folder(location: Location, *, stream: bool = False) -> Folder:
-    """List what a location holds.
+    """List the files at a location.
 
     Args:
-        location: where.
+        location: a path or a repository of the hub.
         stream: read a hub repository by ranges instead of downloading files of it.
+
+    Returns:
+        The files, none of them chosen. Of a hub repository at most its config.json is downloaded.
 
     Raises:
         SourceError: it cannot be listed, or the hub does not give it.
@@ -116,12 +128,12 @@ def _streamed(location: Location) -> Folder:
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:
-    """Files at the top, one level below, and where `pick` points: a source may be a whole disk."""
+    """List files at the top, one level below, and where `pick` points. Not all levels: `root` may be a whole disk."""
     picked = [path for path in (root / (pick or "."),) if exists(path)]
     try:
-        seen = [*root.iterdir(), *picked]
-        readable = [path for path in seen if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
-        seen += [inner for folder in readable for inner in folder.iterdir()]
-        return tuple(sorted({path.relative_to(root).as_posix() for path in seen if not path.is_dir()}))
+        paths = [*root.iterdir(), *picked]
+        readable = [path for path in paths if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+        paths += [inner for folder in readable for inner in folder.iterdir()]
+        return tuple(sorted({path.relative_to(root).as_posix() for path in paths if not path.is_dir()}))
     except OSError as error:
         raise SourceError(f"'{error.filename or root}' cannot be listed: {error.strerror}") from error

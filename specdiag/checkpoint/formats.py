@@ -147,8 +147,8 @@ def recognise(path: Path, label: str) -> Format:
         with path.open("rb") as file:
             head = file.read(N_PROBE)
             found = _find(head)
-            if found is None and is_json(head):  # its keys lie anywhere
-                # Never more than there is: `read` sets aside as much memory as it is asked for.
+            if found is None and is_json(head):  # the keys that tell its kind may lie anywhere in it
+                # Ask for no more than the file has: `read` allocates as many bytes as it is asked for.
                 head += file.read(min(TEXT_LIMIT, path.stat().st_size))
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
@@ -171,10 +171,10 @@ def format_of(head: bytes, label: str) -> Format:
     found = _find(head)
     if found is not None:
         return found
-    what = describe(head)
-    if what is None and head[8:9] == b"{":  # with a length that lies, as the reader will say
+    description = describe(head)
+    if description is None and head[8:9] == b"{":  # its length of the header is wrong, which the reader reports
         return SAFETENSORS
-    raise SourceError(f"'{label}' is {what or _UNKNOWN}")
+    raise SourceError(f"'{label}' is {description or _UNKNOWN}")
 
 
 def _find(head: bytes) -> Format | None:

@@ -35,9 +35,9 @@ from specdiag.checkpoint.shards import stays_inside
 from specdiag.errors import SourceError, SpecdiagError
 
 BUSY = (408, 429, 500, 502, 503, 504)
-"""Answers that may be others a moment later."""
+"""HTTP statuses after which the same request may succeed a moment later."""
 LONGEST_WAIT = 300
-"""Seconds that the hub may ask to wait, the length of its rate limits' windows."""
+"""Longest wait, in seconds, that is accepted from the hub: the window of its rate limits."""
 _LIMITED = re.compile(r"r=0\s*;\s*t=([0-9]+)")
 _HOPELESS = ("TooManyRedirects", "UnsupportedProtocol", "LocalProtocolError", "DecodingError")
 
@@ -82,51 +82,65 @@ def resolve(repo: str, revision: str | None, *, maybe_path: bool = False) -> Sna
 
 
 def checked_names(names: Iterable[object], repo: str) -> tuple[str, ...]:
-    """The names of a listing, which all lie inside the repository.
+    """Check that every name of a listing is that of a file inside the repository.
+
+    Args:
+        names: as the hub lists them.
+        repo: the repository, for messages.
+
+    Returns:
+        The names.
 
     Raises:
-        SourceError: one does not.
+        SourceError: a name is no text, leads outside of the repository, or cannot be that of a file.
     """
     listed = tuple(names)
-    good = tuple(name for name in listed if isinstance(name, str) and stays_inside(name))
-    if len(good) != len(listed):
-        odd = next(name for name in listed if name not in good)
+    valid = tuple(name for name in listed if isinstance(name, str) and stays_inside(name))
+    if len(valid) != len(listed):
+        bad = next(name for name in listed if name not in valid)
         raise SourceError(
-            f"{constants.ENDPOINT} lists a file of {repo} outside of it, or under no possible name: {brief(repr(odd))}"
+            f"{constants.ENDPOINT} lists a file of {repo} outside of it, or under no possible name: {brief(repr(bad))}"
         )
-    return good
+    return valid
 
 
 def download(snapshot: Snapshot, files: Iterable[str]) -> None:
     """Bring files of a snapshot into the hub's cache, below `snapshot.folder`.
 
+    Args:
+        snapshot: the commit.
+        files: their names, relative to the repository. Those that are there already are left alone.
+
     Raises:
         SourceError: the hub does not give them, the connection broke, or the disk is full.
     """
-    wanted = [name for name in files if not (snapshot.folder / name).exists()]
-    if wanted:
-        _download(snapshot.repo, snapshot.commit, wanted)
+    missing = [name for name in files if not (snapshot.folder / name).exists()]
+    if missing:
+        _download(snapshot.repo, snapshot.commit, missing)
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str], *, maybe_path: bool = False) -> Path:
-    with in_one_sentence(repo, revision, maybe_path=maybe_path):
+    with translate_hub_errors(repo, revision, maybe_path=maybe_path):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=[glob.escape(name) for name in files]))
 
 
 @contextmanager
-def in_one_sentence(repo: str, revision: str | None, *, maybe_path: bool = False) -> Generator[None]:
+def translate_hub_errors(repo: str, revision: str | None, *, maybe_path: bool = False) -> Generator[None]:
     """Turn what huggingface_hub raises into a SourceError that says what it means for the repository.
 
     Args:
         repo: `org/name`, or a legacy one-word id.
         revision: branch, tag or commit that was asked for.
-        maybe_path: whether `repo` may have been meant as a path: then a sentence on what is not there speaks of both.
+        maybe_path: whether `repo` may have been meant as a path; the message on a missing repository then names both.
+
+    Yields:
+        Nothing; the code that talks to the hub runs inside.
 
     Raises:
         SourceError: the hub does not give what was asked for.
     """
     try:
-        with watched(repo):
+        with refuse_odd_answers(repo):
             yield
     except SpecdiagError:
         raise
@@ -150,7 +164,7 @@ def in_one_sentence(repo: str, revision: str | None, *, maybe_path: bool = False
     except EntryNotFoundError as error:
         raise SourceError(f"{repo} lists a file that the hub does not have: try again, or another revision") from error
     except HfHubHTTPError as error:
-        raise SourceError(answered(repo, error)) from error
+        raise SourceError(explain_refusal(repo, error)) from error
     except transport_errors() as error:
         raise SourceError(f"the download of {repo} was interrupted ({type(error).__name__}): run it again") from error
     except OSError as error:
@@ -162,18 +176,29 @@ def in_one_sentence(repo: str, revision: str | None, *, maybe_path: bool = False
 
 
 @contextmanager
-def watched(repo: str) -> Generator[None]:
-    """Refuse answers that make huggingface_hub wait for years, or try again what cannot change."""
+def refuse_odd_answers(repo: str) -> Generator[None]:
+    """Refuse answers that make huggingface_hub wait for very long, and redirects that lead nowhere.
+
+    Args:
+        repo: the repository, for messages.
+
+    Yields:
+        Nothing; every answer of the hub is checked as long as the block runs.
+
+    Raises:
+        SourceError: the hub asks to wait for more than `LONGEST_WAIT`, or sends on to an address that cannot be
+            followed.
+    """
     hooks = get_session().event_hooks["response"]
-    look = partial(_look, repo)
-    hooks.append(look)
+    check = partial(_check_answer, repo)
+    hooks.append(check)
     try:
         yield
     finally:
-        hooks.remove(look)
+        hooks.remove(check)
 
 
-def _look(repo: str, response: Any) -> None:
+def _check_answer(repo: str, response: Any) -> None:
     if response.status_code in BUSY:
         waits = _asked_waits(response.headers)
         if any(len(wait) > 9 or int(wait) > LONGEST_WAIT for wait in waits):
@@ -187,12 +212,12 @@ def _look(repo: str, response: Any) -> None:
 
 
 def _asked_waits(headers: Mapping[str, str]) -> list[str]:
-    """Seconds, as the headers have them that huggingface_hub follows."""
-    found = (
+    """Read the seconds to wait from the headers that huggingface_hub obeys."""
+    matches = (
         re.fullmatch(r"\s*([0-9]+)\s*", headers.get("retry-after", "")),
         _LIMITED.search(headers.get("ratelimit", "")),
     )
-    return [match[1] for match in found if match is not None]
+    return [match[1] for match in matches if match is not None]
 
 
 def _leads_on(url: str, location: str) -> bool:
@@ -207,13 +232,13 @@ def _leads_on(url: str, location: str) -> bool:
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """Errors of the HTTP library, whichever it is: huggingface_hub has changed it twice."""
+    """List the error classes of the HTTP library, whichever it is: huggingface_hub has changed it twice."""
     bases = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     return tuple(base for base in bases if not issubclass(base, OSError))
 
 
 def is_hopeless(error: Exception) -> bool:
-    """Tell whether an error of the HTTP library would be the same the next time."""
+    """Tell whether an error of the HTTP library would come again if the request were repeated."""
     return type(error).__name__ in _HOPELESS
 
 
@@ -222,24 +247,32 @@ def _what(repo: str, *, maybe_path: bool) -> str:
 
 
 def _not_cached(repo: str, revision: str | None, error: LocalEntryNotFoundError, *, maybe_path: bool) -> str:
-    what = f"{repo}@{revision}" if revision else repo
+    name = f"{repo}@{revision}" if revision else repo
     if constants.HF_HUB_OFFLINE:
-        return f"{what} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
+        return f"{name} is not complete in the hub's cache and HF_HUB_OFFLINE is set: unset it to download"
     if isinstance(error.__cause__, HfHubHTTPError):
-        return answered(repo, error.__cause__)
+        return explain_refusal(repo, error.__cause__)
     if not maybe_path:
         return (
-            f"{constants.ENDPOINT} cannot be reached for {what}, which is not complete in the hub's cache: "
+            f"{constants.ENDPOINT} cannot be reached for {name}, which is not complete in the hub's cache: "
             "check the connection"
         )
     return (
-        f"there is no path '{what}', and {constants.ENDPOINT} cannot be reached to look for a model of that name, "
+        f"there is no path '{name}', and {constants.ENDPOINT} cannot be reached to look for a model of that name, "
         "which is not in the hub's cache: check the spelling and the connection"
     )
 
 
-def answered(repo: str, error: HfHubHTTPError) -> str:
-    """Explain a refusal of the hub in a sentence."""
+def explain_refusal(repo: str, error: HfHubHTTPError) -> str:
+    """Explain a refusal of the hub in a sentence.
+
+    Args:
+        repo: the repository that was asked for.
+        error: the refusal, with its HTTP status.
+
+    Returns:
+        The sentence, with what to do.
+    """
     status = error.response.status_code
     advice = {
         401: "check HF_TOKEN, or 'hf auth login'",

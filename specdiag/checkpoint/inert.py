@@ -1,4 +1,4 @@
-"""Unpickling that imports and runs nothing: what a pickle wants to make becomes an inert record of that wish."""
+"""Unpickling that imports and runs nothing: an object that a pickle wants to make becomes an inert record of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
 _LISTED = 1000
 _OPEN = 100_000
-_HELD = 1_000_000
-"""Containers and inert objects of one file: each takes some hundred bytes of memory and perhaps one of the file."""
+_MOST_OBJECTS = 1_000_000
+"""Largest number of containers and inert objects in one file.
+
+Each takes some hundred bytes of memory, and may take a single byte of the file.
+"""
 
 
 class CrowdedError(Exception):
@@ -55,16 +58,16 @@ class Inert:
 
     @property
     def kind(self) -> str:
-        """The class that it is of, where the pickle says it."""
-        named = next((arg for arg in self.args if isinstance(arg, ForeignClass)), None)
-        return (named or self.made_by).name
+        """The name of the object's class, or of the function that makes it where the pickle names no class."""
+        foreign = next((arg for arg in self.args if isinstance(arg, ForeignClass)), None)
+        return (foreign or self.made_by).name
 
 
 _PLAIN_LOAD: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore
 
 
 def _counting(code: bytes) -> Callable[[InertUnpickler], None]:
-    """How pickle itself loads a container, and counts it."""
+    """Make a step that counts a container and then loads it as pickle itself does."""
 
     def load(unpickler: InertUnpickler) -> None:
         unpickler.count()
@@ -89,7 +92,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     def __init__(
         self,
         file: IO[bytes],
-        known: Mapping[str, object],
+        known_objects: Mapping[str, object],
         makers: frozenset[Maker],
         outside: Callable[[object], object],
     ) -> None:
@@ -97,51 +100,62 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
 
         Args:
             file: gives no more than it has when it is asked for more.
-            known: objects by module and name, in the place of what would be imported.
+            known_objects: objects by module and name, in the place of what would be imported.
             makers: those among them that may be called.
             outside: gives what the pickle refers to outside itself.
         """
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
-        self._n_held = 0
+        self._n_counted = 0
         self.foreign: dict[str, None] = {}
-        self._known = known
+        self._known = known_objects
         self._makers = makers
         self._outside = outside
 
     def persistent_load(self, pid: object) -> object:
-        """An object outside the pickle."""
+        """Load an object outside the pickle, such as a storage of values."""
         return self._outside(pid)
 
     def find_class(self, module: str, name: str) -> object:
-        """A known object, or the name alone."""
+        """Look up a known object; give the name alone of any other."""
         full = f"{module}.{name}"
         return self._known[full] if full in self._known else ForeignClass(full)
 
     def get_extension(self, code: int) -> None:
-        """Refuse a class by number: the registry of numbers is not the file's."""
+        """Refuse a class that is given by number: no file can say what the numbers of this process stand for.
+
+        Raises:
+            UnpicklingError: always.
+        """
         raise pickle.UnpicklingError(f"extension code {code}")
 
     def make(self, maker: object, args: object, state: object = None) -> object:
         """Call a known function, or record the call of another.
 
         Args:
-            maker: what the pickle calls.
-            args: with what, a tuple.
-            state: keywords, which only unknown classes get.
+            maker: the class or function that the pickle calls.
+            args: its arguments, a tuple.
+            state: its keyword arguments; known functions get none.
+
+        Returns:
+            The object, or an inert record of it.
+
+        Raises:
+            UnpicklingError: the arguments are no tuple, or the object cannot be called.
+            CrowdedError: there are more objects than any checkpoint has.
         """
         if not isinstance(args, tuple):
             raise pickle.UnpicklingError("arguments that are no tuple")
-        held = cast("tuple[object, ...]", args)
+        arguments = cast("tuple[object, ...]", args)
         if isinstance(maker, ForeignClass):
             self.count()
             if len(self.foreign) < _LISTED:
                 self.foreign[maker.name] = None
-            return Inert(maker, held, [] if state is None else [state])
+            return Inert(maker, arguments, [] if state is None else [state])
         if isinstance(maker, Inert):
             self.count()
-            return Inert(maker.made_by, (maker, *held))
+            return Inert(maker.made_by, (maker, *arguments))
         if callable(maker) and maker in self._makers:
-            return maker(*held)
+            return maker(*arguments)
         raise pickle.UnpicklingError(f"a call of a {type(maker).__name__}")
 
     def count(self) -> None:
@@ -150,9 +164,9 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         Raises:
             CrowdedError: they are more than any checkpoint has.
         """
-        self._n_held += 1
-        if self._n_held > _HELD:
-            raise CrowdedError(f"more than {_HELD} lists, dictionaries and objects")
+        self._n_counted += 1
+        if self._n_counted > _MOST_OBJECTS:
+            raise CrowdedError(f"more than {_MOST_OBJECTS} lists, dictionaries and objects")
 
     def _mark(self) -> None:
         if len(self.metastack) >= _OPEN:
@@ -242,10 +256,17 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
 
 
 def checked_key(key: object, depth: int = 0) -> object:
-    """A key, if hashing it is harmless: Python ends the process at tuples nested 100,000 deep.
+    """Give a key back if hashing it is harmless: Python crashes on tuples that are nested 100,000 deep.
+
+    Args:
+        key: of a dictionary, or an element of a set.
+        depth: how many tuples it lies in.
+
+    Returns:
+        The key.
 
     Raises:
-        UnpicklingError: it is not.
+        UnpicklingError: it is of a type that is not known to be harmless, or nested too deep.
     """
     if isinstance(key, (*_PLAIN, Inert, ForeignClass, torch.Tensor)):
         return key

@@ -45,18 +45,21 @@ def sort_tensors(
         source: where they come from.
         config: config.json, or empty.
         options: how the user wants them sorted.
-        notes: what was remarked so far.
+        notes: remarks so far; those of the sorting follow them.
+
+    Returns:
+        The checkpoint: its matrices, and every other tensor with the reason why it is left out.
 
     Raises:
         UsageError: the role map or the number of experts is wrong.
-        SourceError: a tensor has the name that a part of another is given.
+        SourceError: a tensor has the same name as a part of another tensor.
     """
     tied = _tied(tensors)
     settled = {t.name: t.reason for t in tensors if t.reason is not None}
-    found = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
-    reasons = {**found.skipped, **settled, **tied}
-    parts = {name: held for name, held in found.parts.items() if name not in reasons}
-    all_notes = [*notes, *found.notes]
+    by_rules = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
+    reasons = {**by_rules.skipped, **settled, **tied}
+    parts = {name: pieces for name, pieces in by_rules.parts.items() if name not in reasons}
+    all_notes = [*notes, *by_rules.notes]
     if options.experts is not None:
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)
@@ -91,9 +94,9 @@ def _require_distinct(matrices: Sequence[WeightMatrix], source: Source) -> None:
 
 
 def architecture(config: Table) -> str | None:
-    """`architectures[0]` or `model_type` of a config.json."""
-    named = config.get("architectures")
-    names = cast("list[object]", named) if isinstance(named, list) else []
+    """Read `architectures[0]` or `model_type` of a config.json; None where it has neither."""
+    entry = config.get("architectures")
+    names = cast("list[object]", entry) if isinstance(entry, list) else []
     return next((name for name in (*names, config.get("model_type")) if isinstance(name, str)), None)
 
 

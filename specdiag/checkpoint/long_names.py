@@ -13,7 +13,14 @@ _SHOWN = 100
 
 
 def brief(text: str, most: int = _SHOWN) -> str:
-    """`text`, or its beginning and its length where it is longer than `most` characters.
+    """Shorten a text for a message.
+
+    Args:
+        text: any text.
+        most: number of characters that are kept.
+
+    Returns:
+        `text`, or its beginning and its length where it is longer than `most` characters.
 
     Example:
         >>> brief("layers." + "9" * 6000, 12)
@@ -23,9 +30,13 @@ def brief(text: str, most: int = _SHOWN) -> str:
 
 
 def leave_out_long(tensors: Sequence[StoredTensor]) -> list[StoredTensor]:
-    """The tensors, those with a name of more than `LONGEST` characters under its beginning and left out.
+    """Mark tensors with names of more than `LONGEST` characters as left out, and shorten their names.
 
-    Two that begin alike are told apart by their place in the list.
+    Args:
+        tensors: all tensors of a checkpoint, in order.
+
+    Returns:
+        The tensors in the same order. A shortened name ends in its place in the list, which makes it unique.
     """
     return [tensor if len(tensor.name) <= LONGEST else _cut(tensor, place) for place, tensor in enumerate(tensors)]
 

@@ -33,7 +33,7 @@ def from_state_dict(
     location: str = "state_dict",
     adapters: Mapping[str | None, AdapterConfig] | None = None,
 ) -> Checkpoint:
-    """A checkpoint of tensors in memory, on any device. Values are copied when a matrix is loaded.
+    """Make a checkpoint of tensors in memory, on any device. Values are copied when a matrix is loaded.
 
     Args:
         tensors: names and tensors; entries that are no tensors are left out.
@@ -41,10 +41,14 @@ def from_state_dict(
         role_map: TOML file with roles for names that the built-in rules do not know.
         experts: analyse this many experts of each layer, drawn at random; None for all.
         seed: of that draw.
-        location: what to call it.
+        location: name of the checkpoint in messages and reports.
         adapters: the settings of the adapters in it, by their names; without them their scales are not known.
 
+    Returns:
+        The checkpoint; of an adapter that of its updates.
+
     Raises:
+        UsageError: the role map or the number of experts is wrong.
         SourceError: two names become one, all tensors are an optimizer's, they are two models of one structure, or an
             adapter is not understood.
 
@@ -54,12 +58,12 @@ def from_state_dict(
         [('q', (8, 8))]
     """
     # A state dict may hold anything at run time: modules add their extra state to it.
-    named_tensors, left = plain_tensors(cast("Mapping[object, object]", tensors), location)
+    named_tensors, left_notes = plain_tensors(cast("Mapping[object, object]", tensors), location)
     stored, notes = unwrap(leave_out_long(list_tensors(named_tensors, location)), location)
     settings = dict(config or {})
     stored, dequantised = dequantise(stored, settings)
     source = Source(kind="memory", location=location)
-    notes = (*left, *notes, *dequantised)
+    notes = (*left_notes, *notes, *dequantised)
     options = Sorting(role_map, experts, seed)
     adapter = read_adapter(stored, adapters or {}, location)
     if adapter is not None:
@@ -70,19 +74,26 @@ def from_state_dict(
 def from_model(
     model: nn.Module, *, role_map: Path | None = None, experts: int | None = None, seed: int = 0
 ) -> Checkpoint:
-    """A checkpoint of a live model, with the names of its `state_dict()`.
+    """Make a checkpoint of a live model, with the names of its `state_dict()`.
 
     Its values are read when a matrix is loaded: load after an optimizer step and you see that step.
 
     Args:
-        model: any module; `model.config`, where it has a `to_dict`, serves as config.json, and `model.peft_config`
-            as the settings of the adapters in it.
+        model: any module. `model.config` serves as config.json where it has a `to_dict`, and `model.peft_config` as the
+            settings of its adapters.
         role_map: as for `from_state_dict`.
         experts: as for `from_state_dict`.
         seed: as for `from_state_dict`.
+
+    Returns:
+        The checkpoint, named after the model's class.
+
+    Raises:
+        UsageError: as for `from_state_dict`.
+        SourceError: as for `from_state_dict`.
     """
     adapters = getattr(model, "peft_config", None)
-    named = cast("Table", adapters) if isinstance(adapters, dict) else {}
+    configs = cast("Table", adapters) if isinstance(adapters, dict) else {}
     return from_state_dict(
         model.state_dict(),
         config=_settings(getattr(model, "config", None)),
@@ -90,7 +101,7 @@ def from_model(
         experts=experts,
         seed=seed,
         location=type(model).__name__,
-        adapters={name: AdapterConfig(_settings(config) or {}) for name, config in named.items()},
+        adapters={name: AdapterConfig(_settings(config) or {}) for name, config in configs.items()},
     )
 
 

@@ -58,6 +58,9 @@ class Walk:
             value: whatever the file holds there.
             path: the keys that lead to it.
 
+        Returns:
+            This walk.
+
         Raises:
             SourceError: two tensors get one name, or dictionaries are nested too deeply or share too much.
         """
@@ -103,32 +106,36 @@ class Walk:
     def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
         name = joined(path)
         if name in self.tensors:
-            one, other = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
+            first, second = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
             raise SourceError(
-                f"'{self._label}' holds two tensors of the name '{brief(name)}', under the keys {one} and {other}: "
+                f"'{self._label}' holds two tensors of the name '{brief(name)}', under the keys {first} and {second}: "
                 "rename one"
             )
         self.tensors[name] = tensor
         self._paths[name] = path
 
-    def _name(self, path: tuple[object, ...], what: str, parts: Sequence[object]) -> None:
-        """Note an object that holds tensors under no names of their own."""
+    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object]) -> None:
+        """Note an object that holds tensors without names of their own."""
         n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"{what} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+            self.left.append((joined(path), f"{description} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
 
 
 def count_tensors(value: object) -> int:
-    """How many tensors there are below a value, those of inert objects too; each container is looked into once."""
-    found, seen, waiting = 0, set[int](), [value]
+    """Count the tensors below a value, those of inert objects too. Each container is counted once.
+
+    Args:
+        value: anything that a torch file holds.
+    """
+    n_tensors, visited, waiting = 0, set[int](), [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, torch.Tensor):
-            found += 1
-        elif id(one) not in seen:
-            seen.add(id(one))
-            waiting.extend(_parts(one))
-    return found
+        inner = waiting.pop()
+        if isinstance(inner, torch.Tensor):
+            n_tensors += 1
+        elif id(inner) not in visited:
+            visited.add(id(inner))
+            waiting.extend(_parts(inner))
+    return n_tensors
 
 
 def _parts(value: object) -> Iterable[object]:
@@ -140,7 +147,7 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def joined(path: Iterable[object]) -> str:
-    """A tensor's name: its keys with dots between them."""
+    """Join the keys that lead to a tensor to its name, with dots between them."""
     return ".".join(spelled(key) for key in path)
 
 
@@ -152,7 +159,7 @@ def spelled(key: object) -> str:
 
 
 def _quoted(key: object) -> str:
-    """A key for a message, in quotes where it is text."""
+    """Write a key for a message, in quotes where it is text."""
     return brief(repr(key) if isinstance(key, (str, bytes)) else _written(key))
 
 
@@ -167,7 +174,7 @@ def _written(key: object) -> str:
 
 
 def _entries(value: object) -> Iterable[tuple[object, object]] | None:
-    """Keys and values of a container, None for anything else."""
+    """List keys and values of a container; None for anything else."""
     if isinstance(value, Mapping):
         return cast("Mapping[object, object]", value).items()
     if isinstance(value, (list, tuple)):

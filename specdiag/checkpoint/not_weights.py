@@ -1,4 +1,4 @@
-"""Files that are no weights: described by their content, so that a message says what was given."""
+"""Files that are no weights, described by their content for messages."""
 
 from __future__ import annotations
 
@@ -72,16 +72,20 @@ def describe(data: bytes) -> str | None:
     """
     if not data:
         return "empty: fetch it again"
-    for magic, what in _MAGIC:
+    for magic, description in _MAGIC:
         if data.lstrip().startswith(magic):
-            return what
+            return description
     if data[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     return _ctranslate2(data) or _text(data)
 
 
 def is_json(head: bytes) -> bool:
-    """Tell whether a file may be JSON by its beginning, in any of the encodings that are named."""
+    """Tell whether a file may be a JSON object.
+
+    Args:
+        head: the beginning of the file, in UTF-8 or UTF-16.
+    """
     text, _ = _decoded(head)
     return text is not None and text.lstrip().startswith("{")
 
@@ -92,9 +96,9 @@ def _text(data: bytes) -> str | None:
         return None
     if not text.lstrip().startswith(("{", "[")):
         return _plain(text)
-    what = _json(text)
-    kind = what.partition(",")[0]
-    return what if encoding is None else f"{kind} in {encoding}, not weights: JSON is read as plain UTF-8"
+    description = _json(text)
+    kind = description.partition(",")[0]
+    return description if encoding is None else f"{kind} in {encoding}, not weights: JSON is read as plain UTF-8"
 
 
 def _decoded(data: bytes) -> tuple[str | None, str | None]:
@@ -114,7 +118,7 @@ def _json(text: str) -> str:
         keys = _object.decode(text.encode()).keys()
     except (ValueError, RecursionError):  # another value, only its beginning, or several objects one a line
         return "JSON, not weights"
-    return next((what for wanted, what in _JSON if wanted <= keys), "JSON, not weights")
+    return next((kind for required, kind in _JSON if required <= keys), "JSON, not weights")
 
 
 def _plain(text: str) -> str:

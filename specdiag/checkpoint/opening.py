@@ -35,14 +35,14 @@ class OpeningArguments(PlainArguments, total=False):
 
 
 def names_of(arguments: type) -> tuple[str, ...]:
-    """List the names of a dictionary of arguments, sorted."""
+    """List the optional names of a TypedDict of arguments, sorted."""
     return tuple(sorted(arguments.__optional_keys__))
 
 
 OPENING: tuple[str, ...] = names_of(OpeningArguments)
 """Names of the options that open a checkpoint."""
 PLACE = ("revision", "file", "base", "stream")
-"""Names of those that choose the files."""
+"""Names of the options that choose the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,51 +67,71 @@ class Opening:
         return None if self.role_map is None else Path(self.role_map)
 
     @classmethod
-    def of(cls, given: Mapping[str, object]) -> Opening:
-        """Check the options among the arguments `given`; others are left alone.
+    def of(cls, arguments: Mapping[str, object]) -> Opening:
+        """Take the options that open a checkpoint from a call's arguments, and check them.
+
+        Args:
+            arguments: names and values, as of `analyze`. Other names are ignored. None stands for the
+                default, but not of `stream`.
+
+        Returns:
+            The options, with their defaults where nothing is given.
 
         Raises:
             UsageError: a value makes no sense.
         """
-        known = {name: given[name] for name in OPENING if given.get(name) is not None}
+        values = {name: arguments[name] for name in OPENING if arguments.get(name) is not None}
         return cls(
-            revision=_optional(checks.text, "revision", known),
-            file=_optional(checks.text, "file", known),
-            base=_optional(_path_text, "base", known),
-            stream=checks.flag("stream", given.get("stream", False)),
-            role_map=_optional(_path_text, "role_map", known),
-            experts=None if "experts" not in known else checks.whole("experts", known["experts"], least=1),
-            seed=checks.whole("seed", known.get("seed", 0), least=0),
+            revision=_optional(checks.text, "revision", values),
+            file=_optional(checks.text, "file", values),
+            base=_optional(_path_text, "base", values),
+            stream=checks.flag("stream", arguments.get("stream", False)),
+            role_map=_optional(_path_text, "role_map", values),
+            experts=None if "experts" not in values else checks.whole("experts", values["experts"], least=1),
+            seed=checks.whole("seed", values.get("seed", 0), least=0),
         )
 
-    def require_same(self, given: Mapping[str, object]) -> None:
-        """Raise UsageError where an argument asks an open checkpoint to have been opened otherwise."""
-        wanted = Opening.of(given)
+    def require_same(self, arguments: Mapping[str, object]) -> None:
+        """Check that arguments do not contradict the way in which a checkpoint was opened.
+
+        Args:
+            arguments: names and values, as of `analyze`. Only those that sort tensors are compared.
+
+        Raises:
+            UsageError: one differs, or its value makes no sense.
+        """
+        other = Opening.of(arguments)
         for name in names_of(SortingArguments):
-            current, requested = getattr(self, name), getattr(wanted, name)
-            if given.get(name) is not None and requested != current:
+            current, requested = getattr(self, name), getattr(other, name)
+            if arguments.get(name) is not None and requested != current:
                 raise UsageError(
-                    f"{name}={checks.shown(given[name])} is chosen when a checkpoint is opened, and this one is open "
-                    f"already, with {name}={current!r}: give its path or hub id instead"
+                    f"{name}={checks.shown(arguments[name])} is chosen when a checkpoint is opened, and this one is "
+                    f"open already, with {name}={current!r}: give its path or hub id instead"
                 )
 
 
 def is_location(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Tell whether a source is a path or a hub id, and not something in memory.
 
+    Args:
+        source: as given by the user.
+
     Raises:
-        UsageError: it is a path that cannot be one.
+        UsageError: it is a text or path that no file can have.
     """
     if not isinstance(source, (str, os.PathLike)):
         return False
-    found = cast("object", os.fspath(cast("str | os.PathLike[str]", source)))
-    if not isinstance(found, str) or not (checks.is_name(found) or "://" in found.replace("\0", "")):
-        raise UsageError(f"{checks.shown(found)} is no path and no hub id: give one of them")
+    text = cast("object", os.fspath(cast("str | os.PathLike[str]", source)))
+    if not isinstance(text, str) or not (checks.is_name(text) or "://" in text.replace("\0", "")):
+        raise UsageError(f"{checks.shown(text)} is no path and no hub id: give one of them")
     return True
 
 
 def location(source: object) -> str:
     """Give the text of a path or hub id.
+
+    Args:
+        source: as given by the user.
 
     Raises:
         UsageError: it is neither.
@@ -122,7 +142,15 @@ def location(source: object) -> str:
 
 
 def is_on_hub(source: object) -> bool:
-    """Tell whether a source is a repository of the hub."""
+    """Tell whether a source is a repository of the hub.
+
+    Args:
+        source: as given by the user.
+
+    Raises:
+        UsageError: it is a text or path that no file can have.
+        SourceError: it is neither a path that exists nor what the hub would call a model.
+    """
     if not is_location(source):
         return False
     from specdiag.checkpoint.source import locate
@@ -130,8 +158,8 @@ def is_on_hub(source: object) -> bool:
     return locate(source).repo is not None
 
 
-def _optional(check: Callable[[str, object], str], name: str, known: Mapping[str, object]) -> str | None:
-    return check(name, known[name]) if name in known else None
+def _optional(check: Callable[[str, object], str], name: str, values: Mapping[str, object]) -> str | None:
+    return check(name, values[name]) if name in values else None
 
 
 def _path_text(name: str, value: object) -> str:

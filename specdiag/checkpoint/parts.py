@@ -39,13 +39,13 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
         SourceError: it is one.
     """
     folder, _, base = path.rpartition("/")
-    beside = f"{folder}/" if folder else ""
-    if base.endswith(DISTRIBUTED) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(beside + _METADATA)):
+    prefix = f"{folder}/" if folder else ""
+    if base.endswith(DISTRIBUTED) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(prefix + _METADATA)):
         raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {CONVERT}")
     zero = _ZERO.fullmatch(base)
     if zero is not None:
-        what = "an optimizer's state" if zero[2] == "optim" else "a model"
-        raise SourceError(f"'{label}' is a part of {what} that DeepSpeed ZeRO divided among processes: {_ZERO_3}")
+        content = "an optimizer's state" if zero[2] == "optim" else "a model"
+        raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_ZERO_3}")
     _refuse_slice(path, label, exists)
 
 
@@ -63,13 +63,13 @@ def _refuse_slice(path: str, label: str, exists: Callable[[str], bool]) -> None:
 
 
 def _starts(path: str) -> tuple[int, int]:
-    """Where the name begins, and where the name of its folder does."""
+    """Find where the file's name begins, and where that of its folder does."""
     base = path.rfind("/") + 1
     return base, path.rfind("/", 0, max(base - 1, 0)) + 1
 
 
 def _n_parts(path: str, match: re.Match[str], exists: Callable[[str], bool]) -> int:
-    """How many parts there are: what the name says, or how many lie there."""
+    """Count the parts: as many as the name says, or as many as there are files."""
     if "total" in match.re.groupindex:
         return min(int(match["total"]), _MOST)
     begin, end = match.span("rank")

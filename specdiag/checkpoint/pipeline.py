@@ -18,9 +18,13 @@ _WEIGHTLESS = re.compile(r".*(Scheduler|Tokenizer|TokenizerFast|Processor|Featur
 
 
 def component_folders(folder: Folder) -> tuple[str, ...]:
-    """The folders of a pipeline that hold weights, in the order of its model_index.json; none without one.
+    """List the folders of a pipeline that hold weights, in the order of its model_index.json.
 
-    A repository with weights at the top is one model, whatever else it holds.
+    Args:
+        folder: the repository or directory.
+
+    Returns:
+        The folders. None of a repository without model_index.json, or with weights at its top: these are one model.
 
     Raises:
         SourceError: model_index.json cannot be read.
@@ -33,20 +37,31 @@ def component_folders(folder: Folder) -> tuple[str, ...]:
 
 
 def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
-    """Join several checkpoints to one. The names of each begin with its folder, which is its component too."""
+    """Join the checkpoints of a pipeline to one. A component's name comes before the names of its tensors.
+
+    Args:
+        folder: the repository or directory.
+        components: a checkpoint for each folder that holds weights.
+
+    Returns:
+        The joined checkpoint, with a note on each component whose weights are missing.
+
+    Raises:
+        SourceError: model_index.json cannot be read.
+    """
     index = folder.json(_INDEX)
-    absent = (
+    missing_notes = (
         f"{_INDEX} names {name} ({entry[1]}), of which no weights are here."
         for name, entry in index.items()
         if name not in components and _is_model(entry)
     )
-    kept = components.values()
-    files = tuple(file for part in kept for file in part.source.files)
+    checkpoints = components.values()
+    files = tuple(file for part in checkpoints for file in part.source.files)
     return Checkpoint(
         source=msgspec.structs.replace(
             folder.source, files=files, ignored=tuple(n for n in weight_files(folder.names) if n not in files)
         ),
-        architecture=named if isinstance(named := index.get("_class_name"), str) else None,
+        architecture=class_name if isinstance(class_name := index.get("_class_name"), str) else None,
         config={},
         matrices=tuple(_within(name, matrix) for name, part in components.items() for matrix in part.matrices),
         skipped=tuple(
@@ -54,9 +69,9 @@ def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
             for name, part in components.items()
             for skipped in part.skipped
         ),
-        notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *absent),
-        n_tensors=sum(part.n_tensors for part in kept),
-        n_parameters=sum(part.n_parameters for part in kept),
+        notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *missing_notes),
+        n_tensors=sum(part.n_tensors for part in checkpoints),
+        n_parameters=sum(part.n_parameters for part in checkpoints),
     )
 
 

@@ -1,4 +1,4 @@
-"""Values by their place in a file, without a memory map and without torch: the ground that readers of formats stand on.
+"""Values by their place in a file, without a memory map and without torch: the base of all readers of formats.
 
 Values are read by offset into a buffer of their own. A map would let the resident set grow to the size of the file.
 """
@@ -69,6 +69,9 @@ def read_bytes(fill: Fill, begin: int, end: int) -> bytes:
         fill: reads the file.
         begin: offset of the first byte.
         end: offset behind the last byte.
+
+    Returns:
+        `end - begin` bytes. Errors are those of `fill`.
     """
     out = np.empty(end - begin, np.uint8)
     fill(begin, out)

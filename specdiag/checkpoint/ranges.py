@@ -18,24 +18,24 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from specdiag.checkpoint.hub import BUSY, in_one_sentence, is_hopeless, transport_errors, watched
+from specdiag.checkpoint.hub import BUSY, is_hopeless, refuse_odd_answers, translate_hub_errors, transport_errors
 from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import RawArray
 
 ATTEMPTS = 8
-"""In a row that bring no byte, before giving up."""
+"""Number of attempts in a row without a byte before giving up."""
 FIRST_PAUSE = 0.5
-"""Seconds after the first of them; each further pause is twice as long, up to `LONGEST_PAUSE`."""
+"""Seconds of the pause after the first such attempt; each further pause is twice as long, up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE = 8.0
-_GIVEN = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 
 
 _log = logging.getLogger("specdiag")
 
 
 class _Broken(Exception):
-    """An answer that may be better the next time; the message says what it was."""
+    """An answer that may be better the next time; the message describes it."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,14 @@ class Patience:
     lost: bool = False
 
     def wait(self, failures: int) -> bool:
-        """Pause after that many attempts without a byte; False where it is time to give up."""
+        """Pause before the next attempt.
+
+        Args:
+            failures: attempts in a row that brought no byte, this read's own.
+
+        Returns:
+            False, without a pause, where it is time to give up.
+        """
         self.lost = self.lost or failures >= ATTEMPTS
         if not self.lost:
             time.sleep(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
@@ -61,7 +68,7 @@ class HubFile:
         commit: the full hash.
         name: within the repository.
         size: bytes, as listed.
-        patience: with the connection.
+        patience: how long a broken connection is retried.
     """
 
     repo: str
@@ -72,6 +79,10 @@ class HubFile:
 
     def fill(self, offset: int, out: RawArray) -> None:
         """Fill the C-contiguous array `out` with the bytes at `offset`. Safe in threads.
+
+        Args:
+            offset: of the first byte in the file.
+            out: an array of any type; its size says how many bytes are read.
 
         Raises:
             SourceError: the hub does not give them, gives others, or the connection broke and stays so.
@@ -86,7 +97,7 @@ class HubFile:
                     done += len(chunk)
             except HfHubHTTPError as error:
                 self.patience.lost = error.response.status_code in BUSY
-                with in_one_sentence(self.repo, self.commit):
+                with translate_hub_errors(self.repo, self.commit):
                     raise
             except (_Broken, *transport_errors()) as error:
                 problem = str(error) or type(error).__name__
@@ -106,14 +117,14 @@ class HubFile:
                 )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes that one answer gives of that range, at most all of it."""
-        wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        """Yield the bytes of one answer to a request for that range, at most all of it."""
+        range_headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         with (
-            watched(self.repo),
+            refuse_odd_answers(self.repo),
             http_stream_backoff(
                 "GET",
                 hf_hub_url(self.repo, self.name, revision=self.commit),
-                headers=build_hf_headers() | wanted,
+                headers=build_hf_headers() | range_headers,
                 timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 max_retries=0 if self.patience.lost else ATTEMPTS,
                 base_wait_time=FIRST_PAUSE,
@@ -143,12 +154,12 @@ class HubFile:
                 f"{constants.ENDPOINT} does not give parts of '{self.repo}/{self.name}', which stream=True needs: "
                 "leave it out to download"
             )
-        given = _GIVEN.fullmatch(headers.get("content-range", ""))
-        if status != 206 or given is None or (int(given[1]), int(given[2])) != (begin, self.size):
+        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+        if status != 206 or match is None or (int(match[1]), int(match[2])) != (begin, self.size):
             raise self._other_file(f"'{brief(headers.get('content-range', str(status)))}' for the bytes from {begin}")
 
-    def _other_file(self, what: str) -> SourceError:
+    def _other_file(self, answer: str) -> SourceError:
         return SourceError(
-            f"'{self.repo}/{self.name}' is listed with {self.size} bytes, and {constants.ENDPOINT} answers {what}: "
+            f"'{self.repo}/{self.name}' is listed with {self.size} bytes, and {constants.ENDPOINT} answers {answer}: "
             "run again, or leave out stream=True to download"
         )

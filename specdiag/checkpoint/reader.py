@@ -66,10 +66,13 @@ def open_checkpoint(
         file: a file or folder within a directory or repository, instead of its best one.
         role_map: TOML file with roles for names that the built-in rules do not know.
         experts: analyse this many experts of each layer, drawn at random; None for all.
-        seed: of that draw.
+        seed: seed of that draw.
         base: the model that an adapter is applied to, given as `location` is; without it an adapter's updates are
             analysed by themselves.
         stream: read what is on the hub by ranges, one tensor at a time, and write nothing to disk. Only safetensors.
+
+    Returns:
+        The checkpoint, its matrices not read.
 
     Raises:
         UsageError: the options contradict each other, several different models tie, `base` does not go with it, or
@@ -107,7 +110,14 @@ def open_checkpoint(
 
 
 def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Contents:
-    """List the tensors of the model that an adapter is applied to. Arguments as of `open_checkpoint`.
+    """List the tensors of the model that an adapter is applied to.
+
+    Args:
+        location: as for `open_checkpoint`.
+        stream: as for `open_checkpoint`.
+
+    Returns:
+        Its tensors, not sorted into matrices.
 
     Raises:
         UsageError: it is several models, or an adapter itself.
@@ -126,9 +136,9 @@ def _located(
     location: str | os.PathLike[str], revision: str | None = None, file: str | None = None, *, stream: bool = False
 ) -> tuple[Folder, str | None, Sequence[str]]:
     """Find the folder, the file to read of it, and its components where it is a pipeline and no file was picked."""
-    found = locate(location, revision, file)
-    folder = open_folder(found, stream=stream)
-    pick = found.file or folder.only
+    place = locate(location, revision, file)
+    folder = open_folder(place, stream=stream)
+    pick = place.file or folder.only
     return folder, pick, () if pick else component_folders(folder)
 
 
@@ -158,27 +168,30 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
 
     Args:
         folder: what holds it.
-        pick: a file or folder inside, instead of the best file at the top.
+        pick: a file or folder inside; None for the best file at the top.
+
+    Returns:
+        The tensors, not sorted into matrices.
 
     Raises:
         UsageError: `pick` names nothing, or several different models tie.
         SourceError: files are missing, damaged, unsupported, or belong to different models.
     """
-    choice = choose(folder.names, pick, folder.source.location, folder.files.broken)
+    model = choose(folder.names, pick, folder.source.location, folder.files.broken)
     weight_map: dict[str, str] = {}
-    if choice.index is not None:
-        weight_map = read_index(folder.json(choice.index), choice.index)
-    files = choice.files or tuple(dict.fromkeys(weight_map.values()))
-    _require(files, folder, choice.name)
+    if model.index is not None:
+        weight_map = read_index(folder.json(model.index), model.index)
+    files = model.files or tuple(dict.fromkeys(weight_map.values()))
+    _require(files, folder, model.name)
     folder.files.fetch(files)
     listings = [folder.files.list(name, folder.label(name)) for name in files]
     tensors = [tensor for listing in listings for tensor in listing.tensors]
-    notes = [*shard_notes(choice), *projector_notes(choice, folder.names)]
+    notes = [*shard_notes(model), *projector_notes(model, folder.names)]
     notes += [note for listing in listings for note in listing.notes]
     require_distinct(tensors, folder.source.location)
-    if choice.index is not None:
+    if model.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
-        notes += check_index(choice.index, labels, tensors)
+        notes += check_index(model.index, labels, tensors)
     tensors = leave_out_long(tensors)
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
     source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
@@ -186,7 +199,7 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     tensors, renamed = unwrap(tensors, source.location)
     config, doubts = next((listing.config for listing in listings if listing.config), None), list[str]()
     if config is None:
-        config, doubts = folder.config(choice.name)
+        config, doubts = folder.config(model.name)
     notes += [*renamed, *doubts]
     tensors, dequantised = dequantise(tensors, config)
     return Contents(source, config, tensors, (*notes, *dequantised))
@@ -195,10 +208,10 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
     missing = [name for name in files if not folder.has(name)]
     if missing:
-        named = ", ".join(brief(name) for name in missing[:4])
-        way = (
+        shown = ", ".join(brief(name) for name in missing[:4])
+        hint = (
             f"; where no such files belong to it, delete {promised_by} or pick with file="
             if is_index(promised_by)
             else ""
         )
-        raise SourceError(f"{folder.source.location} lacks {named}, which {promised_by} names: fetch it again{way}")
+        raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: fetch it again{hint}")

@@ -19,6 +19,9 @@ def list_safetensors(path: Path, label: str) -> Listing:
         path: the file.
         label: its name in messages.
 
+    Returns:
+        The tensors, their values not read.
+
     Raises:
         SourceError: the file cannot be read, is truncated, or its header is damaged.
     """
@@ -39,8 +42,11 @@ def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> Listing:
         head: its first `FIRST_READ` bytes, or all of them.
         fill: reads it; the tensors keep it.
 
+    Returns:
+        The tensors, their values not read.
+
     Raises:
-        SourceError: the file is truncated, or its header is damaged. What `fill` raises goes through.
+        SourceError: the file is truncated, or its header is damaged. Errors of `fill` pass through.
     """
     header, data_start = read_header(label, size, head, partial(read_bytes, fill))
     return Listing([_stored(label, name, entry, data_start, fill) for name, entry in header.items()])

@@ -49,7 +49,7 @@ _METADATA_DECODER = msgspec.json.Decoder(dict[str, str] | None)
 
 
 def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], bytes]) -> tuple[dict[str, Entry], int]:
-    """The tensors of a file by name, in the order of their data, and where their data begin.
+    """Read the header of a safetensors file and check it against the size of the file.
 
     Args:
         label: the file's name in messages.
@@ -57,8 +57,11 @@ def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], b
         head: its first `FIRST_READ` bytes, or all of them.
         read: gives the bytes from one offset to another.
 
+    Returns:
+        The tensors by name, in the order of their data; the offset at which the data begin.
+
     Raises:
-        SourceError: the file is truncated, or its header is damaged. What `read` raises goes through.
+        SourceError: the file is truncated, or its header is damaged. Errors of `read` pass through.
     """
     length = int.from_bytes(head[:8], "little")
     if len(head) < 8:
@@ -80,14 +83,14 @@ def _parse(text: bytes, room: int) -> dict[str, Entry]:
 
 
 def _entries(text: bytes) -> dict[str, Entry]:
-    """The entries by name, none of them given twice.
+    """Decode the entries by name, and refuse a key that comes twice in one object.
 
-    Decoders keep the last of two equal keys. As many entries as there are keys of each kind are all that were written;
-    where the counts differ, or a backslash may hide a key, every object is looked at.
+    msgspec keeps the last of two equal keys. Where the text has as many of each key as there are entries, none comes
+    twice. Otherwise, or where a backslash may hide a key, the slower decoder looks at every object.
     """
     raw_entries = _DECODER.decode(text)
-    named = raw_entries.keys() - {_METADATA}
-    if b"\\" in text or any(text.count(key) != len(named) for key in _KEYS):
+    names = raw_entries.keys() - {_METADATA}
+    if b"\\" in text or any(text.count(key) != len(names) for key in _KEYS):
         json.loads(text, object_pairs_hook=_unique)
     if _METADATA in raw_entries:
         _METADATA_DECODER.decode(raw_entries[_METADATA])
@@ -97,7 +100,7 @@ def _entries(text: bytes) -> dict[str, Entry]:
 def _check_layout(entries: Mapping[str, Entry], room: int) -> None:
     """Raise ValueError where data overlap, leave holes, or are not as long as their shapes and the file say.
 
-    Of a type that is not known nobody can say how long its values are.
+    The length of values of an unknown type is not checked.
     """
     at = 0
     for name, entry in entries.items():

@@ -1,4 +1,4 @@
-"""Checkpoints in several files: what an index promises, and whether the files keep it."""
+"""Checkpoints in several files: reading their index, and comparing the files with it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 from specdiag.files import Table
 
-_LONGEST_SEGMENT = 255  # bytes, of what file systems take
+_LONGEST_SEGMENT = 255  # bytes, the limit of file systems
 
 
 def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:
-    """The `weight_map` of an index file: tensor names to files, relative to the repository.
+    """Read the `weight_map` of an index file.
 
     Args:
         content: of the index file.
         index: its name relative to the repository; its shards lie beside it.
+
+    Returns:
+        For each name of a tensor its file, relative to the repository.
 
     Raises:
         SourceError: it is damaged, or names files outside its own folder.
@@ -31,18 +34,22 @@ def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:
         raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
     weight_map = cast("Table", entries)
     folder = PurePosixPath(index).parent
-    placed: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for file in weight_map.values():
-        if not isinstance(file, str) or not (file in placed or stays_inside(file)):
+        if not isinstance(file, str) or not (file in paths or stays_inside(file)):
             raise SourceError(
                 f"'{index}' is damaged: it names {brief(repr(file))}, no file inside its own folder; fetch it again"
             )
-        placed.setdefault(file, str(folder / file))
-    return {name: placed[file] for name, file in weight_map.items()}
+        paths.setdefault(file, str(folder / file))
+    return {name: paths[file] for name, file in weight_map.items()}
 
 
 def stays_inside(file: str) -> bool:
-    """Tell whether a relative name can be that of a file in the folder that lists it, or below."""
+    """Tell whether a name can be that of a file in the folder that lists it, or below.
+
+    Args:
+        file: relative to the folder, with `/` between folders.
+    """
     segments = file.split("/")
     return (
         bool(file)
@@ -90,10 +97,14 @@ def _unique(pairs: list[tuple[str, object]]) -> Table:
 
 
 def require_distinct(tensors: Sequence[StoredTensor], where: str) -> None:
-    """Refuse files that hold a tensor of the same name.
+    """Refuse files that hold two tensors of the same name.
+
+    Args:
+        tensors: of all files.
+        where: the checkpoint, for messages.
 
     Raises:
-        SourceError: two of them do.
+        SourceError: two tensors have the same name.
     """
     twice = duplicate(tensor.name for tensor in tensors)
     if twice is not None:
@@ -115,12 +126,12 @@ def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[Sto
     Raises:
         SourceError: a tensor that the index lists is not in its shard.
     """
-    held = {(tensor.name, tensor.file) for tensor in tensors}
-    absent = [name for name, file in weight_map.items() if (name, file) not in held]
-    if absent:
+    stored = {(tensor.name, tensor.file) for tensor in tensors}
+    missing = [name for name, file in weight_map.items() if (name, file) not in stored]
+    if missing:
         raise SourceError(
-            f"'{weight_map[absent[0]]}' lacks '{brief(absent[0])}', which '{index}' lists"
-            + (f", and {len(absent) - 1} more" if len(absent) > 1 else "")
+            f"'{weight_map[missing[0]]}' lacks '{brief(missing[0])}', which '{index}' lists"
+            + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             + ": index and shards belong to different versions; fetch them again"
         )
     extra = [tensor.name for tensor in tensors if tensor.name not in weight_map]

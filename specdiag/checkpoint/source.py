@@ -49,6 +49,9 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         revision: branch, tag or commit on the hub.
         file: a file or folder inside the directory or repository.
 
+    Returns:
+        The location; nothing was read, and the hub was not asked.
+
     Raises:
         UsageError: the options contradict the location.
         SourceError: it is neither a path that exists nor what the hub would call a model.
@@ -59,24 +62,27 @@ def locate(location: str | os.PathLike[str], revision: str | None = None, file: 
         return _local(path, revision, file)
     text = _CREDENTIALS.sub(r"\1", text)
     if _URL.fullmatch(text):
-        found = replace(_from_uri(text), url=True)
+        place = replace(_from_uri(text), url=True)
     elif not _PATH_LIKE.fullmatch(text) and (match := _HUB_ID.fullmatch(text)):
-        found = Location(repo=match["repo"], revision=match["revision"])
+        place = Location(repo=match["repo"], revision=match["revision"])
     else:
         raise SourceError(f"no such file or directory: '{text}'; give a path, or a hub model as org/name")
-    if revision and found.revision:
-        raise UsageError(f"'{text}' already names revision '{found.revision}': leave out revision={revision}")
-    if file and found.file:
-        raise UsageError(f"'{text}' already names '{found.file}': leave out file={file}")
-    _require_inside(file or found.file, text)
-    return Location(repo=found.repo, revision=revision or found.revision, file=file or found.file, url=found.url)
+    if revision and place.revision:
+        raise UsageError(f"'{text}' already names revision '{place.revision}': leave out revision={revision}")
+    if file and place.file:
+        raise UsageError(f"'{text}' already names '{place.file}': leave out file={file}")
+    _require_inside(file or place.file, text)
+    return Location(repo=place.repo, revision=revision or place.revision, file=file or place.file, url=place.url)
 
 
 def expanded(text: str) -> Path:
-    """A path with `~` resolved.
+    """Resolve `~` in a path.
+
+    Args:
+        text: the path as the user wrote it.
 
     Raises:
-        SourceError: it is that of a user who does not exist.
+        SourceError: it names the home of a user who does not exist.
     """
     try:
         return Path(text).expanduser()

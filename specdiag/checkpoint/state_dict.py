@@ -52,11 +52,14 @@ class _Entry:
 def find_weights(
     content: Mapping[str, object] | Mapping[object, object], label: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The one dictionary of tensors in a training checkpoint, and notes on what was taken and left.
+    """Find the one dictionary of tensors in a training checkpoint.
 
     Args:
         content: what torch.load gave; dictionaries and lists within the weights are joined with dots.
         label: the file, for messages.
+
+    Returns:
+        The tensors by name; notes on what was taken and what was left out.
 
     Raises:
         SourceError: it holds no tensors, several dictionaries of them of equal standing, two tensors of one name, or
@@ -68,11 +71,14 @@ def find_weights(
 
 
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a state dict, and a note on its other entries, which are left out.
+    """Take the tensors of a state dict.
 
     Args:
         content: names and tensors; a module's extra state may be anything.
         label: where they come from, for messages.
+
+    Returns:
+        The tensors by name; a note on the other entries, which are left out.
 
     Raises:
         SourceError: two tensors get one name.
@@ -98,8 +104,8 @@ def _find(
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     entries = _entries(content, label)
     chosen = _choose(entries, label)
-    taken = set(map(id, chosen))
-    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in taken]
+    chosen_ids = set(map(id, chosen))
+    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in chosen_ids]
     if chosen[0].loose:
         return _together(chosen, label), [f"Left out {listed(left, _LISTED)} of {label}."] if left else []
     return _unpacked(chosen[0], label, path, left)
@@ -115,10 +121,10 @@ def _together(loose: Sequence[_Entry], label: str) -> dict[str, torch.Tensor]:
 def _unpacked(
     holder: _Entry, label: str, path: tuple[object, ...], left: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a dictionary, or of the state_dict in it."""
+    """Take the tensors of a dictionary, or of the state_dict in it."""
     path = (*path, holder.key)
-    held = holder.value
-    inner = cast("Mapping[object, object]", held) if isinstance(held, Mapping) else {}
+    value = holder.value
+    inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
     deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
     if not deeper:
         left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
@@ -131,7 +137,7 @@ def _unpacked(
 
 
 def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
-    """The entries that are the model: one dictionary, or all tensors that lie loose.
+    """Choose the entries that are the model: one dictionary, or all tensors that lie outside of dictionaries.
 
     Raises:
         SourceError: none is, or several may be.
@@ -144,8 +150,8 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     candidates = [[entry] for entry in holders if not _BESIDE_WEIGHTS.fullmatch(entry.name.lower())]
     candidates += [loose] if loose else []
     if not candidates:
-        what = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
-        raise SourceError(f"'{label}' holds no {what}; its keys are {_contents(entries)}")
+        expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
+        raise SourceError(f"'{label}' holds no {expected}; its keys are {_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]
     if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):
         return models[0]
@@ -156,8 +162,14 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
 
 def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
     if len(candidates) > 1:
-        named = [_described(entry) for one in candidates for entry in ([one[0]] if not one[0].loose else one[:2])]
-        raise SourceError(f"'{label}' holds {listed(named, _LISTED)}: save the one to analyse in a file of its own")
+        descriptions = [
+            _described(entry)
+            for candidate in candidates
+            for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
+        ]
+        raise SourceError(
+            f"'{label}' holds {listed(descriptions, _LISTED)}: save the one to analyse in a file of its own"
+        )
     return candidates[0]
 
 
@@ -167,8 +179,8 @@ def _is_model(entries: Sequence[_Entry]) -> bool:
 
 
 def _n_matrices(entries: Sequence[_Entry]) -> int:
-    found = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
-    return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in found)
+    matrices = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
+    return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in matrices)
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:
@@ -188,7 +200,7 @@ def _tensors_first(entries: Sequence[_Entry]) -> list[_Entry]:
 
 
 def _described(entry: _Entry) -> str:
-    """An entry by what it is, for a sentence."""
+    """Describe an entry for a sentence."""
     name, n_tensors = brief(entry.name), len(entry.walk.tensors)
     if isinstance(entry.value, torch.Tensor):
         shape = "x".join(map(str, tensor_shape(entry.value)))

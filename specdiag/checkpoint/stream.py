@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.formats import FORMATS, N_PROBE, format_of
-from specdiag.checkpoint.hub import checked_names, in_one_sentence, transport_errors
+from specdiag.checkpoint.hub import checked_names, translate_hub_errors, transport_errors
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.plain_values import read_bytes
@@ -44,15 +44,18 @@ class StreamedFiles:
         return name in self.sizes
 
     def broken(self, name: str) -> str | None:
-        """Give None: a commit has no links that are followed."""
+        """Answer None: a commit has no links to follow."""
         return None
 
     def fetch(self, names: Sequence[str]) -> None:
-        """Bring JSON files into memory, and refuse weights in a format that is not read by ranges.
+        """Read JSON files into memory, and refuse weights in a format that cannot be read by ranges.
+
+        Args:
+            names: the files.
 
         Raises:
-            UsageError: they are to be downloaded instead.
-            SourceError: they are of no format that is supported, or the hub does not give them.
+            UsageError: a file has to be downloaded, for its format is not read by ranges.
+            SourceError: a file is of no supported format, or the hub does not give it.
         """
         refuse_foreign(names, self.repo)
         for name in names:
@@ -62,14 +65,18 @@ class StreamedFiles:
                 raise _not_streamed(f"{self.repo}/{name}")
 
     def read(self, name: str, label: str) -> bytes:
-        """All of a JSON file that was fetched."""
+        """Give all of a JSON file that was fetched."""
         return self._small[name]
 
     def list(self, name: str, label: str) -> Listing:
-        """List what a file of weights holds, by its header.
+        """List the tensors of a file of weights from its header.
+
+        Args:
+            name: the file.
+            label: its name in messages.
 
         Raises:
-            UsageError: it holds weights in another format.
+            UsageError: it holds weights in a format that is not read by ranges.
             SourceError: the hub does not give it, or it is damaged.
         """
         file = self._file(name)
@@ -110,7 +117,7 @@ def list_repository(repo: str, revision: str | None, *, maybe_path: bool = False
             f"stream=True reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave out stream=True"
         )
     api = HfApi()
-    with in_one_sentence(repo, revision, maybe_path=maybe_path):
+    with translate_hub_errors(repo, revision, maybe_path=maybe_path):
         try:
             commit = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha
             entries = list(api.list_repo_tree(repo, recursive=True, revision=commit))
@@ -128,7 +135,7 @@ def list_repository(repo: str, revision: str | None, *, maybe_path: bool = False
 
 
 def _size(listed: object, repo: str, name: str) -> int:
-    """The size of a file, which a listing may give as anything."""
+    """Check the size of a file, for which a listing may hold anything."""
     if type(listed) is int and 0 <= listed < 1 << 63:
         return listed
     raise SourceError(

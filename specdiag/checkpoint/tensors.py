@@ -26,7 +26,7 @@ _GROUPS_LOOKED_AT = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How coarse the codes of a quantised tensor are: the dequantised values alone do not show it.
+    """The coarseness of a quantised tensor's codes, which its dequantised values alone do not show.
 
     Attributes:
         eps: spacing of floating-point codes at 1, 0.125 for fp8 E4M3; 0 for codes in equal steps.
@@ -43,7 +43,9 @@ class Rounding:
     relative: float = 0.0
 
     def error(self, values: RawArray) -> float:
-        """Root mean square of the rounding error over that of the values, taken as uniform within one step.
+        """Estimate the rounding error relative to the values: the ratio of their root mean squares.
+
+        The error is taken as uniform within one step.
 
         Args:
             values: dequantised, any shape. The steps are read off the range of each group.
@@ -58,7 +60,7 @@ class Rounding:
             return 0.0
         group = min(self.group or len(flat), len(flat))
         groups = flat[: len(flat) // group * group].reshape(-1, group)
-        groups = groups[:: len(groups) // _GROUPS_LOOKED_AT | 1]  # odd: not the same columns of every row
+        groups = groups[:: len(groups) // _GROUPS_LOOKED_AT | 1]  # odd: other columns in each row
         low, high = groups.min(axis=1), groups.max(axis=1)
         ranges = 2 * np.maximum(-low, high) if self.symmetric else high - low
         steps = ranges.astype(np.float64) / (self.levels - 1)
@@ -77,11 +79,11 @@ class StoredTensor:
         dtype: the safetensors spelling, `F32`, `I64`, `F8_E4M3`, ...; of a dequantised weight its format, `Q4_K`.
         nbytes: size on disk, scales included.
         file: the file that holds it, for messages.
-        read: the raw values; `read(i)` reads index `i` of the first axis alone.
+        read: reads the raw values; `read(i)` reads index `i` of the first axis alone.
         storage: equal for two names of the same memory, None where sharing cannot be seen from the header.
         values: the safetensors spelling of what `read` gives, where that is not `dtype`.
-        rounding: of the codes of a dequantised weight, None for any other tensor.
-        reason: why it is no matrix, where that is settled already: a scale, or codes that nobody understands.
+        rounding: the coarseness of a dequantised weight's codes, None for any other tensor.
+        reason: why it is no matrix, where its name and shape do not decide that: a scale, or unknown codes.
     """
 
     name: str
@@ -111,7 +113,7 @@ class WeightMatrix:
         shape: (rows, cols) as the network multiplies it, after slicing.
         n_slices: matrices of that shape whose eigenvalues are pooled; 1, but for convolutions.
         tensor: what it is cut from.
-        slicer: how.
+        slicer: how it is cut from it.
         rank: r where it is the product of two factors, of which only r eigenvalues can differ from zero. `load` and
             `tensor.read` then give an r x r matrix of the same singular values.
     """
@@ -135,7 +137,11 @@ class WeightMatrix:
         return self.tensor.rounding is not None
 
     def float_type(self, stack: RawArray) -> FloatType:
-        """The type of the values `stack`, its precision that of the codes where they were quantised."""
+        """Give the type of the values, its precision that of the codes where they were quantised.
+
+        Args:
+            stack: the values, any shape.
+        """
         kind = FLOAT_TYPES[self.tensor.values_dtype]
         if self.tensor.rounding is None:
             return kind
@@ -149,11 +155,17 @@ class WeightMatrix:
         return key(self.name, self.module.part)
 
     def load(self, device: str = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The values, shape [n_slices, rows, cols], or [rows, cols] where n_slices is 1.
+        """Read the values.
 
         Args:
             device: where the result lives.
             dtype: a torch dtype; None keeps the storage type.
+
+        Returns:
+            Shape [n_slices, rows, cols], or [rows, cols] where n_slices is 1; r x r where `rank` is given.
+
+        Raises:
+            SourceError: the file is gone, was cut short or is damaged.
         """
         import torch
 
@@ -175,7 +187,7 @@ class Checkpoint:
         config: config.json, empty without one.
         matrices: every weight matrix, in stored order.
         skipped: every other tensor, with its reason.
-        notes: sentences for the person who asked, such as a fused tensor that could not be split.
+        notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.
         n_parameters: number of stored values.
         stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of

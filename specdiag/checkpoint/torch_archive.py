@@ -1,4 +1,4 @@
-"""Opening files of torch.save for their tensors: nothing that they name is imported or run, and values stay on disk."""
+"""Opening files of torch.save for their tensors. Nothing that they name is imported or run; values stay on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from specdiag.checkpoint.checksums import Checksums, differs
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
 from specdiag.checkpoint.plain_values import read_range
-from specdiag.checkpoint.torch_rebuild import Held, StorageKind, itemsize, known_names, makers
+from specdiag.checkpoint.torch_rebuild import StorageKind, StoredBytes, itemsize, known_names, makers
 from specdiag.errors import SourceError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -40,7 +40,7 @@ class Opened:
     Attributes:
         content: tensors in containers, and inert objects.
         foreign: the classes and functions that were not called.
-        mapped: where in memory the tensors of `content` have the file; None where nothing of it is mapped.
+        mapped: the memory that the file is mapped to; None where it is not mapped.
     """
 
     content: object
@@ -54,6 +54,9 @@ def open_torch(path: Path, label: str) -> Opened:
     Args:
         path: the file, zip format or the legacy one.
         label: its name in messages.
+
+    Returns:
+        The content; values of the zip format stay on disk.
 
     Raises:
         SourceError: it is damaged, or no file of torch.save.
@@ -73,31 +76,31 @@ def open_torch(path: Path, label: str) -> Opened:
 
 
 def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
-    held = {entry.filename: entry for entry in entries}
-    (pickled,) = [name for name in held if name.rpartition("/")[2] == "data.pkl"]
+    members = {entry.filename: entry for entry in entries}
+    (pickled,) = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     root = pickled.removesuffix("data.pkl")
     with path.open("rb") as file:
-        order = held.get(f"{root}byteorder")
+        order = members.get(f"{root}byteorder")
         mapped = _Mapped(path, "little" if order is None else _member(order, file).decode("ascii"))
         storages: dict[str, torch.UntypedStorage] = {}
 
-        def load(wanted: object) -> object:
-            kind, key, n_values, _ = _storage_id(wanted)
+        def load(storage_id: object) -> object:
+            kind, key, n_values, _ = _storage_id(storage_id)
             if key not in storages:
-                begin, end = _extent(held[f"{root}data/{key}"], file)
-                mapped.checksums.add(begin, end, held[f"{root}data/{key}"])
+                begin, end = _extent(members[f"{root}data/{key}"], file)
+                mapped.checksums.add(begin, end, members[f"{root}data/{key}"])
                 n_bytes = n_values * itemsize(kind.dtype)
                 if n_bytes > end - begin:
                     raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes in {end - begin}")
                 storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
-            return Held(storages[key], kind.dtype)
+            return StoredBytes(storages[key], kind.dtype)
 
-        opened = _unpickled(io.BytesIO(_member(held[pickled], file)), load)
+        opened = _unpickled(io.BytesIO(_member(members[pickled], file)), load)
         return replace(opened, mapped=mapped.place())
 
 
 def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
-    """All of a small member, which must be what its checksum says."""
+    """Read all of a small member, and compare it with its checksum."""
     begin, end = _extent(entry, file)
     file.seek(begin)
     data = file.read(end - begin)
@@ -111,7 +114,7 @@ def _damaged(member: str) -> zipfile.BadZipFile:
 
 
 def _open_legacy(path: Path, label: str) -> Opened:
-    """Read the pickle twice: the places of the values follow behind it."""
+    """Read the pickle twice: where the values lie is written behind it."""
     with _Bounded(path.open("rb", buffering=0)) as file:
         if _unpickled(file, _no_storage).content != _MAGIC or _unpickled(file, _no_storage).content != _PROTOCOL:
             raise SourceError(f"'{label}' is a pickle, but not one that torch.save wrote: save it with torch.save")
@@ -119,12 +122,12 @@ def _open_legacy(path: Path, label: str) -> Opened:
         little = not isinstance(system, dict) or cast("dict[str, object]", system).get("little_endian", True)
         begin, kinds = file.tell(), dict[str, torch.dtype]()
 
-        def look(wanted: object) -> object:
-            if (named := _module(wanted)) is not None:
-                return named
-            kind, key, _, _ = _storage_id(wanted)
+        def look(storage_id: object) -> object:
+            if (module := _module(storage_id)) is not None:
+                return module
+            kind, key, _, _ = _storage_id(storage_id)
             kinds.setdefault(key, kind.dtype)
-            return Held(None, kind.dtype)
+            return StoredBytes(None, kind.dtype)
 
         _unpickled(file, look)
         keys = _unpickled(file, _no_storage).content
@@ -132,18 +135,18 @@ def _open_legacy(path: Path, label: str) -> Opened:
         mapped = _Mapped(path, "little" if little else "big")
         storages = {key: mapped.bytes(*place, kinds[key]) for key, place in places.items()}
 
-        def load(wanted: object) -> object:
-            if (named := _module(wanted)) is not None:
-                return named
-            kind, key, _, view = _storage_id(wanted)
-            return Held(_part(storages[key], view, itemsize(kind.dtype)), kind.dtype)
+        def load(storage_id: object) -> object:
+            if (module := _module(storage_id)) is not None:
+                return module
+            kind, key, _, view = _storage_id(storage_id)
+            return StoredBytes(_part(storages[key], view, itemsize(kind.dtype)), kind.dtype)
 
         file.seek(begin)
         return replace(_unpickled(file, load), mapped=mapped.place())
 
 
 def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> dict[str, tuple[int, int]]:
-    """First byte and number of bytes of each storage: a count of values before each."""
+    """Read the first byte and the number of bytes of each storage, which follow a count of values."""
     size, places = os.fstat(file.fileno()).st_size, dict[str, tuple[int, int]]()
     for key in keys:
         (n_values,) = struct.unpack("<q", file.read(8))
@@ -156,7 +159,7 @@ def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> d
 
 
 class _Mapped:
-    """The file in memory, mapped at its first use; pages that are changed stay private."""
+    """A file that is mapped to memory at its first use. Changes to its pages are not written back."""
 
     def __init__(self, path: Path, order: str) -> None:
         if order not in ("little", "big"):
@@ -167,7 +170,7 @@ class _Mapped:
         self.checksums = Checksums(path)
 
     def bytes(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
-        """Some bytes of it: a copy where they are not aligned, or are in the order of another processor."""
+        """Give bytes of the file: a copy where they are not aligned, or in the byte order of another processor."""
         if n_bytes == 0:
             return torch.UntypedStorage(0)
         if begin % itemsize(dtype) or self._swap:
@@ -178,12 +181,12 @@ class _Mapped:
         return self._whole[begin : begin + n_bytes]
 
     def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
-        held = np.empty(n_bytes, np.uint8)
-        read_range(self._path, str(self._path), begin, held)
-        member = self.checksums.damaged(begin, held)
+        values = np.empty(n_bytes, np.uint8)
+        read_range(self._path, str(self._path), begin, values)
+        member = self.checksums.damaged_member(begin, values)
         if member is not None:
             raise _damaged(member)
-        part = torch.from_numpy(held).untyped_storage()
+        part = torch.from_numpy(values).untyped_storage()
         if self._swap:
             part.byteswap(dtype)
         return part
@@ -196,7 +199,7 @@ class _Mapped:
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more is asked than is left: lengths in a pickle may lie, and are allocated first."""
+    """A file that never reads more than is left: a pickle may state a false length, and Python would allocate it."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
@@ -213,22 +216,22 @@ def _unpickled(file: BinaryIO, load: Callable[[object], object]) -> Opened:
     return Opened(content, tuple(unpickler.foreign))
 
 
-def _no_storage(wanted: object) -> object:
-    raise pickle.UnpicklingError(f"a storage outside the data, {wanted!r:.60}")
+def _no_storage(storage_id: object) -> object:
+    raise pickle.UnpicklingError(f"a storage outside the data, {storage_id!r:.60}")
 
 
-def _module(wanted: object) -> ForeignClass | None:
-    """The class of a module, which files of the legacy format keep with its source code."""
-    held = list(cast("tuple[object, ...]", wanted)) if isinstance(wanted, tuple) else []
-    return held[1] if len(held) > 1 and held[0] == "module" and isinstance(held[1], ForeignClass) else None
+def _module(storage_id: object) -> ForeignClass | None:
+    """Find the class of a module, which files of the legacy format store with its source code."""
+    fields = list(cast("tuple[object, ...]", storage_id)) if isinstance(storage_id, tuple) else []
+    return fields[1] if len(fields) > 1 and fields[0] == "module" and isinstance(fields[1], ForeignClass) else None
 
 
-def _storage_id(wanted: object) -> tuple[StorageKind, str, int, object]:
-    """Kind, key, number of values and view of a storage."""
-    held = list(cast("tuple[object, ...]", wanted)) if isinstance(wanted, tuple) else []
-    if len(held) not in (5, 6) or _text(held[0]) != "storage":
+def _storage_id(storage_id: object) -> tuple[StorageKind, str, int, object]:
+    """Read kind, key, number of values and view of a storage."""
+    fields = list(cast("tuple[object, ...]", storage_id)) if isinstance(storage_id, tuple) else []
+    if len(fields) not in (5, 6) or _text(fields[0]) != "storage":
         raise pickle.UnpicklingError("an object outside the file that is no storage")
-    _, kind, key, _, n_values, *view = held
+    _, kind, key, _, n_values, *view = fields
     if not isinstance(kind, StorageKind) or type(n_values) is not int or not 0 <= n_values < 1 << 60:
         raise pickle.UnpicklingError("a storage of no known kind or size")
     return kind, _text(key), n_values, view[0] if view else None
@@ -243,7 +246,7 @@ def _text(value: object) -> str:
 
 
 def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.UntypedStorage:
-    """A part of a storage, as files before torch 0.4 name them."""
+    """Cut a part of a storage, as files before torch 0.4 name them."""
     if view is None:
         return storage
     _, offset, n_values = cast("tuple[object, object, object]", view)
@@ -255,7 +258,7 @@ def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.Untyp
 
 
 def _extent(entry: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
-    """First and last byte of a stored member, past its own header."""
+    """Find the first byte of a stored member, past its own header, and the byte behind the last."""
     file.seek(entry.header_offset)
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\x03\x04":

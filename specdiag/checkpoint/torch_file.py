@@ -57,7 +57,7 @@ def _named(content: object) -> str:
 
 
 def _not_made(foreign: Sequence[str], label: str) -> list[str]:
-    """A note on the classes whose objects lie beside the weights."""
+    """Note the classes whose objects lie beside the weights."""
     if not foreign:
         return []
     return [f"Objects of {listed(map(brief, foreign), _LISTED)} in {label} were not made, and nothing was run."]

@@ -33,9 +33,9 @@ _DAMAGED = (
 )
 """Errors of torch.load on damaged files, besides UnpicklingError."""
 INERT = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
-"""Beside torch's own list: what training scripts keep with the weights (arguments, Lightning's hyper_parameters).
+"""Classes beside torch's own list that training scripts keep with the weights, such as arguments.
 
-Making one runs nothing but its own constructor, which stores what it is given.
+Their constructors only store what they are given.
 """
 
 
@@ -50,6 +50,9 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
         path: the file, zip format or the legacy one.
         label: its name in messages.
         allowed: classes that it may make, beside tensors and plain containers.
+
+    Returns:
+        Whatever the file holds.
 
     Raises:
         ForeignPickleError: it wants to run something else.
@@ -77,6 +80,10 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
 def is_zip(path: pathlib.Path, label: str) -> bool:
     """Tell whether a file begins as a zip archive does.
 
+    Args:
+        path: the file.
+        label: its name in messages.
+
     Raises:
         SourceError: it cannot be read.
     """
@@ -88,7 +95,14 @@ def is_zip(path: pathlib.Path, label: str) -> bool:
 
 
 def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
-    """The entries of a zip archive that torch.save wrote, each as large as it says.
+    """Check that a zip archive is one of torch.save, and that its members lie uncompressed within the file.
+
+    Args:
+        path: the file.
+        label: its name in messages.
+
+    Returns:
+        The entries of its members.
 
     Raises:
         SourceError: it is damaged, or another kind of archive.
@@ -116,7 +130,7 @@ def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more is asked than is left: lengths in a pickle may lie, and are allocated first."""
+    """A file that never reads more than is left: a pickle may state a false length, and Python would allocate it."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
@@ -124,11 +138,11 @@ class _Bounded(io.BufferedReader):
 
 
 def _refused(message: str, label: str) -> str:
-    """torch's long answer in one sentence: the callable that the pickle wanted, or that it is damaged."""
-    wanted = _GLOBAL.search(message)
-    if wanted is None:
+    """Shorten torch's long message to the callable that the pickle wanted, or to what can be done."""
+    match = _GLOBAL.search(message)
+    if match is None:
         return f"'{label}' is a pickle that cannot be opened without running it: save its weights as safetensors"
     return (
-        f"'{label}' wants to run {wanted[1].rstrip('.')} when it is opened, and it was not allowed to: "
+        f"'{label}' wants to run {match[1].rstrip('.')} when it is opened, and it was not allowed to: "
         "save its weights alone, as safetensors or a state_dict"
     )

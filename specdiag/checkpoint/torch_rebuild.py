@@ -1,4 +1,4 @@
-"""Tensors from what torch.save wrote of them: a storage, an offset, sizes and strides, all checked before use."""
+"""Rebuilding tensors of torch.save from a storage, an offset, sizes and strides, all checked before use."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class StorageKind:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class StoredBytes:
     """The bytes of one storage in the file.
 
     Attributes:
-        values: them, mapped and never written back; None while only their place is looked for.
+        values: the bytes, mapped and never written back; None while only their place is looked for.
         dtype: the type that they are stored under.
     """
 
@@ -65,26 +65,26 @@ class Held:
 
 
 def itemsize(dtype: torch.dtype) -> int:
-    """Bytes of one stored value."""
+    """Give the size of one stored value in bytes."""
     return dtype.itemsize
 
 
 @cache
 def known_names() -> dict[str, object]:
-    """All that a file of torch.save may name, in the place of what it would import."""
+    """List everything that a file of torch.save may name, with what stands for it here. Nothing is imported."""
     dtypes = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
     storages = {f"{home}.{name}Storage": StorageKind(dtype) for home in _HOMES for name, dtype in _STORAGES.items()}
     return {**dtypes, **storages, **_MAKERS}
 
 
 def makers() -> frozenset[Maker]:
-    """Those among `known_names` that may be called."""
+    """List the functions among `known_names` that may be called."""
     return frozenset(_MAKERS.values())
 
 
 def _plain(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
-    """`_rebuild_tensor`, with the storage's type."""
-    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, Held) else None)
+    """Make a tensor as `_rebuild_tensor` does, with the storage's type."""
+    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, StoredBytes) else None)
 
 
 def _hooked(
@@ -96,7 +96,7 @@ def _hooked(
     _hooks: object,
     metadata: object = None,
 ) -> object:
-    """`_rebuild_tensor_v2`: as before, perhaps marked as conjugate or negative."""
+    """Make a tensor as `_rebuild_tensor_v2` does, perhaps marked as conjugate or negative."""
     return _marked(_plain(storage, offset, size, stride), metadata)
 
 
@@ -104,12 +104,12 @@ def _typed(
     storage: object, offset: object, size: object, stride: object, _grad: object, _hooks: object, dtype: object,
     metadata: object = None,
 ) -> object:  # fmt: skip
-    """`_rebuild_tensor_v3`: bytes, whose type is a separate argument."""
+    """Make a tensor as `_rebuild_tensor_v3` does: the type of the bytes is a separate argument."""
     return _marked(_view(storage, offset, size, stride, dtype), metadata)
 
 
 def _view(storage: object, offset: object, size: object, stride: object, dtype: object) -> object:
-    if not isinstance(storage, Held) or not isinstance(dtype, torch.dtype):
+    if not isinstance(storage, StoredBytes) or not isinstance(dtype, torch.dtype):
         return Inert(ForeignClass("torch.Tensor"))
     first, sizes, steps = _whole([offset])[0], _whole(size), _whole(stride)
     if len(sizes) != len(steps) or math.prod(sizes) * itemsize(dtype) >= _LARGEST:
@@ -125,13 +125,13 @@ def _view(storage: object, offset: object, size: object, stride: object, dtype: 
 
 
 def _whole(values: object) -> list[int]:
-    """Sizes, strides or an offset: whole numbers that are not negative."""
+    """Check sizes, strides or an offset: whole numbers that are not negative."""
     if not isinstance(values, (list, tuple)):
         raise pickle.UnpicklingError("sizes that are no tuple")
-    found = cast("Sequence[object]", values)
-    if not all(type(value) is int and 0 <= value < _LARGEST for value in found):
+    numbers = cast("Sequence[object]", values)
+    if not all(type(value) is int and 0 <= value < _LARGEST for value in numbers):
         raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
-    return cast("list[int]", list(found))
+    return cast("list[int]", list(numbers))
 
 
 def _marked(tensor: object, metadata: object) -> object:
@@ -147,16 +147,16 @@ def _parameter(data: object, *_: object) -> object:
 
 
 def _of_type(maker: object, kind: object, args: object, _state: object) -> object:
-    """A tensor with attributes, or of a class of its own, which is left inert."""
+    """Make a tensor that was saved with attributes. One of a class of its own becomes an inert record."""
     plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
     if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
         return maker(*cast("tuple[object, ...]", args))
-    named = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
-    return Inert(named, (args,))
+    foreign = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
+    return Inert(foreign, (args,))
 
 
 def _sparse(layout: object, data: object) -> object:
-    """Sparse tensors: (indices, values, size, ..) or (rows, columns, values, size)."""
+    """Describe a sparse tensor, given as (indices, values, size, ..) or (rows, columns, values, size)."""
     parts = cast("Sequence[object]", data) if isinstance(data, (list, tuple)) else ()
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     size = next((part for part in parts if isinstance(part, (list, tuple))), ())
@@ -183,7 +183,7 @@ def _layout(name: object) -> object:
 
 
 def _encoded(text: object, encoding: object) -> object:
-    """Bytes, as protocol 2 writes them."""
+    """Make bytes from the text as which protocol 2 writes them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("an encoding other than latin1")
     return text.encode("latin1")

@@ -49,14 +49,14 @@ class Unread(torch.Tensor):
     """A tensor of a file that has a shape and a type, and no values that can be read.
 
     Attributes:
-        oddity: why not.
+        oddity: why its values cannot be read.
     """
 
     oddity: str
 
     @staticmethod
     def of(size: Sequence[int], dtype: torch.dtype, oddity: str) -> Unread:
-        """Make one.
+        """Make a tensor without values.
 
         Args:
             size: its shape.
@@ -74,7 +74,10 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMa
     Args:
         tensors: names and tensors, on any device.
         label: where they come from, for messages.
-        mapped: the file that they point into.
+        mapped: the file that they point into; None for tensors in memory.
+
+    Returns:
+        The stored tensors; those whose values cannot be read name the reason in their type or `reason`.
     """
     detached = {name: t if isinstance(t, Unread) else t.detach() for name, t in tensors.items()}
     repeats = Repeats()
@@ -83,7 +86,11 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMa
 
 
 def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The shape of any tensor. A nested one, whose rows have different lengths, counts as one row of its values."""
+    """Give the shape of any tensor. A nested one, whose rows have different lengths, counts as one row of its values.
+
+    Args:
+        tensor: of any layout, perhaps without values.
+    """
     return (int(tensor.numel()),) if tensor.is_nested else tuple(int(size) for size in tensor.shape)
 
 
@@ -104,13 +111,13 @@ def _stored(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None,
 
 
 def _shape(tensor: torch.Tensor, dtype: str) -> tuple[int, ...]:
-    """The shape that safetensors gives it: torch counts bytes where two values share one."""
+    """Give the shape in values, as safetensors does: torch counts bytes where two values share one."""
     shape = tensor_shape(tensor)
     return (*shape[:-1], 2 * shape[-1]) if dtype == _TWO_A_BYTE and shape else shape
 
 
 def _oddity(tensor: torch.Tensor) -> str | None:
-    """Why its values cannot be read like those of an array, None where they can."""
+    """Say why its values cannot be read like those of an array; None where they can."""
     if isinstance(tensor, Unread):
         return tensor.oddity
     if tensor.is_nested:
@@ -136,7 +143,7 @@ def _storage(tensor: torch.Tensor) -> Hashable:
 
 
 def _read(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None) -> RawArray:
-    """A copy that belongs to the caller: the tensor may be a live parameter or a map of a file."""
+    """Copy the values: the tensor may be a live parameter or a map of a file."""
     if not _fits(tensor):
         raise SourceError(f"'{label}' stores fewer values for '{name}' than its shape {tuple(tensor.shape)} says")
     values = tensor if index is None else tensor[index]

@@ -25,32 +25,35 @@ _SCALER = "a gradient scaler's state"
 
 
 def training_state(value: object) -> str | None:
-    """A name for the state of an optimizer, a schedule or a gradient scaler, None for anything else.
+    """Recognise the state of an optimizer, a schedule or a gradient scaler.
 
     Args:
         value: a container of a torch file. Only its own keys and those of its first entry are looked at.
+
+    Returns:
+        A name for it, for messages; None for anything else.
     """
     if not isinstance(value, Mapping):
         return None
-    held = cast("Mapping[object, object]", value)
-    if _has_groups(held) or _has_moments(held) or _has_moments(next(iter(held.values()), None)):
+    entries = cast("Mapping[object, object]", value)
+    if _has_groups(entries) or _has_moments(entries) or _has_moments(next(iter(entries.values()), None)):
         return OPTIMIZER
-    if any(name in held for name in _PARTITIONS):
+    if any(name in entries for name in _PARTITIONS):
         return _PARTITION
-    if "last_epoch" in held and ("_step_count" in held or "base_lrs" in held or "_last_lr" in held):
+    if "last_epoch" in entries and ("_step_count" in entries or "base_lrs" in entries or "_last_lr" in entries):
         return _SCHEDULE
-    return _SCALER if "growth_factor" in held and "backoff_factor" in held else None
+    return _SCALER if "growth_factor" in entries and "backoff_factor" in entries else None
 
 
 def refuse_training_state(content: Mapping[object, object], label: str) -> None:
-    """Refuse a file that holds an optimizer's state and nothing else.
+    """Refuse a file that holds the state of an optimizer, a schedule or a gradient scaler, and nothing else.
 
     Args:
         content: of the file.
         label: its name in messages.
 
     Raises:
-        SourceError: it is one.
+        SourceError: it is such a file.
     """
     kind = training_state(content)
     if kind is not None:
@@ -58,17 +61,17 @@ def refuse_training_state(content: Mapping[object, object], label: str) -> None:
 
 
 def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
-    """Leave out tensors that are an optimizer's, told by the ends of their names, whatever the format of their file.
+    """Leave out an optimizer's tensors, recognised by the ends of their names, whatever the format of their file.
 
     Args:
         tensors: all tensors of a checkpoint.
         where: what holds them, for messages.
 
     Returns:
-        The tensors, moments with the reason why they are no matrices, and notes.
+        The tensors, moments with the reason why they are no matrices; one note, or none.
 
     Raises:
-        SourceError: there is nothing else.
+        SourceError: all tensors are an optimizer's.
     """
     last = [tensor.name.rpartition(".")[2] for tensor in tensors]
     if not _MOMENTS.intersection(last):
@@ -82,9 +85,9 @@ def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Stor
     return marked, [f"Left out {sum(end in _MOMENTS for end in last)} tensors of {OPTIMIZER}."]
 
 
-def _has_groups(held: Mapping[object, object]) -> bool:
-    groups = held.get("param_groups")
-    return isinstance(groups, (Sequence, Mapping)) and ("state" in held or _lists_parameters(groups))
+def _has_groups(entries: Mapping[object, object]) -> bool:
+    groups = entries.get("param_groups")
+    return isinstance(groups, (Sequence, Mapping)) and ("state" in entries or _lists_parameters(groups))
 
 
 def _lists_parameters(groups: object) -> bool:

@@ -1,4 +1,4 @@
-"""Two copies of one model under one roof: a running average, a teacher, a target network beside what is trained."""
+"""Two copies of a model in one checkpoint: the trained weights and a running average, a teacher, a target network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AVERAGE = frozenset(("ema", "swa", "avg", "average", "averaged", "polyak", "sha
 _MOCO = "encoder_k"
 """The lagging copy of `encoder_q`. As words of their own q and k are those of attention."""
 _RIVALS = (frozenset(("teacher", "student")), frozenset(("generator", "discriminator")))
-"""Words that tell two models apart of which either may be asked for."""
+"""Pairs of words in the names of two models of which the user may mean either."""
 _DEEPEST = 4
 _Place = tuple[str, ...]
 
@@ -26,8 +26,8 @@ class _Group:
     """The tensors below one prefix.
 
     Attributes:
-        members: their names below it, without dots (some averages are saved so), and their places in the list.
-        matrices: of those with two dimensions or more, the shapes.
+        members: places in the list of tensors, by their names below the prefix without dots: some averages have none.
+        matrices: shapes of those with two dimensions or more, by the same names.
     """
 
     members: dict[str, int] = field(default_factory=dict[str, int])
@@ -73,17 +73,20 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
 
 
 def _siblings(tensors: Sequence[StoredTensor]) -> dict[_Place, dict[str, _Group]]:
-    """The groups of tensors below each parent where one has a telling name, but for parents in numbered layers."""
+    """Group the tensors below each parent that has a child with a telling name, such as `ema`.
+
+    Parents within numbered layers are left out.
+    """
     split = [tensor.name.split(".") for tensor in tensors]
     parents = {place for parts in split for place in _telling(parts)}
-    found: dict[_Place, dict[str, _Group]] = {}
+    groups_of: dict[_Place, dict[str, _Group]] = {}
     for place, (tensor, parts) in enumerate(zip(tensors, split, strict=True)):
         for depth in range(min(_DEEPEST, len(parts) - 1)):
             parent = tuple(parts[:depth])
             if parent in parents:
-                groups = found.setdefault(parent, {})
+                groups = groups_of.setdefault(parent, {})
                 groups.setdefault(parts[depth], _Group()).add("".join(parts[depth + 1 :]), place, tensor.shape)
-    return found
+    return groups_of
 
 
 def _telling(parts: Sequence[str]) -> Iterator[_Place]:
@@ -110,7 +113,7 @@ class _Trained:
 
     @classmethod
     def of(cls, groups: Mapping[str, _Group], parent: _Place, tensors: Sequence[StoredTensor]) -> _Trained:
-        """Those of all groups below a parent."""
+        """Collect the groups below a parent that are no averages."""
         trained = cls({name: group for name, group in groups.items() if not _lags(name)}, defaultdict(list), _Group())
         for name, group in trained.groups.items():
             for matrix in group.matrices.items():
@@ -121,13 +124,13 @@ class _Trained:
         return trained
 
     def covering(self, average: _Group) -> str | None:
-        """The first group that covers an average; only those that hold its rarest matrix are looked at."""
-        held = (self.holding.get(matrix, []) for matrix in average.matrices.items())
-        return next((name for name in min(held, key=len, default=[]) if self.groups[name].covers(average)), None)
+        """Find the first group that covers an average. Only groups that hold its rarest matrix are looked at."""
+        holders = (self.holding.get(matrix, []) for matrix in average.matrices.items())
+        return next((name for name in min(holders, key=len, default=[]) if self.groups[name].covers(average)), None)
 
 
 def _twin(average: _Group, trained: _Trained, parent: _Place) -> str | None:
-    """The prefix of the model that a group is an average of; empty where that is all the rest; None: of none."""
+    """Find the prefix of the model that a group is an average of: '' for all the rest, None where there is none."""
     other = trained.covering(average)
     if other is not None:
         return _path(parent, other)
@@ -135,11 +138,11 @@ def _twin(average: _Group, trained: _Trained, parent: _Place) -> str | None:
 
 
 def _refuse_rivals(groups: Mapping[str, _Group], parent: _Place, where: str) -> None:
-    named: dict[frozenset[str], list[str]] = defaultdict(list)
+    by_words: dict[frozenset[str], list[str]] = defaultdict(list)
     for name in groups:
-        named[_words(name)].append(name)
-    for words, ones in named.items():
-        for other in (other for pair in _RIVALS if len(words & pair) == 1 for other in named.get(words ^ pair, ())):
+        by_words[_words(name)].append(name)
+    for words, ones in by_words.items():
+        for other in (other for pair in _RIVALS if len(words & pair) == 1 for other in by_words.get(words ^ pair, ())):
             one = next((one for one in ones if one < other and groups[one].covers(groups[other])), None)
             if one is not None:
                 raise SourceError(

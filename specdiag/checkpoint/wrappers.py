@@ -1,4 +1,4 @@
-"""Names as the network has them: what training wrappers put in front is taken off."""
+"""Removing the prefixes that training wrappers put before the names of a network's tensors."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
 
 def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
     names = [tensor.name.replace(_COMPILED, "") for tensor in tensors]
-    taken = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
+    prefixes = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
     while _all_parallel(names):
         names = [name.removeprefix(_PARALLEL) for name in names]
-        taken.append(_PARALLEL)
-    if not taken:
+        prefixes.append(_PARALLEL)
+    if not prefixes:
         return list(tensors), []
     twice = duplicate(names)
     if twice is not None:
         raise SourceError(f"{where} holds '{twice}' with and without a wrapper's prefix: save the plain model")
-    notes = [f"Took the wrapper prefix '{prefix}' off the names." for prefix in dict.fromkeys(taken)]
+    notes = [f"Took the wrapper prefix '{prefix}' off the names." for prefix in dict.fromkeys(prefixes)]
     return [replace(tensor, name=name) for tensor, name in zip(tensors, names, strict=True)], notes
 
 
@@ -58,7 +58,7 @@ def _all_parallel(names: Sequence[str]) -> bool:
 
 
 def duplicate(names: Iterable[str]) -> str | None:
-    """The first name that comes a second time, or None."""
+    """Find the first name that comes a second time; None where all differ."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -11,14 +11,17 @@ from specdiag.records import ModuleRecord
 def make_change(
     name: str, a: ModuleRecord, b: ModuleRecord, metrics: Sequence[str], delta: Delta | None
 ) -> ModuleChange:
-    """The change of one matrix.
+    """Compute the change of one matrix.
 
     Args:
         name: common to both sides.
         a: its row in A.
         b: its row in B.
         metrics: those that mean the same in both.
-        delta: what the weights say.
+        delta: the change of its weights, None where these were not compared.
+
+    Returns:
+        The change; a metric is left out where a side lacks its value.
     """
     values = {metric: (getattr(a, metric), getattr(b, metric)) for metric in metrics}
     return ModuleChange(
@@ -36,20 +39,32 @@ def make_change(
 
 
 def unchanged(a: ModuleRecord, b: ModuleRecord) -> bool | None:
-    """Tell whether the stored values are equal, bit by bit; None where the digests do not tell."""
+    """Tell whether the stored values of a matrix are equal, bit by bit.
+
+    Args:
+        a: its row in A.
+        b: its row in B.
+
+    Returns:
+        None where a digest is missing, or is that of an update's small core.
+    """
     if a.digest is None or b.digest is None or _is_low_rank(a) or _is_low_rank(b):
         return None
     return a.digest == b.digest and a.storage_dtype == b.storage_dtype
 
 
 def no_delta(a: ModuleRecord) -> Delta:
-    """Return the change of a matrix that is equal on both sides."""
-    known = a.frobenius_norm is not None and a.frobenius_norm > 0
+    """Describe the change of a matrix that is equal on both sides.
+
+    Args:
+        a: its row in A.
+    """
+    has_norm = a.frobenius_norm is not None and a.frobenius_norm > 0
     return Delta(
         status="zero",
-        relative_change=0.0 if known else None,
-        cosine=1.0 if known else None,
-        cosine_distance=0.0 if known else None,
+        relative_change=0.0 if has_norm else None,
+        cosine=1.0 if has_norm else None,
+        cosine_distance=0.0 if has_norm else None,
         frobenius_norm=0.0,
         spectral_norm=0.0,
     )
@@ -61,6 +76,13 @@ def make_delta(
     """Describe D = B - A, from the rows of A, B and D.
 
     <A, B> = (||A||^2 + ||B||^2 - ||D||^2)/2, and 1 - cosine = (||D||^2 - (||A|| - ||B||)^2)/(2 ||A|| ||B||).
+
+    Args:
+        a: the row of A.
+        b: the row of B.
+        d: the row of D.
+        singular_values: of D, descending.
+        subspaces: principal angles between A and B, None where none were computed.
     """
     before, after, moved = a.frobenius_norm, b.frobenius_norm, d.frobenius_norm
     distance = None

@@ -55,9 +55,9 @@ def compare(
         before: a report, saved or not, anything that `analyze` takes, or a run
             directory, of which the newest checkpoint is taken.
         after: likewise.
-        weights: also compare the weights themselves, which takes two checkpoints; None: where both are.
-        subspace: how many leading singular directions before and after are held against each other; 0 for none, which
-            saves about a quarter of the time.
+        weights: also compare the weights themselves, which needs two checkpoints; None compares them where both are.
+        subspace: how many leading singular directions before and after are compared; 0 for none, which saves about a
+            quarter of the time.
         base: the model that a side which is an adapter changes; without it its updates are compared.
         include: globs on names of either side; only these.
         exclude: globs on names of either side; not these.
@@ -65,6 +65,9 @@ def compare(
         progress: as for `analyze`; called over the weights before, those after, the differences, and the
             subspaces.
         analysis: further arguments of `analyze`, for both sides alike.
+
+    Returns:
+        The comparison: changes by matrix, by role and in total, and what only one side has.
 
     Raises:
         UsageError: an option makes no sense for these sources.
@@ -84,8 +87,8 @@ def compare(
     weights = None if weights is None else checks.flag("weights", weights)
     checks.function("progress", progress)
     a, b = load_if_saved(before), load_if_saved(after)
-    given = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
-    opening, computing = options.split(given)
+    arguments = _same_settings([side.settings for side in (a, b) if isinstance(side, SpectralReport)], analysis)
+    opening, computing = options.split(arguments)
     require_stream(opening, (a, b))
     side_a, side_b = (open_side(source, base, opening, analysis) for source in (a, b))
     has_weights = side_a.checkpoint is not None and side_b.checkpoint is not None
@@ -94,10 +97,10 @@ def compare(
     matched = _Matched.of(side_a, side_b, selection)
     matched.require_pairs()
 
-    report_a = side_a.analysed((p[0] for p in matched.pairs), computing, progress)
-    report_b = side_b.analysed((p[1] for p in matched.pairs), computing, progress)
+    report_a = side_a.analyse((p[0] for p in matched.pairs), computing, progress)
+    report_b = side_b.analyse((p[1] for p in matched.pairs), computing, progress)
     of_a, of_b = ({r.key: r for r in report} for report in (report_a, report_b))
-    modules, only_before, only_after, reshaped = matched.sorted_out(report_a, report_b)
+    modules, only_before, only_after, reshaped = matched.sort_out(report_a, report_b)
 
     deltas: dict[str, Delta] = {}
     if has_weights and weights is not False:
@@ -134,7 +137,7 @@ def compare(
         only_before=only_before,
         only_after=only_after,
         reshaped=reshaped,
-        notes=tuple(_notes(report_a, report_b, matched.matching, changes, asked=weights is not False)),
+        notes=tuple(_notes(report_a, report_b, matched.matching, changes, weights_wanted=weights is not False)),
     )
 
 
@@ -144,7 +147,7 @@ Names = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Matched:
-    """Both listings and what was selected of them."""
+    """Both listings, and the names that were selected of them."""
 
     matching: Matching
     a: dict[str, Entry]
@@ -159,8 +162,8 @@ class _Matched:
         matching = match(a, b)
         selection.check([n for side in (a, b) for k, e in side.items() if e.role is not None for n in (k, e.name)])
 
-        def alone(side: dict[str, Entry], taken: set[str]) -> tuple[str, ...]:
-            return tuple(k for k, e in side.items() if k not in taken and selection.wants((k, e.name), e.role))
+        def alone(side: dict[str, Entry], paired: set[str]) -> tuple[str, ...]:
+            return tuple(k for k, e in side.items() if k not in paired and selection.wants((k, e.name), e.role))
 
         pairs = tuple(
             (ka, kb, name)
@@ -177,15 +180,15 @@ class _Matched:
         looks = " and ".join(
             f"'{next((k for k, e in side.items() if e.role is not None), '')}'" for side in (self.a, self.b)
         )
-        tried = f"; without {_joined(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
+        hint = f"; without {_joined(self.matching.ambiguous)} alike they would" if self.matching.ambiguous else ""
         raise SourceError(
-            f"no matrix of BEFORE has its name in AFTER, names look like {looks}{tried}: are these one model?"
+            f"no matrix of BEFORE has its name in AFTER, names look like {looks}{hint}: are these one model?"
         )
 
-    def sorted_out(
+    def sort_out(
         self, report_a: SpectralReport, report_b: SpectralReport
     ) -> tuple[list[Names], tuple[Unmatched, ...], tuple[Unmatched, ...], tuple[Reshaped, ...]]:
-        """List what is compared, what one side alone has, and what has two shapes."""
+        """List what is compared, what only A and only B have, and what has two shapes."""
         rows_a, rows_b = ({r.key: r for r in report} for report in (report_a, report_b))
         left_a, left_b = ({key(s.name, s.part): s.reason for s in report.skipped} for report in (report_a, report_b))
         compared: list[Names] = []
@@ -219,30 +222,30 @@ def _joined(prefixes: Sequence[str]) -> str:
     return " and ".join(f"'{prefix}'" for prefix in prefixes)
 
 
-def _same_settings(known: Sequence[Settings], analysis: Mapping[str, object]) -> dict[str, object]:
-    """The options for a side that is analysed now: those of the other's report, unless they are given."""
-    if len(known) == 2 and (refused := analysis.keys() - set(_CHANGE_NOTHING)):
+def _same_settings(settings: Sequence[Settings], analysis: Mapping[str, object]) -> dict[str, object]:
+    """Give the options for a side that is analysed now: those of the other side's report, unless others are given."""
+    if len(settings) == 2 and (refused := analysis.keys() - set(_CHANGE_NOTHING)):
         raise UsageError(
             f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
         )
-    return {name: getattr(known[0], name) for name in _SHARED if known} | dict(analysis)
+    return {name: getattr(settings[0], name) for name in _SHARED if settings} | dict(analysis)
 
 
 def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]:
-    """The matrices behind the rows, but for updates of low rank, which are never formed."""
+    """Pair the matrices behind the rows. Updates of low rank are left out, for their full matrix is never formed."""
     of_a, of_b = ({m.key: m for m in side.matrices} for side in (a, b))
     matrices = ((name, of_a[ka], of_b[kb]) for ka, kb, name in modules)
     return [(name, left, right) for name, left, right in matrices if left.rank is None and right.rank is None]
 
 
 def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
-    """Metrics that mean the same in both."""
+    """List the metrics that mean the same in both reports."""
     rules = [(s.tail, s.tail_fraction) for s in (a.settings, b.settings)]
     return METRICS if rules[0] == rules[1] else tuple(m for m in METRICS if m not in TAIL_METRICS)
 
 
 def _notes(
-    a: SpectralReport, b: SpectralReport, matching: Matching, changes: Sequence[ModuleChange], *, asked: bool
+    a: SpectralReport, b: SpectralReport, matching: Matching, changes: Sequence[ModuleChange], *, weights_wanted: bool
 ) -> Iterator[str]:
     for side, report in (("BEFORE", a), ("AFTER", b)):
         yield from (f"{side}: {note}" for note in report.provenance.notes)
@@ -253,11 +256,15 @@ def _notes(
     if _compared_metrics(a, b) is not METRICS:
         rules = " and ".join(f"{r.settings.tail} at {r.settings.tail_fraction:g}" for r in (a, b))
         yield f"The tail rules differ ({rules}): {', '.join(sorted(TAIL_METRICS))} are not compared."
-    if asked and changes and all(change.delta is None for change in changes):
+    if weights_wanted and changes and all(change.delta is None for change in changes):
         yield "Compared by spectra alone: the weights themselves take two checkpoints, adapters with their base."
 
 
 def failures(comparison: Comparison) -> list[ModuleRecord]:
-    """Rows of either side without numbers: NaN, infinite values, unreadable."""
+    """Find the rows of either side without numbers: NaN, infinite values, unreadable.
+
+    Args:
+        comparison: as `compare` returned it.
+    """
     rows = [row for module in comparison.modules for row in (module.before, module.after)]
     return [row for row in rows if row.status in ("nonfinite", "failed")]

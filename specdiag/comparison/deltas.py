@@ -36,7 +36,7 @@ def measure_deltas(
     options: ComputedArguments,
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Delta]:
-    """Compute the changes of the weights, by common name. Matrices of equal digest are not read again.
+    """Compute the changes of the weights. Matrices of equal digest are not read again.
 
     Args:
         pairs: matched matrices of equal shape.
@@ -46,6 +46,14 @@ def measure_deltas(
         subspace: dimension of the leading subspaces; 0 for none.
         options: of `analyze`.
         progress: called over the differences, then over the subspaces.
+
+    Returns:
+        The changes by common name. A matrix that is `failed` or `nonfinite` on a side has its status alone.
+
+    Raises:
+        Interrupted: Ctrl-C.
+        AnalysisFailed: a failure after the first matrix, which is its cause.
+        ComputationError: the address space has no room for the subspaces of the largest matrix.
     """
     deltas: dict[str, Delta] = {}
     moved: list[Pair] = []
@@ -60,26 +68,26 @@ def measure_deltas(
     if not moved:
         return deltas
     checkpoint = difference(moved, a, b)
-    chosen = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
-    given = cast("ComputingArguments", chosen)
-    report = analyze(checkpoint, progress=progress, **given)
+    analysis_options = {name: value for name, value in options.items() if name in _OF_DIFFERENCES}
+    arguments = cast("ComputingArguments", analysis_options)
+    report = analyze(checkpoint, progress=progress, **arguments)
     angles: dict[str, Subspaces | None] = {}
     if subspace:
-        ranks = given.get("ranks")
-        alike = 1 if ranks is None else ranks.local_size
-        jobs = given.get("jobs") or max(1, available_cpus() // alike)
+        ranks = arguments.get("ranks")
+        n_processes = 1 if ranks is None else ranks.local_size
+        jobs = arguments.get("jobs") or max(1, available_cpus() // n_processes)
         largest = max(memory(m, report.settings) for m in checkpoint.matrices)
         workers = affordable_workers(
             units(checkpoint.matrices),
             report.settings,
             jobs_within(room(torch=False), jobs, largest),
-            given.get("memory") or total_memory() // 2 // alike,
+            arguments.get("memory") or total_memory() // 2 // n_processes,
         )
-        mine = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
-        for name, angle in all_subspaces(mine, subspace, workers):
+        own_pairs = moved if ranks is None else ranks.own_part(moved, [float(np.prod(pair[1].shape)) for pair in moved])
+        for name, angle in all_subspaces(own_pairs, subspace, workers):
             angles[name] = angle
             if progress is not None:
-                progress(Progress(len(angles), len(mine), 0, 0, len(angles) / len(mine), name))
+                progress(Progress(len(angles), len(own_pairs), 0, 0, len(angles) / len(own_pairs), name))
         if ranks is not None:
             angles = {name: angle for deltas in ranks.exchange(angles) for name, angle in deltas.items()}
     for row in report:

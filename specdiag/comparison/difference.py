@@ -17,7 +17,7 @@ from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 
 _BLOCK_VALUES = 1 << 20
 _ANY = ModuleRole(role="other", family="other")
-"""Settings of a difference: roles are those of the rows of B. Equal differences of embeddings are no tied weights."""
+"""The role of every difference. The roles in the result are those of B; equal differences are no tied weights."""
 
 Pair = tuple[str, WeightMatrix, WeightMatrix]
 """The common name, A's matrix and B's, of one shape."""
@@ -25,7 +25,7 @@ Pair = tuple[str, WeightMatrix, WeightMatrix]
 
 @dataclass(frozen=True, slots=True)
 class _RoundedTwice(Rounding):
-    """The rounding of A and of B, which their difference keeps however small it is.
+    """The rounding errors of A and B, which stay in their difference however small it is.
 
     Attributes:
         absolute: receives the root mean square of that error when the difference is read.
@@ -43,7 +43,7 @@ class _RoundedTwice(Rounding):
 
 
 def difference(pairs: Sequence[Pair], a: Checkpoint, b: Checkpoint) -> Checkpoint:
-    """The matrices B - A of matched matrices, under their common names. Nothing is read.
+    """Make a checkpoint of the differences B - A, under the common names. Nothing is read.
 
     Args:
         pairs: of equal shapes.
@@ -63,7 +63,17 @@ def difference(pairs: Sequence[Pair], a: Checkpoint, b: Checkpoint) -> Checkpoin
 
 
 def read_stack(matrix: WeightMatrix) -> tuple[RawArray, FloatType]:
-    """Raw values of a matrix, shape [s, rows, cols], and their type."""
+    """Read the raw values of a matrix.
+
+    Args:
+        matrix: of any number of slices.
+
+    Returns:
+        The values, shape [n_slices, rows, cols], and their type.
+
+    Raises:
+        SourceError: the file is gone, was cut short or is damaged.
+    """
     stack = np.ascontiguousarray(matrix.slicer.cut(matrix.tensor.read(matrix.slicer.index)))
     return stack, matrix.float_type(stack)
 
@@ -99,7 +109,7 @@ def _subtract(name: str, a: WeightMatrix, b: WeightMatrix) -> WeightMatrix:
 
 
 def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[np.generic]) -> tuple[RawArray, float]:
-    """B - A, subtracted in float64, and the root mean square of what rounding A and B leaves in it."""
+    """Compute B - A in float64, and the root mean square of the rounding errors of A and B in it."""
     (raw_a, type_a), (raw_b, type_b) = read_stack(a), read_stack(b)
     if raw_a.shape != raw_b.shape:
         raise SourceError(f"{a.tensor.name} and {b.tensor.name} have other shapes than their headers say")
@@ -119,6 +129,6 @@ def _difference(a: WeightMatrix, b: WeightMatrix, dtype: np.dtype[np.generic]) -
 
 
 def _error(matrix: WeightMatrix, raw: RawArray) -> float:
-    """Root mean square of the error of rounding to the storage type, over that of the values."""
+    """Compute the error of rounding to the storage type: its root mean square over that of the values."""
     rounding = matrix.tensor.rounding or Rounding(eps=FLOAT_TYPES[matrix.tensor.values_dtype].eps)
     return rounding.error(raw)

@@ -32,10 +32,16 @@ class Excess(NamedTuple):
 
 
 def parse_limits(texts: list[str]) -> dict[str, float]:
-    """`METRIC=VALUE`, several of them.
+    """Read limits on change.
+
+    Args:
+        texts: several `METRIC=VALUE`.
+
+    Returns:
+        The limits by metric, in the same order.
 
     Raises:
-        UsageError: one is not of that form, or two are of one metric.
+        UsageError: one is not of that form, its value is negative or not finite, or two are of one metric.
     """
     limits: dict[str, float] = {}
     for text in texts:
@@ -54,9 +60,16 @@ def parse_limits(texts: list[str]) -> dict[str, float]:
 
 
 def exceeding(comparison: Comparison, limits: Mapping[str, float]) -> list[Excess]:
-    """The limits that are exceeded, in the order of the limits and of the matrices.
+    """Find the limits that are exceeded.
 
     A matrix that has a metric before and not after (NaN, collapsed) exceeds every limit on it.
+
+    Args:
+        comparison: as `compare` returned it.
+        limits: the largest allowed value of each metric, of those in `LIMITS`.
+
+    Returns:
+        What exceeds them, in the order of the limits and of the matrices.
 
     Raises:
         UsageError: a metric has no value anywhere, so that nothing could ever fail.

@@ -1,7 +1,7 @@
-"""Pairs of names before and after: equal, or equal once one prefix is off the names of one side.
+"""Pairs of names before and after: equal, or equal once one prefix is taken off the names of one side.
 
-A model alone calls `encoder.layer.0` what it is called `bert.encoder.layer.0` below a head. Nothing is
-matched where two prefixes fit equally well.
+The layer `encoder.layer.0` of a plain model is `bert.encoder.layer.0` in a model with a head. Nothing is matched where
+two prefixes fit equally well.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Matching:
 
     Attributes:
         pairs: (name before, name after, the name without prefix), in the order of the names before.
-        prefix_before: what was taken off names of A.
+        prefix_before: what was taken off names before.
         prefix_after: what was taken off names after; at most one of the two is not empty.
-        ambiguous: prefixes of which none fits more than twice as many names as any other, so that none was taken.
+        ambiguous: prefixes of which none fits more than twice as many names as every other; none of them was taken off.
     """
 
     pairs: tuple[tuple[str, str, str], ...]
@@ -34,6 +34,9 @@ def match(a: Collection[str], b: Collection[str]) -> Matching:
     Args:
         a: unique names.
         b: unique names.
+
+    Returns:
+        The pairs, and the prefix that was taken off the names of one side.
     """
     in_b = set(b)
     equal = {name: name for name in a if name in in_b}
@@ -58,9 +61,12 @@ def match(a: Collection[str], b: Collection[str]) -> Matching:
 
 
 def _prefixes(longer: Collection[str], shorter: Collection[str]) -> Counter[str]:
-    """How many names of `shorter` each prefix explains: dotted beginnings of `longer` before one of these names."""
-    known = set(shorter)
-    return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in known)
+    """Count for each prefix how many names of `shorter` it explains.
+
+    Prefixes are dotted beginnings of `longer` before one of these names.
+    """
+    names = set(shorter)
+    return Counter(name[: i + 1] for name in longer for i, c in enumerate(name) if c == "." and name[i + 1 :] in names)
 
 
 def _in_order(a: Collection[str], renamed: dict[str, str]) -> tuple[tuple[str, str, str], ...]:

@@ -25,7 +25,7 @@ METRICS: tuple[str, ...] = (
 """Columns of a row whose change is given."""
 
 TAIL_METRICS: frozenset[str] = frozenset({"alpha", "rho", "z", "ks"})
-"""Those that follow the tail rule of the settings."""
+"""Metrics that depend on the tail rule of the settings."""
 
 
 class Subspaces(Record, frozen=True, kw_only=True):
@@ -66,7 +66,14 @@ class Delta(Record, frozen=True, kw_only=True):
     subspaces: Subspaces | None = None
 
     def energy(self, rank: int) -> float | None:
-        """Share of ||D||_F^2 in the best approximation of D of this rank; None where D is zero or has no spectrum."""
+        """Compute the share of ||D||_F^2 in the best approximation of D of some rank.
+
+        Args:
+            rank: of the approximation.
+
+        Returns:
+            0 to 1; None where D is zero or has no spectrum.
+        """
         squares = [value**2 for value in self.singular_values]
         total = sum(squares)
         return sum(squares[:rank]) / total if total else None
@@ -76,7 +83,7 @@ class ModuleChange(Record, frozen=True, kw_only=True):
     """A matrix that both sides have."""
 
     name: str
-    """By which they were matched: that of the side without a prefix."""
+    """The common name: that of the side without a prefix."""
     role: Role
     family: Family
     layer: int | None = None

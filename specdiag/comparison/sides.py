@@ -39,7 +39,7 @@ class Side:
     """A report, or a checkpoint without one.
 
     Attributes:
-        report: what was or will be found.
+        report: the report, None where the checkpoint is still to be analysed.
         checkpoint: the weights, None where there is only the report.
     """
 
@@ -47,7 +47,7 @@ class Side:
     checkpoint: Checkpoint | None
 
     def listing(self) -> dict[str, Entry]:
-        """Everything that is stored, by key."""
+        """List everything that is stored, by key. Tensors that are no matrices have no role."""
         if self.report is not None:
             rows = {r.key: Entry(r.name, r.role, shape(r), None) for r in self.report}
             return _skipped(self.report.skipped) | rows
@@ -55,18 +55,28 @@ class Side:
         rows = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
         return _skipped(self.checkpoint.skipped) | rows
 
-    def analysed(
+    def analyse(
         self, keys: Iterable[str], computing: ComputedArguments, progress: Callable[[Progress], None] | None
     ) -> SpectralReport:
-        """The report, made now where there is none, of the matrices `keys`."""
+        """Give the report, or analyse the checkpoint where there is none.
+
+        Args:
+            keys: the matrices to analyse; a report holds what it holds.
+            computing: options of `analyze` that do not open a source.
+            progress: as for `analyze`.
+
+        Raises:
+            Interrupted: Ctrl-C.
+            AnalysisFailed: a failure after the first matrix, which is its cause.
+        """
         if self.report is not None:
             return self.report
         from specdiag.analysis.analyze import analyze
 
         assert self.checkpoint is not None
-        wanted = set(keys)
-        chosen = replace(self.checkpoint, matrices=tuple(m for m in self.checkpoint.matrices if m.key in wanted))
-        return analyze(chosen, progress=progress, **computing)
+        selected = set(keys)
+        part = replace(self.checkpoint, matrices=tuple(m for m in self.checkpoint.matrices if m.key in selected))
+        return analyze(part, progress=progress, **computing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +88,51 @@ class Selection:
     roles: tuple[str, ...] = ()
 
     def wants(self, names: Iterable[str], role: Role | None) -> bool:
-        """Tell whether the matrix of these names is compared; one that is no matrix has no role."""
+        """Tell whether a matrix is compared.
+
+        Args:
+            names: all names that it has on both sides.
+            role: None for a tensor that is no matrix.
+        """
         return chosen(names, self.include, self.exclude) and (not self.roles or role in self.roles)
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise UsageError if a pattern matches none of the names of both sides."""
+        """Check that every pattern selects something.
+
+        Args:
+            names: of both sides.
+
+        Raises:
+            UsageError: a pattern matches no name.
+        """
         both = [(name,) for name in names]
         check_globs("include", self.include, both, "names of both sides")
         check_globs("exclude", self.exclude, both, "names of both sides")
 
 
 def load_if_saved(source: AnalysisSource | SpectralReport) -> AnalysisSource | SpectralReport:
-    """Read a saved report; anything else is returned as it is."""
+    """Read a saved report; give anything else back.
+
+    Args:
+        source: as the user gave it.
+
+    Raises:
+        UsageError: it is a text or path that no file can have.
+        SourceError: the report is damaged, or of another schema.
+    """
     return load_report(source) if is_location(source) and is_report(Path(source)) else source
 
 
 def require_stream(opening: OpeningArguments, sources: Iterable[object]) -> None:
-    """Raise UsageError where there is nothing to stream."""
+    """Check that there is something to stream where that is asked for.
+
+    Args:
+        opening: options that open a checkpoint.
+        sources: both sides as the user gave them.
+
+    Raises:
+        UsageError: stream=True, and neither side is on the hub.
+    """
     if opening.get("stream") and not any(is_on_hub(source) for source in sources):
         raise UsageError("stream goes with a model on the hub, and neither side is one")
 
@@ -103,23 +141,33 @@ def open_side(
     source: AnalysisSource | SpectralReport,
     base: str | os.PathLike[str] | None,
     opening: OpeningArguments,
-    given: Mapping[str, object],
+    arguments: Mapping[str, object],
 ) -> Side:
-    """A report stays, anything else is opened as by `analyze`: of a run directory the newest checkpoint.
+    """Open a side as `analyze` would; of a run directory its newest checkpoint. A report stays as it is.
 
-    An adapter with `base` is applied to it. Local files are not streamed, and an open checkpoint is asked
-    for the options in `given` alone: it does not take on the other side's.
+    Args:
+        source: as the user gave it; reports already read.
+        base: the model that a side which is an adapter is applied to, or None.
+        opening: options for both sides, with those of the other side's report. Local files are not streamed.
+        arguments: the options that the user gave. A checkpoint that is open already is checked against these alone.
+
+    Returns:
+        The side, with a report or an open checkpoint.
+
+    Raises:
+        UsageError: an option makes no sense for the source.
+        SourceError: the source cannot be read.
     """
     if isinstance(source, SpectralReport):
         return Side(source, None)
     from specdiag.analysis.source import open_source
 
-    kept: dict[str, object] = dict(opening)
+    own_opening: dict[str, object] = dict(opening)
     if isinstance(source, Checkpoint):
-        kept = {name: value for name, value in kept.items() if name in given}
+        own_opening = {name: value for name, value in own_opening.items() if name in arguments}
     if not is_on_hub(source):
-        kept.pop("stream", None)
-    opening = cast("OpeningArguments", kept)
+        own_opening.pop("stream", None)
+    opening = cast("OpeningArguments", own_opening)
     try:
         checkpoint = open_source(source, **opening)
     except SourceError:
@@ -135,12 +183,16 @@ def open_side(
 
 
 def shape(record: ModuleRecord) -> tuple[int, ...]:
-    """(rows, cols), with the number of slices before them where there are several."""
+    """Give the shape of a matrix: (rows, cols), with the number of slices before them where there are several.
+
+    Args:
+        record: its row.
+    """
     return _of((record.rows, record.cols), record.n_slices)
 
 
 def _newest(source: object) -> str | None:
-    """The last checkpoint of a run directory; None where the source is no run."""
+    """Find the last checkpoint of a run directory; None where the source is no run."""
     if not is_location(source) or not Path(source).is_dir():
         return None
     from specdiag.trajectories.steps import find_steps

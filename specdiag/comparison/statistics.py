@@ -1,4 +1,4 @@
-"""Roles and the whole, from the changes of single matrices."""
+"""Means by role, balance and totals, from the changes of single matrices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from specdiag.spectra.tail_rules import alpha_sd
 
 
 def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
-    """Means per role, in the order of every table."""
+    """Average the changes of the matrices of each role.
+
+    Args:
+        changes: of all matched matrices.
+
+    Returns:
+        One entry a role, in the order of every table.
+    """
     groups: dict[tuple[str, str], list[ModuleChange]] = defaultdict(list)
     for change in changes:
         groups[change.family, change.role].append(change)
@@ -22,7 +29,14 @@ def role_changes(changes: Sequence[ModuleChange]) -> tuple[RoleChange, ...]:
 
 
 def balance(changes: Sequence[ModuleChange]) -> Balance | None:
-    """The balance score of both sides over the attention and MLP matrices that both have."""
+    """Compute the balance score of both sides over the attention and MLP matrices that both have.
+
+    Args:
+        changes: of all matched matrices.
+
+    Returns:
+        None where fewer than two matrices have square_alpha on both sides.
+    """
     inside = [c for c in changes if c.family in ("attention", "mlp")]
     both = [
         (c.before.square_alpha, c.after.square_alpha)
@@ -38,7 +52,15 @@ def balance(changes: Sequence[ModuleChange]) -> Balance | None:
 
 
 def totals(changes: Iterable[ModuleChange]) -> tuple[float | None, float | None]:
-    """Relative change and cosine of all compared weights as one vector; None where weights were not compared."""
+    """Compute the relative change and the cosine of all compared weights as one vector.
+
+    Args:
+        changes: of all matched matrices.
+
+    Returns:
+        Both, or None for each where weights were not compared. The cosine is None also where all weights after are
+            zero.
+    """
     before = after = moved = 0.0
     for change in changes:
         delta, a, b = change.delta, change.before.frobenius_norm, change.after.frobenius_norm

@@ -24,7 +24,17 @@ _BLOCK_VALUES = 1 << 21
 
 
 def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple[str, Subspaces | None]]:
-    """`subspaces` of every pair by its name, in order, in worker threads; None where there is none."""
+    """Compare the leading subspaces of every pair, in worker threads.
+
+    Args:
+        pairs: matched matrices of equal shape.
+        k: dimension of the subspaces.
+        workers: number of threads.
+
+    Yields:
+        The name of each pair, in order, and its angles; None where its matrices have several slices, cannot be read, or
+            have too few directions.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="specdiag")
     with OneBlasThread():
         try:
@@ -34,14 +44,17 @@ def all_subspaces(pairs: Iterable[Pair], k: int, workers: int) -> Iterator[tuple
 
 
 def subspaces(a: RawArray, type_a: FloatType, b: RawArray, type_b: FloatType, k: int) -> Subspaces | None:
-    """How the spans of the k leading singular vectors of A and B lie to each other.
+    """Compute the principal angles between the spans of the k leading singular vectors of A and B.
 
     Args:
         a: raw finite values, shape [rows, cols].
         type_a: their type.
         b: of the same shape.
         type_b: their type.
-        k: dimension; at most a quarter of the smaller side is taken. None if nothing is left of it.
+        k: dimension; at most a quarter of the smaller side is taken.
+
+    Returns:
+        The angles; None where no direction is left, a matrix has fewer than k, or squares exceed float64.
     """
     k = min(k, min(a.shape) // 4)
     if k < 1:
@@ -67,12 +80,15 @@ def _of_pair(pair: Pair, k: int) -> Subspaces | None:
     try:
         (raw_a, type_a), (raw_b, type_b) = read_stack(a), read_stack(b)
     except (SourceError, OSError):
-        return None  # its row says so
+        return None  # the status of its row reports it
     return subspaces(raw_a[0], type_a, raw_b[0], type_b, k)
 
 
 def _leading(w: RawArray, storage: FloatType, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-    """The k leading left and right singular vectors, as columns, and the gap below them; None of a zero matrix."""
+    """Compute the k leading left and right singular vectors, as columns, and the relative gap below them.
+
+    None where the matrix has fewer than k directions, or squares exceed float64.
+    """
     tall = w if w.shape[0] >= w.shape[1] else w.T
     n = tall.shape[1]
     gram = np.zeros((n, n))

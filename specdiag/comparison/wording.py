@@ -9,9 +9,14 @@ from specdiag.text.names import listed
 
 
 def most_changed(comparison: Comparison, n: int) -> list[ModuleChange]:
-    """The matrices that moved furthest: by relative change of the weights, else by |change of square_alpha, alpha|.
+    """Find the matrices that moved furthest.
 
+    They are sorted by relative change of the weights, or, without weights, by |change of square_alpha|, else of alpha.
     Those that lost a number (NaN, collapse) come first.
+
+    Args:
+        comparison: as `compare` returned it.
+        n: how many to give.
     """
 
     def moved(change: ModuleChange) -> tuple[bool, float]:
@@ -25,7 +30,11 @@ def most_changed(comparison: Comparison, n: int) -> list[ModuleChange]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Describe what matched, how far the weights and the alphas moved, and the balance."""
+    """Describe what matched, how far the weights and the alphas moved, and the balance.
+
+    Args:
+        comparison: as `compare` returned it.
+    """
     unread = [
         f"{side}: {source.unread}"
         for side, source in (("BEFORE", comparison.before), ("AFTER", comparison.after))

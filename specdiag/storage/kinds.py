@@ -1,6 +1,6 @@
 """The kinds of saved records: the name of each, its schema, and the command that makes it.
 
-A kind whose fields change gets the next number. There is no reading of an older one: it is made anew.
+A kind whose fields change gets the next number. Older files are not read: they are made anew.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _read_fields = json_decoder(dict[str, msgspec.Raw])
 
 
 def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
-    """Read the record that a JSON file is.
+    """Read a saved record.
 
     Args:
         path: the file.
@@ -93,7 +93,7 @@ def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
 
 
 def _kind_of(data: bytes) -> Kind | None:
-    """The kind of a record by its fields; None where they are of none."""
+    """Recognise the kind of a record by its fields; None where no kind has them."""
     try:
         fields = _read_fields(data)
     except msgspec.DecodeError:

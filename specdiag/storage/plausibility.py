@@ -1,4 +1,4 @@
-"""Plausibility of saved rows and summaries: bounds that all measured ones keep."""
+"""Plausibility of saved rows and summaries: bounds within which every measured value lies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ _POSITIVE = ("spectral_norm", "frobenius_norm", "stable_rank", "effective_rank",
 
 
 def implausible(record: ModuleRecord) -> str | None:
-    """Explain why no measurement gives this row; None where one may."""
+    """Explain why no measurement can give a row.
+
+    Args:
+        record: a row of a saved report.
+
+    Returns:
+        The reason, None where the row may be true.
+    """
     for names, low, high in (
         (_SIDES, 1, _LARGEST),
         (("layer",), 0, _LAST_LAYER),
@@ -43,19 +50,33 @@ def implausible(record: ModuleRecord) -> str | None:
 
 
 def implausible_rows(records: Iterable[ModuleRecord]) -> str | None:
-    """Describe what is wrong with the rows of a report: an impossible value, or a matrix that is there twice."""
-    seen: set[str] = set()
+    """Explain why no analysis can give these rows: an impossible value, or a matrix that comes twice.
+
+    Args:
+        records: all rows of a saved report.
+
+    Returns:
+        The reason, None where the rows may be true.
+    """
+    keys: set[str] = set()
     for record in records:
-        if record.key in seen:
+        if record.key in keys:
             return f"'{record.key}' is there twice"
         if problem := implausible(record):
             return f"'{record.key}': {problem}"
-        seen.add(record.key)
+        keys.add(record.key)
     return None
 
 
 def implausible_summary(summary: Summary) -> str | None:
-    """Explain why no analysis gives this summary; None where one may."""
+    """Explain why no analysis can give a summary.
+
+    Args:
+        summary: that of a saved report.
+
+    Returns:
+        The reason, None where the summary may be true.
+    """
     counts = ("n_tensors", "n_parameters", "n_matrices", "analysed_parameters")
     if problem := _outside(summary, counts, 0, _MOST_VALUES) or _outside(summary, ("balance_sd", "balance_range"), 0):
         return problem
@@ -83,24 +104,24 @@ def _implausible_role(role: RoleSummary) -> str | None:
         return f"{role.family} {role.role}: {problem}"
     for name in ("alpha", "square_alpha"):
         ordered = [getattr(role, f"{name}_min"), getattr(role, name), getattr(role, f"{name}_max")]
-        known = [value for value in ordered if value is not None]
-        if len(known) not in (0, 3) or known != sorted(known):
+        values = [value for value in ordered if value is not None]
+        if len(values) not in (0, 3) or values != sorted(values):
             return f"{role.family} {role.role}: {name} has the minimum, median and maximum {ordered}"
     return None
 
 
 def _implausible_contrast(contrast: Contrast) -> str | None:
-    named = f"contrast of {contrast.attention} by {contrast.basis}"
+    name = f"contrast of {contrast.attention} by {contrast.basis}"
     if problem := (
         _outside(contrast, ("n_layers",), 1, _LARGEST)
         or _outside(contrast, ("n_positive", "random_n_positive"), 0, contrast.n_layers)
         or _outside(contrast, ("p", "p_holm", "auc", "random_p"), 0, 1)
     ):
-        return f"{named}: {problem}"
+        return f"{name}: {problem}"
     if contrast.low > contrast.high:
-        return f"{named}: its interval is {contrast.low} to {contrast.high}"
+        return f"{name}: its interval is {contrast.low} to {contrast.high}"
     random = (contrast.random_difference, contrast.random_n_positive, contrast.random_p)
-    return f"{named}: what random matrices give is {random}" if 0 < random.count(None) < len(random) else None
+    return f"{name}: what random matrices give is {random}" if 0 < random.count(None) < len(random) else None
 
 
 def _outside(record: Record, names: Iterable[str], low: float, high: float | None = None) -> str | None:

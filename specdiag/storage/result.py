@@ -85,7 +85,7 @@ class Result:
         raise NotImplementedError
 
     def _overview(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
-        """Heads and rows of the notebook view."""
+        """List heads and rows of the notebook view."""
         records = self.to_records()
         return self._columns(), [list(row.values()) for row in records]
 

@@ -1,7 +1,7 @@
 """The eigenvalues beside a saved report, `X.spectra.safetensors`: read and checked when they are first asked for.
 
-They are written under a name with their digest, and take their own name once the report that holds this digest is
-written: so each report, the old one and the new, finds its eigenvalues at any moment.
+They are first written to a file named after their digest. Once the report with this digest is written, that file gets
+its final name. So both the old report and the new one find their eigenvalues at any moment.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
             path: the file.
             digest: SHA-256 that its report holds.
             sizes: eigenvalues of each spectrum that must be there, by key.
-            optional: of each one that may be there.
+            optional: eigenvalues of each spectrum that may be there, by key.
         """
         self._path = path
         self._digest = digest
@@ -87,7 +87,7 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
         return data
 
     def _limit(self) -> int:
-        """Bytes of the largest file that these spectra may be in."""
+        """Compute the size of the largest file that these spectra may be in."""
         sizes = (*self._sizes.items(), *self._optional.items())
         return min(_LARGEST, _HEADER + sum(8 * max(n, 0) + 12 * len(name) + _HEADER_EACH for name, n in sizes))
 
@@ -105,7 +105,7 @@ class SavedSpectra(Mapping[str, "NDArray[np.float64]"]):
 
 
 def write_pending(path: Path, data: bytes, digest: str) -> None:
-    """Write eigenvalues so that both the report that is there and the next one find theirs.
+    """Write eigenvalues beside those of the report that is there, which stay readable.
 
     Args:
         path: the file that they will be in.
@@ -120,7 +120,7 @@ def write_pending(path: Path, data: bytes, digest: str) -> None:
 
 
 def settle(path: Path, digest: str) -> None:
-    """Give eigenvalues their own name, once the report with their digest is written.
+    """Give a file of eigenvalues its final name, once the report with their digest is written.
 
     Args:
         path: the file.
@@ -131,7 +131,12 @@ def settle(path: Path, digest: str) -> None:
 
 
 def is_there(path: Path, digest: str) -> bool:
-    """Tell whether there is a file with these eigenvalues, settled or not."""
+    """Tell whether there is a file of eigenvalues, with its final name or not.
+
+    Args:
+        path: the file.
+        digest: SHA-256 that the report holds.
+    """
     return os.path.lexists(path) or _pending(path, digest).exists()
 
 

@@ -1,6 +1,6 @@
 """Address space where it is limited (`ulimit -v`): BLAS hangs or ends the process where none is left.
 
-So what it will take is reckoned before anything is started. Numbers are those of OpenBLAS and glibc on Linux.
+So the need is estimated before anything is started. Numbers are those of OpenBLAS and glibc on Linux.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ _WORKER = 128 << 20
 
 
 def limit() -> int | None:
-    """The limit in bytes; None where there is none."""
+    """Read the limit in bytes; None where there is none."""
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def require_libraries() -> None:
-    """Raise ComputationError now if numpy and scipy could not be loaded within the limit."""
+    """Check that numpy and scipy can be loaded within the limit.
+
+    Raises:
+        ComputationError: they cannot.
+    """
     most = limit()
     need = _LIBRARIES + _BLAS_THREAD * _blas_threads() + _WORKER
     if most is not None and "scipy" not in sys.modules and most < need:
@@ -37,25 +41,28 @@ def require_libraries() -> None:
 
 
 def room(*, torch: bool) -> int | None:
-    """Bytes that are left for the work; None where there is no limit.
+    """Compute the bytes that are left for the work; None where there is no limit.
 
     Args:
-        torch: it will be loaded.
+        torch: whether torch will be loaded.
     """
     most = limit()
     if most is None:
         return None
-    taken = _size() + (_TORCH if torch and "torch" not in sys.modules else 0)
-    return most - taken
+    needed = _size() + (_TORCH if torch and "torch" not in sys.modules else 0)
+    return most - needed
 
 
 def jobs_within(space: int | None, jobs: int, largest: int) -> int:
-    """The most workers, at most `jobs`, that `space` bytes bear.
+    """Compute how many workers fit into the address space.
 
     Args:
-        space: what `room` says.
-        jobs: as wanted.
+        space: bytes, as `room` gives them; None for no limit.
+        jobs: the largest number of workers.
         largest: bytes that the largest matrix takes while it is measured.
+
+    Returns:
+        The number of workers, 1 to `jobs`.
 
     Raises:
         ComputationError: not even one fits.
@@ -76,14 +83,14 @@ def _too_little(most: int, need: int, what: str) -> str:
 
 
 def _blas_threads() -> int:
-    """How many threads OpenBLAS starts when it is loaded."""
-    told = next((os.environ[n] for n in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if n in os.environ), "")
+    """Count the threads that OpenBLAS starts when it is loaded."""
+    setting = next((os.environ[n] for n in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if n in os.environ), "")
     processors = os.cpu_count() or 1
-    return min(int(told), processors) if re.fullmatch(r"0*[1-9][0-9]{0,5}", told) else processors
+    return min(int(setting), processors) if re.fullmatch(r"0*[1-9][0-9]{0,5}", setting) else processors
 
 
 def _size() -> int:
-    """Address space of this process, in bytes; 0 where the system does not say."""
+    """Read the address space of this process in bytes; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError):

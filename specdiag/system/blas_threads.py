@@ -1,7 +1,7 @@
 """A single thread for each BLAS of the process: the same bits on every machine, and workers share the processors.
 
 OpenBLAS has one number of threads for the process. Two analyses may run at once, and one that was interrupted may still
-be solving a matrix: the first who needs one thread sets it, and the last gives the caller's number back.
+be solving a matrix. So the first that needs one thread sets it, and the last restores the caller's number.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class _Library(Protocol):
 
 _lock = Lock()
 _users: dict[str, int] = {}
-"""How many need one thread of a library, by its file."""
+"""Number of contexts that need one thread of a library, by its file."""
 _callers: dict[str, int] = {}
-"""The number of threads that it had before, where that was more than one."""
+"""Number of threads of a library before the first of them, where it was more than one."""
 
 
 class OneBlasThread:
@@ -37,12 +37,11 @@ class OneBlasThread:
         """List the libraries that are loaded by now.
 
         Args:
-            without_torch: leave alone what torch multiplies with, where SciPy and NumPy have a BLAS of their own: that
-                of their wheels.
+            without_torch: leave torch's BLAS alone where SciPy and NumPy have one of their own, as in their wheels.
         """
-        found = ThreadpoolController()
-        own = found.select(prefix="libscipy_openblas")
-        chosen = own if without_torch and len(own) else found.select(user_api="blas")
+        controller = ThreadpoolController()
+        of_wheels = controller.select(prefix="libscipy_openblas")
+        chosen = of_wheels if without_torch and len(of_wheels) else controller.select(user_api="blas")
         self._libraries: list[_Library] = list(chosen.lib_controllers)
 
     def __enter__(self) -> OneBlasThread:
@@ -64,7 +63,14 @@ class OneBlasThread:
                     _set(library, _callers.pop(library.filepath))
 
     def within(self, function: Callable[[], _T]) -> _T:
-        """Call a function in this context, whoever else has left it."""
+        """Call a function in this context, also where other threads have left it.
+
+        Args:
+            function: takes no arguments.
+
+        Returns:
+            The result of the function.
+        """
         with self:
             return function()
 

@@ -1,7 +1,7 @@
-"""Locks of folders, one writer at a time: the lock file names the process, and is taken over from a dead one.
+"""Locks of folders for one writer at a time. The lock file names its process, and is taken over from a dead one.
 
-The file appears with its content at once, by a hard link, which is atomic on network file systems too. A process is
-known by its id and the time of its start, so that another one with the same id is not taken for it.
+The file appears together with its content by a hard link, which is atomic on network file systems too. A process is
+known by its id and the time of its start, so that a later process with the same id is not mistaken for it.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class Owner(Record, frozen=True, kw_only=True):
     machine: str
     """Its machine-id; empty where there is none."""
     boot: str
-    """Names the machine's present uptime; empty where the system does not."""
+    """Identifies the machine's last start; empty where the system does not name it."""
     pid_space: int
-    """Names what the process id counts in, such as a container; 0 where the system does not."""
+    """Identifies the namespace of the process id, such as a container; 0 where the system does not name it."""
     pid: int
     folder: str
     inode: int
-    """Path and number of the folder. A lock that was copied with its folder has others: it locks nothing."""
+    """Path and inode of the folder. In a copied folder both differ from the lock's, which is then ignored."""
     started: str
     """Time of the process's start, as the system counts it; empty where that is not known."""
 
 
 _decode = json_decoder(Owner)
-_held: dict[Path, int] = {}
-"""Locks of this process, and how many times it took each."""
-os.register_at_fork(after_in_child=_held.clear)
+_n_holders: dict[Path, int] = {}
+"""Locks of this process, and how many times each is held."""
+os.register_at_fork(after_in_child=_n_holders.clear)
 
 
 class FolderLockedError(UsageError):
@@ -61,12 +61,12 @@ class FolderLock:
     The lock is given back by `release`, or when the object is gone, or when the process ends.
     """
 
-    def __init__(self, folder: Path, what: str = "run") -> None:
-        """Take it.
+    def __init__(self, folder: Path, kind: str = "run") -> None:
+        """Take the lock.
 
         Args:
-            folder: exists.
-            what: it is, for messages.
+            folder: an existing folder.
+            kind: the kind of folder, for messages.
 
         Raises:
             UsageError: another process writes there, or its lock cannot be judged from here.
@@ -74,21 +74,27 @@ class FolderLock:
         self.note: str | None = None
         """A sentence about the dead process that the lock was taken over from."""
         path = folder.resolve() / LOCK
-        if not _held.get(path):
-            self.note = _take(path, what)
-        _held[path] = _held.get(path, 0) + 1
+        if not _n_holders.get(path):
+            self.note = _take(path, kind)
+        _n_holders[path] = _n_holders.get(path, 0) + 1
         self._finalizer = weakref.finalize(self, _give_back, path, os.getpid())
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
+        """Give the lock back; a second call does nothing."""
         self._finalizer()
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Generator[None]:
-    """Keep other processes that ask for the same out of a folder, for the moment that changing a file in it takes.
+def exclusive_access(folder: Path) -> Generator[None]:
+    """Keep other processes out of a folder for the moment in which a file in it is changed.
 
-    Where the file system has no such locks, nobody is kept out.
+    Only processes that call this function too are kept out, and none where the file system has no such locks.
+
+    Args:
+        folder: an existing folder.
+
+    Yields:
+        Nothing; the file is changed inside.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -99,16 +105,16 @@ def alone(folder: Path) -> Generator[None]:
         os.close(handle)
 
 
-def _take(path: Path, what: str) -> str | None:
-    own = msgspec.json.encode(_owner(path.parent))
+def _take(path: Path, kind: str) -> str | None:
+    content = msgspec.json.encode(_owner(path.parent))
     for _ in range(_ATTEMPTS):
-        if _created(path, own):
+        if _created(path, content):
             return None
         with _opened(path) as handle:
             if handle is None:
                 continue
-            owner = _judged(path, what)
-            _replace(path, own)
+            owner = _judged(path, kind)
+            _replace(path, content)
             return f"{path.name} of process {owner.pid} holds no more (it is dead, or the folder a copy): taken over."
     raise UsageError(f"{path} changes again and again: several processes want to write there; let one of them")
 
@@ -139,7 +145,7 @@ def _created_alone(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _written(path: Path, content: bytes) -> Generator[str]:
-    """A temporary file with that content, gone afterwards."""
+    """Write a temporary file, which is deleted afterwards."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     except OSError as error:
@@ -157,7 +163,7 @@ def _written(path: Path, content: bytes) -> Generator[str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Generator[int | None]:
-    """The lock file that is there, kept from others who judge it; None where it went or changed meanwhile."""
+    """Open the lock file, locked against others that judge it; None where it was removed or replaced meanwhile."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -180,21 +186,21 @@ def _is(path: Path, handle: int) -> bool:
         return False
 
 
-def _judged(path: Path, what: str) -> Owner:
-    """The owner of a lock that does not hold any more.
+def _judged(path: Path, kind: str) -> Owner:
+    """Read the owner of a lock that is no longer valid.
 
     Raises:
-        FolderLockedError: it lives, or may live.
+        FolderLockedError: the owner lives, or may live.
         UsageError: the file is no lock.
     """
     try:
         owner = _decode(read_whole(path, _LIMIT))
     except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(f"{path} does not say which process writes to this {what}; {_dead(path)}") from error
+        raise UsageError(f"{path} does not say which process writes to this {kind}; {_dead(path)}") from error
     here = _owner(path.parent)
     if owner.folder != here.folder and owner.inode != here.inode:
         return owner
-    who = f"process {owner.pid} on {owner.host:.80} writes to this {what} ({path})"
+    who = f"process {owner.pid} on {owner.host:.80} writes to this {kind} ({path})"
     if (owner.host, owner.machine) != (here.host, here.machine):
         raise FolderLockedError(f"{who}: wait for its end; {_dead(path)}")
     if owner.boot != here.boot:
@@ -216,12 +222,12 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _give_back(path: Path, pid: int) -> None:
-    if pid != os.getpid():  # a fork of the owner
+    if pid != os.getpid():  # in a fork of the owner
         return
-    _held[path] -= 1
-    if _held[path]:
+    _n_holders[path] -= 1
+    if _n_holders[path]:
         return
-    del _held[path]
+    del _n_holders[path]
     with contextlib.suppress(OSError, msgspec.DecodeError):
         if _decode(read_whole(path, _LIMIT)) == _owner(path.parent):
             path.unlink()
@@ -266,7 +272,7 @@ def _lives(owner: Owner) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started; empty for one that ended and was not yet collected; None where that is not known."""
+    """Read when a process started; empty for one that ended and is still listed; None where that is not known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
@@ -275,9 +281,9 @@ def _started(pid: int) -> str | None:
 
 
 def _started_by_ps(pid: int) -> str | None:
-    """The same where there is no /proc, to the second."""
+    """Read when a process started, to the second, where there is no /proc."""
     try:
-        found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=True, timeout=10)
+        result = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.decode(errors="replace").strip() or None
+    return result.stdout.decode(errors="replace").strip() or None

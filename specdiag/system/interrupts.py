@@ -1,4 +1,4 @@
-"""Signals that would end a process: what was done is kept first, and the exit code names the signal.
+"""Signals that would end a process. Finished work is saved first, and the exit code names the signal.
 
 A terminal that closes sends SIGHUP, a batch system SIGTERM, SIGUSR1 or SIGXCPU, a keyboard SIGINT or SIGQUIT. The first
 one of any kind is a KeyboardInterrupt, as Ctrl-C is.
@@ -16,58 +16,72 @@ _NEVER = (
     "SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGINFO",
     "SIGABRT", "SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP",
 )  # fmt: skip
-"""They cannot be caught, end nothing, or tell of a crash."""
+"""Signals that cannot be caught, end nothing, or report a crash."""
 _IMPATIENT = 3
-"""With so many Ctrl-C the process ends at once."""
+"""Number of Ctrl-C after which the process ends at once."""
 
 _received: list[int] = []
-_held = 0
+_n_delays = 0
 
 
-def stopping() -> list[int]:
-    """Signals that would end this process and can be caught. None that is ignored, as by nohup, or handled."""
+def stopping_signals() -> list[int]:
+    """List the signals that would end this process and can be caught. Ignored (nohup) and handled ones are left out."""
     never = {getattr(signal, name, None) for name in _NEVER}
     ours = (signal.SIG_DFL, signal.default_int_handler, _stop)
     return [n for n in signal.valid_signals() if n not in never and signal.getsignal(n) in ours]
 
 
 def catch() -> None:
-    """Let every one of them raise KeyboardInterrupt, once: those that follow do not cut off what is being saved."""
-    for number in stopping():
+    """Let each of these signals raise KeyboardInterrupt, but only the first one that comes.
+
+    Those that follow do not interrupt the saving.
+    """
+    for number in stopping_signals():
         signal.signal(number, _stop)
 
 
-def received(number: int) -> None:
-    """Remember a signal that somebody else handles."""
+def remember(number: int) -> None:
+    """Remember a signal that another handler took.
+
+    Args:
+        number: of the signal.
+    """
     _received.append(number)
 
 
 def exit_code() -> int:
-    """128 and the number of the first signal: 130 for Ctrl-C, 143 for a polite kill, 129 for a closed terminal."""
+    """Compute 128 plus the number of the first signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal."""
     return 128 + (_received[0] if _received else signal.SIGINT)
 
 
 def forget() -> None:
-    """Begin anew, for a further command in the same process."""
+    """Forget received signals, for a further command in the same process."""
     _received.clear()
 
 
-def came() -> bool:
-    """Tell whether there was a signal."""
+def any_received() -> bool:
+    """Tell whether a signal was received."""
     return bool(_received)
 
 
 @contextmanager
-def held_back() -> Generator[None]:
-    """Let a signal wait until the end of the block, where a finished result is saved."""
-    global _held
+def delay_signals() -> Generator[None]:
+    """Delay signals until the end of the block, in which a finished result is saved.
+
+    Yields:
+        Nothing; the result is saved inside.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, where the first signal came within it.
+    """
+    global _n_delays
     before = len(_received)
-    _held += 1
+    _n_delays += 1
     try:
         yield
     finally:
-        _held -= 1
-    if before == 0 and _received and not _held:
+        _n_delays -= 1
+    if before == 0 and _received and not _n_delays:
         raise KeyboardInterrupt
 
 
@@ -75,5 +89,5 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
     if _received.count(signal.SIGINT) == _IMPATIENT:
         os._exit(exit_code())
-    if len(_received) == 1 and not _held:
+    if len(_received) == 1 and not _n_delays:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Checks of arguments at the doors of the library: closed lists, ranges, types. A refusal says what is allowed."""
+"""Checks of the library's public arguments: closed lists, ranges, types. A refusal says what is allowed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,20 @@ _LONGEST_NAME = 255
 MOST = 2**63 - 1
 """The largest whole number that every file format here can hold."""
 MOST_RATE = 1e6
-"""The largest learning rate or weight decay that is taken for one."""
+"""The largest learning rate or weight decay that is accepted."""
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
-    """Raise UsageError unless `value` is one of the texts `allowed`."""
+    """Check a text of a closed list.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        allowed: all texts of the list.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
         raise UsageError(f"unknown {name}={shown(value)}; choose from {', '.join(allowed)}")
@@ -51,46 +60,60 @@ def number(
         below: what it must stay under.
         hint: a usual value or what it means, put at the end of the refusal.
 
+    Returns:
+        The number as a float, also from a scalar of numpy or torch.
+
     Raises:
-        UsageError: it is none, or outside.
+        UsageError: it is no finite number, or outside of the bounds.
     """
-    found = _real(value)
-    inside = found is not None and (
-        (least is None or found >= least)
-        and (above is None or found > above)
-        and (most is None or found <= most)
-        and (below is None or found < below)
+    converted = _real(value)
+    inside = converted is not None and (
+        (least is None or converted >= least)
+        and (above is None or converted > above)
+        and (most is None or converted <= most)
+        and (below is None or converted < below)
     )
-    if found is None or not inside:
+    if converted is None or not inside:
         bounds = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
         allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
         raise UsageError(f"{name}={shown(value)}: give a number {allowed}".rstrip() + _after(hint))
-    return found
+    return converted
 
 
 def pair(name: str, value: object) -> tuple[float, float]:
     """Check two finite numbers.
 
+    Args:
+        name: of the argument.
+        value: what was given.
+
     Raises:
-        UsageError: they are not.
+        UsageError: it is no tuple or list of two finite numbers.
     """
-    given = tuple(cast("Sequence[object]", value)) if isinstance(value, (tuple, list)) else ()
-    if len(given) != 2:
+    items = tuple(cast("Sequence[object]", value)) if isinstance(value, (tuple, list)) else ()
+    if len(items) != 2:
         raise UsageError(f"{name}={shown(value)}: give two numbers")
-    first, second = (number(name, each) for each in given)
+    first, second = (number(name, each) for each in items)
     return first, second
 
 
 def whole(name: str, value: object, *, least: int | None = None, most: int = MOST, hint: str = "") -> int:
     """Check a whole number within bounds.
 
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that is allowed; None for any.
+        most: the largest that is allowed.
+        hint: a usual value or what it means, put at the end of the refusal.
+
     Raises:
-        UsageError: it is none, or outside.
+        UsageError: it is no whole number, or outside of the bounds.
     """
     if isinstance(value, numbers.Integral) and value is not True and value is not False:
-        found = int(value)
-        if (least is None or found >= least) and found <= most:
-            return found
+        converted = int(value)
+        if (least is None or converted >= least) and converted <= most:
+            return converted
     allowed = "" if least is None else f" of at least {least}"
     allowed += "" if most == MOST else f"{' and' if allowed else ' of'} at most {most:,}"
     raise UsageError(f"{name}={shown(value)}: give a whole number{allowed}{_after(hint)}")
@@ -99,8 +122,12 @@ def whole(name: str, value: object, *, least: int | None = None, most: int = MOS
 def wholes(name: str, value: object) -> tuple[int, ...]:
     """Check several whole numbers that are not negative.
 
+    Args:
+        name: of the argument.
+        value: what was given.
+
     Raises:
-        UsageError: they are not.
+        UsageError: it is nothing to iterate over, or holds anything else.
     """
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
         raise UsageError(f"{name}={shown(value)}: give whole numbers, such as (64, 64)")
@@ -109,6 +136,10 @@ def wholes(name: str, value: object) -> tuple[int, ...]:
 
 def flag(name: str, value: object) -> bool:
     """Check a flag, True or False.
+
+    Args:
+        name: of the argument.
+        value: what was given.
 
     Raises:
         UsageError: it is anything else.
@@ -120,6 +151,10 @@ def flag(name: str, value: object) -> bool:
 
 def text(name: str, value: object) -> str:
     """Check a text that can be written to a file.
+
+    Args:
+        name: of the argument.
+        value: what was given.
 
     Raises:
         UsageError: it is no text, or holds half a character.
@@ -136,6 +171,13 @@ def text(name: str, value: object) -> str:
 def texts(name: str, value: object) -> tuple[str, ...]:
     """Check one text or several.
 
+    Args:
+        name: of the argument.
+        value: what was given.
+
+    Returns:
+        All of them, a single one too.
+
     Raises:
         UsageError: it is neither.
     """
@@ -147,34 +189,41 @@ def texts(name: str, value: object) -> tuple[str, ...]:
 
 
 def each_of(name: str, value: object, allowed: Sequence[_T]) -> tuple[_T, ...]:
-    """Check one text or several of those `allowed`, and return them as they were given.
+    """Check one text or several of a closed list.
 
     Args:
         name: of the argument, in the plural.
         value: what was given.
-        allowed: all texts that there are.
+        allowed: all texts of the list.
+
+    Returns:
+        All of them in the order given, a single one too.
 
     Raises:
-        UsageError: there is no such one.
+        UsageError: one is not in the list.
     """
-    given = texts(name, value)
-    if unknown := [text for text in given if text not in allowed]:
+    items = texts(name, value)
+    if unknown := [text for text in items if text not in allowed]:
         raise UsageError(f"unknown {name}={shown(unknown[0])}; {name} are {', '.join(allowed)}")
-    return cast("tuple[_T, ...]", given)
+    return cast("tuple[_T, ...]", items)
 
 
 def path(name: str, value: object) -> Path:
     """Check a path.
 
+    Args:
+        name: of the argument.
+        value: what was given.
+
     Raises:
-        UsageError: it is empty, no path, or holds a null character.
+        UsageError: it is empty, no path, or a name that no file can have.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name}={shown(value)}: give a path")
-    found = cast("object", os.fspath(cast("str | os.PathLike[str]", value)))
-    if not isinstance(found, str) or not found or not is_name(found):
-        raise UsageError(f"{name}={shown(found)}: give a path")
-    return Path(found)
+    raw = cast("object", os.fspath(cast("str | os.PathLike[str]", value)))
+    if not isinstance(raw, str) or not raw or not is_name(raw):
+        raise UsageError(f"{name}={shown(raw)}: give a path")
+    return Path(raw)
 
 
 def is_name(text: str) -> bool:
@@ -186,20 +235,46 @@ def is_name(text: str) -> bool:
 
 
 def instance(name: str, value: object, kind: type[object], how: str) -> None:
-    """Raise UsageError unless `value` is of a type; `how` says where one comes from."""
+    """Check the type of an argument.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: the type.
+        how: where one comes from, such as "from analyze or load_report".
+
+    Raises:
+        UsageError: it is of another type.
+    """
     if not isinstance(value, kind):
         raise UsageError(f"{name}={shown(value)}: give a {kind.__name__}, {how}")
 
 
 def function(name: str, value: object) -> None:
-    """Raise UsageError unless `value` can be called, or is None."""
+    """Check that an argument can be called, or is None.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+
+    Raises:
+        UsageError: it is anything else.
+    """
     if value is not None and not callable(value):
         raise UsageError(f"{name}={shown(value)}: give a function, or None")
 
 
-def names(given: Mapping[str, object], allowed: Sequence[str]) -> None:
-    """Raise UsageError where an option does not exist, with the one that may have been meant."""
-    for name in given:
+def names(options: Mapping[str, object], allowed: Sequence[str]) -> None:
+    """Check that options exist.
+
+    Args:
+        options: those that were given.
+        allowed: the names of all.
+
+    Raises:
+        UsageError: one does not exist; the message names the one that may have been meant.
+    """
+    for name in options:
         if name not in allowed:
             close = get_close_matches(name, allowed, 1)
             help_ = f"did you mean {close[0]}?" if close else f"there are {', '.join(allowed)}"
@@ -209,24 +284,24 @@ def names(given: Mapping[str, object], allowed: Sequence[str]) -> None:
 def shown(value: object) -> str:
     """Write a value on one short line."""
     try:
-        found = repr(value)
+        written = repr(value)
     except Exception:  # noqa: BLE001 - a repr may fail in any way: 10**5000 has too many digits for one
-        found = f"a {type(value).__name__}"
-    found = found.replace("\n", " ")
-    return found if len(found) <= _SHOWN else f"{found[: _SHOWN - 3]}..."
+        written = f"a {type(value).__name__}"
+    written = written.replace("\n", " ")
+    return written if len(written) <= _SHOWN else f"{written[: _SHOWN - 3]}..."
 
 
 def _real(value: object) -> float | None:
-    """A finite float; None for what is none."""
+    """Convert to a finite float; None for anything that is none."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of torch or numpy
         value = cast("Any", value).item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
-        found = float(value)
+        real = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return real if math.isfinite(real) else None
 
 
 def _after(hint: str) -> str:

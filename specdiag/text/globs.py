@@ -18,7 +18,7 @@ from specdiag.text.printable import printable
 
 
 def fits(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Compare the names of one tensor with globs.
+    """Tell whether globs fit one tensor.
 
     Args:
         names: all names of the tensor, such as its key and the name of its Parameter.
@@ -32,31 +32,28 @@ def fits(names: Iterable[str], patterns: Iterable[str]) -> bool:
 
 
 def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Decide on one tensor.
+    """Tell whether one tensor is selected.
 
     Args:
         names: all names of the tensor.
         include: globs, of which one must fit; empty for every tensor.
         exclude: globs, of which none may fit.
-
-    Returns:
-        True where the tensor is selected.
     """
     names = tuple(names)
     return (not include or fits(names, include)) and not fits(names, exclude)
 
 
 def check_globs(argument: str, patterns: Iterable[str], tensors: Sequence[Sequence[str]], what: str) -> None:
-    """Refuse a pattern that selects nothing: it is a typing error more often than a wish.
+    """Refuse a pattern that selects nothing, which is most often a typing error.
 
     Args:
         argument: the name of the argument that held the patterns.
         patterns: globs.
         tensors: all names of each tensor; the first one is shown as an example.
-        what: the plural of what is named, such as `matrices`.
+        what: the kind of thing that has these names, in the plural, such as `matrices`.
 
     Raises:
-        UsageError: a pattern fits no name; the sentence says which, and shows a name.
+        UsageError: a pattern fits no name; the message says which, and shows a name.
     """
     for pattern in patterns:
         if not any(fits(names, (pattern,)) for names in tensors):

@@ -1,4 +1,4 @@
-r"""Markdown that shows text as it is. Names come from files of strangers: nothing in them is read as markup.
+r"""Markdown that shows text as it is. Names come from untrusted files: nothing in them is read as markup.
 
 >>> code("model.norm.weight"), code("<b>|x")
 ('`model.norm.weight`', '&lt;b&gt;\\|x')
@@ -21,6 +21,10 @@ def text(content: str) -> str:
 
 
 def code(content: str) -> str:
-    """A code span for a cell of a table. Pipes, backticks and tags are not safe in one: then it is `text`."""
+    """Write a code span for a cell of a table, or escaped text where the content has pipes, backticks or tags.
+
+    Args:
+        content: an untrusted name.
+    """
     content = printable(content)
     return text(content) if _UNSAFE_IN_CODE.search(content) else f"`{content}`"

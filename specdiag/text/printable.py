@@ -1,4 +1,4 @@
-r"""Text of strangers, made safe to show. Names in a file may hold escape sequences, newlines and marks that turn text.
+r"""Untrusted text, made safe to show. Names in a file may hold escape sequences, newlines and marks that turn text.
 
 Two forms: `printable` is for people, and `reversible` for files that programs read back with `restored`.
 
@@ -17,7 +17,7 @@ _BLANK = frozenset(
     map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164, *range(0xFE00, 0xFE10),
               0xFFA0, *range(0xE0100, 0xE01F0)))
 )  # fmt: skip
-"""Letters and marks by their class in Unicode, and nothing to see: fillers, joiners, selectors of variants."""
+"""Characters that are invisible although Unicode counts them as letters and marks: fillers, joiners, selectors."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _LONG = {short: c for c, short in _SHORT.items()} | {r"\\": "\\"}
 _ESCAPED = re.compile(r"\\(?:[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
@@ -40,13 +40,13 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def reversible(text: str) -> str:
-    r"""As `printable`, on one line and with every backslash doubled: `restored` gives the text back."""
+    r"""Write as `printable` does, on one line and with every backslash doubled: `restored` gives the text back."""
     return printable(text.replace("\\", "\\\\"))
 
 
 def restored(text: str) -> str:
     """Restore the text that `reversible` was given."""
-    return _ESCAPED.sub(lambda found: _LONG.get(found[0]) or chr(int(found[0][2:], 16)), text)
+    return _ESCAPED.sub(lambda match: _LONG.get(match[0]) or chr(int(match[0][2:], 16)), text)
 
 
 def in_json(data: bytes) -> bytes:
@@ -55,7 +55,7 @@ def in_json(data: bytes) -> bytes:
 
 
 def in_toml(data: bytes) -> bytes:
-    """The same TOML of strings on one line each, as `in_json`."""
+    """Escape characters of TOML that do not show, as `in_json` does. Each string must be on one line."""
     return _inside(data, lambda c: f"\\U{ord(c):08x}")
 
 

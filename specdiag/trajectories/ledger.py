@@ -17,7 +17,7 @@ from specdiag.files import json_decoder, read_whole, write_atomically
 from specdiag.records import Record
 from specdiag.report import SpectralReport, load_report
 from specdiag.storage.kinds import LEDGER, LIMIT, read_record
-from specdiag.system.folder_lock import alone
+from specdiag.system.folder_lock import exclusive_access
 
 _HUB = "hf://"
 LEDGER_NAME = "ledger.json"
@@ -113,7 +113,7 @@ def save_step(
     out: Path, ledger: Ledger, step: int, location: str, fingerprint: str, report: SpectralReport, *, spectra: bool
 ) -> Ledger:
     """Save a step's report, then the ledger that knows of it, and of what other processes finished meanwhile."""
-    with alone(out):
+    with exclusive_access(out):
         path = report.save(out / report_name(step), spectra=spectra)
         finished = Finished(
             location=location,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from specdiag.checkpoint.fingerprint import of_files
+from specdiag.checkpoint.fingerprint import fingerprint_files
 from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
 from specdiag.checkpoint.opening import location
 from specdiag.checkpoint.source import expanded
@@ -114,7 +114,7 @@ def fingerprint(step: RunStep) -> str:
 
         return hub.resolve(repo, step.revision).commit
     files = sorted(p for p in path.rglob("*") if p.suffix in _SAVED) if path.is_dir() else [path]
-    return of_files((str(p.relative_to(path.parent)), p) for p in files)
+    return fingerprint_files((str(p.relative_to(path.parent)), p) for p in files)
 
 
 def _in_order(unsorted: Iterable[RunStep]) -> list[RunStep]:

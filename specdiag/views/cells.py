@@ -25,5 +25,5 @@ def number(value: float | int | None, digits: int = 2) -> str:
 
 
 def role_label(record: ModuleRecord) -> str:
-    """The role, with `cross` where it reads from the other half of the network."""
+    """Write the role, with `cross` for cross-attention."""
     return f"{record.role} cross" if record.cross_attention else record.role

@@ -24,10 +24,10 @@ class Column(Generic[R]):
     Attributes:
         head: the name above it.
         cell: the text for a row; `NOTHING` where there is no value.
-        drop: where a terminal is too narrow the highest goes first; 0 always stays.
+        drop: rank among the columns that a narrow terminal leaves out, the highest first; 0 always stays.
         right: True for numbers, which stand at the right.
         help: what the column means, shown where the mouse rests on its head.
-        order: what a row sorts by where its text does not say.
+        order: the sort key of a row; None to sort by its text.
     """
 
     head: str
@@ -45,19 +45,24 @@ def field(head: str, name: str, digits: int = 2, drop: int = 0, help: str = "") 
         head: the name above it.
         name: of the attribute.
         digits: behind the point.
-        drop: see `Column`.
-        help: see `Column`.
+        drop: as for `Column`.
+        help: as for `Column`.
     """
     return Column(head, lambda row: number(getattr(row, name), digits), drop, help=help)
 
 
 def filled(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[Column[R]]:
-    """The columns that have a value in some row; all of them where there are no rows."""
+    """Choose the columns that have a value in some row.
+
+    Args:
+        columns: of a table.
+        rows: its rows; all columns are chosen where there are none.
+    """
     return [c for c in columns if not rows or any(c.cell(row) != NOTHING for row in rows)]
 
 
 def role_columns() -> list[Column[RoleSummary]]:
-    """Medians of each role, each exponent beside what random matrices of its shapes score."""
+    """Make the columns of roles: medians, and beside each exponent that of random matrices of the same shapes."""
     return [
         Column("family", lambda r: r.family, right=False),
         Column("role", lambda r: r.role, right=False),
@@ -75,7 +80,7 @@ def role_columns() -> list[Column[RoleSummary]]:
 
 
 def contrast_columns() -> list[Column[Contrast]]:
-    """MLP minus attention per layer, beside the same for random matrices."""
+    """Make the columns of MLP minus attention per layer, with the same for random matrices."""
     return [
         Column("basis", lambda c: c.basis, right=False),
         Column("attention", lambda c: c.attention, right=False),
@@ -92,7 +97,7 @@ def contrast_columns() -> list[Column[Contrast]]:
 
 
 def record_columns() -> list[Column[ModuleRecord]]:
-    """The numbers of one matrix."""
+    """Make the columns of single matrices."""
     return [
         Column("matrix", lambda r: r.key, right=False),
         Column("role", role_label, right=False),
@@ -113,7 +118,7 @@ def record_columns() -> list[Column[ModuleRecord]]:
 
 
 def skipped_columns() -> list[Column[Skipped]]:
-    """The tensors that were left out, and why."""
+    """Make the columns of tensors that were left out: what they are, and why."""
     return [
         Column("tensor", lambda s: s.name if s.part is None else f"{s.name}[{s.part}]", right=False),
         Column("shape", lambda s: "x".join(map(str, s.shape)) or "scalar"),
@@ -123,12 +128,16 @@ def skipped_columns() -> list[Column[Skipped]]:
 
 
 def basis_head(plan: DecayPlan) -> str:
-    """The column of a report that the basis of a plan stands for."""
+    """Name the column of a report from which a plan is made."""
     return {"square": "square_alpha", "farms": "alpha"}.get(plan.basis, plan.basis)
 
 
 def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:
-    """The ratio of one Parameter, and what it would be otherwise; the decay and the norms where they are known."""
+    """Make the columns of Parameters: ratio, and the ratio of random weights and other tail fractions.
+
+    Args:
+        plan: the plan; decays and norms have columns where it knows them.
+    """
     columns: list[Column[PlanEntry]] = [
         Column("Parameter", lambda e: e.name, right=False),
         Column("role", lambda e: e.role or "fused", 3, right=False),

@@ -25,7 +25,7 @@ Rows = Sequence[Mapping[str, object]]
 _NAMES = frozenset({"name", "module", "tensor", "run", "name_before", "name_after"})
 """Columns that hold names, which stand as code in markdown."""
 _FORMULA = re.compile(r"[\s\x00-\x20\x7f-\xa0]*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
-"""First characters of what a spreadsheet takes for a formula, and the apostrophe that prevents it."""
+"""The beginning of a cell that a spreadsheet takes for a formula, or of one with the apostrophe that prevents it."""
 FORMATS = ("json", "csv", "md", "parquet")
 
 
@@ -37,9 +37,12 @@ def export(rows: Rows, columns: Sequence[str], format: str) -> bytes:
         columns: which columns, in order.
         format: json, csv, md or parquet.
 
+    Returns:
+        The content of the file.
+
     Raises:
-        UsageError: for an unknown format.
-        MissingExtraError: for parquet without pyarrow.
+        UsageError: the format is unknown.
+        MissingExtraError: pyarrow, which parquet needs, is not installed.
     """
     if format == "json":
         return msgspec.json.encode([{c: row.get(c) for c in columns} for row in rows])
@@ -53,13 +56,21 @@ def export(rows: Rows, columns: Sequence[str], format: str) -> bytes:
 
 
 def to_csv(text: str) -> str:
-    """A text as a cell that a spreadsheet shows and does not run."""
+    """Write a text as a cell of csv that a spreadsheet shows and does not run.
+
+    Args:
+        text: any text.
+    """
     cell = reversible(text)
     return f"'{cell}" if _FORMULA.match(text) else cell
 
 
 def from_csv(cell: str) -> str:
-    """The text of a cell that `to_csv` made."""
+    """Restore the text of a cell.
+
+    Args:
+        cell: as `to_csv` made it.
+    """
     return restored(cell.removeprefix("'"))
 
 
@@ -72,7 +83,7 @@ def _csv(rows: Rows, columns: Sequence[str]) -> bytes:
 
 
 def _cell(value: object) -> object:
-    """A number as it is, anything else as text."""
+    """Keep a number, write anything else as text."""
     return value if value is None or isinstance(value, int | float) else to_csv(str(value))
 
 

@@ -49,8 +49,15 @@ trainer.add_callback(DecayPlanCallback("plan.json"))  # fixed ratios, as planned
 def export_plan(plan: DecayPlan, format: str) -> bytes:
     """Encode a plan in one of `FORMATS`.
 
+    Args:
+        plan: the plan.
+        format: torch, transformers, json, toml, csv or md.
+
+    Returns:
+        The content of the file.
+
     Raises:
-        UsageError: for an unknown format.
+        UsageError: the format is unknown.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown export '{format}'; choose from {', '.join(FORMATS)}")
@@ -60,12 +67,12 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
     code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base)
-    # Without a base it has to be given.
+    # Without a base the argument has no default.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
 
 
 def _literal(ratios: Mapping[str, float]) -> str:
-    """A dictionary in Python, in ASCII: names are hostile input."""
+    """Write a dictionary of Python, in ASCII: untrusted names are escaped."""
     return "{\n" + ",\n".join(f"    {_quoted(name)}: {ratio!r}" for name, ratio in ratios.items()) + "\n}"
 
 
@@ -96,7 +103,7 @@ def _title(plan: DecayPlan) -> str:
 
 
 def _without_gaps(value: object) -> object:
-    """TOML has no null."""
+    """Leave out fields that are None: TOML has no null."""
     if isinstance(value, dict):
         return {name: _without_gaps(inner) for name, inner in value.items() if inner is not None}
     return [_without_gaps(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -8,18 +8,26 @@ from specdiag.decay.effect import AGREE
 from specdiag.decay.plan import DecayPlan
 
 MOSTLY_GEOMETRY = 0.5
-"""From this shape share on, more than half of what distinguishes the modules is their shape."""
+"""From this share on, shapes explain most of the differences between modules."""
 
 
 def findings(plan: DecayPlan) -> list[str]:
-    """Describe total decay, what shapes explain, the tail fraction, and the notes."""
+    """Describe total decay, what shapes explain, the tail fraction, and the notes.
+
+    Args:
+        plan: the plan.
+    """
     if all(entry.value is None for entry in plan.entries):
         return list(plan.notes)
     return [_total(plan), *_shapes(plan), *_held_fixed(plan), *_tail_fraction(plan), *plan.notes]
 
 
 def limits(plan: DecayPlan) -> list[str]:
-    """Where the plan goes beyond what was tested."""
+    """Say where a plan goes beyond what was tested.
+
+    Args:
+        plan: the plan.
+    """
     sentences = [
         "The paper tested decay during pretraining from scratch, up to 1B parameters and without experts: a plan "
         "made from a finished or fine-tuned checkpoint is outside of that."

@@ -1,4 +1,4 @@
-"""The numbers in sentences that claim no more than they show."""
+"""The numbers of a report in sentences that claim no more than they show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LEVEL = 0.05
 
 
 def coverage(summary: Summary) -> str:
-    """How much of the checkpoint was analysed."""
+    """Write how much of the checkpoint was analysed."""
     share = 100 * summary.analysed_parameters / summary.n_parameters if summary.n_parameters else 0.0
     n_skipped = sum(summary.skipped.values())
     text = (
@@ -25,7 +25,11 @@ def coverage(summary: Summary) -> str:
 
 
 def contrast(summary: Summary) -> list[str]:
-    """Attention against MLP: the raw exponent beside random matrices, then both ways to take the shape out."""
+    """Compare attention with MLP: the raw exponent beside random matrices, then both ways to take the shape out.
+
+    Args:
+        summary: of the report; a basis that it lacks is left out.
+    """
     by_basis = {c.basis: c for c in summary.contrasts if c.attention == "all"}
     raw, square, rho = (by_basis.get(basis) for basis in ("alpha", "square_alpha", "rho"))
     sentences: list[str] = []
@@ -78,7 +82,7 @@ def _in_numbers(c: Contrast) -> str:
 
 
 def balance(summary: Summary) -> list[str]:
-    """How far the exponents of attention and MLP lie apart: what AlphaDecay sets out to reduce."""
+    """Write how far the exponents of attention and MLP lie apart, which AlphaDecay sets out to reduce."""
     if summary.balance_sd is None or not {"attention", "mlp"} <= {r.family for r in summary.roles}:
         return []
     return [
@@ -88,7 +92,7 @@ def balance(summary: Summary) -> list[str]:
 
 
 def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """How many of the fitted tails are a power law at all."""
+    """Write how many of the fitted tails lie far from a power law."""
     distances = [r.ks for r in records if r.ks is not None]
     far = sum(d > 0.1 for d in distances)
     if not far:
@@ -100,7 +104,7 @@ def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
 
 
 def few(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """How many spectra are too short for an exponent, told apart from updates that are short by their rank."""
+    """Write how many spectra are too short for an exponent. Updates, which are short by their rank, count apart."""
     short = [r for r in records if r.status == "too_few"]
     if not short:
         return []
@@ -117,7 +121,7 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
 
 
 def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """Matrices that keep a spike when their entries are permuted."""
+    """Write which matrices keep a spike when their entries are permuted."""
     tested = [r for r in records if r.rand_spikes is not None]
     if not tested:
         return []
@@ -130,8 +134,8 @@ def traps(records: tuple[ModuleRecord, ...]) -> list[str]:
     ]
 
 
-def trouble(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """The matrices whose numbers are missing, by name, grouped by what is wrong."""
+def missing_numbers(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """List the matrices whose numbers are missing, by name, grouped by the cause."""
     meanings = {
         "nonfinite": "not computed for NaN or infinite values",
         "failed": "not read or not solved",

@@ -191,7 +191,7 @@ def test_nohup_stays_in_force(large):
 def caught(monkeypatch):
     """The handlers of the command in this process, for a while."""
     monkeypatch.setattr(interrupts, "_received", [])
-    before = {n: signal.getsignal(n) for n in interrupts.stopping()}
+    before = {n: signal.getsignal(n) for n in interrupts.stopping_signals()}
     interrupts.catch()
     yield before
     for number, handler in before.items():
@@ -214,12 +214,12 @@ def test_only_the_first_signal_raises(caught):
 def test_a_signal_waits_for_what_is_being_saved(caught):
     done = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the place matters
-        with interrupts.held_back():
+        with interrupts.delay_signals():
             signal.raise_signal(signal.SIGTERM)
             done.append("saved")
         done.append("not reached")
     assert done == ["saved"]
-    with interrupts.held_back():
+    with interrupts.delay_signals():
         done.append("and again")  # the first signal is on its way out: what it saves is not cut off
 
 

@@ -76,12 +76,15 @@ class _Module:
 def read_adapter(
     tensors: Sequence[StoredTensor], configs: Mapping[str | None, AdapterConfig], where: str
 ) -> Adapter | None:
-    """Find the low-rank updates among the tensors of a checkpoint; None where it is no adapter and holds none.
+    """Find the low-rank updates among the tensors of a checkpoint.
 
     Args:
         tensors: all that is stored, under final names.
         configs: the settings of each adapter by its name in the file; those of None hold for any.
         where: the checkpoint, for messages.
+
+    Returns:
+        The adapter; None where the checkpoint is none and holds none.
 
     Raises:
         SourceError: it holds an adapter that is no product of two factors, or its parts contradict each other.
@@ -109,7 +112,7 @@ def read_adapter(
     for (name, _), module in modules.items():
         if name in alphas:
             module.pieces["alpha"] = stored[alphas[name]]
-    # PEFT hangs the update of nn.MultiheadAttention's fused projection on the module itself.
+    # PEFT names the update of nn.MultiheadAttention's fused projection after the module itself.
     attention = {piece.module.removesuffix(".out_proj") for n, piece in pieces.items() if _BELOW in n}
     updates: list[Update] = []
     reasons: dict[str, str] = {}
@@ -124,13 +127,13 @@ def read_adapter(
     weights, rest = _others(tensors, pieces, {t.name for m in modules.values() for t in m.pieces.values()})
     reasons.update(rest)
     tokens = [_tokens(tensor, pieces[tensor.name], configs) for tensor in tensors]
-    known = tuple(found for found in tokens if found is not None)
-    applied = {found.values.name for found in known}
+    known_tokens = tuple(entry for entry in tokens if entry is not None)
+    applied = {entry.values.name for entry in known_tokens}
     names = {weight.name for weight in weights}
     return Adapter(
         updates=tuple(updates),
         weights=tuple(weights),
-        tokens=known,
+        tokens=known_tokens,
         left_out=tuple(replace(stored[name], reason=reason) for name, reason in reasons.items()),
         not_understood=tuple(n for n, why in reasons.items() if why not in _HARMLESS and n not in applied),
         config=config,
@@ -140,19 +143,26 @@ def read_adapter(
 
 
 def remarks_on_updates(adapter: Adapter) -> list[str]:
-    """Notes where a scale is stored nowhere, and where the updates do not hold for every token."""
+    """Note where a scale is stored nowhere, and where the updates do not hold for every token.
+
+    Args:
+        adapter: as `read_adapter` found it.
+
+    Returns:
+        Sentences for the report.
+    """
     notes: list[str] = []
     unscaled = sum(not update.has_scale for update in adapter.updates)
     if unscaled:
-        which = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
-        notes.append(f"No scale (alpha) is stored{which}: the products B A are taken as they are.")
+        of_modules = "" if unscaled == len(adapter.updates) else f" for {unscaled} of {len(adapter.updates)} modules"
+        notes.append(f"No scale (alpha) is stored{of_modules}: the products B A are taken as they are.")
     if adapter.config.settings.get("alora_invocation_tokens"):
         notes.append("An activated LoRA: its updates hold only after its invocation tokens.")
     return notes
 
 
 def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
-    """Why the pieces of a module are no update that can be analysed, None where they are."""
+    """Say why the pieces of a module are no update that can be analysed; None where they are one."""
     down, up = module.pieces.get("down"), module.pieces.get("up")
     if down is None or up is None:
         return _MISSING
@@ -167,7 +177,8 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     if name.endswith((".base_layer", ".experts")) or config.targets_parameter(name):
         return _STACKED
     is_product = len(down.shape) == len(up.shape) and len(down.shape) in (2, 4) and prod(up.shape[2:]) == 1
-    if not is_product or (len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]):  # the latter in groups
+    in_groups = len(down.shape) == 4 and up.shape[1:2] != down.shape[:1]
+    if not is_product or in_groups:
         return f"factors of shapes {_times(up.shape)} and {_times(down.shape)}, no product of two matrices"
     return None
 
@@ -182,13 +193,13 @@ def _update(name: str, adapter: str | None, module: _Module, config: AdapterConf
         )
     sizes: dict[Kind, int] = {"middle": rank, "magnitude": up.shape[0], "alpha": 1}
     for kind, size in sizes.items():
-        beside = module.pieces.get(kind)
-        if beside is not None and prod(beside.shape) != size:
-            raise SourceError(f"{where} is damaged: '{beside.name}' has {prod(beside.shape)} values and not {size}")
-    promised = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps what its pattern masks
-    if promised is not None and promised != rank:
+        part = module.pieces.get(kind)
+        if part is not None and prod(part.shape) != size:
+            raise SourceError(f"{where} is damaged: '{part.name}' has {prod(part.shape)} values and not {size}")
+    stated_rank = config.rank(name) if adapter is None else None  # a live AdaLoRA keeps masked ranks
+    if stated_rank is not None and stated_rank != rank:
         raise SourceError(
-            f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {promised}: "
+            f"{where} holds factors of rank {rank} for '{name}', and adapter_config.json says {stated_rank}: "
             "they belong to different adapters"
         )
     return Update(
@@ -214,7 +225,7 @@ def _tokens(tensor: StoredTensor, piece: Piece, configs: Mapping[str | None, Ada
 def _others(
     tensors: Sequence[StoredTensor], pieces: Mapping[str, Piece], used: set[str]
 ) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Full weights under their names in the base model, and why each of the rest is neither weight nor update."""
+    """Collect full weights under their names in the base model, and the reason to leave out each of the rest."""
     saved = {piece.module for piece in pieces.values() if piece.kind == "weight"}
     weights: dict[str, StoredTensor] = {}
     reasons: dict[str, str] = {}

@@ -35,7 +35,7 @@ class AdapterConfig:
 
     @property
     def not_understood(self) -> str | None:
-        """The method or variant that is no product of two factors, None for LoRA and AdaLoRA."""
+        """The method or variant that is no product of two factors; None for LoRA and AdaLoRA."""
         kind = self.settings.get("peft_type")
         if kind is not None and kind not in _UNDERSTOOD:
             return brief(str(kind))
@@ -68,10 +68,16 @@ class AdapterConfig:
         return self._flag("fan_in_fan_out")
 
     def rank(self, module: str) -> int | None:
-        """The rank of a module's update, None where the config does not say it.
+        """Look up the rank of a module's update.
+
+        Args:
+            module: its name in the base model.
+
+        Returns:
+            The rank, None where the config does not say it.
 
         Raises:
-            SourceError: a pattern cannot be followed, or the rank is none.
+            SourceError: a pattern cannot be followed, or the rank is no whole number.
         """
         if self.settings.get("peft_type") == "ADALORA":
             flags = self._flags(module)
@@ -79,13 +85,20 @@ class AdapterConfig:
         return self._whole("r", self._ranks.first(module, self.settings.get("r")))
 
     def scale(self, module: str, rank: int) -> float | None:
-        """Compute the factor of the product of the factors, None where the config does not say it.
+        """Compute the factor by which the product of the two factors is multiplied.
 
         alpha/r (arXiv 2106.09685, section 4.1), alpha/sqrt(r) for rsLoRA (arXiv 2312.03732); AdaLoRA divides by the
         rank that it began with, plus 1e-5 (PEFT's AdaLoraLayer).
 
+        Args:
+            module: its name in the base model.
+            rank: r, number of rows of A.
+
+        Returns:
+            The factor, None where the config does not say alpha.
+
         Raises:
-            SourceError: a pattern cannot be followed, or a number is none that a scale can be made of.
+            SourceError: a pattern cannot be followed, or alpha or a rank is no number that a scale can be made of.
         """
         alpha = self._alphas.first(module, self.settings.get("lora_alpha"))
         if alpha is None:
@@ -93,22 +106,33 @@ class AdapterConfig:
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
             raise _damaged("lora_alpha", alpha, "no number that a scale can be made of")
         if self.settings.get("peft_type") == "ADALORA":
-            begun = self._whole("init_r", self.settings.get("init_r"))
-            return (alpha if alpha > 0 else float(rank)) / ((rank if begun is None else begun) + 1e-5)
+            first_rank = self._whole("init_r", self.settings.get("init_r"))
+            return (alpha if alpha > 0 else float(rank)) / ((rank if first_rank is None else first_rank) + 1e-5)
         return alpha / math.sqrt(rank) if self._flag("use_rslora") else alpha / rank
 
     def tokens(self, module: str) -> tuple[int, ...] | None:
-        """The rows of a table that trainable tokens replace, None where the config does not list them."""
-        listed = self.settings.get("trainable_token_indices")
-        if isinstance(listed, dict):
-            of_modules = cast("Table", listed)
-            listed = next((of_modules[end] for end in _ends(module) if end in of_modules), None)
-        rows = cast("list[object]", listed) if isinstance(listed, list) else []
+        """Look up the rows of a table that trainable tokens replace.
+
+        Args:
+            module: the embedding, by its name in the base model.
+
+        Returns:
+            The rows, None where the config does not list them.
+        """
+        entry = self.settings.get("trainable_token_indices")
+        if isinstance(entry, dict):
+            of_modules = cast("Table", entry)
+            entry = next((of_modules[end] for end in _ends(module) if end in of_modules), None)
+        rows = cast("list[object]", entry) if isinstance(entry, list) else []
         whole = tuple(row for row in rows if type(row) is int and 0 <= row < 1 << 31)
         return whole if rows and len(whole) == len(rows) else None
 
     def targets_parameter(self, module: str) -> bool:
-        """Tell whether the update is that of a parameter which is no module's weight, such as stacked experts."""
+        """Tell whether an update changes a parameter other than a module's `weight`, such as stacked experts.
+
+        Args:
+            module: its name in the base model.
+        """
         return bool(self._parameters) and any(end in self._parameters for end in _ends(module))
 
     @cached_property
@@ -133,12 +157,12 @@ class AdapterConfig:
 
     @cached_property
     def _parameters(self) -> set[str]:
-        """The modules that hold a parameter of `target_parameters` which is not called `weight`."""
+        """The modules that hold a parameter of `target_parameters` other than `weight`."""
         targets = self.settings.get("target_parameters")
         if targets is not None and not isinstance(targets, list):
             raise _damaged("target_parameters", targets, "no list of names")
-        named = map(str, cast("list[object]", targets or []))
-        return {parent for parent, _, leaf in (name.rpartition(".") for name in named) if leaf != "weight"}
+        paths = map(str, cast("list[object]", targets or []))
+        return {parent for parent, _, leaf in (name.rpartition(".") for name in paths) if leaf != "weight"}
 
     def _flag(self, key: str) -> bool:
         """Read a flag, False where it is absent."""
@@ -155,7 +179,14 @@ class AdapterConfig:
 
 
 def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
-    """The adapter_config.json beside a file of weights, empty without one.
+    """Read the adapter_config.json beside a file of weights.
+
+    Args:
+        folder: the directory or repository.
+        weights: the file of weights, relative to it.
+
+    Returns:
+        The settings, empty where there is no such file.
 
     Raises:
         SourceError: it cannot be read.
@@ -164,12 +195,12 @@ def read_adapter_config(folder: Folder, weights: str) -> AdapterConfig:
     return AdapterConfig(folder.json(name, folder.label(name)) if folder.has(name) else {})
 
 
-def _damaged(key: str, value: object, what: str) -> SourceError:
-    return SourceError(f"{_FILE} says {key} {brief(repr(value))}, which is {what}: fetch it again, or correct it")
+def _damaged(key: str, value: object, problem: str) -> SourceError:
+    return SourceError(f"{_FILE} says {key} {brief(repr(value))}, which is {problem}: fetch it again, or correct it")
 
 
 def _ends(module: str) -> Iterator[str]:
-    """A path without its first 0, 1, 2, ... segments."""
+    """Yield a path without its first 0, 1, 2, ... segments."""
     while module:
         yield module
         module = module.partition(".")[2]

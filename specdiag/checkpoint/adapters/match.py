@@ -1,4 +1,7 @@
-"""The base model's name for what an adapter names: prefixes differ between model classes, kohya's dots are gone."""
+"""Finding the base model's name of a module that an adapter names.
+
+Prefixes differ between model classes, and kohya's scripts write underscores for dots.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,21 @@ class Names:
             for end in _ends(name):
                 self._by_end[end].append(name)
                 self._flat[end.replace(".", "_")].append(name)
-        self._names = {name for known in self._by_end.values() for name in known}
+        self._names = {name for ends in self._by_end.values() for name in ends}
 
     def find(self, name: str) -> str | None:
-        """The same name, or else the only one that ends in it, or the longest that it ends in; None without one.
+        """Find the base model's name of what an adapter names.
+
+        Args:
+            name: a parameter as the adapter names it.
+
+        Returns:
+            The same name where there is one. Else the only name that ends in `name`, or the longest that `name` ends
+                in.
+            None without one.
 
         Raises:
-            SourceError: several end in it.
+            SourceError: several names end in `name`.
         """
         if name in self._names:
             return name
@@ -40,6 +51,9 @@ class Names:
 
 
 def _ends(name: str) -> Iterable[str]:
-    """The name without its first 0, 1, 2, ... segments, the leaf alone left out; of very many the last ones."""
+    """Yield a name without its first 0, 1, 2, ... segments.
+
+    The leaf alone is left out, and of very long names all but the last ends.
+    """
     segments = name.split(".")
     return (".".join(segments[i:]) for i in range(max(0, len(segments) - _MOST_ENDS), max(1, len(segments) - 1)))

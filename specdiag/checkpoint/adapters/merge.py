@@ -16,13 +16,16 @@ from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 
 
 def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str) -> list[StoredTensor]:
-    """The base model's tensors in their order, changed or replaced where the adapter says so, and what it adds.
+    """Apply an adapter to its base model.
 
     Args:
         adapter: updates and full weights.
         base: the tensors of the base model, weights in the place of their codes.
         where: the adapter, for messages.
         onto: the base model, for messages.
+
+    Returns:
+        The base model's tensors in their order, changed or replaced where the adapter says so; then what it adds.
 
     Raises:
         SourceError: a module has no counterpart in the base model, or one of another shape; the adapter cannot be
@@ -54,20 +57,20 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
             )
         done[name] = update.module
         tensors[name] = _merged(update, tensors[name], where, onto)
-    for found in adapter.tokens:
-        name = names.find(f"{found.module}.weight")
-        held = 0 if name is None else tensors[name].shape[0]
-        if name is None or not all(0 <= row < held for row in found.rows):
-            raise SourceError(f"{where} trains tokens of '{found.module}', which {onto} does not hold")
-        tensors[name] = _with_rows(tensors[name], found)
+    for tokens in adapter.tokens:
+        name = names.find(f"{tokens.module}.weight")
+        n_rows = 0 if name is None else tensors[name].shape[0]
+        if name is None or not all(0 <= row < n_rows for row in tokens.rows):
+            raise SourceError(f"{where} trains tokens of '{tokens.module}', which {onto} does not hold")
+        tensors[name] = _with_rows(tensors[name], tokens)
     return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
 
 
 def _parameter(update: Update, names: Names, where: str, onto: str) -> str:
     for leaf in ("weight", "in_proj_weight"):
-        found = names.find(f"{update.module}.{leaf}")
-        if found is not None:
-            return found
+        name = names.find(f"{update.module}.{leaf}")
+        if name is not None:
+            return name
     raise SourceError(
         f"{where} adapts '{update.module}' ({_times(update.shape)}), which {onto} does not hold: "
         "it was made for another model"
@@ -94,7 +97,7 @@ def _merged(update: Update, weight: StoredTensor, where: str, onto: str) -> Stor
 
 
 def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
-    """The table with the rows of its trained tokens, float32 or as wide as the table was."""
+    """Replace the rows of trained tokens in a table, which becomes float32 or stays float64."""
     kinds = FLOAT_TYPES[table.values_dtype], FLOAT_TYPES[tokens.values.values_dtype]
     wide = np.dtype(np.float64 if kinds[0].name == "F64" else np.float32)
 

@@ -101,25 +101,32 @@ class Piece:
 
 
 def may_adapt(name: str) -> bool:
-    """Tell whether the name could be an adapter's: a quick look, for models of many tensors."""
+    """Tell quickly whether a tensor's name could be an adapter's; most tensors of a large model are not."""
     return _HINT.search(name) is not None
 
 
 def take_apart(full_name: str) -> Piece:
-    """Recognise a tensor of an adapter, or of a model that carries one, by its name."""
+    """Recognise a tensor of an adapter, or of a model that carries one, by its name.
+
+    Args:
+        full_name: as the file stores it.
+
+    Returns:
+        The module that it belongs to, and what it is of its update.
+    """
     name = full_name.removeprefix(_PREFIX)
     for pattern in _PIECES:
         match = pattern.fullmatch(name)
         if match is not None:
-            found = match.groupdict()
+            groups = match.groupdict()
             module = _WRAPPED.sub(".", match["module"])
-            if found.get("projection"):
-                module += "." + found["projection"].replace("to_out", "to_out.0")
-            is_embedding = bool(found.get("embedding"))
-            return Piece(module, _KINDS[match["piece"]], found.get("adapter"), is_embedding=is_embedding)
-    what = _named(_BESIDE, name)
-    if what is not None:
-        return Piece(name, "other", what=what)
+            if groups.get("projection"):
+                module += "." + groups["projection"].replace("to_out", "to_out.0")
+            is_embedding = bool(groups.get("embedding"))
+            return Piece(module, _KINDS[match["piece"]], groups.get("adapter"), is_embedding=is_embedding)
+    description = _named(_BESIDE, name)
+    if description is not None:
+        return Piece(name, "other", what=description)
     method = _named(_METHODS, name)
     if method is None and name != full_name:
         inner = (_PEFT_METHODS.fullmatch(segment) for segment in reversed(name.split(".")[1:]))
@@ -132,7 +139,7 @@ def _named(table: tuple[tuple[re.Pattern[str], str], ...], name: str) -> str | N
 
 
 def _full_weight(name: str) -> Piece:
-    """A weight that training changed as a whole, or that lies frozen below a wrapper."""
+    """Recognise a weight that training changed as a whole, or that lies frozen below a wrapper."""
     saved = re.fullmatch(r"(.+)\.modules_to_save(?:\.(?!weight$|bias$)([^.]+))?\.(.+)", name)
     if saved is not None:
         return Piece(f"{saved[1]}.{saved[3]}", "weight", saved[2])
@@ -142,9 +149,12 @@ def _full_weight(name: str) -> Piece:
 
 
 def dotted(module: str) -> str:
-    """A guess at the path behind a flattened name, good enough to tell its role.
+    """Guess the path behind a flattened name, well enough to tell its role.
 
-    `lora_unet_down_blocks_0_attn1_to_q` is `down_blocks.0.attn1.to_q`.
+    `lora_unet_down_blocks_0_attn1_to_q` becomes `down_blocks.0.attn1.to_q`. A name with dots stays as it is.
+
+    Args:
+        module: a module as an adapter names it.
     """
     if "." in module or not _COMPONENT.match(module):
         return module
@@ -155,5 +165,9 @@ def dotted(module: str) -> str:
 
 
 def flattened(module: str) -> str:
-    """A path as kohya's scripts write it, without the component in front."""
+    """Write a path as kohya's scripts do, with underscores for dots, but without the component in front.
+
+    Args:
+        module: a path or a flattened name.
+    """
     return _COMPONENT.sub("", module).replace(".", "_")

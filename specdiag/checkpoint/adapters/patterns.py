@@ -1,8 +1,8 @@
-"""Regular expressions of an adapter's configuration, followed through all their ways at once.
+"""Regular expressions of an adapter's configuration, matched in all ways at once.
 
-Python's own engine tries one way after the other, which for some patterns ends with nobody alive. Here a pattern maps
-the places that its beginning may reach to those that its end may reach, so that a way is walked once; steps are
-counted, and what takes too many is refused. Understood is what names of modules are written with: letters, `.`, `\\d`,
+Python's own engine tries one way after the other, which takes exponential time for some patterns. Here a pattern maps
+the places where it may begin to those where it may end, so that each way is followed once. Steps are counted, and a
+pattern that takes too many is refused. It may contain what names of modules are written with: letters, `.`, `\\d`,
 `\\w`, classes, groups, `|`, `* + ? {m,n}`, `^` and `$`.
 """
 
@@ -31,7 +31,7 @@ Places = frozenset[int]
 
 
 class _NotUnderstood(Exception):
-    """The pattern is none, or of a kind that is not followed; the message says which."""
+    """The text is no pattern, or one of a kind that is not followed; the message says which."""
 
 
 @dataclass(slots=True)
@@ -55,32 +55,32 @@ _Step = Callable[[_Text, Places], Places]
 
 
 class _Names:
-    """Patterns that are names, in which a dot stands for any letter: found by their lengths and the places of dots."""
+    """Patterns that are names, in which a dot stands for any letter, indexed by length and the places of dots."""
 
     def __init__(self) -> None:
-        self._held: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, object]]]] = {}
+        self._by_length: dict[int, dict[tuple[int, ...], dict[tuple[str, bool], tuple[int, object]]]] = {}
 
     def add(self, key: str, place: int, value: object) -> None:
         """Take a pattern, its place among all, and its value."""
-        letters = _DOT.sub(lambda found: found[1] or "\0", key.removeprefix("^").removesuffix("$"))
+        letters = _DOT.sub(lambda match: match[1] or "\0", key.removeprefix("^").removesuffix("$"))
         dots = tuple(i for i, letter in enumerate(letters) if letter == "\0")
-        found = self._held.setdefault(len(letters), {}).setdefault(dots, {})
-        found.setdefault((letters, key.startswith("^")), (place, value))
+        entries = self._by_length.setdefault(len(letters), {}).setdefault(dots, {})
+        entries.setdefault((letters, key.startswith("^")), (place, value))
 
     def fitting(self, text: _Text, starts: Places) -> Iterator[tuple[int, object]]:
-        """Places and values of those that are the end of the text, from one of the starts on."""
+        """Yield places and values of the patterns that are the end of the text, from one of the starts on."""
         for start in starts:
             tail = text.text[start:]
-            for dots, held in self._held.get(len(tail), {}).items():
+            for dots, entries in self._by_length.get(len(tail), {}).items():
                 text.spend(1 + len(dots))
                 letters = list(tail)
                 for i in dots:
                     letters[i] = "\0"
                 is_line = all(tail[i] != "\n" for i in dots)
                 for whole in (False, True) if start == 0 else (False,):
-                    found = held.get(("".join(letters), whole))
-                    if found is not None and is_line:
-                        yield found
+                    entry = entries.get(("".join(letters), whole))
+                    if entry is not None and is_line:
+                        yield entry
 
 
 class Patterns:
@@ -95,7 +95,14 @@ class Patterns:
         self._values, self._left = values, _MOST_STEPS
 
     def first(self, module: str, default: object) -> object:
-        """The value of the first pattern that fits, as PEFT's `get_pattern_key` finds it: `(.*\\.)?(PATTERN)$`.
+        """Find the first pattern that fits, as PEFT's `get_pattern_key` does: `(.*\\.)?(PATTERN)$`.
+
+        Args:
+            module: its path.
+            default: the value where no pattern fits.
+
+        Returns:
+            The value of the pattern.
 
         Raises:
             SourceError: a pattern is no regular expression, or none that can be followed.
@@ -104,14 +111,14 @@ class Patterns:
         starts = frozenset({0, *(i + 1 for i, letter in enumerate(module) if letter == ".")})
         names, others = self._compiled
         last, value = min(names.fitting(text, starts), key=itemgetter(0), default=(len(self._values), default))
-        steps = ((held, step) for place, held, step in others if place < last)
-        value = next((held for held, step in steps if len(module) in step(text, starts)), value)
+        steps = ((own_value, step) for place, own_value, step in others if place < last)
+        value = next((own_value for own_value, step in steps if len(module) in step(text, starts)), value)
         self._left = text.left
         return value
 
     @cached_property
     def _compiled(self) -> tuple[_Names, list[tuple[int, object, _Step]]]:
-        """Names, and the steps of other patterns with their places and values."""
+        """Patterns that are names; of the others the place, the value and the compiled step."""
         if len(self._values) > _MOST_PATTERNS:
             raise SourceError(f"adapter_config.json has {len(self._values)} patterns, and {_MOST_PATTERNS} are read")
         names = _Names()
@@ -129,7 +136,7 @@ class Patterns:
 def _compile(key: str) -> _Step:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that may mean something else one day
+            warnings.simplefilter("ignore")  # of syntax whose meaning may change
             re.compile(key)
             return _Parser(key).whole()
     except re.error as error:
@@ -191,22 +198,22 @@ class _Parser:
             raise _NotUnderstood("nested too deep")
         step = self._either()
         self._depth -= 1
-        self._takes(")")  # it is there: Python's parser has read it
+        self._takes(")")  # always there: Python's parser has accepted the pattern
         return step
 
     def _set(self, kind: re.Pattern[str]) -> _Step:
         """Parse a character of a kind that Python's engine matches in a single step."""
-        found = kind.match(self._pattern, self._at)
-        if found is None:
+        match = kind.match(self._pattern, self._at)
+        if match is None:
             raise _NotUnderstood(f"'{self._pattern[self._at : self._at + 2]}' at {self._at}")
-        self._at = found.end()
-        return partial(_one_of, re.compile(found[0]))
+        self._at = match.end()
+        return partial(_one_of, re.compile(match[0]))
 
     def _repeated(self, step: _Step) -> _Step:
         bounds = self._bounds()
         if bounds is None:
             return step
-        self._takes("?")  # the shortest fit or the longest: whether there is one is the same
+        self._takes("?")  # shortest match or longest: both exist, or neither
         if self._pattern[self._at : self._at + 1] in ("*", "+"):
             raise _NotUnderstood(f"'{self._pattern[self._at]}' at {self._at}")
         return partial(_repeat, step, *bounds)
@@ -215,20 +222,20 @@ class _Parser:
         for letter, least, most in (("*", 0, None), ("+", 1, None), ("?", 0, 1)):
             if self._takes(letter):
                 return least, most
-        found = _REPEAT.match(self._pattern, self._at)
-        if found is None:
+        match = _REPEAT.match(self._pattern, self._at)
+        if match is None:
             return None
-        self._at = found.end()
-        least = int(found[1] or 0)
-        most = int(found[3]) if found[3] else None if found[2] else least
+        self._at = match.end()
+        least = int(match[1] or 0)
+        most = int(match[3]) if match[3] else None if match[2] else least
         if max(least, most or 0) > _MOST_REPEATS:
-            raise _NotUnderstood(f"'{found[0]}'")
+            raise _NotUnderstood(f"'{match[0]}'")
         return least, most
 
     def _takes(self, letter: str) -> bool:
-        taken = self._pattern.startswith(letter, self._at)
-        self._at += taken
-        return taken
+        is_next = self._pattern.startswith(letter, self._at)
+        self._at += is_next
+        return is_next
 
 
 def _one_of(kind: re.Pattern[str], text: _Text, places: Places) -> Places:

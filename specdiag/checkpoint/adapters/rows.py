@@ -22,13 +22,27 @@ from specdiag.records import Skipped, Source
 
 
 def update_rows(adapter: Adapter, source: Source, config: Table, options: Sorting, notes: Iterable[str]) -> Checkpoint:
-    """A checkpoint of the updates, and of the full weights that lie beside them. Arguments as for `sort_tensors`.
+    """Make a checkpoint of an adapter's updates, and of the full weights that lie beside them.
 
-    Every update stands under the name and in the shape of its parameter; where that lies in the same file, as a
-    part `delta` beside it. `n_parameters` counts the values of the products, not those of the factors.
+    Every update stands under the name and in the shape of its parameter. Where the parameter lies in the same file, the
+    update is a part `delta` beside it. `n_parameters` counts the values of the products, not those of the factors.
+
+    Args:
+        adapter: updates and full weights.
+        source: where they come from.
+        config: config.json, or empty.
+        options: how the user wants the tensors sorted.
+        notes: remarks so far.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UsageError: the role map or the number of experts is wrong.
+        SourceError: a tensor has the same name as a part of another tensor.
     """
-    held = {weight.name: weight.shape for weight in adapter.weights}
-    alone = [update for update in adapter.updates if update.name not in held]
+    shapes = {weight.name: weight.shape for weight in adapter.weights}
+    alone = [update for update in adapter.updates if update.name not in shapes]
     names = _readable([update.name for update in alone])
     stand_ins = [replace(_stand_in(u), name=names[u.name]) for u in _first_of_each(alone)]
     tensors = [*adapter.weights, *stand_ins, *adapter.left_out]
@@ -36,17 +50,17 @@ def update_rows(adapter: Adapter, source: Source, config: Table, options: Sortin
     shown = {readable: name for name, readable in names.items()}
     by_name: dict[str, list[Update]] = defaultdict(list)
     for update in adapter.updates:
-        fitted = update.fitted_to(held.get(update.name, update.shape))
+        fitted = update.fitted_to(shapes.get(update.name, update.shape))
         by_name[update.name] += [] if fitted is None else [fitted]
     matrices: list[WeightMatrix] = []
     for matrix in checkpoint.matrices:
         name = shown.get(matrix.name, matrix.name)
-        is_weight = matrix.name in held
+        is_weight = matrix.name in shapes
         if is_weight:
             matrices.append(matrix)
-        matrices += _rows(replace(matrix, name=name), by_name[name], beside=is_weight)
+        matrices += _rows(replace(matrix, name=name), by_name[name], is_weight=is_weight)
     skipped = [msgspec.structs.replace(s, name=shown.get(s.name, s.name)) for s in checkpoint.skipped]
-    reached = {m.name for m in matrices if m.rank is not None} | {s.name for s in skipped if s.name not in held}
+    reached = {m.name for m in matrices if m.rank is not None} | {s.name for s in skipped if s.name not in shapes}
     return replace(
         checkpoint,
         matrices=tuple(matrices),
@@ -88,7 +102,7 @@ def _readable(names: Sequence[str]) -> dict[str, str]:
 
 
 def _stand_in(update: Update) -> StoredTensor:
-    """A tensor of the parameter's name and shape, for the rules that look at these; its core is what is read."""
+    """Make a tensor of the parameter's name and shape, for the rules that sort tensors. It reads the update's core."""
 
     def read(_: int | None) -> NDArray[np.float64]:
         return update.core()[0]
@@ -104,10 +118,14 @@ def _stand_in(update: Update) -> StoredTensor:
     )
 
 
-def _rows(matrix: WeightMatrix, updates: Sequence[Update], *, beside: bool) -> list[WeightMatrix]:
-    """Make a matrix for each update of the parameter that `matrix` is cut from."""
+def _rows(matrix: WeightMatrix, updates: Sequence[Update], *, is_weight: bool) -> list[WeightMatrix]:
+    """Make a matrix for each update of the parameter that `matrix` is cut from.
+
+    `is_weight` says that the matrix is the parameter itself, so that its updates need a part of their own.
+    """
     return [
-        _row(matrix, update, _label(update, len(updates)) if beside or len(updates) > 1 else None) for update in updates
+        _row(matrix, update, _label(update, len(updates)) if is_weight or len(updates) > 1 else None)
+        for update in updates
     ]
 
 

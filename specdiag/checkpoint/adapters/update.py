@@ -76,9 +76,13 @@ class Update:
         return sum(part.nbytes for part in parts if part is not None)
 
     def fitted_to(self, shape: tuple[int, ...]) -> Update | None:
-        """The way round that a weight of this shape asks for, None where it fits neither way.
+        """Turn the update the way round that a weight asks for. Only a square weight leaves that to `transposed`.
 
-        Only a square weight leaves it to `transposed`.
+        Args:
+            shape: that of the weight, (out, in) or (in, out), of a convolution with its kernel.
+
+        Returns:
+            The update, None where it fits neither way.
         """
         for update in (self, replace(self, transposed=not self.transposed)):
             same_sides = update.shape[:2] == shape[:2] and prod(update.shape[2:]) == prod(shape[2:]) == 1
@@ -87,19 +91,22 @@ class Update:
         return None
 
     def scale(self) -> float:
-        """s, read where it is stored as a tensor."""
+        """Give s, which is read where it is stored as a tensor."""
         if self.known_scale is not None:
             return self.known_scale
         return 1.0 if self.alpha is None else float(_vector(self.alpha)[0]) / self.rank
 
     def core(self, slicer: Slicer | None = None) -> NDArray[np.float64]:
-        """A matrix [1, min(rows, r), min(cols, r)] with the singular values of the product, or of a part of it.
+        """Compute a small matrix with the singular values of the product, or of a part of it.
 
-        With B = Q_B R_B and A^T = Q_A R_A it is s R_B diag(E) R_A^T. Values that are not finite in the factors are
-        as many NaN, for a QR would spread them.
+        With B = Q_B R_B and A^T = Q_A R_A it is s R_B diag(E) R_A^T. It has as many NaN as the factors have values that
+        are not finite: a QR would spread them to all.
 
         Args:
-            slicer: of a part that takes rows or columns of the product.
+            slicer: of a part that takes rows or columns of the product; None for all of it.
+
+        Returns:
+            Shape [1, min(rows, r), min(cols, r)].
         """
         left, right = self._sides()
         if slicer is not None:
@@ -114,7 +121,9 @@ class Update:
         return (self._weighted(upper[0]) @ lower[0].T).reshape(shape)
 
     def added_to(self, raw: RawArray, kind: FloatType) -> RawArray:
-        """W + s B A, with DoRA m (W + s B A) / ||W + s B A|| where the norm is that of each output's weights.
+        """Add the update to its weight: W + s B A, with DoRA m (W + s B A) / ||W + s B A||.
+
+        The norm is that of each output's weights.
 
         Args:
             raw: W as it is stored.
@@ -130,7 +139,7 @@ class Update:
         up = self._weighted(FLOAT_TYPES[self.up.values_dtype].widen(_flat(self.up), wide))
         down = FLOAT_TYPES[self.down.values_dtype].widen(_flat(self.down), wide)
         norms = None if self.magnitude is None else _vector(self.magnitude)[:, None]
-        with np.errstate(all="ignore"):  # what overflows or is 0/0 is told as not finite where it is measured
+        with np.errstate(all="ignore"):  # overflows and 0/0 are reported as not finite when the matrix is measured
             for rows in _blocks(source.shape):
                 block = kind.widen(source[rows], wide) + up[rows] @ down
                 if norms is not None:
@@ -139,36 +148,47 @@ class Update:
         return result.reshape(raw.shape)
 
     def _sides(self) -> tuple[RawArray, RawArray]:
-        """Raw L [rows, r] and R [cols, r] of the stored product L R^T."""
+        """Read the raw sides L [rows, r] and R [cols, r] of the stored product L R^T."""
         up, down = _flat(self.up), _flat(self.down).T
         return (down, up) if self.transposed else (up, down)
 
     def _type(self, side: RawArray) -> FloatType:
-        """The type of a side; both factors are of one, or numpy's types tell them apart."""
+        """Find the type of a side. Where the factors have different types, numpy's types tell them apart."""
         kinds = (FLOAT_TYPES[self.up.values_dtype], FLOAT_TYPES[self.down.values_dtype])
         return next(kind for kind in kinds if kind.storage == side.dtype)
 
     def _weighted(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """s L diag(E) of the columns [n, r]."""
+        """Compute s L diag(E) of the columns [n, r]."""
         scaled = columns * self.scale()
         return scaled if self.middle is None else scaled * _vector(self.middle)
 
 
 def row_cut(slicer: Slicer) -> Callable[[RawArray], RawArray] | None:
-    """Make the function that cuts a part's rows from a side [rows, r]; None where the part takes more than rows."""
+    """Make the function that cuts a part's rows from a factor.
+
+    Args:
+        slicer: cuts the part from the product.
+
+    Returns:
+        A function of a side [rows, r]; None where the part takes more than rows.
+    """
     if slicer.axes is not None or slicer.index is not None or len(slicer.select) > (2 if slicer.view else 1):
         return None
     view, size = slicer.view, slicer.shape[1]
 
     def take(side: RawArray) -> RawArray:
-        held = side if view is None else side.reshape(*view[:-1], side.shape[-1])
-        return held[slicer.select].reshape(size, side.shape[-1])
+        viewed = side if view is None else side.reshape(*view[:-1], side.shape[-1])
+        return viewed[slicer.select].reshape(size, side.shape[-1])
 
     return take
 
 
 def can_cut(slicer: Slicer) -> bool:
-    """Tell whether a part takes rows alone or columns alone, so that it is a product of parts of the factors."""
+    """Tell whether a part takes rows alone or columns alone, so that it is a product of parts of the factors.
+
+    Args:
+        slicer: cuts the part from the product.
+    """
     return row_cut(slicer) is not None or _is_column_cut(slicer)
 
 
@@ -190,15 +210,18 @@ def _cut(slicer: Slicer, left: RawArray, right: RawArray) -> tuple[RawArray, Raw
 
 
 def _triangle(tall: RawArray, kind: FloatType) -> tuple[NDArray[np.float64], int]:
-    """R [min(n, r), r] of the QR of a raw matrix [n, r] in blocks of rows; how many values are not finite."""
+    """Compute R [min(n, r), r] of the QR of a raw matrix [n, r], in blocks of rows.
+
+    The second value counts entries of the matrix that are not finite; R is undefined where there are some.
+    """
     r = tall.shape[1]
-    found, n_bad = np.empty((0, r)), 0
+    triangle, n_bad = np.empty((0, r)), 0
     for rows in _blocks(tall.shape):
         block = kind.widen(tall[rows], np.dtype(np.float64))
         n_bad += block.size - int(np.isfinite(block).sum())
         if not n_bad:
-            found = np.asarray(np.linalg.qr(np.concatenate([found, block]), mode="r"))
-    return (found if not n_bad else np.empty((min(tall.shape), r))), n_bad
+            triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, block]), mode="r"))
+    return (triangle if not n_bad else np.empty((min(tall.shape), r))), n_bad
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -207,12 +230,12 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _flat(tensor: StoredTensor) -> RawArray:
-    """A factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
+    """Read a factor as a raw matrix [n, m], the kernel of a convolution merged with its inputs."""
     raw = tensor.read(None)
     return raw.reshape(raw.shape[0], prod(raw.shape[1:]))
 
 
 def _vector(tensor: StoredTensor) -> NDArray[np.float64]:
-    """Its values in a row; an alpha may be stored as an integer."""
+    """Read the values of a tensor in a row; an alpha may be stored as an integer."""
     raw, kind = tensor.read(None), FLOAT_TYPES.get(tensor.values_dtype)
     return (raw.astype(np.float64) if kind is None else kind.widen(raw, np.dtype(np.float64))).reshape(-1)

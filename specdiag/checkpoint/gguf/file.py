@@ -94,7 +94,7 @@ def _stored(path: Path, label: str, info: TensorInfo, kind: Kind) -> StoredTenso
 def _read_codes(
     path: Path, label: str, info: TensorInfo, kind: Kind, decode: Decode, index: int | None = None
 ) -> NDArray[np.float32]:
-    """The values, of the codes never more than a part in memory. No block reaches over the end of a row."""
+    """Decode the values in parts, so that memory holds few codes. No block reaches over the end of a row."""
     shape, offset = info.shape, info.offset
     if index is not None:
         shape = shape[1:]
@@ -114,7 +114,7 @@ def _refuse(label: str, name: str, reason: str, index: int | None = None) -> NoR
 
 
 def _scaled(tensors: list[StoredTensor]) -> list[StoredTensor]:
-    """Codes with the scale that lies beside them, one for the tensor or one for each expert: NVFP4 and BitNet."""
+    """Let codes read the scale that lies beside them, one for the tensor or one for each expert: NVFP4 and BitNet."""
     weights = {tensor.name: tensor for tensor in tensors if tensor.rounding is not None}
     scales = {
         weight: tensor
@@ -147,15 +147,15 @@ def _read_scaled(tensor: StoredTensor, scale: StoredTensor, index: int | None = 
 
 
 def _notes(path: Path, header: Header, kinds: Mapping[int, Kind]) -> list[str]:
-    """How many tensors were dequantised, and from what."""
-    found = Counter(kinds[info.type].name for info in header.tensors if kinds[info.type].decode is not None)
-    if not found:
+    """Note how many tensors were dequantised, and from which types."""
+    counts = Counter(kinds[info.type].name for info in header.tensors if kinds[info.type].decode is not None)
+    if not counts:
         return []
-    *others, last = (f"{n} from {name}" for name, n in found.most_common())
+    *others, last = (f"{n} from {name}" for name, n in counts.most_common())
     listed = f"{', '.join(others)} and {last}" if others else last
     n, _, rest = listed.partition(" ")
-    which = f" of {path.name}" if header.metadata.get("split.count", 1) != 1 else ""
-    return [f"Dequantised {n} tensor{'' if n == '1' else 's'}{which} {rest}."]
+    of_file = f" of {path.name}" if header.metadata.get("split.count", 1) != 1 else ""
+    return [f"Dequantised {n} tensor{'' if n == '1' else 's'}{of_file} {rest}."]
 
 
 def _config(header: Header) -> Table:
@@ -179,8 +179,8 @@ def _config(header: Header) -> Table:
 
 
 def _numbers(metadata: Mapping[str, Value], prefix: str) -> dict[str, int]:
-    found = {word: _one(metadata.get(f"{prefix}.{key}")) for key, word in _WORDS.items()}
-    return {word: value for word, value in found.items() if value is not None}
+    numbers = {word: _one(metadata.get(f"{prefix}.{key}")) for key, word in _WORDS.items()}
+    return {word: value for word, value in numbers.items() if value is not None}
 
 
 def _one(value: Value | None) -> int | None:

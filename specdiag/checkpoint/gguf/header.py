@@ -72,6 +72,9 @@ def read_header(path: Path, label: str) -> Header:
         path: the file.
         label: its name in messages.
 
+    Returns:
+        The metadata and the places of the tensors; no values are read.
+
     Raises:
         SourceError: it cannot be read, is of a version or byte order that is not supported, is truncated, or damaged.
     """
@@ -87,11 +90,11 @@ def read_header(path: Path, label: str) -> Header:
 
 
 class _Damaged(Exception):
-    """The header cannot be what somebody wrote; the message says why."""
+    """The header cannot be valid; the message says why."""
 
 
 class _Bounded:
-    """A file of which no more is asked than is left: every length in it may lie."""
+    """A file that never reads more than is left: any length in it may be false."""
 
     def __init__(self, file: BufferedReader) -> None:
         self.size = os.fstat(file.fileno()).st_size
@@ -99,39 +102,39 @@ class _Bounded:
         self._file = file
         self._end = min(self.size, _LARGEST_HEADER)
 
-    def require(self, n_bytes: int, what: str) -> None:
+    def require(self, n_bytes: int, piece: str) -> None:
         """Raise where fewer bytes are left."""
         if n_bytes > self._end - self.at:
-            raise _Damaged(f"{what} would reach beyond byte {self._end}")
+            raise _Damaged(f"{piece} would reach beyond byte {self._end}")
 
-    def bytes(self, n_bytes: int, what: str) -> bytes:
-        self.require(n_bytes, what)
-        found = self._file.read(n_bytes)
-        if len(found) != n_bytes:
+    def bytes(self, n_bytes: int, piece: str) -> bytes:
+        self.require(n_bytes, piece)
+        data = self._file.read(n_bytes)
+        if len(data) != n_bytes:
             raise _Damaged("it became shorter while it was read")
         self.at += n_bytes
-        return found
+        return data
 
-    def skip(self, n_bytes: int, what: str) -> None:
-        self.require(n_bytes, what)
+    def skip(self, n_bytes: int, piece: str) -> None:
+        self.require(n_bytes, piece)
         self._file.seek(n_bytes, os.SEEK_CUR)
         self.at += n_bytes
 
-    def numbers(self, letters: str, what: str) -> tuple[Number, ...]:
+    def numbers(self, letters: str, piece: str) -> tuple[Number, ...]:
         layout = struct.Struct(f"<{letters}")
-        return layout.unpack(self.bytes(layout.size, what))
+        return layout.unpack(self.bytes(layout.size, piece))
 
-    def integer(self, letter: str, what: str) -> int:
-        return int(self.numbers(letter, what)[0])
+    def integer(self, letter: str, piece: str) -> int:
+        return int(self.numbers(letter, piece)[0])
 
-    def name(self, what: str) -> str:
-        length = self.integer("Q", what)
+    def name(self, piece: str) -> str:
+        length = self.integer("Q", piece)
         if length > _LONGEST_NAME:
-            raise _Damaged(f"{what} has {length} bytes")
+            raise _Damaged(f"{piece} has {length} bytes")
         try:
-            return self.bytes(length, what).decode()
+            return self.bytes(length, piece).decode()
         except UnicodeDecodeError as error:
-            raise _Damaged(f"{what} is not UTF-8") from error
+            raise _Damaged(f"{piece} is not UTF-8") from error
 
 
 def _parse(file: _Bounded, label: str) -> Header:
@@ -167,54 +170,57 @@ def _check_version(version: int, label: str) -> None:
 
 
 def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | None]:
-    """A value of the metadata, None where it is not kept, and its number of elements where it is an array."""
-    what = f"the value of {brief(key)!r}"
+    """Read a value of the metadata, and its number of elements where it is an array.
+
+    Values that are not kept, such as long arrays, are skipped: None stands for them.
+    """
+    piece = f"the value of {brief(key)!r}"
     if kind in _NUMBERS:
-        return file.numbers(_NUMBERS[kind], what)[0], None
+        return file.numbers(_NUMBERS[kind], piece)[0], None
     if kind == _STRING:
-        return file.bytes(file.integer("Q", what), what).decode(errors="replace"), None
+        return file.bytes(file.integer("Q", piece), piece).decode(errors="replace"), None
     if kind != _ARRAY:
-        raise _Damaged(f"{what} is of the unknown type {kind}")
-    inner, length = file.integer("I", what), file.integer("Q", what)
+        raise _Damaged(f"{piece} is of the unknown type {kind}")
+    inner, length = file.integer("I", piece), file.integer("Q", piece)
     if inner == _STRING:
-        file.require(8 * length, what)
+        file.require(8 * length, piece)
         for _ in range(length):
-            file.skip(file.integer("Q", what), what)
+            file.skip(file.integer("Q", piece), piece)
         return None, length
     if inner not in _NUMBERS:
-        raise _Damaged(f"{what} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
+        raise _Damaged(f"{piece} is an array of {'arrays' if inner == _ARRAY else f'the unknown type {inner}'}")
     if length <= _LONGEST_KEPT:
-        return file.numbers(_NUMBERS[inner] * length, what), length
-    file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), what)
+        return file.numbers(_NUMBERS[inner] * length, piece), length
+    file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), piece)
     return None, length
 
 
 def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
     """Read an entry. Its offset still counts from the beginning of the data, and its room is not yet known."""
     name = _new(file.name("the name of a tensor"), names)
-    what = f"the entry of {brief(name)!r}"
-    n_axes = file.integer("I", what)
+    piece = f"the entry of {brief(name)!r}"
+    n_axes = file.integer("I", piece)
     if n_axes > _MOST_AXES:
         raise _Damaged(f"{brief(name)!r} has {n_axes} axes")
-    shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, what)))
-    return TensorInfo(name, shape, file.integer("I", what), file.integer("Q", what), 0)
+    shape = tuple(int(n) for n in reversed(file.numbers("Q" * n_axes, piece)))
+    return TensorInfo(name, shape, file.integer("I", piece), file.integer("Q", piece), 0)
 
 
-def _new(name: str, seen: set[str]) -> str:
-    if name in seen:
+def _new(name: str, names: set[str]) -> str:
+    if name in names:
         raise _Damaged(f"its header names {brief(name)!r} twice")
-    seen.add(name)
+    names.add(name)
     return name
 
 
 def _laid_out(tensors: list[TensorInfo], file: _Bounded, alignment: Value) -> Iterator[TensorInfo]:
-    """The tensors with their places in the file, in that order."""
+    """Yield the tensors with their places in the file, in that order."""
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise _Damaged(f"an alignment of {alignment!r}")
     start = -(-file.at // alignment) * alignment
-    placed = sorted(tensors, key=lambda tensor: tensor.offset)
-    ends = [*(start + tensor.offset for tensor in placed), max(file.size, start)]
-    for tensor, (begin, end) in zip(placed, pairwise(ends), strict=True):
+    ordered = sorted(tensors, key=lambda tensor: tensor.offset)
+    ends = [*(start + tensor.offset for tensor in ordered), max(file.size, start)]
+    for tensor, (begin, end) in zip(ordered, pairwise(ends), strict=True):
         if tensor.offset % alignment:
             raise _Damaged(f"{brief(tensor.name)!r} begins at {tensor.offset}, no multiple of {alignment}")
         if begin > end:

@@ -38,7 +38,7 @@ _ROUNDING = {
     "Q4_K": Rounding(group=32, levels=16),
     "Q5_K": Rounding(group=32, levels=32),
     "Q6_K": Rounding(group=16, levels=64),
-    # Eight or four values are one entry of a codebook, so their steps are no equal ones: levels by bits a value.
+    # Eight or four values share an entry of a codebook, so steps are unequal: levels follow from the bits a value.
     "IQ1_S": Rounding(group=32, levels=3),
     "IQ1_M": Rounding(group=16, levels=3),
     "IQ2_XXS": Rounding(group=32, levels=4),
@@ -48,7 +48,7 @@ _ROUNDING = {
     "IQ3_S": Rounding(group=32, levels=8),
     "IQ4_NL": Rounding(group=32, levels=16),
     "IQ4_XS": Rounding(group=32, levels=16),
-    # Networks trained with one or three values, which are exact but for the half that scales them.
+    # Networks trained with one or three values, which are exact but for the float16 that scales them.
     "Q1_0": Rounding(eps=2.0**-10),
     "TQ1_0": Rounding(eps=2.0**-10),
     "TQ2_0": Rounding(eps=2.0**-10),
@@ -83,7 +83,11 @@ class Kind:
         return self.name not in (name for name, _ in _PLAIN.values())
 
     def size(self, shape: Sequence[int]) -> int:
-        """Bytes that values of this shape take."""
+        """Compute the bytes that values take.
+
+        Args:
+            shape: of the values; its last axis is a whole number of blocks.
+        """
         return math.prod(shape) // self.block * self.nbytes
 
 
@@ -93,6 +97,9 @@ def kind_of(number: int, label: str) -> Kind:
     Args:
         number: as stored in the file.
         label: the file, for messages.
+
+    Returns:
+        The type, without `decode` where the installed gguf cannot decode it.
 
     Raises:
         MissingExtraError: these are codes, and the gguf package is not installed.

@@ -30,7 +30,14 @@ ROUNDINGS = {"nf4": Rounding(relative=0.095), "fp4": Rounding(relative=0.13)}
 
 
 def find_bitsandbytes(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A weight of 4-bit codes with its quantisation state; None for anything else.
+    """Find the quantisation state of a tensor of 4-bit codes (bitsandbytes).
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing, damaged or do not fit.
@@ -86,7 +93,7 @@ def _shape(value: object) -> tuple[int, ...] | None:
 
 
 def _number(value: object) -> float | None:
-    """A number that float32 can hold."""
+    """Give a number that float32 can hold; None for anything else."""
     return float(value) if isinstance(value, int | float) and abs(value) <= float(np.finfo(np.float32).max) else None
 
 

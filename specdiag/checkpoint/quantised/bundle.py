@@ -30,7 +30,12 @@ class Bundle:
 
     @classmethod
     def of(cls, tensors: Sequence[StoredTensor], config: Mapping[str, object]) -> Bundle:
-        """The bundle of all tensors of a checkpoint."""
+        """Collect the tensors of a checkpoint by name, and the settings of its quantisation.
+
+        Args:
+            tensors: everything that the checkpoint stores.
+            config: config.json.
+        """
         leaves: dict[str, set[str]] = {}
         for tensor in tensors:
             parent, leaf = split(tensor.name)
@@ -46,22 +51,37 @@ class Bundle:
     def bits(self) -> set[int]:
         """Every number of bits that the settings give to weights; compressed-tensors has one a group of layers."""
         sections = [_inner(group, "weights") for group in _inner(self.settings, "config_groups").values()]
-        said = [self.number("bits"), *(positive(section.get("num_bits")) for section in sections)]
-        return {bits for bits in said if bits is not None}
+        stated = [self.number("bits"), *(positive(section.get("num_bits")) for section in sections)]
+        return {bits for bits in stated if bits is not None}
 
     def number(self, key: str) -> int | None:
-        """A positive whole number of the settings."""
+        """Look up a positive whole number in the settings; None for anything else."""
         return positive(self.settings.get(key))
 
     def floats(self, *names: str) -> StoredTensor | None:
-        """The first tensor of these names that holds floating-point numbers of 16 bits or more."""
-        found = (self.tensors.get(name) for name in names)
-        return next((t for t in found if t is not None and t.dtype in FLOAT_TYPES), None)
+        """Find a tensor of floating-point numbers of 16 bits or more.
+
+        Args:
+            names: the names that it may have.
+
+        Returns:
+            The first that there is, None without one.
+        """
+        tensors = (self.tensors.get(name) for name in names)
+        return next((t for t in tensors if t is not None and t.dtype in FLOAT_TYPES), None)
 
     def integers(self, name: str, *dtypes: str) -> StoredTensor | None:
-        """The tensor of this name if its type is one of `dtypes`."""
-        found = self.tensors.get(name)
-        return found if found is not None and found.dtype in dtypes else None
+        """Find a tensor of one of some types.
+
+        Args:
+            name: of the tensor.
+            dtypes: the types, in the spelling of safetensors.
+
+        Returns:
+            The tensor, None where it is missing or of another type.
+        """
+        tensor = self.tensors.get(name)
+        return tensor if tensor is not None and tensor.dtype in dtypes else None
 
 
 def split(name: str) -> tuple[str, str]:
@@ -71,22 +91,26 @@ def split(name: str) -> tuple[str, str]:
 
 
 def positive(value: object) -> int | None:
-    """`value` if it is a whole number above 0, as JSON may hold anything."""
+    """Give `value` if it is a whole number above 0, None for anything else that JSON may hold."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def weight_name(stem: str) -> str:
-    """The parameter that the codes below `stem` stand for: some files keep its last part in the stem."""
+    """Name the parameter that codes stand for.
+
+    Args:
+        stem: the name of the codes without its last part. In some files it ends in `weight` already.
+    """
     return stem if stem.endswith("weight") else f"{stem}.weight".lstrip(".")
 
 
 def shown(shape: Sequence[int]) -> str:
-    """A shape in words."""
+    """Write a shape for a message, such as 3x4."""
     return "x".join(map(str, shape)) or "one"
 
 
 def _inner(outer: object, key: str) -> Mapping[str, object]:
-    """The section `key` of a section, empty where either is none."""
+    """Give the section `key` of a section, empty where either is none."""
     inner = cast("Mapping[str, object]", outer).get(key) if isinstance(outer, Mapping) else None
     return cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else {}
 
@@ -94,5 +118,5 @@ def _inner(outer: object, key: str) -> Mapping[str, object]:
 def _settings(config: Mapping[str, object]) -> Mapping[str, object]:
     inner = config.get("text_config")
     places = [config, cast("Mapping[str, object]", inner)] if isinstance(inner, Mapping) else [config]
-    found = (place.get(section) for place in places for section in _SECTIONS)
-    return next((cast("Mapping[str, object]", section) for section in found if isinstance(section, Mapping)), {})
+    sections = (place.get(section) for place in places for section in _SECTIONS)
+    return next((cast("Mapping[str, object]", section) for section in sections if isinstance(section, Mapping)), {})

@@ -42,18 +42,34 @@ FLOAT4: NDArray[np.float32] = np.concatenate([_E2M1, -_E2M1])
 
 
 def pairs(table: NDArray[np.float32], *, high_first: bool = False) -> NDArray[np.uint64]:
-    """Decode every byte of two 4-bit codes to two float32 in 8 bytes, the low half first unless `high_first`."""
+    """Make the table that decodes a byte of two 4-bit codes at once.
+
+    Args:
+        table: the 16 values by code, float32.
+        high_first: whether the high half of a byte is the first code.
+
+    Returns:
+        Shape [256]; each entry is the 8 bytes of two float32.
+    """
     low, high = table[np.arange(256) & 15], table[np.arange(256) >> 4]
     return np.stack([high, low] if high_first else [low, high], axis=1).view(np.uint64).reshape(256)
 
 
 def unpack_pairs(packed: RawArray, table: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """The values of bytes, of any integer type, along the last axis: twice as many. `table` is that of `pairs`."""
+    """Decode bytes of two 4-bit codes each.
+
+    Args:
+        packed: integers of any size.
+        table: that of `pairs`.
+
+    Returns:
+        Float32, two values a byte along the last axis.
+    """
     return table[np.ascontiguousarray(packed).view(np.uint8)].view(np.float32)
 
 
 def unpack(packed: RawArray, bits: int, n: int) -> NDArray[np.uint8]:
-    """Codes that lie one after the other from the lowest bit on, along the last axis.
+    """Unpack codes that lie one after the other from the lowest bit on, along the last axis.
 
     Args:
         packed: integers [rows, words], of any size; the bits of a row run through its words in order.
@@ -98,8 +114,8 @@ def apply_groups(
         grouped = values.reshape(rows, -1, group)
         operation(grouped, factors[:, :, None], out=grouped)
         return
-    chosen = np.arange(cols) // group if index is None else index
+    group_of_column = np.arange(cols) // group if index is None else index
     step = max(1, (1 << 20) // cols)
     for start in range(0, rows, step):
         block = values[start : start + step]
-        operation(block, factors[start : start + step, chosen], out=block)
+        operation(block, factors[start : start + step, group_of_column], out=block)

@@ -27,9 +27,9 @@ _FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
     find_mlx,
 )
 SCALE = "scale of a quantised tensor"
-"""The reason of what makes values only together with codes."""
+"""Why a tensor is left out that only scales codes."""
 _PACKED_LEAVES = frozenset({"qweight", "qzeros", "weight_packed", "W_q", "blocks"})
-_PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # 64 bits hold indices
+_PACKING = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})  # integers of 64 bits are indices, no codes
 _SCALE_WORDS = (
     "scale",
     "absmax",
@@ -47,7 +47,7 @@ _SCALE_WORDS = (
 
 
 def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) -> tuple[list[StoredTensor], list[str]]:
-    """Put weights in the place of their codes, and the reason to each tensor whose type keeps it from being analysed.
+    """Put weights in the place of their codes, and give tensors of no float type the reason why they are left out.
 
     Small tensors that hold shapes are read; no codes and no scales are.
 
@@ -56,7 +56,7 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) ->
         config: config.json; its `quantization_config` says what shapes alone leave open.
 
     Returns:
-        The tensors in stored order and a note for each format that was dequantised.
+        The tensors in stored order; a note for each format that was dequantised.
 
     Raises:
         SourceError: a file cannot be read.
@@ -76,7 +76,7 @@ def dequantise(tensors: Sequence[StoredTensor], config: Mapping[str, object]) ->
 
 
 def _find(tensors: Sequence[StoredTensor], bundle: Bundle) -> tuple[dict[str, Weight], dict[str, str]]:
-    """The weights by the names of their codes, and why other tensors are none."""
+    """Find the weights, by the names of their codes, and the reasons why other codes are refused."""
     weights: dict[str, Weight] = {}
     refused: dict[str, str] = {}
     foreign, method = foreign_modules(bundle), foreign_method(bundle)
@@ -108,7 +108,7 @@ def _weight(tensor: StoredTensor, bundle: Bundle, method: str | None) -> Weight 
         return find_bitsandbytes(tensor, bundle)
     if method is not None and tensor.dtype in _PACKING and len(tensor.shape) > 1:
         raise NotUnderstood(f"{method} is not read")
-    weight = next((found for find in _FINDERS if (found := find(tensor, bundle)) is not None), None)
+    weight = next((match for find in _FINDERS if (match := find(tensor, bundle)) is not None), None)
     if weight is not None and 0 in (*weight.shape, *(size for part in weight.parts for size in part.shape)):
         raise NotUnderstood("empty: a dimension is 0")
     return weight
@@ -132,9 +132,9 @@ def _tensors(n: int) -> str:
     return f"{n} tensor{'' if n == 1 else 's'}"
 
 
-def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, found: set[str]) -> dict[str, str]:
-    """Why tensors that are no codes of a known format are left out."""
-    codes = found | {t.name for t in tensors if t.values_dtype not in FLOAT_TYPES and _holds_codes(t, bundle)}
+def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, known_codes: set[str]) -> dict[str, str]:
+    """Say why tensors that are no codes of a known format are left out."""
+    codes = known_codes | {t.name for t in tensors if t.values_dtype not in FLOAT_TYPES and _holds_codes(t, bundle)}
     owners = {owner for name in codes for owner in (name, split(name)[0])} - {""}
     reasons = ((tensor.name, _reason(tensor, codes, owners)) for tensor in tensors)
     return {name: reason for name, reason in reasons if reason is not None}

@@ -30,7 +30,14 @@ NV_ROUNDING = Rounding(relative=0.092)
 
 
 def find_float4(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """An mxfp4 or nvfp4 weight with its scales; None for anything else.
+    """Find the scales of a tensor of mxfp4 or nvfp4 codes.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: its scales are missing, do not fit, or lie in another order.
@@ -81,17 +88,17 @@ def _gpt_oss(codes: StoredTensor, bundle: Bundle) -> Weight:
 
 def _decode(
     scale: StoredTensor,
-    more: StoredTensor | None,
+    global_tensor: StoredTensor | None,
     divides: bool,
     raw: RawArray,
     scales: RawArray,
-    *whole: RawArray,
+    *global_scales: RawArray,
 ) -> NDArray[np.float32]:
     values = unpack_pairs(raw, _PAIRS)
     factors = floats(scales, scale)
-    if more is not None:
-        one = floats(whole[0], more).reshape(-1)[0]
-        factors = factors / one if divides else factors * one
+    if global_tensor is not None:
+        global_scale = floats(global_scales[0], global_tensor).reshape(-1)[0]
+        factors = factors / global_scale if divides else factors * global_scale
     apply_groups(np.multiply, values, factors, values.shape[1] // factors.shape[1])
     return values
 

@@ -27,7 +27,14 @@ _AWQ_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def find_gptq(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A GPTQ or AWQ weight with its scales and zeros; None for anything else.
+    """Find the scales and zeros of a tensor of GPTQ or AWQ codes.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit, or the configuration names another layout.
@@ -61,10 +68,10 @@ def _gptq(
         raise NotUnderstood(f"GPTQ in the layout {layout!r}")
     groups, rows = scales.shape
     fitting = [b for b in _BITS if zeros.shape[1] == -(-rows * b // 32)]
-    chosen = fitting if len(fitting) == 1 else [b for b in fitting if b == bundle.number("bits")]
-    if len(chosen) != 1:
+    candidates = fitting if len(fitting) == 1 else [b for b in fitting if b == bundle.number("bits")]
+    if len(candidates) != 1:
         raise NotUnderstood(f"GPTQ with {bundle.settings.get('bits', 'an unknown number of')} bits")
-    bits = chosen[0]
+    bits = candidates[0]
     cols = codes.shape[0] * 32 // bits if order is None else order.shape[0] if len(order.shape) == 1 else 0
     group = _group(cols, groups, bundle)
     if codes.shape[0] != -(-cols * bits // 32) or group is None:
@@ -101,7 +108,7 @@ def _awq(name: str, codes: StoredTensor, zeros: StoredTensor, scales: StoredTens
 
 
 def _layout(bundle: Bundle) -> str:
-    """The `checkpoint_format`; AutoRound says it at the end of its `packing_format`."""
+    """Read the `checkpoint_format`, which AutoRound writes at the end of its `packing_format`."""
     packing = str(bundle.settings.get("packing_format") or "").rpartition(":")[2]
     if packing:
         return "gptq" if packing in ("auto_gptq", "exllamav2", "auto_round") else packing
@@ -109,7 +116,7 @@ def _layout(bundle: Bundle) -> str:
 
 
 def _group(cols: int, groups: int, bundle: Bundle) -> int | None:
-    """Inputs of a group: as configured where that fits, or the whole number that gives so many groups."""
+    """Compute the inputs of a group: as configured where that fits, or the whole number that gives so many groups."""
     stated = bundle.number("group_size")
     if stated is not None and -(-cols // stated) == groups:
         return min(stated, cols)
@@ -139,7 +146,7 @@ def _decode_gptq(
 
 
 def _index(order: RawArray, group: int, groups: int, scales: StoredTensor) -> RawArray | None:
-    """The group of each input, None where they follow each other."""
+    """Give the group of each input; None where groups follow each other."""
     if order.min() < 0 or order.max() >= groups:
         raise SourceError(f"'{scales.file}' is damaged: g_idx beside '{scales.name}' names groups that are not there")
     return None if np.array_equal(order, np.arange(len(order)) // group) else order

@@ -26,7 +26,13 @@ class Grid:
     cols: int
 
     def apply(self, operation: np.ufunc, values: NDArray[np.float32], scales: NDArray[np.float32]) -> None:
-        """Combine `values` [rows, cols], in place, with scales that `fit` accepted."""
+        """Combine each value with the scale of its block, in place.
+
+        Args:
+            operation: numpy.multiply, numpy.subtract.
+            values: shape [rows, cols].
+            scales: of a shape that `fit` accepted.
+        """
         rows, cols = values.shape
         scales = scales.reshape(-(-rows // self.rows), -(-cols // self.cols))
         if self.rows == 1 and scales.shape[1] == 1:
@@ -38,12 +44,15 @@ class Grid:
 
 
 def fit(shape: tuple[int, int], scales: Sequence[int], block: Sequence[int] | None) -> Grid | None:
-    """How scales of a shape lie over a matrix, or None where that is not clear.
+    """Find how scales lie over a matrix.
 
     Args:
         shape: (rows, cols) of the matrix.
         scales: shape of the scales.
         block: (rows, cols) of a block as the configuration says, or None.
+
+    Returns:
+        The blocks, None where the shapes do not show them.
     """
     rows, cols = shape
     if math.prod(scales) == 1:
@@ -61,17 +70,29 @@ def fit(shape: tuple[int, int], scales: Sequence[int], block: Sequence[int] | No
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(rows, cols) of a tensor whose first axis is that of the outputs."""
+    """Flatten the shape of a tensor to (rows, cols). Its first axis is that of the outputs."""
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
 def item_shape(shape: Sequence[int], part: Sequence[int]) -> tuple[int, ...]:
-    """The shape of what `part` holds for one item of a stack of `shape`."""
+    """Give the shape of what a part holds for one item of a stack.
+
+    Args:
+        shape: of the stack.
+        part: shape of the part. It belongs to all items where its first axis is not that of the stack.
+    """
     return tuple(part[1:] if part[:1] == shape[:1] else part)
 
 
 def block_size(value: object) -> tuple[int, int] | None:
-    """`weight_block_size` of a configuration if it is two positive whole numbers."""
+    """Read the `weight_block_size` of a configuration.
+
+    Args:
+        value: whatever the configuration holds there.
+
+    Returns:
+        (rows, cols) if these are two positive whole numbers, None for anything else.
+    """
     if not isinstance(value, list | tuple) or len(value) != 2:
         return None
     height, width = value

@@ -29,7 +29,14 @@ _PAIRS = pairs(FLOAT4)
 
 
 def find_compressed(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A pack-quantized weight of compressed-tensors; None for anything else.
+    """Find the scales of a tensor of pack-quantized codes (compressed-tensors).
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit.
@@ -69,7 +76,14 @@ def find_compressed(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """A weight of MLX, affine or mxfp4; None for anything else.
+    """Find the scales of a tensor of MLX's codes, affine or mxfp4.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: parts are missing or do not fit, or the configuration does not say the size of a group.
@@ -110,7 +124,7 @@ def find_mlx(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def _shape(tensor: StoredTensor | None) -> tuple[int, ...] | None:
-    """The sizes that a small tensor of integers holds, if they can be a shape."""
+    """Read the sizes that a small tensor of integers holds; None where they are no shape."""
     if tensor is None or tensor.shape not in ((2,), (3,)):
         return None
     sizes = tuple(int(size) for size in array(tensor))
@@ -119,18 +133,18 @@ def _shape(tensor: StoredTensor | None) -> tuple[int, ...] | None:
 
 def _bits(words: int, cols: int, bundle: Bundle) -> int:
     fitting = [bits for bits in range(1, 9) if -(-cols * bits // 32) == words]
-    chosen = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in bundle.bits]
-    if len(chosen) != 1:
+    candidates = fitting if len(fitting) == 1 else [bits for bits in fitting if bits in bundle.bits]
+    if len(candidates) != 1:
         raise NotUnderstood(f"pack-quantized: {words} words for {cols} values, a number of bits that is not clear")
-    return chosen[0]
+    return candidates[0]
 
 
 def _mlx_settings(parent: str, bundle: Bundle) -> Mapping[str, object]:
     """Look up the settings of a layer: its own where it has some, else those of all."""
     section = bundle.config.get("quantization", bundle.settings)
     whole = cast("Mapping[str, object]", section) if isinstance(section, Mapping) else bundle.settings
-    own = whole.get(parent)
-    return {**whole, **cast("Mapping[str, object]", own)} if isinstance(own, Mapping) else whole
+    layer_section = whole.get(parent)
+    return {**whole, **cast("Mapping[str, object]", layer_section)} if isinstance(layer_section, Mapping) else whole
 
 
 def _decode_compressed(

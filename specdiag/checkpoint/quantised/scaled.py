@@ -32,7 +32,14 @@ _ROW_FORMAT = 0
 
 
 def find_float8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """An fp8 weight with its scales, or without any where it is a plain cast; None for anything else.
+    """Find the scales of a tensor of fp8 codes. Those of a plain cast have none.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor.
 
     Raises:
         NotUnderstood: its scales are missing, or do not fit.
@@ -55,10 +62,17 @@ def find_float8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def find_int8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
-    """An int8 weight with its scales; None for anything else.
+    """Find the scales of a tensor of int8 codes.
+
+    Args:
+        codes: a tensor that may hold the codes of a weight.
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The weight; None for any other tensor, also for int8 values without scales.
 
     Raises:
-        NotUnderstood: its scales are missing, do not fit, or are of a kind whose order of values is not known.
+        NotUnderstood: its scales do not fit, or belong to a layout whose order of values is not known.
     """
     parent, leaf = split(codes.name)
     if codes.dtype != "I8" or len(codes.shape) < 2 or "qzeros" in bundle.leaves[parent]:
@@ -84,21 +98,30 @@ def find_int8(codes: StoredTensor, bundle: Bundle) -> Weight | None:
 
 
 def find_scale(name: str, bundle: Bundle, *more: str) -> StoredTensor | None:
-    """Find the scale of the codes `name` by any of the names in use: floats, or of the types `more`."""
+    """Find the scale of codes by any of the names in use.
+
+    Args:
+        name: of the weight.
+        bundle: all tensors and the configuration.
+        more: types that scales may have beside floats.
+
+    Returns:
+        The scale, floats before other types; None without one.
+    """
     parent, leaf = split(name)
     names = [f"{name}_scale_inv", f"{name}_scale"]
     if leaf == "weight":
         names += [f"{parent}.{word}" if parent else word for word in ("scale_weight", "qscale_weight", "scale")]
-    found = bundle.floats(*names)
+    scale = bundle.floats(*names)
     typed = (bundle.integers(name, *more) for name in names) if more else ()
-    return found or next((tensor for tensor in typed if tensor is not None), None)
+    return scale or next((tensor for tensor in typed if tensor is not None), None)
 
 
 def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
-    """fp8 without scales is what a plain cast writes, but only where nothing hints at scales."""
+    """Check that nothing hints at scales: only a plain cast writes fp8 without them."""
     parent, leaf = split(codes.name)
-    named = (word for word in bundle.leaves[parent] if leaf == "weight" or word.startswith(leaf))
-    unknown_scales = {word for word in named if "scale" in word}
+    words = (word for word in bundle.leaves[parent] if leaf == "weight" or word.startswith(leaf))
+    unknown_scales = {word for word in words if "scale" in word}
     if unknown_scales:
         raise NotUnderstood(f"nothing is known of {', '.join(sorted(unknown_scales))}")
     if bundle.settings:
@@ -106,7 +129,10 @@ def _require_plain(codes: StoredTensor, bundle: Bundle) -> None:
 
 
 def _require_eight_bits(codes: StoredTensor, grid: Grid, bundle: Bundle) -> None:
-    """Some files keep two codes of 4 bits in an int8. Their scales come by groups, or a configuration says so."""
+    """Check that each int8 holds one code. Some files keep two codes of 4 bits in it.
+
+    These have a scale for each group, or their configuration says so.
+    """
     if bundle.bits and 8 not in bundle.bits:
         raise NotUnderstood(f"the configuration says {min(bundle.bits)} bits")
     if not bundle.bits and grid.cols < matrix_shape(codes.shape[len(codes.shape) == 3 :])[1]:

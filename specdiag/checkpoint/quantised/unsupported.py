@@ -1,4 +1,4 @@
-"""Formats that are known by name only: their codes are refused in their own words, never analysed."""
+"""Formats that are known by name only. Their codes are refused with the name of the format, never analysed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Family:
     Attributes:
         name: what it is called.
         codes: the last part of the name of its codes.
-        beside: of another tensor without which the first may be anything.
+        marker: the last part of the name of a tensor beside them, without which the codes may be anything.
         floats: whether the codes may be stored in a float type. A float parameter W_q is a weight in most models.
     """
 
     name: str
     codes: str
-    beside: str | None = None
+    marker: str | None = None
     floats: bool = False
 
 
@@ -67,26 +67,41 @@ _METHODS = {
 
 
 def foreign_modules(bundle: Bundle) -> dict[str, Family]:
-    """Find the modules whose tensors show a format that is not read, each with its format."""
-    found: dict[str, Family] = {}
+    """Find the modules whose tensors show a format that is not read.
+
+    Args:
+        bundle: all tensors and the configuration.
+
+    Returns:
+        The format of each such module, by its name.
+    """
+    families: dict[str, Family] = {}
     for parent, leaves in bundle.leaves.items():
         for family in _FAMILIES:
-            if family.codes not in leaves or (family.beside is not None and family.beside not in leaves):
+            if family.codes not in leaves or (family.marker is not None and family.marker not in leaves):
                 continue
             codes = bundle.tensors[f"{parent}.{family.codes}" if parent else family.codes]
             is_codes = family.floats or codes.values_dtype not in FLOAT_TYPES
             if is_codes and (family.name != _IN_FOLDERS or f"{parent}.centroids" in bundle.leaves):
-                found.setdefault(parent, family)
-    return found
+                families.setdefault(parent, family)
+    return families
 
 
 def foreign_method(bundle: Bundle) -> str | None:
-    """The name of the format where the configuration says one that is not read."""
+    """Name the format that the configuration states if it is one that is not read; None for others."""
     return _METHODS.get(bundle.method)
 
 
 def belongs(name: str, modules: dict[str, Family]) -> Family | None:
-    """The format of the module that a tensor is a part of, its bias apart."""
+    """Find the unsupported format that a tensor is a part of. Biases are plain tensors in all of them.
+
+    Args:
+        name: of the tensor.
+        modules: as `foreign_modules` finds them.
+
+    Returns:
+        The format, None where its module has none.
+    """
     parent, leaf = split(name)
     if leaf == "bias":
         return None

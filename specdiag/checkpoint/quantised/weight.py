@@ -15,7 +15,7 @@ from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 
 Decode = Callable[..., NDArray[np.float32]]
-"""Computes the values of a weight from one array a part."""
+"""Computes the values of a weight from the raw values of its parts."""
 
 
 class NotUnderstood(Exception):
@@ -47,7 +47,7 @@ class Weight:
     scaled: bool = True
 
     def tensor(self) -> StoredTensor:
-        """The weight as a tensor whose values are computed when it is read."""
+        """Give the weight as a tensor whose values are computed when it is read."""
         codes = self.parts[0]
         return StoredTensor(
             name=self.name,
@@ -66,15 +66,23 @@ class Weight:
         return None if None in memory else memory
 
     def per_item(self, part: StoredTensor) -> bool:
-        """Tell whether a part has an entry for each item of the stack."""
+        """Tell whether a part has an entry for each item of the stack.
+
+        Args:
+            part: codes, scales or the like; one of `parts`.
+        """
         return self.stacked and part.shape[:1] == self.shape[:1]
 
 
 def array(tensor: StoredTensor, index: int | None = None) -> RawArray:
-    """The raw values in the shape of the tensor, or of its item `index`. Types that numpy lacks come as bytes.
+    """Read the raw values of a tensor in its shape. Types that numpy lacks come as bytes.
+
+    Args:
+        tensor: codes, scales or the like.
+        index: of the first axis; None for all of it.
 
     Raises:
-        SourceError: the file does not hold as many.
+        SourceError: the file holds another number of values.
     """
     shape = tensor.shape if index is None else tensor.shape[1:]
     raw = tensor.read(index)
@@ -88,7 +96,12 @@ def array(tensor: StoredTensor, index: int | None = None) -> RawArray:
 
 
 def floats(raw: RawArray, tensor: StoredTensor) -> NDArray[np.float32]:
-    """Scales as float32, from what `array` gave."""
+    """Convert scales to float32.
+
+    Args:
+        raw: their raw values, as `array` gives them.
+        tensor: the scales; its type says how to read the values.
+    """
     from specdiag.checkpoint.quantised.codes import FLOAT8
 
     if tensor.dtype in FLOAT_TYPES:
@@ -111,10 +124,10 @@ def _read(weight: Weight, index: int | None) -> NDArray[np.float32]:
         if index is not None:
             raw = [array(part, index if weight.per_item(part) else None) for part in weight.parts]
             return _decode(weight, raw, weight.shape[1:])
-        held = [(weight.per_item(part), array(part)) for part in weight.parts]
+        parts = [(weight.per_item(part), array(part)) for part in weight.parts]
         values = np.empty(weight.shape, np.float32)
         for i, item in enumerate(values):
-            item[...] = _decode(weight, [raw[i] if own else raw for own, raw in held], weight.shape[1:])
+            item[...] = _decode(weight, [raw[i] if is_stacked else raw for is_stacked, raw in parts], weight.shape[1:])
         return values
 
 

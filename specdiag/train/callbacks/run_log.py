@@ -145,11 +145,11 @@ class StopCallback(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = interrupts.stopping()
+        numbers = interrupts.stopping_signals()
         before = [signal.getsignal(number) for number in numbers]
 
         def stop(number: int, frame: FrameType | None) -> None:
-            interrupts.received(number)
+            interrupts.remember(number)
             if self.wanted and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.wanted = True

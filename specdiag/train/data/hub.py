@@ -178,7 +178,7 @@ def _sentence(data: HubData, error: BaseException, advice: str) -> str:
         RevisionNotFoundError,
     )
 
-    from specdiag.checkpoint.hub import answered, transport_errors
+    from specdiag.checkpoint.hub import explain_refusal, transport_errors
 
     page = f"{constants.ENDPOINT}/datasets/{data.repo}"
     chain = list(_chain(error))
@@ -202,7 +202,7 @@ def _sentence(data: HubData, error: BaseException, advice: str) -> str:
         return f"{data.repo} holds no files that datasets can read (parquet, json, csv, text): see {page}/tree/main"
     refused = of(HfHubHTTPError)
     if isinstance(refused, HfHubHTTPError) and getattr(refused, "response", None) is not None:
-        return answered(data.repo, refused)
+        return explain_refusal(data.repo, refused)
     if of(*transport_errors(), ConnectionError, TimeoutError):
         reason = type(chain[-1]).__name__
         return f"{constants.ENDPOINT} cannot be reached for {data.name}, or broke off ({reason}): check the connection"

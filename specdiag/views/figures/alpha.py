@@ -39,27 +39,30 @@ def alpha(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """Exponents by layer: a line a role, the null of each role's shape dashed, and each role's range at the right.
+    """Draw exponents by layer: a line a role, the null of its shape dashed, and the range of each role at the right.
 
     Matrices outside of the layers (embeddings) are left out, unless there are no others. Where a role has several
     matrices in a layer (experts), the line is their median and the band their range.
 
     Args:
-        report: what `analyze` found.
+        report: from `analyze` or `load_report`.
         basis: `alpha`, or `square` for square_alpha, in which shapes play no part.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
 
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
+
     Raises:
         UsageError: nothing of the kind is in the report.
     """
     name = column(report, basis)
-    known = [r for r in choose(report, include, layers, roles) if value(r, name) is not None]
-    if not known:
+    valued = [r for r in choose(report, include, layers, roles) if value(r, name) is not None]
+    if not valued:
         raise UsageError(f"{report.source}: no matrix that was asked for has a value of {name}")
-    layered = [r for r in known if r.layer is not None]
-    chosen = layered or known
+    layered = [r for r in valued if r.layer is not None]
+    chosen = layered or valued
     rows: dict[str | None, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(chosen):
         rows[r.component].append(r)
@@ -90,14 +93,20 @@ def alpha(
 
 
 def _spread(axes: Axes, groups: Groups, column: str, null_label: str) -> None:
-    """The range of each role as a line, its median as the role's marker, and the median null as a dash."""
+    """Draw the range of each role as a line, its median as the role's marker, and the median null as a dash."""
     for x, (_, records) in enumerate(groups.items()):
-        found = [v for r in records if (v := value(r, column)) is not None]
+        values = [v for r in records if (v := value(r, column)) is not None]
         nulls = [v for r in records if (v := null(r, column)) is not None]
         look = ROLE_STYLES[records[0].role]
-        axes.plot([x, x], [min(found), max(found)], color=look.colour, alpha=0.45, linewidth=4, solid_capstyle="butt")
+        axes.plot([x, x], [min(values), max(values)], color=look.colour, alpha=0.45, linewidth=4, solid_capstyle="butt")
         axes.plot(
-            x, median(found), look.marker, color=look.colour, markeredgecolor="white", markeredgewidth=0.6, markersize=7
+            x,
+            median(values),
+            look.marker,
+            color=look.colour,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            markersize=7,
         )
         if nulls:
             axes.plot(
@@ -121,10 +130,10 @@ def _lines(axes: Axes, groups: Groups, name: str) -> None:
                 by_layer[r.layer or 0].append(v)
         style = ":" if records[0].cross_attention else "-"
         size = 4.5 if len(by_layer) <= 30 else 3
-        line = [median(found) for found in by_layer.values()]
+        line = [median(values) for values in by_layer.values()]
         axes.plot(list(by_layer), line, style, marker=look.marker, color=look.colour, markersize=size, label=label)
         if len(records) > len(by_layer):
-            low, high = [min(found) for found in by_layer.values()], [max(found) for found in by_layer.values()]
+            low, high = [min(values) for values in by_layer.values()], [max(values) for values in by_layer.values()]
             axes.fill_between(list(by_layer), low, high, color=look.colour, alpha=0.2, linewidth=0)
 
 
@@ -132,12 +141,12 @@ def _nulls(axes: Axes, groups: Groups, name: str) -> None:
     """Draw the score of noise of each role's shape, once for roles that share it."""
     shared: dict[tuple[tuple[int, float], ...], list[str]] = defaultdict(list)
     for label, records in groups.items():
-        found = {r.layer or 0: v for r in records if (v := null(r, name)) is not None}
-        if found:
-            shared[tuple(sorted(found.items()))].append(label)
-    for dashes, (found, labels) in zip(_NULL_DASHES * len(shared), shared.items(), strict=False):
+        levels = {r.layer or 0: v for r in records if (v := null(r, name)) is not None}
+        if levels:
+            shared[tuple(sorted(levels.items()))].append(label)
+    for dashes, (levels, labels) in zip(_NULL_DASHES * len(shared), shared.items(), strict=False):
         colour = NULL if len(labels) > 1 else ROLE_STYLES[groups[labels[0]][0].role].colour
-        x, y = [layer for layer, _ in found], [v for _, v in found]
+        x, y = [layer for layer, _ in levels], [v for _, v in levels]
         at = f" {y[0]:.2f}" if max(y) - min(y) < 0.005 else ""
         axes.plot(
             [x[0] - 0.4, *x, x[-1] + 0.4],

@@ -1,4 +1,4 @@
-"""Panels and ticks. A tick costs more to draw than a curve, and labels must not meet: they are placed by hand, few."""
+"""Panels and ticks. Ticks cost more to draw than curves, and labels must not meet: few are placed, by rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import FigureBase
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 _ALL_TICKS_UP_TO = 9
-"""Panels: beyond, only the lowest have ticks below."""
+"""Number of panels beyond which only those in the lowest row have ticks below."""
 
 
 class Panel(NamedTuple):
@@ -25,7 +25,13 @@ class Panel(NamedTuple):
 
 
 def panels(figure: FigureBase, n: int, columns: int) -> list[Panel]:
-    """`n` axes in rows of `columns`, without ticks where a neighbour has the same."""
+    """Add axes in rows to a figure.
+
+    Args:
+        figure: an empty figure, or a part of one.
+        n: number of axes.
+        columns: axes in a row; the last row may have fewer.
+    """
     columns = min(columns, n)
     rows = -(-n // columns)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -35,14 +41,27 @@ def panels(figure: FigureBase, n: int, columns: int) -> list[Panel]:
 
 
 def hide_inner(panels: Sequence[Panel]) -> None:
-    """Leave out the ticks that panels share with their neighbours: of the left axis always, below where many."""
+    """Leave out the ticks that panels share with their neighbours.
+
+    Ticks of the left axis stay at the left alone. Those below stay everywhere, but for many panels.
+
+    Args:
+        panels: of one figure.
+    """
     for panel in panels:
         panel.axes.xaxis.set_visible(panel.bottom or len(panels) <= _ALL_TICKS_UP_TO)
         panel.axes.yaxis.set_visible(panel.left)
 
 
 def log_axis(axis: Axis, low: float, high: float, most: int) -> None:
-    """A logarithmic axis from `low` to `high` with at most `most` labelled ticks, three where that many fit."""
+    """Make an axis logarithmic, with few ticks.
+
+    Args:
+        axis: the axis.
+        low: its lower end, above 0.
+        high: its upper end.
+        most: the largest number of labelled ticks; where round numbers allow it there are at least three.
+    """
     horizontal = isinstance(axis, XAxis)
     (axis.axes.set_xscale if horizontal else axis.axes.set_yscale)("log")
     (axis.axes.set_xlim if horizontal else axis.axes.set_ylim)(low, high)
@@ -53,7 +72,15 @@ def log_axis(axis: Axis, low: float, high: float, most: int) -> None:
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers within [low, high]: decades, every second or third one, or 1-2-5 where decades are too few."""
+    """Choose round numbers on a logarithmic axis.
+
+    They are decades, every second or third one, or steps of 1-2-5 where decades are too few.
+
+    Args:
+        low: lower end of the axis, above 0.
+        high: its upper end.
+        most: the largest number of ticks.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for steps in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)):
         ticks = [s * 10.0**e for e in range(first, last + 1) for s in steps if low <= s * 10.0**e <= high]
@@ -64,7 +91,14 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def layer_axis(axis: Axis, layers: Iterable[int], most: int, *, label: bool = True) -> None:
-    """Ticks at whole layers, at most `most` of them."""
+    """Put ticks at whole layers.
+
+    Args:
+        axis: the axis.
+        layers: those on it.
+        most: the largest number of ticks.
+        label: write "layer" beside it.
+    """
     _fix(axis, layer_ticks(layers, most))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     if label:
@@ -72,16 +106,27 @@ def layer_axis(axis: Axis, layers: Iterable[int], most: int, *, label: bool = Tr
 
 
 def layer_ticks(layers: Iterable[int], most: int) -> list[float]:
-    """Layers to label: all of them, or every 2nd, 5th, 10th, ..."""
-    known = sorted(set(layers))
+    """Choose the layers to label: all of them, or every 2nd, 5th, 10th, ...
+
+    Args:
+        layers: those on the axis, at least one.
+        most: the largest number of labels.
+    """
+    numbers = sorted(set(layers))
     step = next(
-        s * 10**e for e in range(9) for s in (1, 2, 5) if len([x for x in known if x % (s * 10**e) == 0]) <= most
+        s * 10**e for e in range(9) for s in (1, 2, 5) if len([x for x in numbers if x % (s * 10**e) == 0]) <= most
     )
-    return [float(x) for x in known if x % step == 0] or [float(known[0])]
+    return [float(x) for x in numbers if x % step == 0] or [float(numbers[0])]
 
 
 def log_bins(eigenvalues: Sequence[np.ndarray], low: float, high: float) -> np.ndarray:
-    """Edges of logarithmic bins over [low, high], finer where there are more eigenvalues."""
+    """Choose the edges of logarithmic bins, finer where there are more eigenvalues.
+
+    Args:
+        eigenvalues: of the spectra that share the bins.
+        low: the first edge.
+        high: the last edge.
+    """
     n = max(len(values) for values in eigenvalues)
     return np.geomspace(low, high, int(np.clip(1.6 * n**0.5, 14, 60)) + 1)
 

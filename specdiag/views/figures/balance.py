@@ -1,4 +1,4 @@
-"""Is the spectrum balanced? One checkpoint, or two side by side: by module type, by group, and as the score."""
+"""How balanced the exponents of one or two checkpoints are: by module type, by group, and as the score."""
 
 from __future__ import annotations
 
@@ -46,27 +46,30 @@ NOISE = "random matrix of that shape"
 
 @styled
 def balance(report: SpectralReport, other: SpectralReport | None = None, *, basis: Basis = "square") -> ReportFigure:
-    """Four views of how far the exponents of a checkpoint lie apart, of one or two checkpoints.
+    """Draw four views of how far the exponents of a checkpoint lie apart, of one or two checkpoints.
 
     Medians per module type as bars beside what noise scores; means of q and k, v and o, and the MLP with the range
     from smallest to largest; spectra of an attention and an MLP matrix of the middle layer; and the balance score,
     standard deviation and range of square_alpha, which the report itself states.
 
     Args:
-        report: what `analyze` found.
-        other: the checkpoint that it is held against, such as one trained with another decay.
+        report: from `analyze` or `load_report`.
+        other: the report of a checkpoint to compare with, such as one trained with another decay.
         basis: `square` for square_alpha, which may be compared across shapes, or `alpha` as in the AlphaDecay paper.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: a report has no such exponents.
     """
     reports = [report] if other is None else [report, other]
-    for name, held in zip(("report", "other"), reports, strict=False):
-        check_report(held, name)
+    for name, each in zip(("report", "other"), reports, strict=False):
+        check_report(each, name)
     name = next(column(r, basis) for r in reversed(reports))
     roles = types(reports, name)
-    groups = [g for g in _GROUPS if any(_values(held, g.roles, name) for held in reports)]
-    examples = [found for family in ("attention", "mlp") if (found := _example(reports, family))]
+    groups = [g for g in _GROUPS if any(_values(each, g.roles, name) for each in reports)]
+    examples = [pair for family in ("attention", "mlp") if (pair := _example(reports, family))]
     notes = () if examples else ("saved without eigenvalues: no densities",)
     title = "Balance: the closer the exponents lie together, the more balanced"
     upper = 0.9 + 0.22 * len(roles) * (1 + len(reports))
@@ -74,7 +77,7 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
     rows = [max(upper, 2.4), 2.6] if examples else [upper]
     grid = figure.add_gridspec(len(rows), 2, height_ratios=rows)
     bars, means = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
-    labels = [f"{n}\n{score(held)}" for n, held in zip(report_names(reports), reports, strict=True)]
+    labels = [f"{n}\n{score(each)}" for n, each in zip(report_names(reports), reports, strict=True)]
     draw_types(bars, reports, roles, name, labels)
     _means(means, reports, groups, name)
     if examples:
@@ -87,16 +90,24 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
 def draw_types(
     axes: Axes, reports: Sequence[SpectralReport], roles: Sequence[Role], name: str, labels: Sequence[str]
 ) -> None:
-    """Paired horizontal bars: the median exponent of each module type, with that of noise as a dash."""
+    """Draw paired horizontal bars: the median exponent of each module type, with that of noise as a dash.
+
+    Args:
+        axes: an empty panel.
+        reports: a bar of each for every role.
+        roles: the module types, from the top.
+        name: the column, `alpha` or `square_alpha`.
+        labels: of the reports, for the legend.
+    """
     thick = 0.8 / len(reports)
     for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
         for y, role in enumerate(roles):
-            found = _values(report, (role,), name)
-            if not found:
+            values = _values(report, (role,), name)
+            if not values:
                 continue
             at = y - 0.4 + thick * (i + 0.5)
-            axes.barh(at, median(found) - 1, thick * 0.94, left=1, color=REPORT_COLOURS[i], label=label)
-            axes.text(1, at, f" {median(found):.2f}", va="center", fontsize=7.5, color=INK if i else "white")
+            axes.barh(at, median(values) - 1, thick * 0.94, left=1, color=REPORT_COLOURS[i], label=label)
+            axes.text(1, at, f" {median(values):.2f}", va="center", fontsize=7.5, color=INK if i else "white")
             nulls = [v for r in report if r.role == role and (v := null(r, name)) is not None]
             if nulls:
                 axes.plot([median(nulls)] * 2, [at - thick / 2, at + thick / 2], color=NULL, linewidth=1.6, label=NOISE)
@@ -109,17 +120,25 @@ def draw_types(
 
 
 def types(reports: Sequence[SpectralReport], name: str) -> list[Role]:
-    """The roles of attention and MLP that have values, in their order."""
-    there = {
-        r.role for held in reports for r in held if value(r, name) is not None and r.family in ("attention", "mlp")
+    """Find the roles of attention and MLP that have values, in their order.
+
+    Args:
+        reports: those of the figure.
+        name: the column.
+
+    Raises:
+        UsageError: there is none.
+    """
+    present = {
+        r.role for report in reports for r in report if value(r, name) is not None and r.family in ("attention", "mlp")
     }
-    if not there:
+    if not present:
         raise UsageError(f"{reports[0].source} has no attention or MLP matrix with a value of {name}")
-    return [role for role in ROLES if role in there]
+    return [role for role in ROLES if role in present]
 
 
 def score(report: SpectralReport) -> str:
-    """The balance score, as the report has it."""
+    """Write the balance score of a report."""
     sd, extent = report.summary.balance_sd, report.summary.balance_range
     return "no balance score" if sd is None else f"square_alpha: sd {sd:.3f}, range {extent:.3f}"
 
@@ -127,12 +146,12 @@ def score(report: SpectralReport) -> str:
 def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group], name: str) -> None:
     for i, report in enumerate(reports):
         for x, group in enumerate(groups):
-            found = _values(report, group.roles, name)
-            if not found:
+            values = _values(report, group.roles, name)
+            if not values:
                 continue
             at = x + (i - (len(reports) - 1) / 2) * 0.3
-            axes.bar(at, max(found) - min(found), 0.22, bottom=min(found), color=REPORT_COLOURS[i], alpha=0.35)
-            axes.plot(at, fmean(found), group.marker, color=REPORT_COLOURS[i], markeredgecolor=INK, markersize=7)
+            axes.bar(at, max(values) - min(values), 0.22, bottom=min(values), color=REPORT_COLOURS[i], alpha=0.35)
+            axes.plot(at, fmean(values), group.marker, color=REPORT_COLOURS[i], markeredgecolor=INK, markersize=7)
     axes.use_sticky_edges = False
     axes.margins(y=0.08)
     axes.set_xticks(range(len(groups)), [g.name for g in groups])
@@ -143,28 +162,30 @@ def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group
 
 
 def _densities(places: Sequence[Axes], examples: Sequence[Sequence[Curve]]) -> None:
-    span = span_of([c for held in examples for c in held], details=False)
+    span = span_of([c for pair in examples for c in pair], details=False)
     heights: list[float] = []
-    for axes, held in zip(places, examples, strict=True):
-        heights += draw(axes, held, span, details=False, markers=True)
-        r = held[0].record
-        alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in held)
+    for axes, pair in zip(places, examples, strict=True):
+        heights += draw(axes, pair, span, details=False, markers=True)
+        r = pair[0].record
+        alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in pair)
         axes.set_title(f"{'' if r.layer is None else f'layer {r.layer} '}{r.role}: alpha {alphas}")
     finish([Panel(axes, i == 0, True) for i, axes in enumerate(places)], span, heights, 5)
 
 
 def _example(reports: Sequence[SpectralReport], family: str) -> list[Curve]:
-    """The first matrix of a family in the middle layer, of each report that has it and its eigenvalues."""
-    there = [(place, r) for place, r in by_place(reports[0]).items() if r.family == family and r.alpha is not None]
-    layers = sorted({r.layer for _, r in there if r.layer is not None})
-    wanted = layers[len(layers) // 2] if layers else None
-    inside = [(place, r) for place, r in there if r.layer == wanted]
+    """Find the first matrix of a family in the middle layer, in each report that has it and its eigenvalues."""
+    candidates = [(place, r) for place, r in by_place(reports[0]).items() if r.family == family and r.alpha is not None]
+    layers = sorted({r.layer for _, r in candidates if r.layer is not None})
+    middle = layers[len(layers) // 2] if layers else None
+    inside = [(place, r) for place, r in candidates if r.layer == middle]
     if not inside:
         return []
-    place, _ = min(inside, key=lambda found: ROLES.index(found[1].role))
-    held = [(i, report, by_place(report).get(place)) for i, report in enumerate(reports)]
+    place, _ = min(inside, key=lambda candidate: ROLES.index(candidate[1].role))
+    counterparts = [(i, report, by_place(report).get(place)) for i, report in enumerate(reports)]
     try:
-        curves = [curve(report, r, REPORT_COLOURS[i], "_density", "os"[i]) for i, report, r in held if r is not None]
+        curves = [
+            curve(report, r, REPORT_COLOURS[i], "_density", "os"[i]) for i, report, r in counterparts if r is not None
+        ]
     except UsageError:
         return []
     return [c for c in curves if c is not None]

@@ -27,19 +27,22 @@ from specdiag.views.figures.style import (
 )
 
 _WHISKERS_UP_TO = 40
-"""Bars in a panel: beyond, the lines of the tail fractions would hide them."""
+"""Number of bars in a panel beyond which the lines of the tail fractions would hide them."""
 
 
 @styled
 def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure:
-    """A panel a role, a bar a Parameter from the uniform base to its own decay.
+    """Draw a panel a role, a bar a Parameter from the uniform base to its own decay.
 
-    A dash is what the same rule gives random weights of these shapes, a thin line how far the decay moves between the
-    tail fractions 0.25 and 0.75.
+    A dash shows the decay that the same rule gives random weights of these shapes. A thin line shows how far the decay
+    moves between the tail fractions 0.25 and 0.75.
 
     Args:
-        plan: of `recommend` or `load_plan`.
-        report: which the plan should be of; None leaves that open.
+        plan: from `recommend` or `load_plan`.
+        report: the report that the plan is of, which is checked; None checks nothing.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: the plan is of another model.
@@ -72,21 +75,29 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
 
 
 def check_plan(plan: DecayPlan, report: SpectralReport) -> None:
-    """Raise UsageError if the plan speaks of modules that the report does not know."""
+    """Check that a plan fits a report.
+
+    Args:
+        plan: from `recommend` or `load_plan`.
+        report: from `analyze` or `load_report`.
+
+    Raises:
+        UsageError: one is neither, or the plan names modules that the report does not know.
+    """
     check_report(report)
     checks.instance("plan", plan, DecayPlan, "from recommend or load_plan")
-    strange = {e.name for e in plan.entries} - {r.name for r in report}
-    if strange:
-        raise UsageError(f"the plan is of another model: {report.source} has no {min(strange)}")
+    unknown = {e.name for e in plan.entries} - {r.name for r in report}
+    if unknown:
+        raise UsageError(f"the plan is of another model: {report.source} has no {min(unknown)}")
 
 
 def base(plan: DecayPlan) -> float:
-    """The uniform decay, 1 where only ratios are known."""
+    """Give the uniform decay, 1 where only ratios are known."""
     return 1.0 if plan.base_weight_decay is None else plan.base_weight_decay
 
 
 def title(plan: DecayPlan) -> str:
-    """How the plan spreads the decay."""
+    """Describe how the plan spreads the decay."""
     ratios = [entry.ratio for entry in plan.entries]
     return f"Weight decay by module: {min(ratios):.2f} to {max(ratios):.2f} times the base, mean {plan.mean_ratio:.2f}"
 
@@ -101,11 +112,11 @@ def _bars(axes: Axes, entries: Sequence[PlanEntry], uniform: float, *, whiskers:
     colour = ROLE_STYLES[entries[0].role or "other"].colour
     x = [place for place, _ in places]
     axes.bar(x, [(e.ratio - 1) * uniform for _, e in places], width, bottom=uniform, color=colour, label="_plan")
-    known = [
+    ranged = [
         (place, e.ratio_25, e.ratio_75) for place, e in places if e.ratio_25 is not None and e.ratio_75 is not None
     ]
-    if known and whiskers:
-        x, low, high = zip(*((p, a * uniform, b * uniform) for p, a, b in known), strict=True)
+    if ranged and whiskers:
+        x, low, high = zip(*((p, a * uniform, b * uniform) for p, a, b in ranged), strict=True)
         axes.vlines(x, low, high, color="white", linewidth=2.6)
         axes.vlines(x, low, high, color=INK, linewidth=1, label="tail fraction\n0.25 to 0.75")
     twins = [(place, e.random_ratio * uniform) for place, e in places if e.random_ratio is not None]

@@ -16,7 +16,10 @@ def decay_run(log: DecayLog) -> ReportFigure:
     """Draw the weight decay that the optimizer read, from change to change.
 
     Args:
-        log: of `load_decay_log`.
+        log: from `load_decay_log`.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
     """
     checks.instance("log", log, DecayLog, "from load_decay_log")
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in log.series)]
@@ -42,7 +45,7 @@ def decay_run(log: DecayLog) -> ReportFigure:
 
 
 def _at(series: Series, step: int) -> float | None:
-    """The decay at a step: the last change at or before it; None before the first."""
+    """Give the decay at a step: the last change at or before it; None before the first."""
     return _last([value for when, value in series if when <= step])
 
 

@@ -34,13 +34,13 @@ from specdiag.views.figures.style import (
 )
 
 _DETAILS_UP_TO = 2
-"""Curves in a panel: beyond, fits and nulls would hide the spectra."""
+"""Number of curves in a panel beyond which fits and nulls would hide the spectra."""
 _LOWEST = 0.1
 """This share of the smallest eigenvalues is left out where they would stretch the axis by decades."""
 _MEASURED_UP_TO = 30
-"""Panels that are laid out by measuring their labels."""
+"""Largest number of panels that are laid out by measuring their labels."""
 _MARKERS_UP_TO = 12
-"""Panels: in smaller ones markers would hide the curves."""
+"""Number of panels beyond which they are so small that markers would hide the curves."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Curve:
     eigenvalues: NDArray[np.float64]
     """Ascending, positive."""
     n: int
-    """With the zeros: what the density is normalised by."""
+    """Number of eigenvalues, zeros included, by which the density is normalised."""
     colour: str
     label: str
     marker: str = ""
@@ -68,7 +68,7 @@ def esd(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """Densities of eigenvalues, log-log: a panel a layer with its roles, or a panel a module where it stands alone.
+    """Draw densities of eigenvalues, log-log: a panel a layer with its roles, or a panel a module where it is alone.
 
     With several reports a panel holds one module of all of them; without a choice of modules that is the middle layer.
     Panels of one or two curves show the fitted power law above its threshold lambda_min, the Marchenko-Pastur bulk of
@@ -76,11 +76,14 @@ def esd(
     largest eigenvalue as a line.
 
     Args:
-        report: what `analyze` found, with its eigenvalues.
-        others: other checkpoints with modules of the same names.
+        report: from `analyze` or `load_report`, with its eigenvalues.
+        others: reports of other checkpoints with modules of the same names.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
@@ -93,20 +96,20 @@ def esd(
     detailed = max(map(len, groups.values())) <= _DETAILS_UP_TO
     if not detailed:
         notes.append(f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel")
-    curves = [c for held in groups.values() for c in held]
+    curves = [c for group in groups.values() for c in group]
     span = span_of(curves, details=detailed)
     if any(values[0] < span[0] for values in _spectra(curves, details=detailed)):
         notes.append("the smallest eigenvalues lie to the left")
     columns, width, height, most = _sizes(len(groups))
     caption = report_caption(report, *others, notes=tuple(notes))
     figure = new_figure(width, height, "Density of eigenvalues", caption, fixed=len(groups) > _MEASURED_UP_TO)
-    found = panels(figure, len(groups), columns)
-    hide_inner(found)
+    grid = panels(figure, len(groups), columns)
+    hide_inner(grid)
     heights: list[float] = []
-    for panel, (name, held) in zip(found, groups.items(), strict=True):
-        heights += draw(panel.axes, held, span, details=detailed, markers=len(found) <= _MARKERS_UP_TO)
+    for panel, (name, group) in zip(grid, groups.items(), strict=True):
+        heights += draw(panel.axes, group, span, details=detailed, markers=len(grid) <= _MARKERS_UP_TO)
         panel.axes.set_title(name, fontsize=9 if most > 3 else 7.5)
-    finish(found, span, heights, most)
+    finish(grid, span, heights, most)
     legend(figure)
     return figure
 
@@ -114,7 +117,14 @@ def esd(
 def draw(
     axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, details: bool, markers: bool
 ) -> list[float]:
-    """The densities of some spectra over the same bins, with the fit and the nulls of each where asked.
+    """Draw the densities of some spectra over the same bins.
+
+    Args:
+        axes: an empty panel.
+        curves: the spectra.
+        span: the smallest and the largest eigenvalue of the axis.
+        details: draw the fit and the nulls of each too.
+        markers: draw the markers of the roles.
 
     Returns:
         The lowest and the highest density of each.
@@ -140,9 +150,16 @@ def draw(
     return heights
 
 
-def finish(found: Sequence[Panel], span: tuple[float, float], heights: Sequence[float], most: int) -> None:
-    """The same logarithmic axes for panels with densities of these heights, with at most `most` ticks."""
-    for panel in found:
+def finish(grid: Sequence[Panel], span: tuple[float, float], heights: Sequence[float], most: int) -> None:
+    """Give panels with densities the same logarithmic axes.
+
+    Args:
+        grid: the panels.
+        span: the smallest and the largest eigenvalue.
+        heights: lowest and highest densities of all curves.
+        most: the largest number of ticks on an axis.
+    """
+    for panel in grid:
         log_axis(panel.axes.xaxis, *span, most)
         log_axis(panel.axes.yaxis, min(heights) / 1.8, max(heights) * 1.8, most)
         panel.axes.set_xlabel("eigenvalue" if panel.bottom else "")
@@ -150,7 +167,21 @@ def finish(found: Sequence[Panel], span: tuple[float, float], heights: Sequence[
 
 
 def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str, marker: str) -> Curve | None:
-    """The spectrum of a record; None where it has none."""
+    """Prepare the spectrum of a record for drawing.
+
+    Args:
+        report: the report, with its eigenvalues.
+        record: one of its rows.
+        colour: of the line.
+        label: for the legend.
+        marker: matplotlib's, or empty.
+
+    Returns:
+        None where the record has no spectrum, or is zero everywhere.
+
+    Raises:
+        UsageError: the report was saved without eigenvalues.
+    """
     if not record.spectral_norm:
         return None
     eigenvalues = report.eigenvalues(record.key)
@@ -167,9 +198,16 @@ def curve(report: SpectralReport, record: ModuleRecord, colour: str, label: str,
 
 
 def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
-    """From the smallest to the largest eigenvalue, without the lowest few where those lie decades below.
+    """Find the smallest and the largest eigenvalue to draw.
 
-    With details, those of the permuted matrices too.
+    The lowest tenth of a spectrum is left out where it reaches three decades or more below the largest eigenvalue.
+
+    Args:
+        curves: the spectra.
+        details: count the spectra of permuted matrices too.
+
+    Returns:
+        Both, with a margin around them.
     """
     spectra = _spectra(curves, details=details)
     high = max(float(values[-1]) for values in spectra)
@@ -178,12 +216,21 @@ def span_of(curves: Sequence[Curve], *, details: bool) -> tuple[float, float]:
 
 
 def densities(eigenvalues: NDArray[np.float64], edges: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Compute the density of n eigenvalues, some of which may lie outside of the bins."""
+    """Compute the density of n eigenvalues, some of which may lie outside of the bins.
+
+    Args:
+        eigenvalues: those above zero, ascending.
+        edges: of the bins.
+        n: number of all eigenvalues.
+
+    Returns:
+        One value a bin.
+    """
     return np.histogram(eigenvalues, edges)[0] / (np.diff(edges) * n)
 
 
 def exponents(record: ModuleRecord) -> str:
-    """alpha beside its null, or why there is none."""
+    """Write alpha with its null, or the status where there is no alpha."""
     if record.alpha is None:
         return record.status
     return f"alpha {record.alpha:.2f}" + ("" if record.alpha_null is None else f" (null {record.alpha_null:.2f})")
@@ -224,7 +271,7 @@ def _bulk(axes: Axes, c: Curve, ink: str) -> None:
 
 
 def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64], ink: str) -> list[float]:
-    """The density of the permuted matrix and a line at its largest eigenvalue."""
+    """Draw the density of the permuted matrix, and a line at its largest eigenvalue."""
     heights: list[float] = []
     if c.randomized is not None:
         density = densities(c.randomized, edges, c.n)
@@ -246,15 +293,15 @@ def _chosen(
 ) -> list[ModuleRecord]:
     """Choose the records: those requested; else those in layers, and of several reports the middle layer."""
     chosen = choose(report, include, layers, roles)
-    asked = include or roles or layers != ()
-    known = sorted({r.layer for r in chosen if r.layer is not None})
-    if asked or not known:
+    is_selected = include or roles or layers != ()
+    numbers = sorted({r.layer for r in chosen if r.layer is not None})
+    if is_selected or not numbers:
         return chosen
-    return [r for r in chosen if r.layer is not None and (not several or r.layer == known[len(known) // 2])]
+    return [r for r in chosen if r.layer is not None and (not several or r.layer == numbers[len(numbers) // 2])]
 
 
 def _within(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str, list[Curve]]:
-    """A panel a layer; a matrix outside of the layers has its own."""
+    """Group curves into a panel for each layer; a matrix outside of the layers has its own."""
     members: dict[str, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(records):
         members[_place(r)].append(r)
@@ -264,36 +311,40 @@ def _within(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str
     alone = all(len(group) == 1 for group in members.values())
     groups: dict[str, list[Curve]] = {}
     for place in order:
-        named = len(members) == 1
+        single_panel = len(members) == 1
         looks = [(r, ROLE_STYLES[r.role]) for r in members[place]]
-        curves = [c for r, look in looks if (c := curve(report, r, look.colour, _label(r, named), look.marker))]
+        curves = [c for r, look in looks if (c := curve(report, r, look.colour, _label(r, single_panel), look.marker))]
         if curves:
             first = curves[0].record
-            name = first.key if named and alone else place
-            groups[_title(name, f"\n{exponents(first)}" if alone and not named else "", len(order))] = curves
+            name = first.key if single_panel and alone else place
+            groups[_title(name, f"\n{exponents(first)}" if alone and not single_panel else "", len(order))] = curves
     return groups
 
 
 def _across(reports: Sequence[SpectralReport], records: Sequence[ModuleRecord]) -> dict[str, list[Curve]]:
-    """A panel a module, a curve a report."""
+    """Group curves into a panel for each module, with a curve for each report."""
     first, rows = by_place(reports[0]), [by_place(report) for report in reports]
     places = {r.key: place for place, r in first.items()}
-    absent = next((i for i, held in enumerate(rows) if not any(places[r.key] in held for r in records)), None)
-    if absent is not None:
-        asked = ", ".join(f"{_place(r)} {role_label(r)}" for r in records[:3])
-        raise UsageError(f"{reports[absent].source} has no counterpart of {asked}, nor of any other that was asked for")
-    names, named = report_names(reports), set[str]()
+    lacking = next((i for i, row in enumerate(rows) if not any(places[r.key] in row for r in records)), None)
+    if lacking is not None:
+        wanted = ", ".join(f"{_place(r)} {role_label(r)}" for r in records[:3])
+        raise UsageError(
+            f"{reports[lacking].source} has no counterpart of {wanted}, nor of any other that was asked for"
+        )
+    names, titles = report_names(reports), set[str]()
     groups: dict[str, list[Curve]] = {}
     for r in in_role_order(records):
-        held = [(i, row[places[r.key]]) for i, row in enumerate(rows) if places[r.key] in row]
+        counterparts = [(i, row[places[r.key]]) for i, row in enumerate(rows) if places[r.key] in row]
         curves = [
-            c for i, own in held if (c := curve(reports[i], own, REPORT_COLOURS[i % 6], names[i], "os^vDP"[i % 6]))
+            c
+            for i, own in counterparts
+            if (c := curve(reports[i], own, REPORT_COLOURS[i % 6], names[i], "os^vDP"[i % 6]))
         ]
         if curves:
             alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in curves)
             name = r.key if len(records) == 1 or r.layer is None else f"{_place(r)} {role_label(r)}"
-            groups[_title(name if name not in named else r.key, f"\nalpha {alphas}", len(records))] = curves
-            named.add(name)
+            groups[_title(name if name not in titles else r.key, f"\nalpha {alphas}", len(records))] = curves
+            titles.add(name)
     return groups
 
 
@@ -313,7 +364,7 @@ def _title(name: str, more: str, n_panels: int) -> str:
 
 
 def _sizes(n: int) -> tuple[int, float, float, int]:
-    """Columns, width and height in inches, and how many ticks an axis has room for."""
+    """Compute columns, width and height in inches, and how many ticks an axis has room for."""
     if n == 1:
         return 1, 8.6, 4.4, 6
     columns = n if n <= 3 else 4 if n <= 12 else 6 if n <= 30 else 8

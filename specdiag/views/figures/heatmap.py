@@ -21,7 +21,7 @@ from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, 
 
 Cells = Mapping[tuple[str, int], float]
 _NUMBERS_UP_TO = 16
-"""Layers: beyond, numbers in the cells would meet."""
+"""Number of layers beyond which numbers in the cells would meet."""
 
 
 @styled
@@ -36,11 +36,14 @@ def heatmap(
     """Draw a cell a layer and role: the median where a cell has several matrices, a grey cross where none has a value.
 
     Args:
-        report: what `analyze` found.
+        report: from `analyze` or `load_report`.
         metric: any numeric column; None for square_alpha, which may be compared across roles, or else alpha.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the report.
@@ -100,12 +103,12 @@ def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, norm: Norma
 
 
 def _medians(records: Sequence[ModuleRecord], metric: str) -> Cells:
-    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    values_of: dict[tuple[str, int], list[float]] = defaultdict(list)
     for r in records:
         v = value(r, metric)
         if v is not None and np.isfinite(v):
-            found[role_label(r), r.layer or 0].append(v)
-    return {cell: median(values) for cell, values in found.items()}
+            values_of[role_label(r), r.layer or 0].append(v)
+    return {cell: median(values) for cell, values in values_of.items()}
 
 
 def _norm(values: Sequence[float]) -> Normalize:
@@ -121,7 +124,7 @@ def _notes(records: Sequence[ModuleRecord]) -> tuple[str, ...]:
 
 
 def _short(v: float) -> str:
-    """At most five characters."""
+    """Write a number in at most five characters."""
     if v == int(v) and abs(v) < 10_000:
         return f"{v:.0f}"
     text = f"{v:.2f}" if 0.01 <= abs(v) < 100 else f"{v:.0f}" if 100 <= abs(v) < 10_000 else f"{v:.0e}"

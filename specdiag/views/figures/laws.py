@@ -12,16 +12,16 @@ Floats = NDArray[np.float64]
 
 
 def power_law(record: ModuleRecord, largest: float, n: int, points: int) -> tuple[Floats, Floats] | None:
-    """Eigenvalues and their densities on the fitted law, which has the tail's share of the mass.
+    """Compute points of the fitted power law. It has the tail's share of the mass, and begins at the threshold.
 
     Args:
-        record: what was fitted.
-        largest: eigenvalue, where the law ends; it begins at its threshold.
-        n: eigenvalues, of which the tail is a share.
-        points: how many, even in the logarithm.
+        record: the row with the fit.
+        largest: eigenvalue at which the law ends.
+        n: number of eigenvalues, of which the tail is a share.
+        points: number of points, even in the logarithm.
 
     Returns:
-        None without a fit, and for FARMS, which fits other eigenvalues, those of windows.
+        Eigenvalues and their densities. None without a fit, and for FARMS, which fits eigenvalues of windows.
     """
     r = record
     if r.alpha is None or r.xmin is None or r.k is None or TAIL_RULES[r.tail].windows is not None:
@@ -31,7 +31,14 @@ def power_law(record: ModuleRecord, largest: float, n: int, points: int) -> tupl
 
 
 def bulk(record: ModuleRecord) -> tuple[tuple[int, int], float] | None:
-    """Shape and variance of the Marchenko-Pastur law that ends at `mp_edge`, the smaller side first."""
+    """Find the Marchenko-Pastur law that ends at `mp_edge`.
+
+    Args:
+        record: the row of a matrix.
+
+    Returns:
+        (n, m), the smaller side first, and the variance of the entries; None where the row has no `mp_edge`.
+    """
     if record.mp_edge is None:
         return None
     n, m = sorted((record.rows, record.cols))

@@ -24,14 +24,17 @@ _COSINE = ("cos_update", "cosine of update and weights", False)
 
 @styled
 def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> ReportFigure:
-    """Frobenius and spectral norm, each over its value at the first step, and the stable rank: a line a role.
+    """Draw Frobenius and spectral norm over their values at the first step, and the stable rank: a line a role.
 
     The log of a norm watch adds the mean direction of updates and the norms that its lr and decay predict: the course
     dashed, the balance at the largest lr dotted, and the step before which no norm can be within 1 % of its balance.
 
     Args:
-        run: of `trajectory`, or the log of a norm watch.
+        run: from `trajectory`, or the log of a norm watch.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
@@ -92,7 +95,7 @@ def _predictions(axes: Axes, trajectory: Trajectory, expected: Sequence[Expected
 
 
 def _earliest(trajectory: Trajectory, expected: Sequence[Expected], roles: Roles) -> tuple[int | None, list[str]]:
-    """The step before which no shown norm can be within 1 % of its balance, and what the caption says of it."""
+    """Find the step before which no shown norm can be within 1 % of its balance, and write notes on it."""
     own = [e for family, role in roles for e in _of_role(trajectory, expected, family, role)]
     waits = [e.steps_to_balance for e in own if e.steps_to_balance]
     if not own:

@@ -11,17 +11,20 @@ from specdiag.text import checks
 from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
 
 _DOTS = 40
-"""Most points of a simulation: more would hide the line."""
+"""Largest number of points of a simulation: more would hide the line."""
 
 
 @styled
 def norms_predicted(*simulations: Simulation) -> ReportFigure:
-    """RMS of a weight by step, in expectation (lines) and of the optimizer on noise (dots), with lr and decay below.
+    """Draw the RMS of a weight by step, expected (lines) and of the optimizer on noise (dots), with lr and decay below.
 
     A dashed line is the balance at the peak lr.
 
     Args:
-        simulations: of `simulate`; up to six settings.
+        simulations: from `simulate`; up to six settings.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: none, or more than there are colours.

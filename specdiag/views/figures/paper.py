@@ -1,7 +1,7 @@
 """Figures 1a, 1b and 2 of the AlphaDecay paper (arXiv 2506.14562), redrawn from any report and plan.
 
-They are drawn as they were there, on the raw exponent and without nulls but for the dashes in 1a: what they show is
-to a large part the shapes of the matrices. `alpha`, `decay` and `scree` say how much.
+They are drawn as in the paper, on the raw exponent and without nulls but for the dashes in 1a. Much of what they show
+is the shapes of the matrices: `alpha`, `decay` and `scree` show how much.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ _FIRST, _LAST, _BETWEEN = "#BB5566", "#004488", "#DDAA33"
 """Tol's high-contrast red, blue and yellow: the paper's colours."""
 _BY_LAYER_UP_TO = 24
 _ENDS = 2
-"""Layers at either end that the paper sets off."""
+"""Number of layers at either end that the paper colours."""
 
 
 @styled
 def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None = None) -> ReportFigure:
-    """Bars per module type, the decay of each module with its exponent, and singular values layer by layer.
+    """Draw bars per module type, the decay of each module with its exponent, and singular values layer by layer.
 
     Args:
-        report: what `analyze` found, with its eigenvalues.
-        plan: of `recommend`, made from this report.
-        other: a checkpoint for the paired bars, such as one trained with uniform decay.
+        report: from `analyze` or `load_report`, with its eigenvalues.
+        plan: from `recommend`, made from this report.
+        other: the report of a checkpoint for the paired bars, such as one trained with uniform decay.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: the report has no alpha or no eigenvalues, or the plan is of another model.
     """
     reports = [report] if other is None else [report, other]
-    for name, held in zip(("report", "other"), reports, strict=False):
-        check_report(held, name)
+    for name, each in zip(("report", "other"), reports, strict=False):
+        check_report(each, name)
     name = column(report, "alpha")
     check_plan(plan, report)
     roles = types(reports, name)
@@ -71,19 +74,19 @@ def paper(report: SpectralReport, plan: DecayPlan, other: SpectralReport | None 
     draw_types(bars, reports, roles, name, report_names(reports))
     bars.set_title("1a: median by module type")
     _decays(figure.add_subplot(upper[1]), plan)
-    found = [
+    grid = [
         Panel(figure.add_subplot(lower[i // columns, i % columns]), i % columns == 0, i // columns == rows - 1)
         for i in range(len(groups))
     ]
-    _singular_values(found, report, groups)
+    _singular_values(grid, report, groups)
     legend(figure)
     return figure
 
 
 def _decays(axes: Axes, plan: DecayPlan) -> None:
-    """A bar a module, layer by layer, the base as a dashed line, and the exponents on an axis of their own.
+    """Draw a bar a module, layer by layer, the base as a dashed line, and the exponents on an axis of their own.
 
-    Where layers are too many for that, the bars stand role by role.
+    Where there are too many layers for that, the bars stand role by role.
     """
     by_layer = len({e.layer for e in plan.entries}) <= _BY_LAYER_UP_TO
     entries = sorted(plan.entries, key=_order if by_layer else lambda e: _order(e)[1:] + _order(e)[:1])
@@ -91,7 +94,7 @@ def _decays(axes: Axes, plan: DecayPlan) -> None:
     for e in entries:
         blocks[str(e.layer or 0) if by_layer else e.role or "fused"].append(e)
     step = 0.86 / max(map(len, blocks.values()))
-    x = np.array([at - 0.43 + step * (i + 0.5) for at, held in enumerate(blocks.values()) for i in range(len(held))])
+    x = np.array([at - 0.43 + step * (i + 0.5) for at, block in enumerate(blocks.values()) for i in range(len(block))])
     decays = [e.ratio * base(plan) for e in entries]
     axes.bar(x, decays, step, color=[ROLE_STYLES[e.role or "other"].colour for e in entries], label="_plan")
     axes.axhline(base(plan), color=INK, linestyle=(0, (5, 2)), linewidth=1, label=f"uniform {base(plan):g}")
@@ -122,14 +125,17 @@ def _values(axes: Axes, x: np.ndarray, entries: Sequence[PlanEntry], name: str) 
     axes.spines["right"].set_visible(True)
 
 
-def _singular_values(found: Sequence[Panel], report: SpectralReport, groups: dict[str, list[ModuleRecord]]) -> None:
-    """Singular values over the largest by rank: the first two layers red, the last two blue, the others yellow."""
-    hide_inner(found)
+def _singular_values(grid: Sequence[Panel], report: SpectralReport, groups: dict[str, list[ModuleRecord]]) -> None:
+    """Draw singular values over the largest by rank.
+
+    The first two layers are red, the last two blue, the others yellow.
+    """
+    hide_inner(grid)
     layers = sorted({r.layer for group in groups.values() for r in group if r.layer is not None})
     longest = max(r.n_eigenvalues for group in groups.values() for r in group)
     n = min(_ENDS, len(layers) // 2)
     ends = dict.fromkeys(layers[len(layers) - n :], _LAST) | dict.fromkeys(layers[:n], _FIRST)
-    for i, (panel, (role, group)) in enumerate(zip(found, groups.items(), strict=True)):
+    for i, (panel, (role, group)) in enumerate(zip(grid, groups.items(), strict=True)):
         for r in sorted(group, key=lambda r: r.layer in ends):
             colour = _BETWEEN if r.layer is None else ends.get(r.layer, _BETWEEN)
             draw_curve(panel.axes, relative_singular_values(report, r), logarithmic=False, color=colour)
@@ -139,10 +145,10 @@ def _singular_values(found: Sequence[Panel], report: SpectralReport, groups: dic
         panel.axes.locator_params(axis="x", nbins=4)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
         panel.axes.set_ylabel("s / s max" if panel.left else "")
-    drawn = {line.get_color() for line in found[0].axes.lines}
+    drawn = {line.get_color() for line in grid[0].axes.lines}
     for colour, what in ((_FIRST, f"first {n} layers"), (_BETWEEN, "layers between"), (_LAST, f"last {n} layers")):
         if colour in drawn:
-            found[0].axes.plot([], [], color=colour, label=what.replace("1 layers", "layer"))
+            grid[0].axes.plot([], [], color=colour, label=what.replace("1 layers", "layer"))
 
 
 def _order(entry: PlanEntry) -> tuple[int, int, int]:

@@ -17,25 +17,28 @@ Roles = Sequence[tuple[Family, Role]]
 _MARKERS_UP_TO = 40
 
 
-def roles_with(
-    trajectory: Trajectory, metrics: Sequence[str], wanted: str | Sequence[str]
-) -> list[tuple[Family, Role]]:
-    """The roles that are asked for and have a value of one of the metrics.
+def roles_with(trajectory: Trajectory, metrics: Sequence[str], roles: str | Sequence[str]) -> list[tuple[Family, Role]]:
+    """Choose the roles to draw.
+
+    Args:
+        trajectory: the run.
+        metrics: of which a role must have a value of one.
+        roles: only these; empty for all.
 
     Raises:
         UsageError: there is no such role, or none has a value.
     """
-    wanted = checks.texts("roles", wanted)
-    there = trajectory.roles()
-    missing = [role for role in wanted if role not in {r for _, r in there}]
+    roles = checks.texts("roles", roles)
+    present = trajectory.roles()
+    missing = [role for role in roles if role not in {r for _, r in present}]
     if missing:
         raise UsageError(
-            f"{trajectory.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in there))}"
+            f"{trajectory.run} has no role {missing[0]}; it has {', '.join(dict.fromkeys(r for _, r in present))}"
         )
     chosen: list[tuple[Family, Role]] = [
         (family, role)
-        for family, role in there
-        if (not wanted or role in wanted) and any(trajectory.series(m, role, family=family) for m in metrics)
+        for family, role in present
+        if (not roles or role in roles) and any(trajectory.series(m, role, family=family) for m in metrics)
     ]
     if not chosen:
         raise UsageError(f"{trajectory.run}: nothing that was asked for has a value of {' or '.join(metrics)}")
@@ -43,7 +46,15 @@ def roles_with(
 
 
 def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *, relative: bool = False) -> None:
-    """A line a role: the median over its matrices at each step, or that over its first value."""
+    """Draw a line a role: the median over its matrices at each step.
+
+    Args:
+        axes: the panel.
+        trajectory: the run.
+        metric: what is drawn.
+        roles: with their families.
+        relative: divide each line by its first value.
+    """
     for family, role in roles:
         series = trajectory.series(metric, role, family=family)
         if not series:
@@ -60,7 +71,12 @@ def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *,
 
 
 def step_axis(axes: Axes, trajectory: Trajectory) -> None:
-    """All steps of the run, few of them labelled, 143000 as 143k."""
+    """Let an axis show all steps of a run, few of them labelled, 143000 as 143k.
+
+    Args:
+        axes: the panel.
+        trajectory: the run.
+    """
     first, last = trajectory.steps[0].step, trajectory.steps[-1].step
     margin = 0.04 * (last - first) or 1.0
     axes.set_xlim(first - margin, last + margin)
@@ -70,7 +86,12 @@ def step_axis(axes: Axes, trajectory: Trajectory) -> None:
 
 
 def run_caption(trajectory: Trajectory, *notes: str) -> str:
-    """The run, its steps, and what a figure adds."""
+    """Describe a run and its steps.
+
+    Args:
+        trajectory: the run.
+        notes: what a figure adds.
+    """
     steps = trajectory.steps
     text = f"{trajectory.run}: {len(steps)} checkpoints, step {steps[0].step} to {steps[-1].step}, medians per role"
     left_out = f"{len(trajectory.dropped)} left out" if trajectory.dropped else ""

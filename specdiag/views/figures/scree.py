@@ -22,9 +22,9 @@ from specdiag.views.figures.selection import choose, few_of_each, in_role_order
 from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, report_caption, styled
 
 _POINTS = 120
-"""A curve: more would not be seen, and 560 of them would make a large file."""
+"""Number of points of a curve. More would not be seen, and 560 curves would make a large file."""
 _FLOOR = 1e-4
-"""Singular values below this share of the largest are not shown; nor is all of the plunge over the last twentieth."""
+"""Singular values below this share of the largest are not shown, nor most of the drop over the last twentieth."""
 
 
 @styled
@@ -35,13 +35,16 @@ def scree(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """A panel a role: singular values over the largest one against their rank, a line a matrix, coloured by layer.
+    """Draw a panel a role: singular values over the largest by rank, a line a matrix, coloured by layer.
 
     Args:
-        report: what `analyze` found, with its eigenvalues.
+        report: from `analyze` or `load_report`, with its eigenvalues.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the report, or it was saved without eigenvalues.
@@ -50,11 +53,11 @@ def scree(
     chosen, notes = (chosen, []) if include else few_of_each(chosen)
     groups = by_role(report, chosen)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
-    known = [r.layer for group in groups.values() for r in group if r.layer is not None]
+    numbers = [r.layer for group in groups.values() for r in group if r.layer is not None]
     width, height = 2.7 * columns + 1.2, 2.3 * -(-len(groups) // columns) + 1.0
     caption = report_caption(report, notes=tuple(notes))
     figure = new_figure(max(width, 5.5), height, "Singular values by rank, over the largest", caption)
-    norm = Normalize(min(known, default=0), max(known, default=1))
+    norm = Normalize(min(numbers, default=0), max(numbers, default=1))
     curves = {role: [relative_singular_values(report, r) for r in group] for role, group in groups.items()}
     longest = max(len(s) for group in curves.values() for s in group)
     smallest = max(_FLOOR, min(float(s[int(0.95 * len(s))]) for group in curves.values() for s in group))
@@ -73,17 +76,25 @@ def scree(
     noise = [line for panel in grid for line in panel.axes.lines if line.get_label() == "_noise"]
     if noise:
         figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
-    if len(set(known)) > 1:
+    if len(set(numbers)) > 1:
         bar = figure.colorbar(
             ScalarMappable(norm, LAYERS), ax=[p.axes for p in grid], aspect=30, pad=0.02, label="layer"
         )
-        bar.set_ticks(layer_ticks(known, 12))
+        bar.set_ticks(layer_ticks(numbers, 12))
         bar.ax.minorticks_off()
     return figure
 
 
 def by_role(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str, list[ModuleRecord]]:
-    """The matrices that have a spectrum, by role."""
+    """Group the matrices that have a spectrum by role.
+
+    Args:
+        report: the report, for messages.
+        records: rows of it.
+
+    Raises:
+        UsageError: none has a spectrum.
+    """
     groups: dict[str, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(records):
         if r.spectral_norm:
@@ -94,7 +105,15 @@ def by_role(report: SpectralReport, records: Sequence[ModuleRecord]) -> dict[str
 
 
 def relative_singular_values(report: SpectralReport, record: ModuleRecord) -> NDArray[np.float64]:
-    """sigma/sigma_max, descending; zeros left out."""
+    """Compute sigma/sigma_max, descending; zeros are left out.
+
+    Args:
+        report: the report, with its eigenvalues.
+        record: one of its rows.
+
+    Raises:
+        UsageError: the report was saved without eigenvalues.
+    """
     eigenvalues = report.eigenvalues(record.key)
     positive = eigenvalues[eigenvalues > 0][::-1]
     return np.sqrt(positive / positive[0])
@@ -109,7 +128,16 @@ def draw_curve(
     label: str | None = None,
     dashes: tuple[int, ...] | None = None,
 ) -> None:
-    """Values against rank, thinned evenly along the axis but for both ends."""
+    """Draw values against rank, thinned evenly along the axis but for both ends.
+
+    Args:
+        axes: the panel.
+        values: descending.
+        logarithmic: thin them evenly in the logarithm of the rank.
+        color: of the line.
+        label: of the line.
+        dashes: matplotlib's lengths of dashes and gaps; None for a solid line.
+    """
     n = len(values)
     spaced = np.geomspace(1, n, _POINTS) if logarithmic else np.linspace(1, n, _POINTS)
     ranks = np.unique(np.concatenate([np.round(spaced), np.arange(1, min(n, 8)), np.arange(max(1, n - 6), n + 1)]))

@@ -30,36 +30,47 @@ def choose(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> list[ModuleRecord]:
-    """The records with such names (globs), layers and roles, in stored order; all of them where nothing is asked.
+    """Choose the records with such names, layers and roles, in stored order.
+
+    Args:
+        report: from `analyze` or `load_report`.
+        include: globs on names; empty for all.
+        layers: one or several; empty for all.
+        roles: one or several; empty for all.
 
     Raises:
-        UsageError: something that was asked for is not there; what is there is listed.
+        UsageError: a name, layer or role does not exist, and the message lists those that do; or nothing is in all of
+            these.
     """
     check_report(report)
     include, roles = checks.texts("include", include), checks.texts("roles", roles)
-    wanted = tuple(layers) if isinstance(layers, (tuple, list, set, range)) else (layers,)
-    layers = [checks.whole("layers", layer) for layer in wanted]
+    several = tuple(layers) if isinstance(layers, (tuple, list, set, range)) else (layers,)
+    layers = [checks.whole("layers", layer) for layer in several]
     records = list(report)
     check_globs("include", include, [(r.key, r.name) for r in records], f"matrices of {report.source}")
-    for what, wanted, there in (
+    for kind, requested, present in (
         ("role", roles, [r.role for r in in_role_order(records)]),
         ("layer", layers, sorted({r.layer for r in records if r.layer is not None})),
     ):
-        missing = [w for w in wanted if w not in there]
-        if missing:
-            raise UsageError(f"{report.source} has no {what} {missing[0]}; it has {_ends(there)}")
-    found = [
+        unknown = [w for w in requested if w not in present]
+        if unknown:
+            raise UsageError(f"{report.source} has no {kind} {unknown[0]}; it has {_ends(present)}")
+    selected = [
         r
         for r in records
         if chosen((r.key, r.name), include, ()) and (not layers or r.layer in layers) and (not roles or r.role in roles)
     ]
-    if not found:
+    if not selected:
         raise UsageError(f"no matrix of {report.source} is in all that was asked for: leave out a name, layer or role")
-    return found
+    return selected
 
 
 def column(report: SpectralReport, basis: Basis) -> str:
-    """The column that a basis stands for.
+    """Name the column that a basis stands for.
+
+    Args:
+        report: from `analyze` or `load_report`.
+        basis: `alpha` or `square`.
 
     Raises:
         UsageError: there is no such basis, or the report has no value of it.
@@ -69,7 +80,11 @@ def column(report: SpectralReport, basis: Basis) -> str:
 
 
 def with_values(report: SpectralReport, metric: str) -> str:
-    """The name of a numeric column, checked.
+    """Check the name of a numeric column, and give it back.
+
+    Args:
+        report: from `analyze` or `load_report`.
+        metric: the name.
 
     Raises:
         UsageError: there is no such column, or the report has no value of it.
@@ -84,17 +99,38 @@ def with_values(report: SpectralReport, metric: str) -> str:
 
 
 def check_report(report: object, name: str = "report") -> None:
-    """Raise UsageError unless it is a report."""
+    """Check that an argument is a report.
+
+    Args:
+        report: the argument.
+        name: of the argument.
+
+    Raises:
+        UsageError: it is anything else.
+    """
     checks.instance(name, report, SpectralReport, "from analyze or load_report")
 
 
 def value(record: ModuleRecord, column: str) -> float | None:
-    """Read a number of a record."""
+    """Read a number of a record; None where it has none.
+
+    Args:
+        record: a row of a report.
+        column: one of `metrics`.
+    """
     return getattr(record, column)
 
 
 def null(record: ModuleRecord, column: str) -> float | None:
-    """Compute the score of noise of the record's shape in `alpha` or `square_alpha`; None elsewhere."""
+    """Compute the score of noise of the record's shape.
+
+    Args:
+        record: a row of a report.
+        column: `alpha` or `square_alpha`; others have none.
+
+    Returns:
+        The score; None where there is none.
+    """
     if column == "alpha":
         return record.alpha_null
     if column == "square_alpha" and record.square_alpha is not None:
@@ -103,46 +139,53 @@ def null(record: ModuleRecord, column: str) -> float | None:
 
 
 def in_role_order(records: Iterable[ModuleRecord]) -> list[ModuleRecord]:
-    """By family and role, in the order of every table and legend; cross-attention after its own role."""
+    """Sort by family and role, in the order of every table and legend; cross-attention follows its own role."""
     return sorted(records, key=lambda r: (FAMILIES.index(r.family), ROLES.index(r.role), r.cross_attention))
 
 
 def by_place(report: SpectralReport) -> dict[Place, ModuleRecord]:
-    """Each record by its place in the network: names of one model differ between checkpoints by their prefixes."""
-    found: dict[Place, ModuleRecord] = {}
+    """Map each place in the network to its record: prefixes of names differ between checkpoints of one model."""
+    records: dict[Place, ModuleRecord] = {}
     for r in report:
         place, nth = (r.component, r.layer, role_label(r), r.part), 0
-        while (*place, nth) in found:
+        while (*place, nth) in records:
             nth += 1
-        found[*place, nth] = r
-    return found
+        records[*place, nth] = r
+    return records
 
 
 def few_of_each(records: Sequence[ModuleRecord]) -> tuple[list[ModuleRecord], list[str]]:
-    """The first few matrices of each role in a layer, and a note where that leaves some out: experts are hundreds."""
-    met: Counter[tuple[str | None, int, str]] = Counter()
-    kept: list[ModuleRecord] = []
+    """Take the first few matrices of each role in a layer, for there may be hundreds of experts.
+
+    Args:
+        records: rows of a report.
+
+    Returns:
+        Those to draw; a note where others are left out.
+    """
+    counts: Counter[tuple[str | None, int, str]] = Counter()
+    first_few: list[ModuleRecord] = []
     for r in records:
         if r.layer is not None:
             place = (r.component, r.layer, role_label(r))
-            met[place] += 1
-            if met[place] > _OF_EACH:
+            counts[place] += 1
+            if counts[place] > _OF_EACH:
                 continue
-        kept.append(r)
-    if len(kept) == len(records):
-        return kept, []
-    return kept, [f"of up to {max(met.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
+        first_few.append(r)
+    if len(first_few) == len(records):
+        return first_few, []
+    return first_few, [f"of up to {max(counts.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
 
 
 @cache
 def metrics() -> tuple[str, ...]:
-    """The numeric columns of a record."""
+    """List the numeric columns of a record."""
     numeric = (int, float, int | None, float | None)
     return tuple(f.name for f in fields(ModuleRecord) if f.type in numeric and f.name != "layer")
 
 
-def _ends(there: Sequence[object]) -> str:
-    known = list(dict.fromkeys(there))
-    if not known:
+def _ends(values: Sequence[object]) -> str:
+    unique = list(dict.fromkeys(values))
+    if not unique:
         return "none"
-    return ", ".join(map(str, known)) if len(known) <= 16 else f"{known[0]} to {known[-1]}"
+    return ", ".join(map(str, unique)) if len(unique) <= 16 else f"{unique[0]} to {unique[-1]}"

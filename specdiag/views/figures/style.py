@@ -63,7 +63,7 @@ _CAPTION_SIZE = 7
 _CAPTION, _TITLE = 19, 10.5
 """Characters in an inch."""
 _LEGEND = 2.4
-"""Inches at the upper right that a title leaves to the legend."""
+"""Inches at the upper right that a title leaves free for the legend."""
 
 
 class RoleStyle(NamedTuple):
@@ -99,14 +99,18 @@ LAYERS = "cividis"
 
 
 class ReportFigure(Figure):
-    """A matplotlib figure that pyplot does not hold, and that a notebook shows all the same."""
+    """A matplotlib figure that pyplot does not keep open, and that a notebook shows nevertheless."""
 
     def _repr_png_(self) -> bytes:
         return render(self, "png", 100)
 
 
 def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
-    """Draw in the style of this module, whatever the reader's own settings are, and leave those as they were."""
+    """Make a function draw in the style of this module. The reader's own settings are neither used nor changed.
+
+    Args:
+        draw: makes a figure.
+    """
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> ReportFigure:
@@ -117,7 +121,7 @@ def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
 
 
 def new_figure(width: float, height: float, title: str, caption: str, *, fixed: bool = False) -> ReportFigure:
-    """An empty figure of so many inches, with its title, and its caption below everything else.
+    """Make an empty figure with its title, and its caption below everything else.
 
     Args:
         width: in inches.
@@ -148,12 +152,17 @@ def legend(figure: Figure) -> None:
 
 
 def report_caption(*reports: SpectralReport, notes: tuple[str, ...] = ()) -> str:
-    """Source and settings of each report, and what a figure adds."""
+    """Describe source and settings of reports.
+
+    Args:
+        reports: those of a figure.
+        notes: what the figure adds.
+    """
     return " · ".join([*(_described(report) for report in reports), *notes])
 
 
 def report_names(reports: Sequence[SpectralReport]) -> list[str]:
-    """Short names of checkpoints for a legend, each different from the others."""
+    """Make short names of checkpoints for a legend, each different from the others."""
     own = [
         r.source.location.rstrip("/").rsplit("/", 1)[-1] if r.source.kind in ("dir", "file") else "" for r in reports
     ]
@@ -164,7 +173,7 @@ def report_names(reports: Sequence[SpectralReport]) -> list[str]:
 
 
 def plan_caption(plan: DecayPlan) -> str:
-    """Source and settings of a plan."""
+    """Describe source and settings of a plan."""
     base = (
         "no base decay" if plan.base_weight_decay is None else f"base {plan.base_weight_decay:g} ({plan.base_origin})"
     )
@@ -177,14 +186,23 @@ def plan_caption(plan: DecayPlan) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that is drawn as it is: one line, no mathematics, no characters that the font lacks. Names are hostile."""
-    known = _characters()
-    text = "".join(c if ord(c) in known else "?" for c in printable(" ".join(text.split())))
+    """Make text that matplotlib draws as it is: one line, no mathematics, no characters that the font lacks.
+
+    Args:
+        text: an untrusted name, or a sentence with some.
+    """
+    drawable = _characters()
+    text = "".join(c if ord(c) in drawable else "?" for c in printable(" ".join(text.split())))
     return text.replace("$", r"\$")
 
 
 def shortened(text: str, most: int) -> str:
-    """Text of at most so many characters: the middle of a name says least."""
+    """Shorten a name in its middle, which says least.
+
+    Args:
+        text: the name.
+        most: the largest number of characters.
+    """
     if len(text) <= most:
         return text
     tail = (most - 1) * 2 // 3
@@ -192,11 +210,20 @@ def shortened(text: str, most: int) -> str:
 
 
 def render(figure: Figure, format: str, dpi: float = 150) -> bytes:
-    """A figure as the content of a png, svg or pdf file; the same figure gives the same bytes."""
+    """Render a figure. The same figure gives the same bytes.
+
+    Args:
+        figure: any figure.
+        format: `png`, `svg` or `pdf`.
+        dpi: dots an inch, of a png.
+
+    Returns:
+        The content of the file.
+    """
     out = BytesIO()
-    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with rc_context(STYLE):
-        figure.savefig(out, format=format, dpi=dpi, metadata=dated.get(format))
+        figure.savefig(out, format=format, dpi=dpi, metadata=undated.get(format))
     return out.getvalue()
 
 

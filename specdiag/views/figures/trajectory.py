@@ -23,19 +23,22 @@ from specdiag.views.figures.style import (
 )
 
 _RHO = {"alpha": "rho", "square_alpha": "square_rho"}
-"""(value - 1)/rho is what noise scores, less 1."""
+"""The column rho of each exponent: the exponent of noise is 1 + (value - 1)/rho."""
 _ACROSS_SHAPES = ("square_alpha", "square_rho", "rho")
-"""Panels share an axis where their values may be compared."""
+"""Metrics that may be compared across shapes: their panels share an axis."""
 
 
 @styled
 def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str | Sequence[str] = ()) -> ReportFigure:
-    """Medians per role over the steps; dashed what random matrices of those shapes score; below, loss and balance.
+    """Draw medians per role over the steps, those of random matrices dashed; below, loss and balance.
 
     Args:
-        trajectory: of `specdiag.trajectory`, or as loaded.
-        metric: one that is followed; None for square_alpha, which may be compared across roles, or else alpha.
+        trajectory: from `specdiag.trajectory` or `load_trajectory`.
+        metric: a tracked metric; None for square_alpha, which may be compared across roles, or else alpha.
         roles: only these.
+
+    Returns:
+        A matplotlib figure, which `savefig` writes to a file.
 
     Raises:
         UsageError: nothing of the kind is in the trajectory.
@@ -75,8 +78,8 @@ def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> Non
         nulls = [1 + (value - 1) / rhos[step] for step, value in values.items() if rhos.get(step)]
         if nulls:
             levels.setdefault(round(median(nulls), 2), []).append(role)
-    for level, of in levels.items():
-        colour = NULL if len(of) > 1 or len(levels) == 1 else ROLE_STYLES[of[0]].colour
+    for level, sharing in levels.items():
+        colour = NULL if len(sharing) > 1 or len(levels) == 1 else ROLE_STYLES[sharing[0]].colour
         axes.axhline(level, color=colour, linestyle=(0, (5, 2)), linewidth=1, label="random matrices", zorder=0)
 
 

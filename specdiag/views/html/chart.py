@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 320, 170
 """Sides of the area inside the axes, in the units of the SVG."""
 
 _BELOW = HEIGHT + 5
-"""Where a density is zero: out of sight, so that an outline has no base."""
+"""Height at which a density of zero is drawn: below the area, so that the outline shows no base line."""
 
 Scale = Callable[[float], str]
 
@@ -42,7 +42,11 @@ class Chart(NamedTuple):
 
 
 def chart(drawn: Spectrum) -> Chart:
-    """The paths of a spectrum, log-log."""
+    """Draw a spectrum as paths and ticks, log-log.
+
+    Args:
+        drawn: the numbers to draw.
+    """
     heights = [v for v in (*drawn.density, *drawn.randomized) if v > 0]
     bottom, top = min(heights) / 1.8, max(heights) * 1.8
     x, y = _scale(drawn.low, drawn.high, 0, WIDTH), _scale(bottom, top, HEIGHT, 0)
@@ -60,7 +64,7 @@ def chart(drawn: Spectrum) -> Chart:
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    """Places of values on a logarithmic axis, to a tenth of a unit."""
+    """Make the function that places values on a logarithmic axis, to a tenth of a unit."""
     slope = (end - start) / math.log(high / low)
     return lambda value: f"{start + slope * math.log(value / low):.1f}".removesuffix(".0")
 

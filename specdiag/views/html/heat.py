@@ -16,7 +16,7 @@ from specdiag.views.figures.selection import in_role_order, null, value
 from specdiag.views.figures.style import LAYERS
 
 _NUMBERS_UP_TO = 16
-"""Layers: beyond, numbers would widen the cells beyond a screen."""
+"""Number of layers beyond which numbers would make the cells wider than a screen."""
 _DECADES = 100
 _LEGEND_STOPS = 9
 
@@ -60,7 +60,14 @@ class Heatmap(NamedTuple):
 
 
 def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
-    """square_alpha by layer and role, or alpha without it; None where no matrix has either."""
+    """Arrange square_alpha, or alpha where no matrix has it, by layer and role.
+
+    Args:
+        records: rows of a report.
+
+    Returns:
+        None where no matrix has either metric.
+    """
     metric = next((m for m in ("square_alpha", "alpha") if any(value(r, m) is not None for r in records)), None)
     if metric is None:
         return None
@@ -68,8 +75,8 @@ def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
     for r in in_role_order(records):
         if value(r, metric) is not None:
             groups[_label(r), r.layer].append(r)
-    placed = [layer for _, layer in groups if layer is not None]
-    layers = list(range(min(placed), max(placed) + 1)) if placed else []
+    numbers = [layer for _, layer in groups if layer is not None]
+    layers = list(range(min(numbers), max(numbers) + 1)) if numbers else []
     norm = _norm([_median(group, metric) for group in groups.values()])
     wide = len(layers) > _NUMBERS_UP_TO
     cells = {place: _cell(place, group, metric, norm, wide=wide) for place, group in groups.items()}
@@ -107,12 +114,12 @@ def _cell(
     red, green, blue, alpha = colormaps[LAYERS](norm(v))
     light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
     label, layer = place
-    where = label if layer is None else f"{label}, layer {layer}"
-    of = f" (median of {len(group)})" if len(group) > 1 else ""
+    title = label if layer is None else f"{label}, layer {layer}"
+    count_note = f" (median of {len(group)})" if len(group) > 1 else ""
     text = "" if wide else _short(v)
     return Cell(
         group[0].key,
-        f"{where}: {metric} {v:.3f}{of}",
+        f"{title}: {metric} {v:.3f}{count_note}",
         text,
         to_hex((red, green, blue, alpha)),
         "#222" if light else "#fff",

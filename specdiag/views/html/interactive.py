@@ -25,7 +25,7 @@ class Plotly(NamedTuple):
 
 
 def plotly() -> Plotly | None:
-    """plotly's script, or None where the package is not installed."""
+    """Read plotly's script; None where the package is not installed."""
     package = find_spec("plotly")
     if package is None or not package.submodule_search_locations:
         return None
@@ -37,12 +37,19 @@ def plotly() -> Plotly | None:
 
 
 def digest(script: bytes) -> str:
-    """A script as a Content-Security-Policy names it."""
+    """Hash a script as a Content-Security-Policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}"
 
 
 def curves(drawn: Spectrum) -> dict[str, object]:
-    """A spectrum for the page's script: the span and the densities of its bins, and whatever else there is."""
+    """Prepare a spectrum for the page's script.
+
+    Args:
+        drawn: the numbers to draw.
+
+    Returns:
+        The span and the densities of its bins, and the fit and nulls where there are some.
+    """
     return {
         "span": (drawn.low, drawn.high),
         "density": drawn.density,

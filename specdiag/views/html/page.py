@@ -1,4 +1,4 @@
-"""The page: each part of it draws what it is given; nothing is computed here."""
+"""Building the page from a report, a plan and an audit. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Module(NamedTuple):
     """Why there is no chart."""
 
 
-class Found(NamedTuple):
+class CheckFindings(NamedTuple):
     """The findings of one check."""
 
     first: Finding
@@ -107,14 +107,21 @@ def html_report(
 
 
 def check_target(path: Path) -> None:
-    """Raise UsageError now if no page could be saved as `path` later."""
+    """Check before any work that a page can be saved.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: it is no .html file, or a place that cannot be written.
+    """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"a page is saved as .html, not '{path.name}'")
     check_writable(path)
 
 
 def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None) -> str:
-    report = report.in_memory()  # one by one each spectrum would open the file anew
+    report = report.in_memory()  # else every spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
     plotly = interactive.plotly()
@@ -145,7 +152,7 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         records=tables.record_table(report.records, links),
         skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
         plan=None if plan is None else _plan(report, plan, links),
-        modules=[_module(r, *found) for r, found in zip(report, drawn, strict=True)],
+        modules=[_module(r, *spectrum_or_reason) for r, spectrum_or_reason in zip(report, drawn, strict=True)],
         links=links,
         width=WIDTH,
         height=HEIGHT,
@@ -163,21 +170,21 @@ def _data(name: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """Prepare a value for the page: characters that do not show, or that turn the text around, are written out."""
+    """Write out the characters of a value that do not show, or that turn the text around."""
     return value if isinstance(value, Markup) else printable(str(value))
 
 
 def _foldable(name: str) -> Markup:
-    """A name that a narrow column may break after a dot."""
+    """Let a narrow column break a name after its dots."""
     return Markup(".<wbr>").join(escape(_plain(part)) for part in name.split("."))
 
 
 def _drawn(report: SpectralReport, record: ModuleRecord) -> tuple[Spectrum | None, str]:
     try:
-        found = spectrum(report, record)
+        numbers = spectrum(report, record)
     except UsageError as error:
         return None, str(error)
-    return found, "" if found else f"There is no spectrum: {record.status}."
+    return numbers, "" if numbers else f"There is no spectrum: {record.status}."
 
 
 def _verdict(report: SpectralReport) -> list[str]:
@@ -186,7 +193,7 @@ def _verdict(report: SpectralReport) -> list[str]:
     return [
         *sentences.contrast(summary),
         *sentences.few(records),
-        *sentences.trouble(records),
+        *sentences.missing_numbers(records),
         *sentences.tails(records),
         *sentences.traps(records),
         *sentences.balance(summary),
@@ -195,9 +202,9 @@ def _verdict(report: SpectralReport) -> list[str]:
     ]
 
 
-def _findings(audit: AuditReport) -> list[Found]:
+def _findings(audit: AuditReport) -> list[CheckFindings]:
     return [
-        Found(
+        CheckFindings(
             group[0],
             wording.explanation(group[0]),
             len(group),
@@ -230,18 +237,18 @@ def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> 
     if plan.verdict is not None:
         sentences += [*plan.verdict.reasons, f"Verdict: {plan.verdict.answer}."]
     names = {r.name for r in report}
-    strange = [e.name for e in plan.entries if e.name not in names]
-    if strange:
-        sentences.insert(0, f"{len(strange)} of its Parameters are not in this report, such as {strange[0]}.")
+    foreign = [e.name for e in plan.entries if e.name not in names]
+    if foreign:
+        sentences.insert(0, f"{len(foreign)} of its Parameters are not in this report, such as {foreign[0]}.")
     return Plan(f"{plan_caption(plan)}.", sentences, tables.plan_table(plan, _first_parts(report, links)))
 
 
 def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, str]:
-    """The panel of each Parameter: of its first part, where it has several."""
-    found: dict[str, str] = {}
+    """Map each Parameter to its panel, or that of its first part where it has several."""
+    first: dict[str, str] = {}
     for r in report:
-        found.setdefault(r.name, links[r.key])
-    return found
+        first.setdefault(r.name, links[r.key])
+    return first
 
 
 def _tail(settings: Settings) -> str:
@@ -251,18 +258,18 @@ def _tail(settings: Settings) -> str:
 
 def _selection(settings: Settings) -> str:
     """Describe the chosen part of the checkpoint; empty for all of it."""
-    asked: dict[str, Sequence[str]] = {
+    choices: dict[str, Sequence[str]] = {
         "include": settings.include,
         "exclude": settings.exclude,
         "role": settings.roles,
         "experts": () if settings.experts is None else (f"{settings.experts} of each stack (seed {settings.seed})",),
         "role map": () if settings.role_map is None else (settings.role_map,),
     }
-    return "; ".join(f"{name} {', '.join(values)}" for name, values in asked.items() if values)
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in choices.items() if values)
 
 
 def _provenance(report: SpectralReport) -> Markup:
-    """Everything that the numbers depend on, as JSON; no invisible character is left in it."""
+    """Write everything that the numbers depend on as JSON, without invisible characters."""
     record = {
         "source": report.source,
         "settings": report.settings,
@@ -275,5 +282,5 @@ def _provenance(report: SpectralReport) -> Markup:
 
 
 def _json(value: object) -> Markup:
-    """JSON without `<`, for a script element: it cannot be ended from within."""
+    """Write JSON without `<`: nothing in it can end the script element that it lies in."""
     return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))

@@ -38,38 +38,46 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
-    """Prepare the drawing of one record's eigenvalues; None where there are none.
+    """Prepare the drawing of one record's eigenvalues.
+
+    Args:
+        report: the report, with its eigenvalues.
+        record: one of its rows.
+
+    Returns:
+        The numbers to draw; None where the record has no eigenvalues above zero.
 
     Raises:
         UsageError: the report was saved without eigenvalues.
+        SourceError: the file of the eigenvalues cannot be read, or is not that of the report.
     """
-    curve_of = curve(report, record, "", "", "")
-    if curve_of is None or not curve_of.eigenvalues.size:
+    own_curve = curve(report, record, "", "", "")
+    if own_curve is None or not own_curve.eigenvalues.size:
         return None
-    low, high = span_of([curve_of], details=True)
-    edges = log_bins([curve_of.eigenvalues], low, high)
+    low, high = span_of([own_curve], details=True)
+    edges = log_bins([own_curve.eigenvalues], low, high)
     return Spectrum(
         low,
         high,
-        tuple(map(_short, densities(curve_of.eigenvalues, edges, curve_of.n))),
-        _fit(curve_of),
-        _bulk(curve_of, low),
+        tuple(map(_short, densities(own_curve.eigenvalues, edges, own_curve.n))),
+        _fit(own_curve),
+        _bulk(own_curve, low),
         None if record.rand_spectral_norm is None else _short(record.rand_spectral_norm**2),
-        () if curve_of.randomized is None else tuple(map(_short, densities(curve_of.randomized, edges, curve_of.n))),
-        curve_of.n - int((curve_of.eigenvalues >= low).sum()),
+        () if own_curve.randomized is None else tuple(map(_short, densities(own_curve.randomized, edges, own_curve.n))),
+        own_curve.n - int((own_curve.eigenvalues >= low).sum()),
     )
 
 
-def _fit(curve_of: Curve) -> tuple[Point, Point] | None:
-    law = power_law(curve_of.record, float(curve_of.eigenvalues[-1]), curve_of.n, 2)
+def _fit(own_curve: Curve) -> tuple[Point, Point] | None:
+    law = power_law(own_curve.record, float(own_curve.eigenvalues[-1]), own_curve.n, 2)
     if law is None:
         return None
     first, last = ((_short(x), _short(y)) for x, y in zip(*law, strict=True))
     return first, last
 
 
-def _bulk(curve_of: Curve, low: float) -> tuple[Point, ...]:
-    law, edge = bulk(curve_of.record), curve_of.record.mp_edge
+def _bulk(own_curve: Curve, low: float) -> tuple[Point, ...]:
+    law, edge = bulk(own_curve.record), own_curve.record.mp_edge
     if law is None or edge is None or edge <= low:
         return ()
     (n, m), variance = law
@@ -81,5 +89,5 @@ def _bulk(curve_of: Curve, low: float) -> tuple[Point, ...]:
 
 
 def _short(value: float) -> float:
-    """Three digits: more than a pixel shows."""
+    """Round to three digits, which is finer than a pixel."""
     return float(f"{value:.3g}")

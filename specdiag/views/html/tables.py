@@ -1,4 +1,4 @@
-"""Tables of the page: columns as in the terminal, and cells as text beside what they sort by."""
+"""Tables of the page: the columns of the terminal, and cells as text with their sort keys."""
 
 from __future__ import annotations
 
@@ -45,27 +45,37 @@ class Table(NamedTuple):
 
 
 def role_table(roles: Sequence[RoleSummary]) -> Table:
-    """Medians of each role."""
+    """Make a row for each role, with its medians."""
     return _table(roles, role_columns())
 
 
 def contrast_table(contrasts: Sequence[Contrast]) -> Table:
-    """MLP minus attention per layer."""
+    """Make a row for each contrast of MLP minus attention."""
     return _table(contrasts, contrast_columns())
 
 
 def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> Table:
-    """Make a row for each matrix; its name leads to its panel."""
+    """Make a row for each matrix.
+
+    Args:
+        records: rows of the report.
+        links: the panel that each name leads to, by key.
+    """
     return _table(records, record_columns(), lambda r: links[r.key])
 
 
 def plan_table(plan: DecayPlan, links: Mapping[str, str]) -> Table:
-    """Make a row for each Parameter; its name leads to the panel of its first part."""
+    """Make a row for each Parameter.
+
+    Args:
+        plan: the plan.
+        links: the panel that each name leads to; a Parameter outside of the report has none.
+    """
     return _table(plan.entries, plan_columns(plan), lambda e: links.get(e.name))
 
 
 def skipped_table(skipped: Sequence[Skipped]) -> Table:
-    """The tensors that were left out, and why."""
+    """Make a row for each tensor that was left out, with the reason."""
     return _table(skipped, skipped_columns())
 
 
@@ -73,8 +83,8 @@ def _table(rows: Sequence[R], columns: Sequence[Column[R]], link: Callable[[R], 
     shown = filled(columns, rows)
 
     def cell(column: Column[R], row: R) -> Cell:
-        leads = link(row) if link is not None and column is columns[0] else None
-        return Cell(column.cell(row), None if column.order is None else column.order(row), leads)
+        target = link(row) if link is not None and column is columns[0] else None
+        return Cell(column.cell(row), None if column.order is None else column.order(row), target)
 
     heads = [Head(c.head, c.right, c.help) for c in shown]
     return Table(heads, [[cell(column, row) for column in shown] for row in rows])
