@@ -34,7 +34,14 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Return each Parameter once, under its first name, in the order of `parameters`."""
+    """Return each Parameter once, under its first name.
+
+    Args:
+        parameters: by name; a tied Parameter comes under each of its names, as in `live_parameters`.
+
+    Returns:
+        Parameters by name, in the order of `parameters`.
+    """
     seen: set[torch.Tensor] = set()
     first: dict[str, nn.Parameter] = {}
     for name, parameter in parameters.items():
@@ -47,7 +54,12 @@ def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 def live_config(model: nn.Module) -> Table:
     """Return the model's config as config.json would hold it; empty for a model without `config.to_dict`.
 
-    Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
+    Args:
+        model: a module. Wrappers are looked through, and modules that hold one model and no other Parameter, such as a
+            LightningModule.
+
+    Returns:
+        The content of config.json.
     """
     inner_model: nn.Module | None = model
     while inner_model is not None:

@@ -10,8 +10,8 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
+from specdiag.live.parameter_kinds import TrainedParameter, trained_parameters
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import PlacedParameter, placed
 from specdiag.optim.method import Options
 from specdiag.optim.optimizers.orthogonal import Method as Orthogonalization
 from specdiag.optim.optimizers.scion import Scion
@@ -23,10 +23,10 @@ Build = Callable[[nn.Module, Options], list[Optimizer]]
 
 def _groups(model: nn.Module, weight_decay: float) -> list[ParamGroup]:
     """Split the trained parameters into those with decay and those without."""
-    return _split(placed(model), weight_decay)
+    return _split(trained_parameters(model), weight_decay)
 
 
-def _split(parameters: list[PlacedParameter], weight_decay: float) -> list[ParamGroup]:
+def _split(parameters: list[TrainedParameter], weight_decay: float) -> list[ParamGroup]:
     groups = [
         {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
         {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
@@ -101,10 +101,10 @@ def muon(model: nn.Module, options: Options) -> list[Optimizer]:
 
     if not hasattr(optim, "Muon"):
         raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
-    hidden: list[PlacedParameter] = []
-    rest: list[PlacedParameter] = []
-    for each in placed(model):
-        (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
+    hidden: list[TrainedParameter] = []
+    rest: list[TrainedParameter] = []
+    for each in trained_parameters(model):
+        (hidden if each.kind == "hidden" and each.parameter.ndim == 2 else rest).append(each)
     if not hidden:
         raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
     lr, weight_decay = _number(options, "lr"), _number(options, "weight_decay")

@@ -20,7 +20,7 @@ from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import refusal, servables
+from specdiag.live.optimizers import refusal, unwrap_optimizers
 from specdiag.optim.rules.background import Background
 from specdiag.optim.rules.measuring_schedule import Mode, due, rounds
 from specdiag.optim.rules.participants import taking_part
@@ -105,7 +105,7 @@ class AlphaDecay:
         self._basis: Basis = basis
         self._mode: Mode = mode
         self._s1, self._s2, self._every, self._measure_first = s1, s2, every, measure_first
-        self._optimizers = servables(optimizer)
+        self._optimizers = unwrap_optimizers(optimizer)
         include, exclude, roles = (
             checks.texts("include", include),
             checks.texts("exclude", exclude),

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import placed
 from specdiag.text import checks
 
 Correction = Literal["adamc", "scionc"]
@@ -67,7 +67,7 @@ class CorrectedDecay:
             raise UsageError(f"peak_lr={peak_lr} must be a learning rate above 0")
         self._peak_lr = peak_lr
         self._rule: Correction = rule
-        held = servables(optimizer)
+        held = unwrap_optimizers(optimizer)
         self._corrected = _corrected(model)
         if not any(p in self._corrected for o in held for group in o.param_groups for p in group["params"]):
             raise UsageError(f"the optimizer holds no matrix of this {type(model).__name__} that could be corrected")
@@ -117,7 +117,7 @@ class CorrectedDecay:
 
 def _corrected(model: nn.Module) -> set[torch.Tensor]:
     """Matrices other than embeddings and heads; a head that is tied to an embedding is one Parameter with it."""
-    return {each.parameter for each in placed(model) if each.place == "hidden"}
+    return {each.parameter for each in trained_parameters(model) if each.kind == "hidden"}
 
 
 def _gradient_weight(group: ParamGroup) -> float:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.optim.optimizers.awd import averaged, gradient_ratio
 
@@ -35,7 +35,7 @@ class GradientRatioDecay:
         Raises:
             UsageError: the optimizer cannot be served, or has a rule already.
         """
-        held = servables(optimizer)
+        held = unwrap_optimizers(optimizer)
         decays = {p: group["weight_decay"] for each in held for group in each.param_groups for p in group["params"]}
         self._parameters = list(decays)  # in their order, or the norm of all would differ in its last bits
         self._names = [name for name, p in untied(live_parameters(model)).items() if decays.get(p)]

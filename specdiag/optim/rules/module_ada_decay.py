@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.optim.optimizers.ada_decay import thetas
 from specdiag.optim.rules.participants import taking_part
 from specdiag.text import checks
@@ -49,7 +49,7 @@ class ModuleAdaDecay:
         if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1; AlphaDecay's code has 500")
         checks.number("slope", slope, least=0)
-        held = servables(optimizer)
+        held = unwrap_optimizers(optimizer)
         owned = {p for each in held for group in each.param_groups for p in group["params"]}
         participants, matrices = taking_part(model, owned, include=(), exclude=(), roles=())
         named = dict(zip((p.name for p in participants), dict.fromkeys(m.parameter for m in matrices), strict=True))

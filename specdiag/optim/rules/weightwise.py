@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.ada_decay import thetas
@@ -41,7 +41,7 @@ class WeightwiseDecay:
         """
         if not checks.number("slope", slope) >= 0:
             raise UsageError(f"slope={slope} must be at least 0; 4 is that of AlphaDecay's repository")
-        held = servables(optimizer)
+        held = unwrap_optimizers(optimizer)
         self._slope = slope
         own = {p: float(g["weight_decay"]) for each in held for g in each.param_groups for p in g["params"]}
         self._decays = {name: own[p] for name, p in untied(live_parameters(model)).items() if own.get(p)}
