@@ -1,4 +1,4 @@
-"""A plan put to work: groups for a new optimizer, or ratios on a live one."""
+"""Application of a plan: groups for a new optimizer, or ratios on a live one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from specdiag.text import checks
 from specdiag.text.names import listed
 
 _SHOWN = 3
-"""Names listed of each kind of difference."""
+"""Number of names listed for each kind of difference."""
 
 
 def param_groups(
     plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
     """See `DecayPlan.param_groups`."""
-    given = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
+    weight_decay = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
     lr = None if lr is None else checks.number("lr", lr, least=0)
-    base = plan.base_weight_decay if given is None else given
+    base = plan.base_weight_decay if weight_decay is None else weight_decay
     if base is None:
         raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")
     parameters = live_parameters(model)
@@ -62,16 +62,20 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
 
 
 def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, PlanEntry]:
-    """The plan's entries by the names of the live model.
+    """Match the entries of a plan with the Parameters of a live model.
 
-    Names are taken as they are, or with one prefix (`model.`) that the checkpoint or the model puts before all.
+    Names must be equal, or differ by one prefix, such as `model.`, that the checkpoint or the model puts before all.
 
     Args:
         plan: the plan.
-        parameters: of the live model, each under all its names.
+        parameters: of the live model, each under all its names, as in `live_parameters`.
+
+    Returns:
+        The entries, by the name in the live model.
 
     Raises:
-        UsageError: the plan does not fit; the difference is listed.
+        UsageError: a Parameter is missing or of another size, the model has more layers than the plan, or several
+            prefixes fit; the difference is listed.
     """
     entries = {entry.name: entry for entry in plan.entries}
     renamed = {name: name for name in entries}
@@ -94,7 +98,7 @@ def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, Pl
 
 
 def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterable[dict[str, str]]:
-    """Every way to put one prefix before all names or to take one off, judged by the first of them."""
+    """Yield every way to add one prefix to all names or to remove one, for which the first name is in the model."""
     first = names[0]
     for live in parameters:
         if live.endswith(f".{first}"):
@@ -112,7 +116,7 @@ def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.P
         for name, entry in entries.items()
         if name in parameters and not _same_size(entry, parameters[name])
     ]
-    extra = [] if chosen else _deeper(entries, parameters)
+    extra = [] if chosen else _deeper(entries, parameters)  # a plan of chosen modules may end at any layer
     differences: list[str] = []
     if missing:
         differences.append(
@@ -126,17 +130,14 @@ def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.P
 
 
 def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
-    """Parts may be fewer than the Parameter holds: experts are sampled, roles chosen."""
+    """Compare sizes. An entry of parts may hold less than the Parameter, where experts were sampled or roles chosen."""
     if entry.part_values:
         return entry.n_parameters <= parameter.numel()
     return entry.n_parameters == parameter.numel()
 
 
 def _deeper(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
-    """Live Parameters that are named like entries and lie in layers beyond the plan's last.
-
-    A plan of chosen modules may end anywhere.
-    """
+    """Return live Parameters that are named like entries and lie in layers beyond the plan's last."""
     last: dict[str, tuple[int, ...]] = {}
     for name in entries:
         last[numbered(name)] = max(last.get(numbered(name), ()), _numbers(name))
@@ -148,7 +149,7 @@ def _numbers(name: str) -> tuple[int, ...]:
 
 
 def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
-    """Matrices that are no embedding. A head that is tied to an embedding is one."""
+    """Return the Parameters that decay by default: matrices, but no embeddings and no head that is tied to one."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}
     return {
