@@ -1,4 +1,4 @@
-"""Assumptions of a prediction as sentences, with the factor that replaces a paper's where that is known to be off."""
+"""Assumptions of a prediction as sentences, with the corrected factor where a paper's is known to be wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from specdiag.dynamics.updates import MOMENTUM, NEWTON_SCHULZ_SQUARE, SPECTRAL_R
 
 
 def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple[str, ...]:
-    """Sentences, the general ones first.
+    """Write the assumptions of a prediction.
 
     Args:
         update: of the optimizer.
-        setting: what is simulated.
-        sample: shape that the optimizer itself was run on, if it was.
+        setting: of the simulated run.
+        sample: shape of the tensor that the optimizer itself was run on; None without a stochastic simulation.
+
+    Returns:
+        Sentences, the general ones first.
     """
     eta = removed(update, setting.lr, setting.weight_decay)
     return (
