@@ -25,7 +25,17 @@ _SHOWN = 3
 def param_groups(
     plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
-    """See `DecayPlan.param_groups`."""
+    """Make groups for a new optimizer, one for each decay that occurs; the code of `DecayPlan.param_groups`.
+
+    Args:
+        plan: the plan.
+        model: that will be trained.
+        lr: learning rate of every group; None leaves it to the optimizer's own argument.
+        weight_decay: base decay; None for that of the plan.
+
+    Raises:
+        UsageError: no base decay is known, or the plan does not fit the model.
+    """
     weight_decay = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
     lr = None if lr is None else checks.number("lr", lr, least=0)
     base = plan.base_weight_decay if weight_decay is None else weight_decay
@@ -45,7 +55,16 @@ def param_groups(
 
 
 def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """See `DecayPlan.apply`."""
+    """Apply the ratios to a live optimizer; the code of `DecayPlan.apply`.
+
+    Args:
+        plan: the plan.
+        optimizer: built over `model`'s parameters.
+        model: names the parameters.
+
+    Raises:
+        UsageError: the plan does not fit the model or the optimizer, or the optimizer cannot take a changing decay.
+    """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
         raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
     parameters = live_parameters(model)
@@ -90,8 +109,8 @@ def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, Pl
                 "make the plan from the model itself: specdiag.recommend(model)"
             )
         renamed = fits[0] if fits else renamed
-    chosen = bool(plan.include or plan.exclude or plan.roles)
-    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, chosen)
+    is_selection = bool(plan.include or plan.exclude or plan.roles)
+    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, is_selection)
     if differences:
         raise UsageError(f"the plan of {plan.source} does not fit this model: {'; '.join(differences)}")
     return {renamed[name]: entry for name, entry in entries.items()}
@@ -109,14 +128,16 @@ def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterab
             yield {name: name.removeprefix(prefix) if name.startswith(prefix) else "" for name in names}
 
 
-def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], chosen: bool) -> list[str]:
+def _differences(
+    entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], is_selection: bool
+) -> list[str]:
     missing = [name for name in entries if name not in parameters]
     reshaped = [
         f"{name} (plan {entry.n_parameters} values, model {parameters[name].numel()})"
         for name, entry in entries.items()
         if name in parameters and not _same_size(entry, parameters[name])
     ]
-    extra = [] if chosen else _deeper(entries, parameters)  # a plan of chosen modules may end at any layer
+    extra = [] if is_selection else _deeper(entries, parameters)  # a plan of chosen modules may end at any layer
     differences: list[str] = []
     if missing:
         differences.append(

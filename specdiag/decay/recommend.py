@@ -245,8 +245,8 @@ def _report(
     defaults: UnselectedArguments = {"tail": "farms" if basis == "farms" else "hill"}
     if compat == "reference":
         defaults = {**defaults, "method": "svd", "dtype": "float32"}
-    chosen: UnselectedArguments = {**defaults, **analysis}
-    return analyze(source, progress=progress, **chosen)
+    arguments: UnselectedArguments = {**defaults, **analysis}
+    return analyze(source, progress=progress, **arguments)
 
 
 def _linears(source: object) -> list[str] | None:

@@ -155,11 +155,11 @@ def column(basis: Basis, settings: Settings) -> str:
     """
     check_basis(basis)
     if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
-        made = f"this report was made with tail='{settings.tail}'"
+        reason = f"this report was made with tail='{settings.tail}'"
         raise UsageError(
-            f"{made}; basis='farms' needs one made with tail='farms'"
+            f"{reason}; basis='farms' needs one made with tail='farms'"
             if basis == "farms"
-            else f"{made}; choose basis='farms'"
+            else f"{reason}; choose basis='farms'"
         )
     return _COLUMNS[basis]
 

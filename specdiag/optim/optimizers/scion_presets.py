@@ -113,17 +113,17 @@ def scion_groups(
     corrected = checks.flag("corrected", corrected)
     if overrides is not None:
         checks.instance("overrides", overrides, Mapping, "of globs to places")
-    chosen = PRESETS[preset]
-    peak = chosen.lr if lr is None else lr
-    kept = chosen.momentum if momentum is None else momentum
+    configuration = PRESETS[preset]
+    peak = configuration.lr if lr is None else lr
+    kept = configuration.momentum if momentum is None else momentum
     members: dict[tuple[ParameterKind, Lmo, bool], list[nn.Parameter]] = defaultdict(list)
     for each in trained_parameters(model, overrides):
-        lmo = _lmo(each, chosen)
+        lmo = _lmo(each, configuration)
         # A table of its own steps as it would tied to the head: per entry 1/width, not 1/vocabulary.
         members[each.kind, lmo, each.transpose and lmo not in ("sign", "bias-rms")].append(each.parameter)
     groups: list[ParamGroup] = []
     for (kind, lmo, transpose), parameters in members.items():
-        radius = chosen.balls[kind].radius
+        radius = configuration.balls[kind].radius
         target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - kept)
         groups.append(
             {
@@ -134,7 +134,7 @@ def scion_groups(
                 "lmo": lmo,
                 "radius": radius,
                 "transpose": transpose,
-                "target_norm": target if corrected and kind in chosen.corrected else None,
+                "target_norm": target if corrected and kind in configuration.corrected else None,
             }
         )
     return groups
