@@ -18,7 +18,7 @@ Options = Mapping[str, object]
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
 """`decoupled` decay removes lr x decay of all weights, `coupled` decay is added to the gradient, and decay `by weight`
-removes another fraction of each weight."""
+removes a different fraction of each weight."""
 
 
 def no_model(group: ParamGroup, shape: torch.Size) -> Simulated | None:

@@ -152,7 +152,7 @@ class NormWatch:
         return {"steps": self._last_step, "vectors": self._powers.state_dict()}
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from a saved state; matrices that are new, or of another shape, start anew."""
+        """Continue from a saved state; matrices that are new, or of another shape, start anew."""
         self._last_step = state["steps"]
         self._powers.load_state_dict(state["vectors"])
         self._powers.keep({m.key: m.slicer.shape for m in self._matrices})

@@ -78,7 +78,7 @@ class PowerIteration:
         }
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from saved vectors; a matrix that has none, or of another shape, starts from a new one."""
+        """Continue from saved vectors; a matrix that has none, or of another shape, starts from a new one."""
         self._vectors = {}
         for name, saved in state.items():
             data = bytearray(base64.b64decode(saved["data"]))

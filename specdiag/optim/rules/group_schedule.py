@@ -42,9 +42,9 @@ class GroupSchedule:
         if not callable(schedule):
             raise UsageError(f"schedule is {checks.shown(schedule)}: give a function of the step")
         if not any(group.get(key) is not None for group in optimizer.param_groups):
-            has = ", ".join(key for key in optimizer.defaults if key != "lr")
+            names = ", ".join(key for key in optimizer.defaults if key != "lr")
             raise UsageError(
-                f"no group of this {type(optimizer).__name__} has a number '{key}'; its settings are {has}"
+                f"no group of this {type(optimizer).__name__} has a number '{key}'; its settings are {names}"
             )
         self._optimizer, self._key, self._schedule = optimizer, key, schedule
         self._step = 0
