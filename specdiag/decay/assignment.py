@@ -99,7 +99,7 @@ def linear(alphas: Values, s1: float = 0.67, s2: float = 3.0) -> list[float]:
     low, high = min(known, default=0.0), max(known, default=0.0)
     if low == high:
         return [1.0] * len(alphas)
-    return _each(alphas, lambda alpha: (alpha - low) / (high - low) * (s2 - s1) + s1)
+    return _map_finite(alphas, lambda alpha: (alpha - low) / (high - low) * (s2 - s1) + s1)
 
 
 def linear_reference(alphas: Sequence[float], s1: float = 0.67, s2: float = 3.0) -> list[float]:
@@ -126,7 +126,7 @@ def square_root(alphas: Values) -> list[float]:
     Args:
         alphas: exponent of each module, 0 or more.
     """
-    return _over_its_mean(alphas, math.sqrt)
+    return _divide_by_mean(alphas, math.sqrt)
 
 
 def log2(alphas: Values) -> list[float]:
@@ -135,7 +135,7 @@ def log2(alphas: Values) -> list[float]:
     Args:
         alphas: exponent of each module, above 1.
     """
-    return _over_its_mean(alphas, math.log2)
+    return _divide_by_mean(alphas, math.log2)
 
 
 def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> list[float]:
@@ -152,7 +152,7 @@ def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> li
     ratios: list[float] = []
     for alpha, layer in zip(alphas, layers, strict=True):
         alphas_here = members[layer]
-        ratios += _each(
+        ratios += _map_finite(
             [alpha],
             lambda a, alphas_here=alphas_here: (
                 2 / (1 + math.exp(-beta * (a - fmean(alphas_here)) / _spread(alphas_here)))
@@ -195,11 +195,11 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _over_its_mean(alphas: Values, function: Callable[[float], float]) -> list[float]:
+def _divide_by_mean(alphas: Values, function: Callable[[float], float]) -> list[float]:
     known = [function(alpha) for alpha in finite(alphas)]
     mean = fmean(known) if known else 1.0
-    return _each(alphas, lambda alpha: function(alpha) / mean)
+    return _map_finite(alphas, lambda alpha: function(alpha) / mean)
 
 
-def _each(alphas: Values, ratio: Callable[[float], float]) -> list[float]:
+def _map_finite(alphas: Values, ratio: Callable[[float], float]) -> list[float]:
     return [1.0 if alpha is None or not math.isfinite(alpha) else ratio(alpha) for alpha in alphas]

@@ -225,7 +225,7 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
         )
     yield (
         f"By then the norms of {n} modules change by {_percent(verdict.median_change)} in the median "
-        f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_in_the_end(verdict)}."
+        f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_final_change(verdict)}."
     )
     yield (
         f"Uniform decay of the same mean, {verdict.uniform_ratio:.3g} times the base, changes every norm by "
@@ -243,7 +243,7 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
 
 
-def _in_the_end(verdict: Verdict) -> str:
+def _final_change(verdict: Verdict) -> str:
     known = [abs(change) for change in verdict.balanced_changes if change is not None]
     if verdict.schedule == "to zero":  # the balance moves with the lr, so the last norms may lie beyond it
         return ""

@@ -228,10 +228,10 @@ def _problem(plan: DecayPlan) -> str | None:
         if entry.ratio < 0:
             return f"'{entry.name}' has the ratio {entry.ratio:g}"
         expected = None if base is None else entry.ratio * base
-        if entry.weight_decay != expected and not _near(entry.weight_decay, expected):
+        if entry.weight_decay != expected and not _is_close(entry.weight_decay, expected):
             return f"'{entry.name}' has the decay {entry.weight_decay}, and its ratio times the base is {expected}"
     return None
 
 
-def _near(value: float | None, expected: float | None) -> bool:
+def _is_close(value: float | None, expected: float | None) -> bool:
     return value is not None and expected is not None and math.isclose(value, expected, rel_tol=1e-6)

@@ -43,7 +43,7 @@ def param_groups(
         raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")
     parameters = live_parameters(model)
     ratios = {parameters[name]: entry.ratio for name, entry in fit(plan, parameters).items()}
-    decayed = _decayed(model, parameters)
+    decayed = _decayed_by_default(model, parameters)
     members: dict[float, list[nn.Parameter]] = defaultdict(list)
     for parameter in untied(parameters).values():
         if parameter.requires_grad:
@@ -137,7 +137,7 @@ def _differences(
         for name, entry in entries.items()
         if name in parameters and not _same_size(entry, parameters[name])
     ]
-    extra = [] if is_selection else _deeper(entries, parameters)  # a plan of chosen modules may end at any layer
+    extra = [] if is_selection else _in_later_layers(entries, parameters)  # a selection may end at any layer
     differences: list[str] = []
     if missing:
         differences.append(
@@ -157,7 +157,7 @@ def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
     return entry.n_parameters == parameter.numel()
 
 
-def _deeper(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+def _in_later_layers(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Return live Parameters that are named like entries and lie in layers beyond the plan's last."""
     last: dict[str, tuple[int, ...]] = {}
     for name in entries:
@@ -169,7 +169,7 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(int(piece) for piece in name.split(".") if piece.isdigit())
 
 
-def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
+def _decayed_by_default(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
     """Return the Parameters that decay by default: matrices, but no embeddings and no head that is tied to one."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}

@@ -135,7 +135,7 @@ def recommend(
     def ratios(column_values: Values) -> list[float]:
         kept = column_values if clip is None else assignment.clipped(column_values, *clip)
         unscaled = _ratios(rule, kept, layers, s1, s2, compat)
-        return _preserving(unscaled, [p.n_parameters for p in targets]) if preserve_mean else unscaled
+        return _scale_to_mean_one(unscaled, [p.n_parameters for p in targets]) if preserve_mean else unscaled
 
     planned = ratios(values)
     random_values = [random_value(p, basis) if v is not None else None for p, v in zip(targets, values, strict=True)]
@@ -158,7 +158,7 @@ def recommend(
             random_ratio=random[i],
             ratio_25=None if low is None else low[i],
             ratio_75=None if high is None else high[i],
-            note=None if values[i] is not None else _why_not(p, basis),
+            note=None if values[i] is not None else _missing_note(p, basis),
         )
         for i, p in enumerate(targets)
     )
@@ -182,7 +182,7 @@ def recommend(
         mean_ratio=fmean(planned),
         mean_ratio_weighted=fmean(planned, [p.n_parameters for p in targets]),
         shape_share=share,
-        tail_shift=_shift(low, high),
+        tail_shift=_tail_shift(low, high),
         schedule=schedule,
         verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share),
         notes=tuple(_notes(report, entries, clip)),
@@ -275,12 +275,12 @@ def _ratios(
     return assignment.assign(rule, values, layers, s1, s2)
 
 
-def _preserving(ratios: list[float], weights: list[int]) -> list[float]:
+def _scale_to_mean_one(ratios: list[float], weights: list[int]) -> list[float]:
     mean = fmean(ratios, weights)
     return [ratio / mean for ratio in ratios] if mean > 0 else ratios
 
 
-def _shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
+def _tail_shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
     return None if low is None or high is None else median(abs(a - b) for a, b in zip(low, high, strict=True))
 
 
@@ -305,7 +305,7 @@ def _verdict(
     )
 
 
-def _why_not(target: DecayTarget, basis: Basis) -> str:
+def _missing_note(target: DecayTarget, basis: Basis) -> str:
     statuses = sorted({record.status for record in target.records if record.status != "ok"})
     return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
 

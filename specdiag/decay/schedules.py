@@ -25,7 +25,7 @@ def constant(value: float, warmup: int = 0) -> Schedule:
         value: after the warm-up.
         warmup: number of steps from 0 to `value`.
     """
-    return lambda step: value * _warmed(step, warmup)
+    return lambda step: value * _warmup_factor(step, warmup)
 
 
 def linear(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Schedule:
@@ -40,7 +40,7 @@ def linear(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Sche
     Raises:
         UsageError: not 0 <= warmup < total.
     """
-    return _decaying(peak, total, warmup, final, lambda done: 1 - done)
+    return _decay_after_warmup(peak, total, warmup, final, lambda done: 1 - done)
 
 
 def cosine(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Schedule:
@@ -55,7 +55,7 @@ def cosine(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Sche
     Raises:
         UsageError: not 0 <= warmup < total.
     """
-    return _decaying(peak, total, warmup, final, lambda done: (1 + math.cos(math.pi * done)) / 2)
+    return _decay_after_warmup(peak, total, warmup, final, lambda done: (1 + math.cos(math.pi * done)) / 2)
 
 
 def per_step(lr: Schedule, decay: Schedule) -> Schedule:
@@ -245,17 +245,19 @@ def gradient_weight_for(share: float, initial: float) -> tuple[float, float]:
     return (2 / (1 + squared), 1.0) if squared >= 1 else (1.0, math.sqrt(squared))
 
 
-def _warmed(step: int, warmup: int) -> float:
+def _warmup_factor(step: int, warmup: int) -> float:
     return min(step / warmup, 1.0) if warmup > 0 else 1.0
 
 
-def _decaying(peak: float, total: int, warmup: int, final: float, shape: Callable[[float], float]) -> Schedule:
+def _decay_after_warmup(
+    peak: float, total: int, warmup: int, final: float, shape: Callable[[float], float]
+) -> Schedule:
     if not 0 <= warmup < total:
         raise UsageError(f"{warmup} steps of warm-up do not fit in a schedule of {total} steps")
 
     def value(step: int) -> float:
         if step < warmup:
-            return peak * _warmed(step, warmup)
+            return peak * _warmup_factor(step, warmup)
         return final + (peak - final) * shape(min((step - warmup) / (total - warmup), 1.0))
 
     return value

@@ -54,7 +54,7 @@ def alignments(log: NormLog) -> list[Alignment]:
     measured: list[Alignment] = []
     for module in log.modules:
         ratio = dict(ratios.get(module.key, ()))
-        full = _full_from(module)
+        full = _first_full_step(module)
         pairs = [(c, ratio[step]) for step, c in cosines.get(module.key, ()) if step in ratio and step >= full]
         if pairs and module.decay == "decoupled":
             measured.append(_alignment(module, pairs))
@@ -85,7 +85,7 @@ def _repeats(module: NormedModule) -> float:
     return 0.0 if update is None else sum(weight * ratio / (1 - ratio) for weight, ratio in correlations(update))
 
 
-def _full_from(module: NormedModule) -> float:
+def _first_full_step(module: NormedModule) -> float:
     """Step from which on the momentum is full. Before it updates repeat each other less, and Adam's are longer."""
     update = _update(module)
     return 0.0 if update is None else _FULL / (1 - update.memory)

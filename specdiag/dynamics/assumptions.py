@@ -28,7 +28,7 @@ def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple
         "(its appendix D), add a part along the weights that is not in here.",
         *_steps(update, setting, eta),
         *_course(update, setting, eta),
-        *(() if sample is None else (_sampled(setting, sample),)),
+        *(() if sample is None else (_sample_sentence(setting, sample),)),
     )
 
 
@@ -110,7 +110,7 @@ def _course(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         yield "Without decay there is no balance: the norm grows as the square root of the steps."
 
 
-def _sampled(setting: Setting, sample: Shape) -> str:
+def _sample_sentence(setting: Setting, sample: Shape) -> str:
     n, d = math.prod(sample), math.prod(setting.shape)
     error = 1 / math.sqrt(2 * n)
     part = (

@@ -124,7 +124,7 @@ def _direction(update: Update, shape: Shape) -> Direction:
     if name == "lion":
         return _lion(shape, *update.kept)
     if name in ("sgdm", "sgdw"):
-        return _averaged(shape, update.kept[0], 1.0, lambda buffer: buffer)
+        return _momentum(shape, update.kept[0], 1.0, lambda buffer: buffer)
     if name == "muon":
         return _muon(shape, update.kept[0])
     scale = {
@@ -132,10 +132,10 @@ def _direction(update: Update, shape: Shape) -> Direction:
         "scion-sign": lambda m: np.sign(m) / shape[-1],
         "scion-spectral": lambda m: math.sqrt(shape[0] / shape[-1]) * polar(m),
     }[name]
-    return _averaged(shape, update.kept[0], 1 - update.kept[0], scale)
+    return _momentum(shape, update.kept[0], 1 - update.kept[0], scale)
 
 
-def _averaged(shape: Shape, kept: float, weight: float, then: Callable[[np.ndarray], np.ndarray]) -> Direction:
+def _momentum(shape: Shape, kept: float, weight: float, then: Callable[[np.ndarray], np.ndarray]) -> Direction:
     buffer = np.zeros(shape)
 
     def direction(gradient: np.ndarray, step: int) -> np.ndarray:

@@ -69,11 +69,11 @@ def with_settings(
             rows.append(entry(point.step - 1, m.key, "lr", point.lr))
             rows.append(entry(point.step - 1, m.key, "weight_decay", point.weight_decay))
     setting = simulated.setting
-    described = (_described(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
+    described = (_describe(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
     return NormLog(run=trajectory.run, every=0, modules=tuple(described), rows=tuple(rows))
 
 
-def _described(
+def _describe(
     m: TrackedModule, optimizer: Optimizer, momentum: float | None, betas: tuple[float, float] | None
 ) -> NormedModule:
     return NormedModule(

@@ -170,7 +170,7 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
     courses: list[Expected] = []
     for m in log.modules:
         series = norms.get(m.key, [])
-        reason = _why_not(m, series, rates.get(m.key))
+        reason = _reason_to_leave_out(m, series, rates.get(m.key))
         if reason is not None:
             if left_out is not None:
                 left_out[m.key] = reason
@@ -184,11 +184,11 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
         course = tuple(
             entry(start + s, m.key, METRIC, math.sqrt(m.n_values * (walk[s][0] + square * walk[s][1]))) for s in steps
         )
-        courses.append(_tending(m, update, course, square, *_peak(lr, decay)))
+        courses.append(_with_balance(m, update, course, square, *_peak(lr, decay)))
     return courses
 
 
-def _why_not(m: NormedModule, series: Series, lr: Series | None) -> str | None:
+def _reason_to_leave_out(m: NormedModule, series: Series, lr: Series | None) -> str | None:
     if m.optimizer is None:
         return "no model covers what its optimizer does"
     if m.decay == "by weight":
@@ -222,7 +222,7 @@ def _affine(
     if key not in walks:
         # A log that begins within a run begins with a full momentum: walk some steps more before its first one.
         before = min(start, math.ceil(_FULL / (1 - update.memory)))
-        lr_at, decay_at = (_between(series, start - before, steps[-1] + before) for series in (lr, decay))
+        lr_at, decay_at = (_interpolate(series, start - before, steps[-1] + before) for series in (lr, decay))
         if start == 0 and update.optimizer.startswith("adamw"):
             lr_at, decay_at = _bias_corrected(lr_at, decay_at, update.kept[0])
         noted = [s + before for s in steps]
@@ -233,7 +233,7 @@ def _affine(
     return walks[key]
 
 
-def _between(series: Series, start: int, steps: int) -> Schedule:
+def _interpolate(series: Series, start: int, steps: int) -> Schedule:
     """A schedule over a walk. Its step t, from 1 on, is the update that was logged at start + t - 1."""
     at, values = zip(*series, strict=True)
     line = np.interp(np.arange(start, start + steps), at, values).tolist()
@@ -259,7 +259,7 @@ def _peak(lr: Series, decay: Series) -> tuple[float, float]:
     return rate, argument.get(step, 0.0)
 
 
-def _tending(
+def _with_balance(
     m: NormedModule, update: Update, course: tuple[LogEntry, ...], square: float, lr: float, decay: float
 ) -> Expected:
     rms = steady_norm(update, lr, decay) if lr else None

@@ -89,7 +89,7 @@ def simulate(
     )
     betas = None if betas is None else checks.pair("betas", betas)
     gradient_rms = checks.number("gradient_rms", gradient_rms, most=_LARGEST)
-    start = _start(shape, initial_rms, initial_norm)
+    start = _initial_rms(shape, initial_rms, initial_norm)
     lr, weight_decay, final_lr = (
         checks.number(name, value, most=checks.MOST_RATE)
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("final_lr", final_lr))
@@ -104,7 +104,7 @@ def simulate(
         final_lr=final_lr, corrected=corrected, momentum=momentum, betas=betas, shape=tuple(shape), initial_rms=start,
         gradient_rms=gradient_rms, batch_tokens=batch_tokens,
     )  # fmt: skip
-    noted = _noted(steps, at)
+    noted = _steps_to_note(steps, at)
     lr_at = _lr(setting)
     decay_at = schedules.adamc(weight_decay, lr_at, lr) if corrected else schedules.constant(weight_decay)
     squares = expected(update, lr_at, decay_at, steps, start * start, noted)
@@ -173,7 +173,7 @@ def _lr(setting: Setting) -> schedules.Schedule:
     return shape(setting.lr, setting.steps, setting.warmup, setting.final_lr)
 
 
-def _noted(steps: int, at: Sequence[int] | None) -> list[int]:
+def _steps_to_note(steps: int, at: Sequence[int] | None) -> list[int]:
     if at is None:
         return sorted({round(i * steps / _POINTS) for i in range(_POINTS + 1)})
     at = checks.wholes("at", at)
@@ -192,7 +192,7 @@ def _sample(update: Update, shape: Shape) -> Shape:
     return (min(math.prod(shape), _SAMPLE),)
 
 
-def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
+def _initial_rms(shape: Shape, rms: float | None, norm: float | None) -> float:
     if rms is not None and norm is not None:
         raise UsageError(f"initial_rms={rms:g} and initial_norm={norm:g} say the same twice: leave one out")
     name, value = ("initial_norm", norm) if norm is not None else ("initial_rms", rms)

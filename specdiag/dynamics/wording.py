@@ -49,10 +49,10 @@ def findings(simulation: Simulation) -> Iterator[str]:
         f"At the peak lr decay and steps balance at RMS {b.rms:.4g} (Frobenius {b.frobenius_norm:.4g}). Weights "
         f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}{near}."
     )
-    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_share(last.rms, b.rms)}{_why(simulation)}."
+    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_distance(last.rms, b.rms)}{_explanation(simulation)}."
 
 
-def _share(rms: float, balance: float) -> str:
+def _distance(rms: float, balance: float) -> str:
     if balance == 0:
         return ""
     if rms > 2 * balance:
@@ -60,7 +60,7 @@ def _share(rms: float, balance: float) -> str:
     return f", {rms / balance - 1:+.1%} from that balance".replace("-0.0%", "0.0%")
 
 
-def _why(simulation: Simulation) -> str:
+def _explanation(simulation: Simulation) -> str:
     s, b, last = simulation.setting, simulation.balance, simulation.course[-1]
     off = last.rms / b.rms - 1 if b.rms else 0.0
     if abs(off) < 0.02:

@@ -87,10 +87,10 @@ def trained_parameters(
     ]
     if not parameters:
         raise UsageError(f"this {type(model).__name__} has no parameter that is trained")
-    return _overridden(parameters, overrides or {})
+    return _override(parameters, overrides or {})
 
 
-def _overridden(parameters: list[TrainedParameter], overrides: Mapping[str, ParameterKind]) -> list[TrainedParameter]:
+def _override(parameters: list[TrainedParameter], overrides: Mapping[str, ParameterKind]) -> list[TrainedParameter]:
     for pattern, kind in overrides.items():
         if kind not in get_args(ParameterKind):
             kinds = ", ".join(get_args(ParameterKind))

@@ -27,7 +27,7 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         Parameters by name. A tied Parameter comes under each of its names.
     """
     named = list(model.named_parameters(remove_duplicate=False))
-    names = [_bare(name) for name, _ in named]
+    names = [_without_wrappers(name) for name, _ in named]
     while names and all(name.startswith(_PARALLEL) for name in names):
         names = [name.removeprefix(_PARALLEL) for name in names]
     return {name: parameter for name, (_, parameter) in zip(names, named, strict=True)}
@@ -77,7 +77,7 @@ def _only_child(model: nn.Module) -> nn.Module | None:
     return holding[0] if len(holding) == 1 and next(model.parameters(recurse=False), None) is None else None
 
 
-def _bare(name: str) -> str:
+def _without_wrappers(name: str) -> str:
     for wrapper in _INSIDE:
         name = name.replace(wrapper, "")
     return name

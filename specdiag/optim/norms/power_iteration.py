@@ -54,7 +54,7 @@ class PowerIteration:
             work = matrix if matrix.dtype == torch.float64 else matrix.float()
             work = work if work.shape[1] >= work.shape[2] else work.mT
             last = self._vectors.get(name)
-            vector = (_drawn(name, work) if last is None else last).to(work)
+            vector = (_draw(name, work) if last is None else last).to(work)
             norm = vector.new_zeros(len(vector))
             for _ in range(_FIRST if last is None else self._rounds):
                 norm, vector = power_step(work, vector)
@@ -117,7 +117,7 @@ def _unit(vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return vector / norm.clamp_min(torch.finfo(vector.dtype).tiny), norm
 
 
-def _drawn(name: str, matrix: torch.Tensor) -> torch.Tensor:
+def _draw(name: str, matrix: torch.Tensor) -> torch.Tensor:
     """Draw random vectors for a stack [s, rows, cols], the same on every rank and device."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return _unit(torch.randn(matrix.shape[0], matrix.shape[2], 1, generator=generator))[0]

@@ -120,7 +120,7 @@ class Scion(Optimizer):
             if own:
                 self._update(group, own)
         if self._shards is not None:
-            self._forget()
+            self._drop_foreign_momenta()
             self._shards.spread(self._parameters())
         return loss
 
@@ -148,7 +148,7 @@ class Scion(Optimizer):
     def _parameters(self) -> Iterable[torch.Tensor]:
         return (p for group in self.param_groups for p in group["params"])
 
-    def _forget(self) -> None:
+    def _drop_foreign_momenta(self) -> None:
         if self._has_all and self._shards is not None:
             for parameter in self._parameters():
                 if not self._shards.here(parameter):
@@ -156,7 +156,7 @@ class Scion(Optimizer):
         self._has_all = False
 
     def _update(self, group: ParamGroup, parameters: list[torch.Tensor]) -> None:
-        averages = self._averaged(parameters, float(group["momentum"]))
+        averages = self._update_momenta(parameters, float(group["momentum"]))
         removed = removed_fraction(group)
         if removed:
             torch._foreach_mul_(parameters, 1 - removed)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
@@ -168,7 +168,7 @@ class Scion(Optimizer):
             step = direction(kind, upright, group["orthogonalization"])
             parameter.add_(step.mT if group["transpose"] else step, alpha=-stride)
 
-    def _averaged(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+    def _update_momenta(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
         """Update the momenta by this gradient and return them; the gradients themselves where there was no momentum."""
         gradients: list[torch.Tensor] = []
         for parameter in parameters:

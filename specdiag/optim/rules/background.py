@@ -56,7 +56,7 @@ class Background:
             for i, cut in cuts.items():
                 if i in self._running:
                     self._running[i].cancel()
-                self._running[i] = self._threads.submit(partial(_measured, *_copied(cut), self._basis))
+                self._running[i] = self._threads.submit(partial(_measure_copy, *_copy_to_cpu(cut), self._basis))
 
     def measure(self, rounds: Sequence[Sequence[int]]) -> dict[int, float | None]:
         """Return exponents, as `Replicas.measure` does. Collective.
@@ -75,16 +75,16 @@ class Background:
         before = time.perf_counter()
         mine = {i: self._running[i].result() for members in rounds for i in members if i in self._running}
         if not rest:
-            self._note(time.perf_counter() - before)
-        self._forget()
+            self._record_wait(time.perf_counter() - before)
+        self._cancel()
         return self._replicas.shared(rounds, mine)
 
     def close(self) -> None:
         """End the threads."""
-        self._forget()
+        self._cancel()
         self._threads.close()
 
-    def _forget(self) -> None:
+    def _cancel(self) -> None:
         for each in self._running.values():
             each.cancel()
         self._running, self._versions = {}, {}
@@ -93,7 +93,7 @@ class Background:
         """Return torch's count of the changes to a Parameter."""
         return self._matrices[index].parameter._version  # pyright: ignore[reportPrivateUsage]
 
-    def _note(self, wait: float) -> None:
+    def _record_wait(self, wait: float) -> None:
         """Warn once where the threads cannot keep up."""
         self._waits.append(wait)
         if len(self._waits) < _WINDOW:
@@ -112,7 +112,7 @@ class Background:
         self._waits, self._began = [], now
 
 
-def _copied(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+def _copy_to_cpu(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
     """Copy a matrix to the memory of the CPU; return the copy and the event after which it is complete."""
     if cut.device.type != "cuda":
         return cut.to("cpu", copy=True), None
@@ -122,7 +122,7 @@ def _copied(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
     return copy, event
 
 
-def _measured(copy: torch.Tensor, complete: torch.cuda.Event | None, basis: Basis) -> float | None:
+def _measure_copy(copy: torch.Tensor, complete: torch.cuda.Event | None, basis: Basis) -> float | None:
     if complete is not None:
         complete.synchronize()
     return exponent_on_cpu(copy, basis)

@@ -69,7 +69,7 @@ class CorrectedDecay:
         self._peak_lr = peak_lr
         self._rule: Correction = rule
         unwrapped = unwrap_optimizers(optimizer)
-        self._corrected = _corrected(model)
+        self._corrected = _corrected_parameters(model)
         if not any(p in self._corrected for o in unwrapped for g in o.param_groups for p in g["params"]):
             raise UsageError(f"the optimizer holds no matrix of this {type(model).__name__} that could be corrected")
         self._gradient_weight = {
@@ -116,7 +116,7 @@ class CorrectedDecay:
         return float(peak)
 
 
-def _corrected(model: nn.Module) -> set[torch.Tensor]:
+def _corrected_parameters(model: nn.Module) -> set[torch.Tensor]:
     """Return the matrices that are corrected: all but embeddings and heads, tied or not."""
     return {each.parameter for each in trained_parameters(model) if each.kind == "hidden"}
 

@@ -80,7 +80,7 @@ class ModuleAdaDecay:
             if norms:
                 ratios = thetas(torch.stack(list(norms.values())).double(), self._slope)
                 self._ratios |= dict(zip(norms, ratios.tolist(), strict=True))
-        self._act()
+        self._apply_ratios()
 
     def state_dict(self) -> Table:
         """Return the ratios by name. They can be written as JSON."""
@@ -95,7 +95,7 @@ class ModuleAdaDecay:
         if set(state["ratios"]) != set(self._ratios):
             raise UsageError("the saved ModuleAdaDecay state is of other modules than this model's")
         self._ratios = dict(state["ratios"])
-        self._act()
+        self._apply_ratios()
 
     def detach(self) -> None:
         """Remove the ratios from the optimizer."""
@@ -103,5 +103,5 @@ class ModuleAdaDecay:
             detach()
         self._detachments = []
 
-    def _act(self) -> None:
+    def _apply_ratios(self) -> None:
         self._acting = {self._named[name]: ratio for name, ratio in self._ratios.items()}

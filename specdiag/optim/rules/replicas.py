@@ -78,7 +78,7 @@ class Replicas:
             for rank, index in enumerate(members):
                 matrix = self._matrices[index]
                 if matrix.parameter is not parameter:
-                    parameter, whole = matrix.parameter, _gathered(matrix.parameter)
+                    parameter, whole = matrix.parameter, _gather(matrix.parameter)
                 if rank == self._rank:
                     own[index] = matrix.cut(whole)
             yield own
@@ -126,6 +126,6 @@ def _is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "full_tensor")
 
 
-def _gathered(parameter: nn.Parameter) -> torch.Tensor:
+def _gather(parameter: nn.Parameter) -> torch.Tensor:
     """Return the whole tensor. Collective where it is a DTensor."""
     return cast("Any", parameter).full_tensor() if _is_sharded(parameter) else parameter
