@@ -63,7 +63,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay.schedules import Schedule, cosine
-from specdiag.live.places import placed
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import AlphaDecay, optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,7 +207,7 @@ class Training:
     def __init__(self, contender: Contender, seed: int, shape: Schedule, given: Mapping[str, Any]) -> None:
         torch.manual_seed(seed)
         self.model = llama()
-        self.hidden = [each.parameter for each in placed(self.model) if each.place == "hidden"]
+        self.hidden = [each.parameter for each in trained_parameters(self.model) if each.kind == "hidden"]
         self.ratios: list[float] = []
         self._optimizers = optimizers(contender.method, self.model, **{**contender.options, **given})
         if contender.outside != 1:

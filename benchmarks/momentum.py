@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay import schedules
 from specdiag.decay.schedules import Schedule
-from specdiag.live.places import placed
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import GroupSchedule, optimizers
 
 OUT = ROOT / "benchmarks" / "results" / "momentum.json"
@@ -124,7 +124,7 @@ def scheduled(text: Text, name: str, seed: int) -> Results:
         LambdaLR(optimizer, lambda done: lr(done + 1)),
         GroupSchedule(optimizer, "momentum", lambda step: 1 - alpha(step + 1)),
     ]
-    hidden = [each.parameter for each in placed(model) if each.place == "hidden"]
+    hidden = [each.parameter for each in trained_parameters(model) if each.kind == "hidden"]
     course: dict[str, Results] = {}
 
     def note(step: int) -> None:

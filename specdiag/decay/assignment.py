@@ -1,4 +1,4 @@
-"""Which multiple of the base weight decay each module gets, from its exponent (AlphaDecay, arXiv 2506.14562).
+"""Rules that give each module a multiple of the base weight decay, from its exponent (AlphaDecay, arXiv 2506.14562).
 
 Every rule takes the exponents of the participating modules and gives their ratios in the same order. A module without
 a finite exponent (None, NaN, infinity) gets ratio 1 and does not move the others. Larger alpha (lighter tail) means
@@ -19,18 +19,21 @@ from specdiag.text import checks
 Values = Sequence[float | None]
 Rule = Literal["linear", "sqrt", "log2", "sigmoid", "uniform", "none"]
 MOST_RATIO = 1e6
-"""Nothing that trains decays this many times faster than the rest."""
+"""Largest ratio that is accepted. No useful plan comes near it."""
 
 
 def assign(rule: Rule, values: Values, layers: Sequence[Hashable], s1: float, s2: float) -> list[float]:
-    """The ratio of each module by a rule's name.
+    """Apply the rule of this name.
 
     Args:
-        rule: one of the rules below; `uniform` gives 1 and `none` 0 to all.
-        values: of each module; None where there is none: ratio 1.
-        layers: block of each, for `sigmoid`.
+        rule: one of the rules below; `uniform` gives ratio 1 to all, `none` gives 0.
+        values: exponent, or other value, of each module; None where there is none.
+        layers: block of each module, for `sigmoid`.
         s1: ratio of the smallest value, for `linear`.
-        s2: ratio of the largest.
+        s2: ratio of the largest value, for `linear`.
+
+    Returns:
+        The ratio of each module, in the order of `values`.
     """
     match rule:
         case "linear":
@@ -48,10 +51,18 @@ def assign(rule: Rule, values: Values, layers: Sequence[Hashable], s1: float, s2
 
 
 def check_rule(rule: str, s1: float, s2: float) -> tuple[float, float]:
-    """The ratios `s1` and `s2` as numbers.
+    """Check a rule and its ratios.
+
+    Args:
+        rule: name of a rule.
+        s1: ratio of the smallest value.
+        s2: ratio of the largest value.
+
+    Returns:
+        `s1` and `s2` as floats.
 
     Raises:
-        UsageError: the rule is unknown, or the ratios are out of order.
+        UsageError: the rule is unknown, or not 0 <= s1 <= s2 <= `MOST_RATIO`.
     """
     checks.one_of("rule", rule, get_args(Rule))
     low, high = (checks.number(name, s, least=0, most=MOST_RATIO) for name, s in (("s1", s1), ("s2", s2)))
@@ -61,26 +72,45 @@ def check_rule(rule: str, s1: float, s2: float) -> tuple[float, float]:
 
 
 def largest_ratio(rule: Rule, s2: float) -> float:
-    """A bound on the ratios of a rule: that of `sqrt` and `log2` is not sharp."""
+    """Bound the ratios of a rule from above, for a warning.
+
+    Args:
+        rule: name of a rule.
+        s2: ratio of the largest value, for `linear`.
+
+    Returns:
+        The exact bound of `linear`, `sigmoid`, `uniform` and `none`. For `sqrt` and `log2` it is 2, which ratios rarely
+        exceed.
+    """
     return {"linear": s2, "uniform": 1.0, "none": 0.0}.get(rule, 2.0)
 
 
 def linear(alphas: Values, s1: float = 0.67, s2: float = 3.0) -> list[float]:
     """Equation 3: (alpha - min)/(max - min) (s2 - s1) + s1. Equal exponents give ratio 1.
 
-    The rule is not mean-preserving: it raises the total decay wherever s1 + s2 > 2.
+    The rule is not mean-preserving: for evenly spread exponents it raises the total decay where s1 + s2 > 2.
+
+    Args:
+        alphas: exponent of each module.
+        s1: ratio of the smallest exponent.
+        s2: ratio of the largest exponent.
     """
     known = finite(alphas)
     low, high = min(known, default=0.0), max(known, default=0.0)
     if low == high:
         return [1.0] * len(alphas)
-    return _each(alphas, lambda alpha: (alpha - low) / (high - low) * (s2 - s1) + s1)
+    return _map_finite(alphas, lambda alpha: (alpha - low) / (high - low) * (s2 - s1) + s1)
 
 
 def linear_reference(alphas: Sequence[float], s1: float = 0.67, s2: float = 3.0) -> list[float]:
-    """The same as the released code computes it (numpy.interp), for comparison with it.
+    """`linear` as the released code computes it (numpy.interp), for comparison with it.
 
-    Equal exponents give s2; a NaN in the first place makes every ratio NaN, elsewhere only its own.
+    Equal exponents give s2. A NaN in the first place makes every ratio NaN, elsewhere only its own.
+
+    Args:
+        alphas: exponent of each module.
+        s1: ratio of the smallest exponent.
+        s2: ratio of the largest exponent.
     """
     # The released code takes Python's min and max, which keep a leading NaN and drop a later one.
     low, high = min(alphas), max(alphas)
@@ -91,21 +121,29 @@ def linear_reference(alphas: Sequence[float], s1: float = 0.67, s2: float = 3.0)
 
 
 def square_root(alphas: Values) -> list[float]:
-    """sqrt(alpha)/mean sqrt(alpha): mean-preserving and nearly flat."""
-    return _over_its_mean(alphas, math.sqrt)
+    """sqrt(alpha)/mean sqrt(alpha): mean-preserving and nearly flat.
+
+    Args:
+        alphas: exponent of each module, 0 or more.
+    """
+    return _divide_by_mean(alphas, math.sqrt)
 
 
 def log2(alphas: Values) -> list[float]:
-    """log2(alpha)/mean log2(alpha): mean-preserving."""
-    return _over_its_mean(alphas, math.log2)
+    """log2(alpha)/mean log2(alpha): mean-preserving.
+
+    Args:
+        alphas: exponent of each module, above 1.
+    """
+    return _divide_by_mean(alphas, math.log2)
 
 
 def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> list[float]:
     """2/(1 + exp(-beta z)), z the exponent standardised within its layer (population deviation + 1e-8).
 
     Args:
-        alphas: exponents.
-        layers: the layer of each.
+        alphas: exponent of each module.
+        layers: layer of each module.
         beta: steepness; 4 in the paper.
     """
     members: dict[Hashable, list[float]] = defaultdict(list)
@@ -114,7 +152,7 @@ def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> li
     ratios: list[float] = []
     for alpha, layer in zip(alphas, layers, strict=True):
         alphas_here = members[layer]
-        ratios += _each(
+        ratios += _map_finite(
             [alpha],
             lambda a, alphas_here=alphas_here: (
                 2 / (1 + math.exp(-beta * (a - fmean(alphas_here)) / _spread(alphas_here)))
@@ -124,7 +162,16 @@ def sigmoid(alphas: Values, layers: Sequence[Hashable], beta: float = 4.0) -> li
 
 
 def clipped(values: Values, low: float, high: float) -> list[float | None]:
-    """Values beyond the percentiles `low` and `high` (linear interpolation) moved to them; gaps stay gaps."""
+    """Move values beyond two percentiles to these.
+
+    Args:
+        values: of each module; None, NaN or infinity where there is none.
+        low: lower percentile, 0 to 100, with linear interpolation.
+        high: upper percentile.
+
+    Returns:
+        The values in the same order; None for those that are missing or not finite. Unchanged where none is finite.
+    """
     known = sorted(finite(values))
     if not known:
         return list(values)
@@ -133,7 +180,7 @@ def clipped(values: Values, low: float, high: float) -> list[float | None]:
 
 
 def finite(values: Values) -> list[float]:
-    """Those that are there and finite."""
+    """Return the values that are neither missing nor NaN nor infinite."""
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
@@ -148,11 +195,11 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _over_its_mean(alphas: Values, function: Callable[[float], float]) -> list[float]:
+def _divide_by_mean(alphas: Values, function: Callable[[float], float]) -> list[float]:
     known = [function(alpha) for alpha in finite(alphas)]
     mean = fmean(known) if known else 1.0
-    return _each(alphas, lambda alpha: function(alpha) / mean)
+    return _map_finite(alphas, lambda alpha: function(alpha) / mean)
 
 
-def _each(alphas: Values, ratio: Callable[[float], float]) -> list[float]:
+def _map_finite(alphas: Values, ratio: Callable[[float], float]) -> list[float]:
     return [1.0 if alpha is None or not math.isfinite(alpha) else ratio(alpha) for alpha in alphas]

@@ -5,9 +5,10 @@ The model is AdamW's (decoupled decay), with updates that do not point along the
     S_t = (1 - lr_t lambda)^2 S_{t-1} + R lr_t^2 C
 
 for the squared norm S of a module (*Correction of Decoupled Weight Decay*, arXiv 2512.08217, equation 1). R, what
-momentum adds, and C, the squared norm of an update, cancel here. Assumed, since a checkpoint does not tell: the run is
-in the balance of its base decay at the present lr. The first steps do not depend on that, each changes the norm by
-lr x lambda x (1 - ratio); later, weights still growing to their balance show less, those above it (a fallen lr) more.
+momentum adds, and C, the squared norm of an update, cancel here. A checkpoint does not tell whether the run is in the
+balance of its base decay at the present lr: this is assumed. The first steps do not depend on that assumption, each
+changes the norm by lr x lambda x (1 - ratio). Later, weights that still grow to their balance change less than
+predicted, and weights above it (after the lr fell) change more.
 
 Only norms are predicted. A changed norm is necessary for an effect on the loss, and no evidence of one.
 """
@@ -29,17 +30,17 @@ Answer = Literal["worth a run", "cannot show in the steps left", "explained by s
 LrSchedule = Literal["constant", "to zero"]
 
 SHOWS = 0.01
-"""Median change of the norms below which nothing can show. A choice: it is like changing the lr by less than 1 %."""
+"""Median change of the norms below which the plan counts as without effect. A choice: like an lr changed by 1 %."""
 GEOMETRY = 0.8
-"""Share of the plan from which on it counts as explained by shape. A choice: little else is left to test by a run."""
+"""A plan of which shapes explain more than this share counts as explained by shape. A choice."""
 AGREE = 0.7
 """Correlation of square_alpha with rho from which on they call for the same plan. A choice: half of the variance."""
 _BLOCKS = 512
-"""Stretches of equal lr in which a falling lr is taken; the norms are off by some 1e-6."""
+"""Number of stretches of constant lr that stand for a falling lr; the norms are off by some 1e-6."""
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """Answer whether a plan of per-module decays is worth a run, with the predictions behind it.
+    """Answer to whether a plan of per-module decays is worth a run, with the predictions behind it.
 
     Changes are relative: -0.02 is a norm 2 % smaller than it would be under the base decay at the same step.
     """
@@ -53,11 +54,11 @@ class Verdict(Record, frozen=True, kw_only=True):
     median_change: float
     """Median of the absolute changes."""
     uniform_ratio: float
-    """The rival: one ratio for all modules, the parameter-weighted mean of the plan's."""
+    """The alternative to the plan: one ratio for all modules, the parameter-weighted mean of the plan's ratios."""
     uniform_change: float
-    """Change of every norm under the rival."""
+    """Change of every norm under the uniform ratio."""
     median_distance: float
-    """Median of the absolute differences between the plan's changes and the rival's."""
+    """Median of the absolute differences between the plan's changes and `uniform_change`."""
     time_constant: float | None
     """1/(mean lr x base decay): the steps over which weights forget; None if nothing decays."""
     steps_to_show: int | None
@@ -75,14 +76,17 @@ class Verdict(Record, frozen=True, kw_only=True):
 def norm_factor(
     ratio: float, *, base_weight_decay: float, lr: float, steps: int, schedule: LrSchedule = "constant"
 ) -> float:
-    """A module's norm after `steps` at `ratio` times the base decay, over its norm had it stayed at the base.
+    """Predict a module's norm after a number of steps, relative to its norm under the base decay.
 
     Args:
-        ratio: 0 or more.
+        ratio: multiple of the base decay, 0 or more.
         base_weight_decay: lambda, AdamW's argument.
-        lr: of the next step.
-        steps: how many.
-        schedule: whether the lr stays, or falls in a straight line to zero at the last of the steps.
+        lr: learning rate of the next step.
+        steps: number of optimizer steps.
+        schedule: `constant`, or `to zero`: the lr falls in a straight line over these steps.
+
+    Returns:
+        The norm at `ratio` times the base decay over the norm at the base decay.
     """
     rate = lr * base_weight_decay
     changed = _squared_norm(ratio, rate, steps, schedule)
@@ -90,9 +94,15 @@ def norm_factor(
 
 
 def balanced_factor(ratio: float, *, base_weight_decay: float, lr: float) -> float | None:
-    """`norm_factor` after any number of steps at a constant lr: ratio^-1/2 but for terms of lr x decay.
+    """Predict the limit of `norm_factor` after many steps at a constant lr: ratio^-1/2 but for terms of lr x decay.
 
-    None where there is no balance: without decay the norm only grows.
+    Args:
+        ratio: multiple of the base decay, 0 or more.
+        base_weight_decay: lambda, AdamW's argument.
+        lr: learning rate of every step.
+
+    Returns:
+        The limit; None where ratio, decay or lr is 0, for without decay the norm only grows.
     """
     rate = lr * base_weight_decay
     return math.sqrt((2 - rate) / (ratio * (2 - ratio * rate))) if ratio * rate > 0 else None
@@ -111,20 +121,21 @@ def verdict(
 ) -> Verdict:
     """Judge whether a plan is worth a run, by its norms and those of uniform decay of the same mean.
 
-    Explained by shape comes before lack of steps, for more steps would not mend it; the reasons give both.
+    Where a plan is explained by shape and has too few steps too, the answer is `explained by shape`: more steps would
+    not help. The reasons name both.
 
     Args:
-        ratios: of the modules that take part, multiples of the base decay.
-        parameters: of each module, in the same order.
+        ratios: multiple of the base decay for each module that takes part.
+        parameters: number of parameters of each module, in the same order.
         base_weight_decay: AdamW's argument at ratio 1.
-        lr: of the next step.
-        steps_left: optimizer steps that the plan will act.
-        shape_share: share of the plan that the matrices' shapes explain, 0 to 1.
-        agreement: correlation of square_alpha with rho, where the plan rests on square_alpha.
-        schedule: of the lr over the steps left.
+        lr: learning rate of the next step.
+        steps_left: number of optimizer steps under the plan.
+        shape_share: share of the plan that the matrices' shapes explain, 0 to 1; None if unknown.
+        agreement: correlation of square_alpha with rho, where the plan rests on square_alpha; None for any other.
+        schedule: course of the lr over the steps left.
 
     Raises:
-        UsageError: no modules, a number out of range, or a decay that would remove all weights in a step.
+        UsageError: there are no modules, a number is out of range, or the decay would remove all weights in a step.
     """
     ratios, parameters = [float(ratio) for ratio in ratios], [int(count) for count in parameters]
     _check(ratios, parameters, base_weight_decay, lr, steps_left, shape_share, schedule)
@@ -155,12 +166,12 @@ def verdict(
 
 
 def _squared_norm(ratio: float, rate: float, steps: int, schedule: LrSchedule) -> float:
-    """S after the steps, from S = 1 in balance at ratio 1, where an update adds what the decay takes."""
+    """S after the steps, from S = 1 in the balance of ratio 1, where an update adds what the decay removes."""
     squared, added = 1.0, rate * (2 - rate)
     for share, count in _stretches(steps, schedule):
         left = math.exp(2 * count * math.log1p(-share * rate * ratio))
-        taken = share * rate * ratio * (2 - share * rate * ratio)
-        updates = (1 - left) / taken if taken else count
+        lost = share * rate * ratio * (2 - share * rate * ratio)
+        updates = (1 - left) / lost if lost else count
         squared = left * squared + share * share * added * updates
     return squared
 
@@ -223,7 +234,7 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
         )
     yield (
         f"By then the norms of {n} modules change by {_percent(verdict.median_change)} in the median "
-        f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_in_the_end(verdict)}."
+        f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_final_change(verdict)}."
     )
     yield (
         f"Uniform decay of the same mean, {verdict.uniform_ratio:.3g} times the base, changes every norm by "
@@ -246,9 +257,9 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
 
 
-def _in_the_end(verdict: Verdict) -> str:
+def _final_change(verdict: Verdict) -> str:
     known = [abs(change) for change in verdict.balanced_changes if change is not None]
-    if verdict.schedule == "to zero":  # no balance is waited for: the last norms may lie beyond it
+    if verdict.schedule == "to zero":  # the balance moves with the lr, so the last norms may lie beyond it
         return ""
     return f", and by {_percent(median(known))} after many more steps" if known else ""
 

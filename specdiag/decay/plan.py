@@ -29,7 +29,7 @@ Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
 
 
 class PlanEntry(Record, frozen=True, kw_only=True):
-    """A Parameter that takes part. Its parts (fused, stacked) share one decay, so their values are averaged first."""
+    """Ratio and decay of one Parameter. Its parts (fused, stacked) share one decay: their values are averaged first."""
 
     name: str
     role: Role | None = None
@@ -55,7 +55,7 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """Ratio at the tail fraction 0.25 (basis alpha by Hill only)."""
     ratio_75: float | None = None
     note: str | None = None
-    """Why the ratio is 1 although the Parameter takes part."""
+    """Reason for ratio 1 where no value could be computed; None for other entries."""
 
 
 COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
@@ -63,7 +63,7 @@ COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if
 
 
 class DecayPlan(Result, Record, frozen=True, kw_only=True):
-    """Which weight decay for which Parameter. Everything that is not among `entries` keeps its own decay.
+    """Weight decay of each Parameter. Parameters outside `entries` keep their own decay.
 
     Example:
         >>> plan = specdiag.recommend(model, weight_decay=0.1)
@@ -83,33 +83,33 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     preserve_mean: bool = False
     compat: Literal["reference"] | None = None
     include: tuple[str, ...] = ()
-    """Globs that chose who takes part; with `exclude` and `roles` empty, all projections of attention and MLP."""
+    """Globs that chose the Parameters. All three empty: the projections of attention and MLP."""
     exclude: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     base_weight_decay: float | None = None
     base_origin: str | None = None
-    """Where the base comes from: given, a run's file, Power Lines."""
+    """Origin of the base: an argument, a run's file, or Power Lines."""
     default_ratio: float = 1.0
     """Ratio of the Parameters that have no entry."""
     mean_ratio: float
     mean_ratio_weighted: float
     """Weighted by number of parameters."""
     shape_share: float | None = None
-    """R^2 between these ratios and those of random weights of the same shapes; None without such a twin."""
+    """R^2 between these ratios and those of random weights of the same shapes; None where these have no ratios."""
     agreement: float | None = None
     """Correlation of square_alpha with rho over the entries. Both take the shape out, with something else held fixed: a
     plan that rests on one of them needs both. None where fewer than three entries have both."""
     tail_shift: float | None = None
     """Median over entries of how far the ratio moves between tail fractions 0.25 and 0.75."""
     schedule: DecaySchedule | None = None
-    """How the decays follow the lr; None: they are constant."""
+    """Course of the decays with the lr; None for constant decays."""
     verdict: Verdict | None = None
     """Prediction of its effect in the steps left; the changes are in the order of the entries."""
     notes: tuple[str, ...] = ()
     entries: tuple[PlanEntry, ...]
 
     def __getitem__(self, name: str) -> PlanEntry:
-        """The entry of the Parameter `name`."""
+        """Return the entry of the Parameter `name`; KeyError where there is none."""
         for entry in self.entries:
             if entry.name == name:
                 return entry
@@ -121,9 +121,14 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
         return {entry.name: entry.ratio for entry in self.entries}
 
     def weight_decay(self, name: str, step: int = 0) -> float:
-        """The optimizer's `weight_decay` argument for a Parameter of the plan, at a step of its schedule.
+        """Return the optimizer's `weight_decay` argument for a Parameter of the plan.
+
+        Args:
+            name: of the Parameter.
+            step: optimizer steps done, for a plan with a schedule.
 
         Raises:
+            KeyError: the plan has no entry of this name.
             UsageError: the plan has no base decay.
         """
         base = self[name].weight_decay
@@ -164,7 +169,10 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
         Args:
             model: the model that will be trained; wrappers (DDP, torch.compile) are looked through.
             lr: learning rate of every group; None leaves it to the optimizer's own argument.
-            weight_decay: base, where the plan has none or another one is wanted.
+            weight_decay: base decay; None for that of the plan.
+
+        Returns:
+            torch's parameter groups, the largest decay first.
 
         Raises:
             UsageError: no base decay is known, or the plan does not fit the model; the difference is listed.
@@ -174,10 +182,10 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
         return param_groups(self, model, lr=lr, weight_decay=weight_decay)
 
     def apply(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Put the ratios on a live optimizer: its groups, state, schedulers and checkpoints keep their layout.
+        """Apply the ratios to a live optimizer, whose groups, state, schedulers and checkpoints keep their layout.
 
-        Inside `optimizer.step()` each Parameter of the plan has ratio * the decay of the group that it is in (a
-        no-decay group stays at 0); outside, the groups read as before. Nothing of this is saved: apply the plan again
+        Inside `optimizer.step()` each Parameter of the plan decays by ratio * the decay of its group (a group without
+        decay stays at 0). Outside, the groups read as before. Checkpoints do not hold the ratios: apply the plan again
         after a restart. A second plan replaces the first.
 
         Args:
@@ -186,7 +194,7 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
 
         Raises:
             UsageError: the plan does not fit the model or the optimizer (the difference is listed), or the optimizer
-                cannot take another decay at each step: then build it on `param_groups`.
+                cannot take a changing decay: then build it on `param_groups`.
         """
         from specdiag.decay.plan_groups import apply
 
@@ -199,8 +207,11 @@ _decode_plan = json_decoder(DecayPlan)
 def load_plan(path: str | os.PathLike[str]) -> DecayPlan:
     """Read a saved plan.
 
+    Args:
+        path: a file of `DecayPlan.save`.
+
     Raises:
-        SourceError: the file is missing, is no plan, is of another schema, or has ratios or decays that cannot be.
+        SourceError: the file is missing, is no plan, is of another schema, or contradicts itself.
     """
     path = checks.path("path", path)
     plan = read_record(path, _decode_plan, PLAN)
@@ -222,10 +233,10 @@ def _problem(plan: DecayPlan) -> str | None:
         if entry.ratio < 0:
             return f"'{entry.name}' has the ratio {entry.ratio:g}"
         expected = None if base is None else entry.ratio * base
-        if entry.weight_decay != expected and not _near(entry.weight_decay, expected):
+        if entry.weight_decay != expected and not _is_close(entry.weight_decay, expected):
             return f"'{entry.name}' has the decay {entry.weight_decay}, and its ratio times the base is {expected}"
     return None
 
 
-def _near(value: float | None, expected: float | None) -> bool:
+def _is_close(value: float | None, expected: float | None) -> bool:
     return value is not None and expected is not None and math.isclose(value, expected, rel_tol=1e-6)

@@ -1,4 +1,4 @@
-"""A plan put to work: groups for a new optimizer, or ratios on a live one."""
+"""Application of a plan: groups for a new optimizer, or ratios on a live one."""
 
 from __future__ import annotations
 
@@ -13,27 +13,37 @@ from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.live.matrices import live_matrices
 from specdiag.live.multipliers import attach
-from specdiag.live.optimizers import PLANNED, servable
+from specdiag.live.optimizers import PLANNED, unwrap_optimizer
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.text import checks
 from specdiag.text.names import listed
 
 _SHOWN = 3
-"""Names listed of each kind of difference."""
+"""Number of names listed for each kind of difference."""
 
 
 def param_groups(
     plan: DecayPlan, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[ParamGroup]:
-    """See `DecayPlan.param_groups`."""
-    given = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
+    """Make groups for a new optimizer, one for each decay that occurs; the code of `DecayPlan.param_groups`.
+
+    Args:
+        plan: the plan.
+        model: that will be trained.
+        lr: learning rate of every group; None leaves it to the optimizer's own argument.
+        weight_decay: base decay; None for that of the plan.
+
+    Raises:
+        UsageError: no base decay is known, or the plan does not fit the model.
+    """
+    weight_decay = None if weight_decay is None else checks.number("weight_decay", weight_decay, least=0)
     lr = None if lr is None else checks.number("lr", lr, least=0)
-    base = plan.base_weight_decay if given is None else given
+    base = plan.base_weight_decay if weight_decay is None else weight_decay
     if base is None:
         raise UsageError("the plan has no base weight decay: give one, as in param_groups(model, weight_decay=0.1)")
     parameters = live_parameters(model)
     ratios = {parameters[name]: entry.ratio for name, entry in fit(plan, parameters).items()}
-    decayed = _decayed(model, parameters)
+    decayed = _decayed_by_default(model, parameters)
     members: dict[float, list[nn.Parameter]] = defaultdict(list)
     for parameter in untied(parameters).values():
         if parameter.requires_grad:
@@ -45,12 +55,21 @@ def param_groups(
 
 
 def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """See `DecayPlan.apply`."""
+    """Apply the ratios to a live optimizer; the code of `DecayPlan.apply`.
+
+    Args:
+        plan: the plan.
+        optimizer: built over `model`'s parameters.
+        model: names the parameters.
+
+    Raises:
+        UsageError: the plan does not fit the model or the optimizer, or the optimizer cannot take a changing decay.
+    """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not typed
         raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
     parameters = live_parameters(model)
     fitted = fit(plan, parameters)
-    optimized = {parameter for group in servable(optimizer).param_groups for parameter in group["params"]}
+    optimized = {parameter for group in unwrap_optimizer(optimizer).param_groups for parameter in group["params"]}
     missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in optimized]
     if missing:
         raise UsageError(
@@ -62,16 +81,20 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
 
 
 def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, PlanEntry]:
-    """The plan's entries by the names of the live model.
+    """Match the entries of a plan with the Parameters of a live model.
 
-    Names are taken as they are, or with one prefix (`model.`) that the checkpoint or the model puts before all.
+    Names must be equal, or differ by one prefix, such as `model.`, that the checkpoint or the model puts before all.
 
     Args:
         plan: the plan.
-        parameters: of the live model, each under all its names.
+        parameters: of the live model, each under all its names, as in `live_parameters`.
+
+    Returns:
+        The entries, by the name in the live model.
 
     Raises:
-        UsageError: the plan does not fit; the difference is listed.
+        UsageError: a Parameter is missing or of another size, the model has more layers than the plan, or several
+            prefixes fit; the difference is listed.
     """
     entries = {entry.name: entry for entry in plan.entries}
     renamed = {name: name for name in entries}
@@ -86,15 +109,15 @@ def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, Pl
                 "make the plan from the model itself: specdiag.recommend(model)"
             )
         renamed = fits[0] if fits else renamed
-    chosen = bool(plan.include or plan.exclude or plan.roles)
-    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, chosen)
+    is_selection = bool(plan.include or plan.exclude or plan.roles)
+    differences = _differences({renamed[name]: entry for name, entry in entries.items()}, parameters, is_selection)
     if differences:
         raise UsageError(f"the plan of {plan.source} does not fit this model: {'; '.join(differences)}")
     return {renamed[name]: entry for name, entry in entries.items()}
 
 
 def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterable[dict[str, str]]:
-    """Every way to put one prefix before all names or to take one off, judged by the first of them."""
+    """Yield every way to add one prefix to all names or to remove one, for which the first name is in the model."""
     first = names[0]
     for live in parameters:
         if live.endswith(f".{first}"):
@@ -105,14 +128,16 @@ def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterab
             yield {name: name.removeprefix(prefix) if name.startswith(prefix) else "" for name in names}
 
 
-def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], chosen: bool) -> list[str]:
+def _differences(
+    entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], is_selection: bool
+) -> list[str]:
     missing = [name for name in entries if name not in parameters]
     reshaped = [
         f"{name} (plan {entry.n_parameters} values, model {parameters[name].numel()})"
         for name, entry in entries.items()
         if name in parameters and not _same_size(entry, parameters[name])
     ]
-    extra = [] if chosen else _deeper(entries, parameters)
+    extra = [] if is_selection else _in_later_layers(entries, parameters)  # a selection may end at any layer
     differences: list[str] = []
     if missing:
         differences.append(
@@ -126,17 +151,14 @@ def _differences(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.P
 
 
 def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
-    """Parts may be fewer than the Parameter holds: experts are sampled, roles chosen."""
+    """Compare sizes. An entry of parts may hold less than the Parameter, where experts were sampled or roles chosen."""
     if entry.part_values:
         return entry.n_parameters <= parameter.numel()
     return entry.n_parameters == parameter.numel()
 
 
-def _deeper(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
-    """Live Parameters that are named like entries and lie in layers beyond the plan's last.
-
-    A plan of chosen modules may end anywhere.
-    """
+def _in_later_layers(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Return live Parameters that are named like entries and lie in layers beyond the plan's last."""
     last: dict[str, tuple[int, ...]] = {}
     for name in entries:
         last[numbered(name)] = max(last.get(numbered(name), ()), _numbers(name))
@@ -147,8 +169,8 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(int(piece) for piece in name.split(".") if piece.isdigit())
 
 
-def _decayed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
-    """Matrices that are no embedding. A head that is tied to an embedding is one."""
+def _decayed_by_default(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
+    """Return the Parameters that decay by default: matrices, but no embeddings and no head that is tied to one."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}
     return {

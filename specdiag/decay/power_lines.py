@@ -1,8 +1,8 @@
 """A base weight decay for a run that has not started: Power Lines (Bergsma et al. 2025, arXiv 2505.13738).
 
 AdamW's weights are an average over the last 1/(lr x weight_decay) steps. As a fraction of the run that time is tau, and
-the best tau was found to depend on the tokens per parameter alone. Given tau and the lr, the decay follows: it belongs
-to that lr, and has to be derived again when the lr changes.
+the best tau was found to depend on the tokens per parameter alone. tau and the lr give the decay, which has to be
+derived again when the lr changes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from specdiag.errors import UsageError
 from specdiag.records import Record
 
 FIT_CONTEXT = 2048
-"""Tokens in a sequence of the paper's runs: the unit in which its optimal batch is counted."""
+"""Tokens in a sequence of the paper's runs. Its optimal batch is counted in such sequences."""
 FIT_PARAMS = (111e6, 3.3e9)
-"""Sizes of the paper's models."""
+"""Smallest and largest number of parameters of the paper's models."""
 
 
 class Customary(Record, frozen=True, kw_only=True):
@@ -109,21 +109,35 @@ def tau(weight_decay: float, lr: float, tokens: float, batch_tokens: float) -> f
     """B/(lr lambda D): the averaging time of AdamW with this decay, as a fraction of the run.
 
     Args:
-        weight_decay: AdamW's argument.
+        weight_decay: lambda, AdamW's argument.
         lr: peak learning rate.
-        tokens: of the run; or sequences, if the batch is in sequences too: only their quotient matters.
-        batch_tokens: of one step, in the same unit.
+        tokens: D, training tokens of the run. Sequences will do if the batch is in sequences too.
+        batch_tokens: B, tokens of one step, in the unit of `tokens`.
     """
     return batch_tokens / (lr * weight_decay * tokens)
 
 
 def decay_for(tau: float, lr: float, tokens: float, batch_tokens: float) -> float:
-    """B/(lr tau D): the decay with this averaging time, the inverse of `tau`, in the same units."""
+    """B/(lr tau D): the decay with this averaging time, the inverse of the function `tau`.
+
+    Args:
+        tau: averaging time as a fraction of the run.
+        lr: peak learning rate.
+        tokens: D, training tokens of the run.
+        batch_tokens: B, tokens of one step, in the unit of `tokens`.
+    """
     return batch_tokens / (lr * tau * tokens)
 
 
 def optimal_batch(tokens: float) -> float:
-    """B_opt = 0.0306 D^0.383 in sequences of `FIT_CONTEXT` tokens, though D is in tokens."""
+    """B_opt = 0.0306 D^0.383: the best batch.
+
+    Args:
+        tokens: D, training tokens of the run.
+
+    Returns:
+        Sequences of `FIT_CONTEXT` tokens, although D is in tokens.
+    """
     return 0.0306 * tokens**0.383
 
 
@@ -132,12 +146,15 @@ def deepseek(flops: float) -> tuple[float, float]:
 
     Args:
         flops: C, training compute. The paper counts non-embedding work with attention, not 6 N D.
+
+    Returns:
+        The batch in tokens, and the peak lr.
     """
     return 0.2920 * flops**0.3271, 0.3118 * flops**-0.1250
 
 
 def power_lines(*, tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> PowerLines:
-    """The decay, and for information the batch sizes, that the fits give for a planned run.
+    """Compute the decay, and for information the batch sizes, that the fits give for a planned run.
 
     Args:
         tokens: D, training tokens of the whole run.
@@ -147,8 +164,8 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
         lr: peak learning rate.
 
     Raises:
-        UsageError: a number that is not positive and finite, a batch smaller than a sequence or larger than the run,
-            or a run too short for any decay below 1/lr.
+        UsageError: a number is not positive and finite, the batch is smaller than a sequence or larger than the run,
+            or the run is so short that one step would have to remove all weights.
     """
     _check(tokens, params, batch_tokens, context_length, lr)
     tau_opt = optimal_tau(tokens / params)
@@ -181,7 +198,14 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
 
 
 def limits(lines: PowerLines) -> tuple[str, ...]:
-    """List what to know before using `found`: units, where the fits hold, and the case in which they failed."""
+    """Write what to know before using the decay: units, where the fits hold, and a case in which they failed.
+
+    Args:
+        lines: result of `power_lines`.
+
+    Returns:
+        One text for each point, warnings about this run last.
+    """
     own = lines.context_length
     return (
         f"Units: tokens {lines.tokens:.6g} (D) and parameters {lines.params:.6g} (N, with embeddings or "

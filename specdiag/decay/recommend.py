@@ -1,4 +1,4 @@
-"""From spectra to a decay plan: the rule, who takes part, and how much of the plan shapes explain."""
+"""From spectra to a decay plan: ratios by a rule, and how much of the plan the matrices' shapes explain."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 Values = Sequence[float | None]
 
 _OUTLIER = 0.2
-"""An extreme value that lies this share of the range or more from the next one sets the range alone: it is reported."""
+"""A smallest or largest value is reported as an outlier if this share of the range or more lies next to it."""
 _ENOUGH = 8
-"""Fewer values than this have no outliers."""
+"""Outliers are reported for this many values or more."""
 
 
 def recommend(
@@ -68,25 +68,26 @@ def recommend(
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[UnselectedArguments],
 ) -> DecayPlan:
-    """A weight decay for each attention and MLP projection, from how heavy-tailed its spectrum is.
+    """Recommend a weight decay for each attention and MLP projection, from how heavy-tailed its spectrum is.
 
     Args:
         source: a report, saved or not, or anything that `analyze` takes.
         rule: `linear` (AlphaDecay, arXiv 2506.14562, equation 3), `sqrt`, `log2`, `sigmoid` (per layer), `uniform`,
             `none`.
-        basis: what the rule reads: `alpha` (the paper), `square` (square_alpha, which shape does not move), `farms`,
-            `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
+        basis: value that the rule reads: `alpha` (the paper), `square` (square_alpha, which shape does not move),
+            `farms`, `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
         s1: ratio of the heaviest tail, for the linear rule.
-        s2: ratio of the lightest.
+        s2: ratio of the lightest tail, for the linear rule.
         clip: percentiles to which values are clipped first, such as (5, 95).
         preserve_mean: scale the ratios so that their mean, weighted by parameters, is 1.
-        compat: `reference` reproduces the released code: its choice of Parameters, equal values to s2, squared norms.
+        compat: `reference` reproduces the released code: its choice of Parameters, s2 where all values are equal,
+            and squared norms.
         weight_decay: the base; None gives ratios only.
-        base_origin: where the base comes from, for the record.
-        lr: of the next step, for the verdict.
-        steps_left: optimizer steps to come: with a base decay and an lr, the plan carries a verdict.
-        lr_schedule: of the lr over the steps left.
-        schedule: how the decays follow the lr (AdamC, ScionC).
+        base_origin: origin of the base, for the record.
+        lr: learning rate of the next step, for the verdict.
+        steps_left: optimizer steps to come. With a base decay and an lr, the plan carries a verdict.
+        lr_schedule: course of the lr over the steps left, for the verdict.
+        schedule: course of the decays with the lr (AdamC, ScionC); None for constant decays.
         include: globs on names; only these take part.
         exclude: globs on names; these do not.
         roles: roles that take part, instead of the projections of attention and MLP.
@@ -94,7 +95,7 @@ def recommend(
         analysis: further arguments of `analyze`, where the source is a checkpoint.
 
     Raises:
-        UsageError: an option makes no sense for this source.
+        UsageError: an argument is out of range or makes no sense for this source, or no Parameter takes part.
         SourceError: the source cannot be read.
 
     Example:
@@ -122,26 +123,27 @@ def recommend(
     if compat is not None and (include or exclude or roles):
         raise UsageError("compat='reference' decides itself who takes part: leave out include=, exclude= and roles=")
     report = _report(source, basis, compat, progress, analysis)
-    read = column(basis, report.settings)
-    taking_part = (
+    value_column = column(basis, report.settings)
+    targets = (
         decay_targets(report.records, include=include, exclude=exclude, roles=roles)
         if compat is None
         else reference_targets(report.records, _linears(source))
     )
-    values = [_value(p, read, compat) for p in taking_part]
-    layers = [p.layer for p in taking_part]
+    values = [_value(p, value_column, compat) for p in targets]
+    layers = [p.layer for p in targets]
 
-    def ratios(of: Values) -> list[float]:
-        unscaled = _ratios(rule, of if clip is None else assignment.clipped(of, *clip), layers, s1, s2, compat)
-        return _preserving(unscaled, [p.n_parameters for p in taking_part]) if preserve_mean else unscaled
+    def ratios(column_values: Values) -> list[float]:
+        kept = column_values if clip is None else assignment.clipped(column_values, *clip)
+        unscaled = _ratios(rule, kept, layers, s1, s2, compat)
+        return _scale_to_mean_one(unscaled, [p.n_parameters for p in targets]) if preserve_mean else unscaled
 
-    given = ratios(values)
-    twins = [random_value(p, basis) if v is not None else None for p, v in zip(taking_part, values, strict=True)]
-    has_twin = any(twin is not None for twin in twins) and rule not in ("uniform", "none")
-    random = ratios(twins) if has_twin else [None] * len(twins)
+    planned = ratios(values)
+    random_values = [random_value(p, basis) if v is not None else None for p, v in zip(targets, values, strict=True)]
+    has_random = any(value is not None for value in random_values) and rule not in ("uniform", "none")
+    random = ratios(random_values) if has_random else [None] * len(targets)
     by_hill = basis == "alpha" and report.settings.tail in HILL_TAILS and compat is None
-    low, high = (ratios([p.mean(c) for p in taking_part]) if by_hill else None for c in ("alpha_25", "alpha_75"))
-    by_rho = ratios([p.mean("rho") for p in taking_part]) if basis == "square" else None
+    low, high = (ratios([p.mean(c) for p in targets]) if by_hill else None for c in ("alpha_25", "alpha_75"))
+    by_rho = ratios([p.mean("rho") for p in targets]) if basis == "square" else None
     entries = tuple(
         PlanEntry(
             name=p.name,
@@ -151,19 +153,19 @@ def recommend(
             component=p.component,
             n_parameters=p.n_parameters,
             value=values[i],
-            part_values={r.part: getattr(r, read) for r in p.records if r.part is not None},
-            ratio=given[i],
-            weight_decay=None if weight_decay is None else given[i] * weight_decay,
+            part_values={r.part: getattr(r, value_column) for r in p.records if r.part is not None},
+            ratio=planned[i],
+            weight_decay=None if weight_decay is None else planned[i] * weight_decay,
             random_ratio=random[i],
             rho_ratio=None if by_rho is None else by_rho[i],
             ratio_25=None if low is None else low[i],
             ratio_75=None if high is None else high[i],
-            note=None if values[i] is not None else _why_not(p, basis),
+            note=None if values[i] is not None else _missing_note(p, basis),
         )
-        for i, p in enumerate(taking_part)
+        for i, p in enumerate(targets)
     )
     share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
-    agreement = _agreement(taking_part)
+    agreement = _agreement(targets)
     return DecayPlan(
         source=report.source,
         report_digest=hashlib.sha256(report.to_json()).hexdigest(),
@@ -180,11 +182,11 @@ def recommend(
         roles=roles,
         base_weight_decay=weight_decay,
         base_origin=None if weight_decay is None else base_origin,
-        mean_ratio=fmean(given),
-        mean_ratio_weighted=fmean(given, [p.n_parameters for p in taking_part]),
+        mean_ratio=fmean(planned),
+        mean_ratio_weighted=fmean(planned, [p.n_parameters for p in targets]),
         shape_share=share,
         agreement=agreement,
-        tail_shift=_shift(low, high),
+        tail_shift=_tail_shift(low, high),
         schedule=schedule,
         verdict=_verdict(
             entries, weight_decay, lr, steps_left, lr_schedule, share, agreement if basis == "square" else None
@@ -195,9 +197,14 @@ def recommend(
 
 
 def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:
-    """R^2 between ratios and those of random weights of the same shapes: 1 where shapes alone make the plan.
+    """Compute the share of a plan that shapes explain: R^2 between its ratios and those of random weights.
 
-    Where all shapes score the same, shapes explain nothing: 0. None without random twins or differing ratios.
+    Args:
+        pairs: for each Parameter its ratio, and the ratio of random weights of its shape, None where it has none.
+
+    Returns:
+        0 to 1. 0 where all random weights have the same ratio. None with fewer than two pairs, or where the plan's
+        ratios are all equal.
     """
     known = [(ratio, random) for ratio, random in pairs if random is not None]
     if len(known) < 2 or len({ratio for ratio, _ in known}) == 1:
@@ -253,12 +260,12 @@ def _report(
     defaults: UnselectedArguments = {"tail": "farms" if basis == "farms" else "hill"}
     if compat == "reference":
         defaults = {**defaults, "method": "svd", "dtype": "float32"}
-    chosen: UnselectedArguments = {**defaults, **analysis}
-    return analyze(source, progress=progress, **chosen)
+    arguments: UnselectedArguments = {**defaults, **analysis}
+    return analyze(source, progress=progress, **arguments)
 
 
 def _linears(source: object) -> list[str] | None:
-    """The weights of all Linear and Conv2d modules of a live model, in definition order; None for anything else."""
+    """Name the Linear and Conv2d weights of a live model, in definition order; None for other sources."""
     named_modules = getattr(source, "named_modules", None)
     if named_modules is None:
         return None
@@ -268,9 +275,9 @@ def _linears(source: object) -> list[str] | None:
     return [f"{name}.weight" for name, module in modules if isinstance(module, (nn.Linear, nn.Conv2d))]
 
 
-def _value(target: DecayTarget, read: str, compat: str | None) -> float | None:
-    value = target.mean(read)
-    if compat == "reference" and value is not None and read.endswith("_norm"):
+def _value(target: DecayTarget, value_column: str, compat: str | None) -> float | None:
+    value = target.mean(value_column)
+    if compat == "reference" and value is not None and value_column.endswith("_norm"):
         return value**2
     return value
 
@@ -283,12 +290,12 @@ def _ratios(
     return assignment.assign(rule, values, layers, s1, s2)
 
 
-def _preserving(ratios: list[float], weights: list[int]) -> list[float]:
+def _scale_to_mean_one(ratios: list[float], weights: list[int]) -> list[float]:
     mean = fmean(ratios, weights)
     return [ratio / mean for ratio in ratios] if mean > 0 else ratios
 
 
-def _shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
+def _tail_shift(low: Sequence[float] | None, high: Sequence[float] | None) -> float | None:
     return None if low is None or high is None else median(abs(a - b) for a, b in zip(low, high, strict=True))
 
 
@@ -315,7 +322,7 @@ def _verdict(
     )
 
 
-def _why_not(target: DecayTarget, basis: Basis) -> str:
+def _missing_note(target: DecayTarget, basis: Basis) -> str:
     statuses = sorted({record.status for record in target.records if record.status != "ok"})
     return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
 
@@ -345,14 +352,14 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
             f"{entry.name} alone sets the range: its value {entry.value:.3f} lies {share:.0%} of it from the next. "
             "clip=(5, 95) tames it."
         )
-    whole = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
-    if whole:
-        notes.append(f"{len(whole)} matrices of attention or MLP have no role that takes part: {listed(whole, 3)}.")
+    unnamed = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
+    if unnamed:
+        notes.append(f"{len(unnamed)} matrices of attention or MLP have no role that takes part: {listed(unnamed, 3)}.")
     return notes
 
 
 def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:
-    """The entry whose value alone stretches the range, and by which share of it."""
+    """Find the entry whose value alone stretches the range, and by which share of it."""
     known = sorted((e for e in entries if e.value is not None), key=lambda e: e.value or 0.0)
     if len(known) < _ENOUGH:
         return None

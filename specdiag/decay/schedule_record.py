@@ -1,4 +1,4 @@
-"""The schedule that a plan's decay follows over a run: what AdamC and ScionC make of the lr schedule, as a record."""
+"""Record of the schedule that a plan's decay follows over a run, by AdamC or ScionC."""
 
 from __future__ import annotations
 
@@ -29,23 +29,35 @@ class DecaySchedule(Record, frozen=True, kw_only=True):
     steps_total: int
     warmup: int = 0
     momentum: float = 0.0
-    """Share of the average of gradients that a step of ScionC keeps; its alpha is 1 - momentum."""
+    """Share of the averaged gradient that a step of ScionC keeps; its alpha is 1 - momentum."""
     target_norm: float | None = None
-    """C^2 of ScionC; None: that at which the base decay balances the peak lr."""
+    """C^2 of ScionC; None for the C^2 at which the base decay balances the peak lr."""
 
     def lr(self, step: int) -> float:
-        """The learning rate at a step."""
+        """Return the learning rate at a step.
+
+        Args:
+            step: optimizer steps done.
+        """
         return self._lr()(step)
 
     def weight_decay(self, step: int, base: float) -> float:
-        """The optimizer's argument at a step, for a module whose decay at the peak of the lr is `base`.
+        """Return the optimizer's `weight_decay` argument of a module at a step.
 
-        With ScionC and a target norm, `base` over the plan's base only scales between modules: see `factor`.
+        Args:
+            step: optimizer steps done.
+            base: decay of the module at the peak of the lr. ScionC with a target norm does not depend on it, unless it
+                is 0: then the decay stays 0.
         """
         return base * self.factor(step, base)
 
     def factor(self, step: int, base: float) -> float:
-        """The argument at a step over `base`."""
+        """Return the decay at a step over `base`.
+
+        Args:
+            step: optimizer steps done.
+            base: decay of the module at the peak of the lr; 0 gives factor 1.
+        """
         if base == 0:
             return 1.0
         lr = self._lr()
@@ -56,7 +68,7 @@ class DecaySchedule(Record, frozen=True, kw_only=True):
         return schedules.scionc(lambda _: target, lr, lambda _: alpha)(step) / base
 
     def milestones(self) -> list[int]:
-        """Steps that show the course: after the warm-up, quarters, the last."""
+        """Return steps that show the course: the end of the warm-up, quarters of the run, and the last step."""
         quarters = [round(self.steps_total * share) for share in (0.25, 0.5, 0.75)]
         return sorted({self.warmup, *(q for q in quarters if q > self.warmup), self.steps_total - 1})
 
@@ -77,10 +89,19 @@ def decay_schedule(
     momentum: float = 0.0,
     target_norm: float | None = None,
 ) -> DecaySchedule:
-    """A schedule with its numbers checked.
+    """Make a schedule after a check of its numbers.
+
+    Args:
+        method: `adamc` or `scionc`.
+        peak_lr: largest learning rate of the run.
+        steps_total: optimizer steps of the whole run, warm-up included.
+        lr_shape: course of the lr after the warm-up: `constant`, or `linear` or `cosine` to 0.
+        warmup: steps from lr 0 to the peak, in a straight line; fewer than `steps_total`.
+        momentum: of ScionC only, in [0, 1); alpha is 1 - momentum.
+        target_norm: C^2 of ScionC only; None for the C^2 at which the base decay balances the peak lr.
 
     Raises:
-        UsageError: naming the option, its value, and what is allowed.
+        UsageError: a number is missing or out of range, or belongs to the other method.
     """
     if method not in ("adamc", "scionc"):
         raise UsageError(f"unknown schedule {checks.shown(method)}; choose adamc or scionc")
@@ -111,10 +132,13 @@ def decay_schedule(
 
 
 def checked_schedule(schedule: object) -> DecaySchedule:
-    """A schedule that may have been made without `decay_schedule`.
+    """Check a schedule that may have been made without `decay_schedule`.
+
+    Args:
+        schedule: an argument of a user.
 
     Raises:
-        UsageError: it is none, or its numbers make no sense.
+        UsageError: it is no `DecaySchedule`, or its numbers make no sense.
     """
     checks.instance("schedule", schedule, DecaySchedule, "such as decay_schedule makes")
     return decay_schedule(**asdict(cast("DecaySchedule", schedule)))

@@ -19,22 +19,52 @@ Schedule = Callable[[int], float]
 
 
 def constant(value: float, warmup: int = 0) -> Schedule:
-    """`value` at every step, after `warmup` steps in a straight line from 0."""
-    return lambda step: value * _warmed(step, warmup)
+    """A constant after a warm-up in a straight line from 0.
+
+    Args:
+        value: after the warm-up.
+        warmup: number of steps from 0 to `value`.
+    """
+    return lambda step: value * _warmup_factor(step, warmup)
 
 
 def linear(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """From 0 to `peak` in `warmup` steps, then in a straight line to `final` at step `total`, where it stays."""
-    return _decaying(peak, total, warmup, final, lambda done: 1 - done)
+    """From 0 to `peak` in `warmup` steps, then in a straight line to `final` at step `total`, where it stays.
+
+    Args:
+        peak: value at the end of the warm-up.
+        total: steps, warm-up included, until `final` is reached.
+        warmup: number of steps from 0 to `peak`, in a straight line; fewer than `total`.
+        final: value at step `total` and after it.
+
+    Raises:
+        UsageError: not 0 <= warmup < total.
+    """
+    return _decay_after_warmup(peak, total, warmup, final, lambda done: 1 - done)
 
 
 def cosine(peak: float, total: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """From 0 to `peak` in `warmup` steps, then along half a cosine to `final` at step `total`, where it stays."""
-    return _decaying(peak, total, warmup, final, lambda done: (1 + math.cos(math.pi * done)) / 2)
+    """From 0 to `peak` in `warmup` steps, then along half a cosine to `final` at step `total`, where it stays.
+
+    Args:
+        peak: value at the end of the warm-up.
+        total: steps, warm-up included, until `final` is reached.
+        warmup: number of steps from 0 to `peak`, in a straight line; fewer than `total`.
+        final: value at step `total` and after it.
+
+    Raises:
+        UsageError: not 0 <= warmup < total.
+    """
+    return _decay_after_warmup(peak, total, warmup, final, lambda done: (1 + math.cos(math.pi * done)) / 2)
 
 
 def per_step(lr: Schedule, decay: Schedule) -> Schedule:
-    """lr x decay: the fraction of the weights that a step removes, the papers' independent decay eta."""
+    """lr x decay: the fraction of the weights that a step removes, the papers' independent decay eta.
+
+    Args:
+        lr: learning rate at each step.
+        decay: the optimizer's `weight_decay` argument at each step.
+    """
     return lambda step: lr(step) * decay(step)
 
 
@@ -47,7 +77,7 @@ def adamc(base: float, lr: Schedule, peak: float) -> Schedule:
     Args:
         base: decay at the peak of the lr.
         lr: learning rate at each step, warm-up included: there the decay is small too.
-        peak: the largest lr of the whole schedule, not the first one seen. 0 gives no decay.
+        peak: the largest lr of the whole schedule, which may be larger than that of the first step. 0 gives no decay.
 
     Raises:
         UsageError: `base` or `peak` is negative; on call, an lr above `peak`.
@@ -102,6 +132,11 @@ def scionc_exact(base: float, lr: Schedule, peak: float) -> Schedule:
     (1 - sqrt(1 - lr^2/c))/lr with c = peak/(base (2 - peak base)), for alpha = 1 only. It differs from `adamc` by the
     order of lr x decay: 0.03 % at 1e-3.
 
+    Args:
+        base: decay at the peak of the lr; 0 gives no decay.
+        lr: learning rate at each step.
+        peak: the largest lr of the whole schedule.
+
     Raises:
         UsageError: on call, an lr above what any decay can balance (lr^2 > c).
     """
@@ -142,23 +177,47 @@ def inflation(gradient_weight: float) -> float:
 
 
 def effective_lr(lr: float, gradient_weight: float) -> float:
-    """The lr that transfers between momenta: lr sqrt((2 - alpha)/alpha) (equation 3)."""
+    """The lr that transfers between momenta: lr sqrt((2 - alpha)/alpha) (equation 3).
+
+    Args:
+        lr: learning rate.
+        gradient_weight: alpha, the weight of the new gradient, in (0, 1].
+
+    Raises:
+        UsageError: alpha outside (0, 1].
+    """
     return lr * math.sqrt(inflation(gradient_weight))
 
 
 def target_norm(lr: float, weight_decay: float, gradient_weight: float = 1.0) -> float:
     """C^2 = lr (2 - alpha)/(2 alpha lambda): the squared norm at which decay and steps balance, in unit steps.
 
-    Equation 4 as reconstructed, solved for the norm: what `scionc` inverts. For AdamW take alpha = 1: lr/(2 lambda)
+    Equation 4 as reconstructed, solved for the norm; `scionc` is its inverse. For AdamW take alpha = 1: lr/(2 lambda)
     for each coordinate, whatever its betas.
+
+    Args:
+        lr: learning rate, constant.
+        weight_decay: lambda, the optimizer's argument, above 0.
+        gradient_weight: alpha, the weight of the new gradient, in (0, 1].
+
+    Raises:
+        UsageError: alpha outside (0, 1].
     """
     return inflation(gradient_weight) * lr / (2 * weight_decay)
 
 
 def target_norm_exact(lr: float, weight_decay: float, gradient_weight: float = 1.0) -> float:
-    """The same without dropping terms of the order of eta = lr x lambda; reconstructed, and checked by simulation.
+    """`target_norm` with the terms of the order of eta = lr x lambda; reconstructed, and checked by simulation.
 
     lr^2 (1 + b)/((1 - b)(2 eta - eta^2)), b = (1 - eta)(1 - alpha).
+
+    Args:
+        lr: learning rate, constant.
+        weight_decay: lambda, the optimizer's argument, above 0.
+        gradient_weight: alpha, the weight of the new gradient, in (0, 1].
+
+    Raises:
+        UsageError: alpha outside (0, 1].
     """
     inflation(gradient_weight)
     eta = lr * weight_decay
@@ -167,15 +226,18 @@ def target_norm_exact(lr: float, weight_decay: float, gradient_weight: float = 1
 
 
 def gradient_weight_for(share: float, initial: float) -> tuple[float, float]:
-    """Momentum in place of lr decay: alpha, and what is left for the lr to do (appendix C, reconstructed).
+    """Lower the effective lr by a larger alpha, in place of a smaller lr (appendix C, reconstructed).
 
     Args:
-        share: the effective lr wanted, as a share of the initial one, in (0, 1].
+        share: wanted effective lr over the initial one, in (0, 1].
         initial: alpha at share 1.
 
     Returns:
         alpha = 2/(1 + share^2 (2 - initial)/initial), and the factor on the initial lr: 1 while alpha can go up
-        (share >= sqrt(initial/(2 - initial))); from there on alpha is 1 and the lr falls.
+        (share >= sqrt(initial/(2 - initial))); below that alpha is 1 and the lr falls.
+
+    Raises:
+        UsageError: `share` or `initial` outside (0, 1].
     """
     if not 0 < share <= 1:
         raise UsageError(f"share of the effective lr is {share:g}: it lies in (0, 1]")
@@ -183,17 +245,19 @@ def gradient_weight_for(share: float, initial: float) -> tuple[float, float]:
     return (2 / (1 + squared), 1.0) if squared >= 1 else (1.0, math.sqrt(squared))
 
 
-def _warmed(step: int, warmup: int) -> float:
+def _warmup_factor(step: int, warmup: int) -> float:
     return min(step / warmup, 1.0) if warmup > 0 else 1.0
 
 
-def _decaying(peak: float, total: int, warmup: int, final: float, shape: Callable[[float], float]) -> Schedule:
+def _decay_after_warmup(
+    peak: float, total: int, warmup: int, final: float, shape: Callable[[float], float]
+) -> Schedule:
     if not 0 <= warmup < total:
         raise UsageError(f"{warmup} steps of warm-up do not fit in a schedule of {total} steps")
 
     def value(step: int) -> float:
         if step < warmup:
-            return peak * _warmed(step, warmup)
+            return peak * _warmup_factor(step, warmup)
         return final + (peak - final) * shape(min((step - warmup) / (total - warmup), 1.0))
 
     return value

@@ -1,4 +1,4 @@
-"""Who takes part in a plan, and with which number: one entry for each Parameter, by role and not by position."""
+"""Choice of the Parameters that a plan covers, by role and not by position, and of the column that it reads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DEFAULT_ROLES: tuple[Role, ...] = ("q", "k", "v", "kv", "o", "gate", "up", "down
 
 _LLAMA = re.compile(
     r"(?:model\.)?layers\.(?P<layer>\d+)\."
-    r"(?P<place>self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|down|up)_proj)\.weight|lm_head\.weight|"
+    r"(?P<projection>self_attn\.(?:q|k|v|o)_proj|mlp\.(?:gate|down|up)_proj)\.weight|lm_head\.weight|"
     r"(?:model\.)?(?:embed_tokens|norm)\.weight"
 )
-_PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-           "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")  # fmt: skip
+_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj")  # fmt: skip
 
 _COLUMNS: Mapping[str, str] = {
     "alpha": "alpha",
@@ -69,7 +69,14 @@ class DecayTarget:
         return sum(record.rows * record.cols * record.n_slices for record in self.records)
 
     def mean(self, column: str) -> float | None:
-        """Mean of a column over the parts that have it, None where none has."""
+        """Return the mean of a column over the parts.
+
+        Args:
+            column: field of `ModuleRecord` that holds a number, such as `alpha`.
+
+        Returns:
+            The mean over the parts that have a value; None where no part has one.
+        """
         known = [value for record in self.records if (value := getattr(record, column)) is not None]
         return fmean(known) if known else None
 
@@ -81,16 +88,19 @@ def decay_targets(
     exclude: Sequence[str] = (),
     roles: Sequence[str] = (),
 ) -> list[DecayTarget]:
-    """The Parameters that a plan speaks of, in stored order.
+    """Choose the Parameters that a plan covers.
 
     Args:
         records: of a report.
         include: globs on names; only these.
         exclude: globs on names; not these.
-        roles: instead of the projections of attention and MLP.
+        roles: roles that take part, instead of the projections of attention and MLP.
+
+    Returns:
+        One target for each Parameter, in stored order.
 
     Raises:
-        UsageError: a pattern or role matches nothing, or nothing is left.
+        UsageError: a role is unknown, a glob matches nothing, or no Parameter is left.
     """
     checks.each_of("roles", roles, ROLES)
     names = [(record.key, record.name) for record in records]
@@ -108,9 +118,10 @@ def decay_targets(
 
 
 def reference_targets(records: Sequence[ModuleRecord], linears: Sequence[str] | None = None) -> list[DecayTarget]:
-    """Who takes part in the released AlphaDecay code: every Linear but the first and the last, N >= 50.
+    """Choose the Parameters as the released AlphaDecay code does: every Linear but the first and the last.
 
-    The embedding of LLaMA is no Linear there, so that `layers.0.self_attn.q_proj` and `lm_head` are left out.
+    Both sides must be at least 50. The embedding of LLaMA is no Linear, so `layers.0.self_attn.q_proj` and `lm_head`
+    are left out.
 
     Args:
         records: of a report.
@@ -130,25 +141,39 @@ def reference_targets(records: Sequence[ModuleRecord], linears: Sequence[str] | 
 
 
 def column(basis: Basis, settings: Settings) -> str:
-    """The column of a report that a basis reads.
+    """Name the column of a report that a basis reads.
+
+    Args:
+        basis: value that the rule of a plan reads.
+        settings: of the report.
+
+    Returns:
+        A field of `ModuleRecord`.
 
     Raises:
-        UsageError: the basis is unknown, cannot be compared across shapes, or is not in this report.
+        UsageError: the basis is unknown, cannot be compared across shapes, or needs a report of another tail rule.
     """
     check_basis(basis)
     if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
-        made = f"this report was made with tail='{settings.tail}'"
+        reason = f"this report was made with tail='{settings.tail}'"
         raise UsageError(
-            f"{made}; basis='farms' needs one made with tail='farms'"
+            f"{reason}; basis='farms' needs one made with tail='farms'"
             if basis == "farms"
-            else f"{made}; choose basis='farms'"
+            else f"{reason}; choose basis='farms'"
         )
     return _COLUMNS[basis]
 
 
 def check_basis(basis: object) -> None:
-    """Raise UsageError unless `basis` is one, or where it cannot be compared across shapes."""
-    if basis == "rho":  # what people ask for
+    """Check the name of a basis.
+
+    Args:
+        basis: an argument of a user.
+
+    Raises:
+        UsageError: the basis is unknown, or cannot be compared across shapes.
+    """
+    if basis == "rho":  # a common request
         raise UsageError(
             "rho compares a matrix with noise of its own shape and cannot be compared across shapes (the same "
             "structure scores .68 in a square and .33 at 8:1); choose basis='square'"
@@ -157,7 +182,15 @@ def check_basis(basis: object) -> None:
 
 
 def random_value(target: DecayTarget, basis: Basis) -> float | None:
-    """Compute the basis of random matrices of the target's shapes, with entries of one variance; mean over parts."""
+    """Compute the basis for random matrices of the target's shapes, whose entries have variance 1.
+
+    Args:
+        target: only its shapes and stored null values are used.
+        basis: value that the rule of a plan reads.
+
+    Returns:
+        The mean over the parts; None where no part has a value.
+    """
     values = [value for record in target.records if (value := _random_value(record, basis)) is not None]
     return fmean(values) if values else None
 
@@ -169,7 +202,7 @@ def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
         case "square":
             from specdiag.spectra.square import SQUARE_NULL
 
-            # what is left of the size, .5/n, is less than its spread over random matrices
+            # It still depends on the size by 0.5/n, which is less than its spread over random matrices.
             return None if record.square_alpha is None else SQUARE_NULL
         case "frobenius_norm":
             return (record.rows * record.cols * record.n_slices) ** 0.5
@@ -185,7 +218,7 @@ def _by_parameter(records: Iterable[ModuleRecord]) -> list[DecayTarget]:
 
 
 def _llama_order(names: Iterable[str]) -> list[str]:
-    """Linear weights in the order in which LLaMA defines them, lm_head last whether it is stored or tied."""
+    """Sort Linear weights in the order in which LLaMA defines them; lm_head comes last, stored or tied."""
     matched = {name: _LLAMA.fullmatch(name) for name in names}
     other = next((name for name, match in matched.items() if match is None), None)
     if other is not None or not any(match and match["layer"] for match in matched.values()):
@@ -193,5 +226,7 @@ def _llama_order(names: Iterable[str]) -> list[str]:
             "compat='reference' drops the first and the last Linear in definition order, which a checkpoint does not "
             f"say: it needs LLaMA's names, and this one has '{other}'; pass the live model to specdiag.recommend"
         )
-    blocks = [(int(m["layer"]), _PLACES.index(m["place"]), name) for name, m in matched.items() if m and m["layer"]]
+    blocks = [
+        (int(m["layer"]), _PROJECTIONS.index(m["projection"]), name) for name, m in matched.items() if m and m["layer"]
+    ]
     return [*(name for _, _, name in sorted(blocks)), "lm_head.weight"]

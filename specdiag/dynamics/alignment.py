@@ -1,9 +1,10 @@
-"""The one assumption behind predicted norms, measured: do updates point along the weights, beyond what momentum does?
+"""Measured directions of updates: do they point along the weights more than momentum alone explains?
 
-Random steps with momentum repeat each other, and so point a little along the weights that they have built: for an
-update of length |s| the cosine is K |s|/|W|, K = sum_k rho_k, and the squared norm grows by R = 1 + 2K times |s|^2
-(reconstructed, as in `steady`). What a cosine has beyond that is signal: a falling loss, or an output layer whose
-logits grow (arXiv 2512.08217, appendix D). Its share of the growth says how far the predicted balance is off.
+Predicted norms assume that they do not. Random steps with momentum repeat each other, and so point a little along the
+weights that they have built: for an update of length |s| the cosine is K |s|/|W|, K = sum_k rho_k, and the squared norm
+grows by R = 1 + 2K times |s|^2 (reconstructed, as in `steady`). A larger cosine is signal: a falling loss, or an output
+layer whose logits grow (arXiv 2512.08217, appendix D). Its share of the growth says how far the predicted balance is
+off.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from specdiag.dynamics.updates import Update, update_of
 from specdiag.records import Record
 
 SHARE = 0.5
-"""Beyond this share a module is flagged. A choice: the balance's norm is then off by a quarter."""
+"""A module is flagged beyond this share. A choice: the norm of the balance is then off by a quarter."""
 _FULL = 5
-"""Memories of the momentum after which it is nearly full."""
+"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full."""
 FEWEST = 5
-"""Logged steps below which nothing is flagged."""
+"""Fewest logged steps for a flag."""
 
 
 class Alignment(Record, frozen=True, kw_only=True):
@@ -35,18 +36,25 @@ class Alignment(Record, frozen=True, kw_only=True):
     cosine_of_momentum: float
     """Cosine that momentum alone gives on random gradients."""
     share: float | None
-    """Growth of the squared norm by the rest of the cosine, over its growth by random steps; -1 would undo it."""
+    """Growth of the squared norm by the rest of the cosine, over its growth by random steps; -1 would cancel it."""
     flagged: bool
-    """The share is beyond `SHARE`, and the mean beyond twice its standard error."""
+    """True where the size of the share exceeds `SHARE`, and the mean rest twice its standard error."""
 
 
 def alignments(log: NormLog) -> list[Alignment]:
-    """Compute the alignment of each module whose decay is logged apart from its update, in the order of the log."""
+    """Compute the alignment of each module with decoupled decay, whose update is logged without the decay.
+
+    Args:
+        log: of a norm watch, with `cos_update` and `update_ratio`.
+
+    Returns:
+        In the order of the log's modules, without those that have no cosine after their momentum has filled.
+    """
     cosines, ratios = log.series("cos_update"), log.series("update_ratio")
     measured: list[Alignment] = []
     for module in log.modules:
         ratio = dict(ratios.get(module.key, ()))
-        full = _full_from(module)
+        full = _first_full_step(module)
         pairs = [(c, ratio[step]) for step, c in cosines.get(module.key, ()) if step in ratio and step >= full]
         if pairs and module.decay == "decoupled":
             measured.append(_alignment(module, pairs))
@@ -72,13 +80,13 @@ def _alignment(module: NormedModule, pairs: list[tuple[float, float]]) -> Alignm
 
 
 def _repeats(module: NormedModule) -> float:
-    """K, 0 where the optimizer is not known."""
+    """K; 0 where the optimizer is not known."""
     update = _update(module)
     return 0.0 if update is None else sum(weight * ratio / (1 - ratio) for weight, ratio in correlations(update))
 
 
-def _full_from(module: NormedModule) -> float:
-    """Step before which updates repeat each other less, and Adam's are longer."""
+def _first_full_step(module: NormedModule) -> float:
+    """Step from which on the momentum is full. Before it updates repeat each other less, and Adam's are longer."""
     update = _update(module)
     return 0.0 if update is None else _FULL / (1 - update.memory)
 

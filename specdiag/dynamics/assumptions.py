@@ -1,4 +1,4 @@
-"""Assumptions of a prediction as sentences, with the factor that replaces a paper's where that is known to be off."""
+"""Assumptions of a prediction as sentences, with the corrected factor where a paper's is known to be wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from specdiag.dynamics.updates import MOMENTUM, NEWTON_SCHULZ_SQUARE, SPECTRAL_R
 
 
 def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple[str, ...]:
-    """Sentences, the general ones first.
+    """Write the assumptions of a prediction.
 
     Args:
         update: of the optimizer.
-        setting: what is simulated.
-        sample: shape that the optimizer itself was run on, if it was.
+        setting: of the simulated run.
+        sample: shape of the tensor that the optimizer itself was run on; None without a stochastic simulation.
+
+    Returns:
+        Sentences, the general ones first.
     """
     eta = removed(update, setting.lr, setting.weight_decay)
     return (
@@ -25,7 +28,7 @@ def assumptions(update: Update, setting: Setting, sample: Shape | None) -> tuple
         "(its appendix D), add a part along the weights that is not in here.",
         *_steps(update, setting, eta),
         *_course(update, setting, eta),
-        *(() if sample is None else (_sampled(setting, sample),)),
+        *(() if sample is None else (_sample_sentence(setting, sample),)),
     )
 
 
@@ -107,7 +110,7 @@ def _course(update: Update, setting: Setting, eta: float) -> Iterator[str]:
         yield "Without decay there is no balance: the norm grows as the square root of the steps."
 
 
-def _sampled(setting: Setting, sample: Shape) -> str:
+def _sample_sentence(setting: Setting, sample: Shape) -> str:
     n, d = math.prod(sample), math.prod(setting.shape)
     error = 1 / math.sqrt(2 * n)
     part = (

@@ -1,4 +1,4 @@
-"""Predicted norms beside those that a run logged."""
+"""Comparison of predicted norms with those that a run logged."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ class NormError(Record, frozen=True, kw_only=True):
 
 
 def compare_norms(predicted: Iterable[LogEntry], logged: Iterable[LogEntry]) -> tuple[NormError, ...]:
-    """The entries that both have, by step, module and metric; what one side lacks is left out, as are zeros and NaN.
+    """Compare the entries that both sides have, by step, module and metric.
 
     Args:
         predicted: of `Simulation.log_entries`, made for the logged steps (`simulate(at=...)`).
         logged: of a run's log.
+
+    Returns:
+        One error for each common entry, by step. Logged zeros and NaN are left out.
     """
     known = {(e.step, e.module, e.metric): e.value for e in latest(predicted)}
     deviations: list[NormError] = []

@@ -1,4 +1,4 @@
-"""The optimizers themselves on gradients that are pure noise: the seeded simulation that predictions are held to."""
+"""The optimizers themselves on gradients that are pure noise: a seeded simulation to check predictions against."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Walk(NamedTuple):
-    """Measurements of a simulation."""
+    """Measurements of a simulation on noise."""
 
     squares: dict[int, float]
     """Mean square of a weight after each noted step."""
     balance: float
     """The same, averaged over the second half of the steps."""
     update_square: float
-    """Mean square of the update in a coordinate over that half: C."""
+    """Mean square of the update in a coordinate over that half: C. 0 for coupled decay and renormalized steps."""
 
 
-def simulated(
+def run_on_noise(
     update: Update,
     shape: Shape,
     lr: Schedule,
@@ -49,11 +49,11 @@ def simulated(
         shape: of the weights.
         lr: learning rate at each step from 1 on.
         decay: the optimizer's argument at each step.
-        steps: how many are taken.
-        start: mean square of the weights before the first, exactly.
-        at: steps to note.
-        gradient_rms: of a gradient's coordinates.
-        seed: of the noise.
+        steps: number of steps.
+        start: mean square of the weights before the first step, to which the drawn weights are scaled.
+        at: steps to note; 0 is the start.
+        gradient_rms: root mean square of a gradient's coordinates.
+        seed: of weights and gradients.
     """
     rng = np.random.default_rng(seed)
     weights = rng.standard_normal(shape)
@@ -84,13 +84,24 @@ def simulated(
 
 
 def polar(matrix: np.ndarray) -> np.ndarray:
-    """U V^T of a matrix: the nearest semi-orthogonal one."""
+    """U V^T of the singular value decomposition U S V^T: the nearest semi-orthogonal matrix.
+
+    Args:
+        matrix: shape [rows, cols].
+    """
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     return left @ right
 
 
 def newton_schulz(matrix: np.ndarray) -> np.ndarray:
-    """Muon's five steps towards U V^T, in float64; singular values end between 0.5 and 1.2."""
+    """Muon's five steps towards U V^T; singular values end between 0.5 and 1.2.
+
+    Args:
+        matrix: shape [rows, cols].
+
+    Returns:
+        The same shape and type, float64 in simulations.
+    """
     a, b, c = _NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (np.linalg.norm(wide) + 1e-7)
@@ -113,7 +124,7 @@ def _direction(update: Update, shape: Shape) -> Direction:
     if name == "lion":
         return _lion(shape, *update.kept)
     if name in ("sgdm", "sgdw"):
-        return _averaged(shape, update.kept[0], 1.0, lambda buffer: buffer)
+        return _momentum(shape, update.kept[0], 1.0, lambda buffer: buffer)
     if name == "muon":
         return _muon(shape, update.kept[0])
     scale = {
@@ -121,10 +132,10 @@ def _direction(update: Update, shape: Shape) -> Direction:
         "scion-sign": lambda m: np.sign(m) / shape[-1],
         "scion-spectral": lambda m: math.sqrt(shape[0] / shape[-1]) * polar(m),
     }[name]
-    return _averaged(shape, update.kept[0], 1 - update.kept[0], scale)
+    return _momentum(shape, update.kept[0], 1 - update.kept[0], scale)
 
 
-def _averaged(shape: Shape, kept: float, weight: float, then: Callable[[np.ndarray], np.ndarray]) -> Direction:
+def _momentum(shape: Shape, kept: float, weight: float, then: Callable[[np.ndarray], np.ndarray]) -> Direction:
     buffer = np.zeros(shape)
 
     def direction(gradient: np.ndarray, step: int) -> np.ndarray:

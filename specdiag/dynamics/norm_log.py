@@ -1,4 +1,4 @@
-"""Files of a norm watch in a run: its log in the long form, and a list of the modules and their optimizers."""
+"""Files of a norm watch in a run: a log with a line for each value, and a list of the modules and their optimizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NormedModule(TrackedModule, frozen=True, kw_only=True):
     decay: Literal["decoupled", "coupled", "by weight"]
     """Only decoupled decay can be separated from the update."""
     optimizer: Optimizer | None = None
-    """In `simulate`; None where no model covers it."""
+    """Name of the optimizer in `simulate`; None where no model covers it."""
     momentum: float | None = None
     betas: tuple[float, float] | None = None
     lr_scale: float = 1.0
@@ -40,7 +40,7 @@ class NormedModule(TrackedModule, frozen=True, kw_only=True):
 
 
 class Watched(Record, frozen=True, kw_only=True):
-    """Content of the file beside the log."""
+    """Content of `modules.json`, the file next to the log."""
 
     schema: int = WATCHED.schema
     every: int
@@ -51,7 +51,10 @@ _decode = json_decoder(Watched)
 
 
 class NormLog(Record, frozen=True, kw_only=True):
-    """The modules of a watched run, and every value: at step s the weights after s updates, and the update after."""
+    """Modules of a watched run, and all logged values.
+
+    Values at step s are those of the weights after s updates, and of the update that follows.
+    """
 
     run: str
     every: int
@@ -59,7 +62,15 @@ class NormLog(Record, frozen=True, kw_only=True):
     rows: tuple[LogEntry, ...]
 
     def series(self, metric: str) -> dict[str, Series]:
-        """(step, value) of each module that has the metric, by its key; '' is the whole network."""
+        """Return the logged values of a metric.
+
+        Args:
+            metric: such as `frobenius_norm`.
+
+        Returns:
+            (step, value) pairs by the key of the module; '' is the whole network. A module without the metric is left
+            out.
+        """
         by_module: dict[str, Series] = {}
         for row in self.rows:
             if row.metric == metric and row.value is not None:
@@ -67,7 +78,7 @@ class NormLog(Record, frozen=True, kw_only=True):
         return by_module
 
     def trajectory(self) -> Trajectory:
-        """The same in the form of a run's checkpoints, whose figures draw it too."""
+        """Return the log in the form of a run's checkpoints, so that their figures can draw it."""
         steps = sorted({row.step for row in self.rows if row.metric == "frobenius_norm"})
         source = Source(kind="dir", location=self.run)
         return Trajectory(
@@ -82,18 +93,22 @@ class NormLog(Record, frozen=True, kw_only=True):
 
 
 def has_norm_log(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a norm watch wrote to this folder, or to its folder in this run."""
+    """Tell whether a norm watch wrote to a folder.
+
+    Args:
+        path: a run, or the folder `specdiag_norms` in it.
+    """
     return _folder(Path(path)) is not None
 
 
 def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
-    """Read what a norm watch wrote.
+    """Read the log of a norm watch.
 
     Args:
-        path: the run, or the folder in it.
+        path: a run, or the folder `specdiag_norms` in it.
 
     Raises:
-        SourceError: there is none, or it is damaged.
+        SourceError: there is no log, or it is damaged or empty.
     """
     folder = _folder(Path(path))
     if folder is None:
@@ -107,7 +122,13 @@ def load_norm_log(path: str | os.PathLike[str]) -> NormLog:
 
 
 def write_modules(folder: Path, every: int, modules: Iterable[NormedModule]) -> None:
-    """Make the folder, with what its log is about."""
+    """Make the folder of a log, and write its list of modules.
+
+    Args:
+        folder: made where it is missing.
+        every: steps from one logged step to the next.
+        modules: that are watched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / MODULES_NAME, msgspec.json.encode(Watched(every=every, modules=tuple(modules))))
 

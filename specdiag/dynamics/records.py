@@ -1,4 +1,4 @@
-"""A prediction of weight norms: what it was asked, the course of the norm, the balance, and what is assumed."""
+"""Record of a predicted weight norm: its settings, the course of the norm, the balance, and the assumptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _SHOWN = 10
-"""Intervals of the course between the points that a notebook shows."""
+"""Number of intervals between the points of the course that a notebook shows."""
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -24,15 +24,15 @@ class Setting(Record, frozen=True, kw_only=True):
 
     optimizer: Optimizer
     lr: float
-    """Peak. Scion's is that of the layer: its lr times the radius."""
+    """Peak learning rate. For Scion that of the layer: its lr times the radius."""
     weight_decay: float
-    """The optimizer's argument at the peak lr. Scion's is that of the layer: one over the radius."""
+    """The optimizer's argument at the peak lr. For Scion that of the layer: one over the radius."""
     steps: int
     lr_shape: LrShape = "constant"
     warmup: int = 0
     final_lr: float = 0.0
     corrected: bool = False
-    """The argument follows the lr, as in AdamC and ScionC: weight_decay x lr_t/lr."""
+    """True where the argument follows the lr, as in AdamC and ScionC: weight_decay x lr_t/lr."""
     momentum: float | None = None
     """Share of the buffer that a step keeps; Scion's alpha is 1 - momentum."""
     betas: tuple[float, float] | None = None
@@ -93,8 +93,8 @@ class Simulation(Result, Record, frozen=True, kw_only=True):
     """A setting, and the course of the norm under it.
 
     Example:
-        >>> found = specdiag.simulate("adamw", lr=1e-3, weight_decay=0.1, steps=20_000, lr_shape="cosine")
-        >>> round(found.balance.rms, 4), round(found.course[-1].rms, 4)
+        >>> prediction = specdiag.simulate("adamw", lr=1e-3, weight_decay=0.1, steps=20_000, lr_shape="cosine")
+        >>> round(prediction.balance.rms, 4), round(prediction.course[-1].rms, 4)
         (0.0707, 0.0519)
     """
 
@@ -108,7 +108,10 @@ class Simulation(Result, Record, frozen=True, kw_only=True):
     assumptions: tuple[str, ...]
 
     def at(self, step: int) -> Point:
-        """The point of a noted step.
+        """Return the point of a noted step.
+
+        Args:
+            step: updates done; 0 is the start.
 
         Raises:
             KeyError: the step was not noted.
@@ -119,7 +122,14 @@ class Simulation(Result, Record, frozen=True, kw_only=True):
         raise KeyError(step)
 
     def log_entries(self, module: str) -> list[LogEntry]:
-        """The course in the long form of logs, as the norm of a module: what `compare_norms` takes."""
+        """Return the course as entries of a log, for `compare_norms`.
+
+        Args:
+            module: key of the module that the norms are compared with.
+
+        Returns:
+            One `frobenius_norm` for each noted step.
+        """
         return [entry(point.step, module, "frobenius_norm", point.frobenius_norm) for point in self.course]
 
     def to_json(self) -> bytes:

@@ -17,7 +17,7 @@ def renormalized_step(weights: np.ndarray, update: np.ndarray, lr: float, decay:
         decay: the optimizer's argument; decay comes first.
 
     Returns:
-        the new weights: theta'' ||theta' - lr u_par||/||theta''||, with theta' = (1 - lr decay) theta, theta'' =
+        The new weights: theta'' ||theta' - lr u_par||/||theta''||, with theta' = (1 - lr decay) theta, theta'' =
         theta' - lr u and u_par the part of u along theta'. Zero norms are left as they are.
     """
     shrunk = (1 - lr * decay) * weights

@@ -1,4 +1,4 @@
-"""Norms of a run's checkpoints with lr, decay and optimizer as the user reports them, in the form of a watched run."""
+"""Norms of a run's checkpoints as a log of norms, with lr, decay and optimizer as the user reports them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POINTS = 1000
 
 
 class ScheduleArguments(TypedDict, total=False):
-    """Arguments of `simulate` that a run's settings may have."""
+    """Optional arguments of `simulate` that describe a run."""
 
     lr_shape: LrShape
     warmup: int
@@ -44,10 +44,13 @@ def with_settings(
     Args:
         trajectory: norms of a run's checkpoints.
         optimizer: as for `simulate`.
-        lr: peak.
+        lr: peak learning rate.
         weight_decay: the optimizer's argument at the peak.
-        steps: of the run, by which its schedule goes.
+        steps: of the whole run, the length of its schedule.
         options: lr_shape, warmup, final_lr, corrected, momentum, betas, as for `simulate`.
+
+    Returns:
+        The trajectory's norms, and lr and decay of up to 1001 evenly spaced steps.
 
     Raises:
         UsageError: a setting makes no sense, the trajectory goes on beyond the run, or the optimizer is SGD.
@@ -66,11 +69,11 @@ def with_settings(
             rows.append(entry(point.step - 1, m.key, "lr", point.lr))
             rows.append(entry(point.step - 1, m.key, "weight_decay", point.weight_decay))
     setting = simulated.setting
-    described = (_described(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
+    described = (_describe(m, setting.optimizer, setting.momentum, setting.betas) for m in modules)
     return NormLog(run=trajectory.run, every=0, modules=tuple(described), rows=tuple(rows))
 
 
-def _described(
+def _describe(
     m: TrackedModule, optimizer: Optimizer, momentum: float | None, betas: tuple[float, float] | None
 ) -> NormedModule:
     return NormedModule(

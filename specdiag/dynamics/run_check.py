@@ -1,4 +1,4 @@
-"""The check of a run: the norms that lr, decay and optimizer predict, laid over those that a run logged."""
+"""Check of a run: the norms that lr, decay and optimizer predict, compared with those that the run logged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _FULL = 10
-"""Memories of the momentum after which it is full."""
+"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full."""
 METRIC = "frobenius_norm"
 
 _ASSUMED = (
@@ -46,35 +46,37 @@ class ModuleCheck(Record, frozen=True, kw_only=True):
     family: Family
     optimizer: str
     n: int
-    """Logged steps after the first, from which the prediction starts."""
+    """Number of compared steps. The prediction starts from the first logged one, which is not among them."""
     first: float
+    """Logged norm that the prediction starts from."""
     last_step: int
     predicted: float
-    """At the last step."""
+    """Norm at the last step."""
     logged: float
+    """Norm at the last step."""
     error: float
     """predicted/logged - 1, at the last step."""
     worst_error: float
-    """The largest of all steps by size."""
+    """The error of largest size among all steps."""
     change: float
     """logged/first - 1: an error says little where nothing moved."""
     balance: float | None
     """Norm of the balance at the largest lr, with the decay of that step; None without decay."""
     steps_to_balance: int | None
-    """Steps from the first logged one, at that lr held, until the norm can be within 1 % of it."""
+    """Steps from the first logged one, at that lr held constant, until the norm is within 1 % of the balance."""
     alignment: Alignment | None = None
 
 
 class RunCheck(Record, frozen=True, kw_only=True):
-    """A prediction laid over a run."""
+    """Prediction for a run, compared with its log."""
 
     schema: int = NORM_CHECK.schema
     run: str
     modules: tuple[ModuleCheck, ...]
     errors: tuple[NormError, ...]
-    """By step and module."""
+    """Errors by step and module."""
     left_out: dict[str, str]
-    """Modules without a prediction, and why."""
+    """Reason for each module without a prediction."""
     assumptions: tuple[str, ...]
 
     def median_error(self) -> float:
@@ -82,18 +84,25 @@ class RunCheck(Record, frozen=True, kw_only=True):
         return median(abs(m.error) for m in self.modules)
 
     def to_json(self) -> bytes:
-        """The check as one JSON object."""
+        """Encode the check as one JSON object."""
         return msgspec.json.encode(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the check as JSON, whole or not at all."""
+        """Write the check as JSON, whole or not at all.
+
+        Args:
+            path: file to write; one that is there is replaced.
+
+        Returns:
+            The path.
+        """
         path = checks.path("path", path)
         write_atomically(path, self.to_json())
         return path
 
 
 class Expected(Record, frozen=True, kw_only=True):
-    """The course of one module that the model predicts, and where it tends to."""
+    """Predicted course of one module's norm, and the balance that it tends to."""
 
     module: str
     course: tuple[LogEntry, ...]
@@ -102,13 +111,13 @@ class Expected(Record, frozen=True, kw_only=True):
 
 
 def check_run(log: NormLog) -> RunCheck:
-    """Predicted and logged norms of every module that a model covers.
+    """Compare predicted and logged norms of every module that a model covers.
 
     Args:
         log: of a norm watch.
 
     Raises:
-        UsageError: there is no such module, or none was logged twice.
+        UsageError: no module can be checked; the message gives a reason.
     """
     left_out: dict[str, str] = {}
     predicted = expected_norms(log, left_out)
@@ -117,13 +126,13 @@ def check_run(log: NormLog) -> RunCheck:
     errors = compare_norms(
         (e for p in predicted for e in p.course[1:]), (row for row in log.rows if row.metric == METRIC)
     )
-    of_module: dict[str, list[NormError]] = {}
+    errors_of: dict[str, list[NormError]] = {}
     for error in errors:
-        of_module.setdefault(error.module, []).append(error)
+        errors_of.setdefault(error.module, []).append(error)
     modules = {m.key: m for m in log.modules}
     checked: list[ModuleCheck] = []
     for p in predicted:
-        own = of_module.get(p.module)
+        own = errors_of.get(p.module)
         if not own:
             left_out[p.module] = "its norms are not finite"
             continue
@@ -146,11 +155,14 @@ def check_run(log: NormLog) -> RunCheck:
 
 
 def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list[Expected]:
-    """The predicted course of each module, at its logged steps, from its first norm.
+    """Predict the course of each module's norm from its first logged norm.
 
     Args:
         log: of a norm watch.
-        left_out: takes the modules without a prediction, and why.
+        left_out: gets an entry for each module without a prediction: its key and the reason.
+
+    Returns:
+        Courses at the logged steps of each module.
     """
     rates, decays, norms = (log.series(name) for name in ("lr", "weight_decay", METRIC))
     gradients = log.series("gradient_norm")
@@ -158,7 +170,7 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
     courses: list[Expected] = []
     for m in log.modules:
         series = norms.get(m.key, [])
-        reason = _why_not(m, series, rates.get(m.key))
+        reason = _reason_to_leave_out(m, series, rates.get(m.key))
         if reason is not None:
             if left_out is not None:
                 left_out[m.key] = reason
@@ -172,11 +184,11 @@ def expected_norms(log: NormLog, left_out: dict[str, str] | None = None) -> list
         course = tuple(
             entry(start + s, m.key, METRIC, math.sqrt(m.n_values * (walk[s][0] + square * walk[s][1]))) for s in steps
         )
-        courses.append(_tending(m, update, course, square, *_peak(lr, decay)))
+        courses.append(_with_balance(m, update, course, square, *_peak(lr, decay)))
     return courses
 
 
-def _why_not(m: NormedModule, series: Series, lr: Series | None) -> str | None:
+def _reason_to_leave_out(m: NormedModule, series: Series, lr: Series | None) -> str | None:
     if m.optimizer is None:
         return "no model covers what its optimizer does"
     if m.decay == "by weight":
@@ -205,12 +217,12 @@ def _affine(
     start: int,
     steps: Sequence[int],
 ) -> dict[int, tuple[float, float]]:
-    """S of each step as (a, b): a + b S_0. Modules that differ by their first norm share it."""
+    """Mean square of each step as (a, b) of a + b S_0, kept in `walks` for modules that differ by S_0 only."""
     key = update, tuple(lr), tuple(decay), start, tuple(steps)
     if key not in walks:
-        # A log that begins within a run begins with a full momentum: walk some steps more, to the norm found there.
+        # A log that begins within a run begins with a full momentum: walk some steps more before its first one.
         before = min(start, math.ceil(_FULL / (1 - update.memory)))
-        lr_at, decay_at = (_between(series, start - before, steps[-1] + before) for series in (lr, decay))
+        lr_at, decay_at = (_interpolate(series, start - before, steps[-1] + before) for series in (lr, decay))
         if start == 0 and update.optimizer.startswith("adamw"):
             lr_at, decay_at = _bias_corrected(lr_at, decay_at, update.kept[0])
         noted = [s + before for s in steps]
@@ -221,8 +233,8 @@ def _affine(
     return walks[key]
 
 
-def _between(series: Series, start: int, steps: int) -> Schedule:
-    """Step t of a walk, from 1, is the update that was logged at start + t - 1."""
+def _interpolate(series: Series, start: int, steps: int) -> Schedule:
+    """A schedule over a walk. Its step t, from 1 on, is the update that was logged at start + t - 1."""
     at, values = zip(*series, strict=True)
     line = np.interp(np.arange(start, start + steps), at, values).tolist()
     return lambda t: line[int(t) - 1]
@@ -231,8 +243,8 @@ def _between(series: Series, start: int, steps: int) -> Schedule:
 def _bias_corrected(lr: Schedule, decay: Schedule, kept: float) -> tuple[Schedule, Schedule]:
     """Adam's longer first steps as a larger lr with the same decay: by (1 - b^2t)^e/(1 - b^t), b = beta1.
 
-    e = 1/2 is exact for the lengths of steps, e = 1 for what they share with much later ones. 3/4 is ours: on noise
-    from the first step on it keeps norms within 2 %, where none leaves errors of 12 %.
+    e = 1/2 is exact for the lengths of steps, e = 1 for what they share with much later ones. 3/4 is chosen here: on
+    noise it keeps norms within 2 % from the first step on, where no correction leaves errors of 12 %.
     """
 
     def longer(t: int) -> float:
@@ -247,7 +259,7 @@ def _peak(lr: Series, decay: Series) -> tuple[float, float]:
     return rate, argument.get(step, 0.0)
 
 
-def _tending(
+def _with_balance(
     m: NormedModule, update: Update, course: tuple[LogEntry, ...], square: float, lr: float, decay: float
 ) -> Expected:
     rms = steady_norm(update, lr, decay) if lr else None
@@ -257,7 +269,11 @@ def _tending(
 
 
 def sentences(check: RunCheck) -> Iterator[str]:
-    """The answer, the flags, and what was left out."""
+    """Write a check in sentences: the errors, flagged modules, and modules left out.
+
+    Args:
+        check: result of `check_run`.
+    """
     n = len(check.modules)
     worst = max(check.modules, key=lambda m: abs(m.error))
     yield (

@@ -17,13 +17,13 @@ from specdiag.errors import UsageError
 from specdiag.text import checks
 
 INITIAL_RMS = 0.02
-"""Initial RMS by default: GPT-2's."""
+"""Default of the initial RMS, as in GPT-2."""
 MOST_STEPS = 10_000_000
 _LARGEST = 1e15
 """Largest value of any other number: more would overflow."""
 _POINTS = 200
 _SAMPLE = 4096
-"""Coordinates that are simulated of an elementwise optimizer's tensor."""
+"""Number of coordinates that stand for the whole tensor of an elementwise optimizer."""
 _SIDES = {"scion-spectral": 32, "muon": 64}
 """Smaller side of the matrix that stands for a larger one. Newton-Schulz steps depend on the size, U V^T hardly."""
 
@@ -49,30 +49,30 @@ def simulate(
     seed: int = 0,
     at: Sequence[int] | None = None,
 ) -> Simulation:
-    """The norm of a weight tensor over a run whose gradients are noise, and the balance that it tends to.
+    """Predict the norm of a weight tensor over a run whose gradients are noise, and the balance that it tends to.
 
     Args:
         optimizer: one of `dynamics.updates.OPTIMIZERS`; `adamc` is `adamw` with `corrected`.
         lr: peak learning rate; for Scion that of the layer, lr x radius.
         weight_decay: the optimizer's argument at the peak; for Scion that of the layer, 1/radius.
         steps: of the run.
-        lr_shape: constant, linear or cosine, the last two to `final_lr`.
-        warmup: steps from 0 to the peak in a straight line.
-        final_lr: of linear and cosine.
-        corrected: let the decay follow the lr (AdamC, ScionC).
+        lr_shape: `constant`, or `linear` or `cosine` to `final_lr`.
+        warmup: steps from lr 0 to the peak in a straight line.
+        final_lr: last lr of `linear` and `cosine`.
+        corrected: True lets the decay follow the lr (AdamC, ScionC).
         momentum: share of the buffer that a step keeps, in [0, 1); Scion's alpha is 1 - momentum.
         betas: of adamw, adamc and lion.
         shape: (d_out, d_in) or (d,).
-        initial_rms: root mean square of the weights before the first step; 0.02 if neither is given.
-        initial_norm: their Frobenius norm, instead.
-        gradient_rms: of a gradient's coordinates; only SGD's norm depends on it.
+        initial_rms: root mean square of the weights before the first step; 0.02 where this and `initial_norm` are None.
+        initial_norm: Frobenius norm of the weights before the first step, in place of `initial_rms`.
+        gradient_rms: root mean square of a gradient's coordinates; only SGD's norm depends on it.
         batch_tokens: tokens of a step, to give times in tokens too.
         stochastic: also run the optimizer itself on noise, for a part of the tensor.
-        seed: of that.
-        at: steps to note; 200 evenly spaced ones by default.
+        seed: of the noise.
+        at: steps to note; None for up to 201 evenly spaced ones.
 
     Raises:
-        UsageError: naming the option, its value, and what is allowed.
+        UsageError: an argument is out of range; the message names it, its value, and what is allowed.
     """
     corrected, stochastic = checks.flag("corrected", corrected), checks.flag("stochastic", stochastic)
     corrected = corrected or optimizer == "adamc"
@@ -89,7 +89,7 @@ def simulate(
     )
     betas = None if betas is None else checks.pair("betas", betas)
     gradient_rms = checks.number("gradient_rms", gradient_rms, most=_LARGEST)
-    start = _start(shape, initial_rms, initial_norm)
+    start = _initial_rms(shape, initial_rms, initial_norm)
     lr, weight_decay, final_lr = (
         checks.number(name, value, most=checks.MOST_RATE)
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("final_lr", final_lr))
@@ -104,22 +104,22 @@ def simulate(
         final_lr=final_lr, corrected=corrected, momentum=momentum, betas=betas, shape=tuple(shape), initial_rms=start,
         gradient_rms=gradient_rms, batch_tokens=batch_tokens,
     )  # fmt: skip
-    noted = _noted(steps, at)
+    noted = _steps_to_note(steps, at)
     lr_at = _lr(setting)
     decay_at = schedules.adamc(weight_decay, lr_at, lr) if corrected else schedules.constant(weight_decay)
     squares = expected(update, lr_at, decay_at, steps, start * start, noted)
-    simulated, sample = dict[int, float](), None
+    simulated_rms, sample = dict[int, float](), None
     if stochastic:
-        from specdiag.dynamics.noise import simulated as run
+        from specdiag.dynamics.noise import run_on_noise
 
         sample = _sample(update, setting.shape)
-        # a smaller matrix takes other steps by its shape alone: its weights are kept in proportion to them
-        taken = update_of(optimizer, sample, momentum=momentum, betas=betas, gradient_rms=gradient_rms)
-        scale = math.sqrt(taken.square / update.square)
-        walk = run(
+        # A smaller matrix makes steps of another size. Its weights are scaled in proportion to them.
+        sample_update = update_of(optimizer, sample, momentum=momentum, betas=betas, gradient_rms=gradient_rms)
+        scale = math.sqrt(sample_update.square / update.square)
+        walk = run_on_noise(
             update, sample, lr_at, decay_at, steps, (start * scale) ** 2, noted, gradient_rms=gradient_rms, seed=seed
         )  # fmt: skip
-        simulated = {step: math.sqrt(square) / scale for step, square in walk.squares.items()}
+        simulated_rms = {step: math.sqrt(square) / scale for step, square in walk.squares.items()}
     d = math.prod(shape)
     course = tuple(
         Point(
@@ -129,7 +129,7 @@ def simulate(
             rms=math.sqrt(square),
             frobenius_norm=math.sqrt(square * d),
             steady_rms=steady.steady_norm(update, lr_at(step), decay_at(step)),
-            simulated_rms=simulated.get(step),
+            simulated_rms=simulated_rms.get(step),
         )
         for step, square in squares.items()
     )
@@ -173,7 +173,7 @@ def _lr(setting: Setting) -> schedules.Schedule:
     return shape(setting.lr, setting.steps, setting.warmup, setting.final_lr)
 
 
-def _noted(steps: int, at: Sequence[int] | None) -> list[int]:
+def _steps_to_note(steps: int, at: Sequence[int] | None) -> list[int]:
     if at is None:
         return sorted({round(i * steps / _POINTS) for i in range(_POINTS + 1)})
     at = checks.wholes("at", at)
@@ -192,12 +192,12 @@ def _sample(update: Update, shape: Shape) -> Shape:
     return (min(math.prod(shape), _SAMPLE),)
 
 
-def _start(shape: Shape, rms: float | None, norm: float | None) -> float:
+def _initial_rms(shape: Shape, rms: float | None, norm: float | None) -> float:
     if rms is not None and norm is not None:
         raise UsageError(f"initial_rms={rms:g} and initial_norm={norm:g} say the same twice: leave one out")
-    name, given = ("initial_norm", norm) if norm is not None else ("initial_rms", rms)
-    if given is not None and not (math.isfinite(given) and given >= 0):
-        raise UsageError(f"{name}={given:g}: give a norm that is not negative")
+    name, value = ("initial_norm", norm) if norm is not None else ("initial_rms", rms)
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name}={value:g}: give a norm that is not negative")
     if norm is not None:
         return norm / math.sqrt(math.prod(shape) or 1)
     return INITIAL_RMS if rms is None else rms

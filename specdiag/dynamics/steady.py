@@ -1,4 +1,4 @@
-"""The balance of decay and random steps: the norm it has, how long it takes, and how fast the weights turn in it.
+"""The balance of decay and random steps: its norm, the steps until it is reached, and the rotation of the weights.
 
 For theta <- (1 - eta) theta - lr u with eta = lr x decay and updates that correlate as `Update` says,
 
@@ -18,8 +18,9 @@ from specdiag.dynamics.updates import Update
 from specdiag.errors import UsageError
 
 _NEGLIGIBLE = 1e-12
+"""Terms of the arcsine's series below this are dropped."""
 _ALONE = 16
-"""Terms of the arcsine that are not joined."""
+"""Number of terms of the arcsine's series that are not merged with others."""
 NEAR = 0.01
 """A norm is called steady within this relative distance of its limit."""
 
@@ -29,7 +30,7 @@ def inflation(update: Update, eta: float = 0.0) -> float:
 
     Args:
         update: of an optimizer.
-        eta: fraction of the weights that a step removes; 0 gives the factor of the papers.
+        eta: fraction of the weights that a step removes, in [0, 1); 0 gives the factor of the papers.
     """
     return (0.0 if update.renormalized else 1.0) + _repeated(update, eta)
 
@@ -37,11 +38,16 @@ def inflation(update: Update, eta: float = 0.0) -> float:
 def removed(update: Update, lr: float, decay: float) -> float:
     """eta: the fraction of the weights that a step removes.
 
-    lr x decay where decay is decoupled. Coupled, it goes through the momentum: the slow root of the recursion of
-    second order, about lr x decay/(1 - mu).
+    lr x decay where decay is decoupled. Coupled decay goes through the momentum: eta is then given by the slow root of
+    a recursion of second order, about lr x decay/(1 - mu).
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate.
+        decay: the optimizer's argument.
 
     Raises:
-        UsageError: a step would remove all of the weights, or they would swing.
+        UsageError: a step would remove all of the weights, or coupled decay would make them oscillate.
     """
     product = lr * decay
     if not update.coupled:
@@ -63,7 +69,19 @@ def removed(update: Update, lr: float, decay: float) -> float:
 
 
 def steady_square(update: Update, lr: float, decay: float) -> float | None:
-    """S: squared norm of a coordinate in the balance; None where nothing decays."""
+    """S: mean square of a weight in the balance.
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        decay: the optimizer's argument.
+
+    Returns:
+        S; None where nothing decays.
+
+    Raises:
+        UsageError: see `removed`.
+    """
     eta = removed(update, lr, decay)
     if eta == 0:
         return None
@@ -73,35 +91,82 @@ def steady_square(update: Update, lr: float, decay: float) -> float | None:
 
 
 def steady_norm(update: Update, lr: float, decay: float, dimension: int = 1) -> float | None:
-    """The norm of `dimension` coordinates in the balance; with 1, the RMS of a weight."""
+    """The norm of the weights in the balance.
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        decay: the optimizer's argument.
+        dimension: number of weights; 1 gives the root mean square of a weight.
+
+    Returns:
+        The norm; None where nothing decays.
+
+    Raises:
+        UsageError: see `removed`.
+    """
     square = steady_square(update, lr, decay)
     return None if square is None else math.sqrt(square * dimension)
 
 
 def tuc(update: Update, lr: float, dimension: int) -> float:
-    """Total update contribution: the distance that one gradient moves the weights over all steps, decay left aside.
+    """Total update contribution: the distance that one gradient moves the weights over all steps, without decay.
 
     lr sqrt(R C d): lr sqrt(d) for AdamW whatever its betas, the effective lr x sqrt(d) for l2-normalised updates
     (Kosson et al., arXiv 2305.17212; arXiv 2512.08217, equation 3).
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        dimension: d, number of weights.
     """
     return lr * math.sqrt((1 + _repeated(update)) * update.square * dimension)
 
 
 def rotation(update: Update, lr: float, decay: float) -> float | None:
-    """Length of a step over the norm, in the balance: the angle in radians that a step turns the weights by."""
+    """Length of a step over the norm, in the balance: the angle by which a step turns the weights.
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        decay: the optimizer's argument.
+
+    Returns:
+        Radians; None where nothing decays.
+
+    Raises:
+        UsageError: see `removed`.
+    """
     square = steady_square(update, lr, decay)
     return lr * math.sqrt(update.square / square) if square else None
 
 
 def tuc_rotation(update: Update, lr: float, decay: float) -> float:
-    """The total contribution of one gradient over the norm, sqrt(2 eta) for every optimizer (Kosson et al.)."""
+    """The total contribution of one gradient over the norm, sqrt(2 eta) for every optimizer (Kosson et al.).
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        decay: the optimizer's argument.
+
+    Raises:
+        UsageError: see `removed`.
+    """
     return math.sqrt(2 * removed(update, lr, decay))
 
 
 def kosson_rotation(update: Update, lr: float, decay: float) -> float | None:
-    """Rotation in a step as Kosson et al. (arXiv 2305.17212) have it, to first order in eta; None for others.
+    """Rotation in a step by the formulas of Kosson et al. (arXiv 2305.17212), to first order in eta.
 
-    For Lion it takes the sign of an average to correlate 2/pi as much as the average, where `rotation` has the arcsine.
+    For Lion they take 2/pi of the average's correlation for that of its sign, where `rotation` has the arcsine.
+
+    Args:
+        update: of an optimizer.
+        lr: learning rate, constant.
+        decay: the optimizer's argument.
+
+    Returns:
+        Radians; None without decay, and for optimizers that the paper has no formula for.
     """
     first = update.kept[0] if update.kept else 0.0
     if decay == 0:
@@ -118,13 +183,16 @@ def kosson_rotation(update: Update, lr: float, decay: float) -> float | None:
 
 
 def steps_to_steady(square: float, steady: float, eta: float, near: float = NEAR) -> int:
-    """Steps at a constant lr until the norm is within `near` of its balance, as a fraction of it.
+    """Count the steps at a constant lr until the norm is near its balance.
 
     Args:
-        square: S at the start.
-        steady: S in the balance.
-        eta: fraction of the weights that a step removes.
-        near: relative distance of the norms.
+        square: S, the mean square of a weight, at the start.
+        steady: S in the balance, above 0.
+        eta: fraction of the weights that a step removes, above 0.
+        near: relative distance from the norm of the balance that counts as near.
+
+    Returns:
+        The number of steps; 0 where the norm is near already.
     """
     off = square / steady - 1
     allowed = (1 + near) ** 2 - 1 if off > 0 else 1 - (1 - near) ** 2
@@ -134,13 +202,24 @@ def steps_to_steady(square: float, steady: float, eta: float, near: float = NEAR
 def decay_of(rms: float, lr: float) -> float:
     """The decay for which AdamW in balance at this lr has weights of this RMS: lr/(2 RMS^2).
 
-    It answers "consistent with", no more: a run out of balance, coupled decay or a fallen lr give other norms.
+    Norms that agree do not prove this decay: a run out of balance, coupled decay or a fallen lr give other norms.
+
+    Args:
+        rms: root mean square of a weight, above 0.
+        lr: learning rate, constant.
     """
     return lr / (2 * rms * rms)
 
 
 def correlations(update: Update) -> tuple[tuple[float, float], ...]:
-    """rho_k for k >= 1 as a sum of weight x ratio^k."""
+    """Correlations rho_k of updates k >= 1 steps apart, as a sum of weight x ratio^k.
+
+    Args:
+        update: of an optimizer.
+
+    Returns:
+        (weight, ratio) of each term of the sum.
+    """
     terms = _arcsine(update.amplitude, update.memory) if update.sign else ((update.amplitude, update.memory),)
     return tuple((update.repeats * weight, ratio) for weight, ratio in terms)
 
@@ -152,7 +231,7 @@ def _repeated(update: Update, eta: float = 0.0) -> float:
 
 
 def _coupled(update: Update, lr: float, decay: float) -> float:
-    """Variance of the autoregression of second order that SGD with coupled decay is, exact."""
+    """S of SGD with coupled decay, exact: the variance of an autoregression of second order."""
     mu, product = update.kept[0], lr * decay
     fresh = update.square * (1 - mu * mu)
     return lr * lr * fresh * (1 + mu) / ((1 - mu) * product * (2 * (1 + mu) - product))
@@ -162,7 +241,8 @@ def _coupled(update: Update, lr: float, decay: float) -> float:
 def _arcsine(amplitude: float, memory: float) -> tuple[tuple[float, float], ...]:
     """(2/pi) asin(amplitude memory^k) as a sum of weight x ratio^k: the series of the arcsine.
 
-    Its first terms stand alone; later ones, which forget at once, are joined in blocks of the same weight and sum.
+    The first terms are kept. Later ones have short memories: each block of them is merged into one term with the same
+    weight and the same sum over k.
     """
     terms: list[tuple[float, float]] = []
     weight, j = 2 / math.pi * amplitude, 0

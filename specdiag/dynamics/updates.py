@@ -29,10 +29,10 @@ BETAS: dict[Optimizer, tuple[float, float]] = {
 MOMENTUM: dict[Optimizer, float] = {
     "sgdm": 0.9, "sgdw": 0.9, "muon": 0.95, "scion-l2": 0.9, "scion-sign": 0.9, "scion-spectral": 0.9,
 }  # fmt: skip
-"""Defaults of those that take a momentum, the share of the buffer that a step keeps."""
+"""Defaults of the optimizers that take a momentum, the share of the buffer that a step keeps."""
 
 SPECTRAL_REPEATS = ((1.0, 0.776), (1.5, 0.869), (2.0, 0.906), (3.0, 0.940), (4.0, 0.956), (8.0, 0.979))
-"""Measured to 0.001: longer side over shorter, and R - 1 of U V^T over that of an l2-normalised update, small alpha."""
+"""(longer side over shorter, R - 1 of U V^T over that of an l2-normalised update), measured to 0.001 at small alpha."""
 NEWTON_SCHULZ_SQUARE, NEWTON_SCHULZ_REPEATS = 0.83, 0.95
 """Measured: mean squared singular value of what Muon's five steps return for Gaussian matrices (0.75 to 0.91, smaller
 sides 128 to 1024), and the correlations that Nesterov momentum leaves between such, over `SPECTRAL_REPEATS`."""
@@ -50,17 +50,17 @@ class Update:
     square: float
     """C: mean square of u in a coordinate, so that a step moves a coordinate by lr sqrt(C)."""
     amplitude: float
-    """a: correlation that the momentum's kernel begins with."""
+    """a of the correlations a r^k."""
     memory: float
-    """r: share of it that is left after each further step."""
+    """r of the correlations a r^k."""
     sign: bool = False
-    """Signs are taken of the linear update: correlations are (2/pi) asin of the linear ones."""
+    """True where u is the sign of a linear update: correlations are (2/pi) asin of the linear ones."""
     repeats: float = 1.0
     """Measured factor on all correlations, for updates that no formula covers."""
     coupled: bool = False
-    """The decay passes through the momentum, as in torch's SGD."""
+    """True where the decay passes through the momentum, as in torch's SGD."""
     renormalized: bool = False
-    """The part of a step that is perpendicular to the weights does not lengthen them."""
+    """True where the part of a step that is perpendicular to the weights does not lengthen them."""
 
 
 def update_of(
@@ -71,15 +71,16 @@ def update_of(
     betas: tuple[float, float] | None = None,
     gradient_rms: float = 1.0,
 ) -> Update:
-    """The update of an optimizer on a tensor of this shape.
+    """Derive the update of an optimizer on a tensor of this shape.
 
     Args:
         optimizer: one of `OPTIMIZERS`. `sgdm` is torch's SGD, whose decay is coupled; `sgdw` has decoupled decay;
             `random-walk` takes a fresh N(0, 1) number in each coordinate.
         shape: (d_out, d_in), or (d,).
-        momentum: share of the buffer that a step keeps, in [0, 1); Scion's alpha is 1 - momentum.
-        betas: of adamw, adamc and lion.
-        gradient_rms: of a gradient's coordinates; only SGD's steps depend on it.
+        momentum: share of the buffer that a step keeps, in [0, 1); Scion's alpha is 1 - momentum. None for the default
+            in `MOMENTUM`.
+        betas: of the optimizers in `BETAS`, each in [0, 1); None for the default there.
+        gradient_rms: root mean square of a gradient's coordinates; only SGD's steps depend on it.
 
     Raises:
         UsageError: an unknown optimizer, a setting that it does not have, or a shape that it is not defined for.
@@ -90,7 +91,7 @@ def update_of(
     if optimizer == "random-walk":
         return Update(optimizer, (), 1.0, 0.0, 0.0)
     if optimizer in BETAS:
-        return _of_betas(optimizer, betas or BETAS[optimizer])
+        return _with_betas(optimizer, betas or BETAS[optimizer])
     kept = MOMENTUM[optimizer] if momentum is None else momentum
     if optimizer in ("sgdm", "sgdw"):
         square = gradient_rms**2 / (1 - kept**2)
@@ -110,12 +111,24 @@ def update_of(
 
 
 def nesterov(mu: float) -> Update:
-    """Nesterov momentum on an exponential average, normalised: what Muon has before it orthogonalises."""
+    """Nesterov momentum on an exponential average, normalised: Muon's update before it is orthogonalised.
+
+    Args:
+        mu: share of the buffer that a step keeps, in [0, 1).
+    """
     return Update("scion-l2", (mu,), 1.0, _amplitude(*_nesterov(mu)), mu)
 
 
 def interpolated(table: tuple[tuple[float, float], ...], at: float) -> float:
-    """A measured table at a place, in straight lines of log(place), and its last value beyond."""
+    """Interpolate a measured table, linearly in log x.
+
+    Args:
+        table: (x, y) in ascending order of x, from x = 1 on.
+        at: x to look up, 1 or more.
+
+    Returns:
+        y at that x; the last y beyond the table.
+    """
     for (x0, y0), (x1, y1) in itertools.pairwise(table):
         if at <= x1:
             return y0 + (y1 - y0) * math.log(at / x0) / math.log(x1 / x0)
@@ -126,7 +139,7 @@ def _is_known(name: str) -> TypeGuard[Optimizer]:
     return name in OPTIMIZERS
 
 
-def _of_betas(optimizer: Optimizer, betas: tuple[float, float]) -> Update:
+def _with_betas(optimizer: Optimizer, betas: tuple[float, float]) -> Update:
     first, second = betas
     if optimizer == "lion":
         head, rest = 1 - first, first * (1 - second)

@@ -2,9 +2,9 @@
 
     S_t = (1 - eta_t)^2 S_{t-1} + lr_t^2 C + 2 lr_t (1 - eta_t) X_t,   X_t = -E theta_{t-1} u_t
 
-is equation 1 of arXiv 2512.08217 in a coordinate. Momentum makes X_t: a sum over earlier steps of lr C rho_k, carried
-on for each geometric part of rho_k. So a moving lr and the first steps are right too, but for how the optimizer's own
-state starts (Adam's bias correction, empty buffers).
+is equation 1 of arXiv 2512.08217 in a coordinate. Momentum makes X_t: a sum over earlier steps of lr C rho_k, updated
+for each geometric term of rho_k. So a moving lr and the first steps are right too, except for the start of the
+optimizer's own state (Adam's bias correction, empty buffers).
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from specdiag.dynamics.steady import correlations, removed
 from specdiag.dynamics.updates import Update
 
 Stepper = Callable[[float, float], float]
-"""A step at an lr and a decay, which returns the mean square after it."""
+"""(lr, decay) -> mean square of a weight after one more step."""
 
 
 def expected(
     update: Update, lr: Schedule, decay: Schedule, steps: int, start: float, at: Iterable[int]
 ) -> dict[int, float]:
-    """Mean square of a weight after each of the steps `at`; step t uses lr(t) and decay(t), and 0 is the start.
+    """Compute the expected mean square of a weight over a run.
 
     Args:
         update: of an optimizer.
-        lr: learning rate at each step.
-        decay: the optimizer's argument at each step.
-        steps: how many are taken.
-        start: mean square of a weight before the first.
-        at: steps to note.
+        lr: learning rate at each step, from step 1 on.
+        decay: the optimizer's argument at each step, from step 1 on.
+        steps: number of steps.
+        start: mean square of a weight before the first step.
+        at: steps to note; 0 is the start.
+
+    Returns:
+        Mean square of a weight after each noted step, by step.
 
     Raises:
         UsageError: a step would remove all weights.
@@ -61,7 +64,7 @@ def _decoupled(update: Update, square: float) -> Stepper:
 
 
 def _coupled(update: Update, square: float) -> Stepper:
-    """SGD with decay through the momentum: second moments of weights and buffer, exact from an empty buffer on."""
+    """SGD with coupled decay: second moments of weights and buffer, exact from an empty buffer on."""
     mu = update.kept[0]
     fresh = update.square * (1 - mu * mu)
     mixed = buffer = 0.0

@@ -1,4 +1,4 @@
-"""A prediction in words."""
+"""Sentences and labels for predictions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from specdiag.dynamics.records import Setting, Simulation
 
 
 def labels(simulations: Sequence[Simulation]) -> list[str]:
-    """Short names of settings, by what differs between them."""
+    """Make a short label for each simulation, from the settings in which they differ.
+
+    Args:
+        simulations: that are shown together.
+
+    Returns:
+        Labels in the same order.
+    """
     optimizers = {s.setting.optimizer for s in simulations}
     decays = {s.setting.weight_decay for s in simulations}
     mixed = len({s.setting.corrected for s in simulations if s.setting.optimizer != "adamc"}) > 1
-    made = (
+    return [
         " ".join(
             part
             for part in (
@@ -23,12 +30,15 @@ def labels(simulations: Sequence[Simulation]) -> list[str]:
             if part
         )
         for s in simulations
-    )
-    return list(made)
+    ]
 
 
 def findings(simulation: Simulation) -> Iterator[str]:
-    """Where the norm goes, when it gets there, and where the run ends."""
+    """Write where the norm tends, how many steps that takes, and where the run ends.
+
+    Args:
+        simulation: a prediction.
+    """
     b, s, last = simulation.balance, simulation.setting, simulation.course[-1]
     if b.rms is None or b.timescale is None or b.norm_time is None:
         yield f"Nothing decays. After {last.step:,} steps a weight has RMS {last.rms:.4g}, from {s.initial_rms:.4g}."
@@ -39,10 +49,10 @@ def findings(simulation: Simulation) -> Iterator[str]:
         f"At the peak lr decay and steps balance at RMS {b.rms:.4g} (Frobenius {b.frobenius_norm:.4g}). Weights "
         f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}{near}."
     )
-    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_share(last.rms, b.rms)}{_why(simulation)}."
+    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_distance(last.rms, b.rms)}{_explanation(simulation)}."
 
 
-def _share(rms: float, balance: float) -> str:
+def _distance(rms: float, balance: float) -> str:
     if balance == 0:
         return ""
     if rms > 2 * balance:
@@ -50,7 +60,7 @@ def _share(rms: float, balance: float) -> str:
     return f", {rms / balance - 1:+.1%} from that balance".replace("-0.0%", "0.0%")
 
 
-def _why(simulation: Simulation) -> str:
+def _explanation(simulation: Simulation) -> str:
     s, b, last = simulation.setting, simulation.balance, simulation.course[-1]
     off = last.rms / b.rms - 1 if b.rms else 0.0
     if abs(off) < 0.02:

@@ -18,12 +18,12 @@ class LiveMatrix:
     """A matrix cut from a live Parameter.
 
     Attributes:
-        name: the Parameter's, without wrappers' prefixes.
+        name: of the Parameter, without wrappers' prefixes.
         module: role, family, layer and part.
-        parameter: it is cut from this one.
-        slicer: cuts it.
-        is_first: `name` is the first of a tied Parameter's names; True where there is one name.
-        is_output: the logits come from the Parameter: it is a head, or an embedding that is tied to one.
+        parameter: that the matrix is cut from.
+        slicer: cuts the matrix from it.
+        is_first: True where `name` is the first, or the only, name of the Parameter.
+        is_output: True where the Parameter gives the logits: a head, or an embedding that is tied to one.
     """
 
     name: str
@@ -70,7 +70,7 @@ def live_matrices(model: nn.Module) -> list[LiveMatrix]:
         model: wrappers (DDP, torch.compile) are looked through.
 
     Returns:
-        In definition order. A tied Parameter comes under each of its names; `is_first` marks one of them.
+        Matrices in definition order. A tied Parameter comes under each of its names; `is_first` marks one of them.
     """
     parameters = live_parameters(model)
     first = set(untied(parameters))

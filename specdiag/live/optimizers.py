@@ -1,4 +1,4 @@
-"""Which optimizers take another weight decay for each step, and what to do with the others."""
+"""Optimizers whose weight decay can be changed at each step, and a refusal with a remedy for the others."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _REFUSED: dict[str, str] = {
     "bitsandbytes": "keeps its settings by the position of a parameter in the groups",
     "apex.contrib": "flattens its groups when it is built",
 }
-"""By the package that the class comes from."""
+"""Reason for the refusal, by the package that the class comes from."""
 PLANNED = "specdiag_plan"
 """Mark of groups whose decays hold a plan's ratios already."""
 _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 
-def servable(optimizer: object) -> torch.optim.Optimizer:
+def unwrap_optimizer(optimizer: object) -> torch.optim.Optimizer:
     """Return the torch optimizer whose `step()` reads its groups, without wrappers of accelerate and Lightning.
 
     Args:
@@ -36,14 +36,15 @@ def servable(optimizer: object) -> torch.optim.Optimizer:
         An optimizer with step hooks and a decay in each group.
 
     Raises:
-        UsageError: another decay would not reach this optimizer's step; the message shows the static way.
+        UsageError: a changed decay would not reach this optimizer's step; the message shows how to fix the decays when
+            the optimizer is built.
     """
     while True:
-        for home, why in _REFUSED.items():
-            if any(_is_from(base, home) for base in type(optimizer).__mro__):
+        for package, why in _REFUSED.items():
+            if any(_is_from(base, package) for base in type(optimizer).__mro__):
                 raise UsageError(refusal(optimizer, why))
         inner = getattr(optimizer, "optimizer", None)
-        if inner is None or not any(_is_from(type(optimizer), home) for home in _WRAPPERS):
+        if inner is None or not any(_is_from(type(optimizer), package) for package in _WRAPPERS):
             break
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -60,21 +61,32 @@ def servable(optimizer: object) -> torch.optim.Optimizer:
     return optimizer
 
 
-def servables(optimizer: object) -> list[torch.optim.Optimizer]:
-    """Return the torch optimizers of one optimizer or of several, as Muon and AdamW.
+def unwrap_optimizers(optimizer: object) -> list[torch.optim.Optimizer]:
+    """Unwrap one optimizer or several, such as Muon and AdamW.
 
     Args:
         optimizer: one, a list or a tuple.
 
+    Returns:
+        What `unwrap_optimizer` returns for each, in the same order.
+
     Raises:
-        UsageError: another decay would not reach the step of one of them.
+        UsageError: a changed decay would not reach the step of one of them.
     """
     several = isinstance(optimizer, (list, tuple))
-    return [servable(each) for each in (cast("list[object]", optimizer) if several else [optimizer])]
+    return [unwrap_optimizer(each) for each in (cast("list[object]", optimizer) if several else [optimizer])]
 
 
 def refusal(optimizer: object, why: str) -> str:
-    """Why this optimizer is refused, and the code that serves it: groups that never change."""
+    """Write the message of a refusal, with the code that works instead: decays fixed when the optimizer is built.
+
+    Args:
+        optimizer: is refused; the message names its class.
+        why: the reason, as the predicate of the sentence whose subject is the class.
+
+    Returns:
+        The message of a UsageError.
+    """
     return (
         f"{_name(optimizer)} {why}, so a decay that changes with the weights would not reach it. Fix the decays when "
         "the optimizer is built: plan = specdiag.recommend(model, weight_decay=...); "
@@ -83,10 +95,13 @@ def refusal(optimizer: object, why: str) -> str:
 
 
 def check_traceable(optimizer: torch.optim.Optimizer) -> None:
-    """Called inside `step()`.
+    """Refuse a step that is being compiled or captured in a CUDA graph: it would keep the decay that it reads now.
+
+    Args:
+        optimizer: within its `step()`.
 
     Raises:
-        UsageError: the step is being compiled or captured in a CUDA graph: what it reads now, it would read for ever.
+        UsageError: the step is being compiled or captured.
     """
     if torch.compiler.is_compiling():
         raise UsageError(refusal(optimizer, "is being compiled, with its decay baked in"))
@@ -99,8 +114,8 @@ def _is_compiled(step: object) -> bool:
     return hasattr(step, "_torchdynamo_orig_callable") and not getattr(step, "_torchdynamo_disable", False)
 
 
-def _is_from(kind: type, home: str) -> bool:
-    return kind.__module__ == home or kind.__module__.startswith(f"{home}.")
+def _is_from(kind: type, package: str) -> bool:
+    return kind.__module__ == package or kind.__module__.startswith(f"{package}.")
 
 
 def _name(optimizer: object) -> str:

@@ -27,14 +27,21 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         Parameters by name. A tied Parameter comes under each of its names.
     """
     named = list(model.named_parameters(remove_duplicate=False))
-    names = [_bare(name) for name, _ in named]
+    names = [_without_wrappers(name) for name, _ in named]
     while names and all(name.startswith(_PARALLEL) for name in names):
         names = [name.removeprefix(_PARALLEL) for name in names]
     return {name: parameter for name, (_, parameter) in zip(names, named, strict=True)}
 
 
 def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Return each Parameter once, under its first name, in the order of `parameters`."""
+    """Return each Parameter once, under its first name.
+
+    Args:
+        parameters: by name; a tied Parameter comes under each of its names, as in `live_parameters`.
+
+    Returns:
+        Parameters by name, in the order of `parameters`.
+    """
     seen: set[torch.Tensor] = set()
     first: dict[str, nn.Parameter] = {}
     for name, parameter in parameters.items():
@@ -47,7 +54,12 @@ def untied(parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 def live_config(model: nn.Module) -> Table:
     """Return the model's config as config.json would hold it; empty for a model without `config.to_dict`.
 
-    Wrappers are looked through, and modules that hold one model and no Parameter beside it, as a LightningModule does.
+    Args:
+        model: a module. Wrappers are looked through, and modules that hold one model and no other Parameter, such as a
+            LightningModule.
+
+    Returns:
+        The content of config.json.
     """
     inner_model: nn.Module | None = model
     while inner_model is not None:
@@ -65,7 +77,7 @@ def _only_child(model: nn.Module) -> nn.Module | None:
     return holding[0] if len(holding) == 1 and next(model.parameters(recurse=False), None) is None else None
 
 
-def _bare(name: str) -> str:
+def _without_wrappers(name: str) -> str:
     for wrapper in _INSIDE:
         name = name.replace(wrapper, "")
     return name

@@ -1,4 +1,4 @@
-"""Work of an optimizer dealt to ranks that hold the same parameters: one computes, all get its bits."""
+"""Updates of an optimizer divided among ranks that hold the same parameters: one rank computes, all get its bits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ import torch.distributed as dist
 
 
 class Shards:
-    """Which rank updates which parameter. Every rank must add the same parameters in the same order."""
+    """Assignment of parameters to the ranks that update them.
+
+    Every rank must add the same parameters in the same order.
+    """
 
     def __init__(self, process_group: dist.ProcessGroup | None) -> None:
+        """Begin without parameters.
+
+        Args:
+            process_group: its ranks share the work; None for all ranks.
+        """
         self._group = process_group
         self._rank = dist.get_rank(process_group)
         self._work = [0.0] * dist.get_world_size(process_group)
         self._owners: dict[torch.Tensor, int] = {}
 
     def add(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Deal out those with two axes and more, the most work first, each to the rank with the least.
+        """Assign each parameter of two axes or more to the rank with the least work, the most expensive first.
 
-        Vectors stay with everyone: updating one costs less than sending it.
+        Vectors stay with every rank: updating one costs less than sending it.
+
+        Args:
+            parameters: the same on every rank, in the same order.
         """
         matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
         for parameter in sorted(matrices, key=_work, reverse=True):
@@ -33,19 +44,29 @@ class Shards:
         return self._owners.get(parameter, self._rank) == self._rank
 
     def spread(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Give every rank the owners' values. Collective."""
+        """Copy each parameter from the rank that updates it to all others. Collective.
+
+        Args:
+            parameters: the same on every rank, in the same order; those that were not assigned are passed over.
+        """
         self._broadcast([(p.detach(), self._owners[p]) for p in parameters if p in self._owners])
 
     def gather(
         self, parameters: Sequence[torch.Tensor], key: str, state: MutableMapping[torch.Tensor, dict[str, torch.Tensor]]
     ) -> None:
-        """Give every rank the owners' `state[parameter][key]`, where there is one. Collective."""
-        dealt = [p for p in parameters if p in self._owners]
-        if not dealt:
+        """Give every rank the optimizer state of parameters that other ranks update. Collective.
+
+        Args:
+            parameters: the same on every rank, in the same order; those that were not assigned are passed over.
+            key: entry of the state, a tensor of the parameter's shape.
+            state: of the optimizer, by parameter; gets the entries that this rank lacks.
+        """
+        shared = [p for p in parameters if p in self._owners]
+        if not shared:
             return
-        held = torch.tensor([self.here(p) and key in state.get(p, {}) for p in dealt], device=dealt[0].device).int()
-        dist.all_reduce(held, group=self._group)
-        known = [p for p, is_held in zip(dealt, held.tolist(), strict=True) if is_held]
+        exists = torch.tensor([self.here(p) and key in state.get(p, {}) for p in shared], device=shared[0].device).int()
+        dist.all_reduce(exists, group=self._group)
+        known = [p for p, found in zip(shared, exists.tolist(), strict=True) if found]
         for p in known:
             if not self.here(p):
                 state[p][key] = torch.empty_like(p)

@@ -10,8 +10,8 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
+from specdiag.live.parameter_kinds import TrainedParameter, trained_parameters
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import PlacedParameter, placed
 from specdiag.optim.method import Options
 from specdiag.optim.optimizers.orthogonal import Method as Orthogonalization
 from specdiag.optim.optimizers.scion import Scion
@@ -19,14 +19,15 @@ from specdiag.optim.optimizers.scion_presets import scion_groups
 from specdiag.optim.rules.corrected_decay import CorrectedDecay
 
 Build = Callable[[nn.Module, Options], list[Optimizer]]
+"""(model, a value for every option of the method) -> the optimizers of a method."""
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[ParamGroup]:
     """Split the trained parameters into those with decay and those without."""
-    return _split(placed(model), weight_decay)
+    return _split(trained_parameters(model), weight_decay)
 
 
-def _split(parameters: list[PlacedParameter], weight_decay: float) -> list[ParamGroup]:
+def _split(parameters: list[TrainedParameter], weight_decay: float) -> list[ParamGroup]:
     groups = [
         {"params": [each.parameter for each in parameters if each.decayed], "weight_decay": weight_decay},
         {"params": [each.parameter for each in parameters if not each.decayed], "weight_decay": 0.0},
@@ -35,7 +36,11 @@ def _split(parameters: list[PlacedParameter], weight_decay: float) -> list[Param
 
 
 def adam_like(kind: Callable[..., Optimizer]) -> Build:
-    """Make optimizers of a class that takes AdamW's arguments."""
+    """Return a maker of optimizers of a class that takes AdamW's arguments.
+
+    Args:
+        kind: the class. Options other than weight_decay, beta1 and beta2 are passed on to it by name.
+    """
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         groups = _groups(model, _number(options, "weight_decay"))
@@ -46,7 +51,11 @@ def adam_like(kind: Callable[..., Optimizer]) -> Build:
 
 
 def sgd_like(kind: Callable[..., Optimizer]) -> Build:
-    """Make optimizers of a class that takes SGD's arguments."""
+    """Return a maker of optimizers of a class that takes SGD's arguments.
+
+    Args:
+        kind: the class. Options other than weight_decay are passed on to it by name.
+    """
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         rest = {key: value for key, value in options.items() if key != "weight_decay"}
@@ -56,20 +65,28 @@ def sgd_like(kind: Callable[..., Optimizer]) -> Build:
 
 
 def corrected(build: Build) -> Build:
-    """Make the same optimizers with CorrectedDecay attached."""
+    """Return a maker of the same optimizers with CorrectedDecay attached.
+
+    Args:
+        build: maker of the optimizers, whose option `lr` is the peak of the schedule.
+    """
 
     def build_corrected(model: nn.Module, options: Options) -> list[Optimizer]:
-        built = build(model, options)
-        for group in (group for optimizer in built for group in optimizer.param_groups):
+        optimizers = build(model, options)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["max_lr"] = options["lr"]  # saved with the optimizer: a resumed run keeps the peak of its schedule
-        CorrectedDecay(built, model)
-        return built
+        CorrectedDecay(optimizers, model)
+        return optimizers
 
     return build_corrected
 
 
 def scion(*, corrected: bool) -> Build:
-    """Make Scion, or ScionC where it is corrected, over the groups of a preset."""
+    """Return a maker of Scion over the groups of a preset.
+
+    Args:
+        corrected: True for ScionC.
+    """
 
     def build(model: nn.Module, options: Options) -> list[Optimizer]:
         groups = scion_groups(
@@ -93,18 +110,24 @@ def scion(*, corrected: bool) -> Build:
 
 
 def muon(model: nn.Module, options: Options) -> list[Optimizer]:
-    """Make Muon for the hidden matrices, and AdamW for all else.
+    """Make Muon for the hidden matrices, and AdamW for all other parameters.
+
+    Args:
+        model: after it was moved and wrapped.
+        options: a value for every option of the method.
+
+    Returns:
+        Muon, and AdamW where there are other parameters.
 
     Raises:
         UsageError: this torch has no Muon, or the model no hidden matrix.
     """
-
     if not hasattr(optim, "Muon"):
         raise UsageError("this torch has no torch.optim.Muon: install torch 2.9 or newer")
-    hidden: list[PlacedParameter] = []
-    rest: list[PlacedParameter] = []
-    for each in placed(model):
-        (hidden if each.place == "hidden" and each.parameter.ndim == 2 else rest).append(each)
+    hidden: list[TrainedParameter] = []
+    rest: list[TrainedParameter] = []
+    for each in trained_parameters(model):
+        (hidden if each.kind == "hidden" and each.parameter.ndim == 2 else rest).append(each)
     if not hidden:
         raise UsageError(f"this {type(model).__name__} has no hidden matrix for Muon: choose adamw")
     lr, weight_decay = _number(options, "lr"), _number(options, "weight_decay")

@@ -1,4 +1,4 @@
-"""Lookup of what a live optimizer does to a Parameter: how it decays it, and as what it is simulated."""
+"""Lookup of what a live optimizer does to a Parameter: its kind of decay, and its name and settings in `simulate`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BY_NAME = {
     for rule in _RULES
     if isinstance(rule.optimizer, str) or rule.optimizer.__module__.startswith("torch.")
 }
-"""Other packages give their own versions of torch's optimizers the same names."""
+"""By the bare name, for other packages give their own versions of torch's optimizers the same names."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecaySemantics:
-    """Treatment of one Parameter by the optimizer that holds it.
+    """Decay and update of one Parameter by its optimizer.
 
     Attributes:
         decay: kind of its decay.
@@ -55,7 +55,7 @@ def torch_optimizer(optimizer: object) -> Optimizer:
         The innermost optimizer.
 
     Raises:
-        UsageError: there is none, so that nothing says when a step is taken; or a group has no lr.
+        UsageError: there is no torch optimizer, and so no step hook; or a group has no lr.
     """
     inner = optimizer
     while not isinstance(inner, Optimizer) or isinstance(getattr(inner, "optimizer", None), Optimizer):
@@ -68,21 +68,39 @@ def torch_optimizer(optimizer: object) -> Optimizer:
 
 
 def decay_kind(optimizer: Optimizer, group: ParamGroup) -> DecayKind:
-    """Return the kind of a group's decay; an optimizer without record counts as decoupled."""
+    """Return the kind of a group's decay.
+
+    Args:
+        optimizer: a torch optimizer. One without an update rule counts as decoupled.
+        group: of its groups. Its own `decoupled_weight_decay` overrides the rule, but for decay by weight.
+    """
     rule = _rule(type(stepped_by(optimizer, group)))
-    says = group.get("decoupled_weight_decay")
-    if says is not None and (rule is None or rule.decay != "by weight"):
-        return "decoupled" if says else "coupled"
+    is_decoupled = group.get("decoupled_weight_decay")
+    if is_decoupled is not None and (rule is None or rule.decay != "by weight"):
+        return "decoupled" if is_decoupled else "coupled"
     return "decoupled" if rule is None else rule.decay
 
 
 def is_decoupled(optimizer: Optimizer, group: ParamGroup) -> bool:
-    """Tell whether a group's decay acts on the weights, and not by way of the gradient."""
+    """Tell whether a group's decay acts on the weights directly, and not through the gradient.
+
+    Args:
+        optimizer: a torch optimizer.
+        group: of its groups.
+    """
     return decay_kind(optimizer, group) != "coupled"
 
 
 def removed(optimizer: Optimizer, group: ParamGroup) -> float:
-    """Return eta, the fraction of the weights that the decay of one step takes; 0 where it takes no fraction of all."""
+    """Return eta, the fraction of the weights that the decay of one step removes.
+
+    Args:
+        optimizer: a torch optimizer.
+        group: of its groups, with the lr and decay of the step.
+
+    Returns:
+        eta; 0 for decay that is coupled or differs from weight to weight.
+    """
     if decay_kind(optimizer, group) != "decoupled":
         return 0.0
     rule = _rule(type(stepped_by(optimizer, group)))
@@ -90,16 +108,16 @@ def removed(optimizer: Optimizer, group: ParamGroup) -> float:
 
 
 def decay_semantics(optimizer: Optimizer, group: ParamGroup, shape: torch.Size) -> DecaySemantics:
-    """Collect what `simulate` needs of the optimizer's settings.
+    """Collect the settings of an optimizer that `simulate` needs.
 
     Args:
         optimizer: a torch optimizer.
-        group: that holds the Parameter.
+        group: of its groups, the one with the Parameter.
         shape: of the Parameter.
 
     Returns:
-        The kind of decay, and the settings of the simulated optimizer, of a class that has a record of its own:
-        a subclass may step in another way.
+        The kind of decay, and the settings of the simulated optimizer. These are None for a subclass without an update
+        rule of its own, which may step in another way than its base.
     """
     kind = type(stepped_by(optimizer, group))
     rule, decay = _rule(kind), decay_kind(optimizer, group)
@@ -115,6 +133,6 @@ _UNKNOWN = UpdateRule("", "decoupled")
 
 
 def _rule(kind: type[Optimizer]) -> UpdateRule | None:
-    """Return the record of a class, or of the nearest base that has one."""
+    """Return the update rule of a class, or of its nearest base that has one; None where none has."""
     rules = (_BY_CLASS.get(base) or _BY_NAME.get(base.__name__) for base in kind.__mro__)
     return next((rule for rule in rules if rule is not None), None)

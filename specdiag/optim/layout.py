@@ -16,29 +16,29 @@ _TEXT = ("optimizer", "place", "lmo", "such as")
 
 
 def layout(model: nn.Module, optimizers: Optimizer | Sequence[Optimizer]) -> str:
-    """Return a row for each group, without empty columns.
+    """Make a table with a row for each group, without empty columns.
 
     Args:
-        model: its Parameters give the names.
+        model: names the Parameters.
         optimizers: one or several, for this model.
 
     Returns:
-        A table as text. Trained parameters outside all groups come last.
+        The table as text. Trained parameters outside all groups come last.
     """
-    held = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+    several = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items() if p.requires_grad}
-    rows = [_row(optimizer, group, names) for optimizer in held for group in optimizer.param_groups]
-    taken = {p for optimizer in held for group in optimizer.param_groups for p in group["params"]}
-    left = [p for p in names if p not in taken]
-    if left:
-        rows.append({"optimizer": "none"} | _size(left, names))
-    shown = [column for column in _COLUMNS if any(row.get(column) for row in rows)]
-    table = [shown, *([row.get(column, "") for column in shown] for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
+    rows = [_row(optimizer, group, names) for optimizer in several for group in optimizer.param_groups]
+    grouped = {p for optimizer in several for group in optimizer.param_groups for p in group["params"]}
+    ungrouped = [p for p in names if p not in grouped]
+    if ungrouped:
+        rows.append({"optimizer": "none"} | _size(ungrouped, names))
+    columns = [column for column in _COLUMNS if any(row.get(column) for row in rows)]
+    table = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.ljust(width) if column in _TEXT else cell.rjust(width)
-            for cell, width, column in zip(row, widths, shown, strict=True)
+            for cell, width, column in zip(row, widths, columns, strict=True)
         )
         for row in table
     ]

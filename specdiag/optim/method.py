@@ -17,15 +17,25 @@ Options = Mapping[str, object]
 """Options of a method by name."""
 
 DecayKind = Literal["decoupled", "coupled", "by weight"]
-"""Decay takes lr x decay off all weights, goes through the gradient, or is of a size that the step finds."""
+"""`decoupled` decay removes lr x decay of all weights, `coupled` decay is added to the gradient, and decay `by weight`
+removes a different fraction of each weight."""
 
 
 def no_model(group: ParamGroup, shape: torch.Size) -> Simulated | None:
-    """Return None: no model of `specdiag.simulate` covers the optimizer."""
+    """Return None: no model of `specdiag.simulate` covers the optimizer.
+
+    Args:
+        group: is not read.
+        shape: is not read.
+    """
 
 
 def product(group: ParamGroup) -> float:
-    """Return lr x weight decay, the fraction of the weights that decoupled decay takes off in a step."""
+    """Return lr x weight decay, the fraction of the weights that decoupled decay removes in a step.
+
+    Args:
+        group: with `lr`; a missing `weight_decay` counts as 0.
+    """
     return float(group["lr"]) * float(group.get("weight_decay", 0.0))
 
 
@@ -36,8 +46,8 @@ class UpdateRule:
     Attributes:
         optimizer: the class, subclasses included; the bare name of a class that only other packages have.
         decay: kind of its decay, unless a group has `decoupled_weight_decay`.
-        simulated: from a group and a Parameter's shape, its name in `specdiag.simulate`; None where no model covers it.
-        removed: fraction of the weights that decoupled decay takes off in a step, from a group.
+        simulated: (group, shape of a Parameter) -> name in `specdiag.simulate`; None where no model covers it.
+        removed: (group) -> fraction of the weights that decoupled decay removes in a step.
     """
 
     optimizer: type[Optimizer] | str
@@ -57,11 +67,11 @@ class Method:
 
     Attributes:
         formula: the step; g is the gradient, L the decay (lambda), w the weights, u Adam's direction, a = 1 - momentum.
-        source: paper and code that it follows.
-        disagreements: where these, or their readers, differ, and what is done here.
-        defaults: the options that it takes, all of them.
-        build: the optimizers for a model, from a value for every option.
-        updates: of the classes that `build` makes.
+        source: paper and code that the method follows.
+        disagreements: points on which paper, code or their readers differ, and the choice made here.
+        defaults: every option of the method, with its default.
+        build: (model, a value for every option) -> optimizers.
+        updates: update rules of the classes that `build` makes.
     """
 
     formula: str

@@ -18,15 +18,18 @@ from specdiag.text import checks
 
 
 def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer]:
-    """The optimizers of a method, over every trained parameter of a model.
+    """Make the optimizers of a method, over every trained parameter of a model.
 
-    But for Scion's balls, decay is for matrices that are no embedding: biases, norms, embeddings and heads that are
-    tied to one get none.
+    Biases, norms, embeddings and heads that are tied to an embedding get no decay. Scion is the exception: there every
+    parameter keeps to the ball of its kind.
 
     Args:
         name: a name of `METHODS`.
         model: after it was moved and wrapped.
-        **options: instead of the method's defaults. `lr` is the peak of its schedule.
+        **options: options of the method, in place of its defaults. `lr` is the peak of the schedule.
+
+    Returns:
+        One optimizer, or several for a method such as `muon`; `Combined` makes one of them.
 
     Raises:
         UsageError: an unknown method or option, or a value out of range.
@@ -52,7 +55,7 @@ def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer
 
 
 def _check(key: str, value: object, default: object) -> None:
-    """Raise UsageError unless an option is of the kind of its default."""
+    """Raise UsageError unless an option has the type of its default."""
     if isinstance(default, bool):
         checks.flag(key, value)
     elif isinstance(default, str):
@@ -64,7 +67,7 @@ def _check(key: str, value: object, default: object) -> None:
 
 
 def markdown() -> str:
-    """The table as a section of Markdown for each method."""
+    """Write the registry as Markdown, a section for each method."""
     sections: list[str] = []
     for name, method in METHODS.items():
         defaults = ", ".join(

@@ -17,11 +17,15 @@ from specdiag.optim.optimizers.scion import Scion, removed_fraction
 _SCION: dict[str, Simulated] = {
     "sign": "scion-sign", "spectral": "scion-spectral", "bias-rms": "scion-l2",
 }  # fmt: skip
-"""By LMO."""
+"""Name in `specdiag.simulate`, by LMO."""
 
 
 def always(name: Simulated) -> Callable[[ParamGroup, torch.Size], Simulated | None]:
-    """Simulate as `name`, but for AMSGrad, which no model covers."""
+    """Return an `UpdateRule.simulated` that gives one name, but None for AMSGrad, which no model covers.
+
+    Args:
+        name: of the optimizer in `specdiag.simulate`.
+    """
     return lambda group, _: None if group.get("amsgrad") else name
 
 

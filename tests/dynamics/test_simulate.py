@@ -19,7 +19,7 @@ from specdiag.decay.effect import norm_factor
 from specdiag.decay.schedules import adamc, constant, cosine
 from specdiag.dynamics.appendix_a import appendix_a, suppression
 from specdiag.dynamics.checking import compare_norms
-from specdiag.dynamics.noise import newton_schulz, polar, simulated
+from specdiag.dynamics.noise import newton_schulz, polar, run_on_noise
 from specdiag.dynamics.records import Simulation, load_simulation
 from specdiag.dynamics.renormalized import renormalized_step
 from specdiag.dynamics.steady import (
@@ -58,7 +58,7 @@ def run(*args):
 def on_noise(update, shape, lr, decay, steps, seed=0):
     """S and C measured, over those predicted."""
     square = steady_square(update, lr, decay)
-    walk = simulated(update, shape, constant(lr), constant(decay), steps, square, [], seed=seed)
+    walk = run_on_noise(update, shape, constant(lr), constant(decay), steps, square, [], seed=seed)
     return walk.balance / square, walk.update_square / update.square
 
 
@@ -148,7 +148,7 @@ def test_appendix_a_by_drawing_it():
 
 
 def test_adamw_on_noise():  # S11
-    walk = simulated(ADAMW, (4096,), constant(0.02), constant(0.5), 3000, 0.02, [])
+    walk = run_on_noise(ADAMW, (4096,), constant(0.02), constant(0.5), 3000, 0.02, [])
     assert walk.balance == pytest.approx(0.01837, rel=0.02)
     assert walk.update_square == pytest.approx(0.0526, rel=0.01)
     assert steady_square(ADAMW, 0.02, 0.5) == pytest.approx(0.01835, abs=5e-6)
@@ -204,7 +204,7 @@ def test_the_simulation_is_torchs_optimizer(name):
     for _ in range(30):
         parameter.grad = torch.from_numpy(rng.standard_normal(50))
         optimizer.step()
-    walk = simulated(update_of(name, (50,)), (50,), constant(0.02), constant(0.5), 30, 0.09, [30], seed=7)
+    walk = run_on_noise(update_of(name, (50,)), (50,), constant(0.02), constant(0.5), 30, 0.09, [30], seed=7)
     assert walk.squares[30] == pytest.approx(float((parameter.detach() ** 2).mean()), rel=1e-7)
 
 
@@ -219,7 +219,7 @@ def test_muon_is_torchs():
     for _ in range(20):
         parameter.grad = torch.from_numpy(rng.standard_normal((48, 24)))
         optimizer.step()
-    walk = simulated(update_of("muon", (48, 24)), (48, 24), constant(0.5), constant(0.1), 20, 0.09, [20], seed=7)
+    walk = run_on_noise(update_of("muon", (48, 24)), (48, 24), constant(0.5), constant(0.1), 20, 0.09, [20], seed=7)
     assert walk.squares[20] == pytest.approx(float((parameter.detach() ** 2).mean()), rel=0.02)  # torch's is in bf16
 
 
@@ -381,7 +381,7 @@ def test_a_course_under_schedules_on_noise(name, corrected):
     update, shape, at = update_of(name, (64, 64)), (64, 64), [100, 200, 800, 1500, 2000]
     lr, peak = cosine(0.02, 2000, warmup=200), 0.015 if name == "sgdm" else 0.3
     decay = adamc(peak, lr, 0.02) if corrected else constant(peak)
-    walk = simulated(update, shape, lr, decay, 2000, 1e-9, at)
+    walk = run_on_noise(update, shape, lr, decay, 2000, 1e-9, at)
     predicted = expected(update, lr, decay, 2000, 1e-9, at)
     assert [math.sqrt(walk.squares[step] / predicted[step]) for step in at] == pytest.approx([1] * 5, abs=0.03)
 

@@ -1,4 +1,4 @@
-"""The table of optimizers: every entry builds, learns and is in the docs; places and presets are the published ones."""
+"""The table of optimizers: every entry builds, learns and is in the docs; kinds of parameters and presets are the published ones."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from live_models import Decoder, decays_of_a_step, train, weights
 
 from specdiag import UsageError
 from specdiag.live.multipliers import attach
-from specdiag.live.places import placed
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import (
     AWD,
     METHODS,
@@ -139,17 +139,17 @@ def test_the_presets_are_the_published_ones():
 
 
 def test_a_tied_head_is_the_output():
-    places = {each.name: each.place for each in placed(Decoder(layers=1, tied=True))}
-    assert places["embed_tokens.weight"] == "output"
-    assert "input" not in places.values()
+    kinds = {each.name: each.kind for each in trained_parameters(Decoder(layers=1, tied=True))}
+    assert kinds["embed_tokens.weight"] == "output"
+    assert "input" not in kinds.values()
 
 
 def test_a_vision_transformer_of_other_names():
     model = Image()
-    places = {each.name: each.place for each in placed(model)}
-    assert {n for n, place in places.items() if place == "output"} == {"head.weight"}
-    assert {n for n, place in places.items() if place == "input"} == {"pos_embed", "patch_embed.proj.weight"}
-    assert places["cls_token"] == places["norm.weight"] == places["head.bias"] == "bias"
+    kinds = {each.name: each.kind for each in trained_parameters(model)}
+    assert {n for n, kind in kinds.items() if kind == "output"} == {"head.weight"}
+    assert {n for n, kind in kinds.items() if kind == "input"} == {"pos_embed", "patch_embed.proj.weight"}
+    assert kinds["cls_token"] == kinds["norm.weight"] == kinds["head.bias"] == "bias"
     by_parameter = {p: group for group in scion_groups(model, "vit") for p in group["params"]}
     assert by_parameter[model.patch_embed["proj"].weight]["lmo"] == "spectral-conv"
     assert by_parameter[model.pos_embed]["lmo"] == "bias-rms"
@@ -169,18 +169,18 @@ def test_matrices_that_are_stored_the_other_way_are_turned():
     assert by_parameter[model.transformer.wte.weight]["place"] == "output"
 
 
-def test_places_can_be_overridden_and_mistakes_are_said():
+def test_kinds_can_be_overridden_and_mistakes_are_reported():
     model = Decoder(layers=1)
-    places = {each.name: each.place for each in placed(model, {"*.o_proj.*": "output"})}
-    assert places["layers.0.self_attn.o_proj.weight"] == "output"
+    kinds = {each.name: each.kind for each in trained_parameters(model, {"*.o_proj.*": "output"})}
+    assert kinds["layers.0.self_attn.o_proj.weight"] == "output"
     with pytest.raises(
         UsageError, match=r"'pooler\.\*' matches none of 11 parameters; their names look like 'embed_tokens"
     ):
-        placed(model, {"pooler.*": "hidden"})
+        trained_parameters(model, {"pooler.*": "hidden"})
     with pytest.raises(UsageError, match=r"is given no place but 'middle'; choose from input, hidden"):
-        placed(model, {"*": "middle"})
+        trained_parameters(model, {"*": "middle"})
     with pytest.raises(UsageError, match="Decoder has no parameter that is trained"):
-        placed(model.requires_grad_(False))
+        trained_parameters(model.requires_grad_(False))
 
 
 def test_the_layout_names_every_layer_and_what_nobody_trains():

@@ -7,8 +7,8 @@ import torch
 import transformers
 
 import specdiag
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.live.parameters import live_parameters
-from specdiag.live.places import placed
 from specdiag.train.models.simple_vit import (
     SimpleViTConfig,
     SimpleViTForImageClassification,
@@ -108,6 +108,6 @@ def test_roles_are_recognised(small):
     found = [held[0].role for name, held in roles.items() if name.startswith("layers.1.") and held]
     assert found == ["q", "k", "v", "o", "up", "down"]
     assert roles["patch_embeddings.weight"][0].role == "embed"
-    places = {each.name: each.place for each in placed(small)}
-    assert places["patch_embeddings.weight"] == "input"
-    assert places["classifier.weight"] == "output"
+    kinds = {each.name: each.kind for each in trained_parameters(small)}
+    assert kinds["patch_embeddings.weight"] == "input"
+    assert kinds["classifier.weight"] == "output"

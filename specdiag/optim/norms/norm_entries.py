@@ -1,4 +1,4 @@
-"""Lines of a norm watch's log: what the weights are before a step, and what the step did to them."""
+"""Entries of a norm watch's log: norms of the weights before a step, and the changes that the step made."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ _HIDDEN = ("attention", "mlp")
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """A Parameter as a step finds it."""
+class Snapshot:
+    """A Parameter and its settings, as they are before a step."""
 
     weights: torch.Tensor
-    """A copy."""
+    """Copy of the Parameter."""
     gradients: dict[str, torch.Tensor]
     """Norm of each matrix's gradient, by key; empty without a gradient."""
     lr: float
     weight_decay: float
     """The argument in force during the step, ratios and schedules included."""
     removed: float
-    """Fraction of the weights that decay takes; 0 without a gradient, for then the optimizer passes over them."""
+    """Fraction of the weights that decay removes; 0 without a gradient, for then the optimizer skips the Parameter."""
 
 
-def before(optimizer: Optimizer, group: ParamGroup, parameter: nn.Parameter, matrices: Sequence[LiveMatrix]) -> Before:
-    """Copy a Parameter, and read what is about to happen to it.
+def snapshot(
+    optimizer: Optimizer, group: ParamGroup, parameter: nn.Parameter, matrices: Sequence[LiveMatrix]
+) -> Snapshot:
+    """Copy a Parameter before a step, and read its gradient, lr and decay.
 
     Args:
         optimizer: within its step.
-        group: that holds the Parameter, as the step will read it.
+        group: with the Parameter, as the step will read it.
         parameter: before the step.
-        matrices: cut from it.
+        matrices: that are cut from it.
     """
     gradient = parameter.grad
     fraction, lr = 0.0 if gradient is None else removed(optimizer, group), float(group["lr"])
@@ -51,13 +53,21 @@ def before(optimizer: Optimizer, group: ParamGroup, parameter: nn.Parameter, mat
         dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
         lengths = {m.key: _length(m.cut(dense)) for m in matrices}
     argument = fraction / lr if fraction and lr else float(group.get("weight_decay", 0.0))
-    return Before(parameter.detach().clone(), lengths, lr, argument, fraction)
+    return Snapshot(parameter.detach().clone(), lengths, lr, argument, fraction)
 
 
-def of_weights(
+def weight_entries(
     step: int, matrix: LiveMatrix, cut: torch.Tensor, norm: float, spectral_norm: float
 ) -> Iterator[LogEntry]:
-    """Norms of a matrix; of one that gives the logits also Scion's Sign norm, d_in max |W|."""
+    """Yield the norms of a matrix; for one that gives the logits also Scion's Sign norm, d_in max |W|.
+
+    Args:
+        step: optimizer steps done.
+        matrix: whose norms are logged.
+        cut: its values, shape [s, rows, cols].
+        norm: Frobenius norm, of all slices together.
+        spectral_norm: largest singular value of all slices.
+    """
     yield entry(step, matrix.key, "frobenius_norm", norm)
     yield entry(step, matrix.key, "weight_rms", norm / math.sqrt(_count(matrix)))
     yield entry(step, matrix.key, "spectral_norm", spectral_norm)
@@ -67,10 +77,18 @@ def of_weights(
         yield entry(step, matrix.key, "sign_norm", matrix.slicer.shape[2] * float(cut.abs().max()))
 
 
-def of_step(
-    step: int, matrix: LiveMatrix, parts: StepParts, before: Before, gradient: float | None
+def step_entries(
+    step: int, matrix: LiveMatrix, parts: StepParts, before: Snapshot, gradient: float | None
 ) -> Iterator[LogEntry]:
-    """Yield the changes that a step made to a matrix."""
+    """Yield the changes that a step made to a matrix.
+
+    Args:
+        step: optimizer steps done before this one.
+        matrix: whose changes are logged.
+        parts: of the step.
+        before: the Parameter of the matrix before the step.
+        gradient: norm of the matrix's gradient; None without a gradient.
+    """
     moved = before.lr > 0 and parts.update_norm > 0
     values: dict[str, float | None] = {
         "gradient_norm": gradient,
@@ -90,8 +108,14 @@ def of_step(
     return (entry(step, matrix.key, name, value) for name, value in values.items() if value is not None)
 
 
-def over_layers(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEntry]) -> Iterator[LogEntry]:
-    """Geometric means over attention and MLP; of sqrt(d_in/d_out) sigma_max, Scion's spectral norm, and of |W|_F."""
+def layer_means(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEntry]) -> Iterator[LogEntry]:
+    """Yield geometric means over attention and MLP: of |W|_F, and of sqrt(d_in/d_out) sigma_max, Scion's spectral norm.
+
+    Args:
+        step: optimizer steps done.
+        matrices: that are watched.
+        rows: entries of this step, with the norms of each matrix.
+    """
     hidden = {m.key: m for m in matrices if m.module.family in _HIDDEN}
     for metric in ("frobenius_norm", "spectral_norm"):
         logs: list[float] = []
@@ -103,15 +127,21 @@ def over_layers(step: int, matrices: Sequence[LiveMatrix], rows: Sequence[LogEnt
             yield entry(step, RUN, f"{metric}_geomean", math.exp(sum(logs) / len(logs)))
 
 
-def described(matrix: LiveMatrix, optimizer: Optimizer, group: ParamGroup) -> NormedModule:
-    """Describe a matrix and its optimizer, for the file beside the log."""
-    found = decay_semantics(optimizer, group, matrix.parameter.shape)
+def describe(matrix: LiveMatrix, optimizer: Optimizer, group: ParamGroup) -> NormedModule:
+    """Describe a matrix and its optimizer, for the file next to the log.
+
+    Args:
+        matrix: that is watched.
+        optimizer: of its Parameter.
+        group: with the Parameter.
+    """
+    semantics = decay_semantics(optimizer, group, matrix.parameter.shape)
     _, rows, cols = matrix.slicer.shape
     return NormedModule(
         key=matrix.key, role=matrix.role, family=matrix.module.family, layer=matrix.module.layer,
         component=matrix.module.component,
-        rows=rows, cols=cols, n_values=_count(matrix), decay=found.decay, optimizer=found.optimizer,
-        momentum=found.momentum, betas=found.betas, lr_scale=found.lr_scale,
+        rows=rows, cols=cols, n_values=_count(matrix), decay=semantics.decay, optimizer=semantics.optimizer,
+        momentum=semantics.momentum, betas=semantics.betas, lr_scale=semantics.lr_scale,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Weight norms, steps and their angles, logged while a model trains: what the theory of decay predicts, measured."""
+"""Log of weight norms, steps and their angles while a model trains, to compare with what theory predicts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.matrices import LiveMatrix
 from specdiag.optim.decay_semantics import torch_optimizer
-from specdiag.optim.norms.norm_entries import Before, before, described, of_step, of_weights, over_layers
+from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_entries, weight_entries
 from specdiag.optim.norms.power_iteration import PowerIteration
-from specdiag.optim.norms.step_parts import fetched, sums, taken_apart
-from specdiag.optim.norms.watched_modules import watched
+from specdiag.optim.norms.step_parts import inner_products, split_step, to_numbers
+from specdiag.optim.norms.watched_modules import watched_matrices
 from specdiag.records import ROLES
 from specdiag.system.folder_lock import FolderLock
 from specdiag.text import checks
@@ -30,10 +30,10 @@ from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log
 
 
 class NormWatch:
-    """Logs, every so many steps, each matrix's norms, its update without the decay, and where that update points.
+    """Logs, every so many steps, each matrix's norms, its update without the decay, and the direction of that update.
 
-    Nothing of the run changes. Between two logged steps it does nothing; at one it copies the watched weights. Where
-    ranks train together the first one looks and writes.
+    The run does not change. A logged step costs a copy of the watched weights, other steps nothing. Where ranks train
+    together, the first one measures and writes.
 
     Example:
         >>> watch = NormWatch(model, optimizer, out="runs/mine")
@@ -60,13 +60,13 @@ class NormWatch:
             model: names the Parameters; wrappers (DDP, torch.compile) are looked through.
             optimizer: one or several.
             every: steps from one logged step to the next.
-            out: directory of the run, for `specdiag_norms/` in it; None keeps the latest values only.
+            out: directory of the run, where `specdiag_norms/` is made; None keeps the latest values in memory only.
             include: globs on names; only these matrices.
-            exclude: globs on names; not these.
-            roles: only these.
+            exclude: globs on names; not these matrices.
+            roles: only matrices of these roles.
 
         Raises:
-            UsageError: an option makes no sense, or the optimizer or the model cannot be watched.
+            UsageError: an option makes no sense, the optimizer or the model cannot be watched, or `out` cannot be made.
         """
         if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1")
@@ -79,48 +79,48 @@ class NormWatch:
             checks.each_of("roles", roles, ROLES),
         )
         groups = {p: (o, g) for o in self._optimizers for g in o.param_groups for p in g["params"]}
-        self._matrices = watched(model, set(groups), include=include, exclude=exclude, roles=roles)
+        self._matrices = watched_matrices(model, set(groups), include=include, exclude=exclude, roles=roles)
         self._every = every
         self._powers = PowerIteration()
         self._handles: list[RemovableHandle] = []
         self._of_parameter: dict[nn.Parameter, list[LiveMatrix]] = {}
         for matrix in self._matrices:
             self._of_parameter.setdefault(matrix.parameter, []).append(matrix)
-        self._before: dict[int, dict[nn.Parameter, Before]] = {}
+        self._before: dict[int, dict[nn.Parameter, Snapshot]] = {}
         self._depth: dict[int, int] = {}
         self._pending: set[int] = set()
-        self._counted = -1
+        self._last_step = -1
         self._step = 0
-        self._found: list[LogEntry] = []
+        self._entries: list[LogEntry] = []
         self.latest: tuple[LogEntry, ...] = ()
         """Entries of the last logged step."""
-        self._looks = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+        self._is_writer = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         self._log: Path | None = None
         self._lock: FolderLock | None = None
-        if out is not None and self._looks:
+        if out is not None and self._is_writer:
             folder = Path(out) / NORMS_NAME
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another one") from error
             self._lock = FolderLock(folder, "log of norms")
-            write_modules(folder, every, [described(m, *groups[m.parameter]) for m in self._matrices])
+            write_modules(folder, every, [describe(m, *groups[m.parameter]) for m in self._matrices])
             self._log = folder / LOG_NAME
 
     def step(self, global_step: int | None = None) -> None:
-        """Say that an optimizer step follows; it is logged where `every` divides the number of those before.
+        """Announce an optimizer step. It is logged where `every` divides the number of steps before it.
 
         Args:
             global_step: optimizer steps done so far, 0 before the first; None counts calls.
         """
-        self._counted = self._counted + 1 if global_step is None else global_step
-        if not self._looks:
+        self._last_step = self._last_step + 1 if global_step is None else global_step
+        if not self._is_writer:
             return
         self._write()
         self._before, self._depth = {}, {}
-        self._step = self._counted
+        self._step = self._last_step
         if self._step % self._every == 0:
-            # Anew each time, so that what others do to the groups in their hooks is done before these read them.
+            # Registered anew each time, so that these hooks run after others that change the groups.
             self.detach()
             for optimizer in self._optimizers:
                 self._pending.add(id(optimizer))
@@ -128,37 +128,37 @@ class NormWatch:
                 self._handles.append(optimizer.register_step_post_hook(self._leave))
 
     def finish(self, global_step: int | None = None) -> None:
-        """Log the norms of the last weights, which no update follows, and let go of the optimizers.
+        """Log the norms of the last weights, which no update follows, and remove the hooks.
 
         Args:
-            global_step: optimizer steps done; None for one more than `step` was last told.
+            global_step: optimizer steps done; None for one more than in the last call of `step`.
         """
-        if self._looks:
+        if self._is_writer:
             self._write()
-            self._step = self._counted + 1 if global_step is None else global_step
-            self._counted = self._step
+            self._step = self._last_step + 1 if global_step is None else global_step
+            self._last_step = self._step
             cuts = {m.key: m.cut(m.parameter.detach()) for m in self._matrices}
             spectral = self._powers.norms(cuts)
             for m in self._matrices:
-                norm = math.sqrt(float(sums(cuts[m.key], cuts[m.key])[0]))
-                self._found += of_weights(self._step, m, cuts[m.key], norm, spectral[m.key])
+                norm = math.sqrt(float(inner_products(cuts[m.key], cuts[m.key])[0]))
+                self._entries += weight_entries(self._step, m, cuts[m.key], norm, spectral[m.key])
             self._write()
             if self._lock is not None:
                 self._lock.release()
         self.detach()
 
     def state_dict(self) -> Table:
-        """Return the state that the spectral norms continue from. It can be written as JSON."""
-        return {"steps": self._counted, "vectors": self._powers.state_dict()}
+        """Return the state of the spectral norms and the step count. It can be written as JSON."""
+        return {"steps": self._last_step, "vectors": self._powers.state_dict()}
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from a saved state; matrices that are new, or of another shape, start anew."""
-        self._counted = state["steps"]
+        """Continue from a saved state; matrices that are new, or of another shape, start anew."""
+        self._last_step = state["steps"]
         self._powers.load_state_dict(state["vectors"])
         self._powers.keep({m.key: m.slicer.shape for m in self._matrices})
 
     def detach(self) -> None:
-        """Let go of the optimizers."""
+        """Remove the hooks from the optimizers."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._pending = [], set()
@@ -174,53 +174,55 @@ class NormWatch:
         self.detach()
 
     def _enter(self, optimizer: Optimizer, *_: object) -> None:
-        """Before the step, or before a `super().step()` within it: torch runs the hooks for each."""
-        place = id(optimizer)
-        if place in self._depth:
-            self._depth[place] += 1
-        if place not in self._pending:
+        """Run before the step, and before a `super().step()` within it: torch calls the hooks for each."""
+        key = id(optimizer)
+        if key in self._depth:
+            self._depth[key] += 1
+        if key not in self._pending:
             return
         if torch.compiler.is_compiling() or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
             raise UsageError("the optimizer's step is compiled or captured in a CUDA graph: it cannot be watched")
-        self._pending.remove(place)
-        self._depth[place] = 1
+        self._pending.remove(key)
+        self._depth[key] = 1
         groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-        self._before[place] = {
-            p: before(optimizer, groups[p], p, own) for p, own in self._of_parameter.items() if p in groups
+        self._before[key] = {
+            p: snapshot(optimizer, groups[p], p, own) for p, own in self._of_parameter.items() if p in groups
         }
 
     @torch.no_grad()
     def _leave(self, optimizer: Optimizer, *_: object) -> None:
-        place = id(optimizer)
-        if place not in self._depth:
+        key = id(optimizer)
+        if key not in self._depth:
             return
-        self._depth[place] -= 1
-        if self._depth[place]:
+        self._depth[key] -= 1
+        if self._depth[key]:
             return
-        held = self._before.pop(place)
-        del self._depth[place]
-        own = [m for p in held for m in self._of_parameter[p]]
-        totals = fetched([sums(m.cut(held[m.parameter].weights), m.cut(m.parameter.detach())) for m in own])
-        found = [
-            taken_apart(*total, removed=held[m.parameter].removed, rounding=torch.finfo(m.parameter.dtype).eps)
+        snapshots = self._before.pop(key)
+        del self._depth[key]
+        own = [m for p in snapshots for m in self._of_parameter[p]]
+        totals = to_numbers(
+            [inner_products(m.cut(snapshots[m.parameter].weights), m.cut(m.parameter.detach())) for m in own]
+        )
+        steps = [
+            split_step(*total, removed=snapshots[m.parameter].removed, rounding=torch.finfo(m.parameter.dtype).eps)
             for m, total in zip(own, totals, strict=True)
         ]
-        lengths = fetched([length.reshape(1) for before in held.values() for length in before.gradients.values()])
-        names = [name for before in held.values() for name in before.gradients]
+        lengths = to_numbers([length.reshape(1) for s in snapshots.values() for length in s.gradients.values()])
+        names = [name for s in snapshots.values() for name in s.gradients]
         gradients = {name: length for name, (length,) in zip(names, lengths, strict=True)}
-        cuts = {m.key: m.cut(held[m.parameter].weights) for m in own}
+        cuts = {m.key: m.cut(snapshots[m.parameter].weights) for m in own}
         spectral = self._powers.norms(cuts)
-        for m, parts in zip(own, found, strict=True):
-            self._found += of_weights(self._step, m, cuts[m.key], parts.norm, spectral[m.key])
-            self._found += of_step(self._step, m, parts, held[m.parameter], gradients.get(m.key))
+        for m, parts in zip(own, steps, strict=True):
+            self._entries += weight_entries(self._step, m, cuts[m.key], parts.norm, spectral[m.key])
+            self._entries += step_entries(self._step, m, parts, snapshots[m.parameter], gradients.get(m.key))
         if not self._pending and not self._before:
             self._write()
 
     def _write(self) -> None:
-        """Close a logged step: means over layers, and the log."""
-        if not self._found:
+        """Finish a logged step: add the means over layers, and write the log."""
+        if not self._entries:
             return
-        rows = [*over_layers(self._step, self._matrices, self._found), *self._found]
-        self.latest, self._found = tuple(rows), []
+        rows = [*layer_means(self._step, self._matrices, self._entries), *self._entries]
+        self.latest, self._entries = tuple(rows), []
         if self._log is not None:
             append_log(self._log, rows)

@@ -1,4 +1,4 @@
-"""Spectral norms of matrices that change slowly: power iteration that goes on where it last stood.
+"""Spectral norms of matrices that change slowly: power iteration that continues from the last vector.
 
 v (unit) of the smaller side; u = W v/|W v|; z = W^T u; the norm is |z|, and v becomes z/|z|. |z| never exceeds the
 largest singular value, and on a matrix that stands still its error falls by (sigma_2/sigma_1)^4 a round. The released
@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import torch
 
 from specdiag.files import Table
-from specdiag.optim.norms.step_parts import fetched
+from specdiag.optim.norms.step_parts import to_numbers
 
 _FIRST = 10
-"""Rounds for a vector that was just drawn."""
+"""Rounds for a vector that was just drawn at random."""
 
 
 class PowerIteration:
@@ -31,36 +31,43 @@ class PowerIteration:
     """
 
     def __init__(self, rounds: int = 2) -> None:
-        """Take the rounds of each call; a vector that was just drawn gets ten."""
+        """Start without vectors.
+
+        Args:
+            rounds: of each call; a vector that was just drawn gets ten.
+        """
         self._rounds = rounds
         self._vectors: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def norms(self, matrices: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """The spectral norm of each matrix, from below; the largest of a stack. Not finite where the matrix is not.
+        """Estimate the spectral norm of each matrix from below.
 
         Args:
-            matrices: shape [s, rows, cols], by names that stay the same.
+            matrices: stacks of shape [s, rows, cols], by names that stay the same from call to call.
+
+        Returns:
+            The largest norm of each stack, by name; not finite where the stack is not.
         """
-        found: list[torch.Tensor] = []
+        ranges: list[torch.Tensor] = []
         for name, matrix in matrices.items():
             work = matrix if matrix.dtype == torch.float64 else matrix.float()
             work = work if work.shape[1] >= work.shape[2] else work.mT
-            held = self._vectors.get(name)
-            vector = (_drawn(name, work) if held is None else held).to(work)
+            last = self._vectors.get(name)
+            vector = (_draw(name, work) if last is None else last).to(work)
             norm = vector.new_zeros(len(vector))
-            for _ in range(_FIRST if held is None else self._rounds):
+            for _ in range(_FIRST if last is None else self._rounds):
                 norm, vector = power_step(work, vector)
             self._vectors[name] = vector
-            found.append(torch.stack((norm.min(), norm.max())))
-        extremes = fetched(found)
+            ranges.append(torch.stack((norm.min(), norm.max())))
+        extremes = to_numbers(ranges)
         for name, (least, most) in zip(matrices, extremes, strict=True):
             if not (least > 0 and math.isfinite(most)):
                 del self._vectors[name]
         return {name: most for name, (_, most) in zip(matrices, extremes, strict=True)}
 
     def state_dict(self) -> Table:
-        """The vectors to the bit; plain enough for JSON."""
+        """Return the vectors, exact to the bit. They can be written as JSON."""
         return {
             name: {
                 "shape": list(v.shape[:2]),
@@ -71,25 +78,32 @@ class PowerIteration:
         }
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from saved vectors; a matrix that has none, or of another shape, starts from a new one."""
+        """Continue from saved vectors; a matrix that has none, or of another shape, starts from a new one."""
         self._vectors = {}
-        for name, held in state.items():
-            data = bytearray(base64.b64decode(held["data"]))
-            vector = torch.frombuffer(data, dtype=getattr(torch, held["dtype"]))
-            self._vectors[name] = vector.reshape(*held["shape"], 1)
+        for name, saved in state.items():
+            data = bytearray(base64.b64decode(saved["data"]))
+            vector = torch.frombuffer(data, dtype=getattr(torch, saved["dtype"]))
+            self._vectors[name] = vector.reshape(*saved["shape"], 1)
 
     def keep(self, shapes: Mapping[str, tuple[int, int, int]]) -> None:
-        """Drop the vectors that fit none of these matrices [s, rows, cols]."""
+        """Drop the vectors that do not fit a matrix of their name.
+
+        Args:
+            shapes: [s, rows, cols] of each matrix, by name.
+        """
         fitting = {name: (s, min(rows, cols)) for name, (s, rows, cols) in shapes.items()}
         self._vectors = {n: v for n, v in self._vectors.items() if fitting.get(n) == tuple(v.shape[:2])}
 
 
 def power_step(matrix: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run a round. Returns the norms so far, shape [s], and the next vectors.
+    """Run one round of power iteration on a stack of matrices.
 
     Args:
         matrix: shape [s, rows, cols].
         vector: of unit length, shape [s, cols, 1].
+
+    Returns:
+        The norms so far, shape [s], and the next vectors, shape [s, cols, 1].
     """
     image = matrix @ vector
     back = matrix.mT @ _unit(image)[0]
@@ -98,12 +112,12 @@ def power_step(matrix: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor
 
 
 def _unit(vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vector at unit length, zero if it is zero, and its length."""
+    """Scale vectors to unit length, but leave zero vectors; return them with their lengths."""
     norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
     return vector / norm.clamp_min(torch.finfo(vector.dtype).tiny), norm
 
 
-def _drawn(name: str, matrix: torch.Tensor) -> torch.Tensor:
-    """A random vector for a matrix [s, rows, cols], the same on every rank and device."""
+def _draw(name: str, matrix: torch.Tensor) -> torch.Tensor:
+    """Draw random vectors for a stack [s, rows, cols], the same on every rank and device."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return _unit(torch.randn(matrix.shape[0], matrix.shape[2], 1, generator=generator))[0]

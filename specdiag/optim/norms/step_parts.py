@@ -18,12 +18,20 @@ from dataclasses import dataclass
 import torch
 
 _CHUNK = 1 << 16, 1 << 24
-"""Values at a time on a CPU, in its cache, and elsewhere."""
+"""Values that are converted at a time: on a CPU so many as fit into its cache, and on other devices."""
 
 
 @torch.no_grad()
-def sums(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """<W, W>, <W, W' - W> and <W' - W, W' - W>, in float64 where the device has it: differences are small."""
+def inner_products(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Compute <W, W>, <W, W' - W> and <W' - W, W' - W>.
+
+    Args:
+        before: W, of any shape.
+        after: W', of the same shape.
+
+    Returns:
+        Shape [3], on the device of W. It is float64 where the device has it, for the differences are small.
+    """
     kind = torch.float32 if before.device.type == "mps" else torch.float64
     size = _CHUNK[before.device.type != "cpu"]
     total = torch.zeros(3, dtype=kind, device=before.device)
@@ -34,8 +42,12 @@ def sums(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def fetched(rows: Sequence[torch.Tensor]) -> list[list[float]]:
-    """Short vectors of one length as numbers, the device asked once for them all."""
+def to_numbers(rows: Sequence[torch.Tensor]) -> list[list[float]]:
+    """Move short vectors to the CPU as numbers, in one transfer.
+
+    Args:
+        rows: vectors of one length.
+    """
     return torch.stack([row.to(rows[0]) for row in rows]).tolist() if rows else []
 
 
@@ -44,8 +56,9 @@ class StepParts:
     """Norms and changes of one step; lengths are Frobenius norms, angles radians."""
 
     norm: float
-    """Before the step."""
+    """|W|, before the step."""
     norm_change: float
+    """|W'| - |W|."""
     decay: float
     """Change of the norm by decay; negative."""
     parallel: float
@@ -55,20 +68,20 @@ class StepParts:
     update_norm: float
     """|s| = |lr u|, without the decay."""
     cosine: float | None
-    """Between s and W; None where one of them is zero, or s is no longer than rounding makes it."""
+    """Cosine between s and W; None where one of them is zero, or s is as short as rounding errors."""
     angle: float | None
-    """Between W and W'."""
+    """Angle between W and W'; None where one of them is zero."""
 
 
-def taken_apart(squared: float, crossed: float, changed: float, removed: float, rounding: float) -> StepParts:
-    """The parts of a step.
+def split_step(squared: float, crossed: float, changed: float, removed: float, rounding: float) -> StepParts:
+    """Split a step into its parts.
 
     Args:
-        squared: <W, W> before it.
+        squared: <W, W>.
         crossed: <W, W' - W>.
         changed: <W' - W, W' - W>.
-        removed: eta, the fraction of W that decay took.
-        rounding: relative spacing of the weights' type: a shorter update cannot be told from rounding.
+        removed: eta, the fraction of W that decay removed.
+        rounding: relative spacing of the weights' type. A shorter update counts as a rounding error.
     """
     norm = math.sqrt(squared)
     update = math.sqrt(max(0.0, changed + 2 * removed * crossed + removed * removed * squared))
@@ -79,7 +92,7 @@ def taken_apart(squared: float, crossed: float, changed: float, removed: float, 
         return StepParts(norm, change, 0.0, 0.0, change, update, None, None)
     along = (crossed + removed * squared) / norm
     decay = -removed * norm
-    seen = update > rounding * norm
+    is_measurable = update > rounding * norm
     turned = math.atan2(math.sqrt(max(0.0, changed * squared - crossed * crossed)), squared + crossed)
     return StepParts(
         norm=norm,
@@ -88,6 +101,6 @@ def taken_apart(squared: float, crossed: float, changed: float, removed: float, 
         parallel=along,
         perpendicular=change - decay - along,
         update_norm=update,
-        cosine=max(-1.0, min(1.0, along / update)) if seen else None,
+        cosine=max(-1.0, min(1.0, along / update)) if is_measurable else None,
         angle=turned if after else None,
     )

@@ -14,7 +14,7 @@ from specdiag.records import Role
 from specdiag.text.globs import chosen
 
 
-def watched(
+def watched_matrices(
     model: nn.Module,
     optimized: set[torch.Tensor],
     *,
@@ -22,17 +22,17 @@ def watched(
     exclude: Sequence[str] = (),
     roles: Sequence[str] = (),
 ) -> list[LiveMatrix]:
-    """Select matrices of the model that the optimizers hold.
+    """Select the matrices of a model whose norms are watched.
 
     Args:
         model: the live model.
-        optimized: the Parameters of its optimizers.
+        optimized: the Parameters of its optimizers; only their matrices are selected.
         include: globs on names; only these.
         exclude: globs on names; not these.
-        roles: only these.
+        roles: only matrices of these roles.
 
     Returns:
-        In definition order, each under the first name of its Parameter.
+        Matrices in definition order, each under the first name of its Parameter.
 
     Raises:
         UsageError: a role is unknown, nothing is left, or the Parameters are shards.

@@ -1,4 +1,4 @@
-"""AdaDecay (Nakamura and Hong 2019, arXiv 1907.08931): every weight decays by how large its gradient is."""
+"""AdaDecay (Nakamura and Hong 2019, arXiv 1907.08931): weights with larger gradients decay more."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class AdaDecay(SGD):
     def __init__(
         self, params: ParamsT, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4, *, slope: float = 4.0
     ) -> None:
-        """As SGD's.
+        """Take the arguments of SGD, and a slope.
 
         Args:
             params: parameters or groups.
             lr: learning rate.
             momentum: of SGD.
-            weight_decay: lambda, of a weight with theta 1.
-            slope: the paper's alpha. 4 is the default of AlphaDecay's repository, the paper's is unconfirmed.
+            weight_decay: lambda, the decay of a weight with theta 1.
+            slope: the paper's alpha. 4 is the default of AlphaDecay's repository; the paper's value is unconfirmed.
 
         Raises:
             UsageError: a number is negative.
@@ -67,7 +67,15 @@ class AdaDecay(SGD):
 
 
 def thetas(gradient: torch.Tensor, slope: float = 4.0) -> torch.Tensor:
-    """theta of every weight of a layer, of the shape of its gradient."""
+    """Compute theta of every weight of a layer.
+
+    Args:
+        gradient: of the layer, of any shape.
+        slope: the paper's alpha.
+
+    Returns:
+        theta in [0, 2], of the gradient's shape.
+    """
     size = gradient.abs()
     size -= size.mean()
     return 2 * torch.sigmoid(slope * size / (size.square().mean().sqrt() + _EPS))

@@ -1,4 +1,4 @@
-"""AdamW up to its last line: for optimizers that do something else with the direction."""
+"""Adam's moments and direction, without the step: a base for optimizers that use the direction in another way."""
 
 from __future__ import annotations
 
@@ -30,10 +30,17 @@ class AdamDirection(Optimizer, abc.ABC):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        """As AdamW's.
+        """Take the arguments of torch.optim.AdamW.
+
+        Args:
+            params: parameters or groups.
+            lr: learning rate.
+            betas: weights of the former averages of gradients and of their squares, each in [0, 1).
+            eps: added to the divisor.
+            weight_decay: the argument of AdamW.
 
         Raises:
-            UsageError: a number out of range.
+            UsageError: a number is out of range.
         """
         check_numbers(lr=lr, eps=eps, weight_decay=weight_decay)
         first, second = checks.pair("betas", betas)
@@ -43,7 +50,7 @@ class AdamDirection(Optimizer, abc.ABC):
 
     @abc.abstractmethod
     def _move(self, group: ParamGroup, parameters: list[torch.Tensor], directions: Sequence[torch.Tensor]) -> None:
-        """The step of parameters of one group along their directions, decay included."""
+        """Make the step of some parameters of a group along their directions, decay included."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -52,11 +59,11 @@ class AdamDirection(Optimizer, abc.ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found = ((group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups)
-        held = [(group, parameters) for group, parameters in found if parameters]
-        for group, parameters in held:
+        trained = ((group, [p for p in group["params"] if p.grad is not None]) for group in self.param_groups)
+        filled = [(group, parameters) for group, parameters in trained if parameters]
+        for group, parameters in filled:
             self._update_moments(group, parameters)
-        for group, parameters in held:
+        for group, parameters in filled:
             self._move(group, parameters, self._directions(group, parameters))
         return loss
 

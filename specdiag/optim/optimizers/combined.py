@@ -1,4 +1,4 @@
-"""Several optimizers as one torch Optimizer: what a Trainer, a scheduler and a checkpoint expect."""
+"""Several optimizers as one torch Optimizer, as a Trainer, a scheduler and a checkpoint expect."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from specdiag.live.parameters import ParamGroup
 
 
 class Combined(Optimizer):
-    """Steps several optimizers, one after the other, such as Muon and the AdamW beside it.
+    """Steps several optimizers, one after the other, such as Muon and AdamW for the other parameters.
 
-    Its groups are theirs, the same objects in their order, so that lr schedulers act on them. What is done to its
-    groups during a step, as `AlphaDecay` does, reaches them too. It is saved as one optimizer over all parameters.
+    Its groups are those of the optimizers, the same objects in the same order, so that lr schedulers act on them. A
+    change of its groups during a step, such as `AlphaDecay` makes, reaches the optimizers too. It is saved as one
+    optimizer over all parameters.
 
     Example:
         >>> from specdiag.optim import optimizers
@@ -29,86 +30,96 @@ class Combined(Optimizer):
         """Combine optimizers, which are stepped through this one from now on.
 
         Args:
-            optimizers: of different parameters.
+            optimizers: without common parameters.
 
         Raises:
-            ValueError: there is none, or two hold one parameter.
+            ValueError: there is no optimizer, or two have a parameter in common.
         """
         self.optimizers = list(optimizers)
-        super().__init__([group for held in self.optimizers for group in held.param_groups], {})
+        super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
         self._gather_state()
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        """Takes the groups that the optimizers have when they are combined.
+        """Take a group of one of the optimizers, while they are combined.
 
         Raises:
-            UsageError: it comes later, and nothing says whose it is.
+            UsageError: the group comes later, so that it is unknown which optimizer should step it.
         """
-        if not any(param_group is group for held in self.optimizers for group in held.param_groups):
+        if not any(param_group is group for optimizer in self.optimizers for group in optimizer.param_groups):
             raise UsageError("a Combined does not know whose a new group is: add it to an optimizer, then combine them")
         super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make a step of each, over the groups that this optimizer has now. The closure is called once, before."""
+        """Make a step of each, over the groups that this optimizer has now. The closure is called once, before them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         owners = self.owners()
         filled = [group for group in self.param_groups if group["params"]]
-        for held in self.optimizers:
-            resting = held.param_groups
-            held.param_groups = [group for group in filled if owners[group["params"][0]] is held]
+        for optimizer in self.optimizers:
+            own_groups = optimizer.param_groups
+            optimizer.param_groups = [group for group in filled if owners[group["params"][0]] is optimizer]
             try:
-                held.step()
+                optimizer.step()
             finally:
-                held.param_groups = resting
+                optimizer.param_groups = own_groups
         self._gather_state()
         return loss
 
     def state_dict(self) -> StateDict:
-        """As torch's, of all: parameters are numbered through.
+        """Return the state of all optimizers, in torch's form of one optimizer over all parameters.
 
         Raises:
             UsageError: a sharded optimizer holds a part of its state only.
         """
-        for held in self.optimizers:
-            held.state_dict()  # for what it may raise
+        for optimizer in self.optimizers:
+            optimizer.state_dict()  # raises where the state is incomplete
         self._gather_state()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As torch's; each optimizer loads its part."""
+        """Load a state of all optimizers; each loads its part."""
         super().load_state_dict(state_dict)
-        groups, state, taken = self.param_groups, self.state, 0
-        for held in self.optimizers:
-            own = groups[taken : taken + len(held.param_groups)]
-            taken += len(own)
+        groups, state, first = self.param_groups, self.state, 0
+        for optimizer in self.optimizers:
+            own = groups[first : first + len(optimizer.param_groups)]
+            first += len(own)
             numbers = {p: number for number, p in enumerate(p for group in own for p in group["params"])}
-            held.load_state_dict(
+            optimizer.load_state_dict(
                 {
                     "state": {number: state[p] for p, number in numbers.items() if p in state},
                     "param_groups": [g | {"params": [numbers[p] for p in g["params"]]} for g in own],
                 }
             )
-        self.param_groups = [group for held in self.optimizers for group in held.param_groups]
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self._gather_state()
 
     def owners(self) -> dict[torch.Tensor, Optimizer]:
-        """Which optimizer has each parameter."""
-        return {p: held for held in self.optimizers for group in held.param_groups for p in group["params"]}
+        """Return the optimizer of each parameter."""
+        return {
+            p: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]
+        }
 
     def __reduce__(self) -> tuple[type[Combined], tuple[list[Optimizer]]]:
         return type(self), (self.optimizers,)
 
     def _gather_state(self) -> None:
-        states = {p: state for held in self.optimizers for p, state in held.state.items()}
+        states = {p: state for optimizer in self.optimizers for p, state in optimizer.state.items()}
         self.state = defaultdict(dict, states)
 
 
 def stepped_by(optimizer: Optimizer, group: ParamGroup) -> Optimizer:
-    """Whose step it is that reads a group, or a part of one: of a `Combined` one of its own, else itself."""
+    """Return the optimizer whose step reads a group.
+
+    Args:
+        optimizer: a torch optimizer.
+        group: of its groups, or a part of one.
+
+    Returns:
+        The part of a `Combined` that has the parameters of the group; any other optimizer itself.
+    """
     if not isinstance(optimizer, Combined) or not group["params"]:
         return optimizer
     return optimizer.owners()[group["params"][0]]

@@ -21,28 +21,35 @@ Lmo = Literal[
     "row-norm", "row-norm-plain", "col-norm", "col-norm-plain",
     "bias-rms",
 ]  # fmt: skip
-"""A suffix says which form: none is normalised by width, so that one lr serves all sizes."""
+"""Names without the suffix `-plain` are normalised by width, so that one lr suits all sizes."""
 LMOS: tuple[Lmo, ...] = get_args(Lmo)
 
 _EPS = 1e-8
 
 
 def auto(shape: torch.Size) -> Lmo:
-    """Return the norm of the released Scion for a shape: spectral for matrices, by kernels for convolutions."""
+    """Choose the LMO by shape, as the released Scion does: spectral for matrices, by kernels for convolutions.
+
+    Args:
+        shape: of the parameter.
+    """
     return "bias-rms" if len(shape) < 2 else "spectral" if len(shape) == 2 else "spectral-conv"
 
 
 def direction(kind: Lmo, tensor: torch.Tensor, method: Method = "polar-express") -> torch.Tensor:
-    """The step of unit norm along which a loss with this gradient rises fastest.
+    """Compute the step of unit norm along which a loss with this gradient rises fastest.
 
     Args:
-        kind: which norm.
+        kind: name of the norm.
         tensor: gradient or momentum [d_out, d_in]; leading axes are a stack of matrices, but `spectral-conv` takes
             [c_out, c_in, *kernel], and `bias-rms` any shape. Transpose what is stored [in, out], such as an embedding.
-        method: how spectral steps are orthogonalised.
+        method: orthogonalisation of spectral steps.
 
     Returns:
         The same shape and type; zero where the tensor is zero.
+
+    Raises:
+        UsageError: the shape has too few axes for this norm.
     """
     check(kind, tensor.shape)
     if kind == "bias-rms":
@@ -67,9 +74,17 @@ def direction(kind: Lmo, tensor: torch.Tensor, method: Method = "polar-express")
 
 
 def norm(kind: Lmo, tensor: torch.Tensor) -> float:
-    """The norm whose unit ball `direction` steps to, exactly: of a weight, over the radius, how full its ball is.
+    """Compute the norm in whose unit ball `direction` steps. Over the radius it says how full a weight's ball is.
 
-    Of a stack the largest.
+    Args:
+        kind: name of the norm.
+        tensor: of a shape as in `direction`.
+
+    Returns:
+        The exact norm; of a stack the largest.
+
+    Raises:
+        UsageError: the shape has too few axes for this norm.
     """
     check(kind, tensor.shape)
     wide = tensor.double()
@@ -80,20 +95,28 @@ def norm(kind: Lmo, tensor: torch.Tensor) -> float:
     d_out, d_in = tensor.shape[-2:]
     match kind:
         case "sign" | "sign-plain":
-            found, scale = wide.abs(), 1 / d_in if kind == "sign" else 1.0
+            values, scale = wide.abs(), 1 / d_in if kind == "sign" else 1.0
         case "row-norm" | "row-norm-plain":
-            found = torch.linalg.vector_norm(wide, dim=-1)
+            values = torch.linalg.vector_norm(wide, dim=-1)
             scale = 1 / math.sqrt(d_in) if kind == "row-norm" else 1.0
         case "col-norm" | "col-norm-plain":
-            found = torch.linalg.vector_norm(wide, dim=-2)
+            values = torch.linalg.vector_norm(wide, dim=-2)
             scale = math.sqrt(d_out) / (d_in if kind == "col-norm" else 1)
         case "spectral" | "spectral-plain" | "spectral-max":
-            found, scale = torch.linalg.matrix_norm(wide, 2), _spectral_scale(kind, d_out, d_in)
-    return float(found.max()) / scale
+            values, scale = torch.linalg.matrix_norm(wide, 2), _spectral_scale(kind, d_out, d_in)
+    return float(values.max()) / scale
 
 
 def check(kind: Lmo, shape: torch.Size) -> None:
-    """Raises UsageError where a shape has no such norm."""
+    """Check that a norm is defined for a shape.
+
+    Args:
+        kind: name of the norm.
+        shape: of the parameter.
+
+    Raises:
+        UsageError: the name is unknown, or the shape has too few axes.
+    """
     checks.one_of("lmo", kind, LMOS)
     axes = {"bias-rms": 0, "spectral-conv": 3}.get(kind, 2)
     if len(shape) < axes:

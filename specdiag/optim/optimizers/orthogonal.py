@@ -23,8 +23,8 @@ class Iteration:
 
     Attributes:
         triples: (a, b, c) of each step; the last is repeated.
-        steps: how many are usual.
-        margin: the matrix is first divided by margin x Frobenius norm + eps, so that rounding cannot lift a singular
+        steps: usual number of steps.
+        margin: the matrix is first divided by margin x Frobenius norm + eps, so that rounding cannot raise a singular
             value above 1, where the polynomials diverge.
         eps: keeps the zero matrix at zero.
     """
@@ -78,34 +78,44 @@ ITERATIONS: dict[Method, Iteration] = {
 
 
 def orthogonalize(matrix: torch.Tensor, method: Method = "polar-express", steps: int | None = None) -> torch.Tensor:
-    """U V^T of the singular value decomposition U S V^T, nearly: the nearest semi-orthogonal matrix.
+    """Approximate U V^T of the singular value decomposition U S V^T, the nearest semi-orthogonal matrix.
 
     Args:
-        matrix: shape [..., rows, cols]. Computed in bfloat16, as everywhere; float64 stays float64.
+        matrix: shape [..., rows, cols]. The computation is in bfloat16, as in the published codes, but in float64 for
+            a float64 matrix.
         method: a name of `ITERATIONS`.
-        steps: iterations; None for the usual number.
+        steps: number of steps; None for the usual number.
 
     Returns:
-        The same shape and type. Zero where the matrix is zero, NaN where it holds one.
+        The same shape and type. Zero where the matrix is zero, NaN where it holds a NaN.
+
+    Raises:
+        UsageError: the method is unknown, or the tensor has fewer than two axes.
     """
     if method not in ITERATIONS:
         raise UsageError(f"unknown orthogonalisation '{method}'; choose from {', '.join(get_args(Method))}")
     if matrix.ndim < 2:
         raise UsageError(f"a tensor of shape {tuple(matrix.shape)} is no matrix and cannot be orthogonalised")
-    chosen = ITERATIONS[method]
+    iteration = ITERATIONS[method]
     x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
     # Half types neither hold nor sum the squares of common gradients.
     x = x if matrix.dtype == torch.float64 else x.float()
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) * chosen.margin + chosen.eps)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) * iteration.margin + iteration.eps)
     x = iterate(x if matrix.dtype == torch.float64 else x.bfloat16(), method, steps)
     return (x.mT if matrix.shape[-2] > matrix.shape[-1] else x).to(matrix.dtype)
 
 
 def iterate(x: torch.Tensor, method: Method, steps: int | None = None) -> torch.Tensor:
-    """The bare iteration on wide matrices [..., n, m], n <= m, whose singular values lie in [0, 1]."""
-    chosen = ITERATIONS[method]
-    for step in range(chosen.steps if steps is None else steps):
-        a, b, c = chosen.triples[min(step, len(chosen.triples) - 1)]
+    """Run the iteration alone, without scaling.
+
+    Args:
+        x: wide matrices, shape [..., n, m] with n <= m, whose singular values lie in [0, 1].
+        method: a name of `ITERATIONS`.
+        steps: number of steps; None for the usual number.
+    """
+    iteration = ITERATIONS[method]
+    for step in range(iteration.steps if steps is None else steps):
+        a, b, c = iteration.triples[min(step, len(iteration.triples) - 1)]
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x

@@ -22,7 +22,7 @@ _MOMENTUM = "momentum_buffer"
 
 
 class Scion(Optimizer):
-    """Steps of one size in a norm chosen for each layer: the LMO of the averaged gradient.
+    """Optimizer whose steps have one size in a norm chosen for each layer: the LMO of the averaged gradient.
 
     m <- momentum m + (1 - momentum) g;  w <- (1 - lr weight_decay) w - lr radius lmo(m)
 
@@ -35,7 +35,7 @@ class Scion(Optimizer):
     `decay.schedules.scionc`). Output layers go without, and keep a fixed decay. Schedule C^2 or momentum by
     `GroupSchedule`.
 
-    A parameter without gradient is left alone, decay included; one with a zero gradient still decays.
+    A parameter without gradient keeps its values and does not decay; one with a zero gradient still decays.
 
     Example:
         >>> optimizer = Scion(model.parameters(), lr=2**-12, radius=50.0)
@@ -58,23 +58,23 @@ class Scion(Optimizer):
         orthogonalization: Method = "polar-express",
         process_group: ProcessGroup | None = None,
     ) -> None:
-        """All but `process_group` are defaults of the groups.
+        """Take the defaults of the groups, and a process group.
 
         Args:
             params: parameters or groups.
             lr: fraction of the radius that a step goes.
-            momentum: weight of the former average, in [0, 1). The released code has none by default, its runs 0.9.
+            momentum: weight of the former average, in [0, 1). The released code has 0 by default, and 0.9 in its runs.
             weight_decay: 1 for constrained Scion.
-            lmo: a name of `lmo.LMOS`, or `auto` to go by the number of axes.
+            lmo: a name of `lmo.LMOS`, or `auto` to choose by the number of axes.
             radius: of the ball, in its norm.
-            transpose: the weights are stored [in, out], as embeddings and GPT-2's Conv1D are.
+            transpose: True where the weights are stored [in, out], as embeddings and GPT-2's Conv1D are.
             target_norm: C^2 of ScionC; None for Scion.
-            orthogonalization: of spectral steps.
-            process_group: deals momenta and LMOs to its ranks, which must hold the same parameters and gradients
-                (DDP); updates are bitwise those of one rank. None: every rank does all.
+            orthogonalization: method of spectral steps.
+            process_group: its ranks divide momenta and LMOs among them, and must hold the same parameters and
+                gradients (DDP); updates are bitwise those of one rank. None: every rank computes all.
 
         Raises:
-            UsageError: a number out of range, or a parameter that its LMO does not fit.
+            UsageError: a number is out of range, or an LMO is not defined for a parameter.
         """
         if process_group is not None:
             self._shards = Shards(process_group)
@@ -93,7 +93,7 @@ class Scion(Optimizer):
         )
 
     def add_param_group(self, param_group: ParamGroup) -> None:
-        """As torch's; checked, and dealt to the ranks.
+        """Add a group as torch does, after a check, and divide it among the ranks.
 
         Raises:
             UsageError: see the constructor.
@@ -116,11 +116,11 @@ class Scion(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            held = [p for p in group["params"] if p.grad is not None and (self._shards is None or self._shards.here(p))]
-            if held:
-                self._update(group, held)
+            own = [p for p in group["params"] if p.grad is not None and (self._shards is None or self._shards.here(p))]
+            if own:
+                self._update(group, own)
         if self._shards is not None:
-            self._forget()
+            self._drop_foreign_momenta()
             self._shards.spread(self._parameters())
         return loss
 
@@ -131,24 +131,24 @@ class Scion(Optimizer):
             self._has_all = True
 
     def state_dict(self) -> StateDict:
-        """As torch's, of all ranks' momenta.
+        """Return the state as torch does, with the momenta of all ranks.
 
         Raises:
-            UsageError: this rank has its own only.
+            UsageError: this rank has its own momenta only.
         """
         if self._shards is not None and self.state and not self._has_all:
             raise UsageError("this rank holds a part of the momenta: call consolidate_state_dict() on every rank first")
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """As torch's. Every rank loads the whole state and keeps its part from the next step on."""
+        """Load a state. Every rank loads the whole state and keeps its part from the next step on."""
         super().load_state_dict(state_dict)
         self._has_all = True
 
     def _parameters(self) -> Iterable[torch.Tensor]:
         return (p for group in self.param_groups for p in group["params"])
 
-    def _forget(self) -> None:
+    def _drop_foreign_momenta(self) -> None:
         if self._has_all and self._shards is not None:
             for parameter in self._parameters():
                 if not self._shards.here(parameter):
@@ -156,20 +156,20 @@ class Scion(Optimizer):
         self._has_all = False
 
     def _update(self, group: ParamGroup, parameters: list[torch.Tensor]) -> None:
-        averages = self._averaged(parameters, float(group["momentum"]))
+        averages = self._update_momenta(parameters, float(group["momentum"]))
         removed = removed_fraction(group)
         if removed:
             torch._foreach_mul_(parameters, 1 - removed)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         stride = float(group["lr"]) * group["radius"]
         for parameter, average in zip(parameters, averages, strict=True):
-            # One by one, for matrices in a batch would round by the batch they share, and so by the number of ranks.
-            seen = average.mT if group["transpose"] else average
-            kind = auto(seen.shape) if group["lmo"] == "auto" else group["lmo"]
-            step = direction(kind, seen, group["orthogonalization"])
+            # One by one: in a batch rounding would depend on its other matrices, and so on the number of ranks.
+            upright = average.mT if group["transpose"] else average
+            kind = auto(upright.shape) if group["lmo"] == "auto" else group["lmo"]
+            step = direction(kind, upright, group["orthogonalization"])
             parameter.add_(step.mT if group["transpose"] else step, alpha=-stride)
 
-    def _averaged(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
-        """The momenta after this gradient; the gradients themselves where there never was any momentum."""
+    def _update_momenta(self, parameters: list[torch.Tensor], momentum: float) -> list[torch.Tensor]:
+        """Update the momenta by this gradient and return them; the gradients themselves where there was no momentum."""
         gradients: list[torch.Tensor] = []
         for parameter in parameters:
             gradient = cast("torch.Tensor", parameter.grad)
@@ -184,13 +184,20 @@ class Scion(Optimizer):
         ]
         moving = [(a, g) for a, g in zip(averages, gradients, strict=True) if a is not g]
         if moving:
-            held, fresh = ([pair[i] for pair in moving] for i in (0, 1))
-            torch._foreach_lerp_(held, fresh, 1 - momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            buffers, new = ([pair[i] for pair in moving] for i in (0, 1))
+            torch._foreach_lerp_(buffers, new, 1 - momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         return averages
 
 
 def removed_fraction(group: ParamGroup) -> float:
-    """The fraction of the weights that a step takes off."""
+    """Return the fraction of the weights that the decay of a step removes.
+
+    Args:
+        group: of Scion.
+
+    Raises:
+        UsageError: a step would remove all of the weights.
+    """
     lr, target = float(group["lr"]), group["target_norm"]
     removed = lr * group["weight_decay"]
     if target is not None:

@@ -1,4 +1,4 @@
-"""LMO and radius for each place of a network: the configurations that were published for Scion."""
+"""LMO and radius for each kind of parameter: the configurations that were published for Scion."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from torch import nn
 
 from specdiag.decay import schedules
+from specdiag.live.parameter_kinds import ParameterKind, TrainedParameter, trained_parameters
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import Place, PlacedParameter, placed
 from specdiag.optim.optimizers.lmo import Lmo
 from specdiag.text import checks
 
 
 @dataclass(frozen=True, slots=True)
 class Ball:
-    """The norm ball of a layer."""
+    """Norm ball of a layer.
+
+    Attributes:
+        lmo: the norm, as in `lmo.LMOS`.
+        radius: in that norm.
+    """
 
     lmo: Lmo
     radius: float
@@ -28,15 +33,15 @@ class Preset:
     """A configuration of Scion.
 
     Attributes:
-        balls: for each place.
-        corrected: places that ScionC corrects; the others keep the decay 1/radius.
-        lr: fraction of the radius at the peak.
+        balls: the ball of each kind of parameter.
+        corrected: kinds that ScionC corrects; the others keep the decay 1/radius.
+        lr: fraction of the radius that a step goes at the peak of the schedule.
         momentum: 1 - alpha.
-        source: where it is from, and what is ours.
+        source: the publication, and what this project added.
     """
 
-    balls: Mapping[Place, Ball]
-    corrected: frozenset[Place]
+    balls: Mapping[ParameterKind, Ball]
+    corrected: frozenset[ParameterKind]
     lr: float
     momentum: float
     source: str
@@ -79,9 +84,9 @@ def scion_groups(
     momentum: float | None = None,
     corrected: bool = False,
     target_norm: float | None = None,
-    overrides: Mapping[str, Place] | None = None,
+    overrides: Mapping[str, ParameterKind] | None = None,
 ) -> list[ParamGroup]:
-    """Groups for `Scion`, each with its LMO and radius by the place of its parameters.
+    """Make groups for `Scion`, each with the LMO and radius of its kind of parameter.
 
     Convolutions take the spectral LMO of their kernels, and position tables of more than two axes the RMS one. Stacked
     experts are matrices each, fused tensors one together.
@@ -91,12 +96,15 @@ def scion_groups(
         preset: a name of `PRESETS`.
         lr: at the peak of its schedule; None for the preset's.
         momentum: weight of the former average; None for the preset's.
-        corrected: ScionC in the preset's corrected places.
-        target_norm: its C^2; None: for each layer that at which the decay is Scion's 1/radius at the peak.
-        overrides: see `places.placed`.
+        corrected: True for ScionC, in the kinds that the preset corrects.
+        target_norm: C^2 of ScionC; None takes for each layer the C^2 at which the decay is 1/radius at the peak.
+        overrides: kinds by globs on names; see `trained_parameters`.
+
+    Returns:
+        The groups; `place` in each is the kind of its parameters.
 
     Raises:
-        UsageError: an unknown preset, or see `places.placed`.
+        UsageError: the preset is unknown, an override matches nothing or names no kind, or nothing is trained.
     """
     checks.one_of("preset", preset, PRESETS)
     lr = None if lr is None else checks.number("lr", lr, above=0)
@@ -105,34 +113,34 @@ def scion_groups(
     corrected = checks.flag("corrected", corrected)
     if overrides is not None:
         checks.instance("overrides", overrides, Mapping, "of globs to places")
-    chosen = PRESETS[preset]
-    peak = chosen.lr if lr is None else lr
-    kept = chosen.momentum if momentum is None else momentum
-    members: dict[tuple[Place, Lmo, bool], list[nn.Parameter]] = defaultdict(list)
-    for each in placed(model, overrides):
-        lmo = _lmo(each, chosen)
+    configuration = PRESETS[preset]
+    peak = configuration.lr if lr is None else lr
+    kept = configuration.momentum if momentum is None else momentum
+    members: dict[tuple[ParameterKind, Lmo, bool], list[nn.Parameter]] = defaultdict(list)
+    for each in trained_parameters(model, overrides):
+        lmo = _lmo(each, configuration)
         # A table of its own steps as it would tied to the head: per entry 1/width, not 1/vocabulary.
-        members[each.place, lmo, each.transpose and lmo not in ("sign", "bias-rms")].append(each.parameter)
+        members[each.kind, lmo, each.transpose and lmo not in ("sign", "bias-rms")].append(each.parameter)
     groups: list[ParamGroup] = []
-    for (place, lmo, transpose), parameters in members.items():
-        radius = chosen.balls[place].radius
+    for (kind, lmo, transpose), parameters in members.items():
+        radius = configuration.balls[kind].radius
         target = target_norm or schedules.target_norm(peak * radius, 1 / radius, 1 - kept)
         groups.append(
             {
                 "params": parameters,
-                "place": place,
+                "place": kind,  # a key of saved optimizers
                 "lr": peak,
                 "momentum": kept,
                 "lmo": lmo,
                 "radius": radius,
                 "transpose": transpose,
-                "target_norm": target if corrected and place in chosen.corrected else None,
+                "target_norm": target if corrected and kind in configuration.corrected else None,
             }
         )
     return groups
 
 
-def _lmo(each: PlacedParameter, preset: Preset) -> Lmo:
-    if each.place == "bias" or (each.place == "input" and each.parameter.ndim > 2 and not each.kernel):
+def _lmo(each: TrainedParameter, preset: Preset) -> Lmo:
+    if each.kind == "bias" or (each.kind == "input" and each.parameter.ndim > 2 and not each.kernel):
         return "bias-rms"
-    return "spectral-conv" if each.kernel else preset.balls[each.place].lmo
+    return "spectral-conv" if each.kernel else preset.balls[each.kind].lmo

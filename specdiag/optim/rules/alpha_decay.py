@@ -20,10 +20,10 @@ from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import refusal, servables
+from specdiag.live.optimizers import refusal, unwrap_optimizers
 from specdiag.optim.rules.background import Background
 from specdiag.optim.rules.measuring_schedule import Mode, due, rounds
-from specdiag.optim.rules.participants import taking_part
+from specdiag.optim.rules.participants import select_participants
 from specdiag.optim.rules.precision import warn_of_rounding
 from specdiag.optim.rules.replicas import Replicas
 from specdiag.records import ROLES
@@ -33,18 +33,18 @@ from specdiag.text import checks
 _log = logging.getLogger("specdiag")
 
 _PATIENCE = 100
-"""Steps without a step of the optimizer before that is an error. A gradient scaler may skip a few dozen."""
+"""Calls without a step of the optimizer that are allowed in a row. A gradient scaler may skip a few dozen."""
 
 
 class AlphaDecay:
     """Multiplies the weight decay of attention and MLP matrices by ratios that follow their exponents.
 
     Ratios act inside `optimizer.step()` alone: groups, schedulers and checkpoints of the optimizer keep their layout,
-    and with all ratios 1 a run is bitwise what it is without. Where ranks train together every one must construct,
-    step and load: these are collective.
+    and with all ratios 1 a run is bitwise the same as without AlphaDecay. Where ranks train together every one must
+    construct, step and load: these are collective.
 
     Attributes:
-        waited: seconds that training stood still for this so far: measuring, or copying weights and waiting.
+        waited: seconds that training has waited for measurements so far, copies of weights included.
 
     Example:
         >>> decay = AlphaDecay(model, optimizer)
@@ -75,9 +75,9 @@ class AlphaDecay:
 
         Args:
             model: names the parameters; wrappers (DDP, torch.compile) are looked through.
-            optimizer: one or several. Its own decay is the base; what has none keeps none.
+            optimizer: one or several. Its own decay is the base; groups without decay keep none.
             s1: ratio of the heaviest tail, for the linear rule. Paper: 0.67.
-            s2: ratio of the lightest. Paper: 3, or 5 for small decays.
+            s2: ratio of the lightest tail. Paper: 3, or 5 for small decays.
             every: steps between two measurements of a module. Paper: 500.
             mode: `round-robin` measures a few modules at a time, so that no exponent is older than `every` steps;
                 `sweep` all of them when step + 1 is a multiple of `every`, as the released code does; `background`
@@ -90,12 +90,12 @@ class AlphaDecay:
             roles: roles that take part, instead of the projections of attention and MLP.
             measure_first: True measures all modules before the first step, for weights that are already trained; False
                 starts at ratio 1 until every module has been measured once; None measures first unless the first step
-                is step 0. A loaded state goes before.
+                is step 0. A loaded state takes precedence.
             process_group: the ranks that hold the same modules; None for all.
 
         Raises:
-            UsageError: an option makes no sense, a pattern matches nothing, or the optimizer cannot be served; the
-                message shows what works there.
+            UsageError: an option makes no sense, a glob matches nothing, or the optimizer cannot take a changing decay;
+                the message shows an alternative.
         """
         s1, s2 = check_rule(rule, s1, s2)
         _check(every, mode, basis)
@@ -105,14 +105,14 @@ class AlphaDecay:
         self._basis: Basis = basis
         self._mode: Mode = mode
         self._s1, self._s2, self._every, self._measure_first = s1, s2, every, measure_first
-        self._optimizers = servables(optimizer)
+        self._optimizers = unwrap_optimizers(optimizer)
         include, exclude, roles = (
             checks.texts("include", include),
             checks.texts("exclude", exclude),
             checks.each_of("roles", roles, ROLES),
         )
-        self._participants, self._matrices = taking_part(
-            model, self._held(), include=include, exclude=exclude, roles=roles
+        self._participants, self._matrices = select_participants(
+            model, self._optimized(), include=include, exclude=exclude, roles=roles
         )
         parameters = list(dict.fromkeys(m.parameter for m in self._matrices))
         self._parameters = dict(zip((p.name for p in self._participants), parameters, strict=True))
@@ -130,15 +130,15 @@ class AlphaDecay:
             "ratio",
             "AlphaDecay",
             lambda parameter, _: self._acting.get(parameter, 1.0),
-            None if mode != "background" else self._ahead,
+            None if mode != "background" else self._measure_ahead,
         )
-        self._steps_seen, self._unseen = -1, 0
+        self._steps_counted, self._calls_without_step = -1, 0
         self._stepped: set[Optimizer] = set()
         self._background = None if mode != "background" else Background(self._matrices, self._replicas, basis)
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Current factor on the decay of each Parameter, by its name in the checkpoint."""
+        """Current factor on the decay of each Parameter, by its name in a checkpoint."""
         return dict(self._ratios)
 
     @property
@@ -149,11 +149,11 @@ class AlphaDecay:
     @property
     def rhos(self) -> dict[str, float | None]:
         """(alpha - 1)/(alpha of random matrices of that shape - 1) of each Parameter; None where there is no alpha."""
-        found: dict[str, float | None] = {}
+        rhos: dict[str, float | None] = {}
         for participant, value in zip(self._participants, self.alphas.values(), strict=True):
             nulls = fmean(null_of(record, self._basis) for record in participant.records)
-            found[participant.name] = None if value is None else (value - 1) / (nulls - 1)
-        return found
+            rhos[participant.name] = None if value is None else (value - 1) / (nulls - 1)
+        return rhos
 
     def step(self, global_step: int | None = None) -> None:
         """Measure what is due and set the ratios for the optimizer step that follows.
@@ -162,7 +162,8 @@ class AlphaDecay:
             global_step: optimizer steps done so far, 0 before the first; None counts calls.
 
         Raises:
-            UsageError: the optimizer no longer holds the model's parameters, or its steps do not come by here.
+            UsageError: it was detached, the optimizer no longer holds the model's parameters, or the optimizer's steps
+                do not run the hooks.
         """
         started = time.perf_counter()
         self._check_attached()
@@ -187,7 +188,7 @@ class AlphaDecay:
         }
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from a saved state. Settings stay those of the constructor.
+        """Continue from a saved state. Settings stay those of the constructor.
 
         Raises:
             UsageError: the state is of other modules or of another basis.
@@ -212,7 +213,7 @@ class AlphaDecay:
         self._assign()
 
     def detach(self) -> None:
-        """Leave the optimizer as it was, and end the threads."""
+        """Remove the ratios from the optimizer, and end the threads."""
         for detach in self._detachments:
             detach()
         self._detachments = []
@@ -227,12 +228,14 @@ class AlphaDecay:
     ) -> None:
         self.detach()
 
-    def _measure(self, chosen: Sequence[Sequence[int]]) -> None:
-        if not chosen:
+    def _measure(self, selected: Sequence[Sequence[int]]) -> None:
+        if not selected:
             return
         background = self._background
-        found = self._replicas.measure(chosen, self._basis) if background is None else background.measure(chosen)
-        for index, value in found.items():
+        exponents = (
+            self._replicas.measure(selected, self._basis) if background is None else background.measure(selected)
+        )
+        for index, value in exponents.items():
             key = self._matrices[index].key
             if value is not None and math.isnan(value):
                 value = self._exponents.get(key)
@@ -248,8 +251,8 @@ class AlphaDecay:
     def _due(self, last: int, step: int) -> list[list[int]]:
         return [self._rounds[i] for i in due(len(self._rounds), self._every, self._mode, last, step)]
 
-    def _ahead(self, optimizer: Optimizer) -> None:
-        """Once all optimizers have stepped, begin what is due before their next step."""
+    def _measure_ahead(self, optimizer: Optimizer) -> None:
+        """Once all optimizers have stepped, start the measurements that are due before their next step."""
         self._stepped.add(optimizer)
         if self._background is None or self._last is None or len(self._stepped) < len(self._optimizers):
             return
@@ -258,37 +261,37 @@ class AlphaDecay:
         self.waited += time.perf_counter() - started
 
     def _assign(self) -> None:
-        """Ratios from the latest exponents; all 1 until every module has been measured once."""
+        """Set the ratios by the latest exponents. They stay 1 until every module has been measured once."""
         if len(self._exponents) < len(self._matrices):
             return
         values = [self._value(index) for index in range(len(self._participants))]
         layers = [participant.layer for participant in self._participants]
-        found = assign(self._rule, values, layers, self._s1, self._s2)
-        self._ratios = dict(zip(self._parameters, found, strict=True))
-        self._acting = dict(zip(self._parameters.values(), found, strict=True))
+        ratios = assign(self._rule, values, layers, self._s1, self._s2)
+        self._ratios = dict(zip(self._parameters, ratios, strict=True))
+        self._acting = dict(zip(self._parameters.values(), ratios, strict=True))
 
     def _value(self, index: int) -> float | None:
         parts = [self._exponents.get(record.key) for record in self._participants[index].records]
         known = [value for value in parts if value is not None]
         return fmean(known) if known else None
 
-    def _held(self) -> set[torch.Tensor]:
+    def _optimized(self) -> set[torch.Tensor]:
         return {p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
 
     def _check_attached(self) -> None:
         if not self._detachments:
             raise UsageError("this AlphaDecay was detached: construct a new one")
-        held = self._held()
-        lost = next((name for name, parameter in self._parameters.items() if parameter not in held), None)
+        optimized = self._optimized()
+        lost = next((name for name, parameter in self._parameters.items() if parameter not in optimized), None)
         if lost is not None:
             raise UsageError(
                 f"the optimizer no longer holds {lost}: it was rebuilt or sharded after AlphaDecay was attached; "
                 "construct AlphaDecay after accelerator.prepare, fully_shard and the like"
             )
         steps = sum(multipliers.steps for multipliers in self._multipliers)
-        self._unseen = self._unseen + 1 if steps == self._steps_seen else 0
-        self._steps_seen = steps
-        if self._unseen >= _PATIENCE:
+        self._calls_without_step = self._calls_without_step + 1 if steps == self._steps_counted else 0
+        self._steps_counted = steps
+        if self._calls_without_step >= _PATIENCE:
             raise UsageError(refusal(self._optimizers[0], f"has not run its step hooks for {_PATIENCE} steps"))
 
     def _warn(self) -> None:

@@ -1,8 +1,8 @@
 """Exponents of weights as the optimizer leaves them, computed while the next batch goes forward and backward.
 
-Between two steps of the optimizer the weights do not change, so that what its step leaves is what the next one finds:
-the exponents are those of a measurement right before that step, to the bit, and only the time they take is hidden.
-Nothing is in flight that a checkpoint would have to hold, and how fast the threads are decides over nothing but time.
+Between two steps of the optimizer the weights do not change. The exponents are therefore the same to the bit as those
+of a measurement right before the next step, and only the time they take is hidden. A checkpoint needs no measurement
+that is under way, and the speed of the threads changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -24,64 +24,84 @@ from specdiag.spectra.solver_threads import SolverThreads
 
 _log = logging.getLogger("specdiag")
 _LATE, _WINDOW = 0.1, 20
-"""The share of wall time from which on waiting is said, over so many measurements."""
+"""A warning is logged where training waits more than this share of the time, over this many measurements."""
 
 
 class Background:
     """Threads that measure copies of the weights in memory."""
 
     def __init__(self, matrices: Sequence[LiveMatrix], replicas: Replicas, basis: Basis) -> None:
-        """Start the threads: one for each processor that training leaves free, at least one."""
+        """Start the threads: one for each processor that training leaves free, at least one.
+
+        Args:
+            matrices: that will be measured.
+            replicas: the ranks that share the work.
+            basis: exponent that is measured.
+        """
         self._matrices, self._replicas, self._basis = matrices, replicas, basis
         self._threads = SolverThreads(min(_free_cpus(matrices[0].parameter.device), len(matrices)))
         self._versions: dict[int, int] = {}
         self._running: dict[int, Future[float | None]] = {}
         self._waits: list[float] = []
-        self._began, self._said = time.perf_counter(), False
+        self._began, self._has_warned = time.perf_counter(), False
 
     def start(self, rounds: Sequence[Sequence[int]]) -> None:
-        """Copy the matrices of these rounds and begin to measure this rank's. Collective."""
+        """Copy this rank's matrices of these rounds, and start to measure them. Collective.
+
+        Args:
+            rounds: indices of matrices, as `measuring_schedule.rounds` gives them.
+        """
         for members, cuts in zip(rounds, self._replicas.cuts(rounds), strict=True):
             self._versions |= {i: self._version(i) for i in members}
             for i, cut in cuts.items():
                 if i in self._running:
                     self._running[i].cancel()
-                self._running[i] = self._threads.submit(partial(_measured, *_copied(cut), self._basis))
+                self._running[i] = self._threads.submit(partial(_measure_copy, *_copy_to_cpu(cut), self._basis))
 
     def measure(self, rounds: Sequence[Sequence[int]]) -> dict[int, float | None]:
-        """As `Replicas.measure`: what was started is waited for, what was not or has changed since is measured now."""
+        """Return exponents, as `Replicas.measure` does. Collective.
+
+        It waits for measurements that were started. Rounds that were not, or whose weights have changed since, are
+        measured now.
+
+        Args:
+            rounds: indices of matrices.
+
+        Returns:
+            The exponents of all ranks by index; None where a matrix has none.
+        """
         rest = [members for members in rounds if any(self._version(i) != self._versions.get(i) for i in members)]
         self.start(rest)
         before = time.perf_counter()
         mine = {i: self._running[i].result() for members in rounds for i in members if i in self._running}
         if not rest:
-            self._note(time.perf_counter() - before)
-        self._forget()
+            self._record_wait(time.perf_counter() - before)
+        self._cancel()
         return self._replicas.shared(rounds, mine)
 
     def close(self) -> None:
         """End the threads."""
-        self._forget()
+        self._cancel()
         self._threads.close()
 
-    def _forget(self) -> None:
+    def _cancel(self) -> None:
         for each in self._running.values():
             each.cancel()
         self._running, self._versions = {}, {}
 
     def _version(self, index: int) -> int:
-        """Torch's count of the changes to a Parameter."""
+        """Return torch's count of the changes to a Parameter."""
         return self._matrices[index].parameter._version  # pyright: ignore[reportPrivateUsage]
 
-    def _note(self, wait: float) -> None:
-        """Say once that the threads cannot keep up."""
+    def _record_wait(self, wait: float) -> None:
+        """Warn once where the threads cannot keep up."""
         self._waits.append(wait)
         if len(self._waits) < _WINDOW:
             return
         now, waited = time.perf_counter(), sum(self._waits)
         passed = now - self._began
-        if waited > _LATE * passed and not self._said:
-            self._said = True
+        if waited > _LATE * passed and not self._has_warned:
+            self._has_warned = True
             _log.warning(
                 "exponents in the background take longer than forward and backward: training waited %.1f of the last "
                 "%.1f s for them; raise every, or leave more processors free than the %d that work on them",
@@ -92,8 +112,8 @@ class Background:
         self._waits, self._began = [], now
 
 
-def _copied(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """A copy in memory, and the event after which it is complete."""
+def _copy_to_cpu(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Copy a matrix to the memory of the CPU; return the copy and the event after which it is complete."""
     if cut.device.type != "cuda":
         return cut.to("cpu", copy=True), None
     copy = torch.empty(cut.shape, dtype=cut.dtype, pin_memory=True).copy_(cut, non_blocking=True)
@@ -102,13 +122,13 @@ def _copied(cut: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
     return copy, event
 
 
-def _measured(copy: torch.Tensor, complete: torch.cuda.Event | None, basis: Basis) -> float | None:
+def _measure_copy(copy: torch.Tensor, complete: torch.cuda.Event | None, basis: Basis) -> float | None:
     if complete is not None:
         complete.synchronize()
     return exponent_on_cpu(copy, basis)
 
 
 def _free_cpus(device: torch.device) -> int:
-    """Processors for each process of this machine, without those of its training."""
+    """Count the processors that each process of this machine may use, without those of its training."""
     training = torch.get_num_threads() if device.type == "cpu" else 1
     return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - training)

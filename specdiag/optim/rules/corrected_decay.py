@@ -13,20 +13,20 @@ from torch.optim import Optimizer
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
+from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.places import placed
 from specdiag.text import checks
 
 Correction = Literal["adamc", "scionc"]
 
 
 class CorrectedDecay:
-    """Schedules the decay of a stock optimizer so that the norm of its weights stays put while the lr falls.
+    """Schedules the decay of a stock optimizer so that the norm of its weights stays the same while the lr falls.
 
     `adamc`: lambda_t = lambda lr_t/lr_max. `scionc`: lambda_t = lambda (lr_t/lr_max) ((2 - a_t)/a_t)/((2 - a_0)/a_0)
-    with a = 1 - momentum (torch's momentum or beta1): the same, and right for a scheduled momentum too. The optimizer
-    multiplies by lr_t itself.
+    with a = 1 - momentum (torch's momentum or beta1): the same while the momentum is constant, and right for a
+    scheduled momentum too. The optimizer multiplies by lr_t itself.
 
     Every matrix is corrected but embeddings and output heads: theory assumes updates at right angles to the weights,
     and a head's are not. These and everything else keep their own decay. Composes with `AlphaDecay` as a product,
@@ -51,15 +51,16 @@ class CorrectedDecay:
 
         Args:
             optimizer: one or several, with decoupled decay.
-            model: says which parameters are matrices, embeddings and heads.
+            model: tells which parameters are matrices, embeddings and heads.
             rule: `adamc` or `scionc`.
             peak_lr: the largest learning rate of the schedule, of every group; None takes that of each group from its
                 scheduler (`max_lr`, or `initial_lr`) when a step is taken.
-            momentum: the momentum at which the decay is what the groups say, for `scionc`; None for the present one,
+            momentum: for `scionc`, the momentum at which the groups' decay holds. None takes the present momentum,
                 which is wrong where a run with a scheduled momentum is continued.
 
         Raises:
-            UsageError: an option makes no sense, or the optimizer cannot be served.
+            UsageError: an option makes no sense, the optimizer cannot take a changing decay, or it has no matrix to
+                correct.
         """
         checks.one_of("rule", rule, get_args(Correction))
         momentum = None if momentum is None else checks.number("momentum", momentum, least=0, below=1)
@@ -67,20 +68,20 @@ class CorrectedDecay:
             raise UsageError(f"peak_lr={peak_lr} must be a learning rate above 0")
         self._peak_lr = peak_lr
         self._rule: Correction = rule
-        held = servables(optimizer)
-        self._corrected = _corrected(model)
-        if not any(p in self._corrected for o in held for group in o.param_groups for p in group["params"]):
+        unwrapped = unwrap_optimizers(optimizer)
+        self._corrected = _corrected_parameters(model)
+        if not any(p in self._corrected for o in unwrapped for g in o.param_groups for p in g["params"]):
             raise UsageError(f"the optimizer holds no matrix of this {type(model).__name__} that could be corrected")
         self._gradient_weight = {
             p: _gradient_weight(group) if momentum is None else 1 - momentum
-            for o in held
+            for o in unwrapped
             for group in o.param_groups
             for p in group["params"]
         }
-        self._detachments = attach_all(held, "schedule", "CorrectedDecay", self._factor)[1]
+        self._detachments = attach_all(unwrapped, "schedule", "CorrectedDecay", self._factor)[1]
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the correction from the optimizer."""
         for detach in self._detachments:
             detach()
         self._detachments = []
@@ -115,9 +116,9 @@ class CorrectedDecay:
         return float(peak)
 
 
-def _corrected(model: nn.Module) -> set[torch.Tensor]:
-    """Matrices other than embeddings and heads; a head that is tied to an embedding is one Parameter with it."""
-    return {each.parameter for each in placed(model) if each.place == "hidden"}
+def _corrected_parameters(model: nn.Module) -> set[torch.Tensor]:
+    """Return the matrices that are corrected: all but embeddings and heads, tied or not."""
+    return {each.parameter for each in trained_parameters(model) if each.kind == "hidden"}
 
 
 def _gradient_weight(group: ParamGroup) -> float:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.optim.optimizers.awd import averaged, gradient_ratio
 
@@ -21,8 +21,8 @@ class GradientRatioDecay:
     average <- 0.1 average + 0.9 |g|/|w|;  lambda_t = weight_decay average
 
     `AWD` is this with SGD, as in the paper. On Adam it is the baseline of AlphaDecay's tables; how that paper's
-    launcher scales the decay beside it is not published. The base is decay over gradient, so another number than a
-    usual decay. Gradients are taken as the optimizer gets them, after clipping.
+    launcher scales the decay with it is not published. The base `weight_decay` is decay over gradient, and so differs
+    from the usual values. Gradients are those that the optimizer gets, after clipping.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> None:
@@ -33,14 +33,16 @@ class GradientRatioDecay:
             optimizer: one or several.
 
         Raises:
-            UsageError: the optimizer cannot be served, or has a rule already.
+            UsageError: the optimizer cannot take a changing decay, or has a rule already.
         """
-        held = servables(optimizer)
-        decays = {p: group["weight_decay"] for each in held for group in each.param_groups for p in group["params"]}
-        self._parameters = list(decays)  # in their order, or the norm of all would differ in its last bits
+        unwrapped = unwrap_optimizers(optimizer)
+        decays = {
+            p: group["weight_decay"] for each in unwrapped for group in each.param_groups for p in group["params"]
+        }
+        self._parameters = list(decays)  # in the groups' order, on which the last bits of their norm depend
         self._names = [name for name, p in untied(live_parameters(model)).items() if decays.get(p)]
         self._average = 0.0
-        self._detachments = attach_all(held, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
+        self._detachments = attach_all(unwrapped, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -48,26 +50,30 @@ class GradientRatioDecay:
         return dict.fromkeys(self._names, self._average)
 
     def step(self, global_step: int) -> None:
-        """Take this step's gradients in; after backward and clipping, before the optimizer's step."""
+        """Add this step's gradients to the average. Call it after backward and clipping, before the optimizer's step.
+
+        Args:
+            global_step: is not read; other rules need it.
+        """
         del global_step
         self._average = averaged(self._average, gradient_ratio(self._parameters))
 
     def state_dict(self) -> Table:
-        """The average; plain enough for JSON."""
+        """Return the average. It can be written as JSON."""
         return {"average": self._average}
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on with a saved average.
+        """Continue with a saved average.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the state has no average.
         """
         if not isinstance(state.get("average"), float):
             raise UsageError("the saved state of GradientRatioDecay has no average: it is another rule's")
         self._average = state["average"]
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the factor from the optimizer."""
         for detach in self._detachments:
             detach()
         self._detachments = []

@@ -1,4 +1,4 @@
-"""Schedule of a number of the groups other than the lr: momentum, or ScionC's target norm."""
+"""Schedule of a setting of the groups other than the lr: momentum, or ScionC's target norm."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from specdiag.text import checks
 
 
 class GroupSchedule:
-    """Writes a function of the step into the groups of an optimizer, at once and at each `step()`.
+    """Writes the value of a function of the step into the groups of an optimizer, at once and at each `step()`.
 
-    Momentum in place of lr decay (2512.08217, appendix C) is this beside a LambdaLR, from `decay.schedules`:
+    Together with a LambdaLR it replaces lr decay by momentum (2512.08217, appendix C):
 
     Example:
         >>> from specdiag.decay import schedules
@@ -26,19 +26,25 @@ class GroupSchedule:
     """
 
     def __init__(self, optimizer: Optimizer, key: str, schedule: Schedule) -> None:
-        """Take over a number of the groups that have it; a group where it is None (no target norm) keeps None.
+        """Write the first value of the schedule into the groups.
+
+        Args:
+            optimizer: whose groups are written.
+            key: setting of the groups, such as `momentum`. A group where it is missing or None (no target norm) is left
+                as it is.
+            schedule: value at each step, from 0 on.
 
         Raises:
-            UsageError: no group has such a number.
+            UsageError: no group has a number of this name, or an argument is of the wrong type.
         """
         checks.instance("optimizer", optimizer, Optimizer, "whose groups have the number")
         checks.text("key", key)
         if not callable(schedule):
             raise UsageError(f"schedule is {checks.shown(schedule)}: give a function of the step")
         if not any(group.get(key) is not None for group in optimizer.param_groups):
-            has = ", ".join(key for key in optimizer.defaults if key != "lr")
+            names = ", ".join(key for key in optimizer.defaults if key != "lr")
             raise UsageError(
-                f"no group of this {type(optimizer).__name__} has a number '{key}'; its settings are {has}"
+                f"no group of this {type(optimizer).__name__} has a number '{key}'; its settings are {names}"
             )
         self._optimizer, self._key, self._schedule = optimizer, key, schedule
         self._step = 0
@@ -50,11 +56,11 @@ class GroupSchedule:
         self._write()
 
     def state_dict(self) -> Table:
-        """The step; the function is the caller's."""
+        """Return the step. The function is not saved."""
         return {"step": self._step}
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on from a saved step."""
+        """Continue from a saved step."""
         self._step = state["step"]
         self._write()
 

@@ -1,4 +1,4 @@
-"""When which module is measured, and by whom: rounds of one module for each rank."""
+"""Times at which modules are measured, and division among ranks: a round has one module for each rank."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ Mode = Literal["round-robin", "sweep", "background"]
 
 
 def rounds(costs: Sequence[float], world: int) -> list[list[int]]:
-    """Indices dealt into rounds of at most `world`, the most expensive first, so that no rank waits long.
+    """Divide modules into rounds of similar cost, the most expensive first, so that no rank waits long.
 
     Args:
-        costs: of each module; equal costs keep their order.
+        costs: of each module, in any unit; equal costs keep their order.
         world: number of ranks.
+
+    Returns:
+        Indices of modules, at most `world` in each round.
     """
     order = sorted(range(len(costs)), key=lambda i: -costs[i])
     return [order[start : start + world] for start in range(0, len(order), world)]
 
 
 def due(n_rounds: int, every: int, mode: Mode, last: int, step: int) -> list[int]:
-    """The rounds to run at a step; over any `every` steps in a row each comes exactly once.
+    """Choose the rounds to run at a step; over any `every` steps in a row each comes exactly once.
 
     Args:
-        n_rounds: how many there are.
+        n_rounds: number of rounds.
         every: steps between two measurements of a module.
         mode: `sweep` runs all at once, when step + 1 is a multiple of `every` (as the AlphaDecay code does);
             `round-robin` spreads them evenly, and so does `background`.
-        last: the last step that was asked for.
-        step: this one, counted from 0.
+        last: the step of the last call; rounds that were due since then are included.
+        step: this step, counted from 0.
+
+    Returns:
+        Indices of rounds.
     """
     if mode == "sweep":
         return list(range(n_rounds)) if (step + 1) // every > (last + 1) // every else []

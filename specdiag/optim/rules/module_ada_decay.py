@@ -12,17 +12,17 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.optim.optimizers.ada_decay import thetas
-from specdiag.optim.rules.participants import taking_part
+from specdiag.optim.rules.participants import select_participants
 from specdiag.text import checks
 
 
 class ModuleAdaDecay:
     """Multiplies the decay of attention and MLP matrices by 2/(1 + exp(-slope z)), z of gradient norms in a block.
 
-    Not the method of Nakamura and Hong (`AdaDecay`), which goes by single weights. It acts as `AlphaDecay` does, on
-    any optimizer and inside its step alone, and cannot act beside it.
+    This is not the method of Nakamura and Hong (`AdaDecay`), which has a factor for each weight. It acts on any
+    optimizer and inside its step alone, as `AlphaDecay` does. The two exclude each other.
 
     Example:
         >>> decay = ModuleAdaDecay(model, optimizer)
@@ -41,17 +41,17 @@ class ModuleAdaDecay:
             model: names the parameters.
             optimizer: one or several.
             every: steps between two comparisons; ratios are 1 before the first.
-            slope: how sharply the ratio rises with the norm.
+            slope: steepness with which the ratio rises with the norm.
 
         Raises:
-            UsageError: `every` below 1, or the optimizer cannot be served.
+            UsageError: `every` is below 1, `slope` is negative, or the optimizer cannot take a changing decay.
         """
         if checks.whole("every", every) < 1:
             raise UsageError(f"every={every} must be a number of steps of at least 1; AlphaDecay's code has 500")
         checks.number("slope", slope, least=0)
-        held = servables(optimizer)
-        owned = {p for each in held for group in each.param_groups for p in group["params"]}
-        participants, matrices = taking_part(model, owned, include=(), exclude=(), roles=())
+        unwrapped = unwrap_optimizers(optimizer)
+        optimized = {p for each in unwrapped for group in each.param_groups for p in group["params"]}
+        participants, matrices = select_participants(model, optimized, include=(), exclude=(), roles=())
         named = dict(zip((p.name for p in participants), dict.fromkeys(m.parameter for m in matrices), strict=True))
         self._blocks: dict[int, dict[str, nn.Parameter]] = defaultdict(dict)
         for participant in participants:
@@ -60,7 +60,7 @@ class ModuleAdaDecay:
         self._named, self._every, self._slope = named, every, slope
         self._ratios = dict.fromkeys(named, 1.0)
         self._acting: dict[torch.Tensor, float] = {}
-        self._detachments = attach_all(held, "ratio", "ModuleAdaDecay", lambda p, _: self._acting.get(p, 1.0))[1]
+        self._detachments = attach_all(unwrapped, "ratio", "ModuleAdaDecay", lambda p, _: self._acting.get(p, 1.0))[1]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -68,22 +68,26 @@ class ModuleAdaDecay:
         return dict(self._ratios)
 
     def step(self, global_step: int) -> None:
-        """Compare gradients where step + 1 is a multiple of `every`; after backward, before the optimizer's step."""
+        """Compare the gradients where a comparison is due. Call it after backward, before the optimizer's step.
+
+        Args:
+            global_step: optimizer steps done so far; a comparison is due where `every` divides global_step + 1.
+        """
         if (global_step + 1) % self._every:
             return
         for block in self._blocks.values():
             norms = {name: torch.linalg.vector_norm(p.grad) for name, p in block.items() if p.grad is not None}
             if norms:
-                found = thetas(torch.stack(list(norms.values())).double(), self._slope)
-                self._ratios |= dict(zip(norms, found.tolist(), strict=True))
-        self._act()
+                ratios = thetas(torch.stack(list(norms.values())).double(), self._slope)
+                self._ratios |= dict(zip(norms, ratios.tolist(), strict=True))
+        self._apply_ratios()
 
     def state_dict(self) -> Table:
-        """The ratios by name; plain enough for JSON."""
+        """Return the ratios by name. They can be written as JSON."""
         return {"ratios": self.ratios}
 
     def load_state_dict(self, state: Table) -> None:
-        """Go on with saved ratios.
+        """Continue with saved ratios.
 
         Raises:
             UsageError: they are of other modules.
@@ -91,13 +95,13 @@ class ModuleAdaDecay:
         if set(state["ratios"]) != set(self._ratios):
             raise UsageError("the saved ModuleAdaDecay state is of other modules than this model's")
         self._ratios = dict(state["ratios"])
-        self._act()
+        self._apply_ratios()
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the ratios from the optimizer."""
         for detach in self._detachments:
             detach()
         self._detachments = []
 
-    def _act(self) -> None:
+    def _apply_ratios(self) -> None:
         self._acting = {self._named[name]: ratio for name, ratio in self._ratios.items()}

@@ -1,4 +1,4 @@
-"""Matrices that take part in a run: those of the Parameters that an optimizer holds, cut from them as they are now."""
+"""Selection of the Parameters that get a ratio during a run, with their matrices."""
 
 from __future__ import annotations
 
@@ -16,40 +16,48 @@ from specdiag.records import ModuleRecord
 from specdiag.spectra.live_alpha import TYPES
 
 
-def taking_part(
+def select_participants(
     model: nn.Module,
-    held: set[torch.Tensor],
+    optimized: set[torch.Tensor],
     *,
     include: Sequence[str],
     exclude: Sequence[str],
     roles: Sequence[str],
 ) -> tuple[list[DecayTarget], list[LiveMatrix]]:
-    """The Parameters that get a ratio, with the matrices behind it; both in definition order.
+    """Select the Parameters that get a ratio.
 
     Args:
         model: the live model.
-        held: the Parameters of its optimizers; others take no part.
-        include: as for `recommend`.
-        exclude: as for `recommend`.
-        roles: as for `recommend`.
+        optimized: the Parameters of its optimizers; others take no part.
+        include: globs on names; only these.
+        exclude: globs on names; not these.
+        roles: roles that take part, instead of the projections of attention and MLP.
+
+    Returns:
+        The Parameters, and their matrices; both in definition order.
 
     Raises:
-        UsageError: a pattern or role matches nothing, nothing takes part, or the Parameters are not whole matrices.
+        UsageError: a glob or role matches nothing, nothing takes part, or the Parameters are pieces of weights or
+            adapters.
     """
     if any("_fsdp_wrapped_module" in name or name.endswith("_flat_param") for name, _ in model.named_parameters()):
         raise UsageError("FullyShardedDataParallel shows pieces of weights only; wrap with fully_shard (FSDP2) instead")
-    adapter = next((name for name, p in untied(live_parameters(model)).items() if p in held and "lora_" in name), None)
+    adapter = next(
+        (name for name, p in untied(live_parameters(model)).items() if p in optimized and "lora_" in name), None
+    )
     if adapter is not None:
         raise UsageError(f"the optimizer trains adapters ({adapter}): an exponent of a low-rank factor says nothing")
-    matrices = [m for m in live_matrices(model) if m.is_first and m.parameter in held and m.parameter.dtype in TYPES]
+    matrices = [
+        m for m in live_matrices(model) if m.is_first and m.parameter in optimized and m.parameter.dtype in TYPES
+    ]
     if not matrices:
         raise UsageError(
             f"the optimizer holds no weight matrix of this {type(model).__name__}: build it over model.parameters() "
             "(frozen weights have no decay to balance)"
         )
-    chosen = decay_targets([_record(m) for m in matrices], include=include, exclude=exclude, roles=roles)
-    keys = {record.key for participant in chosen for record in participant.records}
-    return chosen, [matrix for matrix in matrices if matrix.key in keys]
+    targets = decay_targets([_record(m) for m in matrices], include=include, exclude=exclude, roles=roles)
+    keys = {record.key for target in targets for record in target.records}
+    return targets, [matrix for matrix in matrices if matrix.key in keys]
 
 
 def _record(matrix: LiveMatrix) -> ModuleRecord:

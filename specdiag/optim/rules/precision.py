@@ -1,4 +1,4 @@
-"""Decay that rounding undoes: decoupled decay of weights that are kept in bfloat16 or float16."""
+"""Warning of decay that rounding undoes: decoupled decay of weights that are kept in bfloat16 or float16."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
     rounds w (1 - c) - u, which keeps a part of c that falls with u.
 
     Args:
-        optimizers: whose groups say lr and decay; the peak of the schedule counts where it is known.
+        optimizers: whose groups hold lr and decay; the peak of the schedule is used where it is known.
         parameters: that take part.
-        ratio: the largest that they will have.
+        ratio: the largest ratio that they will have.
     """
     wanted = {p for p in parameters if p.dtype in (torch.bfloat16, torch.float16)}
     for optimizer in optimizers:
@@ -51,7 +51,11 @@ def warn_of_rounding(optimizers: Iterable[Optimizer], parameters: Sequence[torch
 
 
 def peak_lr(group: ParamGroup) -> float:
-    """The largest learning rate of the group's schedule as far as the group knows it."""
+    """Return the largest learning rate of a group's schedule, as far as the group holds it.
+
+    Args:
+        group: with at least one of `lr`, `initial_lr` and `max_lr`.
+    """
     return max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
 
 

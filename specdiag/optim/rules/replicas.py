@@ -1,4 +1,4 @@
-"""Sharing the measurements among ranks that train one model: each measures its part, all learn the same bits."""
+"""Division of measurements among ranks that train one model: each measures a part, and all get the same numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Replicas:
     """The ranks that hold the same Parameters, whole (DDP) or sharded (FSDP2, tensor parallelism by DTensor).
 
     Attributes:
-        world: how many they are.
+        world: number of ranks.
     """
 
     def __init__(self, matrices: Sequence[LiveMatrix], group: dist.ProcessGroup | None = None) -> None:
-        """Collective: every rank of the group takes part.
+        """Check that all ranks hold the same matrices. Collective.
 
         Args:
-            matrices: what this rank will be asked to measure.
+            matrices: all that will be measured, in the same order on every rank.
             group: a torch process group; None for all ranks, or one process.
 
         Raises:
@@ -44,34 +44,56 @@ class Replicas:
             self._check_alike()
 
     def measure(self, rounds: Sequence[Sequence[int]], basis: Basis) -> dict[int, float | None]:
-        """Exponents of the matrices of these rounds by index, as `exponents` gives them. Collective."""
+        """Measure the exponents of the matrices of these rounds. Collective.
+
+        Args:
+            rounds: indices of matrices; rank r measures the r-th of each round.
+            basis: exponent that is measured.
+
+        Returns:
+            The exponents of all ranks by index; None where a matrix has none.
+        """
         mine: dict[int, float | None] = {}
         waiting: dict[int, torch.Tensor] = {}
         for members, cuts in zip(rounds, self.cuts(rounds), strict=True):
             waiting |= cuts
-            # What was gathered is a copy: it goes before the next is made. Views can wait and go in one batch.
+            # A gathered tensor is a copy: it is measured and freed before the next. Views can wait for one batch.
             if any(_is_sharded(self._matrices[i].parameter) for i in members):
                 mine |= _flush(waiting, basis)
         mine |= _flush(waiting, basis)
         return self.shared(rounds, mine)
 
     def cuts(self, rounds: Sequence[Sequence[int]]) -> Iterator[dict[int, torch.Tensor]]:
-        """For each round what this rank measures of it, as the weights are now, by index. Collective."""
+        """Cut this rank's matrices of each round from the present weights. Collective.
+
+        Args:
+            rounds: indices of matrices; rank r gets the r-th of each round.
+
+        Yields:
+            For each round the matrices of this rank, by index.
+        """
         parameter, whole = None, torch.empty(0)
         for members in rounds:
             own: dict[int, torch.Tensor] = {}
-            for place, index in enumerate(members):
+            for rank, index in enumerate(members):
                 matrix = self._matrices[index]
                 if matrix.parameter is not parameter:
-                    parameter, whole = matrix.parameter, _gathered(matrix.parameter)
-                if place == self._rank:
+                    parameter, whole = matrix.parameter, _gather(matrix.parameter)
+                if rank == self._rank:
                     own[index] = matrix.cut(whole)
             yield own
 
     def shared(self, rounds: Sequence[Sequence[int]], mine: dict[int, float | None]) -> dict[int, float | None]:
-        """The exponents of all, in the order of their indices, from those that each rank measured. Collective.
+        """Share the exponents that each rank measured. Collective.
 
-        One sum in float64: the other ranks add exact zeros. Infinity stands for None.
+        It is one sum in float64, to which the other ranks add exact zeros. Infinity stands for None.
+
+        Args:
+            rounds: indices of matrices that were measured.
+            mine: exponents that this rank measured, by index.
+
+        Returns:
+            The exponents of all ranks by index, in ascending order.
         """
         order = sorted(index for members in rounds for index in members)
         if self.world == 1:
@@ -82,8 +104,8 @@ class Replicas:
         return {i: None if math.isinf(value) else value for i, value in zip(order, vector.tolist(), strict=True)}
 
     def _check_alike(self) -> None:
-        held = repr([(m.key, tuple(m.parameter.shape)) for m in self._matrices])
-        code = zlib.crc32(held.encode())
+        names = repr([(m.key, tuple(m.parameter.shape)) for m in self._matrices])
+        code = zlib.crc32(names.encode())
         extremes = torch.tensor([code, -code], dtype=torch.int64, device=self._device)
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=self._group)
         if extremes.tolist() != [code, -code]:
@@ -95,15 +117,15 @@ class Replicas:
 
 
 def _flush(waiting: dict[int, torch.Tensor], basis: Basis) -> dict[int, float | None]:
-    found = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
+    measured = dict(zip(waiting, exponents(list(waiting.values()), basis), strict=True))
     waiting.clear()
-    return found
+    return measured
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "full_tensor")
 
 
-def _gathered(parameter: nn.Parameter) -> torch.Tensor:
-    """The whole tensor. Collective where it is a DTensor."""
+def _gather(parameter: nn.Parameter) -> torch.Tensor:
+    """Return the whole tensor. Collective where it is a DTensor."""
     return cast("Any", parameter).full_tensor() if _is_sharded(parameter) else parameter

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
-from specdiag.live.optimizers import servables
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.optim.decay_semantics import is_decoupled
 from specdiag.optim.optimizers.ada_decay import thetas
@@ -24,8 +24,8 @@ class WeightwiseDecay:
 
     decoupled: w_i <- (1 - lr weight_decay theta_i) w_i before the step;  coupled: g_i <- g_i + weight_decay theta_i w_i
 
-    `AdaDecay` is the former with SGD, as in the paper. On Adam it is the baseline of AlphaDecay's tables, where it says
-    AdaDecay and its code has another rule (`ModuleAdaDecay`).
+    `AdaDecay` is the decoupled form with SGD, as in the paper. On Adam it is the baseline that AlphaDecay's tables call
+    AdaDecay; the code of that paper has another rule (`ModuleAdaDecay`).
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], *, slope: float = 4.0) -> None:
@@ -37,27 +37,27 @@ class WeightwiseDecay:
             slope: the paper's alpha.
 
         Raises:
-            UsageError: the slope is negative, the optimizer cannot be served, or has a rule already.
+            UsageError: the slope is negative, or the optimizer cannot take a changing decay or has a rule already.
         """
         if not checks.number("slope", slope) >= 0:
             raise UsageError(f"slope={slope} must be at least 0; 4 is that of AlphaDecay's repository")
-        held = servables(optimizer)
+        unwrapped = unwrap_optimizers(optimizer)
         self._slope = slope
-        own = {p: float(g["weight_decay"]) for each in held for g in each.param_groups for p in g["params"]}
+        own = {p: float(g["weight_decay"]) for each in unwrapped for g in each.param_groups for p in g["params"]}
         self._decays = {name: own[p] for name, p in untied(live_parameters(model)).items() if own.get(p)}
-        coupled = {p: not is_decoupled(each, g) for each in held for g in each.param_groups for p in g["params"]}
+        coupled = {p: not is_decoupled(each, g) for each in unwrapped for g in each.param_groups for p in g["params"]}
 
-        def applied(parameter: torch.Tensor, group: ParamGroup) -> float:
-            """Asked once for each parameter inside the step, where the groups still have their decay."""
+        def decay(parameter: torch.Tensor, group: ParamGroup) -> float:
+            """Decay a parameter inside the step, and return factor 0 for the optimizer's own decay."""
             if parameter.grad is not None:
                 self._apply(parameter, group, coupled[parameter])
             return 0.0
 
-        self._detachments = attach_all(held, "ratio", "WeightwiseDecay", applied)[1]
+        self._detachments = attach_all(unwrapped, "ratio", "WeightwiseDecay", decay)[1]
 
     @property
     def ratios(self) -> dict[str, float]:
-        """About the mean factor of each parameter that decays: a gradient of mean size has 1."""
+        """Mean factor of each parameter that decays, about 1: a gradient of mean size has factor 1."""
         return dict.fromkeys(self._decays, 1.0)
 
     @property
@@ -66,23 +66,27 @@ class WeightwiseDecay:
         return dict(self._decays)
 
     def step(self, global_step: int) -> None:
-        """Nothing: gradients are compared inside the optimizer's step."""
+        """Do nothing: gradients are compared inside the optimizer's step.
+
+        Args:
+            global_step: is not read; other rules need it.
+        """
 
     def state_dict(self) -> Table:
-        """Nothing is kept between steps but the slope."""
+        """Return the slope; nothing else is kept between steps."""
         return {"slope": self._slope}
 
     def load_state_dict(self, state: Table) -> None:
-        """Check that it is this rule's.
+        """Check that a saved state is of this rule. The slope stays that of the constructor.
 
         Raises:
-            UsageError: it is another's.
+            UsageError: the state is of another rule.
         """
         if "slope" not in state:
             raise UsageError("the saved state is not of WeightwiseDecay")
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Give the optimizer its own decay back."""
         for detach in self._detachments:
             detach()
         self._detachments = []

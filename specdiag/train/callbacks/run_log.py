@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from specdiag.files import Table
 from specdiag.live.multipliers import attach
-from specdiag.live.optimizers import servable
+from specdiag.live.optimizers import unwrap_optimizer
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.system import interrupts
 from specdiag.train.callbacks.live_rules import LIVE_RULES, LiveRuleCallback
@@ -81,7 +81,7 @@ class RunLogCallback(TrainerCallback):
             groups = optimizer.param_groups
             self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state)
 
-        servable(cast("Optimizer", kwargs["optimizer"])).register_step_pre_hook(read)
+        unwrap_optimizer(cast("Optimizer", kwargs["optimizer"])).register_step_pre_hook(read)
 
     def on_log(
         self,

@@ -1,4 +1,4 @@
-"""Where each live parameter stands in the network: input, hidden, output or bias; what optimizers decide by."""
+"""Kind of each trained parameter: input, hidden, output or bias. Optimizers choose decay and step size by it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from specdiag.live.matrices import live_matrices
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.text.globs import check_globs, fits
 
-Place = Literal["input", "hidden", "output", "bias"]
+ParameterKind = Literal["input", "hidden", "output", "bias"]
+"""`input` is an embedding table or the projection of patches, `output` the head, also where it is tied to the
+embedding, `bias` all that is no weight matrix, norms among it, and `hidden` the rest."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedParameter:
-    """A trained parameter and its position in the network.
+class TrainedParameter:
+    """A trained parameter, with its kind.
 
     Attributes:
-        place: `input` is an embedding table or the projection of patches, `output` the head, also where it is tied
-            to the embedding, `bias` all that is no weight matrix, norms among it, and `hidden` the rest.
-        table: it holds the rows of an nn.Embedding, tied or not.
-        transpose: stored [in, out].
-        kernel: of a convolution.
+        name: its first name in the model, without wrappers' prefixes.
+        parameter: the Parameter itself.
+        kind: see `ParameterKind`.
+        table: True where it holds the rows of an nn.Embedding, tied or not.
+        transpose: True where it is stored [in, out].
+        kernel: True for the kernel of a convolution.
     """
 
     name: str
     parameter: nn.Parameter
-    place: Place
+    kind: ParameterKind
     table: bool
     transpose: bool
     kernel: bool
@@ -40,23 +43,25 @@ class PlacedParameter:
     @property
     def decayed(self) -> bool:
         """True where decay is usual: for matrices that are no embedding, not even a tied one."""
-        return self.place == "hidden" or (self.place == "output" and not self.table)
+        return self.kind == "hidden" or (self.kind == "output" and not self.table)
 
 
-def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> list[PlacedParameter]:
-    """Find the place of every trained parameter.
+def trained_parameters(
+    model: nn.Module, overrides: Mapping[str, ParameterKind] | None = None
+) -> list[TrainedParameter]:
+    """List the trained parameters of a model, each with its kind.
 
-    The output is what is named like a head; where nothing is, the last Linear outside all blocks.
+    The output is what is named like a head. Where nothing is, it is the last Linear outside all blocks.
 
     Args:
         model: wrappers (DDP, torch.compile) are looked through.
-        overrides: places by globs on names. They replace what was found.
+        overrides: kinds by globs on names. They replace the kinds that were found; a later glob wins.
 
     Returns:
         Every trained parameter once, under its first name, in definition order.
 
     Raises:
-        UsageError: an override matches nothing or names no place, or nothing is trained.
+        UsageError: an override matches nothing or names no kind, or nothing is trained.
     """
     matrices = live_matrices(model)
     names = {matrix.name for matrix in matrices}
@@ -70,25 +75,26 @@ def placed(model: nn.Module, overrides: Mapping[str, Place] | None = None) -> li
         outside = [m.parameter for m in matrices if m.module.layer is None and m.parameter in linears]
         outputs = set(outside[-1:])
 
-    def place(name: str, parameter: torch.Tensor) -> Place:
+    def kind_of(name: str, parameter: torch.Tensor) -> ParameterKind:
         if parameter in outputs:
             return "output"
         return "bias" if name not in names else "input" if parameter in inputs else "hidden"
 
     parameters = [
-        PlacedParameter(name, p, place(name, p), p in tables, p in turned and p not in outputs, p in kernels)
+        TrainedParameter(name, p, kind_of(name, p), p in tables, p in turned and p not in outputs, p in kernels)
         for name, p in untied(live_parameters(model)).items()
         if p.requires_grad
     ]
     if not parameters:
         raise UsageError(f"this {type(model).__name__} has no parameter that is trained")
-    return _overridden(parameters, overrides or {})
+    return _override(parameters, overrides or {})
 
 
-def _overridden(parameters: list[PlacedParameter], overrides: Mapping[str, Place]) -> list[PlacedParameter]:
-    for pattern, place in overrides.items():
-        if place not in get_args(Place):
-            raise UsageError(f"'{pattern}' is given no place but '{place}'; choose from {', '.join(get_args(Place))}")
+def _override(parameters: list[TrainedParameter], overrides: Mapping[str, ParameterKind]) -> list[TrainedParameter]:
+    for pattern, kind in overrides.items():
+        if kind not in get_args(ParameterKind):
+            kinds = ", ".join(get_args(ParameterKind))
+            raise UsageError(f"'{pattern}' is given no place but '{kind}'; choose from {kinds}")
         check_globs("overrides", [pattern], [(each.name,) for each in parameters], "parameters")
-        parameters = [replace(each, place=place) if fits([each.name], [pattern]) else each for each in parameters]
+        parameters = [replace(each, kind=kind) if fits([each.name], [pattern]) else each for each in parameters]
     return parameters
