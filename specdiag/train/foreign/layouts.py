@@ -1,6 +1,6 @@
-"""Which state of a saved optimizer belongs to which parameter: the file has numbers, and programs order differently.
+"""Assigns the state of a saved optimizer to parameters. The file has only numbers, in an order that programs choose.
 
-Every known layout is tried; it fits if the sizes of its groups and the shape of every tensor do.
+Every known layout is tried. It fits if the sizes of its groups and the shapes of all tensors fit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.load import SavedOptimizer
 
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""Names of parameters without decay in transformers 5's Trainer."""
+"""Patterns of the names of parameters that transformers 5's Trainer does not decay."""
 _SMALLEST = 50
-"""AlphaDecay's code gives a group of its own to matrices whose smaller side has so many rows."""
+"""Smaller side from which AlphaDecay's code gives a matrix a group of its own."""
 OLD_NANOGPT = "nanogpt-2022"
-"""Before June 2023: linear layers sorted by name, then all else."""
+"""Layout of nanoGPT before June 2023: linear layers sorted by name, then everything else."""
 
 _Item = TypeVar("_Item")
 
@@ -32,8 +32,8 @@ class Layout:
     """A way to order parameters.
 
     Attributes:
-        name: as `--optimizer-layout` has it.
-        groups: names of parameters.
+        name: name as for the argument `optimizer_layout`.
+        groups: names of the parameters of each group.
     """
 
     name: str
@@ -41,34 +41,34 @@ class Layout:
 
 
 def layouts(model: nn.Module, order: Sequence[str], suffix: str = "") -> list[Layout]:
-    """All known layouts.
+    """List all known layouts.
 
     Args:
-        model: names the parameters.
-        order: names of all parameters, each once, as the program defines them.
-        suffix: for the names of layouts, where an order is one of several.
+        model: model whose Parameters are named.
+        order: names of all parameters, each once, in the order in which the program defines them.
+        suffix: suffix of the layouts' names, for an order that is one of several.
     """
     shapes = {name: p.shape for name, p in untied(live_parameters(model)).items()}
     decayed = trainer_decayed(model)
     matrices = [name for name in order if len(shapes[name]) >= 2]
-    tuned = _alphadecay_groups(model, order)
+    single_groups = _alphadecay_groups(model, order)
     linears = set(_linears(model, order))
-    two = {
+    first_groups = {
         "trainer": [name for name in order if name in decayed],
         "nanogpt": matrices,
         OLD_NANOGPT: sorted(linears - _embeddings(model)),
     }
-    found = [Layout("flat", (tuple(order),))]
-    for name, first in two.items():
+    known = [Layout("flat", (tuple(order),))]
+    for name, first in first_groups.items():
         rest = [parameter for parameter in order if parameter not in set(first)]
-        found.append(Layout(name, (tuple(first), tuple(sorted(rest) if name == OLD_NANOGPT else rest))))
-    rest = tuple(name for name in order if not any(name in group for group in tuned))
-    found.append(Layout("alphadecay", (*tuned, rest)))
-    return [Layout(layout.name + suffix, tuple(group for group in layout.groups if group)) for layout in found]
+        known.append(Layout(name, (tuple(first), tuple(sorted(rest) if name == OLD_NANOGPT else rest))))
+    rest = tuple(name for name in order if not any(name in group for group in single_groups))
+    known.append(Layout("alphadecay", (*single_groups, rest)))
+    return [Layout(layout.name + suffix, tuple(group for group in layout.groups if group)) for layout in known]
 
 
 def trainer_decayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that a Trainer decays."""
+    """Return the names of the parameters that a Trainer decays."""
     return set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
 
 
@@ -78,20 +78,20 @@ def assign(
     orders: Sequence[Mapping[str, Sequence[str]]],
     wanted: str | None = None,
 ) -> tuple[dict[int, str], str, str]:
-    """Find the one layout that fits.
+    """Find the only layout that fits.
 
     Args:
-        saved: the optimizer.
-        model: with the shapes of the program's parameters.
-        orders: of the program's parameters, by suffix; the first set of which one fits is taken.
-        wanted: the name of the layout that the caller requires; None to find it.
+        saved: the saved optimizer.
+        model: model with the shapes of the program's parameters.
+        orders: possible orders of the program's parameters, by suffix; the first mapping of which one fits is used.
+        wanted: name of the required layout; None to find it.
 
     Returns:
-        Parameter by index, the name of the layout, and a sentence.
+        Parameter names by index, the name of the layout, and a sentence about it.
 
     Raises:
-        UsageError: several fit, or the required one does not.
-        SourceError: none fits.
+        UsageError: several layouts fit, or the required one does not.
+        SourceError: no layout fits.
     """
     if saved.names is not None:
         return _by_names(saved, model), "named", f"{saved.label} names the parameters of its optimizer."
@@ -127,8 +127,8 @@ def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
     while names and not all(name in parameters for name in names):
         stripped = [name.partition(".")[2] for name in names]
         if len({name.partition(".")[0] for name in names}) > 1 or not all(stripped):
-            odd = next(name for name in names if name not in parameters)
-            raise SourceError(f"{saved.label} has moments of {odd}, which the model lacks: it is another model's")
+            unknown = next(name for name in names if name not in parameters)
+            raise SourceError(f"{saved.label} has moments of {unknown}, which the model lacks: it is another model's")
         names = stripped
     assigned = {index: first[parameters[name]] for index, name in zip(_flat(saved.indices), names, strict=True)}
     for index, name in assigned.items():
@@ -168,7 +168,7 @@ def _counts(sizes: Sequence[int]) -> str:
 
 
 def _linears(model: nn.Module, order: Sequence[str]) -> list[str]:
-    """Weights of nn.Linear in the program's order; a tied head at its place in the model."""
+    """List the weights of nn.Linear in the program's order, with a tied head at its place in the model."""
     parameters = live_parameters(model)
     first = {parameter: name for name, parameter in untied(parameters).items()}
     weights = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -185,11 +185,11 @@ def _embeddings(model: nn.Module) -> set[str]:
 
 
 def _alphadecay_groups(model: nn.Module, order: Sequence[str]) -> list[tuple[str, ...]]:
-    """The linear layers between the first and the last, as AlphaDecay's released code takes them, with their biases."""
+    """Group each linear layer between the first and the last with its bias, as AlphaDecay's released code does."""
     shapes = {name: p.shape for name, p in untied(live_parameters(model)).items()}
     weights = [name for name in _linears(model, order)[1:-1] if min(shapes[name]) >= _SMALLEST]
-    both = [(name, name.removesuffix("weight") + "bias") for name in weights]
-    return [tuple(name for name in pair if name in shapes) for pair in both]
+    pairs = [(name, name.removesuffix("weight") + "bias") for name in weights]
+    return [tuple(name for name in pair if name in shapes) for pair in pairs]
 
 
 def _flat(groups: Sequence[Sequence[_Item]]) -> list[_Item]:

@@ -1,4 +1,4 @@
-"""Opening files of other programs: nothing that they carry is run, and what they want to run is named."""
+"""Opens files of other programs without running code in them. An error names what a file wants to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specdiag.errors import SourceError
 from specdiag.train.checkpoints.zip_check import check_zip
 
 SavedDict = Mapping[str, Any]
-"""Dictionary in a file of torch.save, decoded."""
+"""Content of a file of torch.save, by name."""
 _scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (
     np.dtype,
@@ -23,14 +23,14 @@ _NUMPY = (
     (_scalar, "numpy._core.multiarray.scalar"),
     (_scalar, "numpy.core.multiarray.scalar"),
 )
-"""A number of numpy, such as a best loss, under its new and its old name: makes the number and nothing else."""
+"""What a pickle of a numpy number needs, such as a best loss, under its new and old name. It runs nothing else."""
 
 
 def open_dictionary(path: Path) -> SavedDict:
-    """The dictionary that torch.save wrote; tensors stay on disk until they are used.
+    """Open the dictionary in a file of torch.save. Tensors stay on disk until they are used.
 
     Raises:
-        SourceError: it is no dictionary, damaged, or wants to run something, which is named.
+        SourceError: the content is no dictionary, or the file is damaged or wants to run something, which is named.
     """
     check_zip(path)
     try:
@@ -53,7 +53,7 @@ def _wanted(path: Path) -> list[str]:
     known = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*INERT, *(k for k in _NUMPY if isinstance(k, type)))}
     known |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        globals_found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, LookupError):
         return []
-    return sorted(set(found) - known)
+    return sorted(set(globals_found) - known)
