@@ -74,9 +74,9 @@ def read(paths: Sequence[str | Path], columns: Sequence[str] | None, usual: Sequ
     """Read labelled texts.
 
     Files are held out by their names: those with `validation`, `valid`, `val`, `dev` or `heldout` as a word, or those
-    with `test` if there are none; files with `mismatched`, as in MNLI, are ignored. Of a dataset on the hub, the split of
-    such a name is held out. Otherwise a tenth of the texts is held out by their hashes: the same texts for every order
-    and seed, and equal texts all on one side.
+    with `test` if there are none; files with `mismatched`, as in MNLI, are ignored. Of a dataset on the hub, the split
+    of such a name is held out. Otherwise a tenth of the texts is held out by their hashes: the same texts for every
+    order and seed, and equal texts all on one side.
 
     Args:
         paths: files and folders, or one dataset on the hub.
