@@ -103,10 +103,10 @@ def decays(run: Run, decay_of: Decays, *, all_rows: bool) -> None:
 
     console = output.console()
     shapes = {name: tuple(p.shape) for name, p in run.trainer.model.named_parameters()}  # pyright: ignore
-    named = roles({name: shapes[name] for name in decay_of if name in shapes})
+    roles_by_name = roles({name: shapes[name] for name in decay_of if name in shapes})
     members: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in decay_of:
-        matches = named.get(name) or []
+        matches = roles_by_name.get(name) or []
         members[(matches[0].family, matches[0].role) if matches else ("other", "bias, norm")].append(name)
     rows = [(*role, [decay_of[name] for name in names]) for role, names in members.items()]
     columns: tuple[tables.Column[tuple[str, str, list[float]]], ...] = (
@@ -160,11 +160,11 @@ def progress(run: Run) -> Generator[Callable[[int, Mapping[str, float]], None]]:
 
 
 def _lines(total: int, first: int) -> Callable[[int, Mapping[str, float]], None]:
-    apart, last = -(-(total - first) // _LINES), first
+    interval, last = -(-(total - first) // _LINES), first
 
     def line(step: int, logs: Mapping[str, float]) -> None:
         nonlocal last
-        if step - last >= apart or step == total or not math.isfinite(logs["loss"]):
+        if step - last >= interval or step == total or not math.isfinite(logs["loss"]):
             last = step
             output.talk(f"step {step}/{total}: {_logged(logs)}", "dim")
 

@@ -115,11 +115,11 @@ def grid(table: Grid) -> None:
     base, *others = table.methods
     column, best = table.best(base)
     for method in others:
-        own, other_best = table.best(method)
+        other_column, other_best = table.best(method)
         if not best.mean or not math.isfinite(other_best.mean / best.mean):
             continue
         console.print(
-            f"Best against best: {method} ({own}) {other_best.mean:.3f}, {base} ({column}) {best.mean:.3f}: "
+            f"Best against best: {method} ({other_column}) {other_best.mean:.3f}, {base} ({column}) {best.mean:.3f}: "
             f"{other_best.mean / best.mean - 1:+.1%}.",
             soft_wrap=True,
         )

@@ -116,7 +116,7 @@ def start(
             raise UsageError("--sweep runs every decay that it names: leave --compare out")
         _sweep(recipe, sweep, folder, after)
         return
-    _train_and_compare(begin(recipe, folder, given=settings_of(changes)), compare, after)
+    _train_and_compare(begin(recipe, folder, from_options=settings_of(changes)), compare, after)
 
 
 def _train_and_compare(run: Run, rule: str | None, after: After) -> None:
@@ -188,7 +188,7 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
     show_runs.diverged(rows)
 
 
-def _check_compare(rule: str | None, own: str | None) -> None:
+def _check_compare(rule: str | None, own_rule: str | None) -> None:
     """Check the rule of --compare before hours of training, not after them."""
     from specdiag.train.callbacks.registry import OPTIONS
 
@@ -196,7 +196,7 @@ def _check_compare(rule: str | None, own: str | None) -> None:
         return
     if rule not in OPTIONS:
         raise UsageError(f"unknown --compare '{rule}'; choose {', '.join(OPTIONS)}")
-    if rule == own:
+    if rule == own_rule:
         raise UsageError(f"the run itself has decay '{rule}': --compare names another")
 
 

@@ -202,12 +202,12 @@ def check_settings(settings: Mapping[str, object]) -> None:
     types: Table = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)
     for name, value in settings.items():
-        wanted = types[name]
-        if wanted not in (bool, int, float, str):
+        expected = types[name]
+        if expected not in (bool, int, float, str):
             continue
-        accepted = (int, float) if wanted is float else wanted
-        if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-            raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {wanted.__name__}")
+        accepted = (int, float) if expected is float else expected
+        if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+            raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {expected.__name__}")
         _check_number(name, value)
     for name, value in settings.items():
         if isinstance(value, int | float):

@@ -155,9 +155,9 @@ def _argument_types() -> Iterator[type]:
 
 def _only_checkpoint(folder: Path) -> Path | None:
     """Return nanoGPT's ckpt.pt, or the only torch file of a folder without safetensors files; else None."""
-    known = folder / "ckpt.pt"
-    if known.is_file():
-        return known
+    nanogpt_file = folder / "ckpt.pt"
+    if nanogpt_file.is_file():
+        return nanogpt_file
     files = [path for path in folder.iterdir() if _may_be_checkpoint(path) and path.is_file()]
     return files[0] if len(files) == 1 and not any(folder.glob("*.safetensors")) else None
 

@@ -1,4 +1,4 @@
-"""The ledger of a trajectory: a file in the output folder with the finished steps, to go on after an interruption."""
+"""The ledger of a trajectory: a file in the output folder that lists the finished steps, to continue from them."""
 
 from __future__ import annotations
 

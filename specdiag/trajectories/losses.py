@@ -1,4 +1,4 @@
-"""The training loss beside a checkpoint, from the trainer_state.json that a Hugging Face Trainer leaves there."""
+"""Reads the training loss at a checkpoint from the trainer_state.json that a Hugging Face Trainer writes."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _CHANGE_NO_NUMBER = ("jobs", "memory", "cache", "ranks")
 
 
 class TrajectoryInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a trajectory. `trajectory` holds the steps that are finished; the next call goes on from them."""
+    """Ctrl-C during a trajectory. `trajectory` has the finished steps; the next call continues after them."""
 
     def __init__(self, trajectory: Trajectory) -> None:
         super().__init__(f"interrupted after {len(trajectory.steps)} steps")

@@ -27,7 +27,7 @@ class Divergence(TrainerCallback):
 
     Attributes:
         at: steps after which the loss or a weight was not finite; None while all are finite.
-        found: description of what was not finite; empty while all are finite.
+        problem: description of what was not finite; empty while all are finite.
     """
 
     def __init__(self, *, stops: bool) -> None:
@@ -38,7 +38,7 @@ class Divergence(TrainerCallback):
         """
         self.stops = stops
         self.at: int | None = None
-        self.found = ""
+        self.problem = ""
         self._bad: torch.Tensor | None = None
         self._loss: torch.Tensor | None = None
 
@@ -82,14 +82,14 @@ class Divergence(TrainerCallback):
             _log.warning("checkpoint-%d is not saved: %s", step, problem)
         return False
 
-    def end_at(self, step: int, found: str) -> None:
+    def end_at(self, step: int, problem: str) -> None:
         """Record that the run ended.
 
         Args:
             step: steps after which the loss or a weight was not finite.
-            found: description of what was not finite.
+            problem: description of what was not finite.
         """
-        self.at, self.found = step, found
+        self.at, self.problem = step, problem
 
     def sentence(self, run: Path) -> str:
         """Describe the end of the run and how to continue. Checkpoints that led to it are renamed.
@@ -99,7 +99,7 @@ class Divergence(TrainerCallback):
         """
         moved = [_set_aside(path) for path in checkpoints_of(run) if self.at is not None and step_of(path) >= self.at]
         remaining = checkpoints_of(run)
-        ended = f"'{run.name}' diverged: {self.found}"
+        ended = f"'{run.name}' diverged: {self.problem}"
         if moved:
             ended += f"; {moved[0].name.removeprefix(ASIDE)}, which led there, is {moved[0].name} now"
         if not remaining:
@@ -111,8 +111,8 @@ class Divergence(TrainerCallback):
             "stop_on_nan=False in spite of such a loss; fresh_optimizer=True starts from its weights, with a lower lr="
         )
 
-    def _end(self, step: int, found: str, control: TrainerControl) -> None:
-        self.end_at(step, found)
+    def _end(self, step: int, problem: str, control: TrainerControl) -> None:
+        self.end_at(step, problem)
         control.should_training_stop = True
 
 

@@ -32,7 +32,11 @@ class LiveRule(Protocol):
         ...
 
     def step(self, global_step: int) -> None:
-        """Update the ratios if they are due; to be called before each step of the optimizer."""
+        """Update the ratios if they are due; to be called before each step of the optimizer.
+
+        Args:
+            global_step: optimizer steps done.
+        """
 
     def state_dict(self) -> Table:
         """Return the state, of types that JSON has."""

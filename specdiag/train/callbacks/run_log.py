@@ -69,9 +69,9 @@ class RunLogCallback(TrainerCallback):
     ) -> None:
         """Add a hook after the decay's own, and use the intervals of this run instead of those in the state."""
         state.compute_steps(args, state.max_steps)
-        own = None if self._live is None else type(self._live).__name__
+        own_rule = None if self._live is None else type(self._live).__name__
         for kind in LIVE_RULES:  # else the next resume would load the state of an earlier rule
-            if kind.__name__ != own:
+            if kind.__name__ != own_rule:
                 cast("Table", state.stateful_callbacks).pop(kind.__name__, None)
         names: dict[torch.Tensor, str] = {
             p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
@@ -127,16 +127,16 @@ def _by_square(decay: Any) -> bool:
 
 
 class StopCallback(TrainerCallback):
-    """Ends the run after the current step, with a checkpoint, once `wanted` is set."""
+    """Ends the run after the current step, with a checkpoint, once `requested` is set."""
 
-    wanted = False
+    requested = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Save and stop if any rank was asked to; all ranks stop after the same step."""
-        if any_rank(self.wanted):
-            self.wanted = True
+        if any_rank(self.requested):
+            self.requested = True
             control.should_save = control.should_training_stop = True
 
     @contextmanager
@@ -153,9 +153,9 @@ class StopCallback(TrainerCallback):
 
         def stop(number: int, frame: FrameType | None) -> None:
             interrupts.received(number)
-            if self.wanted and number == signal.SIGINT:
+            if self.requested and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.wanted = True
+            self.requested = True
 
         for number in numbers:
             signal.signal(number, stop)

@@ -77,13 +77,13 @@ def live_defect(model: nn.Module, optimizer: Optimizer) -> str | None:
     """
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
     states: Mapping[torch.Tensor, Mapping[str, Any]] = cast("Any", optimizer).state
-    named = {names[p]: state for p, state in states.items() if p in names}
-    return model_defect(model) or next(_state_defects(named), None)
+    states_by_name = {names[p]: state for p, state in states.items() if p in names}
+    return model_defect(model) or next(_state_defects(states_by_name), None)
 
 
 def _state_defects(state: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for name, own in state.items():
-        for key, value in own.items():
+    for name, values in state.items():
+        for key, value in values.items():
             if isinstance(value, torch.Tensor):
                 defect = _defect(f"{key} of {name}", value, signed=key not in (*_SECOND_MOMENTS, "step"))
                 yield from () if defect is None else (defect,)
@@ -116,12 +116,12 @@ def _defect(name: str, tensor: torch.Tensor, *, signed: bool = True) -> str | No
 
 def _counted(name: str, tensor: torch.Tensor) -> str:
     """Count the values that are not finite, and name the first of them."""
-    bad, first = 0, math.nan
+    n_bad, first = 0, math.nan
     for chunk in _chunks(tensor):
-        odd = chunk[~chunk.isfinite()]
-        first = float(odd[0]) if not bad and len(odd) else first
-        bad += len(odd)
-    return f"{name} has {bad} of {tensor.numel()} values that are not finite (the first is {first})"
+        bad_values = chunk[~chunk.isfinite()]
+        first = float(bad_values[0]) if not n_bad and len(bad_values) else first
+        n_bad += len(bad_values)
+    return f"{name} has {n_bad} of {tensor.numel()} values that are not finite (the first is {first})"
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -31,8 +31,8 @@ def sample_gradients(trainer: CrashSafeTrainer, data: Data) -> dict[str, torch.T
         examples = [data.held_out[i] for i in range(first, min(first + size, len(data.held_out)))]
         batch = trainer.data_collator(cast("Any", examples))
         model(**{name: value.to(model.device) for name, value in batch.items()}).loss.backward()
-    named = untied(live_parameters(model))
-    gradients = {name: p.grad.detach() for name, p in named.items() if p.grad is not None}
+    parameters = untied(live_parameters(model))
+    gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
     for parameter in model.parameters():
         parameter.grad = None
     model.train(was_training)

@@ -41,9 +41,10 @@ def read_optimizer(path: Path) -> tuple[list[ParamGroup], Mapping[object, Mappin
     groups, state = cast("list[Any]", groups), cast("Mapping[Any, Any]", state)
     if not all(isinstance(g, Mapping) and isinstance(cast("Any", g).get("params"), list) for g in groups):
         raise SourceError(f"{path} has parameter groups without parameters: name another checkpoint")
-    odd = next((key for key, own in state.items() if not isinstance(own, Mapping)), None)
-    if odd is not None:
-        raise SourceError(f"{path} has a {type(state[odd]).__name__} for the state of {odd!s:.40}: it is damaged")
+    bad_key = next((key for key, own in state.items() if not isinstance(own, Mapping)), None)
+    if bad_key is not None:
+        kind = type(state[bad_key]).__name__
+        raise SourceError(f"{path} has a {kind} for the state of {bad_key!s:.40}: it is damaged")
     check_plain(groups, str(path))
     return cast("list[ParamGroup]", groups), cast("Mapping[object, Mapping[str, object]]", state)
 

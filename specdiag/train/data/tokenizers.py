@@ -34,13 +34,13 @@ def find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
     return None if folder is None else _open(folder)
 
 
-def tokenizer_to_go_on(
-    named: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
+def resume_tokenizer(
+    requested: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
 ) -> PreTrainedTokenizerBase | None:
     """Open the tokenizer of a run that continues.
 
     Args:
-        named: requested tokenizer: folder, file, hub id or `bytes`; None for none.
+        requested: tokenizer that was requested: folder, file, hub id or `bytes`; None for none.
         folders: folders in which it is looked for otherwise.
         in_bytes: True if the run is known to have been trained on bytes.
         vocabulary: size of the model's vocabulary; None if it has none.
@@ -53,8 +53,8 @@ def tokenizer_to_go_on(
         UsageError: a tokenizer is needed and there is none.
         SourceError: it cannot be opened.
     """
-    if named is not None:
-        return open_tokenizer(named)
+    if requested is not None:
+        return open_tokenizer(requested)
     tokenizer = None if in_bytes else find_tokenizer(*folders)
     if tokenizer is None and in_text and not in_bytes and vocabulary not in _OF_BYTES:
         raise UsageError(

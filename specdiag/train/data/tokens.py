@@ -219,14 +219,14 @@ def _cached(
         return open_tokens(shared, dtype)
     if not _is_whole(path):
         unfinished = path.with_suffix(f".{os.getpid()}.part")  # another process may write the same
-        left = max_tokens
+        remaining = max_tokens
         try:
             with unfinished.open("wb") as file:
                 for tokens in _tokens(documents, tokenizer):
-                    chunk = np.asarray(tokens, dtype=dtype)[:left]
+                    chunk = np.asarray(tokens, dtype=dtype)[:remaining]
                     file.write(chunk.tobytes())
-                    left = None if left is None else left - len(chunk)
-                    if left == 0:
+                    remaining = None if remaining is None else remaining - len(chunk)
+                    if remaining == 0:
                         break
             digest = _digest(unfinished)
             unfinished.replace(path)

@@ -38,12 +38,12 @@ class Loaded:
     notes: list[str] = field(default_factory=list[str])
 
 
-def build(config: str | Path | None, beside: Path | None, dtype: torch.dtype, label: str) -> nn.Module:
+def build(config: str | Path | None, folder: Path | None, dtype: torch.dtype, label: str) -> nn.Module:
     """Build a causal language model with random weights.
 
     Args:
-        config: folder, config.json or hub id; None for the config.json of `beside`.
-        beside: folder of the checkpoint; None for none.
+        config: folder, config.json or hub id; None for the config.json of `folder`.
+        folder: folder of the checkpoint; None for none.
         dtype: dtype of the weights.
         label: name of the checkpoint, for messages.
 
@@ -51,8 +51,8 @@ def build(config: str | Path | None, beside: Path | None, dtype: torch.dtype, la
         UsageError: there is no configuration, or it is not of a causal language model.
         SourceError: transformers does not know the model.
     """
-    if config is None and beside is not None and (beside / "config.json").is_file():
-        config = beside
+    if config is None and folder is not None and (folder / "config.json").is_file():
+        config = folder
     if config is None:
         raise UsageError(
             f"{label} does not say which model it is: name it as config=, a folder with config.json, that file, or a "
@@ -100,14 +100,15 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
     prefix = _prefix(list(weights), parameters, label)
     within = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     notes = [f"Took the prefix '{prefix}' off the names in {label}."] if prefix else []
-    others = [name for name in weights if not name.startswith(prefix)]
-    if others:
-        notes.append(f"Left out of {label}: {others[0]}" + (f" and {len(others) - 1} more." if others[1:] else "."))
+    left_out = [name for name in weights if not name.startswith(prefix)]
+    if left_out:
+        more = f" and {len(left_out) - 1} more." if left_out[1:] else "."
+        notes.append(f"Left out of {label}: {left_out[0]}{more}")
     buffers = dict(model.named_buffers())
-    kept = {name: tensor for name, tensor in within.items() if name in parameters or name in buffers}
-    for name in within.keys() - kept.keys():
+    known = {name: tensor for name, tensor in within.items() if name in parameters or name in buffers}
+    for name in within.keys() - known.keys():
         _check_extra(name, within[name], buffers, label)
-    for name, tensor in kept.items():
+    for name, tensor in known.items():
         target = parameters.get(name, buffers.get(name))
         if target is not None and target.shape != tensor.shape:
             raise SourceError(
@@ -115,10 +116,10 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
                 "they are of different models"
             )
         own = first.get(cast("Any", target))
-        if own is not None and own != name and own in kept and not torch.equal(kept[own], tensor):
+        if own is not None and own != name and own in known and not torch.equal(known[own], tensor):
             raise SourceError(f"the configuration ties {name} to {own}, and {label} has two of them that differ")
-    cast("Any", model).load_state_dict(kept, strict=False)
-    order = dict.fromkeys(first[parameters[name]] for name in kept if name in parameters)
+    cast("Any", model).load_state_dict(known, strict=False)
+    order = dict.fromkeys(first[parameters[name]] for name in known if name in parameters)
     return Loaded(model, list(order), notes)
 
 
@@ -135,7 +136,7 @@ def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str
     complete: list[str] = []
     fewest_missing: list[str] | None = None
     for prefix in prefixes:
-        missing = [known[0] for known in aliases.values() if not any(prefix + alias in present for alias in known)]
+        missing = [same[0] for same in aliases.values() if not any(prefix + alias in present for alias in same)]
         if not missing:
             complete.append(prefix)
         if fewest_missing is None or len(missing) < len(fewest_missing):
@@ -144,7 +145,7 @@ def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str
         listed = ", ".join(f"'{prefix}'" for prefix in complete)
         raise UsageError(f"{label} holds the model under several prefixes ({listed}): save the one that was trained")
     if not complete:
-        lost = fewest_missing if fewest_missing is not None else [known[0] for known in aliases.values()]
+        lost = fewest_missing if fewest_missing is not None else [same[0] for same in aliases.values()]
         example = f"; it has names like {names[0]}" if names else ""
         raise SourceError(
             f"{label} lacks weights of its configuration, such as {lost[0]} ({len(lost)} of {len(aliases)}){example}"
@@ -157,7 +158,7 @@ def _check_extra(name: str, tensor: torch.Tensor, buffers: Mapping[str, torch.Te
     if name.endswith(_MASKS) and (tensor.ndim == 4 or tensor.numel() == 1):
         return
     if name.endswith(_FREQUENCIES):
-        frequencies = [buffer for known, buffer in buffers.items() if known.endswith(_FREQUENCIES)]
+        frequencies = [buffer for buffer_name, buffer in buffers.items() if buffer_name.endswith(_FREQUENCIES)]
         agrees = [h.shape == tensor.shape and torch.allclose(h.float(), tensor.float(), rtol=1e-2) for h in frequencies]
         if not frequencies or any(agrees):
             return

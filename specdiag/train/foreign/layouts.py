@@ -76,7 +76,7 @@ def assign(
     saved: SavedOptimizer,
     model: nn.Module,
     orders: Sequence[Mapping[str, Sequence[str]]],
-    wanted: str | None = None,
+    required: str | None = None,
 ) -> tuple[dict[int, str], str, str]:
     """Find the only layout that fits.
 
@@ -84,7 +84,7 @@ def assign(
         saved: the saved optimizer.
         model: model with the shapes of the program's parameters.
         orders: possible orders of the program's parameters, by suffix; the first mapping of which one fits is used.
-        wanted: name of the required layout; None to find it.
+        required: name of the required layout; None to find it.
 
     Returns:
         Parameter names by index, the name of the layout, and a sentence about it.
@@ -100,8 +100,8 @@ def assign(
     for order in orders:
         known = [layout for suffix, names in order.items() for layout in layouts(model, names, suffix)]
         tried += known
-        if wanted is not None:
-            known = [layout for layout in known if layout.name == wanted]
+        if required is not None:
+            known = [layout for layout in known if layout.name == required]
         fitting: dict[tuple[tuple[int, str], ...], list[str]] = {}
         for layout in known:
             if _fits(saved, layout, shapes):
@@ -117,7 +117,7 @@ def assign(
             also = f", which is also that of {' and '.join(names[1:])}" if len(names) > 1 else ""
             note = f"The moments in {saved.label} are in the order '{names[0]}'{also}: counts and shapes fit."
             return dict(pairs), names[0], note
-    raise _misfit(saved, tried, wanted)
+    raise _misfit(saved, tried, required)
 
 
 def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
@@ -148,18 +148,18 @@ def _fits(saved: SavedOptimizer, layout: Layout, shapes: Mapping[str, tuple[int,
     return all(saved.shape(index) in (None, shapes[name]) for index, name in pairs)
 
 
-def _misfit(saved: SavedOptimizer, tried: Sequence[Layout], wanted: str | None) -> SourceError | UsageError:
+def _misfit(saved: SavedOptimizer, tried: Sequence[Layout], required: str | None) -> SourceError | UsageError:
     names = list(dict.fromkeys(layout.name for layout in tried))
-    if wanted is not None and wanted not in names:
-        return UsageError(f"unknown optimizer_layout={wanted!r}; choose {', '.join(names)}")
+    if required is not None and required not in names:
+        return UsageError(f"unknown optimizer_layout={required!r}; choose {', '.join(names)}")
     known = {layout.name: _counts([len(group) for group in layout.groups]) for layout in reversed(tried)}
     have = _counts([len(group) for group in saved.indices])
-    listed = "; ".join(f"{name} {known[name]}" for name in names if wanted in (None, name))
+    listed = "; ".join(f"{name} {known[name]}" for name in names if required in (None, name))
     message = (
         f"the optimizer in {saved.label} has groups of {have} tensors, whose counts and shapes fit no known order of "
         f"this model ({listed}): it is another model's, or its script built the groups itself; go on there"
     )
-    return SourceError(message) if wanted is None else UsageError(message)
+    return SourceError(message) if required is None else UsageError(message)
 
 
 def _counts(sizes: Sequence[int]) -> str:

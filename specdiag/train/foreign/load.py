@@ -124,8 +124,8 @@ def saved_optimizer(content: object, label: str) -> SavedOptimizer:
         )
     keys = {str(key) for moments in state.values() for key in moments}
     if not keys >= _KEPT or any(group.get(key) for group in groups for key in _UNSUPPORTED):
-        odd = ", ".join(sorted(keys - _KEPT) or [key for key in _UNSUPPORTED if any(g.get(key) for g in groups)])
-        raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({odd}): {_SCRIPT}")
+        unexpected = ", ".join(sorted(keys - _KEPT) or [key for key in _UNSUPPORTED if any(g.get(key) for g in groups)])
+        raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({unexpected}): {_SCRIPT}")
     if keys > _KEPT:
         raise UsageError(f"{label} keeps {', '.join(sorted(keys - _KEPT))} beside Adam's moments: {_SCRIPT}")
     saved = SavedOptimizer(label, groups, state)

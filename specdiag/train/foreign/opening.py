@@ -36,11 +36,11 @@ def open_dictionary(path: Path) -> SavedDict:
     try:
         content = load_torch(path, str(path), cast("Any", (*INERT, *_NUMPY)))
     except ForeignPickleError as error:
-        wanted = _wanted(path)
-        if not wanted:
+        disallowed = _disallowed_names(path)
+        if not disallowed:
             raise
         raise SourceError(
-            f"'{path}' wants to make or run {', '.join(wanted)} when it is opened, which is not allowed: save the "
+            f"'{path}' wants to make or run {', '.join(disallowed)} when it is opened, which is not allowed: save the "
             "state_dict of model and optimizer in it, and numbers and text, not objects"
         ) from error
     if not isinstance(content, Mapping):
@@ -48,12 +48,13 @@ def open_dictionary(path: Path) -> SavedDict:
     return {str(name): value for name, value in cast("Mapping[Any, Any]", content).items()}
 
 
-def _wanted(path: Path) -> list[str]:
+def _disallowed_names(path: Path) -> list[str]:
     """List names in the pickle that are not allowed, without running it; empty for a file of the old format."""
-    known = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*INERT, *(k for k in _NUMPY if isinstance(k, type)))}
-    known |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
+    classes = (*INERT, *(kind for kind in _NUMPY if isinstance(kind, type)))
+    allowed = {f"{kind.__module__}.{kind.__qualname__}" for kind in classes}
+    allowed |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
     try:
         globals_found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, LookupError):
         return []
-    return sorted(set(globals_found) - known)
+    return sorted(set(globals_found) - allowed)

@@ -115,8 +115,8 @@ def _schedule(reported: ReportedSettings, content: SavedDict, saved: SavedOptimi
 
 def _counted(content: SavedDict, step: int, label: str) -> list[str]:
     counts = {name: content[name] for name in _STEPS if isinstance(content.get(name), int)}
-    odd = {name: count for name, count in counts.items() if count != step}
-    if not odd or step in counts.values():
+    differing = {name: count for name, count in counts.items() if count != step}
+    if not differing or step in counts.values():
         return []
-    name, count = next(iter(odd.items()))
+    name, count = next(iter(differing.items()))
     return [f"{label} has {name} {count} and an optimizer that did {step} steps: {step} counts."]

@@ -39,7 +39,7 @@ def begin(
     recipe: Recipe,
     out: Path,
     *,
-    given: Collection[str] = (),
+    from_options: Collection[str] = (),
     again: RunConfig | None = None,
     cache: Path | None = None,
     notes: Sequence[str] = (),
@@ -49,7 +49,7 @@ def begin(
     Args:
         recipe: recipe of the run.
         out: folder of the run.
-        given: names of settings that come from an option, not from the recipe.
+        from_options: names of settings that come from an option, not from the recipe.
         again: existing configuration of a run that was stopped before its first checkpoint; None for a new run.
         cache: folder for the tokens if several runs share them; None for the folder of the run.
         notes: sentences so far.
@@ -68,7 +68,7 @@ def begin(
     if not recipe.data and kind_of(recipe.task) != "glue":
         raise UsageError("the recipe names no data: give data=PATH, or org/name for a dataset on the hub")
     plan = _plan(recipe, run, again)
-    origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
+    origins = {name: "given" if name in from_options else "recipe" if name in recipe.settings else "default"
                for name in DEFAULT_ARGUMENTS | recipe.settings}  # fmt: skip
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])

@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.errors import UsageError
 from specdiag.train.data.hub import pin
-from specdiag.train.data.tokenizers import tokenizer_to_go_on
+from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import Data
 from specdiag.train.foreign.reading import read_foreign
 from specdiag.train.foreign.weights import read_weights
@@ -77,7 +77,7 @@ def import_run(request: Request) -> Run:
         block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
     recipe = apply_request(recipe, request)
-    tokenizer = tokenizer_to_go_on(
+    tokenizer = resume_tokenizer(
         request.tokenizer, (folder,), in_bytes=False, vocabulary=vocabulary_of(config), in_text=reads_text(recipe)
     )
     rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, notes)

@@ -90,7 +90,7 @@ def apply_request(recipe: Recipe, request: Request) -> Recipe:
 
 
 def companion_files(
-    run: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None, named: str | None = None
+    run: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None, requested: str | None = None
 ) -> Sequence[Path]:
     """Copy or save the files of the tokenizer into a run, and list them.
 
@@ -98,9 +98,9 @@ def companion_files(
         run: folder of the run.
         folders: folders in which the tokenizer's files are looked for; they are copied unchanged.
         tokenizer: tokenizer to save if no files are found; None for none.
-        named: tokenizer that the request named, which is saved anew; None for none.
+        requested: tokenizer that the request named, which is saved anew; None for none.
     """
-    if named is not None:
+    if requested is not None:
         return save_tokenizer(tokenizer, run)
     files = tokenizer_files(*folders)
     if files:

@@ -14,7 +14,7 @@ from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.checkpoints.inspect import gguf_in, read_state, refuse_adapter
 from specdiag.train.data.hub import pin
-from specdiag.train.data.tokenizers import tokenizer_to_go_on
+from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import BYTES, Data
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.runs.config import CONFIG, PLAN
@@ -90,7 +90,7 @@ def prepare(request: Request) -> Run:
     recipe = apply_request(recipe, request)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
-    tokenizer = tokenizer_to_go_on(
+    tokenizer = resume_tokenizer(
         request.tokenizer, folders, in_bytes=own is not None and own.fingerprint.tokens == BYTES,
         vocabulary=vocabulary_of(config), in_text=reads_text(recipe),
     )  # fmt: skip

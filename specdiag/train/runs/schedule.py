@@ -27,11 +27,11 @@ def extend_schedule(spans: Sequence[ScheduleSpan], step: int, steps_total: int) 
     Returns:
         Spans by their first step.
     """
-    kept = tuple(span for span in spans if span.step < step)
+    earlier = tuple(span for span in spans if span.step < step)
     return (
-        kept
-        if kept and kept[-1].steps_total == steps_total
-        else (*kept, ScheduleSpan(step=step, steps_total=steps_total))
+        earlier
+        if earlier and earlier[-1].steps_total == steps_total
+        else (*earlier, ScheduleSpan(step=step, steps_total=steps_total))
     )
 
 
@@ -42,8 +42,8 @@ def total_at(spans: Sequence[ScheduleSpan], step: int) -> int | None:
         spans: schedules of the run.
         step: optimizer steps done.
     """
-    kept = [span.steps_total for span in spans if span.step < max(step, 1)]
-    return kept[-1] if kept else None
+    earlier = [span.steps_total for span in spans if span.step < max(step, 1)]
+    return earlier[-1] if earlier else None
 
 
 def describe_schedule(spans: Sequence[ScheduleSpan]) -> str:

@@ -214,10 +214,10 @@ def _cell(members: Sequence[tuple[Ranked | None, float | None]]) -> Cell:
 
 def _method(values: Mapping[str, str]) -> str:
     """Return the name of a row: every varied value but base decay, task and seed."""
-    kept = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
-    if set(kept) == {"decay"}:
-        return kept["decay"]
-    return ", ".join(f"{name} {value}" for name, value in kept.items()) or "all"
+    varied = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
+    if set(varied) == {"decay"}:
+        return varied["decay"]
+    return ", ".join(f"{name} {value}" for name, value in varied.items()) or "all"
 
 
 def _column(point: Point) -> str:
@@ -261,11 +261,11 @@ def _recipe(recipe: Recipe, point: Point) -> Recipe:
         raise UsageError(f"sweep=: {error}") from error
 
 
-def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
+def _preparing(recipe: Recipe, folder: Path) -> Callable[[], Run]:
     existing = load_config(folder)
     if existing is None:
-        return lambda: begin(own, folder, cache=folder.parent)
-    if existing.recipe != msgspec.structs.replace(resolved(own), data=existing.recipe.data):
+        return lambda: begin(recipe, folder, cache=folder.parent)
+    if existing.recipe != msgspec.structs.replace(resolved(recipe), data=existing.recipe.data):
         raise UsageError(f"{folder} holds a run with other settings: name another out=, or move it away")
     return lambda: prepare(Request(source=folder))
 

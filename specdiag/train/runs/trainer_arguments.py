@@ -91,10 +91,10 @@ def _load_arguments(path: Path) -> Any:
     if not path.is_file():
         raise SourceError(f"{path} is missing: batch size, schedule and clipping of the run are known from there only")
     try:
-        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        class_names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, OSError, ValueError) as error:
         raise SourceError(f"{path} is damaged ({str(error).partition(chr(10))[0]}): copy it again") from error
-    allowed = {name: _harmless(name) for name in wanted}
+    allowed = {name: _harmless(name) for name in class_names}
     foreign = [name for name, kind in allowed.items() if kind is None]
     if foreign:
         raise SourceError(

@@ -20,19 +20,34 @@ Metric = Callable[[NDArray[Any], NDArray[Any]], float]
 
 
 def accuracy(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Return the fraction of predictions that are right."""
+    """Return the fraction of predictions that are right.
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     return float((predicted == true).mean())
 
 
 def f1(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Return F1 of class 1: 2 TP / (2 TP + FP + FN)."""
+    """Return F1 of class 1: 2 TP / (2 TP + FP + FN).
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     both = int(((predicted == 1) & (true == 1)).sum())
     either = int((predicted == 1).sum() + (true == 1).sum())
     return 2 * both / either if either else 0.0
 
 
 def matthews(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Return the correlation of two partitions: Matthews', or Gorodkin's (2004) for more than two classes."""
+    """Return the correlation of two partitions: Matthews', or Gorodkin's (2004) for more than two classes.
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     classes = int(max(predicted.max(), true.max())) + 1
     p, t = np.eye(classes)[predicted], np.eye(classes)[true]
     p, t = p - p.mean(axis=0), t - t.mean(axis=0)
@@ -41,13 +56,23 @@ def matthews(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
 
 
 def pearson(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Return the linear correlation."""
+    """Return the linear correlation.
+
+    Args:
+        predicted: predicted numbers, of shape [n].
+        true: true numbers, of shape [n].
+    """
     constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
     return 0.0 if constant else float(cast("Any", pearsonr(predicted, true)).statistic)
 
 
 def spearman(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Return the linear correlation of the ranks; equal values have the mean of their ranks."""
+    """Return the linear correlation of the ranks; equal values have the mean of their ranks.
+
+    Args:
+        predicted: predicted numbers, of shape [n].
+        true: true numbers, of shape [n].
+    """
     return pearson(rankdata(predicted), rankdata(true))
 
 

@@ -89,19 +89,19 @@ def read(paths: Sequence[str | Path], columns: Sequence[str] | None, usual: Sequ
     """
     if columns is not None and len(columns) not in (2, 3):
         raise UsageError(f"name one or two columns with text and then the label, not {', '.join(columns) or 'nothing'}")
-    wanted = usual if columns is None else [columns]
+    column_sets = usual if columns is None else [columns]
     sources = data_files(paths, tuple(READERS))
     hub = next((source for source in sources if isinstance(source, HubData)), None)
     if hub is None:
-        return _read_files([source for source in sources if isinstance(source, Path)], wanted)
+        return _read_files([source for source in sources if isinstance(source, Path)], column_sets)
     if len(sources) > 1:
         raise UsageError(
             f"there is no path {hub} here, and a dataset of the hub has its own held-out split: give it alone"
         )
-    return _read_hub(hub, wanted)
+    return _read_hub(hub, column_sets)
 
 
-def _read_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
+def _read_files(files: Sequence[Path], column_sets: Sequence[Sequence[str]]) -> Rows:
     files_by_split: dict[str, list[Path]] = {"train": [], "held out": [], "test": []}
     for path in files:
         words = re.split(r"[^a-z]+", path.stem.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
@@ -117,7 +117,7 @@ def _read_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
         for path in paths:
             kind, options = READERS[path.suffix]
             for number, row in enumerate(list(read_rows(path, kind, **options)), start=1):
-                columns = columns or _columns(row, wanted, str(path))
+                columns = columns or _columns(row, column_sets, str(path))
                 yield _row(row, columns, f"row {number} of {path}")
 
     train, held_out_rows = list(rows(files_by_split["train"])), list(rows(held_out))
@@ -131,7 +131,7 @@ def _read_files(files: Sequence[Path], wanted: Sequence[Sequence[str]]) -> Rows:
     return Rows(train, held_out_rows, sources, columns)
 
 
-def _read_hub(data: HubData, wanted: Sequence[Sequence[str]]) -> Rows:
+def _read_hub(data: HubData, column_sets: Sequence[Sequence[str]]) -> Rows:
     if data.split:
         raise UsageError(f"{data} names a split, and training takes that of its name: leave out /{data.split}")
     data = resolve(data)
@@ -141,7 +141,7 @@ def _read_hub(data: HubData, wanted: Sequence[Sequence[str]]) -> Rows:
     if "train" not in splits:
         raise SourceError(f"{data.name} has no split train, but {', '.join(splits)}")
     held_out = next((n for n in ("validation_matched", "validation", "dev", "test") if n in splits), None)
-    columns = _columns(dict.fromkeys(splits["train"].column_names), wanted, data.name)
+    columns = _columns(dict.fromkeys(splits["train"].column_names), column_sets, data.name)
     names: list[str] | None = getattr(splits["train"].features[columns[-1]], "names", None)
 
     def rows(split: str) -> Iterator[Row]:
@@ -157,12 +157,12 @@ def _read_hub(data: HubData, wanted: Sequence[Sequence[str]]) -> Rows:
     return Rows(train, held_out_rows, [data], columns, tuple(names) if names else None)
 
 
-def _columns(row: Mapping[str, Any], wanted: Sequence[Sequence[str]], label: str) -> tuple[str, ...]:
-    columns = next((names for names in wanted if all(name in row for name in names)), None)
+def _columns(row: Mapping[str, Any], column_sets: Sequence[Sequence[str]], label: str) -> tuple[str, ...]:
+    columns = next((names for names in column_sets if all(name in row for name in names)), None)
     if columns is None:
         raise SourceError(
-            f"{label} has columns {', '.join(row)} and not {' or '.join(', '.join(names) for names in wanted)}: name "
-            "the columns with text, then the label, with columns="
+            f"{label} has columns {', '.join(row)} and not {' or '.join(', '.join(names) for names in column_sets)}: "
+            "name the columns with text, then the label, with columns="
         )
     return tuple(columns)
 
