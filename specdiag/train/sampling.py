@@ -1,4 +1,4 @@
-"""Text that a language model writes after a prompt beginning."""
+"""Lets a language model continue a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerts of a run: NaN, a rank that collapsed, a norm that left its course."""
+"""Alerts of a run: NaN, an effective rank that collapsed, a norm that changes faster than before."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ LEAST = 0.05
 
 
 class Alert(Record, frozen=True, kw_only=True):
-    """Something at one step that should not be."""
+    """A problem at one step of a run."""
 
     step: int
     kind: Literal["nonfinite", "collapse", "norm"]
     module: str
     """Key of the matrix; empty for the loss."""
     value: float | None
+    """Number of values that are not finite, effective rank or norm; None if there is none."""
     message: str
 
 
@@ -37,6 +38,9 @@ def alerts(trajectory: Trajectory, step: int) -> list[Alert]:
     Args:
         trajectory: the run so far.
         step: one of its steps.
+
+    Returns:
+        Alerts for the loss, for NaN, for effective ranks and for norms, in this order.
     """
     before = [s.step for s in trajectory.steps if s.step < step]
     metrics = ("effective_rank", "frobenius_norm", "n_nonfinite")
@@ -53,7 +57,7 @@ def alerts(trajectory: Trajectory, step: int) -> list[Alert]:
 
 
 Courses = Mapping[str, Sequence[tuple[int, float]]]
-"""(step, value) by module, ascending."""
+"""Values by module, as (step, value) in the order of steps."""
 
 
 def _nonfinite_loss(trajectory: Trajectory, step: int) -> Iterator[Alert]:

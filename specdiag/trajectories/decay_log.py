@@ -1,4 +1,4 @@
-"""The decays that a training run logged: what the optimizer read, whenever it changed."""
+"""Reads the decays that a training run logged: the values that the optimizer read, whenever they changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the report of a step to lines of the log."""
+"""Turns the report of a step into entries of the log."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class Finished(Record, frozen=True, kw_only=True):
     fingerprint: str
     """Fingerprint of the checkpoint that was read."""
     report: str
-    """File name."""
+    """File name of the report."""
     digest: str
-    """SHA-256 of that file."""
+    """SHA-256 of the report's file."""
     specdiag: str
-    """Version that made it."""
+    """Version of specdiag that made the report."""
 
 
 class Ledger(Record, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""A trajectory read back: from the file of `Trajectory.save`, or from the folder that `trajectory` writes."""
+"""Loads a trajectory from the file of `Trajectory.save`, or from the folder that `trajectory` writes."""
 
 from __future__ import annotations
 

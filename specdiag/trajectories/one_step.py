@@ -1,4 +1,4 @@
-"""Analysis of a checkpoint in a process of its own, whose memory returns to the training run that is watched."""
+"""Analyses a checkpoint in another process, whose memory is free again for the training run when it ends."""
 
 from __future__ import annotations
 

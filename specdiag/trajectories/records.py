@@ -1,4 +1,4 @@
-"""The records of a trajectory: long rows, and what groups them."""
+"""Records of a trajectory: its steps, its matrices, and one row for each value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRACKED: tuple[str, ...] = (
     "alpha", "rho", "square_alpha", "square_rho", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
     "effective_rank",
 )  # fmt: skip
-"""Columns of a row that are followed over the steps."""
+"""Metrics of a matrix that are followed over the steps."""
 
 RUN_METRICS: tuple[str, ...] = ("loss", "eval_loss", "balance_sd", "balance_range")
 """Metrics of the whole network."""
@@ -58,7 +58,7 @@ class StepResult(Record, frozen=True, kw_only=True):
 
 
 class DroppedStep(Record, frozen=True, kw_only=True):
-    """A checkpoint that could not be analysed: being written, incomplete, damaged."""
+    """A checkpoint that could not be analysed, because it is being written, incomplete or damaged."""
 
     step: int
     location: str

@@ -1,4 +1,4 @@
-"""The decay rules by name, the options of each, and the callback of the Trainer that applies it."""
+"""Decay rules by name, their options, and the callbacks of the Trainer that apply them."""
 
 from __future__ import annotations
 

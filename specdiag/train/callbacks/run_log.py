@@ -35,7 +35,7 @@ class NoDecayCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Attach to the prepared optimizer."""
+        """Attach to the optimizer, which is prepared by now."""
         attach(cast("Optimizer", kwargs["optimizer"]), "ratio", "NoDecayCallback", lambda *_: 0.0, replace=True)
 
 

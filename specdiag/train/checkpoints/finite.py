@@ -1,4 +1,4 @@
-"""Checks that model and optimizer are finite: no run recovers from NaN or a negative second moment."""
+"""Checks that model and optimizer are finite, because no run recovers from NaN or a negative second moment."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHANGEABLE_ON_RESUME = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
-"""Settings that may change on resuming: the weights do not depend on them."""
+"""Settings that may change on resuming, because the weights do not depend on them."""
 
 
 def override_arguments(

@@ -172,7 +172,7 @@ def _from_weights(run: Run, rule: str, folder: Path) -> Run:
 
 
 def _is_same(rival: Recipe, recipe: Recipe, rule: str) -> bool:
-    """True if two recipes differ only in decay, length, and settings that change no number."""
+    """True if two recipes differ only in decay, length, and settings that do not affect results."""
     expected = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=rival.steps_total)
     return _without_changeable(rival) == _without_changeable(expected)
 

@@ -117,7 +117,7 @@ class Cell(Record, frozen=True, kw_only=True):
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds; None for one seed, NaN where a score is not finite."""
+        """Standard deviation over the seeds; None for one seed, NaN if a score is not finite."""
         if len(self.scores) < 2:
             return None
         return stdev(self.scores) if all(map(math.isfinite, self.scores)) else math.nan
