@@ -23,7 +23,7 @@ _NUMPY = (
     (_scalar, "numpy._core.multiarray.scalar"),
     (_scalar, "numpy.core.multiarray.scalar"),
 )
-"""Classes and functions in a pickle of a numpy number, such as a best loss, under new and old names. They run no code."""
+"""Classes and functions in a pickle of a numpy number, such as a best loss, by new and old name. They run no code."""
 
 
 def open_dictionary(path: Path) -> SavedDict:
