@@ -152,7 +152,7 @@ def _rank(sources: list[str], format: options.Format, out: Path | None) -> bool:
     from specdiag.files import write_atomically
     from specdiag.train.runs.leaderboard import rank
 
-    from .train_output import ranking, ranking_data
+    from .train_ranking_output import ranking, ranking_data
 
     rows, notes = rank([Path(source) for source in sources])
     if format is options.Format.table:

@@ -1,4 +1,4 @@
-"""`specdiag train`: a run goes on, or begins, with a weight decay for each module."""
+"""`specdiag train`: begins or continues a run with a weight decay for each module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of `specdiag train`: one, two to compare, or a grid."""
+"""Runs of `specdiag train`: one, two to compare, or a sweep."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from specdiag.system import interrupts
 
 from . import output
 from . import train_output as show
+from . import train_ranking_output as show_runs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +32,9 @@ class After:
     """Options for the steps of a run and for what follows them.
 
     Attributes:
-        sample: the beginning of a text that is continued.
-        all_rows: print the decay of every Parameter.
-        stop_on_nan: end the run where the loss is not finite.
+        sample: beginning of a text that the trained model continues; None for none.
+        all_rows: True to print the decay of every Parameter.
+        stop_on_nan: True to end the run when the loss is not finite.
     """
 
     sample: str | None
@@ -42,19 +43,24 @@ class After:
 
 
 def go_on(source: str | None, request: Request, *, compare: str | None, after: After) -> None:
-    """`--resume`.
+    """Continue a run (`--resume`).
 
     Args:
-        source: checkpoint, run or folder of runs; None for the newest run here.
+        source: checkpoint, run or folder of weights; None for the newest run in the working directory.
         request: options of the run; its source is replaced.
-        compare: rule of a second run.
-        after: what follows the steps.
+        compare: decay rule of a second run; None for no second run.
+        after: options for the steps and for what follows them.
+
+    Raises:
+        UsageError: an option is missing, or options contradict each other or the checkpoint.
+        SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
+        ComputationError: the loss is not finite, or a checkpoint could not be saved.
     """
     from specdiag.train.runs.resume import prepare
     from specdiag.train.runs.starting_point import newest_run
 
     _speak_on_one_rank()
-    _check_other(compare, request.decay)
+    _check_compare(compare, request.decay)
     if source is None:
         source = str(newest_run(Path()))
         output.talk(f"taking the newest run here, {source}", "dim")
@@ -62,8 +68,8 @@ def go_on(source: str | None, request: Request, *, compare: str | None, after: A
     if after.sample == "":
         raise UsageError("--sample needs a text to continue")
     run = prepare(dataclasses.replace(request, source=Path(source), continues_text=continues))
-    _check_other(compare, run.config.recipe.decay)
-    _with_another(run, compare, after)
+    _check_compare(compare, run.config.recipe.decay)
+    _train_and_compare(run, compare, after)
 
 
 def start(
@@ -75,7 +81,21 @@ def start(
     sweep: str | None,
     after: After,
 ) -> None:
-    """A run that begins with a recipe."""
+    """Begin a run or a sweep with a recipe.
+
+    Args:
+        source: name of a preset, or path of a .toml file.
+        changes: values that replace those of the recipe, by name.
+        out: folder of the run or of the sweep's runs; None for the recipe's name.
+        compare: decay rule of a second run; None for no second run.
+        sweep: grid of values, a run for each combination; None for one run.
+        after: options for the steps and for what follows them.
+
+    Raises:
+        UsageError: the recipe or an option is missing or wrong, or a folder is taken.
+        SourceError: data, weights, tokenizer or plan are missing or damaged.
+        ComputationError: the loss is not finite, or a checkpoint could not be saved.
+    """
     from specdiag.train.recipe import load_recipe, preset_names
     from specdiag.train.runs.begin import begin
     from specdiag.train.runs.changes import changed, settings_of
@@ -89,17 +109,17 @@ def start(
     recipe = changed(load_recipe(source), changes)
     if after.sample is not None:
         check_beginning(after.sample, recipe.task)
-    _check_other(compare, recipe.decay)
+    _check_compare(compare, recipe.decay)
     folder = out or Path(Path(source).stem)
     if sweep is not None:
         if compare is not None:
             raise UsageError("--sweep runs every decay that it names: leave --compare out")
         _sweep(recipe, sweep, folder, after)
         return
-    _with_another(begin(recipe, folder, given=settings_of(changes)), compare, after)
+    _train_and_compare(begin(recipe, folder, from_options=settings_of(changes)), compare, after)
 
 
-def _with_another(run: Run, rule: str | None, after: After) -> None:
+def _train_and_compare(run: Run, rule: str | None, after: After) -> None:
     from specdiag.train.runs.leaderboard import is_finished, rank
     from specdiag.train.runs.rival import prepare_rival, reserve_rival
 
@@ -113,11 +133,11 @@ def _with_another(run: Run, rule: str | None, after: After) -> None:
         output.talk(f"{folder} is finished and taken as it is", "dim")
     else:
         _train(prepare_rival(run, rule, folder), after, alone=False)
-    show.ranking(*rank([folder, run.folder]))
+    show_runs.ranking(*rank([folder, run.folder]))
 
 
 def _train(run: Run, after: After, *, alone: bool) -> Result:
-    """Train and say what came of it. A run that diverged is an error where it is alone, else a row of a table."""
+    """Train and print the result. A run that diverged is an error if it is alone, else a row of a table."""
     show.ready(run)
     with show.progress(run) as on_log:
         result = run.train(
@@ -162,20 +182,21 @@ def _sweep(recipe: Recipe, grid: str, out: Path, after: After) -> None:
     rows = rank(ended)[0] if ended else []
     ranked = {row.run: row for row in rows}
     balances = {folder: balance_of(folder) for folder in ended}
-    show.grid(tabulate([(point, ranked.get(folder.name), balances.get(folder)) for point, (folder, _) in runs.items()]))
-    show.locked(locked)
-    show.diverged(rows)
+    results = [(point, ranked.get(folder.name), balances.get(folder)) for point, (folder, _) in runs.items()]
+    show_runs.grid(tabulate(results))
+    show_runs.locked(locked)
+    show_runs.diverged(rows)
 
 
-def _check_other(rule: str | None, own: str | None) -> None:
-    """Before hours of training, not after them."""
+def _check_compare(rule: str | None, own_rule: str | None) -> None:
+    """Check the rule of --compare before hours of training, not after them."""
     from specdiag.train.callbacks.registry import OPTIONS
 
     if rule is None:
         return
     if rule not in OPTIONS:
         raise UsageError(f"unknown --compare '{rule}'; choose {', '.join(OPTIONS)}")
-    if rule == own:
+    if rule == own_rule:
         raise UsageError(f"the run itself has decay '{rule}': --compare names another")
 
 

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe names, from the one registry."""
+"""Makes the optimizer that a recipe names."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ _FROM_SETTINGS = {
     "lr": "learning_rate", "weight_decay": "weight_decay", "beta1": "adam_beta1", "beta2": "adam_beta2",
     "eps": "adam_epsilon",
 }  # fmt: skip
-"""Options of the registry that the Trainer's arguments hold too; what a recipe does not set is the method's default."""
+"""Options of optimizers, and the arguments of the Trainer that set them."""
 
 
 def optimizer_maker(recipe: Recipe) -> Callable[[nn.Module], Optimizer] | None:
-    """Makes the optimizer of a recipe for a model; None where the Trainer makes its own."""
+    """Return a function that makes the optimizer of a recipe for a model.
+
+    Args:
+        recipe: recipe with the optimizer's name, its options and the settings.
+
+    Returns:
+        None if the recipe leaves the optimizer to the Trainer.
+    """
     if not recipe.optimizer:
         return None
 
     def make(model: nn.Module) -> Optimizer:
-        known = METHODS[recipe.optimizer].defaults if recipe.optimizer in METHODS else ()
-        held: dict[str, Any] = {
+        options = METHODS[recipe.optimizer].defaults if recipe.optimizer in METHODS else ()
+        from_settings: dict[str, Any] = {
             ours: recipe.settings[theirs]
             for ours, theirs in _FROM_SETTINGS.items()
-            if ours in known and theirs in recipe.settings
+            if ours in options and theirs in recipe.settings
         }
-        made = optimizers(recipe.optimizer, model, **{**held, **recipe.optimizer_options})
-        return made[0] if len(made) == 1 else Combined(made)
+        parts = optimizers(recipe.optimizer, model, **{**from_settings, **recipe.optimizer_options})
+        return parts[0] if len(parts) == 1 else Combined(parts)
 
     return make

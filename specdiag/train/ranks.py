@@ -13,21 +13,27 @@ from specdiag.system.folder_lock import FolderLock
 
 
 def count_ranks() -> int:
-    """How many processes train together; joins them where they have not met yet."""
+    """Return the number of processes that train together. Joins them if they are not joined yet."""
     return _state().num_processes
 
 
 def lock_run(run: Path) -> FolderLock | None:
-    """The lock of a run's folder, which the first of the processes takes for all; None on the others.
+    """Lock a run's folder in the first process, for all processes.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        The lock; None on all processes but the first.
 
     Raises:
-        UsageError: another process writes there.
+        UsageError: another program writes to the folder.
     """
     return FolderLock(run) if _state().is_main_process else None
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has called this."""
     _state().wait_for_everyone()
 
 
@@ -37,15 +43,15 @@ def one_rank_first() -> AbstractContextManager[None]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Return True if the flag is set in any process. Collective."""
+    """Return True if `flag` is True in any process. Every process must call this."""
     state = _state()
     if state.num_processes == 1:
         return flag
-    found = torch.tensor(int(flag), device=state.device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found.item())
+    largest = torch.tensor(int(flag), device=state.device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return bool(largest.item())
 
 
 def _state() -> PartialState:
-    """accelerate makes one for the process; without an accelerator it has to be told so, or ranks do not meet."""
+    """Return accelerate's state of this process. It needs `cpu=True` without an accelerator, or ranks do not meet."""
     return PartialState(cpu=not torch.accelerator.is_available())

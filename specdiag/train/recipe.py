@@ -1,4 +1,4 @@
-"""Whole recipes: model, data, optimizer, decay and length of a run, as a TOML file; those of papers come along."""
+"""Recipes: model, data, optimizer, decay and length of a run in a TOML file. Presets follow papers."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ _NOT_SETTINGS = {
     "logging_strategy": "logging_steps",
     "resume_from_checkpoint": "resume=",
 }
-"""Arguments of the Trainer that are said elsewhere."""
+"""Arguments of the Trainer that are set in another way, which the value names."""
 _UNSUPPORTED_SETTINGS = (
     "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_train", "do_eval", "do_predict", "disable_tqdm",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "push_to_hub",
 )  # fmt: skip
-"""Arguments of the Trainer without effect: a run is judged before and after, saves here, and shows its own progress."""
+"""Arguments of the Trainer that have no effect on a run, which has its own evaluation, saving and progress."""
 _MAY_BE_INFINITE = ("max_grad_norm",)
 _BEYOND = 1 << 63
+"""First integer that is too large."""
 _MOST_LR = 1e32
-"""Times the largest decay it is still a float32: a run that diverges reports it."""
+"""Largest lr. Its product with the largest decay fits float32, so that a run that diverges can report it."""
 _SEEDS = (0, 2**32 - 1)
-"""numpy takes seeds of 32 bits."""
+"""Smallest and largest seed; numpy takes 32 bits."""
 _BOUNDS: dict[str, tuple[float, float]] = {
     "per_device_train_batch_size": (1, math.inf), "per_device_eval_batch_size": (1, math.inf),
     "gradient_accumulation_steps": (1, math.inf), "dataloader_num_workers": (0, math.inf),
@@ -54,30 +55,32 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class Recipe(Record, frozen=True, kw_only=True):
-    """Content of the file. `settings` holds learning rate, decay, betas and batch also for our own optimizers."""
+    """Content of a recipe's file. `settings` has learning rate, decay, betas and batch size for every optimizer."""
 
     title: str
+    """Title for messages."""
     source: str
-    """The paper, post or code that it follows."""
+    """Paper, post or code that it follows."""
     notes: tuple[str, ...] = ()
-    """Origins of the values: which are the source's, which are reconstructed, which differ."""
+    """Sentences on the values: which are from the source, reconstructed, or different."""
     task: str
     """`causal-lm`, `masked-lm`, `glue/NAME`, `classification`, `images`."""
     data: tuple[str, ...] = ()
-    """Paths, or datasets of the hub as `name` or `name:config`; empty: to be named when it is run."""
+    """Paths, or datasets of the hub as `name` or `name:config`; empty if they must be named for each run."""
     tokenizer: str = ""
-    """Hub id or folder, or `bytes`; empty: that of `start`."""
+    """Hub id, folder, or `bytes`; empty for the tokenizer of `start`."""
     block_size: int = 0
-    """Tokens of a block, or at most of an example; 0 where there are no tokens."""
+    """Tokens of a block, or largest number of tokens of an example; 0 if there are no tokens."""
     steps_total: int
+    """Optimizer steps of the run."""
     max_tokens: int = 0
-    """So many are taken from the data; 0 for all."""
+    """Number of tokens to take from the data; 0 for all."""
     decay: str = "uniform"
     """`uniform`, `none`, `alphadecay`, `awd`, `adadecay`, `module-adadecay`, `plan:FILE`."""
     optimizer: str = "adamw"
-    """A name of `specdiag.optim.METHODS`; empty, in a run that goes on, for the Trainer's own."""
+    """A name of `specdiag.optim.METHODS`; empty, only in a run that continues, for the Trainer's own."""
     start: str = ""
-    """Hub id or folder of the weights; empty: new ones, from `model`."""
+    """Hub id or folder of the weights; empty for new weights, made from `model`."""
     norms_every: int = 50
     """Steps between two logs of weight norms, for checks of a simulation and plots of norms; 0 for none."""
     columns: tuple[str, ...] = ()
@@ -85,11 +88,11 @@ class Recipe(Record, frozen=True, kw_only=True):
     augment: str = "crop"
     """Changes of training images: `none`, `crop`, `randaugment`, `mixup`."""
     model: Table = msgspec.field(default_factory=Table)
-    """Content of config.json; beside `start`, what differs from it."""
+    """Content of config.json; with `start`, only the values that differ from its config.json."""
     alphadecay: Table = msgspec.field(default_factory=Table)
-    """Options of the decay rule, whichever it is: see `registry.OPTIONS`."""
+    """Options of the decay rule, of whichever `decay` names: see `callbacks.registry.OPTIONS`."""
     optimizer_options: Table = msgspec.field(default_factory=Table)
-    """Options of `specdiag.optim.optimizers` that are no settings."""
+    """Options of the optimizer that are not in `settings`."""
     settings: Table
     """Arguments of the Trainer."""
 
@@ -98,15 +101,18 @@ _convert = converter(Recipe)
 
 
 def preset_names() -> list[str]:
-    """Names of the recipes that come along."""
+    """List the names of the included recipes."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe that comes along, by its name, or a .toml file.
+    """Load a preset or a recipe's file.
+
+    Args:
+        name_or_path: name of a preset, or path of a .toml file.
 
     Raises:
-        UsageError: there is no such preset, or the file says what no recipe can say.
+        UsageError: there is no such preset, or the file has a value that no recipe can have.
         SourceError: the file cannot be read.
 
     Example:
@@ -130,10 +136,13 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def validated(content: Mapping[str, object]) -> Recipe:
-    """A recipe of the content of its file.
+    """Make a recipe of the content of its file, and check it.
+
+    Args:
+        content: values by the names of fields, as in TOML.
 
     Raises:
-        UsageError: it says what no recipe can say, or leaves out what every one must.
+        UsageError: a field or value is unknown or impossible, or a required field is missing.
     """
     _check_names(content, "field", Recipe.__struct_fields__)
     try:
@@ -168,7 +177,15 @@ def _check(recipe: Recipe) -> None:
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
-    """Raise UsageError for what is no argument of the Trainer, or not of its type, or no finite number."""
+    """Check arguments of the Trainer.
+
+    Args:
+        settings: values by the Trainer's names.
+
+    Raises:
+        UsageError: a name is unknown or not allowed, or a value has a wrong type, is not finite or is out of bounds.
+        MissingExtraError: transformers is not installed.
+    """
     try:
         from transformers import TrainingArguments
     except ImportError as error:
@@ -176,21 +193,21 @@ def check_settings(settings: Mapping[str, object]) -> None:
     elsewhere = next((name for name in settings if name in _NOT_SETTINGS), None)
     if elsewhere is not None:
         raise UsageError(f"'{elsewhere}' is no setting here: {_NOT_SETTINGS[elsewhere]} says it")
-    idle = next((name for name in settings if name in _UNSUPPORTED_SETTINGS), None)
-    if idle is not None:
+    unused = next((name for name in settings if name in _UNSUPPORTED_SETTINGS), None)
+    if unused is not None:
         raise UsageError(
-            f"'{idle}' is no setting here: a run is evaluated before the first step and after the last, saves every "
+            f"'{unused}' is no setting here: a run is evaluated before the first step and after the last, saves every "
             "save_steps in its own folder, and shows its own progress"
         )
     types: Table = {field.name: field.type for field in fields(TrainingArguments)}
     _check_names(settings, "argument of the Trainer", types)
     for name, value in settings.items():
-        wanted = types[name]
-        if wanted not in (bool, int, float, str):
+        expected = types[name]
+        if expected not in (bool, int, float, str):
             continue
-        right = (int, float) if wanted is float else wanted
-        if not isinstance(value, right) or (isinstance(value, bool) and wanted is not bool):
-            raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {wanted.__name__}")
+        accepted = (int, float) if expected is float else expected
+        if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+            raise UsageError(f"'{name}' is {value!r:.80}, and it must be of type {expected.__name__}")
         _check_number(name, value)
     for name, value in settings.items():
         if isinstance(value, int | float):
@@ -230,10 +247,10 @@ def _unknown(name: str, kind: str, known: Iterable[str], also: str = "") -> str:
 
 
 def _sentence(error: str) -> str:
-    """msgspec says "Expected `int`, got `str` - at `$.steps_total`", and names what is missing."""
+    """Rewrite a message of msgspec such as "Expected `int`, got `str` - at `$.steps_total`"."""
     missing = re.search(r"missing required field `(\w+)`", error)
     if missing:
         return f"'{missing[1]}' is missing"
-    found = re.fullmatch(r"(?P<what>.+?)(?: - at `\$\.?(?P<where>.*)`)?", error)
-    what, where = (found["what"], found["where"]) if found else (error, None)
-    return f"'{where}': {what[0].lower()}{what[1:].replace('`', '')}" if where else what
+    match = re.fullmatch(r"(?P<what>.+?)(?: - at `\$\.?(?P<where>.*)`)?", error)
+    problem, field = (match["what"], match["where"]) if match else (error, None)
+    return f"'{field}': {problem[0].lower()}{problem[1:].replace('`', '')}" if field else problem

@@ -1,4 +1,4 @@
-"""Text that a language model writes after a prompt beginning."""
+"""Lets a language model continue a text."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ _TEMPERATURE = 0.8
 
 
 def check_beginning(text: str, task: str) -> None:
-    """Raise UsageError for an empty text, or a task whose models do not continue texts."""
+    """Check that a text can be continued.
+
+    Args:
+        text: beginning of the text.
+        task: task of the model, as in a recipe.
+
+    Raises:
+        UsageError: the text is empty, or models of the task do not continue texts.
+    """
     if not text:
         raise UsageError("sample= needs a text to continue")
     check_task(task)
 
 
 def check_task(task: str) -> None:
-    """Raise UsageError for a task whose models do not continue texts."""
+    """Raise UsageError if models of a task do not continue texts."""
     if task != "causal-lm":
         raise UsageError(f"a model of the task {task} does not continue texts: leave out sample=")
 
@@ -31,18 +39,21 @@ def check_task(task: str) -> None:
 def sample(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, text: str, *, tokens: int = 100, seed: int = 0
 ) -> str:
-    """Continue a text, with temperature 0.8.
+    """Continue a text with a language model, at temperature 0.8.
 
     Args:
         model: a causal language model of transformers.
-        tokenizer: None where bytes are tokens.
-        text: the beginning.
-        tokens: how many to add at most.
-        seed: of the draws.
+        tokenizer: tokenizer of the model; None if bytes are tokens.
+        text: beginning of the text.
+        tokens: largest number of tokens to add.
+        seed: seed of the random draws.
+
+    Returns:
+        The text with its continuation.
 
     Raises:
         UsageError: the text is empty.
-        ComputationError: the model gives no probabilities.
+        ComputationError: the model's scores are not finite.
     """
     ids = list(text.encode()) if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -66,10 +77,10 @@ def sample(
             pad_token_id=0,
         )
     model.train(was_training)
-    new = cast("list[int]", out[0, len(ids) :].tolist())
-    return text + (_text(new) if tokenizer is None else cast("str", tokenizer.decode(new)))
+    added = cast("list[int]", out[0, len(ids) :].tolist())
+    return text + (_text(added) if tokenizer is None else cast("str", tokenizer.decode(added)))
 
 
 def _text(tokens: list[int]) -> str:
-    """Bytes as text; a vocabulary may have room for more than they are."""
+    """Decode bytes; tokens from 256 on, which a vocabulary may have, are left out."""
     return bytes(token for token in tokens if token < 256).decode(errors="replace")

@@ -1,1 +1,1 @@
-"""A run over its steps: which checkpoints there are, their spectra one after the other, and what moved."""
+"""A run over its steps: its checkpoints, their spectra, and what changed between them."""

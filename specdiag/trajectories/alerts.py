@@ -1,4 +1,4 @@
-"""Alerts of a run: NaN, a rank that collapsed, a norm that left its course."""
+"""Alerts of a run: NaN, an effective rank that collapsed, a norm that changes faster than before."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from specdiag.records import Record
 from specdiag.trajectories.records import Trajectory
 
 COLLAPSE = 0.5
-"""Share of the effective rank at the checkpoint before, below which there is an alert."""
+"""Fraction of the previous checkpoint's effective rank below which a matrix has collapsed."""
 
 FASTER = 3.0
-"""A norm that moves this many times faster than ever before, and by more than `LEAST`, is an alert."""
+"""A norm that changes this many times faster than ever before, and by more than `LEAST`, raises an alert."""
 
 LEAST = 0.05
-"""Relative change of a norm."""
+"""Smallest relative change of a norm that raises an alert."""
 
 
 class Alert(Record, frozen=True, kw_only=True):
-    """Something at one step that should not be."""
+    """A problem at one step of a run."""
 
     step: int
     kind: Literal["nonfinite", "collapse", "norm"]
     module: str
     """Key of the matrix; empty for the loss."""
     value: float | None
+    """Number of values that are not finite, effective rank or norm; None if there is none."""
     message: str
 
 
@@ -37,6 +38,9 @@ def alerts(trajectory: Trajectory, step: int) -> list[Alert]:
     Args:
         trajectory: the run so far.
         step: one of its steps.
+
+    Returns:
+        Alerts for the loss, for NaN, for effective ranks and for norms, in this order.
     """
     before = [s.step for s in trajectory.steps if s.step < step]
     metrics = ("effective_rank", "frobenius_norm", "n_nonfinite")
@@ -45,25 +49,25 @@ def alerts(trajectory: Trajectory, step: int) -> list[Alert]:
         if row.metric in courses and row.step <= step and row.value is not None:
             courses[row.metric].setdefault(row.module, []).append((row.step, row.value))
     return [
-        *_of_the_loss(trajectory, step),
-        *_nonfinite(courses["n_nonfinite"], step),
-        *_collapsed(courses["effective_rank"], courses["n_nonfinite"], step, before),
-        *_off_course(courses["frobenius_norm"], step),
+        *_nonfinite_loss(trajectory, step),
+        *_nonfinite_values(courses["n_nonfinite"], step),
+        *_collapsed_ranks(courses["effective_rank"], courses["n_nonfinite"], step, before),
+        *_fast_norms(courses["frobenius_norm"], step),
     ]
 
 
 Courses = Mapping[str, Sequence[tuple[int, float]]]
-"""(step, value) by module, ascending."""
+"""Values by module, as (step, value) in the order of steps."""
 
 
-def _of_the_loss(trajectory: Trajectory, step: int) -> Iterator[Alert]:
+def _nonfinite_loss(trajectory: Trajectory, step: int) -> Iterator[Alert]:
     for result in trajectory.steps:
         if result.step == step and result.loss is None and result.loss_step is not None:
             message = f"the training loss logged at step {result.loss_step} is not finite"
             yield Alert(step=step, kind="nonfinite", module="", value=None, message=message)
 
 
-def _nonfinite(counts: Courses, step: int) -> Iterator[Alert]:
+def _nonfinite_values(counts: Courses, step: int) -> Iterator[Alert]:
     for module, course in counts.items():
         if course[-1][0] == step:
             n = course[-1][1]
@@ -71,9 +75,9 @@ def _nonfinite(counts: Courses, step: int) -> Iterator[Alert]:
             yield Alert(step=step, kind="nonfinite", module=module, value=n, message=message)
 
 
-def _collapsed(ranks: Courses, nonfinite: Courses, step: int, before: Sequence[int]) -> Iterator[Alert]:
+def _collapsed_ranks(ranks: Courses, nonfinite: Courses, step: int, before: Sequence[int]) -> Iterator[Alert]:
     for module, course in ranks.items():
-        if course[-1][0] != step:  # no spectrum: NaN, which is said already, or every value is zero
+        if course[-1][0] != step:  # no spectrum: NaN has its own alert, else all values are zero
             if before and course[-1][0] == before[-1] and module not in nonfinite:
                 message = f"{module} had effective rank {course[-1][1]:.1f} and has no spectrum now: is it zero?"
                 yield Alert(step=step, kind="collapse", module=module, value=None, message=message)
@@ -83,8 +87,8 @@ def _collapsed(ranks: Courses, nonfinite: Courses, step: int, before: Sequence[i
             yield Alert(step=step, kind="collapse", module=module, value=now, message=message)
 
 
-def _off_course(norms: Courses, step: int) -> Iterator[Alert]:
-    """A relative change per step beyond `FASTER` times the fastest before; a course takes three checkpoints."""
+def _fast_norms(norms: Courses, step: int) -> Iterator[Alert]:
+    """Yield the norms that change faster per step than `FASTER` times their fastest; it takes four checkpoints."""
     for module, course in norms.items():
         if course[-1][0] != step or len(course) < 4 or min(value for _, value in course) <= 0:
             continue

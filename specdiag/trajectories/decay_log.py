@@ -1,4 +1,4 @@
-"""The decays that a training run logged: what the optimizer read, whenever it changed."""
+"""Reads the decays that a training run logged: the values that the optimizer read, whenever they changed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class DecayLog:
     """The decays of a run over its steps.
 
     Attributes:
-        run: the folder's name.
-        series: by (family, role), of each Parameter in it the steps at which its decay changed, and to what.
-        last: the last step that was logged.
-        checkpoint: whose names and shapes gave the roles.
+        run: name of the run's folder.
+        series: for each (family, role) one series per Parameter: (step, decay) at every change.
+        last: last logged step.
+        checkpoint: name of the checkpoint whose names and shapes gave the roles.
     """
 
     run: str
@@ -37,10 +37,10 @@ class DecayLog:
 
 
 def has_decay_log(source: str | os.PathLike[str]) -> bool:
-    """Tell whether this is the folder of a run that logged its decays.
+    """Tell whether `source` is the folder of a run that logged its decays.
 
     Raises:
-        SourceError: its log cannot be read.
+        SourceError: the log cannot be read.
     """
     path = Path(source) / LOG_NAME
     if not is_regular(path):
@@ -54,22 +54,25 @@ def has_decay_log(source: str | os.PathLike[str]) -> bool:
 def load_decay_log(run: str | os.PathLike[str]) -> DecayLog:
     """Read the decays of a run of `specdiag train`. The roles come from the names in its newest checkpoint.
 
+    Args:
+        run: folder of the run, with its log and checkpoints.
+
     Raises:
         SourceError: there is no checkpoint, or none of its matrices was logged.
     """
     folder = Path(run)
     newest = find_steps(folder)[-1]
-    places: dict[str, tuple[Family, Role]] = {
+    roles: dict[str, tuple[Family, Role]] = {
         m.name: (m.module.family, m.module.role) for m in open_checkpoint(newest.location).matrices
     }
     entries = latest(read_log(folder / LOG_NAME))
     by_name: dict[str, Series] = defaultdict(list)
     for entry in entries:
-        if entry.metric == _DECAY and entry.value is not None and entry.module in places:
+        if entry.metric == _DECAY and entry.value is not None and entry.module in roles:
             by_name[entry.module].append((entry.step, entry.value))
     if not by_name:
         raise SourceError(f"{folder / LOG_NAME} has no decay of a matrix in {newest}: was it another model's?")
     series: dict[tuple[Family, Role], list[Series]] = defaultdict(list)
     for name, changes in by_name.items():
-        series[places[name]].append(changes)
+        series[roles[name]].append(changes)
     return DecayLog(folder.name, dict(series), max(entry.step for entry in entries), Path(newest.location).name)

@@ -1,4 +1,4 @@
-"""From the report of a step to lines of the log."""
+"""Turns the report of a step into entries of the log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def step_result(step: int, report: SpectralReport, file: str, losses: Losses, *,
     """Summarise a step.
 
     Args:
-        step: its number.
-        report: what was found.
+        step: number of the step.
+        report: report of its checkpoint.
         file: name of the saved report.
-        losses: logged at or before the step.
-        resumed: whether the report was there already.
+        losses: last losses at or before the step.
+        resumed: True if the report had been saved before.
     """
     return StepResult(
         step=step,
@@ -37,19 +37,27 @@ def step_result(step: int, report: SpectralReport, file: str, losses: Losses, *,
 
 
 def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
-    """The whole network first, then every matrix in stored order; values that do not exist have no line."""
-    of_run = {
+    """List the log entries of a step.
+
+    Args:
+        result: summary of the step, with the metrics of the whole network.
+        report: report of the step's checkpoint.
+
+    Returns:
+        Entries of the whole network, then those of each matrix in stored order. A missing value has no entry.
+    """
+    run_metrics = {
         "loss": result.loss,
         "eval_loss": result.eval_loss,
         "balance_sd": result.balance_sd,
         "balance_range": result.balance_range,
     }
-    run_entries = [entry(result.step, RUN, metric, value) for metric, value in of_run.items() if value is not None]
-    return [*run_entries, *(e for record in report for e in _of(result.step, record))]
+    run_entries = [entry(result.step, RUN, metric, value) for metric, value in run_metrics.items() if value is not None]
+    return [*run_entries, *(e for record in report for e in _matrix_entries(result.step, record))]
 
 
 def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
-    """Describe a matrix, to group its lines."""
+    """Copy the fields that group the log entries of a matrix."""
     return TrackedModule(
         key=record.key,
         role=record.role,
@@ -61,7 +69,7 @@ def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
     )
 
 
-def _of(step: int, record: ModuleRecord) -> Iterator[LogEntry]:
+def _matrix_entries(step: int, record: ModuleRecord) -> Iterator[LogEntry]:
     for metric in TRACKED:
         value: float | None = getattr(record, metric)
         if value is not None:

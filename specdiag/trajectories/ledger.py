@@ -1,4 +1,4 @@
-"""The ledger of a trajectory: a file in the output folder with the finished steps, to go on after an interruption."""
+"""The ledger of a trajectory: a file in the output folder that lists the finished steps, to continue from them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Finished(Record, frozen=True, kw_only=True):
     fingerprint: str
     """Fingerprint of the checkpoint that was read."""
     report: str
-    """File name."""
+    """File name of the report."""
     digest: str
-    """SHA-256 of that file."""
+    """SHA-256 of the report's file."""
     specdiag: str
-    """Version that made it."""
+    """Version of specdiag that made the report."""
 
 
 class Ledger(Record, frozen=True, kw_only=True):
@@ -43,9 +43,9 @@ class Ledger(Record, frozen=True, kw_only=True):
 
     schema: int = LEDGER.schema
     run: str
-    """A path relative to the folder, so that both can move together, or `hf://org/name`."""
+    """Path of the run relative to the output folder, so that both can be moved together, or `hf://org/name`."""
     options: dict[str, str]
-    """Arguments that differ from the defaults of `analyze`; equal for all steps."""
+    """Arguments of `analyze` that were set, the same for all steps."""
     steps: dict[str, Finished] = msgspec.field(default_factory=dict[str, Finished])
 
 
@@ -53,16 +53,16 @@ _decode = json_decoder(Ledger)
 
 
 def open_ledger(out: Path, run: str, options: Mapping[str, object], *, on_hub: bool) -> Ledger:
-    """The ledger of an output folder, a new one where there is none.
+    """Open the ledger of an output folder, or begin a new one.
 
     Args:
-        out: the folder.
-        run: as it was given.
-        options: what differs from the defaults of `analyze`.
-        on_hub: whether the run is a repository.
+        out: output folder.
+        run: path, glob or repository of the run.
+        options: arguments of `analyze` that were set.
+        on_hub: True if the run is a repository of the hub.
 
     Raises:
-        UsageError: the folder holds another run, or one that was analysed otherwise.
+        UsageError: the folder belongs to another run or to other options.
         SourceError: the file is damaged.
     """
     path = out / LEDGER_NAME
@@ -80,7 +80,11 @@ def open_ledger(out: Path, run: str, options: Mapping[str, object], *, on_hub: b
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Raises SourceError if the file is damaged, or names steps or reports that no trajectory writes."""
+    """Read and check the file of a ledger.
+
+    Raises:
+        SourceError: the file is damaged, or names steps or reports that no trajectory writes.
+    """
     ledger = read_record(path, _decode, LEDGER)
     for step, finished in ledger.steps.items():
         if not _STEP.fullmatch(step) or finished.report != report_name(int(step)):
@@ -89,20 +93,38 @@ def read_ledger(path: Path) -> Ledger:
 
 
 def run_of(out: Path, ledger: Ledger) -> str:
-    """Name the run: a repository, or an absolute path."""
+    """Name the run of a ledger: a repository, or an absolute path.
+
+    Args:
+        out: folder of the ledger.
+        ledger: its content.
+    """
     if ledger.run.startswith(_HUB):
         return ledger.run.removeprefix(_HUB)
     return os.path.normpath(out.absolute() / ledger.run)
 
 
 def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> SpectralReport | None:
-    """The report of a finished step, None where it is to be made: new, changed since, or tampered with."""
-    done = ledger.steps.get(str(step))
-    if done is None or done.fingerprint != fingerprint or done.specdiag != version("specdiag"):
+    """Load the saved report of a step if it is still valid.
+
+    Args:
+        out: output folder.
+        ledger: ledger of that folder.
+        step: number of the step.
+        fingerprint: fingerprint of the checkpoint as it is now.
+
+    Returns:
+        None if the step is new, its checkpoint or the version of specdiag changed, or the report's file was altered.
+
+    Raises:
+        SourceError: the report matches its digest and still cannot be read.
+    """
+    finished = ledger.steps.get(str(step))
+    if finished is None or finished.fingerprint != fingerprint or finished.specdiag != version("specdiag"):
         return None
-    path = out / done.report
+    path = out / finished.report
     try:
-        if hashlib.sha256(read_whole(path, LIMIT)).hexdigest() != done.digest:
+        if hashlib.sha256(read_whole(path, LIMIT)).hexdigest() != finished.digest:
             return None
     except OSError:
         return None
@@ -112,7 +134,20 @@ def saved_report(out: Path, ledger: Ledger, step: int, fingerprint: str) -> Spec
 def save_step(
     out: Path, ledger: Ledger, step: int, location: str, fingerprint: str, report: SpectralReport, *, spectra: bool
 ) -> Ledger:
-    """Save a step's report, then the ledger that knows of it, and of what other processes finished meanwhile."""
+    """Save the report of a step, then the ledger with this step and those that other processes added meanwhile.
+
+    Args:
+        out: output folder.
+        ledger: ledger as this process last saw it.
+        step: number of the step.
+        location: path of the checkpoint, or repository and revision.
+        fingerprint: fingerprint of the checkpoint.
+        report: report of the checkpoint.
+        spectra: True to save the eigenvalues too.
+
+    Returns:
+        The ledger as it was saved.
+    """
     with exclusive_access(out):
         path = report.save(out / report_name(step), spectra=spectra)
         finished = Finished(
@@ -122,21 +157,21 @@ def save_step(
             digest=hashlib.sha256(path.read_bytes()).hexdigest(),
             specdiag=version("specdiag"),
         )
-        there = read_ledger(out / LEDGER_NAME) if (out / LEDGER_NAME).exists() else ledger
-        others = there.steps if (there.run, there.options) == (ledger.run, ledger.options) else {}
-        ledger = msgspec.structs.replace(ledger, steps={**ledger.steps, **others, str(step): finished})
+        saved = read_ledger(out / LEDGER_NAME) if (out / LEDGER_NAME).exists() else ledger
+        other_steps = saved.steps if (saved.run, saved.options) == (ledger.run, ledger.options) else {}
+        ledger = msgspec.structs.replace(ledger, steps={**ledger.steps, **other_steps, str(step): finished})
         write_atomically(out / LEDGER_NAME, msgspec.json.encode(ledger))
     return ledger
 
 
 def report_name(step: int) -> str:
-    """File name of a step's report."""
+    """File name of the report of step number `step`."""
     return f"step{step}.specdiag.json"
 
 
 def _spelled(value: object) -> str:
-    """Spell an option in one way, whether a glob came alone or in a list."""
+    """Spell an option. A list of one value is spelled as the value alone."""
     if isinstance(value, (list, tuple)):
-        several = [str(v) for v in cast("Sequence[object]", value)]
-        return repr(several[0] if len(several) == 1 else several)
+        texts = [str(v) for v in cast("Sequence[object]", value)]
+        return repr(texts[0] if len(texts) == 1 else texts)
     return repr(os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value)

@@ -1,4 +1,4 @@
-"""A trajectory read back: from the file of `Trajectory.save`, or from the folder that `trajectory` writes."""
+"""Loads a trajectory from the file of `Trajectory.save`, or from the folder that `trajectory` writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         path: a file of `Trajectory.save`, the output folder of a trajectory, or the run that it lies in.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is no trajectory, or it is damaged.
     """
     path = checks.path("path", path)
     folder = next((f for f in (path, path / OUT_NAME) if (f / LEDGER_NAME).is_file()), None)
@@ -40,12 +40,12 @@ def load_trajectory(path: str | os.PathLike[str]) -> Trajectory:
 def _from_folder(folder: Path) -> Trajectory:
     ledger = read_ledger(folder / LEDGER_NAME)
     log = latest(read_log(folder / LOG_NAME)) if (folder / LOG_NAME).exists() else []
-    of_run = {(e.step, e.metric): e.value for e in log if e.module == RUN}
+    run_metrics = {(e.step, e.metric): e.value for e in log if e.module == RUN}
     steps, rows = [], []
     modules: dict[str, TrackedModule] = {}
     for step, finished in sorted((int(name), finished) for name, finished in ledger.steps.items()):
         report = load_report(folder / finished.report)
-        losses = Losses(loss=of_run.get((step, "loss")), eval_loss=of_run.get((step, "eval_loss")))
+        losses = Losses(loss=run_metrics.get((step, "loss")), eval_loss=run_metrics.get((step, "eval_loss")))
         result = step_result(step, report, finished.report, losses, resumed=True)
         steps.append(result)
         rows += step_entries(result, report)

@@ -1,4 +1,4 @@
-"""The training loss beside a checkpoint, from the trainer_state.json that a Hugging Face Trainer leaves there."""
+"""Reads the training loss at a checkpoint from the trainer_state.json that a Hugging Face Trainer writes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Losses(NamedTuple):
 
 
 def read_losses(checkpoint: Path, step: int) -> Losses:
-    """Losses of a step: of the state in the checkpoint's folder, else of the one in the run's.
+    """Read the losses of a step from trainer_state.json in the checkpoint's folder, else in the run's.
 
-    A state that is missing or unreadable gives None: the spectra do not depend on it.
+    A missing or unreadable file gives no losses and no error, because the spectra do not depend on it.
 
     Args:
-        checkpoint: a folder, or a file beside the state.
-        step: of the checkpoint.
+        checkpoint: folder of the checkpoint, or a file next to trainer_state.json.
+        step: step of the checkpoint.
     """
     for folder in (checkpoint, checkpoint.parent):
         history = _history(folder / _STATE)
@@ -49,18 +49,18 @@ def _history(path: Path) -> list[Mapping[str, object]]:
 
 
 def _last(history: list[Mapping[str, object]], name: str, step: int) -> tuple[float | None, int | None]:
-    """The last value, NaN too, and its step."""
+    """Return the last value up to `step`, None if it is not finite, and the step at which it was logged."""
     values = [
-        (int(at), value)
+        (int(logged_at), value)
         for entry in history
         if (value := _number(entry.get(name))) is not None
-        and (at := _number(entry.get("step"))) is not None
-        and 0 <= at <= step
+        and (logged_at := _number(entry.get("step"))) is not None
+        and 0 <= logged_at <= step
     ]
     if not values:
         return None, None
-    at, value = max(values, key=lambda pair: pair[0])
-    return (value if math.isfinite(value) else None), at
+    logged_at, value = max(values, key=lambda pair: pair[0])
+    return (value if math.isfinite(value) else None), logged_at
 
 
 def _number(value: object) -> float | None:

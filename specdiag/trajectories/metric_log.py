@@ -1,8 +1,8 @@
-"""The one long form of logs: `step, module, metric, value`, one JSON object a line, appended to and never rewritten.
+"""The log of a run: one JSON object `step, module, metric, value` per line, appended to and never rewritten.
 
-Trajectories, training callbacks and predictions write it, one process at a time, for which they wait; plots read it. A
-process that is killed while it writes leaves half a line at the end: readers pass over it, and the next writer removes
-it. Where a step was measured twice, the later line holds.
+Trajectories, training callbacks and predictions write it, and wait for each other; plots read it. A process that is
+killed while it writes leaves half a line at the end: readers ignore it, and the next writer removes it. If a step was
+measured twice, the later line counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ LOG_NAME = "specdiag_log.jsonl"
 """Name of the file in a run's directory."""
 
 RUN = ""
-"""The module of what is true of the whole network, such as its loss."""
+"""The `module` of metrics of the whole network, such as the loss."""
 
 LIMIT = 1 << 30
-"""Bytes of the largest log that is read: some ten million entries."""
+"""Size in bytes of the largest log that is read: some ten million entries."""
 _TAIL = 1 << 16
+"""Bytes that are read at once when the last newline is searched from the end."""
 
 
 class LogEntry(Record, frozen=True, kw_only=True):
@@ -46,20 +47,27 @@ _decode = json_decoder(LogEntry)
 
 
 def entry(step: int, module: str, metric: str, value: float) -> LogEntry:
-    """An entry; what is not finite becomes None."""
+    """Make an entry of a log.
+
+    Args:
+        step: step of the run.
+        module: key of a matrix, or `RUN`.
+        metric: name of the number.
+        value: NaN and infinity become None.
+    """
     return LogEntry(step=step, module=module, metric=metric, value=float(value) if math.isfinite(value) else None)
 
 
 def append_log(path: str | os.PathLike[str], entries: Iterable[LogEntry]) -> None:
-    """Add entries to a log, in one synced write; half a line that a killed process left is removed first.
+    """Add entries to a log in one synced write. Half a line that a killed process left is removed first.
 
     Args:
-        path: the log; made if it is not there.
-        entries: what to add, in order.
+        path: file of the log; created if it does not exist.
+        entries: entries in the order of writing.
 
     Raises:
         UsageError: the file cannot be opened for writing.
-        ComputationError: writing failed, as on a full disk; nothing of it is kept.
+        ComputationError: writing failed, for instance on a full disk; none of the entries is kept.
     """
     path = Path(path)
     data = b"".join(msgspec.json.encode(e) + b"\n" for e in entries)
@@ -84,7 +92,7 @@ def append_log(path: str | os.PathLike[str], entries: Iterable[LogEntry]) -> Non
 
 
 def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
-    """Every entry of a log, in the order of writing; half a line at the end is passed over.
+    """Read every entry of a log in the order of writing. Half a line at the end is ignored.
 
     Raises:
         SourceError: there is no such file, it is larger than `LIMIT`, or a line is no entry.
@@ -104,13 +112,20 @@ def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
 
 
 def latest(entries: Iterable[LogEntry]) -> list[LogEntry]:
-    """Keep the last entry of each step, module and metric; by step, then in the order of first appearance."""
+    """Keep the last entry of each step, module and metric.
+
+    Args:
+        entries: entries in the order of writing.
+
+    Returns:
+        Entries by step, and within a step in the order in which their keys first appeared.
+    """
     last = {(e.step, e.module, e.metric): e for e in entries}
     return sorted(last.values(), key=lambda e: e.step)
 
 
 def _whole_lines(size: int, descriptor: int) -> int:
-    """The length of a file up to and with its last newline."""
+    """Return the number of bytes up to and including the last newline; 0 if there is none."""
     end = size
     while end > 0:
         start = max(0, end - _TAIL)

@@ -1,4 +1,4 @@
-"""Analysis of a checkpoint in a process of its own, whose memory returns to the training run that is watched."""
+"""Analyses a checkpoint in another process, whose memory is free again for the training run when it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from specdiag.report import SpectralReport, load_report
 from specdiag.trajectories.recorder import analyse_step
 from specdiag.trajectories.steps import RunStep
 
-_REFUSED: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: ComputationError}
+_ERRORS: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: ComputationError}
+"""Errors of the child process by its exit code."""
 
 
 class _Order(Record, frozen=True, kw_only=True):
@@ -37,13 +38,14 @@ def analyse_in_subprocess(step: RunStep, options: RunArguments, *, spectra: bool
     """Analyse a step in another process.
 
     Args:
-        step: on this machine.
-        options: of `analyze`, of types that JSON has.
-        spectra: keep the eigenvalues.
+        step: local checkpoint.
+        options: arguments of `analyze`, of types that JSON has, or paths.
+        spectra: True to keep the eigenvalues.
 
     Raises:
+        UsageError: an option cannot be given to another process.
         SourceError: the checkpoint cannot be read.
-        ComputationError: the process died, as where memory ran out.
+        ComputationError: the process died, for instance because memory ran out.
     """
     with tempfile.TemporaryDirectory(prefix="specdiag-") as scratch:
         report = Path(scratch) / "report.json"
@@ -55,7 +57,7 @@ def analyse_in_subprocess(step: RunStep, options: RunArguments, *, spectra: bool
             [sys.executable, "-m", "specdiag.trajectories.one_step"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the one who watches
+            start_new_session=True,  # Ctrl-C reaches only the watching process
         )
         try:
             message, _ = child.communicate(data)
@@ -64,10 +66,12 @@ def analyse_in_subprocess(step: RunStep, options: RunArguments, *, spectra: bool
             child.wait()
             raise
         if child.returncode:
-            died = f"the process that analysed it ended with {child.returncode}: is memory short? See jobs= and memory="
-            raise _REFUSED.get(child.returncode, ComputationError)(message.decode(errors="replace").strip() or died)
-        loaded = load_report(report)
-        return loaded.in_memory() if spectra else loaded
+            reason = (
+                f"the process that analysed it ended with {child.returncode}: is memory short? See jobs= and memory="
+            )
+            raise _ERRORS.get(child.returncode, ComputationError)(message.decode(errors="replace").strip() or reason)
+        saved = load_report(report)
+        return saved.in_memory() if spectra else saved
 
 
 def _plain(value: object) -> str:
@@ -83,7 +87,7 @@ def _main() -> int:
         report.save(order.report, spectra=order.spectra)
     except SpecdiagError as error:
         sys.stdout.write(str(error))
-        return next(code for code, kind in _REFUSED.items() if isinstance(error, kind))
+        return next(code for code, kind in _ERRORS.items() if isinstance(error, kind))
     except OSError as error:
         sys.stdout.write(f"{error.strerror}: {error.filename}")
         return 3

@@ -1,4 +1,4 @@
-"""A run as it is gathered: each step from its saved report where that still holds, else analysed, saved and logged."""
+"""Gathers the steps of a run: a valid saved report is loaded, any other step is analysed, saved and logged."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ class Recorder:
     """Finished steps of a run, and the means to finish more.
 
     Attributes:
-        run: what was given.
-        out: the folder with ledger, log and reports.
-        ledger: what is finished there.
-        analyse: gives the report of a step.
-        spectra: keep the eigenvalues too.
-        writes: save and log what is finished; False where another process does.
+        run: path, glob or repository of the run.
+        out: output folder with ledger, log and reports.
+        ledger: finished steps in that folder.
+        analyse: makes the report of a step.
+        spectra: True to save the eigenvalues too.
+        writes: True to save and log finished steps; False if another process does.
+        steps: results of the finished steps by number.
+        dropped: steps without a result by number.
+        modules: matrices by key.
+        rows: log entries of the finished steps by number.
+        n_deleted: finished steps whose checkpoints no longer exist.
     """
 
     run: str
@@ -46,7 +51,7 @@ class Recorder:
     dropped: dict[int, DroppedStep] = field(default_factory=dict[int, DroppedStep])
     modules: dict[str, TrackedModule] = field(default_factory=dict[str, TrackedModule])
     rows: dict[int, list[LogEntry]] = field(default_factory=dict[int, list[LogEntry]])
-    n_gone: int = 0
+    n_deleted: int = 0
 
     def __post_init__(self) -> None:
         path = self.out / LOG_NAME
@@ -54,38 +59,42 @@ class Recorder:
         for entry in latest(read_log(path)) if path.exists() else ():
             self._logged.setdefault(entry.step, []).append(entry)
 
-    def take(self, step: RunStep) -> StepResult | DroppedStep:
-        """Finish a step, or say why not: a checkpoint that cannot be read, or not now."""
+    def record(self, step: RunStep) -> StepResult | DroppedStep:
+        """Finish a step, or drop it with the reason if its checkpoint cannot be read or analysed now."""
         try:
-            result = self._taken(step)
+            result = self._record(step)
         except (SourceError, ComputationError, OSError) as error:
             return self.drop(step, str(error))
         self.dropped.pop(step.step, None)
         return result
 
     def drop(self, step: RunStep, reason: str) -> DroppedStep:
-        """Leave a step out."""
+        """Leave a step out, for the given reason."""
         self.dropped[step.step] = DroppedStep(step=step.step, location=str(step), reason=reason)
         return self.dropped[step.step]
 
-    def keep_the_gone(self, there: set[int]) -> None:
-        """Take finished steps whose checkpoints were deleted since, as a Trainer does that keeps only the last few."""
+    def keep_deleted(self, present: set[int]) -> None:
+        """Keep finished steps whose checkpoints were deleted later, for instance by a Trainer that keeps only a few.
+
+        Args:
+            present: numbers of the steps whose checkpoints exist.
+        """
         for name, finished in self.ledger.steps.items():
             step = int(name)
-            if step in there or Path(finished.location).exists():
+            if step in present or Path(finished.location).exists():
                 continue
             try:
                 report = load_report(self.out / finished.report)
             except SourceError as error:
                 self.dropped[step] = DroppedStep(step=step, location=finished.location, reason=str(error))
                 continue
-            known = {e.metric: e.value for e in self._logged.get(step, ()) if not e.module}
-            losses = Losses(loss=known.get("loss"), eval_loss=known.get("eval_loss"))
+            run_metrics = {e.metric: e.value for e in self._logged.get(step, ()) if not e.module}
+            losses = Losses(loss=run_metrics.get("loss"), eval_loss=run_metrics.get("eval_loss"))
             self._add(step_result(step, report, finished.report, losses, resumed=True), report)
-            self.n_gone += 1
+            self.n_deleted += 1
 
     def trajectory(self) -> Trajectory:
-        """Return the trajectory as far as it is finished."""
+        """Return the trajectory of the steps so far."""
         order = sorted(self.steps)
         return Trajectory(
             run=self.run,
@@ -97,21 +106,23 @@ class Recorder:
             notes=tuple(self._notes()),
         )
 
-    def _taken(self, step: RunStep) -> StepResult:
-        mark = fingerprint(step)
-        report = saved_report(self.out, self.ledger, step.step, mark)
+    def _record(self, step: RunStep) -> StepResult:
+        identity = fingerprint(step)
+        report = saved_report(self.out, self.ledger, step.step, identity)
         resumed = report is not None
         if report is None:
             report = self.analyse(step)
-            if fingerprint(step) != mark:
+            if fingerprint(step) != identity:
                 raise SourceError("it changed while it was read: it is being written")
             if self.writes:
-                self.ledger = save_step(self.out, self.ledger, step.step, str(step), mark, report, spectra=self.spectra)
+                self.ledger = save_step(
+                    self.out, self.ledger, step.step, str(step), identity, report, spectra=self.spectra
+                )
         losses = Losses() if step.path is None else read_losses(step.path, step.step)
         return self._add(step_result(step.step, report, report_name(step.step), losses, resumed=resumed), report)
 
     def _add(self, result: StepResult, report: SpectralReport) -> StepResult:
-        """Keep a step, and write to the log what is not there yet."""
+        """Keep a step, and log its entries unless they have been logged before."""
         entries = step_entries(result, report)
         if self.writes and not set(entries) <= set(self._logged.get(result.step, ())):
             append_log(self.out / LOG_NAME, entries)
@@ -127,8 +138,8 @@ class Recorder:
             notes.append(
                 f"The checkpoints hold {partial[0]} to {partial[-1]} matrices: medians are over those of each step."
             )
-        if self.n_gone:
-            notes.append(f"{self.n_gone} checkpoints are gone by now; what was found in them is kept.")
+        if self.n_deleted:
+            notes.append(f"{self.n_deleted} checkpoints are gone by now; what was found in them is kept.")
         return notes
 
 
@@ -138,7 +149,7 @@ def analyse_step(
     """Analyse the checkpoint of a step.
 
     Args:
-        step: the checkpoint.
+        step: step of a run, with the location of its checkpoint.
         options: further arguments of `analyze`.
         progress: as for `analyze`.
 

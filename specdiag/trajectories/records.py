@@ -1,4 +1,4 @@
-"""The records of a trajectory: long rows, and what groups them."""
+"""Records of a trajectory: its steps, its matrices, and one row for each value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRACKED: tuple[str, ...] = (
     "alpha", "rho", "square_alpha", "square_rho", "pl_alpha", "frobenius_norm", "spectral_norm", "stable_rank",
     "effective_rank",
 )  # fmt: skip
-"""Columns of a row that are followed over the steps."""
+"""Metrics of a matrix that are followed over the steps."""
 
 RUN_METRICS: tuple[str, ...] = ("loss", "eval_loss", "balance_sd", "balance_range")
 """Metrics of the whole network."""
@@ -49,16 +49,16 @@ class StepResult(Record, frozen=True, kw_only=True):
     loss: float | None = None
     """Training loss: the last one logged at or before the step."""
     loss_step: int | None = None
-    """Where it was logged."""
+    """Step at which `loss` was logged."""
     eval_loss: float | None = None
     balance_sd: float | None = None
     balance_range: float | None = None
     resumed: bool = False
-    """True if the report was there already."""
+    """True if the report had been saved before."""
 
 
 class DroppedStep(Record, frozen=True, kw_only=True):
-    """A checkpoint that could not be analysed: being written, incomplete, damaged."""
+    """A checkpoint that could not be analysed, because it is being written, incomplete or damaged."""
 
     step: int
     location: str
@@ -83,7 +83,7 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
     dropped: tuple[DroppedStep, ...] = ()
     modules: tuple[TrackedModule, ...] = ()
     rows: tuple[LogEntry, ...] = ()
-    """Every value: by step, then by module in stored order; those of the whole network have the module ''."""
+    """Every value by step, then by module in stored order. Those of the whole network have the module ''."""
     notes: tuple[str, ...] = ()
 
     def series(
@@ -95,7 +95,7 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
         layer: int | None = None,
         module: str | None = None,
     ) -> list[tuple[int, float]]:
-        """(step, value) of a metric: the median over the matrices that are asked for, at steps where one has a value.
+        """Follow a metric over the steps, as the median over the chosen matrices.
 
         Args:
             metric: one of `TRACKED`, or of `RUN_METRICS` for the whole network.
@@ -103,10 +103,13 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
             family: only of this family.
             layer: only of this layer.
             module: only this matrix, by its key.
+
+        Returns:
+            (step, median), only for steps at which a chosen matrix has a value.
         """
         checks.text("metric", metric)
         layer = None if layer is None else checks.whole("layer", layer)
-        chosen = {
+        keys = {
             m.key
             for m in self.modules
             if (role is None or m.role == role)
@@ -115,10 +118,10 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
             and (module is None or m.key == module)
         }
         if metric in RUN_METRICS:
-            chosen = {RUN}
+            keys = {RUN}
         values: dict[int, list[float]] = {}
         for row in self.rows:
-            if row.metric == metric and row.module in chosen and row.value is not None:
+            if row.metric == metric and row.module in keys and row.value is not None:
                 values.setdefault(row.step, []).append(row.value)
         return [(step, median(group)) for step, group in values.items()]
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go beside the log: trackio, wandb, tensorboard, whichever is installed and asked for."""
+"""Trackers that get the numbers of a run in addition to the log: trackio, wandb or tensorboard."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ SINKS = ("trackio", "wandb", "tensorboard")
 
 
 class Sink(NamedTuple):
-    """Takes the numbers of a step by tag, and ends."""
+    """A tracker that is open.
+
+    Attributes:
+        log: takes a step and its numbers by tag.
+        close: ends the tracker's run.
+    """
 
     log: Callable[[int, dict[str, float]], None]
     close: Callable[[], None]
 
 
 def open_sink(name: str, run: str, out: Path) -> Sink:
-    """A sink by its name.
+    """Open a tracker.
 
     Args:
         name: one of `SINKS`.
-        run: what is watched; its last part is the name of the run there.
+        run: path of the watched run; its last part names the run in the tracker.
         out: folder for the files of tensorboard.
 
     Raises:
-        UsageError: there is no such sink.
-        MissingExtraError: it is not installed.
+        UsageError: there is no such tracker.
+        MissingExtraError: its package is not installed.
     """
     if name not in SINKS:
         raise UsageError(f"unknown to='{name}'; choose from {', '.join(SINKS)}")
@@ -51,14 +56,22 @@ def open_sink(name: str, run: str, out: Path) -> Sink:
 
 
 def tagged(trajectory: Trajectory, step: int) -> dict[str, float]:
-    """Give the medians of a step as `metric/role`, and numbers of the whole network as `run/metric`."""
+    """Name the numbers of a step for a tracker.
+
+    Args:
+        trajectory: the run so far.
+        step: one of its steps.
+
+    Returns:
+        Medians over the matrices of a role as `metric/role`, numbers of the whole network as `run/metric`.
+    """
     roles = {m.key: m.role for m in trajectory.modules}
     values: dict[str, list[float]] = {}
     for row in trajectory.rows:
         if row.step == step and row.value is not None:
             tag = f"run/{row.metric}" if row.module == RUN else f"{row.metric}/{roles[row.module]}"
             values.setdefault(tag, []).append(row.value)
-    return {tag: median(known) for tag, known in values.items()}
+    return {tag: median(group) for tag, group in values.items()}
 
 
 def _import(module: str, package: str) -> Any:

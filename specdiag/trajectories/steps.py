@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and in which order: a directory, a glob, or revisions of a hub repository."""
+"""Finds the checkpoints of a run in order: in a directory, by a glob, or as revisions of a hub repository."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class RunStep:
     """A checkpoint of a run.
 
     Attributes:
-        step: the number in its name.
-        location: what `analyze` takes.
-        revision: on the hub.
-        stream: read it by ranges instead of downloading it.
+        step: number in its name.
+        location: path or repository, as `analyze` takes it.
+        revision: branch, tag or commit on the hub; None for a local path.
+        stream: True to read it by ranges instead of downloading it.
     """
 
     step: int
@@ -40,7 +40,7 @@ class RunStep:
 
     @property
     def path(self) -> Path | None:
-        """Where it lies, None on the hub."""
+        """Path of a local checkpoint; None on the hub."""
         return None if self.revision is not None else Path(self.location)
 
     def __str__(self) -> str:
@@ -50,17 +50,17 @@ class RunStep:
 def find_steps(
     source: str | os.PathLike[str], revisions: str | Sequence[str] = (), *, stream: bool = False
 ) -> list[RunStep]:
-    """The checkpoints of a run by step.
+    """Find the checkpoints of a run, in the order of their steps.
 
     Args:
         source: a directory with `checkpoint-N`, `stepN`, `global_stepN` or `iter_N` in it (folders, or files of
             weights), a glob whose matches end in different numbers, or, with `revisions`, a hub repository.
         revisions: branches, tags or commits whose names hold the step.
-        stream: read them by ranges instead of downloading them.
+        stream: True to read them by ranges instead of downloading them.
 
     Raises:
-        UsageError: two checkpoints have one step, a name has no number, or there is nothing to stream.
-        SourceError: there are none.
+        UsageError: two checkpoints have the same step, a name has no number, or there is nothing to stream.
+        SourceError: there are no checkpoints.
     """
     text = location(source)
     revisions = (revisions,) if isinstance(revisions, str) else tuple(revisions)
@@ -94,10 +94,10 @@ def find_steps(
 
 
 def fingerprint(step: RunStep) -> str:
-    """Identify a checkpoint without reading it: by the commit, or by sizes and times of its files.
+    """Identify a checkpoint without reading it: by its commit, or by the sizes and times of its files.
 
     Raises:
-        SourceError: it is not there, or the hub does not say.
+        SourceError: the checkpoint does not exist, or the hub does not answer.
     """
     path = step.path
     if path is None:

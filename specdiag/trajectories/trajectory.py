@@ -1,4 +1,4 @@
-"""`trajectory`: every checkpoint of a run, one at a time, each finished one for good."""
+"""`trajectory`: analyses the checkpoints of a run one at a time, and keeps what is finished."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
 
 _CHANGE_NO_NUMBER = ("jobs", "memory", "cache", "ranks")
+"""Arguments that do not affect the results, so that they may differ between two calls."""
 
 
 class TrajectoryInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a trajectory. `trajectory` holds the steps that are finished; the next call goes on from them."""
+    """Ctrl-C during a trajectory. `trajectory` has the finished steps; the next call continues after them."""
 
     def __init__(self, trajectory: Trajectory) -> None:
         super().__init__(f"interrupted after {len(trajectory.steps)} steps")
@@ -87,9 +88,9 @@ def trajectory(
     )
     try:
         if not revisions:
-            recorder.keep_the_gone({step.step for step in steps})
+            recorder.keep_deleted({step.step for step in steps})
         for step in steps:
-            result = recorder.take(step)
+            result = recorder.record(step)
             if on_step is not None:
                 on_step(result)
     except KeyboardInterrupt as interruption:
@@ -101,7 +102,16 @@ def trajectory(
 
 
 def check(analysis: Mapping[str, object], *, out: object, spectra: object) -> None:
-    """Raise UsageError where an option does not exist, makes no sense, or picks one checkpoint of several."""
+    """Check the arguments that `trajectory` and `watch` share.
+
+    Args:
+        analysis: further arguments of `analyze`.
+        out: output folder; None for the default.
+        spectra: True to keep the eigenvalues.
+
+    Raises:
+        UsageError: an argument does not exist, makes no sense, or picks one checkpoint of several.
+    """
     for name in ("revision", "file"):
         if name in analysis:
             raise UsageError(f"{name} picks one checkpoint: name several with revisions, or by a glob")
@@ -117,32 +127,42 @@ def open_output(
     out: str | os.PathLike[str] | None,
     analysis: Mapping[str, object],
 ) -> tuple[Path, Ledger]:
-    """The output folder of a run, made where it is not there, and what is finished in it.
+    """Open the output folder of a run; it is created if it does not exist.
+
+    Args:
+        source: path, glob or repository of the run.
+        steps: checkpoints of the run.
+        out: output folder; None for the default of `trajectory`.
+        analysis: arguments of `analyze`, which must be those of the finished steps.
+
+    Returns:
+        The folder, and the ledger of its finished steps.
 
     Raises:
-        UsageError: it cannot be written, or holds something else.
+        UsageError: the folder cannot be written, or belongs to another run or to other arguments.
+        SourceError: the ledger is damaged.
     """
     folder = _output_folder(steps, out)
-    same = _CHANGE_NO_NUMBER if may_have_accelerator() else (*_CHANGE_NO_NUMBER, "device")
-    lasting = {name: value for name, value in analysis.items() if name not in same}
+    ignored = _CHANGE_NO_NUMBER if may_have_accelerator() else (*_CHANGE_NO_NUMBER, "device")
+    kept = {name: value for name, value in analysis.items() if name not in ignored}
     on_hub = any(step.revision is not None for step in steps)
-    return folder, open_ledger(folder, os.fspath(source), lasting, on_hub=on_hub)
+    return folder, open_ledger(folder, os.fspath(source), kept, on_hub=on_hub)
 
 
 def _output_folder(steps: Sequence[RunStep], out: str | os.PathLike[str] | None) -> Path:
-    """The folder, made; in the run where that can be written."""
+    """Create the output folder: `out`, else a folder in the run, else one in the working directory."""
     if out is not None:
-        return _made(Path(out))
+        return _make_folder(Path(out))
     folders = {step.path.resolve().parent for step in steps if step.path is not None}
     if len(folders) == 1:
         try:
-            return _made(folders.pop() / OUT_NAME)
+            return _make_folder(folders.pop() / OUT_NAME)
         except UsageError:
             pass
-    return _made(Path(OUT_NAME))
+    return _make_folder(Path(OUT_NAME))
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`watch`: a live run, each new checkpoint analysed as soon as it is whole. The training script knows nothing of it."""
+"""`watch`: analyses each new checkpoint of a live run as soon as it is complete. The training script is not touched."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from specdiag.trajectories.trajectory import check, open_output
 
 _OF_ONE_PROCESS = ("progress", "partial_reports", "ranks")
 _LONGEST = 1e6
-"""Seconds: twelve days."""
+"""Longest interval in seconds: twelve days."""
 
 
 class Observation(NamedTuple):
-    """A step that is finished or dropped, what is wrong with it, and the run so far."""
+    """A new step of a watched run.
+
+    Attributes:
+        result: result of the step, or why it was dropped.
+        alerts: what is wrong with it.
+        trajectory: the run so far.
+    """
 
     result: StepResult | DroppedStep
     alerts: tuple[Alert, ...]
@@ -40,16 +46,16 @@ def watch(
     spectra: bool = False,
     **analysis: Unpack[RunArguments],
 ) -> Iterator[Observation]:
-    """Follow a run: yields after every checkpoint, those that are there first; ends only with `once`.
+    """Follow a run: yield after every checkpoint, existing ones first. Ends only with `once`.
 
-    A checkpoint is taken when nothing about its files changed between two looks, and analysed in a separate process.
-    What is finished is kept as by `trajectory`, which reads it too.
+    A checkpoint is analysed, in a separate process, once its files did not change between two looks. Finished steps are
+    kept as by `trajectory`, which can read them.
 
     Args:
-        run: a directory, or a glob, that checkpoints appear in; it may be empty still.
+        run: a directory or a glob in which checkpoints appear; it may still be empty.
         out: as for `trajectory`.
         interval: seconds between two looks.
-        once: look once, take what is there, and end.
+        once: look once, analyse the existing checkpoints, and end.
         spectra: keep every eigenvalue too.
         analysis: further arguments of `analyze`, of plain types.
 
@@ -57,8 +63,8 @@ def watch(
         UsageError: an option makes no sense, or `out` holds something else.
         SourceError: with `once`, there are no checkpoints.
     """
-    if refused := [name for name in _OF_ONE_PROCESS if name in analysis]:
-        raise UsageError(f"{refused[0]} cannot be given to another process: leave it out")
+    if unsupported := [name for name in _OF_ONE_PROCESS if name in analysis]:
+        raise UsageError(f"{unsupported[0]} cannot be given to another process: leave it out")
     check(analysis, out=out, spectra=spectra)
     interval = checks.number("interval", interval, above=0, most=_LONGEST, hint="in seconds")
     return _observations(run, out, interval, checks.flag("once", once), spectra, analysis)
@@ -74,34 +80,34 @@ def _observations(
 ) -> Iterator[Observation]:
     recorder: Recorder | None = None
     seen: dict[int, str] = {}
-    taken: dict[int, str] = {}
+    recorded: dict[int, str] = {}
     while True:
-        steps = _there(run, once=once)
+        steps = _present_steps(run, once=once)
         if steps and recorder is None:
             folder, ledger = open_output(run, steps, out, analysis)
             recorder = Recorder(
                 os.fspath(run), folder, ledger, lambda s: analyse_in_subprocess(s, analysis, spectra=spectra), spectra
             )
-            recorder.keep_the_gone({step.step for step in steps})
+            recorder.keep_deleted({step.step for step in steps})
         for step in steps:
             assert recorder is not None
-            mark = _mark(step)
-            if mark is None or taken.get(step.step) == mark or not (once or seen.get(step.step) == mark):
-                seen[step.step] = mark or ""
+            current = _fingerprint_if_present(step)
+            if current is None or recorded.get(step.step) == current or not (once or seen.get(step.step) == current):
+                seen[step.step] = current or ""
                 continue
-            taken[step.step] = mark
-            result = recorder.take(step)
-            whole = recorder.trajectory()
+            recorded[step.step] = current
+            result = recorder.record(step)
+            so_far = recorder.trajectory()
             yield Observation(
-                result, tuple(alerts(whole, result.step)) if isinstance(result, StepResult) else (), whole
+                result, tuple(alerts(so_far, result.step)) if isinstance(result, StepResult) else (), so_far
             )
         if once:
             return
         time.sleep(interval)
 
 
-def _there(run: str | os.PathLike[str], *, once: bool) -> list[RunStep]:
-    """The checkpoints by now; a live run may have none yet."""
+def _present_steps(run: str | os.PathLike[str], *, once: bool) -> list[RunStep]:
+    """List the checkpoints that exist now; none are allowed unless `once`."""
     try:
         return find_steps(run)
     except SourceError:
@@ -110,8 +116,8 @@ def _there(run: str | os.PathLike[str], *, once: bool) -> list[RunStep]:
         return []
 
 
-def _mark(step: RunStep) -> str | None:
-    """Identify the checkpoint as it is now; None where it is gone, as a Trainer's oldest."""
+def _fingerprint_if_present(step: RunStep) -> str | None:
+    """Return the fingerprint of a checkpoint; None if it was deleted meanwhile, as a Trainer deletes its oldest."""
     try:
         return fingerprint(step)
     except SourceError:

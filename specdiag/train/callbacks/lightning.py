@@ -15,24 +15,24 @@ from specdiag.optim import AlphaDecay
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 else:
-    # Lightning comes as two packages with the same classes twice: what both count as theirs works in both.
-    _theirs = []
+    # Lightning has two packages, each with its own Callback class: a subclass of both works in both.
+    _callback_classes = []
     for _package in ("lightning.pytorch", "pytorch_lightning"):
         with suppress(ImportError):
-            _theirs.append(importlib.import_module(_package).Callback)
-    if not _theirs:
+            _callback_classes.append(importlib.import_module(_package).Callback)
+    if not _callback_classes:
         raise MissingExtraError("the Lightning callback needs lightning: pip install lightning")
-    Callback = type("Callback", tuple(_theirs), {})
+    Callback = type("Callback", tuple(_callback_classes), {})
 
 
 class LightningAlphaDecayCallback(Callback):
     """Attaches `specdiag.optim.AlphaDecay` to the module's optimizer, steps it, and saves it in the checkpoints.
 
-    The optimizer, its schedulers and their part of the checkpoint keep their layout, so that a Trainer without this can
-    go on from them. The optimizer's own `weight_decay` is the base.
+    The optimizer, its schedulers and their part of the checkpoint keep their layout, so that a Trainer without this
+    callback can continue them. The optimizer's own `weight_decay` is the base.
 
     Attributes:
-        decay: the AlphaDecay, from the beginning of training on; None before.
+        decay: the AlphaDecay, from the beginning of training; None before.
     """
 
     def __init__(self, **settings: object) -> None:
@@ -45,14 +45,14 @@ class LightningAlphaDecayCallback(Callback):
         self._watching: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what an earlier run or a validation loaded: this run's checkpoint is read after here."""
+        """Forget the state that an earlier run or a validation loaded; this run's checkpoint is loaded later."""
         self._loaded = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach: weights and optimizer have been prepared by now, and their checkpoint loaded.
+        """Attach the rule. Weights and optimizer are prepared by now, and their checkpoint is loaded.
 
         Raises:
-            UsageError: the module has several optimizers, or one that cannot be served.
+            UsageError: the module has several optimizers, or one that AlphaDecay does not support.
         """
         self._detach()
         optimizers = trainer.optimizers
@@ -70,17 +70,17 @@ class LightningAlphaDecayCallback(Callback):
         self._watching = optimizers[0].register_step_post_hook(self._check_announced)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measure what is due, after the gradients and before the step."""
+        """Step the rule, after the gradients and before the optimizer's step."""
         self._announced = True
         if self.decay is not None:
             self.decay.step(trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the optimizer as it was; `decay` keeps its last ratios."""
+        """Detach the rule from the optimizer; `decay` keeps its last ratios."""
         self._detach()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The same after an error or Ctrl-C; a checkpoint that is saved now still gets the state."""
+        """Detach the rule after an error or Ctrl-C; a checkpoint that is saved now still gets its state."""
         self._detach()
 
     def state_dict(self) -> Table:
@@ -90,7 +90,7 @@ class LightningAlphaDecayCallback(Callback):
         return {} if self.decay is None else self.decay.state_dict()
 
     def load_state_dict(self, state_dict: Table) -> None:
-        """Keep what the checkpoint holds until training begins."""
+        """Keep the state of the checkpoint until training begins."""
         self._loaded = state_dict
 
     def _detach(self) -> None:
@@ -101,10 +101,10 @@ class LightningAlphaDecayCallback(Callback):
             self._watching = None
 
     def _check_announced(self, *_: object) -> None:
-        """Called after each step of the optimizer.
+        """Check, after each step of the optimizer, that Lightning announced it.
 
         Raises:
-            UsageError: Lightning knows nothing of it.
+            UsageError: the optimizer was stepped without Lightning.
         """
         if not self._announced:
             raise UsageError(

@@ -32,28 +32,32 @@ class LiveRule(Protocol):
         ...
 
     def step(self, global_step: int) -> None:
-        """Before each step of the optimizer."""
+        """Update the ratios if they are due; to be called before each step of the optimizer.
+
+        Args:
+            global_step: optimizer steps done.
+        """
 
     def state_dict(self) -> Table:
-        """Plain enough for JSON."""
+        """Return the state, of types that JSON has."""
         ...
 
     def load_state_dict(self, state: Table, /) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
     def detach(self) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the rule from the optimizer."""
 
 
 class LiveRuleCallback(TrainerCallback, ExportableState):
     """Attaches a decay rule to the Trainer's optimizer, steps it, and saves it in the Trainer's checkpoints.
 
-    The Trainer's optimizer, scheduler and checkpoint files keep their layout, so that a plain Trainer can go on from
-    them. The Trainer's `weight_decay` is the base: its default is 0, and then there is nothing to multiply.
+    The Trainer's optimizer, scheduler and checkpoint files keep their layout, so that a plain Trainer can continue
+    them. The Trainer's `weight_decay` is the base; its default is 0, with which no rule has an effect.
 
     Attributes:
-        rule: the class of `specdiag.optim` that is attached.
-        decay: the attached one, from the beginning of training on; None before.
+        rule: class of the rule in `specdiag.optim`.
+        decay: the attached rule, from the beginning of training; None before.
     """
 
     rule: ClassVar[Callable[..., LiveRule]]
@@ -66,13 +70,13 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
 
     @property
     def seconds(self) -> float:
-        """That it took so far, on the CPU's clock; what a GPU was asked for may end later."""
+        """Seconds that the rule took so far, by the CPU's clock; work on a GPU may end later."""
         return self._seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
+        """Attach the rule. The optimizer is prepared by now, and its checkpoint is loaded."""
         model, optimizer = cast("nn.Module", kwargs["model"]), cast("Optimizer", kwargs["optimizer"])
         if self.decay is not None:
             self.decay.detach()
@@ -88,7 +92,7 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Measure what is due, after the gradients and before the step."""
+        """Step the rule, after the gradients and before the optimizer's step."""
         if self.decay is not None:
             started = time.perf_counter()
             self.decay.step(state.global_step)
@@ -97,12 +101,20 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Leave the optimizer as it was; `decay` keeps its last ratios."""
+        """Detach the rule from the optimizer; `decay` keeps its last ratios."""
         if self.decay is not None:
             self.decay.detach()
 
     def attached(self, model: nn.Module, optimizer: Optimizer) -> LiveRule:
-        """The rule, attached to a live optimizer."""
+        """Make the rule and attach it to a live optimizer.
+
+        Args:
+            model: model whose Parameters the optimizer has.
+            optimizer: optimizer that is ready to step.
+
+        Raises:
+            UsageError: the rule does not support the optimizer or one of its settings.
+        """
         return type(self).rule(model, optimizer, **self._settings)
 
     def state(self) -> Table:
@@ -114,11 +126,11 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
 
     @classmethod
     def from_state(cls, state: Table) -> Self:
-        """The callback of a checkpoint; its state is taken from there when training begins."""
+        """Make the callback again from a checkpoint; the rule's state is loaded when training begins."""
         return cls(**state["args"])
 
     def _saved(self, state: TrainerState) -> Table | None:
-        """The rule's state in the checkpoint that the Trainer resumes from."""
+        """Return the rule's state in the checkpoint that the Trainer resumes from; None if it has none."""
         entry = cast("Table", state.stateful_callbacks).get(type(self).__name__)
         if isinstance(entry, list):
             raise UsageError(f"the Trainer has several {type(self).__name__}s: their ratios would multiply; add one")
@@ -135,7 +147,7 @@ class AlphaDecayCallback(LiveRuleCallback):
 
     @property
     def seconds(self) -> float:
-        """The same, with what `mode="background"` does beside the rule's steps."""
+        """Seconds that training waited for the rule, with those that `mode="background"` adds outside of its steps."""
         return self.decay.waited if isinstance(self.decay, AlphaDecay) else super().seconds
 
 
@@ -169,15 +181,15 @@ def _load(decay: LiveRule, saved: Table) -> None:
         raise _damaged(decay, error) from error
 
 
-def _damaged(what: object, error: Exception) -> SourceError:
+def _damaged(owner: object, error: Exception) -> SourceError:
     return SourceError(
-        f"the state of {type(what).__name__} in trainer_state.json is damaged "
+        f"the state of {type(owner).__name__} in trainer_state.json is damaged "
         f"({type(error).__name__}: {error!s:.100}): go back to an earlier checkpoint"
     )
 
 
 def _check_resumed(args: TrainingArguments, optimizer: Optimizer, step: int) -> None:
-    """Warn of changes that a Trainer makes silently on resuming, if they affect the decay."""
+    """Warn of changes that a Trainer makes silently on resuming and that affect the decay."""
     if not any(optimizer.state.values()):
         _log.warning(
             "resumed at step %d with an empty optimizer: the Trainer loads optimizer.pt only where scheduler.pt lies "

@@ -21,11 +21,11 @@ except ImportError as error:
 class NormWatchCallback(TrainerCallback, ExportableState):
     """Logs norms, updates and their angles by `specdiag.optim.NormWatch`, into `specdiag_norms/` of the output folder.
 
-    Gradients are as the optimizer gets them, after clipping. What the spectral norms go on from is saved in
-    trainer_state.json.
+    Gradients are as the optimizer gets them, after clipping. The vectors from which the spectral norms continue are
+    saved in trainer_state.json.
 
     Attributes:
-        watch: the NormWatch, from the beginning of training on; None before.
+        watch: the NormWatch, from the beginning of training; None before.
     """
 
     def __init__(self, **settings: object) -> None:
@@ -36,7 +36,7 @@ class NormWatchCallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Attach: the optimizer has been prepared by now, and its checkpoint loaded."""
+        """Attach the watch. The optimizer is prepared by now, and its checkpoint is loaded."""
         if self.watch is not None:
             self.watch.detach()
         settings: Table = {"out": args.output_dir} | self._settings
@@ -53,14 +53,14 @@ class NormWatchCallback(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Say that a step follows."""
+        """Tell the watch that a step follows."""
         if self.watch is not None:
             self.watch.step(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Log the last norms, and let go of the optimizer."""
+        """Log the last norms, and detach the watch."""
         if self.watch is not None:
             self.watch.finish(state.global_step)
 
@@ -71,5 +71,5 @@ class NormWatchCallback(TrainerCallback, ExportableState):
 
     @classmethod
     def from_state(cls, state: Table) -> NormWatchCallback:
-        """The callback of a checkpoint; its vectors are taken from there when training begins."""
+        """Make the callback again from a checkpoint; its vectors are loaded when training begins."""
         return cls(**state["args"])

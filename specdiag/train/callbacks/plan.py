@@ -35,5 +35,5 @@ class DecayPlanCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Apply the plan: the optimizer has been prepared by now, and its checkpoint loaded."""
+        """Apply the plan. The optimizer is prepared by now, and its checkpoint is loaded."""
         self.plan.apply(cast("Optimizer", kwargs["optimizer"]), cast("nn.Module", kwargs["model"]))

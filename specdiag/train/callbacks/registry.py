@@ -1,4 +1,4 @@
-"""The decay rules by name, the options of each, and the callback of the Trainer that applies it."""
+"""Decay rules by name, their options, and the callbacks of the Trainer that apply them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "uniform": (),
     "none": (),
 }
-"""By rule, what `[alphadecay]` of a recipe may hold."""
+"""Names of the options that `[alphadecay]` of a recipe may have, by rule."""
 PLAN = "plan"
-"""The rule of a run whose decays are those of a plan."""
+"""Name of the rule that applies a plan."""
 
 
 def check_rule_options(rule: str, options: Mapping[str, object]) -> None:
     """Check a rule's name and the names of its options.
 
     Args:
-        rule: by its name.
-        options: as in a recipe.
+        rule: name of the rule.
+        options: options as in a recipe.
 
     Raises:
-        UsageError: the rule is unknown, or does not have one of the options.
+        UsageError: the rule is unknown, does not have one of the options, or `measure_first` is no truth value.
     """
     if rule not in (*OPTIONS, PLAN):
         raise UsageError(f"unknown decay='{rule}'; choose plan:FILE, {', '.join(OPTIONS)}")
@@ -49,16 +49,16 @@ def check_rule_options(rule: str, options: Mapping[str, object]) -> None:
 def rule_callback(
     rule: str, options: Mapping[str, object], plan: DecayPlan | None, *, trained: bool
 ) -> TrainerCallback | None:
-    """Make the callback that applies a rule. Loads transformers.
+    """Make the callback that applies a rule. This loads transformers.
 
     Args:
-        rule: by its name.
-        options: as in a recipe.
-        plan: of the rule `plan`.
-        trained: whether the weights come from a training run: then AlphaDecay measures before the first step.
+        rule: name of the rule.
+        options: options as in a recipe.
+        plan: plan of the rule `plan`; None for other rules.
+        trained: True if the weights were trained before: then AlphaDecay measures before the first step.
 
     Returns:
-        The callback; None where the optimizer's own decay stands.
+        The callback; None if the optimizer's own decay is used.
     """
     from specdiag.train.callbacks import live_rules
     from specdiag.train.callbacks.plan import DecayPlanCallback

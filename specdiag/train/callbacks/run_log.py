@@ -1,4 +1,4 @@
-"""Callback for the log of a run, the decay that acts, and a stop on request."""
+"""Callbacks that log losses and decays of a run, remove its decay, or stop it on request."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Decays = Mapping[str, float]
 
 
 class NoDecayCallback(TrainerCallback):
-    """Takes all weight decay away, inside the optimizer's steps: its groups and checkpoints keep theirs."""
+    """Sets the weight decay to 0 inside the optimizer's steps; groups and checkpoints keep their values."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Attach to the prepared optimizer."""
+        """Attach to the optimizer, which is prepared by now."""
         attach(cast("Optimizer", kwargs["optimizer"]), "ratio", "NoDecayCallback", lambda *_: 0.0, replace=True)
 
 
 class RunLogCallback(TrainerCallback):
-    """Logs the losses and, where it changed, the decay that the optimizer reads inside its step.
+    """Logs the losses, and the decay that the optimizer reads inside its step whenever it changed.
 
-    To be added after the callback that sets the decay.
+    It must be added after the callback that sets the decay.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class RunLogCallback(TrainerCallback):
         on_first: Callable[[Decays], None],
         on_log: Callable[[int, Mapping[str, float]], None],
     ) -> None:
-        """Follow a run.
+        """Prepare the log of a run.
 
         Args:
-            run: the folder whose log is written.
-            rule: sets the decay; the exponents and ratios of one that follows the weights are logged with it.
-            on_first: gets the decays of the first step, before it.
-            on_log: gets the step and what the Trainer logs.
+            run: folder of the run.
+            rule: callback that sets the decay; exponents and ratios of a rule that follows the weights are logged too.
+            on_first: called before the first step with its decays.
+            on_log: called with the step and what the Trainer logs.
         """
         self._path, self._on_first, self._on_log = run / LOG_NAME, on_first, on_log
         self._live = rule if isinstance(rule, LiveRuleCallback) else None
@@ -67,11 +67,11 @@ class RunLogCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Hook into the step, behind the decay's own hook; let this run's intervals hold, not those of the state."""
+        """Add a hook after the decay's own, and use the intervals of this run instead of those in the state."""
         state.compute_steps(args, state.max_steps)
-        own = None if self._live is None else type(self._live).__name__
-        for kind in LIVE_RULES:  # the state of an older rule would be taken for this run's on the next resume
-            if kind.__name__ != own:
+        own_rule = None if self._live is None else type(self._live).__name__
+        for kind in LIVE_RULES:  # else the next resume would load the state of an earlier rule
+            if kind.__name__ != own_rule:
                 cast("Table", state.stateful_callbacks).pop(kind.__name__, None)
         names: dict[torch.Tensor, str] = {
             p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
@@ -91,7 +91,7 @@ class RunLogCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Keep the losses in the long form too."""
+        """Log the loss, and pass on what the Trainer logs."""
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
         append_log(self._path, [entry(state.global_step, RUN, "loss", logs["loss"])])
@@ -127,21 +127,24 @@ def _by_square(decay: Any) -> bool:
 
 
 class StopCallback(TrainerCallback):
-    """Ends the run after the current step, with a checkpoint, once `wanted` is set."""
+    """Ends the run after the current step, with a checkpoint, once `requested` is set."""
 
-    wanted = False
+    requested = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Save and stop: all ranks after the same step, whichever was asked."""
-        if any_rank(self.wanted):
-            self.wanted = True
+        """Save and stop if any rank was asked to; all ranks stop after the same step."""
+        if any_rank(self.requested):
+            self.requested = True
             control.should_save = control.should_training_stop = True
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
-        """A signal that would end the process stops the run; a second Ctrl-C at once. Others come in twos anyway."""
+        """Stop the run, within the block, on a signal that would end the process.
+
+        A second Ctrl-C ends it at once. Other signals do not, because they often come twice.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -150,9 +153,9 @@ class StopCallback(TrainerCallback):
 
         def stop(number: int, frame: FrameType | None) -> None:
             interrupts.remember(number)
-            if self.wanted and number == signal.SIGINT:
+            if self.requested and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.wanted = True
+            self.requested = True
 
         for number in numbers:
             signal.signal(number, stop)

@@ -1,4 +1,4 @@
-"""Checks that model and optimizer are finite: no run recovers from NaN or a negative second moment."""
+"""Checks that model and optimizer are finite, because no run recovers from NaN or a negative second moment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from specdiag.errors import SourceError
 from specdiag.live.parameters import live_parameters, untied
 
 _AT_ONCE = 1 << 24
-"""Values that are looked at together."""
+"""Values that are checked in one pass."""
 _SECOND_MOMENTS = (
     "exp_avg_sq", "max_exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "exp_inf", "square_avg", "acc_delta", "sum",
 )  # fmt: skip
-"""Second moments of Adam, Adafactor, Adamax, RMSprop, Adadelta and Adagrad, none of which is negative."""
+"""State of Adam, Adafactor, Adamax, RMSprop, Adadelta and Adagrad that is never negative."""
 _BACK = "go back to an earlier checkpoint, resume=CHECKPOINT with out=DIR"
 
 
@@ -26,24 +26,24 @@ def check_model(model: nn.Module, label: str) -> None:
     """Raise SourceError if a Parameter or buffer of a model is not finite.
 
     Args:
-        model: with the weights that a run is about to train.
-        label: where they come from, for the message.
+        model: model with the weights that a run is about to train.
+        label: source of the weights, for the message.
     """
-    found = model_defect(model)
-    if found is not None:
-        raise SourceError(f"the weights of {label} cannot be trained on: {found}; {_BACK}")
+    defect = model_defect(model)
+    if defect is not None:
+        raise SourceError(f"the weights of {label} cannot be trained on: {defect}; {_BACK}")
 
 
 def check_state(state: Mapping[str, Mapping[str, object]], label: str) -> None:
     """Raise SourceError if a value of an optimizer's state is not finite, or a second moment is negative.
 
     Args:
-        state: by parameter name.
-        label: the file that it was read from.
+        state: state by parameter name.
+        label: file of the state, for the message.
     """
-    found = next(_state_defects(state), None)
-    if found is not None:
-        raise SourceError(f"{label} cannot be continued: {found}; {_BACK}, or start from the weights alone with "
+    defect = next(_state_defects(state), None)
+    if defect is not None:
+        raise SourceError(f"{label} cannot be continued: {defect}; {_BACK}, or start from the weights alone with "
                           "fresh_optimizer=True")  # fmt: skip
 
 
@@ -51,37 +51,42 @@ def check_plain(content: object, label: str) -> None:
     """Raise SourceError if a number in nested dictionaries and lists is not finite, such as an lr.
 
     Args:
-        content: dictionaries and lists of plain values; tensors are passed over.
-        label: the file that it was read from.
+        content: dictionaries and lists of plain values; tensors are skipped.
+        label: file of the content, for the message.
     """
-    found = next(_plain_defects(content), None)
-    if found is not None:
-        raise SourceError(f"{label} cannot be continued: {found}; {_BACK}")
+    defect = next(_plain_defects(content), None)
+    if defect is not None:
+        raise SourceError(f"{label} cannot be continued: {defect}; {_BACK}")
 
 
 def model_defect(model: nn.Module) -> str | None:
-    """The first Parameter or buffer with a value that is not finite, in words; None where all are.
+    """Describe the first Parameter or buffer with a value that is not finite; None if all are finite.
 
-    A buffer of zeros and minus infinities is a mask, and right.
+    A buffer of zeros and minus infinities is a mask, and is accepted.
     """
-    held = [*live_parameters(model).items(), *((n, b) for n, b in model.named_buffers() if not _is_mask(b))]
-    return next((found for name, tensor in held if (found := _defect(name, tensor)) is not None), None)
+    tensors = [*live_parameters(model).items(), *((n, b) for n, b in model.named_buffers() if not _is_mask(b))]
+    return next((defect for name, tensor in tensors if (defect := _defect(name, tensor)) is not None), None)
 
 
 def live_defect(model: nn.Module, optimizer: Optimizer) -> str | None:
-    """The same of a model and of its optimizer's state, as a checkpoint would hold them."""
+    """Describe the first value of a model or of its optimizer's state that is not finite; None if all are finite.
+
+    Args:
+        model: model to be saved.
+        optimizer: its optimizer.
+    """
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
-    held: Mapping[torch.Tensor, Mapping[str, Any]] = cast("Any", optimizer).state
-    named = {names[p]: state for p, state in held.items() if p in names}
-    return model_defect(model) or next(_state_defects(named), None)
+    states: Mapping[torch.Tensor, Mapping[str, Any]] = cast("Any", optimizer).state
+    states_by_name = {names[p]: state for p, state in states.items() if p in names}
+    return model_defect(model) or next(_state_defects(states_by_name), None)
 
 
 def _state_defects(state: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for name, own in state.items():
-        for key, value in own.items():
+    for name, values in state.items():
+        for key, value in values.items():
             if isinstance(value, torch.Tensor):
-                found = _defect(f"{key} of {name}", value, signed=key not in (*_SECOND_MOMENTS, "step"))
-                yield from () if found is None else (found,)
+                defect = _defect(f"{key} of {name}", value, signed=key not in (*_SECOND_MOMENTS, "step"))
+                yield from () if defect is None else (defect,)
             elif isinstance(value, float) and not math.isfinite(value):
                 yield f"{key} of {name} is {value}"
 
@@ -89,17 +94,17 @@ def _state_defects(state: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _plain_defects(content: Any, path: str = "") -> Iterator[str]:
     stack: list[tuple[str, Any]] = [(path, content)]
     while stack:
-        at, held = stack.pop()
-        if isinstance(held, Mapping):
-            stack += [(f"{at}.{key}".lstrip("."), inner) for key, inner in cast("Mapping[Any, Any]", held).items()]
-        elif isinstance(held, (list, tuple)):
-            stack += [(f"{at}[{i}]", inner) for i, inner in enumerate(cast("list[Any]", held))]
-        elif isinstance(held, float) and not math.isfinite(held):
-            yield f"{at} is {held}"
+        place, value = stack.pop()
+        if isinstance(value, Mapping):
+            stack += [(f"{place}.{key}".lstrip("."), inner) for key, inner in cast("Mapping[Any, Any]", value).items()]
+        elif isinstance(value, (list, tuple)):
+            stack += [(f"{place}[{i}]", inner) for i, inner in enumerate(cast("list[Any]", value))]
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{place} is {value}"
 
 
 def _defect(name: str, tensor: torch.Tensor, *, signed: bool = True) -> str | None:
-    """Describe a defect in the values of a tensor, in one pass and without a copy."""
+    """Describe a defect in the values of a tensor, in one pass and without a copy; None if there is none."""
     for chunk in _chunks(tensor):
         least, most = (float(end) for end in torch.aminmax(chunk))
         if not (math.isfinite(least) and math.isfinite(most)):
@@ -110,17 +115,17 @@ def _defect(name: str, tensor: torch.Tensor, *, signed: bool = True) -> str | No
 
 
 def _counted(name: str, tensor: torch.Tensor) -> str:
-    """The number of values that are not finite, and the first of them."""
-    bad, first = 0, math.nan
+    """Count the values that are not finite, and name the first of them."""
+    n_bad, first = 0, math.nan
     for chunk in _chunks(tensor):
-        odd = chunk[~chunk.isfinite()]
-        first = float(odd[0]) if not bad and len(odd) else first
-        bad += len(odd)
-    return f"{name} has {bad} of {tensor.numel()} values that are not finite (the first is {first})"
+        bad_values = chunk[~chunk.isfinite()]
+        first = float(bad_values[0]) if not n_bad and len(bad_values) else first
+        n_bad += len(bad_values)
+    return f"{name} has {n_bad} of {tensor.numel()} values that are not finite (the first is {first})"
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The values of a tensor of floating type, flat; none of another type."""
+    """Yield the values of a floating tensor in flat pieces; nothing for another type."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.detach())
     if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:

@@ -1,4 +1,4 @@
-"""A few gradients, to hold an optimizer's moments against."""
+"""Gradients of a few batches, with which an optimizer's moments are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ _BATCHES = 8
 
 
 def sample_gradients(trainer: CrashSafeTrainer, data: Data) -> dict[str, torch.Tensor]:
-    """Gradients of a few held-out batches by parameter name; no random number is drawn and none is left behind."""
+    """Compute gradients of a few held-out batches. Draws no random numbers, and leaves no gradients in the model.
+
+    Args:
+        trainer: Trainer with the model and the collator.
+        data: data with held-out examples.
+
+    Returns:
+        Summed gradients by parameter name.
+    """
     model: Any = trainer.model
     size = trainer.args.per_device_train_batch_size
     was_training = model.training
@@ -23,9 +31,9 @@ def sample_gradients(trainer: CrashSafeTrainer, data: Data) -> dict[str, torch.T
         examples = [data.held_out[i] for i in range(first, min(first + size, len(data.held_out)))]
         batch = trainer.data_collator(cast("Any", examples))
         model(**{name: value.to(model.device) for name, value in batch.items()}).loss.backward()
-    named = untied(live_parameters(model))
-    found = {name: p.grad.detach() for name, p in named.items() if p.grad is not None}
+    parameters = untied(live_parameters(model))
+    gradients = {name: p.grad.detach() for name, p in parameters.items() if p.grad is not None}
     for parameter in model.parameters():
         parameter.grad = None
     model.train(was_training)
-    return found
+    return gradients

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is whole: the newest is not, where a run was killed while it saved."""
+"""Finds complete checkpoints. The newest one is incomplete if the run was killed while it saved."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def checkpoints_of(run: Path) -> list[Path]:
-    """The `checkpoint-N` folders of a run, newest first."""
-    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()] if run.is_dir() else []
-    return sorted(found, key=step_of, reverse=True)
+    """List the `checkpoint-N` folders of a run, newest first."""
+    folders = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()] if run.is_dir() else []
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Return the step in a checkpoint's name."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def find_complete(
     run: Path, why_not: Callable[[Path], str | None] | None = None
 ) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that is whole, and the newer ones that are not, each with the reason.
+    """Find the newest complete checkpoint of a run.
 
     Args:
-        run: holds the checkpoints.
-        why_not: gives the reason; `defect` by default, or `damage`, which reads the files.
+        run: folder of the run.
+        why_not: returns why a checkpoint is not complete, or None; None for `defect`. `damage` also reads all bytes.
+
+    Returns:
+        The checkpoint, None if there is none; and the newer ones that are not complete, each with the reason.
     """
     passed_over: list[tuple[Path, str]] = []
     for path in checkpoints_of(run):
@@ -60,16 +63,19 @@ def has_weights(folder: Path) -> bool:
 
 
 def gguf_in(folder: Path) -> str | None:
-    """The one GGUF file of a folder without other weights; transformers dequantises it."""
-    found = sorted(folder.glob("*.gguf"))
-    return found[0].name if len(found) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
+    """Return the name of the only GGUF file, which transformers dequantises, of a folder without other weights."""
+    files = sorted(folder.glob("*.gguf"))
+    return files[0].name if len(files) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
 
 
 def refuse_adapter(source: Path) -> None:
-    """Refuse an adapter, a run of adapters, or a file of one: they hold no weights of their own.
+    """Refuse an adapter, which has no weights of its own.
+
+    Args:
+        source: folder of an adapter, run with adapters as checkpoints, or file of an adapter.
 
     Raises:
-        UsageError: it is one.
+        UsageError: the source is an adapter.
     """
     folder = source.parent if source.name.startswith("adapter_model") else source
     for path in (folder, *checkpoints_of(folder)):
@@ -81,7 +87,7 @@ def refuse_adapter(source: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> Table:
-    """trainer_state.json of a checkpoint.
+    """Read trainer_state.json of a checkpoint.
 
     Raises:
         SourceError: it is missing or damaged.
@@ -90,30 +96,30 @@ def read_state(checkpoint: Path) -> Table:
 
 
 def defect(checkpoint: Path) -> str | None:
-    """Find the damage that keeps a Trainer's checkpoint from being continued; None if there is none.
+    """Describe the damage that keeps a Trainer's checkpoint from being continued; None if there is none.
 
-    Sizes, headers and directories of the files are read, and the step counters of the optimizer; not the tensors.
+    This reads sizes, headers and directories of the files and the step counters of the optimizer, but no tensors.
     """
-    found = manifest_defect(checkpoint)
-    return found if found is not None else next(_defects(checkpoint), None)
+    manifest_problem = manifest_defect(checkpoint)
+    return manifest_problem if manifest_problem is not None else next(_defects(checkpoint), None)
 
 
 def damage(checkpoint: Path) -> str | None:
-    """The same, with every byte of weights and optimizer held against the checksums that were saved with them."""
+    """Describe damage as `defect` does, and also compare every byte of weights and optimizer with its checksum."""
     return defect(checkpoint) or _changed_bytes(checkpoint, manifest=False)
 
 
 def check_weights(folder: Path) -> None:
-    """Raise SourceError if a file of weights in a folder is not what was saved, where checksums exist."""
-    found = _changed_bytes(folder, manifest=True)
-    if found is not None:
-        raise SourceError(f"'{folder}' is damaged: {found}; copy it again, or name another checkpoint")
+    """Raise SourceError if a file of weights in a folder differs from its checksum. Files without one are accepted."""
+    problem = _changed_bytes(folder, manifest=True)
+    if problem is not None:
+        raise SourceError(f"'{folder}' is damaged: {problem}; copy it again, or name another checkpoint")
 
 
 def _changed_bytes(folder: Path, *, manifest: bool) -> str | None:
-    found = (manifest_defect(folder) if manifest else None) or content_defect(folder)
+    problem = (manifest_defect(folder) if manifest else None) or content_defect(folder)
     zipped = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES and path.is_file())
-    return found or next((why for path in zipped if (why := zip_defect(path)) is not None), None)
+    return problem or next((why for path in zipped if (why := zip_defect(path)) is not None), None)
 
 
 def _defects(folder: Path) -> Iterator[str]:
@@ -165,7 +171,7 @@ def _zip_defect(path: Path) -> Iterator[str]:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
         if zipped:
-            zipfile.ZipFile(path).close()  # the directory of a zip archive stands at its end
+            zipfile.ZipFile(path).close()  # the directory of a zip archive is at its end
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         yield f"{path.name} is cut short, or damaged ({error})"
         return
@@ -174,7 +180,7 @@ def _zip_defect(path: Path) -> Iterator[str]:
 
 
 def _step_defects(folder: Path) -> Iterator[str]:
-    """Files of different steps in one folder: somebody saved over an older checkpoint and was killed."""
+    """Yield files that are of different steps, as after a process that was killed while it overwrote a checkpoint."""
     from specdiag.checkpoint.torch_load import load_torch
     from specdiag.train.checkpoints.finite import check_plain
     from specdiag.train.checkpoints.optimizer_state import step_counters
@@ -187,16 +193,16 @@ def _step_defects(folder: Path) -> Iterator[str]:
     except SourceError as error:
         yield str(error)
         return
-    named = _NAME.fullmatch(folder.name)
-    if named is not None and int(named[1]) != step:
+    match = _NAME.fullmatch(folder.name)
+    if match is not None and int(match[1]) != step:
         yield f"{STATE} is of step {step}"
     if len(counters) > 1:
         yield f"{OPTIMIZER} has parameters at step {min(counters)} and at step {max(counters)}"
-    skips = (folder / "scaler.pt").exists()  # half precision skips optimizer steps
-    if counters and counters != {step} and not (skips and max(counters) <= step):
+    may_skip = (folder / "scaler.pt").exists()  # half precision skips some optimizer steps
+    if counters and counters != {step} and not (may_skip and max(counters) <= step):
         yield f"{OPTIMIZER} is of step {max(counters)}, {STATE} of step {step}"
-    last = scheduler.get("last_epoch") if isinstance(scheduler, dict) and "lr_lambdas" in scheduler else None
-    if last is not None and type(last) is not int:
-        yield f"{SCHEDULER} has a position of {last!s:.40}"
-    elif last is not None and last != step and not (skips and last <= step):
-        yield f"{SCHEDULER} is of step {last}, {STATE} of step {step}"
+    position = scheduler.get("last_epoch") if isinstance(scheduler, dict) and "lr_lambdas" in scheduler else None
+    if position is not None and type(position) is not int:
+        yield f"{SCHEDULER} has a position of {position!s:.40}"
+    elif position is not None and position != step and not (may_skip and position <= step):
+        yield f"{SCHEDULER} is of step {position}, {STATE} of step {step}"

@@ -1,4 +1,4 @@
-"""Manifest of a checkpoint, written last: a folder that does not fit it is unfinished or was changed."""
+"""Manifest of a checkpoint, written last. A folder that differs from its manifest is unfinished or was changed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WITHOUT_CRC = (".safetensors",)
 
 
 class FileMark(Record, frozen=True, kw_only=True):
-    """A file by its size and its ends: an optimizer of many gigabytes is not hashed whole at every save."""
+    """Size and digest of a file. Only its ends are hashed, because hashing gigabytes at every save takes too long."""
 
     size: int
     ends: str
     """SHA-256 of the first and the last MiB."""
     crc: int | None = None
-    """CRC-32 of the whole file, where its format has none of its own as torch's zip files have."""
+    """CRC-32 of the whole file; None for torch's zip files, which have their own."""
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -39,10 +39,10 @@ _decode = json_decoder(Manifest)
 
 
 def mark(path: Path) -> FileMark:
-    """The mark of a file.
+    """Read size and ends of a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with open_regular(path) as file:
@@ -55,7 +55,7 @@ def mark(path: Path) -> FileMark:
 
 
 def write_manifest(folder: Path) -> None:
-    """Sync every file of a folder to disk, and then a manifest of them."""
+    """Sync every file of a folder to disk, then write and sync a manifest of them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         sync(path)
@@ -67,7 +67,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def content_defect(folder: Path) -> str | None:
-    """The file whose bytes are not those of its checksum in the manifest, in words; None where there is none."""
+    """Describe the first file that differs from its checksum in the manifest; None if there is none."""
     try:
         manifest = _read(folder)
         for name, expected in manifest.files.items() if manifest is not None else ():
@@ -79,7 +79,7 @@ def content_defect(folder: Path) -> str | None:
 
 
 def manifest_defect(folder: Path) -> str | None:
-    """In what a folder differs from its manifest; None where it has none or fits."""
+    """Describe how a folder differs from its manifest; None if it does not differ, or has none."""
     try:
         manifest = _read(folder)
     except (OSError, msgspec.DecodeError) as error:
@@ -88,12 +88,12 @@ def manifest_defect(folder: Path) -> str | None:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return f"{MANIFEST} names {name}, which is outside of the checkpoint"
         try:
-            found = mark(folder / name)
+            current = mark(folder / name)
         except (OSError, ValueError):
             return f"no {name}"
-        if found.size != expected.size:
-            return f"{name} has {found.size} bytes, saved were {expected.size}"
-        if found.ends != expected.ends:
+        if current.size != expected.size:
+            return f"{name} has {current.size} bytes, saved were {expected.size}"
+        if current.ends != expected.ends:
             return f"{name} was changed after it was saved"
     return None
 

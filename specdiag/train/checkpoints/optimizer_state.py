@@ -1,4 +1,4 @@
-"""Checks that a saved optimizer fits the model: torch loads moments into wrong parameters without an error."""
+"""Checks that a saved optimizer fits the model, because torch loads moments into wrong parameters without an error."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ Moments = Mapping[str, Mapping[str, object]]
 """Saved state by parameter name."""
 
 _MOST_STEPS = 1 << 53
-"""A step counter may be a float, which counts no further."""
+"""Bound of a step counter: it may be a float, which cannot count further."""
 
 
 def read_optimizer(path: Path) -> tuple[list[ParamGroup], Mapping[object, Mapping[str, object]]]:
-    """Groups and state of an optimizer's file, in the layout of torch.
+    """Read the file of an optimizer.
+
+    Args:
+        path: file of torch.save.
+
+    Returns:
+        Parameter groups, and state by parameter index, as torch saves them.
 
     Raises:
-        SourceError: it cannot be opened, has another layout, or a number of its groups is not finite.
+        SourceError: the file cannot be opened, has another layout, or a number of its groups is not finite.
     """
     saved: Any = load_torch(path, str(path))
     groups, state = (saved.get(name) if isinstance(saved, Mapping) else None for name in ("param_groups", "state"))
@@ -35,24 +41,25 @@ def read_optimizer(path: Path) -> tuple[list[ParamGroup], Mapping[object, Mappin
     groups, state = cast("list[Any]", groups), cast("Mapping[Any, Any]", state)
     if not all(isinstance(g, Mapping) and isinstance(cast("Any", g).get("params"), list) for g in groups):
         raise SourceError(f"{path} has parameter groups without parameters: name another checkpoint")
-    odd = next((key for key, own in state.items() if not isinstance(own, Mapping)), None)
-    if odd is not None:
-        raise SourceError(f"{path} has a {type(state[odd]).__name__} for the state of {odd!s:.40}: it is damaged")
+    bad_key = next((key for key, own in state.items() if not isinstance(own, Mapping)), None)
+    if bad_key is not None:
+        kind = type(state[bad_key]).__name__
+        raise SourceError(f"{path} has a {kind} for the state of {bad_key!s:.40}: it is damaged")
     check_plain(groups, str(path))
     return cast("list[ParamGroup]", groups), cast("Mapping[object, Mapping[str, object]]", state)
 
 
 def step_counters(path: Path) -> set[int]:
-    """The step counters of all parameters.
+    """Return the distinct step counters of the parameters in the file of an optimizer.
 
     Raises:
-        SourceError: as `read_optimizer`, or one is no count of steps.
+        SourceError: the file cannot be used, as for `read_optimizer`, or a counter is no number of steps.
     """
-    found: set[int] = set()
+    counters: set[int] = set()
     for own in read_optimizer(path)[1].values():
         if "step" in own:
-            found.add(_count(own["step"], path))
-    return found
+            counters.add(_count(own["step"], path))
+    return counters
 
 
 def _count(value: Any, path: Path) -> int:
@@ -64,14 +71,17 @@ def _count(value: Any, path: Path) -> int:
 
 
 def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple[str, Moments]:
-    """Compare every saved state tensor with its parameter; say in a sentence what was compared, and give the state.
+    """Compare the shape of every saved state tensor with its parameter.
 
-    Two matrices of one shape that changed places are not found here.
+    Two matrices of the same shape that are exchanged are not found here.
 
     Args:
-        path: what the optimizer saved.
-        optimizer: the new one, whose groups are in the order in which the state will be loaded.
-        model: names the parameters.
+        path: file of the saved optimizer.
+        optimizer: new optimizer, whose groups are in the order in which the state will be loaded.
+        model: model whose Parameters are named.
+
+    Returns:
+        A sentence on what was compared, and the saved state by parameter name.
 
     Raises:
         SourceError: groups, counts or shapes differ, or a parameter has no state.
@@ -87,11 +97,11 @@ def check_optimizer(path: Path, optimizer: Optimizer, model: nn.Module) -> tuple
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
     keys = [key for group in saved_groups for key in group["params"]]
     n_tensors = 0
-    found: dict[str, Mapping[str, object]] = {}
+    moments: dict[str, Mapping[str, object]] = {}
     for key, parameter in zip(keys, (p for group in groups for p in group), strict=True):
         n_tensors += _check_state(path, names[parameter], _state_of(state, key), parameter)
-        found[names[parameter]] = state[key]
-    return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters.", found
+        moments[names[parameter]] = state[key]
+    return f"{n_tensors} state tensors of {len(keys)} parameters have the shapes of their parameters.", moments
 
 
 def _state_of(state: Mapping[Any, Mapping[str, Any]], key: Any) -> Mapping[str, Any] | None:

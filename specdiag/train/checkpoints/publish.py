@@ -1,4 +1,4 @@
-"""A checkpoint appears whole or not at all: it is written aside, synced, and renamed into place."""
+"""Publishes checkpoints atomically: they are written into a staging folder, synced, and renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ _GONE = ".gone-"
 
 
 def publish(run: Path, step: int) -> Path:
-    """Put the checkpoint that was staged in `run/.saving` in its place; one that is there is replaced."""
+    """Move a staged checkpoint from `run/.saving` to its place. An existing one is replaced.
+
+    Args:
+        run: folder of the run.
+        step: step of the checkpoint.
+
+    Returns:
+        Its folder.
+    """
     staged, final = run / STAGING / f"checkpoint-{step}", run / f"checkpoint-{step}"
     write_manifest(staged)
     old = run / f"{_OLD}{final.name}"
@@ -28,7 +36,14 @@ def publish(run: Path, step: int) -> Path:
 
 
 def recover(run: Path) -> list[str]:
-    """Clear away what a killed process left in a run of ours, and say what that was. Nothing that is whole is lost."""
+    """Remove what a killed process left in a run of ours. Complete checkpoints are kept.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        A sentence on each checkpoint that was restored or skipped.
+    """
     notes: list[str] = []
     for staged in sorted((run / STAGING).glob("checkpoint-*")):
         final = run / staged.name
@@ -42,14 +57,19 @@ def recover(run: Path) -> list[str]:
         if not final.exists():
             old.rename(final)
             notes.append(f"{final.name} was to be replaced when the run was killed: the former one is back")
-    for left in (run / STAGING, *run.glob(f"{_OLD}checkpoint-*"), *run.glob(f"{_GONE}checkpoint-*")):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (run / STAGING, *run.glob(f"{_OLD}checkpoint-*"), *run.glob(f"{_GONE}checkpoint-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     sync(run)
     return notes
 
 
 def rotate(run: Path, keep: int | None) -> None:
-    """Delete all but the newest checkpoints; each is renamed first, so that none is seen half deleted."""
+    """Delete all but the newest checkpoints. Each is renamed first, so that no half-deleted one is ever seen.
+
+    Args:
+        run: folder of the run.
+        keep: number of checkpoints to keep; None or 0 for all.
+    """
     for path in checkpoints_of(run)[keep:] if keep else ():
-        gone = path.rename(run / f"{_GONE}{path.name}")
-        shutil.rmtree(gone)
+        doomed = path.rename(run / f"{_GONE}{path.name}")
+        shutil.rmtree(doomed)

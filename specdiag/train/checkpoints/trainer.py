@@ -1,4 +1,4 @@
-"""The Trainer of transformers with checkpoints that a kill cannot tear."""
+"""A Trainer of transformers whose checkpoints stay whole if the process is killed."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ except ImportError as error:
     raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
 _SLACK = 1 << 20
-"""Bytes of a checkpoint besides its tensors, about."""
+"""Approximate bytes of a checkpoint besides its tensors."""
 
 
 class CrashSafeTrainer(Trainer):
-    """Saves aside, syncs, and renames; older checkpoints are deleted only then.
+    """Saves a checkpoint in a staging folder, syncs it, renames it, and only then deletes older ones.
 
     Attributes:
-        tokens: read by training steps of this process.
+        tokens: number of tokens in the training steps of this process.
         companions: files that are copied into every checkpoint. A tokenizer among them is not given to the Trainer,
             which would write its special tokens into the model's configuration.
         make_optimizer: makes the optimizer for the model; None for the Trainer's own.
-        divergence: watches for what is not finite; None where nobody does.
+        divergence: checks losses and weights; None for no checks.
     """
 
     tokens = 0
@@ -43,7 +43,7 @@ class CrashSafeTrainer(Trainer):
     divergence: Divergence | None = None
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """The registry's where one is named, else the Trainer's own."""
+        """Create the optimizer by `make_optimizer`, else the Trainer's own."""
         if cast("Optimizer | None", self.optimizer) is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(cast("nn.Module", self.model))
         return super().create_optimizer(model)
@@ -56,11 +56,11 @@ class CrashSafeTrainer(Trainer):
         step = cast("Callable[..., torch.Tensor]", super().training_step)
         loss = step(model, inputs, *args, **kwargs)
         if self.divergence is not None:
-            self.divergence.see(loss)
+            self.divergence.observe(loss)
         return loss
 
     def save_now(self) -> None:
-        """Save a checkpoint of the present state, as between two steps."""
+        """Save a checkpoint of the current state, as between two steps."""
         self._save_checkpoint(cast("nn.Module", self.model), None)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -73,8 +73,9 @@ class CrashSafeTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run, step = Path(str(self.args.output_dir)), self.state.global_step
-        own, watch = cast("nn.Module", self.model), self.divergence
-        if watch is not None and not watch.allows_saving(own, cast("Any", self.optimizer), step, self.control):
+        own, divergence = cast("nn.Module", self.model), self.divergence
+        optimizer = cast("Any", self.optimizer)
+        if divergence is not None and not divergence.allows_saving(own, optimizer, step, self.control):
             return
         self._check_space(run, step)
         try:
@@ -82,7 +83,7 @@ class CrashSafeTrainer(Trainer):
             wait_for_all()  # every rank has written its random state
             if self.is_world_process_zero():
                 publish(run, step)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch says of a full disk RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError on a full disk
             shutil.rmtree(run / STAGING, ignore_errors=True)
             reason = str(error).partition("\n")[0]
             raise ComputationError(

@@ -1,4 +1,4 @@
-"""trainer_state.json of a checkpoint, checked before transformers builds objects of it."""
+"""Reads trainer_state.json, and checks it before transformers makes objects of it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _convert = converter(_State)
 
 
 def read_trainer_state(path: Path) -> Table:
-    """The content of a trainer_state.json.
+    """Read and check a trainer_state.json.
 
     Raises:
-        SourceError: it is missing or damaged, or a value of it is none that a Trainer writes.
+        SourceError: the file is missing or damaged, or has a field or value that no Trainer writes.
     """
     try:
         content = json.loads(read_whole(path))

@@ -1,4 +1,4 @@
-"""CRCs of the members of torch's zip files, which torch writes and does not look at when it reads."""
+"""Checks the CRCs in torch's zip files, which torch writes and does not check when it reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ _SIGNATURE = b"PK\x03\x04"
 
 
 def zip_defect(path: Path) -> str | None:
-    """The member whose bytes are not those that were saved, in words; None where there is none, or no zip file.
+    """Describe the damage of a zip file: of the archive, or of the first member that differs from its CRC.
 
-    A file that was saved without CRCs (`torch.serialization.set_crc32_options(False)`) has zeros for all of them, and
-    cannot be checked.
+    Args:
+        path: file of torch.save.
+
+    Returns:
+        None if there is none, if the file is no zip file, or if it was saved without CRCs
+        (`torch.serialization.set_crc32_options(False)`), which are zero then.
     """
     try:
         with path.open("rb") as file:
@@ -27,16 +31,16 @@ def zip_defect(path: Path) -> str | None:
             members = archive.infolist()
             if not any(member.CRC for member in members):
                 return None
-            return next((found for m in members if (found := _member_defect(archive, m)) is not None), None)
+            return next((defect for m in members if (defect := _member_defect(archive, m)) is not None), None)
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, struct.error) as error:
         return f"{path.name} is a damaged zip archive ({error})"
 
 
 def check_zip(path: Path) -> None:
-    """Raise SourceError if a member of a zip file is not what was saved."""
-    found = zip_defect(path)
-    if found is not None:
-        raise SourceError(f"{path}: {found}; copy it again, or take an earlier checkpoint")
+    """Raise SourceError if a member of a zip file differs from its CRC."""
+    defect = zip_defect(path)
+    if defect is not None:
+        raise SourceError(f"{path}: {defect}; copy it again, or take an earlier checkpoint")
 
 
 def _member_defect(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str | None:

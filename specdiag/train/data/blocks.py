@@ -1,4 +1,4 @@
-"""Tokens cut into blocks of one length, and which blocks are held out."""
+"""Cuts tokens into blocks of one length, and holds some of them out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from specdiag.errors import SourceError
 HELD_OUT_SHARE = 64
 """Number of blocks per held-out block. At least one block is held out."""
 HELD_OUT_MOST = 512
+"""Largest number of held-out blocks."""
 
 Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
-"""Tokens of a file, in its order."""
+"""Tokens of a file in stored order, of shape [n]."""
 
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
-    """Blocks of a memory-mapped token file; the tokens after the last whole block are left out.
+    """Blocks of a memory-mapped token file. Tokens after the last whole block are left out.
 
-    Every block predicts `size - 1` tokens, so that a mean over blocks is one over tokens.
+    Every block predicts `size - 1` tokens, so that a mean over blocks is a mean over tokens.
     """
 
     def __init__(self, tokens: Tokens, size: int, indices: NDArray[np.int64]) -> None:
@@ -39,10 +40,18 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
 
 def split(tokens: Tokens, size: int, label: str) -> tuple[Blocks, Blocks]:
-    """Training and held-out blocks. Which are held out depends on the number of blocks alone, never on the seed.
+    """Split tokens into training and held-out blocks. Which are held out depends only on the number of blocks.
+
+    Args:
+        tokens: tokens of shape [n].
+        size: tokens of a block.
+        label: source of the tokens, for the message.
+
+    Returns:
+        Training blocks, and held-out blocks.
 
     Raises:
-        SourceError: there are not two blocks.
+        SourceError: there are fewer than two blocks.
     """
     n = len(tokens) // size
     if n < 2:
@@ -52,17 +61,29 @@ def split(tokens: Tokens, size: int, label: str) -> tuple[Blocks, Blocks]:
 
 
 def held_out_of(n: int, most: int = HELD_OUT_MOST) -> NDArray[np.bool_]:
-    """Which of n examples are held out, by a hash of their number: one in 64, at least one."""
+    """Choose held-out examples by a hash of their number: one in 64, and at least one.
+
+    Args:
+        n: number of examples.
+        most: largest number of held-out examples.
+
+    Returns:
+        True for held-out examples, of shape [n].
+    """
     held_out = np.zeros(n, bool)
     held_out[np.argsort(_hashes(n), kind="stable")[: max(1, min(n // HELD_OUT_SHARE, most))]] = True
     return held_out
 
 
 def open_tokens(path: Path, dtype: str) -> Tokens:
-    """A token file as a memory map.
+    """Open a token file as a memory map.
+
+    Args:
+        path: file of plain integers.
+        dtype: numpy's name of their type, such as `uint16`.
 
     Raises:
-        SourceError: it is empty, no file of that type, or cannot be read.
+        SourceError: the file is empty, its size does not fit the type, or it cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -74,7 +95,16 @@ def open_tokens(path: Path, dtype: str) -> Tokens:
 
 
 def check_vocabulary(tokens: Tokens, size: int, label: str) -> None:
-    """Raise SourceError if a token lies beyond the model's vocabulary."""
+    """Check that all tokens are in the model's vocabulary.
+
+    Args:
+        tokens: tokens of shape [n].
+        size: size of the vocabulary.
+        label: source of the tokens, for the message.
+
+    Raises:
+        SourceError: a token is `size` or larger.
+    """
     step = 1 << 24
     largest = max(int(tokens[i : i + step].max()) for i in range(0, len(tokens), step))
     if largest >= size:

@@ -1,4 +1,4 @@
-"""Bytes as a tokenizer: what a run on bytes needs to be opened by other programs."""
+"""A tokenizer of bytes, so that other programs can open a run on bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the bytes of UTF-8, each its own number; no special tokens, nothing is merged.
+    """Make a tokenizer whose tokens are the bytes of UTF-8, by their value, without special tokens or merges.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -25,11 +25,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     except ImportError as error:
         raise MissingExtraError("a tokenizer of bytes needs transformers: pip install transformers") from error
 
-    # GPT-2's characters for bytes: its own where that can be printed, the others follow from 256 on.
+    # GPT-2's characters for bytes: a printable byte is its own character, the others follow from 256 on.
     alphabet = ByteLevel.alphabet()
     others = iter(sorted(character for character in alphabet if ord(character) > 0xFF))
     names = [chr(byte) if chr(byte) in alphabet else next(others) for byte in range(256)]
-    held = Tokenizer(BPE(vocab={name: byte for byte, name in enumerate(names)}, merges=[]))
-    held.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
-    held.decoder = Decoder()
-    return PreTrainedTokenizerFast(tokenizer_object=held, clean_up_tokenization_spaces=False)
+    tokenizer = Tokenizer(BPE(vocab={name: byte for byte, name in enumerate(names)}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = Decoder()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""Which data a run reads: compared when it goes on, so that it goes on with the same."""
+"""Fingerprints of data, by which a run that continues checks that its data is the same."""
 
 from __future__ import annotations
 
@@ -13,34 +13,44 @@ from specdiag.train.data.hub import HubData
 
 
 class DataFile(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """File by its name, size and ends, in any folder; or a dataset of the hub."""
+    """Identity of a file, by name, size and ends but not by folder; or of a dataset of the hub."""
 
     name: str
-    """Name of the file; `org/name:config/split` of a dataset."""
+    """Name of the file; `org/name:config/split` for a dataset."""
     size: int = 0
+    """Bytes; 0 for a dataset of texts."""
     ends: str = ""
+    """Digest of the first and last MiB; for images, of their names and sizes or classes."""
     commit: str = ""
-    """Commit of a dataset, which has neither size nor ends here."""
+    """Commit of a dataset; empty for a file."""
 
 
 class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """All that decides which tokens come in which block, or which examples there are."""
+    """Everything that decides which tokens are in which block, or which examples there are."""
 
     files: tuple[DataFile, ...]
     tokens: str
-    """`bytes`, `uint16`, `uint32`, or a digest of the tokenizer."""
+    """Units: `bytes`, `uint16`, `uint32`, a digest of the tokenizer, or `images` with their augmentation."""
     block_size: int
-    """Tokens of a block; for examples, of the longest."""
+    """Tokens of a block or of the longest example; pixels of a side for images."""
     seed: int
+    """Seed of the run."""
     max_tokens: int = 0
-    """Tokens after so many were left out; 0 for no such bound."""
+    """Largest number of tokens to take; 0 for all."""
     task: str = ""
-    """Other than predicting the next token."""
+    """Task; empty for predicting the next token."""
     columns: tuple[str, ...] = ()
-    """Columns of examples: texts, then the label."""
+    """Columns of labelled texts: texts, then the label."""
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Describe each difference to another fingerprint; empty if there is none."""
+        """Describe each difference between this fingerprint and a later one.
+
+        Args:
+            other: the later fingerprint.
+
+        Returns:
+            One phrase for each difference; empty if there is none.
+        """
         changes: list[str] = []
         ours, theirs = ({f.name: f for f in side.files} for side in (self, other))
         changes += [f"{name} is gone" for name in ours if name not in theirs]
@@ -56,7 +66,7 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def digest(self) -> str:
-        """Names the tokens of these files in these units, whatever the blocks."""
+        """Digest of files, units and `max_tokens`, which names their tokens independently of the blocks."""
         return hashlib.sha256(repr((self.files, self.tokens, self.max_tokens)).encode()).hexdigest()[:16]
 
 
@@ -70,7 +80,16 @@ def data_fingerprint(
     task: str = "",
     columns: Sequence[str] = (),
 ) -> Fingerprint:
-    """The fingerprint of data: files by their sizes and first and last MiB, datasets of the hub by their commits.
+    """Make the fingerprint of data, by sizes and ends of files and by commits of datasets.
+
+    Args:
+        sources: files, and datasets of the hub with their commits.
+        tokens: units, as in `Fingerprint`.
+        block_size: tokens of a block, or of the longest example.
+        seed: seed of the run.
+        max_tokens: largest number of tokens to take; None for all.
+        task: task; empty for predicting the next token.
+        columns: columns of labelled texts.
 
     Raises:
         OSError: a file cannot be read.
@@ -89,8 +108,8 @@ def data_fingerprint(
 def _data_file(source: Path | HubData) -> DataFile:
     if isinstance(source, HubData):
         return DataFile(name=source.name, commit=source.revision or "")
-    marked = mark(source)
-    return DataFile(name=source.name, size=marked.size, ends=marked.ends)
+    file_mark = mark(source)
+    return DataFile(name=source.name, size=file_mark.size, ends=file_mark.ends)
 
 
 def _change(before: DataFile, now: DataFile) -> str:

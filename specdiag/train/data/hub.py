@@ -1,7 +1,7 @@
-"""Datasets on the hub, through `datasets`: `org/name[@revision][:config[/split]]`, read as a stream from one commit.
+"""Datasets on the hub, by `datasets`: `org/name[@revision][:config[/split]]`, read as a stream from one commit.
 
-Which commit a revision stands for is asked once; a run keeps the pinned name and reads the same data whatever is pushed
-later. The connection is tried again by `datasets`, where it broke off.
+The commit of a revision is asked for once. A run keeps the name with the commit, and reads the same data whatever is
+pushed later. `datasets` retries a connection that broke.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class HubData:
     Attributes:
         repo: `org/name`.
         revision: branch, tag or commit; None for the default branch.
-        config: a configuration (subset); None for the only one, or the one that the dataset says.
-        split: None for `train`.
+        config: configuration (subset); None for the only one, or the dataset's default.
+        split: split; None for `train`.
     """
 
     repo: str
@@ -47,7 +47,7 @@ class HubData:
 
     @property
     def name(self) -> str:
-        """Without the revision."""
+        """Name without the revision."""
         return f"{self.repo}{self._part}"
 
     @property
@@ -62,7 +62,7 @@ class HubData:
 
 
 def locate(path: str | Path) -> Path | HubData:
-    """A path that exists, else what names a dataset on the hub.
+    """Return a path if it exists, else the dataset on the hub that it names.
 
     Raises:
         SourceError: it is neither.
@@ -71,14 +71,14 @@ def locate(path: str | Path) -> Path | HubData:
     if local.exists():
         return local
     text = str(path)
-    found = _ID.fullmatch(text)
-    if found is None or _FILE_LIKE.fullmatch(text):
+    match = _ID.fullmatch(text)
+    if match is None or _FILE_LIKE.fullmatch(text):
         raise SourceError(f"there is no {text}; a dataset on the hub is named org/name, org/name:config or its /split")
-    return HubData(found["repo"], found["revision"], found["config"] or None, found["split"])
+    return HubData(match["repo"], match["revision"], match["config"] or None, match["split"])
 
 
 def pin(paths: Sequence[str | Path]) -> list[str]:
-    """Paths as absolute ones and datasets with the commits that they are at, to be kept with a run.
+    """Make names of data that a run can keep: absolute paths, and datasets with their current commits.
 
     Raises:
         SourceError: one is neither a path nor a dataset that the hub gives.
@@ -88,16 +88,16 @@ def pin(paths: Sequence[str | Path]) -> list[str]:
 
 
 def resolve(data: HubData) -> HubData:
-    """The same at the commit that its revision stands for; asks the hub unless it is one.
+    """Return the dataset with the commit of its revision. This asks the hub, unless the revision is a commit.
 
     Raises:
-        SourceError: the hub has no such dataset or revision, does not tell, or cannot be reached.
+        SourceError: the hub has no such dataset or revision, gives no commit, or cannot be reached.
     """
     if data.pinned:
         return data
     from huggingface_hub import HfApi
 
-    with in_one_sentence(data):
+    with translate_hub_errors(data):
         commit = HfApi().dataset_info(data.repo, revision=data.revision).sha
     if commit is None:
         raise SourceError(f"the hub does not say at which commit {data} is: name one as org/name@COMMIT")
@@ -105,27 +105,31 @@ def resolve(data: HubData) -> HubData:
 
 
 def documents(data: HubData) -> Iterator[str]:
-    """Texts in stored order, as far as they are asked for.
+    """Yield the texts of a dataset in stored order; no more is downloaded than is asked for.
 
     Raises:
         SourceError: there is no such configuration, split or text, or the hub does not give it.
     """
     datasets = import_datasets()
-    with in_one_sentence(data, f"name a part as {data.repo}:CONFIG/SPLIT"):
+    with translate_hub_errors(data, f"name a part as {data.repo}:CONFIG/SPLIT"):
         builder = datasets.load_dataset_builder(data.repo, data.config, revision=data.revision)
         if hasattr(builder.config, "sample_by"):  # text files: lines would come without their ends
             builder.config.sample_by = "document"
         rows = builder.as_streaming_dataset(split=data.split or TRAIN)
-    with in_one_sentence(data):
+    with translate_hub_errors(data):
         for row in rows:
             yield text_of(row, data.name)
 
 
 def text_of(row: Mapping[str, object], label: str) -> str:
-    """The column `text` of a row, or the only one with text.
+    """Return the column `text` of a row, or the only column with text.
+
+    Args:
+        row: values by column.
+        label: source of the row, for the message.
 
     Raises:
-        SourceError: there are several, or none.
+        SourceError: there are several columns with text, or none.
     """
     strings = [name for name, value in row.items() if isinstance(value, str)]
     name = _COLUMN if _COLUMN in strings else strings[0] if len(strings) == 1 else None
@@ -135,7 +139,7 @@ def text_of(row: Mapping[str, object], label: str) -> str:
 
 
 def import_datasets() -> ModuleType:
-    """The library.
+    """Import `datasets`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -148,12 +152,15 @@ def import_datasets() -> ModuleType:
 
 
 @contextmanager
-def in_one_sentence(data: HubData, advice: str = "its files are not what they seem") -> Generator[None]:
+def translate_hub_errors(data: HubData, advice: str = "its files are not what they seem") -> Generator[None]:
     """Translate errors of the hub and its libraries into a SourceError with advice.
 
     Args:
-        data: what is read.
-        advice: for errors that come neither from the hub nor from the connection.
+        data: dataset that is read.
+        advice: advice for errors that come neither from the hub nor from the connection.
+
+    Raises:
+        SourceError: the block raised an error of reading.
     """
     import_datasets()
     from datasets.exceptions import DatasetsError
@@ -183,27 +190,27 @@ def _sentence(data: HubData, error: BaseException, advice: str) -> str:
     page = f"{constants.ENDPOINT}/datasets/{data.repo}"
     chain = list(_chain(error))
 
-    def of(*kinds: type[BaseException]) -> BaseException | None:
+    def first_of(*kinds: type[BaseException]) -> BaseException | None:
         return next((e for e in chain if isinstance(e, kinds)), None)
 
-    if of(OfflineModeIsEnabled):
+    if first_of(OfflineModeIsEnabled):
         return f"{data.name} is on the hub and HF_HUB_OFFLINE is set: unset it, or give data on this machine"
-    missing = of(DatasetNotFoundError)
-    if of(GatedRepoError) or (missing is not None and "gated" in str(missing)):  # without a cause
+    missing = first_of(DatasetNotFoundError)
+    if first_of(GatedRepoError) or (missing is not None and "gated" in str(missing)):  # without a cause
         return f"{data.repo} is gated: accept the licence at {page} and set HF_TOKEN, or 'hf auth login'"
-    if of(RepositoryNotFoundError):
+    if first_of(RepositoryNotFoundError):
         return (
             f"there is neither a path '{data}' nor a public dataset {data.repo} on {constants.ENDPOINT}: check the "
             "spelling; for a private one set HF_TOKEN, or 'hf auth login'"
         )
-    if of(RevisionNotFoundError):
+    if first_of(RevisionNotFoundError):
         return f"{data.repo} has no revision '{data.revision}': see {page}/tree/main"
-    if of(DataFilesNotFoundError):
+    if first_of(DataFilesNotFoundError):
         return f"{data.repo} holds no files that datasets can read (parquet, json, csv, text): see {page}/tree/main"
-    refused = of(HfHubHTTPError)
-    if isinstance(refused, HfHubHTTPError) and getattr(refused, "response", None) is not None:
-        return explain_refusal(data.repo, refused)
-    if of(*transport_errors(), ConnectionError, TimeoutError):
+    response_error = first_of(HfHubHTTPError)
+    if isinstance(response_error, HfHubHTTPError) and getattr(response_error, "response", None) is not None:
+        return explain_refusal(data.repo, response_error)
+    if first_of(*transport_errors(), ConnectionError, TimeoutError):
         reason = type(chain[-1]).__name__
         return f"{constants.ENDPOINT} cannot be reached for {data.name}, or broke off ({reason}): check the connection"
     reason = " ".join(" ".join(str(error).splitlines()[:2]).split())

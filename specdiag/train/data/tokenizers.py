@@ -1,4 +1,4 @@
-"""The tokenizer of a run: found beside weights, fetched, or none where bytes are tokens; and kept with the run."""
+"""Opens the tokenizer of a run, and keeps its files with the run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_TOKENIZER = "bytes"
-"""In a recipe: bytes are tokens."""
+"""Value of `tokenizer` in a recipe if bytes are tokens."""
 _OF_BYTES = (256, 257)
-"""Sizes of a vocabulary that say so themselves."""
+"""Sizes of a vocabulary from which one can tell that bytes are tokens."""
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _PARTS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 KEPT = "tokenizer"
-"""Folder in a run."""
+"""Name of the folder in a run that keeps its tokenizer."""
 
 
 def find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the first folder that has one, else None: then bytes are tokens.
+    """Open the tokenizer of the first folder that has one; return None if none has.
 
     Raises:
         SourceError: it cannot be opened.
@@ -34,36 +34,45 @@ def find_tokenizer(*folders: Path) -> PreTrainedTokenizerBase | None:
     return None if folder is None else _open(folder)
 
 
-def tokenizer_to_go_on(
-    named: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
+def resume_tokenizer(
+    requested: str | None, folders: Sequence[Path], *, in_bytes: bool, vocabulary: int | None, in_text: bool
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a run that goes on; None for bytes, and where no text is to be read.
+    """Open the tokenizer of a run that continues.
 
     Args:
-        named: folder, file or hub id, or `bytes`.
-        folders: where it may lie.
-        in_bytes: whether the run is known to have been trained on bytes.
-        vocabulary: of the model; None where it has none.
-        in_text: whether there is text to be made into tokens.
+        requested: tokenizer that was requested: folder, file, hub id or `bytes`; None for none.
+        folders: folders in which it is looked for otherwise.
+        in_bytes: True if the run is known to have been trained on bytes.
+        vocabulary: size of the model's vocabulary; None if it has none.
+        in_text: True if text must be made into tokens.
+
+    Returns:
+        None if bytes are tokens, or if there is no tokenizer and none is needed.
 
     Raises:
-        UsageError: there is none, and the vocabulary is not that of bytes.
+        UsageError: a tokenizer is needed and there is none.
         SourceError: it cannot be opened.
     """
-    if named is not None:
-        return open_tokenizer(named)
-    found = None if in_bytes else find_tokenizer(*folders)
-    if found is None and in_text and not in_bytes and vocabulary not in _OF_BYTES:
+    if requested is not None:
+        return open_tokenizer(requested)
+    tokenizer = None if in_bytes else find_tokenizer(*folders)
+    if tokenizer is None and in_text and not in_bytes and vocabulary not in _OF_BYTES:
         raise UsageError(
             f"there is no tokenizer in {folders[0]}, and its vocabulary of {vocabulary} is not that of bytes (256, or "
             "257 with one special token): name its own as tokenizer=, a folder, a file, a hub id "
             "or bytes"
         )
-    return found
+    return tokenizer
 
 
 def open_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a folder, file or hub id; None for bytes. What is here goes before the hub.
+    """Open the tokenizer of a folder, file or hub id. A local path is preferred to the hub.
+
+    Args:
+        source: folder, file or hub id; empty or `bytes` for none.
+
+    Returns:
+        None if bytes are tokens.
 
     Raises:
         SourceError: it cannot be opened.
@@ -72,7 +81,7 @@ def open_tokenizer(source: str) -> PreTrainedTokenizerBase | None:
 
 
 def tokenizer_files(*folders: Path) -> list[Path]:
-    """The files of that tokenizer, to be copied as they are: saving one anew may change it."""
+    """List the tokenizer's files of the first folder that has them, to be copied: saving it anew may change it."""
     folder = _folder_with(folders)
     if folder is None:
         return []
@@ -80,7 +89,15 @@ def tokenizer_files(*folders: Path) -> list[Path]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase | None, run: Path) -> list[Path]:
-    """Keep a tokenizer in the folder of a run, where it is not there yet, and give its files."""
+    """Save a tokenizer into the folder of a run, unless one is kept there already.
+
+    Args:
+        tokenizer: the tokenizer; None for bytes.
+        run: folder of the run.
+
+    Returns:
+        The files that the run keeps.
+    """
     folder = run / KEPT
     if not folder.exists():
         (byte_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
@@ -88,7 +105,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase | None, run: Path) -> list
 
 
 def copy_tokenizer(files: Sequence[Path], run: Path) -> list[Path]:
-    """Keep a tokenizer's files in the folder of a run: a checkpoint that they lie in may be deleted on the way."""
+    """Copy a tokenizer's files into the folder of a run, because a checkpoint with them may be deleted in training.
+
+    Args:
+        files: files of the tokenizer.
+        run: folder of the run; a tokenizer that is kept there already stays.
+
+    Returns:
+        The files that the run keeps.
+    """
     folder = run / KEPT
     if not folder.exists():
         folder.mkdir()
@@ -108,7 +133,7 @@ def _open(source: str | Path) -> PreTrainedTokenizerBase:
         name = gguf_in(Path(source))
         options: dict[str, str] = {} if name is None else {"gguf_file": name}
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-    except Exception as error:  # the tokenizers library raises nothing more special
+    except Exception as error:  # the tokenizers library raises plain Exception
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(f"the tokenizer of {source} cannot be opened ({reason})") from error
 

@@ -1,4 +1,4 @@
-"""Training data from files and from the hub: text, jsonl and parquet through `datasets`, or tokens as they are."""
+"""Loads training data from files and the hub: text, jsonl and parquet by `datasets`, or files of tokens."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _READERS = {
     ".bin": "tokens",
 }  # fmt: skip
 CACHE = "tokens-"
-"""Beginning of the names of cached tokens."""
+"""Prefix of the names of cached tokens."""
 _SUM = ".sha256"
 _log = logging.getLogger(__name__)
 BYTES = "bytes"
-"""As the units of a fingerprint."""
+"""Value of `tokens` in a fingerprint if bytes are tokens."""
 _BYTES = 256
 _AT_ONCE = 64
-"""Documents given to a tokenizer."""
+"""Number of documents given to a tokenizer at once."""
 
 
 Example = dict[str, object]
@@ -44,7 +44,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Examples(Protocol):
-    """A dataset of map style."""
+    """A dataset with a length, indexed by number."""
 
     def __len__(self) -> int: ...
 
@@ -58,12 +58,12 @@ class Data:
     Attributes:
         train: examples in stored order; the Trainer shuffles them by its seed.
         held_out: examples that are never trained on.
-        fingerprint: for comparison when the run goes on.
-        n_tokens: of all blocks; 0 where examples are no blocks of tokens.
-        collate: makes a batch of examples; None for the Trainer's own way.
-        metrics: figures of merit from all held-out predictions; None where the loss is all.
-        labels: names of the classes, in the order of their numbers; None where there are none.
-        callbacks: of the Trainer, which the data needs.
+        fingerprint: identity of the data, compared when the run continues.
+        n_tokens: tokens in all blocks; 0 if examples are no blocks of tokens.
+        collate: makes a batch of examples; None for the Trainer's own collator.
+        metrics: computes metrics from all held-out predictions; None if the loss is the only measure.
+        labels: names of the classes in the order of their numbers; None if there are none.
+        callbacks: callbacks that the data needs in the Trainer.
     """
 
     train: Examples
@@ -77,11 +77,15 @@ class Data:
 
 
 def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READERS)) -> list[Path | HubData]:
-    """The files that were named; of a folder, all below it whose type is known, by name. And datasets of the hub.
+    """List the files of given paths, and datasets of the hub.
+
+    Args:
+        paths: files, folders, and datasets of the hub. A folder stands for all files of known types below it.
+        types: suffixes that are accepted.
 
     Raises:
-        UsageError: nothing was named, or a type is unknown or mixed with tokens.
-        SourceError: a path does not exist, or a folder holds no data.
+        UsageError: there are no paths, or a type is unknown, or tokens are mixed with text.
+        SourceError: a path does not exist, or a folder has no data.
     """
     if not paths:
         raise UsageError(
@@ -93,10 +97,10 @@ def data_files(paths: Sequence[str | Path], types: Collection[str] = tuple(_READ
         if isinstance(source, HubData) or not source.is_dir():
             sources.append(source)
             continue
-        found = sorted(p for p in source.rglob("*") if p.suffix in types and p.is_file())
-        if not found:
+        files = sorted(p for p in source.rglob("*") if p.suffix in types and p.is_file())
+        if not files:
             raise SourceError(f"{source} holds no {', '.join(types)} files")
-        sources += found
+        sources += files
     unknown = [source for source in sources if isinstance(source, Path) and source.suffix not in types]
     if unknown:
         raise UsageError(f"{unknown[0]} is none of {', '.join(types)}: convert it, or rename it if it is plain text")
@@ -118,18 +122,18 @@ def load_data(
     """Pack text into blocks of tokens.
 
     Args:
-        paths: files, folders, and datasets on the hub as `org/name[@revision][:config[/split]]`. A path that exists
-            wins.
-        tokenizer: of the checkpoint; None for bytes.
-        vocabulary: of the model.
+        paths: files, folders, and datasets on the hub as `org/name[@revision][:config[/split]]`. An existing path is
+            preferred to a dataset of the same name.
+        tokenizer: tokenizer of the checkpoint; None for bytes.
+        vocabulary: size of the model's vocabulary.
         block_size: tokens of a block.
-        seed: of the run, for the fingerprint.
-        cache: a folder that keeps the tokens for the next start.
-        max_tokens: documents are read in stored order until so many are there; None for all.
+        seed: seed of the run, for the fingerprint.
+        cache: folder that keeps the tokens for the next start.
+        max_tokens: largest number of tokens to take, in stored order; None for all.
 
     Raises:
-        UsageError: the files are none that can be read, or a dataset on the hub would be read without end.
-        SourceError: they are damaged, too few, or of another vocabulary; or the hub does not give them.
+        UsageError: a file cannot be read as data, or a dataset on the hub is given without `max_tokens`.
+        SourceError: the data is damaged, too small, or of another vocabulary, or the hub does not give it.
         ComputationError: the tokens cannot be written.
     """
     sources = data_files(paths)
@@ -147,27 +151,35 @@ def load_data(
     sources = [resolve(source) if isinstance(source, HubData) else source for source in sources]
     if isinstance(sources[0], Path) and _is_tokens(sources[0]):
         units = dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
-        found = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
+        fingerprint = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         tokens = open_tokens(sources[0], dtype)[:max_tokens]
     else:
         units = BYTES if tokenizer is None else tokenizer_digest(tokenizer)
-        found = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
+        fingerprint = data_fingerprint(sources, units, block_size, seed, max_tokens=max_tokens)
         dtype = "uint8" if tokenizer is None else "uint32"
-        path = cache / f"{CACHE}{found.digest}.cache"
+        path = cache / f"{CACHE}{fingerprint.digest}.cache"
         tokens = _cached(path, dtype, _documents(sources), tokenizer, max_tokens)
     check_vocabulary(tokens, vocabulary, label)
     train, held_out = split(tokens, block_size, label)
-    return Data(train, held_out, found, (len(train) + len(held_out)) * block_size)
+    return Data(train, held_out, fingerprint, (len(train) + len(held_out)) * block_size)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Names a vocabulary."""
+    """Return a digest of a tokenizer's class and vocabulary, of 16 characters."""
     vocabulary = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(repr((type(tokenizer).__name__, vocabulary)).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path, kind: str, **options: object) -> Iterator[Table]:
-    """Rows of one file, by a reader of `datasets`.
+    """Read the rows of one file by a reader of `datasets`.
+
+    Args:
+        path: the file.
+        kind: name of the reader: `text`, `json`, `csv` or `parquet`.
+        **options: options of the reader.
+
+    Yields:
+        Rows, as values by column.
 
     Raises:
         SourceError: the file is damaged.
@@ -198,23 +210,23 @@ def _documents(sources: Sequence[Path | HubData]) -> Iterator[str]:
 def _cached(
     path: Path, dtype: str, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, max_tokens: int | None
 ) -> Tokens:
-    """Tokens of documents, from the cache where they are, else written there whole or not at all.
+    """Open the tokens of documents from the cache. If they are not there, they are written there atomically first.
 
-    Runs of a sweep share what lies in the folder above theirs.
+    A cache in the folder above is used too, because runs of a sweep share it.
     """
     shared = path.parent.parent / path.name
     if _is_whole(shared):
         return open_tokens(shared, dtype)
     if not _is_whole(path):
         unfinished = path.with_suffix(f".{os.getpid()}.part")  # another process may write the same
-        left = max_tokens
+        remaining = max_tokens
         try:
             with unfinished.open("wb") as file:
                 for tokens in _tokens(documents, tokenizer):
-                    found = np.asarray(tokens, dtype=dtype)[:left]
-                    file.write(found.tobytes())
-                    left = None if left is None else left - len(found)
-                    if left == 0:
+                    chunk = np.asarray(tokens, dtype=dtype)[:remaining]
+                    file.write(chunk.tobytes())
+                    remaining = None if remaining is None else remaining - len(chunk)
+                    if remaining == 0:
                         break
             digest = _digest(unfinished)
             unfinished.replace(path)
@@ -227,16 +239,16 @@ def _cached(
 
 
 def _is_whole(path: Path) -> bool:
-    """Return True if the cached tokens exist and are undamaged; log damaged ones."""
+    """Return True if the cached tokens exist and are undamaged. Damaged ones are logged."""
     if not path.exists():
         return False
     try:
-        whole = path.with_suffix(_SUM).read_text() == _digest(path)
+        intact = path.with_suffix(_SUM).read_text() == _digest(path)
     except (OSError, UnicodeDecodeError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         _log.warning("%s is not what was written there: the tokens are made anew", path)
-    return whole
+    return intact
 
 
 def _digest(path: Path) -> str:
@@ -247,12 +259,12 @@ def _digest(path: Path) -> str:
 def _tokens(
     documents: Iterable[str], tokenizer: PreTrainedTokenizerBase | None
 ) -> Iterator[Sequence[int] | NDArray[np.uint8]]:
-    """Tokens of each document; where the tokenizer has a token for the end, it follows."""
+    """Yield the tokens of each document, followed by the tokenizer's end token if it has one."""
     if tokenizer is None:
         yield from (np.frombuffer(document.encode(), np.uint8) for document in documents)
         return
     end = [] if tokenizer.eos_token_id is None else [cast("int", tokenizer.eos_token_id)]
     following = iter(documents)
-    while some := list(itertools.islice(following, _AT_ONCE)):  # fast tokenizers take them in parallel
-        found = cast("list[list[int]]", tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"])
-        yield from (tokens + end for tokens in found)
+    while batch := list(itertools.islice(following, _AT_ONCE)):  # fast tokenizers take them in parallel
+        encoded = cast("list[list[int]]", tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"])
+        yield from (tokens + end for tokens in encoded)

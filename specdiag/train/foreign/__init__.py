@@ -1,1 +1,1 @@
-"""Checkpoints of other programs, read so that a Trainer goes on from them with the optimizer's moments."""
+"""Checkpoints of other programs, which a Trainer continues with the moments of their optimizers."""

@@ -1,4 +1,4 @@
-"""A checkpoint folder of AlphaDecay's released code (github.com/hed-ucas/AlphaDecay), which grew from GaLore's."""
+"""Reads checkpoint folders of AlphaDecay's code (github.com/hed-ucas/AlphaDecay), which is based on GaLore's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from specdiag.train.foreign.building import Loaded, build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
 from specdiag.train.foreign.load import saved_optimizer
-from specdiag.train.foreign.moments import decay_said, moments_of
+from specdiag.train.foreign.moments import decay_differences, moments_of
 from specdiag.train.foreign.opening import SavedDict, open_dictionary
 from specdiag.train.foreign.reported_settings import ReportedSettings, plain
 
@@ -34,11 +34,16 @@ def is_alphadecay(folder: Path) -> bool:
 
 
 def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None) -> Foreign:
-    """Read it.
+    """Read a checkpoint folder of AlphaDecay's code.
+
+    Args:
+        folder: folder of the checkpoint.
+        config: folder, config.json or hub id of the model; None for the folder's own.
+        layout: required layout of the optimizer; None to find it.
 
     Raises:
-        UsageError: its optimizer cannot be continued, or the order of its moments is to be reported.
-        SourceError: a file is missing or damaged, or they do not fit together.
+        UsageError: the optimizer cannot be continued, or the model or the layout must be named.
+        SourceError: a file is missing or damaged, or the files do not fit together.
     """
     content = open_dictionary(folder / OPTIMIZER)
     state = _state(folder / STATE)
@@ -57,7 +62,7 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
         note,
         *loaded.notes,
         *_decays(saved.decays, run),
-        *decay_said(saved, assigned, loaded.model),
+        *decay_differences(saved, assigned, loaded.model),
         *_position(state, step, content.get("scheduler")),
         "Its data was C4, streamed and shuffled: where it stood in it is not known here.",
     ]
@@ -75,7 +80,7 @@ def read_alphadecay(folder: Path, config: str | Path | None, layout: str | None)
 
 
 def _model(folder: Path, config: str | Path | None) -> tuple[Loaded, list[dict[str, Sequence[str]]]]:
-    """The model, and the orders that its parameters may have had."""
+    """Load the model, and list the orders that its parameters may have had."""
     path = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise SourceError(f"{folder} has no {' and no '.join(_WEIGHTS)}")
@@ -93,7 +98,7 @@ def _model(folder: Path, config: str | Path | None) -> tuple[Loaded, list[dict[s
 
 
 def _gate_down_up(names: Sequence[str]) -> list[str]:
-    """The order of the released code's own Llama; transformers has gate, up, down."""
+    """Return names in the order of the released code's own Llama: gate, down, up instead of gate, up, down."""
     other = {"up_proj": "down_proj", "down_proj": "up_proj"}
     return [".".join(other.get(segment, segment) for segment in name.split(".")) for name in names]
 
@@ -112,7 +117,7 @@ def _add_settings(reported: ReportedSettings, run: SavedDict, origin: str) -> No
     decay, batch, total = run.get("weight_decay"), run.get("batch_size"), run.get("total_batch_size")
     reported.add(origin, learning_rate=run.get("max_lr"), weight_decay=decay)
     if isinstance(batch, int) and isinstance(total, int) and batch > 0 and total % batch == 0:
-        reported.add(origin, gradient_accumulation_steps=total // batch)  # of all processes together
+        reported.add(origin, gradient_accumulation_steps=total // batch)  # total_batch_size is that of all processes
     if run.get("activation_checkpointing"):
         reported.add(origin, activation_checkpointing=True)
     kind, ratio, warmup = run.get("scheduler"), run.get("min_lr_ratio"), run.get("warmup_steps")

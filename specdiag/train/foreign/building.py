@@ -1,4 +1,4 @@
-"""The model of a checkpoint: built by transformers from a config.json, its weights loaded by name."""
+"""Builds the model of a checkpoint by transformers from a config.json, and loads its weights by name."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Loaded:
 
     Attributes:
         model: the model.
-        order: names of its Parameters, each once, as the file has them.
-        notes: what was left out.
+        order: names of its Parameters, each once, in the order of the file.
+        notes: sentences on a prefix of the names and on weights that were left out.
     """
 
     model: nn.Module
@@ -38,56 +38,61 @@ class Loaded:
     notes: list[str] = field(default_factory=list[str])
 
 
-def build(config: str | Path | None, beside: Path | None, dtype: torch.dtype, label: str) -> nn.Module:
-    """A causal language model, with random weights.
+def build(config: str | Path | None, folder: Path | None, dtype: torch.dtype, label: str) -> nn.Module:
+    """Build a causal language model with random weights.
 
     Args:
-        config: a folder, a config.json or a hub id.
-        beside: the folder of the checkpoint, whose config.json is taken if `config` is None.
-        dtype: of the weights.
-        label: the checkpoint, for messages.
+        config: folder, config.json or hub id; None for the config.json of `folder`.
+        folder: folder of the checkpoint; None for none.
+        dtype: dtype of the weights.
+        label: name of the checkpoint, for messages.
 
     Raises:
-        UsageError: no configuration, or not of a causal language model.
-        SourceError: transformers does not know it.
+        UsageError: there is no configuration, or it is not of a causal language model.
+        SourceError: transformers does not know the model.
     """
-    if config is None and beside is not None and (beside / "config.json").is_file():
-        config = beside
+    if config is None and folder is not None and (folder / "config.json").is_file():
+        config = folder
     if config is None:
         raise UsageError(
             f"{label} does not say which model it is: name it as config=, a folder with config.json, that file, or a "
             "hub id"
         )
     try:
-        read = AutoConfig.from_pretrained(str(config), trust_remote_code=False)
-        built: Any = AutoModelForCausalLM
-        model = built.from_config(read, trust_remote_code=False, dtype=dtype)
+        configuration = AutoConfig.from_pretrained(str(config), trust_remote_code=False)
+        factory: Any = AutoModelForCausalLM
+        model = factory.from_config(configuration, trust_remote_code=False, dtype=dtype)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"transformers cannot build the model of {config} ({reason})") from error
-    wanted = [str(name) for name in read.architectures or []]
-    if wanted and type(model).__name__.lower() not in [name.lower() for name in wanted]:
-        raise UsageError(f"{config} is a {wanted[0]}; causal language models are continued, and it is none")
+    classes = [str(name) for name in configuration.architectures or []]
+    if classes and type(model).__name__.lower() not in [name.lower() for name in classes]:
+        raise UsageError(f"{config} is a {classes[0]}; causal language models are continued, and it is none")
     return cast("nn.Module", model)
 
 
 def dtype_of(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The one in which all matrices are stored; float32 if they differ."""
-    found = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point() and tensor.ndim > 1}
-    return found.pop() if len(found) == 1 else torch.float32
+    """Return the dtype of all matrices; float32 if they have several."""
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point() and tensor.ndim > 1}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def unwrapped(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names without what torch.compile put into them."""
+    """Remove from the names what torch.compile adds to them."""
     return {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
 
 
 def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> Loaded:
-    """Load weights by name, under the one prefix with which they are complete (`module.`, `model.`, `net.`).
+    """Load weights by name, under the only prefix with which they are complete (`module.`, `model.`, `net.`).
+
+    Args:
+        model: model to load into.
+        weights: tensors by the names of the file.
+        label: name of the file, for messages.
 
     Raises:
-        SourceError: a weight is missing, has another shape, or is not the model's.
-        UsageError: the file holds the model several times.
+        SourceError: a weight is missing, has another shape, or is not one of the model.
+        UsageError: the file has the model under several prefixes.
     """
     parameters = live_parameters(model)
     first = {parameter: name for name, parameter in untied(parameters).items()}
@@ -95,51 +100,52 @@ def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> L
     prefix = _prefix(list(weights), parameters, label)
     within = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     notes = [f"Took the prefix '{prefix}' off the names in {label}."] if prefix else []
-    others = [name for name in weights if not name.startswith(prefix)]
-    if others:
-        notes.append(f"Left out of {label}: {others[0]}" + (f" and {len(others) - 1} more." if others[1:] else "."))
+    left_out = [name for name in weights if not name.startswith(prefix)]
+    if left_out:
+        more = f" and {len(left_out) - 1} more." if left_out[1:] else "."
+        notes.append(f"Left out of {label}: {left_out[0]}{more}")
     buffers = dict(model.named_buffers())
-    kept = {name: tensor for name, tensor in within.items() if name in parameters or name in buffers}
-    for name in within.keys() - kept.keys():
-        _check_beside(name, within[name], buffers, label)
-    for name, tensor in kept.items():
-        held = parameters.get(name, buffers.get(name))
-        if held is not None and held.shape != tensor.shape:
+    known = {name: tensor for name, tensor in within.items() if name in parameters or name in buffers}
+    for name in within.keys() - known.keys():
+        _check_extra(name, within[name], buffers, label)
+    for name, tensor in known.items():
+        target = parameters.get(name, buffers.get(name))
+        if target is not None and target.shape != tensor.shape:
             raise SourceError(
-                f"{name} has shape {tuple(tensor.shape)} in {label} and {tuple(held.shape)} in its configuration: they "
-                "are of different models"
+                f"{name} has shape {tuple(tensor.shape)} in {label} and {tuple(target.shape)} in its configuration: "
+                "they are of different models"
             )
-        own = first.get(cast("Any", held))
-        if own is not None and own != name and own in kept and not torch.equal(kept[own], tensor):
+        own = first.get(cast("Any", target))
+        if own is not None and own != name and own in known and not torch.equal(known[own], tensor):
             raise SourceError(f"the configuration ties {name} to {own}, and {label} has two of them that differ")
-    cast("Any", model).load_state_dict(kept, strict=False)
-    order = dict.fromkeys(first[parameters[name]] for name in kept if name in parameters)
+    cast("Any", model).load_state_dict(known, strict=False)
+    order = dict.fromkeys(first[parameters[name]] for name in known if name in parameters)
     return Loaded(model, list(order), notes)
 
 
 def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str) -> str:
-    """Return the prefix of every name of the model."""
+    """Find the prefix under which the file has every parameter of the model."""
     aliases: dict[torch.Tensor, list[str]] = {}
     for name, parameter in parameters.items():
         aliases.setdefault(parameter, []).append(name)
-    held = set(names)
+    present = set(names)
     anchor = next(iter(aliases.values()))
     prefixes = dict.fromkeys(
         name.removesuffix(alias) for alias in anchor for name in names if f".{name}".endswith(f".{alias}")
     )
     complete: list[str] = []
-    fewest: list[str] | None = None
+    fewest_missing: list[str] | None = None
     for prefix in prefixes:
-        missing = [known[0] for known in aliases.values() if not any(prefix + alias in held for alias in known)]
+        missing = [same[0] for same in aliases.values() if not any(prefix + alias in present for alias in same)]
         if not missing:
             complete.append(prefix)
-        if fewest is None or len(missing) < len(fewest):
-            fewest = missing
+        if fewest_missing is None or len(missing) < len(fewest_missing):
+            fewest_missing = missing
     if len(complete) > 1:
         listed = ", ".join(f"'{prefix}'" for prefix in complete)
         raise UsageError(f"{label} holds the model under several prefixes ({listed}): save the one that was trained")
     if not complete:
-        lost = fewest if fewest is not None else [known[0] for known in aliases.values()]
+        lost = fewest_missing if fewest_missing is not None else [same[0] for same in aliases.values()]
         example = f"; it has names like {names[0]}" if names else ""
         raise SourceError(
             f"{label} lacks weights of its configuration, such as {lost[0]} ({len(lost)} of {len(aliases)}){example}"
@@ -147,14 +153,14 @@ def _prefix(names: list[str], parameters: Mapping[str, nn.Parameter], label: str
     return complete[0]
 
 
-def _check_beside(name: str, tensor: torch.Tensor, buffers: Mapping[str, torch.Tensor], label: str) -> None:
-    """A tensor that is no weight of the model must be a mask or the frequencies that the model has itself."""
+def _check_extra(name: str, tensor: torch.Tensor, buffers: Mapping[str, torch.Tensor], label: str) -> None:
+    """Refuse a tensor that is no weight, unless it is a causal mask or the frequencies that the model has itself."""
     if name.endswith(_MASKS) and (tensor.ndim == 4 or tensor.numel() == 1):
         return
     if name.endswith(_FREQUENCIES):
-        own = [held for known, held in buffers.items() if known.endswith(_FREQUENCIES)]
-        same = [h.shape == tensor.shape and torch.allclose(h.float(), tensor.float(), rtol=1e-2) for h in own]
-        if not own or any(same):
+        frequencies = [buffer for buffer_name, buffer in buffers.items() if buffer_name.endswith(_FREQUENCIES)]
+        agrees = [h.shape == tensor.shape and torch.allclose(h.float(), tensor.float(), rtol=1e-2) for h in frequencies]
+        if not frequencies or any(agrees):
             return
         raise SourceError(f"{name} in {label} is not what the configuration gives: its rope_theta is another")
     raise SourceError(f"{label} holds {name}, which the model of its configuration has not")

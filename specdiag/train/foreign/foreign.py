@@ -1,4 +1,4 @@
-"""Record of a checkpoint of another program."""
+"""Content of a checkpoint of another program."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """A checkpoint of another program, read.
+    """Content of a checkpoint of another program.
 
     Attributes:
         kind: `nanoGPT checkpoint`, `AlphaDecay checkpoint`, `Lightning checkpoint`, `torch dict`.
         model: with the weights loaded, in the dtype in which they were stored.
-        moments: state of the optimizer by the model's parameter name, a tied Parameter once: step, exp_avg,
-            exp_avg_sq, in the shape of the model's parameter.
-        optimizer: `adamw` (decoupled decay) or `adam` (coupled).
+        moments: `step`, `exp_avg` and `exp_avg_sq` by the model's parameter name, in the shape of the parameter. A tied
+            Parameter is listed once.
+        optimizer: `adamw` (decoupled decay) or `adam` (coupled decay).
         step: optimizer steps done.
-        settings: arguments of the Trainer in the file, and no others.
+        settings: arguments of the Trainer that the file contains.
         block_size: tokens of a sequence; None if the file does not contain it.
         steps_total: steps that the run was planned for; None if the file does not contain them.
-        notes: what was taken from where, which layout matched, and what is not known.
+        notes: sentences on the layout that fits, on what was taken over, and on what is unknown.
     """
 
     kind: str

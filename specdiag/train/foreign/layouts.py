@@ -1,6 +1,6 @@
-"""Which state of a saved optimizer belongs to which parameter: the file has numbers, and programs order differently.
+"""Assigns the state of a saved optimizer to parameters. The file has only numbers, in an order that programs choose.
 
-Every known layout is tried; it fits if the sizes of its groups and the shape of every tensor do.
+Every known layout is tried. It fits if the sizes of its groups and the shapes of all tensors fit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.load import SavedOptimizer
 
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""Names of parameters without decay in transformers 5's Trainer."""
+"""Patterns of the names of parameters that transformers 5's Trainer does not decay."""
 _SMALLEST = 50
-"""AlphaDecay's code gives a group of its own to matrices whose smaller side has so many rows."""
+"""Smaller side from which AlphaDecay's code gives a matrix a group of its own."""
 OLD_NANOGPT = "nanogpt-2022"
-"""Before June 2023: linear layers sorted by name, then all else."""
+"""Layout of nanoGPT before June 2023: linear layers sorted by name, then everything else."""
 
 _Item = TypeVar("_Item")
 
@@ -32,8 +32,8 @@ class Layout:
     """A way to order parameters.
 
     Attributes:
-        name: as `--optimizer-layout` has it.
-        groups: names of parameters.
+        name: name as for the argument `optimizer_layout`.
+        groups: names of the parameters of each group.
     """
 
     name: str
@@ -41,34 +41,34 @@ class Layout:
 
 
 def layouts(model: nn.Module, order: Sequence[str], suffix: str = "") -> list[Layout]:
-    """All known layouts.
+    """List all known layouts.
 
     Args:
-        model: names the parameters.
-        order: names of all parameters, each once, as the program defines them.
-        suffix: for the names of layouts, where an order is one of several.
+        model: model whose Parameters are named.
+        order: names of all parameters, each once, in the order in which the program defines them.
+        suffix: suffix of the layouts' names, for an order that is one of several.
     """
     shapes = {name: p.shape for name, p in untied(live_parameters(model)).items()}
     decayed = trainer_decayed(model)
     matrices = [name for name in order if len(shapes[name]) >= 2]
-    tuned = _alphadecay_groups(model, order)
+    single_groups = _alphadecay_groups(model, order)
     linears = set(_linears(model, order))
-    two = {
+    first_groups = {
         "trainer": [name for name in order if name in decayed],
         "nanogpt": matrices,
         OLD_NANOGPT: sorted(linears - _embeddings(model)),
     }
-    found = [Layout("flat", (tuple(order),))]
-    for name, first in two.items():
+    known = [Layout("flat", (tuple(order),))]
+    for name, first in first_groups.items():
         rest = [parameter for parameter in order if parameter not in set(first)]
-        found.append(Layout(name, (tuple(first), tuple(sorted(rest) if name == OLD_NANOGPT else rest))))
-    rest = tuple(name for name in order if not any(name in group for group in tuned))
-    found.append(Layout("alphadecay", (*tuned, rest)))
-    return [Layout(layout.name + suffix, tuple(group for group in layout.groups if group)) for layout in found]
+        known.append(Layout(name, (tuple(first), tuple(sorted(rest) if name == OLD_NANOGPT else rest))))
+    rest = tuple(name for name in order if not any(name in group for group in single_groups))
+    known.append(Layout("alphadecay", (*single_groups, rest)))
+    return [Layout(layout.name + suffix, tuple(group for group in layout.groups if group)) for layout in known]
 
 
 def trainer_decayed(model: nn.Module) -> set[str]:
-    """Names of the parameters that a Trainer decays."""
+    """Return the names of the parameters that a Trainer decays."""
     return set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
 
 
@@ -76,22 +76,22 @@ def assign(
     saved: SavedOptimizer,
     model: nn.Module,
     orders: Sequence[Mapping[str, Sequence[str]]],
-    wanted: str | None = None,
+    required: str | None = None,
 ) -> tuple[dict[int, str], str, str]:
-    """Find the one layout that fits.
+    """Find the only layout that fits.
 
     Args:
-        saved: the optimizer.
-        model: with the shapes of the program's parameters.
-        orders: of the program's parameters, by suffix; the first set of which one fits is taken.
-        wanted: the name of the layout that the caller requires; None to find it.
+        saved: the saved optimizer.
+        model: model with the shapes of the program's parameters.
+        orders: possible orders of the program's parameters, by suffix; the first mapping of which one fits is used.
+        required: name of the required layout; None to find it.
 
     Returns:
-        Parameter by index, the name of the layout, and a sentence.
+        Parameter names by index, the name of the layout, and a sentence about it.
 
     Raises:
-        UsageError: several fit, or the required one does not.
-        SourceError: none fits.
+        UsageError: several layouts fit, or the required one does not.
+        SourceError: no layout fits.
     """
     if saved.names is not None:
         return _by_names(saved, model), "named", f"{saved.label} names the parameters of its optimizer."
@@ -100,8 +100,8 @@ def assign(
     for order in orders:
         known = [layout for suffix, names in order.items() for layout in layouts(model, names, suffix)]
         tried += known
-        if wanted is not None:
-            known = [layout for layout in known if layout.name == wanted]
+        if required is not None:
+            known = [layout for layout in known if layout.name == required]
         fitting: dict[tuple[tuple[int, str], ...], list[str]] = {}
         for layout in known:
             if _fits(saved, layout, shapes):
@@ -117,7 +117,7 @@ def assign(
             also = f", which is also that of {' and '.join(names[1:])}" if len(names) > 1 else ""
             note = f"The moments in {saved.label} are in the order '{names[0]}'{also}: counts and shapes fit."
             return dict(pairs), names[0], note
-    raise _misfit(saved, tried, wanted)
+    raise _misfit(saved, tried, required)
 
 
 def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
@@ -127,8 +127,8 @@ def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
     while names and not all(name in parameters for name in names):
         stripped = [name.partition(".")[2] for name in names]
         if len({name.partition(".")[0] for name in names}) > 1 or not all(stripped):
-            odd = next(name for name in names if name not in parameters)
-            raise SourceError(f"{saved.label} has moments of {odd}, which the model lacks: it is another model's")
+            unknown = next(name for name in names if name not in parameters)
+            raise SourceError(f"{saved.label} has moments of {unknown}, which the model lacks: it is another model's")
         names = stripped
     assigned = {index: first[parameters[name]] for index, name in zip(_flat(saved.indices), names, strict=True)}
     for index, name in assigned.items():
@@ -148,18 +148,18 @@ def _fits(saved: SavedOptimizer, layout: Layout, shapes: Mapping[str, tuple[int,
     return all(saved.shape(index) in (None, shapes[name]) for index, name in pairs)
 
 
-def _misfit(saved: SavedOptimizer, tried: Sequence[Layout], wanted: str | None) -> SourceError | UsageError:
+def _misfit(saved: SavedOptimizer, tried: Sequence[Layout], required: str | None) -> SourceError | UsageError:
     names = list(dict.fromkeys(layout.name for layout in tried))
-    if wanted is not None and wanted not in names:
-        return UsageError(f"unknown optimizer_layout={wanted!r}; choose {', '.join(names)}")
+    if required is not None and required not in names:
+        return UsageError(f"unknown optimizer_layout={required!r}; choose {', '.join(names)}")
     known = {layout.name: _counts([len(group) for group in layout.groups]) for layout in reversed(tried)}
     have = _counts([len(group) for group in saved.indices])
-    listed = "; ".join(f"{name} {known[name]}" for name in names if wanted in (None, name))
+    listed = "; ".join(f"{name} {known[name]}" for name in names if required in (None, name))
     message = (
         f"the optimizer in {saved.label} has groups of {have} tensors, whose counts and shapes fit no known order of "
         f"this model ({listed}): it is another model's, or its script built the groups itself; go on there"
     )
-    return SourceError(message) if wanted is None else UsageError(message)
+    return SourceError(message) if required is None else UsageError(message)
 
 
 def _counts(sizes: Sequence[int]) -> str:
@@ -168,7 +168,7 @@ def _counts(sizes: Sequence[int]) -> str:
 
 
 def _linears(model: nn.Module, order: Sequence[str]) -> list[str]:
-    """Weights of nn.Linear in the program's order; a tied head at its place in the model."""
+    """List the weights of nn.Linear in the program's order, with a tied head at its place in the model."""
     parameters = live_parameters(model)
     first = {parameter: name for name, parameter in untied(parameters).items()}
     weights = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -185,11 +185,11 @@ def _embeddings(model: nn.Module) -> set[str]:
 
 
 def _alphadecay_groups(model: nn.Module, order: Sequence[str]) -> list[tuple[str, ...]]:
-    """The linear layers between the first and the last, as AlphaDecay's released code takes them, with their biases."""
+    """Group each linear layer between the first and the last with its bias, as AlphaDecay's released code does."""
     shapes = {name: p.shape for name, p in untied(live_parameters(model)).items()}
     weights = [name for name in _linears(model, order)[1:-1] if min(shapes[name]) >= _SMALLEST]
-    both = [(name, name.removesuffix("weight") + "bias") for name in weights]
-    return [tuple(name for name in pair if name in shapes) for pair in both]
+    pairs = [(name, name.removesuffix("weight") + "bias") for name in weights]
+    return [tuple(name for name in pair if name in shapes) for pair in pairs]
 
 
 def _flat(groups: Sequence[Sequence[_Item]]) -> list[_Item]:

@@ -1,4 +1,4 @@
-"""The optimizer that a program saved: Adam's or AdamW's state_dict."""
+"""The saved state_dict of an Adam or AdamW."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specdiag.train.foreign.opening import SavedDict
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _KEPT = {"step", *MOMENTS}
-_REFUSED = ("amsgrad", "maximize")
+_UNSUPPORTED = ("amsgrad", "maximize")
 _RATES = ("lr", "initial_lr", "betas", "eps")
 """Options that must be equal in all groups for a Trainer to continue."""
 
@@ -24,9 +24,9 @@ class SavedOptimizer:
     """A state_dict of Adam or AdamW.
 
     Attributes:
-        label: the file, for messages.
-        groups: as saved.
-        state: by index.
+        label: name of the file, for messages.
+        groups: parameter groups as they were saved.
+        state: state by parameter index.
     """
 
     label: str
@@ -40,47 +40,47 @@ class SavedOptimizer:
 
     @property
     def names(self) -> list[str] | None:
-        """Names of all parameters, if the optimizer got them (torch 2.6 and later)."""
+        """Names of all parameters, which torch saves from 2.6 on if the optimizer got them; else None."""
         groups = [group for group in self.groups if group["params"]]
         if not all(isinstance(group.get("param_names"), list) for group in groups):
             return None
         return [str(name) for group in groups for name in group["param_names"]]
 
     def shape(self, index: int) -> tuple[int, ...] | None:
-        """Return the parameter's shape by its moments; None if there are none."""
+        """Return the shape of a parameter's moments by its index; None if it has none."""
         moment = self.state.get(index, {}).get(MOMENTS[1])
         return tuple(moment.shape) if isinstance(moment, torch.Tensor) else None
 
     def common(self, key: str) -> object:
-        """The value that all groups have; None if none has it.
+        """Return the value that all groups have for an option; None if no group has the option.
 
         Raises:
-            UsageError: they differ.
+            UsageError: the values differ.
         """
-        found = {_plain(group[key]) for group in self.groups if key in group and group["params"]}
-        if len(found) > 1:
-            listed = ", ".join(str(value) for value in sorted(found)[:4])
+        values = {_plain(group[key]) for group in self.groups if key in group and group["params"]}
+        if len(values) > 1:
+            listed = ", ".join(str(value) for value in sorted(values)[:4])
             raise UsageError(f"{self.label} has groups of different {key} ({listed}), and a Trainer has one: {_SCRIPT}")
-        return next(iter(found), None)
+        return next(iter(values), None)
 
     @property
     def decays(self) -> set[float]:
-        """The weight decays of groups that decay."""
-        found = {float(_plain(group.get("weight_decay", 0.0))) for group in self.groups if group["params"]}
-        return {decay for decay in found if decay}
+        """Distinct weight decays of the groups, without 0."""
+        values = {float(_plain(group.get("weight_decay", 0.0))) for group in self.groups if group["params"]}
+        return {decay for decay in values if decay}
 
     @property
     def kind(self) -> str | None:
-        """`adamw` or `adam`, where the groups say whether decay is decoupled."""
+        """`adamw` or `adam`; None if the groups do not say whether decay is decoupled."""
         decoupled = self.common("decoupled_weight_decay")
         return None if decoupled is None else "adamw" if decoupled else "adam"
 
     @property
     def step(self) -> int:
-        """The counter that all parameters have.
+        """Step counter of all parameters.
 
         Raises:
-            SourceError: they differ.
+            SourceError: the counters differ.
         """
         counters = {int(state["step"]) for state in self.state.values()}
         if len(counters) != 1:
@@ -95,11 +95,15 @@ _SCRIPT = "go on in its own script, with specdiag.optim.AlphaDecay or DecayPlan.
 
 
 def saved_optimizer(content: object, label: str) -> SavedOptimizer:
-    """Check that it is Adam's or AdamW's.
+    """Check that content is the state_dict of Adam or AdamW.
+
+    Args:
+        content: content of the file where the optimizer belongs.
+        label: name of the file, for messages.
 
     Raises:
-        UsageError: there is none, or it is another optimizer's.
-        SourceError: it is no state_dict of an optimizer.
+        UsageError: there is no optimizer, it is another one, or groups differ in lr, betas or eps.
+        SourceError: the content is no state_dict of an optimizer.
     """
     if not content:
         raise UsageError(
@@ -119,9 +123,9 @@ def saved_optimizer(content: object, label: str) -> SavedOptimizer:
             "fresh_optimizer=True starts one"
         )
     keys = {str(key) for moments in state.values() for key in moments}
-    if not keys >= _KEPT or any(group.get(key) for group in groups for key in _REFUSED):
-        odd = ", ".join(sorted(keys - _KEPT) or [key for key in _REFUSED if any(g.get(key) for g in groups)])
-        raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({odd}): {_SCRIPT}")
+    if not keys >= _KEPT or any(group.get(key) for group in groups for key in _UNSUPPORTED):
+        unexpected = ", ".join(sorted(keys - _KEPT) or [key for key in _UNSUPPORTED if any(g.get(key) for g in groups)])
+        raise UsageError(f"{label} has the state of another optimizer than Adam and AdamW ({unexpected}): {_SCRIPT}")
     if keys > _KEPT:
         raise UsageError(f"{label} keeps {', '.join(sorted(keys - _KEPT))} beside Adam's moments: {_SCRIPT}")
     saved = SavedOptimizer(label, groups, state)
@@ -131,7 +135,7 @@ def saved_optimizer(content: object, label: str) -> SavedOptimizer:
 
 
 def _plain(value: Any) -> Any:
-    """torch keeps the lr of a capturable optimizer in a tensor of one element."""
+    """Return a plain value: the lr of a capturable optimizer is a tensor of one element."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(item) for item in cast("list[Any]", value))
     return value.item() if isinstance(value, torch.Tensor) else value

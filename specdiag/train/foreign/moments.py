@@ -1,4 +1,4 @@
-"""Moments under the names of the model's parameters, and into an optimizer of its own."""
+"""Names the moments of a saved optimizer after the model's parameters, and loads them into a new optimizer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from specdiag.train.foreign.load import MOMENTS, SavedOptimizer
 def moments_of(
     saved: SavedOptimizer, assigned: Mapping[int, str], transposed: Collection[str] = ()
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """State by parameter name.
+    """Collect the state of a saved optimizer by parameter name.
 
     Args:
-        saved: the optimizer.
-        assigned: parameter by index.
-        transposed: parameters that are transposed in the model.
+        saved: the saved optimizer.
+        assigned: parameter names by index.
+        transposed: names of parameters that are transposed in the model.
+
+    Returns:
+        `step`, `exp_avg` and `exp_avg_sq` of each parameter.
 
     Raises:
-        SourceError: a parameter has no state, or moments of another shape than its own.
+        SourceError: a parameter has no state, or its two moments have different shapes.
     """
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    moments: dict[str, dict[str, torch.Tensor]] = {}
     for index, name in assigned.items():
         state = saved.state.get(index)
         if not state:
@@ -37,68 +40,77 @@ def moments_of(
         step, first, second = (_tensor(state[key], saved.label) for key in ("step", *MOMENTS))
         if first.shape != second.shape:
             raise SourceError(f"{saved.label} has moments of different shapes for {name}: it is damaged")
-        turn = name in transposed
-        found[name] = {
+        is_transposed = name in transposed
+        moments[name] = {
             "step": step.detach().clone().float().reshape(()),
             **{
-                key: (moment.T.contiguous() if turn else moment)
+                key: (moment.T.contiguous() if is_transposed else moment)
                 for key, moment in zip(MOMENTS, (first, second), strict=True)
             },
         }
-    return found
+    return moments
 
 
 def load_moments(foreign: Foreign, optimizer: Optimizer, model: nn.Module) -> str:
-    """Put the moments into a new optimizer over this model, by parameter name.
+    """Load the moments into a new optimizer by parameter name.
 
     Args:
         foreign: the checkpoint.
-        optimizer: of this model, in groups of any order, such as a Trainer's. Its hyper-parameters are left alone.
-        model: names the parameters.
+        optimizer: optimizer of the model, with groups in any order, such as a Trainer's. Its settings are not changed.
+        model: model whose Parameters are named.
 
     Returns:
-        A sentence that says what was checked.
+        A sentence on what was checked.
 
     Raises:
-        SourceError: a moment is missing, left over, of another shape, or the step counters differ. The optimizer is
-            as it was.
+        SourceError: a moment is missing, left over or of another shape, or step counters differ; the optimizer is then
+            unchanged.
     """
     names: dict[torch.Tensor, str] = {p: name for name, p in untied(live_parameters(model)).items()}
-    held: list[torch.Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-    unnamed = sum(parameter not in names for parameter in held)
+    parameters: list[torch.Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    unnamed = sum(parameter not in names for parameter in parameters)
     if unnamed:
         raise SourceError(f"the optimizer has {unnamed} parameters that the model lacks: was it built over this model?")
-    missing = [names[p] for p in held if names[p] not in foreign.moments]
+    missing = [names[p] for p in parameters if names[p] not in foreign.moments]
     if missing:
         raise SourceError(f"the {foreign.kind} has no moments for {missing[0]} ({len(missing)} in all)")
-    over = foreign.moments.keys() - {names[p] for p in held}
-    if over:
-        raise SourceError(f"the {foreign.kind} has moments of {min(over)}, which is not trained here ({len(over)})")
-    for parameter in held:
+    unused = foreign.moments.keys() - {names[p] for p in parameters}
+    if unused:
+        raise SourceError(f"the {foreign.kind} has moments of {min(unused)}, which is not trained here ({len(unused)})")
+    for parameter in parameters:
         for key in MOMENTS:
             shape = tuple(foreign.moments[names[parameter]][key].shape)
             if shape != tuple(parameter.shape):
                 raise SourceError(
                     f"{names[parameter]} has shape {tuple(parameter.shape)}, its {key} in the {foreign.kind} {shape}"
                 )
-    counters = {int(foreign.moments[names[p]]["step"]) for p in held}
+    counters = {int(foreign.moments[names[p]]["step"]) for p in parameters}
     if len(counters) > 1:
         raise SourceError(f"the {foreign.kind} has parameters at steps {min(counters)} and {max(counters)}")
     content = optimizer.state_dict()
     indices = [index for group in content["param_groups"] for index in group["params"]]
     state = {
         index: {key: value.detach().clone() for key, value in foreign.moments[names[parameter]].items()}
-        for index, parameter in zip(indices, held, strict=True)
+        for index, parameter in zip(indices, parameters, strict=True)
     }
     cast("Any", optimizer).load_state_dict({**content, "state": state})
     return (
-        f"{len(held) * len(MOMENTS)} moments of {len(held)} parameters, all at step {counters.pop()}, went to the "
-        "parameters of their names and have their shapes."
+        f"{len(parameters) * len(MOMENTS)} moments of {len(parameters)} parameters, all at step {counters.pop()}, went "
+        "to the parameters of their names and have their shapes."
     )
 
 
-def decay_said(saved: SavedOptimizer, assigned: Mapping[int, str], model: nn.Module) -> list[str]:
-    """Which parameters a Trainer decays and the program did not, or the reverse."""
+def decay_differences(saved: SavedOptimizer, assigned: Mapping[int, str], model: nn.Module) -> list[str]:
+    """Describe parameters that a Trainer decays and the program did not, or the reverse.
+
+    Args:
+        saved: the saved optimizer.
+        assigned: parameter names by index.
+        model: model whose Parameters are named.
+
+    Returns:
+        Sentences; empty if there are no such parameters, or the program decayed none.
+    """
     decayed = {
         assigned[index] for group in saved.groups if float(group.get("weight_decay", 0.0)) for index in group["params"]
     }

@@ -1,4 +1,4 @@
-"""nanoGPT's ckpt.pt."""
+"""Reads nanoGPT's ckpt.pt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specdiag.train.foreign.building import dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import OLD_NANOGPT, assign
 from specdiag.train.foreign.load import saved_optimizer
-from specdiag.train.foreign.moments import decay_said, moments_of
+from specdiag.train.foreign.moments import decay_differences, moments_of
 from specdiag.train.foreign.opening import SavedDict
 from specdiag.train.foreign.reported_settings import ReportedSettings, plain
 from specdiag.train.foreign.schedules import cosine, cosine_then_flat, rate
@@ -30,17 +30,23 @@ _END_OF_TEXT = 50256
 
 
 def is_nanogpt(content: SavedDict) -> bool:
-    """True if nanoGPT's train.py wrote it."""
+    """True if nanoGPT's train.py wrote the content of a file."""
     return isinstance(content.get("model_args"), Mapping) and "iter_num" in content and "model" in content
 
 
 def read_nanogpt(path: Path, content: SavedDict, layout: str | None) -> Foreign:
-    """Read it.
+    """Read a checkpoint of nanoGPT.
 
-    With biases it becomes transformers' GPT-2; without, which that does not have, a model of our own.
+    A model with biases becomes transformers' GPT-2. One without biases, which GPT-2 cannot have, becomes a model of
+    specdiag.
+
+    Args:
+        path: the file.
+        content: its content.
+        layout: required layout of the optimizer; None to find it.
 
     Raises:
-        UsageError: it is of a changed nanoGPT, or has no optimizer that can be continued.
+        UsageError: a changed nanoGPT wrote it, or it has no optimizer that can be continued.
         SourceError: its parts do not fit together.
     """
     label = path.name
@@ -67,7 +73,7 @@ def read_nanogpt(path: Path, content: SavedDict, layout: str | None) -> Foreign:
     sentences = [
         note,
         *loaded.notes,
-        *decay_said(saved, assigned, model),
+        *decay_differences(saved, assigned, model),
         _network(arguments, old),
         *_steps(int(content["iter_num"]), step),
         *_warm_up(reported, config, cast("float | None", saved.common("lr")), step),
@@ -93,9 +99,9 @@ def _arguments(model_args: Mapping[str, Any], config: SavedDict, label: str) -> 
             f"{label} is of a changed nanoGPT, with {', '.join(unknown)} in its model_args, whose network is not known "
             "here: go on in its own script, with specdiag.optim.AlphaDecay"
         )
-    lost = [name for name in _SIZES if not isinstance(model_args.get(name), int)]
-    if lost:
-        raise SourceError(f"{label} has no {lost[0]} in its model_args")
+    missing = [name for name in _SIZES if not isinstance(model_args.get(name), int)]
+    if missing:
+        raise SourceError(f"{label} has no {missing[0]} in its model_args")
     dropout = model_args.get("dropout", config.get("dropout", 0.0))
     return {
         **{name: int(model_args[name]) for name in _SIZES},
@@ -105,21 +111,21 @@ def _arguments(model_args: Mapping[str, Any], config: SavedDict, label: str) -> 
 
 
 def _gpt2(own: NanoGPTForCausalLM) -> nn.Module:
-    held = own.config
-    token = _END_OF_TEXT if held.vocab_size > _END_OF_TEXT else None
+    settings = own.config
+    end_of_text = _END_OF_TEXT if settings.vocab_size > _END_OF_TEXT else None
     config = GPT2Config(
-        n_layer=held.n_layer,
-        n_head=held.n_head,
-        n_embd=held.n_embd,
-        n_positions=held.block_size,
-        vocab_size=held.vocab_size,
-        activation_function="gelu" if held.activation == "gelu" else "gelu_new",
+        n_layer=settings.n_layer,
+        n_head=settings.n_head,
+        n_embd=settings.n_embd,
+        n_positions=settings.block_size,
+        vocab_size=settings.vocab_size,
+        activation_function="gelu" if settings.activation == "gelu" else "gelu_new",
         layer_norm_epsilon=1e-5,
-        attn_pdrop=held.dropout,
-        resid_pdrop=held.dropout,
-        embd_pdrop=held.dropout,
-        bos_token_id=token,
-        eos_token_id=token,
+        attn_pdrop=settings.dropout,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
     )
     weights = own.state_dict().items()
     turned = {name: tensor.T if name.endswith(_CONV1D) else tensor for name, tensor in weights}
@@ -134,9 +140,9 @@ def _model(kind: Any, config: Any, dtype: torch.dtype, weights: Mapping[str, tor
 
 
 def _network(arguments: Mapping[str, Any], old: bool) -> str:
-    kept = "transformers' GPT-2" if arguments["bias"] else "a nanoGPT without biases, which transformers' GPT-2 has not"
+    kind = "transformers' GPT-2" if arguments["bias"] else "a nanoGPT without biases, which transformers' GPT-2 has not"
     gelu = "the GELU by tanh, as of its order, from before June 2023" if old else "the exact GELU, as since June 2023"
-    return f"The model is {kept}: {arguments['vocab_size']} tokens with padding, {gelu}."
+    return f"The model is {kind}: {arguments['vocab_size']} tokens with padding, {gelu}."
 
 
 def _add_settings(reported: ReportedSettings, config: SavedDict, origin: str) -> None:
@@ -155,7 +161,7 @@ def _add_settings(reported: ReportedSettings, config: SavedDict, origin: str) ->
 
 def _precision(reported: ReportedSettings, config: SavedDict, origin: str) -> None:
     half = {"bfloat16": "bf16", "float16": "fp16"}.get(str(config.get("dtype")))
-    if half is None or str(config.get("device", "cuda")).startswith("cpu"):  # nanoGPT computes in float32 there
+    if half is None or str(config.get("device", "cuda")).startswith("cpu"):  # nanoGPT computes in float32 on a CPU
         return
     if torch.cuda.is_available():
         reported.add(origin, **{half: True})
@@ -172,7 +178,7 @@ def _steps(iterations: int, step: int) -> list[str]:
 
 
 def _warm_up(reported: ReportedSettings, config: SavedDict, saved: float | None, step: int) -> list[str]:
-    """The lr of the next step here and there, where they differ: nanoGPT's warm-up is not transformers'."""
+    """Note if the lr of the next step differs, because nanoGPT's warm-up is not that of transformers."""
     values, peak = reported.settings.values, reported.settings.values.get("learning_rate")
     if saved is None or peak is None or "lr_scheduler_type" not in values:
         return []

@@ -1,4 +1,4 @@
-"""Opening files of other programs: nothing that they carry is run, and what they want to run is named."""
+"""Opens files of other programs without running code in them. An error names what a file wants to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specdiag.errors import SourceError
 from specdiag.train.checkpoints.zip_check import check_zip
 
 SavedDict = Mapping[str, Any]
-"""Dictionary in a file of torch.save, decoded."""
+"""Content of a file of torch.save, by name."""
 _scalar = cast("Any", np.float64(0)).__reduce__()[0]
 _NUMPY = (
     np.dtype,
@@ -23,24 +23,24 @@ _NUMPY = (
     (_scalar, "numpy._core.multiarray.scalar"),
     (_scalar, "numpy.core.multiarray.scalar"),
 )
-"""A number of numpy, such as a best loss, under its new and its old name: makes the number and nothing else."""
+"""Classes and functions in a pickle of a numpy number, such as a best loss, by new and old name. They run no code."""
 
 
 def open_dictionary(path: Path) -> SavedDict:
-    """The dictionary that torch.save wrote; tensors stay on disk until they are used.
+    """Open the dictionary in a file of torch.save. Tensors stay on disk until they are used.
 
     Raises:
-        SourceError: it is no dictionary, damaged, or wants to run something, which is named.
+        SourceError: the content is no dictionary, or the file is damaged or wants to run something, which is named.
     """
     check_zip(path)
     try:
         content = load_torch(path, str(path), cast("Any", (*INERT, *_NUMPY)))
     except ForeignPickleError as error:
-        wanted = _wanted(path)
-        if not wanted:
+        disallowed = _disallowed_names(path)
+        if not disallowed:
             raise
         raise SourceError(
-            f"'{path}' wants to make or run {', '.join(wanted)} when it is opened, which is not allowed: save the "
+            f"'{path}' wants to make or run {', '.join(disallowed)} when it is opened, which is not allowed: save the "
             "state_dict of model and optimizer in it, and numbers and text, not objects"
         ) from error
     if not isinstance(content, Mapping):
@@ -48,12 +48,13 @@ def open_dictionary(path: Path) -> SavedDict:
     return {str(name): value for name, value in cast("Mapping[Any, Any]", content).items()}
 
 
-def _wanted(path: Path) -> list[str]:
+def _disallowed_names(path: Path) -> list[str]:
     """List names in the pickle that are not allowed, without running it; empty for a file of the old format."""
-    known = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*INERT, *(k for k in _NUMPY if isinstance(k, type)))}
-    known |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
+    classes = (*INERT, *(kind for kind in _NUMPY if isinstance(kind, type)))
+    allowed = {f"{kind.__module__}.{kind.__qualname__}" for kind in classes}
+    allowed |= {kind[1] for kind in _NUMPY if isinstance(kind, tuple)}
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        globals_found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, LookupError):
         return []
-    return sorted(set(found) - known)
+    return sorted(set(globals_found) - allowed)

@@ -1,4 +1,4 @@
-"""Telling whose checkpoint it is, and reading it."""
+"""Recognises and reads checkpoints of other programs."""
 
 from __future__ import annotations
 
@@ -24,48 +24,47 @@ _SINGLE = (*TORCH_SUFFIXES, ".tar")
 _NANOGPT = "ckpt.pt"
 _LAST = "last.ckpt"
 _UPDATES = re.compile(r"model_(\d+)")
-"""Folders of AlphaDecay's code."""
+"""Names of the checkpoint folders of AlphaDecay's code."""
 
 
 def is_foreign(source: Path) -> bool:
-    """True if, by its file names, this may be a checkpoint of another program than a Trainer."""
+    """True if a path, by its file names, may be a checkpoint of another program than a Trainer."""
     if source.is_file():
         return source.suffix in _SINGLE
     if not source.is_dir() or (source / STATE).exists() or checkpoints_of(source):
         return False
     try:
-        return _found(source) is not None
-    except UsageError:  # several files: which one is asked for when they are read
+        return _find(source) is not None
+    except UsageError:  # several files: reading them asks for one
         return True
 
 
 def read_foreign(source: Path, *, config: str | Path | None = None, layout: str | None = None) -> Foreign:
-    """Read a checkpoint of another program. Nothing that it carries is run.
+    """Read a checkpoint of another program. No code in it is run.
 
     Args:
-        source: nanoGPT's ckpt.pt or its folder, a folder of AlphaDecay's code, Lightning's .ckpt, a file of torch.save
-            with model and optimizer.
-        config: a folder, config.json or hub id that says which model it is, where the checkpoint does not.
-        layout: how its optimizer orders parameters, where several orders fit: `flat`, `trainer`, `nanogpt`,
-            `alphadecay`.
+        source: nanoGPT's ckpt.pt or its folder, a folder of AlphaDecay's code, Lightning's .ckpt, or a file of
+            torch.save with model and optimizer.
+        config: folder, config.json or hub id of the model, for a checkpoint that does not contain it.
+        layout: order of the optimizer's parameters, if several fit: `flat`, `trainer`, `nanogpt` or `alphadecay`.
 
     Raises:
         UsageError: an argument is missing, or the optimizer cannot be continued.
-        SourceError: it is missing or damaged, its parts do not fit together, or it wants to run something.
+        SourceError: the checkpoint is missing or damaged, its parts do not fit together, or it wants to run something.
     """
-    found = source if source.is_file() else _found(source)
-    if found is None:
+    path = source if source.is_file() else _find(source)
+    if path is None:
         raise SourceError(f"'{source}' holds no checkpoint of a known program")
-    if found.is_dir():
-        return read_alphadecay(found, config, layout)
-    content = open_dictionary(found)
+    if path.is_dir():
+        return read_alphadecay(path, config, layout)
+    content = open_dictionary(path)
     if is_nanogpt(content):
-        return read_nanogpt(found, content, layout)
-    return read_torch_dict(found, content, config, layout)
+        return read_nanogpt(path, content, layout)
+    return read_torch_dict(path, content, config, layout)
 
 
-def _found(folder: Path) -> Path | None:
-    """The file, or the folder of AlphaDecay's code."""
+def _find(folder: Path) -> Path | None:
+    """Find the checkpoint in a folder: a file, or a folder of AlphaDecay's code; None if there is none."""
     if is_alphadecay(folder):
         return folder
     updates = [(int(m[1]), p) for p in folder.iterdir() if (m := _UPDATES.fullmatch(p.name)) and is_alphadecay(p)]

@@ -1,4 +1,4 @@
-"""Settings in files of other programs, under the names of transformers' TrainingArguments."""
+"""Reads settings in files of other programs, under the names of transformers' TrainingArguments."""
 
 from __future__ import annotations
 
@@ -38,14 +38,23 @@ class ReportedSettings:
         self.block_size: int | None = None
 
     def add(self, origin: str, **values: object) -> None:
-        """Take what is not None and not yet known."""
+        """Add settings that are not None and not yet known.
+
+        Args:
+            origin: source of the settings, such as a file.
+            **values: settings by the Trainer's names.
+        """
         for name, value in values.items():
             if value is not None and name not in self.settings.values:
                 self.settings.values[name] = value
                 self.settings.origin[name] = origin
 
     def optimizer(self, saved: SavedOptimizer, origin: str) -> None:
-        """Read the settings of parameter groups.
+        """Add the settings of parameter groups.
+
+        Args:
+            saved: the saved optimizer.
+            origin: its file.
 
         Raises:
             UsageError: groups have different decays.
@@ -61,19 +70,37 @@ class ReportedSettings:
         self.rates(saved, origin)
 
     def rates(self, saved: SavedOptimizer, origin: str) -> None:
-        """lr before the schedule's factor if it is known, betas, eps."""
+        """Add betas, eps, and the lr before the schedule's factor if it is known.
+
+        Args:
+            saved: the saved optimizer.
+            origin: its file.
+
+        Raises:
+            UsageError: groups differ in one of these.
+        """
         betas, eps = cast("tuple[float, float] | None", saved.common("betas")), saved.common("eps")
         if betas is not None:
             self.add(origin, adam_beta1=float(betas[0]), adam_beta2=float(betas[1]))
         self.add(origin, adam_epsilon=eps, learning_rate=saved.common("initial_lr"))
 
     def hyperparameters(self, content: SavedDict, label: str) -> None:
-        """Numbers under names that training scripts commonly use, in dictionaries that they commonly save."""
+        """Add numbers under common names from the dictionaries in which training scripts usually save them.
+
+        Args:
+            content: content of the file.
+            label: name of the file.
+        """
         for holder in _HOLDERS:
             self.numbers(plain(content.get(holder)), f"{holder} in {label}")
 
     def numbers(self, content: SavedDict, origin: str) -> None:
-        """The same of one dictionary."""
+        """Add numbers under common names from one dictionary.
+
+        Args:
+            content: the dictionary.
+            origin: its source.
+        """
         for name, aliases in _KNOWN.items():
             value = next((content[alias] for alias in aliases if _is_number(content.get(alias), name in _WHOLE)), None)
             if name == "steps_total":
@@ -85,14 +112,19 @@ class ReportedSettings:
 
 
 def plain(settings: object) -> SavedDict:
-    """A dictionary of settings, which may be an argparse.Namespace; empty for anything else."""
+    """Return settings as a dictionary, also those of an argparse.Namespace; an empty one for anything else."""
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)
     return cast("SavedDict", settings) if isinstance(settings, Mapping) else {}
 
 
 def first_of(content: SavedDict, names: Sequence[str]) -> object:
-    """The value of the first of these names that is there and not empty; None where none is."""
+    """Return the first value that exists and is not empty; None if there is none.
+
+    Args:
+        content: values by name.
+        names: names in the order of preference.
+    """
     return next((content[name] for name in names if content.get(name)), None)
 
 

@@ -1,4 +1,4 @@
-"""Schedules of torch and of other programs as transformers has them."""
+"""Translates lr schedules of torch and of other programs to those of transformers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from specdiag.train.foreign.opening import SavedDict
 
 @dataclass(frozen=True)
 class Schedule:
-    """Arguments of a Trainer.
+    """A schedule as arguments of a Trainer.
 
     Attributes:
-        values: lr_scheduler_type, lr_scheduler_kwargs, warmup_steps.
-        steps_total: that the schedule spans; None where it has no end.
+        values: `lr_scheduler_type`, `lr_scheduler_kwargs` and `warmup_steps`.
+        steps_total: steps that the schedule spans; None if it has no end.
     """
 
     values: Table
@@ -27,22 +27,34 @@ class Schedule:
 
 
 def rate(peak: float, schedule: Table, step: int, steps_total: int) -> float:
-    """The lr that transformers gives a step."""
+    """Return the lr at a step under a schedule of transformers.
+
+    Args:
+        peak: lr before the schedule's factor.
+        schedule: arguments of a Trainer, with `lr_scheduler_type`.
+        step: optimizer steps done.
+        steps_total: steps that the schedule spans.
+    """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stable steps of cosine_then_flat do not add up to the total, on purpose
-        made: Any = get_scheduler(
+        scheduler: Any = get_scheduler(
             schedule["lr_scheduler_type"],
             optimizer,
             num_warmup_steps=int(schedule.get("warmup_steps", 0)),
             num_training_steps=steps_total,
             scheduler_specific_kwargs=schedule.get("lr_scheduler_kwargs"),
         )
-    return peak * made.lr_lambdas[0](step)
+    return peak * scheduler.lr_lambdas[0](step)
 
 
 def cosine(min_lr: float, warmup: int) -> Table:
-    """Half a cosine from the peak down to an lr, after a linear warm-up."""
+    """Return the arguments of half a cosine from the peak lr down to `min_lr`, after a linear warm-up.
+
+    Args:
+        min_lr: smallest lr.
+        warmup: steps of the warm-up.
+    """
     if min_lr == 0:
         return {"lr_scheduler_type": "cosine", "warmup_steps": warmup}
     return {
@@ -53,7 +65,15 @@ def cosine(min_lr: float, warmup: int) -> Table:
 
 
 def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> Table:
-    """The same that ends before the run does, or after; its warm-up starts from the smallest lr."""
+    """Return the arguments of half a cosine that need not end with the run. After it, the lr stays at the smallest.
+
+    The warm-up starts from the smallest lr.
+
+    Args:
+        min_ratio: smallest lr as a fraction of the peak.
+        warmup: steps of the warm-up.
+        decay_steps: steps of the cosine.
+    """
     return {
         "lr_scheduler_type": "warmup_stable_decay",
         "lr_scheduler_kwargs": {"num_decay_steps": decay_steps, "num_stable_steps": 0, "min_lr_ratio": min_ratio},
@@ -64,8 +84,14 @@ def cosine_then_flat(min_ratio: float, warmup: int, decay_steps: int) -> Table:
 def of_torch(state: SavedDict, step: int) -> Schedule | None:
     """Read a scheduler's state_dict. Its keys identify its class.
 
-    Known are CosineAnnealingLR, and LinearLR followed by it in a SequentialLR, stepped once with each optimizer step.
-    None for all others, and where the scheduler was stepped otherwise.
+    Known are CosineAnnealingLR, and a SequentialLR of LinearLR and CosineAnnealingLR.
+
+    Args:
+        state: the state_dict.
+        step: optimizer steps done.
+
+    Returns:
+        None for other schedulers, and for one that was not stepped once per optimizer step.
     """
     if state.get("last_epoch") != step:
         return None

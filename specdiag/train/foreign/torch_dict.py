@@ -1,4 +1,4 @@
-"""Files of torch.save with model and optimizer: Lightning's .ckpt, and dictionaries as training scripts write them."""
+"""Reads files of torch.save with model and optimizer: Lightning's .ckpt, and dictionaries of training scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specdiag.train.foreign.building import build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
 from specdiag.train.foreign.load import SavedOptimizer, saved_optimizer
-from specdiag.train.foreign.moments import decay_said, moments_of
+from specdiag.train.foreign.moments import decay_differences, moments_of
 from specdiag.train.foreign.opening import SavedDict
 from specdiag.train.foreign.reported_settings import ReportedSettings, first_of, plain
 from specdiag.train.foreign.schedules import of_torch
@@ -28,15 +28,21 @@ _STEPS = ("global_step", "step", "iter_num", "iter", "iteration", "update_step")
 
 
 def is_lightning(content: SavedDict) -> bool:
-    """True if Lightning wrote it."""
+    """True if Lightning wrote the content of a file."""
     return _VERSION in content
 
 
 def read_torch_dict(path: Path, content: SavedDict, config: str | Path | None, layout: str | None) -> Foreign:
-    """Read it.
+    """Read a file of torch.save with model and optimizer.
+
+    Args:
+        path: the file.
+        content: its content.
+        config: folder, config.json or hub id of the model; None for the config.json next to the file.
+        layout: required layout of the optimizer; None to find it.
 
     Raises:
-        UsageError: the model is to be named, or the optimizer cannot be continued.
+        UsageError: the model must be named, or the optimizer cannot be continued.
         SourceError: its parts do not fit together.
     """
     label = path.name
@@ -56,7 +62,7 @@ def read_torch_dict(path: Path, content: SavedDict, config: str | Path | None, l
     sentences = [
         note,
         *loaded.notes,
-        *decay_said(saved, assigned, loaded.model),
+        *decay_differences(saved, assigned, loaded.model),
         *_counted(content, step, label),
         f"{label} does not say where the run stood in its data.",
     ]
@@ -73,31 +79,31 @@ def read_torch_dict(path: Path, content: SavedDict, config: str | Path | None, l
     )
 
 
-def _only(held: Any, what: str, label: str) -> Any:
-    if isinstance(held, (list, tuple)):
-        several = cast("list[Any]", held)
-        if len(several) > 1:
-            raise UsageError(f"{label} holds {len(several)} {what}, and a Trainer has one: go on in its own script")
-        return several[0]
-    return held
+def _only(value: Any, kind: str, label: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        values = cast("list[Any]", value)
+        if len(values) > 1:
+            raise UsageError(f"{label} holds {len(values)} {kind}, and a Trainer has one: go on in its own script")
+        return values[0]
+    return value
 
 
 def _accumulation(content: SavedDict, step: int) -> int | None:
-    """Batches an optimizer step, if the loops say a whole number."""
+    """Return the batches per optimizer step by Lightning's loops; None if that is no whole number."""
     fit = plain(plain(content.get("loops")).get("fit_loop"))
     batches = plain(plain(fit.get("epoch_loop.batch_progress")).get("total")).get("completed")
     return batches // step if isinstance(batches, int) and batches and batches % step == 0 else None
 
 
 def _schedule(reported: ReportedSettings, content: SavedDict, saved: SavedOptimizer, step: int, label: str) -> None:
-    held = first_of(content, _SCHEDULERS)
-    if held is None:
+    saved_schedule = first_of(content, _SCHEDULERS)
+    if saved_schedule is None:
         if is_lightning(content):
             reported.add(label, lr_scheduler_type="constant", learning_rate=saved.common("lr"))
         else:
             reported.settings.notes.append(f"{label} has no schedule: its last lr was {saved.common('lr'):g}.")
         return
-    schedule = of_torch(plain(_only(held, "schedulers", label)), step)
+    schedule = of_torch(plain(_only(saved_schedule, "schedulers", label)), step)
     if schedule is None:
         reported.settings.notes.append(
             f"The schedule in {label} is not one that can be taken over: the last lr was {saved.common('lr'):g}."
@@ -108,9 +114,9 @@ def _schedule(reported: ReportedSettings, content: SavedDict, saved: SavedOptimi
 
 
 def _counted(content: SavedDict, step: int, label: str) -> list[str]:
-    found = {name: content[name] for name in _STEPS if isinstance(content.get(name), int)}
-    odd = {name: count for name, count in found.items() if count != step}
-    if not odd or step in found.values():
+    counts = {name: content[name] for name in _STEPS if isinstance(content.get(name), int)}
+    differing = {name: count for name, count in counts.items() if count != step}
+    if not differing or step in counts.values():
         return []
-    name, count = next(iter(odd.items()))
+    name, count = next(iter(differing.items()))
     return [f"{label} has {name} {count} and an optimizer that did {step} steps: {step} counts."]

@@ -1,4 +1,4 @@
-"""The weights of another program's checkpoint alone, for a run that starts from them with a new optimizer."""
+"""Reads only the weights of another program's checkpoint, for a run that starts from them with a new optimizer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 
 
 def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
-    """Read the model of a checkpoint; whatever optimizer there is stays there.
+    """Read the model of a checkpoint without its optimizer.
 
     Args:
-        source: as for `read_foreign`.
-        config: a folder, config.json or hub id that says which model it is, where the checkpoint does not.
+        source: file, as for `read_foreign`.
+        config: folder, config.json or hub id of the model, for a checkpoint that does not contain it.
 
     Raises:
-        UsageError: the model is to be named.
-        SourceError: it is missing or damaged, or wants to run something.
+        UsageError: the model must be named.
+        SourceError: the file is missing or damaged, or wants to run something.
     """
     if source.is_dir():
         raise SourceError(f"'{source}' holds no weights that transformers loads: name the file itself")

@@ -1,4 +1,4 @@
-"""Models as transformers builds them from config.json: with the weights of a checkpoint, or new ones."""
+"""Builds models by transformers from config.json, with the weights of a checkpoint or new ones."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FAILURES = (
 
 
 def read_config(source: str | Path, changes: Mapping[str, object] | None = None) -> PreTrainedConfig:
-    """config.json of a folder or hub id.
+    """Read config.json of a folder or hub id.
 
     Args:
-        source: where it is.
-        changes: values that are to be others.
+        source: folder or hub id.
+        changes: values that replace those of the file.
 
     Raises:
         SourceError: there is none, or transformers does not know the model.
@@ -45,10 +45,10 @@ def read_config(source: str | Path, changes: Mapping[str, object] | None = None)
 
 
 def new_config(content: Mapping[str, object]) -> PreTrainedConfig:
-    """A configuration from the content of config.json.
+    """Make a configuration from the content of config.json.
 
     Raises:
-        UsageError: it names no model type that transformers knows, or has a wrong value.
+        UsageError: the content names no model type that transformers knows, or has a wrong value.
     """
     rest = dict(content)
     kind = cast("str | None", rest.pop("model_type", None))
@@ -64,7 +64,12 @@ def new_config(content: Mapping[str, object]) -> PreTrainedConfig:
 
 
 def new_model(config: PreTrainedConfig, task: str, seed: int) -> PreTrainedModel:
-    """A model with new weights, the same for the same seed.
+    """Make a model with new weights in float32, the same for the same seed.
+
+    Args:
+        config: configuration of the model.
+        task: task as in a recipe.
+        seed: seed of the weights.
 
     Raises:
         UsageError: the model type cannot learn that task.
@@ -89,20 +94,20 @@ def trained_model(
     new_head: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A model with the weights of a folder or hub id.
+    """Load a model with the weights of a folder or hub id.
 
     Args:
-        source: where the weights are.
-        config: of the model, with the task's labels.
-        task: what it is to learn.
-        stored_type: keep the type that they are stored in, as a run that goes on must; else float32, in which small
-            decays do not round away.
-        new_head: the weights may lack those of the task's head, which are made anew.
-        seed: of a new head.
+        source: folder or hub id of the weights.
+        config: configuration of the model, with the task's labels.
+        task: task as in a recipe.
+        stored_type: True to keep the stored dtype, as a run that continues must; False for float32, in which small
+            decays are not rounded away.
+        new_head: True if the weights may lack the head of the task, which then gets new weights.
+        seed: seed of a new head.
 
     Raises:
         SourceError: weights are missing or damaged.
-        UsageError: they are another task's.
+        UsageError: the weights are of another task.
     """
     set_seed(seed)
     try:
@@ -118,19 +123,21 @@ def trained_model(
         raise SourceError(f"transformers cannot build the model of {source} ({_first_line(error)})") from error
     if gguf_in(Path(source)) is not None:
         model = _plain(model, task)
-    wanted = list(config.architectures or [])
-    if not new_head and wanted and type(model).__name__ not in wanted:
-        could = ", ".join(tasks_of(wanted[0])) or "another task"
-        raise UsageError(f"{source} is a {wanted[0]}, for {could}; task={task!r} would need a {type(model).__name__}")
+    expected = list(config.architectures or [])
+    if not new_head and expected and type(model).__name__ not in expected:
+        possible = ", ".join(tasks_of(expected[0])) or "another task"
+        raise UsageError(
+            f"{source} is a {expected[0]}, for {possible}; task={task!r} would need a {type(model).__name__}"
+        )
     missing = sorted(loading["missing_keys"])
-    body = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")] if new_head else missing
-    if body:
-        raise SourceError(f"{source} lacks weights of its model, such as {body[0]} ({len(body)} in all)")
+    lost = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")] if new_head else missing
+    if lost:
+        raise SourceError(f"{source} lacks weights of its model, such as {lost[0]} ({len(lost)} in all)")
     return model
 
 
 def _plain(model: Any, task: str) -> Any:
-    """The same weights in a model that does not pass for a quantised one."""
+    """Return a float32 model with the same weights, whose configuration does not say that it is quantised."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -145,7 +152,7 @@ def _file(source: str | Path) -> dict[str, str]:
 
 
 def _check_names(values: Mapping[str, object], config: Any) -> None:
-    """A misspelt name would be kept and not read, and the default taken for what was meant."""
+    """Refuse a misspelt name, which transformers would keep and ignore."""
     known = [*config.to_dict(), *config.attribute_map]
     for name in values:
         if name not in known and not hasattr(config, name):

@@ -118,13 +118,13 @@ class NanoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         **kwargs: object,
     ) -> CausalLMOutput:
-        """Logits of every position, and the loss where labels are given: they are shifted here.
+        """Compute the logits of every position, and the loss if labels are given. Labels are shifted here.
 
         Args:
             input_ids: (batch, time), time at most block_size.
-            attention_mask: all ones; nanoGPT has no padding.
-            labels: (batch, time), -100 where none counts.
-            **kwargs: of the loss (`num_items_in_batch`); what a cache would need is passed over.
+            attention_mask: None or all ones, because nanoGPT has no padding.
+            labels: (batch, time), -100 for tokens that do not count.
+            **kwargs: arguments of the loss (`num_items_in_batch`); those of a cache are ignored.
 
         Raises:
             UsageError: the input is longer than block_size, or padded.
@@ -145,13 +145,13 @@ class NanoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutput(loss=loss, logits=logits)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
+        """Return the token embedding."""
         return self.transformer["wte"]
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, *args: object, **kwargs: object
     ) -> dict[str, torch.Tensor]:
-        """The last block_size tokens: there is no cache."""
+        """Return the last block_size tokens, because there is no cache."""
         return {"input_ids": input_ids[:, -self.config.block_size :]}
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -162,7 +162,7 @@ class NanoGPTForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 def register() -> None:
-    """Let AutoConfig and AutoModelForCausalLM know the model; twice is the same as once."""
+    """Register the model with AutoConfig and AutoModelForCausalLM; doing it again changes nothing."""
     AutoConfig.register(NanoGPTConfig.model_type, NanoGPTConfig, exist_ok=True)
     AutoModelForCausalLM.register(NanoGPTConfig, NanoGPTForCausalLM, exist_ok=True)
 

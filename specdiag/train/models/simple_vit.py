@@ -1,4 +1,4 @@
-"""Simple ViT (Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580), which transformers' ViT cannot be told to be.
+"""Simple ViT (Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580), which transformers' ViT cannot be configured to be.
 
 A patch projection, fixed sine and cosine positions of the two axes, pre-norm blocks without dropout, the mean over all
 patches and a linear head; no class token. Initial weights are those of big_vision's `models/vit.py` (but for biases of
@@ -30,7 +30,7 @@ _TRUNCATED = 0.87962566103423978
 
 
 class SimpleViTConfig(PreTrainedConfig):
-    """ViT-S/16; `num_labels` as in any configuration."""
+    """Configuration of Simple ViT; the defaults are those of ViT-S/16."""
 
     model_type = "simple_vit"
 
@@ -46,7 +46,7 @@ class SimpleViTConfig(PreTrainedConfig):
 
 
 class SimpleViTForImageClassification(PreTrainedModel):
-    """The model. Images of another size than it was made for are welcome if patches cover them."""
+    """Simple ViT with a linear head. It also takes images of other sizes, if patches cover them."""
 
     config_class = SimpleViTConfig
     base_model_prefix = "simple_vit"
@@ -66,11 +66,11 @@ class SimpleViTForImageClassification(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> ImageClassifierOutput:
-        """Logits, and with labels the loss.
+        """Compute the logits, and the loss if labels are given.
 
         Args:
-            pixel_values: [batch, channels, height, width].
-            labels: classes [batch], or their probabilities [batch, classes] as mixtures have them.
+            pixel_values: images, [batch, channels, height, width].
+            labels: classes, [batch]; or probabilities of classes, [batch, classes], as mixtures have them.
         """
         patches = self.patch_embeddings(pixel_values)
         rows, columns = patches.shape[-2:]
@@ -139,7 +139,17 @@ class _Block(nn.Module):
 
 
 def positions(rows: int, columns: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """Fixed positions [rows * columns, width]: sines and cosines of the column, then of the row."""
+    """Return fixed positions: sines and cosines of the column, then of the row.
+
+    Args:
+        rows: patches in a column of the image.
+        columns: patches in a row of the image.
+        width: width of the model, a multiple of 4.
+        device: device of the result; None for torch's default.
+
+    Returns:
+        [rows * columns, width], row by row.
+    """
     frequencies = _TEMPERATURE ** -torch.linspace(0, 1, width // 4, device=device)
     y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
     x, y = x.flatten()[:, None] * frequencies, y.flatten()[:, None] * frequencies
@@ -147,6 +157,6 @@ def positions(rows: int, columns: int, width: int, device: torch.device | None =
 
 
 def register() -> None:
-    """Make AutoConfig and AutoModelForImageClassification know `simple_vit`; twice does no harm."""
+    """Register the model with AutoConfig and AutoModelForImageClassification; doing it again changes nothing."""
     AutoConfig.register(SimpleViTConfig.model_type, SimpleViTConfig, exist_ok=True)
     AutoModelForImageClassification.register(SimpleViTConfig, SimpleViTForImageClassification, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From the parts of a run to one that is ready: arguments, data, model, optimizer, decay, and the folder."""
+"""Assembles a run from its parts: arguments, data, model, optimizer, decay and folder."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ class RunSpec:
     """Parts of a run.
 
     Attributes:
-        folder: of the run.
-        in_place: whether it exists and goes on.
-        recipe: resolved; its settings are those of `settings`.
+        folder: folder of the run.
+        in_place: True if the run exists and continues in its folder.
+        recipe: complete recipe; its settings are those of `settings`.
         settings: arguments of the Trainer, with their origins.
-        source: the checkpoint it started from, as its configuration says.
-        fresh_optimizer: whether it started from that with a fresh optimizer.
-        checkpoint: the one that is loaded; None for a run that begins.
+        source: checkpoint that the run once started from, as its configuration says; empty for none.
+        fresh_optimizer: True if it started from there with a fresh optimizer.
+        checkpoint: checkpoint that is loaded now; None for a run that begins.
         step: optimizer steps done.
-        fresh: whether the optimizer starts anew.
-        trained: whether the weights have been trained.
-        plan: of fixed decays.
-        foreign: the checkpoint of another program that it goes on from.
-        model_config: its config, if the request named one.
-        layout: the parameter order of its optimizer, if the request named one.
-        load_data: gets the folder of the run, for its cache.
-        make_model: gets the data, whose labels a head may need.
-        tokenizer: of a language model; None for bytes.
-        companions: gets the folder; files that belong into every checkpoint, such as a tokenizer's.
-        schedule: the lr schedules until now.
+        fresh: True if the optimizer starts anew.
+        trained: True if the weights have been trained.
+        plan: plan of fixed decays; None for other rules.
+        foreign: checkpoint of another program that is continued; None for none.
+        model_config: config of that checkpoint, if the request named one.
+        layout: parameter order of its optimizer, if the request named one.
+        load_data: loads the data; takes the folder of the run, for its cache.
+        make_model: makes the model; takes the data, because a head may need its labels.
+        tokenizer: None if bytes are tokens, or there are none.
+        companions: lists files to copy into every checkpoint, such as a tokenizer's; takes the folder of the run.
+        schedule: lr schedules so far.
         notes: sentences so far.
     """
 
@@ -91,10 +91,16 @@ class RunSpec:
 
 
 def assemble(parts: RunSpec) -> Run:
-    """Build, check and write down. Of a run that cannot be, nothing is left.
+    """Build a run, check it and write its folder. If that fails, nothing is left behind.
+
+    Args:
+        parts: parts of the run.
+
+    Returns:
+        The run, ready to train.
 
     Raises:
-        UsageError: parts do not go together.
+        UsageError: the parts do not go together.
         SourceError: data, weights or optimizer are damaged or do not fit.
     """
     run, recipe, notes = parts.folder, parts.recipe, parts.notes
@@ -103,12 +109,12 @@ def assemble(parts: RunSpec) -> Run:
     existed = run.exists()
     wait_for_all()
     with arguments.main_process_first(local=False):
-        _make(run)
+        _make_folder(run)
         lock = lock_run(run)
         notes += [lock.note] if lock is not None and lock.note else []
     if not parts.in_place and (run / CONFIG).exists():
         raise UsageError(f"{run} became a run meanwhile: another process began it; name another out=")
-    kept = set(run.glob(f"{CACHE}*"))
+    old_cache = set(run.glob(f"{CACHE}*"))
     try:
         with arguments.main_process_first(local=False):
             data = parts.load_data(run)
@@ -127,9 +133,9 @@ def assemble(parts: RunSpec) -> Run:
             notes.append(save_imported_state(trainer, parts.foreign, recipe))
             resume_from, moments = run / f"checkpoint-{parts.step}", parts.foreign.moments
         elif resume_from is not None:
-            checked, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
+            note, moments = check_optimizer(resume_from / OPTIMIZER, optimizer, model)
             check_state(moments, str(resume_from / OPTIMIZER))
-            notes.append(checked)
+            notes.append(note)
         warning = check_order(model, moments, sample_gradients(trainer, data)) if moments else None
         notes += [] if warning is None else [warning]
         config = RunConfig(
@@ -149,7 +155,7 @@ def assemble(parts: RunSpec) -> Run:
         if lock is not None:
             lock.release()
         if arguments.process_index == 0:
-            for path in set(run.glob(f"{CACHE}*")) - kept:
+            for path in set(run.glob(f"{CACHE}*")) - old_cache:
                 path.unlink()
             if not existed:
                 shutil.rmtree(run, ignore_errors=True)
@@ -185,40 +191,40 @@ def _trainer(model: nn.Module, arguments: TrainingArguments, data: Data, recipe:
 def _check_decay(
     model: nn.Module, optimizer: torch.optim.Optimizer, rule: TrainerCallback | None, plan: DecayPlan | None
 ) -> None:
-    """Raise now what attaching would raise when training begins: the first evaluation may take long."""
+    """Attach the decay rule once, so that an error comes now and not after the first evaluation."""
     if plan is not None:
         fit(plan, live_parameters(model))
     if isinstance(rule, LiveRuleCallback):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come when it is attached for good
+            warnings.simplefilter("ignore")  # they are shown when it is attached for training
             rule.attached(model, optimizer).detach()
 
 
 def _arguments(run: Path, settings: Mapping[str, Any], steps_total: int) -> TrainingArguments:
-    ours: Table = {
+    fixed: Table = {
         "output_dir": str(run), "max_steps": steps_total, "save_strategy": "steps", "logging_strategy": "steps",
         "eval_strategy": "no", "disable_tqdm": True, "ddp_find_unused_parameters": False,
-        "logging_nan_inf_filter": False,  # it would put zeros and older losses in the place of NaN
+        "logging_nan_inf_filter": False,  # it would replace NaN by zeros and older losses
         "dataloader_pin_memory": torch.cuda.is_available(),
-        # Without it ranks on a machine that has no accelerator would not know of each other.
+        # Without it, ranks on a machine without an accelerator would not find each other.
         "use_cpu": bool(settings.get("use_cpu")) or not torch.accelerator.is_available(),
     }  # fmt: skip
-    batch: Table = {
+    defaults: Table = {
         "per_device_eval_batch_size": settings["per_device_train_batch_size"],
         "report_to": "none",
     }
     _check_reporting(str(settings.get("report_to", "none")))
-    workers = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)  # they change no number
-    ours["dataloader_num_workers"] = workers
-    theirs = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
+    # The number of workers does not affect the results.
+    fixed["dataloader_num_workers"] = min(int(settings.get("dataloader_num_workers", 0)), os.cpu_count() or 1)
+    chosen = {name: value for name, value in settings.items() if (name, value) != ("optim", COUPLED)}
     try:
-        return TrainingArguments(**{**batch, **theirs, **ours})
+        return TrainingArguments(**{**defaults, **chosen, **fixed})
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"transformers does not take these settings ({reason:.300}): give others") from error
 
 
-def _make(run: Path) -> None:
+def _make_folder(run: Path) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -226,7 +232,7 @@ def _make(run: Path) -> None:
 
 
 def _check_schedule(arguments: TrainingArguments, steps_total: int) -> None:
-    """Raise now what the Trainer would raise when the folder is a run already."""
+    """Refuse an unknown lr schedule now: the Trainer would do so only after the folder was written."""
     kind, options = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     try:

@@ -1,4 +1,4 @@
-"""A run that begins with a recipe: new weights, or those of a model that was trained elsewhere."""
+"""Prepares a run that begins with a recipe: with new weights, or those of a model that was trained elsewhere."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from specdiag.train.tasks.loading import load_task, reads_tokens, vocabulary_of
 from specdiag.train.tasks.task import CLASSIFYING, kind_of
 
 _BYTES = 256
-"""Vocabulary of a model on bytes."""
+"""Vocabulary size of a model on bytes."""
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with everything in it that would be taken by default, as a run keeps it."""
+    """Return the recipe with all defaults filled in, as a run keeps it."""
     rule = "plan" if recipe.decay.startswith("plan:") else recipe.decay
     return msgspec.structs.replace(recipe, settings=DEFAULT_ARGUMENTS | recipe.settings, decay=rule)
 
@@ -39,23 +39,26 @@ def begin(
     recipe: Recipe,
     out: Path,
     *,
-    given: Collection[str] = (),
+    from_options: Collection[str] = (),
     again: RunConfig | None = None,
     cache: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Run:
-    """Settle and check everything of a run that begins.
+    """Prepare a run that begins: decide and check everything.
 
     Args:
-        recipe: what is trained.
+        recipe: recipe of the run.
         out: folder of the run.
-        given: settings that are an option's, not the recipe's.
-        cache: folder for the tokens, where several runs share them; else that of the run.
-        again: the configuration that is there already, of a run that was stopped before its first checkpoint.
+        from_options: names of settings that come from an option, not from the recipe.
+        again: existing configuration of a run that was stopped before its first checkpoint; None for a new run.
+        cache: folder for the tokens if several runs share them; None for the folder of the run.
         notes: sentences so far.
 
+    Returns:
+        The run, ready to train.
+
     Raises:
-        UsageError: the recipe lacks something or does not go together, or the folder is taken.
+        UsageError: the recipe lacks something or contradicts itself, or the folder is taken.
         SourceError: data, weights, tokenizer or plan are missing or damaged.
     """
     run = out.resolve() if again is not None else new_folder(out)
@@ -65,7 +68,7 @@ def begin(
     if not recipe.data and kind_of(recipe.task) != "glue":
         raise UsageError("the recipe names no data: give data=PATH, or org/name for a dataset on the hub")
     plan = _plan(recipe, run, again)
-    origins = {name: "given" if name in given else "recipe" if name in recipe.settings else "default"
+    origins = {name: "given" if name in from_options else "recipe" if name in recipe.settings else "default"
                for name in DEFAULT_ARGUMENTS | recipe.settings}  # fmt: skip
     recipe = msgspec.structs.replace(resolved(recipe), data=tuple(pin(recipe.data)))
     seed = int(recipe.settings["seed"])
@@ -73,7 +76,7 @@ def begin(
         refuse_adapter(Path(recipe.start))
         check_weights(Path(recipe.start))
     tokenizer = open_tokenizer(recipe.tokenizer or recipe.start)
-    config, of_vocabulary = _config(recipe, tokenizer)
+    config, vocabulary_notes = _config(recipe, tokenizer)
 
     def load(folder: Path) -> Data:
         data = load_task(recipe, config=config, tokenizer=tokenizer, seed=seed, cache=cache or folder)
@@ -83,13 +86,13 @@ def begin(
         return data
 
     def make(data: Data) -> Any:
-        headed = kind_of(recipe.task) in CLASSIFYING
-        if headed:
-            names = data.labels or ("value",)  # a number is predicted
+        has_head = kind_of(recipe.task) in CLASSIFYING
+        if has_head:
+            names = data.labels or ("value",)  # without classes, a number is predicted
             config.num_labels = len(names)
             config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         if recipe.start:
-            return trained_model(recipe.start, config, recipe.task, new_head=headed, seed=seed)
+            return trained_model(recipe.start, config, recipe.task, new_head=has_head, seed=seed)
         return new_model(config, recipe.task, seed)
 
     return assemble(
@@ -98,13 +101,13 @@ def begin(
             source="", fresh_optimizer=False, checkpoint=None, step=0, fresh=True, trained=bool(recipe.start),
             plan=plan, load_data=load, make_model=make, tokenizer=tokenizer,
             companions=lambda folder: save_tokenizer(tokenizer, folder),
-            notes=[*notes, *of_vocabulary, *_short(recipe)],
+            notes=[*notes, *vocabulary_notes, *_warmup_notes(recipe)],
         )
     )  # fmt: skip
 
 
 def _config(recipe: Recipe, tokenizer: Any) -> tuple[Any, list[str]]:
-    """The model's configuration, its vocabulary by the tokenizer where the recipe does not say, and notes."""
+    """Return the model's configuration and notes. The tokenizer sets the vocabulary if the recipe does not."""
     if recipe.start:
         return read_config(recipe.start, recipe.model), []
     config, kind = new_config(recipe.model), recipe.model.get("model_type")
@@ -115,9 +118,9 @@ def _config(recipe: Recipe, tokenizer: Any) -> tuple[Any, list[str]]:
         return config, [f"The recipe names no vocab_size: the model has that of {kind} by default, {default}."]
     size = _BYTES if tokenizer is None else len(tokenizer)
     config = new_config({**recipe.model, "vocab_size": size})
-    held = "bytes" if tokenizer is None else "the tokenizer"
+    units = "bytes" if tokenizer is None else "the tokenizer"
     return config, [
-        f"The recipe names no vocab_size: it is {size}, that of {held} (the default of {kind} is {default})."
+        f"The recipe names no vocab_size: it is {size}, that of {units} (the default of {kind} is {default})."
     ]
 
 
@@ -132,7 +135,7 @@ def _plan(recipe: Recipe, run: Path, again: RunConfig | None) -> DecayPlan | Non
     return load_plan(run / PLAN)
 
 
-def _short(recipe: Recipe) -> list[str]:
+def _warmup_notes(recipe: Recipe) -> list[str]:
     """Note a warm-up that does not end within the run."""
     warmup = recipe.settings.get("warmup_steps", 0)
     if warmup < recipe.steps_total:

@@ -1,4 +1,4 @@
-"""A recipe with some of its values changed, as options on a command line change them."""
+"""Changes values of a recipe, as options on a command line do."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from specdiag.train.recipe import Recipe, validated
 
 _SHORT = {"lr": "learning_rate", "batch_size": "per_device_train_batch_size"}
 TABLES = ("settings", "model", "alphadecay", "optimizer_options")
-"""Those that `TABLE.NAME=VALUE` may name; NAME alone is a field of the recipe, else one of the settings."""
+"""Tables that `TABLE.NAME=VALUE` may name. NAME alone is a field of the recipe, else one of the settings."""
 
 
 def parse_assignments(texts: Sequence[str]) -> Table:
-    """`NAME=VALUE` by name; values are TOML, and text where they are none.
+    """Parse texts of the form `NAME=VALUE`.
+
+    Args:
+        texts: assignments; a value is TOML, or text if it is no TOML.
+
+    Returns:
+        Values by name.
 
     Raises:
-        UsageError: there is no name or no equals sign, or a name stands twice.
+        UsageError: a name or the equals sign is missing, or a name is given twice.
     """
-    found: Table = {}
+    values: Table = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name.strip() or not equals:
             raise UsageError(f"'{text:.80}' is not NAME=VALUE, such as bf16=true or model.num_hidden_layers=4")
-        if name.strip() in found:
+        if name.strip() in values:
             raise UsageError(f"'{name.strip():.80}' is given twice: leave one out")
-        found[name.strip()] = _value(value)
-    return found
+        values[name.strip()] = _value(value)
+    return values
 
 
 def _value(text: str) -> Any:
-    """A TOML value; text where it is none, such as a number of more digits than Python reads."""
+    """Read a TOML value; return the text if it is none, such as a number with more digits than Python reads."""
     try:
         content = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -44,20 +50,20 @@ def _value(text: str) -> Any:
 
 
 def settings_of(assignments: Mapping[str, object]) -> set[str]:
-    """The arguments of the Trainer among them."""
+    """Return the names of the assignments that are arguments of the Trainer."""
     names = {_SHORT.get(name, name).removeprefix("settings.") for name in assignments}
     return {name for name in names if "." not in name and name not in Recipe.__struct_fields__}
 
 
 def changed(recipe: Recipe, assignments: Mapping[str, object]) -> Recipe:
-    """The recipe with other values.
+    """Return a copy of a recipe with other values.
 
     Args:
-        recipe: stays as it is.
-        assignments: by name: a field, `TABLE.NAME`, or an argument of the Trainer.
+        recipe: recipe to copy.
+        assignments: values by name: a field, `TABLE.NAME`, or an argument of the Trainer.
 
     Raises:
-        UsageError: there is no such name, two names mean the same, or the value cannot be.
+        UsageError: a name does not exist, two names mean the same, or a value is not possible.
     """
     _check_once(assignments)
     content: Table = msgspec.to_builtins(recipe)
@@ -88,5 +94,5 @@ def _check_once(assignments: Mapping[str, object]) -> None:
 
 
 def _only_given(content: Mapping[str, Any], table: str, assignments: Mapping[str, object]) -> Table:
-    """Options of a former method are not those of a new one."""
+    """Return only the options that were assigned, because those of the former method do not fit the new one."""
     return {name: value for name, value in content[table].items() if f"{table}.{name}" in assignments}

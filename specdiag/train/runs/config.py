@@ -21,36 +21,37 @@ _AGAIN = f"copy the run again, {_WAY_ON}"
 
 
 class RunConfig(Record, frozen=True, kw_only=True):
-    """Content of the file."""
+    """Content of the configuration file."""
 
     schema: int = SCHEMA
     source: str = ""
-    """The checkpoint that the run started from; empty for one that began with its recipe."""
+    """Checkpoint that the run started from; empty if it began with its recipe."""
     fresh_optimizer: bool = False
+    """True if it started from there with a fresh optimizer."""
     model_config: str = ""
-    """Where the model of another program's checkpoint was described, if not in it."""
+    """Source of the model's config.json, if another program's checkpoint had none."""
     layout: str = ""
-    """How that program's optimizer orders parameters, if the request named the order."""
+    """Parameter order of that program's optimizer, if the request named it."""
     recipe: Recipe
-    """As it was resolved; with decay `plan` the plan is the plan.json beside this file."""
+    """Recipe with all defaults. With decay `plan`, the plan is plan.json in the same folder."""
     fingerprint: Fingerprint
     schedule: tuple[ScheduleSpan, ...]
-    """The lr schedules so far, those of the run that this one branched off included."""
+    """The lr schedules so far, including those of the run that this one branched off."""
 
 
 _convert = converter(RunConfig)
 
 
 def save_config(run: Path, config: RunConfig) -> None:
-    """Write it, whole or not at all."""
+    """Write the configuration of a run atomically into its folder."""
     write_atomically(run / CONFIG, msgspec.toml.encode(config))
 
 
 def load_config(run: Path) -> RunConfig | None:
-    """The configuration of a run; None for a run that is not ours.
+    """Load the configuration of a run; None if specdiag did not make the run.
 
     Raises:
-        SourceError: its file is damaged or of another schema.
+        SourceError: the file is damaged or of another schema.
     """
     path = run / CONFIG
     if not path.exists():

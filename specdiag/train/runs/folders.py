@@ -1,4 +1,4 @@
-"""Where a new run may be written."""
+"""Checks the folder of a new run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def new_folder(out: Path, source: Path | None = None) -> Path:
-    """The folder of a new run, which need not exist.
+    """Check the folder of a new run, which need not exist.
 
     Args:
-        out: what was named.
-        source: a checkpoint that the run starts from, which is never written to.
+        out: the folder.
+        source: checkpoint that the run starts from, which is never written to; None for none.
+
+    Returns:
+        The absolute path.
 
     Raises:
-        UsageError: it is taken.
+        UsageError: the folder is in use, or belongs to a source or a checkpoint.
     """
     out = out.resolve()
     if source is not None and (out in (run_of(source), source) or out.is_relative_to(run_of(source))):
@@ -39,5 +42,5 @@ def new_folder(out: Path, source: Path | None = None) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to; bare weights are their own."""
+    """Return the folder of the run that a checkpoint belongs to; a folder of bare weights is returned as it is."""
     return checkpoint.parent if checkpoint.name.startswith("checkpoint-") else checkpoint

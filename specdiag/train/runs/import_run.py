@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint of another program."""
+"""Prepares a run that continues a checkpoint of another program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.errors import UsageError
 from specdiag.train.data.hub import pin
-from specdiag.train.data.tokenizers import tokenizer_to_go_on
+from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import Data
 from specdiag.train.foreign.reading import read_foreign
 from specdiag.train.foreign.weights import read_weights
@@ -32,20 +32,33 @@ from specdiag.train.tasks.loading import load_task, reads_text, vocabulary_of
 
 
 def import_run(request: Request) -> Run:
-    """A checkpoint of another program goes on here: weights, moments, step and what it tells of its settings."""
+    """Prepare a run that continues another program's checkpoint: its weights, moments, step and known settings.
+
+    Args:
+        request: source and options of the run.
+
+    Returns:
+        The run, ready to train.
+
+    Raises:
+        UsageError: an option is missing or contradicts the checkpoint.
+        SourceError: the checkpoint or the data is missing, damaged or does not fit.
+    """
     source = Path(request.source).resolve()
     if request.fresh_optimizer:
         foreign = read_weights(source, config=request.config)
     else:
         foreign = read_foreign(source, config=request.config, layout=request.layout)
     notes = list(foreign.notes)
-    told = TrainerArguments(dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes))
+    arguments = TrainerArguments(
+        dict(foreign.settings.values), dict(foreign.settings.origin), list(foreign.settings.notes)
+    )
     fresh = request.fresh_optimizer
-    given = dict(request.settings or {})
-    check_settings(given)
-    override_arguments(told, given, request, complete=False)
+    requested = dict(request.settings or {})
+    check_settings(requested)
+    override_arguments(arguments, requested, request, complete=False)
     settings = complete_arguments(
-        foreign, TrainerArguments(DEFAULT_ARGUMENTS | told.values, told.origin) if fresh else told
+        foreign, TrainerArguments(DEFAULT_ARGUMENTS | arguments.values, arguments.origin) if fresh else arguments
     )
     notes += settings.notes
     total = requested_total(request, None if fresh else foreign.steps_total)
@@ -64,7 +77,7 @@ def import_run(request: Request) -> Run:
         block_size=foreign.block_size or 0, optimizer="", settings=settings.values,
     )  # fmt: skip
     recipe = apply_request(recipe, request)
-    tokenizer = tokenizer_to_go_on(
+    tokenizer = resume_tokenizer(
         request.tokenizer, (folder,), in_bytes=False, vocabulary=vocabulary_of(config), in_text=reads_text(recipe)
     )
     rule, options, plan = choose_decay(folder, foreign.model, request, settings, total - step, notes)

@@ -1,4 +1,4 @@
-"""A checkpoint of another program becomes the first checkpoint of a run here, its moments with it."""
+"""Turns a checkpoint of another program, with its moments, into the first checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from specdiag.train.recipe import Recipe
 from specdiag.train.runs.trainer_arguments import DEFAULT_ARGUMENTS, TrainerArguments
 
 COUPLED = "adam_torch"
-"""`optim` of the settings where decay is coupled: transformers has no such optimizer, and torch's Adam is taken."""
+"""Value of the setting `optim` for coupled decay: transformers has no such optimizer, so torch's Adam is used."""
 _NEEDED = ("learning_rate", "weight_decay")
 
 
 def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerArguments:
-    """Add defaults for arguments that are neither in the checkpoint nor given, if the weights hardly depend on them.
+    """Add defaults for arguments that are unknown, except those that the weights depend on strongly.
 
     Args:
         foreign: the checkpoint.
-        settings: what it tells, and what was given.
+        settings: arguments from the checkpoint and the request.
+
+    Returns:
+        Complete arguments.
 
     Raises:
         UsageError: learning rate, decay or schedule are neither in the file nor in the request.
@@ -45,23 +48,23 @@ def complete_arguments(foreign: Foreign, settings: TrainerArguments) -> TrainerA
 
 
 def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Recipe) -> str:
-    """Save what the other program left as a checkpoint of this run: moments, position of the schedule, step.
+    """Save the other program's moments, step and schedule position as a checkpoint of this run.
 
     Args:
-        trainer: over the checkpoint's model, with a new optimizer.
+        trainer: Trainer with the checkpoint's model and a new optimizer.
         foreign: the checkpoint.
-        recipe: of the run.
+        recipe: recipe of the run.
 
     Returns:
-        Sentence about the check.
+        Sentence about the check of the moments.
 
     Raises:
-        UsageError: the schedule is none that has a position.
-        SourceError: moments do not fit.
+        UsageError: the schedule has no position.
+        SourceError: the moments do not fit.
         ComputationError: the checkpoint cannot be saved.
     """
     optimizer: Any = trainer.optimizer
-    checked = load_moments(foreign, optimizer, trainer.model)  # pyright: ignore[reportArgumentType]
+    note = load_moments(foreign, optimizer, trainer.model)  # pyright: ignore[reportArgumentType]
     schedule = trainer.create_scheduler(recipe.steps_total, optimizer)
     if not isinstance(schedule, LambdaLR):
         raise UsageError(
@@ -70,11 +73,13 @@ def save_imported_state(trainer: CrashSafeTrainer, foreign: Foreign, recipe: Rec
     rates = [base * factor(foreign.step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    held = schedule.state_dict()
-    schedule.load_state_dict({**held, "last_epoch": foreign.step, "_step_count": foreign.step + 1, "_last_lr": rates})
+    schedule_state = schedule.state_dict()
+    schedule.load_state_dict(
+        {**schedule_state, "last_epoch": foreign.step, "_step_count": foreign.step + 1, "_last_lr": rates}
+    )
     trainer.state.global_step, trainer.state.max_steps = foreign.step, recipe.steps_total
     trainer.state.train_batch_size = trainer.args.train_batch_size
     trainer.state.compute_steps(trainer.args, recipe.steps_total)
     trainer.save_now()
-    trainer.lr_scheduler = None  # made anew when training begins, and loaded
-    return checked
+    trainer.lr_scheduler = None  # created again and loaded when training begins
+    return note

@@ -1,4 +1,4 @@
-"""Runs side by side: what came of each, and how much better than the first that was named."""
+"""Ranks finished runs by their held-out loss, and compares them with the first one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from specdiag.train.runs.overrides import CHANGEABLE_ON_RESUME
 from specdiag.train.runs.schedule import describe_schedule
 
 _FIELDS = {"model": "model", "optimizer": "optimizer", "optimizer_options": "set of optimizer options"}
-"""Fields of a recipe that a comparison of decays keeps equal, in words."""
+"""Fields of a recipe that must be equal in a comparison of decays, and their names in notes."""
 
 
 class Ranked(Record, frozen=True, kw_only=True):
-    """Row of a ranking: a run."""
+    """A run in a ranking."""
 
     run: str
     task: str
@@ -29,21 +29,29 @@ class Ranked(Record, frozen=True, kw_only=True):
     seed: int
     step: int
     loss: float
-    """Held out, in nats; NaN of a run that diverged."""
+    """Held-out loss in nats; NaN for a run that diverged."""
     improvement: float
-    """Loss of the baseline less this one."""
+    """Loss of the baseline minus this loss."""
     merits: dict[str, float]
-    """The task's other figures of merit."""
+    """Other metrics of the task."""
     hours: float
     decay_share: float
-    """Fraction of the time that the decay rule took."""
+    """Fraction of `hours` that the decay rule took."""
     tokens: int
     diverged_at: int | None = None
-    """Steps after which the loss was not finite, where that ended the run."""
+    """Steps after which the loss was not finite; None if the run did not end for that."""
 
 
 def is_finished(run: Path, steps: int = 0) -> bool:
-    """True if a run has ended with at least so many steps and an evaluation, or has diverged."""
+    """True if a run has diverged, or has ended with an evaluation after enough steps.
+
+    Args:
+        run: folder of the run.
+        steps: smallest number of steps.
+
+    Raises:
+        SourceError: its outcome is damaged.
+    """
     outcome = load_outcome(run)
     if outcome is None or outcome.held_out is None:
         return False
@@ -51,26 +59,28 @@ def is_finished(run: Path, steps: int = 0) -> bool:
 
 
 def rank(runs: Sequence[Path]) -> tuple[list[Ranked], list[str]]:
-    """Finished runs of ours, the best first and those without a finite loss last, and what makes them hard to
-    compare.
+    """Rank finished runs.
 
     Args:
-        runs: folders; the first is the baseline.
+        runs: folders of the runs; the first is the baseline.
+
+    Returns:
+        Rows, best first and those without a finite loss last; and sentences on what makes the runs hard to compare.
 
     Raises:
-        SourceError: one is no run of ours, or has not come to its end.
+        SourceError: a folder is no run of specdiag, or a run has not ended.
     """
-    held = [(path, *_held(path)) for path in runs]
-    base, notes = held[0], list[str]()
-    for path, config, outcome in held[1:]:
-        notes += [f"{path.name} has {what}." for what in _differences(base, (path, config, outcome))]
+    finished = [(path, *_load_finished(path)) for path in runs]
+    base, notes = finished[0], list[str]()
+    for path, config, outcome in finished[1:]:
+        notes += [f"{path.name} has {difference}." for difference in _differences(base, (path, config, outcome))]
     baseline = base[2].after or {}
-    rows = [_row(path, config, outcome, baseline) for path, config, outcome in held]
+    rows = [_row(path, config, outcome, baseline) for path, config, outcome in finished]
     return sorted(rows, key=lambda row: (not math.isfinite(row.loss), row.loss)), notes
 
 
 def divergences(rows: Sequence[Ranked]) -> list[str]:
-    """A sentence for each run without a finite loss."""
+    """Write a sentence for each run without a finite loss."""
     return [
         f"'{row.run}' diverged: "
         + ("its held-out loss at the end is not finite." if row.diverged_at is None
@@ -80,7 +90,7 @@ def divergences(rows: Sequence[Ranked]) -> list[str]:
     ]  # fmt: skip
 
 
-def _held(run: Path) -> tuple[RunConfig, Outcome]:
+def _load_finished(run: Path) -> tuple[RunConfig, Outcome]:
     config = load_config(run)
     if config is None:
         raise SourceError(f"'{run}' is no run of specdiag train: it has no specdiag_train.toml")
@@ -91,7 +101,7 @@ def _held(run: Path) -> tuple[RunConfig, Outcome]:
 
 
 def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, float]) -> Ranked:
-    recipe, held = config.recipe, outcome.after or {}
+    recipe, figures = config.recipe, outcome.after or {}
     return Ranked(
         run=run.name,
         task=recipe.task,
@@ -100,9 +110,9 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, 
         optimizer=recipe.optimizer or str(recipe.settings.get("optim", "")),
         seed=int(recipe.settings.get("seed", 0)),
         step=outcome.step,
-        loss=held[LOSS],
-        improvement=baseline[LOSS] - held[LOSS],
-        merits={name: value for name, value in held.items() if name != LOSS},
+        loss=figures[LOSS],
+        improvement=baseline[LOSS] - figures[LOSS],
+        merits={name: value for name, value in figures.items() if name != LOSS},
         hours=outcome.seconds / 3600,
         decay_share=outcome.decay_seconds / outcome.seconds if outcome.seconds else 0.0,
         tokens=outcome.tokens,
@@ -113,23 +123,25 @@ def _row(run: Path, config: RunConfig, outcome: Outcome, baseline: Mapping[str, 
 def _differences(base: tuple[Path, RunConfig, Outcome], other: tuple[Path, RunConfig, Outcome]) -> list[str]:
     """Describe differences that keep the losses from showing the effect of the decay."""
     (run, ours, our_end), (path, theirs, their_end) = base, other
-    found: list[str] = []
+    differences: list[str] = []
     if ours.fingerprint.differences(theirs.fingerprint):
-        found.append(f"other data or another seed than {run.name}")
+        differences.append(f"other data or another seed than {run.name}")
     if ours.recipe.task != theirs.recipe.task:
-        found.append(f"the task {theirs.recipe.task} and {run.name} {ours.recipe.task}")
+        differences.append(f"the task {theirs.recipe.task} and {run.name} {ours.recipe.task}")
     if not (_started_alike(ours, theirs) or _branches(theirs, run) or _branches(ours, path)):
-        found.append(f"another beginning than {run.name}")
+        differences.append(f"another beginning than {run.name}")
     if our_end.step != their_end.step and our_end.diverged_at is None and their_end.diverged_at is None:
-        found.append(f"{their_end.step} steps and {run.name} {our_end.step}")
+        differences.append(f"{their_end.step} steps and {run.name} {our_end.step}")
     if ours.schedule != theirs.schedule and not _has_constant_lr(ours, theirs):
         schedules = describe_schedule(theirs.schedule), describe_schedule(ours.schedule)
-        found.append(f"an lr schedule over {schedules[0]} and {run.name} one over {schedules[1]}")
+        differences.append(f"an lr schedule over {schedules[0]} and {run.name} one over {schedules[1]}")
     for field, words in _FIELDS.items():
         a, b = getattr(ours.recipe, field), getattr(theirs.recipe, field)
-        if a != b and (field != "model" or (a and b)):  # a run that branched off has its model from a checkpoint
-            found.append(f"another {words} than {run.name}")
-    return found + [f"{setting} and {run.name} {own}" for setting, own in _other_settings(ours.recipe, theirs.recipe)]
+        if a != b and (field != "model" or (a and b)):  # a run that branched off has no model in its recipe
+            differences.append(f"another {words} than {run.name}")
+    return differences + [
+        f"{setting} and {run.name} {own}" for setting, own in _other_settings(ours.recipe, theirs.recipe)
+    ]
 
 
 def _started_alike(a: RunConfig, b: RunConfig) -> bool:
@@ -147,7 +159,7 @@ def _has_constant_lr(a: RunConfig, b: RunConfig) -> bool:
 
 
 def _other_settings(ours: Recipe, theirs: Recipe) -> Iterator[tuple[str, str]]:
-    """Each setting that numbers depend on and that differs: its name with their value, and ours."""
+    """Yield each setting that differs and affects results: its name with their value, and our value."""
     for name in sorted(ours.settings.keys() | theirs.settings.keys()):
         a, b = ours.settings.get(name), theirs.settings.get(name)
         if a != b and name not in (*CHANGEABLE_ON_RESUME, "weight_decay", "seed"):

@@ -16,16 +16,16 @@ from specdiag.records import Record
 
 OUTCOME = "specdiag_outcome.json"
 LOSS = "loss"
-"""The figure that every task has."""
+"""Name of the figure that every task has."""
 SCHEMA = 1
 _AGAIN = "delete it, and continue the run to write it anew"
 _MOST = 1e100
-"""Beyond any loss of float32, and below what a mean of two overflows at."""
+"""Largest figure that is accepted: above any float32 loss, and small enough that means do not overflow."""
 _WINDOW, _DEVIATIONS = 1000, 7.0
 
 
 class Outcome(Record, frozen=True, kw_only=True):
-    """Totals over all processes that worked on the run; losses in nats."""
+    """Outcome of a run. Seconds and tokens are totals over all its processes and continuations; losses are in nats."""
 
     schema: int = SCHEMA
     step: int
@@ -33,26 +33,27 @@ class Outcome(Record, frozen=True, kw_only=True):
     seconds: float
     """Seconds of training steps, saving and measuring."""
     decay_seconds: float
-    """Seconds of these that the decay rule took."""
+    """Part of these seconds that the decay rule took."""
     tokens: int
     train_loss: float | None
-    """The last one logged."""
+    """Last logged loss."""
     spike_share: float | None
+    """Fraction of logged losses that are spikes; None if too few were logged."""
     held_out_before: dict[str, float | None]
-    """`loss` and the task's figures of merit before the first step; None for what is not finite, which JSON lacks."""
+    """`loss` and the metrics of the task before the first step; None for a value that is not finite."""
     held_out: dict[str, float | None] | None
-    """The same at the end; None for a run that was interrupted, and None for each where the run diverged."""
+    """The same at the end; None for a run that was interrupted. All values are None if the run diverged."""
     diverged_at: int | None = None
-    """Steps after which the loss was not finite, where that ended the run."""
+    """Steps after which the loss was not finite; None if the run did not end for that."""
 
     @property
     def before(self) -> dict[str, float]:
-        """`held_out_before`, NaN for what is not finite."""
+        """`held_out_before` with NaN instead of None."""
         return _with_nan(self.held_out_before)
 
     @property
     def after(self) -> dict[str, float] | None:
-        """`held_out`, NaN for what is not finite."""
+        """`held_out` with NaN instead of None."""
         return None if self.held_out is None else _with_nan(self.held_out)
 
 
@@ -60,7 +61,7 @@ _decode = json_decoder(Outcome)
 
 
 def save_outcome(run: Path, outcome: Outcome) -> None:
-    """Write it, whole or not at all."""
+    """Write the outcome of a run atomically into its folder."""
     write_atomically(run / OUTCOME, msgspec.json.format(msgspec.json.encode(outcome)))
 
 
@@ -86,14 +87,14 @@ def load_outcome(run: Path) -> Outcome | None:
 
 
 def forget_divergence(run: Path) -> None:
-    """Delete the outcome of a run that diverged and is tried again."""
-    held = load_outcome(run)
-    if held is not None and held.diverged_at is not None:
+    """Delete the outcome of a run if it says that the run diverged, because the run is tried again."""
+    outcome = load_outcome(run)
+    if outcome is not None and outcome.diverged_at is not None:
         (run / OUTCOME).unlink()
 
 
 def _check(path: Path, outcome: Outcome) -> None:
-    """Refuse what no run leaves."""
+    """Refuse an outcome that no run writes."""
     for side in (outcome.held_out_before, outcome.held_out):
         if side is not None and LOSS not in side:
             raise SourceError(f"{path} has figures without a loss: {_AGAIN}")
@@ -111,10 +112,16 @@ def _with_nan(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def spike_share(losses: Sequence[float]) -> float | None:
-    """Share of losses at least seven standard deviations from the mean of the last 1000 before them.
+    """Fraction of losses at least seven standard deviations from the mean of the last 1000 losses before.
 
-    The spike score of OLMo 2 (arXiv 2501.00656, section 3.1), for whatever interval the losses were logged at. None
-    for fewer than 20 losses; the first 10 are no spikes. One that is not finite is a spike, and no part of a mean.
+    The spike score of OLMo 2 (arXiv 2501.00656, section 3.1), for losses that were logged at any interval. The first 10
+    losses are never spikes. A loss that is not finite is a spike, and is left out of means.
+
+    Args:
+        losses: losses in the order of logging.
+
+    Returns:
+        None for fewer than 20 losses.
     """
     if len(losses) < 20:
         return None

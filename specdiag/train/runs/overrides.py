@@ -30,19 +30,22 @@ if TYPE_CHECKING:
 CHANGEABLE_ON_RESUME = (
     "save_steps", "logging_steps", "save_total_limit", "report_to", "gradient_checkpointing", "dataloader_num_workers",
 )  # fmt: skip
-"""Settings that may change on resuming: the weights do not depend on them."""
+"""Settings that may change on resuming, because the weights do not depend on them."""
 
 
 def override_arguments(
     settings: TrainerArguments, requested: Mapping[str, object], request: Request, *, complete: bool
 ) -> None:
-    """Add requested arguments to those of the checkpoint. Contradictions are refused, unless the optimizer is new.
+    """Add requested arguments to those of the checkpoint.
 
     Args:
-        settings: are added to.
-        requested: by the Trainer's names.
-        request: allow_data_shift and fresh_optimizer lift refusals.
-        complete: True if arguments that the checkpoint lacks had the Trainer's defaults.
+        settings: arguments of the checkpoint, which are changed in place.
+        requested: requested arguments by the Trainer's names.
+        request: the request, whose `allow_data_shift` and `fresh_optimizer` permit more.
+        complete: True if an argument that is missing in the checkpoint had the Trainer's default.
+
+    Raises:
+        UsageError: an argument contradicts the checkpoint, and the request does not permit that.
     """
     for name, value in requested.items():
         current = settings.values.get(name)
@@ -64,10 +67,14 @@ def override_arguments(
 
 
 def apply_request(recipe: Recipe, request: Request) -> Recipe:
-    """Apply the data and task of a request to a recipe.
+    """Return a recipe with the task, block size, token limit and columns of a request.
+
+    Args:
+        recipe: recipe to copy.
+        request: options of the run; what it leaves out stays.
 
     Raises:
-        UsageError: there is no such task, or it cannot do what is asked for.
+        UsageError: there is no such task, or its models do not continue texts although the request asks for that.
     """
     task = request.task or recipe.task
     kind_of(task)
@@ -83,29 +90,33 @@ def apply_request(recipe: Recipe, request: Request) -> Recipe:
 
 
 def companion_files(
-    run: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None, named: str | None = None
+    run: Path, folders: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None, requested: str | None = None
 ) -> Sequence[Path]:
-    """The tokenizer's files as they lie beside the weights, kept with the run; one inside of them is saved.
+    """Copy or save the files of the tokenizer into a run, and list them.
 
     Args:
-        run: its folder.
-        folders: of the weights.
-        tokenizer: None for bytes, and where there are no tokens.
-        named: the source that the request named; None if none.
+        run: folder of the run.
+        folders: folders in which the tokenizer's files are looked for; they are copied unchanged.
+        tokenizer: tokenizer to save if no files are found; None for none.
+        requested: tokenizer that the request named, which is saved anew; None for none.
     """
-    if named is not None:
+    if requested is not None:
         return save_tokenizer(tokenizer, run)
-    found = tokenizer_files(*folders)
-    if found:
-        return copy_tokenizer(found, run)
+    files = tokenizer_files(*folders)
+    if files:
+        return copy_tokenizer(files, run)
     return [] if tokenizer is None else save_tokenizer(tokenizer, run)
 
 
 def requested_total(request: Request, planned: int | None) -> int | None:
-    """Steps of the whole run; None where nobody says.
+    """Return the number of steps of the whole run; None if it is unknown.
+
+    Args:
+        request: options of the run, with `steps_total` or `extend`.
+        planned: steps that the run was planned for; None if unknown.
 
     Raises:
-        UsageError: it is said twice.
+        UsageError: both `steps_total` and `extend` are given.
     """
     if request.steps_total is not None and request.extend is not None:
         raise UsageError("steps_total= and extend= both set the end of the run: leave one out")
@@ -120,36 +131,39 @@ def choose_decay(
     steps_left: int,
     notes: list[str],
 ) -> tuple[str, Table, DecayPlan | None]:
-    """Rule, its options, and the plan where the rule is one: what was asked for, what lies there, or one made now.
+    """Choose the decay: the requested rule, else a plan next to the checkpoint, else a new plan.
 
     Args:
-        checkpoint: folder of the weights, where a plan may lie.
-        weights: what a plan is recommended from: a checkpoint whose names are the model's, or the model.
-        request: what was asked for.
-        settings: base decay and learning rate, for a plan that is made now.
-        steps_left: of the run, for the same.
-        notes: gets what was chosen.
+        checkpoint: folder of the weights, where a plan may be.
+        weights: source of a new plan: a checkpoint with the model's names, or the model.
+        request: options of the run.
+        settings: arguments with the base decay and the learning rate of a new plan.
+        steps_left: steps left in the run, for a new plan.
+        notes: list to which a sentence about the choice is added.
+
+    Returns:
+        The rule, its options, and the plan if the rule is one.
 
     Raises:
-        UsageError: an unknown rule, or options that do not belong to it.
+        UsageError: the rule is unknown, or has no such option.
         SourceError: a plan is missing or damaged.
     """
     options: Table = dict(request.alphadecay or {})
-    choice = request.decay
-    if choice is not None and not choice.startswith("plan:"):
-        check_rule_options(choice, options)
-        return choice, options, None
-    found = None if choice is None else Path(choice.removeprefix("plan:"))
-    if choice is None and not options:
-        found = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
-    if found is not None:
+    decay = request.decay
+    if decay is not None and not decay.startswith("plan:"):
+        check_rule_options(decay, options)
+        return decay, options, None
+    plan_file = None if decay is None else Path(decay.removeprefix("plan:"))
+    if decay is None and not options:
+        plan_file = next((p for p in (checkpoint / PLAN, checkpoint.parent / PLAN) if p.is_file()), None)
+    if plan_file is not None:
         if options:
-            raise UsageError(f"{next(iter(options))}= does not change the saved plan {found}: leave it out")
-        notes.append(f"The decays are those of {found}.")
-        return "plan", {}, load_plan(found)
-    live = [name for name in options if name not in ("s1", "s2", "basis")]
-    if live:
-        raise UsageError(f"{live[0]}= belongs to decay=alphadecay: a plan is made once")
+            raise UsageError(f"{next(iter(options))}= does not change the saved plan {plan_file}: leave it out")
+        notes.append(f"The decays are those of {plan_file}.")
+        return "plan", {}, load_plan(plan_file)
+    live_options = [name for name in options if name not in ("s1", "s2", "basis")]
+    if live_options:
+        raise UsageError(f"{live_options[0]}= belongs to decay=alphadecay: a plan is made once")
     notes.append(f"No plan lies beside {checkpoint.name}: it is recommended now.")
     plan = recommend(
         weights,

@@ -1,4 +1,4 @@
-"""A run that goes on with a decay for each module: everything is settled and checked before the first step."""
+"""Prepares a run that continues a checkpoint: everything is decided and checked before the first step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.checkpoints.inspect import gguf_in, read_state, refuse_adapter
 from specdiag.train.data.hub import pin
-from specdiag.train.data.tokenizers import tokenizer_to_go_on
+from specdiag.train.data.tokenizers import resume_tokenizer
 from specdiag.train.data.tokens import BYTES, Data
 from specdiag.train.recipe import Recipe, check_settings
 from specdiag.train.runs.config import CONFIG, PLAN
@@ -51,20 +51,26 @@ except ImportError as error:
 
 
 _NOT_OF_THE_RUN = ("source", "fresh_optimizer", "continues_text")
-"""Fields of a request that change nothing in a run that starts over."""
+"""Fields of a request that are allowed for a run that starts over, because they change nothing in it."""
 
 
 def prepare(request: Request) -> Run:
-    """Find the checkpoint, settle everything, and check it. Nothing is written into the source.
+    """Find the checkpoint to continue, and decide and check everything. Nothing is written into the source.
+
+    Args:
+        request: source and options of the run.
+
+    Returns:
+        The run, ready to train.
 
     Raises:
-        UsageError: something is to be decided first, or does not go together.
+        UsageError: an option is missing, or options contradict each other or the checkpoint.
         SourceError: a checkpoint, plan or data file is missing, damaged or does not fit.
     """
     refuse_adapter(Path(request.source))
     if is_foreign(Path(request.source)):
         return import_run(request)
-    with one_rank_first():  # what a killed run left is cleared away once
+    with one_rank_first():  # the first one removes leftovers of a killed run
         start = find_start(request.source, fresh=request.fresh_optimizer, branch=request.out is not None)
     checkpoint, own, notes = start.checkpoint, start.own, list(start.notes)
     if checkpoint is None:
@@ -75,7 +81,7 @@ def prepare(request: Request) -> Run:
     _check_ranks(start, checkpoint, request, notes)
     config = read_config(checkpoint)
     recipe = msgspec.structs.replace(
-        _former(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
+        _own_recipe(start) or Recipe(title="", source="", task=request.task or _task(checkpoint, config), optimizer="",
                                  steps_total=steps_total, settings={}),
         data=_data_sources(start, request),
         steps_total=steps_total,
@@ -84,14 +90,14 @@ def prepare(request: Request) -> Run:
     recipe = apply_request(recipe, request)
     model = trained_model(checkpoint, config, recipe.task, stored_type=not start.fresh)
     folders = (checkpoint, checkpoint.parent)
-    tokenizer = tokenizer_to_go_on(
+    tokenizer = resume_tokenizer(
         request.tokenizer, folders, in_bytes=own is not None and own.fingerprint.tokens == BYTES,
         vocabulary=vocabulary_of(config), in_text=reads_text(recipe),
     )  # fmt: skip
     rule, options, plan = _decay(start, checkpoint, model, request, settings, steps_total, notes)
     recipe = msgspec.structs.replace(recipe, decay=rule, alphadecay=dict(options))
 
-    kept = own if start.in_place is not None else None
+    existing = own if start.in_place is not None else None
 
     def load(cache: Path) -> Data:
         seed = int(settings.values.get("seed", DEFAULT_ARGUMENTS["seed"]))
@@ -102,9 +108,10 @@ def prepare(request: Request) -> Run:
     return assemble(
         RunSpec(
             folder=run, in_place=start.in_place is not None, recipe=recipe, settings=settings,
-            source=str(checkpoint) if kept is None else kept.source,
-            fresh_optimizer=start.fresh if kept is None else kept.fresh_optimizer,
-            model_config="" if kept is None else kept.model_config, layout="" if kept is None else kept.layout,
+            source=str(checkpoint) if existing is None else existing.source,
+            fresh_optimizer=start.fresh if existing is None else existing.fresh_optimizer,
+            model_config="" if existing is None else existing.model_config,
+            layout="" if existing is None else existing.layout,
             checkpoint=checkpoint, step=start.step, fresh=start.fresh, trained=True, plan=plan, load_data=load,
             make_model=lambda _: model, tokenizer=tokenizer, schedule=_schedule(start, checkpoint),
             companions=lambda folder: companion_files(folder, folders, tokenizer, request.tokenizer), notes=notes,
@@ -112,23 +119,23 @@ def prepare(request: Request) -> Run:
     )  # fmt: skip
 
 
-def _former(start: Start) -> Recipe | None:
-    """The recipe of a run of ours; another one that begins from its checkpoint has its weights from there."""
+def _own_recipe(start: Start) -> Recipe | None:
+    """Return the recipe of a run of ours, without its model if a new run starts from one of its checkpoints."""
     if start.own is None or start.in_place is not None:
         return None if start.own is None else start.own.recipe
     return msgspec.structs.replace(start.own.recipe, model={}, start="")
 
 
 def _start_over(request: Request, start: Start) -> Run:
-    """A run of ours that was stopped before its first checkpoint begins again as its configuration says."""
+    """Begin a run of ours again that was stopped before its first checkpoint, by its own configuration."""
     own, in_place = start.own, start.in_place
     if own is None or in_place is None:
         raise UsageError(f"'{request.source}' has no checkpoint to begin another run from: continue it without out=")
-    told = [field.name for field in dataclasses.fields(request) if getattr(request, field.name)]
-    told = [name.replace("_", " ") for name in told if name not in _NOT_OF_THE_RUN]
-    if told:
+    options = [field.name for field in dataclasses.fields(request) if getattr(request, field.name)]
+    options = [name.replace("_", " ") for name in options if name not in _NOT_OF_THE_RUN]
+    if options:
         raise UsageError(
-            f"'{in_place}' has no checkpoint yet and starts over as it was configured: leave out {', '.join(told)}"
+            f"'{in_place}' has no checkpoint yet and starts over as it was configured: leave out {', '.join(options)}"
         )
     if request.continues_text:
         check_task(own.recipe.task)
@@ -136,31 +143,32 @@ def _start_over(request: Request, start: Start) -> Run:
 
 
 def _settings(start: Start, checkpoint: Path, request: Request, notes: list[str]) -> TrainerArguments:
-    given = dict(request.settings or {})
-    check_settings(given)
+    requested = dict(request.settings or {})
+    check_settings(requested)
     if start.fresh:
-        kept = start.own.recipe.settings if start.own is not None and start.in_place is not None else DEFAULT_ARGUMENTS
-        return TrainerArguments({**kept, **given}, {n: "given" if n in given else "default" for n in {**kept, **given}})
+        base = start.own.recipe.settings if start.own is not None and start.in_place is not None else DEFAULT_ARGUMENTS
+        values = {**base, **requested}
+        return TrainerArguments(values, {name: "given" if name in requested else "default" for name in values})
     if start.own is not None:
         settings = TrainerArguments(dict(start.own.recipe.settings), dict.fromkeys(start.own.recipe.settings, CONFIG))
         _check_own(settings)
     else:
         settings = read_arguments(checkpoint)
     notes += settings.notes
-    override_arguments(settings, given, request, complete=True)
+    override_arguments(settings, requested, request, complete=True)
     return settings
 
 
 def _check_own(settings: TrainerArguments) -> None:
-    """A configuration that was edited, or damaged, may say what no Trainer takes."""
+    """Refuse a configuration that was edited or damaged so that no Trainer takes it."""
     settings.values.pop("logging_nan_inf_filter", None)
-    lost = [name for name in ("per_device_train_batch_size", "learning_rate") if name not in settings.values]
+    missing = [name for name in ("per_device_train_batch_size", "learning_rate") if name not in settings.values]
     try:
         check_settings(settings.values)
     except UsageError as error:
         raise SourceError(f"{CONFIG} cannot be continued: {error}") from error
-    if lost:
-        raise SourceError(f"{CONFIG} does not say {lost[0].replace('_', ' ')}: copy the run again")
+    if missing:
+        raise SourceError(f"{CONFIG} does not say {missing[0].replace('_', ' ')}: copy the run again")
 
 
 def _steps_total(start: Start, checkpoint: Path, request: Request, settings: TrainerArguments, notes: list[str]) -> int:
@@ -189,7 +197,7 @@ def _steps_total(start: Start, checkpoint: Path, request: Request, settings: Tra
 
 
 def _schedule(start: Start, checkpoint: Path) -> tuple[ScheduleSpan, ...]:
-    """The lr schedules that brought the weights to where they are."""
+    """Return the lr schedules under which the weights were trained so far."""
     if start.fresh:
         return ()
     if start.own is not None:
@@ -198,7 +206,7 @@ def _schedule(start: Start, checkpoint: Path) -> tuple[ScheduleSpan, ...]:
 
 
 def _rate(settings: Mapping[str, Any], step: int, total: int) -> float:
-    """The lr at a step if the schedule spans so many."""
+    """Return the lr at a step if the schedule spans `total` steps."""
     peak = float(settings["learning_rate"])
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     arguments = TrainingArguments(warmup_steps=settings.get("warmup_steps", 0), use_cpu=True, report_to="none")
@@ -220,23 +228,23 @@ def _data_sources(start: Start, request: Request) -> tuple[str, ...]:
 
 
 def _task(checkpoint: Path, config: Any) -> str:
-    """By the class of the model; where that can learn several, one must be named."""
-    named = list(config.architectures or [])
-    able = tasks_of(named[0]) if named else ["causal-lm"]
-    if len(able) != 1:
-        what = f"a {named[0]}, which " + ("may learn several tasks" if able else "no task here fits")
-        raise UsageError(f"{checkpoint} is {what}: say which with task= (causal-lm, masked-lm, glue/NAME, ...)")
-    return able[0]
+    """Return the only task that the class of the model can learn; it must be named if there are several."""
+    classes = list(config.architectures or [])
+    tasks = tasks_of(classes[0]) if classes else ["causal-lm"]
+    if len(tasks) != 1:
+        description = f"a {classes[0]}, which " + ("may learn several tasks" if tasks else "no task here fits")
+        raise UsageError(f"{checkpoint} is {description}: say which with task= (causal-lm, masked-lm, glue/NAME, ...)")
+    return tasks[0]
 
 
 def _check_data(start: Start, checkpoint: Path, request: Request, data: Data, notes: list[str]) -> None:
-    kept = None if start.own is None else start.own.fingerprint
-    if kept is None and not start.fresh:
+    saved = None if start.own is None else start.own.fingerprint
+    if saved is None and not start.fresh:
         notes.append(
             f"{checkpoint.name} does not say which data it was trained on: step {start.step} of these blocks is "
             "where it goes on."
         )
-    changed = [] if kept is None else kept.differences(data.fingerprint)
+    changed = [] if saved is None else saved.differences(data.fingerprint)
     if changed and not request.allow_data_shift:
         raise UsageError(
             f"the data is not what the run was trained on: {'; '.join(changed[:3])}. Give the same data, or "
@@ -272,14 +280,14 @@ def _decay(
     steps_total: int,
     notes: list[str],
 ) -> tuple[str, Mapping[str, Any], DecayPlan | None]:
-    """Rule, its options, and the plan where the rule is one."""
-    given, choice, own = dict(request.alphadecay or {}), request.decay, start.own
+    """Return the decay rule, its options, and the plan if the rule is one."""
+    options, own = dict(request.alphadecay or {}), start.own
     if start.in_place is not None and own is not None:
-        if choice is not None or given:
+        if request.decay is not None or options:
             raise UsageError(
                 f"the run goes on with decay '{own.recipe.decay}': out=DIR begins another run with another decay"
             )
         plan = load_plan(start.in_place / PLAN) if own.recipe.decay == "plan" else None
         return own.recipe.decay, own.recipe.alphadecay, plan
-    weights = model if gguf_in(checkpoint) is not None else checkpoint  # whose names are not the model's
+    weights = model if gguf_in(checkpoint) is not None else checkpoint  # its names are not the model's
     return choose_decay(checkpoint, weights, request, settings, steps_total - start.step, notes)

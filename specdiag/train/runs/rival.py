@@ -1,4 +1,4 @@
-"""The same run with another decay: same start, data, order, seeds and schedule, which is what a comparison needs."""
+"""Prepares a rival: the same run with another decay, and the same start, data, order, seeds and schedule."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from specdiag.train.runs.run import Run
 
 
 def prepare_rival(run: Run, rule: str, folder: Path) -> Run:
-    """Prepare a run that differs from another in its decay alone; one that is there already goes on.
+    """Prepare a run that differs from another only in its decay, or continue it if it exists.
 
     Args:
-        run: as it was prepared.
+        run: the run to compare with, as it was prepared.
         rule: a decay rule without options, such as `uniform`.
-        folder: of the rival.
+        folder: folder of the rival.
 
     Returns:
         The rival, ready to train.
 
     Raises:
         UsageError: the rule is unknown, the folder holds something else, or the rival would differ in more.
-        SourceError: the source is no longer what it was.
+        SourceError: the source changed meanwhile.
     """
     reserve_rival(run, rule, folder)
-    held = held_rival(run, rule, folder)
-    if held is None:
+    existing = existing_rival(run, rule, folder)
+    if existing is None:
         rival = _from_weights(run, rule, folder)
     else:
         total = run.steps_total
         rival = prepare(
             Request(
-                source=folder, steps_total=total if total > held.recipe.steps_total else None,
-                allow_data_shift=bool(held.source),
+                source=folder, steps_total=total if total > existing.recipe.steps_total else None,
+                allow_data_shift=bool(existing.source),
             )
         )  # fmt: skip
     if not _is_same(rival.config.recipe, run.config.recipe, rule) or _other_data(rival.config, run.config):
@@ -62,31 +62,31 @@ def prepare_rival(run: Run, rule: str, folder: Path) -> Run:
 
 
 def reserve_rival(run: Run, rule: str, folder: Path) -> None:
-    """Fix where the rival starts before the run itself trains, which may delete the checkpoint on its way.
+    """Fix where the rival starts before the run itself trains, which may delete the checkpoint.
 
-    A run that begins or leaves another folder gets a rival with the same beginning; one that goes on in its folder
-    gets one with the checkpoint that it goes on from.
+    A run that begins, or continues in another folder, gets a rival with the same beginning. A run that continues in its
+    own folder gets a rival with a copy of the checkpoint that it continues.
 
     Args:
-        run: as it was prepared.
+        run: the run to compare with, as it was prepared.
         rule: a decay rule without options.
-        folder: of the rival.
+        folder: folder of the rival.
 
     Raises:
         UsageError: the rule is unknown, or the folder holds something else.
         ComputationError: the checkpoint cannot be copied.
     """
-    held = held_rival(run, rule, folder)
-    if held is not None and (checkpoints_of(folder) or held.recipe.steps_total == run.steps_total):
+    existing = existing_rival(run, rule, folder)
+    if existing is not None and (checkpoints_of(folder) or existing.recipe.steps_total == run.steps_total):
         return
     config = run.config
     if not _continues(run) and config.source and is_foreign(Path(config.source)):
         return
     with one_rank_first():
-        now = load_config(folder)
-        if now is not None and now.recipe.steps_total == run.steps_total:
+        current = load_config(folder)
+        if current is not None and current.recipe.steps_total == run.steps_total:
             return
-        if held is None:
+        if existing is None:
             new_folder(folder)
         recipe = msgspec.structs.replace(config.recipe, decay=rule, alphadecay={})
         config = msgspec.structs.replace(config, recipe=recipe)
@@ -96,25 +96,28 @@ def reserve_rival(run: Run, rule: str, folder: Path) -> None:
             raise ComputationError(f"{folder} cannot be written: {error.strerror or error}; free space") from error
 
 
-def held_rival(run: Run, rule: str, folder: Path) -> RunConfig | None:
-    """The configuration of the rival where it is there already.
+def existing_rival(run: Run, rule: str, folder: Path) -> RunConfig | None:
+    """Load the configuration of a rival that exists already.
 
     Args:
-        run: as it was prepared.
+        run: the run to compare with, as it was prepared.
         rule: a decay rule without options.
-        folder: of the rival.
+        folder: folder of the rival.
+
+    Returns:
+        None if there is no rival yet.
 
     Raises:
-        UsageError: the rule is unknown, or the run that is there differs in more than its decay and its length.
+        UsageError: the rule is unknown, or the folder holds a run that differs in more than decay and length.
     """
     check_rule_options(rule, {})
-    held = load_config(folder)
-    if held is None:
+    existing = load_config(folder)
+    if existing is None:
         return None
-    started_alike = held.source == run.config.source or Path(held.source).parent == run.folder
-    if not started_alike or not _is_same(held.recipe, run.config.recipe, rule):
+    started_alike = existing.source == run.config.source or Path(existing.source).parent == run.folder
+    if not started_alike or not _is_same(existing.recipe, run.config.recipe, rule):
         raise UsageError(f"{folder} holds a run with other settings than {run.folder.name}: move it away")
-    return held
+    return existing
 
 
 def _continues(run: Run) -> bool:
@@ -134,10 +137,10 @@ def _write(run: Run, config: RunConfig, folder: Path) -> None:
         shutil.copytree(run.folder / KEPT, folder / KEPT, dirs_exist_ok=True)
     if run.resume_from is None or not _continues(run):
         return
-    done = load_outcome(run.folder) if run.in_place else None
-    if done is not None and done.step == run.step:  # what the common beginning took is part of both
-        seconds = done.seconds - done.decay_seconds
-        save_outcome(folder, msgspec.structs.replace(done, seconds=seconds, decay_seconds=0.0, held_out=None))
+    outcome = load_outcome(run.folder) if run.in_place else None
+    if outcome is not None and outcome.step == run.step:  # both runs include the time of the common beginning
+        seconds = outcome.seconds - outcome.decay_seconds
+        save_outcome(folder, msgspec.structs.replace(outcome, seconds=seconds, decay_seconds=0.0, held_out=None))
     staged = folder / STAGING / run.resume_from.name
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(run.resume_from, staged, copy_function=_link)
@@ -147,7 +150,7 @@ def _write(run: Run, config: RunConfig, folder: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Link a file of a checkpoint, none of which is ever written into; copy it where links are not supported."""
+    """Link a file of a checkpoint, which is safe because it is never changed; copy it if links are not supported."""
     try:
         os.link(source, target)
     except OSError:
@@ -169,9 +172,9 @@ def _from_weights(run: Run, rule: str, folder: Path) -> Run:
 
 
 def _is_same(rival: Recipe, recipe: Recipe, rule: str) -> bool:
-    """True if two recipes differ only in decay, length, and settings that change no number."""
-    wanted = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=rival.steps_total)
-    return _without_changeable(rival) == _without_changeable(wanted)
+    """True if two recipes differ only in decay, length, and settings that do not affect results."""
+    expected = msgspec.structs.replace(recipe, decay=rule, alphadecay={}, steps_total=rival.steps_total)
+    return _without_changeable(rival) == _without_changeable(expected)
 
 
 def _without_changeable(recipe: Recipe) -> Recipe:
@@ -184,8 +187,8 @@ def _other_data(rival: RunConfig, config: RunConfig) -> bool:
 
 
 def _tokenizer(run: Run) -> str | None:
-    """The run's tokenizer, which may have been named when it began; None where it has none."""
+    """Return the folder of the run's tokenizer, `bytes`, or None if it has none."""
     if run.config.fingerprint.tokens == BYTES:
         return NO_TOKENIZER
-    kept = run.folder / KEPT
-    return str(kept) if kept.is_dir() else None
+    folder = run.folder / KEPT
+    return str(folder) if folder.is_dir() else None

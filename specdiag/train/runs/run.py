@@ -1,4 +1,4 @@
-"""A run that is ready: training it, and what came of it."""
+"""A prepared run: trains it and keeps its results."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ from specdiag.train.runs.trainer_arguments import TrainerArguments
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, append_log, entry
 
 _SPEED = ("runtime", "per_second", "preparation_time")
-"""Endings of what the Trainer reports of its own speed."""
+"""Endings of metrics of the Trainer that describe its speed, which are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Results of this process. Losses are in nats, for language models means over tokens."""
+    """Results of this process. Losses are in nats; for language models they are means over tokens."""
 
     run: Path
     step: int
     interrupted: bool
     seconds: float
-    """Seconds of training steps, saving and measuring, without the evaluations before and after."""
+    """Seconds of training steps, saving and measuring, without the first and last evaluation."""
     decay_seconds: float
-    """Seconds of these that the decay rule took."""
+    """Part of these seconds that the decay rule took."""
     tokens: int
     train_loss: float | None
-    """The last one logged."""
+    """Last logged loss."""
     spike_share: float | None
-    """Share of logged losses that are spikes; None where too few were logged to tell."""
+    """Fraction of logged losses that are spikes; None if too few were logged."""
     held_out_before: Mapping[str, float]
-    """`loss`, and the task's figures of merit."""
+    """`loss` and the metrics of the task before the first step."""
     held_out_after: Mapping[str, float] | None
-    """None after an interruption, for then nobody wants to wait, and where the run diverged."""
+    """The same after the last step; None if the run was interrupted or ended early because it diverged."""
     diverged: str | None = None
-    """A sentence where the loss or a weight was no number any more and that ended the run."""
+    """Sentence about a run that ended because its loss or a weight was not finite; else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that is ready.
+    """A run that is ready to train.
 
     Attributes:
-        folder: where it is written.
-        source: the checkpoint it goes on from; None where it begins with new weights.
+        folder: folder of the run.
+        source: checkpoint that it continues; None for new weights.
         step: optimizer steps done.
-        fresh: whether the optimizer starts anew.
-        in_place: whether it is a run of ours that goes on in its own folder.
-        config: as kept in the folder.
+        fresh: True if the optimizer starts anew.
+        in_place: True for an existing run that continues in its own folder.
+        config: configuration, as kept in the folder.
         settings: arguments of the Trainer, with their origins.
-        plan: of the decays, where they are fixed.
-        rule: applies the decay rule; None where the optimizer's own decay stands.
-        data: what it trains and is judged on.
-        trainer: ready to train.
-        tokenizer: None where bytes are tokens, or there are none.
-        resume_from: checkpoint whose optimizer, scheduler and random numbers are loaded.
-        notes: what was checked, chosen and passed over.
-        lock: of the folder; None on all processes but the first.
+        plan: plan of fixed decays; None for other rules.
+        rule: callback that applies the decay rule; None if the optimizer's own decay is used.
+        data: training and held-out data.
+        trainer: the Trainer with model, data and optimizer.
+        tokenizer: None if bytes are tokens, or there are none.
+        resume_from: checkpoint whose optimizer, scheduler and random numbers are loaded; None for none.
+        notes: sentences about what was checked, chosen and skipped.
+        lock: lock of the folder; None on all processes but the first.
     """
 
     folder: Path
@@ -102,14 +102,14 @@ class Run:
         *,
         stop_on_nan: bool = True,
     ) -> Result:
-        """Evaluate, train to the end, to Ctrl-C or to a loss that is not finite, evaluate.
+        """Evaluate, train to the end, to Ctrl-C or to a loss that is not finite, and evaluate again.
 
         Args:
-            on_first: gets the decay of every Parameter as the optimizer reads it, before the first step.
-            on_log: gets the step and what the Trainer logs, with `alpha`, `ratio_min` and `ratio_max` where the rule
-                has them.
-            stop_on_nan: end the run where the loss of a step is not finite; else it goes on. Weights that are not
-                finite are never saved.
+            on_first: called before the first step with the decay of every Parameter as the optimizer reads it.
+            on_log: called with the step and what the Trainer logs, with `alpha`, `ratio_min` and `ratio_max` if the
+                rule has them.
+            stop_on_nan: True to end the run when the loss of a step is not finite. Weights that are not finite are
+                never saved.
 
         Raises:
             ComputationError: a checkpoint could not be saved.
@@ -160,39 +160,39 @@ class Run:
             spike_share=spike_share(losses),
             held_out_before=before,
             held_out_after=after,
-            diverged=None if divergence.at is None else self._ended(divergence),
+            diverged=None if divergence.at is None else self._describe_divergence(divergence),
         )
         if trainer.is_world_process_zero():
-            self._keep(result, divergence.at)
+            self._save_outcome(result, divergence.at)
         return result
 
-    def _ended(self, divergence: Divergence) -> str:
+    def _describe_divergence(self, divergence: Divergence) -> str:
         with one_rank_first():  # the first one sets checkpoints aside
             return divergence.sentence(self.folder)
 
     def _held_out(self, step: int) -> dict[str, float]:
-        found: dict[str, Any] = self.trainer.evaluate()
-        held = {
+        evaluated: dict[str, Any] = self.trainer.evaluate()
+        metrics = {
             name.removeprefix("eval_"): float(value)
-            for name, value in found.items()
+            for name, value in evaluated.items()
             if name.startswith("eval_") and not name.endswith(_SPEED)
         }
         if self.trainer.is_world_process_zero():
-            append_log(self.folder / LOG_NAME, [entry(step, RUN, f"eval_{name}", held[name]) for name in held])
-        return held
+            append_log(self.folder / LOG_NAME, [entry(step, RUN, f"eval_{name}", metrics[name]) for name in metrics])
+        return metrics
 
-    def _keep(self, result: Result, diverged_at: int | None) -> None:
-        former = load_outcome(self.folder) if self.in_place else None
-        if former is not None and former.step != self.step:  # of a checkpoint that is gone
-            former = None
-        first = _with_none(result.held_out_before) if former is None else former.held_out_before
+    def _save_outcome(self, result: Result, diverged_at: int | None) -> None:
+        earlier = load_outcome(self.folder) if self.in_place else None
+        if earlier is not None and earlier.step != self.step:  # of a checkpoint that no longer exists
+            earlier = None
+        first = _with_none(result.held_out_before) if earlier is None else earlier.held_out_before
         after = dict.fromkeys(first) if diverged_at is not None else result.held_out_after
         outcome = Outcome(
             step=result.step,
             steps_total=self.steps_total,
-            seconds=result.seconds + (0.0 if former is None else former.seconds),
-            decay_seconds=result.decay_seconds + (0.0 if former is None else former.decay_seconds),
-            tokens=result.tokens + (0 if former is None else former.tokens),
+            seconds=result.seconds + (0.0 if earlier is None else earlier.seconds),
+            decay_seconds=result.decay_seconds + (0.0 if earlier is None else earlier.decay_seconds),
+            tokens=result.tokens + (0 if earlier is None else earlier.tokens),
             train_loss=result.train_loss,
             spike_share=result.spike_share,
             held_out_before=dict(first),
@@ -203,10 +203,10 @@ class Run:
 
 
 def perplexity(loss: float) -> float:
-    """exp of a loss in nats a token; NaN of NaN."""
+    """Exponential of a loss in nats per token; infinite for a loss of 700 or more, NaN for NaN."""
     return math.inf if loss >= 700 else math.exp(loss)
 
 
 def _with_none(figures: Mapping[str, float | None]) -> dict[str, float | None]:
-    """None for what is not finite."""
+    """Replace values that are not finite by None, because JSON has no NaN."""
     return {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}

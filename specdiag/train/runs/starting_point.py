@@ -1,4 +1,4 @@
-"""Where a run goes on: the checkpoint, whose run it is, and what was passed over."""
+"""Finds the checkpoint that a run continues."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from specdiag.train.runs.config import RunConfig, load_config
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run goes on.
+    """The point at which a run continues.
 
     Attributes:
-        checkpoint: the folder whose weights are taken; None for a run of ours that began with its recipe and has none.
-        own: the configuration of the run, if it is ours.
-        in_place: the run of ours that goes on in its folder; None where a new folder is begun.
+        checkpoint: folder with the weights; None for a run of ours that began with its recipe and has no checkpoint.
+        own: configuration of the run, if specdiag made it.
+        in_place: folder of a run of ours that continues there; None if a new folder is begun.
         step: optimizer steps done; 0 with a fresh optimizer.
-        fresh: whether the optimizer starts anew.
-        notes: what was passed over, and why.
-        lock: of the run that goes on in its folder; None on all processes but the first.
+        fresh: True if the optimizer starts anew.
+        notes: sentences on checkpoints that were skipped and on leftovers of a killed process.
+        lock: lock of a run that continues in its folder; None on all processes but the first.
     """
 
     checkpoint: Path | None
@@ -47,16 +47,16 @@ class Start:
 
 
 def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
-    """Look at what was named.
+    """Find the checkpoint to continue.
 
     Args:
         source: a run, one of its checkpoints, or a folder of bare weights.
-        fresh: start the optimizer anew.
-        branch: leave the run as it is and begin a new folder.
+        fresh: True to start the optimizer anew.
+        branch: True to leave the run as it is and begin a new folder.
 
     Raises:
-        SourceError: nothing there is complete.
-        UsageError: there are weights and no optimizer, and no fresh one was asked for.
+        SourceError: there is no complete checkpoint.
+        UsageError: there are weights without an optimizer, and `fresh` is False.
     """
     source = source.resolve()
     if not source.is_dir():
@@ -70,29 +70,32 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
         return _own_run(source, own, fresh=fresh, branch=branch)
     if checkpoints_of(source):
         checkpoint, notes = _newest(source)
-        return _started(checkpoint, None, None, fresh, notes, whole=True)
+        return _start_at(checkpoint, None, None, fresh, notes, whole=True)
     if not has_weights(source):
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)
     if parent is not None and find_complete(source.parent)[0] == source and not (branch or fresh):
         return _own_run(source.parent, parent, fresh=False, branch=False)
-    return _started(source, parent, None, fresh, [])
+    return _start_at(source, parent, None, fresh, [])
 
 
 def newest_run(folder: Path) -> Path:
-    """The run with the newest complete checkpoint: the folder itself or one in it.
+    """Find the run with the newest complete checkpoint.
+
+    Args:
+        folder: a run, or a folder with runs in it.
 
     Raises:
         SourceError: there is none.
     """
-    found: list[tuple[float, Path]] = []
+    candidates: list[tuple[float, Path]] = []
     for run in (folder, *(path for path in folder.iterdir() if path.is_dir())):
         checkpoint = find_complete(run)[0]
         if checkpoint is not None:
-            found.append(((checkpoint / STATE).stat().st_mtime, run))
-    if not found:
+            candidates.append(((checkpoint / STATE).stat().st_mtime, run))
+    if not candidates:
         raise SourceError(f"there is no run with a complete checkpoint in {folder.resolve()}: name one")
-    return max(found)[1]
+    return max(candidates)[1]
 
 
 def _own_run(run: Path, own: RunConfig, *, fresh: bool, branch: bool) -> Start:
@@ -115,7 +118,7 @@ def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list
         notes = [*recovered, f"{run} has no checkpoint yet: it starts over from {own.source}"]
         return Start(start.checkpoint, own, in_place, start.step, start.fresh, notes)
     checkpoint, notes = _newest(run)
-    return _started(checkpoint, own, in_place, False, [*recovered, *notes], whole=True)
+    return _start_at(checkpoint, own, in_place, False, [*recovered, *notes], whole=True)
 
 
 def _newest(run: Path) -> tuple[Path, list[str]]:
@@ -129,7 +132,7 @@ def _newest(run: Path) -> tuple[Path, list[str]]:
     ]
 
 
-def _started(
+def _start_at(
     checkpoint: Path,
     own: RunConfig | None,
     in_place: Path | None,

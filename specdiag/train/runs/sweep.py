@@ -1,4 +1,4 @@
-"""The grid of a paper's table: one recipe with every combination of a few values, each a run of its own."""
+"""Sweeps: one run for each combination of values of a recipe, and their results as a table like those of papers."""
 
 from __future__ import annotations
 
@@ -32,16 +32,24 @@ from specdiag.train.tasks.task import kind_of
 Point = tuple[tuple[str, str], ...]
 """Names and values of one run, in the order of the grid."""
 _WITHOUT_DECAY = ("none",)
+"""Decay rules for which a base decay means nothing."""
 _ACROSS = ("task", "weight_decay")
+"""Names whose values become columns of the table."""
 NO_DECAY, BASE = "no decay", "decay of the recipe"
-"""Columns of runs without decay, and of a grid that does not vary it."""
+"""Columns for runs without decay, and for a grid that does not vary the base decay."""
 PERPLEXITY = "perplexity"
 
 
 def parse_grid(text: str) -> list[Point]:
-    """The runs of `decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1`.
+    """Parse a grid such as `decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1`.
 
-    Without decay there is no base decay to vary: of such points one remains for each seed.
+    Runs without decay are listed once for all base decays, because these do not differ.
+
+    Args:
+        text: one `NAME=VALUE,VALUE...` for each name that varies.
+
+    Returns:
+        One point for each run.
 
     Raises:
         UsageError: a part is not NAME=VALUE,VALUE...
@@ -49,12 +57,12 @@ def parse_grid(text: str) -> list[Point]:
     axes: dict[str, list[str]] = {}
     for part in _parts(text):
         name, equals, values = part.partition("=")
-        held = [value for value in values.split(",") if value]
-        if not name or not equals or not held or name in axes:
+        choices = [value for value in values.split(",") if value]
+        if not name or not equals or not choices or name in axes:
             raise UsageError(
                 f"'{part}' of sweep= is not NAME=VALUE,VALUE...; such as 'decay=uniform,alphadecay seed=0,1'"
             )
-        axes[name] = held
+        axes[name] = choices
     if not axes:
         raise UsageError("sweep= names nothing to vary; such as 'decay=uniform,alphadecay seed=0,1'")
     points: list[Point] = []
@@ -79,25 +87,27 @@ def _parts(text: str) -> list[str]:
 
 
 def folder_name(point: Point) -> str:
-    """Return the folder name of a point's run."""
+    """Return the name of the folder of a point's run."""
     return "_".join(f"{name}={value}" for name, value in point).replace("/", "-").replace(":", "-")
 
 
 class Cell(Record, frozen=True, kw_only=True):
-    """Cell of the table: a method in a column, over its seeds."""
+    """Cell of the table: the runs of a method in a column, which differ in their seeds."""
 
     scores: tuple[float, ...]
+    """Score of each run that has ended; NaN if it diverged."""
     merits: dict[str, float]
-    """The task's figures of merit, means over the seeds."""
+    """Metrics of the task, means over the seeds."""
     balance: float | None
     """Standard deviation of square_alpha over attention and MLP matrices at the end, mean over the seeds."""
     hours: float
+    """Hours of training, mean over the seeds."""
     n_locked: int = 0
     """Runs that another process was writing to."""
 
     @property
     def mean(self) -> float:
-        """Mean score; NaN where one of the runs diverged, or none has ended."""
+        """Mean score; NaN if a run diverged, or none has ended."""
         return _mean(self.scores) if self.scores else math.nan
 
     @property
@@ -107,52 +117,58 @@ class Cell(Record, frozen=True, kw_only=True):
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds; None for one seed, NaN where a score is not finite."""
+        """Standard deviation over the seeds; None for one seed, NaN if a score is not finite."""
         if len(self.scores) < 2:
             return None
         return stdev(self.scores) if all(map(math.isfinite, self.scores)) else math.nan
 
 
 class Grid(Record, frozen=True, kw_only=True):
-    """A finished sweep as the papers print theirs: methods down; base decays across, or tasks."""
+    """Table of a finished sweep: a row for each method, a column for each base decay or task."""
 
     measure: str
-    """`perplexity`, where less is better; `accuracy`, or `score` of GLUE, where more is."""
+    """`perplexity` (lower is better), or `accuracy` or GLUE's `score` (higher is better)."""
     methods: tuple[str, ...]
     columns: tuple[str, ...]
     cells: dict[str, dict[str, Cell]]
     """By method, then by column."""
     averages: dict[str, float]
-    """By method, over the eight tasks of GLUE; empty where these are not the columns."""
+    """By method, means over the eight tasks of GLUE; empty if these are not the columns."""
 
     def best(self, method: str) -> tuple[str, Cell]:
-        """The column with the best mean, and its cell; one where a run diverged only where they are all like that."""
+        """Return the column with the best mean of a method, and its cell.
+
+        Columns without a finite mean come last.
+
+        Args:
+            method: one of `methods`.
+        """
         sign = 1 if self.measure == PERPLEXITY else -1
         return min(self.cells[method].items(), key=lambda item: _worse_last(sign * item[1].mean))
 
 
-def tabulate(found: Sequence[tuple[Point, Ranked | None, float | None]]) -> Grid:
-    """Sort finished runs into the table.
+def tabulate(results: Sequence[tuple[Point, Ranked | None, float | None]]) -> Grid:
+    """Arrange runs as a table.
 
     Args:
-        found: point, outcome and balance of each run; all tasks are judged by one measure. The outcome is None for a
-            run that another process writes to.
+        results: point, ranking row and balance of each run. All tasks must have the same measure. The row is None for a
+            run that another process writes to; the balance is None if it is unknown.
 
     Raises:
-        UsageError: no run has an outcome.
+        UsageError: no run has ended.
     """
-    tasks = [ranked.task for _, ranked, _ in found if ranked is not None]
+    tasks = [ranked.task for _, ranked, _ in results if ranked is not None]
     if not tasks:
         raise UsageError("every run of the grid is written to by another process: wait for their end")
-    held: dict[str, dict[str, list[tuple[Ranked | None, float | None]]]] = defaultdict(lambda: defaultdict(list))
-    for point, ranked, balance in found:
-        held[_method(dict(point))][_column(point)].append((ranked, balance))
-    columns = dict.fromkeys(sorted((c for row in held.values() for c in row), key=lambda c: c != NO_DECAY))
-    cells = {method: {c: _cell(members) for c, members in row.items()} for method, row in held.items()}
+    table: dict[str, dict[str, list[tuple[Ranked | None, float | None]]]] = defaultdict(lambda: defaultdict(list))
+    for point, ranked, balance in results:
+        table[_method(dict(point))][_column(point)].append((ranked, balance))
+    columns = dict.fromkeys(sorted((c for row in table.values() for c in row), key=lambda c: c != NO_DECAY))
+    cells = {method: {c: _cell(members) for c, members in row.items()} for method, row in table.items()}
     by_task = {m: {c.removeprefix("glue/"): cell.merits for c, cell in row.items()} for m, row in cells.items()}
     return Grid(
         measure=measure_of(tasks[0]),
-        methods=tuple(held),
+        methods=tuple(table),
         columns=tuple(columns),
         cells=cells,
         averages={method: glue_average(row) for method, row in by_task.items() if set(row) == set(GLUE)},
@@ -164,13 +180,13 @@ def _worse_last(score: float) -> tuple[bool, float]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Mean; infinities of both signs have none."""
-    held = list(values)
-    return fmean(held) if all(map(math.isfinite, held)) else sum(held) / len(held)
+    """Return the mean, which may be infinite or NaN; fmean would refuse infinities of both signs."""
+    numbers = list(values)
+    return fmean(numbers) if all(map(math.isfinite, numbers)) else sum(numbers) / len(numbers)
 
 
 def measure_of(task: str) -> str:
-    """Return the measure that compares runs of a task."""
+    """Return the name of the measure that compares runs of a task."""
     return {"glue": "score", "classification": "accuracy", "images": "accuracy"}.get(kind_of(task), PERPLEXITY)
 
 
@@ -198,10 +214,10 @@ def _cell(members: Sequence[tuple[Ranked | None, float | None]]) -> Cell:
 
 def _method(values: Mapping[str, str]) -> str:
     """Return the name of a row: every varied value but base decay, task and seed."""
-    kept = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
-    if set(kept) == {"decay"}:
-        return kept["decay"]
-    return ", ".join(f"{name} {value}" for name, value in kept.items()) or "all"
+    varied = {name: value for name, value in values.items() if name not in (*_ACROSS, "seed")}
+    if set(varied) == {"decay"}:
+        return varied["decay"]
+    return ", ".join(f"{name} {value}" for name, value in varied.items()) or "all"
 
 
 def _column(point: Point) -> str:
@@ -214,11 +230,19 @@ def _column(point: Point) -> str:
 
 
 def prepared(recipe: Recipe, points: Sequence[Point], out: Path) -> dict[Point, tuple[Path, Callable[[], Run]]]:
-    """The folder of each point's run, and what prepares it: it begins, or goes on where it was stopped.
+    """Check all runs of a grid at once, so that a mistake shows before the first of them is trained.
+
+    Args:
+        recipe: recipe that the points change.
+        points: values of each run.
+        out: folder in which each run gets a folder.
+
+    Returns:
+        For each point its folder, and a function that prepares the run: to begin, or to continue where it was stopped.
 
     Raises:
-        UsageError: the recipe cannot take the values, tasks cannot be compared, or a folder holds another run. At once,
-            so that a grid fails before its first run.
+        UsageError: the recipe cannot take the values, the tasks have no common measure, or a folder holds another run.
+        SourceError: the configuration of an existing run is damaged.
     """
     recipes = {point: _recipe(recipe, point) for point in points}
     measures = {measure_of(each.task) for each in recipes.values()}
@@ -237,11 +261,11 @@ def _recipe(recipe: Recipe, point: Point) -> Recipe:
         raise UsageError(f"sweep=: {error}") from error
 
 
-def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
-    held = load_config(folder)
-    if held is None:
-        return lambda: begin(own, folder, cache=folder.parent)
-    if held.recipe != msgspec.structs.replace(resolved(own), data=held.recipe.data):
+def _preparing(recipe: Recipe, folder: Path) -> Callable[[], Run]:
+    existing = load_config(folder)
+    if existing is None:
+        return lambda: begin(recipe, folder, cache=folder.parent)
+    if existing.recipe != msgspec.structs.replace(resolved(recipe), data=existing.recipe.data):
         raise UsageError(f"{folder} holds a run with other settings: name another out=, or move it away")
     return lambda: prepare(Request(source=folder))
 
@@ -249,8 +273,13 @@ def _preparing(own: Recipe, folder: Path) -> Callable[[], Run]:
 def balance_of(run: Path) -> float | None:
     """Standard deviation of square_alpha over attention and MLP matrices of a run's last checkpoint.
 
-    The report is kept in the folder of the run, under the checkpoint's step: the run may go on later. None for a run
-    that diverged: its last checkpoint is not its end.
+    The report is saved in the folder of the run under the checkpoint's step, because the run may continue later.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        None for a run without a complete checkpoint, and for one that diverged, whose last checkpoint is not its end.
     """
     outcome = load_outcome(run)
     if outcome is not None and not math.isfinite((outcome.after or {}).get(LOSS, 0.0)):

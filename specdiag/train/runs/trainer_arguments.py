@@ -23,7 +23,7 @@ DEFAULT_ARGUMENTS: Table = {
 }  # fmt: skip
 """Defaults of a run."""
 
-_TAKEN = (
+_IMPORTED = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm", "optim", "optim_args", "adam_beta1", "adam_beta2",
     "adam_epsilon", "label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "tf32",
@@ -31,10 +31,10 @@ _TAKEN = (
     "save_steps", "save_total_limit",
 )  # fmt: skip
 _RECOMPUTING = ("activation_checkpointing", "gradient_checkpointing")
-"""The same by its new and its old name."""
-_REFUSED = ("deepspeed", "fsdp", "parallelism_config")
+"""New and old name of one argument."""
+_UNSUPPORTED = ("deepspeed", "fsdp", "parallelism_config")
 _NOT_IMPORTED = ("torch_compile", "use_liger_kernel", "auto_find_batch_size")
-_HOMES = ("transformers.", "accelerate.")
+_TRUSTED = ("transformers.", "accelerate.")
 _INERT = ("accelerate.state.PartialState",)
 
 
@@ -43,9 +43,9 @@ class TrainerArguments:
     """Arguments of the Trainer and where each comes from.
 
     Attributes:
-        values: by the Trainer's names, plain enough for TOML.
-        origin: file by name.
-        notes: what was left aside.
+        values: values by the Trainer's names, plain enough for TOML.
+        origin: source of each value by its name: a file, `given`, `recipe` or `default`.
+        notes: sentences about what was left out.
     """
 
     values: Table
@@ -56,42 +56,45 @@ class TrainerArguments:
 def read_arguments(checkpoint: Path) -> TrainerArguments:
     """Read the arguments of a Trainer's checkpoint. Values of optimizer and scheduler take precedence.
 
+    Args:
+        checkpoint: folder of the checkpoint.
+
     Raises:
         SourceError: a file is missing, damaged, or wants to run code.
-        UsageError: the run used what is not continued here.
+        UsageError: the run used a feature that cannot be continued here.
     """
     arguments = _load_arguments(checkpoint / ARGUMENTS)
-    for name in _REFUSED:
+    for name in _UNSUPPORTED:
         if getattr(arguments, name, None):
             raise UsageError(f"the run used {name}, which is not continued here: use AlphaDecayCallback in its script")
-    values = {name: _plain(getattr(arguments, name, None)) for name in _TAKEN}
+    values = {name: _plain(getattr(arguments, name, None)) for name in _IMPORTED}
     ratio = getattr(arguments, "warmup_ratio", None)
     if ratio and not values["warmup_steps"]:
-        values["warmup_steps"] = ratio  # transformers 5 takes a share as warmup_steps below 1
+        values["warmup_steps"] = ratio  # transformers 5 takes a warmup_steps below 1 as a fraction
     if any(getattr(arguments, name, None) for name in _RECOMPUTING):
         values[_RECOMPUTING[0]] = True
     values = {name: value for name, value in values.items() if value is not None}
     origin = dict.fromkeys(values, ARGUMENTS)
     run = read_run(checkpoint)
-    for name, held in (("learning_rate", "peak_lr"), ("weight_decay", "weight_decay")):
-        value = None if run is None else getattr(run, held)
+    for name, source in (("learning_rate", "peak_lr"), ("weight_decay", "weight_decay")):
+        value = None if run is None else getattr(run, source)
         if run is not None and value is not None:
-            values[name], origin[name] = value, run.origin[held]
+            values[name], origin[name] = value, run.origin[source]
     notes = [f"{name} of the run is not taken over." for name in _NOT_IMPORTED if getattr(arguments, name, None)]
     return TrainerArguments(values, origin, notes)
 
 
 def _load_arguments(path: Path) -> Any:
-    """training_args.bin: a pickle, of which enumerations and dataclasses of transformers and accelerate are made."""
+    """Load training_args.bin, a pickle of enumerations and dataclasses of transformers and accelerate."""
     from specdiag.checkpoint.torch_load import load_torch
 
     if not path.is_file():
         raise SourceError(f"{path} is missing: batch size, schedule and clipping of the run are known from there only")
     try:
-        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        class_names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, OSError, ValueError) as error:
         raise SourceError(f"{path} is damaged ({str(error).partition(chr(10))[0]}): copy it again") from error
-    allowed = {name: _harmless(name) for name in wanted}
+    allowed = {name: _harmless(name) for name in class_names}
     foreign = [name for name, kind in allowed.items() if kind is None]
     if foreign:
         raise SourceError(
@@ -102,12 +105,12 @@ def _load_arguments(path: Path) -> Any:
 
 
 def _harmless(name: str) -> type | None:
-    """The class of that name, if making one runs nothing but its own constructor."""
-    home, _, own = name.rpartition(".")
-    if not name.startswith(_HOMES):
+    """Return the class of that name, if making an instance runs nothing but its constructor; else None."""
+    module, _, class_name = name.rpartition(".")
+    if not name.startswith(_TRUSTED):
         return None
     try:
-        kind = getattr(importlib.import_module(home), own)
+        kind = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError):
         return None
     harmless = isinstance(kind, type) and (
@@ -120,5 +123,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): _plain(held) for key, held in value.items()} or None
+        return {str(key): _plain(inner) for key, inner in value.items()} or None
     return value if isinstance(value, (bool, int, float, str)) else None

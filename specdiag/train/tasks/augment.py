@@ -1,8 +1,8 @@
-"""Random changes of training images, each drawn from the generator that is handed in.
+"""Random changes of training images, each drawn from a given generator.
 
-RandAugment is the one of big_vision for Simple ViT: 2 of 16 operations at level 10 of 10, grey where nothing is left
-(torchvision's has others; github.com/EIFY/mup-vit measured them). Contrast is Pillow's: big_vision's takes for the mean
-what depends on the number of pixels. Lengths are those for 224 pixels and go with the size.
+RandAugment is that of big_vision for Simple ViT: 2 of 16 operations at level 10 of 10, with grey in uncovered areas
+(torchvision's has other operations; github.com/EIFY/mup-vit measured them). Contrast is Pillow's, because the mean in
+big_vision's depends on the number of pixels. Lengths are for 224 pixels and scale with the size.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.random import Generator
 from PIL import Image, ImageEnhance, ImageOps
 
 Augment = Literal["none", "crop", "randaugment", "mixup"]
-"""Each with all before it: inception crop and flip, RandAugment(2, 10), MixUp of batches (0.2)."""
+"""Changes, each with all before it: none, inception crop and flip, RandAugment(2, 10), MixUp of batches (0.2)."""
 AUGMENTS: tuple[Augment, ...] = get_args(Augment)
 
 _SMALLEST = 0.05
-"""Smallest crop, as a share of the image's area; torchvision's default is 0.08."""
+"""Smallest crop as a fraction of the image's area; torchvision's default is 0.08."""
 _ASPECT = 4 / 3
 _ATTEMPTS = 10
 _CENTRAL = 224 / 256
@@ -30,14 +30,25 @@ _TRANSLATED, _CUT = 100 / 224, 40 / 224
 
 
 def central_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle of an image: 224 of 256 of its shorter side, as a square of `size` pixels."""
+    """Cut the middle of an image: a square of 224/256 of its shorter side.
+
+    Args:
+        image: the image.
+        size: side of the result in pixels.
+    """
     side = min(image.size) * _CENTRAL
     left, top = ((length - side) / 2 for length in image.size)
     return _resized(image, size, (left, top, left + side, top + side))
 
 
 def inception_crop(image: Image.Image, size: int, generator: Generator) -> Image.Image:
-    """A part of random area and aspect at a random place (Szegedy et al. 2015), as a square of `size` pixels."""
+    """Cut a part of random area, aspect and place (Szegedy et al. 2015), and scale it to a square.
+
+    Args:
+        image: the image.
+        size: side of the result in pixels.
+        generator: source of random numbers.
+    """
     width, height = image.size
     for _ in range(_ATTEMPTS):
         area = width * height * generator.uniform(_SMALLEST, 1)
@@ -50,12 +61,12 @@ def inception_crop(image: Image.Image, size: int, generator: Generator) -> Image
 
 
 def flip(image: Image.Image, generator: Generator) -> Image.Image:
-    """Mirror every other image."""
+    """Mirror the image with probability 1/2."""
     return ImageOps.mirror(image) if generator.random() < 0.5 else image
 
 
 def rand_augment(image: Image.Image, generator: Generator) -> Image.Image:
-    """RandAugment(2, 10)."""
+    """Change an image by two random operations at full strength: RandAugment(2, 10)."""
     for chosen in generator.integers(len(OPERATIONS), size=_N_OPERATIONS):
         image = OPERATIONS[chosen](image, generator)
     return image
@@ -66,7 +77,7 @@ def _resized(image: Image.Image, size: int, box: tuple[float, float, float, floa
 
 
 def _affine(column: float = 0, left: float = 0, row: float = 0, up: float = 0) -> Callable[..., Image.Image]:
-    """A shear or a shift by parts of the size, to either side."""
+    """Make an operation that shears, or shifts by a fraction of the size, to a random side."""
 
     def moved(image: Image.Image, generator: Generator) -> Image.Image:
         sign = _sign(generator)
@@ -110,4 +121,4 @@ OPERATIONS: tuple[Callable[[Image.Image, Generator], Image.Image], ...] = (
     _cutout,
     _solarize_add,
 )
-"""big_vision's, in its order."""
+"""Operations of RandAugment, in the order of big_vision."""

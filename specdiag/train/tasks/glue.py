@@ -1,4 +1,4 @@
-"""Sequence classification: the eight tasks of GLUE (arXiv 1804.07461), and labelled texts of one's own."""
+"""Sequence classification: the eight tasks of GLUE (arXiv 1804.07461), and other labelled texts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ except ImportError as error:
     raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
 HUB = "nyu-mll/glue"
-"""The dataset that is read where no data is given; its configurations are the tasks."""
+"""Dataset that is read if no data is given; its configurations are the tasks."""
 CLASSIFICATION = "classification"
-"""The task of labelled texts of one's own: as many classes as their labels."""
+"""Name of the task for labelled texts other than GLUE; each label is a class."""
 _LABEL = "label"
 _USUAL = (
     ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"),
     ("text",), ("sentence",),
 )  # fmt: skip
+"""Columns with texts that are looked for, in this order, if none are named."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Task:
 
     Attributes:
         texts: columns with the one or two texts.
-        labels: names of the classes in the order of their numbers; None where a number is predicted.
-        metrics: by their names.
+        labels: names of the classes in the order of their numbers; None if a number is predicted.
+        metrics: metrics by name.
     """
 
     texts: tuple[str, ...]
@@ -65,7 +66,7 @@ GLUE: Mapping[str, Task] = {
     "qnli": Task(("question", "sentence"), _ENTAILED, _ACCURACY),
     "rte": Task(_PAIR, _ENTAILED, _ACCURACY),
 }
-"""WNLI is left out, as its users do."""
+"""The tasks of GLUE by name, without WNLI, which is usually left out."""
 TASKS = (*GLUE, CLASSIFICATION)
 
 
@@ -78,22 +79,22 @@ def load_classification(
     seed: int,
     columns: Sequence[str] | None = None,
 ) -> Data:
-    """Labelled texts. Of GLUE the validation split is held out, of MNLI the matched one.
+    """Load labelled texts. The validation split of GLUE is held out, for MNLI the matched one.
 
-    `Data.labels` has the names of the classes; it is None for stsb, whose model has one output and the mean squared
+    `Data.labels` has the names of the classes. It is None for stsb, whose model has one output and the mean squared
     error as its loss (`num_labels=1`).
 
     Args:
-        task: one of GLUE's, or `classification`.
-        paths: csv, tsv, jsonl, json or parquet files, folders, or one dataset on the hub; empty for GLUE's own.
-        tokenizer: of the checkpoint; it must have a padding token.
-        max_length: tokens of the longest example; what is longer is cut.
-        seed: of the run, for the fingerprint.
-        columns: names of one or two texts and then of the label; None for the usual ones.
+        task: name of a task of GLUE, or `classification`.
+        paths: csv, tsv, jsonl, json or parquet files, folders, or one dataset on the hub; empty for GLUE's own data.
+        tokenizer: tokenizer of the checkpoint, which must have a padding token.
+        max_length: largest number of tokens of an example; longer ones are cut.
+        seed: seed of the run, for the fingerprint.
+        columns: names of one or two columns with texts, then of the label; None for the usual ones.
 
     Raises:
-        UsageError: there is no such task, or something is to be decided first.
-        SourceError: the data is missing, damaged, or labelled otherwise.
+        UsageError: there is no such task, or an argument is missing.
+        SourceError: the data is missing or damaged, or has other labels.
     """
     if task not in TASKS:
         raise UsageError(f"unknown task '{task}'; choose {', '.join(TASKS)}")
@@ -107,11 +108,11 @@ def load_classification(
     sources = paths if known is None else [_of_task(path, task) for path in paths or [HUB]]
     rows = read(sources, columns, [(*texts, _LABEL) for texts in usual])
     names = _names(rows) if known is None else known.labels
-    fitting = [[_label(row, names, task) for row in part] for part in (rows.train, rows.held_out)]
+    labels = [[_label(row, names, task) for row in part] for part in (rows.train, rows.held_out)]
     metrics = {"accuracy": accuracy, "matthews": matthews} if known is None else known.metrics
     return Data(
-        train=_Texts(rows.train, fitting[0], tokenizer, max_length),
-        held_out=_Texts(rows.held_out, fitting[1], tokenizer, max_length),
+        train=_Texts(rows.train, labels[0], tokenizer, max_length),
+        held_out=_Texts(rows.held_out, labels[1], tokenizer, max_length),
         fingerprint=data_fingerprint(
             rows.sources, tokenizer_digest(tokenizer), max_length, seed, task=task, columns=rows.columns
         ),
@@ -122,28 +123,34 @@ def load_classification(
 
 
 def glue_score(task: str, metrics: Mapping[str, float]) -> float:
-    """The one number of a task: the unweighted mean of its metrics, as GLUE has it.
+    """Return the score of a task: the unweighted mean of its metrics, as GLUE defines it.
 
-    The names of the metrics may have the `eval_` of a Trainer before them. The tables of AlphaDecay (arXiv 2506.14562)
-    do not say which metric of MRPC, QQP and STS-B they print.
+    The tables of AlphaDecay (arXiv 2506.14562) do not say which metric of MRPC, QQP and STS-B they print.
+
+    Args:
+        task: name of a task of GLUE.
+        metrics: metrics by name, which may begin with the `eval_` of a Trainer.
 
     Raises:
-        UsageError: the task is none of GLUE, or a metric of it is missing.
+        UsageError: GLUE has no such task, or a metric of it is missing.
     """
     if task not in GLUE:
         raise UsageError(f"'{task}' is no task of GLUE: {', '.join(GLUE)}")
-    held = {name: metrics.get(name, metrics.get(f"eval_{name}")) for name in GLUE[task].metrics}
-    values = [value for value in held.values() if value is not None]
-    if len(values) < len(held):
-        raise UsageError(f"{task} is judged by {' and '.join(held)}, and there is {', '.join(metrics) or 'nothing'}")
+    by_name = {name: metrics.get(name, metrics.get(f"eval_{name}")) for name in GLUE[task].metrics}
+    values = [value for value in by_name.values() if value is not None]
+    if len(values) < len(by_name):
+        raise UsageError(f"{task} is judged by {' and '.join(by_name)}, and there is {', '.join(metrics) or 'nothing'}")
     return sum(values) / len(values)
 
 
 def glue_average(results: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean of the scores of the eight tasks, by their metrics: `Avg.` in the tables of AlphaDecay, as a fraction.
+    """Return the mean of the scores of the eight tasks: `Avg.` in the tables of AlphaDecay, as a fraction.
+
+    Args:
+        results: metrics by name, by task.
 
     Raises:
-        UsageError: a task is missing: the mean of fewer is another number.
+        UsageError: a task is missing; the mean of fewer tasks would be another number.
     """
     missing = [task for task in GLUE if task not in results]
     if missing:
@@ -159,7 +166,7 @@ def _of_task(path: str | Path, task: str) -> str | Path:
 
 
 class _Texts(Dataset[dict[str, Any]]):
-    """Examples whose texts become tokens when they are asked for."""
+    """Labelled texts that are tokenized when they are asked for."""
 
     def __init__(self, rows: Sequence[Row], labels: Sequence[float], tokenizer: Any, max_length: int) -> None:
         self.rows, self.labels, self.tokenizer, self.max_length = rows, labels, tokenizer, max_length
@@ -173,19 +180,19 @@ class _Texts(Dataset[dict[str, Any]]):
 
 
 def _names(rows: Rows) -> tuple[str, ...]:
-    """Names of the classes: those that the dataset has, else every label that occurs, numbers by size."""
+    """Return the names of the classes: those of the dataset, else all labels in order, numbers by size."""
     if rows.names is not None:
         return rows.names
-    found = {_plain(row) for part in (rows.train, rows.held_out) for row in part}
-    if len(found) < 2:
-        raise SourceError(f"{rows.train[0].at} and all others have the label {next(iter(found))}: give two classes")
-    if all(isinstance(label, int) for label in found):
-        return tuple(str(label) for label in sorted(found, key=int))
-    return tuple(sorted(str(label) for label in found))
+    labels = {_plain(row) for part in (rows.train, rows.held_out) for row in part}
+    if len(labels) < 2:
+        raise SourceError(f"{rows.train[0].at} and all others have the label {next(iter(labels))}: give two classes")
+    if all(isinstance(label, int) for label in labels):
+        return tuple(str(label) for label in sorted(labels, key=int))
+    return tuple(sorted(str(label) for label in labels))
 
 
 def _label(row: Row, names: tuple[str, ...] | None, task: str) -> float:
-    """The number of a row's class; of stsb the number that is to be predicted."""
+    """Return the number of a row's class; for stsb, the number that is predicted."""
     if names is None:
         try:
             number = float(cast("str | float", row.label))
@@ -204,7 +211,7 @@ def _label(row: Row, names: tuple[str, ...] | None, task: str) -> float:
 
 
 def _plain(row: Row) -> int | str:
-    """A label as a number or a name."""
+    """Return a row's label as a whole number or a name."""
     label = row.label
     if isinstance(label, float) and label.is_integer():
         return int(label)

@@ -1,4 +1,4 @@
-"""Where images come from: folders of classes, or a dataset of the hub."""
+"""Opens sources of images: folders of classes, or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from PIL import Image
 
 from specdiag.errors import SourceError
 from specdiag.train.data.fingerprint import DataFile
-from specdiag.train.data.hub import import_datasets, in_one_sentence, locate, resolve
+from specdiag.train.data.hub import import_datasets, locate, resolve, translate_hub_errors
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _HELD_OUT = ("val", "validation", "test")
 
 
 class ImageSource(Protocol):
-    """Images by their number."""
+    """Images that are opened by number."""
 
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """An image in RGB and the number of its class."""
+        """Open an image by its number; return it in RGB, with the number of its class."""
         ...
 
 
@@ -32,10 +32,10 @@ class OpenedImages:
     """Images that were found.
 
     Attributes:
-        train: all that is no other split.
-        held_out: what is never trained on; the same object as `train` where nothing is set aside.
-        classes: names, in the order of their numbers.
-        marks: of names, sizes and classes, for comparison when a run goes on.
+        train: images of the training split, or all if there is no split.
+        held_out: images that are never trained on; the same object as `train` if the source has no such split.
+        classes: names of the classes in the order of their numbers.
+        marks: identity of the images by names and sizes or classes, compared when a run continues.
     """
 
     train: ImageSource
@@ -45,16 +45,20 @@ class OpenedImages:
 
 
 def open_images(where: str | Path) -> OpenedImages:
-    """A folder of classes (with or without `train`, and `val`, `validation` or `test`), else a dataset of the hub.
+    """Open a source of images.
+
+    Args:
+        where: a folder of classes, or one with `train` and perhaps `val`, `validation` or `test` in it; or a dataset of
+            the hub.
 
     Raises:
-        SourceError: there is none, a class has no images, or one that is held out is not trained on.
+        SourceError: the source does not exist, a class has no images, or a held-out class is not trained on.
     """
     return _folders(Path(where)) if Path(where).is_dir() else _hub(str(where))
 
 
 @dataclass(frozen=True)
-class _Files:
+class _ImageFiles:
     paths: list[Path]
     labels: list[int]
 
@@ -71,7 +75,7 @@ class _Files:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _HubImages:
     rows: Any
     image: str
     label: str
@@ -86,16 +90,16 @@ class _Rows:
 
 def _folders(root: Path) -> OpenedImages:
     main = root / "train" if (root / "train").is_dir() else root
-    apart = next((root / name for name in _HELD_OUT if main is not root and (root / name).is_dir()), None)
+    held_out_folder = next((root / name for name in _HELD_OUT if main is not root and (root / name).is_dir()), None)
     classes = _subfolders(main)
     train, mark = _files(main, classes)
-    if apart is None:
+    if held_out_folder is None:
         return OpenedImages(train, train, tuple(classes), (mark,))
-    unknown = [name for name in _subfolders(apart) if name not in classes]
+    unknown = [name for name in _subfolders(held_out_folder) if name not in classes]
     if unknown:
-        raise SourceError(f"{apart / unknown[0]} is a class that {main} does not have")
-    held_out, mark_apart = _files(apart, {name: classes[name] for name in _subfolders(apart)})
-    return OpenedImages(train, held_out, tuple(classes), (mark, mark_apart))
+        raise SourceError(f"{held_out_folder / unknown[0]} is a class that {main} does not have")
+    held_out, held_out_mark = _files(held_out_folder, {name: classes[name] for name in _subfolders(held_out_folder)})
+    return OpenedImages(train, held_out, tuple(classes), (mark, held_out_mark))
 
 
 def _subfolders(folder: Path) -> dict[str, int]:
@@ -103,19 +107,19 @@ def _subfolders(folder: Path) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _files(folder: Path, classes: dict[str, int]) -> tuple[_Files, DataFile]:
-    """All images of these classes by class and name, and a mark of their names and sizes."""
+def _files(folder: Path, classes: dict[str, int]) -> tuple[_ImageFiles, DataFile]:
+    """List all images of these classes by class and name, and identify them by names and sizes."""
     paths: list[Path] = []
     labels: list[int] = []
     for name, label in classes.items():
-        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
+        images = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not images:
             raise SourceError(f"{folder / name} holds no {', '.join(SUFFIXES)} files")
-        paths += found
-        labels += [label] * len(found)
+        paths += images
+        labels += [label] * len(images)
     sizes = [path.stat().st_size for path in paths]
     described = "\n".join(f"{path.relative_to(folder)} {size}" for path, size in zip(paths, sizes, strict=True))
-    return _Files(paths, labels), DataFile(name=folder.name, size=sum(sizes), ends=_digest(described))
+    return _ImageFiles(paths, labels), DataFile(name=folder.name, size=sum(sizes), ends=_digest(described))
 
 
 def _hub(name: str) -> OpenedImages:
@@ -124,7 +128,7 @@ def _hub(name: str) -> OpenedImages:
         raise SourceError(f"{name} is no folder of classes with images")
     data = resolve(data)
     datasets = import_datasets()
-    with in_one_sentence(data, f"name a part as {data.repo}:CONFIG"):
+    with translate_hub_errors(data, f"name a part as {data.repo}:CONFIG"):
         splits = cast("dict[str, Any]", datasets.load_dataset(data.repo, data.config, revision=data.revision))
     if "train" not in splits:
         raise SourceError(f"{data.name} has no split 'train', but {', '.join(splits)}")
@@ -133,8 +137,8 @@ def _hub(name: str) -> OpenedImages:
     label = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
     if image is None or label is None:
         raise SourceError(f"{data.name} has no column of images and one of classes, but {', '.join(features)}")
-    apart = next((n for n in _HELD_OUT if n in splits and min(splits[n][label]) >= 0), "train")  # -1: not told
-    sides = {n: _Rows(splits[n], image, label) for n in ("train", apart)}
+    held_out = next((n for n in _HELD_OUT if n in splits and min(splits[n][label]) >= 0), "train")  # -1: no label
+    sides = {n: _HubImages(splits[n], image, label) for n in ("train", held_out)}
     marks = tuple(
         DataFile(
             name=f"{data.name}/{n}",
@@ -144,7 +148,7 @@ def _hub(name: str) -> OpenedImages:
         )
         for n, side in sides.items()
     )
-    return OpenedImages(sides["train"], sides[apart], tuple(features[label].names), marks)
+    return OpenedImages(sides["train"], sides[held_out], tuple(features[label].names), marks)
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The data of whatever task a recipe names."""
+"""Loads the data of the task that a recipe names."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _AFTER_PADDING = (
     "camembert", "data2vec-text", "esm", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
     "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-"""Model types that count positions from the one after the padding token's: RoBERTa has 514 and takes 512."""
+"""Model types whose positions begin after the padding token's number: RoBERTa has 514 and takes 512 tokens."""
 _SIDE = 224
-"""Pixels, of models that do not say."""
+"""Side of images in pixels for models whose configuration does not have it."""
 
 
 def load_task(
     recipe: Recipe, *, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, seed: int, cache: Path
 ) -> Data:
-    """Data for the task of a recipe.
+    """Load the data for the task of a recipe.
 
     Args:
-        recipe: names task, data and block size.
-        config: of the model, for its vocabulary and positions.
-        tokenizer: None for bytes.
-        seed: of the run.
-        cache: a folder that keeps tokens for the next start.
+        recipe: recipe with task, data and block size.
+        config: configuration of the model, for its vocabulary and positions.
+        tokenizer: tokenizer of the model; None for bytes.
+        seed: seed of the run.
+        cache: folder that keeps tokens for the next start.
 
     Raises:
-        UsageError: the data cannot serve the task.
-        SourceError: it is missing or damaged.
+        UsageError: the data cannot be used for the task.
+        SourceError: the data is missing or damaged.
     """
     kind = kind_of(recipe.task)
     if recipe.columns and kind not in ("glue", "classification"):
@@ -85,16 +85,20 @@ def reads_tokens(recipe: Recipe) -> bool:
 
 
 def vocabulary_of(config: PreTrainedConfig) -> int | None:
-    """Size of a model's vocabulary; None where it has none."""
+    """Return the size of a model's vocabulary; None if it has none."""
     size = getattr(config, "vocab_size", None)
     return size if isinstance(size, int) else None
 
 
 def block_size(recipe: Recipe, config: PreTrainedConfig) -> int:
-    """Tokens of a block: the recipe's, else what the model takes, to 1024.
+    """Return the tokens of a block: those of the recipe, else as many as the model takes, at most 1024.
+
+    Args:
+        recipe: recipe with a block size, or 0.
+        config: configuration of the model.
 
     Raises:
-        UsageError: it does not fit the model.
+        UsageError: the block size does not fit the model.
     """
     longest = _positions(config)
     size = recipe.block_size or min(longest, _LONGEST_BLOCK)

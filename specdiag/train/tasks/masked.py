@@ -1,12 +1,12 @@
-"""Masked language modelling on packed blocks: which tokens are hidden follows from what is in a batch, not from when.
+"""Masked language modelling on packed blocks. The content of a batch decides which of its tokens are hidden.
 
-The collator of transformers draws from torch's global generator, and the Trainer fetches a batch ahead of the step: a
-run that goes on would hide other tokens than the one that was not interrupted. Here the generator is seeded by the seed
-of the run and the blocks of a batch in their order, which the sampler of the Trainer repeats exactly on resuming and
-changes with every epoch.
+The collator of transformers draws from torch's global generator, and the Trainer fetches a batch ahead of the step. So
+a run that continues would hide other tokens than one that was not interrupted. Here the generator is seeded by the seed
+of the run and the blocks of a batch in their order, which the Trainer's sampler repeats on resuming and changes with
+every epoch.
 
-Held-out blocks are masked by their content alone, the same at every evaluation, for every seed and every run. Of each
-the same number of tokens is hidden, so that a mean over batches, weighted by their blocks, is one over tokens.
+Held-out blocks are masked by their content alone: the same at every evaluation, for every seed and run. In each, the
+same number of tokens is hidden, so that a mean over batches, weighted by their blocks, is a mean over tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ except ImportError as error:
     raise MissingExtraError("training needs transformers: pip install transformers accelerate") from error
 
 PROBABILITY = 0.15
-"""Probability of being hidden, as in BERT and RoBERTa: 80 % become the mask token, 10 % another one, 10 % stay."""
+"""Probability that a token is hidden, as in BERT: 80 % become the mask token, 10 % another one, 10 % stay."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -49,22 +49,22 @@ def load_masked(
     max_tokens: int | None = None,
     probability: float = PROBABILITY,
 ) -> Data:
-    """Blocks as `load_data` packs them, to be trained on and judged by their hidden tokens.
+    """Load blocks as `load_data` packs them, for training on hidden tokens.
 
     Args:
         paths: files, folders, and datasets on the hub.
-        tokenizer: of the checkpoint; it must have a mask token.
-        vocabulary: of the model.
+        tokenizer: tokenizer of the checkpoint, which must have a mask token.
+        vocabulary: size of the model's vocabulary.
         block_size: tokens of a block.
-        seed: of the run.
-        cache: a folder that keeps the tokens for the next start.
-        max_tokens: documents are read in stored order until so many are there; None for all.
-        probability: of a token to be hidden.
+        seed: seed of the run.
+        cache: folder that keeps the tokens for the next start.
+        max_tokens: largest number of tokens to take, in stored order; None for all.
+        probability: probability that a token is hidden.
 
     Raises:
-        UsageError: the tokenizer has no mask token, or as load_data.
-        SourceError: as load_data.
-        ComputationError: as load_data.
+        UsageError: the tokenizer has no mask token or does not fit the model, or as for `load_data`.
+        SourceError: as for `load_data`.
+        ComputationError: as for `load_data`.
     """
     if tokenizer is None or tokenizer.mask_token_id is None:
         problem = "there is no tokenizer" if tokenizer is None else f"{type(tokenizer).__name__} has no mask token"
@@ -92,7 +92,7 @@ def load_masked(
 
 
 class _Inputs(Dataset[Tensors]):
-    """Blocks without labels: those that the collator hides tokens of."""
+    """Blocks without labels, in which the collator hides tokens."""
 
     def __init__(self, blocks: Examples) -> None:
         self.blocks = blocks
@@ -105,7 +105,7 @@ class _Inputs(Dataset[Tensors]):
 
 
 class _Hidden(Dataset[Tensors]):
-    """Blocks of which a fixed number of tokens is hidden, special ones last."""
+    """Blocks in which a fixed number of tokens is hidden; special tokens only if there are no others."""
 
     def __init__(self, blocks: Examples, tokenizer: Any, probability: float) -> None:
         self.blocks, self.probability = blocks, probability
@@ -126,7 +126,7 @@ class _Hidden(Dataset[Tensors]):
 
 
 class _Collate:
-    """Stacks blocks of one length; hides tokens of those that come without labels."""
+    """Stacks blocks of one length, and hides tokens in those without labels."""
 
     def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
         self.hide, self.seed = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability), seed
@@ -140,6 +140,6 @@ class _Collate:
 
 
 def _generator(seed: int, tokens: torch.Tensor) -> torch.Generator:
-    """Seeded by tokens in their order."""
+    """Return a generator that is seeded by a seed and tokens in their order."""
     digest = hashlib.sha256(f"{seed} ".encode() + tokens.numpy().tobytes()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

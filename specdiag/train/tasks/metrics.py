@@ -1,6 +1,6 @@
-"""Figures of merit from predictions, as GLUE and its users compute them (arXiv 1804.07461).
+"""Metrics of predictions, as GLUE and its users compute them (arXiv 1804.07461).
 
-Where one is not defined, for predictions that are all the same, it is 0, as scikit-learn has it for Matthews and F1.
+A metric that is not defined, because all predictions are the same, is 0, as in scikit-learn for Matthews and F1.
 """
 
 from __future__ import annotations
@@ -16,23 +16,38 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction
 
 Metric = Callable[[NDArray[Any], NDArray[Any]], float]
-"""Figure of merit as a function of predictions and true values."""
+"""Metric as a function of predictions and true values, both of shape [n]."""
 
 
 def accuracy(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """Share that is right."""
+    """Return the fraction of predictions that are right.
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     return float((predicted == true).mean())
 
 
 def f1(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """2 TP / (2 TP + FP + FN), of class 1."""
+    """Return F1 of class 1: 2 TP / (2 TP + FP + FN).
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     both = int(((predicted == 1) & (true == 1)).sum())
     either = int((predicted == 1).sum() + (true == 1).sum())
     return 2 * both / either if either else 0.0
 
 
 def matthews(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """The correlation of two partitions: that of Matthews, for more classes than two that of Gorodkin (2004)."""
+    """Return the correlation of two partitions: Matthews', or Gorodkin's (2004) for more than two classes.
+
+    Args:
+        predicted: predicted class numbers, of shape [n].
+        true: true class numbers, of shape [n].
+    """
     classes = int(max(predicted.max(), true.max())) + 1
     p, t = np.eye(classes)[predicted], np.eye(classes)[true]
     p, t = p - p.mean(axis=0), t - t.mean(axis=0)
@@ -41,13 +56,23 @@ def matthews(predicted: NDArray[np.int64], true: NDArray[np.int64]) -> float:
 
 
 def pearson(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Linear correlation."""
+    """Return the linear correlation.
+
+    Args:
+        predicted: predicted numbers, of shape [n].
+        true: true numbers, of shape [n].
+    """
     constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
     return 0.0 if constant else float(cast("Any", pearsonr(predicted, true)).statistic)
 
 
 def spearman(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    """Pearson's of the ranks; equal values share theirs."""
+    """Return the linear correlation of the ranks; equal values have the mean of their ranks.
+
+    Args:
+        predicted: predicted numbers, of shape [n].
+        true: true numbers, of shape [n].
+    """
     return pearson(rankdata(predicted), rankdata(true))
 
 
@@ -55,13 +80,17 @@ def of_predictions(metrics: Mapping[str, Metric], *, regression: bool) -> Callab
     """Build a Trainer's compute_metrics.
 
     Args:
-        metrics: by their names.
-        regression: whether the model predicts a number, instead of a logit for each class.
+        metrics: metrics by name.
+        regression: True if the model predicts a number, instead of a logit for each class.
+
+    Returns:
+        A function that computes the metrics; all are NaN if an output is NaN.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        held: Any = prediction.predictions
-        outputs = np.asarray(held[0] if isinstance(held, tuple) else held)  # others are hidden states and the like
+        predictions: Any = prediction.predictions
+        # Of a tuple the first are the logits, the others are hidden states and the like.
+        outputs = np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
         true = np.asarray(prediction.label_ids)
         if np.isnan(outputs).any():  # the largest of NaNs would be taken for class 0
             return dict.fromkeys(metrics, float("nan"))

@@ -1,4 +1,4 @@
-"""The tasks by name, and which class of transformers learns each."""
+"""Tasks by name, and the class of transformers that learns each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CLASSES = {
     "classification": ("AutoModelForSequenceClassification", ("ForSequenceClassification",)),
     "images": ("AutoModelForImageClassification", ("ForImageClassification",)),
 }
-"""By kind: the auto class, and endings of the names of its models' classes."""
+"""By kind of task: the auto class, and the endings of its models' class names."""
 CLASSIFYING = ("glue", "classification", "images")
-"""Kinds whose models have a head for the classes of the data."""
+"""Kinds of task whose models have a head for the classes of the data."""
 
 
 def kind_of(task: str) -> str:
-    """The kind of a task: what stands before the slash.
+    """Return the kind of a task: the part before the slash.
 
     Raises:
         UsageError: there is no such task.
@@ -30,10 +30,10 @@ def kind_of(task: str) -> str:
 
 
 def auto_class(kind: str) -> str:
-    """The class of transformers that builds a model for a kind of task."""
+    """Return the name of the class of transformers that builds models for a kind of task."""
     return _CLASSES[kind][0]
 
 
 def tasks_of(architecture: str) -> list[str]:
-    """The kinds of task that a class of transformers, as config.json names it, can learn."""
+    """Return the kinds of task that a class of transformers can learn; `architecture` is its name in config.json."""
     return [kind for kind, (_, endings) in _CLASSES.items() if architecture.endswith(endings)]
