@@ -8,11 +8,10 @@ import signal
 import msgspec
 import pytest
 import torch
+from command import invoke
 from plain_run import same
 from safetensors.torch import load_file
-from specdiag_cli.main import app
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag import UsageError, load_report
@@ -286,10 +285,8 @@ def test_spikes():
 def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
-    run = CliRunner().invoke
-    first = run(
-        app,
-        ["train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"],
+    first = invoke(
+        "train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"
     )
     assert first.exit_code == 0, first.output
     for words in (
@@ -298,26 +295,18 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     ):  # fmt: skip
         assert words in first.output, words
     assert (tmp_path / "tiny-uniform" / "checkpoint-4").is_dir()
-    ranked = run(app, ["compare", "tiny-uniform", "tiny", "-f", "json"])
+    ranked = invoke("compare", "tiny-uniform", "tiny", "-f", "json")
     assert {row["run"] for row in json.loads(ranked.stdout)} == {"tiny", "tiny-uniform"}
-    sweep = [
-        "train",
-        "tiny.toml",
-        "--sweep",
-        "decay=none,uniform weight_decay=0.1,0.5",
-        "-o",
-        "grid",
-        "--steps-total",
-        "2",
-    ]
-    whole = run(app, sweep)
+    grid = "decay=none,uniform weight_decay=0.1,0.5"
+    sweep = ["train", "tiny.toml", "--sweep", grid, "-o", "grid", "--steps-total", "2"]
+    whole = invoke(*sweep)
     assert whole.exit_code == 0, whole.output
     for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform (decay "):
         assert words in whole.output, words
     assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final-2.specdiag.json").records
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
-    assert run(app, ["plot", "decay", "tiny", "-o", "decay.png"]).exit_code == 0
-    again = run(app, sweep)
+    assert invoke("plot", "decay", "tiny", "-o", "decay.png").exit_code == 0
+    again = invoke(*sweep)
     assert "3/3: 'decay=uniform_weight_decay=0.5' is finished" in again.stderr
     for arguments, code, words in (
         (["train"], 2, "name a CONFIG.toml or a preset (gpt2-small"),
@@ -331,5 +320,5 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
         (["train", "tiny.toml", "-o", "new", "--set", "report_to=paper"], 2, "does not report to 'paper'; choose from"),
         (["train", "tiny.toml", "-o", "new", "--set", "report_to=swanlab"], 2, "pip install swanlab"),
     ):
-        answer = run(app, arguments)
+        answer = invoke(*arguments)
         assert (answer.exit_code, words in answer.stderr) == (code, True), answer.output

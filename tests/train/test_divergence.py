@@ -9,9 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from command import invoke
 from safetensors.torch import load_file, save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 from specdiag import SourceError, UsageError
 from specdiag.train.checkpoints.finite import check_state, model_defect
@@ -200,7 +199,7 @@ def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_pat
     Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, steps_total=2)))
     command = ["train", "tiny.toml", "--sweep", "decay=uniform learning_rate=1e-2,1e30", "-o", "grid"]
     for _ in range(2):
-        found = CliRunner().invoke(app, command)
+        found = invoke(*command)
         assert found.exit_code == 0, found.output
         row = next(
             line for line in found.stdout.splitlines() if line.lstrip().startswith("decay uniform, learning_rate 1e30")
@@ -209,10 +208,10 @@ def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_pat
         assert "learning_rate=1e30' diverged: after" in " ".join(found.stdout.split())
     assert "is finished" in found.output
     runs = sorted(str(path) for path in Path("grid").iterdir() if path.is_dir())
-    compared = CliRunner().invoke(app, ["compare", *runs])
+    compared = invoke("compare", *runs)
     assert compared.exit_code == 0, compared.output
     assert compared.stdout.index("1e-2") < compared.stdout.index("1e30")
-    as_json = CliRunner().invoke(app, ["compare", *runs, "-f", "json"])
+    as_json = invoke("compare", *runs, "-f", "json")
     assert [row["loss"] is None for row in json.loads(as_json.stdout)] == [False, True]
 
 
@@ -220,7 +219,7 @@ def test_a_run_alone_that_diverges_ends_with_4(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = recipe.settings | {"learning_rate": 1e30}
     Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, settings=settings)))
-    found = CliRunner().invoke(app, ["train", "tiny.toml"])
+    found = invoke("train", "tiny.toml")
     assert found.exit_code == 4
     assert "diverged: " in found.output
     assert "loss nan" in found.output

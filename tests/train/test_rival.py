@@ -7,9 +7,8 @@ import signal
 
 import msgspec
 import pytest
+from command import invoke
 from plain_run import same
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 from specdiag import SourceError, UsageError
 from specdiag.train.recipe import Recipe
@@ -68,12 +67,12 @@ def test_the_rival_of_an_extended_run_is_its_continuation_to_the_bit(recipe, tmp
 def test_the_command_gives_the_continuation_too(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begin(recipe, tmp_path / "mine").train()
-    answer = CliRunner().invoke(app, ["train", "mine", "--resume", "--extend", "2", "--compare", "none"])
+    answer = invoke("train", "mine", "--resume", "--extend", "2", "--compare", "none")
     assert answer.exit_code == 0, answer.output
     assert "Hard to compare" not in answer.output
     assert rates(tmp_path / "mine-none") == rates(tmp_path / "mine")
     assert load_config(tmp_path / "mine-none").source == str(tmp_path / "mine" / "checkpoint-4")
-    later = CliRunner().invoke(app, ["compare", "mine-none", "mine"])
+    later = invoke("compare", "mine-none", "mine")
     assert (later.exit_code, "Hard to compare" in later.output) == (0, False), later.output
 
 
@@ -88,7 +87,7 @@ def test_runs_under_other_schedules_are_hard_to_compare(recipe, tmp_path, monkey
     _, notes = rank([tmp_path / "early", tmp_path / "mine"])
     assert len(notes) == 1
     assert "early one over 4 steps, from step 2 on 6" in notes[0]
-    answer = CliRunner().invoke(app, ["compare", "whole", "mine"])
+    answer = invoke("compare", "whole", "mine")
     assert "Hard to compare: mine has an lr schedule over 4 steps" in answer.output
 
 

@@ -7,8 +7,7 @@ import sys
 import msgspec
 import numpy as np
 import pytest
-from specdiag_cli.main import app
-from typer.testing import CliRunner
+from command import invoke
 
 from specdiag import ComputationError, SourceError, UsageError
 from specdiag.train.data.byte_tokenizer import byte_tokenizer
@@ -132,16 +131,16 @@ def test_columns_are_refused_where_no_text_has_a_label(recipe, tmp_path):
 
 def test_an_empty_beginning_is_refused_before_the_run(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    answer = CliRunner().invoke(app, ["train", str(written), "--sample", ""])
+    answer = invoke("train", written, "--sample", "")
     assert (answer.exit_code, "needs a text to continue" in answer.stderr) == (2, True), answer.output
     assert not (tmp_path / "tiny").exists()
 
 
 def test_a_run_without_a_checkpoint_starts_over_on_the_command_line(recipe, tmp_path):
     begin(recipe, tmp_path / "run").lock.release()
-    refused = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--extend", "1"])
+    refused = invoke("train", "--resume", tmp_path / "run", "--extend", "1")
     assert (refused.exit_code, "leave out extend" in refused.stderr) == (2, True), refused.output
-    answer = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--sample", "import"])
+    answer = invoke("train", "--resume", tmp_path / "run", "--sample", "import")
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
 
@@ -164,7 +163,7 @@ def test_a_finished_run_beside_with_other_settings_is_not_compared(recipe, writt
     run.train()
     prepare_rival(run, "none", tmp_path / "tiny-none").train()
     shutil.rmtree(tmp_path / "tiny")
-    answer = CliRunner().invoke(app, ["train", str(written), "--lr", "0.02", "--compare", "none"])
+    answer = invoke("train", written, "--lr", "0.02", "--compare", "none")
     assert (answer.exit_code, "holds a run with other settings" in answer.stderr) == (2, True), answer.output
     assert not list((tmp_path / "tiny").glob("checkpoint-*"))
 
@@ -187,9 +186,9 @@ def test_a_ranking_takes_no_option_that_it_would_pass_over(recipe, tmp_path, mon
         (["-o", "x.json"], "-f json, csv or md"),
         (["-f", "csv", "-o", "absent/x.csv"], "the folder absent does not exist"),
     ):
-        answer = CliRunner().invoke(app, ["compare", "a", "b", "c", *arguments])
+        answer = invoke("compare", "a", "b", "c", *arguments)
         assert (answer.exit_code, words in answer.stderr) == (2, True), answer.output
-    assert CliRunner().invoke(app, ["compare", "a", "b", "c", "-f", "csv", "-o", "x.csv"]).exit_code == 0
+    assert invoke("compare", "a", "b", "c", "-f", "csv", "-o", "x.csv").exit_code == 0
 
 
 def test_figures_that_no_run_leaves_are_refused(tmp_path):
@@ -276,12 +275,12 @@ def test_a_sweep_passes_over_a_run_that_another_process_writes_to(recipe, writte
     try:
         assert other.stdout.readline() == "held\n"
         command = ["train", str(written), "--sweep", "decay=none,uniform seed=0,1", "-o", "grid"]
-        answer = CliRunner().invoke(app, command)
+        answer = invoke(*command)
         assert answer.exit_code == 0, answer.output
         for words in ("(1 of 2 locked)", "'decay=uniform_seed=1' is locked: another process writes to it"):
             assert words in answer.stdout, answer.output
         assert f"process {other.pid}" in answer.stderr
     finally:
         other.communicate("")
-    again = CliRunner().invoke(app, command)
+    again = invoke(*command)
     assert (again.exit_code, "locked" in again.output) == (0, False), again.output
