@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +116,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     folder = tmp_path_factory.mktemp("plain")
     plain_trainer(folder / "run", text, folder).train()
     return folder / "run"
+
+
+@pytest.fixture
+def copy(plain: Path, tmp_path: Path) -> Path:
+    """That run once more, to be changed."""
+    return shutil.copytree(plain, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

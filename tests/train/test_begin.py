@@ -10,6 +10,7 @@ import pytest
 import torch
 from command import invoke
 from plain_run import same
+from recipes import MODEL, tiny_recipe, write_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,7 +18,6 @@ import specdiag
 from specdiag import UsageError, load_report
 from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
 from specdiag.dynamics.run_check import check_run
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.config import load_config
@@ -32,10 +32,6 @@ from specdiag.train.tasks.glue import GLUE
 from specdiag.trajectories.decay_log import load_decay_log
 from specdiag.trajectories.metric_log import read_log
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,12 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
+    return tiny_recipe(text)
 
 
 def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tmp_path):
@@ -284,7 +275,7 @@ def test_spikes():
 
 def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
+    write_recipe(recipe, tmp_path / "tiny.toml")
     first = invoke(
         "train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"
     )

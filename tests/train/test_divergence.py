@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import msgspec
 import pytest
 import torch
 from command import invoke
+from recipes import tiny_recipe, write_recipe
 from safetensors.torch import load_file, save_file
 
 from specdiag import SourceError, UsageError
 from specdiag.train.checkpoints.finite import check_state, model_defect
 from specdiag.train.checkpoints.inspect import checkpoints_of
 from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.leaderboard import Ranked, rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
@@ -26,27 +25,13 @@ from specdiag.train.runs.run import perplexity
 from specdiag.train.runs.sweep import tabulate
 
 UP = "model.layers.0.mlp.up_proj.weight"
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 1, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
-
-
-@pytest.fixture
-def copy(plain, tmp_path):
-    return Path(shutil.copytree(plain, tmp_path / "run"))
+    return tiny_recipe(text, {"save_steps": 1}, norms_every=0)
 
 
 def poison_from(step, value=float("nan"), rows=1):
@@ -196,7 +181,7 @@ def test_weights_that_are_not_finite_are_never_saved(recipe, tmp_path, caplog):
 
 def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, steps_total=2)))
+    write_recipe(msgspec.structs.replace(recipe, steps_total=2), Path("tiny.toml"))
     command = ["train", "tiny.toml", "--sweep", "decay=uniform learning_rate=1e-2,1e30", "-o", "grid"]
     for _ in range(2):
         found = invoke(*command)
@@ -218,7 +203,7 @@ def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_pat
 def test_a_run_alone_that_diverges_ends_with_4(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = recipe.settings | {"learning_rate": 1e30}
-    Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, settings=settings)))
+    write_recipe(msgspec.structs.replace(recipe, settings=settings), Path("tiny.toml"))
     found = invoke("train", "tiny.toml")
     assert found.exit_code == 4
     assert "diverged: " in found.output

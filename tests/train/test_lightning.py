@@ -14,7 +14,7 @@ import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
-from live_models import Decoder, train, weights
+from live_models import Decoder, alike, train, weights
 
 import specdiag
 from specdiag import UsageError
@@ -117,10 +117,6 @@ def fit(module, folder, *callbacks, ckpt_path=None, **options):
 
 def each_epoch(folder):
     return ModelCheckpoint(folder, filename="{step}", every_n_epochs=1, save_top_k=-1)
-
-
-def alike(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_it_is_the_plain_loop_with_alpha_decay(tmp_path):

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from command import invoke
 from plain_run import same
+from recipes import MODEL, tiny_recipe
 
 from specdiag import SourceError, UsageError
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.config import CONFIG, load_config
 from specdiag.train.runs.leaderboard import is_finished, rank
@@ -20,22 +20,12 @@ from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.rival import prepare_rival, reserve_rival
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3, "lr_scheduler_type": "cosine"},
-    )  # fmt: skip
+    return tiny_recipe(text, {"lr_scheduler_type": "cosine"}, norms_every=0)
 
 
 def rates(run):

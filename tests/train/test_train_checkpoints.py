@@ -21,11 +21,6 @@ from specdiag.train.runs.starting_point import find_start
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def copy(plain, tmp_path):
-    return Path(shutil.copytree(plain, tmp_path / "run"))
-
-
 def cut(path, size=None):
     os.truncate(path, path.stat().st_size // 2 if size is None else size)
 

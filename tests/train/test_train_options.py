@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 from command import invoke
+from recipes import MODEL, tiny_recipe, write_recipe
 
 from specdiag import ComputationError, SourceError, UsageError
 from specdiag.train.data.byte_tokenizer import byte_tokenizer
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.outcome import Outcome, load_outcome, save_outcome
@@ -20,30 +20,17 @@ from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.rival import prepare_rival
 from specdiag.train.runs.sweep import balance_of, parse_grid, prepared
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=2, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 1, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
+    return tiny_recipe(text, {"save_steps": 1}, norms_every=0, steps_total=2)
 
 
 @pytest.fixture
 def written(recipe, tmp_path):
-    """The recipe as a file."""
-    path = tmp_path / "tiny.toml"
-    path.write_bytes(msgspec.toml.encode(recipe))
-    return path
+    return write_recipe(recipe, tmp_path / "tiny.toml")
 
 
 @pytest.mark.parametrize(
