@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from helpers import PATIENCE
 from specdiag_cli.main import app
 from typer.testing import CliRunner, Result
 
-TIMEOUT = 120
-"""Seconds after which a process of its own counts as hung."""
+Environment = Mapping[str, str | None]
+"""What to add to the environment of a process, and with None what to take out of it."""
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def invoke(*arguments: object, width: int | None = None, **options: Any) -> Result:
@@ -39,28 +41,29 @@ def torchrun(*arguments: object, processes: int = 2) -> list[str]:
     return [*launcher, *map(str, arguments)]
 
 
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(changes: Environment | None = None) -> dict[str, str]:
     """The environment of a process that has no terminal, so that its output is as wide as it likes."""
-    return {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | dict(changes or {})
+    given = {**os.environ, "COLUMNS": None, "LINES": None, **(changes or {})}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def call(
-    line: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    line: list[str], *, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     """Run a line of words to its end; `env` adds to the environment."""
-    given = {"capture_output": True, "text": True, "timeout": TIMEOUT} | options
+    given = {"capture_output": True, "text": True, "timeout": PATIENCE} | options
     return subprocess.run(line, cwd=cwd, env=environment(env), check=False, **given)
 
 
 def execute(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    *arguments: object, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return call(words(*arguments), cwd=cwd, env=env, **options)
 
 
 def shell(
-    script: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    script: str, *, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     """Run a script of bash, in which `specdiag` is the command."""
     return call(
@@ -69,7 +72,7 @@ def shell(
 
 
 def python(
-    code: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    code: str, *arguments: object, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, which has to end well; `arguments` are its `sys.argv[1:]`."""
     done = call([sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=env, **options)
@@ -77,8 +80,13 @@ def python(
     return done
 
 
+def benchmark(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a file of benchmarks/."""
+    return call([sys.executable, str(BENCHMARKS / name), *map(str, arguments)])
+
+
 def start(
-    line: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    line: list[str], *, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """Start a line of words; its stderr is read while it runs."""
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} | options
@@ -86,7 +94,7 @@ def start(
 
 
 def start_and_wait(
-    *arguments: object, matrices: int, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    *arguments: object, matrices: int, cwd: Path | None = None, env: Environment | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """Start a command with `-v` and wait until it has said of so many matrices that they are measured."""
     process = start(words("-v", *arguments), cwd=cwd, env=env, **options)

@@ -1,13 +1,11 @@
 import csv
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from helpers import esd, lcg, naive_hill, with_singular_values
 from safetensors.numpy import save_file
 
@@ -403,9 +401,7 @@ def test_workers_with_torch_have_one_thread_each_whatever_is_the_default(tmp_pat
     save_file({name: rng.standard_normal((96, 96), np.float32) for name in names}, path)
     found = []
     for threads in ("1", "2"):
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", WATCHED, path]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found.append(done.stdout.split())
+        environment = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
+        found.append(python(WATCHED, path, env=environment).stdout.split())
     assert found[0] == found[1]
     assert found[0][0] == "6"

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from helpers import lcg
 from safetensors.torch import save_file
 
@@ -162,7 +161,7 @@ def test_memory_stays_at_the_largest_matrix(tmp_path):
         "report = a.analyze(sys.argv[1], device='cpu', jobs=1)\n"
         "print(len(report), report.provenance.peak_bytes - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = python(code, tmp_path)
     n_records, grown = map(int, done.stdout.split())
     assert n_records == count
     matrix = n * 2 * n * 4

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cached_results import analyze, assert_same, entries, run
-from command import start_and_wait
+from command import python, start_and_wait
 from models import QUERY, queries, tensors, write_checkpoint
 from safetensors.numpy import load_file
 
@@ -199,9 +198,7 @@ def test_threads_and_processes_share_a_folder(tmp_path):
         "assert s.n_damaged == 0"
     )
     with ThreadPoolExecutor(2) as pool:
-        runs = pool.map(lambda _: subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True), range(2))
-    for done in runs:
-        assert done.returncode == 0, done.stderr
+        list(pool.map(lambda _: python(code, tmp_path), range(2)))
     assert len(entries(tmp_path)) == 7
 
 

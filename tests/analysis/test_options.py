@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
 from safetensors.numpy import save_file
@@ -229,8 +228,7 @@ whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=Tru
 print([r.alpha for r in specdiag.analyze(whole, jobs=1, device="cpu")] == plain)
 dist.destroy_process_group()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = python(code)
     first, second, same = done.stdout.splitlines()
     assert first == second
     assert "get_model_state_dict" in first

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import python
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -433,5 +432,5 @@ def test_memory_stays_at_the_largest_tensor(tmp_path: Path) -> None:
         "for matrix in checkpoint.matrices: assert matrix.tensor.read(None).sum() == 2**20\n"
         "print(peak() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x"], check=True, capture_output=True, text=True)
+    done = python(code, tmp_path / "x")
     assert int(done.stdout) < 3 * 4096

@@ -1,8 +1,6 @@
-import subprocess
-import sys
-
 import msgspec
 import pytest
+from command import python
 
 from specdiag.decay.power_lines import (
     CUSTOMARY,
@@ -154,5 +152,5 @@ def test_a_record_that_travels():
 @pytest.mark.parametrize("name", ["decay.power_lines", "decay.schedules", "decay.effect", "train.run_files"])
 def test_importing_costs_nothing(name):
     code = f"import sys, specdiag.{name}; print([m for m in ('numpy', 'torch', 'scipy') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = python(code)
     assert out.stdout.strip() == "[]"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
-from command import invoke
+from command import invoke, python
 from helpers import naive_hill
 from torch import nn
 
@@ -561,6 +559,6 @@ def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(code)
     assert done.stderr.strip() == "[]"
     assert len(done.stdout.splitlines()) == 57

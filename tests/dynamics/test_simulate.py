@@ -3,14 +3,12 @@
 import csv
 import io
 import math
-import subprocess
-import sys
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from command import outcome
+from command import outcome, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -468,7 +466,7 @@ def test_a_prediction_needs_no_numpy():
         "import sys, specdiag; s = specdiag.simulate(lr=1e-3, weight_decay=.1, steps=9); "
         "print(s.course[-1].step, [m for m in ('numpy', 'torch', 'scipy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(code)
     assert done.stdout.split() == ["9", "[]"]
 
 

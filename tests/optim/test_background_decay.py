@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import call
 from helpers import PATIENCE
 from live_models import Decoder, train
 
@@ -316,7 +316,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 train(model, optimizer, 2, decay=AlphaDecay(model, optimizer, every=1, mode="background"))
 raise SystemExit(3)
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 3
+    assert call([sys.executable, "-c", program]).returncode == 3
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,11 +1,10 @@
 """WeightWatcher itself, live, on a checkpoint that its published numbers do not know."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import python
 from safetensors.numpy import load_file, save_file
 
 import specdiag
@@ -33,7 +32,7 @@ def test_live_on_a_perturbed_copy(minilm, tmp_path):
     folder.mkdir()
     save_file(weights, folder / "model.safetensors")
     out = tmp_path / "out.json"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(folder), str(out)], check=True, capture_output=True)
+    python(SCRIPT, folder, out)
     rows = json.loads(out.read_text())
     report = specdiag.analyze(folder, device="cpu")
     assert len(rows) == len(report) == 12

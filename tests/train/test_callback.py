@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import msgspec
 import pytest
 import torch
 import transformers
+from command import python
 from live_models import ForTrainer, alike, decays_of_a_step
 from plain_run import decoder_trainer
 
@@ -138,7 +137,7 @@ except specdiag.MissingExtraError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_a_fixed_plan_acts_in_the_trainer(tmp_path):
