@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from helpers import esd
+from models import Arrays
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.tensors import Checkpoint
 
-Arrays = dict[str, NDArray[Any]]
 ATTENTION = "model.layers.{}.self_attn.{}_proj"
 QUERY = ATTENTION.format(0, "q")
 LORA: dict[str, Any] = {
@@ -50,13 +50,6 @@ def write(folder: Path, tensors: Arrays, config: Mapping[str, Any] | None = None
     )
     if config is not None:
         (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def model(folder: Path, tensors: Arrays, config: Mapping[str, Any] | None = None) -> Path:
-    folder.mkdir(exist_ok=True, parents=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config or {"model_type": "llama"}))
     return folder
 
 

@@ -45,11 +45,8 @@ def folder(tmp_path):
 def hub(monkeypatch, tmp_path, folder):
     (folder / "other.safetensors").unlink()
     with HubStandIn({"org/m": Repo({p.name: p.read_bytes() for p in folder.iterdir()})}) as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        stand_in.replace_the_real_one(monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
         yield
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audited_models import PLACES, found, made, name, row
+from audited_models import found, made, name, row
+from models import PLACES
 
 import specdiag
 from specdiag.errors import UsageError

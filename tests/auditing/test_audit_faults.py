@@ -6,22 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited_models import (
-    CONFIG,
-    EMBED,
-    HEAD,
-    LAYERS,
-    PLACES,
-    VOCABULARY,
-    WIDTH,
-    found,
-    like_noise,
-    llama,
-    name,
-    pick,
-    save,
-)
+from audited_models import CONFIG, LAYERS, WIDTH, found, like_noise, llama, name, pick, save
 from helpers import with_singular_values
+from models import EMBED, HEAD, PLACES, VOCABULARY
 
 import specdiag
 from specdiag.auditing.thresholds import default_checks

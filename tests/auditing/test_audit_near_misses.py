@@ -5,22 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from audited_models import (
-    CONFIG,
-    EMBED,
-    HEAD,
-    LAYERS,
-    PLACES,
-    VOCABULARY,
-    WIDTH,
-    found,
-    like_noise,
-    llama,
-    name,
-    pick,
-    save,
-)
+from audited_models import CONFIG, LAYERS, WIDTH, found, like_noise, llama, name, pick, save
 from helpers import with_singular_values
+from models import EMBED, HEAD, PLACES, VOCABULARY
 
 import specdiag
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited_models import EMBED, PLACES, found, llama, made, name, row, save
+from audited_models import found, llama, made, name, row, save
+from models import EMBED, PLACES
 from safetensors.numpy import save_file
 
 import specdiag

@@ -8,8 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from audited_models import PLACES, found, llama, made, name, row, save, wide
+from audited_models import found, llama, made, name, row, save, wide
 from command import python
+from models import PLACES
 from safetensors.numpy import save_file
 
 import specdiag

@@ -275,7 +275,7 @@ def test_revisions_of_a_hub_repository(tmp_path):
         return Repo({"config.json": b'{"model_type": "gpt_neox"}', "model.safetensors": weights}, (f"step{step}",))
 
     with HubStandIn({"org/pythia": repo(1)}) as hub:
-        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        env = hub.environment(tmp_path / "home")
 
         def call(revisions, **more):
             arguments = ("trajectory", "org/pythia", "--revisions", revisions, "-f", "json")
