@@ -10,8 +10,7 @@ from helpers import with_singular_values
 from models import PLACES, VOCABULARY, llama_shapes, write_checkpoint
 
 from specdiag.auditing.records import AuditReport
-from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
-from specdiag.report import SpectralReport
+from specdiag.records import ModuleRecord
 
 LAYERS, WIDTH, HIDDEN = 10, 64, 160
 CONFIG = {
@@ -67,15 +66,3 @@ def row(key: str, role: str, layer: int | None, **more) -> ModuleRecord:
     if values["status"] == "ok":
         values.setdefault("alpha", 2.0)
     return ModuleRecord(name=key, role=role, family=family, layer=layer, **values)
-
-
-def made(records, *, complete=True, files=(), **settings) -> SpectralReport:
-    n = len(records)
-    return SpectralReport(
-        source=Source(kind="file", location="made", files=files), settings=Settings(**settings), records=tuple(records),
-        skipped=(), complete=complete,
-        summary=Summary(n_tensors=n, n_parameters=n, n_matrices=n, analysed_parameters=n, skipped={}, statuses={},
-                        roles=(), contrasts=()),
-        provenance=Provenance(created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0,
-                              peak_bytes=0),
-    )  # fmt: skip

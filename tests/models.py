@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from helpers import lcg
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
@@ -59,6 +60,11 @@ def llama_state(layers: int = 2, width: int = 64, hidden: int = 160, seed: int =
 def queries(n: int = 3, rows: int = 256, cols: int = 256, seed: int = 0) -> Arrays:
     """One random matrix a layer."""
     return random_state({QUERY.format(i): (rows, cols) for i in range(n)}, seed)
+
+
+def lcg_state(names: Iterable[str], rows: int = 64, cols: int = 64, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Matrices that any language can make, each of the next seed."""
+    return {name: torch.from_numpy(lcg(rows, cols, seed + i)) for i, name in enumerate(names)}
 
 
 def tensors(state: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:

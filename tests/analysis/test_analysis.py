@@ -7,6 +7,7 @@ import pytest
 import torch
 from command import python
 from helpers import esd, lcg, naive_hill, with_singular_values
+from models import llama_shapes, queries, random_state, tensors, write_checkpoint
 from safetensors.numpy import save_file
 
 import specdiag
@@ -19,16 +20,10 @@ ATTENTION = "model.layers.{}.self_attn.{}_proj.weight"
 MLP = "model.layers.{}.mlp.{}_proj.weight"
 
 
-def network(layers=2, d=64, ff=160, seed=0):
-    """A LLaMA-shaped state dict of Gaussian weights."""
-    rng = np.random.default_rng(seed)
-    state = {}
-    for layer in range(layers):
-        for role in "qkvo":
-            state[ATTENTION.format(layer, role)] = rng.standard_normal((d, d))
-        for role, shape in (("gate", (ff, d)), ("up", (ff, d)), ("down", (d, ff))):
-            state[MLP.format(layer, role)] = rng.standard_normal(shape)
-    return {name: torch.from_numpy(w).float() for name, w in state.items()}
+def network(layers=2):
+    """The layers of a LLaMA of Gaussian weights, without its embedding."""
+    shapes = {name: shape for name, shape in llama_shapes(layers).items() if ".layers." in name}
+    return tensors(random_state(shapes))
 
 
 def one(w, **options):
@@ -395,10 +390,7 @@ print(len(seen), max(seen))
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
 def test_workers_with_torch_have_one_thread_each_whatever_is_the_default(tmp_path):
     """Else each has the OpenMP threads of torch beside it, and two workers on two processors are slower than one."""
-    path = tmp_path / "model.safetensors"
-    rng = np.random.default_rng(0)
-    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(6)]
-    save_file({name: rng.standard_normal((96, 96), np.float32) for name in names}, path)
+    path = write_checkpoint(tmp_path / "six", queries(6, 96, 96))
     found = []
     for threads in ("1", "2"):
         environment = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}

@@ -10,6 +10,7 @@ import torch
 from command import python
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
+from models import random_state, write_checkpoint
 from safetensors.numpy import save_file
 
 import specdiag
@@ -26,19 +27,15 @@ QUICK = {"device": "cpu", "jobs": 1}
 
 
 def weights(scale: float = 1.0, experts: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
     names = [QUERY, QUERY.replace("q_proj", "o_proj"), *(EXPERT.format(i) for i in range(experts))]
-    tensors = {name: scale * rng.standard_normal((16, 16)).astype("f4") for name in names}
-    return tensors | {"model.layers.0.input_layernorm.weight": np.ones(16, "f4")}
+    shapes = dict.fromkeys(names, (16, 16)) | {"model.layers.0.input_layernorm.weight": (16,)}
+    return {name: scale * values for name, values in random_state(shapes).items()}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    save_file(weights(), path / "model.safetensors")
-    save_file(weights(10.0), path / "other.safetensors")
-    return path
+    write_checkpoint(tmp_path / "model", weights(), config=None)
+    return write_checkpoint(tmp_path / "model", weights(10.0), config=None, name="other.safetensors")
 
 
 @pytest.fixture

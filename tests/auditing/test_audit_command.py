@@ -7,10 +7,11 @@ import re
 import msgspec
 import numpy as np
 import pytest
-from audited_models import CONFIG, found, llama, made, name, row, save
+from audited_models import CONFIG, found, llama, name, row, save
 from command import execute, invoke
 from hub_stand_in import HubStandIn, Repo
 from models import PLACES
+from saved_reports import made
 
 import specdiag
 from specdiag.auditing.records import AuditReport

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited_models import found, llama, made, name, row, save
+from audited_models import found, llama, name, row, save
 from models import EMBED, PLACES
 from safetensors.numpy import save_file
+from saved_reports import made
 
 import specdiag
 from specdiag.errors import SourceError

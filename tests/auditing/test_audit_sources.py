@@ -8,10 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from audited_models import found, llama, made, name, row, save, wide
+from audited_models import found, llama, name, row, save, wide
 from command import python
 from models import PLACES
 from safetensors.numpy import save_file
+from saved_reports import made
 
 import specdiag
 from specdiag.auditing.thresholds import Check, Observation, default_checks

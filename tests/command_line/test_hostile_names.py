@@ -8,10 +8,9 @@ import random
 import re
 import time
 
-import numpy as np
 import pytest
 from command import invoke
-from safetensors.numpy import save_file
+from models import random_state, write_checkpoint
 
 import specdiag
 from specdiag.text.printable import printable
@@ -33,10 +32,7 @@ def names(rng, n):
 
 
 def checkpoint(folder, held, seed=0):
-    rng = np.random.default_rng(seed)
-    folder.mkdir(exist_ok=True)
-    save_file({name: rng.standard_normal((64, 64)).astype(np.float32) for name in held}, folder / "model.safetensors")
-    return folder
+    return write_checkpoint(folder, random_state(dict.fromkeys(held, (64, 64)), seed), config=None)
 
 
 def run(*arguments, code=0):

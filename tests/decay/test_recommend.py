@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import invoke, python
 from helpers import naive_hill
+from saved_reports import made
 from torch import nn
 
 import specdiag
@@ -19,7 +20,7 @@ from specdiag.decay.plan import DecayPlan, load_plan
 from specdiag.decay.recommend import recommend
 from specdiag.decay.schedule_record import decay_schedule
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
+from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.null import alpha_null
 from specdiag.spectra.tails import hill
@@ -49,29 +50,6 @@ def record(name: str, role: str, layer: int | None, alpha: float | None, shape=(
     )
 
 
-def report(records, **settings) -> SpectralReport:
-    n = len(records)
-    return SpectralReport(
-        source=Source(kind="file", location="made"),
-        settings=Settings(**settings),
-        records=tuple(records),
-        skipped=(),
-        summary=Summary(
-            n_tensors=n,
-            n_parameters=n,
-            n_matrices=n,
-            analysed_parameters=n,
-            skipped={},
-            statuses={},
-            roles=(),
-            contrasts=(),
-        ),
-        provenance=Provenance(
-            created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0, peak_bytes=0
-        ),
-    )
-
-
 def llama(alphas, width=512, hidden=1376) -> SpectralReport:
     """A LLaMA with the given exponents by layer and role, embeddings and head beside."""
     places = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -83,7 +61,7 @@ def llama(alphas, width=512, hidden=1376) -> SpectralReport:
             record(f"model.layers.{layer}.{place}.weight", role, layer, alpha, shape)
             for place, role, alpha, shape in zip(places, ROLES, row, shapes, strict=True)
         ]
-    return report([*records, record("lm_head.weight", "head", None, 4.0, (32000, width))])
+    return made([*records, record("lm_head.weight", "head", None, 4.0, (32000, width))])
 
 
 PAPER = llama(FIGURE_1B)
@@ -139,7 +117,7 @@ def test_minilm_is_mostly_explained_by_shape(minilm: Path) -> None:
 
 
 def test_projections_of_attention_and_mlp_take_part_and_nothing_else() -> None:
-    moe = report([*PAPER.records, record("model.layers.0.mlp.gate.weight", "router", 0, 2.0, (64, 512))])
+    moe = made([*PAPER.records, record("model.layers.0.mlp.gate.weight", "router", 0, 2.0, (64, 512))])
     plan = recommend(moe, weight_decay=0.1)
     assert {entry.role for entry in plan.entries} == set(ROLES)
     assert all(entry.weight_decay == pytest.approx(0.1 * entry.ratio) for entry in plan.entries)
@@ -152,7 +130,7 @@ def test_a_fused_parameter_has_one_decay_of_its_parts_mean() -> None:
         record("h.0.attn.c_attn.weight", role, 0, alpha, part=role)
         for role, alpha in (("q", 1.5), ("k", 1.6), ("v", 3.5))
     ]
-    plan = recommend(report([*records, record("h.0.attn.c_proj.weight", "o", 0, 2.0)]))
+    plan = recommend(made([*records, record("h.0.attn.c_proj.weight", "o", 0, 2.0)]))
     fused, alone = plan.entries
     assert (fused.role, fused.value, fused.part_values) == (None, pytest.approx(2.2), {"q": 1.5, "k": 1.6, "v": 3.5})
     assert (fused.ratio, alone.ratio) == (3.0, 0.67), "the mean is taken before the minimum and the maximum"
@@ -199,7 +177,7 @@ def test_other_rules(rule: str) -> None:
 
 def test_norms_as_a_basis() -> None:
     plan = recommend(
-        report([
+        made([
             record(f"layers.{i}.self_attn.{r}_proj.weight", r, i, 2.0, frobenius_norm=10.0 + i, spectral_norm=2.0 + i)
             for i in range(2) for r in ("q", "k")
         ]), basis="frobenius_norm",
@@ -261,7 +239,7 @@ def test_compat_reference_gives_s2_to_equals_and_poisons_with_a_leading_gap() ->
     assert set(recommend(llama([[2.0] * 7] * 2), compat="reference").ratios.values()) == {3.0}
     assert set(recommend(llama([[2.0] * 7] * 2)).ratios.values()) == {1.0}
     squared = recommend(
-        report([
+        made([
             record(f"model.layers.0.self_attn.{r}_proj.weight", r, 0, 2.0, frobenius_norm=n)
             for r, n in zip("qkvo", (9.0, 1.0, 2.0, 3.0), strict=True)
         ]), basis="frobenius_norm", compat="reference",
@@ -304,7 +282,7 @@ def test_what_makes_no_sense_is_refused(options: dict, sentence: str) -> None:
 
 def test_a_report_without_the_basis_is_refused() -> None:
     with pytest.raises(UsageError, match="choose basis='farms'"):
-        recommend(report(PAPER.records, tail="farms"))
+        recommend(made(PAPER.records, tail="farms"))
 
 
 # ------------------------------------------------------------------ the run to come
@@ -429,7 +407,7 @@ def test_other_exports() -> None:
 
 def test_a_hostile_name_stays_a_string() -> None:
     name = 'x"]; import os; os.abort()  #\n.q_proj.weight'
-    plan = recommend(report([record(name, "q", 0, 1.5), record("b.k_proj.weight", "k", 0, 2.5)]), weight_decay=0.1)
+    plan = recommend(made([record(name, "q", 0, 1.5), record("b.k_proj.weight", "k", 0, 2.5)]), weight_decay=0.1)
     scope: dict = {}
     exec(export_plan(plan, "torch"), scope)
     assert name in scope["RATIOS"]

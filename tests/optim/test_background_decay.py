@@ -13,12 +13,10 @@ import pytest
 import torch
 from command import call
 from helpers import PATIENCE
-from live_models import Decoder, train
+from live_models import Decoder, Q, train
 
 from specdiag.optim import AlphaDecay
 from specdiag.optim.rules import background
-
-Q = "layers.0.self_attn.q_proj.weight"
 
 
 def build(lr=1e-2, **options):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 from command import python
-from safetensors.numpy import load_file, save_file
+from models import write_checkpoint
+from safetensors.numpy import load_file
 
 import specdiag
 
@@ -28,9 +29,7 @@ def test_live_on_a_perturbed_copy(minilm, tmp_path):
         for name, w in load_file(minilm / "model.safetensors").items()
         if "layer.0." in name or "layer.5." in name
     }
-    folder = tmp_path / "perturbed"
-    folder.mkdir()
-    save_file(weights, folder / "model.safetensors")
+    folder = write_checkpoint(tmp_path / "perturbed", weights, config=None)
     out = tmp_path / "out.json"
     python(SCRIPT, folder, out)
     rows = json.loads(out.read_text())

@@ -8,14 +8,12 @@ import pytest
 import torch
 import transformers
 from command import python
-from live_models import ForTrainer, alike, decays_of_a_step
+from live_models import ForTrainer, Q, alike, decays_of_a_step
 from plain_run import decoder_trainer
 
 import specdiag
 from specdiag import UsageError
 from specdiag.train import AlphaDecayCallback, DecayPlanCallback
-
-Q = "layers.0.self_attn.q_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
