@@ -63,11 +63,6 @@ def row(checkpoint: Checkpoint, key: str) -> Any:
     return next(matrix for matrix in checkpoint.matrices if matrix.key == key)
 
 
-def values(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
-    """The whole tensor behind a matrix."""
-    return next(matrix for matrix in checkpoint.matrices if matrix.name == name).tensor.read(None)
-
-
 def assert_spectrum(checkpoint: Checkpoint, key: str, product: NDArray[Any]) -> None:
     """The core of a row has the singular values of the product, to float64."""
     matrix = row(checkpoint, key)

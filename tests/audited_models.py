@@ -48,6 +48,12 @@ def like_noise(shape: tuple[int, ...]) -> float:
     return 0.1 * (shape[0] ** 0.5 + shape[1] ** 0.5)
 
 
+def of_deficient_rank(shape: tuple[int, int], zeros: int, seed: int) -> np.ndarray:
+    """A matrix of the norm of those of `llama`, so many of whose singular values are 0."""
+    sigma = np.r_[np.linspace(0.5, 1, min(shape) - zeros), np.zeros(zeros)] * like_noise(shape)
+    return with_singular_values(sigma, shape, seed).astype("f4")
+
+
 def heavy(seed: int, shape: tuple[int, int]) -> np.ndarray:
     """A matrix as training makes them: a power law of singular values."""
     sigma = np.sort(np.random.default_rng(seed).pareto(3, min(shape)) + 0.3)

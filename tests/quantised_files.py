@@ -42,10 +42,6 @@ def opened(tensors: Tensors, config: Mapping[str, Any] | None = None) -> Checkpo
     return from_state_dict(tensors, config=config)
 
 
-def values(checkpoint: Checkpoint, name: str = QUERY) -> np.ndarray:
-    return next(m for m in checkpoint.matrices if m.name == name).tensor.read(None)
-
-
 def nf4_of(state: object) -> Tensors:
     said = state if isinstance(state, bytes) else json.dumps(state).encode()
     return {

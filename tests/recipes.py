@@ -1,4 +1,4 @@
-"""A recipe of `specdiag train` that is over in a second."""
+"""A recipe of `specdiag train` that is over in a second, and how a run of it ranks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from specdiag.train.recipe import Recipe
+from specdiag.train.runs.leaderboard import Ranked
 
 MODEL = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
@@ -33,3 +34,9 @@ def write_recipe(recipe: Recipe, path: Path) -> Path:
     """The recipe as a file."""
     path.write_bytes(msgspec.toml.encode(recipe))
     return path
+
+
+def ranked(task: str, loss: float, **merits: float) -> Ranked:
+    """A finished run of a task in a table of runs."""
+    return Ranked(run="r", task=task, decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=4, loss=loss,
+                  improvement=0.0, merits=merits, hours=1.0, decay_share=0.0, tokens=0)  # fmt: skip

@@ -8,7 +8,6 @@ import torch
 from command import python
 from helpers import esd, lcg, naive_hill, with_singular_values
 from models import llama_shapes, queries, random_state, tensors, write_checkpoint
-from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.errors import SourceError, UsageError
@@ -215,7 +214,7 @@ def test_model_state_dict_and_file_agree(tmp_path):
             self.norm1 = torch.nn.LayerNorm(64)
 
     model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Layer(), Layer()])})
-    save_file({k: v.numpy() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, model.state_dict(), config=None)
     reports = [specdiag.analyze(s, device="cpu") for s in (model, model.state_dict(), tmp_path)]
     assert {r.source.kind for r in reports} == {"memory", "dir"}
     by_name = [{r.key: r for r in report} for report in reports]
@@ -228,13 +227,13 @@ def test_tied_weights_are_analysed_once(tmp_path):
     embed = rng.standard_normal((300, 64)).astype(np.float32)
     state = {k: v.numpy() for k, v in network().items()}
     state |= {"model.embed_tokens.weight": embed, "lm_head.weight": embed.copy()}
-    save_file(state, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, state, config=None)
     report = specdiag.analyze(tmp_path, device="cpu")
     tied = [s for s in report.skipped if "tied" in s.reason]
     assert len(tied) == 1
     assert len([r for r in report if r.family == "embedding"]) == 1
     state["lm_head.weight"] = embed + np.float32(1e-3)
-    save_file(state, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, state, config=None)
     assert len([r for r in specdiag.analyze(tmp_path) if r.family == "embedding"]) == 2
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from command import python
 from helpers import lcg
+from models import write_checkpoint
 from safetensors.torch import save_file
 
 import specdiag
@@ -21,7 +22,7 @@ def weights(seed=1, shape=(64, 96)):
 
 
 def analyse(tmp_path, tensors, name="model.safetensors", **options):
-    save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / name)
+    write_checkpoint(tmp_path, tensors, config=None, name=name)
     return specdiag.analyze(tmp_path / name if name != "model.safetensors" else tmp_path, device="cpu", **options)
 
 

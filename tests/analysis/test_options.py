@@ -11,7 +11,6 @@ from command import python
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
 from models import random_state, write_checkpoint
-from safetensors.numpy import save_file
 
 import specdiag
 from specdiag.analysis.settings import make_settings
@@ -88,7 +87,7 @@ def test_what_is_in_memory_has_no_place(folder, source, option):
 
 
 def test_an_open_checkpoint_keeps_and_states_its_options(tmp_path):
-    save_file(weights(experts=4), tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, weights(experts=4), config=None)
     checkpoint = open_source(tmp_path, experts=2, seed=3)
     assert checkpoint.opening == Opening(experts=2, seed=3)
     for report in (specdiag.analyze(checkpoint, **QUICK), specdiag.analyze(checkpoint, experts=2, seed=3, **QUICK)):
@@ -98,7 +97,7 @@ def test_an_open_checkpoint_keeps_and_states_its_options(tmp_path):
 
 
 def test_the_other_side_of_a_report_samples_the_same_experts(tmp_path):
-    save_file(weights(experts=4), tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, weights(experts=4), config=None)
     report = specdiag.analyze(tmp_path, experts=2, seed=3, **QUICK)
     found = specdiag.compare(report, tmp_path, **QUICK)
     assert len(found.modules) == 4

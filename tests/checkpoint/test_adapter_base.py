@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_files import (
-    ATTENTION,
-    LORA,
-    QUERY,
-    Arrays,
-    assert_spectrum,
-    dense,
-    lora,
-    random,
-    row,
-    values,
-    write,
-)
+from adapter_files import ATTENTION, LORA, QUERY, Arrays, assert_spectrum, dense, lora, random, row, write
 from helpers import esd
 from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint

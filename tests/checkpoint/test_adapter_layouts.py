@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, values, write
+from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, write
 from helpers import esd
 from models import write_checkpoint
+from read_back import values
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.adapters.names import dotted

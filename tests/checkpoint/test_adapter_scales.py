@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, values, write
+from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, write
 from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint

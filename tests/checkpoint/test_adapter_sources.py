@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from adapter_files import ATTENTION, LORA, QUERY, assert_spectrum, lora, random, row, values, write
+from adapter_files import ATTENTION, LORA, QUERY, assert_spectrum, lora, random, row, write
 from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint

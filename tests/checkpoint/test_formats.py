@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command import python
+from read_back import assert_complete
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -28,11 +29,6 @@ WEIGHTS = {"a": torch.ones(2, 2)}
 
 def torch_value(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return next(matrix for matrix in checkpoint.matrices if matrix.name == name).load()
-
-
-def assert_complete(checkpoint: Checkpoint) -> None:
-    names = {matrix.name for matrix in checkpoint.matrices} | {skipped.name for skipped in checkpoint.skipped}
-    assert len(names) == checkpoint.n_tensors
 
 
 def roles_in_blocks(checkpoint: Checkpoint) -> dict[str, int]:

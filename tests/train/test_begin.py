@@ -10,7 +10,7 @@ import pytest
 import torch
 from command import invoke
 from plain_run import same
-from recipes import MODEL, tiny_recipe, write_recipe
+from recipes import MODEL, ranked, tiny_recipe, write_recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,7 +21,7 @@ from specdiag.dynamics.run_check import check_run
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.config import load_config
-from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.leaderboard import rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
@@ -223,11 +223,6 @@ def test_grids():
     for wrong in ("", "decay", "decay=", "decay=a decay=b"):
         with pytest.raises(UsageError):
             parse_grid(wrong)
-
-
-def ranked(task, loss, **merits):
-    return Ranked(run="r", task=task, decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=4, loss=loss,
-                  improvement=0.0, merits=merits, hours=1.0, decay_share=0.0, tokens=0)  # fmt: skip
 
 
 def test_a_grid_of_base_decays():

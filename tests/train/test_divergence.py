@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 from command import invoke
-from recipes import tiny_recipe, write_recipe
+from recipes import ranked, tiny_recipe, write_recipe
 from safetensors.torch import load_file, save_file
 
 from specdiag import SourceError, UsageError
@@ -17,7 +17,7 @@ from specdiag.train.checkpoints.finite import check_state, model_defect
 from specdiag.train.checkpoints.inspect import checkpoints_of
 from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
 from specdiag.train.runs.begin import begin
-from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.leaderboard import rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
@@ -210,17 +210,12 @@ def test_a_run_alone_that_diverges_ends_with_4(recipe, tmp_path, monkeypatch):
     assert "loss nan" in found.output
 
 
-def ranked(loss, accuracy):
-    return Ranked(run="r", task="classification", decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=1,
-                  loss=loss, improvement=0.0, merits=accuracy, hours=0.0, decay_share=0.0, tokens=0)  # fmt: skip
-
-
 def test_a_table_with_seeds_of_which_one_diverged():
     points = [(("decay", "uniform"), ("seed", str(i))) for i in range(3)]
     found = tabulate([
-        (points[0], ranked(1.0, {"accuracy": 0.5}), 0.1),
-        (points[1], ranked(math.nan, {"accuracy": math.nan}), None),
-        (points[2], ranked(math.nan, {}), None),
+        (points[0], ranked("classification", 1.0, accuracy=0.5), 0.1),
+        (points[1], ranked("classification", math.nan, accuracy=math.nan), None),
+        (points[2], ranked("classification", math.nan), None),
     ])  # fmt: skip
     cell = found.best("uniform")[1]
     assert (cell.n_diverged, math.isnan(cell.mean), math.isnan(cell.spread), cell.balance) == (2, True, True, 0.1)
