@@ -140,13 +140,16 @@ def words() -> PreTrainedTokenizerFast:
     return word_tokenizer()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+def _on_one_thread() -> Iterator[None]:
     """What is compared bit for bit is computed on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+one_thread = pytest.fixture(_on_one_thread, name="one_thread")
+one_thread_throughout = pytest.fixture(_on_one_thread, scope="module", name="one_thread_throughout")
 
 
 @pytest.fixture
