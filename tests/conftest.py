@@ -53,6 +53,7 @@ NUMERIC = [
     "power_iteration",
     "quantised_analysis",
     "recommend",
+    "recommend_command",
     "resume_optimizers",
     "scion",
     "solver_threads",
