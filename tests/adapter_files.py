@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from helpers import esd
+from models import Arrays
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.tensors import Checkpoint
 
-Arrays = dict[str, NDArray[Any]]
 ATTENTION = "model.layers.{}.self_attn.{}_proj"
 QUERY = ATTENTION.format(0, "q")
 LORA: dict[str, Any] = {
@@ -53,13 +53,6 @@ def write(folder: Path, tensors: Arrays, config: Mapping[str, Any] | None = None
     return folder
 
 
-def model(folder: Path, tensors: Arrays, config: Mapping[str, Any] | None = None) -> Path:
-    folder.mkdir(exist_ok=True, parents=True)
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config or {"model_type": "llama"}))
-    return folder
-
-
 def dense(tensors: Arrays, module: str, scale: float) -> NDArray[np.float64]:
     """s B A, formed."""
     up, down = (tensors[f"base_model.model.{module}.lora_{x}.weight"].astype(np.float64) for x in "BA")
@@ -68,11 +61,6 @@ def dense(tensors: Arrays, module: str, scale: float) -> NDArray[np.float64]:
 
 def row(checkpoint: Checkpoint, key: str) -> Any:
     return next(matrix for matrix in checkpoint.matrices if matrix.key == key)
-
-
-def values(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
-    """The whole tensor behind a matrix."""
-    return next(matrix for matrix in checkpoint.matrices if matrix.name == name).tensor.read(None)
 
 
 def assert_spectrum(checkpoint: Checkpoint, key: str, product: NDArray[Any]) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from helpers import with_singular_values
-from safetensors.numpy import save_file
+from models import PLACES, VOCABULARY, llama_shapes, write_checkpoint
 
 from specdiag.auditing.records import AuditReport
-from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
-from specdiag.report import SpectralReport
+from specdiag.records import ModuleRecord
 
-LAYERS, WIDTH, HIDDEN, VOCABULARY = 10, 64, 160, 200
-PLACES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
-EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LAYERS, WIDTH, HIDDEN = 10, 64, 160
 CONFIG = {
     "rope_scaling": {"factor": 8.0, "type": "linear"},
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY,
@@ -31,21 +26,13 @@ def name(layer: int, place: str) -> str:
 
 def llama(seed: int = 0, layers: int = LAYERS, width: int = WIDTH, hidden: int = HIDDEN) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    shapes = {EMBED: (VOCABULARY, width), HEAD: (VOCABULARY, width), "model.norm.weight": (width,)}
-    for layer in range(layers):
-        for place in PLACES:
-            rows, cols = (hidden if "gate" in place or "up" in place else width), (hidden if "down" in place else width)
-            shapes[name(layer, place)] = (rows, cols)
-        shapes[name(layer, "input_layernorm")] = (width,)
     return {key: 1 + 0.02 * rng.standard_normal(shape).astype("f4") if len(shape) == 1
-            else 0.1 * rng.standard_normal(shape).astype("f4") for key, shape in shapes.items()}  # fmt: skip
+            else 0.1 * rng.standard_normal(shape).astype("f4")
+            for key, shape in llama_shapes(layers, width, hidden, whole=True).items()}  # fmt: skip
 
 
 def save(folder: Path, state: dict[str, np.ndarray], config: dict | None = None) -> Path:
-    folder.mkdir(exist_ok=True)
-    save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
-    return folder
+    return write_checkpoint(folder, state, CONFIG if config is None else config)
 
 
 def found(audit: AuditReport) -> set[tuple[str, str | None]]:
@@ -59,6 +46,12 @@ def pick(rng: np.random.Generator, places=PLACES) -> str:
 def like_noise(shape: tuple[int, ...]) -> float:
     """Spectral norm of the matrices of `llama`."""
     return 0.1 * (shape[0] ** 0.5 + shape[1] ** 0.5)
+
+
+def of_deficient_rank(shape: tuple[int, int], zeros: int, seed: int) -> np.ndarray:
+    """A matrix of the norm of those of `llama`, so many of whose singular values are 0."""
+    sigma = np.r_[np.linspace(0.5, 1, min(shape) - zeros), np.zeros(zeros)] * like_noise(shape)
+    return with_singular_values(sigma, shape, seed).astype("f4")
 
 
 def heavy(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -79,15 +72,3 @@ def row(key: str, role: str, layer: int | None, **more) -> ModuleRecord:
     if values["status"] == "ok":
         values.setdefault("alpha", 2.0)
     return ModuleRecord(name=key, role=role, family=family, layer=layer, **values)
-
-
-def made(records, *, complete=True, files=(), **settings) -> SpectralReport:
-    n = len(records)
-    return SpectralReport(
-        source=Source(kind="file", location="made", files=files), settings=Settings(**settings), records=tuple(records),
-        skipped=(), complete=complete,
-        summary=Summary(n_tensors=n, n_parameters=n, n_matrices=n, analysed_parameters=n, skipped={}, statuses={},
-                        roles=(), contrasts=()),
-        provenance=Provenance(created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0,
-                              peak_bytes=0),
-    )  # fmt: skip

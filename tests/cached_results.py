@@ -1,30 +1,15 @@
 """Analyses that keep their results in a folder, and the entries of that folder."""
 
 import hashlib
-import os
-import subprocess
-import sys
 
-import numpy as np
-import torch
-from safetensors.numpy import save_file
+from command import execute
+from models import tensors
 
 import specdiag
 
-SIDE = 256
-
-
-def weights(n=3, seed=0, rows=SIDE, cols=SIDE):
-    rng = np.random.default_rng(seed)
-    return {
-        f"model.layers.{i}.self_attn.q_proj.weight": rng.standard_normal((rows, cols)).astype(np.float32)
-        for i in range(n)
-    }
-
 
 def analyze(state, folder, **options):
-    state = {name: torch.from_numpy(w) for name, w in state.items()}
-    return specdiag.analyze(state, device="cpu", cache=folder, **options)
+    return specdiag.analyze(tensors(state), device="cpu", cache=folder, **options)
 
 
 def entries(folder):
@@ -41,22 +26,9 @@ def assert_same(one, other):
             assert both[0].tobytes() == both[1].tobytes()
 
 
-def write(folder, n=3, side=SIDE):
-    folder.mkdir(parents=True)
-    save_file(weights(n, rows=side, cols=side), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    return folder
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "specdiag", *map(str, arguments)]
-
-
 def run(*arguments, cwd, cache):
-    done = subprocess.run(
-        command(*arguments), cwd=cwd, env=os.environ | {"SPECDIAG_CACHE": str(cache)}, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
+    """What a command prints that keeps its results in this cache."""
+    done = execute(*arguments, cwd=cwd, env={"SPECDIAG_CACHE": str(cache)})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ NUMERIC = [
     "power_iteration",
     "quantised_analysis",
     "recommend",
+    "recommend_command",
     "resume_optimizers",
     "scion",
     "solver_threads",
@@ -122,6 +124,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return folder / "run"
 
 
+@pytest.fixture
+def copy(plain: Path, tmp_path: Path) -> Path:
+    """That run once more, to be changed."""
+    return shutil.copytree(plain, tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def tokenizer(text: Path) -> PreTrainedTokenizerFast:
     """As RoBERTa's, learned from that text."""
@@ -138,13 +146,16 @@ def words() -> PreTrainedTokenizerFast:
     return word_tokenizer()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+def _on_one_thread() -> Iterator[None]:
     """What is compared bit for bit is computed on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+one_thread = pytest.fixture(_on_one_thread, name="one_thread")
+one_thread_throughout = pytest.fixture(_on_one_thread, scope="module", name="one_thread_throughout")
 
 
 @pytest.fixture

@@ -5,11 +5,15 @@ import json
 import os
 import random
 import resource
+import tempfile
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SpecdiagError
 
 LIMIT = 60.0
@@ -47,6 +51,31 @@ def json_mutations(value: Any, seed: int) -> Iterator[Any]:
         for _ in range(rng.choice((1, 1, 2, 3))):
             out = _mutate_value(out, rng)
         yield out
+
+
+def opens_or_says_why(content: bytes, suffix: str, memory: int) -> None:
+    """Opening and reading a file gives a checkpoint or a SpecdiagError of one line, within so many bytes of memory."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        file.write(content)
+        file.flush()
+        tracemalloc.start()
+        try:
+            message = _read_all(Path(file.name))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert "\n" not in message
+    assert peak < memory
+
+
+def _read_all(path: Path) -> str:
+    try:
+        for matrix in open_checkpoint(path).matrices:
+            matrix.tensor.read(None)
+            matrix.tensor.read(0)
+    except SpecdiagError as error:
+        return str(error)
+    return ""
 
 
 def fuzz(read: Callable[[Any], object], inputs: Iterator[Any], budget: float | None = None) -> int:

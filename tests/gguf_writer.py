@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from read_back import assert_complete
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.tensors import Checkpoint
@@ -98,8 +99,7 @@ def random_codes(kind: GGMLQuantizationType, n_blocks: int, seed: int = 0) -> np
 
 def opened(path: Path) -> Checkpoint:
     checkpoint = open_checkpoint(path)
-    names = {matrix.name for matrix in checkpoint.matrices} | {skipped.name for skipped in checkpoint.skipped}
-    assert len(names) == checkpoint.n_tensors
+    assert_complete(checkpoint)
     return checkpoint
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 
 @dataclass
@@ -76,6 +80,18 @@ class HubStandIn:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def replace_the_real_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In this process."""
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def environment(self, home: Path) -> dict[str, str | None]:
+        """What to change in that of a process that is to know no other hub and keeps its files in `home`."""
+        forgotten = {name: None for name in os.environ if name.startswith("HF_")}
+        return forgotten | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
 
     def downloads(self) -> list[str]:
         """Files whose content was asked for, in order."""

@@ -82,6 +82,11 @@ def train(model, optimizers, steps, scheduler=None, decay=None, start=0):
             scheduler.step()
 
 
+def alike(first, second):
+    """Whether all tensors of the first dict are the same in the second."""
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
 def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 

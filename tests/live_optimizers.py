@@ -4,7 +4,7 @@ import torch
 
 
 def adamw(model, **options):
-    return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
+    return torch.optim.AdamW(model.parameters(), **{"lr": 1e-2, "weight_decay": 0.1} | options)
 
 
 def muon(model):

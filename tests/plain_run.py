@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from live_models import ForTrainer
 
 from specdiag.train.data.tokens import load_data
 
@@ -40,6 +41,21 @@ def plain_trainer(folder: Path, text: Path, cache: Path, *, steps=6, seed=0, mod
     data = load_data([text], tokenizer=None, vocabulary=256, block_size=BLOCK, seed=SEED, cache=cache)
     trainer = transformers.Trainer(llama(seed) if model is None else model, arguments, train_dataset=data.train)
     trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def decoder_trainer(folder: Path, *callbacks: transformers.TrainerCallback, steps: int = 6, **options):
+    """A Trainer of a small decoder on random tokens, which saves every third step."""
+    arguments = transformers.TrainingArguments(
+        str(folder), max_steps=steps, save_steps=3, logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
+        per_device_train_batch_size=2,
+        **{"lr_scheduler_type": "constant", "learning_rate": 1e-3, "weight_decay": 0.1} | options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(80, (32, 8))]
+    trainer = transformers.Trainer(ForTrainer(), arguments, train_dataset=data)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     return trainer
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from models import write_checkpoint
 from quantisers import FORMATS, NF4, VARIANTS, Tensors
-from safetensors.torch import save_file
 
 from specdiag.checkpoint.memory import from_state_dict
 from specdiag.checkpoint.tensors import Checkpoint
@@ -27,11 +27,9 @@ def weight(rows: int = 96, cols: int = 256) -> np.ndarray:
 
 
 def written(folder: Path, tensors: Tensors, config: Mapping[str, Any], how: str = "safetensors") -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    if how == "safetensors":
-        save_file(tensors, folder / "model.safetensors")
-    else:
+    write_checkpoint(folder, tensors, config)
+    if how != "safetensors":
+        (folder / "model.safetensors").unlink()
         torch.save(tensors, folder / "model.pt")
     return folder
 
@@ -42,10 +40,6 @@ def reasons(checkpoint: Checkpoint) -> dict[str, str]:
 
 def opened(tensors: Tensors, config: Mapping[str, Any] | None = None) -> Checkpoint:
     return from_state_dict(tensors, config=config)
-
-
-def values(checkpoint: Checkpoint, name: str = QUERY) -> np.ndarray:
-    return next(m for m in checkpoint.matrices if m.name == name).tensor.read(None)
 
 
 def nf4_of(state: object) -> Tensors:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from models import write_checkpoint
 from torch import nn
 
 D, HEADS, LENGTH, BATCH = 64, 4, 32, 8
@@ -97,7 +97,5 @@ def train(folder: Path, steps: int = 60, every: int = 20, lr: float = 3e-3) -> l
 
 
 def save(model: nn.Module, folder: Path, history: list[dict[str, float]], step: int) -> None:
-    folder.mkdir(parents=True)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "llama"}')
+    write_checkpoint(folder, model.state_dict())
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": history}))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import esd, lcg
+from models import llama_shapes, random_state, tensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import specdiag
@@ -92,15 +93,9 @@ def test_missing_device_is_one_sentence():
 
 
 def model():
-    rng = np.random.default_rng(0)
-    state = {}
-    for layer in range(3):
-        for name, shape in (
-            ("self_attn.q_proj", (64, 64)),
-            ("self_attn.k_proj", (64, 64)),
-            ("mlp.up_proj", (160, 64)),
-        ):
-            state[f"model.layers.{layer}.{name}.weight"] = torch.from_numpy(rng.standard_normal(shape)).float()
+    places = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
+    shapes = {name: shape for name, shape in llama_shapes(3).items() if any(place in name for place in places)}
+    state = tensors(random_state(shapes))
     state["model.layers.0.self_attn.o_proj.weight"] = torch.zeros(64, 64)
     state["model.layers.1.self_attn.o_proj.weight"] = torch.full((64, 64), float("nan"))
     return state

@@ -1,15 +1,13 @@
 import csv
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from helpers import esd, lcg, naive_hill, with_singular_values
-from safetensors.numpy import save_file
+from models import llama_shapes, queries, random_state, tensors, write_checkpoint
 
 import specdiag
 from specdiag.errors import SourceError, UsageError
@@ -21,16 +19,10 @@ ATTENTION = "model.layers.{}.self_attn.{}_proj.weight"
 MLP = "model.layers.{}.mlp.{}_proj.weight"
 
 
-def network(layers=2, d=64, ff=160, seed=0):
-    """A LLaMA-shaped state dict of Gaussian weights."""
-    rng = np.random.default_rng(seed)
-    state = {}
-    for layer in range(layers):
-        for role in "qkvo":
-            state[ATTENTION.format(layer, role)] = rng.standard_normal((d, d))
-        for role, shape in (("gate", (ff, d)), ("up", (ff, d)), ("down", (d, ff))):
-            state[MLP.format(layer, role)] = rng.standard_normal(shape)
-    return {name: torch.from_numpy(w).float() for name, w in state.items()}
+def network(layers=2):
+    """The layers of a LLaMA of Gaussian weights, without its embedding."""
+    shapes = {name: shape for name, shape in llama_shapes(layers).items() if ".layers." in name}
+    return tensors(random_state(shapes))
 
 
 def one(w, **options):
@@ -222,7 +214,7 @@ def test_model_state_dict_and_file_agree(tmp_path):
             self.norm1 = torch.nn.LayerNorm(64)
 
     model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Layer(), Layer()])})
-    save_file({k: v.numpy() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, model.state_dict(), config=None)
     reports = [specdiag.analyze(s, device="cpu") for s in (model, model.state_dict(), tmp_path)]
     assert {r.source.kind for r in reports} == {"memory", "dir"}
     by_name = [{r.key: r for r in report} for report in reports]
@@ -235,13 +227,13 @@ def test_tied_weights_are_analysed_once(tmp_path):
     embed = rng.standard_normal((300, 64)).astype(np.float32)
     state = {k: v.numpy() for k, v in network().items()}
     state |= {"model.embed_tokens.weight": embed, "lm_head.weight": embed.copy()}
-    save_file(state, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, state, config=None)
     report = specdiag.analyze(tmp_path, device="cpu")
     tied = [s for s in report.skipped if "tied" in s.reason]
     assert len(tied) == 1
     assert len([r for r in report if r.family == "embedding"]) == 1
     state["lm_head.weight"] = embed + np.float32(1e-3)
-    save_file(state, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, state, config=None)
     assert len([r for r in specdiag.analyze(tmp_path) if r.family == "embedding"]) == 2
 
 
@@ -397,15 +389,10 @@ print(len(seen), max(seen))
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
 def test_workers_with_torch_have_one_thread_each_whatever_is_the_default(tmp_path):
     """Else each has the OpenMP threads of torch beside it, and two workers on two processors are slower than one."""
-    path = tmp_path / "model.safetensors"
-    rng = np.random.default_rng(0)
-    names = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(6)]
-    save_file({name: rng.standard_normal((96, 96), np.float32) for name in names}, path)
+    path = write_checkpoint(tmp_path / "six", queries(6, 96, 96))
     found = []
     for threads in ("1", "2"):
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", WATCHED, path]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found.append(done.stdout.split())
+        environment = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
+        found.append(python(WATCHED, path, env=environment).stdout.split())
     assert found[0] == found[1]
     assert found[0][0] == "6"

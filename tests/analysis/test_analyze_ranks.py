@@ -3,46 +3,30 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cached_results import assert_same
-from models import write_llama
-from safetensors.numpy import load_file, save_file
+from command import call, execute, start, torchrun
+from models import QUERY, llama_state, write_checkpoint
+from safetensors.numpy import load_file
 
 from specdiag.analysis.processes import Ranks
 from specdiag.report import load_report
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-NAN = {"model.layers.9.self_attn.q_proj.weight": np.full((64, 64), np.nan)}
-
-
-def alone(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "specdiag", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
-
-
-def torchrun(*arguments, n=2):
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), "-m", "specdiag",
-        *arguments,
-    ]  # fmt: skip
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+NAN = {QUERY.format(9): np.full((64, 64), np.nan, np.float32)}
 
 
 def together(*arguments, cwd, n=2):
-    return subprocess.run(
-        torchrun(*arguments, n=n), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=180
-    )
+    return call(torchrun("-m", "specdiag", *arguments, processes=n), cwd=cwd, env=ENVIRONMENT, timeout=180)
 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_they_find_what_one_does(tmp_path, n):
-    write_llama(tmp_path / "ckpt", 3, 128, 320)
-    assert alone("-q", "analyze", "ckpt", "--randomize", "-o", "one.json", cwd=tmp_path).returncode == 0
+    write_checkpoint(tmp_path / "ckpt", llama_state(3, 128, 320))
+    assert execute("-q", "analyze", "ckpt", "--randomize", "-o", "one.json", cwd=tmp_path).returncode == 0
     done = together("analyze", "ckpt", "--randomize", "--jobs", "1", "-o", "all.json", n=n, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Roles (medians") == 1
@@ -59,7 +43,7 @@ def test_they_find_what_one_does(tmp_path, n):
 
 def test_each_reads_its_own_share_alone(tmp_path):
     """No matrix is measured in two processes, and the shares are alike."""
-    write_llama(tmp_path / "ckpt", 6, 64, 160)
+    write_checkpoint(tmp_path / "ckpt", llama_state(6, 64, 160))
     done = together("-v", "analyze", "ckpt", "--jobs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured = re.findall(r"DEBUG: (\S+): \w+, alpha", done.stderr)
@@ -77,7 +61,7 @@ def test_shares_are_alike():
 
 
 def test_more_processes_than_work_and_one_exit_code(tmp_path):
-    write_llama(tmp_path / "ckpt", 0, 64, **NAN)
+    write_checkpoint(tmp_path / "ckpt", llama_state(0) | NAN)
     done = together("analyze", "ckpt", n=3, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("2 matrices have no spectrum") == 1
@@ -88,7 +72,7 @@ def test_more_processes_than_work_and_one_exit_code(tmp_path):
 
 
 def test_one_error_is_said_once(tmp_path):
-    write_llama(tmp_path / "ckpt", 1, 64)
+    write_checkpoint(tmp_path / "ckpt", llama_state(1, 64))
     done = together("analyze", "ckpt", "--tail-fraction", "7", cwd=tmp_path)
     assert done.returncode == 1
     # A process that is stopped too late, on a busy machine, says it once more under its own name.
@@ -98,11 +82,9 @@ def test_one_error_is_said_once(tmp_path):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_is_killed_and_a_second_run_completes(tmp_path, victim):
-    write_llama(tmp_path / "ckpt", 8, 512, 1365)
-    arguments = torchrun("-v", "analyze", "ckpt", "--jobs", "1")
-    run = subprocess.Popen(
-        arguments, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    write_checkpoint(tmp_path / "ckpt", llama_state(8, 512, 1365))
+    arguments = ("-v", "analyze", "ckpt", "--jobs", "1")
+    run = start(torchrun("-m", "specdiag", *arguments), cwd=tmp_path, env=ENVIRONMENT)
     lines = (line for line in run.stderr if ", alpha " in line)
     for _ in range(8):
         next(lines)
@@ -121,7 +103,7 @@ def test_one_is_killed_and_a_second_run_completes(tmp_path, victim):
     measured = set(re.findall(r"DEBUG: (\S+): \w+, alpha", done.stderr))
     assert not measured & {r.key for r in partial}
     assert not list(tmp_path.glob("*.incomplete*"))
-    assert alone("-q", "analyze", "ckpt", "-o", "one.json", cwd=tmp_path).returncode == 0
+    assert execute("-q", "analyze", "ckpt", "-o", "one.json", cwd=tmp_path).returncode == 0
     assert_same(load_report(tmp_path / "one.json"), load_report(tmp_path / "ckpt.specdiag.json"))
 
 
@@ -136,24 +118,21 @@ def worker(launcher, rank):
 
 def test_processes_that_see_different_checkpoints_say_so(tmp_path):
     """As where each machine has its own folder of that name."""
-    write_llama(tmp_path / "0" / "ckpt", 2, 64)
-    write_llama(tmp_path / "1" / "ckpt", 3, 64)
+    write_checkpoint(tmp_path / "0" / "ckpt", llama_state(2, 64))
+    write_checkpoint(tmp_path / "1" / "ckpt", llama_state(3, 64))
     code = (
         "import os, specdiag; from specdiag.analysis.processes import Ranks; ranks = Ranks.of_torchrun(); os.chdir(str(ranks.rank))\n"
         "try: specdiag.analyze('ckpt', device='cpu', ranks=ranks)\n"
         "except specdiag.ComputationError as error: print(f'<{error}>\\n', end='', flush=True)\n"
     )
     (tmp_path / "call.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "call.py"],
-        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = call(torchrun("call.py"), cwd=tmp_path, env=ENVIRONMENT)
     assert done.stdout.count("<the processes do not see the same checkpoint") == 2, done.stderr
 
 
 def test_one_that_ends_early_is_missed(tmp_path):
     """An exchange with a process that is gone is an error, and what was measured is kept."""
-    write_llama(tmp_path / "ckpt", 2, 64)
+    write_checkpoint(tmp_path / "ckpt", llama_state(2, 64))
     code = (
         "import os, specdiag; from specdiag.analysis import processes as ranks; ranks._UNTIL_TOLD = 0.0; mine = ranks.Ranks.of_torchrun()\n"
         "if mine.rank: os._exit(0)\n"
@@ -161,28 +140,23 @@ def test_one_that_ends_early_is_missed(tmp_path):
         "except specdiag.Interrupted as stopped: print(len(stopped.report), repr(stopped.__cause__))\n"
     )
     (tmp_path / "call.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "call.py"],
-        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = call(torchrun("call.py"), cwd=tmp_path, env=ENVIRONMENT)
     assert re.match(r"\d+ RankLost\('another process has ended'\)", done.stdout), done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    write_llama(folder / "run" / "step1", 2, 128, 320)
-    state = load_file(folder / "run" / "step1" / "model.safetensors")
-    (folder / "run" / "step2").mkdir()
+    state = llama_state(2, 128, 320)
+    write_checkpoint(folder / "run" / "step1", state)
     state = {name: (w * 1.01 + 0.01 * (w > 0)).astype(np.float32) for name, w in state.items()}
-    save_file(state, folder / "run" / "step2" / "model.safetensors")
-    (folder / "run" / "step2" / "config.json").write_bytes((folder / "run" / "step1" / "config.json").read_bytes())
+    write_checkpoint(folder / "run" / "step2", state)
     return folder
 
 
 def test_compare(run_folder):
     steps = ["run/step1", "run/step2"]
-    one = alone("-q", "compare", *steps, "-f", "json", cwd=run_folder)
+    one = execute("-q", "compare", *steps, "-f", "json", cwd=run_folder)
     every = together("-q", "compare", *steps, "-f", "json", cwd=run_folder)
     assert every.returncode == 0, every.stderr
     assert one.stdout == every.stdout
@@ -193,7 +167,7 @@ def test_compare(run_folder):
 
 
 def test_trajectory(run_folder):
-    one = alone("-q", "trajectory", "run", "-o", "one", "-f", "csv", cwd=run_folder)
+    one = execute("-q", "trajectory", "run", "-o", "one", "-f", "csv", cwd=run_folder)
     every = together("-q", "trajectory", "run", "-o", "all", "-f", "csv", cwd=run_folder)
     assert every.returncode == 0, every.stderr
     assert one.stdout == every.stdout
@@ -205,10 +179,11 @@ def test_trajectory(run_folder):
 
 
 def test_processes_share_one_cache(tmp_path):
-    write_llama(tmp_path / "ckpt", 2, 256, 256)
+    write_checkpoint(tmp_path / "ckpt", llama_state(2, 256, 256))
     environment = ENVIRONMENT | {"SPECDIAG_CACHE": str(tmp_path / "cache")}
     for expected in (0, 15):
-        subprocess.run(torchrun("analyze", "ckpt"), cwd=tmp_path, env=environment, capture_output=True, check=True)
+        done = call(torchrun("-m", "specdiag", "analyze", "ckpt"), cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
         report = load_report(tmp_path / "ckpt.specdiag.json")
         assert report.provenance.n_cached == expected
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from helpers import lcg
+from models import write_checkpoint
 from safetensors.torch import save_file
 
 import specdiag
@@ -22,7 +22,7 @@ def weights(seed=1, shape=(64, 96)):
 
 
 def analyse(tmp_path, tensors, name="model.safetensors", **options):
-    save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / name)
+    write_checkpoint(tmp_path, tensors, config=None, name=name)
     return specdiag.analyze(tmp_path / name if name != "model.safetensors" else tmp_path, device="cpu", **options)
 
 
@@ -162,7 +162,7 @@ def test_memory_stays_at_the_largest_matrix(tmp_path):
         "report = a.analyze(sys.argv[1], device='cpu', jobs=1)\n"
         "print(len(report), report.provenance.peak_bytes - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = python(code, tmp_path)
     n_records, grown = map(int, done.stdout.split())
     assert n_records == count
     matrix = n * 2 * n * 4

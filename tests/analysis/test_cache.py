@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cached_results import analyze, assert_same, command, entries, run, weights, write
+from cached_results import analyze, assert_same, entries, run
+from command import python, start_and_wait
+from models import QUERY, queries, tensors, write_checkpoint
 from safetensors.numpy import load_file
 
 import specdiag
@@ -34,7 +35,7 @@ def forbid_computing(monkeypatch):
     ids=str,
 )
 def test_what_is_found_is_what_was_computed(tmp_path, forbid_computing, options):
-    state = weights(2) | {"model.layers.9.mlp.up_proj.weight": weights(1, 5, 320, 256).popitem()[1]}
+    state = queries(2) | {"model.layers.9.mlp.up_proj.weight": queries(1, 320, seed=5).popitem()[1]}
     plain = analyze(state, None, **options)
     first = analyze(state, tmp_path, **options)
     forbid_computing()
@@ -45,8 +46,8 @@ def test_what_is_found_is_what_was_computed(tmp_path, forbid_computing, options)
 
 
 def test_an_equal_tensor_under_another_name_has_its_own_role(tmp_path, forbid_computing):
-    (w,) = weights(1).values()
-    analyze({"model.layers.0.self_attn.q_proj.weight": w}, tmp_path)
+    (w,) = queries(1).values()
+    analyze({QUERY.format(0): w}, tmp_path)
     forbid_computing()
     (record,) = analyze({"model.layers.7.mlp.down_proj.weight": w}, tmp_path)
     assert (record.name, record.role, record.family, record.layer) == (
@@ -55,7 +56,7 @@ def test_an_equal_tensor_under_another_name_has_its_own_role(tmp_path, forbid_co
 
 
 def test_entries_permuted_by_another_name_are_other_numbers(tmp_path):
-    (w,) = weights(1).values()
+    (w,) = queries(1).values()
     analyze({"layers.0.mlp.down_proj.weight": w}, tmp_path, randomize=True)
     moved = analyze({"layers.1.mlp.down_proj.weight": w}, tmp_path, randomize=True)
     assert moved.provenance.n_cached == 0
@@ -76,7 +77,7 @@ def test_entries_permuted_by_another_name_are_other_numbers(tmp_path):
     ids=str,
 )
 def test_other_settings_are_other_results(tmp_path, before, after):
-    state = weights(1, rows=320)
+    state = queries(1, rows=320)
     analyze(state, tmp_path, **before)
     report = analyze(state, tmp_path, **after)
     assert report.provenance.n_cached == 0
@@ -84,7 +85,7 @@ def test_other_settings_are_other_results(tmp_path, before, after):
 
 
 def test_equal_bytes_of_another_type_or_shape_are_other_results(tmp_path):
-    w = weights(1, rows=512)["model.layers.0.self_attn.q_proj.weight"].astype(np.float16)
+    w = queries(1, rows=512)[QUERY.format(0)].astype(np.float16)
     tensors = [torch.from_numpy(w), torch.from_numpy(w).view(torch.bfloat16), torch.from_numpy(w.reshape(256, 512))]
     digests = set()
     for tensor in tensors:
@@ -95,9 +96,9 @@ def test_equal_bytes_of_another_type_or_shape_are_other_results(tmp_path):
 
 
 def test_a_changed_tensor_alone_is_computed(tmp_path):
-    state = weights(4)
+    state = queries(4)
     analyze(state, tmp_path)
-    name = "model.layers.2.self_attn.q_proj.weight"
+    name = QUERY.format(2)
     state[name] = state[name] * np.float32(1.5)
     report = analyze(state, tmp_path)
     assert report.provenance.n_cached == 3
@@ -106,7 +107,7 @@ def test_a_changed_tensor_alone_is_computed(tmp_path):
 
 def test_the_accelerator_is_spared_too(tmp_path, as_accelerator, monkeypatch):
     as_accelerator()
-    state = {name: torch.from_numpy(w) for name, w in weights(3, rows=320).items()}
+    state = tensors(queries(3, rows=320))
     first = specdiag.analyze(state, cache=tmp_path)
     assert (first.settings.device, first.provenance.n_cached) == ("cpu:0", 0)
     monkeypatch.setattr(accelerator, "solve", lambda *_a, **_o: pytest.fail("a spectrum is computed"))
@@ -117,14 +118,14 @@ def test_the_accelerator_is_spared_too(tmp_path, as_accelerator, monkeypatch):
 
 
 def test_cheap_matrices_are_not_kept(tmp_path):
-    report = analyze(weights(2, rows=64, cols=64), tmp_path)
+    report = analyze(queries(2, rows=64, cols=64), tmp_path)
     assert len(report) == 2
     assert entries(tmp_path) == []
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "swap"])
 def test_damaged_entries_are_computed_and_written_anew(tmp_path, caplog, harm):
-    state = weights(2)
+    state = queries(2)
     plain = analyze(state, tmp_path)
     one, other = entries(tmp_path)
     data = one.read_bytes()
@@ -143,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
     (tmp_path / "results").mkdir()
     for number in range(256):
         (tmp_path / "results" / f"{number:02x}").write_text("in the way")
-    report = analyze(weights(3), tmp_path)
+    report = analyze(queries(3), tmp_path)
     assert report.complete
     assert caplog.text.count("results cannot be kept") == 1
 
@@ -151,11 +152,11 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "results").write_text("in the way")
     with pytest.raises(UsageError, match="which is no folder: name one with SPECDIAG_CACHE"):
-        analyze(weights(3), tmp_path)
+        analyze(queries(3), tmp_path)
 
 
 def test_the_limit_throws_out_what_was_read_longest_ago(tmp_path, monkeypatch):
-    states = [weights(1, seed) for seed in range(4)]
+    states = [queries(1, seed=seed) for seed in range(4)]
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(b"x" * 100_000)
     for i, state in enumerate(states):
@@ -165,7 +166,7 @@ def test_the_limit_throws_out_what_was_read_longest_ago(tmp_path, monkeypatch):
     size = newest.stat().st_size
     assert analyze(states[0], tmp_path).provenance.n_cached == 1  # the oldest is young now
     monkeypatch.setenv("SPECDIAG_CACHE_SIZE", str(int(size * 4.5)))
-    analyze(weights(1, 9), tmp_path)
+    analyze(queries(1, seed=9), tmp_path)
     assert mine.exists()
     assert len(entries(tmp_path / "results")) == 4
     assert analyze(states[0], tmp_path).provenance.n_cached == 1
@@ -197,9 +198,7 @@ def test_threads_and_processes_share_a_folder(tmp_path):
         "assert s.n_damaged == 0"
     )
     with ThreadPoolExecutor(2) as pool:
-        runs = pool.map(lambda _: subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True), range(2))
-    for done in runs:
-        assert done.returncode == 0, done.stderr
+        list(pool.map(lambda _: python(code, tmp_path), range(2)))
     assert len(entries(tmp_path)) == 7
 
 
@@ -231,21 +230,21 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
 def test_a_limit_that_is_no_size(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECDIAG_CACHE_SIZE", "much")
     with pytest.raises(UsageError, match="'much' is no size"):
-        analyze(weights(1), tmp_path)
+        analyze(queries(1), tmp_path)
 
 
 # The command line
 
 
 def test_commands_share_the_cache_and_no_cache_leaves_it(tmp_path):
-    write(tmp_path / "ckpt")
+    write_checkpoint(tmp_path / "ckpt", queries())
     cache = tmp_path / "cache"
     assert "cache" not in run("analyze", "ckpt", "--no-cache", cwd=tmp_path, cache=cache)
     assert not cache.exists()
     assert "cache" not in run("analyze", "ckpt", cwd=tmp_path, cache=cache)
     assert "3 of 3 matrices from the cache" in run("analyze", "ckpt", cwd=tmp_path, cache=cache)
     assert len(entries(cache)) == 3
-    write(tmp_path / "runs" / "step1")
+    write_checkpoint(tmp_path / "runs" / "step1", queries())
     run("trajectory", "runs", cwd=tmp_path, cache=cache)
     (report,) = (tmp_path / "runs").rglob("*.specdiag.json")
     assert load_report(report).provenance.n_cached == 3
@@ -259,15 +258,10 @@ def test_commands_share_the_cache_and_no_cache_leaves_it(tmp_path):
 
 
 def test_a_kill_loses_nothing_that_was_finished(tmp_path):
-    write(tmp_path / "ckpt", 24, 512)
+    write_checkpoint(tmp_path / "ckpt", queries(24, 512, 512))
     cache = tmp_path / "cache"
-    process = subprocess.Popen(
-        command("-v", "analyze", "ckpt", "--jobs", "1"), cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"SPECDIAG_CACHE": str(cache)},
-    )  # fmt: skip
-    lines = (line for line in process.stderr if "DEBUG" in line)
-    for _ in range(4):
-        next(lines)
+    kept = {"SPECDIAG_CACHE": str(cache)}
+    process = start_and_wait("analyze", "ckpt", "--jobs", "1", matrices=4, cwd=tmp_path, env=kept)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (tmp_path / "ckpt.specdiag.json").exists()

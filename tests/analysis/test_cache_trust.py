@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from cached_results import SIDE, analyze, assert_same, entries, reseal, run, weights, write
+from cached_results import analyze, assert_same, entries, reseal, run
+from models import queries, write_checkpoint
 
 import specdiag.analysis.cache as results
 import specdiag.analysis.cache_ownership as ownership
@@ -50,12 +51,12 @@ HARMS = {
     "negative": lambda c: with_spectrum(c, lambda v: v - v[3]),
     "scaled": lambda c: with_spectrum(c, lambda v: v * 2),
     "another middle": lambda c: with_spectrum(c, lambda v: np.sort(np.append(v[:-1] / 2, v[-1]))),
-    "another shape": lambda c: changed(c, rows=SIDE + 1),
+    "another shape": lambda c: changed(c, rows=257),
     "another digest": lambda c: changed(c, digest="0" * 64),
     "another tail": lambda c: changed(c, tail="ks"),
     "another method": lambda c: changed(c, method="magic"),
     "another norm": lambda c: changed(c, spectral_norm=1.0),
-    "another number of eigenvalues": lambda c: changed(c, n_eigenvalues=SIDE - 1),
+    "another number of eigenvalues": lambda c: changed(c, n_eigenvalues=255),
     "alpha is infinite": lambda c: changed(c, alpha=float("inf")),
     "alpha is missing": lambda c: changed(c, alpha=None),
     "failed": lambda c: changed(c, status="failed", alpha=None),
@@ -67,7 +68,7 @@ HARMS = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_right_checksum_over_a_wrong_result(tmp_path, caplog, harm):
-    state = weights(2)
+    state = queries(2)
     plain = analyze(state, tmp_path)
     before = [path.read_bytes() for path in entries(tmp_path)]
     for path, data in zip(entries(tmp_path), before, strict=True):
@@ -83,7 +84,7 @@ def test_a_right_checksum_over_a_wrong_result(tmp_path, caplog, harm):
 
 
 def test_spectra_of_permuted_entries_are_checked_too(tmp_path, caplog):
-    state = weights(1)
+    state = queries(1)
     plain = analyze(state, tmp_path, randomize=True)
     (path,) = entries(tmp_path)
     entry = msgspec.msgpack.decode(path.read_bytes()[32:])
@@ -106,7 +107,7 @@ def test_what_is_kept_is_believed(tmp_path, value, options):
 
 
 def test_an_entry_may_be_a_folder_a_pipe_or_a_link(tmp_path, caplog):
-    state = weights(1)
+    state = queries(1)
     plain = analyze(state, tmp_path)
     (path,) = entries(tmp_path)
     for place in (lambda: path.mkdir(), lambda: os.mkfifo(path), lambda: path.symlink_to(os.devnull)):
@@ -127,14 +128,14 @@ def test_an_entry_may_be_a_folder_a_pipe_or_a_link(tmp_path, caplog):
 @pytest.mark.parametrize("folder", ["", "results"])
 def test_a_folder_that_everybody_may_write_to_is_refused(tmp_path, folder):
     cache = tmp_path / "cache"
-    analyze(weights(1), cache)
+    analyze(queries(1), cache)
     (cache / folder).chmod(0o1777)
     with pytest.raises(UsageError, match=r"everybody may write to .*cache.* \(mode 1777\).*chmod o-w"):
-        analyze(weights(1), cache)
+        analyze(queries(1), cache)
 
 
 def test_the_command_says_so(tmp_path):
-    write(tmp_path / "ckpt", 1)
+    write_checkpoint(tmp_path / "ckpt", queries(1))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     with pytest.raises(AssertionError, match="everybody may write to"):
@@ -152,11 +153,11 @@ def stranger(monkeypatch):
 
 
 def test_another_users_folder_is_left_alone(tmp_path, caplog, stranger):
-    analyze(weights(1), tmp_path)
+    analyze(queries(1), tmp_path)
     (path,) = entries(tmp_path)
     before = path.stat()
     stranger()
-    report = analyze(weights(2), tmp_path)
+    report = analyze(queries(2), tmp_path)
     assert report.provenance.n_cached == 0
     assert [p.name for p in entries(tmp_path)] == [path.name]
     assert path.stat() == before
@@ -167,7 +168,7 @@ def test_a_folder_that_a_group_shares(tmp_path, stranger):
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o2775)
-    state = weights(2)
+    state = queries(2)
     plain = analyze(state, cache)
     for folder in (path for path in cache.rglob("*") if path.is_dir()):
         assert folder.stat().st_mode & stat.S_IWGRP, folder
@@ -178,7 +179,7 @@ def test_a_folder_that_a_group_shares(tmp_path, stranger):
 
 
 def test_an_entry_of_another_user_in_ones_own_folder(tmp_path, monkeypatch, caplog):
-    state = weights(1)
+    state = queries(1)
     plain = analyze(state, tmp_path)
     monkeypatch.setattr("specdiag.analysis.cache_store.check_folder", lambda folder: False)
     monkeypatch.setattr(ownership, "_trusted", lambda: {4_000_000_000})
@@ -189,7 +190,7 @@ def test_an_entry_of_another_user_in_ones_own_folder(tmp_path, monkeypatch, capl
 
 
 def test_an_unreadable_entry_is_none_and_not_damaged(tmp_path, monkeypatch, caplog):
-    state = weights(1)
+    state = queries(1)
     plain = analyze(state, tmp_path)
     real = os.open
 
@@ -209,7 +210,7 @@ def test_an_unreadable_entry_is_none_and_not_damaged(tmp_path, monkeypatch, capl
 def test_entries_have_the_mode_that_the_umask_leaves(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
-        analyze(weights(1), tmp_path / "cache")
+        analyze(queries(1), tmp_path / "cache")
     finally:
         os.umask(before)
     (path,) = entries(tmp_path)
@@ -227,7 +228,7 @@ def test_a_name_that_no_folder_has():
 
 
 def test_numbers_of_another_kernel_are_not_taken(tmp_path, monkeypatch):
-    state = weights(1)
+    state = queries(1)
     analyze(state, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(results, "blas_kernels", lambda: ("openblas Katmai",))
@@ -237,7 +238,7 @@ def test_numbers_of_another_kernel_are_not_taken(tmp_path, monkeypatch):
 
 
 def test_the_kernels_are_those_that_run(tmp_path, monkeypatch):
-    write(tmp_path / "ckpt", 1)
+    write_checkpoint(tmp_path / "ckpt", queries(1))
     for kernel in ("Prescott", "Haswell"):
         monkeypatch.setenv("OPENBLAS_CORETYPE", kernel)
         run("analyze", "ckpt", "-o", f"{kernel}.json", cwd=tmp_path, cache=tmp_path / "cache")

@@ -1,15 +1,14 @@
 """Decoders exist before threads do: the first typed decode of a process, made by several threads at once, crashes."""
 
 import ast
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from cached_results import write
+from command import execute, start, words
 from helpers import lcg
+from models import queries, write_checkpoint
 
 import cli
 import specdiag
@@ -127,15 +126,7 @@ def ends(codes):
     """Exit codes of processes that run at once, two at a time."""
     found = []
     for i in range(0, len(codes), 2):
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for code in codes[i : i + 2]
-        ]
+        running = [start([sys.executable, "-c", code], env={"OMP_NUM_THREADS": "1"}) for code in codes[i : i + 2]]
         found += [(process.communicate(timeout=300)[1][-500:], process.returncode) for process in running]
     return [problem for problem in found if problem[1]]
 
@@ -148,7 +139,7 @@ def test_the_first_report_is_loaded_in_threads(tmp_path):
 
 
 def test_the_first_kept_result_is_found_in_threads(tmp_path):
-    folder, cache = write(tmp_path / "ckpt", 8), tmp_path / "cache"
+    folder, cache = write_checkpoint(tmp_path / "ckpt", queries(8)), tmp_path / "cache"
     specdiag.analyze(folder, cache=cache, device="cpu")
     code = (
         "import sys, specdiag; sys.setswitchinterval(1e-5)\n"
@@ -159,13 +150,10 @@ def test_the_first_kept_result_is_found_in_threads(tmp_path):
 
 
 def test_commands_share_a_warm_cache(tmp_path):
-    folder, cache = write(tmp_path / "ckpt", 8), tmp_path / "cache"
-    environment = os.environ | {"SPECDIAG_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "specdiag", "-q", "analyze", str(folder), "--jobs", "4", "-o"]
-    subprocess.run([*command, str(tmp_path / "first.json")], env=environment, check=True)
-    running = [
-        subprocess.Popen([*command, str(tmp_path / f"{i}.json")], env=environment, stderr=subprocess.PIPE, text=True)
-        for i in range(6)
-    ]
+    folder, cache = write_checkpoint(tmp_path / "ckpt", queries(8)), tmp_path / "cache"
+    environment = {"SPECDIAG_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    command = ("-q", "analyze", folder, "--jobs", "4", "-o")
+    assert execute(*command, tmp_path / "first.json", env=environment).returncode == 0
+    running = [start(words(*command, tmp_path / f"{i}.json"), env=environment) for i in range(6)]
     assert [(process.communicate(timeout=300)[1], process.returncode) for process in running] == [("", 0)] * 6
     assert all(specdiag.load_report(tmp_path / f"{i}.json").provenance.n_cached == 8 for i in range(6))

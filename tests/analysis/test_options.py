@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from command import python
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
-from safetensors.numpy import save_file
+from models import random_state, write_checkpoint
 
 import specdiag
 from specdiag.analysis.settings import make_settings
@@ -27,30 +26,23 @@ QUICK = {"device": "cpu", "jobs": 1}
 
 
 def weights(scale: float = 1.0, experts: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
     names = [QUERY, QUERY.replace("q_proj", "o_proj"), *(EXPERT.format(i) for i in range(experts))]
-    tensors = {name: scale * rng.standard_normal((16, 16)).astype("f4") for name in names}
-    return tensors | {"model.layers.0.input_layernorm.weight": np.ones(16, "f4")}
+    shapes = dict.fromkeys(names, (16, 16)) | {"model.layers.0.input_layernorm.weight": (16,)}
+    return {name: scale * values for name, values in random_state(shapes).items()}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    save_file(weights(), path / "model.safetensors")
-    save_file(weights(10.0), path / "other.safetensors")
-    return path
+    write_checkpoint(tmp_path / "model", weights(), config=None)
+    return write_checkpoint(tmp_path / "model", weights(10.0), config=None, name="other.safetensors")
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path, folder):
     (folder / "other.safetensors").unlink()
     with HubStandIn({"org/m": Repo({p.name: p.read_bytes() for p in folder.iterdir()})}) as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        stand_in.replace_the_real_one(monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
         yield
 
@@ -95,7 +87,7 @@ def test_what_is_in_memory_has_no_place(folder, source, option):
 
 
 def test_an_open_checkpoint_keeps_and_states_its_options(tmp_path):
-    save_file(weights(experts=4), tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, weights(experts=4), config=None)
     checkpoint = open_source(tmp_path, experts=2, seed=3)
     assert checkpoint.opening == Opening(experts=2, seed=3)
     for report in (specdiag.analyze(checkpoint, **QUICK), specdiag.analyze(checkpoint, experts=2, seed=3, **QUICK)):
@@ -105,7 +97,7 @@ def test_an_open_checkpoint_keeps_and_states_its_options(tmp_path):
 
 
 def test_the_other_side_of_a_report_samples_the_same_experts(tmp_path):
-    save_file(weights(experts=4), tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, weights(experts=4), config=None)
     report = specdiag.analyze(tmp_path, experts=2, seed=3, **QUICK)
     found = specdiag.compare(report, tmp_path, **QUICK)
     assert len(found.modules) == 4
@@ -229,8 +221,7 @@ whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=Tru
 print([r.alpha for r in specdiag.analyze(whole, jobs=1, device="cpu")] == plain)
 dist.destroy_process_group()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = python(code)
     first, second, same = done.stdout.splitlines()
     assert first == second
     assert "get_model_state_dict" in first

@@ -3,15 +3,15 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from cached_results import assert_same
+from command import call, execute, start_and_wait
+from models import QUERY, queries, write_checkpoint
 from msgspec.structs import replace as replace_record
-from safetensors.numpy import save_file
 
 import specdiag
 import specdiag.analysis.analyze as analysis
@@ -19,35 +19,15 @@ from specdiag.analysis import workers
 from specdiag.errors import UsageError
 from specdiag.report import load_report
 
-NAME = "model.layers.{}.self_attn.q_proj.weight"
-
 
 def write(folder, n=24, side=384, seed=0):
-    rng = np.random.default_rng(seed)
-    folder.mkdir(exist_ok=True)
-    state = {NAME.format(i): rng.standard_normal((side, side)).astype(np.float32) for i in range(n)}
-    state[NAME.format(n)] = np.full((side, side), np.nan, np.float32)
-    save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    return folder
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "specdiag", *map(str, arguments)]
-
-
-def run(*arguments, cwd):
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120)
+    """Random matrices, and one of NaN after them."""
+    spoilt = {QUERY.format(n): np.full((side, side), np.nan, np.float32)}
+    return write_checkpoint(folder, queries(n, side, side, seed) | spoilt)
 
 
 def interrupt(*arguments, cwd, after=4):
-    process = subprocess.Popen(
-        command("-v", "analyze", *arguments, "--jobs", "1"), cwd=cwd, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    lines = (line for line in process.stderr if "DEBUG" in line)
-    for _ in range(after):
-        next(lines)
+    process = start_and_wait("analyze", *arguments, "--jobs", "1", matrices=after, cwd=cwd)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -58,9 +38,9 @@ def interrupt(*arguments, cwd, after=4):
 def test_it_goes_on_as_if_nothing_had_been(tmp_path, before):
     write(tmp_path / "ckpt", seed=1)
     if before:
-        assert run("-q", "analyze", "ckpt", cwd=tmp_path).returncode == 4  # a matrix of NaN
+        assert execute("-q", "analyze", "ckpt", cwd=tmp_path).returncode == 4  # a matrix of NaN
         write(tmp_path / "ckpt", seed=0)
-    plain = run("-q", "analyze", "ckpt", "--randomize", "-o", "plain.json", cwd=tmp_path)
+    plain = execute("-q", "analyze", "ckpt", "--randomize", "-o", "plain.json", cwd=tmp_path)
     assert plain.returncode == 4
     said = interrupt("ckpt", "--randomize", "--no-spectra", cwd=tmp_path)
     assert "--resume goes on from it" in said
@@ -68,13 +48,13 @@ def test_it_goes_on_as_if_nothing_had_been(tmp_path, before):
     held = load_report(partial)
     assert not held.complete
     assert 0 < len(held) < 25
-    done = run("-v", "analyze", "ckpt", "--randomize", "--resume", cwd=tmp_path)
+    done = execute("-v", "analyze", "ckpt", "--randomize", "--resume", cwd=tmp_path)
     assert done.returncode == 4
     assert f"going on from {partial.name}: {len(held)} matrices" in done.stderr
     measured = set(re.findall(r"DEBUG: (\S+): ok", done.stderr))
     finished = {r.key for r in held if r.status == "ok"}
     assert finished
-    assert measured == {NAME.format(i) for i in range(24)} - finished
+    assert measured == {QUERY.format(i) for i in range(24)} - finished
     report = load_report(tmp_path / "ckpt.specdiag.json")
     assert report.complete
     expected = load_report(tmp_path / "plain.json")
@@ -94,7 +74,7 @@ def test_interrupted_twice_it_still_goes_on(tmp_path):
     interrupt("ckpt", "--resume", cwd=tmp_path, after=6)
     second = load_report(tmp_path / "ckpt.incomplete.specdiag.json")
     assert {r.key for r in first if r.status == "ok"} < {r.key for r in second}
-    assert run("analyze", "ckpt", "--resume", cwd=tmp_path).returncode == 4
+    assert execute("analyze", "ckpt", "--resume", cwd=tmp_path).returncode == 4
     assert load_report(tmp_path / "ckpt.specdiag.json").complete
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "ckpt", "ckpt.specdiag.json", "ckpt.specdiag.spectra.safetensors",
@@ -103,7 +83,7 @@ def test_interrupted_twice_it_still_goes_on(tmp_path):
 
 def test_without_a_partial_report_it_begins(tmp_path):
     write(tmp_path / "ckpt", 2, 64)
-    done = run("analyze", "ckpt", "--resume", cwd=tmp_path)
+    done = execute("analyze", "ckpt", "--resume", cwd=tmp_path)
     assert "no partial report beside ckpt.specdiag.json: starting from the beginning" in done.stderr
     assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 3
 
@@ -119,8 +99,8 @@ def test_without_a_partial_report_it_begins(tmp_path):
 )
 def test_where_it_makes_no_sense(tmp_path, arguments, why):
     write(tmp_path / "ckpt", 2, 64)
-    run("analyze", "ckpt", cwd=tmp_path)
-    done = run("analyze", *arguments, cwd=tmp_path)
+    execute("analyze", "ckpt", cwd=tmp_path)
+    done = execute("analyze", *arguments, cwd=tmp_path)
     assert (done.returncode, why in done.stderr) == (2, True), done.stderr
 
 
@@ -201,8 +181,8 @@ def test_another_processor_is_named(tmp_path):
 
 def test_all_of_it_may_be_there(tmp_path):
     folder = write(tmp_path / "ckpt", 6, 64)
-    whole = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6))
-    again = specdiag.analyze(folder, device="cpu", exclude=NAME.format(6), partial_reports=[whole])
+    whole = specdiag.analyze(folder, device="cpu", exclude=QUERY.format(6))
+    again = specdiag.analyze(folder, device="cpu", exclude=QUERY.format(6), partial_reports=[whole])
     assert_same(whole, again)
 
 
@@ -303,16 +283,10 @@ run()
     ],
 )
 def test_the_command_saves_what_was_measured_before_a_failure(folder, error, code, why):
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING.format(error=error)],
-        cwd=folder.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = call([sys.executable, "-c", FAILING.format(error=error)], cwd=folder.parent)
     assert (done.returncode, why in done.stderr) == (code, True), done.stderr
     assert "stopped by an error after 3 matrices; the report is marked incomplete: --resume goes on" in done.stderr
     held = load_report(folder.parent / "ckpt.specdiag.json")
     assert (len(held), held.complete) == (3, False)
-    assert run("analyze", "ckpt", "--resume", cwd=folder.parent).returncode == 4  # a matrix of NaN
+    assert execute("analyze", "ckpt", "--resume", cwd=folder.parent).returncode == 4  # a matrix of NaN
     assert len(load_report(folder.parent / "ckpt.specdiag.json")) == 7

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from audited_models import EMBED, HEAD, PLACES, WIDTH, found, llama, name, save, wide
+from audited_models import WIDTH, found, llama, name, save, wide
 from helpers import with_singular_values
+from models import EMBED, HEAD, PLACES
 
 import specdiag
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import msgspec
 import numpy as np
 import pytest
-from audited_models import CONFIG, PLACES, found, llama, made, name, row, save
-from command import invoke
+from audited_models import CONFIG, found, llama, name, row, save
+from command import execute, invoke
 from hub_stand_in import HubStandIn, Repo
+from models import PLACES
+from saved_reports import made
 
 import specdiag
 from specdiag.auditing.records import AuditReport
@@ -106,10 +105,8 @@ def test_a_model_on_the_hub(tmp_path):
     folder = save(tmp_path / "model", state, CONFIG | {"num_hidden_layers": 1})
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
     with HubStandIn({"org/model": Repo(files)}) as hub:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "specdiag", "audit", "org/model", "-f", "json", "--device", "cpu"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        environment = hub.environment(tmp_path / "home")
+        done = execute("audit", "org/model", "-f", "json", "--device", "cpu", env=environment)
         assert hub.downloads().count("model.safetensors") == 1
     assert done.returncode == 1, done.stderr
     audit = msgspec.json.decode(done.stdout, type=AuditReport)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audited_models import PLACES, found, made, name, row
+from audited_models import found, name, row
+from models import PLACES
+from saved_reports import made
 
 import specdiag
 from specdiag.errors import UsageError

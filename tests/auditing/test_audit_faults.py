@@ -6,22 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited_models import (
-    CONFIG,
-    EMBED,
-    HEAD,
-    LAYERS,
-    PLACES,
-    VOCABULARY,
-    WIDTH,
-    found,
-    like_noise,
-    llama,
-    name,
-    pick,
-    save,
-)
+from audited_models import CONFIG, LAYERS, WIDTH, found, like_noise, llama, name, of_deficient_rank, pick, save
 from helpers import with_singular_values
+from models import EMBED, HEAD, PLACES, VOCABULARY
 
 import specdiag
 from specdiag.auditing.thresholds import default_checks
@@ -104,9 +91,7 @@ def stored_twice(state, config, rng):
 
 def rank(state, config, rng):
     key = pick(rng)
-    n = min(state[key].shape)
-    sigma = np.r_[np.linspace(0.5, 1, n - 5), np.zeros(5)] * like_noise(state[key].shape)
-    state[key] = with_singular_values(sigma, state[key].shape, int(rng.integers(99))).astype("f4")
+    state[key] = of_deficient_rank(state[key].shape, 5, int(rng.integers(99)))
     return {("rank", key)}
 
 

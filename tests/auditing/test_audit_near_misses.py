@@ -5,22 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from audited_models import (
-    CONFIG,
-    EMBED,
-    HEAD,
-    LAYERS,
-    PLACES,
-    VOCABULARY,
-    WIDTH,
-    found,
-    like_noise,
-    llama,
-    name,
-    pick,
-    save,
-)
-from helpers import with_singular_values
+from audited_models import CONFIG, LAYERS, WIDTH, found, like_noise, llama, name, of_deficient_rank, pick, save
+from models import EMBED, HEAD, PLACES, VOCABULARY
 
 import specdiag
 
@@ -60,9 +46,7 @@ def nearly_equal_layers(state, config, rng):
 
 def two_singular_values_gone(state, config, rng):
     key = pick(rng)
-    n = min(state[key].shape)
-    sigma = np.r_[np.linspace(0.5, 1, n - 3), np.zeros(3)] * like_noise(state[key].shape)
-    state[key] = with_singular_values(sigma, state[key].shape, 1).astype("f4")
+    state[key] = of_deficient_rank(state[key].shape, 3, seed=1)
 
 
 def a_padding_token(state, config, rng):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited_models import EMBED, PLACES, found, llama, made, name, row, save
+from audited_models import CONFIG, found, llama, name, row, save
+from models import EMBED, PLACES, write_checkpoint
 from safetensors.numpy import save_file
+from saved_reports import made
 
 import specdiag
 from specdiag.errors import SourceError
@@ -16,11 +18,9 @@ from specdiag.errors import SourceError
 
 def shard(folder: Path, state: dict[str, np.ndarray], total: int = 2) -> tuple[Path, dict[str, str]]:
     """Saved in shards; the index is still to be written."""
-    save(folder, {})
-    (folder / "model.safetensors").unlink()
     places = {key: f"model-{i % total + 1:05}-of-{total:05}.safetensors" for i, key in enumerate(state)}
     for file in set(places.values()):
-        save_file({key: np.ascontiguousarray(state[key]) for key in state if places[key] == file}, folder / file)
+        write_checkpoint(folder, {key: state[key] for key in state if places[key] == file}, CONFIG, file)
     return folder, places
 
 

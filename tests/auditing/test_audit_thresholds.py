@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from audited_models import CONFIG, PLACES, llama, name, save
+from audited_models import CONFIG, llama, name, save
+from models import PLACES
 
 import specdiag
 from specdiag.auditing.thresholds import checks_table, load_checks

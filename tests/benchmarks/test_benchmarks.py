@@ -2,11 +2,11 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import benchmark, call
 
 from specdiag.analysis import cost
 
@@ -20,15 +20,10 @@ OURS = (
 )
 
 
-def peers(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "peers.json"
-    done = peers("--models", "tiny", "--rounds", 1, "--process-rounds", 1, "--out", out)
+    done = benchmark("peers.py", "--models", "tiny", "--rounds", 1, "--process-rounds", 1, "--out", out)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()) | {"stdout": done.stdout}
 
@@ -81,13 +76,13 @@ def test_unequal_work_stops_the_run(answers):
         f"found = {{'alpha': {answers}, 'pl_alpha': {{}}}}\n"
         f"peers._agreement({{'alphadecay': {{'alpha': {expected}}}, **dict.fromkeys(peers.OURS, found)}})"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = call([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 1
     assert "differ" in done.stderr
 
 
 def test_readme_shows_the_committed_figures():
-    done = peers("--readme", "--check")
+    done = benchmark("peers.py", "--readme", "--check")
     assert done.returncode == 0, done.stderr
 
 
@@ -99,9 +94,7 @@ def test_the_committed_figures_are_those_of_the_full_benchmark_on_a_quiet_machin
 
 
 def test_the_docs_show_the_committed_figures_of_scale_and_dry_run_estimates_by_them():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "scale.py"), "--docs", "--check"], capture_output=True, text=True
-    )
+    done = benchmark("scale.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
     committed = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())
     for dtype, fitted in tables.fit(committed["parts"]["calibration"]).items():

@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from command import benchmark
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -117,7 +117,6 @@ def test_the_trainings_that_are_compared_differ_in_decay_alone():
 
 
 def test_the_page_shows_the_committed_figures():
-    command = [sys.executable, ROOT / "benchmarks" / "decay_cost.py", "--docs", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = benchmark("decay_cost.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
     assert "NOT TO BE QUOTED" not in decay_cost.DOCS.read_text()

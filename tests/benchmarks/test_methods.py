@@ -4,12 +4,12 @@ import copy
 import importlib
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command import benchmark
 
 from specdiag.decay import schedules
 from specdiag.optim import METHODS
@@ -27,19 +27,13 @@ def results():
     return json.loads(COMMITTED.read_text())
 
 
-def docs(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / "methods.py", "--docs", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_docs_show_the_committed_figures():
-    done = docs("--check")
+    done = benchmark("methods.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_docs_show_the_committed_figures_of_momentum():
-    command = [sys.executable, ROOT / "benchmarks" / "momentum.py", "--docs", "--check"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = benchmark("momentum.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
     committed = json.loads((ROOT / "benchmarks" / "results" / "momentum.json").read_text())
     assert committed["setting"] == json.loads(json.dumps(momentum.SETTING_HERE))

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "quantisation.py"
-
-
-def benchmark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, BENCHMARK, *map(str, arguments)], capture_output=True, text=True)
+from command import BENCHMARKS, benchmark
 
 
 def test_the_docs_show_the_committed_figures() -> None:
-    done = benchmark("--docs", "--check")
+    done = benchmark("quantisation.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_benchmark_gives_its_committed_figures(tmp_path: Path) -> None:
-    done = benchmark("--formats", "int8,nf4,q4_1", "--out", tmp_path / "out.json")
+    done = benchmark("quantisation.py", "--formats", "int8,nf4,q4_1", "--out", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
-    committed = json.loads((BENCHMARK.parent / "results" / "quantisation.json").read_text())
+    committed = json.loads((BENCHMARKS / "results" / "quantisation.json").read_text())
     assert list(found["formats"]) == ["int8", "nf4", "q4_1"]
     for key, entry in [*found["formats"].items(), ("fracast", found["fracast"])]:
         expected = committed["formats"].get(key, committed["fracast"])
@@ -37,7 +30,7 @@ def test_the_benchmark_gives_its_committed_figures(tmp_path: Path) -> None:
 
 def test_the_committed_figures_say_what_the_docs_say() -> None:
     """Fewer bits, larger changes; rounding makes tails lighter; its error is known."""
-    formats = json.loads((BENCHMARK.parent / "results" / "quantisation.json").read_text())["formats"]
+    formats = json.loads((BENCHMARKS / "results" / "quantisation.json").read_text())["formats"]
     size = {key: entry["alpha"]["mean_absolute"] for key, entry in formats.items()}
     assert size["bf16"] < size["int8"] < size["fp8-tensor"] < size["gptq4"] < size["gptq3"] < size["gptq2"]
     assert all(entry["alpha"]["mean"] > 0.0015 for entry in formats.values() if entry["bits"] <= 5)

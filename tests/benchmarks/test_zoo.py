@@ -2,11 +2,11 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import benchmark
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text())
@@ -169,8 +169,7 @@ def test_parameters_of_a_module_with_their_owners(module, kernel):
 
 
 def test_the_page_shows_the_committed_results():
-    command = [sys.executable, str(ROOT / "benchmarks" / "zoo.py"), "--docs", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = benchmark("zoo.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
 
 

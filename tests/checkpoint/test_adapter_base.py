@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_files import (
-    ATTENTION,
-    LORA,
-    QUERY,
-    Arrays,
-    assert_spectrum,
-    dense,
-    lora,
-    model,
-    random,
-    row,
-    values,
-    write,
-)
+from adapter_files import ATTENTION, LORA, QUERY, Arrays, assert_spectrum, dense, lora, random, row, write
 from helpers import esd
+from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
@@ -38,7 +27,7 @@ def test_dora(tmp_path: Path, transposed: bool) -> None:
     tensors[f"base_model.model.{module}.lora_magnitude_vector"] = m
     config = LORA | {"use_dora": True, "fan_in_fan_out": transposed}
     w = random(96, 64, seed=3)
-    base = model(tmp_path / "base", {f"{module}.weight": w.T if transposed else w}, {"model_type": "gpt2"})
+    base = write_checkpoint(tmp_path / "base", {f"{module}.weight": w.T if transposed else w}, {"model_type": "gpt2"})
     naive = w + dense(tensors, module, 2.0)
     for i in range(96):
         naive[i] *= m[i] / np.sqrt(sum(float(v) ** 2 for v in naive[i]))
@@ -54,7 +43,7 @@ def test_dora(tmp_path: Path, transposed: bool) -> None:
 def test_a_square_matrix_is_turned_by_the_config(tmp_path: Path) -> None:
     module, w = "transformer.h.0.attn.c_proj", random(64, 64, seed=3)
     tensors = lora(module, 64, 64)
-    base = model(tmp_path / "base", {f"{module}.weight": w})
+    base = write_checkpoint(tmp_path / "base", {f"{module}.weight": w})
     for turned in (False, True):
         write(tmp_path, tensors, LORA | {"fan_in_fan_out": turned})
         product = dense(tensors, module, 2.0)
@@ -75,7 +64,7 @@ def test_full_weights_replace_or_join(tmp_path: Path) -> None:
     assert np.array_equal(values(alone, "lm_head.weight"), head)
     assert {s.name: s.reason for s in alone.skipped} == {"model.norm.weight": "1-D: bias, norm or vector"}
     assert alone.n_tensors == 6
-    base = model(
+    base = write_checkpoint(
         tmp_path / "base",
         {"lm_head.weight": random(96, 64, seed=4), "model.embed_tokens.weight": random(96, 64, seed=5)}
         | {f"{QUERY}.weight": random(64, 64)},
@@ -92,7 +81,7 @@ def test_trained_tokens_are_rows_of_the_table(tmp_path: Path) -> None:
     write(tmp_path, lora(QUERY, 64, 64) | {name: new}, config)
     skipped = open_checkpoint(tmp_path).skipped
     assert [s.reason for s in skipped] == ["trainable tokens: rows of a table, no matrix"]
-    base = model(tmp_path / "base", {"model.embed_tokens.weight": table, f"{QUERY}.weight": random(64, 64)})
+    base = write_checkpoint(tmp_path / "base", {"model.embed_tokens.weight": table, f"{QUERY}.weight": random(64, 64)})
     merged = values(open_checkpoint(tmp_path, base=base), "model.embed_tokens.weight")
     table[[3, 7]] = new
     assert np.array_equal(merged, table)
@@ -104,7 +93,7 @@ def test_prefixes_of_the_base_may_differ(tmp_path: Path, adapted: str, held: str
     head, w = random(96, 64, seed=8), random(96, 64, seed=3)
     tensors = lora(module, 96, 64) | {f"base_model.model.{adapted}lm_head.weight": head}
     weights = {name: w, "vision.layers.1.self_attn.q_proj.weight": w, f"{held}lm_head.weight": w}
-    merged = open_checkpoint(write(tmp_path, tensors, LORA), base=model(tmp_path / "base", weights))
+    merged = open_checkpoint(write(tmp_path, tensors, LORA), base=write_checkpoint(tmp_path / "base", weights))
     np.testing.assert_allclose(values(merged, name), w + dense(tensors, module, 2.0), rtol=1e-5, atol=1e-5)
     assert np.array_equal(values(merged, f"{held}lm_head.weight"), head)
     assert len(merged.matrices) == 3
@@ -132,7 +121,7 @@ def test_the_base_may_be_bfloat16_and_sharded(tmp_path: Path) -> None:
 
 def test_a_pipeline_is_no_base_but_its_component_is(tmp_path: Path) -> None:
     name = "mid_block.attentions.0.to_q.weight"
-    model(tmp_path / "pipe" / "unet", {name: (w := random(96, 64, seed=3))})
+    write_checkpoint(tmp_path / "pipe" / "unet", {name: (w := random(96, 64, seed=3))})
     (tmp_path / "pipe" / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     tensors = lora("unet.mid_block.attentions.0.to_q", 96, 64)
     write(tmp_path / "adapter", tensors)
@@ -171,7 +160,10 @@ def test_a_lora_derived_from_a_real_fine_tune(tmp_path: Path, rxnfp: Path, r: in
     adapter, weights, merged = derived(rxnfp, r)
     write(tmp_path / "adapter", adapter, LORA | {"r": r, "lora_alpha": r})
     config = {"model_type": "bert"}
-    base, full = model(tmp_path / "base", weights, config), model(tmp_path / "full", merged, config)
+    base, full = (
+        write_checkpoint(tmp_path / "base", weights, config),
+        write_checkpoint(tmp_path / "full", merged, config),
+    )
 
     report = specdiag.analyze(tmp_path / "adapter")
     assert len(report) == 6

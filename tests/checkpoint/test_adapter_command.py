@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from adapter_files import LORA, QUERY, lora, model, random, write
+from adapter_files import LORA, QUERY, lora, random, write
 from command import execute
+from models import write_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from specdiag.report import load_report
@@ -30,7 +31,7 @@ def pair(tmp_path: Path) -> Path:
             "mlp.down_proj": (64, 160),
         }.items()
     }  # fmt: skip
-    model(
+    write_checkpoint(
         tmp_path / "base", {f"{name}.weight": random(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
     )
     tensors = [lora(name, *shape, seed=i) for i, (name, shape) in enumerate(shapes.items())]

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, model, random, row, values, write
+from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, write
 from helpers import esd
+from models import write_checkpoint
+from read_back import values
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.adapters.names import dotted
@@ -65,7 +67,7 @@ def test_embeddings_are_stored_the_other_way_round(tmp_path: Path) -> None:
     matrix = row(checkpoint, "model.embed_tokens.weight[delta]")
     assert (matrix.shape, matrix.module.role) == ((96, 64), "embed")
     np.testing.assert_allclose(esd(matrix.load().numpy())[::-1], esd(product)[::-1][:4], rtol=1e-5)
-    base = model(tmp_path / "base", {"model.embed_tokens.weight": table, f"{QUERY}.weight": random(64, 64)})
+    base = write_checkpoint(tmp_path / "base", {"model.embed_tokens.weight": table, f"{QUERY}.weight": random(64, 64)})
     merged = open_checkpoint(tmp_path, base=base)
     np.testing.assert_allclose(values(merged, "model.embed_tokens.weight"), table + product, rtol=1e-5, atol=1e-5)
     assert np.array_equal(values(merged, f"{QUERY}.weight"), random(64, 64))
@@ -78,7 +80,7 @@ def test_convolutions_are_one_flat_matrix(tmp_path: Path) -> None:
     product = 2.0 * b.reshape(12, 4).astype(np.float64) @ a.reshape(4, 54)
     assert_spectrum(checkpoint, "conv1.weight", product)
     assert row(checkpoint, "conv1.weight").module.role == "conv"
-    merged = open_checkpoint(tmp_path, base=model(tmp_path / "base", {"conv1.weight": w}))
+    merged = open_checkpoint(tmp_path, base=write_checkpoint(tmp_path / "base", {"conv1.weight": w}))
     by_torch = torch.nn.functional.conv2d(torch.from_numpy(a).transpose(0, 1), torch.from_numpy(b)).transpose(0, 1)
     np.testing.assert_allclose(values(merged, "conv1.weight"), w + 2 * by_torch.numpy(), rtol=1e-5, atol=1e-5)
 
@@ -123,6 +125,6 @@ def test_flattened_names_find_their_base(tmp_path: Path) -> None:
     flat = f"lora_unet_{module.replace('.', '_')}"
     assert dotted(flat) == module
     save_file({f"{flat}.lora_down.weight": a, f"{flat}.lora_up.weight": b}, tmp_path / "x.safetensors")
-    base = model(tmp_path / "base", {f"{module}.weight": w, "conv_in.weight": random(8, 4, 3, 3)})
+    base = write_checkpoint(tmp_path / "base", {f"{module}.weight": w, "conv_in.weight": random(8, 4, 3, 3)})
     merged = open_checkpoint(tmp_path / "x.safetensors", base=base)
     np.testing.assert_allclose(values(merged, f"{module}.weight"), w + b @ a, rtol=1e-5, atol=1e-5)

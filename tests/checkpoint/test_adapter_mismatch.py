@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from adapter_files import ATTENTION, LORA, QUERY, Arrays, lora, model, random, write
+from adapter_files import ATTENTION, LORA, QUERY, Arrays, lora, random, write
+from models import write_checkpoint
 
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError
@@ -28,7 +29,7 @@ from specdiag.errors import SourceError
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path: Path, tensors: Arrays, sentence: str) -> None:
-    base = model(tmp_path / "base", {f"{ATTENTION.format(i, 'q')}.weight": random(96, 64) for i in (0, 1)})
+    base = write_checkpoint(tmp_path / "base", {f"{ATTENTION.format(i, 'q')}.weight": random(96, 64) for i in (0, 1)})
     with pytest.raises(SourceError, match=sentence) as error:
         open_checkpoint(write(tmp_path, tensors), base=base)
     assert "\n" not in str(error.value)
@@ -48,7 +49,7 @@ def test_rank_and_config_must_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["pissa", "pissa_niter_4", "olora", "loftq"])
 def test_initialisations_that_move_the_base(tmp_path: Path, method: str) -> None:
-    base = model(tmp_path / "base", {f"{QUERY}.weight": random(96, 64)})
+    base = write_checkpoint(tmp_path / "base", {f"{QUERY}.weight": random(96, 64)})
     write(tmp_path, lora(QUERY, 96, 64), LORA | {"init_lora_weights": method})
     with pytest.raises(SourceError, match=r"which changes W too: W \+ delta would count that part twice"):
         open_checkpoint(tmp_path, base=base)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, model, random, row, values, write
+from adapter_files import LORA, QUERY, assert_spectrum, dense, lora, random, row, write
+from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
@@ -68,7 +70,7 @@ def test_adalora(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write(tmp_path, tensors, config))
     product = b.astype(np.float64) @ (a * e.astype(np.float64)) * 32 / (12 + 1e-5)
     assert_spectrum(checkpoint, f"{QUERY}.weight", product)
-    base = model(tmp_path / "base", {f"{QUERY}.weight": (w := random(96, 64, seed=7))})
+    base = write_checkpoint(tmp_path / "base", {f"{QUERY}.weight": (w := random(96, 64, seed=7))})
     merged = values(open_checkpoint(tmp_path, base=base), f"{QUERY}.weight")
     np.testing.assert_allclose(merged, w + product, rtol=1e-6, atol=1e-6)
 
@@ -106,6 +108,6 @@ def test_long_factors_are_widened_in_blocks(tmp_path: Path, monkeypatch: pytest.
     tensors = lora(QUERY, 96, 64)
     checkpoint = open_checkpoint(write(tmp_path, tensors))
     assert_spectrum(checkpoint, f"{QUERY}.weight", dense(tensors, QUERY, 1.0))
-    base = model(tmp_path / "base", {f"{QUERY}.weight": (w := random(96, 64, seed=7))})
+    base = write_checkpoint(tmp_path / "base", {f"{QUERY}.weight": (w := random(96, 64, seed=7))})
     merged = values(open_checkpoint(tmp_path, base=base), f"{QUERY}.weight")
     np.testing.assert_allclose(merged, w + dense(tensors, QUERY, 1.0), rtol=1e-6, atol=1e-6)

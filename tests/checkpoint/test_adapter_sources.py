@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from adapter_files import ATTENTION, LORA, QUERY, assert_spectrum, lora, model, random, row, values, write
+from adapter_files import ATTENTION, LORA, QUERY, assert_spectrum, lora, random, row, write
+from models import write_checkpoint
+from read_back import values
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
@@ -17,7 +19,7 @@ from specdiag.errors import UsageError
 
 
 def test_the_model_comes_before_an_adapter_beside_it(tmp_path: Path) -> None:
-    model(tmp_path, {f"{QUERY}.weight": random(96, 64)})
+    write_checkpoint(tmp_path, {f"{QUERY}.weight": random(96, 64)})
     write(tmp_path, lora(QUERY, 96, 64), LORA)
     source = open_checkpoint(tmp_path).source
     assert (source.files, source.ignored) == (("model.safetensors",), ("adapter_model.safetensors",))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from models import random_state, write_checkpoint
 
 import specdiag
 from specdiag.analysis.workers import batches, units
@@ -24,7 +24,6 @@ from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError, UsageError
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
-RNG = np.random.default_rng(0)
 LONG = {
     "dots": "a." * 60_000 + "q_proj.weight",
     "layers": "layers.0." * 12_000 + "q_proj.weight",
@@ -36,9 +35,7 @@ LONG = {
 
 def one(folder: Path, *named: str) -> Path:
     """A file of 8x8 matrices under these names."""
-    folder.mkdir(exist_ok=True)
-    save_file({name: RNG.standard_normal((8, 8), np.float32) for name in named}, folder / "model.safetensors")
-    return folder
+    return write_checkpoint(folder, random_state(dict.fromkeys(named, (8, 8))), config=None)
 
 
 def header(path: Path, entries: dict[str, tuple[str, list[int], int]]) -> Path:
@@ -82,9 +79,7 @@ def test_files_without_an_end(tmp_path: Path, name: str, by: str) -> None:
 @pytest.mark.parametrize("by", NEVER)
 def test_an_adapter_configuration_without_an_end(tmp_path: Path, by: str) -> None:
     factors = {"base_model.model.q_proj.lora_A.weight": (4, 8), "base_model.model.q_proj.lora_B.weight": (8, 4)}
-    save_file(
-        {n: RNG.standard_normal(s, np.float32) for n, s in factors.items()}, tmp_path / "adapter_model.safetensors"
-    )
+    write_checkpoint(tmp_path, random_state(factors), config=None, name="adapter_model.safetensors")
     replaced(tmp_path, "adapter_config.json", by)
     with pytest.raises(SourceError, match=r"adapter_config.json' cannot be read: it (is not a regular|has 30720 MiB)"):
         open_checkpoint(tmp_path)
@@ -184,7 +179,7 @@ def test_many_small_tensors_cost_little(tmp_path: Path) -> None:
 def test_small_matrices_go_to_workers_together() -> None:
     shapes = [(200, 300), (49, 60), (50, 60), *((2, 2),) * 150, (3, 40_000)]
     checkpoint = from_state_dict(
-        {f"l{i}.weight": torch.from_numpy(RNG.standard_normal(s)) for i, s in enumerate(shapes)}
+        {f"l{i}.weight": torch.from_numpy(np.random.default_rng(i).standard_normal(s)) for i, s in enumerate(shapes)}
     )
     work = units(checkpoint.matrices)
     taken = list(batches(work))
@@ -196,14 +191,13 @@ def test_small_matrices_go_to_workers_together() -> None:
 
 def test_small_matrices_are_measured_as_they_are_alone(tmp_path: Path) -> None:
     shapes = [(2, 2), (2, 3), (30, 40), (49, 49), (1, 1), (60, 80)] * 30
-    held = {f"l{i}.weight": RNG.standard_normal(s).astype(np.float32) for i, s in enumerate(shapes)}
+    held = random_state({f"l{i}.weight": shape for i, shape in enumerate(shapes)})
     held["l6.weight"][0, 0] = np.nan
-    save_file(held, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, held, config=None)
     together = specdiag.analyze(tmp_path, jobs=2, cache=None)
     for name, values in list(held.items())[:6]:
         if min(values.shape) > 1:
-            (tmp_path / name).mkdir()
-            save_file({name: values}, tmp_path / name / "model.safetensors")
+            write_checkpoint(tmp_path / name, {name: values}, config=None)
             (alone,) = specdiag.analyze(tmp_path / name, cache=None).records
             assert alone == together[name]
 

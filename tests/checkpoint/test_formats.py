@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import python
+from read_back import assert_complete
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -29,11 +29,6 @@ WEIGHTS = {"a": torch.ones(2, 2)}
 
 def torch_value(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return next(matrix for matrix in checkpoint.matrices if matrix.name == name).load()
-
-
-def assert_complete(checkpoint: Checkpoint) -> None:
-    names = {matrix.name for matrix in checkpoint.matrices} | {skipped.name for skipped in checkpoint.skipped}
-    assert len(names) == checkpoint.n_tensors
 
 
 def roles_in_blocks(checkpoint: Checkpoint) -> dict[str, int]:
@@ -433,5 +428,5 @@ def test_memory_stays_at_the_largest_tensor(tmp_path: Path) -> None:
         "for matrix in checkpoint.matrices: assert matrix.tensor.read(None).sum() == 2**20\n"
         "print(peak() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x"], check=True, capture_output=True, text=True)
+    done = python(code, tmp_path / "x")
     assert int(done.stdout) < 3 * 4096

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from command import python
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf_writer import CODES, PLAIN, QUERY, decoded, floats, model, opened, quantised, random_codes, write
 
@@ -138,7 +138,7 @@ def test_what_is_imported(tmp_path: Path) -> None:
     )
     for tensor, expected in ((floats(4, 4), "[]"), (quantised(4, 32), "['gguf']")):
         path = write(tmp_path / "x.gguf", model({QUERY: tensor}))
-        done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
+        done = python(code, path)
         assert done.stdout.strip() == expected
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command import python
 from hub_stand_in import HubStandIn, Repo
 from safetensors.numpy import save
 
@@ -83,9 +81,7 @@ class Client:
     """Runs open_checkpoint in a process of its own, with an empty cache at first."""
 
     def __init__(self, hub: HubStandIn, home: Path) -> None:
-        self.hub = hub
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        self.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+        self.hub, self.home = hub, home
 
     def open(self, location: str, **options: str) -> dict[str, Any]:
         """Options in capitals are environment variables."""
@@ -93,16 +89,8 @@ class Client:
         return self.open_each([{"location": location, **options}], variables)[0]
 
     def open_each(self, requests: list[dict[str, str]], variables: dict[str, str]) -> list[dict[str, Any]]:
-        environment = self.environment | variables
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(requests)],
-            env=environment,
-            cwd=self.environment["HF_HOME"],
-            capture_output=True,
-            text=True,
-            timeout=50,
-        )
-        assert done.returncode == 0, done.stderr
+        environment = self.hub.environment(self.home) | variables
+        done = python(SCRIPT, json.dumps(requests), cwd=self.home, env=environment)
         assert "Traceback" not in done.stderr
         token = environment.get("HF_TOKEN")
         assert token is None or token not in done.stdout + done.stderr

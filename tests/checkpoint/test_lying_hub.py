@@ -39,14 +39,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
         assert seconds <= 302, f"a wait of {seconds} s"
 
     with HubStandIn({"org/m": Repo(dict(FILES))}) as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        stand_in.replace_the_real_one(monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(ranges, "FIRST_PAUSE", 0.001)
         monkeypatch.setattr(time, "sleep", sleep)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield stand_in
 

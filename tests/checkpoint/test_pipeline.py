@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import random_state
 from safetensors.numpy import save_file
 
 import specdiag
@@ -41,11 +42,6 @@ VAE = {
 }
 
 
-def weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
-
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
     """As diffusers saves it, with fp16 variants beside, and one folder of no component."""
@@ -57,7 +53,7 @@ def pipeline(tmp_path: Path) -> Path:
         ("safety_checker", TEXT, "model"),
     ):
         (tmp_path / folder).mkdir()
-        values = weights(shapes)
+        values = random_state(shapes)
         save_file(values, tmp_path / folder / f"{stem}.safetensors")
         halves = {name: value.astype(np.float16) for name, value in values.items()}
         save_file(halves, tmp_path / folder / f"{stem}.fp16.safetensors")
@@ -104,7 +100,7 @@ def test_variants_alone_are_read_and_several_are_listed(pipeline: Path) -> None:
     (pipeline / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     checkpoint = open_checkpoint(pipeline, file="vae")
     assert {m.storage_dtype for m in checkpoint.matrices} == {"F16"}
-    save_file(weights(VAE), pipeline / "vae" / "diffusion_pytorch_model.fp32.safetensors")
+    save_file(random_state(VAE), pipeline / "vae" / "diffusion_pytorch_model.fp32.safetensors")
     with pytest.raises(UsageError, match=r"2 different models: .*fp16.*fp32.*file="):
         open_checkpoint(pipeline)
 
@@ -124,7 +120,7 @@ def test_a_component_that_is_not_there_is_said(pipeline: Path) -> None:
 
 
 def test_weights_at_the_top_are_one_model(pipeline: Path) -> None:
-    save_file(weights(TEXT), pipeline / "model.safetensors")
+    save_file(random_state(TEXT), pipeline / "model.safetensors")
     assert {m.module.component for m in open_checkpoint(pipeline).matrices} == {None}
 
 

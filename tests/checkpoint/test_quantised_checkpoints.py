@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import python
 from quantised_files import ALL, QUERY, SCALE, STEM, opened, reasons, weight, written
 from quantisers import Tensors, gpt_oss, int8
 
@@ -105,7 +104,7 @@ def test_reading_needs_no_torch(tmp_path: Path) -> None:
         "for matrix in open_checkpoint(sys.argv[1]).matrices: matrix.tensor.read(None)\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, written(tmp_path, tensors, {})], check=True)
+    python(code, written(tmp_path, tensors, {}))
 
 
 def test_float_checkpoints_are_left_alone() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from quantised_files import I8, QUERY, STEM, nf4_of, opened, values, weight, written
+from quantised_files import I8, QUERY, STEM, nf4_of, opened, weight, written
 from quantisers import E2M1, FORMATS, pack
+from read_back import values
 
 from specdiag.checkpoint.quantised.codes import FLOAT8
 from specdiag.checkpoint.reader import open_checkpoint
@@ -19,7 +20,7 @@ def test_the_order_of_awq() -> None:
     word = torch.tensor([[0x75316420]], dtype=torch.int32).expand(8, 1).contiguous()
     tensors = {f"{STEM}.qweight": word, f"{STEM}.qzeros": torch.zeros(1, 1, dtype=torch.int32)}
     checkpoint = opened(tensors | {f"{STEM}.scales": torch.full((1, 8), 2.0)})
-    assert np.array_equal(values(checkpoint), np.tile(2.0 * np.arange(8)[:, None], 8))
+    assert np.array_equal(values(checkpoint, QUERY), np.tile(2.0 * np.arange(8)[:, None], 8))
 
 
 def test_the_zeros_of_both_gptq_versions() -> None:
@@ -32,7 +33,7 @@ def test_the_zeros_of_both_gptq_versions() -> None:
     said = {"quant_method": "gptq", "bits": 4, "group_size": -1}
     for form, zero in (("gptq", 8), ("gptq_v2", 7), (None, 8)):
         config = {"quantization_config": said | ({"checkpoint_format": form} if form else {})}
-        assert np.array_equal(values(opened(stored, config)), np.tile(np.arange(8.0) - zero, (8, 1)))
+        assert np.array_equal(values(opened(stored, config), QUERY), np.tile(np.arange(8.0) - zero, (8, 1)))
 
 
 def test_three_bits_cross_words() -> None:
@@ -45,11 +46,11 @@ def test_e2m1_and_nf4_halves() -> None:
     """The low half comes first in mxfp4, the high half in bitsandbytes."""
     byte = torch.full((2, 16), 0x72, dtype=torch.uint8)
     checkpoint = opened({QUERY: byte, f"{QUERY}_scale": torch.full((2, 1), 128, dtype=torch.uint8)})
-    assert values(checkpoint)[0, :2].tolist() == [2 * 1.0, 2 * 6.0]
+    assert values(checkpoint, QUERY)[0, :2].tolist() == [2 * 1.0, 2 * 6.0]
     assert (E2M1[2], E2M1[7]) == (1, 6)
     state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 2]}
     tensors = nf4_of(state) | {QUERY: torch.tensor([[0x0F], [0x70]], dtype=torch.uint8)}
-    assert values(opened(tensors)).tolist() == [[-2, 2], [0, -2]]
+    assert values(opened(tensors), QUERY).tolist() == [[-2, 2], [0, -2]]
 
 
 @pytest.mark.parametrize(("name", "kind"), [
@@ -65,7 +66,7 @@ def test_int8_by_groups_that_a_configuration_knows() -> None:
     codes, scales = torch.arange(-64, 64, dtype=I8).reshape(2, 64), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     said = {"config_groups": {"a": {"weights": {"num_bits": 8}}}}
     checkpoint = opened({QUERY: codes, f"{QUERY}_scale": scales}, {"quantization_config": said})
-    assert np.array_equal(values(checkpoint), codes * scales.repeat_interleave(32, 1))
+    assert np.array_equal(values(checkpoint, QUERY), codes * scales.repeat_interleave(32, 1))
 
 
 def test_layers_of_other_bits_than_the_configuration_says() -> None:
@@ -82,7 +83,7 @@ def test_fp8_blocks_of_a_size_that_does_not_divide(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 3]}}
     folder = written(tmp_path, {QUERY: w, f"{QUERY}_scale_inv": scales}, config)
     expected = scales.repeat_interleave(4, 0)[:5].repeat_interleave(3, 1)[:, :7]
-    assert np.array_equal(values(open_checkpoint(folder)), expected)
+    assert np.array_equal(values(open_checkpoint(folder), QUERY), expected)
 
 
 def test_two_codes_in_int8() -> None:
@@ -94,4 +95,4 @@ def test_two_codes_in_int8() -> None:
     }
     checkpoint = opened(tensors)
     assert checkpoint.matrices[0].storage_dtype == "mxfp4"
-    assert np.array_equal(values(checkpoint), np.full((4, 64), 0.5))
+    assert np.array_equal(values(checkpoint, QUERY), np.full((4, 64), 0.5))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from quantised_files import I8, I32, QUERY, STEM, U8, nf4_of, opened, reasons, values, weight
+from quantised_files import I8, I32, QUERY, STEM, U8, nf4_of, opened, reasons, weight
 from quantisers import FORMATS, VARIANTS, Tensors
+from read_back import values
 
 from specdiag.errors import SourceError
 
@@ -131,7 +132,7 @@ def test_order_of_groups_that_are_not_there() -> None:
     tensors = form.quantise(STEM, weight()).tensors
     tensors[f"{STEM}.g_idx"][3] = 99
     with pytest.raises(SourceError, match="names groups that are not there"):
-        values(opened(tensors, form.config))
+        values(opened(tensors, form.config), QUERY)
 
 
 GOOD_STATE = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 2]}
@@ -151,4 +152,4 @@ def test_damaged_states_of_bitsandbytes(state: Any) -> None:
 
 
 def test_good_state_of_bitsandbytes() -> None:
-    assert values(opened(nf4_of(GOOD_STATE))).shape == (2, 2)
+    assert values(opened(nf4_of(GOOD_STATE)), QUERY).shape == (2, 2)

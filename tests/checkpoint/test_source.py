@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import python
 from safetensors.numpy import save_file
 
 from specdiag.checkpoint.file_selection import choose
@@ -221,10 +220,7 @@ def test_addresses_are_no_paths(tmp_path: Path) -> None:
         "        except Exception as error: print(type(error).__name__, error)\n"
     )
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("https://huggingface.co", nowhere["HF_ENDPOINT"])],
-        env={**os.environ, **nowhere}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    done = python(code.replace("https://huggingface.co", nowhere["HF_ENDPOINT"]), env=nowhere)
     lines = done.stdout.splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["SourceError"] * 6
     assert [" path" in line for line in lines] == [True, False, False, False, False, False]
@@ -381,4 +377,4 @@ def test_safetensors_needs_neither_torch_nor_the_hub(tmp_path: Path) -> None:
         "for matrix in open_checkpoint(sys.argv[1]).matrices: matrix.tensor.read(None)\n"
         "assert not {'torch', 'huggingface_hub', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    python(code, tmp_path)

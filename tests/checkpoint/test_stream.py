@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import call, start
 from hub_stand_in import HubStandIn, Repo
 from huggingface_hub import constants
 from quantisers import FORMATS
@@ -79,11 +79,8 @@ DATA_START = 8 + int.from_bytes(WEIGHTS[:8], "little")
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     """The hub of this process, which does not wait long between attempts."""
     with HubStandIn({name: Repo(dict(files)) for name, files in REPOS.items()}) as stand_in:
-        monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-        template = f"{stand_in.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        stand_in.replace_the_real_one(monkeypatch)
         monkeypatch.setattr(ranges, "FIRST_PAUSE", 0.001)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield stand_in
 
@@ -415,23 +412,15 @@ class Command:
 
     def __init__(self, hub: HubStandIn, folder: Path) -> None:
         self.folder = folder
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        self.environment = environment | {
-            "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
-            "NO_PROXY": "127.0.0.1",
-        }  # fmt: skip
+        self.environment = hub.environment(folder / "home") | {"TMPDIR": str(folder / "tmp")}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, *arguments], env=self.environment, cwd=self.folder,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return start([sys.executable, *arguments], env=self.environment, cwd=self.folder)
 
     def run(self, *arguments: str) -> str:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        return out
+        done = call([sys.executable, *arguments], env=self.environment, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def files(self) -> list[str]:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
@@ -501,10 +490,10 @@ def test_ctrl_c_while_the_hub_stalls(hub: HubStandIn, command: Command) -> None:
     assert process.stderr is not None
     assert any(QUERY in line for line in process.stderr if "DEBUG" in line)
     assert stalls.wait(30)
-    start = time.monotonic()
+    begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - begun < 5
     assert process.returncode == 130
     report = specdiag.load_report(command.folder / "a.json")
     assert (report.complete, [record.name for record in report]) == (False, [QUERY])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import python
 
 from specdiag.checkpoint.memory import from_state_dict
 from specdiag.checkpoint.reader import open_checkpoint
@@ -40,8 +39,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
+    done = python(code, path)
     assert done.stdout.startswith("SourceError")
     assert "cut short or replaced meanwhile" in done.stdout
 

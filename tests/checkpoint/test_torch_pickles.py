@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import python
 
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.nested import count_tensors
@@ -244,8 +245,8 @@ def test_tuples_nested_as_keys(tmp_path: Path) -> None:
         code = "import sys; from pathlib import Path; from specdiag.checkpoint.torch_archive import open_torch\n"
         code += "try: open_torch(Path(sys.argv[1]), 'x')\nexcept Exception as error: print(type(error).__name__, error)"
         path = handmade(tmp_path / "x.pt", pickled)
-        done = subprocess.run([sys.executable, "-c", code, path], check=False, capture_output=True, text=True)
-        assert (done.returncode, done.stdout[:11]) == (0, "SourceError")
+        done = python(code, path)
+        assert done.stdout.startswith("SourceError")
         assert "a key of the type tuple" in done.stdout
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import call, python, shell, start_and_wait, words
 from command import execute as specdiag
-from models import write_llama
+from models import QUERY, llama_state, write_checkpoint
 
 from specdiag.report import COLUMNS, load_report
+
+NAN = {QUERY.format(1): np.full((64, 64), np.nan, np.float32)}
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return write_llama(tmp_path / "ckpt")
+    return write_checkpoint(tmp_path / "ckpt", llama_state())
 
 
 def test_table_and_saved_report(checkpoint, tmp_path):
@@ -73,7 +76,7 @@ def test_dry_run_reads_no_values(checkpoint, tmp_path):
 def test_nonfinite_is_exit_4_and_named(tmp_path):
     bad = np.ones((64, 64))
     bad[3, 4] = np.nan
-    write_llama(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": bad})
+    write_checkpoint(tmp_path / "ckpt", llama_state() | {QUERY.format(1): bad})
     done = specdiag("analyze", tmp_path / "ckpt", cwd=tmp_path)
     assert done.returncode == 4
     assert (
@@ -129,16 +132,10 @@ def test_a_newer_report(checkpoint, tmp_path):
 
 @pytest.mark.parametrize(("how", "before"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)])
 def test_interruption_keeps_a_partial_report(tmp_path, how, before):
-    write_llama(tmp_path / "ckpt", layers=12, d=512, ff=1500)
+    write_checkpoint(tmp_path / "ckpt", llama_state(12, 512, 1500))
     if before:
         (tmp_path / "ckpt.specdiag.json").write_text("finished")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "specdiag", "-v", "analyze", "ckpt", "--jobs", "1"],
-        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    lines = (line for line in process.stderr if "DEBUG" in line)
-    for _ in range(4):
-        next(lines)
+    process = start_and_wait("analyze", "ckpt", "--jobs", "1", matrices=4, cwd=tmp_path, stdout=subprocess.PIPE)
     process.send_signal(how)
     start = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -155,8 +152,7 @@ def test_interruption_keeps_a_partial_report(tmp_path, how, before):
 
 
 def test_a_closed_pipe_is_silent(checkpoint, tmp_path):
-    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} -f csv | head -c 10"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    done = shell("specdiag -q analyze ckpt -f csv | head -c 10", cwd=tmp_path)
     assert done.stdout == "name,part,"
     assert done.stderr == ""
 
@@ -179,7 +175,7 @@ def test_narrow_terminals_lose_columns_not_names(checkpoint, tmp_path, columns):
 
 
 def test_many_matrices_are_summarised_by_depth(tmp_path):
-    write_llama(tmp_path / "ckpt", layers=10)
+    write_checkpoint(tmp_path / "ckpt", llama_state(10))
     short = specdiag("-q", "analyze", "ckpt", cwd=tmp_path).stdout
     assert "square_alpha by role and layer" in short
     assert "The 20 most extreme of 71 by square_alpha (--all: every one)" in short
@@ -192,9 +188,9 @@ def test_help_is_light():
         "try:\n    app(['analyze', '--help'])\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(code)
     assert done.stdout.splitlines()[-1] == "[]"
-    fastest = min(_seconds([sys.executable, "-m", "specdiag", "--help"]) for _ in range(5))
+    fastest = min(_seconds(words("--help")) for _ in range(5))
     assert fastest < 0.6
 
 
@@ -212,12 +208,9 @@ def test_version_and_entry_points(tmp_path):
     expected = f"specdiag {version('specdiag')}\n"
     assert specdiag("--version").stdout == expected
     script = os.path.join(os.path.dirname(sys.executable), "specdiag")
-    assert subprocess.run([script, "--version"], capture_output=True, text=True).stdout == expected
-    root = str(Path(__file__).parents[2])
-    assert (
-        subprocess.run([sys.executable, "-m", "cli", "--version"], capture_output=True, text=True, cwd=root).stdout
-        == expected
-    )
+    assert call([script, "--version"]).stdout == expected
+    root = Path(__file__).parents[2]
+    assert call([sys.executable, "-m", "cli", "--version"], cwd=root).stdout == expected
 
 
 def test_the_cpu_road_imports_no_torch(checkpoint, tmp_path):
@@ -225,7 +218,7 @@ def test_the_cpu_road_imports_no_torch(checkpoint, tmp_path):
         "import sys, specdiag; specdiag.analyze(sys.argv[1], device='cpu');"
         "print([m for m in ('torch', 'scipy.stats', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(checkpoint)], capture_output=True, text=True, check=True)
+    done = python(code, checkpoint)
     assert done.stdout.strip() == "[]"
 
 
@@ -252,8 +245,7 @@ def test_a_selection_does_not_replace_the_whole(checkpoint, tmp_path):
 
 
 def test_the_report_is_saved_before_the_reader_goes_away(checkpoint, tmp_path):
-    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    done = shell("specdiag -q analyze ckpt | head -1; echo ${PIPESTATUS[0]}", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""
     assert len(load_report(tmp_path / "ckpt.specdiag.json")) == 15
@@ -261,9 +253,8 @@ def test_the_report_is_saved_before_the_reader_goes_away(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("format", ["table", "csv"])
 def test_a_closed_pipe_does_not_hide_a_bad_matrix(tmp_path, format):
-    write_llama(tmp_path / "ckpt", layers=9, **{"model.layers.1.self_attn.q_proj.weight": np.full((64, 64), np.nan)})
-    command = f"{sys.executable} -m specdiag analyze ckpt --all -f {format} | head -c 1 >&2; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    write_checkpoint(tmp_path / "ckpt", llama_state(9) | NAN)
+    done = shell(f"specdiag analyze ckpt --all -f {format} | head -c 1 >&2; echo ${{PIPESTATUS[0]}}", cwd=tmp_path)
     assert done.stdout == "4\n"
     assert "1 of 64 matrices have no spectrum" in done.stderr
 
@@ -275,21 +266,20 @@ def test_without_spectra_no_stale_eigenvalues_stay(checkpoint, tmp_path):
 
 
 def test_a_full_disk_on_stdout(checkpoint, tmp_path):
-    command = f"{sys.executable} -m specdiag -q analyze {checkpoint} -f csv > /dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    done = shell("specdiag -q analyze ckpt -f csv > /dev/full", cwd=tmp_path)
     assert done.returncode == 4
     assert done.stderr == "error: stdout: No space left on device: what was to be printed is lost\n"
 
 
 def test_a_report_of_a_bad_checkpoint_keeps_its_exit_code(tmp_path):
-    write_llama(tmp_path / "ckpt", **{"model.layers.1.self_attn.q_proj.weight": np.full((64, 64), np.nan)})
+    write_checkpoint(tmp_path / "ckpt", llama_state() | NAN)
     assert specdiag("analyze", "ckpt", "-o", "a.json", cwd=tmp_path).returncode == 4
     assert specdiag("analyze", "a.json", cwd=tmp_path).returncode == 4
 
 
 def test_reports_of_equal_names_stand_side_by_side(tmp_path):
     for run in ("a", "b"):
-        write_llama(tmp_path / run / "checkpoint-10")
+        write_checkpoint(tmp_path / run / "checkpoint-10", llama_state())
         assert specdiag("-q", "analyze", f"{run}/checkpoint-10", cwd=tmp_path).returncode == 0
     assert sorted(p.name for p in tmp_path.glob("*.json")) == [
         "b--checkpoint-10.specdiag.json", "checkpoint-10.specdiag.json"

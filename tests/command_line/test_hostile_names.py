@@ -8,12 +8,9 @@ import random
 import re
 import time
 
-import numpy as np
 import pytest
 from command import invoke
-from safetensors.numpy import save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
+from models import random_state, write_checkpoint
 
 import specdiag
 from specdiag.text.printable import printable
@@ -35,10 +32,7 @@ def names(rng, n):
 
 
 def checkpoint(folder, held, seed=0):
-    rng = np.random.default_rng(seed)
-    folder.mkdir(exist_ok=True)
-    save_file({name: rng.standard_normal((64, 64)).astype(np.float32) for name in held}, folder / "model.safetensors")
-    return folder
+    return write_checkpoint(folder, random_state(dict.fromkeys(held, (64, 64)), seed), config=None)
 
 
 def run(*arguments, code=0):
@@ -63,7 +57,7 @@ def every_command(folder, held):
     assert_inert(run("compare", a, b, "--all"))
     assert_inert(run("compare", a, b, "-f", "md"))
     for format in ("table", "md", "json"):
-        assert_inert(CliRunner().invoke(app, ["audit", str(report), "-f", format, "--all"]))
+        assert_inert(invoke("audit", report, "-f", format, "--all"))
     for export in ("torch", "toml", "json", "csv", "md", "transformers"):
         assert_inert(run("recommend", report, "--export", export))
     assert_inert(run("recommend", report, "--all"))
@@ -128,7 +122,7 @@ def test_random_names(tmp_path, monkeypatch):
 def test_errors_quote_what_they_name(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "m", ["model.layers.0.self_attn.q_proj.weight"])
-    done = CliRunner().invoke(app, arguments)
+    done = invoke(*arguments)
     assert done.exit_code in (2, 3)
     assert_inert(done)
     assert "error: unexpected" not in done.output
@@ -136,7 +130,7 @@ def test_errors_quote_what_they_name(tmp_path, monkeypatch, arguments):
 
 @pytest.mark.parametrize("command", ["analyze", "audit", "recommend", "report", "trajectory", "compare"])
 def test_a_nul_in_an_argument_is_refused(command):
-    done = CliRunner().invoke(app, [command, "a\0b", *(["c"] if command == "compare" else [])])
+    done = invoke(command, "a\0b", *(["c"] if command == "compare" else []))
     assert done.exit_code == 2
     assert "has a NUL character" in done.stderr
 
@@ -148,7 +142,7 @@ def test_names_that_are_no_unicode_are_refused_before_the_work(tmp_path, monkeyp
     folder = checkpoint(tmp_path / (odd if where == "folder" else "m"), ["model.layers.0.self_attn.q_proj.weight"])
     if where == "file":
         (folder / "model.safetensors").rename(folder / f"{odd}.safetensors")
-    done = CliRunner().invoke(app, ["analyze", str(folder)])
+    done = invoke("analyze", folder)
     assert done.exit_code == 2, done.output
     assert "is no Unicode" in done.stderr
     assert_inert(done)
@@ -160,7 +154,7 @@ def test_warnings_and_log_lines_are_inert(tmp_path, monkeypatch):
     import warnings
 
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["recommend", "nothing.json"])  # configures the log
+    done = invoke("recommend", "nothing.json")  # configures the log
     assert done.exit_code == 3
     (handler,) = [h for h in logging.getLogger("specdiag").handlers if type(h).__name__ == "_Handler"]
     record = logging.LogRecord("specdiag", logging.WARNING, "", 0, "%s", ("\x1b[31m\n\u202e",), None)
@@ -177,7 +171,7 @@ def test_weight_files_that_were_not_read_are_named(tmp_path, monkeypatch, comman
     for name in extra:
         (folder / name).write_bytes(b"PK")
     both = [str(folder)] * (2 if command == "compare" else 1)
-    done = CliRunner().invoke(app, ["-q", command, *both, "-f", format])
+    done = invoke("-q", command, *both, "-f", format)
     assert done.exit_code in (0, 1), done.output
     shown = done.stdout.replace("\\", "")
     assert all(name in shown for name in extra)

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from command import invoke as run
-from safetensors.numpy import save_file
+from models import random_state, write_checkpoint
 
 from cli import options, targets
 from cli.main import app
@@ -30,12 +29,8 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 def write(folder, seed=0):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
     names = [f"model.layers.{i}.{m}_proj.weight" for i in range(2) for m in ("self_attn.q", "self_attn.k", "mlp.up")]
-    save_file({n: rng.standard_normal((64, 64)).astype(np.float32) for n in names}, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    return folder
+    return write_checkpoint(folder, random_state(dict.fromkeys(names, (64, 64)), seed))
 
 
 def test_a_command_takes_what_the_table_says_and_the_library_knows():

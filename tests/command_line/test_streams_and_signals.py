@@ -6,42 +6,35 @@ import pty
 import resource
 import signal
 import subprocess
-import sys
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from command import execute, shell, start_and_wait, words
+from models import QUERY, queries, write_checkpoint
 
 from specdiag.errors import ComputationError
 from specdiag.report import load_report
 from specdiag.system import address_space, interrupts
 
-COMMAND = [sys.executable, "-m", "specdiag"]
+ANALYSIS = ("analyze", "m", "--jobs", "1", "-o", "r.json")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    state = {f"model.layers.{i}.self_attn.q_proj.weight": rng.standard_normal((64, 64)) for i in range(2)}
-    (tmp_path / "m").mkdir()
-    save_file({k: w.astype(np.float32) for k, w in state.items()}, tmp_path / "m" / "model.safetensors")
+    write_checkpoint(tmp_path / "m", queries(2, 64, 64), config=None)
     return tmp_path
 
 
 @pytest.fixture
 def large(tmp_path):
     """Matrices that take a while each."""
-    rng = np.random.default_rng(0)
-    w = rng.standard_normal((700, 700)).astype(np.float32)
-    (tmp_path / "m").mkdir()
-    save_file({f"model.layers.{i}.self_attn.q_proj.weight": w + i for i in range(60)}, tmp_path / "m" / "model.safetensors")  # fmt: skip
+    (w,) = queries(1, 700, 700).values()
+    write_checkpoint(tmp_path / "m", {QUERY.format(i): w + i for i in range(60)}, config=None)
     return tmp_path
 
 
-def shell(command, folder, **environment):
-    command = command.replace("specdiag", f"{sys.executable} -m specdiag")
-    given = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | environment
-    return subprocess.run(["bash", "-c", command], cwd=folder, env=given, capture_output=True, timeout=120)
+def run(script, folder, **environment):
+    """What a script prints, in bytes."""
+    return shell(script, cwd=folder, env=environment, text=False)
 
 
 # Streams
@@ -49,7 +42,7 @@ def shell(command, folder, **environment):
 
 @pytest.mark.parametrize("how", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "| true", "2>&1 | true", "2> >(true)"])  # fmt: skip
 def test_the_report_does_not_need_them(folder, how):
-    done = shell(f"set -o pipefail; specdiag -v analyze m -o r.json {how}", folder)
+    done = run(f"set -o pipefail; specdiag -v analyze m -o r.json {how}", folder)
     assert done.returncode == 0, done.stderr
     report = load_report(folder / "r.json")
     assert len(report) == 2
@@ -59,7 +52,7 @@ def test_the_report_does_not_need_them(folder, how):
 
 
 def test_a_full_disk_behind_stdout_costs_the_table_alone(folder):
-    done = shell("specdiag analyze m -o r.json >/dev/full", folder)
+    done = run("specdiag analyze m -o r.json >/dev/full", folder)
     assert done.returncode == 4
     assert done.stderr.endswith(b"error: stdout: No space left on device: what was to be printed is lost\n")
     assert b"report: r.json" in done.stderr
@@ -68,7 +61,7 @@ def test_a_full_disk_behind_stdout_costs_the_table_alone(folder):
 
 @pytest.mark.parametrize("arguments", ["analyze m -f json", "analyze m -f csv", "audit m -f json", "recommend m --export toml"])  # fmt: skip
 def test_data_that_goes_nowhere_is_a_failure(folder, arguments):
-    done = shell(f"specdiag -q {arguments} >&-", folder)
+    done = run(f"specdiag -q {arguments} >&-", folder)
     assert done.returncode == 4
     assert done.stderr == b"error: stdout: it is closed: what was to be printed is lost\n"
 
@@ -82,7 +75,7 @@ def test_data_that_goes_nowhere_is_a_failure(folder, arguments):
     ],
 )
 def test_a_terminal_that_knows_no_unicode(folder, encoding, arguments):
-    done = shell(f"specdiag {arguments}", folder, PYTHONIOENCODING=encoding)
+    done = run(f"specdiag {arguments}", folder, PYTHONIOENCODING=encoding)
     assert done.returncode in (0, 1), done.stderr
     shown = done.stdout.decode(encoding)
     assert shown.isascii() or encoding != "ascii"
@@ -94,7 +87,7 @@ def test_a_terminal_that_knows_no_unicode(folder, encoding, arguments):
 
 def test_json_is_utf8_whatever_the_terminal(folder):
     (folder / "m").rename(folder / "modell-ä")
-    done = shell("specdiag -q analyze modell-ä -f json", folder, PYTHONIOENCODING="ascii")
+    done = run("specdiag -q analyze modell-ä -f json", folder, PYTHONIOENCODING="ascii")
     assert json.loads(done.stdout.decode())["source"]["location"] == "modell-ä"
 
 
@@ -105,7 +98,7 @@ def test_json_is_utf8_whatever_the_terminal(folder):
     ids=str,
 )  # fmt: skip
 def test_terminals_of_odd_sizes(folder, environment):
-    done = shell("specdiag analyze m --all; specdiag no-such", folder, **environment)
+    done = run("specdiag analyze m --all; specdiag no-such", folder, **environment)
     assert done.returncode == 2
     assert b"alpha" in done.stdout
     assert b"Traceback" not in done.stderr
@@ -116,7 +109,7 @@ def test_a_terminal_that_goes_away_costs_nothing(large):
     """The progress bar is drawn on it, and then it is not there any more."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "analyze", "m", "--jobs", "1", "-o", "r.json"], cwd=large, stdin=child, stdout=child, stderr=child,
+        words(*ANALYSIS), cwd=large, stdin=child, stdout=child, stderr=child,
         env={k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_PROGRESS_BARS"} | {"TERM": "xterm"}, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     os.close(child)
@@ -131,27 +124,12 @@ def test_a_terminal_that_goes_away_costs_nothing(large):
 # Signals
 
 
-def started(folder, *arguments, **options):
-    process = subprocess.Popen(
-        [*COMMAND, "-v", *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-    lines = (line for line in process.stderr if "DEBUG" in line)
-    for _ in range(3):
-        next(lines)
-    return process
-
-
 ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM, signal.SIGRTMIN]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda n: n.name)
 def test_a_partial_report_survives_every_signal(large, number):
-    process = started(large, "analyze", "m", "--jobs", "1", "-o", "r.json", preexec_fn=reset)
+    process = start_and_wait(*ANALYSIS, matrices=3, cwd=large, preexec_fn=reset)
     process.send_signal(number)
     process.send_signal(number)  # a closed terminal sends two, and schedulers repeat themselves
     _, said = process.communicate(timeout=60)
@@ -164,7 +142,8 @@ def test_a_partial_report_survives_every_signal(large, number):
 
 @pytest.mark.parametrize("command", ["audit", "compare"])
 def test_commands_that_keep_nothing_say_so(large, command):
-    process = started(large, command, *["m"] * (1 if command == "audit" else 2), "--jobs", "1", preexec_fn=reset)
+    sources = ["m"] * (1 if command == "audit" else 2)
+    process = start_and_wait(command, *sources, "--jobs", "1", matrices=3, cwd=large, preexec_fn=reset)
     process.send_signal(signal.SIGHUP)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 129
@@ -177,10 +156,8 @@ def reset():
 
 
 def test_nohup_stays_in_force(large):
-    process = started(
-        large, "analyze", "m", "--jobs", "1", "-o", "r.json",
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )  # fmt: skip
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    process = start_and_wait(*ANALYSIS, matrices=3, cwd=large, preexec_fn=ignore)
     process.send_signal(signal.SIGHUP)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
@@ -231,10 +208,7 @@ def test_little_address_space_is_refused_in_a_sentence(folder):
         def limit():
             resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
-        return subprocess.run(
-            [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, preexec_fn=limit,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+        return execute(*arguments, cwd=folder, env={"OPENBLAS_NUM_THREADS": "1"}, preexec_fn=limit)
 
     for command in ("analyze", "audit"):
         done = limited(200, command, "m")

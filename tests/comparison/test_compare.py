@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import outcome
 from helpers import esd, with_singular_values
-from safetensors.torch import save_file
+from models import write_checkpoint
 
 import specdiag
 from specdiag.comparison.compare import failures
@@ -37,12 +37,6 @@ def state(seed=0, d=64, ff=160, dtype=torch.float64, prefix="", layers=2):
         made[f"{prefix}layers.{layer}.mlp.down_proj.weight"] = rng.standard_normal((d, ff))
         made[f"{prefix}layers.{layer}.norm.weight"] = np.ones(d)
     return {name: torch.from_numpy(value).to(dtype) for name, value in made.items()}
-
-
-def save(folder, tensors):
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    return folder
 
 
 def run(*args):
@@ -172,7 +166,7 @@ def test_bad_values_are_named_and_the_rest_is_compared(tmp_path):
     assert found[Q].change == pytest.approx(found[Q].change | {"n_nonfinite": 1})
     assert [r.key for r in failures(found)] == [Q]
     assert sum(m.delta.relative_change is not None for m in found.modules) == 12
-    code, out, err = run(save(tmp_path / "a", a), save(tmp_path / "b", b))
+    code, out, err = run(write_checkpoint(tmp_path / "a", a), write_checkpoint(tmp_path / "b", b))
     assert code == 4
     assert f"{Q} (nonfinite)" in err
     assert f"{Q} (ok > nonfinite)" in out
@@ -245,7 +239,7 @@ def test_of_runs_the_newest_checkpoints(tmp_path):
     for run, seed in (("a", 0), ("b", 1)):
         (tmp_path / run).mkdir()
         for step in (5, 10, 100):
-            save(tmp_path / run / f"checkpoint-{step}", state(seed + step))
+            write_checkpoint(tmp_path / run / f"checkpoint-{step}", state(seed + step))
     found = specdiag.compare(tmp_path / "a", tmp_path / "b", weights=False)
     assert [s.location for s in (found.before, found.after)] == [str(tmp_path / run / "checkpoint-100") for run in "ab"]
     with pytest.raises(SourceError):
@@ -300,13 +294,13 @@ def test_updates_of_adapters_are_compared_by_their_spectra(tmp_path):
     def adapter(seed):
         torch.manual_seed(seed)
         name = "base_model.model.layers.0.self_attn.q_proj.lora_"
-        folder = save(
+        folder = write_checkpoint(
             tmp_path / f"lora{seed}", {f"{name}A.weight": torch.randn(4, 64), f"{name}B.weight": torch.randn(64, 4)}
         )
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
         return folder
 
-    base = save(tmp_path / "base", state(dtype=torch.float32))
+    base = write_checkpoint(tmp_path / "base", state(dtype=torch.float32))
     found = specdiag.compare(adapter(0), adapter(1))
     assert [m.delta for m in found.modules] == [None]
     applied = specdiag.compare(base, adapter(2), base=base)
@@ -342,7 +336,10 @@ def test_limits():
 
 
 def test_command(tmp_path):
-    a, b = save(tmp_path / "a", state()), save(tmp_path / "b", state(1, prefix="model.") | {"z.bias": torch.ones(2)})
+    a, b = (
+        write_checkpoint(tmp_path / "a", state()),
+        write_checkpoint(tmp_path / "b", state(1, prefix="model.") | {"z.bias": torch.ones(2)}),
+    )
     code, out, _ = run(a, b)
     assert code == 0
     order = (
@@ -369,7 +366,7 @@ def test_command(tmp_path):
 
 
 def test_command_in_a_pipeline(tmp_path):
-    a, b = save(tmp_path / "a", state()), save(tmp_path / "b", state(1))
+    a, b = write_checkpoint(tmp_path / "a", state()), write_checkpoint(tmp_path / "b", state(1))
     assert (
         run(a, a, "--fail-above", "relative_change=0", "--fail-above", "alpha=0", "--fail-above", "unmatched=0")[0] == 0
     )

@@ -1,9 +1,6 @@
-import subprocess
-import sys
-
 import msgspec
 import pytest
-from command import execute
+from command import execute, python
 
 import specdiag
 from specdiag.decay.power_lines import (
@@ -156,7 +153,7 @@ def test_a_record_that_travels():
 @pytest.mark.parametrize("name", ["decay.power_lines", "decay.schedules", "decay.effect", "train.run_files"])
 def test_importing_costs_nothing(name):
     code = f"import sys, specdiag.{name}; print([m for m in ('numpy', 'torch', 'scipy') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = python(code)
     assert out.stdout.strip() == "[]"
 
 

@@ -1,95 +1,24 @@
-"""Plans: the published numbers, who takes part, the random twin, the released code's quirks, and where plans go."""
+"""Plans: the published numbers, who takes part, the random twin, and the released code's quirks."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
-from command import invoke
 from helpers import naive_hill
+from paper_report import PAPER, ROLES, Llama, llama, record
+from saved_reports import made
 from torch import nn
 
 import specdiag
-from specdiag.decay.plan import DecayPlan, load_plan
+from specdiag.decay.plan import DecayPlan
 from specdiag.decay.recommend import recommend
 from specdiag.decay.schedule_record import decay_schedule
-from specdiag.errors import SourceError, UsageError
-from specdiag.records import ModuleRecord, Provenance, Settings, Source, Summary
-from specdiag.report import SpectralReport
-from specdiag.spectra.null import alpha_null
-from specdiag.spectra.tails import hill
-from specdiag.views.plan_export import export_plan
+from specdiag.errors import UsageError
 from specdiag.views.plan_sentences import findings
-
-# Figure 1b of the paper: LLaMA-60M after training, layers 1 to 8, columns q k v o gate up down.
-FIGURE_1B = [
-    [1.747, 1.735, 3.169, 2.667, 2.266, 2.290, 2.490], [1.718, 1.706, 2.064, 1.951, 2.269, 2.349, 2.490],
-    [1.725, 1.749, 2.049, 1.939, 2.357, 2.443, 2.390], [1.725, 1.738, 1.972, 1.903, 2.390, 2.453, 2.408],
-    [1.718, 1.741, 1.905, 1.895, 2.393, 2.475, 2.455], [1.724, 1.759, 1.942, 1.854, 2.373, 2.492, 2.411],
-    [1.682, 1.704, 1.848, 1.839, 2.351, 2.428, 2.520], [1.712, 1.713, 1.951, 1.900, 2.256, 2.309, 2.543],
-]  # fmt: skip
-ROLES = ("q", "k", "v", "o", "gate", "up", "down")
-
-
-def record(name: str, role: str, layer: int | None, alpha: float | None, shape=(512, 512), **more) -> ModuleRecord:
-    family = {"embed": "embedding", "head": "embedding", "router": "other"}.get(
-        role, "attention" if role in ("q", "k", "v", "kv", "o") else "mlp"
-    )
-    values = {
-        "status": "ok" if alpha is not None else "degenerate", "alpha": alpha, "tail": "hill", "method": "gram",
-        "alpha_null": alpha_null(lambda e: hill(e, 0.5), shape), "storage_dtype": "F32", "compute_dtype": "float64",
-    }  # fmt: skip
-    return ModuleRecord(
-        name=name, role=role, family=family, layer=layer, rows=shape[0], cols=shape[1], **(values | more)
-    )
-
-
-def report(records, **settings) -> SpectralReport:
-    n = len(records)
-    return SpectralReport(
-        source=Source(kind="file", location="made"),
-        settings=Settings(**settings),
-        records=tuple(records),
-        skipped=(),
-        summary=Summary(
-            n_tensors=n,
-            n_parameters=n,
-            n_matrices=n,
-            analysed_parameters=n,
-            skipped={},
-            statuses={},
-            roles=(),
-            contrasts=(),
-        ),
-        provenance=Provenance(
-            created="", versions={}, platform="", device="cpu", device_name="", jobs=1, seconds=0.0, peak_bytes=0
-        ),
-    )
-
-
-def llama(alphas, width=512, hidden=1376) -> SpectralReport:
-    """A LLaMA with the given exponents by layer and role, embeddings and head beside."""
-    places = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
-    shapes = [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden)]
-    records = [record("model.embed_tokens.weight", "embed", None, 5.0, (32000, width))]
-    for layer, row in enumerate(alphas):
-        records += [
-            record(f"model.layers.{layer}.{place}.weight", role, layer, alpha, shape)
-            for place, role, alpha, shape in zip(places, ROLES, row, shapes, strict=True)
-        ]
-    return report([*records, record("lm_head.weight", "head", None, 4.0, (32000, width))])
-
-
-PAPER = llama(FIGURE_1B)
-
 
 # ------------------------------------------------------------------ published numbers
 
@@ -141,7 +70,7 @@ def test_minilm_is_mostly_explained_by_shape(minilm: Path) -> None:
 
 
 def test_projections_of_attention_and_mlp_take_part_and_nothing_else() -> None:
-    moe = report([*PAPER.records, record("model.layers.0.mlp.gate.weight", "router", 0, 2.0, (64, 512))])
+    moe = made([*PAPER.records, record("model.layers.0.mlp.gate.weight", "router", 0, 2.0, (64, 512))])
     plan = recommend(moe, weight_decay=0.1)
     assert {entry.role for entry in plan.entries} == set(ROLES)
     assert all(entry.weight_decay == pytest.approx(0.1 * entry.ratio) for entry in plan.entries)
@@ -154,7 +83,7 @@ def test_a_fused_parameter_has_one_decay_of_its_parts_mean() -> None:
         record("h.0.attn.c_attn.weight", role, 0, alpha, part=role)
         for role, alpha in (("q", 1.5), ("k", 1.6), ("v", 3.5))
     ]
-    plan = recommend(report([*records, record("h.0.attn.c_proj.weight", "o", 0, 2.0)]))
+    plan = recommend(made([*records, record("h.0.attn.c_proj.weight", "o", 0, 2.0)]))
     fused, alone = plan.entries
     assert (fused.role, fused.value, fused.part_values) == (None, pytest.approx(2.2), {"q": 1.5, "k": 1.6, "v": 3.5})
     assert (fused.ratio, alone.ratio) == (3.0, 0.67), "the mean is taken before the minimum and the maximum"
@@ -201,7 +130,7 @@ def test_other_rules(rule: str) -> None:
 
 def test_norms_as_a_basis() -> None:
     plan = recommend(
-        report([
+        made([
             record(f"layers.{i}.self_attn.{r}_proj.weight", r, i, 2.0, frobenius_norm=10.0 + i, spectral_norm=2.0 + i)
             for i in range(2) for r in ("q", "k")
         ]), basis="frobenius_norm",
@@ -212,24 +141,6 @@ def test_norms_as_a_basis() -> None:
 
 
 # ------------------------------------------------------------------ the released code
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.self_attn = nn.ModuleDict({f"{r}_proj": nn.Linear(width, width, bias=False) for r in "qkvo"})
-        shapes = {"gate_proj": (width, hidden), "down_proj": (hidden, width), "up_proj": (width, hidden)}
-        self.mlp = nn.ModuleDict({name: nn.Linear(*shape, bias=False) for name, shape in shapes.items()})
-        self.input_layernorm = nn.LayerNorm(width)
-
-
-class Llama(nn.Module):
-    def __init__(self, width: int = 64, hidden: int = 171, layers: int = 2) -> None:
-        super().__init__()
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(300, width)
-        self.model.layers = nn.ModuleList(Block(width, hidden) for _ in range(layers))
-        self.lm_head = nn.Linear(width, 300, bias=False)
 
 
 def released(model: nn.Module, s1: float = 0.67, s2: float = 3.0) -> dict[str, float]:
@@ -263,7 +174,7 @@ def test_compat_reference_gives_s2_to_equals_and_poisons_with_a_leading_gap() ->
     assert set(recommend(llama([[2.0] * 7] * 2), compat="reference").ratios.values()) == {3.0}
     assert set(recommend(llama([[2.0] * 7] * 2)).ratios.values()) == {1.0}
     squared = recommend(
-        report([
+        made([
             record(f"model.layers.0.self_attn.{r}_proj.weight", r, 0, 2.0, frobenius_norm=n)
             for r, n in zip("qkvo", (9.0, 1.0, 2.0, 3.0), strict=True)
         ]), basis="frobenius_norm", compat="reference",
@@ -306,7 +217,7 @@ def test_what_makes_no_sense_is_refused(options: dict, sentence: str) -> None:
 
 def test_a_report_without_the_basis_is_refused() -> None:
     with pytest.raises(UsageError, match="choose basis='farms'"):
-        recommend(report(PAPER.records, tail="farms"))
+        recommend(made(PAPER.records, tail="farms"))
 
 
 # ------------------------------------------------------------------ the run to come
@@ -356,211 +267,3 @@ def test_decays_that_follow_the_lr() -> None:
 def test_schedules_that_make_no_sense(options: dict, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         decay_schedule(**({"peak_lr": 1e-3, "steps_total": 10} | options))
-
-
-# ------------------------------------------------------------------ files
-
-
-def test_plans_are_saved_and_read_back(tmp_path: Path) -> None:
-    plan = recommend(PAPER, weight_decay=0.1, clip=(5, 95))
-    path = plan.save(tmp_path / "plan.json")
-    assert load_plan(path) == plan
-    assert json.loads(path.read_bytes())["entries"][0]["name"] == "model.layers.0.self_attn.q_proj.weight"
-    path.write_text(path.read_text().replace('"schema": 4', '"schema": 9'))
-    with pytest.raises(SourceError, match="plan of schema 9"):
-        load_plan(path)
-    PAPER.save(tmp_path / "report.json")
-    with pytest.raises(SourceError, match="not a decay plan"):
-        load_plan(tmp_path / "report.json")
-    with pytest.raises(SourceError, match="cannot read"):
-        load_plan(tmp_path / "absent.json")
-
-
-def test_the_digest_is_that_of_the_saved_report(tmp_path: Path) -> None:
-    import hashlib
-
-    path = PAPER.save(tmp_path / "r.json")
-    assert recommend(path).report_digest == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_exported_code_gives_the_planned_decays() -> None:
-    torch.manual_seed(0)
-    model = Llama()
-    plan = recommend(model, weight_decay=0.1)
-    scope: dict = {}
-    exec(export_plan(plan, "torch"), scope)
-    groups = scope["param_groups"](model, lr=3e-4)
-    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    names = dict(model.named_parameters())
-    assert {n: decay[id(p)] for n, p in names.items() if n in plan.ratios} == pytest.approx(
-        {e.name: e.weight_decay for e in plan.entries}
-    )
-    assert decay[id(names["model.embed_tokens.weight"])] == 0
-    assert decay[id(names["model.layers.0.input_layernorm.weight"])] == 0
-    assert decay[id(names["lm_head.weight"])] == 0.1
-    assert sum(len(g["params"]) for g in groups) == len(names)
-    torch.optim.AdamW(groups)
-    with pytest.raises(ValueError, match="the plan does not fit this model"):
-        scope["param_groups"](nn.Linear(3, 3), lr=1.0)
-
-
-def test_exported_code_without_a_base_asks_for_it() -> None:
-    scope: dict = {}
-    exec(export_plan(recommend(PAPER), "torch"), scope)
-    with pytest.raises(TypeError, match="weight_decay"):
-        scope["param_groups"](Llama(), lr=1.0)
-
-
-def test_other_exports() -> None:
-    plan = recommend(PAPER, weight_decay=0.1)
-    read = tomllib.loads(export_plan(plan, "toml").decode())
-    assert read["base_weight_decay"] == 0.1
-    assert len(read["entries"]) == 56
-    assert (
-        export_plan(plan, "csv")
-        .decode()
-        .splitlines()[0]
-        .startswith("name,role,family,layer,component,n_parameters,value,ratio")
-    )
-    assert export_plan(plan, "md").decode().count("\n") == 58
-    assert json.loads(export_plan(plan, "json"))["rule"] == "linear"
-    compile(export_plan(plan, "transformers"), "x", "exec")
-    with pytest.raises(UsageError, match="unknown export 'yaml'; choose from torch, transformers"):
-        export_plan(plan, "yaml")
-
-
-def test_a_hostile_name_stays_a_string() -> None:
-    name = 'x"]; import os; os.abort()  #\n.q_proj.weight'
-    plan = recommend(report([record(name, "q", 0, 1.5), record("b.k_proj.weight", "k", 0, 2.5)]), weight_decay=0.1)
-    scope: dict = {}
-    exec(export_plan(plan, "torch"), scope)
-    assert name in scope["RATIOS"]
-
-
-# ------------------------------------------------------------------ the command
-
-
-def run(*arguments: str):
-    return invoke("recommend", *arguments)
-
-
-def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    empty = run()
-    assert empty.exit_code == 3
-    assert "no saved report in this directory" in empty.stderr
-    PAPER.save(tmp_path / "made.specdiag.json")
-    Path("plan.json").write_text("{}")
-    result = run("--weight-decay", "0.1", "-o", "plan.json", "--clip", "5", "95")
-    assert result.exit_code == 0, result.output
-    assert "taking the newest report here, made.specdiag.json" in result.stderr
-    assert "56 Parameters with" in result.stdout
-    assert "Base decay 0.1 (given)." in result.stdout
-    assert load_plan("plan.json").clip == (5.0, 95.0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [
-        (("r.json", "--basis", "rho"), 2, "cannot be compared across shapes"),
-        (("r.json", "--device", "cuda"), 2, "--device needs the checkpoint itself"),
-        (("r.json", "--weight-decay", "0.1", "--tokens", "1e9"), 2, "both give a base decay"),
-        (("r.json", "--tokens", "1e9"), 2, "add --params --batch-tokens --context-length --lr"),
-        (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
-        (("r.json", "--export", "yaml"), 2, "unknown --export yaml"),
-        (("absent.json",), 3, "no such file"),
-        (("r.json", "--run", "."), 3, "holds no optimizer or trainer state"),
-    ],
-)
-def test_command_refusals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, sentence: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    PAPER.save(tmp_path / "r.json")
-    result = run(*arguments)
-    assert (result.exit_code, sentence in result.stderr) == (code, True), result.output
-
-
-def test_command_derives_the_base(tmp_path: Path) -> None:
-    path = PAPER.save(tmp_path / "r.json")
-    result = run(
-        str(path), "--tokens", "3260252160", "--params", "163009536", "--batch-tokens", "98304",
-        "--context-length", "1024", "--lr", "4e-4", "--export", "json",
-    )  # fmt: skip
-    plan = json.loads(result.stdout)
-    assert plan["base_weight_decay"] == pytest.approx(0.3371925, rel=1e-6)
-    assert plan["base_origin"] == "Power Lines"
-    said = run(
-        str(path), "--tokens", "3260252160", "--params", "163009536", "--batch-tokens", "98304",
-        "--context-length", "1024", "--lr", "4e-4",
-    ).stdout  # fmt: skip
-    assert "Base decay 0.33719" in said
-    assert "Counter-example" in said
-    assert "Customary: GPT-1 0.01" in said
-
-
-def test_command_reads_the_run(tmp_path: Path) -> None:
-    model = Llama()
-    run_folder = tmp_path / "checkpoint-100"
-    run_folder.mkdir()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)
-    torch.save(optimizer.state_dict(), run_folder / "optimizer.pt")
-    (run_folder / "trainer_state.json").write_text(json.dumps({"global_step": 100, "max_steps": 20000}))
-    torch.save(model.state_dict(), run_folder / "pytorch_model.bin")
-    path = PAPER.save(tmp_path / "r.json")
-    beside = run(str(run_folder))
-    named = run(str(path), "--run", str(run_folder))
-    for result in (beside, named):
-        assert result.exit_code == 0, result.output
-        assert "Base decay 0.05 (optimizer.pt)." in result.stdout
-        assert "19,900 are left" in result.stdout
-
-
-def test_coupled_decay_gets_no_verdict(tmp_path: Path) -> None:
-    run_folder = tmp_path / "checkpoint-100"
-    run_folder.mkdir()
-    optimizer = torch.optim.Adam(Llama().parameters(), lr=3e-4, weight_decay=1e-5)
-    torch.save(optimizer.state_dict(), run_folder / "optimizer.pt")
-    (run_folder / "trainer_state.json").write_text(json.dumps({"global_step": 100, "max_steps": 20000}))
-    path = PAPER.save(tmp_path / "r.json")
-    for given in ((), ("--weight-decay", "1e-5")):
-        result = run(str(path), "--run", str(run_folder), *given)
-        assert result.exit_code == 0, result.output
-        assert "coupled (Adam with L2), for which norms cannot be predicted: there is no verdict" in result.stdout
-        assert "Verdict:" not in result.stdout
-
-
-def test_command_ends_in_a_verdict(tmp_path: Path) -> None:
-    path = PAPER.save(tmp_path / "r.json")
-    result = run(str(path), "--weight-decay", "0.1", "--lr", "1e-3", "--steps-left", "5000", "--schedule", "adamc",
-                 "--steps-total", "10000")  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert "Verdict: worth a run. Hold it against uniform decay" in result.stdout.splitlines()[-1]
-    unsaid = run(str(path), "--weight-decay", "0.1", "--steps-left", "5000").stdout
-    assert unsaid.rstrip().endswith("No verdict: it takes --lr too.")
-    assert "norm by the end" in result.stdout
-    assert "proportional to lr^2" in result.stdout
-
-
-def test_options_of_what_was_not_chosen_are_refused(tmp_path: Path) -> None:
-    path = PAPER.save(tmp_path / "r.json")
-    for arguments, words in (
-        (("--rule", "sqrt", "--s1", "0.5"), "--s1 belongs to --rule linear, not to sqrt"),
-        (("--steps-total", "100"), "--steps-total belongs to --schedule"),
-        (("--target-norm", "3", "--momentum", "0.1"), "--momentum, --target-norm belongs to --schedule"),
-    ):
-        result = run(str(path), *arguments)
-        assert (result.exit_code, words in result.stderr) == (2, True), result.output
-
-
-def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
-    path = PAPER.save(tmp_path / "r.json")
-    code = (
-        "import sys; from specdiag_cli.main import app\n"
-        f"try: app(['recommend', {str(path)!r}, '--export', 'csv'])\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
-    assert len(done.stdout.splitlines()) == 57

@@ -9,9 +9,8 @@ import pytest
 import tiny_run
 import torch
 import torch.nn.functional as F
-import transformers
 from command import outcome
-from live_models import ForTrainer
+from plain_run import decoder_trainer
 from torch import nn
 
 import specdiag
@@ -282,16 +281,8 @@ def test_a_log_that_starts_late(tmp_path):
 # The Trainer
 
 
-def a_trainer(folder, callback, steps=6, **options):
-    arguments = transformers.TrainingArguments(
-        folder, max_steps=steps, save_steps=3, report_to=[], use_cpu=True, disable_tqdm=True,
-        per_device_train_batch_size=2, lr_scheduler_type="cosine", learning_rate=1e-3, weight_decay=0.1, **options,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(80, (32, 8))]
-    trainer = transformers.Trainer(ForTrainer(), arguments, train_dataset=data)
-    trainer.add_callback(callback)
-    return trainer
+def a_trainer(folder, callback, **options):
+    return decoder_trainer(folder, callback, lr_scheduler_type="cosine", **options)
 
 
 def test_the_callback_logs_and_goes_on(tmp_path):

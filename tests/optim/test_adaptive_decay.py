@@ -5,14 +5,13 @@ import io
 
 import pytest
 import torch
-from live_models import Decoder, train, weights
+from live_models import Decoder, Q, train, weights
 
 from specdiag import UsageError
 from specdiag.live.multipliers import attach
 from specdiag.optim import AWD, AdaDecay, AlphaDecay, RenormalizedAdamW
 from specdiag.optim.optimizers.ada_decay import thetas
 
-Q = "layers.0.self_attn.q_proj.weight"
 MAKE = {
     "AWD": lambda m: AWD(m.parameters(), lr=0.05, weight_decay=0.02),
     "AdaDecay": lambda m: AdaDecay(m.parameters(), lr=0.05, weight_decay=0.1),

@@ -1,10 +1,8 @@
 """AlphaDecay on live optimizers: exact where it does nothing, exactly predicted where it does something."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from command import python
 from live_models import Decoder, Q, decays_of_a_step, float32_errors, train, weights
 from live_optimizers import OPTIMIZERS, adamw, muon
 
@@ -146,4 +144,4 @@ import specdiag, sys
 specdiag.optim.AlphaDecay, specdiag.optim.CorrectedDecay
 assert not {"transformers", "accelerate"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -12,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import call
 from helpers import PATIENCE
-from live_models import Decoder, train
+from live_models import Decoder, Q, train
 
 from specdiag.optim import AlphaDecay
 from specdiag.optim.rules import background
-
-Q = "layers.0.self_attn.q_proj.weight"
 
 
 def build(lr=1e-2, **options):
@@ -316,7 +314,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 train(model, optimizer, 2, decay=AlphaDecay(model, optimizer, every=1, mode="background"))
 raise SystemExit(3)
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 3
+    assert call([sys.executable, "-c", program]).returncode == 3
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -4,18 +4,13 @@ import math
 
 import pytest
 import torch
-from live_models import Decoder, decays_of_a_step, train, weights
+from live_models import Decoder, Q, decays_of_a_step, train, weights
+from live_optimizers import adamw
 
 from specdiag import UsageError
 from specdiag.optim import AlphaDecay, CorrectedDecay
 
-Q = "layers.0.self_attn.q_proj.weight"
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def adamw(model, lr=1e-2):
-    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
 
 
 def test_the_published_step_of_adamc():

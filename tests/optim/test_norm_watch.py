@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from live_models import Decoder, train, weights
+from live_models import Decoder, Q, train, weights
+from live_optimizers import adamw
 from torch import nn
 from two_ranks import run_two_ranks
 
@@ -14,14 +15,9 @@ from specdiag.dynamics.norm_log import load_norm_log
 from specdiag.optim import AWD, AdaDecay, AlphaDecay, NormWatch, RenormalizedAdamW, Scion
 from specdiag.trajectories.metric_log import read_log
 
-Q = "layers.0.self_attn.q_proj.weight"
 PARTS = ("norm_change_decay", "norm_change_parallel", "norm_change_perpendicular")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def adamw(model, **options):
-    return torch.optim.AdamW(model.parameters(), **{"lr": 1e-2, "weight_decay": 0.1} | options)
 
 
 def logged(watch, module=Q):

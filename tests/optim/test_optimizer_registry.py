@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_models import Decoder, decays_of_a_step, train, weights
+from live_models import Decoder, Q, decays_of_a_step, train, weights
 
 from specdiag import UsageError
 from specdiag.live.multipliers import attach
@@ -26,7 +26,6 @@ from specdiag.optim.decay_semantics import decay_semantics
 from specdiag.optim.layout import layout
 from specdiag.optim.registry import markdown
 
-Q = "layers.0.self_attn.q_proj.weight"
 DOCS = Path(__file__).parents[2] / "docs" / "optimizers.md"
 
 pytestmark = pytest.mark.usefixtures("one_thread")

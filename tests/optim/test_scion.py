@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from live_models import Decoder, train, weights
+from live_models import Decoder, Q, train, weights
 from two_ranks import run_two_ranks
 
 from specdiag import UsageError
@@ -14,8 +14,6 @@ from specdiag.decay import schedules
 from specdiag.live.multipliers import attach
 from specdiag.optim import AlphaDecay, CorrectedDecay, GroupSchedule, Scion
 from specdiag.optim.optimizers.lmo import direction
-
-Q = "layers.0.self_attn.q_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,12 +1,11 @@
 """What the README shows is what the program prints."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
+
+from command import execute
 
 import specdiag
 
@@ -15,21 +14,16 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 def test_the_shown_output_is_real(minilm, tmp_path):
     shown = next(block for block in README.split("```") if block.startswith("\nRoles (medians"))
-    done = subprocess.run(
-        [sys.executable, "-m", "specdiag", "-q", "analyze", str(minilm)],
-        capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "112"},
-    )  # fmt: skip
-    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    printed = output("-q", "analyze", minilm, cwd=tmp_path)
     lines = [line for line in shown.splitlines() if line and line != "..."]
     assert len(lines) > 25
     assert [line for line in lines if line not in printed] == []
 
 
-def recommended(*arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "specdiag", "-q", "recommend", *arguments],
-        capture_output=True, text=True, check=True, cwd=cwd, env={**os.environ, "COLUMNS": "112"},
-    )  # fmt: skip
+def output(*arguments, cwd):
+    """The lines that a command prints, as wide as they are in README."""
+    done = execute(*arguments, cwd=cwd, env={"COLUMNS": "112"})
+    assert done.returncode == 0, done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 
@@ -40,13 +34,15 @@ def test_the_shown_plans_are_real(minilm, asset, tmp_path):
         if block.startswith("\nRoles (means") or block.startswith("\n210 Parameters")
     )
     specdiag.analyze(minilm).save(tmp_path / "r.json")
-    printed = recommended("r.json", "--weight-decay", "0.1", "--lr", "3e-4", "--steps-left", "20000", cwd=tmp_path)
+    printed = output(
+        "-q", "recommend", "r.json", "--weight-decay", "0.1", "--lr", "3e-4", "--steps-left", "20000", cwd=tmp_path
+    )
     assert len(encoder) == 13
     assert [line for line in encoder if line not in printed] == []
     square = specdiag.recommend(tmp_path / "r.json", basis="square")
     means = [fmean(e.ratio for e in square.entries if e.family == f) for f in ("attention", "mlp")]
     assert f"attention gets {means[0]:.2f} and MLP {means[1]:.2f}" in README
-    printed = recommended(str(asset("smollm2-gguf")), cwd=tmp_path)
+    printed = output("-q", "recommend", asset("smollm2-gguf"), cwd=tmp_path)
     assert [line for line in decoder if line not in printed] == []
 
 

@@ -1,12 +1,12 @@
 """WeightWatcher itself, live, on a checkpoint that its published numbers do not know."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from command import python
+from models import write_checkpoint
+from safetensors.numpy import load_file
 
 import specdiag
 
@@ -29,11 +29,9 @@ def test_live_on_a_perturbed_copy(minilm, tmp_path):
         for name, w in load_file(minilm / "model.safetensors").items()
         if "layer.0." in name or "layer.5." in name
     }
-    folder = tmp_path / "perturbed"
-    folder.mkdir()
-    save_file(weights, folder / "model.safetensors")
+    folder = write_checkpoint(tmp_path / "perturbed", weights, config=None)
     out = tmp_path / "out.json"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(folder), str(out)], check=True, capture_output=True)
+    python(SCRIPT, folder, out)
     rows = json.loads(out.read_text())
     report = specdiag.analyze(folder, device="cpu")
     assert len(rows) == len(report) == 12

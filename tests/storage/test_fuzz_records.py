@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from cached_results import analyze, assert_same, entries, weights
+from cached_results import analyze, assert_same, entries, reseal
 from fuzzing import fuzz, json_mutations, mutations, seconds
 from helpers import lcg
+from models import queries
 from saved_reports import seal
 
 import specdiag
@@ -203,9 +204,7 @@ def test_eigenvalues(tmp_path, is_sealed):
 
 
 def test_kept_results(tmp_path):
-    from cached_results import reseal
-
-    state = weights(1)
+    state = queries(1)
     plain = analyze(state, tmp_path)
     (path,) = entries(tmp_path)
     content = path.read_bytes()[32:]

@@ -1,12 +1,12 @@
 import json
 import os
 import resource
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from command import execute, python
 from helpers import lcg
 from msgspec.structs import replace
 from safetensors.numpy import save_file
@@ -156,22 +156,8 @@ def test_a_failed_write_leaves_the_old_file(report, tmp_path, monkeypatch):
 
 def test_a_full_disk_in_a_real_process(report, tmp_path):
     source = report.save(tmp_path / "a.json")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "specdiag",
-            "analyze",
-            str(source),
-            "-f",
-            "csv",
-            "-o",
-            str(tmp_path / "b.csv"),
-        ],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
-    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (500, 500))
+    done = execute("analyze", source, "-f", "csv", "-o", tmp_path / "b.csv", preexec_fn=limit)
     assert done.returncode == 4
     assert "b.csv failed: File too large" in done.stderr
     assert not (tmp_path / "b.csv").exists()
@@ -180,12 +166,8 @@ def test_a_full_disk_in_a_real_process(report, tmp_path):
 def test_a_report_is_kept_where_its_eigenvalues_do_not_fit(tmp_path):
     save_file({"model.layers.0.mlp.up_proj.weight": lcg(1500, 1500, 1)}, tmp_path / "model.safetensors")
     out = tmp_path / "b.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "specdiag", "analyze", str(tmp_path / "model.safetensors"), "-o", str(out)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
-    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (8192, 8192))
+    done = execute("analyze", tmp_path / "model.safetensors", "-o", out, preexec_fn=limit)
     assert done.returncode == 4
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "spectra.safetensors" in line
@@ -234,5 +216,5 @@ def test_reading_a_report_loads_no_heavy_library(report, tmp_path):
         "import sys, specdiag; r = specdiag.load_report(sys.argv[1]); r.eigenvalues(r.records[0].key);"
         "print([m for m in ('torch', 'scipy', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    done = python(code, path)
     assert done.stdout.strip() == "[]"

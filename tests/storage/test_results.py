@@ -7,8 +7,7 @@ from functools import cache
 
 import msgspec
 import pytest
-import torch
-from helpers import lcg
+from models import QUERY, lcg_state
 
 import specdiag
 from specdiag.errors import MissingExtraError
@@ -17,13 +16,12 @@ from specdiag.trajectories.metric_log import entry
 from specdiag.trajectories.records import StepResult, Trajectory
 
 EVIL = "<script>alert('\u202e')</script>"
-NAMES = tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(40))
+NAMES = tuple(QUERY.format(i) for i in range(40))
 
 
 @cache
 def analysed(seed=0):
-    state = {name: torch.from_numpy(lcg(64, 64, seed + i)) for i, name in enumerate(NAMES)}
-    return specdiag.analyze(state, device="cpu")
+    return specdiag.analyze(lcg_state(NAMES, seed=seed), device="cpu")
 
 
 def trajectory():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import lcg
+from models import QUERY, lcg_state, write_checkpoint
 from safetensors.numpy import load_file, save, save_file
 from safetensors.torch import save_file as save_torch_file
 from saved_reports import seal
@@ -17,12 +18,11 @@ import specdiag
 from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.report import is_report, load_report
 
-NAMES = tuple(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(2))
+NAMES = tuple(QUERY.format(i) for i in range(2))
 
 
 def analysed(rows, randomize=False):
-    state = {name: torch.from_numpy(lcg(rows, 64, i)) for i, name in enumerate(NAMES)}
-    return specdiag.analyze(state, device="cpu", randomize=randomize)
+    return specdiag.analyze(lcg_state(NAMES, rows), device="cpu", randomize=randomize)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_those_of_another_report_are_refused(saved, tmp_path, use):
 
 
 def test_an_analysis_does_not_go_on_with_those_of_another_report(tmp_path):
-    save_file({name: lcg(64, 64, i) for i, name in enumerate(NAMES)}, tmp_path / "model.safetensors")
+    write_checkpoint(tmp_path, lcg_state(NAMES), config=None)
     report = specdiag.analyze(tmp_path / "model.safetensors", device="cpu")
     path = report.save(tmp_path / "a.json")
     changed = {name: values * 2 for name, values in load_file(tmp_path / "a.spectra.safetensors").items()}

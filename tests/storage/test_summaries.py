@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import torch
-from helpers import lcg
+from models import lcg_state
 
 import specdiag
 from specdiag.errors import SourceError
@@ -14,7 +13,7 @@ from specdiag.errors import SourceError
 def report():
     places = ("self_attn.q_proj", "mlp.up_proj")
     names = [f"model.layers.{i}.{place}.weight" for i in range(3) for place in places]
-    return specdiag.analyze({n: torch.from_numpy(lcg(64, 64, i)) for i, n in enumerate(names)}, device="cpu")
+    return specdiag.analyze(lcg_state(names), device="cpu")
 
 
 def with_summary(report, path, *keys, value):

@@ -8,21 +8,20 @@ import signal
 import msgspec
 import pytest
 import torch
+from command import invoke
 from plain_run import same
+from recipes import MODEL, ranked, tiny_recipe, write_recipe
 from safetensors.torch import load_file
-from specdiag_cli.main import app
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag import UsageError, load_report
 from specdiag.dynamics.norm_log import has_norm_log, load_norm_log
 from specdiag.dynamics.run_check import check_run
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.config import load_config
-from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.leaderboard import rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
@@ -33,10 +32,6 @@ from specdiag.train.tasks.glue import GLUE
 from specdiag.trajectories.decay_log import load_decay_log
 from specdiag.trajectories.metric_log import read_log
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,12 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
+    return tiny_recipe(text)
 
 
 def test_a_run_that_begins_is_written_whole_and_loads_in_transformers(recipe, tmp_path):
@@ -235,11 +225,6 @@ def test_grids():
             parse_grid(wrong)
 
 
-def ranked(task, loss, **merits):
-    return Ranked(run="r", task=task, decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=4, loss=loss,
-                  improvement=0.0, merits=merits, hours=1.0, decay_share=0.0, tokens=0)  # fmt: skip
-
-
 def test_a_grid_of_base_decays():
     runs = [
         ((("decay", "none"), ("weight_decay", "1")), ranked("causal-lm", 2.0), 0.5),
@@ -285,11 +270,9 @@ def test_spikes():
 
 def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
-    run = CliRunner().invoke
-    first = run(
-        app,
-        ["train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"],
+    write_recipe(recipe, tmp_path / "tiny.toml")
+    first = invoke(
+        "train", "tiny.toml", "--decay", "alphadecay", "--every", "2", "--compare", "uniform", "--sample", "import"
     )
     assert first.exit_code == 0, first.output
     for words in (
@@ -298,26 +281,18 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
     ):  # fmt: skip
         assert words in first.output, words
     assert (tmp_path / "tiny-uniform" / "checkpoint-4").is_dir()
-    ranked = run(app, ["compare", "tiny-uniform", "tiny", "-f", "json"])
+    ranked = invoke("compare", "tiny-uniform", "tiny", "-f", "json")
     assert {row["run"] for row in json.loads(ranked.stdout)} == {"tiny", "tiny-uniform"}
-    sweep = [
-        "train",
-        "tiny.toml",
-        "--sweep",
-        "decay=none,uniform weight_decay=0.1,0.5",
-        "-o",
-        "grid",
-        "--steps-total",
-        "2",
-    ]
-    whole = run(app, sweep)
+    grid = "decay=none,uniform weight_decay=0.1,0.5"
+    sweep = ["train", "tiny.toml", "--sweep", grid, "-o", "grid", "--steps-total", "2"]
+    whole = invoke(*sweep)
     assert whole.exit_code == 0, whole.output
     for words in ("decay 0.1", "decay 0.5", "no decay", "Best against best: uniform (decay "):
         assert words in whole.output, words
     assert load_report(tmp_path / "grid" / "decay=none_weight_decay=0.1" / "final-2.specdiag.json").records
     assert len(list((tmp_path / "grid").glob("tokens-*.cache"))) == 1
-    assert run(app, ["plot", "decay", "tiny", "-o", "decay.png"]).exit_code == 0
-    again = run(app, sweep)
+    assert invoke("plot", "decay", "tiny", "-o", "decay.png").exit_code == 0
+    again = invoke(*sweep)
     assert "3/3: 'decay=uniform_weight_decay=0.5' is finished" in again.stderr
     for arguments, code, words in (
         (["train"], 2, "name a CONFIG.toml or a preset (gpt2-small"),
@@ -331,5 +306,5 @@ def test_from_the_command_line(recipe, tmp_path, monkeypatch):
         (["train", "tiny.toml", "-o", "new", "--set", "report_to=paper"], 2, "does not report to 'paper'; choose from"),
         (["train", "tiny.toml", "-o", "new", "--set", "report_to=swanlab"], 2, "pip install swanlab"),
     ):
-        answer = run(app, arguments)
+        answer = invoke(*arguments)
         assert (answer.exit_code, words in answer.stderr) == (code, True), answer.output

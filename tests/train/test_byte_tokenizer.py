@@ -1,10 +1,9 @@
 """Bytes as a tokenizer: ids are the bytes, before and after it was saved, whatever model lies beside it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command import python
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -66,4 +65,4 @@ except specdiag.MissingExtraError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

@@ -2,53 +2,26 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import msgspec
 import pytest
 import torch
 import transformers
-from live_models import ForTrainer, decays_of_a_step
+from command import python
+from live_models import ForTrainer, Q, alike, decays_of_a_step
+from plain_run import decoder_trainer
 
 import specdiag
 from specdiag import UsageError
 from specdiag.train import AlphaDecayCallback, DecayPlanCallback
 
-Q = "layers.0.self_attn.q_proj.weight"
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def a_trainer(folder, *callbacks, steps=6, **options):
-    arguments = transformers.TrainingArguments(
-        folder,
-        max_steps=steps,
-        save_steps=3,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        per_device_train_batch_size=2,
-        lr_scheduler_type="constant",
-        **{"learning_rate": 1e-3, "weight_decay": 0.1} | options,
-    )
-    torch.manual_seed(0)
-    data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(80, (32, 8))]
-    trainer = transformers.Trainer(ForTrainer(), arguments, train_dataset=data)
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    return trainer
 
 
 def final(folder):
     from safetensors.torch import load_file
 
     return load_file(folder / "checkpoint-6" / "model.safetensors")
-
-
-def alike(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def state_of(folder, step):
@@ -63,7 +36,7 @@ def test_one_line_and_a_plain_trainer_can_go_on_from_it(tmp_path):
             seen.update(live=decays_of_a_step(kwargs["optimizer"].optimizer, trainer.model))
 
     callback = AlphaDecayCallback(every=2)
-    trainer = a_trainer(tmp_path, callback, Reading())
+    trainer = decoder_trainer(tmp_path, callback, Reading())
     trainer.train()
     seen = seen["live"]
     assert callback.decay.ratios[Q] != 1.0
@@ -72,15 +45,15 @@ def test_one_line_and_a_plain_trainer_can_go_on_from_it(tmp_path):
     assert len(trainer.optimizer.param_groups) == 2
     saved = torch.load(tmp_path / "checkpoint-3" / "optimizer.pt", weights_only=True)
     assert [len(group["params"]) for group in saved["param_groups"]] == [14, 4]
-    a_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    decoder_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
 @pytest.mark.parametrize("mode", ["round-robin", "background"])
 def test_interrupted_equals_uninterrupted(tmp_path, mode):
-    a_trainer(tmp_path / "a", AlphaDecayCallback(every=4, mode=mode)).train()
+    decoder_trainer(tmp_path / "a", AlphaDecayCallback(every=4, mode=mode)).train()
     shutil.copytree(tmp_path / "a" / "checkpoint-3", tmp_path / "b" / "checkpoint-3")
     resumed = AlphaDecayCallback(every=4, mode=mode)
-    a_trainer(tmp_path / "b", resumed).train(resume_from_checkpoint=True)
+    decoder_trainer(tmp_path / "b", resumed).train(resume_from_checkpoint=True)
     assert alike(final(tmp_path / "a"), final(tmp_path / "b"))
     states = [state_of(tmp_path / run, 6)["stateful_callbacks"]["AlphaDecayCallback"] for run in "ab"]
     assert states[0] == states[1]
@@ -89,18 +62,18 @@ def test_interrupted_equals_uninterrupted(tmp_path, mode):
 
 
 def test_with_all_ratios_1_it_changes_no_bit(tmp_path):
-    a_trainer(tmp_path / "plain").train()
-    a_trainer(tmp_path / "ours", AlphaDecayCallback(s1=1.0, s2=1.0, every=2)).train()
+    decoder_trainer(tmp_path / "plain").train()
+    decoder_trainer(tmp_path / "ours", AlphaDecayCallback(s1=1.0, s2=1.0, every=2)).train()
     assert alike(final(tmp_path / "plain"), final(tmp_path / "ours"))
     optimizers = [torch.load(tmp_path / run / "checkpoint-6" / "optimizer.pt") for run in ("plain", "ours")]
     torch.testing.assert_close(optimizers[0], optimizers[1], rtol=0, atol=0)
 
 
 def test_a_plain_run_goes_on_with_it_from_a_first_sweep(tmp_path):
-    a_trainer(tmp_path, steps=3).train()
+    decoder_trainer(tmp_path, steps=3).train()
     assert "AlphaDecayCallback" not in state_of(tmp_path, 3)["stateful_callbacks"]
     callback = AlphaDecayCallback(every=500)
-    trainer = a_trainer(tmp_path, callback)
+    trainer = decoder_trainer(tmp_path, callback)
     trainer.create_optimizer()
     trainer.train(resume_from_checkpoint=True)
     assert max(callback.decay.ratios.values()) == 3.0
@@ -108,8 +81,8 @@ def test_a_plain_run_goes_on_with_it_from_a_first_sweep(tmp_path):
 
 
 def test_restoring_callbacks_from_the_checkpoint_brings_their_settings(tmp_path):
-    a_trainer(tmp_path, AlphaDecayCallback(every=2, s2=5.0), steps=3).train()
-    trainer = a_trainer(tmp_path, AlphaDecayCallback(), restore_callback_states_from_checkpoint=True)
+    decoder_trainer(tmp_path, AlphaDecayCallback(every=2, s2=5.0), steps=3).train()
+    trainer = decoder_trainer(tmp_path, AlphaDecayCallback(), restore_callback_states_from_checkpoint=True)
     trainer.train(resume_from_checkpoint=True)
     (callback,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, AlphaDecayCallback)]
     assert callback.decay.state_dict()["settings"]["every"] == 2
@@ -117,36 +90,36 @@ def test_restoring_callbacks_from_the_checkpoint_brings_their_settings(tmp_path)
 
 
 def test_what_the_trainer_drops_without_a_word_is_said(tmp_path, caplog):
-    a_trainer(tmp_path, steps=3).train()
+    decoder_trainer(tmp_path, steps=3).train()
     (tmp_path / "checkpoint-3" / "scheduler.pt").unlink()
-    a_trainer(tmp_path, AlphaDecayCallback()).train(resume_from_checkpoint=True)
+    decoder_trainer(tmp_path, AlphaDecayCallback()).train(resume_from_checkpoint=True)
     assert "momentum starts from zero" in caplog.text
 
 
 def test_another_weight_decay_on_resuming_is_said(tmp_path, caplog):
-    a_trainer(tmp_path, steps=3).train()
-    a_trainer(tmp_path, AlphaDecayCallback(), weight_decay=0.3).train(resume_from_checkpoint=True)
+    decoder_trainer(tmp_path, steps=3).train()
+    decoder_trainer(tmp_path, AlphaDecayCallback(), weight_decay=0.3).train(resume_from_checkpoint=True)
     assert "weight_decay=0.3 is not used: the resumed optimizer brings its own, 0 and 0.1" in caplog.text
 
 
 def test_the_default_decay_of_the_trainer_is_none_at_all(tmp_path):
     with pytest.warns(UserWarning, match="all 12 matrices is 0"):
-        a_trainer(tmp_path, AlphaDecayCallback(), weight_decay=0.0, steps=1).train()
+        decoder_trainer(tmp_path, AlphaDecayCallback(), weight_decay=0.0, steps=1).train()
 
 
 def test_decay_that_rounding_undoes_is_said(tmp_path):
     callback = AlphaDecayCallback(measure_first=True)
-    trainer = a_trainer(tmp_path, callback, steps=1, learning_rate=1e-4)
+    trainer = decoder_trainer(tmp_path, callback, steps=1, learning_rate=1e-4)
     trainer.model.to(torch.bfloat16)
     with pytest.warns(UserWarning, match=r"Weights are bfloat16 .* rounding undoes it, or part of it"):
         trainer.train()
     assert max(callback.decay.ratios.values()) == 3.0
-    a_trainer(tmp_path, AlphaDecayCallback(), steps=1, learning_rate=1e-4, bf16=True).train()
+    decoder_trainer(tmp_path, AlphaDecayCallback(), steps=1, learning_rate=1e-4, bf16=True).train()
 
 
 def test_two_of_them_are_refused(tmp_path):
     with pytest.raises(UsageError, match="several AlphaDecayCallbacks"):
-        a_trainer(tmp_path, AlphaDecayCallback(), AlphaDecayCallback(), steps=1).train()
+        decoder_trainer(tmp_path, AlphaDecayCallback(), AlphaDecayCallback(), steps=1).train()
 
 
 def test_without_transformers_the_extra_is_named():
@@ -162,7 +135,7 @@ except specdiag.MissingExtraError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_a_fixed_plan_acts_in_the_trainer(tmp_path):
@@ -170,7 +143,7 @@ def test_a_fixed_plan_acts_in_the_trainer(tmp_path):
     plan = specdiag.recommend(model, roles="q")
     plan = msgspec.structs.replace(plan, entries=tuple(msgspec.structs.replace(e, ratio=2.0) for e in plan.entries))
     path = plan.save(tmp_path / "plan.json")
-    trainer = a_trainer(tmp_path / "run", DecayPlanCallback(path))
+    trainer = decoder_trainer(tmp_path / "run", DecayPlanCallback(path))
     seen = []
     trainer.add_callback(Watch(lambda: seen.append(decays_of_a_step(trainer.optimizer.optimizer, trainer.model))))
     trainer.train()

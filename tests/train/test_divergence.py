@@ -2,24 +2,22 @@
 
 import json
 import math
-import shutil
 import zipfile
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from command import invoke
+from recipes import ranked, tiny_recipe, write_recipe
 from safetensors.torch import load_file, save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 from specdiag import SourceError, UsageError
 from specdiag.train.checkpoints.finite import check_state, model_defect
 from specdiag.train.checkpoints.inspect import checkpoints_of
 from specdiag.train.checkpoints.manifest import MANIFEST, write_manifest
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
-from specdiag.train.runs.leaderboard import Ranked, rank
+from specdiag.train.runs.leaderboard import rank
 from specdiag.train.runs.outcome import load_outcome, spike_share
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
@@ -27,27 +25,13 @@ from specdiag.train.runs.run import perplexity
 from specdiag.train.runs.sweep import tabulate
 
 UP = "model.layers.0.mlp.up_proj.weight"
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 1, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
-
-
-@pytest.fixture
-def copy(plain, tmp_path):
-    return Path(shutil.copytree(plain, tmp_path / "run"))
+    return tiny_recipe(text, {"save_steps": 1}, norms_every=0)
 
 
 def poison_from(step, value=float("nan"), rows=1):
@@ -197,10 +181,10 @@ def test_weights_that_are_not_finite_are_never_saved(recipe, tmp_path, caplog):
 
 def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, steps_total=2)))
+    write_recipe(msgspec.structs.replace(recipe, steps_total=2), Path("tiny.toml"))
     command = ["train", "tiny.toml", "--sweep", "decay=uniform learning_rate=1e-2,1e30", "-o", "grid"]
     for _ in range(2):
-        found = CliRunner().invoke(app, command)
+        found = invoke(*command)
         assert found.exit_code == 0, found.output
         row = next(
             line for line in found.stdout.splitlines() if line.lstrip().startswith("decay uniform, learning_rate 1e30")
@@ -209,34 +193,29 @@ def test_a_sweep_with_a_diverged_run_prints_its_table_every_time(recipe, tmp_pat
         assert "learning_rate=1e30' diverged: after" in " ".join(found.stdout.split())
     assert "is finished" in found.output
     runs = sorted(str(path) for path in Path("grid").iterdir() if path.is_dir())
-    compared = CliRunner().invoke(app, ["compare", *runs])
+    compared = invoke("compare", *runs)
     assert compared.exit_code == 0, compared.output
     assert compared.stdout.index("1e-2") < compared.stdout.index("1e30")
-    as_json = CliRunner().invoke(app, ["compare", *runs, "-f", "json"])
+    as_json = invoke("compare", *runs, "-f", "json")
     assert [row["loss"] is None for row in json.loads(as_json.stdout)] == [False, True]
 
 
 def test_a_run_alone_that_diverges_ends_with_4(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = recipe.settings | {"learning_rate": 1e30}
-    Path("tiny.toml").write_bytes(msgspec.toml.encode(msgspec.structs.replace(recipe, settings=settings)))
-    found = CliRunner().invoke(app, ["train", "tiny.toml"])
+    write_recipe(msgspec.structs.replace(recipe, settings=settings), Path("tiny.toml"))
+    found = invoke("train", "tiny.toml")
     assert found.exit_code == 4
     assert "diverged: " in found.output
     assert "loss nan" in found.output
 
 
-def ranked(loss, accuracy):
-    return Ranked(run="r", task="classification", decay="uniform", weight_decay=0.1, optimizer="adamw", seed=0, step=1,
-                  loss=loss, improvement=0.0, merits=accuracy, hours=0.0, decay_share=0.0, tokens=0)  # fmt: skip
-
-
 def test_a_table_with_seeds_of_which_one_diverged():
     points = [(("decay", "uniform"), ("seed", str(i))) for i in range(3)]
     found = tabulate([
-        (points[0], ranked(1.0, {"accuracy": 0.5}), 0.1),
-        (points[1], ranked(math.nan, {"accuracy": math.nan}), None),
-        (points[2], ranked(math.nan, {}), None),
+        (points[0], ranked("classification", 1.0, accuracy=0.5), 0.1),
+        (points[1], ranked("classification", math.nan, accuracy=math.nan), None),
+        (points[2], ranked("classification", math.nan), None),
     ])  # fmt: skip
     cell = found.best("uniform")[1]
     assert (cell.n_diverged, math.isnan(cell.mean), math.isnan(cell.spread), cell.balance) == (2, True, True, 0.1)

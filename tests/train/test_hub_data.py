@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from command import start
 from hub_stand_in import HubStandIn, Repo
 
 from specdiag import SourceError, UsageError
@@ -178,20 +178,13 @@ class Client:
     def __init__(self, hub: HubStandIn, home: Path) -> None:
         self.hub, self.tokens = hub, home / "run"
         self.tokens.mkdir()
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        self.environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "home"), "NO_PROXY": "127.0.0.1"}
+        self.environment = hub.environment(home / "home")
 
     def start(self, requests: list[dict[str, Any]], **variables: str) -> subprocess.Popen[str]:
         script = SCRIPT.partition("\ndef answer")[0] + LABELLED if "task" in requests[0] else SCRIPT
         given = json.dumps([{"cache": str(self.tokens), **request} for request in requests])
-        return subprocess.Popen(
-            [sys.executable, "-c", script, given],
-            env=self.environment | variables,
-            cwd=self.tokens,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        line = [sys.executable, "-c", script, given]
+        return start(line, env=self.environment | variables, cwd=self.tokens, stdout=subprocess.PIPE)
 
     def load_each(self, requests: list[dict[str, Any]], **variables: str) -> list[dict[str, Any]]:
         process = self.start(requests, **variables)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -12,9 +11,10 @@ import lightning.pytorch as pl
 import pytest
 import pytorch_lightning
 import torch
+from command import call, python
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
-from live_models import Decoder, train, weights
+from live_models import Decoder, alike, train, weights
 
 import specdiag
 from specdiag import UsageError
@@ -117,10 +117,6 @@ def fit(module, folder, *callbacks, ckpt_path=None, **options):
 
 def each_epoch(folder):
     return ModelCheckpoint(folder, filename="{step}", every_n_epochs=1, save_top_k=-1)
-
-
-def alike(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_it_is_the_plain_loop_with_alpha_decay(tmp_path):
@@ -386,7 +382,8 @@ open(sys.argv[1] + f"/{{trainer.global_rank}}.json", "w").write(json.dumps(found
 def test_ranks_share_the_work_and_have_the_same_bits(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(Path(__file__).parents[1])))
-    subprocess.run([sys.executable, script, tmp_path], check=True, cwd=tmp_path, timeout=300)
+    done = call([sys.executable, str(script), str(tmp_path)], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for found in first.values():
@@ -407,4 +404,4 @@ except specdiag.MissingExtraError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

@@ -1,44 +1,35 @@
 """`torchrun -m specdiag train`: two processes on the CPU train one model, write one run and stop together."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
-import msgspec
 import pytest
+from command import call, start, torchrun
 from plain_run import library_text
-from test_begin import MODEL
+from recipes import tiny_recipe, write_recipe
 
 from specdiag import UsageError
 from specdiag.train.checkpoints.inspect import defect
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
 from specdiag.trajectories.metric_log import read_log
 
-TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "specdiag", "train"
-)  # fmt: skip
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+TRAIN = torchrun("-m", "specdiag", "train")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    recipe = Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(library_text(folder)),), tokenizer="bytes",
-        block_size=32, steps_total=4, decay="alphadecay", optimizer="adamw", model=MODEL, alphadecay={"every": 2},
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 2, "save_steps": 2, "logging_steps": 1},
-    )  # fmt: skip
-    (folder / "tiny.toml").write_bytes(msgspec.toml.encode(recipe))
+    text, settings = library_text(folder), {"per_device_train_batch_size": 2}
+    recipe = tiny_recipe(text, settings, decay="alphadecay", alphadecay={"every": 2})
+    write_recipe(recipe, folder / "tiny.toml")
     return folder
 
 
 def test_two_ranks_write_one_run_that_two_go_on_with(folder):
-    first = subprocess.run([*TORCHRUN, "tiny.toml"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    first = call([*TRAIN, "tiny.toml"], cwd=folder, env=ENVIRONMENT)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("Weight decay (alphadecay)") == 1
     assert f"Step 4: {2 * 2 * 32 * 4} tokens" in first.stdout
@@ -53,16 +44,14 @@ def test_two_ranks_write_one_run_that_two_go_on_with(folder):
     shifted = prepare(Request(source=folder / "tiny", extend=1, allow_data_shift=True))
     assert "The run was trained by 2 processes: a step has 1/2 of their blocks now." in shifted.notes
     shifted.lock.release()
-    on = subprocess.run(
-        [*TORCHRUN, "--resume", "tiny", "--extend", "1"], cwd=folder, env=ENVIRONMENT, capture_output=True
-    )
+    on = call([*TRAIN, "--resume", "tiny", "--extend", "1"], cwd=folder, env=ENVIRONMENT)
     assert on.returncode == 0, on.stderr
     assert defect(folder / "tiny" / "checkpoint-5") is None
 
 
 def test_a_polite_kill_stops_both_after_the_same_step(folder):
-    arguments = [*TORCHRUN, "tiny.toml", "-o", "cut", "--steps-total", "5000"]
-    run = subprocess.Popen(arguments, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    arguments = ("tiny.toml", "-o", "cut", "--steps-total", "5000")
+    run = start([*TRAIN, *arguments], cwd=folder, env=ENVIRONMENT)
     log = folder / "cut" / "specdiag_log.jsonl"
     until = time.monotonic() + 90
     while time.monotonic() < until and not (log.exists() and b'"loss"' in log.read_bytes()):
@@ -70,6 +59,6 @@ def test_a_polite_kill_stops_both_after_the_same_step(folder):
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=90)
     steps = [int(path.name.partition("-")[2]) for path in (folder / "cut").glob("checkpoint-*")]
-    assert steps, said.decode()
+    assert steps, said
     assert defect(folder / "cut" / f"checkpoint-{max(steps)}") is None
-    assert b"go on with 'specdiag train --resume" in said
+    assert "go on with 'specdiag train --resume" in said

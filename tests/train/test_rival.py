@@ -7,12 +7,11 @@ import signal
 
 import msgspec
 import pytest
+from command import invoke
 from plain_run import same
-from specdiag_cli.main import app
-from typer.testing import CliRunner
+from recipes import MODEL, tiny_recipe
 
 from specdiag import SourceError, UsageError
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.config import CONFIG, load_config
 from specdiag.train.runs.leaderboard import is_finished, rank
@@ -21,22 +20,12 @@ from specdiag.train.runs.request import Request
 from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.rival import prepare_rival, reserve_rival
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=4, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 2, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3, "lr_scheduler_type": "cosine"},
-    )  # fmt: skip
+    return tiny_recipe(text, {"lr_scheduler_type": "cosine"}, norms_every=0)
 
 
 def rates(run):
@@ -68,12 +57,12 @@ def test_the_rival_of_an_extended_run_is_its_continuation_to_the_bit(recipe, tmp
 def test_the_command_gives_the_continuation_too(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begin(recipe, tmp_path / "mine").train()
-    answer = CliRunner().invoke(app, ["train", "mine", "--resume", "--extend", "2", "--compare", "none"])
+    answer = invoke("train", "mine", "--resume", "--extend", "2", "--compare", "none")
     assert answer.exit_code == 0, answer.output
     assert "Hard to compare" not in answer.output
     assert rates(tmp_path / "mine-none") == rates(tmp_path / "mine")
     assert load_config(tmp_path / "mine-none").source == str(tmp_path / "mine" / "checkpoint-4")
-    later = CliRunner().invoke(app, ["compare", "mine-none", "mine"])
+    later = invoke("compare", "mine-none", "mine")
     assert (later.exit_code, "Hard to compare" in later.output) == (0, False), later.output
 
 
@@ -88,7 +77,7 @@ def test_runs_under_other_schedules_are_hard_to_compare(recipe, tmp_path, monkey
     _, notes = rank([tmp_path / "early", tmp_path / "mine"])
     assert len(notes) == 1
     assert "early one over 4 steps, from step 2 on 6" in notes[0]
-    answer = CliRunner().invoke(app, ["compare", "whole", "mine"])
+    answer = invoke("compare", "whole", "mine")
     assert "Hard to compare: mine has an lr schedule over 4 steps" in answer.output
 
 

@@ -10,11 +10,10 @@ import msgspec
 import pytest
 import torch
 import transformers
+from command import invoke, python
 from plain_run import BATCH, BLOCK, FILES, llama, plain_trainer, same
 from safetensors.torch import load_file
-from specdiag_cli.main import app
 from tokenizers import Tokenizer, models, pre_tokenizers
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag import SourceError, UsageError
@@ -271,8 +270,7 @@ def test_from_the_command_line_in_an_empty_folder(plain, text, tmp_path, monkeyp
     shutil.copytree(plain / "checkpoint-2", tmp_path / "mine" / "checkpoint-2")
     shutil.copy(text, tmp_path / "text.txt")
     monkeypatch.chdir(tmp_path)
-    run = CliRunner().invoke
-    first = run(app, ["train", "mine", "--resume", "--data", "text.txt", "--basis", "square", "--all"])
+    first = invoke("train", "mine", "--resume", "--data", "text.txt", "--basis", "square", "--all")
     assert first.exit_code == 0, first.output
     for words in (
         "checkpoint-2 goes on at step 2, to step 6, in", "From optimizer.pt: learning_rate 0.01, weight_decay 0.5.",
@@ -281,21 +279,18 @@ def test_from_the_command_line_in_an_empty_folder(plain, text, tmp_path, monkeyp
     ):  # fmt: skip
         assert words in first.output, words
     assert specdiag.load_plan("mine-continued/plan.json").basis == "square"
-    done = run(app, ["train", "--resume"])
+    done = invoke("train", "--resume")
     assert done.exit_code == 2
     assert "step 6 of 6, the run is finished: go on with --extend N" in done.stderr
-    again = run(app, ["train", "mine-continued", "--resume", "--extend", "1"])
+    again = invoke("train", "mine-continued", "--resume", "--extend", "1")
     assert again.exit_code == 0, again.output
     assert "From specdiag_train.toml: learning_rate 0.01" in again.output
-    assert run(app, ["train", "mine"]).exit_code == 2
-    assert run(app, ["train", "--resume", "nowhere"]).exit_code == 3
-    assert run(app, ["trajectory", "mine-continued", "--metric", "frobenius_norm"]).exit_code == 0
+    assert invoke("train", "mine").exit_code == 2
+    assert invoke("train", "--resume", "nowhere").exit_code == 3
+    assert invoke("trajectory", "mine-continued", "--metric", "frobenius_norm").exit_code == 0
 
 
 def test_nothing_heavy_loads_for_help():
-    import subprocess
-    import sys
-
     code = (
         "import sys; from typer.testing import CliRunner; from specdiag_cli.main import app\n"
         "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0\n"
@@ -304,4 +299,4 @@ def test_nothing_heavy_loads_for_help():
         "answer = CliRunner().invoke(app, ['train', '--resume', '.'])\n"
         'assert answer.exit_code == 2 and "pip install transformers accelerate" in answer.stderr, answer.output\n'
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command import call
 
 from specdiag import ComputationError
 from specdiag.train.checkpoints.inspect import checkpoints_of, find_complete
@@ -19,11 +19,6 @@ from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.starting_point import find_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def copy(plain, tmp_path):
-    return Path(shutil.copytree(plain, tmp_path / "run"))
 
 
 def cut(path, size=None):
@@ -139,9 +134,8 @@ def test_kill_9_at_every_point_of_saving_loses_no_checkpoint(plain, text, tmp_pa
     )
     shutil.copytree(plain / "checkpoint-2", run / "checkpoint-2")
     script = Path(__file__).parents[1].joinpath("kill_while_saving.py")
-    subprocess.run(
-        [sys.executable, script, run], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True
-    )
+    done = call([sys.executable, str(script), str(run)], env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
     ready.train()
     for point in ("half_the_weights", "half_the_optimizer", "before_the_state", "before_the_manifest"):
         start = find_start(Path(f"{run}-{point}"), fresh=False, branch=False)

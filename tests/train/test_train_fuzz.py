@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 from fuzzing import fuzz, json_mutations, mutations
-from safetensors.torch import save_file
+from models import write_checkpoint
 
 from specdiag import SourceError, UsageError
 from specdiag.errors import SpecdiagError
@@ -41,11 +41,8 @@ def optimizer():
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    folder = tmp_path / "run" / "checkpoint-6"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    folder = write_checkpoint(tmp_path / "run" / "checkpoint-6", {"w": torch.ones(2, 2)}, {})
     (folder / "trainer_state.json").write_text(json.dumps(STATE))
-    save_file({"w": torch.ones(2, 2)}, folder / "model.safetensors")
     torch.save(optimizer(), folder / "optimizer.pt")
     torch.save({"last_epoch": 6, "lr_lambdas": [None], "base_lrs": [0.1]}, folder / "scheduler.pt")
     torch.save({"cpu": torch.zeros(8)}, folder / "rng_state.pth")

@@ -7,12 +7,11 @@ import sys
 import msgspec
 import numpy as np
 import pytest
-from specdiag_cli.main import app
-from typer.testing import CliRunner
+from command import invoke
+from recipes import MODEL, tiny_recipe, write_recipe
 
 from specdiag import ComputationError, SourceError, UsageError
 from specdiag.train.data.byte_tokenizer import byte_tokenizer
-from specdiag.train.recipe import Recipe
 from specdiag.train.runs.begin import begin
 from specdiag.train.runs.changes import changed, parse_assignments
 from specdiag.train.runs.outcome import Outcome, load_outcome, save_outcome
@@ -21,30 +20,17 @@ from specdiag.train.runs.resume import prepare
 from specdiag.train.runs.rival import prepare_rival
 from specdiag.train.runs.sweep import balance_of, parse_grid, prepared
 
-MODEL = {
-    "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-    "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def recipe(text):
-    return Recipe(
-        title="Tiny", source="this test", task="causal-lm", data=(str(text),), tokenizer="bytes", block_size=32,
-        steps_total=2, decay="uniform", optimizer="adamw", model=MODEL, norms_every=0,
-        settings={"learning_rate": 1e-2, "per_device_train_batch_size": 4, "save_steps": 1, "logging_steps": 1,
-                  "weight_decay": 0.5, "use_cpu": True, "seed": 3},
-    )  # fmt: skip
+    return tiny_recipe(text, {"save_steps": 1}, norms_every=0, steps_total=2)
 
 
 @pytest.fixture
 def written(recipe, tmp_path):
-    """The recipe as a file."""
-    path = tmp_path / "tiny.toml"
-    path.write_bytes(msgspec.toml.encode(recipe))
-    return path
+    return write_recipe(recipe, tmp_path / "tiny.toml")
 
 
 @pytest.mark.parametrize(
@@ -132,16 +118,16 @@ def test_columns_are_refused_where_no_text_has_a_label(recipe, tmp_path):
 
 def test_an_empty_beginning_is_refused_before_the_run(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    answer = CliRunner().invoke(app, ["train", str(written), "--sample", ""])
+    answer = invoke("train", written, "--sample", "")
     assert (answer.exit_code, "needs a text to continue" in answer.stderr) == (2, True), answer.output
     assert not (tmp_path / "tiny").exists()
 
 
 def test_a_run_without_a_checkpoint_starts_over_on_the_command_line(recipe, tmp_path):
     begin(recipe, tmp_path / "run").lock.release()
-    refused = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--extend", "1"])
+    refused = invoke("train", "--resume", tmp_path / "run", "--extend", "1")
     assert (refused.exit_code, "leave out extend" in refused.stderr) == (2, True), refused.output
-    answer = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), "--sample", "import"])
+    answer = invoke("train", "--resume", tmp_path / "run", "--sample", "import")
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
 
@@ -164,7 +150,7 @@ def test_a_finished_run_beside_with_other_settings_is_not_compared(recipe, writt
     run.train()
     prepare_rival(run, "none", tmp_path / "tiny-none").train()
     shutil.rmtree(tmp_path / "tiny")
-    answer = CliRunner().invoke(app, ["train", str(written), "--lr", "0.02", "--compare", "none"])
+    answer = invoke("train", written, "--lr", "0.02", "--compare", "none")
     assert (answer.exit_code, "holds a run with other settings" in answer.stderr) == (2, True), answer.output
     assert not list((tmp_path / "tiny").glob("checkpoint-*"))
 
@@ -187,9 +173,9 @@ def test_a_ranking_takes_no_option_that_it_would_pass_over(recipe, tmp_path, mon
         (["-o", "x.json"], "-f json, csv or md"),
         (["-f", "csv", "-o", "absent/x.csv"], "the folder absent does not exist"),
     ):
-        answer = CliRunner().invoke(app, ["compare", "a", "b", "c", *arguments])
+        answer = invoke("compare", "a", "b", "c", *arguments)
         assert (answer.exit_code, words in answer.stderr) == (2, True), answer.output
-    assert CliRunner().invoke(app, ["compare", "a", "b", "c", "-f", "csv", "-o", "x.csv"]).exit_code == 0
+    assert invoke("compare", "a", "b", "c", "-f", "csv", "-o", "x.csv").exit_code == 0
 
 
 def test_figures_that_no_run_leaves_are_refused(tmp_path):
@@ -276,12 +262,12 @@ def test_a_sweep_passes_over_a_run_that_another_process_writes_to(recipe, writte
     try:
         assert other.stdout.readline() == "held\n"
         command = ["train", str(written), "--sweep", "decay=none,uniform seed=0,1", "-o", "grid"]
-        answer = CliRunner().invoke(app, command)
+        answer = invoke(*command)
         assert answer.exit_code == 0, answer.output
         for words in ("(1 of 2 locked)", "'decay=uniform_seed=1' is locked: another process writes to it"):
             assert words in answer.stdout, answer.output
         assert f"process {other.pid}" in answer.stderr
     finally:
         other.communicate("")
-    again = CliRunner().invoke(app, command)
+    again = invoke(*command)
     assert (again.exit_code, "locked" in again.output) == (0, False), again.output

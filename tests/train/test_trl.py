@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import torch
 from datasets import Dataset
-from live_models import decays_of_a_step, weights
-from test_callback import alike, state_of
+from live_models import alike, decays_of_a_step, weights
+from test_callback import state_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 import tiny_run
 import torch
+from command import execute, invoke, start, words
 from hub_stand_in import HubStandIn, Repo
 from safetensors.numpy import save as to_bytes
 from safetensors.torch import load_file, save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 import specdiag.analysis.analyze
@@ -48,14 +47,6 @@ def run(trained, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def losses(trained) -> list[float]:
     return trained[1]
-
-
-def command(*args, cwd=None):
-    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run(
-        [sys.executable, "-m", "specdiag", *map(str, args)], capture_output=True, text=True, cwd=cwd, env=inherited,
-        timeout=120,
-    )  # fmt: skip
 
 
 # A run
@@ -159,7 +150,7 @@ def test_what_is_being_written_is_left_out(run):
     assert "lacks model-00001-of-00001.safetensors" in found.dropped[2].reason
     (run / "checkpoint-40" / "model.safetensors").write_bytes(whole)
     assert [s.step for s in specdiag.trajectory(run).steps] == [0, 20, 40, 60]
-    done = command("trajectory", run)
+    done = execute("trajectory", run)
     assert done.returncode == 0
     assert "Step 80 left out" in done.stdout
 
@@ -168,9 +159,9 @@ def test_none_that_works_is_a_failure(tmp_path):
     (tmp_path / "step1").mkdir()
     with pytest.raises(ComputationError, match="none of 1 checkpoints could be analysed"):
         specdiag.trajectory(tmp_path)
-    done = command("trajectory", tmp_path)
+    done = execute("trajectory", tmp_path)
     assert done.returncode == 4
-    assert command("trajectory", tmp_path / "step1").returncode == 3
+    assert execute("trajectory", tmp_path / "step1").returncode == 3
 
 
 def test_bad_values_do_not_end_a_trajectory(run):
@@ -220,12 +211,7 @@ def test_kill_9_and_go_on(run, tmp_path):
 
 
 def test_polite_kill_of_the_command(run):
-    done = subprocess.Popen(
-        [sys.executable, "-m", "specdiag", "trajectory", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    done = start(words("trajectory", run))
     line = done.stderr.readline()
     assert line.startswith("step 0: ")
     done.send_signal(signal.SIGTERM)
@@ -233,7 +219,7 @@ def test_polite_kill_of_the_command(run):
     if done.returncode:  # it may have been done by then
         assert done.returncode == 128 + signal.SIGTERM
         assert "run it again to go on" in err
-    assert command("trajectory", run).returncode == 0
+    assert execute("trajectory", run).returncode == 0
 
 
 # Where the checkpoints are
@@ -289,13 +275,11 @@ def test_revisions_of_a_hub_repository(tmp_path):
         return Repo({"config.json": b'{"model_type": "gpt_neox"}', "model.safetensors": weights}, (f"step{step}",))
 
     with HubStandIn({"org/pythia": repo(1)}) as hub:
-        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        env = hub.environment(tmp_path / "home")
 
         def call(revisions, **more):
-            return subprocess.run(
-                [sys.executable, "-m", "specdiag", "trajectory", "org/pythia", "--revisions", revisions, "-f", "json"],
-                capture_output=True, text=True, cwd=tmp_path, env=env | more, timeout=120,
-            )  # fmt: skip
+            arguments = ("trajectory", "org/pythia", "--revisions", revisions, "-f", "json")
+            return execute(*arguments, cwd=tmp_path, env=env | more)
 
         done = call("step1")
         assert done.returncode == 0, done.stderr
@@ -340,22 +324,22 @@ def test_losses_are_the_last_logged(tmp_path):
 
 
 def test_command(run, tmp_path):
-    done = CliRunner().invoke(app, ["trajectory", str(run)])
+    done = invoke("trajectory", run)
     assert done.exit_code == 0, done.stderr
     head = done.stdout.splitlines()[1].split()
     assert head == ["step", "loss", "balance", "q", "k", "v", "o", "up", "down", "embed", "head"]
     assert "Step 0 > step 60" in done.stdout
     assert "step 60: " in done.stderr
-    done = CliRunner().invoke(app, ["trajectory", str(run), "-f", "csv"])
+    done = invoke("trajectory", run, "-f", "csv")
     lines = done.stdout.splitlines()
     found = specdiag.trajectory(run)
     assert lines[0] == "step,module,metric,value"
     assert len(lines) == len(found.rows) + 1
-    done = CliRunner().invoke(app, ["trajectory", str(run), "-f", "md", "--metric", "stable_rank"])
+    done = invoke("trajectory", run, "-f", "md", "--metric", "stable_rank")
     assert done.stdout.startswith("| step | loss | q |")
-    done = CliRunner().invoke(app, ["trajectory", str(run), "--metric", "loss"])
+    done = invoke("trajectory", run, "--metric", "loss")
     assert done.stdout.splitlines()[1].split() == ["step", "loss"]
-    assert CliRunner().invoke(app, ["trajectory", str(run), "--metric", "charm"]).exit_code == 2
+    assert invoke("trajectory", run, "--metric", "charm").exit_code == 2
     found.save(tmp_path / "t.json")
     assert load_trajectory(tmp_path / "t.json") == found
     for folder in (run, run / "specdiag_trajectory"):
@@ -394,10 +378,10 @@ def test_figures_show_the_medians(run):
 @pytest.mark.parametrize("kind", ["trajectory", "norms"])
 def test_plot_command(run, tmp_path, kind):
     specdiag.trajectory(run)
-    done = CliRunner().invoke(app, ["plot", kind, str(run), "-o", str(tmp_path / "f.svg"), "--role", "q"])
+    done = invoke("plot", kind, run, "-o", tmp_path / "f.svg", "--role", "q")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "f.svg").read_bytes().startswith(b"<?xml")
-    assert CliRunner().invoke(app, ["plot", kind, str(tmp_path), "-o", str(tmp_path / "g.svg")]).exit_code == 3
+    assert invoke("plot", kind, tmp_path, "-o", tmp_path / "g.svg").exit_code == 3
 
 
 def test_a_finished_step_whose_report_is_damaged_is_named(run):

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
+from command import invoke, start, words
 from safetensors.torch import load_file, save_file
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.errors import ComputationError, MissingExtraError, SourceError, UsageError
@@ -148,8 +147,7 @@ def test_a_run_that_writes_while_it_is_watched(trained, tmp_path):
 
 
 def test_ctrl_c_ends_the_command(run):
-    command = [sys.executable, "-m", "specdiag", "watch", str(run), "--interval", "0.2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+    with start(words("watch", run, "--interval", "0.2")) as watching:
         lines = [watching.stderr.readline() for _ in range(3)]
         assert [line.split(":")[0] for line in lines] == ["step 0", "step 10", "step 20"]
         watching.send_signal(signal.SIGINT)
@@ -166,13 +164,13 @@ def test_nan_is_an_alert_and_an_exit_code(run):
     weights[Q][0, :3] = torch.inf
     weights["layers.1.self_attn.k_proj.weight"].zero_()
     save_file(weights, file)
-    done = CliRunner().invoke(app, ["watch", str(run), "--once"])
+    done = invoke("watch", run, "--once")
     assert done.exit_code == 1
     assert f"ALERT: step 20: 3 values of {Q} are NaN or infinite" in done.stderr
     assert "layers.1.self_attn.k_proj.weight had effective rank" in done.stderr
     assert done.stderr.count("ALERT") == 2
     shutil.copy(run / "checkpoint-10" / "model.safetensors", file)
-    assert CliRunner().invoke(app, ["watch", str(run), "--once"]).exit_code == 0
+    assert invoke("watch", run, "--once").exit_code == 0
 
 
 def test_alerts_on_known_courses():
@@ -200,7 +198,7 @@ def test_trackers_receive_the_medians(run, monkeypatch):
     stub.log = lambda values, step: calls.append((step, values))
     stub.finish = lambda: calls.append(("finish", None))
     monkeypatch.setitem(sys.modules, "trackio", stub)
-    done = CliRunner().invoke(app, ["watch", str(run), "--once", "--to", "trackio"])
+    done = invoke("watch", run, "--once", "--to", "trackio")
     assert done.exit_code == 0, done.stderr
     assert [c[0] for c in calls] == ["init", 0, 10, 20, "finish"]
     assert calls[0][1]["name"] == "run"
@@ -241,4 +239,4 @@ def test_a_tracker_that_is_not_there(run, monkeypatch):
         open_sink("wandb", "run", run)
     with pytest.raises(UsageError, match="choose from trackio, wandb, tensorboard"):
         open_sink("paper", "run", run)
-    assert CliRunner().invoke(app, ["watch", str(run), "--once", "--to", "wandb"]).exit_code == 2
+    assert invoke("watch", run, "--once", "--to", "wandb").exit_code == 2

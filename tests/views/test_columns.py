@@ -3,10 +3,9 @@
 import re
 
 import pytest
+from command import invoke
 from rich.console import Console
 from specdiag_cli import tables as terminal
-from specdiag_cli.main import app
-from typer.testing import CliRunner
 
 import specdiag
 from specdiag.views import columns
@@ -84,7 +83,7 @@ def test_shapes_sort_by_their_size(report):
 
 def test_the_plan_of_the_terminal_is_that_of_the_page(report, tmp_path):
     report.save(tmp_path / "r.json")
-    result = CliRunner().invoke(app, ["recommend", str(tmp_path / "r.json"), "--weight-decay", "0.1"])
+    result = invoke("recommend", tmp_path / "r.json", "--weight-decay", "0.1")
     assert result.exit_code == 0, result.output
     names = [column.head for column in columns.plan_columns(specdiag.recommend(report, weight_decay=0.1))]
     line = next(line for line in result.stdout.splitlines() if line.startswith("Parameter"))

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
 import matplotlib.pyplot as plt
@@ -13,11 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from command import invoke
+from command import execute, invoke, python
 from helpers import esd as naive_esd
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.text import Text
+from models import write_checkpoint
 from PIL import Image
 
 import specdiag
@@ -496,12 +495,8 @@ def test_command(args, written, tmp_path, monkeypatch, reports):
 
 
 def test_command_analyses_a_checkpoint(tmp_path):
-    from safetensors.torch import save_file
-
-    (tmp_path / "ckpt").mkdir()
-    save_file(llama(2), tmp_path / "ckpt" / "model.safetensors")
-    command = [sys.executable, "-m", "specdiag", "plot", "alpha", "ckpt", "--jobs", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    write_checkpoint(tmp_path / "ckpt", llama(2))
+    done = execute("plot", "alpha", "ckpt", "--jobs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "for this figure alone" in done.stderr
     assert (tmp_path / "ckpt.alpha.png").read_bytes().startswith(b"\x89PNG")
@@ -536,5 +531,5 @@ def test_help_is_light():
         "try:\n    app(['plot', '--help'])\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(code)
     assert done.stdout.splitlines()[-1] == "[]"

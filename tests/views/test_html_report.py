@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +13,7 @@ import browser
 import numpy as np
 import pytest
 import torch
-from command import execute
+from command import execute, python
 from msgspec.structs import replace as replace_record
 
 import specdiag
@@ -330,7 +328,7 @@ def test_a_saved_report_needs_no_torch(minilm_report, tmp_path):
     code = (
         "import specdiag, sys; specdiag.html_report(specdiag.load_report('a.json')); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    python(code, cwd=tmp_path)
 
 
 def test_path_is_checked_and_written(minilm_report, minilm_page, tmp_path):
