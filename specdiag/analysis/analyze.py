@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from specdiag.resources import blas_kernels, peak_memory
 from specdiag.spectra.measure import Eigenvalues
 
 if TYPE_CHECKING:
-    import torch
+    from specdiag.analysis.source import AnalysisSource
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,7 +59,7 @@ class AnalysisFailed(ComputationError):
 
 
 def analyze(
-    source: str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    source: AnalysisSource,
     *,
     revision: str | None = None,
     file: str | None = None,
@@ -89,8 +89,9 @@ def analyze(
     An open `Checkpoint` keeps what it was opened with: revision, file, base, stream, role map, experts and seed.
 
     Args:
-        source: a hub id (`org/name`, `org/name@revision`, a URL), a directory, a file, a model, a state dict, or an
-            open `Checkpoint`. Nothing is instantiated and nothing is unpickled that could run code.
+        source: a hub id (`org/name`, `org/name@revision`, a URL), a directory, a file, a model, a state dict of
+            tensors or NumPy arrays, or an open `Checkpoint`. Nothing is instantiated, and nothing is unpickled that
+            could run code.
         revision: branch, tag or commit of a hub repository.
         file: which weight file of a repository or directory.
         base: the model that an adapter changes, as a path or hub id: its weights with the adapter applied are analysed.

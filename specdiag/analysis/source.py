@@ -16,7 +16,11 @@ from specdiag.text import checks
 if TYPE_CHECKING:
     import torch
 
-    AnalysisSource = str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint
+    from specdiag.spectra.float_types import RawArray
+
+    AnalysisSource = (
+        str | os.PathLike[str] | torch.nn.Module | Mapping[str, torch.Tensor] | Mapping[str, RawArray] | Checkpoint
+    )
     """Whatever holds weights."""
 
 
@@ -62,17 +66,20 @@ def _open_location(source: str | os.PathLike[str], opening: Opening) -> Checkpoi
 def _open_memory(source: object, opening: Opening) -> Checkpoint:
     import torch
 
+    from specdiag.checkpoint.arrays import with_tensors
     from specdiag.checkpoint.memory import from_model, from_state_dict
 
     role_map, experts, seed = opening.role_path, opening.experts, opening.seed
     if isinstance(source, Mapping):
-        state = cast("Mapping[str, torch.Tensor]", source)
+        state = with_tensors(cast("Mapping[str, object]", source))
         if torch.Tensor not in {t for value in state.values() for t in type(value).__mro__}:
-            raise UsageError(f"a state dict maps names to torch tensors; this one of {len(state)} entries holds none")
+            raise UsageError(
+                f"a state dict maps names to torch tensors or NumPy arrays; this one of {len(state)} entries holds none"
+            )
         if strange := [name for name in state if not isinstance(name, str)]:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"a state dict maps names to torch tensors; {checks.shown(strange[0])} is no name")
+            raise UsageError(f"a state dict maps names to tensors; {checks.shown(strange[0])} is no name")
         _require_whole(state)
-        return from_state_dict(state, role_map=role_map, experts=experts, seed=seed)
+        return from_state_dict(cast("Mapping[str, torch.Tensor]", state), role_map=role_map, experts=experts, seed=seed)
     if not isinstance(source, torch.nn.Module):
         raise UsageError(f"cannot analyse a {type(source).__name__}: give a path, a hub id, a model or a state dict")
     _require_whole(dict(source.named_parameters()))

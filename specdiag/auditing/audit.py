@@ -35,7 +35,7 @@ _SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
 
 
 def audit(
-    source: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    source: AnalysisSource | SpectralReport,
     *,
     baseline: str
     | os.PathLike[str]

@@ -21,9 +21,8 @@ from specdiag.report import SpectralReport
 from specdiag.text import checks
 
 if TYPE_CHECKING:
-    import torch
-
     from specdiag.analysis.run import Progress
+    from specdiag.analysis.source import AnalysisSource
     from specdiag.checkpoint.tensors import Checkpoint
     from specdiag.comparison.difference import Pair
 
@@ -34,8 +33,8 @@ _CHANGE_NOTHING = ("cache", "ranks")
 
 
 def compare(
-    before: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
-    after: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    before: AnalysisSource | SpectralReport,
+    after: AnalysisSource | SpectralReport,
     *,
     weights: bool | None = None,
     subspace: int = 10,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
@@ -32,11 +31,8 @@ from specdiag.text import checks
 from specdiag.text.names import listed
 
 if TYPE_CHECKING:
-    import torch
-
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
-    from specdiag.checkpoint.tensors import Checkpoint
 
 Values = Sequence[float | None]
 
@@ -47,7 +43,7 @@ _ENOUGH = 8
 
 
 def recommend(
-    source: str | os.PathLike[str] | SpectralReport | torch.nn.Module | Mapping[str, torch.Tensor] | Checkpoint,
+    source: AnalysisSource | SpectralReport,
     *,
     rule: Rule = "linear",
     basis: Basis = "alpha",
