@@ -60,6 +60,14 @@ def analyze(
     ] = None,
     spectra: options.SpectraOption = True,
     all_rows: options.AllOption = False,
+    summary: Annotated[
+        bool,
+        typer.Option(
+            "--summary",
+            help="Print one line, mean and median of each metric over all matrices, and no tables.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
 ) -> None:
     """Report the spectrum and tail exponent of every weight matrix, with error bars and a random baseline.
 
@@ -76,7 +84,7 @@ def analyze(
     from . import partial, processes
     from .progress import analysis_bar
 
-    target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows)
+    target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows, summary=summary)
     if is_report(Path(source)):
         given.require_checkpoint(source, "shown", others=options.given(ctx, ("resume", "dry_run")))
         report = load_report(source)
@@ -88,8 +96,8 @@ def analyze(
     checkpoint = open_source(source, **opening)
     show.provenance(checkpoint)
     if dry_run:
-        if resume:
-            raise UsageError("--dry-run computes nothing: leave out --resume")
+        if idle := options.given(ctx, ("resume", "summary")):
+            raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
         show.listing(checkpoint, given.arguments(), target)
         return
     target = target.saving(checkpoint.source, selected=any(given.values.get(name) for name in _SELECTING))

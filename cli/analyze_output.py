@@ -34,17 +34,22 @@ class Target:
     out: Path | None
     spectra: bool
     all_rows: bool
+    summary: bool = False
 
     @classmethod
-    def of(cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool) -> Target:
+    def of(
+        cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool = False, summary: bool = False
+    ) -> Target:
         """The target of the options, checked before any work."""
+        if summary and (format != "table" or all_rows):
+            raise UsageError(f"--summary is one line: leave out {'--all' if all_rows else f'-f {format}'}")
         if format not in FORMATS:
             raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
         if format == "parquet" and out is None:
             raise UsageError("parquet is binary; name a file with -o")
         report = format in ("table", "json")
         targets.check_file(out, format, "choose -f csv, md or parquet" if report else "choose -f json")
-        return cls(format, out, spectra, all_rows)
+        return cls(format, out, spectra, all_rows, summary)
 
     def saving(self, source: Source, *, selected: bool) -> Target:
         """For a table without -o: the report is saved under the source's own name in the working directory.
@@ -249,6 +254,9 @@ def _print_table(report: SpectralReport, target: Target) -> None:
 
     console = output.console()
     summary, records = report.summary, report.records
+    if target.summary:
+        console.print(f"{report.source}: {sentences.metrics(summary)}", soft_wrap=True)
+        return
     console.print(tables.role_table(summary.roles, console.width))
     console.print()
     if summary.contrasts:

@@ -259,6 +259,14 @@ class Contrast(Record, frozen=True, kw_only=True):
     random_p: float | None = None
 
 
+class MetricSummary(Record, frozen=True, kw_only=True):
+    """A metric over all matrices of a report that have it."""
+
+    n: int
+    mean: float
+    median: float
+
+
 class Summary(Record, frozen=True, kw_only=True):
     """Summary of a report: coverage, roles, and the contrast of attention with MLP."""
 
@@ -276,6 +284,8 @@ class Summary(Record, frozen=True, kw_only=True):
     balance_range: float | None = None
     unrecognised: tuple[str, ...] = ()
     """Names that no role rule knew; analysed as `other`."""
+    metrics: dict[str, MetricSummary] = {}
+    """Each metric over all matrices, every one counted once, by its column; those that no matrix has are left out."""
 
 
 class Provenance(Record, frozen=True, kw_only=True):

@@ -11,20 +11,25 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import Literal, get_args
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from specdiag.records import FAMILIES, ROLES, Contrast, ModuleRecord, RoleSummary, Skipped, Summary
+from specdiag.records import FAMILIES, ROLES, Contrast, MetricSummary, ModuleRecord, RoleSummary, Skipped, Summary
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.spectra.tail_rules import alpha_sd
 
 Basis = Literal["alpha", "square_alpha", "rho"]
 Group = Literal["all", "q,k", "v,o"]
 
+METRICS = (
+    "alpha", "square_alpha", "rho", "pl_alpha", "alpha_weighted", "log_alpha_norm", "log_norm", "spectral_norm",
+    "frobenius_norm", "stable_rank", "effective_rank", "entropy", "mp_softrank", "mp_spikes", "detx_k",
+)  # fmt: skip
+"""Columns of which a model's mean and median are given."""
 _EXACT_LAYERS = 16
 _DRAWS = 100_000
 _BOOTSTRAPS = 10_000
@@ -61,7 +66,17 @@ def summarise(
         balance_sd=balance[0],
         balance_range=balance[1],
         unrecognised=tuple(r.key for r in records if not r.recognised),
+        metrics=_metrics(weights),
     )
+
+
+def _metrics(records: Sequence[ModuleRecord]) -> dict[str, MetricSummary]:
+    found: dict[str, MetricSummary] = {}
+    for name in METRICS:
+        values: list[float] = [value for record in records if (value := getattr(record, name)) is not None]
+        if values:
+            found[name] = MetricSummary(n=len(values), mean=fmean(values), median=median(values))
+    return found
 
 
 def balance_score(alphas: Sequence[float]) -> tuple[float, float]:

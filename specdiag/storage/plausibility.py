@@ -89,6 +89,9 @@ def implausible_summary(summary: Summary) -> str | None:
     contrasts = [(contrast.basis, contrast.attention) for contrast in summary.contrasts]
     if len(set(roles)) < len(roles) or len(set(contrasts)) < len(contrasts):
         return "a role or a contrast is there twice"
+    for name, metric in summary.metrics.items():
+        if problem := _outside(metric, ("n",), 1, summary.n_matrices):
+            return f"metric {name}: {problem}"
     problems = (*map(_implausible_role, summary.roles), *map(_implausible_contrast, summary.contrasts))
     return next((problem for problem in problems if problem is not None), None)
 

@@ -24,6 +24,16 @@ def coverage(summary: Summary) -> str:
     return text + "."
 
 
+def metrics(summary: Summary) -> str:
+    """Write the mean and the median of each metric over all matrices.
+
+    Args:
+        summary: of the report.
+    """
+    values = (f"{name} {m.mean:.4g} ({m.median:.4g})" for name, m in summary.metrics.items())
+    return f"{summary.n_matrices} matrices, mean (median): {', '.join(values) or 'no metric'}"
+
+
 def contrast(summary: Summary) -> list[str]:
     """Compare attention with MLP: the raw exponent beside random matrices, then both ways to take the shape out.
 

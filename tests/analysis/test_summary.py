@@ -7,7 +7,7 @@ from scipy import stats
 import specdiag
 from specdiag.analysis.summary import auc, contrasts, sign_flip_p, summarise
 from specdiag.decay.effect import AGREE
-from specdiag.records import ModuleRecord
+from specdiag.records import MetricSummary, ModuleRecord
 from specdiag.spectra import null
 from specdiag.spectra.tails import hill
 from specdiag.views import plan_sentences, sentences
@@ -147,6 +147,16 @@ def test_a_rule_without_a_null_claims_nothing():
 def test_no_contrast_without_pairs():
     assert contrasts([r for r in random_network(4) if r.family == "mlp"]) == ()
     assert contrasts(random_network(1)) == ()
+
+
+def test_metrics_are_those_of_all_matrices_that_have_them():
+    rows = [record(i, "mlp", "up", (512, 1376), a, s) for i, (a, s) in enumerate(((2.0, 1.5), (2.5, None), (4.5, 2.5)))]
+    summary = summarise(rows, (), n_tensors=3, n_parameters=3 * 512 * 1376)
+    assert summary.metrics["alpha"] == MetricSummary(n=3, mean=3.0, median=2.5)
+    assert summary.metrics["square_alpha"] == MetricSummary(n=2, mean=2.0, median=2.0)
+    assert "stable_rank" not in summary.metrics
+    assert sentences.metrics(summary).startswith("3 matrices, mean (median): alpha 3 (2.5), square_alpha 2 (2), rho ")
+    assert sentences.metrics(summarise((), (), n_tensors=0, n_parameters=0)).endswith("no metric")
 
 
 def test_roles_are_medians():

@@ -17,6 +17,7 @@ from command import execute as specdiag
 from models import QUERY, llama_state, write_checkpoint
 
 from specdiag.report import COLUMNS, load_report
+from specdiag.views import sentences
 
 NAN = {QUERY.format(1): np.full((64, 64), np.nan, np.float32)}
 
@@ -39,6 +40,15 @@ def test_table_and_saved_report(checkpoint, tmp_path):
     assert report.eigenvalues("model.layers.0.self_attn.q_proj.weight").shape == (64,)
     again = specdiag("analyze", tmp_path / "ckpt.specdiag.json", cwd=tmp_path)
     assert again.stdout == done.stdout
+
+
+def test_a_summary_is_one_line(checkpoint, tmp_path):
+    done = specdiag("analyze", checkpoint, "--summary", cwd=tmp_path)
+    report = load_report(tmp_path / "ckpt.specdiag.json")
+    assert done.stdout == f"{report.source}: {sentences.metrics(report.summary)}\n"
+    assert specdiag("analyze", tmp_path / "ckpt.specdiag.json", "--summary", cwd=tmp_path).stdout == done.stdout
+    for others in (("-f", "csv"), ("--all",), ("--dry-run",)):
+        assert specdiag("analyze", checkpoint, "--summary", *others, cwd=tmp_path).returncode == 2
 
 
 def test_machine_formats_have_the_same_columns(checkpoint, tmp_path):

@@ -70,7 +70,7 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (4, "81689e7a99a91dce"),
+    "specdiag report": (4, "afab93b0c53a6403"),
     "decay plan": (4, "78cf5e4bb831d5fe"),
     "comparison": (3, "4b14432005d7476f"),
     "audit": (2, "2cb02a3881a7d61d"),
