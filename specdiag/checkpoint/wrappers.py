@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.training_state import mark_moments
 from specdiag.checkpoint.twins import mark_averages
 from specdiag.errors import SourceError
 
-_COMPILED = "_orig_mod."
 _PARALLEL = "module."
 _COUNTER = "n_averaged"
 """The tensor that torch's AveragedModel keeps beside its module."""
 
 
 def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
-    """Take off `_orig_mod.` (torch.compile) anywhere, and `module.` (DataParallel) where all names have it.
+    """Take off the segments of wrappers anywhere, and `module.` (DataParallel) where all names have it.
 
     Moments of an optimizer and running averages that lie under names of their own among the weights are left out.
 
@@ -38,8 +38,14 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
 
 
 def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
-    names = [tensor.name.replace(_COMPILED, "") for tensor in tensors]
-    prefixes = [_COMPILED] if any(_COMPILED in tensor.name for tensor in tensors) else []
+    names = [without_wrappers(tensor.name) for tensor in tensors]
+    there = {
+        segment
+        for name, tensor in zip(names, tensors, strict=True)
+        if name != tensor.name
+        for segment in tensor.name.split(".")
+    }
+    prefixes = [f"{wrapper}." for wrapper in WRAPPERS if wrapper in there]
     while _all_parallel(names):
         names = [name.removeprefix(_PARALLEL) for name in names]
         prefixes.append(_PARALLEL)

@@ -8,12 +8,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from specdiag.architecture.wrapper_names import without_wrappers
 from specdiag.files import Table
 
 ParamGroup = dict[str, Any]
 """A parameter group of torch."""
-_INSIDE = ("_orig_mod.", "_checkpoint_wrapped_module.", "_forward_module.")
-"""Parts that torch.compile, activation checkpointing and Lightning's Fabric put anywhere into a name."""
 _PARALLEL = "module."
 
 
@@ -27,7 +26,7 @@ def live_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         Parameters by name. A tied Parameter comes under each of its names.
     """
     named = list(model.named_parameters(remove_duplicate=False))
-    names = [_without_wrappers(name) for name, _ in named]
+    names = [without_wrappers(name) for name, _ in named]
     while names and all(name.startswith(_PARALLEL) for name in names):
         names = [name.removeprefix(_PARALLEL) for name in names]
     return {name: parameter for name, (_, parameter) in zip(names, named, strict=True)}
@@ -75,9 +74,3 @@ def _only_child(model: nn.Module) -> nn.Module | None:
     """The child that holds all Parameters, where one does."""
     holding = [child for child in model.children() if next(child.parameters(), None) is not None]
     return holding[0] if len(holding) == 1 and next(model.parameters(recurse=False), None) is None else None
-
-
-def _without_wrappers(name: str) -> str:
-    for wrapper in _INSIDE:
-        name = name.replace(wrapper, "")
-    return name

@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from specdiag.architecture.wrapper_names import WRAPPERS
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.files import Table
@@ -19,13 +20,14 @@ _TORCH = '''\
 # {title}
 # One decay for each parameter, in as many groups as there are different decays. Needs torch alone.
 RATIOS = {ratios}
+WRAPPERS = {wrappers}
 
 
 def param_groups(model, lr, weight_decay={base}):
     """For torch.optim.AdamW(param_groups(model, lr=3e-4)), and any optimizer that takes groups."""
     groups, missing = {{}}, set(RATIOS)
     for name, parameter in model.named_parameters():
-        name = name.removeprefix("module.").replace("_orig_mod.", "")
+        name = ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)
         missing.discard(name)
         decays = name in RATIOS or parameter.ndim >= 2 and "embed" not in name
         decay = RATIOS.get(name, 1.0) * weight_decay if decays else 0.0
@@ -66,7 +68,7 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
 
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
-    code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base)
+    code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base, wrappers=WRAPPERS)
     # Without a base the argument has no default.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
 

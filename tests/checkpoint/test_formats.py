@@ -298,6 +298,31 @@ def test_wrapper_prefixes(tmp_path: Path, prefix: str) -> None:
     assert "Took the wrapper prefix" in checkpoint.notes[0]
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_fsdp_wrapped_module.model.layers.0._fsdp_wrapped_module.self_attn.q_proj.weight",
+        "model.layers.0._checkpoint_wrapped_module.self_attn.q_proj.weight",
+        "_forward_module.model.layers.0.self_attn.q_proj.weight",
+        "_module.model.layers.0.self_attn.q_proj.weight",
+        "_orig_mod.model.layers.0._orig_mod._fsdp_wrapped_module._checkpoint_wrapped_module.self_attn.q_proj.weight",
+        "module._forward_module.module.model.layers.0.self_attn.q_proj._orig_mod.weight",
+    ],
+)
+def test_wrappers_anywhere_in_a_name(wrapped: str) -> None:
+    plain = "model.layers.0.self_attn.q_proj.weight"
+    checkpoint = from_state_dict({wrapped: torch.ones(4, 4)})
+    assert [matrix.name for matrix in checkpoint.matrices] == [plain]
+    assert checkpoint.matrices[0].module.role == "q"
+    assert any("Took the wrapper prefix" in note for note in checkpoint.notes)
+
+
+def test_names_that_resemble_a_wrapper_stay() -> None:
+    names = ["my_module.q_proj.weight", "block_module_1.q_proj.weight", "x._modules.q_proj.weight"]
+    checkpoint = from_state_dict({name: torch.ones(4, 4) for name in names})
+    assert [matrix.name for matrix in checkpoint.matrices] == names
+
+
 def test_prefix_of_some_names_stays() -> None:
     checkpoint = from_state_dict({f"module.{QUERY}": torch.ones(4, 4), "head.weight": torch.ones(4, 4)})
     assert [matrix.name for matrix in checkpoint.matrices] == [f"module.{QUERY}", "head.weight"]

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from specdiag.architecture.wrapper_names import without_wrappers
 from specdiag.errors import SourceError, UsageError
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.models.nano_gpt import register
 
-_COMPILED = "_orig_mod."
 _MASKS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Causal masks that older programs saved."""
 _FREQUENCIES = "inv_freq"
@@ -79,7 +79,7 @@ def dtype_of(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
 
 def unwrapped(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Remove from the names what torch.compile adds to them."""
-    return {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
+    return {without_wrappers(name): tensor for name, tensor in weights.items()}
 
 
 def load(model: nn.Module, weights: Mapping[str, torch.Tensor], label: str) -> Loaded:

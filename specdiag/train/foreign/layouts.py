@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import get_parameter_names
 
+from specdiag.architecture.wrapper_names import without_wrappers
 from specdiag.errors import SourceError, UsageError
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.train.foreign.load import SavedOptimizer
@@ -123,7 +124,7 @@ def assign(
 def _by_names(saved: SavedOptimizer, model: nn.Module) -> dict[int, str]:
     parameters = live_parameters(model)
     first = {parameter: name for name, parameter in untied(parameters).items()}
-    names = [name.replace("_orig_mod.", "") for name in saved.names or ()]
+    names = [without_wrappers(name) for name in saved.names or ()]
     while names and not all(name in parameters for name in names):
         stripped = [name.partition(".")[2] for name in names]
         if len({name.partition(".")[0] for name in names}) > 1 or not all(stripped):
