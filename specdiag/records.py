@@ -129,6 +129,8 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     living_cols: int | None = None
     storage_dtype: str
     dequantized: bool = False
+    parametrized: bool = False
+    """True for a weight that is computed from other Parameters (weight norm, spectral norm, a pruning mask)."""
     status: Status
     tail: TailName
     alpha: float | None = None

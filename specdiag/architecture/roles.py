@@ -12,6 +12,7 @@ from pathlib import Path
 
 from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.names import numbered
+from specdiag.architecture.parametrised import parts_with_reasons
 from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
 from specdiag.architecture.split import Slicer
 from specdiag.architecture.survey import Shape, Survey, survey
@@ -91,7 +92,8 @@ def modules(
     """
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
-    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))}
+    computed = {name: why for name, why in parts_with_reasons(sizes).items() if name not in mapped}
+    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))} | computed
     surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
     for name in mapped.keys() & surveyed.rules.keys():
         surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)

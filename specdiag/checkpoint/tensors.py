@@ -84,6 +84,7 @@ class StoredTensor:
         values: the safetensors spelling of what `read` gives, where that is not `dtype`.
         rounding: the coarseness of a dequantised weight's codes, None for any other tensor.
         reason: why it is no matrix, where its name and shape do not decide that: a scale, or unknown codes.
+        parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
     """
 
     name: str
@@ -96,6 +97,7 @@ class StoredTensor:
     values: str | None = None
     rounding: Rounding | None = None
     reason: str | None = None
+    parametrized: bool = False
 
     @property
     def values_dtype(self) -> str:
@@ -130,6 +132,11 @@ class WeightMatrix:
     def storage_dtype(self) -> str:
         """The safetensors spelling of the stored type; of a quantised weight its format."""
         return self.tensor.dtype
+
+    @property
+    def parametrized(self) -> bool:
+        """True where the values are computed from other Parameters."""
+        return self.tensor.parametrized
 
     @property
     def dequantized(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
+from specdiag.checkpoint.parametrised import compute_parametrised
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.training_state import mark_moments
 from specdiag.checkpoint.twins import mark_averages
@@ -19,7 +20,8 @@ _COUNTER = "n_averaged"
 def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
     """Take off the segments of wrappers anywhere, and `module.` (DataParallel) where all names have it.
 
-    Moments of an optimizer and running averages that lie under names of their own among the weights are left out.
+    Moments of an optimizer and running averages that lie under names of their own among the weights are left out, and
+    weights take the place of the Parameters that they are computed from.
 
     Args:
         tensors: all tensors of a checkpoint.
@@ -34,7 +36,8 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
     renamed, notes = _renamed(tensors, where)
     weights, left = mark_moments(renamed, where)
     weights, copies = mark_averages(weights, where)
-    return weights, [*notes, *left, *copies]
+    weights, computed = compute_parametrised(weights)
+    return weights, [*notes, *left, *copies, *computed]
 
 
 def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:

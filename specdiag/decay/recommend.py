@@ -339,6 +339,12 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
         )
     if any(file.endswith(".gguf") for file in report.source.files):
         notes.append("Names are those of GGUF: to apply the plan to a model, make it from the original checkpoint.")
+    computed = [record.name for record in report.records if record.parametrized]
+    if computed:
+        notes.append(
+            f"No decay is planned for {len(set(computed))} weights that are computed from other Parameters (weight "
+            f"norm, spectral norm, pruning), such as {computed[0]}: shrinking those does not shrink them alike."
+        )
     if any(record.dequantized for record in report.records):
         notes.append("Exponents are those of dequantised weights: rounding makes heavy-tailed modules look lighter.")
     outlier = _outlier(entries) if clip is None else None

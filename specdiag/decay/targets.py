@@ -108,7 +108,9 @@ def decay_targets(
     check_globs("exclude", exclude, names, "matrices")
     wanted = tuple(roles) or DEFAULT_ROLES
     selected = [
-        record for record in records if record.role in wanted and chosen((record.key, record.name), include, exclude)
+        record
+        for record in records
+        if record.role in wanted and not record.parametrized and chosen((record.key, record.name), include, exclude)
     ]
     if not selected:
         raise UsageError(

@@ -50,6 +50,23 @@ class FloatType:
             raw = (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return np.ascontiguousarray(raw, dtype=dtype)
 
+    def narrow(self, values: NDArray[np.float64]) -> RawArray:
+        """Round values to the storage type, to the nearest and halves to even.
+
+        Args:
+            values: any shape.
+
+        Returns:
+            Raw values in the storage type, C-contiguous.
+        """
+        if self.name != "BF16":
+            with np.errstate(over="ignore"):
+                return np.ascontiguousarray(values, dtype=self.storage)
+        codes = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        rounded = (codes + np.uint32(0x7FFF) + ((codes >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        quiet = (codes >> np.uint32(16)) | np.uint32(0x40)
+        return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+
 
 def _ieee(name: str, dtype: type[np.floating[Any]]) -> FloatType:
     info = np.finfo(dtype)

@@ -49,6 +49,11 @@ class MatrixIdentity(Protocol):
         ...
 
     @property
+    def parametrized(self) -> bool:
+        """True where the values were computed from other Parameters."""
+        ...
+
+    @property
     def dequantized(self) -> bool:
         """True where the values were computed from codes and scales."""
         ...
@@ -78,4 +83,5 @@ def identity(matrix: MatrixIdentity) -> Columns:
         "n_slices": matrix.n_slices,
         "storage_dtype": matrix.storage_dtype,
         "dequantized": matrix.dequantized,
+        "parametrized": matrix.parametrized,
     }

@@ -22,7 +22,8 @@ class TailRule:
     Attributes:
         name: as options and reports spell it.
         fit: the fit by (eigenvalues ascending, tail fraction).
-        uses_fraction: whether the tail fraction sets the threshold; else the rule looks for one itself.
+        uses_fraction: whether the option `tail_fraction` sets the threshold; else the rule scans all of them, and its
+            status is that of the lowest. A fixed fraction is no rule: it is `hill` with another `tail_fraction`.
         has_null: whether the fit to the Marchenko-Pastur quantiles is the null of a random matrix.
         drops_zeros: whether eigenvalues that are zero to the storage precision are left out before the fit.
         windows: cuts of a stack of shape [s, rows, cols] whose pooled eigenvalues are fitted; None for the matrix.

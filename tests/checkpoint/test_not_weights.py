@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import specdiag
 from specdiag.checkpoint.file_selection import choose
-from specdiag.checkpoint.formats import FORMATS, WEIGHT_SUFFIXES, list_file, recognise
+from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, FORMATS, WEIGHT_SUFFIXES, list_file, recognise
 from specdiag.errors import SourceError
 
 WEIGHTS = {f"layers.{i}.self_attn.q_proj.weight": torch.randn(64, 64) for i in range(2)}
@@ -71,7 +71,7 @@ OTHERS = {
     b'{"peft_type": "LORA"}': "an adapter's configuration, not its weights: give the folder",
     b'{"weight_map": {}}': "an index of shards under another name: give its folder",
     b"BZh91AY&SY": "compressed with bzip2: unpack it first",
-    b"\1\2\3\4": "in none of the formats that are read (safetensors, torch, GGUF): it may be damaged",
+    b"\1\2\3\4": f"in none of the formats that are read ({', '.join(f.name for f in FORMATS)}): it may be damaged",
     b"": "empty: fetch it again",
 }
 
@@ -87,6 +87,7 @@ def test_every_suffix_of_a_format_can_be_chosen() -> None:
         for suffix in format.suffixes:
             assert choose([f"x{suffix}"], None, "here").files == (f"x{suffix}",)
     assert len(set(WEIGHT_SUFFIXES)) == len(WEIGHT_SUFFIXES)
+    assert not set(WEIGHT_SUFFIXES) & set(FOREIGN_SUFFIXES)
 
 
 def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from specdiag.comparison.records import COLUMNS, Comparison
 from specdiag.comparison.subspaces import subspaces
 from specdiag.errors import SourceError, UsageError
 from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.storage.kinds import COMPARISON
 
 Q, UP = "layers.0.self_attn.q_proj.weight", "layers.0.mlp.up_proj.weight"
 
@@ -353,7 +354,7 @@ def test_command(tmp_path):
     code, out, _ = run(a, b, "-f", "json")
     found = msgspec.json.decode(out, type=Comparison)
     assert len(found.modules) == 13
-    assert json.loads(out)["schema"] == 3
+    assert json.loads(out)["schema"] == COMPARISON.schema
     code, out, _ = run(a, b, "-f", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert list(rows[0]) == list(COLUMNS)

@@ -16,6 +16,7 @@ from torch import nn
 from specdiag.decay.plan import load_plan
 from specdiag.decay.recommend import recommend
 from specdiag.errors import SourceError, UsageError
+from specdiag.storage.kinds import PLAN
 from specdiag.views.plan_export import export_plan
 
 # ------------------------------------------------------------------ files
@@ -26,7 +27,7 @@ def test_plans_are_saved_and_read_back(tmp_path: Path) -> None:
     path = plan.save(tmp_path / "plan.json")
     assert load_plan(path) == plan
     assert json.loads(path.read_bytes())["entries"][0]["name"] == "model.layers.0.self_attn.q_proj.weight"
-    path.write_text(path.read_text().replace('"schema": 4', '"schema": 9'))
+    path.write_text(path.read_text().replace(f'"schema": {PLAN.schema}', '"schema": 9'))
     with pytest.raises(SourceError, match="plan of schema 9"):
         load_plan(path)
     PAPER.save(tmp_path / "report.json")

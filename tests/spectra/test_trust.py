@@ -100,5 +100,7 @@ def test_the_table_of_rules_is_true():
     for rule in TAIL_RULES.values():
         narrow, wide = rule.fit(eigenvalues, 0.2), rule.fit(eigenvalues, 0.6)
         assert (narrow != wide) == rule.uses_fraction
+        # The status of a rule that scans is that of its lowest threshold, which must not be a zero.
+        assert rule.uses_fraction or rule.drops_zeros, rule.name
     assert [rule.name for rule in TAIL_RULES.values() if rule.is_hill] == ["hill", "hill-paper"]
     assert [rule.name for rule in TAIL_RULES.values() if rule.is_reference] == ["hill"]

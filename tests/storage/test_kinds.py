@@ -70,9 +70,9 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (4, "afab93b0c53a6403"),
+    "specdiag report": (4, "827a7a3cbcf3c7d4"),
     "decay plan": (4, "78cf5e4bb831d5fe"),
-    "comparison": (3, "4b14432005d7476f"),
+    "comparison": (4, "123c3a01258aeb7d"),
     "audit": (2, "2cb02a3881a7d61d"),
     "trajectory": (2, "97b454d50af0586c"),
     "ledger of a trajectory": (3, "769587841390a164"),

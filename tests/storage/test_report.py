@@ -16,6 +16,7 @@ import specdiag
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.files import check_writable, write_atomically
 from specdiag.report import COLUMNS, load_report
+from specdiag.storage.kinds import REPORT
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_the_json_is_the_documented_object(report, tmp_path):
     content = json.loads(report.save(tmp_path / "a.json").read_text())
     expected = ["schema", "source", "settings", "complete", "records", "skipped", "summary", "provenance"]
     assert list(content) == expected
-    assert content["schema"] == 4
+    assert content["schema"] == REPORT.schema
     assert list(content["records"][0]) == list(COLUMNS)
     zero = content["records"][2]
     assert zero["status"] == "zero"
@@ -125,12 +126,13 @@ def test_a_newer_schema_is_named(report, tmp_path):
     path = report.save(tmp_path / "a.json")
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"schema": 99, "novelty": 1}))
-    with pytest.raises(SourceError, match="report of schema 99; this specdiag reads schema 4: upgrade"):
+    with pytest.raises(SourceError, match=f"report of schema 99; this specdiag reads schema {REPORT.schema}: upgrade"):
         load_report(path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1", '{"schema": 4, "records": []}', '{"schema": 1, "entries": []}', "\x00\x01"]
+    "text",
+    ["", "{}", "[1", f'{{"schema": {REPORT.schema}, "records": []}}', '{"schema": 1, "entries": []}', "\x00\x01"],
 )
 def test_garbage_is_no_report(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

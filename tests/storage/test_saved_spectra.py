@@ -17,6 +17,7 @@ from saved_reports import seal
 import specdiag
 from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.report import is_report, load_report
+from specdiag.storage.kinds import REPORT
 
 NAMES = tuple(QUERY.format(i) for i in range(2))
 
@@ -158,8 +159,8 @@ def test_a_matrix_without_a_spectrum_is_named_with_its_status(tmp_path):
         ('"x"', r"Expected `int`, got `str` - at `\$.schema`"),
         ("1e300", "got `float`"),
         ("null", "got `null`"),
-        ("9" * 30, "of schema 9{30}; this specdiag reads schema 4"),
-        ("9" * 400, "of schema 9{15}…9{10}; this specdiag reads schema 4"),
+        ("9" * 30, f"of schema 9{{30}}; this specdiag reads schema {REPORT.schema}"),
+        ("9" * 400, f"of schema 9{{15}}…9{{10}}; this specdiag reads schema {REPORT.schema}"),
         ("-" + "9" * 400, "its schema is -9{14}…9{10}"),
         ("9" * 5000, "out of range"),
         ("0", "its schema is 0"),
@@ -171,7 +172,7 @@ def test_a_matrix_without_a_spectrum_is_named_with_its_status(tmp_path):
 def test_schemas_that_are_none(saved, schema, why):
     path, _ = saved
     text = path.read_text()
-    path.write_text(text.replace('{"schema":4', f'{{"schema":{schema}', 1))
+    path.write_text(text.replace(f'{{"schema":{REPORT.schema}', f'{{"schema":{schema}', 1))
     with pytest.raises(SourceError, match=why):
         load_report(path)
 

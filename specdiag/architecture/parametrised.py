@@ -1,0 +1,126 @@
+"""Weights that a network computes from other Parameters: which tensors of a checkpoint belong together, by their names.
+
+torch writes them in two ways: `weight_g`, `weight_v` (torch.nn.utils.weight_norm) and
+`parametrizations.weight.original0` (torch.nn.utils.parametrizations). None of the parts is a weight by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = tuple[int, ...]
+Kind = Literal["weight norm", "spectral norm", "pruning"]
+
+_NEW = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<leaf>\w+)\.(?P<part>original[01]?|\d+\..+)")
+_REASON = "part of a parametrised weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Parametrised:
+    """A weight that is computed.
+
+    Attributes:
+        name: of the weight, as the network uses it.
+        kind: how it is computed; None where the checkpoint does not tell.
+        parts: names of the stored tensors; the first has the shape of the weight.
+    """
+
+    name: str
+    kind: Kind | None
+    parts: tuple[str, ...]
+
+
+def find_parametrised(shapes: Mapping[str, Shape]) -> list[Parametrised]:
+    """Find the weights of a checkpoint that are computed from others.
+
+    Args:
+        shapes: the shape of every tensor by its name.
+    """
+    return [*_in_new_style(shapes), *_in_old_style(shapes)]
+
+
+def parts_with_reasons(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Say of each part of a parametrised weight why it is no weight matrix.
+
+    Args:
+        shapes: the shape of every tensor by its name.
+    """
+    return {part: _REASON for weight in find_parametrised(shapes) for part in weight.parts}
+
+
+def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
+    for name, shape in shapes.items():
+        stem, _, part = name.rpartition("_")
+        if part == "v" and _scales_directions(shapes.get(f"{stem}_g"), shape) and stem not in shapes:
+            yield Parametrised(stem, "weight norm", (name, f"{stem}_g"))
+        if part == "orig" and stem not in shapes:
+            vectors = (f"{stem}_u", f"{stem}_v")
+            if shapes.get(f"{stem}_mask") == shape:
+                yield Parametrised(stem, "pruning", (name, f"{stem}_mask"))
+            elif all(vector in shapes for vector in vectors):
+                kind = "spectral norm" if _axis(shape, *(shapes[vector] for vector in vectors)) is not None else None
+                yield Parametrised(stem, kind, (name, *vectors))
+
+
+def _in_new_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
+    found: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        match = _NEW.fullmatch(name) if "parametrizations." in name else None
+        if match is not None:
+            found.setdefault(match["module"] + match["leaf"], {})[match["part"]] = name
+    for weight, parts in found.items():
+        kind, order = _new_kind(parts, shapes)
+        rest = [name for name in parts.values() if name not in order]
+        yield Parametrised(weight, kind if weight not in shapes else None, (*order, *rest))
+
+
+def _new_kind(parts: Mapping[str, str], shapes: Mapping[str, Shape]) -> tuple[Kind | None, tuple[str, ...]]:
+    match sorted(parts):
+        case ["original0", "original1"]:
+            direction, length = parts["original1"], parts["original0"]
+            if _scales_directions(shapes[length], shapes[direction]):
+                return "weight norm", (direction, length)
+        case ["0._u", "0._v", "original"]:
+            order = (parts["original"], parts["0._u"], parts["0._v"])
+            if _axis(*(shapes[name] for name in order)) is not None:
+                return "spectral norm", order
+        case _:
+            pass
+    return None, ()
+
+
+def _scales_directions(lengths: Shape | None, directions: Shape) -> bool:
+    """Tell whether g has one length for each direction of v: its axes are those of v, or 1."""
+    if lengths is None or len(directions) < 2:
+        return False
+    if math.prod(lengths) == 1:
+        return True
+    return len(lengths) == len(directions) and all(g in (1, v) for g, v in zip(lengths, directions, strict=True))
+
+
+def spectral_axis(weight: Shape, u: Shape, v: Shape) -> int:
+    """Find the axis of a weight that the left singular vector belongs to.
+
+    Args:
+        weight: shape of the weight.
+        u: shape of the left vector, one value for each index of that axis.
+        v: shape of the right vector, one value for each of the others together.
+
+    Raises:
+        ValueError: the vectors are those of another weight.
+    """
+    axis = _axis(weight, u, v)
+    if axis is None:
+        raise ValueError(f"vectors of shapes {u} and {v} do not belong to a weight of shape {weight}")
+    return axis
+
+
+def _axis(weight: Shape, u: Shape, v: Shape) -> int | None:
+    if len(weight) < 2 or len(u) != 1 or len(v) != 1:
+        return None
+    fitting = (axis for axis, size in enumerate(weight) if (u[0], v[0]) == (size, math.prod(weight) // max(size, 1)))
+    return next(fitting, None)
