@@ -12,7 +12,8 @@ from command import python
 import specdiag
 from specdiag.report import COLUMNS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "weightwatcher.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "weightwatcher.md").read_text()
 WITHOUT_COUNTERPART = "none"
 
 # Everything that WeightWatcher adds a column for, and what the page says of a convolution, of fingers, of failed fits.
@@ -128,6 +129,13 @@ def test_every_metric_of_the_summary_is_there(theirs):
     rows = tables("get_summary")
     assert lefts(rows) == sorted(theirs["summary"])
     assert counterparts(rows) <= set(COLUMNS)
+
+
+def test_links_lead_somewhere():
+    headings = {f"#{heading.lower()}" for heading in re.findall(r"^## (.*)$", PAGE, flags=re.MULTILINE)}
+    links = set(re.findall(r"\]\(([^)]+)\)", PAGE))
+    assert "numbers.md" in links
+    assert [link for link in links if link not in headings and not (DOCS / link).exists()] == []
 
 
 def test_what_is_the_same(theirs, weights):
