@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import python
+from safetensors import safe_open
 
 import specdiag
 from specdiag.report import COLUMNS
@@ -63,6 +64,7 @@ json.dump({
     "peak": rows(analyse(dense, fix_fingers="xmin_peak")[1]),
     "clipped": rows(analyse(dense, fix_fingers="clip_xmax", finger_thresh=-100.0)[1]),
     "clipped by hand": rows(analyse(dense, xmax=-2)[1]),
+    "noise": rows(analyse(["query.weight"], mp_fit=True)[1]),
     "raised": [raises(fft=True), raises(channels="first")],
 }, open(sys.argv[2], "w"))
 """
@@ -89,10 +91,13 @@ def lefts(rows):
 
 
 @pytest.fixture(scope="module")
-def weights():
+def weights(minilm):
+    with safe_open(minilm / "model.safetensors", framework="numpy") as file:
+        query = file.get_tensor("encoder.layer.0.attention.self.query.weight")
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((96, 64))
     found = {
+        "query.weight": query,
         "dense.weight": dense,
         "tiny.weight": 1e-4 * dense,
         "low.weight": rng.standard_normal((96, 50)) @ rng.standard_normal((50, 64)),
@@ -170,6 +175,13 @@ def test_convolutions_are_scaled(theirs, weights):
     }.items():  # fmt: skip
         assert scaled[column] == pytest.approx(value, rel=1e-6), column
     assert unscaled["norm"] == pytest.approx(ours.frobenius_norm**2)
+
+
+def test_the_bulk_of_a_trained_matrix(theirs, weights):
+    ours = specdiag.analyze({"query.weight": weights["query.weight"]}, device="cpu")["query.weight"]
+    their = theirs["noise"]["query"]
+    assert f"query matrix of MiniLM: {their['bulk_max']:.1f} there, {ours.mp_edge:.1f} here" in PAGE
+    assert f"The same matrix: {their['num_spikes']} there, {ours.mp_spikes} here" in PAGE
 
 
 def test_what_fails_there(theirs):
