@@ -21,7 +21,7 @@ from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_start, shortened, write_atomically
 from specdiag.records import ModuleRecord, Provenance, Record, Settings, Skipped, Source, Summary, key
 from specdiag.storage.kinds import REPORT, read_record
-from specdiag.storage.plausibility import implausible_rows, implausible_summary
+from specdiag.storage.plausibility import implausible_digest, implausible_rows, implausible_summary
 from specdiag.storage.result import Result, cell
 from specdiag.storage.spectra_file import SavedSpectra, is_there, settle, write_pending
 from specdiag.text import checks
@@ -260,7 +260,11 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
     """
     path = checks.path("path", path)
     content = read_record(path, _decode_report, REPORT)
-    if problem := implausible_rows(content.records) or implausible_summary(content.summary):
+    if problem := (
+        implausible_rows(content.records)
+        or implausible_summary(content.summary)
+        or implausible_digest(content.provenance.spectra_digest)
+    ):
         raise SourceError(f"{path} is damaged ({shortened(problem)}); {REPORT.remedy}")
     beside, digest = _spectra_path(path), content.provenance.spectra_digest
     return SpectralReport(

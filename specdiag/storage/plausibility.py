@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+from specdiag.files import shortened
 from specdiag.records import Contrast, ModuleRecord, Record, RoleSummary, Summary
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _LARGEST = 1 << 48
 """More than a side or a count of a stored matrix can be."""
 _LAST_LAYER = 99_999
@@ -66,6 +69,20 @@ def implausible_rows(records: Iterable[ModuleRecord]) -> str | None:
             return f"'{record.key}': {problem}"
         keys.add(record.key)
     return None
+
+
+def implausible_digest(digest: str | None) -> str | None:
+    """Explain why a text is no SHA-256 of a file of eigenvalues.
+
+    Args:
+        digest: of a saved report, which a file's name is made of; None where no eigenvalues were saved.
+
+    Returns:
+        The reason, None where it is one.
+    """
+    if digest is None or _SHA256.fullmatch(digest):
+        return None
+    return f"its spectra_digest '{shortened(digest)}' is no SHA-256"
 
 
 def implausible_summary(summary: Summary) -> str | None:

@@ -264,3 +264,13 @@ def test_a_report_has_its_eigenvalues_after_a_kill_at_any_moment(saved, monkeypa
     assert spectra.exists()
     if renamed == 3:
         assert sorted(f.name for f in path.parent.iterdir()) == sorted([path.name, spectra.name])
+
+
+@pytest.mark.parametrize("digest", ["/etc/passwd", "../../x", "", "0" * 63, "G" * 64])
+def test_a_digest_that_is_none_names_no_file(saved, digest):
+    path, _ = saved
+    content = json.loads(path.read_text())
+    content["provenance"]["spectra_digest"] = digest
+    path.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match="is no SHA-256"):
+        load_report(path)
