@@ -100,6 +100,7 @@ def compare(
     if len(sources) != 2:
         raise UsageError(_wrong_count(sources))
     before, after = sources
+    targets.check_apart(out, before, after)
     from specdiag.comparison.compare import compare as run
     from specdiag.comparison.compare import failures
     from specdiag.comparison.limits import exceeding, parse_limits

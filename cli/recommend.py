@@ -200,7 +200,8 @@ def recommend(
         _check_alone(ctx, export)
         show.base_alone(planned, lr, export, out)
         return
-    source = source or _newest_report()
+    source = _newest_report() if source is None else source
+    targets.check_apart(out, source)
     from_report = is_report(Path(source))
     if from_report:
         given.require_checkpoint(source, without=_DRAWING)

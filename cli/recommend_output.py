@@ -56,6 +56,8 @@ def base_decay(
     named = [f"--{name.replace('_', '-')}" for name, value in planned.items() if value is not None]
     if named and weight_decay is not None:
         raise UsageError(f"--weight-decay {weight_decay} and {named[0]} both give a base decay: leave one out")
+    if named and run is not None:
+        raise UsageError(f"--run {run} and {named[0]} both give a base decay: leave one out")
     if named:
         return _by_power_lines(planned, lr, steps_left)
     found = None

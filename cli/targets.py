@@ -20,6 +20,20 @@ _CONTENTS = {"table": "json", "torch": "code", "transformers": "code"}
 _NAMES = {"json": "JSON", "csv": "csv", "md": "Markdown", "code": "Python code", "toml": "TOML"}
 
 
+def check_apart(out: Path | None, *sources: str) -> None:
+    """Raise UsageError where a file would be replaced by what is made of it.
+
+    Args:
+        out: the file; None for none.
+        sources: what it is made of.
+    """
+    if out is None or not out.exists():
+        return
+    for source in map(Path, sources):
+        if source.exists() and source.samefile(out):
+            raise UsageError(f"--out {out} is the SOURCE itself, which would be lost: choose another name")
+
+
 def check_file(out: Path | None, format: str, instead: str = "") -> None:
     """Raise UsageError where a file cannot be written, or its suffix says that it holds something else.
 

@@ -65,8 +65,10 @@ class Verdict(Record, frozen=True, kw_only=True):
     """Steps at this lr, held constant, until both medians reach `SHOWS`; None if they never do."""
     shape_share: float | None
     """Share of the plan explained by the shapes of the matrices, 0 to 1; None if unknown."""
+    needs_agreement: bool = False
+    """True for a plan that rests on square_alpha, one of two ways to take the shapes out."""
     agreement: float | None = None
-    """Correlation of square_alpha with rho, of a plan on the square basis; None for any other."""
+    """Correlation of square_alpha with rho; None where fewer than three modules have both."""
     steps_left: int
     lr: float
     base_weight_decay: float
@@ -117,6 +119,7 @@ def verdict(
     steps_left: int,
     shape_share: float | None = None,
     agreement: float | None = None,
+    needs_agreement: bool = False,
     schedule: LrSchedule = "constant",
 ) -> Verdict:
     """Judge whether a plan is worth a run, by its norms and those of uniform decay of the same mean.
@@ -131,7 +134,8 @@ def verdict(
         lr: learning rate of the next step.
         steps_left: number of optimizer steps under the plan.
         shape_share: share of the plan that the matrices' shapes explain, 0 to 1; None if unknown.
-        agreement: correlation of square_alpha with rho, where the plan rests on square_alpha; None for any other.
+        agreement: correlation of square_alpha with rho; None where fewer than three modules have both.
+        needs_agreement: True where the plan rests on square_alpha.
         schedule: course of the lr over the steps left.
 
     Raises:
@@ -157,6 +161,7 @@ def verdict(
         steps_to_show=_steps_to_show(ratios, uniform, rate),
         shape_share=shape_share,
         agreement=agreement,
+        needs_agreement=needs_agreement,
         steps_left=steps_left,
         lr=lr,
         base_weight_decay=base_weight_decay,
@@ -215,7 +220,7 @@ def _steps_to_show(ratios: Sequence[float], uniform: float, rate: float) -> int 
 def _answer(verdict: Verdict) -> Answer:
     if verdict.shape_share is not None and verdict.shape_share > GEOMETRY:
         return "explained by shape"
-    if verdict.agreement is not None and verdict.agreement < AGREE:
+    if verdict.needs_agreement and (verdict.agreement is None or verdict.agreement < AGREE):
         return "depends on what is held fixed"
     if min(verdict.median_change, verdict.median_distance) < SHOWS:
         return "cannot show in the steps left"
@@ -249,7 +254,9 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
     if verdict.shape_share is not None:
         tail = ": an untrained network would get nearly the same decays" if verdict.shape_share > GEOMETRY else ""
         yield f"The shapes of the matrices explain {_percent(verdict.shape_share)} of the plan{tail}."
-    if verdict.agreement is not None and verdict.agreement < AGREE:
+    if verdict.needs_agreement and verdict.agreement is None:
+        yield "Fewer than three modules have both square_alpha and rho: nothing confirms the plan, which rests on one."
+    elif verdict.needs_agreement and verdict.agreement is not None and verdict.agreement < AGREE:
         yield (
             f"The other way to take the shapes out, rho, orders the modules otherwise (correlation "
             f"{verdict.agreement:+.2f} with square_alpha, {AGREE} would do)."

@@ -7,13 +7,14 @@ derived again when the lr changes.
 
 from __future__ import annotations
 
-import math
-
 from specdiag.errors import UsageError
 from specdiag.records import Record
+from specdiag.text import checks
 
 FIT_CONTEXT = 2048
 """Tokens in a sequence of the paper's runs. Its optimal batch is counted in such sequences."""
+_MOST_COUNT = 1e18
+"""More tokens or parameters than anybody has."""
 FIT_PARAMS = (111e6, 3.3e9)
 """Smallest and largest number of parameters of the paper's models."""
 
@@ -167,7 +168,18 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
         UsageError: a number is not positive and finite, the batch is smaller than a sequence or larger than the run,
             or the run is so short that one step would have to remove all weights.
     """
-    _check(tokens, params, batch_tokens, context_length, lr)
+    tokens, params, batch_tokens, lr = (
+        checks.number(name, value, above=0, most=most, hint=meaning)
+        for name, value, most, meaning in (
+            ("tokens", tokens, _MOST_COUNT, "the training tokens of the whole run"),
+            ("params", params, _MOST_COUNT, "the number of parameters"),
+            ("batch_tokens", batch_tokens, _MOST_COUNT, "the tokens of one optimizer step"),
+            ("lr", lr, checks.MOST_RATE, "the peak learning rate"),
+        )
+    )
+    params = checks.number("params", params, least=1)
+    context_length = checks.whole("context_length", context_length, least=1, hint="the tokens of one sequence")
+    _check(tokens, batch_tokens, context_length)
     tau_opt = optimal_tau(tokens / params)
     batch = optimal_batch(tokens)
     flops = 6 * params * tokens
@@ -248,16 +260,7 @@ def _warnings(lines: PowerLines) -> list[str]:
     return warnings
 
 
-def _check(tokens: float, params: float, batch_tokens: float, context_length: int, lr: float) -> None:
-    for name, value, meaning in (
-        ("tokens", tokens, "the training tokens of the whole run"),
-        ("params", params, "the number of parameters"),
-        ("batch_tokens", batch_tokens, "the tokens of one optimizer step"),
-        ("context_length", context_length, "the tokens of one sequence"),
-        ("lr", lr, "the peak learning rate"),
-    ):
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}={value:g}: give {meaning}, a positive number")
+def _check(tokens: float, batch_tokens: float, context_length: int) -> None:
     if batch_tokens < context_length:
         raise UsageError(
             f"batch_tokens={batch_tokens:.6g} is less than one sequence of {context_length} tokens; it counts "

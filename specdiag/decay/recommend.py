@@ -184,9 +184,7 @@ def recommend(
         agreement=agreement,
         tail_shift=_tail_shift(low, high),
         schedule=schedule,
-        verdict=_verdict(
-            entries, weight_decay, lr, steps_left, lr_schedule, share, agreement if basis == "square" else None
-        ),
+        verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share, agreement, basis == "square"),
         notes=tuple(_notes(report, entries, clip)),
         entries=entries,
     )
@@ -303,6 +301,7 @@ def _verdict(
     lr_schedule: LrSchedule,
     share: float | None,
     agreement: float | None,
+    needs_agreement: bool,
 ) -> Verdict | None:
     if base is None or lr is None or steps_left is None:
         return None
@@ -314,6 +313,7 @@ def _verdict(
         steps_left=steps_left,
         shape_share=share,
         agreement=agreement,
+        needs_agreement=needs_agreement,
         schedule=lr_schedule,
     )
 

@@ -59,8 +59,10 @@ class OneBlasThread:
         with _lock:
             for library in self._libraries:
                 _users[library.filepath] -= 1
-                if _users[library.filepath] == 0 and library.filepath in _callers:
-                    _set(library, _callers.pop(library.filepath))
+                if _users[library.filepath] == 0:
+                    before = _callers.pop(library.filepath, 1)
+                    if library.num_threads == 1:  # else the caller has set another number meanwhile, which stays
+                        _set(library, before)
 
     def within(self, function: Callable[[], _T]) -> _T:
         """Call a function in this context, also where other threads have left it.

@@ -61,6 +61,8 @@ def _shapes(plan: DecayPlan) -> list[str]:
     if plan.shape_share is None:
         if plan.rule in ("uniform", "none"):
             return []
+        if any(entry.random_ratio is not None for entry in plan.entries):
+            return ["Too few modules differ to tell how much of the plan shapes explain."]
         return [
             f"No random twin is known for the tail rule {plan.tail}: how much of the plan shapes explain stays open."
         ]
@@ -88,7 +90,9 @@ def _held_fixed(plan: DecayPlan) -> list[str]:
     if plan.basis != "square" or plan.rule in ("uniform", "none"):
         return []
     if plan.agreement is None:
-        return ["No rho is there to confirm square_alpha: the plan rests on one of two ways to take the shapes out."]
+        return [
+            "Fewer than three modules have both square_alpha and rho: nothing confirms the plan, which rests on one."
+        ]
     if plan.agreement >= AGREE:
         return [f"rho, the other way to take the shapes out, agrees (correlation {plan.agreement:+.2f})."]
     return [
@@ -104,7 +108,8 @@ def _by_family(plan: DecayPlan, ratio: str) -> str:
 
 
 def _family_mean(plan: DecayPlan, family: str, ratio: str) -> float:
-    return fmean(getattr(entry, ratio) for entry in plan.entries if entry.family == family)
+    ratios = [getattr(entry, ratio) for entry in plan.entries if entry.family == family]
+    return fmean(1.0 if value is None else value for value in ratios)
 
 
 def _tail_fraction(plan: DecayPlan) -> list[str]:

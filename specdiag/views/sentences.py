@@ -30,7 +30,10 @@ def metrics(summary: Summary) -> str:
     Args:
         summary: of the report.
     """
-    values = (f"{name} {m.mean:.4g} ({m.median:.4g})" for name, m in summary.metrics.items())
+    values = (
+        f"{name} {m.mean:.4g} ({m.median:.4g}){'' if m.n == summary.n_matrices else f' of {m.n}'}"
+        for name, m in summary.metrics.items()
+    )
     return f"{summary.n_matrices} matrices, mean (median): {', '.join(values) or 'no metric'}"
 
 

@@ -134,6 +134,12 @@ def test_orthogonal_weights_of_two_shapes_are_no_finding():
     assert plan.agreement < AGREE
     assert plan.verdict.answer == "depends on what is held fixed"
     assert any("This plan depends on what is held fixed" in sentence for sentence in plan_sentences.findings(plan))
+    few = specdiag.recommend(
+        report, basis="square", include="*layers.0.self_attn.[qk]_proj*", weight_decay=0.1, lr=3e-4, steps_left=100_000
+    )
+    assert few.agreement is None
+    assert few.verdict.answer == "depends on what is held fixed"
+    assert any("Fewer than three modules" in reason for reason in few.verdict.reasons)
 
 
 def test_a_rule_without_a_null_claims_nothing():
@@ -155,7 +161,7 @@ def test_metrics_are_those_of_all_matrices_that_have_them():
     assert summary.metrics["alpha"] == MetricSummary(n=3, mean=3.0, median=2.5)
     assert summary.metrics["square_alpha"] == MetricSummary(n=2, mean=2.0, median=2.0)
     assert "stable_rank" not in summary.metrics
-    assert sentences.metrics(summary).startswith("3 matrices, mean (median): alpha 3 (2.5), square_alpha 2 (2), rho ")
+    assert sentences.metrics(summary).startswith("3 matrices, mean (median): alpha 3 (2.5), square_alpha 2 (2) of 2, rho ")
     assert sentences.metrics(summarise((), (), n_tensors=0, n_parameters=0)).endswith("no metric")
 
 

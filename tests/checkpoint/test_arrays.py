@@ -55,6 +55,23 @@ def test_bfloat16_of_ml_dtypes():
     assert analyze(state).records == analyze(tensors).records
 
 
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (lambda w: np.ma.masked_array(w, w > 1), r"q_proj.weight' is a masked array, which no checkpoint holds"),
+        (
+            lambda w: w.astype("longdouble"),
+            r"q_proj.weight' is an array of (float128|longdouble), for which torch has no type",
+        ),
+        (lambda w: w.astype([("a", "f4")]), "for which torch has no type"),
+    ],
+)
+def test_arrays_that_no_checkpoint_could_hold_are_refused_by_name(odd, sentence):
+    state = arrays()
+    with pytest.raises(specdiag.UsageError, match=sentence):
+        analyze(state | {NAMES[0]: odd(state[NAMES[0]])})
+
+
 def test_arrays_and_tensors_together_and_what_is_neither():
     state = arrays()
     mixed = {NAMES[0]: torch.from_numpy(state[NAMES[0]]), NAMES[1]: state[NAMES[1]], "note": np.array(["a", "b"])}

@@ -100,7 +100,12 @@ def test_scaling():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": 0}, "tokens=0: give the training tokens"),
+        ({"tokens": 0}, "tokens=0: .*the training tokens"),
+        ({"tokens": "1e9"}, "tokens='1e9'"),
+        ({"params": 1e-300}, "params=1e-300"),
+        ({"params": None}, "params=None"),
+        ({"lr": True}, "lr=True"),
+        ({"context_length": 1.5}, "context_length=1.5"),
         ({"params": -1}, "params=-1"),
         ({"batch_tokens": float("nan")}, "batch_tokens=nan"),
         ({"context_length": 0}, "context_length=0"),

@@ -225,3 +225,23 @@ def test_a_report_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     done = python(code)
     assert done.stderr.strip() == "[]"
     assert len(done.stdout.splitlines()) == 57
+
+
+def test_a_plan_does_not_replace_its_own_report(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    before = path.read_bytes()
+    result = run(str(path), "-o", str(path))
+    assert (result.exit_code, "is the SOURCE itself" in result.stderr) == (2, True)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_source_is_no_invitation_to_take_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PAPER.save(tmp_path / "r.json")
+    assert run("").exit_code in (2, 3)
+
+
+def test_two_origins_of_a_base_decay(tmp_path: Path) -> None:
+    path = PAPER.save(tmp_path / "r.json")
+    result = run(str(path), "--tokens", "1e9", "--run", str(tmp_path))
+    assert (result.exit_code, "both give a base decay" in result.stderr) == (2, True)

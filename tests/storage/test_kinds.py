@@ -71,7 +71,7 @@ RECORDS = {
 }
 FIELDS = {
     "specdiag report": (4, "827a7a3cbcf3c7d4"),
-    "decay plan": (4, "78cf5e4bb831d5fe"),
+    "decay plan": (4, "ab950b3fa0fda210"),
     "comparison": (4, "123c3a01258aeb7d"),
     "audit": (2, "2cb02a3881a7d61d"),
     "trajectory": (2, "97b454d50af0586c"),

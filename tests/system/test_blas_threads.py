@@ -52,6 +52,14 @@ def test_a_number_that_the_caller_sets_in_between_does_not_last():
     assert numbers() == {3}
 
 
+def test_a_number_that_the_caller_sets_afterwards_stays():
+    first = OneBlasThread()
+    first.__enter__()
+    with threadpool_limits(2, user_api="blas"):
+        first.__exit__(None, None, None)
+        assert numbers() == {2}
+
+
 def test_threads_that_nobody_closed_give_the_number_back_when_they_are_collected():
     threads = SolverThreads(1)
     assert numbers() == {1}
