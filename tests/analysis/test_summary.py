@@ -161,7 +161,9 @@ def test_metrics_are_those_of_all_matrices_that_have_them():
     assert summary.metrics["alpha"] == MetricSummary(n=3, mean=3.0, median=2.5)
     assert summary.metrics["square_alpha"] == MetricSummary(n=2, mean=2.0, median=2.0)
     assert "stable_rank" not in summary.metrics
-    assert sentences.metrics(summary).startswith("3 matrices, mean (median): alpha 3 (2.5), square_alpha 2 (2) of 2, rho ")
+    assert sentences.metrics(summary).startswith(
+        "3 matrices, mean (median): alpha 3 (2.5), square_alpha 2 (2) of 2, rho "
+    )
     assert sentences.metrics(summarise((), (), n_tensors=0, n_parameters=0)).endswith("no metric")
 
 
