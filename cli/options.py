@@ -74,9 +74,13 @@ def plain(value: object) -> object:
     return value.value if isinstance(value, StrEnum) else value
 
 
+SPELLED = {"all_rows": "--all", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set"}
+"""Options that are not called as their parameters are."""
+
+
 def listed(names: Iterable[str]) -> str:
     """Options as they are typed."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join(SPELLED.get(name, f"--{name.replace('_', '-')}") for name in names)
 
 
 def parse_size(text: str) -> int:

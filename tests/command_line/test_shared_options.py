@@ -171,3 +171,11 @@ def test_one_source_is_none_to_compare(checkpoint):
     assert done.exit_code == 2
     assert f"name two to compare, BEFORE and AFTER: only '{checkpoint}' was named" in done.stderr
     assert "name two to compare, not 3" in run("compare", checkpoint, checkpoint, checkpoint).stderr
+
+
+def test_options_are_named_as_they_are_typed():
+    """`options.listed` has only the names of parameters to go by."""
+    for command in COMMANDS.values():
+        for parameter in command.params:
+            if parameter.opts[0].startswith("--"):
+                assert options.listed([parameter.name]) in (*parameter.opts, *parameter.secondary_opts)
