@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -12,6 +13,9 @@ from specdiag.errors import SourceError, UsageError
 
 from . import opening, options, output, targets
 from .sharing import Given, takes_shared
+
+if TYPE_CHECKING:
+    from specdiag.decay.plan import Basis
 
 
 class Rule(StrEnum):
@@ -216,19 +220,20 @@ def recommend(
             schedule, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup, momentum=momentum,
             target_norm=target_norm,
         )  # fmt: skip
-    choices: dict[str, Any] = {
-        "rule": rule.value, "basis": basis, "s1": s1, "s2": s2, "clip": clip, "preserve_mean": preserve_mean,
-        "compat": compat, "weight_decay": base.weight_decay, "base_origin": base.origin, "lr": base.lr,
-        "steps_left": base.steps_left, "lr_schedule": lr_schedule.value, "schedule": course,
-    }  # fmt: skip
-    choices |= {name: value for name, value in given.arguments().items() if name in ("include", "exclude", "roles")}
+    drawing = given.arguments()
+    planned_for = partial(
+        plan_for, source, rule=rule.value, basis=cast("Basis", basis), s1=s1, s2=s2, clip=clip,
+        preserve_mean=preserve_mean, compat=cast('Literal["reference"] | None', compat), weight_decay=base.weight_decay,
+        base_origin=base.origin, lr=base.lr, steps_left=base.steps_left, lr_schedule=lr_schedule.value, schedule=course,
+        include=drawing.get("include", ()), exclude=drawing.get("exclude", ()), roles=drawing.get("roles", ()),
+    )  # fmt: skip
     if from_report:
-        made = plan_for(source, **choices)
+        made = planned_for()
     else:
         from .progress import analysis_bar
 
         with analysis_bar() as bar:
-            made = plan_for(source, **choices, **given.analysis(without=_DRAWING), progress=bar)
+            made = planned_for(**given.analysis(without=_DRAWING), progress=bar)
     show.answer(made, base, export, out, all_rows=all_rows)
 
 
