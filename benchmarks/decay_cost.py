@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from specdiag.decay.schedules import cosine
 from specdiag.optim import AlphaDecay, NormWatch
-from specdiag.optim.rules.measuring_schedule import Mode
+from specdiag.optim.rules.measurement_schedule import Mode
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "decay_cost.json"

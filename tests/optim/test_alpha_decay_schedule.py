@@ -9,7 +9,7 @@ from live_models import Decoder
 from live_optimizers import adamw
 
 from specdiag.optim import AlphaDecay
-from specdiag.optim.rules.measuring_schedule import due, rounds
+from specdiag.optim.rules.measurement_schedule import due, rounds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

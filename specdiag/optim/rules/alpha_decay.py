@@ -22,7 +22,7 @@ from specdiag.files import Table
 from specdiag.live.multipliers import attach_all
 from specdiag.live.optimizers import refusal, unwrap_optimizers
 from specdiag.optim.rules.background import Background
-from specdiag.optim.rules.measuring_schedule import Mode, due, rounds
+from specdiag.optim.rules.measurement_schedule import Mode, due, rounds
 from specdiag.optim.rules.participants import select_participants
 from specdiag.optim.rules.precision import warn_of_rounding
 from specdiag.optim.rules.replicas import Replicas

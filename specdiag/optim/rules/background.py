@@ -49,7 +49,7 @@ class Background:
         """Copy this rank's matrices of these rounds, and start to measure them. Collective.
 
         Args:
-            rounds: indices of matrices, as `measuring_schedule.rounds` gives them.
+            rounds: indices of matrices, as `measurement_schedule.rounds` gives them.
         """
         for members, cuts in zip(rounds, self._replicas.cuts(rounds), strict=True):
             self._versions |= {i: self._version(i) for i in members}
