@@ -13,11 +13,11 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import pytest
-from huggingface_hub import constants
+if TYPE_CHECKING:
+    import pytest
 
 
 @dataclass
@@ -83,6 +83,9 @@ class HubStandIn:
 
     def replace_the_real_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In this process."""
+        # The hub's address is read when this is imported: a program that sets HF_ENDPOINT may not have done so yet.
+        from huggingface_hub import constants
+
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
