@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from specdiag.records import ModuleRecord, Settings, TailFit
 from specdiag.spectra import metrics
-from specdiag.spectra.eigenvalues import Spectrum, spectrum
+from specdiag.spectra.eigenvalues import Spectrum, spectrum, storage_floor
 from specdiag.spectra.exponents import fit_tail, other_tails, settled, square_exponent
-from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 from specdiag.spectra.identity import Columns, MatrixIdentity, identity
 from specdiag.spectra.living import living_shape
 from specdiag.spectra.scan import Scan
@@ -78,7 +78,8 @@ def measure(
     columns |= _metrics(full, columns["pl_alpha"])
     if matrix.rank is None:
         status, square = square_exponent(alive, stack, storage)
-        columns |= square | (_against_noise(alive.eigenvalues, shape) if status in ("ok", "too_few") else {})
+        compared = status in ("ok", "too_few") and _has_bulk(alive, shape)
+        columns |= square | (_against_noise(alive.eigenvalues, shape) if compared else {})
     randomized = None
     if settings.randomize and matrix.rank is None:
         found, randomized = _randomized(stack, storage, matrix, settings)
@@ -106,6 +107,16 @@ def _metrics(full: Spectrum, pl_alpha: float | None) -> Columns:
         "alpha_weighted": None if pl_alpha is None else pl_alpha * float(np.log10(eigenvalues[-1])),
         "log_alpha_norm": None if pl_alpha is None else metrics.log_alpha_norm(eigenvalues, pl_alpha),
     }
+
+
+def _has_bulk(alive: Spectrum, shape: tuple[int, int]) -> bool:
+    """Tell whether the median is more than rounding to float32 alone can make.
+
+    Float64 files hold products of factors that were computed in float32: what they have of noise is that rounding.
+    """
+    eigenvalues = alive.eigenvalues
+    floor = storage_floor(alive.frobenius2 / len(alive.slices), shape, FLOAT_TYPES["F32"].eps)
+    return float(eigenvalues[(len(eigenvalues) - 1) // 2]) > floor
 
 
 def _against_noise(eigenvalues: NDArray[np.float64], shape: tuple[int, int]) -> Columns:

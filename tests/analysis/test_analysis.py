@@ -396,3 +396,12 @@ def test_workers_with_torch_have_one_thread_each_whatever_is_the_default(tmp_pat
         found.append(python(WATCHED, path, env=environment).stdout.split())
     assert found[0] == found[1]
     assert found[0][0] == "6"
+
+
+def test_a_product_of_factors_that_was_stored_in_float64_has_no_noise_to_be_compared_with():
+    """What it has of noise is the rounding of the float32 in which it was computed."""
+    torch.manual_seed(0)
+    product = torch.randn(100, 40) @ torch.randn(40, 400)
+    for stored in (product, product.double(), product.double() / 100):
+        (record,) = specdiag.analyze({"layers.0.mlp.up_proj.weight": stored}, device="cpu")
+        assert record.mp_edge is record.mp_spikes is record.mp_softrank is record.square_alpha is None
