@@ -27,7 +27,7 @@ def assert_same(one, other):
 
 
 def run(*arguments, cwd, cache):
-    """What a command prints that keeps its results in this cache."""
+    """Run a command that keeps its results in this cache, and give what it prints."""
     done = execute(*arguments, cwd=cwd, env={"SPECDIAG_CACHE": str(cache)})
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,7 +14,7 @@ from specdiag_cli.main import app
 from typer.testing import CliRunner, Result
 
 Environment = Mapping[str, str | None]
-"""What to add to the environment of a process, and with None what to take out of it."""
+"""Variables to add to the environment of a process; None takes one out of it."""
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -92,7 +92,7 @@ class HubStandIn:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def environment(self, home: Path) -> dict[str, str | None]:
-        """What to change in that of a process that is to know no other hub and keeps its files in `home`."""
+        """Variables of a process that is to know no other hub and keeps its files in `home`; None takes one out."""
         forgotten = {name: None for name in os.environ if name.startswith("HF_")}
         return forgotten | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
 

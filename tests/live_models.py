@@ -83,7 +83,7 @@ def train(model, optimizers, steps, scheduler=None, decay=None, start=0):
 
 
 def alike(first, second):
-    """Whether all tensors of the first dict are the same in the second."""
+    """Tell whether all tensors of the first dict are the same in the second."""
     return all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -58,7 +58,7 @@ def llama_state(layers: int = 2, width: int = 64, hidden: int = 160, seed: int =
 
 
 def queries(n: int = 3, rows: int = 256, cols: int = 256, seed: int = 0) -> Arrays:
-    """One random matrix a layer."""
+    """Make a random matrix for each layer."""
     return random_state({QUERY.format(i): (rows, cols) for i in range(n)}, seed)
 
 

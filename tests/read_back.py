@@ -1,4 +1,4 @@
-"""What an opened checkpoint holds."""
+"""Contents of an opened checkpoint, read for tests."""
 
 from __future__ import annotations
 

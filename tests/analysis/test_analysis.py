@@ -399,7 +399,7 @@ def test_workers_with_torch_have_one_thread_each_whatever_is_the_default(tmp_pat
 
 
 def test_a_product_of_factors_that_was_stored_in_float64_has_no_noise_to_be_compared_with():
-    """What it has of noise is the rounding of the float32 in which it was computed."""
+    """Its only noise is the rounding of the float32 in which it was computed."""
     torch.manual_seed(0)
     product = torch.randn(100, 40) @ torch.randn(40, 400)
     for stored in (product, product.double(), product.double() / 100):

@@ -17,7 +17,7 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 
 
 class Block(nn.Module):
-    """One module under the name of a projection, and a plain one beside it."""
+    """A module under the name of a projection, and a plain one beside it."""
 
     def __init__(self, module):
         super().__init__()

@@ -33,7 +33,7 @@ def large(tmp_path):
 
 
 def run(script, folder, **environment):
-    """What a script prints, in bytes."""
+    """Run a script, and give what it prints, in bytes."""
     return shell(script, cwd=folder, env=environment, text=False)
 
 

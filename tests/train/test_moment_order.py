@@ -1,4 +1,4 @@
-"""Whether the moments of a checkpoint belong to the parameters that they are given to."""
+"""The moments of a checkpoint belong to the parameters that they are given to."""
 
 import re
 

@@ -89,7 +89,7 @@ def of_predictions(metrics: Mapping[str, Metric], *, regression: bool) -> Callab
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         predictions: Any = prediction.predictions
-        # Of a tuple the first are the logits, the others are hidden states and the like.
+        # The first of a tuple are the logits, the others are hidden states and the like.
         outputs = np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
         true = np.asarray(prediction.label_ids)
         if np.isnan(outputs).any():  # the largest of NaNs would be taken for class 0
