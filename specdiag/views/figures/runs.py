@@ -1,4 +1,4 @@
-"""Parts that the figures of runs share: a panel of lines over steps, one a role, and the caption."""
+"""A panel of lines over steps, a line for each role, and the caption: what the figures of runs have in common."""
 
 from __future__ import annotations
 
