@@ -54,7 +54,11 @@ class Checksums:
             end: offset behind its last byte.
             entry: its record in the archive, with the checksum.
         """
-        insort(self._members, (begin, end, entry), key=lambda member: member[0])
+        member = (begin, end, entry)
+        if not self._members or begin > self._members[-1][0]:  # as torch.save writes them
+            self._members.append(member)
+        else:
+            insort(self._members, member, key=lambda member: member[0])
 
     def damaged_member(self, offset: int, data: RawArray) -> str | None:
         """Compare the member that `data` was read from with its checksum.

@@ -18,6 +18,7 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 from specdiag.files import Table
 from specdiag.records import Skipped, Source
+from specdiag.system.paused_collection import paused_collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Sorting:
     seed: int
 
 
+@paused_collection()
 def sort_tensors(
     tensors: Sequence[StoredTensor], source: Source, config: Table, options: Sorting, notes: Iterable[str]
 ) -> Checkpoint:

@@ -153,6 +153,8 @@ def joined(path: Iterable[object]) -> str:
 
 def spelled(key: object) -> str:
     """Write a key as text: bytes of old files are decoded, lone surrogates are escaped."""
+    if isinstance(key, str) and key.isascii():
+        return key
     if isinstance(key, bytes):
         return key.decode("utf-8", "backslashreplace")
     return (key if isinstance(key, str) else _written(key)).encode("utf-8", "backslashreplace").decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_
 from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
-from specdiag.checkpoint.file_selection import choose, is_index, projector_notes, shard_notes, weight_files
+from specdiag.checkpoint.file_selection import ModelFiles, choose, is_index, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import brief, leave_out_long
@@ -27,6 +27,7 @@ from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import Table
 from specdiag.records import Source
+from specdiag.system.paused_collection import paused_collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,12 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, model.name)
     folder.files.fetch(files)
+    return _listed(folder, model, files, weight_map)
+
+
+@paused_collection()
+def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
+    """List the tensors of files that are there."""
     listings = [folder.files.list(name, folder.label(name)) for name in files]
     tensors = [tensor for listing in listings for tensor in listing.tensors]
     notes = [*shard_notes(model), *projector_notes(model, folder.names)]

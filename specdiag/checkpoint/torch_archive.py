@@ -80,6 +80,7 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
     (pickled,) = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     root = pickled.removesuffix("data.pkl")
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         order = members.get(f"{root}byteorder")
         mapped = _Mapped(path, "little" if order is None else _member(order, file).decode("ascii"))
         storages: dict[str, torch.UntypedStorage] = {}
@@ -87,7 +88,7 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
         def load(storage_id: object) -> object:
             kind, key, n_values, _ = _storage_id(storage_id)
             if key not in storages:
-                begin, end = _extent(members[f"{root}data/{key}"], file)
+                begin, end = _extent(members[f"{root}data/{key}"], file, size)
                 mapped.checksums.add(begin, end, members[f"{root}data/{key}"])
                 n_bytes = n_values * itemsize(kind.dtype)
                 if n_bytes > end - begin:
@@ -101,7 +102,7 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
 
 def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
     """Read all of a small member, and compare it with its checksum."""
-    begin, end = _extent(entry, file)
+    begin, end = _extent(entry, file, os.fstat(file.fileno()).st_size)
     file.seek(begin)
     data = file.read(end - begin)
     if differs(entry, zlib.crc32(data)):
@@ -257,8 +258,8 @@ def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.Untyp
     return storage[offset * size : (offset + n_values) * size]
 
 
-def _extent(entry: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
-    """Find the first byte of a stored member, past its own header, and the byte behind the last."""
+def _extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]:
+    """Find the first byte of a stored member of a file of `size` bytes, past its own header, and the one behind it."""
     file.seek(entry.header_offset)
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\x03\x04":
@@ -266,6 +267,6 @@ def _extent(entry: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
     name, extra = struct.unpack("<HH", head[26:30])
     begin = entry.header_offset + 30 + name + extra
     end = begin + entry.file_size
-    if end > os.fstat(file.fileno()).st_size:
+    if end > size:
         raise zipfile.BadZipFile(f"{entry.filename!r:.60} reaches beyond the file")
     return begin, end

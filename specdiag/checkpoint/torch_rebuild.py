@@ -128,10 +128,12 @@ def _whole(values: object) -> list[int]:
     """Check sizes, strides or an offset: whole numbers that are not negative."""
     if not isinstance(values, (list, tuple)):
         raise pickle.UnpicklingError("sizes that are no tuple")
-    numbers = cast("Sequence[object]", values)
-    if not all(type(value) is int and 0 <= value < _LARGEST for value in numbers):
-        raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
-    return cast("list[int]", list(numbers))
+    numbers = list[int]()
+    for value in cast("Sequence[object]", values):
+        if type(value) is not int or not 0 <= value < _LARGEST:
+            raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
+        numbers.append(value)
+    return numbers
 
 
 def _marked(tensor: object, metadata: object) -> object:
