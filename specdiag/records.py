@@ -198,7 +198,8 @@ class Settings(Record, frozen=True, kw_only=True):
 
     device: str = "cpu"
     method: Literal["gram", "svd"] = "gram"
-    dtype: Literal["float32", "float64"] = "float64"
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    """`auto`: float64, but float32 for storage that is coarser than its rounding. A record says which was used."""
     tail: TailName = "hill"
     tail_fraction: float = 0.5
     randomize: bool = False

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings
+from specdiag.spectra.arithmetic import COARSE, first_type, fixed_type
+from specdiag.spectra.eigenvalues import ComputeType
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
@@ -19,6 +21,8 @@ NANOSECONDS: dict[str, tuple[float, ...]] = {
 }
 """Time of each term on one core, fitted by benchmarks/scale.py to matrices of models up to 350M (docs/scale.md)."""
 
+_SOLVED_AGAIN = 0.05
+"""Share of matrices in coarse types that float64 solves again: 16 of 324 of five models (tests/spectra/test_arithmetic.py)."""
 _BLOCK = 64 << 20
 
 
@@ -30,9 +34,22 @@ def flops(matrix: WeightMatrix, settings: Settings) -> float:
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
     """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
-    n, m = _size(matrix)
-    counted = terms(n, m) * (2 if settings.randomize else 1)
-    return matrix.n_slices * float(counted @ np.array(NANOSECONDS[settings.dtype])) / 1e9
+    counted = terms(*_size(matrix))
+    solved = sum(share * float(counted @ np.array(NANOSECONDS[dtype])) for dtype, share in _solves(matrix, settings))
+    return matrix.n_slices * solved / 1e9
+
+
+def _solves(matrix: WeightMatrix, settings: Settings) -> list[tuple[ComputeType, float]]:
+    """How often a matrix is solved in each arithmetic, on average."""
+    randomized: list[tuple[ComputeType, float]] = [("float64", 1.0)] if settings.randomize else []
+    if first_type(settings, _eps(matrix)) == "float32" and settings.dtype == "auto":
+        return [("float32", 1.0), ("float64", _SOLVED_AGAIN), *randomized]
+    return [(fixed_type(settings), 1.0), *randomized]
+
+
+def _eps(matrix: WeightMatrix) -> float:
+    """Spacing of the stored type at 1; codes of 8 bits and fewer are coarse, whatever their values come in."""
+    return COARSE if matrix.dequantized else FLOAT_TYPES[matrix.tensor.values_dtype].eps
 
 
 def terms(n: int, m: int) -> NDArray[np.float64]:
@@ -45,7 +62,7 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
 
     Of a quantised tensor the codes, their values, and as much again while these are computed.
     """
-    item = 8 if settings.dtype == "float64" else 4
+    item = 4 if settings.dtype == "float32" else 8
     n, m = _size(matrix)
     tensor = matrix.tensor
     stored = tensor.nbytes

@@ -48,7 +48,7 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         dtype = resolve_dtype(device) if dtype == "auto" else dtype
     return Settings(
         device=device,
-        dtype="float32" if dtype == "float32" else "float64",
+        dtype=dtype,
         method=options.method,
         tail=options.tail,
         tail_fraction=options.tail_fraction,

@@ -22,6 +22,7 @@ from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
+from specdiag.spectra.arithmetic import fixed_type
 from specdiag.spectra.eigenvalues import TORCH_FROM
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
@@ -205,7 +206,7 @@ def _flush(
                     [r.stack for r in good],
                     [r.storage for r in good],
                     settings.device,
-                    settings.dtype,
+                    fixed_type(settings),
                 )
             )
             kind = (good[0].stack.shape, good[0].storage.name)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from specdiag.records import Settings, TailFit
 from specdiag.spectra import null
+from specdiag.spectra.arithmetic import decides_nothing, fixed_type
 from specdiag.spectra.eigenvalues import ComputeType, Spectrum, pool, spectrum
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.identity import Columns, MatrixIdentity
@@ -17,6 +18,7 @@ from specdiag.spectra.square import square_null
 from specdiag.spectra.tail_rules import TAIL_RULES, TailRule
 from specdiag.spectra.tails import Tail, ks_optimal
 from specdiag.spectra.trust import (
+    HILL_FRACTIONS,
     MIN_EIGENVALUES,
     TailStatus,
     hill_threshold,
@@ -27,14 +29,19 @@ from specdiag.spectra.trust import (
 )
 
 
-def settled(full: Spectrum, stack: RawArray, storage: FloatType, tail_fraction: float) -> tuple[Spectrum, Tail | None]:
+def settled(
+    full: Spectrum, stack: RawArray, storage: FloatType, settings: Settings, shape: tuple[int, int]
+) -> tuple[Spectrum, Tail | None]:
     """Climb the ladder where rounding could move the Hill or the KS-optimal exponent noticeably.
 
+    Where the arithmetic was chosen by `auto`, float32 must decide no count either.
+
     Args:
-        full: the spectrum by the chosen route.
+        full: the spectrum by the first route.
         stack: raw finite values, shape [s, rows, cols].
         storage: their type.
-        tail_fraction: fraction of the eigenvalues in the Hill tail.
+        settings: the arithmetic that was asked for, and the fraction of the eigenvalues in the Hill tail.
+        shape: rows and columns of the living part.
 
     Returns:
         The first spectrum that no more exact route would change noticeably, and its KS-optimal tail, if it has one.
@@ -44,7 +51,8 @@ def settled(full: Spectrum, stack: RawArray, storage: FloatType, tail_fraction: 
     """
     best = _power_law(full)
     for route in more_exact(full):
-        if _is_settled(full, best, tail_fraction):
+        doubtful = settings.dtype == "auto" and full.dtype == "float32" and not decides_nothing(full, best, shape)
+        if not doubtful and _is_settled(full, best, settings.tail_fraction):
             break
         full = solve([stack], storage, route)
         best = _power_law(full)
@@ -96,7 +104,7 @@ def fit_tail(
     shape, n_slices = (alive.slices.shape[1], alive.longer_side), matrix.n_slices
     if rule.windows is not None:
         windows = list(rule.windows(stack))
-        full = alive = pooled(windows, storage, settings, full.dtype)
+        full = alive = pooled(windows, storage, settings, fixed_type(settings))
         shape, n_slices = windows[0].shape[1:], len(windows) * len(windows[0])
     usable = _nonzero(full) if rule.drops_zeros else full.eigenvalues
     status = _rule_status(full, usable, rule, fraction)
@@ -161,10 +169,7 @@ def other_tails(full: Spectrum, best: Tail | None) -> Columns:
     """
     if best is None:
         return {"pl_alpha": None}
-    columns: Columns = {
-        name: trusted_hill(full, fraction)
-        for name, fraction in (("alpha_25", 0.25), ("alpha_50", 0.5), ("alpha_75", 0.75))
-    }
+    columns: Columns = {f"alpha_{100 * f:.0f}": trusted_hill(full, f) for f in HILL_FRACTIONS}
     return columns | {"pl_alpha": best.alpha, "pl_xmin": best.xmin, "pl_ks": best.ks, "pl_k": best.k}
 
 

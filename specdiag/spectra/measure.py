@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from specdiag.records import ModuleRecord, Settings, TailFit
 from specdiag.spectra import metrics
+from specdiag.spectra.arithmetic import first_type, fixed_type
 from specdiag.spectra.eigenvalues import Spectrum, spectrum, storage_floor
 from specdiag.spectra.exponents import fit_tail, other_tails, settled, square_exponent
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
@@ -65,11 +66,12 @@ def measure(
         record = ModuleRecord(**columns, **norms, status="zero", n_eigenvalues=n, n_zero=n, matrix_rank=0)
         return record, Eigenvalues(np.zeros(n))
 
-    dtype = settings.dtype if FLOAT32_RANGE[0] < scanned.largest < FLOAT32_RANGE[1] else "float64"
+    dtype = fixed_type(settings) if matrix.rank is not None else first_type(settings, storage.eps)
+    dtype = dtype if FLOAT32_RANGE[0] < scanned.largest < FLOAT32_RANGE[1] else "float64"
     full = full or spectrum(stack, storage, method=settings.method, dtype=dtype)
-    full, best = settled(full, stack, storage, settings.tail_fraction)
-    columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
     shape = living_shape(stack, storage, full.frobenius2) if matrix.rank is None else matrix.shape
+    full, best = settled(full, stack, storage, settings, shape)
+    columns |= {"method": full.method, "compute_dtype": full.dtype, "n_eigenvalues": n, "n_zero": full.n_zero}
     alive = full.living(shape) if matrix.rank is None else full
     columns |= {"living_rows": shape[0], "living_cols": shape[1]} if matrix.rank is None else {}
     fit = fit_tail(full, alive, matrix, settings, stack, storage)
@@ -148,4 +150,8 @@ def _randomized(
 
 
 def _columns(matrix: MatrixIdentity, settings: Settings) -> Columns:
-    return identity(matrix) | {"tail": settings.tail, "method": settings.method, "compute_dtype": settings.dtype}
+    return identity(matrix) | {
+        "tail": settings.tail,
+        "method": settings.method,
+        "compute_dtype": fixed_type(settings),
+    }

@@ -54,10 +54,29 @@ def detx_k(eigenvalues: Eigenvalues) -> int:
     WeightWatcher's `detX_num` (the SETOL trace-log condition), the crossing eigenvalue counted; by sums of logs, where
     WeightWatcher's products overflow from about 3000 eigenvalues on.
     """
-    scaled = eigenvalues / eigenvalues.mean()
-    below = np.log(np.maximum(scaled[::-1], sys.float_info.min)).cumsum() < 0
+    below = _log_products(eigenvalues) < 0
     first = int(below.argmax())
     return first + 1 if below[first] else len(eigenvalues)
+
+
+def is_detx_certain(eigenvalues: Eigenvalues, noise: float) -> bool:
+    """Tell whether `detx_k` stays the same when each eigenvalue moves by as much as `noise`.
+
+    Args:
+        eigenvalues: a spectrum.
+        noise: absolute error of each.
+    """
+    products = _log_products(eigenvalues)
+    relative = noise / np.maximum(eigenvalues[::-1], noise) + noise / eigenvalues.mean()
+    last = detx_k(eigenvalues) - 1
+    around = slice(max(last - 1, 0), last + 1)
+    return bool((np.abs(products[around]) > relative.cumsum()[around]).all())
+
+
+def _log_products(eigenvalues: Eigenvalues) -> Eigenvalues:
+    """Logarithms of the products of the largest eigenvalues, scaled to mean 1."""
+    scaled = eigenvalues / eigenvalues.mean()
+    return np.log(np.maximum(scaled[::-1], sys.float_info.min)).cumsum()
 
 
 def mp_edge(eigenvalues: Eigenvalues, shape: tuple[int, int]) -> float:
@@ -91,9 +110,18 @@ def mp_spikes(eigenvalues: Eigenvalues, shape: tuple[int, int], edge: float) -> 
         shape: (rows, cols) in either order.
         edge: `mp_edge` of them.
     """
+    return int(np.count_nonzero(eigenvalues > spike_bound(shape, edge)))
+
+
+def spike_bound(shape: tuple[int, int], edge: float) -> float:
+    """Give the eigenvalue above which one is a spike (`mp_spikes`).
+
+    Args:
+        shape: (rows, cols) in either order.
+        edge: `mp_edge` of the spectrum.
+    """
     n, m = sorted(shape)
-    variance = edge / (n**0.5 + m**0.5) ** 2
-    return int(np.count_nonzero(eigenvalues > variance * _largest_of_noise(n, m)))
+    return edge / (n**0.5 + m**0.5) ** 2 * _largest_of_noise(n, m)
 
 
 @cache

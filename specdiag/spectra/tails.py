@@ -15,12 +15,21 @@ Eigenvalues = NDArray[np.float64]
 
 
 class Tail(NamedTuple):
-    """A fitted tail: the exponent, its number of points, its threshold and its Kolmogorov-Smirnov distance."""
+    """A fitted tail.
+
+    Attributes:
+        alpha: the exponent.
+        k: its number of points.
+        xmin: its threshold.
+        ks: its Kolmogorov-Smirnov distance.
+        lead: at least how much larger the distance is of every other threshold that was tried; infinite without one.
+    """
 
     alpha: float
     k: int
     xmin: float
     ks: float
+    lead: float = np.inf
 
 
 def hill(eigenvalues: Eigenvalues, tail_fraction: float = 0.5) -> Tail:
@@ -118,15 +127,17 @@ def _best(eigenvalues: Eigenvalues, first: int, last: int) -> Tail:
     steps = (np.linspace(0, 1, 64)[:, None] * (counts - 1)).astype(np.intp)
     bounds = np.abs(1 - np.exp(-slopes * (logs[starts + steps] - logs[starts])) - steps / counts).max(axis=0)
 
-    best, chosen = np.inf, 0
+    best, second, chosen = np.inf, np.inf, 0
     for c in np.argsort(bounds, kind="stable"):
         if bounds[c] > best:
+            second = min(second, float(bounds[c]))
             break
         start = starts[c]
         k = int(counts[c])
         model = 1 - np.exp(-slopes[c] * (logs[start:] - logs[start]))
         distance = float(np.abs(model - np.arange(k) / k).max())
+        second = min(second, max(distance, best))
         if distance < best or (distance == best and start < starts[chosen]):
             best, chosen = distance, c
     start = int(starts[chosen])
-    return Tail(float(1 + slopes[chosen]), int(counts[chosen]), float(eigenvalues[start]), best)
+    return Tail(float(1 + slopes[chosen]), int(counts[chosen]), float(eigenvalues[start]), best, second - best)

@@ -14,6 +14,8 @@ from specdiag.spectra.tails import Tail, hill
 
 MIN_EIGENVALUES = 50
 """Fewer than this have metrics and no exponent, as in the AlphaDecay reference."""
+HILL_FRACTIONS = (0.25, 0.5, 0.75)
+"""Tail fractions of `alpha_25`, `alpha_50` and `alpha_75`."""
 
 TailStatus = Literal["ok", "too_few", "low_rank", "degenerate"]
 
