@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.processes import Ranks
     from specdiag.checkpoint.tensors import Checkpoint
-    from specdiag.records import Source
+    from specdiag.records import ModuleRecord, Source
     from specdiag.report import SpectralReport
 
 FORMATS = ("table", "json", "csv", "md", "parquet")
@@ -241,8 +242,7 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     megabytes = sum(row["bytes"] for row in rows) / 2**20
     wanted = sum(row["core_seconds"] for row in rows) / available_cpus()
     estimate = (
-        f"about {wanted:.1f} s on {available_cpus()} processors in {settings.dtype}, if they are like that of "
-        "docs/scale.md"
+        f"about {wanted:.1f} s on {available_cpus()} processors, if they are like that of docs/scale.md"
         if settings.device == "cpu"
         else f"no estimate of the time on {settings.device}, which was not measured"
     )
@@ -294,8 +294,15 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     shared = f"{p.processes} processes of " if p.processes > 1 else ""
     cached = f"; {p.n_cached} of {len(records)} matrices from the cache" if p.n_cached else ""
     console.print(
-        f"{p.seconds:.2f} s on {p.device} ({shared}{p.jobs} workers, {report.settings.dtype}, "
+        f"{p.seconds:.2f} s on {p.device} ({shared}{p.jobs} workers, {_arithmetic(records)}, "
         f"{report.settings.method}), peak {p.peak_bytes / 2**20:.0f} MiB{checked}{cached}",
         style="dim",
         soft_wrap=True,
     )
+
+
+def _arithmetic(records: Sequence[ModuleRecord]) -> str:
+    """Name the type in which most matrices were computed, and how many were not."""
+    counted = Counter(r.compute_dtype for r in records).most_common()
+    rest = "".join(f" but {n} in {dtype}" for dtype, n in counted[1:])
+    return f"{counted[0][0]}{rest}" if counted else "nothing computed"

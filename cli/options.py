@@ -179,7 +179,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
             rich_help_panel=SELECTION)], None),
     "dtype": (
         Annotated[DType, typer.Option(
-            "--dtype", help="Arithmetic; auto: float64, and float32 where that is slow.", rich_help_panel=NUMBERS)],
+            "--dtype", help="Arithmetic; auto: float64, and float32 where storage is coarse or float64 slow.",
+            rich_help_panel=NUMBERS)],
         DType.auto),
     "method": (
         Annotated[Method, typer.Option(

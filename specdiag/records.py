@@ -310,7 +310,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     n_cached: int = 0
     """Matrices whose numbers an earlier analysis had kept."""
     kernels: tuple[str, ...] = ()
-    """BLAS kernels and processor, on which the last bits of a number depend."""
+    """BLAS kernels, processor and eigensolvers, on which the last bits of a number depend."""
     fingerprint: str | None = None
     """Sizes and times of the local files that were read."""
     notes: tuple[str, ...] = ()

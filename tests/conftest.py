@@ -39,6 +39,7 @@ NUMERIC = [
     "alpha_decay_models",
     "alpha_decay_rounding",
     "analysis",
+    "arithmetic",
     "audit_near_misses",
     "audit_noise",
     "background_decay",

@@ -27,8 +27,9 @@ from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 from specdiag.errors import ComputationError
 from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, spectrum_key
-from specdiag.resources import blas_kernels, peak_memory
+from specdiag.resources import peak_memory
 from specdiag.spectra.measure import Eigenvalues
+from specdiag.spectra.solvers import kernels
 
 if TYPE_CHECKING:
     from specdiag.analysis.source import AnalysisSource
@@ -103,7 +104,8 @@ def analyze(
         roles: only these roles, such as `("q", "k")`.
         experts: how many experts to sample of each stack (seeded); None for all.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        dtype: `auto` is float64, and guarded float32 where float64 is slow.
+        dtype: `auto` is float64, but float32 on the CPU for bfloat16 and coarser storage where that decides nothing,
+            and guarded float32 on an accelerator where float64 is slow. A record's `compute_dtype` says which it was.
         method: `gram`, or `svd` (with float32 bit-compatible with the AlphaDecay reference).
         tail: which tail rule `alpha` follows; `pl_alpha`, the KS-optimal one, always stands beside it.
         tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
@@ -211,7 +213,7 @@ def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> 
         platform=platform.platform(),
         device=settings.device,
         device_name=_device_name(settings.device),
-        kernels=blas_kernels(),
+        kernels=kernels(),
         peak_bytes=peak_memory(),
         notes=checkpoint.notes,
         architecture=checkpoint.architecture,

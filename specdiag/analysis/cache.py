@@ -21,14 +21,14 @@ from specdiag.analysis.cost import flops
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.files import msgpack_decoder
 from specdiag.records import ModuleRecord, Settings
-from specdiag.resources import blas_kernels
 from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.identity import identity
 from specdiag.spectra.measure import Eigenvalues
+from specdiag.spectra.solvers import kernels
 
 _log = logging.getLogger("specdiag")
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised when the same values and settings give other numbers than before: what was kept is then computed anew."""
 MIN_FLOPS = 2e7
 """Cheaper matrices (below about 200 x 200, 2 ms) are computed again: to read and check an entry takes a tenth of that,
@@ -64,7 +64,7 @@ class Results:
             RESULTS_VERSION,
             [version(name) for name in ("specdiag", "numpy", "scipy", "torch")],
             platform.machine(),
-            blas_kernels(),
+            kernels(),
             _accelerator(settings.device),
             ModuleRecord.__struct_fields__,
             settings.method,

@@ -13,9 +13,9 @@ from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord, Settings, Source
 from specdiag.report import SpectralReport
-from specdiag.resources import blas_kernels
 from specdiag.spectra.identity import identity
 from specdiag.spectra.measure import Eigenvalues
+from specdiag.spectra.solvers import kernels
 
 _REMEASURED = ("failed", "nonfinite")
 """Statuses that are measured again: a tensor may be readable now, and without a spectrum it costs only reading."""
@@ -71,9 +71,9 @@ def _difference(report: SpectralReport, source: Source, settings: Settings) -> s
     devices = [device.partition(":")[0] for device in (old["device"], new["device"])]
     if devices[0] != devices[1]:
         return f"was made on {devices[0]}, and this is {devices[1]}"
-    kernels, here = report.provenance.kernels, blas_kernels()
-    if kernels != here:
-        ours, theirs = (", ".join(sorted(set(a) - set(b))) or "others" for a, b in ((here, kernels), (kernels, here)))
+    there, here = report.provenance.kernels, kernels()
+    if there != here:
+        ours, theirs = (", ".join(sorted(set(a) - set(b))) or "others" for a, b in ((here, there), (there, here)))
         return f"was made with the BLAS kernels and processor '{theirs:.200}', and this has '{ours:.200}'"
     made_by, installed = report.provenance.versions.get("specdiag"), version("specdiag")
     if made_by != installed:

@@ -23,10 +23,10 @@ from specdiag.errors import ComputationError, SourceError, UsageError
 from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
-from specdiag.spectra.eigenvalues import TORCH_FROM
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
 from specdiag.spectra.scan import Scan, scan
+from specdiag.spectra.solvers import crossing
 from specdiag.spectra.trust import MIN_EIGENVALUES
 from specdiag.system.blas_threads import OneBlasThread
 
@@ -128,7 +128,8 @@ def _is_small(unit: Unit) -> bool:
 def needs_torch(work: Sequence[Unit], settings: Settings) -> bool:
     """Tell whether torch solves some of the work."""
     largest = max((min(m.shape) for u in work for m in u.matrices), default=0)
-    by_torch = largest >= TORCH_FROM or (settings.method, settings.dtype) == ("svd", "float32")
+    found = crossing()
+    by_torch = largest >= min(found.float32, found.float64) or (settings.method, settings.dtype) == ("svd", "float32")
     return by_torch or settings.device != "cpu"
 
 

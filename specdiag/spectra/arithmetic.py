@@ -1,7 +1,7 @@
 """The arithmetic of `dtype=auto` on the CPU: float32 where the storage type is coarser than what float32 loses.
 
-Rounding to bfloat16 moves alpha by 1e-4, float32 by 1e-6. So float32 is tried on coarse types, and kept where it decides
-nothing: exponents move by what their error states, and no count depends on it. Else float64 takes over.
+Rounding to bfloat16 moves alpha by 1e-4, float32 by 1e-6. So float32 is tried on coarse types, and kept where it
+decides nothing: exponents move by what their error states, and no count depends on it. Else float64 takes over.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def decides_nothing(full: Spectrum, best: Tail | None, shape: tuple[int, int]) -
 
     Returns:
         True where zeros are told from other eigenvalues, no second threshold fits as well as that of `best`, every
-        exponent that float64 would give is precise, and neither `detx_k` nor `mp_spikes` changes when eigenvalues move by `Spectrum.noise`.
+        exponent that float64 would give is precise, and neither `detx_k` nor `mp_spikes` changes when eigenvalues
+        move by `Spectrum.noise`.
     """
     if full.n_zero is None:
         return False

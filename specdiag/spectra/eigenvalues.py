@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from specdiag.errors import ComputationError
 from specdiag.spectra.blas import UPLO, eigvalsh, syrk
 from specdiag.spectra.float_types import FloatType, RawArray, RealType
+from specdiag.spectra.solvers import torch_solves
 
 Method = Literal["gram", "svd"]
 ComputeType = Literal["float32", "float64"]
@@ -45,8 +46,6 @@ _NOISE = 16.0
 float64 on bfloat16 and 4-bit weights (`tests/spectra/test_arithmetic.py`)."""
 
 _BLOCK_BYTES = 4 << 20
-TORCH_FROM = 2200
-"""From this size on, the eigensolver of the BLAS that torch brings (MKL on x86) overtakes OpenBLAS's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +249,8 @@ def _gram_eigenvalues(w: RawArray, storage: FloatType, dtype: RealType) -> tuple
         syrk(block, gram, tall=tall)
     frobenius2 = float(np.trace(gram, dtype=np.float64))
     _check_range(frobenius2, w, storage)
-    return (eigvalsh(gram) if n < TORCH_FROM else _torch_eigvalsh(gram)), frobenius2
+    by_torch = torch_solves(n, "float32" if dtype == np.float32 else "float64")
+    return (torch_eigvalsh(gram) if by_torch else eigvalsh(gram)), frobenius2
 
 
 def _check_range(frobenius2: float, w: RawArray, storage: FloatType) -> None:
@@ -276,7 +276,12 @@ def _blocks(w: RawArray, storage: FloatType, dtype: RealType, nbytes: int) -> It
         yield storage.widen(block, dtype) if needs_copy else block
 
 
-def _torch_eigvalsh(gram: RawArray) -> RawArray:
+def torch_eigvalsh(gram: RawArray) -> RawArray:
+    """Eigenvalues of a symmetric matrix by torch's BLAS, ascending.
+
+    Args:
+        gram: shape [n, n], C order, float32 or float64; only the triangle `UPLO` is read.
+    """
     import torch
 
     in_c_order = "L" if UPLO[gram.dtype] == "U" else "U"
