@@ -32,9 +32,12 @@ SHAPES = {
     "1b": Shape(2048, 5461, 24, 32),
     "7b-layer": Shape(4096, 11008, 1, 32, vocab_size=320),
 }
+COARSE = "-bf16"
+"""Ends the name of a model in bfloat16."""
 TITLES = {
     "minilm": "MiniLM-L6", "tiny": "tiny LLaMA", "60m": "LLaMA-60M shapes", "135m": "LLaMA-135M shapes",
     "350m": "LLaMA-350M shapes", "1b": "LLaMA-1B shapes", "7b-layer": "one layer of a 7B LLaMA",
+    "135m-bf16": "LLaMA-135M shapes in bfloat16", "1b-bf16": "LLaMA-1B shapes in bfloat16",
 }  # fmt: skip
 
 
@@ -46,14 +49,15 @@ def fetch(name: str) -> Path:
 
 
 def write(name: str) -> Path:
-    """Weights N(0, 0.02^2) of seed 0 in float32 under Hugging Face's names, embeddings and head included."""
+    """Weights N(0, 0.02^2) of seed 0 under Hugging Face's names, embeddings and head included; float32 or bfloat16."""
     import numpy as np
-    from safetensors.numpy import save_file
+    import torch
+    from safetensors.torch import save_file
 
     folder = BUILD / name
     if (folder / "model.safetensors").exists():
         return folder
-    shape = SHAPES[name]
+    shape, dtype = SHAPES[name.removesuffix(COARSE)], torch.bfloat16 if name.endswith(COARSE) else torch.float32
     rng = np.random.default_rng(0)
     weights = {key: rng.standard_normal(size, np.float32) * np.float32(0.02) for key, size in _matrices(shape).items()}
     norms = [f"model.layers.{i}.{n}.weight" for i in range(shape.num_hidden_layers) for n in _NORMS]
@@ -61,7 +65,8 @@ def write(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(config | asdict(shape), indent=1))
-    save_file(weights, folder / "part", metadata={"format": "pt"})
+    tensors = {key: torch.from_numpy(weight).to(dtype) for key, weight in weights.items()}
+    save_file(tensors, folder / "part", metadata={"format": "pt"})
     (folder / "part").rename(folder / "model.safetensors")
     return folder
 
@@ -112,6 +117,6 @@ def _matrices(shape: Shape) -> dict[str, tuple[int, int]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a checkpoint of random weights under build/bench.")
-    parser.add_argument("name", choices=SHAPES)
+    parser.add_argument("name", choices=[name for name in TITLES if name != "minilm"])
     parser.add_argument("--print-path", action="store_true", help="accepted, as by tests/assets.py")
     print(write(parser.parse_args().name))

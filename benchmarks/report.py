@@ -17,6 +17,7 @@ from typing import Any
 
 import pages
 from measure import LIBRARY_CHOICES
+from measured_models import COARSE
 
 _PACKAGES = ("specdiag", "torch", "numpy", "scipy", "safetensors", "weightwatcher", "powerlaw", "diffract-core")
 QUIET = 0.1
@@ -76,11 +77,16 @@ def figures(
         "agreement": compute["agreement"],
         "alphadecay_arithmetic_seconds": spread(compute["arithmetic"]),
         **{what: {name: spread(r) for name, r in rounds.items()} for what, rounds in measured.items()},
-        "of_floor": {name: median(compute["seconds"][name]) / floor[name.split()[1]] for name in ours},
+        "of_floor": {name: median(compute["seconds"][name]) / floor[_arithmetic(name, folder)] for name in ours},
         "times_better": {
             what: {name: times_better(rounds, name, peers) for name in ours} for what, rounds in measured.items()
         },
     }
+
+
+def _arithmetic(name: str, folder: Path) -> str:
+    """The type in which a contender of ours computes the weights of a folder."""
+    return "float32" if name.endswith("float32") or folder.name.endswith(COARSE) else "float64"
 
 
 def times_better(rounds: Mapping[str, Sequence[float]], name: str, peers: Iterable[str]) -> dict[str, float]:
@@ -173,6 +179,10 @@ def readme(results: dict[str, Any]) -> str:
 
 def _cell(model: dict[str, Any], name: str) -> str:
     seconds = f"{model['compute_seconds'][name]['median']:.2f}"
+    rounds = {way: found["rounds"] for way, found in model["compute_seconds"].items()}
+    if name not in model["of_floor"] and name.startswith("specdiag"):
+        of_blocks = times_better({name: rounds[name], "blocks": rounds["specdiag default"]}, "blocks", [name])[name]
+        return f"{seconds} ({of_blocks:.2f} of its blocks)"
     ratios = model["times_better"]["compute_seconds"].get(name, {})
     shown = [f"{ratios[p]:.1f}x" for p in ("alphadecay", "weightwatcher") if p in ratios]
     return f"{seconds} ({' / '.join(shown)})" if shown else seconds

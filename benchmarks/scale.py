@@ -39,7 +39,7 @@ CALIBRATION = (
 )  # fmt: skip
 """Sides of matrices in models up to 350M."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
-MODELS = ("60m", "135m", "350m", "1b", "7b-layer")
+MODELS = ("60m", "135m", "350m", "1b", "1b-bf16", "7b-layer")
 WAYS = {"default": (), "float32": ("--dtype", "float32")}
 _QUICK = 0.5
 """Seconds: what takes less is timed three times, and the best counts."""

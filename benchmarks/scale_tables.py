@@ -78,9 +78,10 @@ def models_table(results: Results) -> str:
 
 
 def _of_model(fitted: Fit, name: str, way: str, workers: int) -> float:
-    shape = measured_models.SHAPES[name]
+    coarse = name.endswith(measured_models.COARSE)
+    shape = measured_models.SHAPES[name.removesuffix(measured_models.COARSE)]
     d, m, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
-    dtype = "float64" if way == "default" else "float32"
+    dtype = "float64" if way == "default" and not coarse else "float32"
     layer = 4 * seconds(fitted, d, d, dtype) + 3 * seconds(fitted, d, m, dtype)
     return layers * layer / workers
 

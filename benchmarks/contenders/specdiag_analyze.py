@@ -13,10 +13,12 @@ BLOCKS = "*layer*"
 """Names of transformer-block matrices in every checkpoint measured here."""
 
 
-def analyse(folder: str, *, dtype: Literal["float32", "float64"]) -> dict[str, Any]:
+def analyse(
+    folder: str, *, dtype: Literal["auto", "float32", "float64"] = "auto", include: tuple[str, ...] = (BLOCKS,)
+) -> dict[str, Any]:
     """Both exponents of all block matrices by name. Nothing is kept from an earlier run in this process."""
     forget()
-    report = analyze(folder, include=[BLOCKS], dtype=dtype)
+    report = analyze(folder, include=include, dtype=dtype)
     return {"alpha": {r.key: r.alpha for r in report}, "pl_alpha": {r.key: r.pl_alpha for r in report}}
 
 
