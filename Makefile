@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test kernels check bench zoo zero-shot clean
+.PHONY: demo test kernels check bench gpu zoo zero-shot clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -28,6 +28,9 @@ check: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/scale.py
+
+gpu: $(VENV)/train
+	$(BIN)/python benchmarks/gpu.py && $(BIN)/python benchmarks/gpu.py --docs
 
 zoo: $(VENV)/train
 	$(BIN)/python benchmarks/zoo.py

@@ -88,7 +88,7 @@ class Spectrum:
 
     @property
     def noise(self) -> float:
-        """What rounding of the Gram matrix may make of a zero eigenvalue."""
+        """The largest eigenvalue that rounding of the Gram matrix may make of a zero."""
         return _NOISE * self.unit_roundoff * float(self.eigenvalues[-1])
 
     def rounding(self, threshold: float) -> float:

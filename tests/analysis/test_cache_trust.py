@@ -231,7 +231,7 @@ def test_numbers_of_another_kernel_are_not_taken(tmp_path, monkeypatch):
     state = queries(1)
     analyze(state, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(results, "blas_kernels", lambda: ("openblas Katmai",))
+        patch.setattr(results, "kernels", lambda: ("openblas Katmai",))
         assert analyze(state, tmp_path).provenance.n_cached == 0
         assert analyze(state, tmp_path).provenance.n_cached == 1
     assert analyze(state, tmp_path).provenance.n_cached == 1

@@ -131,7 +131,7 @@ def test_the_partial_report_in_memory_will_do(tmp_path):
     ("change", "why"),
     [
         ({"tail": "ks"}, "was made with tail = 'hill', and this is 'ks'"),
-        ({"dtype": "float32"}, "was made with dtype = 'float64', and this is 'float32'"),
+        ({"dtype": "float32"}, "was made with dtype = 'auto', and this is 'float32'"),
         ({"include": "*.1.*"}, "was made with include"),
     ],
 )

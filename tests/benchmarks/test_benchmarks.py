@@ -109,3 +109,13 @@ def test_a_matrix_is_counted_by_its_sides():
     fitted = {"float64": (1.0, 10.0, 100.0, 1000.0, 10000.0)}
     assert tables.seconds(fitted, 2, 5, "float64") == (20 + 80 + 400 + 10000 + 10000) / 1e9
     assert tables.seconds(fitted, 5, 2, "float64") == tables.seconds(fitted, 2, 5, "float64")
+
+
+def test_without_a_gpu_nothing_is_measured_and_nothing_fails():
+    code = (
+        "import sys, runpy, torch; sys.path.insert(0, 'benchmarks'); torch.cuda.is_available = lambda: False\n"
+        "runpy.run_path('benchmarks/gpu.py', run_name='__main__')"
+    )
+    done = call([sys.executable, "-c", code], cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "torch finds no CUDA device here: nothing was measured\n")
+    assert benchmark("gpu.py", "--docs", "--check").returncode == 0

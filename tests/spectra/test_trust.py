@@ -6,6 +6,7 @@ import torch
 from helpers import with_singular_values
 
 import specdiag
+from specdiag.records import Settings
 from specdiag.spectra import live_alpha
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.exponents import settled
@@ -61,7 +62,7 @@ def test_an_exponent_that_is_lost_or_of_zeros_is_none():
 def test_the_ladder_is_climbed_as_far_as_is_needed_and_no_further():
     def reached(decades):
         values = stack(decades)
-        full, _ = settled(spectrum(values, F64, dtype="float32"), values, F64, 0.5)
+        full, _ = settled(spectrum(values, F64, dtype="float32"), values, F64, Settings(dtype="float32"), (80, 120))
         return full.method, full.dtype
 
     assert [reached(d) for d in (0.5, 4, 12)] == [("gram", "float32"), ("gram", "float64"), ("svd", "float64")]
