@@ -74,7 +74,7 @@ def test_unequal_work_stops_the_run(answers):
     code = (
         "import sys; sys.path.insert(0, 'benchmarks'); import peers\n"
         f"found = {{'alpha': {answers}, 'pl_alpha': {{}}}}\n"
-        f"peers._agreement({{'alphadecay': {{'alpha': {expected}}}, **dict.fromkeys(peers.OURS, found)}})"
+        f"peers._agreement({{'alphadecay': {{'alpha': {expected}}}, **dict.fromkeys(peers.OURS, found)}}, coarse=False)"
     )
     done = call([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 1
