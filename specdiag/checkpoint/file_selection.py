@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
 from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, FORMATS, WEIGHT_SUFFIXES
-from specdiag.checkpoint.parts import CONVERT, DISTRIBUTED, refuse_part
+from specdiag.checkpoint.parts import METADATA, refuse_part
 from specdiag.errors import SourceError, UsageError
 from specdiag.text.names import listed
 
@@ -20,7 +21,7 @@ _PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in for
 _LISTED = 8
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[^/]*|.*_optim_states\.pt"
+    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states)[^/]*|.*_optim_states\.pt"
 )
 _ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
@@ -81,6 +82,9 @@ def choose(
         raise UsageError(f"{where} has no file '{pick}'; it has {listed(weight_files(names) or names, _LISTED)}")
     inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
     candidates = _candidates(inside)
+    if all(_rank(candidate) > _rank(ModelFiles((METADATA,))) for candidate in candidates):
+        refuse_unfinished(inside, where)
+    candidates = candidates or [ModelFiles((name,)) for name in accelerate_models(names, folder)]
     if not candidates:
         raise SourceError(_nothing(names, inside, where))
     best = min(_rank(candidate) for candidate in candidates)
@@ -163,7 +167,8 @@ def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
             shard = _SHARD.fullmatch(name)
-            sets.setdefault(shard.group("stem", "total", "suffix") if shard else (name,), []).append(name)
+            key = slices_set(name) or (shard.group("stem", "total", "suffix") if shard else (name,))
+            sets.setdefault(key, []).append(name)
     indices = [
         ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
     ]
@@ -212,7 +217,7 @@ def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[s
 
 def _missing(files: Sequence[str]) -> tuple[str, ...]:
     shard = _SHARD.fullmatch(files[0])
-    if shard is None:
+    if shard is None or slices_set(files[0]) is not None:  # of slices, a process may have none for a file
         return ()
     begin, end = shard.span("number")
     present = {int(name[begin:end]) for name in files}
@@ -223,8 +228,6 @@ def _missing(files: Sequence[str]) -> tuple[str, ...]:
 
 def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
     weights = weight_files(inside)
-    if weights and all(name.endswith(DISTRIBUTED) for name in weights):
-        return f"{where} is a distributed checkpoint, not supported yet: {CONVERT}"
     if weights:
         return f"{where} holds weights only as {listed(weights, _LISTED)}, {_UNSUPPORTED}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})

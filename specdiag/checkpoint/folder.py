@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specdiag.checkpoint.distributed.folders import is_accelerate_folder
 from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
 from specdiag.checkpoint.shards import parse_json
@@ -59,7 +60,7 @@ class Folder:
         return parse_json(self.files.read(name, label or name), label or name)
 
     def config(self, weights: str) -> tuple[Table, list[str]]:
-        """Read the config.json beside a file of weights.
+        """Read the config.json beside a file of weights, or beside the folder in which accelerate keeps them.
 
         Args:
             weights: the file of weights, relative to the root.
@@ -70,7 +71,10 @@ class Folder:
         Raises:
             SourceError: it cannot be read at all.
         """
-        name = f"{weights.rpartition('/')[0]}/{_CONFIG}".lstrip("/")
+        folder = weights.rpartition("/")[0]
+        name = f"{folder}/{_CONFIG}".lstrip("/")
+        if not self.has(name) and is_accelerate_folder(folder or self.source.location):
+            name = f"{folder.rpartition('/')[0] if folder else '..'}/{_CONFIG}".lstrip("/")
         if not self.has(name):
             return {}, []
         self.files.fetch([name])

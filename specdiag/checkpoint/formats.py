@@ -52,7 +52,12 @@ def _is_safetensors(head: bytes) -> bool:
 
 def _is_torch(head: bytes) -> bool:
     """Look for a zip archive, or a pickle of protocol 2 and later: torch wrote several in a row before 1.6."""
-    return head.startswith((b"PK\x03\x04", b"\x80"))
+    return head.startswith((b"PK\x03\x04", b"\x80")) and not _is_distributed(head)
+
+
+def _is_distributed(head: bytes) -> bool:
+    """Look for the class that a bare pickle of `.metadata` begins with."""
+    return head.startswith(b"\x80") and b"torch.distributed.checkpoint.metadata" in head[:64]
 
 
 def _is_gguf(head: bytes) -> bool:
@@ -63,6 +68,12 @@ def _list_torch(path: Path, label: str) -> Listing:
     from specdiag.checkpoint.torch_file import list_torch_file  # torch takes a second to import
 
     return list_torch_file(path, label)
+
+
+def _list_distributed(path: Path, label: str) -> Listing:
+    from specdiag.checkpoint.distributed.checkpoint import list_distributed
+
+    return list_distributed(path, label)
 
 
 SAFETENSORS = Format(
@@ -79,6 +90,13 @@ SAFETENSORS = Format(
     ),
     list=list_safetensors,
     list_by_ranges=list_by_ranges,
+)
+DISTRIBUTED = Format(
+    name="torch DCP",
+    suffixes=(".metadata",),
+    magic=_is_distributed,
+    precedence=(r"\.metadata",),
+    list=_list_distributed,
 )
 TORCH = Format(
     name="torch",
@@ -102,11 +120,11 @@ GGUF = Format(
     precedence=(r"(?!.*(?i:mmproj|imatrix)).*\.gguf", r".*(?i:mmproj).*\.gguf"),
     list=list_gguf,
 )
-FORMATS: tuple[Format, ...] = (SAFETENSORS, TORCH, GGUF)
+FORMATS: tuple[Format, ...] = (SAFETENSORS, DISTRIBUTED, TORCH, GGUF)
 TORCH_SUFFIXES = TORCH.suffixes
 WEIGHT_SUFFIXES: tuple[str, ...] = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 """Ends of the names of files that are read."""
-FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo", ".distcp")
+FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo")
 """Ends of the names of files of weights that are not read, to name them. A new format takes its own out."""
 _UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}): it may be damaged"
 

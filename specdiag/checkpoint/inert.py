@@ -16,7 +16,7 @@ _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
 _LISTED = 1000
 _OPEN = 100_000
-_MOST_OBJECTS = 1_000_000
+MOST_OBJECTS = 1_000_000
 """Largest number of containers and inert objects in one file.
 
 Each takes some hundred bytes of memory, and may take a single byte of the file.
@@ -95,6 +95,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         known_objects: Mapping[str, object],
         makers: frozenset[Maker],
         outside: Callable[[object], object],
+        most_objects: int = MOST_OBJECTS,
     ) -> None:
         """Begin to read.
 
@@ -103,9 +104,11 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             known_objects: objects by module and name, in the place of what would be imported.
             makers: those among them that may be called.
             outside: gives what the pickle refers to outside itself.
+            most_objects: largest number of containers and inert objects.
         """
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
         self._n_counted = 0
+        self._most_objects = most_objects
         self.foreign: dict[str, None] = {}
         self._known = known_objects
         self._makers = makers
@@ -165,8 +168,8 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             CrowdedError: they are more than any checkpoint has.
         """
         self._n_counted += 1
-        if self._n_counted > _MOST_OBJECTS:
-            raise CrowdedError(f"more than {_MOST_OBJECTS} lists, dictionaries and objects")
+        if self._n_counted > self._most_objects:
+            raise CrowdedError(f"more than {self._most_objects} lists, dictionaries and objects")
 
     def _mark(self) -> None:
         if len(self.metastack) >= _OPEN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from specdiag.checkpoint.tensors import StoredTensor
@@ -16,8 +17,12 @@ class Listing:
         tensors: all of them, in stored order, their values not read.
         notes: remarks for the report.
         config: the file's own description of its model in the words of a config.json; empty for most formats.
+        beside: further files that hold its values, relative to its folder.
+        offsets: of tensors that are slices of larger ones: where each begins. None where all are whole.
     """
 
     tensors: list[StoredTensor]
     notes: tuple[str, ...] = ()
     config: Table = field(default_factory=Table)
+    beside: tuple[str, ...] = ()
+    offsets: Mapping[str, tuple[int, ...]] | None = None

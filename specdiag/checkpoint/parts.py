@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 from specdiag.errors import SourceError
 
-CONVERT = "convert it with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE'"
-DISTRIBUTED = ".distcp"
+METADATA = ".metadata"
+"""The file that a distributed checkpoint is saved with last, and that says where everything lies."""
+PART = ".distcp"
+"""End of the names of the files of chunks beside it."""
+WHOLE = f"give the whole folder, with its {METADATA}"
 _DISTRIBUTED_FILE = re.compile(r"__\d+_\d+(\.\w+)?")
-_METADATA = ".metadata"
 _ZERO = re.compile(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
 _ZERO_3 = "run its zero_to_fp32.py, or give mp_rank_00_model_states.pt where there is one"
 _SLICES = tuple(
@@ -40,8 +42,8 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
     """
     folder, _, base = path.rpartition("/")
     prefix = f"{folder}/" if folder else ""
-    if base.endswith(DISTRIBUTED) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(prefix + _METADATA)):
-        raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {CONVERT}")
+    if base.endswith(PART) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(prefix + METADATA)):
+        raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {WHOLE}")
     zero = _ZERO.fullmatch(base)
     if zero is not None:
         content = "an optimizer's state" if zero[2] == "optim" else "a model"

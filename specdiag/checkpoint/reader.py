@@ -13,9 +13,12 @@ from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_
 from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
+from specdiag.checkpoint.distributed.folders import parts_beside
+from specdiag.checkpoint.distributed.slices import join_slices
 from specdiag.checkpoint.file_selection import ModelFiles, choose, is_index, projector_notes, shard_notes, weight_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
+from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.pipeline import component_folders, join
@@ -184,7 +187,7 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
         weight_map = read_index(folder.json(model.index), model.index)
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, model.name)
-    folder.files.fetch(files)
+    folder.files.fetch([*files, *(part for name in files for part in parts_beside(name, folder.names))])
     return _listed(folder, model, files, weight_map)
 
 
@@ -192,14 +195,16 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
 def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
     """List the tensors of files that are there."""
     listings = [folder.files.list(name, folder.label(name)) for name in files]
-    tensors = [tensor for listing in listings for tensor in listing.tensors]
-    notes = [*shard_notes(model), *projector_notes(model, folder.names)]
+    tensors, joined = join_slices(listings, files, folder.source.location, folder.has)
+    notes = [*shard_notes(model), *projector_notes(model, folder.names), *joined]
     notes += [note for listing in listings for note in listing.notes]
     require_distinct(tensors, folder.source.location)
     if model.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
         notes += check_index(model.index, labels, tensors)
     tensors = leave_out_long(tensors)
+    for name, listing in zip(files, listings, strict=True):
+        files = (*files, *_beside(name, listing))
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
     source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
 
@@ -210,6 +215,12 @@ def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map:
     notes += [*renamed, *doubts]
     tensors, dequantised = dequantise(tensors, config)
     return Contents(source, config, tensors, (*notes, *dequantised))
+
+
+def _beside(name: str, listing: Listing) -> list[str]:
+    """Name the further files that a listing was read from, relative to the root."""
+    folder = name.rpartition("/")[0]
+    return [f"{folder}/{file}".lstrip("/") for file in listing.beside]
 
 
 def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from specdiag.checkpoint.distributed.sharding_info import saved_offsets
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.plain_values import Fill, plain_tensor, read_bytes, read_range
 from specdiag.checkpoint.safetensors_header import FIRST_READ, Entry, read_header
@@ -48,8 +49,9 @@ def list_by_ranges(label: str, size: int, head: bytes, fill: Fill) -> Listing:
     Raises:
         SourceError: the file is truncated, or its header is damaged. Errors of `fill` pass through.
     """
-    header, data_start = read_header(label, size, head, partial(read_bytes, fill))
-    return Listing([_stored(label, name, entry, data_start, fill) for name, entry in header.items()])
+    header = read_header(label, size, head, partial(read_bytes, fill))
+    tensors = [_stored(label, name, entry, header.data_start, fill) for name, entry in header.entries.items()]
+    return Listing(tensors, offsets=saved_offsets(header.metadata, label))
 
 
 def _stored(label: str, name: str, entry: Entry, data_start: int, fill: Fill) -> StoredTensor:

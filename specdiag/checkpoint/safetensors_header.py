@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from typing import Annotated
@@ -43,12 +44,27 @@ class Entry(msgspec.Struct, frozen=True):
     data_offsets: tuple[_Natural, _Natural]
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a file.
+
+    Attributes:
+        entries: the tensors by name, in the order of their data.
+        metadata: texts by name, which the writer added.
+        data_start: offset at which the data begin.
+    """
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    data_start: int
+
+
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENTRY = msgspec.json.Decoder(Entry)
 _METADATA_DECODER = msgspec.json.Decoder(dict[str, str] | None)
 
 
-def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], bytes]) -> tuple[dict[str, Entry], int]:
+def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], bytes]) -> Header:
     """Read the header of a safetensors file and check it against the size of the file.
 
     Args:
@@ -58,7 +74,7 @@ def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], b
         read: gives the bytes from one offset to another.
 
     Returns:
-        The tensors by name, in the order of their data; the offset at which the data begin.
+        The tensors, and what its writer added.
 
     Raises:
         SourceError: the file is truncated, or its header is damaged. Errors of `read` pass through.
@@ -70,20 +86,21 @@ def read_header(label: str, size: int, head: bytes, read: Callable[[int, int], b
         raise _damaged(label, f"a header of {length} bytes in a file of {size}")
     text = head[8 : 8 + length] + (read(len(head), 8 + length) if 8 + length > len(head) else b"")
     try:
-        return _parse(text, size - 8 - length), 8 + length
+        entries, metadata = _parse(text, size - 8 - length)
+        return Header(entries, metadata, 8 + length)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors too
         raise _damaged(label, brief(str(error), 500)) from error
 
 
-def _parse(text: bytes, room: int) -> dict[str, Entry]:
-    entries = _entries(text)
+def _parse(text: bytes, room: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    entries, metadata = _entries(text)
     ordered = dict(sorted(entries.items(), key=lambda item: item[1].data_offsets))
     _check_layout(ordered, room)
-    return ordered
+    return ordered, metadata
 
 
-def _entries(text: bytes) -> dict[str, Entry]:
-    """Decode the entries by name, and refuse a key that comes twice in one object.
+def _entries(text: bytes) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Decode the entries by name, and the metadata, and refuse a key that comes twice in one object.
 
     msgspec keeps the last of two equal keys. Where the text has as many of each key as there are entries, none comes
     twice. Otherwise, or where a backslash may hide a key, the slower decoder looks at every object.
@@ -92,9 +109,8 @@ def _entries(text: bytes) -> dict[str, Entry]:
     names = raw_entries.keys() - {_METADATA}
     if b"\\" in text or any(text.count(key) != len(names) for key in _KEYS):
         json.loads(text, object_pairs_hook=_unique)
-    if _METADATA in raw_entries:
-        _METADATA_DECODER.decode(raw_entries[_METADATA])
-    return {name: _ENTRY.decode(value) for name, value in raw_entries.items() if name != _METADATA}
+    metadata = _METADATA_DECODER.decode(raw_entries[_METADATA]) if _METADATA in raw_entries else None
+    return {name: _ENTRY.decode(value) for name, value in raw_entries.items() if name != _METADATA}, metadata or {}
 
 
 def _check_layout(entries: Mapping[str, Entry], room: int) -> None:

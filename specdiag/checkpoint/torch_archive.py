@@ -82,13 +82,13 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         order = members.get(f"{root}byteorder")
-        mapped = _Mapped(path, "little" if order is None else _member(order, file).decode("ascii"))
+        mapped = _Mapped(path, "little" if order is None else read_member(order, file, size).decode("ascii"))
         storages: dict[str, torch.UntypedStorage] = {}
 
         def load(storage_id: object) -> object:
-            kind, key, n_values, _ = _storage_id(storage_id)
+            kind, key, n_values, _ = read_storage_id(storage_id)
             if key not in storages:
-                begin, end = _extent(members[f"{root}data/{key}"], file, size)
+                begin, end = extent(members[f"{root}data/{key}"], file, size)
                 mapped.checksums.add(begin, end, members[f"{root}data/{key}"])
                 n_bytes = n_values * itemsize(kind.dtype)
                 if n_bytes > end - begin:
@@ -96,13 +96,22 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
                 storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
             return StoredBytes(storages[key], kind.dtype)
 
-        opened = _unpickled(io.BytesIO(_member(members[pickled], file)), load)
+        opened = _unpickled(io.BytesIO(read_member(members[pickled], file, size)), load)
         return replace(opened, mapped=mapped.place())
 
 
-def _member(entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
-    """Read all of a small member, and compare it with its checksum."""
-    begin, end = _extent(entry, file, os.fstat(file.fileno()).st_size)
+def read_member(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> bytes:
+    """Read all of a small member of an archive, and compare it with its checksum.
+
+    Args:
+        entry: the member.
+        file: the archive.
+        size: of the archive, bytes.
+
+    Raises:
+        BadZipFile: it is damaged.
+    """
+    begin, end = extent(entry, file, size)
     file.seek(begin)
     data = file.read(end - begin)
     if differs(entry, zlib.crc32(data)):
@@ -126,7 +135,7 @@ def _open_legacy(path: Path, label: str) -> Opened:
         def look(storage_id: object) -> object:
             if (module := _module(storage_id)) is not None:
                 return module
-            kind, key, _, _ = _storage_id(storage_id)
+            kind, key, _, _ = read_storage_id(storage_id)
             kinds.setdefault(key, kind.dtype)
             return StoredBytes(None, kind.dtype)
 
@@ -139,7 +148,7 @@ def _open_legacy(path: Path, label: str) -> Opened:
         def load(storage_id: object) -> object:
             if (module := _module(storage_id)) is not None:
                 return module
-            kind, key, _, view = _storage_id(storage_id)
+            kind, key, _, view = read_storage_id(storage_id)
             return StoredBytes(_part(storages[key], view, itemsize(kind.dtype)), kind.dtype)
 
         file.seek(begin)
@@ -227,8 +236,15 @@ def _module(storage_id: object) -> ForeignClass | None:
     return fields[1] if len(fields) > 1 and fields[0] == "module" and isinstance(fields[1], ForeignClass) else None
 
 
-def _storage_id(storage_id: object) -> tuple[StorageKind, str, int, object]:
-    """Read kind, key, number of values and view of a storage."""
+def read_storage_id(storage_id: object) -> tuple[StorageKind, str, int, object]:
+    """Read kind, key, number of values and view of a storage.
+
+    Args:
+        storage_id: what the pickle of a file of torch.save gives in the place of a storage.
+
+    Raises:
+        UnpicklingError: it is something else.
+    """
     fields = list(cast("tuple[object, ...]", storage_id)) if isinstance(storage_id, tuple) else []
     if len(fields) not in (5, 6) or _text(fields[0]) != "storage":
         raise pickle.UnpicklingError("an object outside the file that is no storage")
@@ -258,8 +274,17 @@ def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.Untyp
     return storage[offset * size : (offset + n_values) * size]
 
 
-def _extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]:
-    """Find the first byte of a stored member of a file of `size` bytes, past its own header, and the one behind it."""
+def extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]:
+    """Find the first byte of a stored member, past its own header, and the byte behind the last.
+
+    Args:
+        entry: the member.
+        file: the archive.
+        size: of the archive, bytes.
+
+    Raises:
+        BadZipFile: the archive is too short for it, or holds something else there.
+    """
     file.seek(entry.header_offset)
     head = file.read(30)
     if len(head) < 30 or head[:4] != b"PK\x03\x04":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.parts import CONVERT
+from specdiag.checkpoint.parts import WHOLE
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
@@ -113,7 +113,7 @@ def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise SourceError(f"'{label}' is a damaged zip archive ({error}): fetch it again") from error
     if entries and min(entry.header_offset for entry in entries) > 0:
-        raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {CONVERT}")
+        raise SourceError(f"'{label}' holds several archives, a part of a distributed checkpoint: {WHOLE}")
     twice = duplicate(entry.filename for entry in entries)
     if twice is not None:
         raise SourceError(f"'{label}' is a damaged zip archive (two members '{brief(twice)}'): fetch it again")

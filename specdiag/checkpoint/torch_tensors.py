@@ -94,6 +94,12 @@ def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (int(tensor.numel()),) if tensor.is_nested else tuple(int(size) for size in tensor.shape)
 
 
+def spelled_type(dtype: torch.dtype) -> str:
+    """Give safetensors' spelling of a type of torch; torch's own where safetensors has none."""
+    name = str(dtype).removeprefix("torch.")
+    return _NAMES.get(name, name)
+
+
 def _stored(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, repeats: Repeats) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
     oddity = _oddity(tensor)
@@ -101,7 +107,7 @@ def _stored(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None,
     return StoredTensor(
         name=name,
         shape=shape,
-        dtype=_NAMES.get(dtype, dtype) if oddity is None else f"{dtype} ({oddity})",
+        dtype=spelled_type(tensor.dtype) if oddity is None else f"{dtype} ({oddity})",
         nbytes=math.prod(shape) * tensor.element_size(),
         file=label,
         read=partial(_read, name, tensor, label, mapped),

@@ -9,7 +9,7 @@ from typing import cast
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 
-_MOMENTS = frozenset(
+MOMENTS = frozenset(
     (
         *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_diff"),
         *("exp_avg_slow", "exp_avg_fast", "momentum_buffer", "square_avg", "grad_avg", "acc_delta", "row_var"),
@@ -74,15 +74,15 @@ def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Stor
         SourceError: all tensors are an optimizer's.
     """
     last = [tensor.name.rpartition(".")[2] for tensor in tensors]
-    if not _MOMENTS.intersection(last):
+    if not MOMENTS.intersection(last):
         return list(tensors), []
-    if _MOMENTS.issuperset(name for name in last if name != "step"):
+    if MOMENTS.issuperset(name for name in last if name != "step"):
         raise SourceError(f"{where} is {OPTIMIZER} ({', '.join(dict.fromkeys(last))}): give the file of the weights")
     marked = [
-        replace(tensor, reason=OPTIMIZER) if end in _MOMENTS else tensor
+        replace(tensor, reason=OPTIMIZER) if end in MOMENTS else tensor
         for tensor, end in zip(tensors, last, strict=True)
     ]
-    return marked, [f"Left out {sum(end in _MOMENTS for end in last)} tensors of {OPTIMIZER}."]
+    return marked, [f"Left out {sum(end in MOMENTS for end in last)} tensors of {OPTIMIZER}."]
 
 
 def _has_groups(entries: Mapping[object, object]) -> bool:
@@ -96,4 +96,4 @@ def _lists_parameters(groups: object) -> bool:
 
 
 def _has_moments(value: object) -> bool:
-    return isinstance(value, Mapping) and any(name in _MOMENTS for name in cast("Mapping[object, object]", value))
+    return isinstance(value, Mapping) and any(name in MOMENTS for name in cast("Mapping[object, object]", value))

@@ -13,13 +13,14 @@ from pathlib import Path
 from specdiag.checkpoint.fingerprint import fingerprint_files
 from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
 from specdiag.checkpoint.opening import location
+from specdiag.checkpoint.parts import PART
 from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
 
 _SUFFIX = "|".join(map(re.escape, WEIGHT_SUFFIXES))
 _STEP = re.compile(rf"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)({_SUFFIX})?")
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
-_SAVED = (*WEIGHT_SUFFIXES, ".json")
+_SAVED = (*WEIGHT_SUFFIXES, PART, ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def fingerprint(step: RunStep) -> str:
         from specdiag.checkpoint import hub
 
         return hub.resolve(repo, step.revision).commit
-    files = sorted(p for p in path.rglob("*") if p.suffix in _SAVED) if path.is_dir() else [path]
+    files = sorted(p for p in path.rglob("*") if p.name.endswith(_SAVED)) if path.is_dir() else [path]
     return fingerprint_files((str(p.relative_to(path.parent)), p) for p in files)
 
 

@@ -1,0 +1,254 @@
+"""The `.metadata` of torch.distributed.checkpoint: which tensors there are, and in which file each chunk of them lies.
+
+It is a bare pickle. Nothing that it names is imported or run: its objects are inert records, told apart by their class
+names alone, for torch 2.3 moved some of these classes.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import math
+import pickle
+import struct
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, NoReturn, cast
+
+import torch
+
+from specdiag.checkpoint.inert import CrowdedError, Inert, InertUnpickler
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.torch_rebuild import known_names, makers
+from specdiag.errors import SourceError
+from specdiag.files import read_whole
+
+_LARGEST_FILE = 256 << 20
+_BYTES_PER_OBJECT = 16
+"""A chunk takes 140 bytes, and six objects."""
+_MOST_OBJECTS = 6_000_000
+_LARGEST = 1 << 60
+_MOST_DIMENSIONS = 16
+_DAMAGED = (
+    pickle.UnpicklingError, struct.error, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    RuntimeError, OverflowError,
+)  # fmt: skip
+
+
+class SavedTensor(NamedTuple):
+    """A tensor as `.metadata` lists it.
+
+    Attributes:
+        path: the keys that led to it in the state dict that was saved.
+        shape: of the whole tensor.
+        dtype: of its values.
+        chunks: the inert records of its chunks, not checked yet.
+    """
+
+    path: tuple[object, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chunks: list[object]
+
+
+class StoredChunk(NamedTuple):
+    """A chunk of a tensor, and where its values are stored.
+
+    Attributes:
+        offsets: of its first value in the tensor.
+        sizes: its shape.
+        file: relative to the folder of `.metadata`, as written there.
+        begin: first byte of what was stored for it.
+        length: bytes that were stored for it.
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    begin: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The content of `.metadata`.
+
+    Attributes:
+        tensors: by their flat names, in stored order.
+        label: the file's name in messages.
+    """
+
+    tensors: Mapping[str, SavedTensor]
+    label: str
+    _stored: Mapping[object, object]
+
+    def chunks(self, names: Collection[str]) -> dict[str, list[StoredChunk]]:
+        """Find where the chunks of some tensors are stored.
+
+        Args:
+            names: flat names of `tensors`.
+
+        Returns:
+            The chunks of each, in stored order.
+
+        Raises:
+            SourceError: `.metadata` is damaged, a chunk is stored nowhere, or it is compressed.
+        """
+        with _reported(self.label):
+            places = {place: stored for index, stored in self._stored.items() if (place := _place(index))[0] in names}
+        return {name: [self._chunk(name, record, places) for record in self.tensors[name].chunks] for name in names}
+
+    def _chunk(self, name: str, record: object, places: Mapping[tuple[str, tuple[int, ...]], object]) -> StoredChunk:
+        with _reported(self.label):
+            fields = _fields(record, "ChunkStorageMetadata")
+            offsets, sizes = _sizes(fields["offsets"]), _sizes(fields["sizes"])
+            stored = places.get((name, offsets))
+            if stored is None:
+                raise SourceError(
+                    f"'{self.label}' names no file for the chunk of '{brief(name)}' at {list(offsets)}: "
+                    "the save did not finish, or it is damaged"
+                )
+            info = _fields(stored, "_StorageInfo")
+            if info.get("transform_descriptors"):
+                raise SourceError(
+                    f"'{self.label}' says that '{brief(name)}' was transformed when it was saved "
+                    f"({brief(repr(info['transform_descriptors']))}), which is not supported: save without extensions"
+                )
+            file = info["relative_path"]
+            if not isinstance(file, str):
+                raise TypeError("a file without a name")
+            return StoredChunk(offsets, sizes, file, _whole(info["offset"]), _whole(info["length"]))
+
+
+def read_metadata(path: Path, label: str) -> Metadata:
+    """Read `.metadata`.
+
+    Args:
+        path: the file.
+        label: its name in messages.
+
+    Returns:
+        The tensors that it lists. Their chunks are looked up when they are asked for.
+
+    Raises:
+        SourceError: it cannot be read, is damaged, or holds more than any checkpoint has.
+    """
+    try:
+        data = read_whole(path, _LARGEST_FILE)
+    except OSError as error:
+        raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
+    with _reported(label):
+        fields = _fields(_unpickled(data), "Metadata")
+        planned = fields.get("planner_data")
+        paths = cast("dict[object, object]", planned) if isinstance(planned, dict) else {}
+        entries = _mapping(fields["state_dict_metadata"])
+        tensors = dict(_tensors(entries, paths))
+        return Metadata(tensors, label, _mapping(fields["storage_data"]))
+
+
+def _unpickled(data: bytes) -> object:
+    most = min(_MOST_OBJECTS, 1000 + len(data) // _BYTES_PER_OBJECT)
+    unpickler = InertUnpickler(io.BytesIO(data), known_names(), makers(), _nothing_outside, most)
+    with _without_collections():
+        return unpickler.load()
+
+
+def _nothing_outside(_: object) -> NoReturn:
+    raise pickle.UnpicklingError("an object outside the file")
+
+
+@contextmanager
+def _without_collections() -> Generator[None]:
+    """Pause the search for circles: with a million new objects it takes half of the time, and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _reported(label: str) -> Generator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
+    except CrowdedError as error:
+        raise SourceError(f"'{label}' holds {error}, more than a checkpoint of its size has: fetch it again") from error
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise SourceError(
+            f"'{label}' is no readable metadata of a distributed checkpoint ({reason}): fetch it again"
+        ) from error
+
+
+def _tensors(entries: Mapping[object, object], paths: Mapping[object, object]) -> Iterator[tuple[str, SavedTensor]]:
+    for name, record in entries.items():
+        if not isinstance(name, str):
+            raise TypeError(f"a tensor named {name!r:.60}")
+        if isinstance(record, Inert) and _class_of(record) == "BytesStorageMetadata":
+            continue
+        fields = _fields(record, "TensorStorageMetadata")
+        chunks = fields["chunks"]
+        if not isinstance(chunks, list):
+            raise TypeError("chunks that are no list")
+        path = paths.get(name)
+        keys = cast("tuple[object, ...]", path) if isinstance(path, tuple) and path else (name,)
+        dtype = _dtype(fields["properties"])
+        yield name, SavedTensor(keys, _sizes(fields["size"]), dtype, cast("list[object]", chunks))
+
+
+def _dtype(properties: object) -> torch.dtype:
+    """Find the type in the state of TensorProperties: a tuple whose first entry it is."""
+    state = properties.state if isinstance(properties, Inert) and _class_of(properties) == "TensorProperties" else []
+    values = state[0] if state else None
+    first = cast("tuple[object, ...]", values)[:1] if isinstance(values, tuple) else ()
+    if not first or not isinstance(first[0], torch.dtype):
+        raise TypeError("a tensor without a type")
+    return first[0]
+
+
+def _place(index: object) -> tuple[str, tuple[int, ...]]:
+    """Read the name and the offsets that a MetadataIndex stands for."""
+    fields = _fields(index, "MetadataIndex")
+    name, offsets = fields["fqn"], fields.get("offset")
+    if not isinstance(name, str):
+        raise TypeError("an index without a name")
+    return name, () if offsets is None else _sizes(offsets)
+
+
+def _fields(record: object, kind: str) -> Mapping[str, object]:
+    """Give the attributes of an inert record of a class."""
+    if not isinstance(record, Inert) or _class_of(record) != kind or len(record.state) != 1:
+        raise TypeError(f"something else in the place of {kind}")
+    return cast("Mapping[str, object]", _mapping(record.state[0]))
+
+
+def _class_of(record: Inert) -> str:
+    return record.made_by.name.rpartition(".")[2]
+
+
+def _mapping(value: object) -> Mapping[object, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a {type(value).__name__} in the place of a dictionary")
+    return cast("dict[object, object]", value)
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    """Check sizes or offsets: whole numbers that are not negative, and not too many."""
+    if not isinstance(value, tuple) or len(cast("Sequence[object]", value)) > _MOST_DIMENSIONS:
+        raise TypeError(f"sizes {value!r:.60}")
+    sizes = tuple(_whole(size) for size in cast("Sequence[object]", value))
+    if math.prod(sizes) >= _LARGEST:
+        raise ValueError(f"sizes {sizes!r:.60}")
+    return sizes
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise ValueError(f"{value!r:.60} in the place of a whole number")
+    return value
