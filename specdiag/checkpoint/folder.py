@@ -73,7 +73,7 @@ class Folder:
         """
         folder = weights.rpartition("/")[0]
         name = f"{folder}/{_CONFIG}".lstrip("/")
-        if not self.has(name) and is_accelerate_folder(folder or self.source.location):
+        if not self.has(name) and is_accelerate_folder(self.label(weights).rpartition("/")[0]):
             name = f"{folder.rpartition('/')[0] if folder else '..'}/{_CONFIG}".lstrip("/")
         if not self.has(name):
             return {}, []

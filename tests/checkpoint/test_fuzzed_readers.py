@@ -14,6 +14,8 @@ from typing import Any
 import fuzzing
 import numpy as np
 import pytest
+import torch
+from distributed_files import save_chunks
 from gguf_writer import QUERY, floats, model, quantised
 from quantisers import FORMATS
 from safetensors.numpy import save
@@ -188,6 +190,49 @@ def test_quantised_weights(tmp_path: Path, name: str) -> None:
     whole = {"config": form.config, "header": header_of(file)}
     read(whole)
     fuzzing.fuzz(read, fuzzing.json_mutations(whole, 7), fuzzing.seconds() / 4)
+
+
+def test_distributed_checkpoints(tmp_path: Path) -> None:
+    """`.metadata`, and the file of chunks; what is taken can be read."""
+    tensors = {"a.weight": torch.randn(8, 6), "b.weight": torch.randn(4, 4).to(torch.bfloat16)}
+    cuts: Any = {"a.weight": [((0, 0), (8, 4)), ((0, 4), (8, 2))], "b.weight": [((0, 0), (4, 4))]}
+    save_chunks(tmp_path / "a", tensors, cuts)
+    for name, seed in ((".metadata", 10), ("__0_0.distcp", 11)):
+        path = tmp_path / "a" / name
+        whole = path.read_bytes()
+
+        def read(data: bytes, path: Path = path) -> None:
+            path.write_bytes(data)
+            for tensor in open_checkpoint(tmp_path / "a").stored or ():
+                tensor.read(None)
+                tensor.read(0)
+
+        fuzzing.fuzz(read, fuzzing.mutations(whole, seed))
+        read(whole)
+
+
+@pytest.mark.parametrize("kind", ["header", "offsets"])
+def test_slices(tmp_path: Path, kind: str) -> None:
+    offsets = {"a.weight": {"saved_offsets": [0, 0]}, "b.weight": {"saved_offsets": [0]}}
+    first = {"a.weight": np.ones((4, 3), np.float32), "b.weight": np.ones(5, np.float32)}
+    text = {"DCP_SHARDING_INFO": json.dumps(offsets | {"a.weight": {"saved_offsets": [4, 0]}})}
+    (tmp_path / "shard-00002-model-00001-of-00001.safetensors").write_bytes(
+        save({"a.weight": np.ones((2, 3), np.float32)}, metadata=text)
+    )
+    whole = save(first, metadata={"DCP_SHARDING_INFO": json.dumps(offsets)})
+    data = whole[8 + int.from_bytes(whole[:8], "little") :]
+
+    def read(value: Any) -> None:
+        header = header_of(whole) | {"__metadata__": {"DCP_SHARDING_INFO": json.dumps(value)}}
+        text = json.dumps(value if kind == "header" else header).encode()
+        path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        for tensor in open_checkpoint(tmp_path).stored or ():
+            tensor.read(None)
+
+    start: Any = header_of(whole) if kind == "header" else offsets
+    read(start)
+    fuzzing.fuzz(read, fuzzing.json_mutations(start, 12), fuzzing.seconds() / 2)
 
 
 def test_role_maps(tmp_path: Path) -> None:

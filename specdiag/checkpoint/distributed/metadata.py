@@ -6,7 +6,6 @@ names alone, for torch 2.3 moved some of these classes.
 
 from __future__ import annotations
 
-import gc
 import io
 import math
 import pickle
@@ -98,28 +97,27 @@ class Metadata:
         """
         with _reported(self.label):
             places = {place: stored for index, stored in self._stored.items() if (place := _place(index))[0] in names}
-        return {name: [self._chunk(name, record, places) for record in self.tensors[name].chunks] for name in names}
+            return {name: [self._chunk(name, record, places) for record in self.tensors[name].chunks] for name in names}
 
     def _chunk(self, name: str, record: object, places: Mapping[tuple[str, tuple[int, ...]], object]) -> StoredChunk:
-        with _reported(self.label):
-            fields = _fields(record, "ChunkStorageMetadata")
-            offsets, sizes = _sizes(fields["offsets"]), _sizes(fields["sizes"])
-            stored = places.get((name, offsets))
-            if stored is None:
-                raise SourceError(
-                    f"'{self.label}' names no file for the chunk of '{brief(name)}' at {list(offsets)}: "
-                    "the save did not finish, or it is damaged"
-                )
-            info = _fields(stored, "_StorageInfo")
-            if info.get("transform_descriptors"):
-                raise SourceError(
-                    f"'{self.label}' says that '{brief(name)}' was transformed when it was saved "
-                    f"({brief(repr(info['transform_descriptors']))}), which is not supported: save without extensions"
-                )
-            file = info["relative_path"]
-            if not isinstance(file, str):
-                raise TypeError("a file without a name")
-            return StoredChunk(offsets, sizes, file, _whole(info["offset"]), _whole(info["length"]))
+        fields = _fields(record, "ChunkStorageMetadata")
+        offsets, sizes = _sizes(fields["offsets"]), _sizes(fields["sizes"])
+        stored = places.get((name, offsets))
+        if stored is None:
+            raise SourceError(
+                f"'{self.label}' names no file for the chunk of '{brief(name)}' at {list(offsets)}: "
+                "the save did not finish, or it is damaged"
+            )
+        info = _fields(stored, "_StorageInfo")
+        if info.get("transform_descriptors"):
+            raise SourceError(
+                f"'{self.label}' says that '{brief(name)}' was transformed when it was saved "
+                f"({brief(repr(info['transform_descriptors']))}), which is not supported: save without extensions"
+            )
+        file = info["relative_path"]
+        if not isinstance(file, str):
+            raise TypeError("a file without a name")
+        return StoredChunk(offsets, sizes, file, _whole(info["offset"]), _whole(info["length"]))
 
 
 def read_metadata(path: Path, label: str) -> Metadata:
@@ -136,7 +134,7 @@ def read_metadata(path: Path, label: str) -> Metadata:
         SourceError: it cannot be read, is damaged, or holds more than any checkpoint has.
     """
     try:
-        data = read_whole(path, _LARGEST_FILE)
+        data = read_whole(path, min(_LARGEST_FILE, path.stat().st_size))
     except OSError as error:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
     with _reported(label):
@@ -151,24 +149,11 @@ def read_metadata(path: Path, label: str) -> Metadata:
 def _unpickled(data: bytes) -> object:
     most = min(_MOST_OBJECTS, 1000 + len(data) // _BYTES_PER_OBJECT)
     unpickler = InertUnpickler(io.BytesIO(data), known_names(), makers(), _nothing_outside, most)
-    with _without_collections():
-        return unpickler.load()
+    return unpickler.load()
 
 
 def _nothing_outside(_: object) -> NoReturn:
     raise pickle.UnpicklingError("an object outside the file")
-
-
-@contextmanager
-def _without_collections() -> Generator[None]:
-    """Pause the search for circles: with a million new objects it takes half of the time, and finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager
