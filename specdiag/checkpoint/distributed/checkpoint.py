@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from specdiag.checkpoint.distributed.joining import Piece, join_pieces
@@ -20,8 +18,10 @@ from specdiag.checkpoint.shards import stays_inside
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import spelled_type
 from specdiag.errors import SourceError
+from specdiag.system.paused_collection import paused_collection
 
 
+@paused_collection()
 def list_distributed(path: Path, label: str) -> Listing:
     """List the weights of a distributed checkpoint. Its `.metadata` is read, and the sizes of the other files.
 
@@ -35,11 +35,6 @@ def list_distributed(path: Path, label: str) -> Listing:
     Raises:
         SourceError: it is damaged or unsupported, a file is missing, or chunks do not cover their tensor.
     """
-    with _without_collections():
-        return _listing(path, label)
-
-
-def _listing(path: Path, label: str) -> Listing:
     where = label.rpartition("/")[0] or "."
     metadata = read_metadata(path, label)
     chosen, notes = choose_model(metadata.tensors, where)
@@ -51,18 +46,6 @@ def _listing(path: Path, label: str) -> Listing:
     tensors = [_tensor(name, flat, metadata.tensors[flat], chunks[flat], files, where) for name, flat in chosen.items()]
     _check_lengths(stored, files, where)
     return Listing(tensors, tuple(notes), beside=tuple(sorted(files)))
-
-
-@contextmanager
-def _without_collections() -> Generator[None]:
-    """Pause the search for circles: among a million new objects it takes half of the time, and finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _tensor(

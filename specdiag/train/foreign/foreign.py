@@ -15,7 +15,8 @@ class Foreign:
     """Content of a checkpoint of another program.
 
     Attributes:
-        kind: `nanoGPT checkpoint`, `AlphaDecay checkpoint`, `Lightning checkpoint`, `torch dict`.
+        kind: `nanoGPT checkpoint`, `AlphaDecay checkpoint`, `Lightning checkpoint`, `torch dict`,
+            `distributed checkpoint`.
         model: with the weights loaded, in the dtype in which they were stored.
         moments: `step`, `exp_avg` and `exp_avg_sq` by the model's parameter name, in the shape of the parameter. A tied
             Parameter is listed once.

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
+from specdiag.checkpoint.parts import METADATA
 from specdiag.errors import MissingExtraError, SourceError, UsageError
 from specdiag.train.checkpoints.inspect import STATE, checkpoints_of, has_weights
 
 try:
     from specdiag.train.foreign.alphadecay import is_alphadecay, read_alphadecay
+    from specdiag.train.foreign.distributed import metadata_of, refuse_to_continue
     from specdiag.train.foreign.foreign import Foreign
     from specdiag.train.foreign.nanogpt import is_nanogpt, read_nanogpt
     from specdiag.train.foreign.opening import open_dictionary
@@ -30,7 +32,7 @@ _UPDATES = re.compile(r"model_(\d+)")
 def is_foreign(source: Path) -> bool:
     """True if a path, by its file names, may be a checkpoint of another program than a Trainer."""
     if source.is_file():
-        return source.suffix in _SINGLE
+        return source.suffix in _SINGLE or source.name == METADATA
     if not source.is_dir() or (source / STATE).exists() or checkpoints_of(source):
         return False
     try:
@@ -52,6 +54,9 @@ def read_foreign(source: Path, *, config: str | Path | None = None, layout: str 
         UsageError: an argument is missing, or the optimizer cannot be continued.
         SourceError: the checkpoint is missing or damaged, its parts do not fit together, or it wants to run something.
     """
+    metadata = metadata_of(source)
+    if metadata is not None:
+        refuse_to_continue(metadata)
     path = source if source.is_file() else _find(source)
     if path is None:
         raise SourceError(f"'{source}' holds no checkpoint of a known program")
@@ -75,6 +80,9 @@ def _find(folder: Path) -> Path | None:
             return folder / name
     if has_weights(folder):
         return None
+    metadata = metadata_of(folder)
+    if metadata is not None:
+        return metadata
     files = [path for path in folder.iterdir() if path.suffix in _SINGLE and path.is_file()]
     if len(files) > 1:
         listed = ", ".join(sorted(path.name for path in files)[:4])

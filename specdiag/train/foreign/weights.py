@@ -11,6 +11,7 @@ import torch
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.errors import SourceError
 from specdiag.train.foreign.building import build, dtype_of, load
+from specdiag.train.foreign.distributed import metadata_of, read_distributed
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.nanogpt import is_nanogpt
 from specdiag.train.foreign.opening import open_dictionary
@@ -22,13 +23,16 @@ def read_weights(source: Path, *, config: str | Path | None = None) -> Foreign:
     """Read the model of a checkpoint without its optimizer.
 
     Args:
-        source: file, as for `read_foreign`.
+        source: file, as for `read_foreign`, or a folder of torch.distributed.checkpoint.
         config: folder, config.json or hub id of the model, for a checkpoint that does not contain it.
 
     Raises:
         UsageError: the model must be named.
         SourceError: the file is missing or damaged, or wants to run something.
     """
+    metadata = metadata_of(source)
+    if metadata is not None:
+        return read_distributed(metadata, config)
     if source.is_dir():
         raise SourceError(f"'{source}' holds no weights that transformers loads: name the file itself")
     content = open_dictionary(source)
