@@ -21,7 +21,7 @@ _PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in for
 _LISTED = 8
 _UNSUPPORTED = "not supported yet: analyse the original in safetensors"
 _NOT_WEIGHTS = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states)[^/]*|.*_optim_states\.pt"
+    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states)[^/]*|.*_optim_states\.pt|__\d+\.metadata"
 )
 _ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
 _SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")

@@ -108,6 +108,13 @@ def test_what_lightning_saves_beside_the_weights_is_no_model(tmp_path: Path) -> 
         open_checkpoint(tmp_path / "a.ckpt")
 
 
+def test_a_save_of_each_process_for_itself(tmp_path: Path) -> None:
+    save_one(tmp_path / "a", {"model": MODEL})
+    (tmp_path / "a" / ".metadata").rename(tmp_path / "a" / "__0.metadata")
+    with pytest.raises(SourceError, match=r"saved by each process for itself \(use_collectives=False\)"):
+        open_checkpoint(tmp_path / "a")
+
+
 def test_a_merged_model_beside_the_chunks_is_taken(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -45,6 +45,11 @@ def test_the_folder_of_accelerate_with_its_configuration(tmp_path):
     model.config.save_pretrained(folder.parent)
     taken = read_weights(folder).model.state_dict()
     assert all(torch.equal(tensor, taken[name]) for name, tensor in model.state_dict().items())
+    (folder.parent / "trainer_state.json").write_text("{}")
+    with pytest.raises(
+        UsageError, match=r"as chunks in pytorch_model_fsdp_0, from which a run can start and not go on"
+    ):
+        prepare(Request(source=folder.parent))
 
 
 def test_a_run_starts_from_it(tmp_path, text):

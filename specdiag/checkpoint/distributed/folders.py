@@ -11,6 +11,7 @@ from specdiag.text.names import listed
 
 _ACCELERATE = re.compile(r"pytorch_model_fsdp_\d+")
 """Folders in which accelerate keeps the model of a checkpoint, whose config.json lies beside them."""
+_OF_ONE_PROCESS = re.compile(r"__\d+\.metadata")
 _SLICES = re.compile(r"(?P<folder>(?:.*/)?)shard-(?P<rank>\d+)-model-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
 _MOST = 1000
 _LISTED = 8
@@ -24,11 +25,17 @@ def refuse_unfinished(names: Iterable[str], where: str) -> None:
         where: the folder, for messages.
 
     Raises:
-        SourceError: there are files of chunks, and no `.metadata`.
+        SourceError: there are files of chunks, and no `.metadata` of all processes.
     """
     names = list(names)
+    bases = {name.rpartition("/")[2] for name in names}
     parts = [name for name in names if name.endswith(PART)]
-    if parts and not any(name.endswith(METADATA) for name in names):
+    if any(map(_OF_ONE_PROCESS.fullmatch, bases)) and METADATA not in bases:
+        raise SourceError(
+            f"{where} was saved by each process for itself (use_collectives=False), and no file says how the tensors "
+            "were divided: save it with collectives"
+        )
+    if parts and METADATA not in bases:
         raise SourceError(
             f"{where} holds {listed(parts, _LISTED)} and no {METADATA}, which a distributed checkpoint writes last: "
             "the save did not finish; wait for it, or give an earlier checkpoint"

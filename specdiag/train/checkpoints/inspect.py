@@ -68,6 +68,11 @@ def gguf_in(folder: Path) -> str | None:
     return files[0].name if len(files) == 1 and not any((folder / name).is_file() for name in _WEIGHTS) else None
 
 
+def chunks_in(folder: Path) -> str | None:
+    """Return the name of the folder of the chunks in which FSDP saved the weights of a checkpoint; None without one."""
+    return next((path.parent.name for path in sorted(folder.glob("pytorch_model_fsdp_*/.metadata"))), None)
+
+
 def refuse_adapter(source: Path) -> None:
     """Refuse an adapter, which has no weights of its own.
 
@@ -124,7 +129,8 @@ def _changed_bytes(folder: Path, *, manifest: bool) -> str | None:
 
 def _defects(folder: Path) -> Iterator[str]:
     if not has_weights(folder):
-        yield "no weights"
+        chunks = chunks_in(folder)
+        yield "no weights" if chunks is None else f"no weights but the chunks in {chunks}"
     for name in ("config.json", OPTIMIZER, SCHEDULER, STATE):
         if not (folder / name).is_file():
             yield f"no {name}"

@@ -12,6 +12,7 @@ from specdiag.train.checkpoints.inspect import (
     STATE,
     check_weights,
     checkpoints_of,
+    chunks_in,
     damage,
     find_complete,
     has_weights,
@@ -71,6 +72,12 @@ def find_start(source: Path, *, fresh: bool, branch: bool) -> Start:
     if checkpoints_of(source):
         checkpoint, notes = _newest(source)
         return _start_at(checkpoint, None, None, fresh, notes, whole=True)
+    chunks = chunks_in(source)
+    if not has_weights(source) and chunks is not None:
+        raise UsageError(
+            f"'{source}' keeps its weights as chunks in {chunks}, from which a run can start and not go on: name "
+            f"'{source / chunks}' with fresh_optimizer=True"
+        )
     if not has_weights(source):
         raise SourceError(f"'{source}' holds no checkpoint-N and no weights")
     parent = load_config(source.parent)
