@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from command import outcome
-from distributed_files import assert_holds, change_metadata, save_one
+from distributed_files import assert_holds, change_metadata, save_chunks, save_one
 from models import llama_state, tensors
 
 from specdiag import analyze, trajectory
@@ -121,6 +121,55 @@ def test_a_merged_model_beside_the_chunks_is_taken(tmp_path: Path) -> None:
     save_one(tmp_path / "a", {"model": MODEL})
     save_file({"a.weight": torch.ones(3, 3)}, tmp_path / "a" / "model.safetensors")
     assert [tensor.name for tensor in open_checkpoint(tmp_path / "a").stored or ()] == ["a.weight"]
+
+
+def megatron(folder: Path, layers: int = 3) -> Tensors:
+    """What torch_dist of Megatron saves of layers that are alike, cut for tensor parallelism; the layers, named."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = {
+        "self_attention.linear_qkv.weight": (24, 8),
+        "mlp.linear_fc2.weight": (8, 32),
+        "mlp.linear_fc1.layer_norm_weight": (8,),
+    }
+    stacks = {f"decoder.layers.{n}": torch.randn(layers, *shape, generator=generator) for n, shape in shapes.items()}
+    single = {"embedding.word_embeddings.weight": torch.randn(40, 8, generator=generator)}
+    moments = {f"optimizer.state.exp_avg.{name}": tensor for name, tensor in stacks.items()}
+    axis = {"decoder.layers.self_attention.linear_qkv.weight": 1, "decoder.layers.mlp.linear_fc2.weight": 2}
+    everything = {**stacks, **single, **moments}
+    cuts = {}
+    for name, tensor in everything.items():
+        parts = tensor.shape[axis[name]] // 2 if name in axis else None
+        boxes = []
+        for layer in range(layers) if name in stacks else ():
+            for half in range(2 if parts else 1):
+                offsets, sizes = [layer] + [0] * (tensor.dim() - 1), [1, *tensor.shape[1:]]
+                if parts:
+                    offsets[axis[name]], sizes[axis[name]] = half * parts, parts
+                boxes.append((tuple(offsets), tuple(sizes)))
+        cuts[name] = boxes or [((0,) * tensor.dim(), tuple(tensor.shape))]
+    save_chunks(folder, everything, cuts)
+    (folder / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}))
+    torch.save({"iteration": 5}, folder / "common.pt")
+    named = {f"decoder.layers.{i}.{n}": stacks[f"decoder.layers.{n}"][i] for n in shapes for i in range(layers)}
+    return named | single
+
+
+def test_layers_that_megatron_stacks(tmp_path: Path) -> None:
+    truth = megatron(tmp_path / "iter_0000005")
+    checkpoint = open_checkpoint(tmp_path / "iter_0000005")
+    assert_holds(checkpoint, truth)
+    where = tmp_path / "iter_0000005"
+    assert f"Left out 3 tensors of an optimizer's state in {where}." in checkpoint.notes
+    assert f"Read 3 tensors of {where} as 9: Megatron stacks the layers of a network." in checkpoint.notes
+    assert {m.module.layer for m in checkpoint.matrices} >= {0, 1, 2}
+
+    def other(metadata: Any) -> None:
+        entry = metadata.state_dict_metadata["decoder.layers.mlp.linear_fc1.layer_norm_weight"]
+        entry.size, entry.chunks = torch.Size([2, 8]), entry.chunks[:2]
+
+    change_metadata(where, other)
+    with pytest.raises(SourceError, match=r"different numbers of layers under 'decoder\.layers': 3 for .*, 2 for"):
+        open_checkpoint(where)
 
 
 def test_a_run(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import python
+from distributed_files import save_chunks
 from hub_stand_in import HubStandIn, Repo
 from safetensors.numpy import save
 
@@ -120,6 +122,18 @@ def test_a_model_in_one_file(hub: HubStandIn, client: Client) -> None:
     assert answer["architecture"] == "LlamaForCausalLM"
     assert answer["torch"] is False
     assert sorted(hub.downloads()) == ["config.json", "model.safetensors"]
+
+
+def test_a_distributed_checkpoint_in_a_folder(hub: HubStandIn, client: Client, tmp_path: Path) -> None:
+    query = torch.arange(64.0).reshape(8, 8)
+    saved = save_chunks(tmp_path / "saved", {QUERY: query}, {QUERY: [((0, 0), (4, 8)), ((4, 0), (4, 8))]})
+    files = {f"step-1/{path.name}": path.read_bytes() for path in saved.iterdir()}
+    hub.repos["org/chunks"] = Repo(files | {"step-2/__0_0.distcp": b"x"})
+    answer = client.open("org/chunks", file="step-1")
+    assert answer["sums"] == {QUERY: 2016.0}
+    assert answer["files"] == ["step-1/.metadata", "step-1/__0_0.distcp", "step-1/__1_0.distcp"]
+    assert sorted(hub.downloads()) == sorted(files)
+    assert "the save did not finish" in client.fails("org/chunks", file="step-2")
 
 
 def test_an_adapter_and_its_base(hub: HubStandIn, client: Client) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from specdiag.checkpoint.distributed.joining import Piece, join_pieces
 from specdiag.checkpoint.distributed.metadata import SavedTensor, StoredChunk, read_metadata
 from specdiag.checkpoint.distributed.model import choose_model
+from specdiag.checkpoint.distributed.stacked import is_megatron, unstack_layers
 from specdiag.checkpoint.distributed.values import ChunkValues
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
@@ -45,6 +46,9 @@ def list_distributed(path: Path, label: str) -> Listing:
     files = _files(path.parent, {chunk.file for chunk in stored}, where)
     tensors = [_tensor(name, flat, metadata.tensors[flat], chunks[flat], files, where) for name, flat in chosen.items()]
     _check_lengths(stored, files, where)
+    if is_megatron(path.parent, where):
+        tensors, stacked = unstack_layers(tensors, where)
+        notes += stacked
     return Listing(tensors, tuple(notes), beside=tuple(sorted(files)))
 
 

@@ -11,6 +11,8 @@ from specdiag.text.names import listed
 
 _ACCELERATE = re.compile(r"pytorch_model_fsdp_\d+")
 """Folders in which accelerate keeps the model of a checkpoint, whose config.json lies beside them."""
+BACKEND = "metadata.json"
+"""The file in which Megatron says how it saved."""
 _OF_ONE_PROCESS = re.compile(r"__\d+\.metadata")
 _SLICES = re.compile(r"(?P<folder>(?:.*/)?)shard-(?P<rank>\d+)-model-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
 _MOST = 1000
@@ -43,7 +45,7 @@ def refuse_unfinished(names: Iterable[str], where: str) -> None:
 
 
 def parts_beside(name: str, names: Iterable[str]) -> list[str]:
-    """List the files of chunks in the folder of a `.metadata`.
+    """List the files in the folder of a `.metadata` that are read with it: chunks, and how Megatron saved.
 
     Args:
         name: any file of weights; others than `.metadata` have no such files.
@@ -52,7 +54,8 @@ def parts_beside(name: str, names: Iterable[str]) -> list[str]:
     folder, _, base = name.rpartition("/")
     if not base.endswith(METADATA):
         return []
-    return [other for other in names if other.endswith(PART) and other.rpartition("/")[0] == folder]
+    beside = [other for other in names if other.rpartition("/")[0] == folder]
+    return [other for other in beside if other.endswith(PART) or other.rpartition("/")[2] == BACKEND]
 
 
 def accelerate_models(names: Iterable[str], folder: str) -> list[str]:

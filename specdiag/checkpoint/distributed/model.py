@@ -16,7 +16,7 @@ from specdiag.checkpoint.training_state import MOMENTS, OPTIMIZER
 from specdiag.errors import SourceError
 
 _OPTIMIZER_KEY = re.compile(r"optim(izer)?s?([_\-]?(states?|dict|\d+))*")
-_OPTIMIZER_PARTS = ("state", "param_groups")
+_OPTIMIZER_PARTS = ("state", "param_groups", "distributed")
 _DEEPEST = 64
 
 
