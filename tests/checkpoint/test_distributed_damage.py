@@ -192,6 +192,32 @@ def test_many_chunks_over_the_same_bytes(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+def test_a_long_path_that_every_tensor_shares(tmp_path: Path) -> None:
+    """It is not followed: the flat names stand."""
+    folder = halves(tmp_path)
+
+    def nest(metadata: Metadata) -> None:
+        entry, path = metadata.state_dict_metadata.pop(NAME), tuple("x" * 100_000)
+        metadata.state_dict_metadata = {f"optimizer.{i}": entry for i in range(20_000)} | {NAME: entry}
+        metadata.planner_data = dict.fromkeys(metadata.state_dict_metadata, path)
+
+    change_metadata(folder, nest)
+    assert np.array_equal(reading(folder), VALUES.numpy())
+
+
+def test_many_tensors_that_share_their_chunks(tmp_path: Path) -> None:
+    folder = halves(tmp_path)
+
+    def share(metadata: Metadata) -> None:
+        entry: Any = metadata.state_dict_metadata[NAME]
+        entry.chunks *= 1000
+        metadata.state_dict_metadata = dict.fromkeys((f"layers.{i}.weight" for i in range(1000)), entry)
+
+    change_metadata(folder, share)
+    with pytest.raises(SourceError, match="holds more than 600000 chunks"):
+        open_checkpoint(folder)
+
+
 HOSTILE = {
     "a call": pickle.dumps(Runs()),
     "a count": b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + b"x.",

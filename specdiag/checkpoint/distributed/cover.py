@@ -9,7 +9,7 @@ from itertools import product
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """Offsets and sizes of a chunk."""
-_MOST_DIMENSIONS = 6
+_MOST_DIMENSIONS = 5
 
 
 def uncovered(shape: tuple[int, ...], boxes: Iterable[Box]) -> str | None:

@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn, cast
 import torch
 
 from specdiag.checkpoint.inert import CrowdedError, Inert, InertUnpickler
-from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.torch_rebuild import known_names, makers
 from specdiag.errors import SourceError
 from specdiag.files import read_whole
@@ -28,8 +28,11 @@ _LARGEST_FILE = 256 << 20
 _BYTES_PER_OBJECT = 16
 """A chunk takes 140 bytes, and six objects."""
 _MOST_OBJECTS = 6_000_000
+_MOST_CHUNKS = 600_000
+"""Largest number of chunks of a model: tensors may share the records of theirs."""
 _LARGEST = 1 << 60
 _MOST_DIMENSIONS = 16
+_DEEPEST = 64
 _DAMAGED = (
     pickle.UnpicklingError, struct.error, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
     RuntimeError, OverflowError,
@@ -46,7 +49,7 @@ class SavedTensor(NamedTuple):
         chunks: the inert records of its chunks, not checked yet.
     """
 
-    path: tuple[object, ...]
+    path: tuple[str | int, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
     chunks: list[object]
@@ -97,6 +100,8 @@ class Metadata:
         """
         with _reported(self.label):
             places = {place: stored for index, stored in self._stored.items() if (place := _place(index))[0] in names}
+            if sum(len(self.tensors[name].chunks) for name in names) > _MOST_CHUNKS:
+                raise CrowdedError(f"more than {_MOST_CHUNKS} chunks")
             return {name: [self._chunk(name, record, places) for record in self.tensors[name].chunks] for name in names}
 
     def _chunk(self, name: str, record: object, places: Mapping[tuple[str, tuple[int, ...]], object]) -> StoredChunk:
@@ -181,10 +186,20 @@ def _tensors(entries: Mapping[object, object], paths: Mapping[object, object]) -
         chunks = fields["chunks"]
         if not isinstance(chunks, list):
             raise TypeError("chunks that are no list")
-        path = paths.get(name)
-        keys = cast("tuple[object, ...]", path) if isinstance(path, tuple) and path else (name,)
         dtype = _dtype(fields["properties"])
-        yield name, SavedTensor(keys, _sizes(fields["size"]), dtype, cast("list[object]", chunks))
+        path = _path(name, paths.get(name))
+        yield name, SavedTensor(path, _sizes(fields["size"]), dtype, cast("list[object]", chunks))
+
+
+def _path(name: str, planned: object) -> tuple[str | int, ...]:
+    """Give the keys that led to a tensor; its name alone where they are not told, or are no keys of a state dict."""
+    keys = cast("tuple[object, ...]", planned) if isinstance(planned, tuple) else ()
+    if not 0 < len(keys) <= _DEEPEST:
+        return (name,)
+    plain = all(
+        (isinstance(key, str) and len(key) <= LONGEST) or (type(key) is int and abs(key) < _LARGEST) for key in keys
+    )
+    return cast("tuple[str | int, ...]", keys) if plain else (name,)
 
 
 def _dtype(properties: object) -> torch.dtype:

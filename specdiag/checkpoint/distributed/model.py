@@ -17,7 +17,6 @@ from specdiag.errors import SourceError
 
 _OPTIMIZER_KEY = re.compile(r"optim(izer)?s?([_\-]?(states?|dict|\d+))*")
 _OPTIMIZER_PARTS = ("state", "param_groups", "distributed")
-_DEEPEST = 64
 
 
 def choose_model(saved: Mapping[str, SavedTensor], where: str) -> tuple[dict[str, str], list[str]]:
@@ -46,9 +45,9 @@ def choose_model(saved: Mapping[str, SavedTensor], where: str) -> tuple[dict[str
     return {name: flat_names[id(tensor)] for name, tensor in chosen.items()}, [*notes, *left]
 
 
-def _segments(path: tuple[object, ...]) -> tuple[str, ...]:
+def _segments(path: tuple[str | int, ...]) -> tuple[str, ...]:
     """Split the keys that led to a tensor at their dots: some programs join them before they save."""
-    return tuple(segment for key in path[:_DEEPEST] for segment in spelled(key).split("."))
+    return tuple(segment for key in path for segment in spelled(key).split("."))
 
 
 def _optimizer_roots(paths: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
