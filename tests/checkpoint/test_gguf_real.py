@@ -59,7 +59,7 @@ def test_smollm2_against_the_gguf_package(smollm2: Path) -> None:
     """Another reader, another decomposition, another estimator."""
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
     names = [f"blk.7.{module}.weight" for module in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_down")]
-    report = specdiag.analyze(smollm2, include=names)
+    report = specdiag.analyze(smollm2, include=names, dtype="float64")
     assert [record.status for record in report.records] == ["ok"] * 5
     for name in names:
         weight = gguf.dequantize(stored[name].data, stored[name].tensor_type)
