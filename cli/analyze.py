@@ -75,6 +75,7 @@ def analyze(
     by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag import analyze as run
+    from specdiag import fit_test
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.options import split
     from specdiag.analysis.source import open_source
@@ -86,8 +87,12 @@ def analyze(
 
     target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows, summary=summary)
     if is_report(Path(source)):
-        given.require_checkpoint(source, "shown", others=options.given(ctx, ("resume", "dry_run")))
+        given.require_checkpoint(
+            source, "shown", others=options.given(ctx, ("resume", "dry_run")), without=("fit_test",)
+        )
         report = load_report(source)
+        if given.values.get("fit_test"):
+            report = fit_test(report)
         show.answer(report, target)
         show.verdict(report)
         return

@@ -262,6 +262,9 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
+    if summary.laws:
+        console.print(tables.law_table(summary.laws, console.width))
+        console.print()
     bases = ("square_alpha", "alpha", "stable_rank")
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
     if len(records) <= tables.ALL_UP_TO or target.all_rows:
@@ -280,7 +283,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     said = (
         sentences.coverage(summary), *sentences.contrast(summary), *sentences.few(records),
         *sentences.missing_numbers(records),
-        *sentences.tails(records), *sentences.traps(records), *sentences.balance(summary),
+        *sentences.tails(records), *sentences.laws(summary), *sentences.traps(records), *sentences.balance(summary),
     )  # fmt: skip
     for sentence in said:
         console.print(sentence, soft_wrap=True)

@@ -196,6 +196,10 @@ SHARED: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option(
             "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
             rich_help_panel=NUMBERS)], False),
+    "fit_test": (
+        Annotated[bool, typer.Option(
+            "--fit-test", help="Say which law each tail follows: power law, lognormal, noise or others.",
+            rich_help_panel=NUMBERS)], False),
     "seed": (
         Annotated[int, typer.Option(
             "--seed", min=0, help="Seed of expert sampling and permutation.", rich_help_panel=NUMBERS)], 0),

@@ -12,9 +12,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from specdiag.records import Contrast, ModuleRecord, RoleSummary
+from specdiag.records import Contrast, ModuleRecord, RoleLaws, RoleSummary
 from specdiag.views.cells import NOTHING, number
-from specdiag.views.columns import Column, contrast_columns, filled, record_columns, role_columns
+from specdiag.views.columns import Column, contrast_columns, filled, law_columns, record_columns, role_columns
 
 from .streams import legible
 
@@ -57,6 +57,12 @@ def contrast_table(contrasts: Sequence[Contrast], width: int) -> Group:
     """MLP minus attention per layer, beside the same for random matrices."""
     title = "MLP - attention per layer (positive: attention heavier-tailed)"
     return draw(title, contrast_columns(), contrasts, width)
+
+
+def law_table(laws: Sequence[RoleLaws], width: int) -> Group:
+    """Laws that the tails of a role follow."""
+    title = "Fit test (ln of each law's likelihood over that of the power law, all matrices of a role)"
+    return draw(title, law_columns(), laws, width)
 
 
 def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Group:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from specdiag import plot
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted, analyze
+    from specdiag.analysis.fit_test import fit_test
     from specdiag.analysis.run import Progress
     from specdiag.architecture.roles import roles
     from specdiag.auditing.audit import audit
@@ -42,6 +43,7 @@ _HOMES = {
     "analyze": "analysis.analyze",
     "AnalysisFailed": "analysis.analyze",
     "Interrupted": "analysis.analyze",
+    "fit_test": "analysis.fit_test",
     "Progress": "analysis.run",
     "roles": "architecture.roles",
     "audit": "auditing.audit",
@@ -110,6 +112,7 @@ __all__ = [
     "analyze",
     "audit",
     "compare",
+    "fit_test",
     "html_report",
     "load_audit",
     "load_comparison",

@@ -16,6 +16,8 @@ Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed"
 Family = Literal["attention", "mlp", "embedding", "other"]
 TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "farms"]
 """A rule by which alpha is fitted; `spectra.tail_rules` has a record of each."""
+LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal", "mp-bulk"]
+"""A law that the tail of a spectrum may follow; `spectra.laws` fits each."""
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
 
 ROLES: tuple[Role, ...] = (
@@ -23,6 +25,7 @@ ROLES: tuple[Role, ...] = (
 )  # fmt: skip
 FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
 TAIL_NAMES: tuple[TailName, ...] = get_args(TailName)
+LAW_NAMES: tuple[LawName, ...] = get_args(LawName)
 HILL_TAILS: frozenset[TailName] = frozenset({"hill", "hill-paper"})
 """Rules that fit the whole matrix by Hill, as their table in `spectra` says: known here without importing numpy."""
 
@@ -166,6 +169,16 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     detx_k: int | None = None
     rand_spectral_norm: float | None = None
     rand_spikes: int | None = None
+    best_law: LawName | Literal["undecided"] | None = None
+    """The law that fits the tail of alpha best, `undecided` where the likelihood ratios do not tell."""
+    power_law_p: float | None = None
+    """p of the power law against the likeliest law; not calibrated, for eigenvalues are not independent."""
+    llr_truncated: float | None = None
+    """ln of the likelihood of the truncated power law over that of the power law."""
+    llr_exponential: float | None = None
+    llr_lognormal: float | None = None
+    llr_mp: float | None = None
+    """The same for a Marchenko-Pastur bulk with spikes."""
     n_eigenvalues: int = 0
     n_zero: int | None = None
     n_nonfinite: int = 0
@@ -205,6 +218,8 @@ class Settings(Record, frozen=True, kw_only=True):
     randomize: bool = False
     """Compute the spectrum of each matrix with its entries permuted."""
     seed: int = 0
+    fit_test: bool = False
+    """Say which of several laws each tail follows."""
     experts: int | None = None
     """Experts sampled of each stack; None for all."""
     include: tuple[str, ...] = ()
@@ -262,6 +277,22 @@ class Contrast(Record, frozen=True, kw_only=True):
     random_p: float | None = None
 
 
+class RoleLaws(Record, frozen=True, kw_only=True):
+    """The laws that the tails of a role follow, by likelihood ratios added up over its matrices."""
+
+    family: Family
+    role: Role
+    n: int
+    """Matrices that were tested."""
+    n_untested: int
+    n_not_power_law: int
+    """Matrices whose tail the ratios tell from a power law."""
+    candidates: tuple[LawName, ...]
+    """The likeliest law, and those that the ratios do not tell from it; one is the law that fits best."""
+    llr: dict[LawName, float]
+    """ln of the likelihood of each law over that of the power law, all matrices together."""
+
+
 class MetricSummary(Record, frozen=True, kw_only=True):
     """A metric over all matrices of a report that have it."""
 
@@ -289,6 +320,8 @@ class Summary(Record, frozen=True, kw_only=True):
     """Names that no role rule knew; analysed as `other`."""
     metrics: dict[str, MetricSummary] = {}
     """Each metric over all matrices, every one counted once, by its column; those that no matrix has are left out."""
+    laws: tuple[RoleLaws, ...] = ()
+    """A row for each role where the fit test was asked for."""
 
 
 class Provenance(Record, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from specdiag.spectra.fit_test import FitComparison
+
 COLUMNS: tuple[str, ...] = ModuleRecord.__struct_fields__
 """Column names of a record, the same in json, csv and parquet."""
 _RANDOMIZED = "[randomized]"
@@ -161,6 +163,36 @@ class SpectralReport(Result):
                 "a longer side cannot be made from it"
             )
         return cut_alpha(values[None, len(values) - n :], m, aspect).alpha
+
+    def compare_laws(self, name: str, part: str | None = None) -> FitComparison:
+        """Fit to the tail of one matrix a power law, truncated or not, an exponential, a lognormal and a law of noise.
+
+        The tail is that of `alpha`: its k points from xmin on.
+
+        Args:
+            name: the tensor's name, or `name[part]`.
+            part: the part, where the name does not carry it.
+
+        Raises:
+            UsageError: if the matrix has no exponent, fewer than 50 eigenvalues in its tail, or the tail of windows, or
+                if the report has no such matrix or was saved without eigenvalues.
+            SourceError: the file with the eigenvalues is damaged, or is another report's.
+
+        Example:
+            >>> report = specdiag.analyze("org/name", tail_fraction=0.8)
+            >>> found = report.compare_laws("model.layers.0.mlp.up_proj.weight")
+            >>> found.best is None, found.candidates[0], found.compare("mp-bulk", "power-law").p < 0.05
+            (True, 'mp-bulk', True)
+        """
+        from specdiag.spectra.fit_test import bulk_of, compare_laws, untested
+
+        values = self.eigenvalues(name, part)
+        record = self[key(name, part)]
+        if reason := untested(record):
+            raise UsageError(f"{self.source}: '{record.key}' has no fit test: {reason}")
+        assert record.k is not None
+        assert record.xmin is not None
+        return compare_laws(values[len(values) - record.k :], record.xmin, bulk_of(record))
 
     def in_memory(self) -> SpectralReport:
         """The same with its eigenvalues read: their file may go.

@@ -77,6 +77,7 @@ def analyze(
     tail: TailName = "hill",
     tail_fraction: float = 0.5,
     randomize: bool = False,
+    fit_test: bool = False,
     seed: int | None = None,
     jobs: int | None = None,
     memory: int | None = None,
@@ -110,6 +111,7 @@ def analyze(
         tail: which tail rule `alpha` follows; `pl_alpha`, the KS-optimal one, always stands beside it.
         tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
         randomize: compute the spectrum of the entry-permuted matrix too.
+        fit_test: say which of several laws each tail follows (`specdiag.fit_test`).
         seed: of expert sampling and of the permutation; None for 0.
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
@@ -184,7 +186,7 @@ def _report(
     done = [finished[m.key] for m in selected if m.key in finished]
     missing = [skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
     records, left_out = tuple(record for record, _ in done), (*skipped, *missing)
-    return SpectralReport(
+    report = SpectralReport(
         source=checkpoint.source,
         settings=settings,
         records=records,
@@ -194,6 +196,11 @@ def _report(
         complete=not missing,
         _spectra=_by_key(done),
     )
+    if not settings.fit_test:
+        return report
+    from specdiag.analysis.fit_test import fit_test
+
+    return fit_test(report)
 
 
 def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArray[np.float64]]:

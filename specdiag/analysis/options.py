@@ -32,6 +32,7 @@ class ComputingArguments(TypedDict, total=False):
     tail: TailName
     tail_fraction: float
     randomize: bool
+    fit_test: bool
     jobs: int | None
     memory: int | None
     cache: str | os.PathLike[str] | None
@@ -88,6 +89,7 @@ class AnalysisOptions:
     tail: TailName = "hill"
     tail_fraction: float = 0.5
     randomize: bool = False
+    fit_test: bool = False
     jobs: int | None = None
     memory: int | None = None
     cache: Path | None = None
@@ -106,6 +108,7 @@ class AnalysisOptions:
             UsageError: a value makes no sense, with what is allowed.
         """
         checks.function("progress", given.get("progress"))
+        tail: TailName = _choice("tail", given.get("tail", "hill"), TAIL_NAMES)
         jobs, memory, cache = (given.get(name) for name in ("jobs", "memory", "cache"))
         return cls(
             include=checks.texts("include", given.get("include", ())),
@@ -114,9 +117,10 @@ class AnalysisOptions:
             device=checks.text("device", given.get("device", "auto")),
             dtype=_choice("dtype", given.get("dtype", "auto"), get_args(DType)),
             method=_choice("method", given.get("method", "gram"), get_args(Method)),
-            tail=_choice("tail", given.get("tail", "hill"), TAIL_NAMES),
+            tail=tail,
             tail_fraction=_fraction(given.get("tail_fraction", 0.5)),
             randomize=checks.flag("randomize", given.get("randomize", False)),
+            fit_test=_fit_test(given.get("fit_test", False), tail),
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
             memory=None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G"),
             cache=None if cache is None else checks.path("cache", cache),
@@ -162,6 +166,14 @@ def _fraction(value: object) -> float:
         return checks.number("tail_fraction", value, above=0, below=1)
     except UsageError:
         raise UsageError(f"tail_fraction={checks.shown(value)} is not between 0 and 1; the default is 0.5") from None
+
+
+def _fit_test(value: object, tail: TailName) -> bool:
+    if checks.flag("fit_test", value) and tail == "farms":
+        raise UsageError(
+            "fit_test=True takes the eigenvalues of whole matrices, and tail=farms fits those of windows: leave out one"
+        )
+    return value is True
 
 
 def _reports(value: object) -> tuple[SpectralReport, ...]:

@@ -53,6 +53,7 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         tail=options.tail,
         tail_fraction=options.tail_fraction,
         randomize=options.randomize,
+        fit_test=options.fit_test,
         seed=opening.seed,
         experts=opening.experts,
         include=options.include,

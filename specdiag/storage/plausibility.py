@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from specdiag.files import shortened
-from specdiag.records import Contrast, ModuleRecord, Record, RoleSummary, Summary
+from specdiag.records import Contrast, ModuleRecord, Record, RoleLaws, RoleSummary, Summary
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LARGEST = 1 << 48
@@ -47,6 +47,10 @@ def implausible(record: ModuleRecord) -> str | None:
             return problem
     if record.n_eigenvalues > record.n_slices * min(record.rows, record.cols):
         return f"{record.n_eigenvalues} eigenvalues of {record.rows} x {record.cols}"
+    if problem := _outside(record, ("power_law_p",), 0, 1):
+        return problem
+    if (record.best_law is None) != (record.power_law_p is None) or (record.best_law and record.alpha is None):
+        return f"its law is {record.best_law}, p {record.power_law_p} and alpha {record.alpha}"
     if (record.alpha is not None) != (record.status == "ok"):
         return f"its status is {record.status} and its alpha {record.alpha}"
     return None
@@ -104,12 +108,17 @@ def implausible_summary(summary: Summary) -> str | None:
         return "balance_sd and balance_range do not go together"
     roles = [(role.family, role.role) for role in summary.roles]
     contrasts = [(contrast.basis, contrast.attention) for contrast in summary.contrasts]
-    if len(set(roles)) < len(roles) or len(set(contrasts)) < len(contrasts):
+    tested = [(laws.family, laws.role) for laws in summary.laws]
+    if len(set(roles)) < len(roles) or len(set(tested)) < len(tested) or len(set(contrasts)) < len(contrasts):
         return "a role or a contrast is there twice"
     for name, metric in summary.metrics.items():
         if problem := _outside(metric, ("n",), 1, summary.n_matrices):
             return f"metric {name}: {problem}"
-    problems = (*map(_implausible_role, summary.roles), *map(_implausible_contrast, summary.contrasts))
+    problems = (
+        *map(_implausible_role, summary.roles),
+        *map(_implausible_contrast, summary.contrasts),
+        *map(_implausible_laws, summary.laws),
+    )
     return next((problem for problem in problems if problem is not None), None)
 
 
@@ -142,6 +151,13 @@ def _implausible_contrast(contrast: Contrast) -> str | None:
         return f"{name}: its interval is {contrast.low} to {contrast.high}"
     random = (contrast.random_difference, contrast.random_n_positive, contrast.random_p)
     return f"{name}: what random matrices give is {random}" if 0 < random.count(None) < len(random) else None
+
+
+def _implausible_laws(laws: RoleLaws) -> str | None:
+    problem = _outside(laws, ("n", "n_untested"), 0, _MOST_VALUES) or _outside(laws, ("n_not_power_law",), 0, laws.n)
+    if problem is None and bool(laws.n) != bool(laws.candidates):
+        problem = f"{laws.n} tails were tested, and {len(laws.candidates)} laws fit best"
+    return None if problem is None else f"laws of {laws.family} {laws.role}: {problem}"
 
 
 def _outside(record: Record, names: Iterable[str], low: float, high: float | None = None) -> str | None:

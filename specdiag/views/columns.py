@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from specdiag.records import Contrast, ModuleRecord, RoleSummary, Skipped
+from specdiag.records import Contrast, LawName, ModuleRecord, RoleLaws, RoleSummary, Skipped
 from specdiag.views.cells import NOTHING, number, role_label
 
 if TYPE_CHECKING:
@@ -96,6 +96,25 @@ def contrast_columns() -> list[Column[Contrast]]:
     ]
 
 
+def law_columns() -> list[Column[RoleLaws]]:
+    """Make the columns of the fit test: which law the tails of a role follow."""
+
+    def gain(head: str, law: LawName, help: str) -> Column[RoleLaws]:
+        return Column(head, lambda r: _known(r.llr.get(law), "+.1f"), 1, help=help)
+
+    return [
+        Column("family", lambda r: r.family, 2, right=False),
+        Column("role", lambda r: r.role, right=False),
+        Column("n", lambda r: f"{r.n} of {r.n + r.n_untested}" if r.n_untested else str(r.n), help="with a test"),
+        Column("no power law", lambda r: str(r.n_not_power_law), help="matrices whose tail is told from a power law"),
+        Column("best law, or those not told apart", _best_laws, right=False, help="all matrices together"),
+        gain("truncated", "truncated-power-law", "power law with an exponential cut-off"),
+        gain("exponential", "exponential", "exponential law"),
+        gain("lognormal", "lognormal", "lognormal law"),
+        gain("mp-bulk", "mp-bulk", "Marchenko-Pastur bulk with spikes"),
+    ]
+
+
 def record_columns() -> list[Column[ModuleRecord]]:
     """Make the columns of single matrices."""
     return [
@@ -112,6 +131,9 @@ def record_columns() -> list[Column[ModuleRecord]]:
         Column("at .25/.5/.75", _three_alphas, 8, help="alpha at these tail fractions"),
         field("square_alpha", "square_alpha", 3, help=_SQUARE),
         field("pl_alpha", "pl_alpha", drop=3, help="KS fit of a power law"),
+        Column(
+            "best law", lambda r: r.best_law or NOTHING, 4, right=False, help="law of the tail; its p is uncalibrated"
+        ),
         field("stable rank", "stable_rank", 1, drop=4, help="squared Frobenius norm over squared spectral norm"),
         field("sigma_max", "spectral_norm", drop=9, help="largest singular value"),
     ]
@@ -160,6 +182,10 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _known(value: float | None, form: str) -> str:
     return NOTHING if value is None else f"{value:{form}}"
+
+
+def _best_laws(r: RoleLaws) -> str:
+    return ", ".join(law.removesuffix("-power-law") for law in r.candidates) or NOTHING
 
 
 def _random_layers(c: Contrast) -> str:

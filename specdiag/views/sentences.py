@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from specdiag.records import Contrast, ModuleRecord, Summary
+from collections import defaultdict
+
+from specdiag.records import Contrast, LawName, ModuleRecord, Summary
+from specdiag.spectra.fit_test import MIN_POINTS
 from specdiag.spectra.trust import MIN_EIGENVALUES
 from specdiag.text.names import listed
 
 _LEVEL = 0.05
 """Largest p-value of a difference that is called clear."""
+_LAWS: dict[LawName, str] = {
+    "power-law": "a power law",
+    "truncated-power-law": "a truncated power law",
+    "exponential": "an exponential",
+    "lognormal": "a lognormal",
+    "mp-bulk": "a Marchenko-Pastur bulk with spikes",
+}
 
 
 def coverage(summary: Summary) -> str:
@@ -114,6 +124,36 @@ def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
         f"{far} of {len(distances)} tails lie more than 0.1 (KS) from a power law: there alpha says how far the upper "
         "eigenvalues spread, not that they follow one."
     ]
+
+
+def laws(summary: Summary) -> list[str]:
+    """Write which law the tails of each role follow by the fit test, and how far to trust that.
+
+    Args:
+        summary: of the report; nothing is written where the test was not asked for.
+    """
+    tested = [r for r in summary.laws if r.n]
+    sentences: list[str] = []
+    if tested:
+        best: dict[LawName, list[str]] = defaultdict(list)
+        open_roles = [r.role for r in tested if len(r.candidates) > 1]
+        for r in tested:
+            if len(r.candidates) == 1:
+                best[r.candidates[0]].append(r.role)
+        parts = [f"{_LAWS[law]} fits best in {', '.join(roles)}" for law, roles in best.items()]
+        if open_roles:
+            parts.append(f"the best laws are not told apart in {', '.join(open_roles)}")
+        sentences = [
+            f"Fit test: {sum(r.n_not_power_law for r in tested)} of {sum(r.n for r in tested)} tails are told from a "
+            f"power law. Over all matrices of a role {'; '.join(parts)}.",
+            "Eigenvalues are not independent, so the p-values behind the fit test are not calibrated.",
+        ]
+    if untested := sum(r.n_untested for r in summary.laws):
+        sentences.append(
+            f"Not tested: {untested} of {summary.n_matrices} matrices, which have no exponent or fewer than "
+            f"{MIN_POINTS} eigenvalues in the tail."
+        )
+    return sentences
 
 
 def few(records: tuple[ModuleRecord, ...]) -> list[str]:

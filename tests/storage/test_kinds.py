@@ -70,9 +70,9 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (5, "b879a5fa9d1c1f34"),
+    "specdiag report": (5, "23abe0fd8776ff0d"),
     "decay plan": (4, "ab950b3fa0fda210"),
-    "comparison": (5, "3cfab535f5fc291f"),
+    "comparison": (5, "2359c512dc8b53d3"),
     "audit": (2, "2cb02a3881a7d61d"),
     "trajectory": (2, "97b454d50af0586c"),
     "ledger of a trajectory": (3, "769587841390a164"),

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from specdiag.decay.plan import DecayPlan
-from specdiag.records import Contrast, ModuleRecord, RoleSummary, Skipped
+from specdiag.records import Contrast, ModuleRecord, RoleLaws, RoleSummary, Skipped
 from specdiag.views.columns import (
     Column,
     contrast_columns,
     filled,
+    law_columns,
     plan_columns,
     record_columns,
     role_columns,
@@ -52,6 +53,11 @@ def role_table(roles: Sequence[RoleSummary]) -> Table:
 def contrast_table(contrasts: Sequence[Contrast]) -> Table:
     """Make a row for each contrast of MLP minus attention."""
     return _table(contrasts, contrast_columns())
+
+
+def law_table(laws: Sequence[RoleLaws]) -> Table:
+    """Make a row for each role, with the laws that its tails follow."""
+    return _table(laws, law_columns())
 
 
 def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> Table:
