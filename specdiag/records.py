@@ -14,7 +14,7 @@ from specdiag.text.names import listed
 
 Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
 Family = Literal["attention", "mlp", "embedding", "other"]
-TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "farms"]
+TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "clip-xmax", "farms"]
 """A rule by which alpha is fitted; `spectra.tail_rules` has a record of each."""
 LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal", "mp-bulk"]
 """A law that the tail of a spectrum may follow; `spectra.laws` fits each."""
@@ -100,6 +100,8 @@ class TailFit(Record, frozen=True, kw_only=True):
     """The tail's threshold, an eigenvalue."""
     ks: float | None = None
     """Kolmogorov-Smirnov distance between the tail and the fitted power law."""
+    n_clipped: int | None = None
+    """Largest eigenvalues that are left out, the k points being those before them; None where the rule has none."""
     se_iid: float | None = None
     """(alpha - 1)/sqrt(k): right only if the tail were iid Pareto. Eigenvalues repel: no confidence interval."""
     alpha_error: float | None = None
@@ -140,6 +142,7 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     k: int | None = None
     xmin: float | None = None
     ks: float | None = None
+    n_clipped: int | None = None
     se_iid: float | None = None
     alpha_error: float | None = None
     alpha_null: float | None = None

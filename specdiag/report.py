@@ -192,7 +192,8 @@ class SpectralReport(Result):
             raise UsageError(f"{self.source}: '{record.key}' has no fit test: {reason}")
         assert record.k is not None
         assert record.xmin is not None
-        return compare_laws(values[len(values) - record.k :], record.xmin, bulk_of(record))
+        end = len(values) - (record.n_clipped or 0)
+        return compare_laws(values[end - record.k : end], record.xmin, bulk_of(record))
 
     def in_memory(self) -> SpectralReport:
         """The same with its eigenvalues read: their file may go.

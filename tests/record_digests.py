@@ -37,6 +37,7 @@ SETTINGS = (
     {"dtype": "float32"},
     {"tail": "ks", "tail_fraction": 0.3},
     {"tail": "fix-finger"},
+    {"tail": "clip-xmax"},
     {"tail": "hill-paper"},
     {"randomize": True},
 )

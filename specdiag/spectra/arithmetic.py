@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from specdiag.records import Settings
+from specdiag.records import Settings, TailName
 from specdiag.spectra import metrics
 from specdiag.spectra.eigenvalues import ComputeType, Spectrum
 from specdiag.spectra.tails import Tail
@@ -19,6 +19,9 @@ COARSE = 2.0**-8
 
 The storage floor is then above float32's rounding down to a stable rank of n/250 (`fits_storage`).
 """
+
+_OWN_SCANS: frozenset[TailName] = frozenset({"fix-finger", "clip-xmax"})
+"""Tail rules that choose a threshold, or what they leave out, by a search of their own: float64 makes the choice."""
 
 _SEEN = 1 / 4
 """Share of `Spectrum.noise` that was seen of one eigenvalue: what is compared here is no bound for its own sake."""
@@ -33,10 +36,11 @@ def first_type(settings: Settings, eps: float) -> ComputeType:
     """Choose the arithmetic in which a matrix is solved first.
 
     Args:
-        settings: `dtype` and `method`; float32 singular values are a reference's arithmetic, and never `auto`.
+        settings: `dtype`, `method` and `tail`; float32 singular values are a reference's arithmetic, and never `auto`.
         eps: spacing of the storage type at 1.
     """
     is_tried = settings.dtype == "auto" and settings.method == "gram" and eps >= COARSE
+    is_tried = is_tried and settings.tail not in _OWN_SCANS
     return "float32" if is_tried else fixed_type(settings)
 
 

@@ -127,6 +127,7 @@ def fit_tail(
         k=fit.k,
         xmin=fit.xmin,
         ks=fit.ks,
+        n_clipped=fit.n_clipped,
         se_iid=(alpha - 1) / fit.k**0.5,
         alpha_error=error,
         alpha_null=alpha_null,

@@ -12,7 +12,7 @@ from specdiag.records import TailName
 from specdiag.spectra.farms import farms_windows
 from specdiag.spectra.float_types import RawArray
 from specdiag.spectra.null import null_moments
-from specdiag.spectra.tails import Tail, fix_finger, hill, hill_paper, ks_optimal
+from specdiag.spectra.tails import Tail, clip_xmax, fix_finger, hill, hill_paper, ks_optimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ _RULES = (
     TailRule(name="hill-paper", fit=hill_paper, uses_fraction=True, has_null=True, drops_zeros=False),
     TailRule(name="ks", fit=lambda e, _: ks_optimal(e), uses_fraction=False, has_null=False, drops_zeros=True),
     TailRule(name="fix-finger", fit=lambda e, _: fix_finger(e), uses_fraction=False, has_null=False, drops_zeros=True),
+    TailRule(name="clip-xmax", fit=lambda e, _: clip_xmax(e), uses_fraction=False, has_null=False, drops_zeros=True),
     TailRule(name="farms", fit=hill, uses_fraction=True, has_null=True, drops_zeros=False, windows=farms_windows),
 )
 """Hill rules drop no zeros, for parity with their references; rules that scan all thresholds do."""

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 Eigenvalues = NDArray[np.float64]
 
+_FEWEST_FINGERS, _MOST_FINGERS = 2, 9
+_FINGER_THRESHOLD = 1.0
+_LEAST_ALPHA = 2.0
+"""WeightWatcher's `max_fingers` of 10, `finger_thresh` and `min_alpha`. It never leaves out one eigenvalue alone."""
+
 
 class Tail(NamedTuple):
     """A fitted tail.
@@ -23,6 +28,8 @@ class Tail(NamedTuple):
         xmin: its threshold.
         ks: its Kolmogorov-Smirnov distance.
         lead: at least how much larger the distance is of every other threshold that was tried; infinite without one.
+        n_clipped: number of the largest eigenvalues that are left out, the k points being those before them; None for a
+            rule that has no such choice.
     """
 
     alpha: float
@@ -30,6 +37,7 @@ class Tail(NamedTuple):
     xmin: float
     ks: float
     lead: float = np.inf
+    n_clipped: int | None = None
 
 
 def hill(eigenvalues: Eigenvalues, tail_fraction: float = 0.5) -> Tail:
@@ -93,6 +101,27 @@ def fix_finger(eigenvalues: Eigenvalues, *, compat: bool = False) -> Tail:
     last = int(np.searchsorted(eigenvalues, 1.5 * peak, side="left" if compat else "right"))
     last = min(last, len(eigenvalues) - 1)
     return _best(eigenvalues, min(first, last - 1), last)
+
+
+def clip_xmax(eigenvalues: Eigenvalues) -> Tail:
+    """KS-optimal power law without the few largest eigenvalues where these raise its exponent: WeightWatcher's rule.
+
+    The largest 2, 3, ..., 9 are left out in turn. The first of these fits whose exponent is more than 1 below that of
+    all eigenvalues is taken. Where there is none before one of at most 2, nothing is left out.
+
+    Args:
+        eigenvalues: all positive, more than a few.
+
+    Source: WeightWatcher 0.7.7, `fix_fingers="clip_xmax"` with its defaults.
+    """
+    whole = ks_optimal(eigenvalues)
+    for n_clipped in range(_FEWEST_FINGERS, _MOST_FINGERS + 1):
+        fit = ks_optimal(eigenvalues[:-n_clipped])
+        if fit.alpha + _FINGER_THRESHOLD < whole.alpha:
+            return fit._replace(n_clipped=n_clipped)
+        if fit.alpha <= _LEAST_ALPHA:
+            break
+    return whole._replace(n_clipped=0)
 
 
 def _fit(eigenvalues: Eigenvalues, i0: int) -> Tail:

@@ -16,7 +16,7 @@ _LAST_LAYER = 99_999
 _MOST_VALUES = 1 << 60
 """More than the parameters or tensors of a checkpoint."""
 _SIDES = ("rows", "cols", "n_slices")
-_SUBSETS = ("pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
+_SUBSETS = ("n_clipped", "pl_k", "n_zero", "matrix_rank", "mp_spikes", "detx_k", "rand_spikes")
 """Columns that count eigenvalues of the spectrum."""
 _COUNTS = (
     "k", "n_eigenvalues", "n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "living_rows",

@@ -197,3 +197,8 @@ def test_clipping(theirs):
     assert clipped["num_fingers"] == 1
     assert clipped["raw_alpha"] == pytest.approx(theirs["plain"]["dense"]["alpha"])
     assert clipped["alpha"] == pytest.approx(by_hand["alpha"])
+
+
+def test_how_much_clipping_changes(minilm):
+    fits = [record for record in specdiag.analyze(minilm, tail="clip-xmax", device="cpu") if record.alpha is not None]
+    assert f"Of MiniLM's {len(fits)} fits it changes {sum(r.n_clipped > 0 for r in fits)}." in " ".join(PAGE.split())

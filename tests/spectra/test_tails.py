@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from specdiag.records import HILL_TAILS
 from specdiag.spectra.tail_rules import TAIL_RULES
-from specdiag.spectra.tails import fix_finger, hill, hill_paper, ks_optimal
+from specdiag.spectra.tails import clip_xmax, fix_finger, hill, hill_paper, ks_optimal
 
 LISTS = [
     (range(1, 9), 5.045317987617527, 3.126108388499037),
@@ -158,6 +158,20 @@ def test_against_powerlaw():
     found = ks_optimal(eigenvalues)
     assert found.xmin == pytest.approx(fit.power_law.xmin, rel=1e-9)
     assert found.alpha == pytest.approx(fit.power_law.alpha, rel=1e-9)
+
+
+def test_clipping_takes_a_finger_out_of_the_fit():
+    """Nine nearly equal eigenvalues pass for a tail of their own, until three of them are left out."""
+    bulk = 1 + 4 * np.random.default_rng(0).random(150)
+    eigenvalues = np.sort(np.concatenate([bulk, 50 + 0.05 * np.arange(9)]))
+    assert ks_optimal(eigenvalues).k == 9
+    assert clip_xmax(eigenvalues) == ks_optimal(eigenvalues[:-3])._replace(n_clipped=3)
+    assert clip_xmax(eigenvalues).alpha == pytest.approx(2.41, abs=0.01)
+
+
+def test_a_power_law_is_not_clipped():
+    eigenvalues = (1 - np.arange(400) / 400) ** (-1 / 1.5)
+    assert clip_xmax(eigenvalues) == ks_optimal(eigenvalues)._replace(n_clipped=0)
 
 
 def test_the_hill_rules_are_those_of_the_table():

@@ -41,7 +41,7 @@ def test_round_trip(report, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.spectra.safetensors"]
 
 
-@pytest.mark.parametrize("tail", ["hill", "hill-paper", "ks", "fix-finger", "farms"])
+@pytest.mark.parametrize("tail", ["hill", "hill-paper", "ks", "fix-finger", "clip-xmax", "farms"])
 def test_every_tail_survives_the_round_trip(tail, tmp_path):
     state = {
         f"layers.{layer}.{name}.weight": torch.from_numpy(lcg(*shape, 7 * layer + len(name)))

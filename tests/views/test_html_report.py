@@ -258,7 +258,7 @@ def test_reports_that_lack_things():
     assert "INCOMPLETE" not in text
 
 
-@pytest.mark.parametrize("tail", ["hill-paper", "ks", "fix-finger", "farms"])
+@pytest.mark.parametrize("tail", ["hill-paper", "ks", "fix-finger", "clip-xmax", "farms"])
 def test_other_tails(tail):
     weights = {f"model.layers.{i}.mlp.up_proj.weight": noise(96, 80) for i in range(2)}
     text = specdiag.html_report(specdiag.analyze(weights, tail=tail, randomize=True))
