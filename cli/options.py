@@ -192,6 +192,17 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "tail_fraction": (
         Annotated[float, typer.Option(
             "--tail-fraction", help="Share of eigenvalues in the tail.", rich_help_panel=NUMBERS)], 0.5),
+    "farms_rows": (
+        Annotated[int | None, typer.Option(
+            "--farms-rows", min=1, help="Rows of a window of --tail farms.", show_default="2000",
+            rich_help_panel=NUMBERS)], None),
+    "farms_aspect": (
+        Annotated[float | None, typer.Option(
+            "--farms-aspect", help="Columns over rows of a window.", show_default="1", rich_help_panel=NUMBERS)], None),
+    "farms_windows": (
+        Annotated[int | None, typer.Option(
+            "--farms-windows", min=1, max=1000, help="Windows a dimension, at most.", show_default="10",
+            rich_help_panel=NUMBERS)], None),
     "randomize": (
         Annotated[bool, typer.Option(
             "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
@@ -224,16 +235,17 @@ SHARED: dict[str, tuple[Any, Any]] = {
 _RUN = ("base", "role_map", "experts", "seed")
 _SOURCE = ("revision", "file", "stream", *_RUN)
 _MATRICES = ("include", "exclude", "role")
+_TAIL = ("tail", "tail_fraction", "farms_rows", "farms_aspect", "farms_windows")
 _MEANS = ("device", "jobs", "memory", "cache")
 
 TAKES: dict[str, tuple[str, ...]] = {
     "analyze": tuple(SHARED),
     "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
-    "compare": (*_SOURCE, *_MATRICES, "dtype", "tail", "tail_fraction", *_MEANS),
+    "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, *_MEANS),
     "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
     "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
     "report": (*_SOURCE, "dtype", *_MEANS),
-    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", "tail", "tail_fraction", *_MEANS),
+    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, *_MEANS),
     "watch": (*_RUN, *_MATRICES, "dtype", *_MEANS),
 }
 """Which command takes which. A run has several checkpoints: `--revision` and `--file` would pick one."""

@@ -218,6 +218,12 @@ class Settings(Record, frozen=True, kw_only=True):
     """`auto`: float64, but float32 for storage that is coarser than its rounding. A record says which was used."""
     tail: TailName = "hill"
     tail_fraction: float = 0.5
+    farms_rows: int | None = None
+    """Rows of a window of the rule `farms`; None for the other rules."""
+    farms_aspect: float | None = None
+    """Columns over rows of a window."""
+    farms_windows: int | None = None
+    """Windows a dimension, at most."""
     randomize: bool = False
     """Compute the spectrum of each matrix with its entries permuted."""
     seed: int = 0

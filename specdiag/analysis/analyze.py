@@ -76,6 +76,9 @@ def analyze(
     method: Method = "gram",
     tail: TailName = "hill",
     tail_fraction: float = 0.5,
+    farms_rows: int | None = None,
+    farms_aspect: float | None = None,
+    farms_windows: int | None = None,
     randomize: bool = False,
     fit_test: bool = False,
     seed: int | None = None,
@@ -110,6 +113,9 @@ def analyze(
         method: `gram`, or `svd` (with float32 bit-compatible with the AlphaDecay reference).
         tail: which tail rule `alpha` follows; `pl_alpha`, the KS-optimal one, always stands beside it.
         tail_fraction: share of the eigenvalues in the tail, for the Hill rules.
+        farms_rows: with tail='farms', rows of each window; None for 2000. The smaller side bounds them.
+        farms_aspect: columns over rows of a window; None for 1.
+        farms_windows: at most this many windows a dimension; None for 10.
         randomize: compute the spectrum of the entry-permuted matrix too.
         fit_test: say which of several laws each tail follows (`specdiag.fit_test`).
         seed: of expert sampling and of the permutation; None for 0.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from specdiag.analysis.cache_check import contradiction
 from specdiag.analysis.cache_store import Store
 from specdiag.analysis.cost import flops
+from specdiag.analysis.options import FARMS
 from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.files import msgpack_decoder
 from specdiag.records import ModuleRecord, Settings
@@ -71,6 +72,7 @@ class Results:
             settings.dtype,
             settings.tail,
             settings.tail_fraction,
+            *(getattr(settings, name) for name in FARMS),
         )
         self._lock = threading.Lock()
 

@@ -11,6 +11,7 @@ from specdiag.checkpoint.tensors import WeightMatrix
 from specdiag.records import Settings
 from specdiag.spectra.arithmetic import COARSE, first_type, fixed_type
 from specdiag.spectra.eigenvalues import ComputeType
+from specdiag.spectra.farms import windows_of
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 TERMS = ("gram", "eigenvalues", "plane", "entries", "matrix")
@@ -27,15 +28,20 @@ _BLOCK = 64 << 20
 
 
 def flops(matrix: WeightMatrix, settings: Settings) -> float:
-    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n."""
-    n, m = _size(matrix)
-    return (n * n * m + 4 / 3 * n**3) * matrix.n_slices * (2 if settings.randomize else 1)
+    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n of all that is solved."""
+    n_windows, *window = _windows(matrix, settings)
+    solves = ((2 if settings.randomize else 1, *_size(matrix)), (n_windows, *window))
+    return matrix.n_slices * sum(count * (n * n * m + 4 / 3 * n**3) for count, n, m in solves)
 
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
     """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
-    counted = terms(*_size(matrix))
-    solved = sum(share * float(counted @ np.array(NANOSECONDS[dtype])) for dtype, share in _solves(matrix, settings))
+    n_windows, *sides = _windows(matrix, settings)
+    solves = [
+        *((terms(*_size(matrix)), dtype, share) for dtype, share in _solves(matrix, settings)),
+        (terms(*sides), fixed_type(settings), n_windows),
+    ]
+    solved = sum(share * float(counted @ np.array(NANOSECONDS[dtype])) for counted, dtype, share in solves)
     return matrix.n_slices * solved / 1e9
 
 
@@ -81,6 +87,14 @@ def stored_bytes(matrix: WeightMatrix) -> int:
     values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
     stored = math.prod(matrix.tensor.shape) or 1
     return matrix.tensor.nbytes * values // stored
+
+
+def _windows(matrix: WeightMatrix, settings: Settings) -> tuple[int, int, int]:
+    """Number of the windows of `farms` and their sides, the smaller one first; no window for other rules."""
+    if settings.tail != "farms" or matrix.rank is not None:
+        return 0, 0, 0
+    count, (rows, cols) = windows_of(matrix.shape, settings)
+    return count, min(rows, cols), max(rows, cols)
 
 
 def _size(matrix: WeightMatrix) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast, get_args
 
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, TAIL_NAMES, Role, TailName
+from specdiag.records import ROLES, TAIL_NAMES, Role, Settings, TailName
 from specdiag.report import SpectralReport
 from specdiag.text import checks
 
@@ -31,6 +31,9 @@ class ComputingArguments(TypedDict, total=False):
     method: Method
     tail: TailName
     tail_fraction: float
+    farms_rows: int | None
+    farms_aspect: float | None
+    farms_windows: int | None
     randomize: bool
     fit_test: bool
     jobs: int | None
@@ -74,6 +77,8 @@ COMPARED: tuple[str, ...] = names_of(ComparedArguments)
 UNSELECTED: tuple[str, ...] = names_of(UnselectedArguments)
 RUN: tuple[str, ...] = names_of(RunArguments)
 ANALYSIS: tuple[str, ...] = names_of(AnalysisArguments)
+FARMS = ("farms_rows", "farms_aspect", "farms_windows")
+"""Arguments, and settings, that describe the windows of tail=farms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,9 @@ class AnalysisOptions:
     method: Method = "gram"
     tail: TailName = "hill"
     tail_fraction: float = 0.5
+    farms_rows: int | None = None
+    farms_aspect: float | None = None
+    farms_windows: int | None = None
     randomize: bool = False
     fit_test: bool = False
     jobs: int | None = None
@@ -110,6 +118,11 @@ class AnalysisOptions:
         checks.function("progress", given.get("progress"))
         tail: TailName = _choice("tail", given.get("tail", "hill"), TAIL_NAMES)
         jobs, memory, cache = (given.get(name) for name in ("jobs", "memory", "cache"))
+        rows, aspect, windows = (given.get(name) for name in FARMS)
+        if tail != "farms" and (idle := [name for name in FARMS if given.get(name) is not None]):
+            raise UsageError(
+                f"{', '.join(f'{name}=' for name in idle)} describes the windows of tail=farms, not {tail}"
+            )
         return cls(
             include=checks.texts("include", given.get("include", ())),
             exclude=checks.texts("exclude", given.get("exclude", ())),
@@ -119,6 +132,9 @@ class AnalysisOptions:
             method=_choice("method", given.get("method", "gram"), get_args(Method)),
             tail=tail,
             tail_fraction=_fraction(given.get("tail_fraction", 0.5)),
+            farms_rows=None if rows is None else checks.whole("farms_rows", rows, least=1),
+            farms_aspect=None if aspect is None else checks.number("farms_aspect", aspect, above=0),
+            farms_windows=None if windows is None else checks.whole("farms_windows", windows, least=1, most=1000),
             randomize=checks.flag("randomize", given.get("randomize", False)),
             fit_test=_fit_test(given.get("fit_test", False), tail),
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
@@ -143,6 +159,19 @@ def check(given: Mapping[str, object], allowed: Sequence[str] = ANALYSIS) -> Non
     checks.names(given, allowed)
     Opening.of(given)
     AnalysisOptions.of(given)
+
+
+def like(settings: Settings, names: Iterable[str], given: Mapping[str, object]) -> dict[str, object]:
+    """Take arguments of `analyze` from the settings of a report, so that its numbers can be compared.
+
+    Args:
+        settings: of the report.
+        names: settings to take; with the tail rule go its own settings.
+        given: arguments that count more.
+    """
+    taken = {name: getattr(settings, name) for name in names} | dict(given)
+    own = {name: getattr(settings, name) for name in FARMS} if taken.get("tail") == settings.tail else {}
+    return own | taken
 
 
 def split(given: Mapping[str, object]) -> tuple[OpeningArguments, ComputedArguments]:

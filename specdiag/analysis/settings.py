@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from specdiag.analysis.options import AnalysisArguments, AnalysisOptions, check
 from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
 from specdiag.records import ROLES, Settings
 from specdiag.resources import may_have_accelerator
+from specdiag.spectra import farms
+
+N = TypeVar("N", int, float)
 
 
 def make_settings(**given: Unpack[AnalysisArguments]) -> Settings:
@@ -52,6 +55,9 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         method=options.method,
         tail=options.tail,
         tail_fraction=options.tail_fraction,
+        farms_rows=_of_farms(options, options.farms_rows, farms.ROWS),
+        farms_aspect=_of_farms(options, options.farms_aspect, farms.ASPECT),
+        farms_windows=_of_farms(options, options.farms_windows, farms.WINDOWS),
         randomize=options.randomize,
         fit_test=options.fit_test,
         seed=opening.seed,
@@ -61,3 +67,8 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         roles=tuple(role for role in ROLES if role in options.roles),
         role_map=opening.role_map,
     )
+
+
+def _of_farms(options: AnalysisOptions, given: N | None, default: N) -> N | None:
+    """A setting of the rule `farms`, which no other rule has."""
+    return None if options.tail != "farms" else default if given is None else given

@@ -159,11 +159,12 @@ def _baseline(
         return baseline
     from specdiag.analysis.analyze import analyze
 
-    shared: dict[str, object] = {name: getattr(settings, name) for name in _SHARED}
     own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
     if not is_on_hub(baseline):
         own_arguments.pop("stream", None)
-    return analyze(baseline, progress=progress, **cast("AnalysisArguments", shared | own_arguments))
+    return analyze(
+        baseline, progress=progress, **cast("AnalysisArguments", options.like(settings, _SHARED, own_arguments))
+    )
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from specdiag.analysis.options import FARMS
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.comparison.matching import match
@@ -56,7 +57,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if baseline is None:
         return {}
     reasons: dict[str, str] = {}
-    for name in ("tail", "tail_fraction"):
+    for name in ("tail", "tail_fraction", *FARMS):
         ours, theirs = getattr(report.settings, name), getattr(baseline.settings, name)
         if ours != theirs:
             reasons["baseline_alpha"] = f"the {name.replace('_', ' ')} is {ours} here and {theirs} in the baseline"

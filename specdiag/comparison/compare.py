@@ -18,6 +18,7 @@ from specdiag.comparison.statistics import balance, role_changes, totals
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import ROLES, ModuleRecord, Settings, key
 from specdiag.report import SpectralReport
+from specdiag.spectra.farms import described
 from specdiag.text import checks
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _same_settings(settings: Sequence[Settings], analysis: Mapping[str, object])
         raise UsageError(
             f"reports are compared as they are: {', '.join(sorted(refused))} needs the checkpoints themselves"
         )
-    return {name: getattr(settings[0], name) for name in _SHARED if settings} | dict(analysis)
+    return options.like(settings[0], _SHARED, analysis) if settings else dict(analysis)
 
 
 def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]:
@@ -239,7 +240,7 @@ def _pairs(modules: Sequence[Names], a: Checkpoint, b: Checkpoint) -> list[Pair]
 
 def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
     """List the metrics that mean the same in both reports."""
-    rules = [(s.tail, s.tail_fraction) for s in (a.settings, b.settings)]
+    rules = [[getattr(s, name) for name in ("tail", "tail_fraction", *options.FARMS)] for s in (a.settings, b.settings)]
     return METRICS if rules[0] == rules[1] else tuple(m for m in METRICS if m not in TAIL_METRICS)
 
 
@@ -253,10 +254,15 @@ def _notes(
     if matching.ambiguous:
         yield f"More names would match without {_joined(matching.ambiguous)} alike: no prefix was taken off."
     if _compared_metrics(a, b) is not METRICS:
-        rules = " and ".join(f"{r.settings.tail} at {r.settings.tail_fraction:g}" for r in (a, b))
+        rules = " and ".join(_tail_rule(r.settings) for r in (a, b))
         yield f"The tail rules differ ({rules}): {', '.join(sorted(TAIL_METRICS))} are not compared."
     if weights_wanted and changes and all(change.delta is None for change in changes):
         yield "Compared by spectra alone: the weights themselves take two checkpoints, adapters with their base."
+
+
+def _tail_rule(settings: Settings) -> str:
+    rule = f"{settings.tail} at {settings.tail_fraction:g}"
+    return f"{rule}, {described(settings)}" if settings.tail == "farms" else rule
 
 
 def failures(comparison: Comparison) -> list[ModuleRecord]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from specdiag.analysis.analyze import analyze
 from specdiag.analysis.cost import memory
+from specdiag.analysis.options import FARMS
 from specdiag.analysis.run import Progress
 from specdiag.analysis.workers import affordable_workers, units
 from specdiag.comparison.changes import make_delta, no_delta, unchanged
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from specdiag.analysis.options import ComputedArguments, ComputingArguments
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", "jobs", "memory", "cache", "ranks")
+_OF_DIFFERENCES = ("device", "dtype", "method", "tail", "tail_fraction", *FARMS, "jobs", "memory", "cache", "ranks")
 
 
 def measure_deltas(

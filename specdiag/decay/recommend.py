@@ -25,7 +25,7 @@ from specdiag.decay.targets import (
     reference_targets,
 )
 from specdiag.errors import UsageError
-from specdiag.records import HILL_TAILS, ROLES
+from specdiag.records import HILL_TAILS, ROLES, TailName
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text import checks
 from specdiag.text.names import listed
@@ -99,7 +99,7 @@ def recommend(
         >>> plan["model.layers.0.self_attn.q_proj.weight"].ratio <= 3.0
         True
     """
-    options.check(analysis, options.UNSELECTED)
+    options.check({"tail": _tail(basis), **analysis}, options.UNSELECTED)
     include, exclude, roles = (
         checks.texts("include", include),
         checks.texts("exclude", exclude),
@@ -251,11 +251,16 @@ def _report(
         return source
     from specdiag.analysis.analyze import analyze
 
-    defaults: UnselectedArguments = {"tail": "farms" if basis == "farms" else "hill"}
+    defaults: UnselectedArguments = {"tail": _tail(basis)}
     if compat == "reference":
         defaults = {**defaults, "method": "svd", "dtype": "float32"}
     arguments: UnselectedArguments = {**defaults, **analysis}
     return analyze(source, progress=progress, **arguments)
+
+
+def _tail(basis: Basis) -> TailName:
+    """The tail rule of the analysis that a basis needs."""
+    return "farms" if basis == "farms" else "hill"
 
 
 def _linears(source: object) -> list[str] | None:

@@ -103,9 +103,8 @@ def fit_tail(
     rule, fraction = TAIL_RULES[settings.tail], settings.tail_fraction
     shape, n_slices = (alive.slices.shape[1], alive.longer_side), matrix.n_slices
     if rule.windows is not None:
-        windows = list(rule.windows(stack))
-        full = alive = pooled(windows, storage, settings, fixed_type(settings))
-        shape, n_slices = windows[0].shape[1:], len(windows) * len(windows[0])
+        full = alive = pooled(rule.windows(stack, settings), storage, settings, fixed_type(settings))
+        shape, n_slices = (full.slices.shape[1], full.longer_side), len(full.slices)
     usable = _nonzero(full) if rule.drops_zeros else full.eigenvalues
     status = _rule_status(full, usable, rule, fraction)
     if status != "ok":

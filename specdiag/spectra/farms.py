@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from specdiag.records import Settings
 from specdiag.spectra.float_types import RawArray
 
 ROWS = 2000
@@ -22,14 +23,62 @@ def farms_windows(
     Args:
         stack: slices of shape R x C.
         rows: rows of a window, clamped to min(R, C).
-        aspect: columns over rows; the columns are clamped to C.
+        aspect: columns over rows; the columns are clamped to 1 and C.
         windows: at most this many a dimension.
     """
-    height = min(rows, *stack.shape[1:])
-    width = min(int(height * aspect), stack.shape[2])
+    height, width = window_shape((stack.shape[1], stack.shape[2]), rows, aspect)
     for top in _starts(stack.shape[1], height, windows):
         for left in _starts(stack.shape[2], width, windows):
             yield stack[:, top : top + height, left : left + width]
+
+
+def chosen_windows(stack: RawArray, settings: Settings) -> Iterator[RawArray]:
+    """Cut the windows of the settings.
+
+    Args:
+        stack: slices of shape R x C.
+        settings: with the three of `farms`.
+    """
+    return farms_windows(stack, *_chosen(settings))
+
+
+def window_shape(shape: tuple[int, int], rows: int = ROWS, aspect: float = ASPECT) -> tuple[int, int]:
+    """Give rows and columns of each window of a matrix.
+
+    Args:
+        shape: of the matrix.
+        rows: as for `farms_windows`.
+        aspect: as for `farms_windows`.
+    """
+    height = min(rows, *shape)
+    return height, min(max(1, int(height * aspect)), shape[1])
+
+
+def windows_of(shape: tuple[int, int], settings: Settings) -> tuple[int, tuple[int, int]]:
+    """Count the windows of a matrix, and give the shape of each.
+
+    Args:
+        shape: of the matrix.
+        settings: with the three of `farms`.
+    """
+    rows, aspect, windows = _chosen(settings)
+    size = window_shape(shape, rows, aspect)
+    down, across = (len(_starts(length, side, windows)) for length, side in zip(shape, size, strict=True))
+    return down * across, size
+
+
+def described(settings: Settings) -> str:
+    """Write the windows of the settings.
+
+    Args:
+        settings: with the three of `farms`.
+    """
+    rows, aspect, windows = _chosen(settings)
+    return f"windows of {rows} rows, 1:{aspect:g}, {windows} a dimension"
+
+
+def _chosen(settings: Settings) -> tuple[int, float, int]:
+    return settings.farms_rows or ROWS, settings.farms_aspect or ASPECT, settings.farms_windows or WINDOWS
 
 
 def _starts(length: int, size: int, windows: int) -> list[int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.records import TailName
-from specdiag.spectra.farms import farms_windows
+from specdiag.records import Settings, TailName
+from specdiag.spectra.farms import chosen_windows
 from specdiag.spectra.float_types import RawArray
 from specdiag.spectra.null import null_moments
 from specdiag.spectra.tails import Tail, clip_xmax, fix_finger, hill, hill_paper, ks_optimal
@@ -26,7 +26,8 @@ class TailRule:
             status is that of the lowest. A fixed fraction is no rule: it is `hill` with another `tail_fraction`.
         has_null: whether the fit to the Marchenko-Pastur quantiles is the null of a random matrix.
         drops_zeros: whether eigenvalues that are zero to the storage precision are left out before the fit.
-        windows: cuts of a stack of shape [s, rows, cols] whose pooled eigenvalues are fitted; None for the matrix.
+        windows: cuts, by the settings, of a stack of shape [s, rows, cols] whose pooled eigenvalues are fitted; None
+            for the matrix.
         is_reference: True for the rule of the AlphaDecay code alone: at fraction 1/2 a float32 SVD repeats its
             arithmetic to the bit, and it has a `z`.
     """
@@ -36,7 +37,7 @@ class TailRule:
     uses_fraction: bool
     has_null: bool
     drops_zeros: bool
-    windows: Callable[[RawArray], Iterator[RawArray]] | None = None
+    windows: Callable[[RawArray, Settings], Iterator[RawArray]] | None = None
     is_reference: bool = False
 
     @property
@@ -51,7 +52,7 @@ _RULES = (
     TailRule(name="ks", fit=lambda e, _: ks_optimal(e), uses_fraction=False, has_null=False, drops_zeros=True),
     TailRule(name="fix-finger", fit=lambda e, _: fix_finger(e), uses_fraction=False, has_null=False, drops_zeros=True),
     TailRule(name="clip-xmax", fit=lambda e, _: clip_xmax(e), uses_fraction=False, has_null=False, drops_zeros=True),
-    TailRule(name="farms", fit=hill, uses_fraction=True, has_null=True, drops_zeros=False, windows=farms_windows),
+    TailRule(name="farms", fit=hill, uses_fraction=True, has_null=True, drops_zeros=False, windows=chosen_windows),
 )
 """Hill rules drop no zeros, for parity with their references; rules that scan all thresholds do."""
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from specdiag.decay.plan import DecayPlan
 from specdiag.records import Family, Role
 from specdiag.report import SpectralReport
+from specdiag.spectra.farms import described
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text.printable import printable
 
@@ -230,6 +231,7 @@ def render(figure: Figure, format: str, dpi: float = 150) -> bytes:
 def _described(report: SpectralReport) -> str:
     s = report.settings
     fraction = f" at {s.tail_fraction:g}" if TAIL_RULES[s.tail].uses_fraction else ""
+    fraction += f", {described(s)}" if s.tail == "farms" else ""
     version = report.provenance.versions.get("specdiag", "")
     text = f"{report.source}: {len(report)} matrices, tail {s.tail}{fraction}, {s.method} {s.dtype}, specdiag {version}"
     return text if report.complete else f"{text}, INCOMPLETE"

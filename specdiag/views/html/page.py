@@ -21,6 +21,7 @@ from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord, Settings
 from specdiag.report import SpectralReport
+from specdiag.spectra import farms
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text import checks
 from specdiag.text.printable import printable
@@ -140,6 +141,7 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         source=report.source,
         settings=report.settings,
         tail=_tail(report.settings),
+        windows=farms.described(report.settings),
         selection=_selection(report.settings),
         coverage=sentences.coverage(report.summary),
         verdict=_verdict(report),
