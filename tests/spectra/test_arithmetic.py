@@ -63,6 +63,14 @@ def test_every_column_is_that_of_float64_on_real_codes(asset):
     assert Counter(r.compute_dtype for r in automatic)["float32"] >= 0.8 * len(automatic)
 
 
+@pytest.mark.parametrize("tail", ["fix-finger", "clip-xmax"])
+def test_rules_that_search_for_themselves_do_so_in_float64(minilm, tail):
+    weights = {name: w for name, w in in_bfloat16(minilm).items() if "layer.5" in name}
+    automatic = specdiag.analyze(weights, device="cpu", tail=tail)
+    require_equal(automatic, specdiag.analyze(weights, device="cpu", tail=tail, dtype="float64"))
+    assert {r.compute_dtype for r in automatic} == {"float64"}
+
+
 def test_the_rank_check_of_an_audit_sees_every_matrix(minilm):
     assert all(r.matrix_rank is not None for r in specdiag.analyze(in_bfloat16(minilm), device="cpu"))
 

@@ -70,9 +70,9 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (5, "aa52375dfcbe63ad"),
+    "specdiag report": (6, "91c291ca0171c7a9"),
     "decay plan": (4, "ab950b3fa0fda210"),
-    "comparison": (5, "10f6fe557e16da32"),
+    "comparison": (6, "8514f5502993cd35"),
     "audit": (2, "2cb02a3881a7d61d"),
     "trajectory": (2, "97b454d50af0586c"),
     "ledger of a trajectory": (3, "769587841390a164"),
