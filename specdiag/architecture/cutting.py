@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from math import prod
 
 import msgspec
 
@@ -45,6 +46,8 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     is_convolution = "conv" in ".".join([*path.split(".")[-3:], *name.split(".")[-2:]]).lower()
     if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
         return _experts(survey, name)
+    if rule is not None and rule.kind == "attention" and len(shape) in (3, 4) and shape.count(len(rule.parts)) == 1:
+        return _side_by_side(rule, shape), None
     if not is_convolution:
         shape = _without_leading_ones(shape)
     if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
@@ -89,6 +92,19 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         parts, problem = _parts(tensor, index)
         pieces += [replace(piece, part=_expert(index, piece.part)) for piece in parts]
     return pieces, problem
+
+
+def _side_by_side(rule: Rule, shape: Shape) -> list[Piece]:
+    """Cut q, k and v that have an axis of their own, [3, rows, cols] or [rows, 3, heads, head_dim]."""
+    axis = shape.index(len(rule.parts))
+    rest = shape[:axis] + shape[axis + 1 :]
+    rows = rest[0] if _longest_end(rest) == 0 else prod(rest[:-1])
+    sides = (1, rows, prod(rest) // rows)
+    before = (slice(None),) * axis
+    return [
+        Piece(role, FAMILY[role], Slicer(sides, i) if axis == 0 else Slicer(sides, select=(*before, i)), role)
+        for i, role in enumerate(rule.parts)
+    ]
 
 
 def _is_linear(rule: Rule | None) -> bool:

@@ -107,7 +107,8 @@ def modules(
         parts[name] = tuple(_part(surveyed, name, piece, mapped.get(name)) for piece in pieces)
         if problem is not None:
             problems[name] = problem
-    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(problems, parts))
+    notes = [*_notes(problems, parts), *_untold_notes(surveyed.untold)]
+    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, notes)
 
 
 def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
@@ -149,7 +150,16 @@ def _notes(problems: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> 
     for name, problem in problems.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
-        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} could not be split into "
-        f"the matrices that it fuses: {problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
+        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} is fused and could not be split: "
+        f"{problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
         for (_, problem), names in kinds.items()
     ]
+
+
+def _untold_notes(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Write a sentence on the MLPs whose gate cannot be told from the other matrix that reads into them."""
+    if not pairs:
+        return []
+    first, second = pairs[0]
+    more = f", and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+    return [f"Neither names nor shapes tell which is the gate, {first} or {second}{more}: both have the role up."]
