@@ -6,7 +6,7 @@ No values are read, and nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,8 @@ def modules(
     shapes: Mapping[str, Sequence[int]],
     config: Mapping[str, object] | None = None,
     role_map: Path | None = None,
+    *,
+    trained: Container[str] = (),
 ) -> Modules:
     """Find the weight matrices of a checkpoint, and how each is cut from its tensor.
 
@@ -83,6 +85,7 @@ def modules(
         shapes: the shape of each tensor by its name, of the whole checkpoint.
         config: config.json as a dict.
         role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
+        trained: names of tensors that are weights by their values, although their names sound like buffers.
 
     Returns:
         The matrices, and the reason why each other tensor holds none.
@@ -93,7 +96,7 @@ def modules(
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
     computed = {name: why for name, why in parts_with_reasons(sizes).items() if name not in mapped}
-    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))} | computed
+    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped or name in trained))} | computed
     surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
     for name in mapped.keys() & surveyed.rules.keys():
         surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
@@ -111,10 +114,10 @@ def modules(
     return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, notes)
 
 
-def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
+def _why_not(name: str, shape: Shape, is_weight: bool) -> str | None:
     """Say why a tensor is no weight matrix by name and shape; None where it may be one.
 
-    A rule of the user overrides the name.
+    A rule of the user overrides the name, and so do values that are no buffer's.
     """
     if 0 in shape:
         return "empty: a dimension is 0"
@@ -122,7 +125,7 @@ def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
         return "0-D: a single value"
     if len(shape) < 2:
         return "1-D: bias, norm or vector"
-    return None if is_mapped else find_skip(numbered(name))
+    return None if is_weight else find_skip(numbered(name))
 
 
 def _too_thin(pieces: Sequence[Piece]) -> str:
