@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from specdiag.architecture.members import Member, by_holder
+from specdiag.architecture.names import is_index
 from specdiag.architecture.rules import Rule
+from specdiag.architecture.tokens import is_plain
 from specdiag.architecture.widths import Width
 from specdiag.records import Role
 
@@ -15,7 +17,7 @@ _CONTEXTS = ("attention", "block", "head")
 _LISTED: tuple[Role, ...] = ("q", "k", "v", "o")
 _LISTS = re.compile(r"(?:^|_)(?:lin\w*|proj\w*|layers?|fcs?|dense|w|ws|weights?|maps?)$", re.IGNORECASE)
 _OUTS = re.compile(r"(?:^|_)(?:w?o|out\w*|proj\w*|dense|fc|lin\w*|final|merge|unif\w+|combine)$", re.IGNORECASE)
-_BESIDE = re.compile(r"gate|pos|rel|bias|time|mix|decay|lora|norm", re.IGNORECASE)
+_BESIDE = re.compile(r"gate|pos|rel|bias|time_|decay|lora|norm", re.IGNORECASE)
 
 Decisions = dict[str, Rule]
 
@@ -87,17 +89,27 @@ def _output(path: str, members: Sequence[Member], decided: Decisions, width: Wid
     heads = [m for m in members if roles[m.key] in ("q", "k", "v", "kv")]
     if "o" in roles.values() or any(m.key in decided and decided[m.key].parts for m in members):
         return {}
-    left = [
+    left = [m for m in members if m.key not in decided and m.word is None and not _BESIDE.search(m.stem)]
+    if not heads and not fused:
+        return _unnamed_fused([m for m in left if m.is_open and m.holder == path], width)
+    is_beside = path != members[0].name.block and any(m.holder == path for m in (*heads, *fused))
+    fitting = [
         m
-        for m in members
-        if m.is_open and m.key not in decided and m.holder == path and m.word is None and not _BESIDE.search(m.stem)
+        for m in left
+        if _held(m)[0] == path
+        and (_OUTS.search(_held(m)[1]) if m.side or not is_beside else m.is_open)
+        and (m.is_open or (is_beside and m.side))
+        and _follows(m, heads, roles, fused, width)
     ]
-    if heads or fused:
-        if path == members[0].name.block or all(m.holder != path for m in (*heads, *fused)):
-            left = [m for m in left if _OUTS.search(m.stem)]
-        fitting = [m for m in left if _follows(m, heads, roles, fused, width)]
-        return {fitting[0].key: Rule("", role="o")} if len(fitting) == 1 else {}
-    return _unnamed_fused(left, width)
+    return {fitting[0].key: Rule("", role="o")} if len(fitting) == 1 else {}
+
+
+def _held(member: Member) -> tuple[str, str]:
+    """Give the holder of a module and its name; those of the module above where its own name says nothing."""
+    if not is_plain(member.stem) or member.holder == member.name.block:
+        return member.holder, member.stem
+    above, _, stem = member.holder.rpartition(".")
+    return (member.holder, member.stem) if is_index(stem) or _OUTS.search(stem) is None else (above, stem)
 
 
 def _is_fused(member: Member) -> bool:

@@ -15,7 +15,7 @@ from specdiag.architecture.survey import Shape, Survey
 from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
-_PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify", re.IGNORECASE)
+_PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify|^conv_proj$", re.IGNORECASE)
 
 # A last axis this short is taken for a convolution's kernel where the name says nothing.
 _SHORT = 16
@@ -53,6 +53,11 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
         return _matrix(survey, name, (shape[0], shape[1]))
     is_short = shape[-1:] <= (_SHORT,)
+    if len(shape) == 4 and not is_convolution and rule is not None and rule.role == "other":
+        if rule.kind in ("attention", "mlp") and min(shape[2:]) > _SHORT:
+            return [_bank(rule, shape)], None
+    if is_short and len(shape) == 3 and shape[1] == 1:
+        is_convolution = True
     if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
         return [_convolution(survey, name, shape, is_convolution)], None
     return [_cube(survey, name, shape)], None
@@ -105,6 +110,12 @@ def _side_by_side(rule: Rule, shape: Shape) -> list[Piece]:
         Piece(role, FAMILY[role], Slicer(sides, i) if axis == 0 else Slicer(sides, select=(*before, i)), role)
         for i, role in enumerate(rule.parts)
     ]
+
+
+def _bank(rule: Rule, shape: Shape) -> Piece:
+    """Cut a tensor [layers, kinds, rows, cols] of whole matrices; their eigenvalues are pooled."""
+    n_slices, rows, cols = shape[0] * shape[1], shape[2], shape[3]
+    return Piece(rule.role, rule.kind, Slicer((n_slices, rows, cols)))
 
 
 def _is_linear(rule: Rule | None) -> bool:

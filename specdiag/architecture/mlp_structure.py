@@ -13,6 +13,7 @@ from specdiag.records import Role
 
 _CONTEXTS = ("mlp", "block")
 _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
+_GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 
 Decisions = dict[str, Rule]
@@ -42,7 +43,7 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple
             decided |= {m.key: _named(m, roles.get(m.key, m.side or "up")) for m in readers}
         for reader, writer in _doubled([member for member in inside if member.key in free], width):
             del free[reader.key], free[writer.key]
-            if reader.is_open:
+            if reader.is_open or reader.side == "down":
                 decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
             decided[writer.key] = _named(writer, "down")
     return decided, untold
@@ -77,7 +78,7 @@ def _by_width(some: list[Member], others: list[Member], width: Width) -> tuple[l
     if len(readers) not in (len(writers), 2 * len(writers)):
         return None
     # Words such as up_proj decide against the shapes: an [in, out] layout that nothing else in the block shows.
-    if not _is_told(readers, writers) and _is_told(writers, readers) and any(map(_speaks, (*readers, *writers))):
+    if _is_told(writers, readers) and all(map(_speaks, (*readers, *writers))):
         return None
     return readers, writers
 
@@ -117,6 +118,8 @@ def _reading(
     for one, other in ((first, second), (second, first)):
         if one.side == "gate" and other.is_open:
             return {other.key: "up"}
+        if _GATE.search(one.stem) and not _GATE.search(other.stem):
+            return {one.key: "gate", other.key: "up"}
         if one.side == "up" and _speaks(one) and other.is_open:
             return {other.key: "gate"}
     numbers = [_place(member) for member in readers]
@@ -142,7 +145,7 @@ def _doubled(members: Sequence[Member], width: Width) -> Iterator[tuple[Member, 
     for writer in members:
         rows, cols = writer.shape
         if rows == width.size != cols and not (writer.side and writer.side != "down"):
-            fitting = [m for m in members if m.shape == (2 * cols, rows) and m.side in (None, "gate", "up")]
+            fitting = [m for m in members if m.shape == (2 * cols, rows)]
             alike = [m for m in members if m.shape == writer.shape]
             if len(fitting) == len(alike) == 1 and 2 * cols != rows:
                 yield fitting[0], writer

@@ -16,6 +16,7 @@ from specdiag.records import Role
 
 Shape = tuple[int, ...]
 _NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
+_SIDES = ("gate", "up", "down")
 _EXPERTS = re.compile(r"(.*?)\.\w*experts(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
 
@@ -99,5 +100,5 @@ def _heads(shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules)
         if shapes[key] in tables
         and largest == shapes[key][0] != shapes[key][1]
         and not _NO_TOKENS.search(key)
-        and ((rule := rules[key]) is None or (rule.role, rule.kind) == ("other", "other"))
+        and ((rule := rules[key]) is None or (rule.role, rule.kind) == ("other", "other") or rule.role in _SIDES)
     }

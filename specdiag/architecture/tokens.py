@@ -11,9 +11,9 @@ from specdiag.architecture.names import Name, snake
 Word = Literal["q", "k", "v", "kv", "qkv"]
 
 _WORDS: dict[str, Word] = {
-    **dict.fromkeys(("q", "qs", "wq", "query", "queries", "querys"), "q"),
-    **dict.fromkeys(("k", "ks", "wk", "key", "keys"), "k"),
-    **dict.fromkeys(("v", "vs", "wv", "value", "values"), "v"),
+    **dict.fromkeys(("q", "qs", "wq", "query", "queries", "querys", "toqueries"), "q"),
+    **dict.fromkeys(("k", "ks", "wk", "key", "keys", "tokeys"), "k"),
+    **dict.fromkeys(("v", "vs", "wv", "value", "values", "tovalues"), "v"),
     **dict.fromkeys(("kv", "wkv"), "kv"),
     **dict.fromkeys(("qkv", "wqkv"), "qkv"),
 }

@@ -20,7 +20,7 @@ MASK = "buffer: mask"
 
 _MASK = re.compile(r"(?:^|[._])(?:\w*masks?|tri[lu]|causal|subsequent)(?:_\w+)?$", re.IGNORECASE)
 _POSITIONS = re.compile(
-    r"(?:^|[._])(?:pe|pos|pos_?emb\w*|pos_?enc\w*|positions?|positional\w*|position_\w+|embed_positions|timing\w*|"
+    r"(?:^|[._])(?:pe|pos|pos_?emb\w*|pos_?enc\w*|pos_?tab\w*|positions?|positional\w*|position_\w+|embed_positions|timing\w*|"
     r"sin|cos|sinusoid\w*|freqs\w*|rope\w*|rotary\w*)(?:\.#)*(?:\.(?:weight|pe|emb|embeddings?))?$",
     re.IGNORECASE,
 )
