@@ -92,13 +92,14 @@ def _output(path: str, members: Sequence[Member], decided: Decisions, width: Wid
     left = [m for m in members if m.key not in decided and m.word is None and not _BESIDE.search(m.stem)]
     if not heads and not fused:
         return _unnamed_fused([m for m in left if m.is_open and m.holder == path], width)
-    is_beside = path != members[0].name.block and any(m.holder == path for m in (*heads, *fused))
+    is_inside = path != members[0].name.block
+    is_beside = is_inside and any(m.holder == path for m in (*heads, *fused))
     fitting = [
         m
         for m in left
         if _held(m)[0] == path
         and (_OUTS.search(_held(m)[1]) if m.side or not is_beside else m.is_open)
-        and (m.is_open or (is_beside and m.side))
+        and (m.is_open or (is_inside and m.side))
         and _follows(m, heads, roles, fused, width)
     ]
     return {fitting[0].key: Rule("", role="o")} if len(fitting) == 1 else {}

@@ -57,7 +57,7 @@ def refine(
 
 def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict[str, Rule]:
     """Give every layer what most of its sisters were given; nothing where they disagree by halves."""
-    sisters: dict[tuple[str, int | None, int | None], list[Member]] = defaultdict(list)
+    sisters: dict[tuple[object, ...], list[Member]] = defaultdict(list)
     for member in members:
         if member.is_open or member.side is not None:
             sisters[_place(member.name)].append(member)
@@ -75,10 +75,11 @@ def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict
     return agreed
 
 
-def _place(name: Name) -> tuple[str, int | None, int | None]:
-    """Describe where a matrix lies in its layer: its path, its index in a list there, its place in layers.3.1."""
+def _place(name: Name) -> tuple[object, ...]:
+    """Describe where a matrix lies in its layer: the stack, the path below its block, and its index in lists there."""
     *_, above, last = ("", *name.block.split("."))
-    return name.path, name.sequence, int(last) if is_index(above) else None
+    below = name.path.split(".")[name.block.count(".") + 1 :]
+    return name.stack, ".".join(below), name.sequence, int(last) if is_index(above) else None
 
 
 def _kind(rule: Rule) -> tuple[Role, tuple[Role, ...]]:

@@ -18,8 +18,8 @@ _NUMBERED = re.compile(r"\d$|#$")
 _READERS = ("q", "k", "v", "kv", "gate", "up")
 _WRITERS = ("o", "down")
 
-# How much a witness weighs: an embedding or a norm is of the residual width, attention has it in every matrix.
-_EMBEDDING, _NORMED, _ATTENTION = 4.0, 2.0, 2.0
+# How much a witness weighs: a norm of the block, an embedding (which may be that of another piece), attention.
+_EMBEDDING, _NORMED, _ATTENTION = 4.0, 5.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,8 +275,8 @@ def _notes(
         yield f"{len(matched.by_role)} matrices have other names AFTER and are matched by layer, role and shape."
     if weights_wanted and reordered(matched.by_role, matched.a):
         yield (
-            "Of matrices matched so, q and k are compared by their spectra alone: formats store their rows in "
-            "different orders (rotary embedding)."
+            "q and k of these matrices are compared by their spectra alone: formats store their rows in different "
+            "orders (rotary embedding)."
         )
     if _compared_metrics(a, b) is not METRICS:
         rules = " and ".join(f"{r.settings.tail} at {r.settings.tail_fraction:g}" for r in (a, b))
