@@ -44,7 +44,7 @@ def attentions(members: Sequence[Member], width: Width) -> Decisions:
 
 def _named(members: Sequence[Member], width: Width) -> Decisions:
     """Take as projections those called q, k, v under one parent, of which there must be two that differ."""
-    worded = {member.key: word for member in members if (word := _role(member)) is not None}
+    worded: dict[str, Role] = {member.key: word for member in members if (word := _role(member)) is not None}
     if len(set(worded.values())) < 2:
         return {}
     shapes = {word: member.shape for member in members if (word := worded.get(member.key)) is not None}
@@ -55,9 +55,7 @@ def _named(members: Sequence[Member], width: Width) -> Decisions:
     if width.size is not None and not width.reads(queries):
         return {}
     return {
-        member.key: Rule("", role=worded[member.key])
-        for member in members
-        if member.key in worded and member.is_open
+        member.key: Rule("", role=worded[member.key]) for member in members if member.key in worded and member.is_open
     }
 
 
@@ -84,7 +82,7 @@ def _listed(path: str, members: Sequence[Member], width: Width) -> Decisions:
 
 def _output(path: str, members: Sequence[Member], decided: Decisions, width: Width) -> Decisions:
     """Take as output the one matrix left beside queries, keys and values, or beside what fuses them."""
-    roles = {m.key: decided[m.key].role if m.key in decided else m.role for m in members}
+    roles: dict[str, Role | None] = {m.key: decided[m.key].role if m.key in decided else m.role for m in members}
     fused = [m for m in members if _is_fused(m)]
     heads = [m for m in members if roles[m.key] in ("q", "k", "v", "kv")]
     if "o" in roles.values() or any(m.key in decided and decided[m.key].parts for m in members):
@@ -141,12 +139,10 @@ def _unnamed_fused(left: Sequence[Member], width: Width) -> Decisions:
     for fused, output in (inside, inside[::-1]):
         rows, cols = fused.shape
         keys, rest = divmod(rows - output.shape[1], 2)
-        if output.shape[0] == cols and width.size in (cols, None) and keys > 0 and not rest:
-            if output.shape[1] % keys == 0:
-                return {
-                    fused.key: Rule("", family="attention", parts=("q", "k", "v"), layout="unknown"),
-                    output.key: Rule("", role="o"),
-                }
+        fits = output.shape[0] == cols and width.size in (cols, None) and keys > 0 and not rest
+        if fits and output.shape[1] % keys == 0:
+            return {
+                fused.key: Rule("", family="attention", parts=("q", "k", "v"), layout="unknown"),
+                output.key: Rule("", role="o"),
+            }
     return {}
-
-

@@ -17,6 +17,8 @@ from specdiag.records import Family, Role
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
 _PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify|^conv_proj$", re.IGNORECASE)
 
+_BANKS = (("other", "attention"), ("other", "mlp"))
+
 # A last axis this short is taken for a convolution's kernel where the name says nothing.
 _SHORT = 16
 
@@ -53,9 +55,8 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
         return _matrix(survey, name, (shape[0], shape[1]))
     is_short = shape[-1:] <= (_SHORT,)
-    if len(shape) == 4 and not is_convolution and rule is not None and rule.role == "other":
-        if rule.kind in ("attention", "mlp") and min(shape[2:]) > _SHORT:
-            return [_bank(rule, shape)], None
+    if rule is not None and not is_convolution and _is_bank(rule, shape):
+        return [_bank(rule, shape)], None
     if is_short and len(shape) == 3 and shape[1] == 1:
         is_convolution = True
     if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
@@ -110,6 +111,11 @@ def _side_by_side(rule: Rule, shape: Shape) -> list[Piece]:
         Piece(role, FAMILY[role], Slicer(sides, i) if axis == 0 else Slicer(sides, select=(*before, i)), role)
         for i, role in enumerate(rule.parts)
     ]
+
+
+def _is_bank(rule: Rule, shape: Shape) -> bool:
+    """Tell whether four axes are matrices of several kinds and layers: no kernel is as large as their last two."""
+    return len(shape) == 4 and (rule.role, rule.kind) in _BANKS and min(shape[2:]) > _SHORT
 
 
 def _bank(rule: Rule, shape: Shape) -> Piece:

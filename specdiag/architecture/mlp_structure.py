@@ -66,7 +66,7 @@ def _pairs(members: Sequence[Member], width: Width) -> Iterator[tuple[list[Membe
     for member in members:
         shapes[member.shape].append(member)
     for shape, some in shapes.items():
-        others = shapes.get(shape[::-1], [])
+        others = shapes.get((shape[1], shape[0]), [])
         if shape[0] > shape[1] and others:
             sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others)
             if sides is not None:
@@ -84,7 +84,7 @@ def _by_width(some: list[Member], others: list[Member], width: Width) -> tuple[l
 
 
 def _by_count(some: list[Member], others: list[Member]) -> tuple[list[Member], list[Member]] | None:
-    """Sort without a residual width: two of a shape read, then names decide, and where they say nothing, growth does."""
+    """Sort without a residual width: two of a shape read, else names decide, else what expands reads."""
     if len(some) == 2 * len(others):
         return some, others
     if len(others) == 2 * len(some):
@@ -106,9 +106,7 @@ def _speaks(member: Member) -> bool:
     return member.side is not None and not member.is_sequential and not _NUMBER.search(member.stem)
 
 
-def _reading(
-    readers: Sequence[Member], writers: Sequence[Member], untold: list[tuple[str, str]]
-) -> dict[str, Role]:
+def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[tuple[str, str]]) -> dict[str, Role]:
     """Choose gate or up for the readers whose names are open or wrong."""
     if len(readers) != 2 or len(writers) != 1:
         return {member.key: "up" for member in readers if member.side != "gate"}

@@ -96,7 +96,9 @@ def modules(
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
     computed = {name: why for name, why in parts_with_reasons(sizes).items() if name not in mapped}
-    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped or name in trained))} | computed
+    skipped = {
+        name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped or name in trained))
+    } | computed
     surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
     for name in mapped.keys() & surveyed.rules.keys():
         surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)

@@ -1,4 +1,4 @@
-"""What names leave open, decided by the structure of the blocks: by shapes, by siblings, and by sister layers."""
+"""Roles that names leave open, decided by the structure of the blocks: by shapes, siblings and sister layers."""
 
 from __future__ import annotations
 

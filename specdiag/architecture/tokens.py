@@ -10,13 +10,14 @@ from specdiag.architecture.names import Name, snake
 
 Word = Literal["q", "k", "v", "kv", "qkv"]
 
-_WORDS: dict[str, Word] = {
-    **dict.fromkeys(("q", "qs", "wq", "query", "queries", "querys", "toqueries"), "q"),
-    **dict.fromkeys(("k", "ks", "wk", "key", "keys", "tokeys"), "k"),
-    **dict.fromkeys(("v", "vs", "wv", "value", "values", "tovalues"), "v"),
-    **dict.fromkeys(("kv", "wkv"), "kv"),
-    **dict.fromkeys(("qkv", "wqkv"), "qkv"),
+_SPELLINGS: dict[Word, tuple[str, ...]] = {
+    "q": ("q", "qs", "wq", "query", "queries", "querys", "toqueries"),
+    "k": ("k", "ks", "wk", "key", "keys", "tokeys"),
+    "v": ("v", "vs", "wv", "value", "values", "tovalues"),
+    "kv": ("kv", "wkv"),
+    "qkv": ("qkv", "wqkv"),
 }
+_WORDS: dict[str, Word] = {spelling: word for word, spellings in _SPELLINGS.items() for spelling in spellings}
 _DIGITS = re.compile(r"\d+$")
 _PLAIN = frozenset(("proj", "projection", "linear", "lin", "dense", "fc", "layer", "weight", "w"))
 """Names of a module that say no more than the one that holds it: query.dense."""
@@ -45,6 +46,6 @@ def _word(path: str) -> Word | None:
     segments = [segment for segment in path.split(".") if segment != "#"]
     if len(segments) > 1 and is_plain(segments[-1]):
         segments.pop()
-    words = {_WORDS.get(_DIGITS.sub("", word)) for word in snake(segments[-1]).split("_")} if segments else set()
-    found = words - {None}
+    words = [_DIGITS.sub("", word) for word in snake(segments[-1]).split("_")] if segments else []
+    found: set[Word] = {_WORDS[word] for word in words if word in _WORDS}
     return found.pop() if len(found) == 1 else None

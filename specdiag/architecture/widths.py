@@ -104,7 +104,7 @@ def _embedded(
     return frozenset(
         shape[0] if len(shape) > 3 else shape[-1]
         for key, shape in shapes.items()
-        if not names[key].indices and (rule := rules[key]) is not None and rule.role == "embed"
+        if len(shape) > 1 and not names[key].indices and (rule := rules[key]) is not None and rule.role == "embed"
     )
 
 
@@ -134,17 +134,12 @@ def _width(
     attention = [key for key in matrices if _is_attention(rules[key], names[key])]
     everywhere, attended = _shares(matrices, shapes), _shares(attention, shapes)
     scores = {
-        size: share
-        + _ATTENTION * attended[size]
-        + _EMBEDDING * (size in embedded)
-        + _NORMED * (size in normed)
+        size: share + _ATTENTION * attended[size] + _EMBEDDING * (size in embedded) + _NORMED * (size in normed)
         for size, share in everywhere.items()
         if not attention or attended[size] >= 0.5
     }
     best, *others = sorted(scores, key=lambda size: -scores[size]) or (None,)
-    is_told = best is not None and (
-        best in embedded or best in normed or attended[best] > 0 or everywhere[best] == 1
-    )
+    is_told = best is not None and (best in embedded or best in normed or attended[best] > 0 or everywhere[best] == 1)
     if best is None or not is_told or any(scores[best] - scores[size] < 1e-9 for size in others[:1]):
         return UNKNOWN
     return Width(best, _is_transposed(best, matrices, shapes, names, rules))

@@ -1,4 +1,4 @@
-"""Buffers stored as floats among the weights, recognised by name and by value: masks, and tables of sines and cosines."""
+"""Buffers stored as floats among the weights, known by name and by value: masks, and tables of sines and cosines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TOLERANCE = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """What names and values together say.
+    """Buffers by names and values together.
 
     Attributes:
         reasons: why each buffer is no weight, by its name.

@@ -49,8 +49,8 @@ def compare(
     """Compare two checkpoints, matrix by matrix.
 
     Names are matched as they are, or after one common prefix (`bert.`, `model.`) is taken off one side or replaced by
-    another (`model.language_model.`); else by layer, role and shape, as between Meta's, GGUF's and Hugging Face's names.
-    Whatever has no counterpart, or another shape, is listed.
+    another (`model.language_model.`); else by layer, role and shape, as between the names of Meta, GGUF and Hugging
+    Face. Whatever has no counterpart, or another shape, is listed.
 
     Args:
         before: a report, saved or not, anything that `analyze` takes, or a run

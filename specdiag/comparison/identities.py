@@ -31,13 +31,11 @@ def match_by_role(a: Mapping[str, Entry], b: Mapping[str, Entry]) -> dict[str, s
     pairs = {of_a[identity]: of_b[identity] for identity in of_a if identity in of_b}
     wanted = [sum(entry.layer is not None for entry in _trunk(side, one_piece)) for side in (a, b)]
     found = sum(a[key].layer is not None for key in pairs)
-    return pairs if pairs and found >= _ENOUGH * min(wanted) else {}
+    return pairs if found >= _ENOUGH * max(wanted) or min(wanted) == 0 else {}
 
 
 def _trunk(side: Mapping[str, Entry], one_piece: bool) -> list[Entry]:
-    return [
-        entry for entry in side.values() if entry.role is not None and (not one_piece or entry.component in _TRUNK)
-    ]
+    return [entry for entry in side.values() if entry.role is not None and (not one_piece or entry.component in _TRUNK)]
 
 
 def _identities(side: Mapping[str, Entry], *, trunk: bool) -> dict[Identity, str]:

@@ -14,6 +14,7 @@ from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
+from specdiag.decay.outside import outside_the_plan
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
 from specdiag.decay.targets import (
@@ -357,23 +358,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
     unnamed = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
     if unnamed:
         notes.append(f"{len(unnamed)} matrices of attention or MLP have no role that takes part: {listed(unnamed, 3)}.")
-    return [*notes, *_outside(report, entries)]
-
-
-def _outside(report: SpectralReport, entries: Sequence[PlanEntry]) -> list[str]:
-    """Count the matrices of the report that the plan leaves alone, and those among them that no rule knows."""
-    planned = {entry.name for entry in entries}
-    outside = [record for record in report.records if record.name not in planned]
-    if not outside:
-        return []
-    roles = ", ".join(f"{n} {role}" for role, n in Counter(record.role for record in outside).most_common())
-    verb = "takes" if len(outside) == 1 else "take"
-    said = [f"{len(outside)} of {len(report.records)} matrices {verb} no part: {roles}."]
-    unknown = [record.key for record in outside if not record.recognised]
-    if unknown:
-        names = "1 of them has a name" if len(unknown) == 1 else f"{len(unknown)} of them have names"
-        said.append(f"{names} that no rule knows: {listed(unknown, 3)}.")
-    return said
+    return [*notes, *outside_the_plan(report.records, planned={entry.name for entry in entries})]
 
 
 def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:
