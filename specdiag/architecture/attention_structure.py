@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from specdiag.architecture.members import Member, by_holder
 from specdiag.architecture.names import is_index
@@ -90,6 +89,7 @@ def _output(path: str, members: Sequence[Member], decided: Decisions, width: Wid
     left = [m for m in members if m.key not in decided and m.word is None and not _BESIDE.search(m.stem)]
     if not heads and not fused:
         return _unnamed_fused([m for m in left if m.is_open and m.holder == path], width)
+    widths = _inner_widths(heads, roles, fused, width)
     is_inside = path != members[0].name.block
     is_beside = is_inside and any(m.holder == path for m in (*heads, *fused))
     fitting = [
@@ -98,7 +98,8 @@ def _output(path: str, members: Sequence[Member], decided: Decisions, width: Wid
         if _held(m)[0] == path
         and (_OUTS.search(_held(m)[1]) if m.side or not is_beside else m.is_open)
         and (m.is_open or (is_inside and m.side))
-        and _follows(m, heads, roles, fused, width)
+        and m.shape[0 if width.transposed else 1] in widths
+        and (width.size is None or width.writes(m.shape))
     ]
     return {fitting[0].key: Rule("", role="o")} if len(fitting) == 1 else {}
 
@@ -115,20 +116,15 @@ def _is_fused(member: Member) -> bool:
     return member.rule is not None and member.rule.parts[:1] == ("q",)
 
 
-def _follows(
-    member: Member, heads: Sequence[Member], roles: dict[str, Role | None], fused: Sequence[Member], width: Width
-) -> bool:
-    """Tell whether a matrix takes what the values of all heads give, and writes to the residual stream."""
-    if width.size is not None and not width.writes(member.shape):
-        return False
-    inner = member.shape[0 if width.transposed else 1]
+def _inner_widths(
+    heads: Sequence[Member], roles: Mapping[str, Role | None], fused: Sequence[Member], width: Width
+) -> Container[int | None]:
+    """Give the widths that an output may take: that of the values of all heads, or of the queries."""
     along = 1 if width.transposed else 0
-    taken = defaultdict[Role | None, int](int)
-    for head in heads:
-        taken[roles[head.key]] += head.shape[along]
     if fused:
-        return inner < sum(m.shape[along] for m in fused)
-    return inner in (taken["v"], taken["q"]) or (not taken["v"] and not taken["q"] and inner == width.size)
+        return range(1, sum(m.shape[along] for m in fused))
+    given = {role: sum(m.shape[along] for m in heads if roles[m.key] == role) for role in ("q", "v")}
+    return {size for size in given.values() if size} or {width.size}
 
 
 def _unnamed_fused(left: Sequence[Member], width: Width) -> Decisions:

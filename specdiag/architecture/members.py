@@ -11,6 +11,8 @@ from specdiag.architecture.rules import Rule
 from specdiag.architecture.tokens import Word, is_plain, qkv_word
 from specdiag.records import Role
 
+_LEVELS = 5
+"""Paths above a matrix in which its siblings are looked for."""
 _SIDES: tuple[Role, ...] = ("gate", "up", "down")
 
 
@@ -91,6 +93,8 @@ def by_holder(members: Sequence[Member]) -> Iterator[tuple[str, list[Member]]]:
 
 def _upwards(path: str, block: str) -> Iterator[str]:
     """Yield a path and those above it, up to the block."""
-    while len(path) >= len(block):
+    for _ in range(_LEVELS):
+        if len(path) < len(block):
+            return
         yield path
         path = path.rpartition(".")[0]

@@ -140,10 +140,11 @@ def _doubled(members: Sequence[Member], width: Width) -> Iterator[tuple[Member, 
     """Yield gate and up in one matrix [2f, d] with the [d, f] that follows, where no other matrices fit them."""
     if width.size is None or width.transposed or not any(member.is_open for member in members):
         return
-    for writer in members:
-        rows, cols = writer.shape
-        if rows == width.size != cols and not (writer.side and writer.side != "down"):
-            fitting = [m for m in members if m.shape == (2 * cols, rows)]
-            alike = [m for m in members if m.shape == writer.shape]
-            if len(fitting) == len(alike) == 1 and 2 * cols != rows:
-                yield fitting[0], writer
+    shapes: dict[tuple[int, int], list[Member]] = defaultdict(list)
+    for member in members:
+        shapes[member.shape].append(member)
+    for (rows, cols), writers in shapes.items():
+        readers = shapes.get((2 * cols, rows), [])
+        is_alone = len(readers) == len(writers) == 1 and rows not in (cols, 2 * cols)
+        if rows == width.size and is_alone and writers[0].side in (None, "down"):
+            yield readers[0], writers[0]
