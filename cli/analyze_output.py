@@ -281,7 +281,8 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if not report.complete:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
     said = (
-        sentences.coverage(summary), *sentences.contrast(summary), *sentences.few(records),
+        sentences.coverage(summary), *sentences.left_over(summary), *sentences.contrast(summary),
+        *sentences.few(records),
         *sentences.missing_numbers(records),
         *sentences.tails(records), *sentences.laws(summary), *sentences.traps(records), *sentences.balance(summary),
     )  # fmt: skip
@@ -289,9 +290,6 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print(sentence, soft_wrap=True)
     if report.source.unread:
         console.print(report.source.unread, soft_wrap=True)
-    if summary.unrecognised:
-        listed = ", ".join(summary.unrecognised[:5])
-        console.print(f"Unrecognised names, analysed as 'other' (see --role-map): {listed}", soft_wrap=True)
     p = report.provenance
     checked = "" if p.device_difference is None else f"; differs from the CPU by {p.device_difference:.0e} at most"
     shared = f"{p.processes} processes of " if p.processes > 1 else ""

@@ -13,7 +13,10 @@ _PIECES = {
 _INNER = ("attn_config", "ffn_config")
 
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
+KEY_VALUE_HEADS = (
+    "num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num",
+    "num_query_groups", "n_query_groups",
+)  # fmt: skip
 
 
 def sections(config: Mapping[str, object], component: str | None) -> list[Mapping[str, object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from math import prod
 
 import msgspec
 
@@ -14,7 +15,9 @@ from specdiag.architecture.survey import Shape, Survey
 from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
-_PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify", re.IGNORECASE)
+_PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify|^conv_proj$", re.IGNORECASE)
+
+_BANKS = (("other", "attention"), ("other", "mlp"))
 
 # A last axis this short is taken for a convolution's kernel where the name says nothing.
 _SHORT = 16
@@ -45,11 +48,17 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     is_convolution = "conv" in ".".join([*path.split(".")[-3:], *name.split(".")[-2:]]).lower()
     if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
         return _experts(survey, name)
+    if rule is not None and rule.kind == "attention" and len(shape) in (3, 4) and shape.count(len(rule.parts)) == 1:
+        return _side_by_side(rule, shape), None
     if not is_convolution:
         shape = _without_leading_ones(shape)
     if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
         return _matrix(survey, name, (shape[0], shape[1]))
     is_short = shape[-1:] <= (_SHORT,)
+    if rule is not None and not is_convolution and _is_bank(rule, shape):
+        return [_bank(rule, shape)], None
+    if is_short and len(shape) == 3 and shape[1] == 1:
+        is_convolution = True
     if is_convolution or len(shape) > 3 or (is_short and role in (None, "other", "conv")):
         return [_convolution(survey, name, shape, is_convolution)], None
     return [_cube(survey, name, shape)], None
@@ -89,6 +98,30 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
         parts, problem = _parts(tensor, index)
         pieces += [replace(piece, part=_expert(index, piece.part)) for piece in parts]
     return pieces, problem
+
+
+def _side_by_side(rule: Rule, shape: Shape) -> list[Piece]:
+    """Cut q, k and v that have an axis of their own, [3, rows, cols] or [rows, 3, heads, head_dim]."""
+    axis = shape.index(len(rule.parts))
+    rest = shape[:axis] + shape[axis + 1 :]
+    rows = rest[0] if _longest_end(rest) == 0 else prod(rest[:-1])
+    sides = (1, rows, prod(rest) // rows)
+    before = (slice(None),) * axis
+    return [
+        Piece(role, FAMILY[role], Slicer(sides, i) if axis == 0 else Slicer(sides, select=(*before, i)), role)
+        for i, role in enumerate(rule.parts)
+    ]
+
+
+def _is_bank(rule: Rule, shape: Shape) -> bool:
+    """Tell whether four axes are matrices of several kinds and layers: no kernel is as large as their last two."""
+    return len(shape) == 4 and (rule.role, rule.kind) in _BANKS and min(shape[2:]) > _SHORT
+
+
+def _bank(rule: Rule, shape: Shape) -> Piece:
+    """Cut a tensor [layers, kinds, rows, cols] of whole matrices; their eigenvalues are pooled."""
+    n_slices, rows, cols = shape[0] * shape[1], shape[2], shape[3]
+    return Piece(rule.role, rule.kind, Slicer((n_slices, rows, cols)))
 
 
 def _is_linear(rule: Rule | None) -> bool:

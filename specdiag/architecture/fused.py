@@ -60,6 +60,8 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
         raise UnknownLayout("the config names no architecture whose layout is known")
     if entry is not None and layout == "grouped":
         slicers = _grouped(tensor, entry)
+    elif len(parts) == 4:
+        slicers = _quarters(tensor)
     elif len(parts) == 2:
         slicers = _halves(tensor, layout, index)
     else:
@@ -129,6 +131,15 @@ def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
     if layout == "interleaved":
         return interleaved(tensor.shape, axis, 2, index)
     return contiguous(tensor.shape, axis, [tensor.shape[axis] // 2] * 2, index)
+
+
+def _quarters(tensor: Tensor) -> list[Slicer]:
+    """Cut four square matrices."""
+    axis = int(tensor.shape[1] > tensor.shape[0])
+    size = tensor.shape[1 - axis]
+    if tensor.shape[axis] != 4 * size:
+        raise UnknownLayout(f"{tensor.shape[axis]} by {size} are no four square matrices")
+    return contiguous(tensor.shape, axis, [size] * 4)
 
 
 def _one_after_another(tensor: Tensor) -> list[Slicer]:

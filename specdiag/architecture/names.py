@@ -14,6 +14,7 @@ _LONGEST_INDEX = 5  # digits: figures and audits have a place for every layer up
 _INDEX = re.compile(rf"(?<![^.])[0-9]{{1,{_LONGEST_INDEX}}}(?![^.])")
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
+_NUMBERED = re.compile(r"((?:\w*_)?(?:layer|block|stage))_([0-9]{1,5})")  # encoder_layer_3, as others write layers.3
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
@@ -162,6 +163,9 @@ def _blocks(above: list[str]) -> tuple[str, str, tuple[int, ...]]:
             stack = stack if indices else ".".join(above[: i + 1])
             block = ".".join(above[: i + 2])
             indices.append(int(above[i + 1]))
+        elif not indices and context is None and (match := _NUMBERED.fullmatch(segment)) is not None:
+            stack, block = ".".join((*above[:i], match[1])), ".".join(above[: i + 1])
+            indices.append(int(match[2]))
     return stack, block, tuple(indices)
 
 

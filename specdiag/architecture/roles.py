@@ -6,7 +6,7 @@ No values are read, and nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,8 @@ def modules(
     shapes: Mapping[str, Sequence[int]],
     config: Mapping[str, object] | None = None,
     role_map: Path | None = None,
+    *,
+    trained: Container[str] = (),
 ) -> Modules:
     """Find the weight matrices of a checkpoint, and how each is cut from its tensor.
 
@@ -83,6 +85,7 @@ def modules(
         shapes: the shape of each tensor by its name, of the whole checkpoint.
         config: config.json as a dict.
         role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
+        trained: names of tensors that are weights by their values, although their names sound like buffers.
 
     Returns:
         The matrices, and the reason why each other tensor holds none.
@@ -93,7 +96,9 @@ def modules(
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
     computed = {name: why for name, why in parts_with_reasons(sizes).items() if name not in mapped}
-    skipped = {name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped))} | computed
+    skipped = {
+        name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped or name in trained))
+    } | computed
     surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
     for name in mapped.keys() & surveyed.rules.keys():
         surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
@@ -107,13 +112,14 @@ def modules(
         parts[name] = tuple(_part(surveyed, name, piece, mapped.get(name)) for piece in pieces)
         if problem is not None:
             problems[name] = problem
-    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, _notes(problems, parts))
+    notes = [*_notes(problems, parts), *_untold_notes(surveyed.untold)]
+    return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, notes)
 
 
-def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
+def _why_not(name: str, shape: Shape, is_weight: bool) -> str | None:
     """Say why a tensor is no weight matrix by name and shape; None where it may be one.
 
-    A rule of the user overrides the name.
+    A rule of the user overrides the name, and so do values that are no buffer's.
     """
     if 0 in shape:
         return "empty: a dimension is 0"
@@ -121,7 +127,7 @@ def _why_not(name: str, shape: Shape, is_mapped: bool) -> str | None:
         return "0-D: a single value"
     if len(shape) < 2:
         return "1-D: bias, norm or vector"
-    return None if is_mapped else find_skip(numbered(name))
+    return None if is_weight else find_skip(numbered(name))
 
 
 def _too_thin(pieces: Sequence[Piece]) -> str:
@@ -149,7 +155,16 @@ def _notes(problems: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> 
     for name, problem in problems.items():
         kinds.setdefault((numbered(name), problem), []).append(name)
     return [
-        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} could not be split into "
-        f"the matrices that it fuses: {problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
+        f"{names[0]}{f' and {len(names) - 1} more like it' if len(names) > 1 else ''} is fused and could not be split: "
+        f"{problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
         for (_, problem), names in kinds.items()
     ]
+
+
+def _untold_notes(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Write a sentence on the MLPs whose gate cannot be told from the other matrix that reads into them."""
+    if not pairs:
+        return []
+    first, second = pairs[0]
+    more = f", and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+    return [f"Neither names nor shapes tell which is the gate, {first} or {second}{more}: both have the role up."]

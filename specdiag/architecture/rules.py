@@ -92,6 +92,8 @@ class Rule(_Entry, frozen=True):
     """Position among the weights of a sequential container."""
     vocabulary: bool = False
     """True where the tensor must have one row a token."""
+    weak: bool = False
+    """True where the name leaves the role open: the structure of its block may decide it."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ from specdiag.architecture import depth as places
 from specdiag.architecture import fused
 from specdiag.architecture.names import Name, Neighbours, numbered, parse
 from specdiag.architecture.rules import Fused, Rule, find_rule
+from specdiag.architecture.structure import refine
 from specdiag.records import Role
 
 Shape = tuple[int, ...]
@@ -32,6 +33,7 @@ class Survey:
         outputs: shape of the nearest `o` and `down` below each module path.
         config: config.json, empty without one.
         architectures: the entries of architectures.toml that hold.
+        untold: pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
     """
 
     shapes: dict[str, Shape]
@@ -42,6 +44,7 @@ class Survey:
     outputs: dict[tuple[str, Role], Shape]
     config: Mapping[str, object]
     architectures: tuple[Fused, ...]
+    untold: list[tuple[str, str]]
     _chains: dict[str | None, list[Mapping[str, object]]] = field(
         default_factory=dict[str | None, list[Mapping[str, object]]], repr=False
     )
@@ -70,17 +73,17 @@ class Survey:
         return next((shape for shape in outputs if shape is not None), None)
 
 
-def survey(shapes: dict[str, Shape], all_names: Mapping[str, object], config: Mapping[str, object]) -> Survey:
+def survey(shapes: dict[str, Shape], all_shapes: Mapping[str, Shape], config: Mapping[str, object]) -> Survey:
     """Read the names of a checkpoint.
 
     Args:
         shapes: the tensors that may hold weight matrices.
-        all_names: every tensor of the checkpoint by name.
+        all_shapes: the shape of every tensor of the checkpoint.
         config: config.json, empty without one.
     """
-    neighbours = Neighbours(all_names)
+    neighbours = Neighbours(all_shapes)
     names = {name: parse(name, neighbours) for name in shapes}
-    rules = _by_shape(shapes, names, _by_name(shapes, names, neighbours, config))
+    rules, untold = refine(shapes, names, _by_name(shapes, names, neighbours, config), all_shapes)
     return Survey(
         shapes=shapes,
         names=names,
@@ -89,7 +92,8 @@ def survey(shapes: dict[str, Shape], all_names: Mapping[str, object], config: Ma
         components=places.components(names),
         outputs=_outputs(shapes, names, rules),
         config=config,
-        architectures=fused.applicable(config, map(numbered, all_names)),
+        architectures=fused.applicable(config, map(numbered, all_shapes)),
+        untold=untold,
     )
 
 
@@ -127,23 +131,6 @@ def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:
             ends[min(members)[1]] = "first"
             ends[max(members)[1]] = "last"
     return ends
-
-
-def _by_shape(
-    shapes: dict[str, Shape], names: dict[str, Name], rules: dict[str, Rule | None]
-) -> dict[str, Rule | None]:
-    """Swap up and down where w1, w2, w3 of a gated MLP are not in Llama's order, as their shapes show."""
-    trios: dict[str, dict[Role, str]] = {}
-    for key, rule in rules.items():
-        if rule is not None and rule.role in ("gate", "up", "down") and len(shapes[key]) == 2:
-            trios.setdefault(names[key].parent, {})[rule.role] = key
-    corrected = dict(rules)
-    for trio in trios.values():
-        if len(trio) == 3 and shapes[trio["down"]] == shapes[trio["gate"]] == shapes[trio["up"]][::-1]:
-            up, down = trio["up"], trio["down"]
-            if shapes[up] != shapes[down]:
-                corrected[up], corrected[down] = rules[down], rules[up]
-    return corrected
 
 
 def _outputs(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from specdiag.architecture.roles import Part, modules
+from specdiag.checkpoint.buffers import find_buffers
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.opening import Opening
@@ -57,8 +58,10 @@ def sort_tensors(
         SourceError: a tensor has the same name as a part of another tensor.
     """
     tied = _tied(tensors)
-    settled = {t.name: t.reason for t in tensors if t.reason is not None}
-    by_rules = modules({t.name: t.shape for t in tensors if t.name not in settled}, config, options.role_map)
+    buffers = find_buffers(tensors)
+    settled = {t.name: t.reason for t in tensors if t.reason is not None} | buffers.reasons
+    shapes = {t.name: t.shape for t in tensors if t.name not in settled}
+    by_rules = modules(shapes, config, options.role_map, trained=buffers.trained)
     reasons = {**by_rules.skipped, **settled, **tied}
     parts = {name: pieces for name, pieces in by_rules.parts.items() if name not in reasons}
     all_notes = [*notes, *by_rules.notes]

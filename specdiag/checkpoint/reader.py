@@ -61,7 +61,9 @@ def open_checkpoint(
     base: str | os.PathLike[str] | None = None,
     stream: bool = False,
 ) -> Checkpoint:
-    """Open a checkpoint. Headers are read, and downloaded files where it is on the hub; no values are.
+    """Open a checkpoint. Headers are read, and downloaded files where it is on the hub.
+
+    Values are not, but for small tensors whose names leave open whether they are buffers, such as `pe` and `mask`.
 
     Args:
         location: a directory, a file, `org/name`, `org/name@revision`, `hf://org/name@revision/path`, or a

@@ -11,6 +11,7 @@ from specdiag.analysis import options
 from specdiag.analysis.options import ComparedArguments
 from specdiag.checkpoint.opening import Opening
 from specdiag.comparison.changes import make_change
+from specdiag.comparison.identities import match_by_role, reordered
 from specdiag.comparison.matching import Matching, match
 from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
 from specdiag.comparison.sides import Entry, Selection, Side, load_if_saved, open_side, require_stream, shape
@@ -48,8 +49,9 @@ def compare(
 ) -> Comparison:
     """Compare two checkpoints, matrix by matrix.
 
-    Names are matched as they are, or after one common prefix (`bert.`, `model.`) is taken off one side. Whatever has
-    no counterpart, or another shape, is listed.
+    Names are matched as they are, or after one common prefix (`bert.`, `model.`) is taken off one side or replaced by
+    another (`model.language_model.`); else by layer, role and shape, as between the names of Meta, GGUF and Hugging
+    Face. Whatever has no counterpart, or another shape, is listed.
 
     Args:
         before: a report, saved or not, anything that `analyze` takes, or a run
@@ -108,7 +110,8 @@ def compare(
         assert side_b.checkpoint is not None
         from specdiag.comparison.deltas import measure_deltas
 
-        pairs = _pairs(modules, side_a.checkpoint, side_b.checkpoint)
+        as_stored = [names for names in modules if names[0] not in reordered(matched.by_role, matched.a)]
+        pairs = _pairs(as_stored, side_a.checkpoint, side_b.checkpoint)
         of_names = {name: (of_a[ka], of_b[kb]) for ka, kb, name in modules}
         deltas = measure_deltas(
             pairs,
@@ -137,7 +140,7 @@ def compare(
         only_before=only_before,
         only_after=only_after,
         reshaped=reshaped,
-        notes=tuple(_notes(report_a, report_b, matched.matching, changes, weights_wanted=weights is not False)),
+        notes=tuple(_notes(report_a, report_b, matched, changes, weights_wanted=weights is not False)),
     )
 
 
@@ -150,6 +153,7 @@ class _Matched:
     """Both listings, and the names that were selected of them."""
 
     matching: Matching
+    by_role: dict[str, str]
     a: dict[str, Entry]
     b: dict[str, Entry]
     pairs: tuple[Names, ...]
@@ -159,7 +163,8 @@ class _Matched:
     @classmethod
     def of(cls, side_a: Side, side_b: Side, selection: Selection) -> _Matched:
         a, b = side_a.listing(), side_b.listing()
-        matching = match(a, b)
+        matching = match(a, b, lambda before, after: a[before].shape == b[after].shape)
+        by_role = _by_role(matching, a, b)
         selection.check([n for side in (a, b) for k, e in side.items() if e.role is not None for n in (k, e.name)])
 
         def alone(side: dict[str, Entry], paired: set[str]) -> tuple[str, ...]:
@@ -167,11 +172,12 @@ class _Matched:
 
         pairs = tuple(
             (ka, kb, name)
-            for ka, kb, name in matching.pairs
+            for ka, kb, name in (*matching.pairs, *((ka, kb, ka) for ka, kb in by_role.items()))
             if selection.wants((ka, kb, a[ka].name, b[kb].name), a[ka].role or b[kb].role)
         )
-        left, right = {p[0] for p in matching.pairs}, {p[1] for p in matching.pairs}
-        return cls(matching, a, b, pairs, alone(a, left), alone(b, right))
+        left, right = ({p[side] for p in matching.pairs} for side in (0, 1))
+        left, right = left | by_role.keys(), right | set(by_role.values())
+        return cls(matching, by_role, a, b, pairs, alone(a, left), alone(b, right))
 
     def require_pairs(self) -> None:
         """Raise SourceError where no matrix has a counterpart."""
@@ -213,6 +219,15 @@ class _Matched:
         return compared, tuple(only[0]), tuple(only[1]), tuple(reshaped)
 
 
+def _by_role(matching: Matching, a: Mapping[str, Entry], b: Mapping[str, Entry]) -> dict[str, str]:
+    """Pair what names leave over by what it is, unless two prefixes tie: then nothing is guessed."""
+    if matching.ambiguous:
+        return {}
+    left, right = ({pair[side] for pair in matching.pairs} for side in (0, 1))
+    rest_a, rest_b = {k: e for k, e in a.items() if k not in left}, {k: e for k, e in b.items() if k not in right}
+    return match_by_role(rest_a, rest_b)
+
+
 def _unmatched(name: str, entry: Entry, reason: str) -> Unmatched:
     why = f"{reason} ({entry.reason})" if entry.reason else reason
     return Unmatched(name=name, role=entry.role, shape=entry.shape, reason=why)
@@ -245,14 +260,25 @@ def _compared_metrics(a: SpectralReport, b: SpectralReport) -> tuple[str, ...]:
 
 
 def _notes(
-    a: SpectralReport, b: SpectralReport, matching: Matching, changes: Sequence[ModuleChange], *, weights_wanted: bool
+    a: SpectralReport, b: SpectralReport, matched: _Matched, changes: Sequence[ModuleChange], *, weights_wanted: bool
 ) -> Iterator[str]:
+    matching = matched.matching
     for side, report in (("BEFORE", a), ("AFTER", b)):
         yield from (f"{side}: {note}" for note in report.provenance.notes)
         if not report.complete:
             yield f"{side}: the report is incomplete (interrupted)."
     if matching.ambiguous:
         yield f"More names would match without {_joined(matching.ambiguous)} alike: no prefix was taken off."
+    if matching.replaced is not None:
+        before, after = (f"'{path}.'" if path else "no prefix" for path in matching.replaced)
+        yield f"Names with {before} BEFORE have {after} AFTER."
+    if matched.by_role:
+        yield f"{len(matched.by_role)} matrices have other names AFTER and are matched by layer, role and shape."
+    if weights_wanted and reordered(matched.by_role, matched.a):
+        yield (
+            "q and k of these matrices are compared by their spectra alone: formats store their rows in different "
+            "orders (rotary embedding)."
+        )
     if _compared_metrics(a, b) is not METRICS:
         rules = " and ".join(_tail_rule(r.settings) for r in (a, b))
         yield f"The tail rules differ ({rules}): {', '.join(sorted(TAIL_METRICS))} are not compared."

@@ -32,6 +32,9 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     reason: str | None
     """Why it is no row."""
+    layer: int | None = None
+    component: str | None = None
+    cross_attention: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,19 @@ class Side:
     def listing(self) -> dict[str, Entry]:
         """List everything that is stored, by key. Tensors that are no matrices have no role."""
         if self.report is not None:
-            rows = {r.key: Entry(r.name, r.role, shape(r), None) for r in self.report}
+            rows = {
+                r.key: Entry(r.name, r.role, shape(r), None, r.layer, r.component, r.cross_attention)
+                for r in self.report
+            }
             return _skipped(self.report.skipped) | rows
         assert self.checkpoint is not None
-        rows = {m.key: Entry(m.name, m.module.role, _of(m.shape, m.n_slices), None) for m in self.checkpoint.matrices}
+        rows = {
+            m.key: Entry(
+                m.name, (role := m.module).role, _of(m.shape, m.n_slices), None,
+                role.layer, role.component, role.cross_attention,
+            )
+            for m in self.checkpoint.matrices
+        }  # fmt: skip
         return _skipped(self.checkpoint.skipped) | rows
 
     def analyse(

@@ -14,6 +14,7 @@ from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
+from specdiag.decay.outside import outside_the_plan
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
 from specdiag.decay.targets import (
@@ -362,7 +363,7 @@ def _notes(report: SpectralReport, entries: Sequence[PlanEntry], clip: tuple[flo
     unnamed = [r.name for r in report.records if r.family in ("attention", "mlp") and r.role == "other"]
     if unnamed:
         notes.append(f"{len(unnamed)} matrices of attention or MLP have no role that takes part: {listed(unnamed, 3)}.")
-    return notes
+    return [*notes, *outside_the_plan(report.records, planned={entry.name for entry in entries})]
 
 
 def _outlier(entries: Sequence[PlanEntry]) -> tuple[PlanEntry, float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
 from specdiag.spectra.fit_test import MIN_POINTS
 from specdiag.spectra.trust import MIN_EIGENVALUES
@@ -32,6 +33,24 @@ def coverage(summary: Summary) -> str:
         reasons = "; ".join(f"{n} {reason}" for reason, n in summary.skipped.items())
         text += f". Left out: {reasons}"
     return text + "."
+
+
+def left_over(summary: Summary) -> list[str]:
+    """Count the matrices that no rule knows and those that a decay plan leaves alone, where there are any.
+
+    Args:
+        summary: of the report.
+    """
+    said: list[str] = []
+    if n := len(summary.unrecognised):
+        names = f"{n} {'matrix has a name' if n == 1 else 'matrices have names'} that no rule knows"
+        said.append(f"{names}, analysed as 'other' (a role map names them): {listed(summary.unrecognised, 5)}.")
+    roles = [f"{role.n} {role.role}" for role in summary.roles if role.role not in DEFAULT_ROLES]
+    n = sum(role.n for role in summary.roles if role.role not in DEFAULT_ROLES)
+    if n:
+        verb = "takes" if n == 1 else "take"
+        said.append(f"{n} of {summary.n_matrices} matrices {verb} no part in decay plans: {', '.join(roles)}.")
+    return said
 
 
 def metrics(summary: Summary) -> str:

@@ -192,7 +192,6 @@ def _drawn(report: SpectralReport, record: ModuleRecord) -> tuple[Spectrum | Non
 
 def _verdict(report: SpectralReport) -> list[str]:
     summary, records = report.summary, report.records
-    unknown = summary.unrecognised
     return [
         *sentences.contrast(summary),
         *sentences.few(records),
@@ -201,7 +200,7 @@ def _verdict(report: SpectralReport) -> list[str]:
         *sentences.laws(summary),
         *sentences.traps(records),
         *sentences.balance(summary),
-        *([f"{len(unknown)} names are unknown, analysed as 'other': {', '.join(unknown[:5])}"] if unknown else []),
+        *sentences.left_over(summary),
         *report.provenance.notes,
     ]
 

@@ -1,0 +1,150 @@
+"""MLPs by their shapes: matrices that read the residual stream and write f values, and one that takes them back."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from specdiag.architecture.members import Member, by_holder
+from specdiag.architecture.rules import Rule
+from specdiag.architecture.widths import Width
+from specdiag.records import Role
+
+_CONTEXTS = ("mlp", "block")
+_ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
+_GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
+
+Decisions = dict[str, Rule]
+
+
+def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple[str, str]]]:
+    """Find the MLPs of a block.
+
+    Args:
+        members: the matrices of the block whose roles attention does not take.
+        width: its residual width.
+
+    Returns:
+        The rule of each of their matrices; pairs of which names and shapes do not
+        tell the gate.
+    """
+    free = {member.key: member for member in members if _may_belong(member)}
+    decided: Decisions = {}
+    untold: list[tuple[str, str]] = []
+    for _, held in by_holder(list(free.values())):
+        inside = [member for member in held if member.key in free]
+        for readers, writers in _pairs(inside, width):
+            for member in (*readers, *writers):
+                del free[member.key]
+            decided |= {writer.key: _named(writer, "down") for writer in writers}
+            roles = _reading(readers, writers, untold)
+            decided |= {m.key: _named(m, roles.get(m.key, m.side or "up")) for m in readers}
+        for reader, writer in _doubled([member for member in inside if member.key in free], width):
+            del free[reader.key], free[writer.key]
+            if reader.is_open or reader.side == "down":
+                decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
+            decided[writer.key] = _named(writer, "down")
+    return decided, untold
+
+
+def _named(member: Member, role: Role) -> Rule:
+    """Keep the rule of a name that says the role, and what else it says."""
+    return member.rule if member.rule is not None and member.role == role else Rule("", role=role)
+
+
+def _may_belong(member: Member) -> bool:
+    """Tell whether a matrix may lie in an MLP: its name says so, or leaves it open."""
+    is_inside = member.name.context in _CONTEXTS and not _ACROSS.search(member.name.path)
+    return is_inside and (member.is_open or member.side is not None)
+
+
+def _pairs(members: Sequence[Member], width: Width) -> Iterator[tuple[list[Member], list[Member]]]:
+    """Yield readers and writers of the same hidden width: as many of each, or two readers to a writer."""
+    shapes: dict[tuple[int, int], list[Member]] = defaultdict(list)
+    for member in members:
+        shapes[member.shape].append(member)
+    for shape, some in shapes.items():
+        others = shapes.get((shape[1], shape[0]), [])
+        if shape[0] > shape[1] and others:
+            sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others)
+            if sides is not None:
+                yield sides
+
+
+def _by_width(some: list[Member], others: list[Member], width: Width) -> tuple[list[Member], list[Member]] | None:
+    readers, writers = (some, others) if width.reads(some[0].shape) else (others, some)
+    if len(readers) not in (len(writers), 2 * len(writers)):
+        return None
+    # Words such as up_proj decide against the shapes: an [in, out] layout that nothing else in the block shows.
+    if _is_told(writers, readers) and all(map(_speaks, (*readers, *writers))):
+        return None
+    return readers, writers
+
+
+def _by_count(some: list[Member], others: list[Member]) -> tuple[list[Member], list[Member]] | None:
+    """Sort without a residual width: two of a shape read, else names decide, else what expands reads."""
+    if len(some) == 2 * len(others):
+        return some, others
+    if len(others) == 2 * len(some):
+        return others, some
+    if len(some) != len(others):
+        return None
+    return (others, some) if _is_told(others, some) else (some, others)
+
+
+def _is_told(readers: Sequence[Member], writers: Sequence[Member]) -> bool:
+    """Tell whether names say that these read and those write, or at least one of both and no name the contrary."""
+    sides = [*(member.side != "down" for member in readers if member.side)]
+    sides += [member.side == "down" for member in writers if member.side]
+    return bool(sides) and all(sides)
+
+
+def _speaks(member: Member) -> bool:
+    """Tell whether a name says its side by a word and not by a number."""
+    return member.side is not None and not member.is_sequential and not _NUMBER.search(member.stem)
+
+
+def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[tuple[str, str]]) -> dict[str, Role]:
+    """Choose gate or up for the readers whose names are open or wrong."""
+    if len(readers) != 2 or len(writers) != 1:
+        return {member.key: "up" for member in readers if member.side != "gate"}
+    first, second = readers
+    if {first.side, second.side} == {"gate", "up"}:
+        return {}
+    for one, other in ((first, second), (second, first)):
+        if one.side == "gate" and other.is_open:
+            return {other.key: "up"}
+        if _GATE.search(one.stem) and not _GATE.search(other.stem):
+            return {one.key: "gate", other.key: "up"}
+        if one.side == "up" and _speaks(one) and other.is_open:
+            return {other.key: "gate"}
+    numbers = [_place(member) for member in readers]
+    if numbers[0] is None or numbers[1] is None or numbers[0] == numbers[1]:
+        untold.append((first.key, second.key))
+        return {member.key: "up" for member in readers}
+    gate, up = (first, second) if numbers[0] < numbers[1] else (second, first)
+    return {gate.key: "gate", up.key: "up"}
+
+
+def _place(member: Member) -> int | None:
+    """Find the number of a module in its list or at the end of its name: the gate comes first."""
+    if member.is_sequential:
+        return member.name.sequence
+    numbers = _NUMBER.findall(member.stem)
+    return int(numbers[-1]) if numbers and len(numbers[-1]) < 6 else None
+
+
+def _doubled(members: Sequence[Member], width: Width) -> Iterator[tuple[Member, Member]]:
+    """Yield gate and up in one matrix [2f, d] with the [d, f] that follows, where no other matrices fit them."""
+    if width.size is None or width.transposed or not any(member.is_open for member in members):
+        return
+    shapes: dict[tuple[int, int], list[Member]] = defaultdict(list)
+    for member in members:
+        shapes[member.shape].append(member)
+    for (rows, cols), writers in shapes.items():
+        readers = shapes.get((2 * cols, rows), [])
+        is_alone = len(readers) == len(writers) == 1 and rows not in (cols, 2 * cols)
+        if rows == width.size and is_alone and writers[0].side in (None, "down"):
+            yield readers[0], writers[0]

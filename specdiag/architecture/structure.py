@@ -1,0 +1,105 @@
+"""Roles that names leave open, decided by the structure of the blocks: by shapes, siblings and sister layers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from specdiag.architecture.attention_structure import attentions
+from specdiag.architecture.members import Member
+from specdiag.architecture.mlp_structure import mlps
+from specdiag.architecture.names import Name, is_index
+from specdiag.architecture.rules import Rule
+from specdiag.architecture.widths import UNKNOWN, widths
+from specdiag.records import Role
+
+Shape = tuple[int, ...]
+_NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
+_SIDES = ("gate", "up", "down")
+_EXPERTS = re.compile(r"(.*?)\.\w*experts(?:\.|$)", re.IGNORECASE)
+Rules = dict[str, Rule | None]
+
+
+def refine(
+    shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules, all_shapes: Mapping[str, Shape]
+) -> tuple[Rules, list[tuple[str, str]]]:
+    """Decide by structure what names leave open, and correct numbers that shapes contradict.
+
+    Args:
+        shapes: of the tensors that may hold weight matrices.
+        names: their names taken apart.
+        rules: the rule of each by its name, None where no rule knows it.
+        all_shapes: of every tensor of the checkpoint.
+
+    Returns:
+        The rule of each; pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
+    """
+    width_of = widths(shapes, names, rules, all_shapes)
+    blocks: dict[str, list[Member]] = defaultdict(list)
+    for key, shape in shapes.items():
+        if len(shape) == 2 and names[key].block:
+            blocks[names[key].block].append(Member.of(key, names[key], (shape[0], shape[1]), rules[key]))
+    mixtures = {match[1] for key in names if (match := _EXPERTS.match(key)) is not None}
+    decided: dict[str, Rule] = {}
+    untold: list[tuple[str, str]] = []
+    for block, members in blocks.items():
+        width = width_of.get(block, UNKNOWN)
+        found = attentions(members, width)
+        free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
+        sides, pairs = mlps(free, width)
+        decided |= found | sides
+        untold += pairs
+    everyone = [member for members in blocks.values() for member in members]
+    refined = {**rules, **_for_sisters(decided, everyone)}
+    return {**refined, **_heads(shapes, names, refined)}, untold
+
+
+def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict[str, Rule]:
+    """Give every layer what most of its sisters were given; nothing where they disagree by halves."""
+    sisters: dict[tuple[object, ...], list[Member]] = defaultdict(list)
+    for member in members:
+        if member.is_open or member.side is not None:
+            sisters[_place(member.name)].append(member)
+    agreed: dict[str, Rule] = {}
+    for alike in sisters.values():
+        votes = Counter(_kind(rule) for member in alike if (rule := decided.get(member.key)) is not None)
+        if not votes or 2 * max(votes.values()) <= votes.total():
+            continue
+        kind = max(votes, key=lambda kind: votes[kind])
+        rule = next(rule for member in alike if (rule := decided.get(member.key)) and _kind(rule) == kind)
+        for member in alike:
+            is_right = member.rule is not None and not member.is_open and _kind(member.rule) == kind
+            if not is_right:
+                agreed[member.key] = rule
+    return agreed
+
+
+def _place(name: Name) -> tuple[object, ...]:
+    """Describe where a matrix lies in its layer: the stack, the path below its block, and its index in lists there."""
+    *_, above, last = ("", *name.block.split("."))
+    below = name.path.split(".")[name.block.count(".") + 1 :]
+    return name.stack, ".".join(below), name.sequence, int(last) if is_index(above) else None
+
+
+def _kind(rule: Rule) -> tuple[Role, tuple[Role, ...]]:
+    return rule.role, rule.parts
+
+
+def _heads(shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules) -> dict[str, Rule]:
+    """Take as output layer what has the shape of the table of tokens, outside of all blocks, and no other name."""
+    outside = [key for key, shape in shapes.items() if len(shape) == 2 and not names[key].indices]
+    tables = {
+        shapes[key]
+        for key in outside
+        if (rule := rules[key]) is not None and rule.role == "embed" and not _NO_TOKENS.search(key)
+    }
+    largest = max((rows for rows, _ in tables), default=0)
+    return {
+        key: Rule("", role="head")
+        for key in outside
+        if shapes[key] in tables
+        and largest == shapes[key][0] != shapes[key][1]
+        and not _NO_TOKENS.search(key)
+        and ((rule := rules[key]) is None or (rule.role, rule.kind) == ("other", "other") or rule.role in _SIDES)
+    }

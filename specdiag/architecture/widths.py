@@ -1,0 +1,183 @@
+"""The residual width of each stack of blocks: the size that embeddings, norms and attention agree on."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from specdiag.architecture.names import Name
+from specdiag.architecture.rules import Rule
+from specdiag.architecture.tokens import qkv_word
+
+Shape = tuple[int, ...]
+
+_NORM = re.compile(r"(?:norm|ln)(?:_?\w{0,6})?(?:\.(?:weight|gamma|scale|g))?$", re.IGNORECASE)
+_NUMBERED = re.compile(r"\d$|#$")
+_READERS = ("q", "k", "v", "kv", "gate", "up")
+_WRITERS = ("o", "down")
+
+# How much a witness weighs: a norm of the block, an embedding (which may be that of another piece), attention.
+_EMBEDDING, _NORMED, _ATTENTION = 4.0, 5.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """The residual width of a block, and how its matrices lie.
+
+    Attributes:
+        size: the width, None where nothing tells it.
+        transposed: True where matrices are stored [in, out], so that readers of the residual stream have it as rows.
+    """
+
+    size: int | None
+    transposed: bool = False
+
+    def reads(self, shape: Shape) -> bool:
+        """Tell whether a matrix of this shape reads the residual stream.
+
+        Args:
+            shape: (rows, cols).
+        """
+        return shape[-2 if self.transposed else -1] == self.size
+
+    def writes(self, shape: Shape) -> bool:
+        """Tell whether a matrix of this shape writes to the residual stream.
+
+        Args:
+            shape: (rows, cols).
+        """
+        return shape[-1 if self.transposed else -2] == self.size
+
+
+UNKNOWN = Width(None)
+
+
+def widths(
+    shapes: Mapping[str, Shape],
+    names: Mapping[str, Name],
+    rules: Mapping[str, Rule | None],
+    all_shapes: Mapping[str, Shape],
+) -> dict[str, Width]:
+    """Find the residual width of every block.
+
+    Blocks beside each other have one width. Where nothing in them tells it, that of the whole stack is taken.
+
+    Args:
+        shapes: of the tensors that may hold weight matrices.
+        names: their names taken apart.
+        rules: the rule of each by its name, None where no rule knows it.
+        all_shapes: of every tensor, norms and biases among them.
+
+    Returns:
+        The width by the path of the block.
+    """
+    pools: dict[str, list[str]] = defaultdict(list)
+    chains: dict[str, tuple[str, ...]] = {}
+    for key, name in names.items():
+        if name.block and len(shapes[key]) >= 2:
+            chains[name.block] = tuple(_pools(name))
+            for pool in chains[name.block]:
+                pools[pool].append(key)
+    embedded = _embedded(shapes, names, rules)
+    normed = _normed(all_shapes, pools)
+    found = {pool: _width(keys, shapes, names, rules, embedded, normed[pool]) for pool, keys in pools.items()}
+    return {
+        block: next((width for pool in chain if (width := found[pool]).size is not None), found[chain[-1]])
+        for block, chain in chains.items()
+    }
+
+
+def _pools(name: Name) -> Iterator[str]:
+    """Yield the path above the index of the block, and that of the stack where it is another."""
+    own = name.block.rpartition(".")[0]
+    yield own
+    if name.stack != own:
+        yield name.stack
+
+
+def _embedded(
+    shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Mapping[str, Rule | None]
+) -> frozenset[int]:
+    """Collect the widths of embeddings outside of all blocks: columns of tables, rows of convolutions."""
+    return frozenset(
+        shape[0] if len(shape) > 3 else shape[-1]
+        for key, shape in shapes.items()
+        if len(shape) > 1 and not names[key].indices and (rule := rules[key]) is not None and rule.role == "embed"
+    )
+
+
+def _normed(all_shapes: Mapping[str, Shape], pools: Mapping[str, object]) -> dict[str, frozenset[int]]:
+    """Collect for each pool the lengths of the norms right below its blocks."""
+    lengths: dict[str, set[int]] = {pool: set() for pool in pools}
+    for key, shape in all_shapes.items():
+        if len(shape) == 1 and _NORM.search(key):
+            path = key.split(".")
+            for above in (3, 4):  # layers.3.norm.weight and layers.3.norm
+                place = len(path) - above
+                pool = ".".join(path[: place + 1])
+                if place >= 0 and pool in lengths and path[place + 1].isdigit():
+                    lengths[pool].add(shape[0])
+    return {pool: frozenset(sizes) for pool, sizes in lengths.items()}
+
+
+def _width(
+    keys: list[str],
+    shapes: Mapping[str, Shape],
+    names: Mapping[str, Name],
+    rules: Mapping[str, Rule | None],
+    embedded: frozenset[int],
+    normed: frozenset[int],
+) -> Width:
+    matrices = [key for key in keys if len(shapes[key]) == 2 and names[key].context not in ("conv", "embedding")]
+    attention = [key for key in matrices if _is_attention(rules[key], names[key])]
+    everywhere, attended = _shares(matrices, shapes), _shares(attention, shapes)
+    scores = {
+        size: share + _ATTENTION * attended[size] + _EMBEDDING * (size in embedded) + _NORMED * (size in normed)
+        for size, share in everywhere.items()
+        if not attention or attended[size] >= 0.5
+    }
+    best, *others = sorted(scores, key=lambda size: -scores[size]) or (None,)
+    is_told = best is not None and (best in embedded or best in normed or attended[best] > 0 or everywhere[best] == 1)
+    if best is None or not is_told or any(scores[best] - scores[size] < 1e-9 for size in others[:1]):
+        return UNKNOWN
+    return Width(best, _is_transposed(best, matrices, shapes, names, rules))
+
+
+def _is_attention(rule: Rule | None, name: Name) -> bool:
+    if rule is not None and not rule.weak:
+        return rule.kind == "attention"
+    return qkv_word(name) is not None
+
+
+def _shares(keys: list[str], shapes: Mapping[str, Shape]) -> defaultdict[int, float]:
+    """Give for each size the share of matrices that have it as a side."""
+    counts = Counter(size for key in keys for size in set(shapes[key]))
+    return defaultdict(float, {size: count / len(keys) for size, count in counts.items()})
+
+
+def _is_transposed(
+    size: int,
+    keys: list[str],
+    shapes: Mapping[str, Shape],
+    names: Mapping[str, Name],
+    rules: Mapping[str, Rule | None],
+) -> bool:
+    """Tell whether matrices lie as [in, out]: fused ones do, or those that read and those that write.
+
+    Names that only have a number say nothing here, and readers alone may read another width, as cross-attention does.
+    """
+    fused = readers = writers = 0
+    for key in keys:
+        rule, (rows, cols) = rules[key], shapes[key]
+        if rule is None or rule.weak or (rows == size) == (cols == size) or _NUMBERED.search(names[key].path):
+            continue
+        vote = 1 if rows == size else -1
+        if rule.parts:
+            fused += vote
+        elif rule.role in _READERS:
+            readers += vote
+        elif rule.role in _WRITERS:
+            writers -= vote
+    return fused > 0 or (readers > 0 and writers > 0)

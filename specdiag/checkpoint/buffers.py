@@ -1,0 +1,117 @@
+"""Buffers stored as floats among the weights, known by name and by value: masks, and tables of sines and cosines."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specdiag.architecture.names import numbered
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.errors import SourceError
+from specdiag.spectra.float_types import FLOAT_TYPES
+
+SINUSOIDS = "buffer: table of sines and cosines"
+MASK = "buffer: mask"
+
+_MASK = re.compile(r"(?:^|[._])(?:\w*masks?|tri[lu]|causal|subsequent)(?:_\w+)?$", re.IGNORECASE)
+_POSITIONS = re.compile(
+    r"(?:^|[._])(?:pe|pos|pos_?emb\w*|pos_?enc\w*|pos_?tab\w*|positions?|positional\w*|position_\w+|embed_positions|timing\w*|"
+    r"sin|cos|sinusoid\w*|freqs\w*|rope\w*|rotary\w*)(?:\.#)*(?:\.(?:weight|pe|emb|embeddings?))?$",
+    re.IGNORECASE,
+)
+_RELATIVE = re.compile(r"rel|bias", re.IGNORECASE)
+
+_LARGEST = 1 << 24
+"""Values of the largest tensor that is read to tell a buffer from a weight."""
+_LEVELS = 3
+"""Most values of a mask: kept, masked, and padding."""
+_RESIDUAL = 1e-5
+"""Share of the square of a table that rounding to bfloat16 leaves of its recurrence; a trained table leaves 1e-2."""
+_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Buffers by names and values together.
+
+    Attributes:
+        reasons: why each buffer is no weight, by its name.
+        trained: names that sound like masks and hold other values.
+    """
+
+    reasons: dict[str, str]
+    trained: frozenset[str]
+
+
+def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
+    """Read the tensors whose names leave open whether they are buffers, and tell by their values.
+
+    Of masks that differ by an index alone, the first is read. What cannot be read or is large stays undecided.
+
+    Args:
+        tensors: all tensors of a checkpoint.
+    """
+    reasons: dict[str, str] = {}
+    trained: set[str] = set()
+    masks: dict[str, bool | None] = {}
+    for tensor in tensors:
+        if len(tensor.shape) < 2 or tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
+            continue
+        pattern = numbered(tensor.name)
+        if _MASK.search(pattern):
+            if pattern not in masks:
+                masks[pattern] = _is_mask(tensor)
+            if masks[pattern]:
+                reasons[tensor.name] = MASK
+            elif masks[pattern] is False:
+                trained.add(tensor.name)
+        elif _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) and _is_sinusoidal(tensor):
+            reasons[tensor.name] = SINUSOIDS
+    return Buffers(reasons, frozenset(trained))
+
+
+def _is_mask(tensor: StoredTensor) -> bool | None:
+    values = _values(tensor)
+    return None if values is None else len(np.unique(values)) <= _LEVELS
+
+
+def _is_sinusoidal(tensor: StoredTensor) -> bool:
+    """Tell a table of sinusoids: x[t+1] + x[t-1] = c x[t] in every column, or sin^2 + cos^2 in every row."""
+    values = _values(tensor)
+    if values is None or values.shape[-1] < 4:
+        return False
+    table = values.reshape(-1, values.shape[-1])
+    largest = float(np.abs(table).max(initial=0.0))
+    if len(table) < 8 or not abs(largest - 1) <= _TOLERANCE:  # NaN is none either
+        return False
+    return _recurs(table) or _has_equal_rows(table)
+
+
+def _recurs(table: NDArray[np.float64]) -> bool:
+    around, at = table[2:] + table[:-2], table[1:-1]
+    square = np.square(at).sum(axis=0)
+    factors = np.divide((around * at).sum(axis=0), square, out=np.zeros_like(square), where=square > 0)
+    rest, whole = np.square(around - factors * at).sum(), np.square(around).sum()
+    return bool(rest <= _RESIDUAL * whole) and bool((np.abs(factors) <= 2 + _TOLERANCE).all())
+
+
+def _has_equal_rows(table: NDArray[np.float64]) -> bool:
+    """Tell whether every row has the square of half its length, but for one of zeros in front, a class token's."""
+    squares = np.square(table).sum(axis=1)
+    squares = squares[1:] if squares[0] == 0 else squares
+    return bool((np.abs(squares / (table.shape[1] / 2) - 1) <= _TOLERANCE).all())
+
+
+def _values(tensor: StoredTensor) -> NDArray[np.float64] | None:
+    if not 0 < math.prod(tensor.shape) <= _LARGEST:
+        return None
+    try:
+        raw = tensor.read(None)
+    except SourceError:
+        return None  # reported with the row, if it gets one
+    return FLOAT_TYPES[tensor.values_dtype].widen(raw, np.dtype(np.float64))
