@@ -91,6 +91,18 @@ def choose(
     return _only(_without_variants([candidate for candidate in candidates if _rank(candidate) == best]), where, broken)
 
 
+def holds_files(names: Iterable[str], pick: str | None) -> bool:
+    """Tell whether a folder holds weights in files of their own, not in folders below it.
+
+    Args:
+        names: every file, relative, with `/` between folders.
+        pick: a folder within, instead of the top.
+    """
+    folder = f"{pick.strip('/')}/" if pick else ""
+    inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
+    return bool(_candidates(inside))
+
+
 def is_index(name: str) -> bool:
     """Tell whether a file is an index of shards by its name, such as `model.safetensors.index.json`."""
     return name.endswith(".json") and ".index." in name

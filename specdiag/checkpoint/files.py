@@ -38,6 +38,17 @@ class Files(Protocol):
         """
         ...
 
+    def path(self, name: str, /) -> Path:
+        """Find a file that was fetched on this machine.
+
+        Args:
+            name: the file.
+
+        Raises:
+            UsageError: it is streamed, and lies nowhere here.
+        """
+        ...
+
     def read(self, name: str, label: str) -> bytes:
         """Read all of a small file.
 
@@ -114,6 +125,10 @@ class LocalFiles:
     def broken(self, name: str) -> str | None:
         """Describe a link that leads to no file, as the end of a sentence; None for any other name."""
         return broken_link(self.root / name)
+
+    def path(self, name: str) -> Path:
+        """Find a file below `root`."""
+        return self.root / name
 
     def read(self, name: str, label: str) -> bytes:
         """Read all of a small file.

@@ -15,9 +15,18 @@ from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_selection import ModelFiles, choose, is_index, projector_notes, shard_notes, weight_files
+from specdiag.checkpoint.file_selection import (
+    ModelFiles,
+    choose,
+    holds_files,
+    is_index,
+    projector_notes,
+    shard_notes,
+    weight_files,
+)
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
+from specdiag.checkpoint.layouts.find import Found, find_layout
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.opening import Opening
@@ -181,6 +190,10 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
         UsageError: `pick` names nothing, or several different models tie.
         SourceError: files are missing, damaged, unsupported, or belong to different models.
     """
+    found = _find_layout(folder, pick)
+    if found is not None:
+        folder.files.fetch([found.folder + name for name in found.files])
+        return _in_pieces(folder, found)
     model = choose(folder.names, pick, folder.source.location, folder.files.broken)
     weight_map: dict[str, str] = {}
     if model.index is not None:
@@ -188,12 +201,12 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, model.name)
     folder.files.fetch([*files, *(part for name in files for part in parts_beside(name, folder.names))])
-    return _listed(folder, model, files, weight_map)
+    return _in_files(folder, model, files, weight_map)
 
 
 @paused_collection()
-def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
-    """List the tensors of files that are there."""
+def _in_files(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
+    """List the tensors of single files, shards or an index, which are there."""
     listings = [folder.files.list(name, folder.label(name)) for name in files]
     tensors, joined = join_slices(listings, files, folder.source.location, folder.has)
     notes = [*shard_notes(model), *projector_notes(model, folder.names), *joined]
@@ -202,19 +215,50 @@ def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map:
     if model.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
         notes += check_index(model.index, labels, tensors)
-    tensors = leave_out_long(tensors)
     for name, listing in zip(files, listings, strict=True):
         files = (*files, *_beside(name, listing))
-    ignored = tuple(name for name in weight_files(folder.names) if name not in files)
-    source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
+    config = next((listing.config for listing in listings if listing.config), {})
+    return _contents(folder, files, Listing(tensors, tuple(notes), config), model.name)
 
+
+@paused_collection()
+def _in_pieces(folder: Folder, found: Found) -> Contents:
+    """List a model in pieces, which its layout joins."""
+    from specdiag.checkpoint.layouts.pieces import Place  # needs torch
+
+    place = Place(
+        where=folder.label(found.folder.rstrip("/")) if found.folder else folder.source.location,
+        names=found.files,
+        path=lambda name: folder.files.path(found.folder + name),
+    )
+    listing = found.layout.read(place)
+    require_distinct(listing.tensors, folder.source.location)
+    inner = found.folder
+    while inner and not folder.has(f"{inner}config.json"):  # a Trainer keeps it above its global_step
+        inner = inner.rstrip("/").rpartition("/")[0]
+        inner = f"{inner}/" if inner else ""
+    files = tuple(found.folder + name for name in found.files)
+    return _contents(folder, files, listing, f"{inner}{found.files[0].rpartition('/')[2]}")
+
+
+def _contents(folder: Folder, files: Sequence[str], listing: Listing, beside: str) -> Contents:
+    """Give tensors their final names, and read the configuration beside one of their files."""
+    tensors, notes = leave_out_long(listing.tensors), [*listing.notes]
+    ignored = tuple(name for name in weight_files(folder.names) if name not in files)
+    source = msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored)
     tensors, renamed = unwrap(tensors, source.location)
-    config, doubts = next((listing.config for listing in listings if listing.config), None), list[str]()
-    if config is None:
-        config, doubts = folder.config(model.name)
-    notes += [*renamed, *doubts]
+    config, doubts = (listing.config, list[str]()) if listing.config else folder.config(beside)
     tensors, dequantised = dequantise(tensors, config)
-    return Contents(source, config, tensors, (*notes, *dequantised))
+    return Contents(source, config, tensors, (*notes, *renamed, *doubts, *dequantised))
+
+
+def _find_layout(folder: Folder, pick: str | None) -> Found | None:
+    def read(name: str) -> bytes:
+        folder.files.fetch([name])
+        return folder.files.read(name, folder.label(name))
+
+    is_flat = holds_files(folder.names, pick)
+    return find_layout(folder.names, pick, folder.source.location, is_flat, read)
 
 
 def _beside(name: str, listing: Listing) -> list[str]:

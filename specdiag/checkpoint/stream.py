@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
@@ -63,6 +64,14 @@ class StreamedFiles:
                 self._small[name] = self._whole(name)
             elif not name.endswith((".json", *_SUFFIXES)):
                 raise _not_streamed(f"{self.repo}/{name}")
+
+    def path(self, name: str) -> Path:
+        """Refuse to find a file on this machine: none is here.
+
+        Raises:
+            UsageError: always.
+        """
+        raise _not_streamed(f"{self.repo}/{name}")
 
     def read(self, name: str, label: str) -> bytes:
         """Give all of a JSON file that was fetched."""

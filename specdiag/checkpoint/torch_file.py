@@ -12,7 +12,7 @@ from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.nested import count_tensors
-from specdiag.checkpoint.parts import refuse_part
+from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.torch_archive import open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
@@ -45,7 +45,9 @@ def list_torch_file(path: Path, label: str) -> Listing:
         content = dict(content.items)
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
+    refuse_counted_part(cast("Mapping[object, object]", content), label)
     weights, notes = find_weights(cast("Mapping[object, object]", content), label)
+    refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
     return Listing(list_tensors(weights, label, opened.mapped), (*notes, *_not_made(opened.foreign, label)))
 
 

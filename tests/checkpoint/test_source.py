@@ -243,7 +243,7 @@ def test_a_folder_inside(tmp_path: Path) -> None:
         (["config.json"], "holds no weights, only config.json"),
         ([], "holds no weights, for it has no files that can be read"),
         (["tf_model.h5", "config.json"], "holds weights only as tf_model.h5, not supported"),
-        (["consolidated.00.pth", "consolidated.01.pth"], "is cut for tensor parallelism"),
+        (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated.00.pth' is JSON, not weights"),
         (["x-01-of-03.safetensors", "x-03-of-03.safetensors"], "it lacks x-02-of-03.safetensors"),
         (["model-1-of-999999999999999.safetensors"], "it lacks model-2-of-999999999999999.safetensors"),
         (["optimizer.pt", "training_args.bin"], "holds no weights, only optimizer.pt, training_args.bin"),

@@ -389,7 +389,7 @@ def test_first_part_without_others_is_whole(tmp_path: Path, name: str) -> None:
 
 def test_zero_partitions_are_refused(tmp_path: Path) -> None:
     for name in ("zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"):
-        with pytest.raises(SourceError, match=r"that DeepSpeed ZeRO divided among processes: run its zero_to_fp32\.py"):
+        with pytest.raises(SourceError, match=r"that DeepSpeed ZeRO divided among processes: give its folder"):
             opened(tmp_path, {"module": model()}, name)
 
 
