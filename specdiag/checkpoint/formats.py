@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from specdiag.checkpoint.archives import archive_kind
 from specdiag.checkpoint.gguf.file import list_gguf
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.not_weights import describe, is_json
+from specdiag.checkpoint.npz_file import list_npz
 from specdiag.checkpoint.plain_values import Fill
 from specdiag.checkpoint.safetensors_file import list_by_ranges, list_safetensors
 from specdiag.errors import SourceError
@@ -65,9 +67,14 @@ def _is_gguf(head: bytes) -> bool:
 
 
 def _list_torch(path: Path, label: str) -> Listing:
-    from specdiag.checkpoint.torch_file import list_torch_file  # torch takes a second to import
+    """List a file of torch, or another zip archive of weights: their first bytes are the same."""
+    kind = archive_kind(path, label)
+    if kind == "npz":
+        return list_npz(path, label)
+    from specdiag.checkpoint.exported import list_exported  # torch takes a second to import
+    from specdiag.checkpoint.torch_file import list_torch_file
 
-    return list_torch_file(path, label)
+    return list_exported(path, label) if kind == "exported" else list_torch_file(path, label)
 
 
 def _list_distributed(path: Path, label: str) -> Listing:
@@ -100,7 +107,7 @@ DISTRIBUTED = Format(
 )
 TORCH = Format(
     name="torch",
-    suffixes=(".bin", ".pth", ".pt", ".ckpt"),
+    suffixes=(".bin", ".pth", ".pt", ".ckpt", ".pt2"),
     magic=_is_torch,
     precedence=(
         r"consolidated.*\.(bin|pth|pt)",
@@ -110,6 +117,7 @@ TORCH = Format(
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
+        r".*\.pt2",
     ),
     list=_list_torch,
 )

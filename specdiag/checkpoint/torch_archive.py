@@ -75,29 +75,74 @@ def open_torch(path: Path, label: str) -> Opened:
         raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
 
 
+class Archive:
+    """The members of a zip archive that torch wrote, mapped to memory at their first use.
+
+    Attributes:
+        members: by name.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, entries: Sequence[zipfile.ZipInfo]) -> None:
+        """Begin with the order of bytes.
+
+        Args:
+            path: the file.
+            file: the same, open.
+            entries: its members, checked by `check_zip`.
+        """
+        self.members = {entry.filename: entry for entry in entries}
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        order = next((name for name in self.members if name.rpartition("/")[2] == "byteorder"), None)
+        self._mapped = _Mapped(path, "little" if order is None else self.read(order).decode("ascii"))
+
+    def read(self, member: str) -> bytes:
+        """Read all of a small member.
+
+        Args:
+            member: its name.
+        """
+        return read_member(self.members[member], self._file, self._size)
+
+    def storage(self, member: str, dtype: torch.dtype, n_values: int | None = None) -> torch.UntypedStorage:
+        """Give the bytes of a member, which stay on disk.
+
+        Args:
+            member: its name.
+            dtype: of its values.
+            n_values: how many of them are wanted; None for all.
+
+        Raises:
+            UnpicklingError: it holds fewer.
+        """
+        begin, end = extent(self.members[member], self._file, self._size)
+        self._mapped.checksums.add(begin, end, self.members[member])
+        n_bytes = end - begin if n_values is None else n_values * itemsize(dtype)
+        if n_bytes > end - begin:
+            raise pickle.UnpicklingError(f"{member!r:.60} of {n_bytes} bytes in {end - begin}")
+        return self._mapped.bytes(begin, n_bytes, dtype)
+
+    def place(self) -> FileMap | None:
+        """Locate the file in memory, None where it was not mapped."""
+        return self._mapped.place()
+
+
 def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
-    members = {entry.filename: entry for entry in entries}
-    (pickled,) = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
-    root = pickled.removesuffix("data.pkl")
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        order = members.get(f"{root}byteorder")
-        mapped = _Mapped(path, "little" if order is None else read_member(order, file, size).decode("ascii"))
+        archive = Archive(path, file, entries)
+        pickles = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl"]
+        pickled = min(pickles, key=lambda name: name.count("/"))
+        root = pickled.removesuffix("data.pkl")
         storages: dict[str, torch.UntypedStorage] = {}
 
         def load(storage_id: object) -> object:
             kind, key, n_values, _ = read_storage_id(storage_id)
             if key not in storages:
-                begin, end = extent(members[f"{root}data/{key}"], file, size)
-                mapped.checksums.add(begin, end, members[f"{root}data/{key}"])
-                n_bytes = n_values * itemsize(kind.dtype)
-                if n_bytes > end - begin:
-                    raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes in {end - begin}")
-                storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
+                storages[key] = archive.storage(f"{root}data/{key}", kind.dtype, n_values)
             return StoredBytes(storages[key], kind.dtype)
 
-        opened = _unpickled(io.BytesIO(read_member(members[pickled], file, size)), load)
-        return replace(opened, mapped=mapped.place())
+        opened = _unpickled(io.BytesIO(archive.read(pickled)), load)
+        return replace(opened, mapped=archive.place())
 
 
 def read_member(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> bytes:
