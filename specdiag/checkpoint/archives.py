@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from specdiag.errors import SourceError
+from specdiag.files import is_regular
 
 Kind = Literal["npz", "exported", "torch"]
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first bytes of torch.save before its zip format: a pickled number."""
 _WEIGHTS_CONFIG = "_weights_config.json"
 _REFUSED: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
@@ -42,13 +47,32 @@ def archive_kind(path: Path, label: str) -> Kind:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
+            if file.read(4) != _ZIP:
                 return "torch"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # noqa: BLE001 - zipfile lets many kinds of errors through
         return "torch"
     return _kind(names, label)
+
+
+def written_by_torch(path: Path) -> bool:
+    """Tell whether torch.save wrote a file, whatever its name.
+
+    Args:
+        path: the file.
+    """
+    try:
+        if not is_regular(path):
+            return False
+        with path.open("rb") as file:
+            head = file.read(len(_LEGACY))
+        if head != _LEGACY and not head.startswith(_ZIP):
+            return False
+        with contextlib.nullcontext() if head == _LEGACY else zipfile.ZipFile(path) as archive:
+            return archive is None or any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+    except Exception:  # noqa: BLE001 - zipfile lets many kinds of errors through
+        return False
 
 
 def _kind(names: Sequence[str], label: str) -> Kind:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specdiag.checkpoint.distributed.folders import is_accelerate_folder
-from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
+from specdiag.checkpoint.no_weights import refuse_foreign
 from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError

@@ -15,15 +15,8 @@ from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_selection import (
-    ModelFiles,
-    choose,
-    holds_files,
-    is_index,
-    projector_notes,
-    shard_notes,
-    weight_files,
-)
+from specdiag.checkpoint.file_notes import projector_notes, shard_notes
+from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.layouts.find import Found, find_layout
@@ -35,11 +28,13 @@ from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+from specdiag.checkpoint.weight_names import is_index, weight_files
 from specdiag.checkpoint.wrappers import unwrap
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import Table
 from specdiag.records import Source
 from specdiag.system.paused_collection import paused_collection
+from specdiag.text.names import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +59,7 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     file: str | None = None,
+    part: str | None = None,
     role_map: Path | None = None,
     experts: int | None = None,
     seed: int = 0,
@@ -76,7 +72,9 @@ def open_checkpoint(
         location: a directory, a file, `org/name`, `org/name@revision`, `hf://org/name@revision/path`, or a
             URL of the hub. A path that exists wins.
         revision: branch, tag or commit on the hub.
-        file: a file or folder within a directory or repository, instead of its best one.
+        file: a file or folder within a directory or repository, instead of its best one; a glob, such as
+            `model-*.safetensors`, takes several files that make up one model.
+        part: one of several models in it, by the keys or the prefix that its tensors have.
         role_map: TOML file with roles for names that the built-in rules do not know.
         experts: analyse this many experts of each layer, drawn at random; None for all.
         seed: seed of that draw.
@@ -107,7 +105,7 @@ def open_checkpoint(
         raise UsageError(f"{folder.source.location} has several components: pick one with file= for role_map=")
 
     def sort(pick: str | None) -> Checkpoint:
-        contents = read_contents(folder, pick)
+        contents = read_contents(folder, pick, part)
         options = Sorting(role_map, experts, seed)
         adapter = _adapter(contents, folder)
         if base is not None:
@@ -117,7 +115,7 @@ def open_checkpoint(
         return sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
 
     checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
-    opening = {"revision": revision, "file": file, "base": base, "stream": stream,
+    opening = {"revision": revision, "file": file, "part": part, "base": base, "stream": stream,
                "role_map": role_map, "experts": experts, "seed": seed}  # fmt: skip
     return replace(checkpoint, opening=Opening.of(opening))
 
@@ -176,12 +174,13 @@ def _applied(
     return sort_tensors(tensors, source, base.config, options, notes)
 
 
-def read_contents(folder: Folder, pick: str | None) -> Contents:
+def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> Contents:
     """List the tensors of one model, whose files are chosen and fetched first, and check that they belong together.
 
     Args:
         folder: what holds it.
         pick: a file or folder inside; None for the best file at the top.
+        part: one of several models in it; None for its only one.
 
     Returns:
         The tensors, not sorted into matrices.
@@ -193,21 +192,23 @@ def read_contents(folder: Folder, pick: str | None) -> Contents:
     found = _find_layout(folder, pick)
     if found is not None:
         folder.files.fetch([found.folder + name for name in found.files])
-        return _in_pieces(folder, found)
-    model = choose(folder.names, pick, folder.source.location, folder.files.broken)
+        return _in_pieces(folder, found, part)
+    model = choose(folder.names, pick, folder.source.location, folder.files.broken, folder.files.is_torch)
     weight_map: dict[str, str] = {}
     if model.index is not None:
         weight_map = read_index(folder.json(model.index), model.index)
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
     _require(files, folder, model.name)
-    folder.files.fetch([*files, *(part for name in files for part in parts_beside(name, folder.names))])
-    return _in_files(folder, model, files, weight_map)
+    folder.files.fetch([*files, *(name for file in files for name in parts_beside(file, folder.names))])
+    return _in_files(folder, model, files, weight_map, part)
 
 
 @paused_collection()
-def _in_files(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
+def _in_files(
+    folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str], part: str | None
+) -> Contents:
     """List the tensors of single files, shards or an index, which are there."""
-    listings = [folder.files.list(name, folder.label(name)) for name in files]
+    listings = [folder.files.list(name, folder.label(name), part) for name in files]
     tensors, joined = join_slices(listings, files, folder.source.location, folder.has)
     notes = [*shard_notes(model), *projector_notes(model, folder.names), *joined]
     notes += [note for listing in listings for note in listing.notes]
@@ -218,11 +219,15 @@ def _in_files(folder: Folder, model: ModelFiles, files: Sequence[str], weight_ma
     for name, listing in zip(files, listings, strict=True):
         files = (*files, *_beside(name, listing))
     config = next((listing.config for listing in listings if listing.config), {})
-    return _contents(folder, files, Listing(tensors, tuple(notes), config), model.name)
+    taken = {listing.part for listing in listings}
+    if len(taken) > 1:
+        raise UsageError(f"{folder.source.location} has part={part} in only some of {listed(files, 3)}: name one file")
+    listing = Listing(tensors, tuple(notes), config, part=next(iter(taken), None))
+    return _contents(folder, files, listing, model.name, part)
 
 
 @paused_collection()
-def _in_pieces(folder: Folder, found: Found) -> Contents:
+def _in_pieces(folder: Folder, found: Found, part: str | None) -> Contents:
     """List a model in pieces, which its layout joins."""
     from specdiag.checkpoint.layouts.pieces import Place  # needs torch
 
@@ -238,15 +243,15 @@ def _in_pieces(folder: Folder, found: Found) -> Contents:
         inner = inner.rstrip("/").rpartition("/")[0]
         inner = f"{inner}/" if inner else ""
     files = tuple(found.folder + name for name in found.files)
-    return _contents(folder, files, listing, f"{inner}{found.files[0].rpartition('/')[2]}")
+    return _contents(folder, files, listing, f"{inner}{found.files[0].rpartition('/')[2]}", part)
 
 
-def _contents(folder: Folder, files: Sequence[str], listing: Listing, beside: str) -> Contents:
+def _contents(folder: Folder, files: Sequence[str], listing: Listing, beside: str, part: str | None) -> Contents:
     """Give tensors their final names, and read the configuration beside one of their files."""
     tensors, notes = leave_out_long(listing.tensors), [*listing.notes]
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
-    source = msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored)
-    tensors, renamed = unwrap(tensors, source.location)
+    source = msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored, part=part)
+    tensors, renamed = unwrap(tensors, source.location, None if listing.part else part)
     config, doubts = (listing.config, list[str]()) if listing.config else folder.config(beside)
     tensors, dequantised = dequantise(tensors, config)
     return Contents(source, config, tensors, (*notes, *renamed, *doubts, *dequantised))

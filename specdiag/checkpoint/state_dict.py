@@ -9,7 +9,9 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.nested import Visits, Walk, joined, spelled
 from specdiag.checkpoint.torch_tensors import tensor_shape
 from specdiag.checkpoint.training_state import refuse_training_state
@@ -68,6 +70,45 @@ def find_weights(
     entries = cast("Mapping[object, object]", content)
     refuse_training_state(entries, label)
     return _find(entries, label, ())
+
+
+def find_part(
+    content: Mapping[object, object], label: str, part: str
+) -> tuple[dict[str, torch.Tensor], list[str]] | None:
+    """Find one of several models in a training checkpoint by the keys that lead to it.
+
+    Args:
+        content: what torch.load gave.
+        label: the file, for messages.
+        part: the keys, joined with dots.
+
+    Returns:
+        The tensors by name, and notes; None where no keys lead to a dictionary or module with tensors.
+
+    Raises:
+        SourceError: it holds several dictionaries of tensors of equal standing, or two tensors of one name.
+    """
+    value, rest = cast("object", content), part
+    while rest:
+        inner = _held_by(value)
+        fitting = [key for key in inner if rest == spelled(key) or rest.startswith(f"{spelled(key)}.")]
+        if not fitting:
+            return None
+        key = max(fitting, key=lambda key: len(spelled(key)))
+        value, rest = inner[key], rest[len(spelled(key)) + 1 :]
+    if isinstance(value, torch.Tensor) or not (walk := Walk(label).enter(value)).tensors:
+        return None
+    note = f"Took the weights under '{brief(part)}' of {label}."
+    if not isinstance(value, Mapping):
+        return walk.tensors, [note]
+    tensors, notes = find_weights(cast("Mapping[object, object]", value), label)
+    return tensors, [note, *notes]
+
+
+def _held_by(value: object) -> Mapping[object, object]:
+    if isinstance(value, Inert):
+        return dict(module_entries(value) or value.items)
+    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
 
 
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -167,8 +208,10 @@ def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
             for candidate in candidates
             for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
         ]
+        example = next((f"part={brief(one[0].name)}" for one in candidates if not one[0].loose), "part=")
         raise SourceError(
-            f"'{label}' holds {listed(descriptions, _LISTED)}: save the one to analyse in a file of its own"
+            f"'{label}' holds {listed(descriptions, _LISTED)}: pick one, such as with {example}, or save the one to "
+            "analyse in a file of its own"
         )
     return candidates[0]
 

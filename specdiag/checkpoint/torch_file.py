@@ -14,7 +14,7 @@ from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import is_script, module_entries
 from specdiag.checkpoint.nested import Walk, count_tensors
 from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
-from specdiag.checkpoint.state_dict import find_weights
+from specdiag.checkpoint.state_dict import find_part, find_weights
 from specdiag.checkpoint.torch_archive import Opened, open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
@@ -23,12 +23,14 @@ from specdiag.text.names import listed
 _LISTED = 8
 
 
-def list_torch_file(path: Path, label: str) -> Listing:
+def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     """List every tensor of a torch checkpoint in stored order.
 
     Args:
         path: the file.
         label: its name in messages.
+        part: keys, joined with dots, that lead to one of several models in it; None for its only model. Where no keys
+            do, it is left to be chosen by the prefix of names.
 
     Returns:
         Its tensors, and notes about what else it holds.
@@ -49,9 +51,12 @@ def list_torch_file(path: Path, label: str) -> Listing:
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
     refuse_counted_part(cast("Mapping[object, object]", content), label)
-    weights, notes = find_weights(cast("Mapping[object, object]", content), label)
+    entries = cast("Mapping[object, object]", content)
+    found = None if part is None else find_part(entries, label, part)
+    weights, notes = found or find_weights(entries, label)
     refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
-    return Listing(list_tensors(weights, label, opened.mapped), (*notes, *_not_made(opened.foreign, label)))
+    tensors = list_tensors(weights, label, opened.mapped)
+    return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None)
 
 
 def _whole_module(opened: Opened, label: str) -> Listing:

@@ -230,7 +230,7 @@ def test_addresses_are_no_paths(tmp_path: Path) -> None:
 def test_a_folder_inside(tmp_path: Path) -> None:
     write(tmp_path / "unet" / "model.safetensors")
     write(tmp_path / "deep" / "er" / "model.safetensors")
-    with pytest.raises(SourceError, match="holds weights only in its folders unet: name one"):
+    with pytest.raises(SourceError, match="holds weights only in its folders unet: read one, such as with file=unet"):
         open_checkpoint(tmp_path)
     assert open_checkpoint(tmp_path, file="unet").source.files == ("unet/model.safetensors",)
     for pick in ("deep/er", "deep/er/", "deep/er/model.safetensors"):
