@@ -17,7 +17,7 @@ from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_un
 from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
 from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part
-from specdiag.checkpoint.weight_names import SHARD, base_name, is_index, weight_files
+from specdiag.checkpoint.weight_names import SHARD, TUNED, base_name, is_index, weight_files
 from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.text.names import listed
 
@@ -154,13 +154,20 @@ def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
-            shard = SHARD.fullmatch(name)
-            key = slices_set(name) or (shard.group("stem", "total", "suffix") if shard else (name,))
-            sets.setdefault(key, []).append(name)
+            sets.setdefault(slices_set(name) or _set_of(name), []).append(name)
     indices = [
         ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
     ]
     return indices + [ModelFiles(tuple(files), missing=_missing(files)) for files in sets.values()]
+
+
+def _set_of(name: str) -> tuple[str, ...]:
+    """Name the set of shards that a file belongs to; a file that is no shard is a set of its own."""
+    shard = SHARD.fullmatch(name)
+    if shard is not None:
+        return shard.group("stem", "total", "suffix")
+    tuned = TUNED.fullmatch(name)
+    return (name,) if tuned is None else tuned.group("before", "epoch")
 
 
 def _rank(model: ModelFiles) -> int:
@@ -187,17 +194,22 @@ def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str 
         _refuse_broken(models, where, broken)
         raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
     if models[0].missing:
-        there = ", ".join(models[0].files[:1])
         raise SourceError(
             f"{where} is incomplete: it lacks {listed(models[0].missing, _LISTED)}; fetch them, or read what is there "
-            f"with file='{SHARD.sub(_any_number, there)}'"
+            f"with file='{all_of_its_set(models[0].files[0])}'"
         )
     return models[0]
 
 
-def _any_number(shard: re.Match[str]) -> str:
-    """Write a shard's name as a glob of all shards of its set."""
-    return f"{shard['stem']}*-of-{shard['total']}{shard['suffix']}"
+def all_of_its_set(name: str) -> str:
+    """Write a shard's name as a glob of all shards of its set; any other name as it is.
+
+    Args:
+        name: of the file.
+    """
+    shard = SHARD.fullmatch(name) or TUNED.fullmatch(name)
+    begin, end = (0, 0) if shard is None else shard.span("number")
+    return f"{name[:begin]}*{name[end:]}"
 
 
 def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> None:
@@ -209,13 +221,14 @@ def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[s
 
 
 def _missing(files: Sequence[str]) -> tuple[str, ...]:
-    shard = SHARD.fullmatch(files[0])
+    shard = SHARD.fullmatch(files[0]) or TUNED.fullmatch(files[0])
     if shard is None or slices_set(files[0]) is not None:  # of slices, a process may have none for a file
         return ()
     begin, end = shard.span("number")
     present = {int(name[begin:end]) for name in files}
     first = 0 if 0 in present else 1
-    numbers = (number for number in range(first, first + int(shard["total"])) if number not in present)
+    total = int(shard["total"]) if "total" in shard.re.groupindex else max(present)
+    numbers = (number for number in range(first, first + total) if number not in present)
     return tuple(f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9))
 
 

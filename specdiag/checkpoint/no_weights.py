@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from specdiag.checkpoint.formats import ARRAYS, FOREIGN_SUFFIXES
@@ -11,7 +12,28 @@ from specdiag.errors import SourceError
 from specdiag.text.names import listed
 
 _LISTED = 8
-_UNSUPPORTED = "not supported yet: analyse the original in safetensors"
+_SAVE = "save its arrays with numpy.savez, whose .npz is read"
+_CONVERT: dict[tuple[str, ...], str] = {
+    (".h5", ".keras"): f"load it in Keras, and {_SAVE}",
+    (".msgpack",): f"restore it with Flax, and {_SAVE}",
+    (".onnx",): "it renames and transposes the weights: analyse the model that it was exported from",
+    (".nemo",): "unpack it with 'tar -xf', and give its model_weights.ckpt or its folder model_weights",
+    (".tflite",): "analyse the model that it was converted from",
+}
+"""How to go on from files that are not read, by the ends of their names."""
+_OTHERWISE = "analyse the original in safetensors"
+_FOLDERS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"manifest\.ocdbt|_CHECKPOINT_METADATA|(.*/)?\.zarray"),
+        f"is an Orbax checkpoint, not supported: restore it with Orbax, and {_SAVE}",
+    ),
+    (re.compile(r"saved_model\.pb"), f"is a TensorFlow SavedModel, not supported: load it in TensorFlow, and {_SAVE}"),
+    (
+        re.compile(r".*\.data-\d{5}-of-\d{5}"),
+        f"is a TensorFlow checkpoint, not supported: read it with tf.train.load_checkpoint, and {_SAVE}",
+    ),
+)
+"""Folders of other programs by the names of their files."""
 
 
 def refuse_foreign(names: Iterable[str], where: str) -> None:
@@ -26,7 +48,9 @@ def refuse_foreign(names: Iterable[str], where: str) -> None:
     """
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
-        raise SourceError(f"{where} stores {listed(foreign, _LISTED)} in a format {_UNSUPPORTED}")
+        raise SourceError(
+            f"{where} stores {listed(foreign, _LISTED)} in a format that is not supported: {_way_on(foreign)}"
+        )
 
 
 def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, works: Callable[[str], bool]) -> str:
@@ -38,9 +62,12 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
         where: the folder, for messages.
         works: tells whether a folder below can be read as it is.
     """
+    program = next((what for pattern, what in _FOLDERS if any(pattern.fullmatch(name) for name in inside)), None)
+    if program is not None:
+        return f"{where} {program}"
     weights = weight_files(inside)
     if weights:
-        return f"{where} holds weights only as {listed(weights, _LISTED)}, {_UNSUPPORTED}"
+        return f"{where} holds weights only as {listed(weights, _LISTED)}, not supported: {_way_on(weights)}"
     folders = sorted({name.rpartition("/")[0] for name in weight_files(names)} - {""})
     if folders:
         example = next((f for f in [*layout_folders(names), *folders] if f in layout_folders(names) or works(f)), None)
@@ -50,3 +77,7 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
     arrays = [name for name in inside if name.endswith(ARRAYS)]
     hint = f"; where an archive of arrays holds them, name it, as with file={arrays[0]}" if arrays else ""
     return f"{where} holds no weights, {contents}{hint}"
+
+
+def _way_on(names: Sequence[str]) -> str:
+    return next((way for suffixes, way in _CONVERT.items() if names[0].endswith(suffixes)), _OTHERWISE)

@@ -64,19 +64,14 @@ def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, label:
         raise ValueError(f"'{brief(name)}' of {n_bytes} bytes in {entry.file_size - begin}")
     if entry.file_size > _DENSEST * entry.compress_size + _LONGEST_HEADER:
         raise ValueError(f"'{brief(name)}' of {entry.file_size} bytes in {entry.compress_size}")
-    reason = None
-    if dtype.hasobject:
-        reason = "an array of Python objects, which are never unpickled"
-    elif kind is None:
-        reason = f"an array of {dtype!s:.60}, which is no type of weights"
+    oddity = " (Python objects, which are never unpickled)" if dtype.hasobject else ""
     return StoredTensor(
         name=name,
         shape=shape,
-        dtype=kind or f"{dtype!s:.60}",
+        dtype=kind or f"{dtype!s:.60}{oddity}",
         nbytes=n_bytes,
         file=label,
         read=partial(_read, path, label, entry.filename, begin, shape, fortran, dtype),
-        reason=reason,
     )
 
 

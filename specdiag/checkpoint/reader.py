@@ -16,7 +16,7 @@ from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
 from specdiag.checkpoint.file_notes import projector_notes, shard_notes
-from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
+from specdiag.checkpoint.file_selection import ModelFiles, all_of_its_set, choose, holds_files
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.layouts.find import Found, find_layout
@@ -198,7 +198,7 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
     if model.index is not None:
         weight_map = read_index(folder.json(model.index), model.index)
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
-    _require(files, folder, model.name)
+    require_files(files, folder, model.name)
     folder.files.fetch([*files, *(name for file in files for name in parts_beside(file, folder.names))])
     return _in_files(folder, model, files, weight_map, part)
 
@@ -272,13 +272,27 @@ def _beside(name: str, listing: Listing) -> list[str]:
     return [f"{folder}/{file}".lstrip("/") for file in listing.beside]
 
 
-def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
+def require_files(files: Sequence[str], folder: Folder, promised_by: str) -> None:
+    """Refuse a model whose files are not all there.
+
+    Args:
+        files: those that are needed.
+        folder: what holds them.
+        promised_by: the index that names them, or one of them.
+
+    Raises:
+        SourceError: some are missing.
+    """
     missing = [name for name in files if not folder.has(name)]
-    if missing:
-        shown = ", ".join(brief(name) for name in missing[:4])
+    if not missing:
+        return
+    shown = ", ".join(brief(name) for name in missing[:4])
+    there = [name for name in weight_files(folder.names) if name.rpartition("/")[0] == promised_by.rpartition("/")[0]]
+    remedy = "the repository itself has no such files" if folder.source.kind == "hub" else "fetch it again"
+    hint = ""
+    if is_index(promised_by):
+        glob = f"file='{all_of_its_set(there[0])}'" if there else "file="
         hint = (
-            f"; where no such files belong to it, delete {promised_by} or pick with file="
-            if is_index(promised_by)
-            else ""
+            f"; where no such files belong to it, delete {promised_by}, or read what is there without the index: {glob}"
         )
-        raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: fetch it again{hint}")
+    raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: {remedy}{hint}")

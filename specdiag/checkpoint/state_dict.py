@@ -166,7 +166,7 @@ def _unpacked(
     path = (*path, holder.key)
     value = holder.value
     inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
-    deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
+    deeper = len(path) < _DEPTH and _wraps(inner, label)
     if not deeper:
         left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
     rest = f" and left out {listed(left, _LISTED)}" if left else ""
@@ -175,6 +175,15 @@ def _unpacked(
         return holder.walk.tensors, notes
     tensors, more = _find(inner, label, path)
     return tensors, [*notes, *more]
+
+
+def _wraps(content: Mapping[object, object], label: str) -> bool:
+    """Tell whether a dictionary holds a state dict under a wrapper's name, and no tensors beside it."""
+    if any(isinstance(content.get(name), Mapping) for name in _NO_MODULES):
+        return True
+    held = [key for key, value in content.items() if isinstance(value, (Mapping, torch.Tensor, Inert))]
+    wrappers = [key for key in held if key in _WRAPPERS and isinstance(content[key], Mapping)]
+    return len(wrappers) == 1 and not any(Walk(label).enter(content[key]).tensors for key in held if key != wrappers[0])
 
 
 def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:

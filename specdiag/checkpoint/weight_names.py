@@ -9,6 +9,8 @@ from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, WEIGHT_SUFFIXES
 
 SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 """Names of shards, which count themselves."""
+TUNED = re.compile(r"(?P<before>.*hf_model_)(?P<number>\d{4})(?P<epoch>_\d+\.pt)")
+"""Names of torchtune's shards, of which each epoch has a set."""
 _NOT_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|recipe_state)[^/]*|.*_optim_states\.pt"
     r"|__\d+\.metadata|optim_\d+(_rank\d+)?\.pt"
