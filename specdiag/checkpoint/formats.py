@@ -80,10 +80,10 @@ def _list_torch(path: Path, label: str, part: str | None = None) -> Listing:
     return list_exported(path, label) if kind == "exported" else list_torch_file(path, label, part)
 
 
-def _list_distributed(path: Path, label: str) -> Listing:
+def _list_distributed(path: Path, label: str, part: str | None = None) -> Listing:
     from specdiag.checkpoint.distributed.checkpoint import list_distributed
 
-    return list_distributed(path, label)
+    return list_distributed(path, label, part)
 
 
 SAFETENSORS = Format(
@@ -107,6 +107,7 @@ DISTRIBUTED = Format(
     magic=_is_distributed,
     precedence=(r"\.metadata",),
     list=_list_distributed,
+    list_part=_list_distributed,
 )
 TORCH = Format(
     name="torch",

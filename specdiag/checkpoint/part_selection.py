@@ -1,4 +1,4 @@
-"""One of several models in a checkpoint, chosen by the prefix of its tensors' names."""
+"""Choice of one of several models in a checkpoint, by the prefix of its tensors' names."""
 
 from __future__ import annotations
 

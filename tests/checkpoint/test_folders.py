@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from specdiag.checkpoint.contents import require_files
 from specdiag.checkpoint.files import LocalFiles
 from specdiag.checkpoint.folder import Folder
-from specdiag.checkpoint.reader import open_checkpoint, require_files
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import Source
 from specdiag.trajectories.steps import find_steps

@@ -67,6 +67,16 @@ def test_a_module_beside_a_state_dict(tmp_path: Path) -> None:
     assert_stored(open_checkpoint(tmp_path, part="ema.proj"), module.proj.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save({"net": state(1), "ema": {"state_dict": state(2)}}, checkpoint_id=str(tmp_path / "step-1"), no_dist=True)
+    with pytest.raises(SourceError, match="pick one, such as with part="):
+        open_checkpoint(tmp_path / "step-1")
+    assert_stored(open_checkpoint(tmp_path / "step-1", part="ema"), state(2))
+
+
 def test_prefixes_in_other_formats(tmp_path: Path) -> None:
     save_file(under("vision", state(1)) | under("text", state(2)), tmp_path / "model.safetensors")
     assert_stored(open_checkpoint(tmp_path, part="text"), state(2))

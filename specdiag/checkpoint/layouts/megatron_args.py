@@ -39,7 +39,9 @@ def as_config(args: Table) -> Table:
         args: of the run.
     """
     config: Table = {ours: args[theirs] for theirs, ours in _CONFIG.items() if type(args.get(theirs)) is int}
-    groups = args.get("num_query_groups") if args.get("group_query_attention") else args.get("num_attention_heads")
+    groups = (
+        args.get("num_query_groups") if args.get("group_query_attention") is True else args.get("num_attention_heads")
+    )
     return {**config, "num_key_value_heads": groups} if type(groups) is int else config
 
 

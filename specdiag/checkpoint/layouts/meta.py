@@ -54,7 +54,8 @@ def model_width(tensors: Mapping[str, StoredTensor]) -> int | None:
 
 def written_width(tensors: Mapping[str, StoredTensor]) -> int | None:
     """Find how many columns the attention's output has, which in the whole model are its width; None without one."""
-    return next((t.shape[1] for name, t in tensors.items() if name.endswith(".attention.wo.weight")), None)
+    outputs = (t for name, t in tensors.items() if name.endswith(".attention.wo.weight") and len(t.shape) == 2)
+    return next((tensor.shape[1] for tensor in outputs), None)
 
 
 def _require_all(parts: Sequence[Mapping[str, StoredTensor]], width: int | None, place: Place) -> None:

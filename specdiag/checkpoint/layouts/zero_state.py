@@ -47,9 +47,10 @@ def optimizer_state(partition: TorchPart) -> State:
 def partition_count(state: State) -> int | None:
     """Read into how many partitions the optimizer was divided; None where groups differ, or it is not said."""
     count = state.get("partition_count")
-    counts = cast("Sequence[object]", count) if isinstance(count, (list, tuple)) and count else [count]
-    only = counts[0]
-    return only if type(only) is int and 0 < only < 1 << 20 and all(count == only for count in counts) else None
+    counts = cast("Sequence[object]", count) if isinstance(count, (list, tuple)) else [count]
+    numbers = {count if type(count) is int else None for count in counts} or {None}
+    only = next(iter(numbers))
+    return only if len(numbers) == 1 and only is not None and 0 < only < 1 << 20 else None
 
 
 def count_partitions(place: Place, partitions: Sequence[TorchPart], states: Sequence[State]) -> int:
