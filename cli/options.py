@@ -148,7 +148,12 @@ SHARED: dict[str, tuple[Any, Any]] = {
             "--revision", help="Branch, tag or commit of a hub repository.", rich_help_panel=SOURCE)], None),
     "file": (
         Annotated[str | None, typer.Option(
-            "--file", help="Weight file within the repository or directory.", rich_help_panel=SOURCE)], None),
+            "--file", help="Weight file within the repository or directory, or a glob of shards.",
+            rich_help_panel=SOURCE)], None),
+    "part": (
+        Annotated[str | None, typer.Option(
+            "--part", metavar="NAME", help="Take this one of several models in a file, such as ema_model.",
+            rich_help_panel=SOURCE)], None),
     "base": (
         Annotated[str | None, typer.Option(
             "--base", metavar="MODEL", help="Base model of an adapter, to read W + delta.", rich_help_panel=SOURCE)],
@@ -232,7 +237,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 """Each shared option with its default, by the name of its parameter."""
 
-_RUN = ("base", "role_map", "experts", "seed")
+_RUN = ("part", "base", "role_map", "experts", "seed")
 _SOURCE = ("revision", "file", "stream", *_RUN)
 _MATRICES = ("include", "exclude", "role")
 _TAIL = ("tail", "tail_fraction", "farms_rows", "farms_aspect", "farms_windows")

@@ -48,6 +48,8 @@ class Source(Record, frozen=True, kw_only=True):
     """The weight files that were read, relative to the location."""
     ignored: tuple[str, ...] = ()
     """Other weight files of the repository that were not read."""
+    part: str | None = None
+    """Keys or prefix of the one model of several that was read; None where there is one."""
     base: str | None = None
     """The model that an adapter was applied to, with its commit where it is on the hub; else None."""
 

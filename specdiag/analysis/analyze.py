@@ -64,6 +64,7 @@ def analyze(
     *,
     revision: str | None = None,
     file: str | None = None,
+    part: str | None = None,
     base: str | os.PathLike[str] | None = None,
     stream: bool = False,
     role_map: str | os.PathLike[str] | None = None,
@@ -91,14 +92,16 @@ def analyze(
 ) -> SpectralReport:
     """Compute spectra, exponents and metrics of every weight matrix of a checkpoint, one matrix at a time.
 
-    An open `Checkpoint` keeps what it was opened with: revision, file, base, stream, role map, experts and seed.
+    An open `Checkpoint` keeps what it was opened with: revision, file, part, base, stream, role map, experts and seed.
 
     Args:
         source: a hub id (`org/name`, `org/name@revision`, a URL), a directory, a file, a model, a state dict of
             tensors or NumPy arrays, or an open `Checkpoint`. Nothing is instantiated, and nothing is unpickled that
             could run code.
         revision: branch, tag or commit of a hub repository.
-        file: which weight file of a repository or directory.
+        file: which weight file of a repository or directory; a glob, such as `model-*.safetensors`, takes several that
+            make up one model.
+        part: which of several models in it, such as `ema_model`, by the keys or the prefix that its tensors have.
         base: the model that an adapter changes, as a path or hub id: its weights with the adapter applied are analysed.
             Without it the adapter's updates are, by themselves.
         stream: read a hub repository by ranges, one tensor at a time, and write nothing to disk.
@@ -140,7 +143,15 @@ def analyze(
     start = time.perf_counter()
     options = AnalysisOptions.of(locals())
     checkpoint = open_source(
-        source, revision=revision, file=file, base=base, stream=stream, role_map=role_map, experts=experts, seed=seed
+        source,
+        revision=revision,
+        file=file,
+        part=part,
+        base=base,
+        stream=stream,
+        role_map=role_map,
+        experts=experts,
+        seed=seed,
     )
     mark = fingerprint(checkpoint.source)
     settings = resolved(options, checkpoint.opening)

@@ -71,6 +71,7 @@ class RunArguments(SortingArguments, ComputingArguments, SelectionArguments, tot
     """Arguments of `analyze` that are the same for every checkpoint of a run."""
 
     base: str | os.PathLike[str] | None
+    part: str | None
 
 
 COMPARED: tuple[str, ...] = names_of(ComparedArguments)

@@ -85,5 +85,5 @@ def _place(source: Source) -> str:
     """Write where the weights are in one spelling."""
     local = source.kind in ("dir", "file")
     name = str(Path(source.location).resolve()) if local else f"{source.location}@{source.commit}"
-    chosen = f" ({', '.join(source.files)})"
+    chosen = f" ({', '.join(source.files)}{'' if source.part is None else f', part {source.part}'})"
     return f"{name}{chosen}" + ("" if source.base is None else f" on {source.base}")

@@ -32,7 +32,7 @@ def open_source(
 
     Args:
         source: whatever `analyze` takes.
-        given: revision, file, base, stream, role_map, experts and seed, as of `analyze`.
+        given: revision, file, part, base, stream, role_map, experts and seed, as of `analyze`.
 
     Raises:
         UsageError: an option makes no sense, or not for this source.
@@ -58,8 +58,8 @@ def _open_location(source: str | os.PathLike[str], opening: Opening) -> Checkpoi
     from specdiag.checkpoint.reader import open_checkpoint
 
     return open_checkpoint(
-        source, revision=opening.revision, file=opening.file, role_map=opening.role_path, experts=opening.experts,
-        seed=opening.seed, base=opening.base, stream=opening.stream,
+        source, revision=opening.revision, file=opening.file, part=opening.part, role_map=opening.role_path,
+        experts=opening.experts, seed=opening.seed, base=opening.base, stream=opening.stream,
     )  # fmt: skip
 
 

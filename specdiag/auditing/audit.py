@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from specdiag.analysis.source import AnalysisSource
     from specdiag.checkpoint.tensors import Checkpoint
 
-_OF_THE_SOURCE = ("revision", "file", "base", "partial_reports")
+_OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
 _SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
 """Settings of a report that the baseline is analysed with."""

@@ -8,26 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from glob import has_magic
 from itertools import islice
 
 from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
-from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, FORMATS, WEIGHT_SUFFIXES
+from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
+from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part
-from specdiag.errors import SourceError, UsageError
+from specdiag.checkpoint.weight_names import SHARD, TUNED, base_name, is_index, weight_files
+from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.text.names import listed
 
 _PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in format.precedence)
 """Names of files of models, the best first."""
 _LISTED = 8
-_UNSUPPORTED = "not supported yet: analyse the original in safetensors"
-_NOT_WEIGHTS = re.compile(
-    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states)[^/]*|.*_optim_states\.pt|__\d+\.metadata"
-)
+_OLD_SUFFIXES = (".pth.tar", ".th")
+_SAYS_NOTHING = re.compile(r"[^.]+|.*\.model")
+"""Names of files of torch that other files have as well, such as those of tokenizers."""
+_TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".gitattributes")
 _ADAPTER = re.compile(r"adapter|pytorch_lora_weights")
-_SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 _VARIANT = re.compile(r"\.(?!safetensors|bin|index)\w+(?=(-\d+-of-\d+)?\.(safetensors|bin)$|\.json$)")
-_PROJECTOR = re.compile(r"[^/]*mmproj[^/]*\.gguf", re.IGNORECASE)
-_TENSOR_PARALLEL = re.compile(r"(consolidated\.\d+|.*mp_rank_\d+.*)\.(pth|pt)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +57,27 @@ def _sound(name: str) -> str | None:
     return None
 
 
+def _unknown(name: str) -> bool:
+    """Answer that torch did not write a file, where it cannot be looked into."""
+    return False
+
+
 def choose(
-    names: Iterable[str], pick: str | None, where: str, broken: Callable[[str], str | None] = _sound
+    names: Iterable[str],
+    pick: str | None,
+    where: str,
+    broken: Callable[[str], str | None] = _sound,
+    is_torch: Callable[[str], bool] = _unknown,
 ) -> ModelFiles:
     """Choose the model among the files of a repository or directory.
 
     Args:
         names: every file, relative, with `/` between folders.
-        pick: a file, or a folder to choose within, instead of the best file at the top.
+        pick: a file, a glob of files that make up one model, or a folder to choose within, instead of the best file at
+            the top.
         where: the repository or directory, for messages.
         broken: describes a name that is a link to no file, None for others; asked of models of equal rank.
+        is_torch: tells whether torch wrote a file; asked of names that say nothing where no others hold weights.
 
     Returns:
         Its files.
@@ -79,104 +92,86 @@ def choose(
         refuse_part(pick, where if where.endswith(pick) else f"{where}/{pick}", names.__contains__)
         return ModelFiles((), index=pick) if is_index(pick) else ModelFiles((pick,))
     if folder and not any(name.startswith(folder) for name in names):
-        raise UsageError(f"{where} has no file '{pick}'; it has {listed(weight_files(names) or names, _LISTED)}")
+        return _matching(names, pick or "", where)
     inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
     candidates = _candidates(inside)
     if all(_rank(candidate) > _rank(ModelFiles((METADATA,))) for candidate in candidates):
         refuse_unfinished(inside, where)
     candidates = candidates or [ModelFiles((name,)) for name in accelerate_models(names, folder)]
+    candidates = candidates or _uncommon(names, inside, folder, is_torch)
     if not candidates:
-        raise SourceError(_nothing(names, inside, where))
+        raise SourceError(describe_nothing(names, inside, where, partial(_can_be_chosen, names)))
     best = min(_rank(candidate) for candidate in candidates)
     return _only(_without_variants([candidate for candidate in candidates if _rank(candidate) == best]), where, broken)
 
 
-def is_index(name: str) -> bool:
-    """Tell whether a file is an index of shards by its name, such as `model.safetensors.index.json`."""
-    return name.endswith(".json") and ".index." in name
+def _matching(names: Sequence[str], pick: str, where: str) -> ModelFiles:
+    """Take all files that match a glob: together they are one model, whatever an index says."""
+    matching = [name for name in names if has_magic(pick) and fnmatchcase(name, pick)]
+    if not matching:
+        contents = listed(weight_files(names) or names, _LISTED)
+        raise UsageError(f"{where} has no file '{pick}'; it has {contents or 'none at all'}")
+    for name in matching:
+        refuse_part(name, f"{where}/{name}", names.__contains__)
+    strange = next((name for name in matching if not name.endswith(WEIGHT_SUFFIXES)), None)
+    if strange is not None:
+        raise UsageError(f"file={pick} matches '{strange}', which is no file of weights: narrow it")
+    if len({name.rpartition("/")[0] for name in matching}) > 1:
+        raise UsageError(f"file={pick} matches files in several folders, {listed(matching, _LISTED)}: narrow it")
+    return ModelFiles(tuple(matching))
 
 
-def weight_files(names: Iterable[str]) -> list[str]:
-    """List the names that look like files of weights, in supported formats and others.
-
-    Args:
-        names: files of a repository or directory, relative to it.
-
-    Returns:
-        Those names in their order, without optimizer states and the like.
-    """
-    return [
+def _uncommon(
+    names: Sequence[str], inside: Sequence[str], folder: str, is_torch: Callable[[str], bool]
+) -> list[ModelFiles]:
+    """Find files of weights under names that other files have as well, where no others hold weights."""
+    if any(name.startswith(folder) for name in weight_files(names)):
+        return []
+    found = [
         name
-        for name in names
-        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES) and not _NOT_WEIGHTS.match(_base(name))
+        for name in inside
+        if name.endswith(_OLD_SUFFIXES) or (_SAYS_NOTHING.fullmatch(base_name(name)) and is_torch(name))
     ]
+    arrays = [name for name in inside if name.endswith(ARRAYS)]
+    if not found and len(arrays) == 1 and all(name in arrays or name.endswith(_TEXTS) for name in inside):
+        found = arrays
+    return [ModelFiles((name,)) for name in found]
 
 
-def refuse_foreign(names: Iterable[str], where: str) -> None:
-    """Refuse by its name what would be refused by its content, before it is downloaded.
-
-    Args:
-        names: the files that were chosen.
-        where: the repository or directory, for messages.
-
-    Raises:
-        SourceError: a file is of a format that is not supported.
-    """
-    foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
-    if foreign:
-        raise SourceError(f"{where} stores {listed(foreign, _LISTED)} in a format {_UNSUPPORTED}")
-
-
-def shard_notes(model: ModelFiles) -> list[str]:
-    """Warn where one shard was picked out of a set.
+def holds_files(names: Iterable[str], pick: str | None) -> bool:
+    """Tell whether a folder holds weights in files of their own, not in folders below it.
 
     Args:
-        model: the files that were chosen.
-
-    Returns:
-        One note, or none.
+        names: every file, relative, with `/` between folders.
+        pick: a folder within, instead of the top.
     """
-    shard = _SHARD.fullmatch(model.files[0]) if len(model.files) == 1 else None
-    if shard is None or int(shard["total"]) < 2:
-        return []
-    return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
-
-
-def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:
-    """Name the multimodal projectors (images, sounds) that llama.cpp keeps in GGUF files beside that of the model.
-
-    Args:
-        model: the files that were chosen.
-        names: every file of the repository or directory.
-
-    Returns:
-        One note, or none.
-    """
-    folder, _, base = model.name.rpartition("/")
-    projectors = [
-        name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(_base(name))
-    ]
-    if not base.endswith(".gguf") or not projectors or model.name in projectors:
-        return []
-    what = "a multimodal projector" if len(projectors) == 1 else "multimodal projectors"
-    return [f"Left out {listed(projectors, _LISTED)}, {what} beside the model: analyse one with file=."]
+    folder = f"{pick.strip('/')}/" if pick else ""
+    inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
+    return bool(_candidates(inside))
 
 
 def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
-            shard = _SHARD.fullmatch(name)
-            key = slices_set(name) or (shard.group("stem", "total", "suffix") if shard else (name,))
-            sets.setdefault(key, []).append(name)
+            sets.setdefault(slices_set(name) or _set_of(name), []).append(name)
     indices = [
         ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
     ]
     return indices + [ModelFiles(tuple(files), missing=_missing(files)) for files in sets.values()]
 
 
+def _set_of(name: str) -> tuple[str, ...]:
+    """Name the set of shards that a file belongs to; a file that is no shard is a set of its own."""
+    shard = SHARD.fullmatch(name)
+    if shard is not None:
+        return shard.group("stem", "total", "suffix")
+    tuned = TUNED.fullmatch(name)
+    return (name,) if tuned is None else tuned.group("before", "epoch")
+
+
 def _rank(model: ModelFiles) -> int:
-    base = _base(model.name)
+    base = base_name(model.name)
     if _ADAPTER.match(base):  # after every model: it is read only where there is none
         places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
         return len(_PRECEDENCE) + next(places, len(FORMATS))
@@ -195,16 +190,26 @@ def _without_variants(models: list[ModelFiles]) -> list[ModelFiles]:
 
 def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> ModelFiles:
     names = [model.name for model in models]
-    if len(models) > 1 and all(_TENSOR_PARALLEL.fullmatch(_base(name)) for name in names):
-        raise SourceError(
-            f"{where} is cut for tensor parallelism ({listed(names, _LISTED)}), not supported: merge it first"
-        )
     if len(models) > 1:
         _refuse_broken(models, where, broken)
         raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
     if models[0].missing:
-        raise SourceError(f"{where} is incomplete: it lacks {listed(models[0].missing, _LISTED)}; fetch it again")
+        raise SourceError(
+            f"{where} is incomplete: it lacks {listed(models[0].missing, _LISTED)}; fetch them, or read what is there "
+            f"with file='{all_of_its_set(models[0].files[0])}'"
+        )
     return models[0]
+
+
+def all_of_its_set(name: str) -> str:
+    """Write a shard's name as a glob of all shards of its set; any other name as it is.
+
+    Args:
+        name: of the file.
+    """
+    shard = SHARD.fullmatch(name) or TUNED.fullmatch(name)
+    begin, end = (0, 0) if shard is None else shard.span("number")
+    return f"{name[:begin]}*{name[end:]}"
 
 
 def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> None:
@@ -216,27 +221,20 @@ def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[s
 
 
 def _missing(files: Sequence[str]) -> tuple[str, ...]:
-    shard = _SHARD.fullmatch(files[0])
+    shard = SHARD.fullmatch(files[0]) or TUNED.fullmatch(files[0])
     if shard is None or slices_set(files[0]) is not None:  # of slices, a process may have none for a file
         return ()
     begin, end = shard.span("number")
     present = {int(name[begin:end]) for name in files}
     first = 0 if 0 in present else 1
-    numbers = (number for number in range(first, first + int(shard["total"])) if number not in present)
+    total = int(shard["total"]) if "total" in shard.re.groupindex else max(present)
+    numbers = (number for number in range(first, first + total) if number not in present)
     return tuple(f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9))
 
 
-def _nothing(names: Sequence[str], inside: Sequence[str], where: str) -> str:
-    weights = weight_files(inside)
-    if weights:
-        return f"{where} holds weights only as {listed(weights, _LISTED)}, {_UNSUPPORTED}"
-    folders = sorted({name.rpartition("/")[0] for name in weight_files(names)})
-    if folders:
-        contents = listed(folders, _LISTED)
-        return f"{where} holds weights only in its folders {contents}: name one, or pick it with file="
-    contents = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
-    return f"{where} holds no weights, {contents}"
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
+def _can_be_chosen(names: Sequence[str], folder: str) -> bool:
+    try:
+        choose(names, folder, folder)
+    except SpecdiagError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from specdiag.checkpoint.archives import written_by_torch
 from specdiag.checkpoint.formats import list_file
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
@@ -26,6 +27,10 @@ class Files(Protocol):
         """Describe a link that leads to no file, as the end of a sentence; None for any other name."""
         ...
 
+    def is_torch(self, name: str) -> bool:
+        """Tell whether torch wrote a file, by its content; False where that is not here."""
+        ...
+
     def fetch(self, names: Sequence[str], /) -> None:
         """Make files ready to be read, such as by downloading them.
 
@@ -35,6 +40,17 @@ class Files(Protocol):
         Raises:
             UsageError: a file cannot be streamed, and has to be downloaded.
             SourceError: a file is of a kind that is not supported, or cannot be fetched.
+        """
+        ...
+
+    def path(self, name: str, /) -> Path:
+        """Find a file that was fetched on this machine.
+
+        Args:
+            name: the file.
+
+        Raises:
+            UsageError: it is streamed, and lies nowhere here.
         """
         ...
 
@@ -50,12 +66,13 @@ class Files(Protocol):
         """
         ...
 
-    def list(self, name: str, label: str) -> Listing:
+    def list(self, name: str, label: str, part: str | None = None) -> Listing:
         """List the tensors of a file of weights.
 
         Args:
             name: the file.
             label: its name in messages.
+            part: which of several models in it, where its format keeps them apart.
 
         Raises:
             UsageError: it cannot be streamed, and has to be downloaded.
@@ -115,6 +132,14 @@ class LocalFiles:
         """Describe a link that leads to no file, as the end of a sentence; None for any other name."""
         return broken_link(self.root / name)
 
+    def is_torch(self, name: str) -> bool:
+        """Tell whether torch wrote a file, by its content; False where that is not here."""
+        return written_by_torch(self.root / name)
+
+    def path(self, name: str) -> Path:
+        """Find a file below `root`."""
+        return self.root / name
+
     def read(self, name: str, label: str) -> bytes:
         """Read all of a small file.
 
@@ -130,15 +155,16 @@ class LocalFiles:
         except OSError as error:
             raise SourceError(f"'{brief(label, 400)}' cannot be read: {error.strerror}") from error
 
-    def list(self, name: str, label: str) -> Listing:
+    def list(self, name: str, label: str, part: str | None = None) -> Listing:
         """List the tensors of a file of weights.
 
         Args:
             name: the file, relative to `root`.
             label: its name in messages.
+            part: which of several models in it, where its format keeps them apart.
 
         Raises:
             SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
             MissingExtraError: it holds quantised weights that only an optional dependency decodes.
         """
-        return list_file(self.root / name, label)
+        return list_file(self.root / name, label, part)

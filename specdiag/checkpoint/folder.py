@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from specdiag.checkpoint.distributed.folders import is_accelerate_folder
-from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.files import Files, LocalFiles, exists
+from specdiag.checkpoint.no_weights import refuse_foreign
 from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
@@ -17,6 +18,8 @@ from specdiag.files import Table
 from specdiag.records import Source
 
 _CONFIG = "config.json"
+_IN_PIECES = re.compile(r"zero|global_?step\d+\w*|iter_\d+|release")
+"""Names of folders in whose own folders the pieces of a model may lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +135,26 @@ def _streamed(location: Location) -> Folder:
 
 
 def _names(root: Path, pick: str | None) -> tuple[str, ...]:
-    """List files at the top, one level below, and where `pick` points. Not all levels: `root` may be a whole disk."""
-    picked = [path for path in (root / (pick or "."),) if exists(path)]
+    """List files at the top, one level below, and where `pick` points. Not all levels: `root` may be a whole disk.
+
+    Folders that hold one model in pieces are listed with the folders within them.
+    """
     try:
-        paths = [*root.iterdir(), *picked]
-        readable = [path for path in paths if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
-        paths += [inner for folder in readable for inner in folder.iterdir()]
-        return tuple(sorted({path.relative_to(root).as_posix() for path in paths if not path.is_dir()}))
+        paths = [*_files(root, 1)]
+        if pick and exists(root / pick):
+            paths += _files(root / pick, 1) if (root / pick).is_dir() else [root / pick]
+        return tuple(sorted({path.relative_to(root).as_posix() for path in paths}))
     except OSError as error:
         raise SourceError(f"'{error.filename or root}' cannot be listed: {error.strerror}") from error
+
+
+def _files(folder: Path, levels: int) -> Iterator[Path]:
+    """Yield the files of a folder and of those so many levels below it, following links to folders at the top alone."""
+    deeper = bool(_IN_PIECES.fullmatch(folder.name)) and not levels
+    for path in folder.iterdir():
+        if not path.is_dir():
+            yield path
+        elif not os.access(path, os.R_OK | os.X_OK) or (not levels and path.is_symlink()):
+            continue
+        elif levels or deeper or _IN_PIECES.fullmatch(path.name):
+            yield from _files(path, max(levels - 1, 0))

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from specdiag.checkpoint.archives import archive_kind
 from specdiag.checkpoint.gguf.file import list_gguf
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.not_weights import describe, is_json
+from specdiag.checkpoint.npz_file import list_npz
 from specdiag.checkpoint.plain_values import Fill
 from specdiag.checkpoint.safetensors_file import list_by_ranges, list_safetensors
 from specdiag.errors import SourceError
@@ -35,6 +37,8 @@ class Format:
         list: reads what a file holds from its path and its name in messages.
         list_by_ranges: does so for a file on the hub, from its name in messages, its size, its first bytes, and a
             function that reads ranges; None where a file of this format has to be downloaded.
+        list_part: reads one of several models that a file keeps in dictionaries of their own, from path, name in
+            messages and the model's name; None for formats that hold one list of tensors.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Format:
     precedence: tuple[str, ...]
     list: Callable[[Path, str], Listing]
     list_by_ranges: Callable[[str, int, bytes, Fill], Listing] | None = None
+    list_part: Callable[[Path, str, str], Listing] | None = None
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -64,16 +69,21 @@ def _is_gguf(head: bytes) -> bool:
     return head.startswith(b"GGUF")
 
 
-def _list_torch(path: Path, label: str) -> Listing:
-    from specdiag.checkpoint.torch_file import list_torch_file  # torch takes a second to import
+def _list_torch(path: Path, label: str, part: str | None = None) -> Listing:
+    """List a file of torch, or another zip archive of weights: their first bytes are the same."""
+    kind = archive_kind(path, label)
+    if kind == "npz":
+        return list_npz(path, label)
+    from specdiag.checkpoint.exported import list_exported  # torch takes a second to import
+    from specdiag.checkpoint.torch_file import list_torch_file
 
-    return list_torch_file(path, label)
+    return list_exported(path, label) if kind == "exported" else list_torch_file(path, label, part)
 
 
-def _list_distributed(path: Path, label: str) -> Listing:
+def _list_distributed(path: Path, label: str, part: str | None = None) -> Listing:
     from specdiag.checkpoint.distributed.checkpoint import list_distributed
 
-    return list_distributed(path, label)
+    return list_distributed(path, label, part)
 
 
 SAFETENSORS = Format(
@@ -97,10 +107,11 @@ DISTRIBUTED = Format(
     magic=_is_distributed,
     precedence=(r"\.metadata",),
     list=_list_distributed,
+    list_part=_list_distributed,
 )
 TORCH = Format(
     name="torch",
-    suffixes=(".bin", ".pth", ".pt", ".ckpt"),
+    suffixes=(".bin", ".pth", ".pt", ".ckpt", ".pt2"),
     magic=_is_torch,
     precedence=(
         r"consolidated.*\.(bin|pth|pt)",
@@ -110,8 +121,10 @@ TORCH = Format(
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
+        r".*\.pt2",
     ),
     list=_list_torch,
+    list_part=_list_torch,
 )
 GGUF = Format(
     name="GGUF",
@@ -124,17 +137,20 @@ FORMATS: tuple[Format, ...] = (SAFETENSORS, DISTRIBUTED, TORCH, GGUF)
 TORCH_SUFFIXES = TORCH.suffixes
 WEIGHT_SUFFIXES: tuple[str, ...] = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 """Ends of the names of files that are read."""
-FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".npz", ".tflite", ".nemo")
+FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".tflite", ".nemo")
 """Ends of the names of files of weights that are not read, to name them. A new format takes its own out."""
+ARRAYS = ".npz"
+"""End of the names of archives of arrays: data as often as weights, so that one is read where it is named, or alone."""
 _UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}): it may be damaged"
 
 
-def list_file(path: Path, label: str) -> Listing:
+def list_file(path: Path, label: str, part: str | None = None) -> Listing:
     """List every tensor of a file, whose content decides its format.
 
     Args:
         path: the file.
         label: its name in messages.
+        part: which of several models in it, where its format keeps them apart.
 
     Returns:
         Its tensors, remarks, and its own description of the model.
@@ -143,7 +159,8 @@ def list_file(path: Path, label: str) -> Listing:
         SourceError: it is unreadable, damaged, unsupported, or not a file of weights.
         MissingExtraError: it holds quantised weights that only an optional dependency decodes.
     """
-    return recognise(path, label).list(path, label)
+    format = recognise(path, label)
+    return format.list(path, label) if part is None or format.list_part is None else format.list_part(path, label, part)
 
 
 def recognise(path: Path, label: str) -> Format:

@@ -19,6 +19,7 @@ class Listing:
         config: the file's own description of its model in the words of a config.json; empty for most formats.
         beside: further files that hold its values, relative to its folder.
         offsets: of tensors that are slices of larger ones: where each begins. None where all are whole.
+        part: the part of the file that was asked for and taken; None where it is still to be chosen by its prefix.
     """
 
     tensors: list[StoredTensor]
@@ -26,3 +27,4 @@ class Listing:
     config: Table = field(default_factory=Table)
     beside: tuple[str, ...] = ()
     offsets: Mapping[str, tuple[int, ...]] | None = None
+    part: str | None = None

@@ -11,6 +11,7 @@ import torch
 
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
 
@@ -181,10 +182,14 @@ def _entries(value: object) -> Iterable[tuple[object, object]] | None:
         return cast("Mapping[object, object]", value).items()
     if isinstance(value, (list, tuple)):
         return enumerate(cast("Sequence[object]", value))
-    if isinstance(value, Inert) and (value.items or value.elements):
+    if not isinstance(value, Inert):
+        return None
+    if value.items or value.elements:
         return value.items or enumerate(value.elements)
-    return None
+    return module_entries(value)
 
 
 def _length(value: object) -> int:
-    return len(value.items or value.elements) if isinstance(value, Inert) else len(cast("Sized", value))
+    if isinstance(value, Inert):
+        return len(value.items or value.elements or module_entries(value) or ())
+    return len(cast("Sized", value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 
 import msgspec
@@ -20,9 +21,13 @@ from specdiag.storage.kinds import (
 )
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow), not supported: convert it to safetensors"),
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "an HDF5 file (Keras or TensorFlow), not supported: with h5py, write its arrays to a .npz, "
+        "'h5py.File(FILE).visititems(...)' and numpy.savez, which is read",
+    ),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
-    (b"\x93NUMPY", "a single numpy array, not a checkpoint"),
+    (b"\x93NUMPY", "a single numpy array, not a checkpoint: put the arrays of a model into one file with numpy.savez"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
     (b"BZh", "compressed with bzip2: unpack it first"),
@@ -54,6 +59,13 @@ _JSON: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset(("architectures",)), "a model's configuration, not its weights: give the folder"),
 )
 """Kinds of JSON objects by keys that they have, the first that fits."""
+_NEWEST_ONNX = 60
+_ONNX_TEXTS = b"\x12\x1a\x22\x32"
+"""Tags of producer, its version, domain and description, each followed by a length."""
+_ONNX_CONTENT = b"\x28\x3a\x42"
+"""Tags of the model's version, its graph and its operators."""
+_FLAX = re.compile(rb"[\x81-\x8f\xde\xdf][\xa1-\xbf]([ -~]{1,31})[\x81-\x8f\xde\xdf]", re.DOTALL)
+"""A map of msgpack whose first value is a map."""
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 _SHOWN = 512
 """Characters that are looked at for control characters."""
@@ -76,8 +88,8 @@ def describe(data: bytes) -> str | None:
         if data.lstrip().startswith(magic):
             return description
     if data[257:262] == b"ustar":
-        return "a tar archive: unpack it first"
-    return _ctranslate2(data) or _text(data)
+        return _tar(data)
+    return _ctranslate2(data) or _text(data) or _by_structure(data)
 
 
 def is_json(head: bytes) -> bool:
@@ -129,6 +141,38 @@ def _plain(text: str) -> str:
         if len(lines) == _ROWS and len(counts) == 1 and counts != {0}:
             return f"a table in {name}, not weights"
     return "a text file, not weights"
+
+
+def _tar(head: bytes) -> str:
+    """Tell NeMo's archives from others by their first member."""
+    first = head[:100].split(b"\0")[0].decode("utf-8", "replace").removeprefix("./")
+    if first.startswith(("model_config.yaml", "model_weights")):
+        return "a NeMo archive: unpack it with 'tar -xf FILE', and give its model_weights.ckpt or folder model_weights"
+    return "a tar archive: unpack it first"
+
+
+def _by_structure(head: bytes) -> str | None:
+    """Recognise formats without a magic number by the fields or keys that they begin with."""
+    if head[4:8] == b"TFL3":
+        return "a TensorFlow Lite model, not supported: analyse the model that it was converted from"
+    if _is_onnx(head):
+        return "an ONNX model, not supported, for it renames and transposes the weights: analyse the original"
+    if _FLAX.match(head):
+        return (
+            "a file of msgpack, such as a Flax model, not supported: restore it with Flax, and save its arrays with "
+            "numpy.savez, whose .npz is read"
+        )
+    return None
+
+
+def _is_onnx(head: bytes) -> bool:
+    """Tell whether a file begins with the fields of an ONNX model: a version, some texts, its graph or operators."""
+    if head[:1] != b"\x08" or not 1 <= head[1] <= _NEWEST_ONNX:
+        return False
+    at = 2
+    while at + 1 < len(head) and head[at] in _ONNX_TEXTS:
+        at += 2 + head[at + 1]
+    return at < len(head) and head[at] in _ONNX_CONTENT
 
 
 def _ctranslate2(head: bytes) -> str | None:

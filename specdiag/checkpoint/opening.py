@@ -25,6 +25,7 @@ class PlainArguments(SortingArguments, total=False):
 
     revision: str | None
     file: str | None
+    part: str | None
     stream: bool
 
 
@@ -41,7 +42,7 @@ def names_of(arguments: type) -> tuple[str, ...]:
 
 OPENING: tuple[str, ...] = names_of(OpeningArguments)
 """Names of the options that open a checkpoint."""
-PLACE = ("revision", "file", "base", "stream")
+PLACE = ("revision", "file", "part", "base", "stream")
 """Names of the options that choose the files."""
 
 
@@ -55,6 +56,7 @@ class Opening:
 
     revision: str | None = None
     file: str | None = None
+    part: str | None = None
     base: str | None = None
     stream: bool = False
     role_map: str | None = None
@@ -84,6 +86,7 @@ class Opening:
         return cls(
             revision=_optional(checks.text, "revision", values),
             file=_optional(checks.text, "file", values),
+            part=_optional(checks.text, "part", values),
             base=_optional(_path_text, "base", values),
             stream=checks.flag("stream", arguments.get("stream", False)),
             role_map=_optional(_path_text, "role_map", values),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from specdiag.errors import SourceError
 
@@ -14,7 +14,7 @@ PART = ".distcp"
 WHOLE = f"give the whole folder, with its {METADATA}"
 _DISTRIBUTED_FILE = re.compile(r"__\d+_\d+(\.\w+)?")
 _ZERO = re.compile(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(model|optim)_states\.pt")
-_ZERO_3 = "run its zero_to_fp32.py, or give mp_rank_00_model_states.pt where there is one"
+_FOLDER = "give its folder, in which all parts are read together"
 _SLICES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -47,8 +47,45 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
     zero = _ZERO.fullmatch(base)
     if zero is not None:
         content = "an optimizer's state" if zero[2] == "optim" else "a model"
-        raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_ZERO_3}")
+        raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_FOLDER}")
     _refuse_slice(path, label, exists)
+
+
+def refuse_counted_part(content: Mapping[object, object], label: str) -> None:
+    """Refuse a file whose content says that it is one of several parts, as DeepSpeed's does.
+
+    Args:
+        content: of the file.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it is one.
+    """
+    world = content.get("mp_world_size", 1)
+    if type(world) is int and world > 1 and "module" in content:
+        raise SourceError(
+            f"'{label}' is one of {world} parts of a model cut for tensor parallelism: its slices are no matrices; "
+            "convert the checkpoint with DeepSpeed's ds_to_universal.py"
+        )
+
+
+def refuse_lone_part(shapes: Mapping[str, Sequence[int]], label: str) -> None:
+    """Refuse a part of Meta's whose neighbours are not there: its attention writes less than the model's width.
+
+    Args:
+        shapes: of all tensors of the file, by name.
+        label: its name in messages.
+
+    Raises:
+        SourceError: it is one.
+    """
+    norm, output = shapes.get("norm.weight", ()), shapes.get("layers.0.attention.wo.weight", ())
+    is_meta = re.fullmatch(r"(.*/)?consolidated\.\d+\.\w+", label) and len(norm) == 1 and len(output) == 2
+    if is_meta and norm[0] == output[0] > output[1]:
+        raise SourceError(
+            f"'{label}' is one of several parts: its attention.wo has {output[1]} columns, and the model's width is "
+            f"{norm[0]}; fetch the other parts, and give their folder"
+        )
 
 
 def _refuse_slice(path: str, label: str, exists: Callable[[str], bool]) -> None:
@@ -60,7 +97,7 @@ def _refuse_slice(path: str, label: str, exists: Callable[[str], bool]) -> None:
                 if n_parts > 1:
                     raise SourceError(
                         f"'{label}' is part {int(match['rank']) + 1} of {n_parts} of a model cut for tensor "
-                        "parallelism, and its slices are no matrices: merge the parts first"
+                        f"parallelism, and its slices are no matrices: {_FOLDER}"
                     )
 
 

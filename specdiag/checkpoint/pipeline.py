@@ -9,9 +9,9 @@ from typing import cast
 
 import msgspec
 
-from specdiag.checkpoint.file_selection import weight_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+from specdiag.checkpoint.weight_names import weight_files
 
 _INDEX = "model_index.json"
 _WEIGHTLESS = re.compile(r".*(Scheduler|Tokenizer|TokenizerFast|Processor|FeatureExtractor)")

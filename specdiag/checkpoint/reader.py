@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,41 +13,14 @@ from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_
 from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
-from specdiag.checkpoint.distributed.folders import parts_beside
-from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_selection import ModelFiles, choose, is_index, projector_notes, shard_notes, weight_files
+from specdiag.checkpoint.contents import Contents, read_contents
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
-from specdiag.checkpoint.listing import Listing
-from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.pipeline import component_folders, join
-from specdiag.checkpoint.quantised.dequantise import dequantise
-from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.source import locate
-from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
-from specdiag.checkpoint.wrappers import unwrap
-from specdiag.errors import SourceError, UsageError
-from specdiag.files import Table
-from specdiag.records import Source
-from specdiag.system.paused_collection import paused_collection
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """The tensors of one model, not yet sorted into matrices.
-
-    Attributes:
-        source: where they lie, with the files that were chosen.
-        config: the config.json beside them, or what the file itself says of its architecture.
-        tensors: all that is stored, under final names, weights in the place of their codes.
-        notes: what was remarked.
-    """
-
-    source: Source
-    config: Table
-    tensors: list[StoredTensor]
-    notes: tuple[str, ...]
+from specdiag.checkpoint.tensors import Checkpoint
+from specdiag.errors import UsageError
 
 
 def open_checkpoint(
@@ -55,6 +28,7 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     file: str | None = None,
+    part: str | None = None,
     role_map: Path | None = None,
     experts: int | None = None,
     seed: int = 0,
@@ -69,7 +43,9 @@ def open_checkpoint(
         location: a directory, a file, `org/name`, `org/name@revision`, `hf://org/name@revision/path`, or a
             URL of the hub. A path that exists wins.
         revision: branch, tag or commit on the hub.
-        file: a file or folder within a directory or repository, instead of its best one.
+        file: a file or folder within a directory or repository, instead of its best one; a glob, such as
+            `model-*.safetensors`, takes several files that make up one model.
+        part: one of several models in it, by the keys or the prefix that its tensors have.
         role_map: TOML file with roles for names that the built-in rules do not know.
         experts: analyse this many experts of each layer, drawn at random; None for all.
         seed: seed of that draw.
@@ -100,7 +76,7 @@ def open_checkpoint(
         raise UsageError(f"{folder.source.location} has several components: pick one with file= for role_map=")
 
     def sort(pick: str | None) -> Checkpoint:
-        contents = read_contents(folder, pick)
+        contents = read_contents(folder, pick, part)
         options = Sorting(role_map, experts, seed)
         adapter = _adapter(contents, folder)
         if base is not None:
@@ -110,7 +86,7 @@ def open_checkpoint(
         return sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
 
     checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
-    opening = {"revision": revision, "file": file, "base": base, "stream": stream,
+    opening = {"revision": revision, "file": file, "part": part, "base": base, "stream": stream,
                "role_map": role_map, "experts": experts, "seed": seed}  # fmt: skip
     return replace(checkpoint, opening=Opening.of(opening))
 
@@ -167,71 +143,3 @@ def _applied(
     source = msgspec.structs.replace(contents.source, base=str(base.source))
     notes = (*contents.notes, *base.notes, *remarks_on_updates(adapter))
     return sort_tensors(tensors, source, base.config, options, notes)
-
-
-def read_contents(folder: Folder, pick: str | None) -> Contents:
-    """List the tensors of one model, whose files are chosen and fetched first, and check that they belong together.
-
-    Args:
-        folder: what holds it.
-        pick: a file or folder inside; None for the best file at the top.
-
-    Returns:
-        The tensors, not sorted into matrices.
-
-    Raises:
-        UsageError: `pick` names nothing, or several different models tie.
-        SourceError: files are missing, damaged, unsupported, or belong to different models.
-    """
-    model = choose(folder.names, pick, folder.source.location, folder.files.broken)
-    weight_map: dict[str, str] = {}
-    if model.index is not None:
-        weight_map = read_index(folder.json(model.index), model.index)
-    files = model.files or tuple(dict.fromkeys(weight_map.values()))
-    _require(files, folder, model.name)
-    folder.files.fetch([*files, *(part for name in files for part in parts_beside(name, folder.names))])
-    return _listed(folder, model, files, weight_map)
-
-
-@paused_collection()
-def _listed(folder: Folder, model: ModelFiles, files: Sequence[str], weight_map: Mapping[str, str]) -> Contents:
-    """List the tensors of files that are there."""
-    listings = [folder.files.list(name, folder.label(name)) for name in files]
-    tensors, joined = join_slices(listings, files, folder.source.location, folder.has)
-    notes = [*shard_notes(model), *projector_notes(model, folder.names), *joined]
-    notes += [note for listing in listings for note in listing.notes]
-    require_distinct(tensors, folder.source.location)
-    if model.index is not None:
-        labels = {name: folder.label(file) for name, file in weight_map.items()}
-        notes += check_index(model.index, labels, tensors)
-    tensors = leave_out_long(tensors)
-    for name, listing in zip(files, listings, strict=True):
-        files = (*files, *_beside(name, listing))
-    ignored = tuple(name for name in weight_files(folder.names) if name not in files)
-    source = msgspec.structs.replace(folder.source, files=files, ignored=ignored)
-
-    tensors, renamed = unwrap(tensors, source.location)
-    config, doubts = next((listing.config for listing in listings if listing.config), None), list[str]()
-    if config is None:
-        config, doubts = folder.config(model.name)
-    notes += [*renamed, *doubts]
-    tensors, dequantised = dequantise(tensors, config)
-    return Contents(source, config, tensors, (*notes, *dequantised))
-
-
-def _beside(name: str, listing: Listing) -> list[str]:
-    """Name the further files that a listing was read from, relative to the root."""
-    folder = name.rpartition("/")[0]
-    return [f"{folder}/{file}".lstrip("/") for file in listing.beside]
-
-
-def _require(files: Sequence[str], folder: Folder, promised_by: str) -> None:
-    missing = [name for name in files if not folder.has(name)]
-    if missing:
-        shown = ", ".join(brief(name) for name in missing[:4])
-        hint = (
-            f"; where no such files belong to it, delete {promised_by} or pick with file="
-            if is_index(promised_by)
-            else ""
-        )
-        raise SourceError(f"{folder.source.location} lacks {shown}, which {promised_by} names: fetch it again{hint}")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specdiag.checkpoint.files import broken_link
-from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
+from specdiag.checkpoint.formats import ARRAYS, FOREIGN_SUFFIXES, WEIGHT_SUFFIXES
 from specdiag.errors import SourceError, UsageError
+from specdiag.files import read_whole
 
-_FILES = "|".join(map(re.escape, (*WEIGHT_SUFFIXES, ".json")))
+_FILES = "|".join(map(re.escape, (*WEIGHT_SUFFIXES, *FOREIGN_SUFFIXES, ARRAYS, ".json", ".tar", ".th")))
 _PATH_LIKE = re.compile(rf"[./~\\].*|.*[/\\]|.*({_FILES})", re.DOTALL)
 _URL = re.compile(r"(https?|hf)://.*|(www\.)?(huggingface\.co|hf\.co)/.*", re.DOTALL)
 _HOST = re.compile(r"^(hf://|(https?://)?(www\.)?(huggingface\.co|hf\.co)/)")
@@ -19,6 +20,7 @@ _CREDENTIALS = re.compile(r"^(https?://)[^/]*@")
 _ONE_WORD = re.compile(
     r"(?P<repo>[\w.-]+)(@(?P<at>[^\s/]+)|/(tree|blob|raw|resolve)/(?P<revision>[^/?#]+)(/(?P<file>[^?#]+))?)?/?(\?.*)?"
 )
+_LONGEST_REF = 200
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>\S+))?")
 
 
@@ -98,7 +100,26 @@ def _local(path: Path, revision: str | None, file: str | None) -> Location:
     if file and not path.is_dir():
         raise UsageError(f"file={file} picks within a directory or repository, and '{path}' is a file")
     _require_inside(file, str(path))
-    return Location(path=path, file=file)
+    return Location(path=_snapshot(path) if path.is_dir() else path, file=file)
+
+
+def _snapshot(folder: Path) -> Path:
+    """Find the snapshot of a folder of the hub's cache, models--org--name; any other folder is itself."""
+    snapshots = folder / "snapshots"
+    if not folder.name.startswith("models--") or not snapshots.is_dir():
+        return folder
+    try:
+        there = sorted(path.name for path in snapshots.iterdir() if path.is_dir())
+        main = folder / "refs" / "main"
+        commit = read_whole(main, _LONGEST_REF).decode("ascii", "replace").strip() if main.is_file() else ""
+    except OSError as error:
+        raise SourceError(f"'{folder}' of the hub's cache cannot be read: {error.strerror}") from error
+    if commit in there or len(there) == 1:
+        return snapshots / (commit if commit in there else there[0])
+    raise SourceError(
+        f"'{folder}' is a folder of the hub's cache with {len(there)} snapshots: "
+        + (f"give one, such as {snapshots / there[0]}" if there else "download the model again")
+    )
 
 
 def _require_inside(file: str | None, where: str) -> None:

@@ -9,7 +9,9 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.nested import Visits, Walk, joined, spelled
 from specdiag.checkpoint.torch_tensors import tensor_shape
 from specdiag.checkpoint.training_state import refuse_training_state
@@ -70,6 +72,45 @@ def find_weights(
     return _find(entries, label, ())
 
 
+def find_part(
+    content: Mapping[object, object], label: str, part: str
+) -> tuple[dict[str, torch.Tensor], list[str]] | None:
+    """Find one of several models in a training checkpoint by the keys that lead to it.
+
+    Args:
+        content: what torch.load gave.
+        label: the file, for messages.
+        part: the keys, joined with dots.
+
+    Returns:
+        The tensors by name, and notes; None where no keys lead to a dictionary or module with tensors.
+
+    Raises:
+        SourceError: it holds several dictionaries of tensors of equal standing, or two tensors of one name.
+    """
+    value, rest = cast("object", content), part
+    while rest:
+        inner = _held_by(value)
+        fitting = [key for key in inner if rest == spelled(key) or rest.startswith(f"{spelled(key)}.")]
+        if not fitting:
+            return None
+        key = max(fitting, key=lambda key: len(spelled(key)))
+        value, rest = inner[key], rest[len(spelled(key)) + 1 :]
+    if isinstance(value, torch.Tensor) or not (walk := Walk(label).enter(value)).tensors:
+        return None
+    note = f"Took the weights under '{brief(part)}' of {label}."
+    if not isinstance(value, Mapping):
+        return walk.tensors, [note]
+    tensors, notes = find_weights(cast("Mapping[object, object]", value), label)
+    return tensors, [note, *notes]
+
+
+def _held_by(value: object) -> Mapping[object, object]:
+    if isinstance(value, Inert):
+        return dict(module_entries(value) or value.items)
+    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
+
+
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Take the tensors of a state dict.
 
@@ -125,7 +166,7 @@ def _unpacked(
     path = (*path, holder.key)
     value = holder.value
     inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
-    deeper = len(path) < _DEPTH and any(isinstance(inner.get(name), Mapping) for name in _NO_MODULES)
+    deeper = len(path) < _DEPTH and _wraps(inner, label)
     if not deeper:
         left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
     rest = f" and left out {listed(left, _LISTED)}" if left else ""
@@ -134,6 +175,15 @@ def _unpacked(
         return holder.walk.tensors, notes
     tensors, more = _find(inner, label, path)
     return tensors, [*notes, *more]
+
+
+def _wraps(content: Mapping[object, object], label: str) -> bool:
+    """Tell whether a dictionary holds a state dict under a wrapper's name, and no tensors beside it."""
+    if any(isinstance(content.get(name), Mapping) for name in _NO_MODULES):
+        return True
+    held = [key for key, value in content.items() if isinstance(value, (Mapping, torch.Tensor, Inert))]
+    wrappers = [key for key in held if key in _WRAPPERS and isinstance(content[key], Mapping)]
+    return len(wrappers) == 1 and not any(Walk(label).enter(content[key]).tensors for key in held if key != wrappers[0])
 
 
 def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
@@ -167,8 +217,10 @@ def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
             for candidate in candidates
             for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
         ]
+        example = next((f"part={brief(one[0].name)}" for one in candidates if not one[0].loose), "part=")
         raise SourceError(
-            f"'{label}' holds {listed(descriptions, _LISTED)}: save the one to analyse in a file of its own"
+            f"'{label}' holds {listed(descriptions, _LISTED)}: pick one, such as with {example}, or save the one to "
+            "analyse in a file of its own"
         )
     return candidates[0]
 

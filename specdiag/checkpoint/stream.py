@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from specdiag.checkpoint.file_selection import refuse_foreign
 from specdiag.checkpoint.formats import FORMATS, N_PROBE, format_of
 from specdiag.checkpoint.hub import checked_names, translate_hub_errors, transport_errors
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.no_weights import refuse_foreign
 from specdiag.checkpoint.plain_values import read_bytes
 from specdiag.checkpoint.ranges import HubFile, Patience
 from specdiag.checkpoint.safetensors_header import FIRST_READ
@@ -47,6 +48,10 @@ class StreamedFiles:
         """Answer None: a commit has no links to follow."""
         return None
 
+    def is_torch(self, name: str) -> bool:
+        """Answer False: torch's files are not streamed, so that none is looked into."""
+        return False
+
     def fetch(self, names: Sequence[str]) -> None:
         """Read JSON files into memory, and refuse weights in a format that cannot be read by ranges.
 
@@ -64,16 +69,25 @@ class StreamedFiles:
             elif not name.endswith((".json", *_SUFFIXES)):
                 raise _not_streamed(f"{self.repo}/{name}")
 
+    def path(self, name: str) -> Path:
+        """Refuse to find a file on this machine: none is here.
+
+        Raises:
+            UsageError: always.
+        """
+        raise _not_streamed(f"{self.repo}/{name}")
+
     def read(self, name: str, label: str) -> bytes:
         """Give all of a JSON file that was fetched."""
         return self._small[name]
 
-    def list(self, name: str, label: str) -> Listing:
+    def list(self, name: str, label: str, part: str | None = None) -> Listing:
         """List the tensors of a file of weights from its header.
 
         Args:
             name: the file.
             label: its name in messages.
+            part: of no use here: formats that are streamed hold one list of tensors.
 
         Raises:
             UsageError: it holds weights in a format that is not read by ranges.

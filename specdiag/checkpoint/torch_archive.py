@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import struct
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import numpy as np
 import torch
 
-from specdiag.checkpoint.checksums import Checksums, differs
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
-from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import StorageKind, StoredBytes, itemsize, known_names, makers
+from specdiag.checkpoint.zip_members import Archive, MappedFile
 from specdiag.errors import SourceError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -76,51 +73,21 @@ def open_torch(path: Path, label: str) -> Opened:
 
 
 def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
-    members = {entry.filename: entry for entry in entries}
-    (pickled,) = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
-    root = pickled.removesuffix("data.pkl")
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        order = members.get(f"{root}byteorder")
-        mapped = _Mapped(path, "little" if order is None else read_member(order, file, size).decode("ascii"))
+        archive = Archive(path, file, entries)
+        pickles = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl"]
+        pickled = min(pickles, key=lambda name: name.count("/"))
+        root = pickled.removesuffix("data.pkl")
         storages: dict[str, torch.UntypedStorage] = {}
 
         def load(storage_id: object) -> object:
             kind, key, n_values, _ = read_storage_id(storage_id)
             if key not in storages:
-                begin, end = extent(members[f"{root}data/{key}"], file, size)
-                mapped.checksums.add(begin, end, members[f"{root}data/{key}"])
-                n_bytes = n_values * itemsize(kind.dtype)
-                if n_bytes > end - begin:
-                    raise pickle.UnpicklingError(f"storage {key} of {n_bytes} bytes in {end - begin}")
-                storages[key] = mapped.bytes(begin, n_bytes, kind.dtype)
+                storages[key] = archive.storage(f"{root}data/{key}", kind.dtype, n_values)
             return StoredBytes(storages[key], kind.dtype)
 
-        opened = _unpickled(io.BytesIO(read_member(members[pickled], file, size)), load)
-        return replace(opened, mapped=mapped.place())
-
-
-def read_member(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> bytes:
-    """Read all of a small member of an archive, and compare it with its checksum.
-
-    Args:
-        entry: the member.
-        file: the archive.
-        size: of the archive, bytes.
-
-    Raises:
-        BadZipFile: it is damaged.
-    """
-    begin, end = extent(entry, file, size)
-    file.seek(begin)
-    data = file.read(end - begin)
-    if differs(entry, zlib.crc32(data)):
-        raise _damaged(entry.filename)
-    return data
-
-
-def _damaged(member: str) -> zipfile.BadZipFile:
-    return zipfile.BadZipFile(f"the checksum of {member!r:.60} is another one")
+        opened = _unpickled(io.BytesIO(archive.read(pickled)), load)
+        return replace(opened, mapped=archive.place())
 
 
 def _open_legacy(path: Path, label: str) -> Opened:
@@ -142,7 +109,7 @@ def _open_legacy(path: Path, label: str) -> Opened:
         _unpickled(file, look)
         keys = _unpickled(file, _no_storage).content
         places = _places(file, [_text(key) for key in cast("list[object]", keys)], kinds)
-        mapped = _Mapped(path, "little" if little else "big")
+        mapped = MappedFile(path, "little" if little else "big")
         storages = {key: mapped.bytes(*place, kinds[key]) for key, place in places.items()}
 
         def load(storage_id: object) -> object:
@@ -166,46 +133,6 @@ def _places(file: BinaryIO, keys: list[str], kinds: dict[str, torch.dtype]) -> d
         places[key] = (begin, n_bytes)
         file.seek(begin + n_bytes)
     return places
-
-
-class _Mapped:
-    """A file that is mapped to memory at its first use. Changes to its pages are not written back."""
-
-    def __init__(self, path: Path, order: str) -> None:
-        if order not in ("little", "big"):
-            raise pickle.UnpicklingError(f"byte order {order!r:.20}")
-        self._path = path
-        self._swap = order != sys.byteorder
-        self._whole: torch.UntypedStorage | None = None
-        self.checksums = Checksums(path)
-
-    def bytes(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
-        """Give bytes of the file: a copy where they are not aligned, or in the byte order of another processor."""
-        if n_bytes == 0:
-            return torch.UntypedStorage(0)
-        if begin % itemsize(dtype) or self._swap:
-            return self._copied(begin, n_bytes, dtype)
-        if self._whole is None:
-            size = self._path.stat().st_size
-            self._whole = cast("torch.UntypedStorage", torch.UntypedStorage.from_file(str(self._path), False, size))
-        return self._whole[begin : begin + n_bytes]
-
-    def _copied(self, begin: int, n_bytes: int, dtype: torch.dtype) -> torch.UntypedStorage:
-        values = np.empty(n_bytes, np.uint8)
-        read_range(self._path, str(self._path), begin, values)
-        member = self.checksums.damaged_member(begin, values)
-        if member is not None:
-            raise _damaged(member)
-        part = torch.from_numpy(values).untyped_storage()
-        if self._swap:
-            part.byteswap(dtype)
-        return part
-
-    def place(self) -> FileMap | None:
-        """Locate the file in memory, None where it was not mapped."""
-        if self._whole is None:
-            return None
-        return FileMap(self._path, self._whole.data_ptr(), self._whole.nbytes(), self.checksums)
 
 
 class _Bounded(io.BufferedReader):
@@ -272,26 +199,3 @@ def _part(storage: torch.UntypedStorage, view: object, size: int) -> torch.Untyp
     if (offset + n_values) * size > storage.nbytes():
         raise pickle.UnpicklingError("a view beyond its storage")
     return storage[offset * size : (offset + n_values) * size]
-
-
-def extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]:
-    """Find the first byte of a stored member, past its own header, and the byte behind the last.
-
-    Args:
-        entry: the member.
-        file: the archive.
-        size: of the archive, bytes.
-
-    Raises:
-        BadZipFile: the archive is too short for it, or holds something else there.
-    """
-    file.seek(entry.header_offset)
-    head = file.read(30)
-    if len(head) < 30 or head[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile(f"no header of {entry.filename!r:.60}")
-    name, extra = struct.unpack("<HH", head[26:30])
-    begin = entry.header_offset + 30 + name + extra
-    end = begin + entry.file_size
-    if end > size:
-        raise zipfile.BadZipFile(f"{entry.filename!r:.60} reaches beyond the file")
-    return begin, end

@@ -11,10 +11,11 @@ import torch
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.nested import count_tensors
-from specdiag.checkpoint.parts import refuse_part
-from specdiag.checkpoint.state_dict import find_weights
-from specdiag.checkpoint.torch_archive import open_torch
+from specdiag.checkpoint.modules import is_script, module_entries
+from specdiag.checkpoint.nested import Walk, count_tensors
+from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
+from specdiag.checkpoint.state_dict import find_part, find_weights
+from specdiag.checkpoint.torch_archive import Opened, open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
 from specdiag.text.names import listed
@@ -22,12 +23,14 @@ from specdiag.text.names import listed
 _LISTED = 8
 
 
-def list_torch_file(path: Path, label: str) -> Listing:
+def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     """List every tensor of a torch checkpoint in stored order.
 
     Args:
         path: the file.
         label: its name in messages.
+        part: keys, joined with dots, that lead to one of several models in it; None for its only model. Where no keys
+            do, it is left to be chosen by the prefix of names.
 
     Returns:
         Its tensors, and notes about what else it holds.
@@ -41,12 +44,32 @@ def list_torch_file(path: Path, label: str) -> Listing:
     content = opened.content
     if isinstance(content, torch.Tensor):
         content = {"tensor": content}
-    if isinstance(content, Inert) and content.items:
-        content = dict(content.items)
+    if isinstance(content, Inert):
+        if module_entries(content) is not None:
+            return _whole_module(opened, label)
+        content = dict(content.items) or content
     if not isinstance(content, Mapping):
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
-    weights, notes = find_weights(cast("Mapping[object, object]", content), label)
-    return Listing(list_tensors(weights, label, opened.mapped), (*notes, *_not_made(opened.foreign, label)))
+    refuse_counted_part(cast("Mapping[object, object]", content), label)
+    entries = cast("Mapping[object, object]", content)
+    found = None if part is None else find_part(entries, label, part)
+    weights, notes = found or find_weights(entries, label)
+    refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
+    tensors = list_tensors(weights, label, opened.mapped)
+    return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None)
+
+
+def _whole_module(opened: Opened, label: str) -> Listing:
+    """List the tensors of a module that was saved whole, or as TorchScript."""
+    module = cast("Inert", opened.content)
+    walk = Walk(label).enter(module)
+    if not walk.tensors:
+        raise SourceError(f"'{label}' holds a {module.kind} without tensors: give the file of the weights")
+    kind = "TorchScript program" if is_script(module) else f"module {brief(module.kind)}"
+    left = listed([f"{name} ({what})" for name, what in walk.left], _LISTED)
+    note = f"Read the tensors of the {kind} in {label}; it was not made, and nothing of it was run"
+    tensors = list_tensors(walk.tensors, label, opened.mapped)
+    return Listing(tensors, (f"{note}. Left out {left}." if left else f"{note}.",))
 
 
 def _named(content: object) -> str:

@@ -21,6 +21,7 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_CODE = re.compile(r"(^|/)code/|\.debug_pkl$")
 _DAMAGED = (
     RuntimeError,
     OSError,
@@ -59,8 +60,8 @@ def load_torch(path: pathlib.Path, label: str, allowed: Sequence[type] = INERT) 
         SourceError: it is damaged, or no file of torch.save.
     """
     zipped = is_zip(path, label)
-    if zipped:
-        check_zip(path, label)
+    if zipped and any(entry.filename.endswith("/constants.pkl") for entry in check_zip(path, label)):
+        raise SourceError(f"'{label}' is a TorchScript program, which is not continued: save its state_dict instead")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore")  # about pickle protocols and storage classes, of no use to the reader
@@ -94,12 +95,13 @@ def is_zip(path: pathlib.Path, label: str) -> bool:
         raise SourceError(f"'{label}' cannot be read: {error.strerror}") from error
 
 
-def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
-    """Check that a zip archive is one of torch.save, and that its members lie uncompressed within the file.
+def check_zip(path: pathlib.Path, label: str, required: str | None = "data.pkl") -> list[zipfile.ZipInfo]:
+    """Check that a zip archive is one that torch wrote, and that its values lie uncompressed within the file.
 
     Args:
         path: the file.
         label: its name in messages.
+        required: base name of a member that such an archive has; None where another is looked for.
 
     Returns:
         The entries of its members.
@@ -118,13 +120,12 @@ def check_zip(path: pathlib.Path, label: str) -> list[zipfile.ZipInfo]:
     if twice is not None:
         raise SourceError(f"'{label}' is a damaged zip archive (two members '{brief(twice)}'): fetch it again")
     names = [entry.filename.rpartition("/")[2] for entry in entries]
-    if "data.pkl" not in names:
+    if required is not None and required not in names:
         raise SourceError(f"'{label}' is a zip archive, but not one that torch.save wrote: unpack it first")
-    if "constants.pkl" in names:
-        raise SourceError(f"'{label}' is a TorchScript program, not supported: save its state_dict instead")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    # TorchScript compresses its code, which is not read.
+    if any(entry.compress_type != zipfile.ZIP_STORED and not _CODE.search(entry.filename) for entry in entries):
         raise SourceError(f"'{label}' was compressed again after torch.save wrote it: fetch the original")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if sum(entry.compress_size for entry in entries) > path.stat().st_size:
         raise SourceError(f"'{label}' is a damaged zip archive (entries overlap): fetch it again")
     return entries
 

@@ -84,7 +84,7 @@ def makers() -> frozenset[Maker]:
 
 def _plain(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
     """Make a tensor as `_rebuild_tensor` does, with the storage's type."""
-    return _view(storage, offset, size, stride, storage.dtype if isinstance(storage, StoredBytes) else None)
+    return view_storage(storage, offset, size, stride, storage.dtype if isinstance(storage, StoredBytes) else None)
 
 
 def _hooked(
@@ -105,10 +105,22 @@ def _typed(
     metadata: object = None,
 ) -> object:  # fmt: skip
     """Make a tensor as `_rebuild_tensor_v3` does: the type of the bytes is a separate argument."""
-    return _marked(_view(storage, offset, size, stride, dtype), metadata)
+    return _marked(view_storage(storage, offset, size, stride, dtype), metadata)
 
 
-def _view(storage: object, offset: object, size: object, stride: object, dtype: object) -> object:
+def view_storage(storage: object, offset: object, size: object, stride: object, dtype: object) -> object:
+    """Make a tensor of a part of a storage; an inert record where there is no storage or no type.
+
+    Args:
+        storage: the bytes.
+        offset: place of the first value.
+        size: of the tensor.
+        stride: of the tensor.
+        dtype: of its values.
+
+    Raises:
+        UnpicklingError: sizes or strides are no whole numbers, or reach beyond the storage.
+    """
     if not isinstance(storage, StoredBytes) or not isinstance(dtype, torch.dtype):
         return Inert(ForeignClass("torch.Tensor"))
     first, sizes, steps = _whole([offset])[0], _whole(size), _whole(stride)

@@ -44,7 +44,7 @@ class _Group:
 
 
 def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
-    """Leave out the running average of a model that lies beside the model itself, and refuse two equal rivals.
+    """Leave out the running average of a model that lies beside the model itself, and refuse two rivals.
 
     Args:
         tensors: all tensors of a checkpoint.
@@ -54,7 +54,7 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
         The tensors, those of averages with the reason why they are no matrices, and notes.
 
     Raises:
-        SourceError: they are two models of one structure, such as a teacher and a student.
+        SourceError: they are two models, such as a teacher and a student, or a generator and a discriminator.
     """
     parents = _siblings(tensors)
     for parent, groups in parents.items():
@@ -143,12 +143,17 @@ def _refuse_rivals(groups: Mapping[str, _Group], parent: _Place, where: str) -> 
         by_words[_words(name)].append(name)
     for words, ones in by_words.items():
         for other in (other for pair in _RIVALS if len(words & pair) == 1 for other in by_words.get(words ^ pair, ())):
-            one = next((one for one in ones if one < other and groups[one].covers(groups[other])), None)
+            one = next((one for one in ones if one < other and _are_models(groups[one], groups[other])), None)
             if one is not None:
                 raise SourceError(
-                    f"{where} holds two models of one structure, under '{_path(parent, one)}' and "
-                    f"'{_path(parent, other)}': save the one to analyse alone"
+                    f"{where} holds two models, under '{_path(parent, one)}' and '{_path(parent, other)}': pick one, "
+                    f"such as with part={_path(parent, one)}"
                 )
+
+
+def _are_models(one: _Group, other: _Group) -> bool:
+    """Tell whether two groups are models of their own, and not single layers with such names."""
+    return one.covers(other) or min(len(one.matrices), len(other.matrices)) > 1
 
 
 def _lags(name: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
 from specdiag.checkpoint.parametrised import compute_parametrised
+from specdiag.checkpoint.part_selection import choose_part, refuse_unknown_part
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.training_state import mark_moments
 from specdiag.checkpoint.twins import mark_averages
@@ -17,7 +18,9 @@ _COUNTER = "n_averaged"
 """The tensor that torch's AveragedModel keeps beside its module."""
 
 
-def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:
+def unwrap(
+    tensors: Sequence[StoredTensor], where: str, part: str | None = None
+) -> tuple[list[StoredTensor], list[str]]:
     """Take off the segments of wrappers anywhere, and `module.` (DataParallel) where all names have it.
 
     Moments of an optimizer and running averages that lie under names of their own among the weights are left out, and
@@ -26,14 +29,22 @@ def unwrap(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTens
     Args:
         tensors: all tensors of a checkpoint.
         where: the checkpoint, for messages.
+        part: the prefix of the model to take; None for all of them.
 
     Returns:
         The tensors under their new names, and notes on what was taken off and left out.
 
     Raises:
+        UsageError: there is no such part.
         SourceError: two names become one, all are an optimizer's, or they are two models.
     """
     renamed, notes = _renamed(tensors, where)
+    if part is not None:
+        chosen = choose_part(renamed, part, where) or choose_part(tensors, part, where)
+        if chosen is None:
+            raise refuse_unknown_part(renamed, part, where)
+        renamed, notes = _renamed(chosen[0], where)
+        notes = [chosen[1], *notes]
     weights, left = mark_moments(renamed, where)
     weights, copies = mark_averages(weights, where)
     weights, computed = compute_parametrised(weights)

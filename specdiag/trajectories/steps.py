@@ -17,10 +17,19 @@ from specdiag.checkpoint.parts import PART
 from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
 
-_SUFFIX = "|".join(map(re.escape, WEIGHT_SUFFIXES))
-_STEP = re.compile(rf"(checkpoint|global_?step|step|iter)[-_]?(?P<step>\d+)({_SUFFIX})?")
+_SUFFIX = "|".join(map(re.escape, (*WEIGHT_SUFFIXES, ".pth.tar", ".th")))
+_STEPS = tuple(
+    re.compile(pattern + rf"(?P<suffix>{_SUFFIX})?")
+    for pattern in (
+        r"(checkpoint|global_?step|step|iter|state_step)[-_]?(?P<step>\d{1,18})",
+        r"epoch=\d+-step=(?P<step>\d{1,18})(-v\d+)?",
+        r"(model|ckpt)_(?P<step>\d{1,18})",
+        r"epoch[-_](?P<step>\d{1,18})",
+    )
+)
+"""Names of checkpoints. The first pattern that fits any decides: beside `checkpoint-500`, `model_1` may be anything."""
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
-_SAVED = (*WEIGHT_SUFFIXES, PART, ".json")
+_SAVED = (*WEIGHT_SUFFIXES, PART, ".json", ".tar", ".th", ".model", ".npz", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +63,9 @@ def find_steps(
     """Find the checkpoints of a run, in the order of their steps.
 
     Args:
-        source: a directory with `checkpoint-N`, `stepN`, `global_stepN` or `iter_N` in it (folders, or files of
-            weights), a glob whose matches end in different numbers, or, with `revisions`, a hub repository.
+        source: a directory with `checkpoint-N`, `stepN`, `global_stepN`, `iter_N`, `epoch=E-step=N.ckpt`, `model_N` or
+            `epoch_N` in it (folders, or files of weights), a glob whose matches end in different numbers, or, with
+            `revisions`, a hub repository.
         revisions: branches, tags or commits whose names hold the step.
         stream: True to read them by ranges instead of downloading them.
 
@@ -84,14 +94,19 @@ def find_steps(
             f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
             "repository with revisions="
         )
-    steps = [
-        RunStep(int(match["step"]), str(path))
-        for path in folder.iterdir()
-        if (match := _STEP.fullmatch(path.name)) is not None and (path.is_dir() or match[3])
-    ]
+    paths = list(folder.iterdir())
+    steps = next((found for pattern in _STEPS if (found := _named(paths, pattern))), [])
     if not steps:
         raise SourceError(f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes")
     return _in_order(steps)
+
+
+def _named(paths: Iterable[Path], pattern: re.Pattern[str]) -> list[RunStep]:
+    return [
+        RunStep(int(match["step"]), str(path))
+        for path in paths
+        if (match := pattern.fullmatch(path.name)) is not None and (path.is_dir() or match["suffix"])
+    ]
 
 
 def fingerprint(step: RunStep) -> str:

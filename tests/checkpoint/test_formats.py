@@ -272,9 +272,9 @@ def test_nested_within_the_weights(tmp_path: Path) -> None:
     [
         (
             {"model": WEIGHTS, "state_dict": WEIGHTS},
-            "holds 1 tensor under 'model', 1 tensor under 'state_dict': save the one",
+            "holds 1 tensor under 'model', 1 tensor under 'state_dict': pick one",
         ),
-        ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds 1 tensor under 'gen', 1 tensor under 'dis': save the one"),
+        ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds 1 tensor under 'gen', 1 tensor under 'dis': pick one"),
         ({"epoch": 3, "optimizer": WEIGHTS}, "holds no weights; its keys are 1 tensor under 'optimizer', epoch"),
         ({}, "holds no tensors; its keys are none"),
         ([torch.ones(2, 2)], "holds a list, not a dictionary of weights"),

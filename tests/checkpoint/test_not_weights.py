@@ -57,6 +57,7 @@ def test_a_report_in_another_encoding(saved: dict[str, Path], tmp_path: Path, en
     assert said(path) == f"'r.json' is a specdiag report in {name}, not weights: JSON is read as plain UTF-8"
 
 
+ONNX = "an ONNX model, not supported, for it renames and transposes the weights: analyse the original"
 OTHERS = {
     b"step,loss\n1,2.5\n2,2.25\n": "a table in CSV, not weights",
     b"step\tloss\n1\t2.5\n2\t2.25\n": "a table in tab-separated values, not weights",
@@ -70,6 +71,17 @@ OTHERS = {
     b'{"model_type": "llama", "x": 1}': "a model's configuration, not its weights: give the folder",
     b'{"peft_type": "LORA"}': "an adapter's configuration, not its weights: give the folder",
     b'{"weight_map": {}}': "an index of shards under another name: give its folder",
+    b"\x89HDF\r\n\x1a\n\0\0": "an HDF5 file (Keras or TensorFlow), not supported: with h5py, write its arrays to a .npz, "
+    "'h5py.File(FILE).visititems(...)' and numpy.savez, which is read",
+    b'\x08\x0e\x12\x07pytorch:\x8d\x01\n\x11\n\x01x\n\x01w\x12\x01y"\x06MatMul': ONNX,
+    b'\x08\x0e\x12\x00:\x8d\x01\n\x11\n\x01x\n\x01w\x12\x01y"\x06MatMul': ONNX,
+    b"\x81\xa6params\x81\xa7Dense_0\x81\xa6kernel\xc4dxxxx": "a file of msgpack, such as a Flax model, not supported: "
+    "restore it with Flax, and save its arrays with numpy.savez, whose .npz is read",
+    b"\x1c\0\0\0TFL3\x14\0": "a TensorFlow Lite model, not supported: analyse the model that it was converted from",
+    b"./model_config.yaml".ljust(257, b"\0")
+    + b"ustar\0": "a NeMo archive: unpack it with 'tar -xf FILE', and give its "
+    "model_weights.ckpt or folder model_weights",
+    b"data.txt".ljust(257, b"\0") + b"ustar\0": "a tar archive: unpack it first",
     b"BZh91AY&SY": "compressed with bzip2: unpack it first",
     b"\1\2\3\4": f"in none of the formats that are read ({', '.join(f.name for f in FORMATS)}): it may be damaged",
     b"": "empty: fetch it again",

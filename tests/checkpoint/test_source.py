@@ -230,7 +230,7 @@ def test_addresses_are_no_paths(tmp_path: Path) -> None:
 def test_a_folder_inside(tmp_path: Path) -> None:
     write(tmp_path / "unet" / "model.safetensors")
     write(tmp_path / "deep" / "er" / "model.safetensors")
-    with pytest.raises(SourceError, match="holds weights only in its folders unet: name one"):
+    with pytest.raises(SourceError, match="holds weights only in its folders unet: read one, such as with file=unet"):
         open_checkpoint(tmp_path)
     assert open_checkpoint(tmp_path, file="unet").source.files == ("unet/model.safetensors",)
     for pick in ("deep/er", "deep/er/", "deep/er/model.safetensors"):
@@ -243,8 +243,13 @@ def test_a_folder_inside(tmp_path: Path) -> None:
         (["config.json"], "holds no weights, only config.json"),
         ([], "holds no weights, for it has no files that can be read"),
         (["tf_model.h5", "config.json"], "holds weights only as tf_model.h5, not supported"),
-        (["consolidated.00.pth", "consolidated.01.pth"], "is cut for tensor parallelism"),
-        (["x-01-of-03.safetensors", "x-03-of-03.safetensors"], "it lacks x-02-of-03.safetensors"),
+        (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated.00.pth' is JSON, not weights"),
+        (["model.onnx"], "holds weights only as model.onnx, not supported: it renames and transposes the weights"),
+        (["m.msgpack"], r"holds weights only as m.msgpack, not supported: restore it with Flax, and .* whose .npz is read"),
+        (["manifest.ocdbt", "_METADATA"], "is an Orbax checkpoint, not supported: restore it with Orbax"),
+        (["saved_model.pb"], "is a TensorFlow SavedModel, not supported"),
+        (["model.ckpt-1.data-00000-of-00001", "model.ckpt-1.index"], "is a TensorFlow checkpoint, not supported"),
+        (["x-01-of-03.safetensors", "x-03-of-03.safetensors"], r"it lacks x-02-of-03.safetensors; fetch them, or .* file='x-\*-of-03.safetensors'"),
         (["model-1-of-999999999999999.safetensors"], "it lacks model-2-of-999999999999999.safetensors"),
         (["optimizer.pt", "training_args.bin"], "holds no weights, only optimizer.pt, training_args.bin"),
     ],

@@ -188,10 +188,15 @@ def test_average_with_names_without_dots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [("teacher.", "student."), ("generator.", "discriminator.")])
-def test_rivals_of_one_structure(tmp_path: Path, one: str, other: str) -> None:
-    with pytest.raises(SourceError, match=f"two models of one structure, under '{min(one, other)[:-1]}' and"):
+def test_rivals(tmp_path: Path, one: str, other: str) -> None:
+    with pytest.raises(
+        SourceError,
+        match=f"holds two models, under '{min(one, other)[:-1]}' and .*: pick one, such as with part={min(one, other)[:-1]}",
+    ):
         opened(tmp_path, {**prefixed(one), **prefixed(other)})
-    assert len(opened(tmp_path, {**prefixed(one), **prefixed(other, model(6))}).matrices) == 4
+    with pytest.raises(SourceError, match="holds two models, under"):
+        opened(tmp_path, {**prefixed(one), **prefixed(other, model(6))})
+    assert len(opened(tmp_path, {**prefixed(one), f"{other}proj.weight": torch.ones(4, 6)}).matrices) == 3
 
 
 @pytest.mark.parametrize(
@@ -389,7 +394,7 @@ def test_first_part_without_others_is_whole(tmp_path: Path, name: str) -> None:
 
 def test_zero_partitions_are_refused(tmp_path: Path) -> None:
     for name in ("zero_pp_rank_0_mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"):
-        with pytest.raises(SourceError, match=r"that DeepSpeed ZeRO divided among processes: run its zero_to_fp32\.py"):
+        with pytest.raises(SourceError, match=r"that DeepSpeed ZeRO divided among processes: give its folder"):
             opened(tmp_path, {"module": model()}, name)
 
 

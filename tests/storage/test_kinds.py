@@ -70,11 +70,11 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (6, "91c291ca0171c7a9"),
-    "decay plan": (4, "ab950b3fa0fda210"),
-    "comparison": (6, "8514f5502993cd35"),
-    "audit": (2, "2cb02a3881a7d61d"),
-    "trajectory": (2, "97b454d50af0586c"),
+    "specdiag report": (6, "c3ca333738909c75"),
+    "decay plan": (5, "da30c738c6624513"),
+    "comparison": (6, "91a6e1a4c31b3cba"),
+    "audit": (3, "393e3edd89ededbd"),
+    "trajectory": (3, "8e9edacba2cb8144"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from specdiag.checkpoint.contents import read_contents
 from specdiag.checkpoint.folder import open_folder
-from specdiag.checkpoint.reader import open_checkpoint, read_contents
+from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.checkpoint.source import locate
 from specdiag.errors import SourceError
 from specdiag.system.paused_collection import paused_collection

@@ -23,12 +23,13 @@ from specdiag.system.paused_collection import paused_collection
 
 
 @paused_collection()
-def list_distributed(path: Path, label: str) -> Listing:
+def list_distributed(path: Path, label: str, part: str | None = None) -> Listing:
     """List the weights of a distributed checkpoint. Its `.metadata` is read, and the sizes of the other files.
 
     Args:
         path: of `.metadata`.
         label: its name in messages.
+        part: keys, joined with dots, that lead to one of several models in it; None for its only one.
 
     Returns:
         The weights, each joined from its chunks when it is read; notes on what was left out.
@@ -38,7 +39,7 @@ def list_distributed(path: Path, label: str) -> Listing:
     """
     where = label.rpartition("/")[0] or "."
     metadata = read_metadata(path, label)
-    chosen, notes = choose_model(metadata.tensors, where)
+    chosen, notes, is_part = choose_model(metadata.tensors, where, part)
     chunks = metadata.chunks(set(chosen.values()))
     for flat in chosen.values():
         _check_sizes(flat, metadata.tensors[flat], chunks[flat], where)
@@ -49,7 +50,7 @@ def list_distributed(path: Path, label: str) -> Listing:
     if is_megatron(path.parent, where):
         tensors, stacked = unstack_layers(tensors, where)
         notes += stacked
-    return Listing(tensors, tuple(notes), beside=tuple(sorted(files)))
+    return Listing(tensors, tuple(notes), beside=tuple(sorted(files)), part=part if is_part else None)
 
 
 def _tensor(

@@ -11,7 +11,7 @@ import torch
 from specdiag.checkpoint.distributed.metadata import SavedTensor
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.nested import spelled
-from specdiag.checkpoint.state_dict import find_weights
+from specdiag.checkpoint.state_dict import find_part, find_weights
 from specdiag.checkpoint.training_state import MOMENTS, OPTIMIZER
 from specdiag.errors import SourceError
 
@@ -19,15 +19,19 @@ _OPTIMIZER_KEY = re.compile(r"optim(izer)?s?([_\-]?(states?|dict|\d+))*")
 _OPTIMIZER_PARTS = ("state", "param_groups", "distributed")
 
 
-def choose_model(saved: Mapping[str, SavedTensor], where: str) -> tuple[dict[str, str], list[str]]:
+def choose_model(
+    saved: Mapping[str, SavedTensor], where: str, part: str | None = None
+) -> tuple[dict[str, str], list[str], bool]:
     """Choose the tensors of the model, as is done within a file of torch.save.
 
     Args:
         saved: all tensors that were saved, by their flat names.
         where: the checkpoint, for messages.
+        part: keys, joined with dots, that lead to one of several models; None for its only one.
 
     Returns:
-        For each name of a weight the flat name that it was saved under; notes on what was taken and what was left out.
+        For each name of a weight the flat name that it was saved under; notes on what was taken and what was left out;
+        whether the part was found by its keys.
 
     Raises:
         SourceError: there are no weights, or several models of equal standing.
@@ -40,9 +44,10 @@ def choose_model(saved: Mapping[str, SavedTensor], where: str) -> tuple[dict[str
         contents = OPTIMIZER if saved else "a distributed checkpoint without tensors"
         raise SourceError(f"'{where}' is {contents}: give the folder of the weights")
     tree, flat_names = _tree(weights, where)
-    chosen, notes = find_weights(tree, where)
+    found = None if part is None else find_part(tree, where, part)
+    chosen, notes = found or find_weights(tree, where)
     left = [f"Left out {n_left} tensors of {OPTIMIZER} in {where}."] if n_left else []
-    return {name: flat_names[id(tensor)] for name, tensor in chosen.items()}, [*notes, *left]
+    return {name: flat_names[id(tensor)] for name, tensor in chosen.items()}, [*notes, *left], found is not None
 
 
 def _segments(path: tuple[str | int, ...]) -> tuple[str, ...]:

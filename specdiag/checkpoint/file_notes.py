@@ -1,0 +1,48 @@
+"""Remarks on the files that were chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from specdiag.checkpoint.file_selection import ModelFiles
+from specdiag.checkpoint.weight_names import SHARD, base_name
+from specdiag.text.names import listed
+
+_LISTED = 8
+_PROJECTOR = re.compile(r"[^/]*mmproj[^/]*\.gguf", re.IGNORECASE)
+
+
+def shard_notes(model: ModelFiles) -> list[str]:
+    """Warn where one shard was picked out of a set.
+
+    Args:
+        model: the files that were chosen.
+
+    Returns:
+        One note, or none.
+    """
+    shard = SHARD.fullmatch(model.files[0]) if len(model.files) == 1 else None
+    if shard is None or int(shard["total"]) < 2:
+        return []
+    return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+
+
+def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:
+    """Name the multimodal projectors (images, sounds) that llama.cpp keeps in GGUF files beside that of the model.
+
+    Args:
+        model: the files that were chosen.
+        names: every file of the repository or directory.
+
+    Returns:
+        One note, or none.
+    """
+    folder, _, base = model.name.rpartition("/")
+    projectors = [
+        name for name in sorted(names) if name.rpartition("/")[0] == folder and _PROJECTOR.fullmatch(base_name(name))
+    ]
+    if not base.endswith(".gguf") or not projectors or model.name in projectors:
+        return []
+    what = "a multimodal projector" if len(projectors) == 1 else "multimodal projectors"
+    return [f"Left out {listed(projectors, _LISTED)}, {what} beside the model: analyse one with file=."]

@@ -1,0 +1,146 @@
+"""Legacy checkpoints of Megatron: a folder for each tensor-parallel rank and pipeline stage, with one torch file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from specdiag.checkpoint.layouts.megatron_args import as_config, padding_notes, read_args
+from specdiag.checkpoint.layouts.megatron_slices import join_ranks
+from specdiag.checkpoint.layouts.parallel import Tensors, join
+from specdiag.checkpoint.layouts.pieces import Place, TorchPart
+from specdiag.checkpoint.listing import Listing
+from specdiag.errors import SourceError
+from specdiag.files import Table
+
+_FILE = re.compile(r"mp_rank_(?P<tensor>\d+)(_(?P<stage>\d+))?(_(?P<expert>\d+))?/model_(optim_)?(rng|states)\.pt")
+_MODEL = re.compile(r"model(?P<chunk>\d{0,4})")
+_LAYER = re.compile(r"(?P<before>(.*\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..*)")
+_VOCABULARY = re.compile(r"(.*\.)?word_embeddings\.weight")
+_OLDEST = 2.0
+"""Version from which on fused queries, keys and values lie group by group, so that parts can be put end to end."""
+_FETCH = "fetch all of its mp_rank folders"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """The file of one process.
+
+    Attributes:
+        file: opened.
+        tensor: its place among the slices of each matrix.
+        stage: its place in the pipeline.
+        chunks: the weights of its model, or of its chunks where stages are virtual, by number.
+        args: the arguments of the run, empty where the file has none.
+    """
+
+    file: TorchPart
+    tensor: int
+    stage: int
+    chunks: dict[int, Tensors]
+    args: Table
+
+
+def read_megatron(place: Place) -> Listing:
+    """Join the slices and the stages of a model.
+
+    Args:
+        place: the folder of one iteration.
+
+    Returns:
+        The tensors with layers numbered through all stages, notes, and what the run's arguments say of the model.
+
+    Raises:
+        SourceError: a rank is missing or damaged, experts are cut too, or the version orders fused weights otherwise.
+    """
+    ranks = [_open(place, name, match) for name in place.names if (match := _FILE.fullmatch(name))]
+    args = ranks[0].args
+    tensor_world, stage_world = 1 + max(r.tensor for r in ranks), 1 + max(r.stage for r in ranks)
+    _refuse_experts(place, ranks)
+    _require_all(place, ranks, tensor_world, stage_world)
+    if len(ranks) > 1:
+        _require_version(ranks[0].file)
+    by_place = {(rank.tensor, rank.stage): rank for rank in ranks}
+    tensors: Tensors = {}
+    begin = 0
+    for chunk in sorted(ranks[0].chunks):
+        for stage in range(stage_world):
+            slices = [_chunk(by_place[tensor, stage], chunk) for tensor in range(tensor_world)]
+            begin = _add_stage(join_ranks(slices, place.where), begin, tensors, place.where)
+    joined = [f"Joined {tensor_world} tensor-parallel ranks and {stage_world} pipeline stages."]
+    rows = next((tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY.fullmatch(name)), None)
+    notes = (*(joined if len(ranks) > 1 else ()), *padding_notes(rows, args, tensor_world))
+    return Listing(list(tensors.values()), notes, as_config(args))
+
+
+def _open(place: Place, name: str, match: re.Match[str]) -> _Rank:
+    file = place.open(name)
+    chunks = {
+        int(chunk["chunk"] or 0): _weights(file, model)
+        for key, model in file.content.items()
+        if isinstance(key, str) and (chunk := _MODEL.fullmatch(key))
+    }
+    if not chunks:
+        raise SourceError(f"'{file.label}' holds no 'model', as Megatron's files do: name the file to read with file=")
+    return _Rank(file, int(match["tensor"]), int(match["stage"] or 0), chunks, read_args(file.content.get("args")))
+
+
+def _weights(file: TorchPart, model: object) -> Tensors:
+    """List the weights of a model, without the state that layers of fp8 keep beside them."""
+    found = file.tensors(model)
+    return {name: found[name] for name in found if not name.rpartition(".")[2].startswith("_extra_state")}
+
+
+def _chunk(rank: _Rank, chunk: int) -> Tensors:
+    if chunk not in rank.chunks:
+        raise SourceError(f"'{rank.file.label}' lacks 'model{chunk}', which other ranks hold: fetch it again")
+    return rank.chunks[chunk]
+
+
+def _add_stage(joined: Tensors, begin: int, tensors: Tensors, where: str) -> int:
+    """Add the tensors of a stage, whose layers begin at 0, and give the number of the next stage's first layer."""
+    count = 0
+    for name, tensor in joined.items():
+        full, match = name, _LAYER.fullmatch(name)
+        if match is not None:
+            layer = int(match["layer"])
+            count = max(count, layer + 1)
+            full = f"{match['before']}{begin + layer}{match['after']}"
+        both = [tensors[full], tensor] if full in tensors else [tensor]
+        tensors[full] = replace(join(both, full, None, where), name=full)
+    return begin + count
+
+
+def _refuse_experts(place: Place, ranks: Sequence[_Rank]) -> None:
+    world = ranks[0].args.get("expert_model_parallel_size", 1)
+    named = any((match := _FILE.fullmatch(name)) and match["expert"] for name in place.names)
+    names = {name for rank in ranks for chunk in rank.chunks.values() for name in chunk}
+    unclear = not ranks[0].args and any(r.stage for r in ranks) and any("experts." in name for name in names)
+    if (type(world) is int and world > 1) or named or unclear:
+        raise SourceError(
+            f"{place.where} divides its experts among processes, which is not joined: save it as torch_dist, or merge "
+            "it with Megatron's tools/checkpoint/convert.py"
+        )
+
+
+def _require_all(place: Place, ranks: Sequence[_Rank], tensor_world: int, stage_world: int) -> None:
+    for name, world in (("tensor_model_parallel_size", tensor_world), ("pipeline_model_parallel_size", stage_world)):
+        said = ranks[0].args.get(name, world)
+        if type(said) is int and said != world:
+            raise SourceError(f"{place.where} holds {world} ranks where its {name} is {said}: {_FETCH}")
+    there = {(rank.tensor, rank.stage) for rank in ranks}
+    if len(there) < tensor_world * stage_world:
+        rows = range(min(tensor_world, len(there) + 1))
+        missing = next((t, s) for t in rows for s in range(min(stage_world, len(there) + 1)) if (t, s) not in there)
+        stage = f"_{missing[1]:03d}" if stage_world > 1 else ""
+        raise SourceError(f"{place.where} lacks mp_rank_{missing[0]:02d}{stage}: {_FETCH}")
+
+
+def _require_version(file: TorchPart) -> None:
+    version = file.content.get("checkpoint_version", 0)
+    if not isinstance(version, (int, float)) or version < _OLDEST:
+        raise SourceError(
+            f"'{file.label}' is of checkpoint_version {version!r:.20}, which orders queries, keys and values otherwise "
+            f"than version {_OLDEST:g}: its parts are not joined; load and save it with a newer Megatron"
+        )

@@ -1,0 +1,108 @@
+"""Stage 3 of DeepSpeed ZeRO, in which every parameter is cut among all processes, padded to equal pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from specdiag.checkpoint.layouts.pieces import Place, Strip, TorchPart, unflatten
+from specdiag.checkpoint.layouts.zero_state import (
+    FLAT_GROUPS,
+    State,
+    count_partitions,
+    counted,
+    flat_vectors,
+    param_shapes,
+    parse_shapes,
+    shared_names,
+    sizes_differ,
+)
+from specdiag.checkpoint.listing import Listing
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.tensors import StoredTensor
+from specdiag.errors import SourceError
+
+
+def read_stage_3(
+    place: Place, models: Sequence[TorchPart], partitions: Sequence[TorchPart], states: Sequence[State]
+) -> Listing:
+    """Rebuild the fp32 weights.
+
+    Args:
+        place: the folder.
+        models: the files of model states, which list the shapes, by process.
+        partitions: the files of the optimizer by process.
+        states: the optimizer's state in each.
+
+    Returns:
+        The tensors, and a note.
+
+    Raises:
+        SourceError: a file is missing, or files do not fit together.
+    """
+    if not partitions:
+        raise SourceError(
+            f"{place.where} lacks the files *_optim_states.pt, in which ZeRO-3 keeps the weights: fetch them"
+        )
+    world = count_partitions(place, partitions, states)
+    if len(models) != world:
+        raise SourceError(f"{place.where} holds {len(models)} of {world} files of model states: fetch the others")
+    shapes = {name: shape for group in param_shapes(models[0]) for name, shape in group.items()}
+    ranks = [
+        Strip.of((part, vector) for vector in flat_vectors(state, part, FLAT_GROUPS))
+        for state, part in zip(states, partitions, strict=True)
+    ]
+    needed = sum(math.ceil(math.prod(shape) / world) for shape in shapes.values())
+    wrong = next((len(rank) for rank in ranks if len(rank) != needed), None)
+    if wrong is not None:
+        raise sizes_differ(place, wrong, needed)
+    found = {**_buffers(models[0]), **_cut(shapes, ranks), **_frozen(place, models)}
+    shared = shared_names(models[0])
+    found |= {alias: replace(found[name], name=alias) for alias, name in shared.items() if name in found}
+    return Listing(list(found.values()), (f"Rebuilt the fp32 weights from {counted(world)} of ZeRO-3.",))
+
+
+def _cut(shapes: Mapping[str, tuple[int, ...]], ranks: Sequence[Strip]) -> dict[str, StoredTensor]:
+    """Take piece r of each parameter from process r, at the same place of all vectors; the last ones are padded."""
+    found: dict[str, StoredTensor] = {}
+    begin = 0
+    for name, shape in shapes.items():
+        n_values = math.prod(shape)
+        step = math.ceil(n_values / len(ranks))
+        pieces: list[tuple[TorchPart, torch.Tensor]] = []
+        for number, rank in enumerate(ranks):
+            size = min(step, n_values - number * step)
+            pieces += rank.cut(begin, begin + size) if size > 0 else ()
+        found[name] = unflatten(name, shape, pieces or ranks[0].cut(0, 0))
+        begin += step
+    return found
+
+
+def _buffers(model: TorchPart) -> dict[str, StoredTensor]:
+    """List the buffers, which every process holds whole."""
+    listed = model.content.get("buffer_names")
+    names = set(map(str, cast("Sequence[object]", listed))) if isinstance(listed, (list, tuple)) else set[str]()
+    return {name: tensor for name, tensor in model.tensors(model.content.get("module")).items() if name in names}
+
+
+def _frozen(place: Place, models: Sequence[TorchPart]) -> dict[str, StoredTensor]:
+    """Join the parameters that no optimizer holds, cut like the others."""
+    found: dict[str, StoredTensor] = {}
+    for name, shape in parse_shapes(models[0].content.get("frozen_param_shapes")).items():
+        strip, needed = Strip.of((model, _fragment(model, name)) for model in models), math.prod(shape)
+        if not needed <= len(strip) < needed + len(models):
+            raise sizes_differ(place, len(strip), needed)
+        found[name] = unflatten(name, shape, strip.cut(0, needed))
+    return found
+
+
+def _fragment(model: TorchPart, name: str) -> torch.Tensor:
+    fragments = model.content.get("frozen_param_fragments")
+    fragment = cast("Mapping[object, object]", fragments).get(name) if isinstance(fragments, Mapping) else None
+    if not isinstance(fragment, torch.Tensor) or not fragment.is_contiguous():
+        raise SourceError(f"'{model.label}' lacks its piece of the frozen '{brief(name)}': fetch it again")
+    return fragment.view(-1)

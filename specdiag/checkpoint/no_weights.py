@@ -1,0 +1,83 @@
+"""Sentences on folders without a file that can be read: each names what there is, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from specdiag.checkpoint.formats import ARRAYS, FOREIGN_SUFFIXES
+from specdiag.checkpoint.layouts.find import layout_folders
+from specdiag.checkpoint.weight_names import weight_files
+from specdiag.errors import SourceError
+from specdiag.text.names import listed
+
+_LISTED = 8
+_SAVE = "save its arrays with numpy.savez, whose .npz is read"
+_CONVERT: dict[tuple[str, ...], str] = {
+    (".h5", ".keras"): f"load it in Keras, and {_SAVE}",
+    (".msgpack",): f"restore it with Flax, and {_SAVE}",
+    (".onnx",): "it renames and transposes the weights: analyse the model that it was exported from",
+    (".nemo",): "unpack it with 'tar -xf', and give its model_weights.ckpt or its folder model_weights",
+    (".tflite",): "analyse the model that it was converted from",
+}
+"""How to go on from files that are not read, by the ends of their names."""
+_OTHERWISE = "analyse the original in safetensors"
+_FOLDERS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"manifest\.ocdbt|_CHECKPOINT_METADATA|(.*/)?\.zarray"),
+        f"is an Orbax checkpoint, not supported: restore it with Orbax, and {_SAVE}",
+    ),
+    (re.compile(r"saved_model\.pb"), f"is a TensorFlow SavedModel, not supported: load it in TensorFlow, and {_SAVE}"),
+    (
+        re.compile(r".*\.data-\d{5}-of-\d{5}"),
+        f"is a TensorFlow checkpoint, not supported: read it with tf.train.load_checkpoint, and {_SAVE}",
+    ),
+)
+"""Folders of other programs by the names of their files."""
+
+
+def refuse_foreign(names: Iterable[str], where: str) -> None:
+    """Refuse by its name what would be refused by its content, before it is downloaded.
+
+    Args:
+        names: the files that were chosen.
+        where: the repository or directory, for messages.
+
+    Raises:
+        SourceError: a file is of a format that is not supported.
+    """
+    foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
+    if foreign:
+        raise SourceError(
+            f"{where} stores {listed(foreign, _LISTED)} in a format that is not supported: {_way_on(foreign)}"
+        )
+
+
+def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, works: Callable[[str], bool]) -> str:
+    """Say that a folder holds no file that can be read, and name what there is.
+
+    Args:
+        names: every file of the repository or directory.
+        inside: those of the folder itself.
+        where: the folder, for messages.
+        works: tells whether a folder below can be read as it is.
+    """
+    program = next((what for pattern, what in _FOLDERS if any(pattern.fullmatch(name) for name in inside)), None)
+    if program is not None:
+        return f"{where} {program}"
+    weights = weight_files(inside)
+    if weights:
+        return f"{where} holds weights only as {listed(weights, _LISTED)}, not supported: {_way_on(weights)}"
+    folders = sorted({name.rpartition("/")[0] for name in weight_files(names)} - {""})
+    if folders:
+        example = next((f for f in [*layout_folders(names), *folders] if f in layout_folders(names) or works(f)), None)
+        hint = "name a file in one with file=" if example is None else f"read one, such as with file={example}"
+        return f"{where} holds weights only in its folders {listed(folders, _LISTED)}: {hint}"
+    contents = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
+    arrays = [name for name in inside if name.endswith(ARRAYS)]
+    hint = f"; where an archive of arrays holds them, name it, as with file={arrays[0]}" if arrays else ""
+    return f"{where} holds no weights, {contents}{hint}"
+
+
+def _way_on(names: Sequence[str]) -> str:
+    return next((way for suffixes, way in _CONVERT.items() if names[0].endswith(suffixes)), _OTHERWISE)
