@@ -207,8 +207,8 @@ REFUSALS = {
     "org/private": "for a private model set HF_TOKEN",
     "org/gated": "org/gated is gated: accept the licence at {url}/org/gated and set HF_TOKEN",
     "org/one@v9": "org/one has no revision 'v9'",
-    "org/onnx": "holds weights only as model.int8.onnx, model.onnx, not supported yet",
-    "hf://org/onnx/model.onnx": "stores model.onnx in a format not supported yet",
+    "org/onnx": "holds weights only as model.int8.onnx, model.onnx, not supported: it renames",
+    "hf://org/onnx/model.onnx": "stores model.onnx in a format that is not supported: it renames",
     "a--b/c": "neither a path that exists nor a hub model",
     "https://someone:hf_secret@huggingface.co/org/one/commits": "'https://huggingface.co/org/one/commits'",
 }
