@@ -13,6 +13,7 @@ from specdiag.files import is_regular
 
 Kind = Literal["npz", "exported", "torch"]
 _ZIP = b"PK\x03\x04"
+_FIRST = 1024
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first bytes of torch.save before its zip format: a pickled number."""
 _WEIGHTS_CONFIG = "_weights_config.json"
@@ -47,13 +48,20 @@ def archive_kind(path: Path, label: str) -> Kind:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != _ZIP:
-                return "torch"
+            head = file.read(_FIRST)
+        if not head.startswith(_ZIP) or _first_name(head).endswith("/data.pkl"):  # as torch.save begins
+            return "torch"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # noqa: BLE001 - zipfile lets many kinds of errors through
         return "torch"
     return _kind(names, label)
+
+
+def _first_name(head: bytes) -> str:
+    """Read the name of the first member of an archive from the header before its content."""
+    length = int.from_bytes(head[26:28], "little")
+    return head[30 : 30 + length].decode("utf-8", "replace")
 
 
 def written_by_torch(path: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from glob import has_magic
 from itertools import islice
@@ -19,6 +18,7 @@ from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part
 from specdiag.checkpoint.weight_names import SHARD, TUNED, base_name, is_index, weight_files
 from specdiag.errors import SourceError, SpecdiagError, UsageError
+from specdiag.text.globs import fits
 from specdiag.text.names import listed
 
 _PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in format.precedence)
@@ -107,7 +107,7 @@ def choose(
 
 def _matching(names: Sequence[str], pick: str, where: str) -> ModelFiles:
     """Take all files that match a glob: together they are one model, whatever an index says."""
-    matching = [name for name in names if has_magic(pick) and fnmatchcase(name, pick)]
+    matching = [name for name in names if has_magic(pick) and fits([name], [pick])]
     if not matching:
         contents = listed(weight_files(names) or names, _LISTED)
         raise UsageError(f"{where} has no file '{pick}'; it has {contents or 'none at all'}")

@@ -86,6 +86,10 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     stack: list[Any]
     metastack: list[list[Any]]
     read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+    append: Callable[[Any], None]
+    _file_read: Callable[[int], bytes]
+    _file_readline: Callable[[], bytes]
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PLAIN_LOAD)
 
@@ -113,6 +117,29 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         self._known = known_objects
         self._makers = makers
         self._outside = outside
+
+    def load(self) -> object:
+        """Load the one object of the pickle. Frames, which only gather small reads, are passed over.
+
+        Returns:
+            The object: tensors and plain containers, or an inert record.
+
+        Raises:
+            UnpicklingError: the pickle asks for what no checkpoint holds.
+            CrowdedError: it holds more objects than any checkpoint.
+            EOFError: it ends too early. Other damage raises what Python raises there, such as LookupError.
+        """
+        read = self.read = self._file_read
+        self.readline = self._file_readline
+        self.metastack, self.stack = [], []
+        self.append = self.stack.append
+        dispatch = self.dispatch
+        try:
+            while code := read(1):
+                dispatch[code[0]](self)
+        except pickle._Stop as stop:  # pyright: ignore
+            return stop.value
+        raise EOFError("a pickle without its end")
 
     def persistent_load(self, pid: object) -> object:
         """Load an object outside the pickle, such as a storage of values."""
@@ -239,6 +266,10 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         (length,) = struct.unpack("<Q", self.read(8))
         self._push(bytearray(self.read(length)))
 
+    def _frame(self) -> None:
+        self.read(8)
+
+    dispatch[pickle.FRAME[0]] = _frame
     dispatch[pickle.MARK[0]] = _mark
     dispatch[pickle.EMPTY_DICT[0]] = _counting(pickle.EMPTY_DICT)
     dispatch[pickle.EMPTY_LIST[0]] = _counting(pickle.EMPTY_LIST)
