@@ -263,10 +263,10 @@ def _bulk(axes: Axes, c: Curve, ink: str) -> None:
     law, edge = bulk(c.record), c.record.mp_edge
     if law is None or edge is None:
         return
-    (n, m), variance = law
+    (n, m), variance, share = law
     lowest = max(variance * (m**0.5 - n**0.5) ** 2, float(c.eigenvalues[0]))
     x = np.geomspace(lowest * 1.0001, edge * 0.9999, 200)
-    axes.plot(x, mp_density(x, *law), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
+    axes.plot(x, share * mp_density(x, (n, m), variance), color=ink, linestyle=(0, (5, 2)), linewidth=1.1,
               label="Marchenko-Pastur bulk")  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,16 +32,31 @@ def power_law(record: ModuleRecord, largest: float, n: int, points: int) -> tupl
     return x, r.k / n * (r.alpha - 1) / r.xmin * (x / r.xmin) ** -r.alpha
 
 
-def bulk(record: ModuleRecord) -> tuple[tuple[int, int], float] | None:
+class Bulk(NamedTuple):
+    """The Marchenko-Pastur law of a matrix.
+
+    Attributes:
+        shape: (n, m) of its living part, the smaller side first.
+        variance: of the entries.
+        share: of the eigenvalues that are those of the living part.
+    """
+
+    shape: tuple[int, int]
+    variance: float
+    share: float
+
+
+def bulk(record: ModuleRecord) -> Bulk | None:
     """Find the Marchenko-Pastur law that ends at `mp_edge`.
 
     Args:
         record: the row of a matrix.
 
     Returns:
-        (n, m), the smaller side first, and the variance of the entries; None where the row has no `mp_edge`.
+        The law; None where the row has no `mp_edge`.
     """
     if record.mp_edge is None:
         return None
-    n, m = sorted((record.rows, record.cols))
-    return (n, m), record.mp_edge / (n**0.5 + m**0.5) ** 2
+    n, m = sorted(record.living_shape)
+    variance = record.mp_edge / (n**0.5 + m**0.5) ** 2
+    return Bulk((n, m), variance, n / min(record.rows, record.cols))

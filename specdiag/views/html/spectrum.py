@@ -80,11 +80,11 @@ def _bulk(own_curve: Curve, low: float) -> tuple[Point, ...]:
     law, edge = bulk(own_curve.record), own_curve.record.mp_edge
     if law is None or edge is None or edge <= low:
         return ()
-    (n, m), variance = law
+    (n, m), variance, share = law
     # Even steps of the angle lie dense at both edges of the law, where it is steep.
     angles = np.pi * (np.arange(_BULK_POINTS, 0, -1) - 0.5) / _BULK_POINTS
     at = variance * (n + m + 2 * (n * m) ** 0.5 * np.cos(angles))
-    heights = mp_density(at, *law)
+    heights = share * mp_density(at, (n, m), variance)
     return tuple((_short(x), _short(y)) for x, y in zip(at, heights, strict=True) if x > low and y > 0)
 
 
