@@ -59,7 +59,7 @@ CONTENDERS = {**PEERS, **OURS, WHOLE: _specdiag(include=())}
 ALPHA_TOLERANCE = {"specdiag float32": 1e-3, "specdiag default": 1e-3}
 PL_ALPHA_TOLERANCE = {"specdiag default": 1e-6}
 COARSE_TOLERANCE = 2e-4
-"""Of pl_alpha where the default computes in float32: bfloat16 storage."""
+"""Largest difference of pl_alpha where the default computes in float32: bfloat16 storage."""
 DIFFRACT_TOLERANCE = {"specdiag default": 1e-3}
 """Its singular values are float32 where the weights are."""
 

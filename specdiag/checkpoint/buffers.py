@@ -51,7 +51,7 @@ class Buffers:
 def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
     """Read the tensors whose names leave open whether they are buffers, and tell by their values.
 
-    Of masks that differ by an index alone, the first is read. What cannot be read or is large stays undecided.
+    Masks that differ by an index alone are read once, at the first. What cannot be read or is large stays undecided.
 
     Args:
         tensors: all tensors of a checkpoint.

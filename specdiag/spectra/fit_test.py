@@ -63,8 +63,8 @@ class FitComparison:
         k: its number of points.
         laws: those that could be fitted, by name.
         ratios: of each pair.
-        candidates: laws that no likelier one is told from, the likeliest first. A law that has the power law as a limit
-            and is no better is none.
+        candidates: laws that no likelier one can be told from, the likeliest first. A law that has the power law
+            as a limit and is no better is none.
     """
 
     xmin: float
@@ -113,7 +113,7 @@ def compare_laws(points: NDArray[np.float64], xmin: float, bulk: Bulk | None = N
 
 
 def candidates(ratios: Ratios) -> tuple[LawName, ...]:
-    """Give the laws that no likelier one is told from, the likeliest first.
+    """Give the laws that no likelier one can be told from, the likeliest first.
 
     Args:
         ratios: of each pair of the laws, the power law among them.

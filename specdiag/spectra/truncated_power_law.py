@@ -22,7 +22,7 @@ _NODES = 256
 _DEPTH = 45.0
 """Where the integrand has fallen to e^-45 of its start, it ends."""
 _NO_CUTOFF = 1e-12
-"""Smallest b u of the largest point that is told from no cut-off at all."""
+"""Smallest b u of the largest point at which a cut-off shows."""
 
 
 class Moments(NamedTuple):

@@ -106,7 +106,7 @@ def law_columns() -> list[Column[RoleLaws]]:
         Column("family", lambda r: r.family, 2, right=False),
         Column("role", lambda r: r.role, right=False),
         Column("n", lambda r: f"{r.n} of {r.n + r.n_untested}" if r.n_untested else str(r.n), help="with a test"),
-        Column("no power law", lambda r: str(r.n_not_power_law), help="matrices whose tail is told from a power law"),
+        Column("no power law", lambda r: str(r.n_not_power_law), help="matrices whose tail differs from a power law"),
         Column("best law, or those not told apart", _best_laws, right=False, help="all matrices together"),
         gain("truncated", "truncated-power-law", "power law with an exponential cut-off"),
         gain("exponential", "exponential", "exponential law"),

@@ -163,7 +163,7 @@ def laws(summary: Summary) -> list[str]:
         if open_roles:
             parts.append(f"the best laws are not told apart in {', '.join(open_roles)}")
         sentences = [
-            f"Fit test: {sum(r.n_not_power_law for r in tested)} of {sum(r.n for r in tested)} tails are told from a "
+            f"Fit test: {sum(r.n_not_power_law for r in tested)} of {sum(r.n for r in tested)} tails differ from a "
             f"power law. Over all matrices of a role {'; '.join(parts)}.",
             "Eigenvalues are not independent, so the p-values behind the fit test are not calibrated.",
         ]

@@ -120,7 +120,7 @@ def test_command(report, state, tmp_path):
     path = plain.save(tmp_path / "plain.json")
     shown = invoke("analyze", path, "--fit-test", width=200).stdout
     assert "Fit test (ln of each law's likelihood over that of the power law, all matrices of a role)" in shown
-    assert "Fit test: 15 of 15 tails are told from a power law. Over all matrices of a role" in shown
+    assert "Fit test: 15 of 15 tails differ from a power law. Over all matrices of a role" in shown
     assert "a Marchenko-Pastur bulk with spikes fits best in" in shown
     assert "Eigenvalues are not independent, so the p-values behind the fit test are not calibrated." in shown
     assert "Not tested: 2 of 17 matrices, which have no exponent or fewer than 50 eigenvalues in the tail." in shown
