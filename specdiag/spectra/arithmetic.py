@@ -53,7 +53,7 @@ def decides_nothing(full: Spectrum, best: Tail | None, shape: tuple[int, int]) -
         shape: rows and columns of its living part.
 
     Returns:
-        True where zeros are told from other eigenvalues, no second threshold fits as well as that of `best`, every
+        True where zeros are certain, no second threshold fits as well as that of `best`, every
         exponent that float64 would give is precise, and neither `detx_k` nor `mp_spikes` changes when eigenvalues
         move by `Spectrum.noise`.
     """

@@ -133,7 +133,7 @@ def test_command(report, state, tmp_path):
 
 
 def test_laws_of_a_trained_model(minilm):
-    """What docs/numbers.md says of MiniLM: hardly a tail is a power law, and one matrix does not tell what it is."""
+    """Hardly a tail of MiniLM is a power law, and one matrix does not show its law (docs/numbers.md)."""
     report = specdiag.analyze(minilm, device="cpu", fit_test=True)
     laws = {row.role: row for row in report.summary.laws}
     assert sum(row.n_not_power_law for row in laws.values()) == 38

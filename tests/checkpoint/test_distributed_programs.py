@@ -69,7 +69,7 @@ def test_two_models_of_equal_standing_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_flat_names_without_their_paths(tmp_path: Path) -> None:
-    """Planners that do not flatten write no paths: the optimizer is told by the flat names."""
+    """Planners that do not flatten write no paths: the flat names show the optimizer."""
     save_one(tmp_path / "a", {"layers.0.wq.weight": torch.randn(8, 8), "optimizer": flat_moments(MODEL)})
     change_metadata(tmp_path / "a", lambda metadata: setattr(metadata, "planner_data", None))
     checkpoint = open_checkpoint(tmp_path / "a")
@@ -123,7 +123,7 @@ def test_a_merged_model_beside_the_chunks_is_taken(tmp_path: Path) -> None:
 
 
 def megatron(folder: Path, layers: int = 3) -> Tensors:
-    """What torch_dist of Megatron saves of layers that are alike, cut for tensor parallelism; the layers, named."""
+    """Save layers that are alike as Megatron's torch_dist does, cut for tensor parallelism; give the layers by name."""
     generator = torch.Generator().manual_seed(2)
     shapes = {
         "self_attention.linear_qkv.weight": (24, 8),

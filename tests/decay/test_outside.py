@@ -1,4 +1,4 @@
-"""What a plan leaves alone is counted, by `recommend` and by `analyze`."""
+"""Matrices that a plan leaves alone are counted, by `recommend` and by `analyze`."""
 
 from __future__ import annotations
 

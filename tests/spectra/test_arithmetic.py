@@ -139,7 +139,7 @@ def test_counts_that_rounding_decides_send_a_matrix_to_float64():
 
 
 def test_a_product_that_ends_near_one_is_uncertain():
-    """Of mean 1, and the two largest have the product 1 + 1e-9: rounding decides whether two or three are counted."""
+    """The two largest have the product 1 + 1e-9 where the mean is 1: rounding decides whether two or three are counted."""
     largest = [3.2, (1 + 1e-9) / 3.2]
     values = np.sort([*largest, *[(4 - sum(largest)) / 2] * 2])
     assert metrics.is_detx_certain(values, 0) is True

@@ -95,7 +95,7 @@ def digest(record):
 
 @pytest.fixture(scope="module")
 def digests():
-    """Of all kinds, in a process where no test has run before: types that were evaluated there may be cached here."""
+    """Compute the digests of all kinds in a process where no test has run before: types that were evaluated there may be cached here."""
     code = "import json, test_kinds as t; print(json.dumps({k.name: t.digest(r) for k, r in t.RECORDS.items()}))"
     return json.loads(python(code, env={"PYTHONPATH": os.pathsep.join([*FOLDERS, *filter(None, sys.path)])}).stdout)
 
