@@ -176,6 +176,8 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         if not isinstance(args, tuple):
             raise pickle.UnpicklingError("arguments that are no tuple")
         arguments = cast("tuple[object, ...]", args)
+        if callable(maker) and maker in self._makers:
+            return maker(*arguments)
         if isinstance(maker, ForeignClass):
             self.count()
             if len(self.foreign) < _LISTED:
@@ -184,8 +186,6 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         if isinstance(maker, Inert):
             self.count()
             return Inert(maker.made_by, (maker, *arguments))
-        if callable(maker) and maker in self._makers:
-            return maker(*arguments)
         raise pickle.UnpicklingError(f"a call of a {type(maker).__name__}")
 
     def count(self) -> None:

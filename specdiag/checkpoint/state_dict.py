@@ -236,7 +236,7 @@ def _n_matrices(entries: Sequence[_Entry]) -> int:
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:
-    return sum(size > 1 for size in tensor_shape(tensor)) > 1
+    return tensor.dim() > 1 and sum(size > 1 for size in tensor_shape(tensor)) > 1
 
 
 def _tensors(entries: Sequence[_Entry]) -> list[tuple[str, torch.Tensor]]:

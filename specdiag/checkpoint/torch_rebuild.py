@@ -123,29 +123,28 @@ def view_storage(storage: object, offset: object, size: object, stride: object, 
     """
     if not isinstance(storage, StoredBytes) or not isinstance(dtype, torch.dtype):
         return Inert(ForeignClass("torch.Tensor"))
-    first, sizes, steps = _whole([offset])[0], _whole(size), _whole(stride)
-    if len(sizes) != len(steps) or math.prod(sizes) * itemsize(dtype) >= _LARGEST:
+    (first,), sizes, steps = _whole((offset,)), _whole(size), _whole(stride)
+    n_values = math.prod(sizes)
+    if len(sizes) != len(steps) or n_values * itemsize(dtype) >= _LARGEST:
         raise pickle.UnpicklingError(f"a tensor of sizes {sizes} and strides {steps}"[:200])
     if storage.values is None:
         return Inert(ForeignClass("torch.Tensor"))
-    reach = first + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True)) + 1
-    if math.prod(sizes) and reach * itemsize(dtype) > storage.values.nbytes():
+    reach = first + sum([(n - 1) * step for n, step in zip(sizes, steps, strict=True)]) + 1
+    if n_values and reach * itemsize(dtype) > storage.values.nbytes():
         raise pickle.UnpicklingError(f"a tensor of {reach} values in {storage.values.nbytes()} bytes")
     if dtype in (torch.quint8, torch.qint8, torch.qint32, torch.quint4x2, torch.quint2x4):
         return Unread.of(sizes, torch.int8, "quantized")
-    return torch.empty((0,), dtype=dtype).set_(storage.values, first, tuple(sizes), tuple(steps))
+    return torch.empty((0,), dtype=dtype).set_(storage.values, first, sizes, steps)
 
 
-def _whole(values: object) -> list[int]:
+def _whole(values: object) -> tuple[int, ...]:
     """Check sizes, strides or an offset: whole numbers that are not negative."""
     if not isinstance(values, (list, tuple)):
         raise pickle.UnpicklingError("sizes that are no tuple")
-    numbers = list[int]()
     for value in cast("Sequence[object]", values):
         if type(value) is not int or not 0 <= value < _LARGEST:
             raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
-        numbers.append(value)
-    return numbers
+    return tuple(cast("Sequence[int]", values))
 
 
 def _marked(tensor: object, metadata: object) -> object:
@@ -212,7 +211,7 @@ def _set(elements: object = ()) -> object:
 
 
 def _size(sizes: object = ()) -> object:
-    return tuple(_whole(sizes))
+    return _whole(sizes)
 
 
 _MAKERS: dict[str, Maker] = {

@@ -79,10 +79,10 @@ def list_tensors(tensors: Mapping[str, torch.Tensor], label: str, mapped: FileMa
     Returns:
         The stored tensors; those whose values cannot be read name the reason in their type or `reason`.
     """
-    detached = {name: t if isinstance(t, Unread) else t.detach() for name, t in tensors.items()}
+    detached = [(name, t if isinstance(t, Unread) else t.detach(), _oddity(t)) for name, t in tensors.items()]
     repeats = Repeats()
-    repeats.hold(tensor for tensor in detached.values() if _oddity(tensor) is None)
-    return [_stored(name, tensor, label, mapped, repeats) for name, tensor in detached.items()]
+    repeats.hold(tensor for _, tensor, oddity in detached if oddity is None)
+    return [_stored(name, tensor, oddity, label, mapped, repeats) for name, tensor, oddity in detached]
 
 
 def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     Args:
         tensor: of any layout, perhaps without values.
     """
-    return (int(tensor.numel()),) if tensor.is_nested else tuple(int(size) for size in tensor.shape)
+    return (int(tensor.numel()),) if tensor.is_nested else tuple(map(int, tensor.shape))
 
 
 def spelled_type(dtype: torch.dtype) -> str:
@@ -100,9 +100,10 @@ def spelled_type(dtype: torch.dtype) -> str:
     return _NAMES.get(name, name)
 
 
-def _stored(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, repeats: Repeats) -> StoredTensor:
+def _stored(
+    name: str, tensor: torch.Tensor, oddity: str | None, label: str, mapped: FileMap | None, repeats: Repeats
+) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    oddity = _oddity(tensor)
     shape = _shape(tensor, dtype)
     return StoredTensor(
         name=name,
@@ -139,7 +140,7 @@ def _oddity(tensor: torch.Tensor) -> str | None:
 
 def _fits(tensor: torch.Tensor) -> bool:
     """Tell whether the storage is as long as the view's strides reach."""
-    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    reach = sum([(size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)])
     last = tensor.storage_offset() + reach + 1
     return tensor.numel() == 0 or last * tensor.element_size() <= tensor.untyped_storage().nbytes()
 

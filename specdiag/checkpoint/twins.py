@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
@@ -93,8 +94,13 @@ def _telling(parts: Sequence[str]) -> Iterator[_Place]:
     for depth, part in enumerate(parts[: min(_DEEPEST, len(parts) - 1)]):
         if part.isdecimal():
             return
-        if _lags(part) or any(_words(part) & rivals for rivals in _RIVALS):
+        if _tells(part):
             yield tuple(parts[:depth])
+
+
+@lru_cache(1024)  # layers repeat a few words
+def _tells(part: str) -> bool:
+    return _lags(part) or any(_words(part) & rivals for rivals in _RIVALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import itemsize
 
+_HEADER = struct.Struct("<4s22xHH")
+"""Of a member: its signature, and how long its name and extra field are."""
+
 
 class Archive:
     """The members of a zip archive that torch wrote, mapped to memory at their first use.
@@ -162,12 +165,11 @@ def extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]
     Raises:
         BadZipFile: the archive is too short for it, or holds something else there.
     """
-    file.seek(entry.header_offset)
-    head = file.read(30)
-    if len(head) < 30 or head[:4] != b"PK\x03\x04":
+    head = os.pread(file.fileno(), _HEADER.size, entry.header_offset)
+    signature, name, extra = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", 0, 0)
+    if signature != b"PK\x03\x04":
         raise zipfile.BadZipFile(f"no header of {entry.filename!r:.60}")
-    name, extra = struct.unpack("<HH", head[26:30])
-    begin = entry.header_offset + 30 + name + extra
+    begin = entry.header_offset + _HEADER.size + name + extra
     end = begin + entry.file_size
     if end > size:
         raise zipfile.BadZipFile(f"{entry.filename!r:.60} reaches beyond the file")
