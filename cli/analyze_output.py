@@ -15,7 +15,7 @@ from specdiag.errors import ComputationError, SpecdiagError, UsageError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
-from . import failures, options, output, partial, tables, targets
+from . import answer_output, failures, options, output, partial, tables, targets
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
@@ -136,6 +136,9 @@ def answer(report: SpectralReport, target: Target) -> None:
         _print_table(report, target)
     if target.format in ("table", "json") and target.out is not None:
         output.talk(f"report: {target.out}", "green")
+        if report.complete and target.format == "table":
+            for line in answer_output.next_commands(report, target.out):
+                output.talk(f"next: {line}")
         return
     if target.format == "table":
         return
@@ -251,15 +254,17 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
 
 def _print_table(report: SpectralReport, target: Target) -> None:
     from specdiag.views import sentences
+    from specdiag.views.answer import answer as answer_of
 
     console = output.console()
     summary, records = report.summary, report.records
     if target.summary:
         console.print(f"{report.source}: {sentences.metrics(summary)}", soft_wrap=True)
         return
+    answer_output.show(answer_of(report), console)
     console.print(tables.role_table(summary.roles, console.width))
     console.print()
-    if summary.contrasts:
+    if target.all_rows and summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
     if summary.laws:
@@ -267,7 +272,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print()
     bases = ("square_alpha", "alpha", "stable_rank")
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
-    if len(records) <= tables.ALL_UP_TO or target.all_rows:
+    if target.all_rows or len(records) <= tables.ALL_UP_TO:
         console.print(tables.record_table(records, f"{len(records)} matrices", console.width))
     else:
         depth = tables.depth_table(records, basis, console.width)
@@ -280,12 +285,12 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     console.print()
     if not report.complete:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
-    said = (
-        sentences.coverage(summary), *sentences.left_over(summary), *sentences.contrast(summary),
-        *sentences.few(records),
-        *sentences.missing_numbers(records),
-        *sentences.tails(records), *sentences.laws(summary), *sentences.traps(records), *sentences.balance(summary),
-    )  # fmt: skip
+    said = [
+        sentences.coverage(summary), *sentences.left_over(summary), *sentences.few(records),
+        *sentences.missing_numbers(records), *sentences.laws(summary), *sentences.traps(records),
+    ]  # fmt: skip
+    if target.all_rows:
+        said += [*sentences.contrast(summary), *sentences.tails(records), *sentences.balance(summary)]
     for sentence in said:
         console.print(sentence, soft_wrap=True)
     if report.source.unread:

@@ -148,6 +148,8 @@ def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
     from specdiag.views import plan_sentences
 
     console = output.console()
+    console.print(plan_sentences.headline(plan), style="bold", soft_wrap=True)
+    console.print()
     console.print(_role_table(plan, console.width))
     console.print()
     shown = list(plan.entries)
@@ -225,18 +227,9 @@ def _schedule(plan: DecayPlan) -> list[str]:
     ]
 
 
-_ADVICE = {
-    "explained by shape": "An untrained network would get nearly the same plan.",
-    "depends on what is held fixed": "square_alpha and rho call for different plans; keep the uniform decay.",
-    "cannot show in the steps left": "More steps, or a larger base decay, would be needed.",
-    "worth a run": "Hold it against uniform decay of the same mean, from the same checkpoint.",
-}
-
-
 def _verdict(plan: DecayPlan, base: Base) -> list[str]:
     if plan.verdict is not None:
-        answer = plan.verdict.answer
-        return [*plan.verdict.reasons, f"Verdict: {answer}. {_ADVICE[answer]}"]
+        return list(plan.verdict.reasons)
     wanted = {"--steps-left": base.steps_left, "--lr": base.lr, "--weight-decay": plan.base_weight_decay}
     absent = [option for option, value in wanted.items() if value is None]
     return [f"No verdict: it takes {', '.join(absent)} too."] if base.steps_left is not None and absent else []

@@ -12,14 +12,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from specdiag.records import Contrast, ModuleRecord, RoleLaws, RoleSummary
+from specdiag.records import ROLES, Contrast, ModuleRecord, RoleLaws, RoleSummary
 from specdiag.views.cells import NOTHING, number
 from specdiag.views.columns import Column, contrast_columns, filled, law_columns, record_columns, role_columns
 
 from .streams import legible
 
-EXTREMES = 10
-ALL_UP_TO = 60
+EXTREMES = 4
+ALL_UP_TO = 16
 DEPTH_BINS = 6
 R = TypeVar("R")
 
@@ -91,11 +91,16 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
         )
 
     columns = [Column("role", str, right=False), *(column(b) for b in range(last // size + 1))]
-    return draw(f"{basis} by role and layer (medians)", columns, dict.fromkeys(r.role for r in placed), width)
+    return draw(
+        f"{basis} by role and layer (medians)",
+        columns,
+        [role for role in ROLES if role in {r.role for r in placed}],
+        width,
+    )
 
 
 def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
-    """The ten matrices with the smallest and the ten with the largest exponent."""
+    """The few matrices with the smallest and with the largest exponent."""
     ranked = sorted((r for r in records if getattr(r, basis) is not None), key=lambda r: getattr(r, basis))
     return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
 

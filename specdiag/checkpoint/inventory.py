@@ -20,6 +20,7 @@ from specdiag.errors import SourceError
 from specdiag.files import Table
 from specdiag.records import Skipped, Source
 from specdiag.system.paused_collection import paused_collection
+from specdiag.text.numeric_order import in_numeric_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def sort_tensors(
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
         reasons.update(sampled)
         all_notes += remarks
-    matrices = tuple(_matrix(t, part) for t in tensors for part in parts.get(t.name, ()))
+    in_order = in_numeric_order((t for t in tensors if t.name in parts), key=lambda t: t.name)
+    matrices = tuple(_matrix(t, part) for t in in_order for part in parts[t.name])
     _require_distinct(matrices, source)
     return Checkpoint(
         source=source,

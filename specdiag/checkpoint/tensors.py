@@ -192,7 +192,7 @@ class Checkpoint:
         source: where it came from.
         architecture: `architectures[0]` or `model_type` of config.json, None without one.
         config: config.json, empty without one.
-        matrices: every weight matrix, in stored order.
+        matrices: every weight matrix, in stored order, but layers and experts in the order of their numbers.
         skipped: every other tensor, with its reason.
         notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -13,11 +14,15 @@ from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.text.printable import in_toml, printable
 from specdiag.views.export import export
+from specdiag.views.plan_sentences import headline
 
 COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
+_CODE = ("torch", "transformers")
+_GGUF = re.compile(r"blk\.\d+\.")
 
 _TORCH = '''\
 # {title}
+# {headline}
 # One decay for each parameter, in as many groups as there are different decays. Needs torch alone.
 RATIOS = {ratios}
 WRAPPERS = {wrappers}
@@ -39,6 +44,7 @@ def param_groups(model, lr, weight_decay={base}):
 
 _TRANSFORMERS = """\
 # {title}
+# {headline}
 # Applied inside optimizer.step(): the Trainer's own groups, schedulers and checkpoints keep their layout, and its
 # weight_decay is the base{base}. Save the plan first: specdiag recommend ... -o plan.json
 from specdiag.train import AlphaDecayCallback, DecayPlanCallback
@@ -59,16 +65,23 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
         The content of the file.
 
     Raises:
-        UsageError: the format is unknown.
+        UsageError: the format is unknown, or code is asked for a plan of a GGUF file.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown export '{format}'; choose from {', '.join(FORMATS)}")
+    if format in _CODE and (name := next((e.name for e in plan.entries if _GGUF.match(e.name)), None)):
+        raise UsageError(
+            f"'{name}' is a name of GGUF, which no module of torch has: for --export {format} make the plan from the "
+            "checkpoint that the GGUF file was converted from"
+        )
     return FORMATS[format](plan)
 
 
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
-    code = _TORCH.format(title=_title(plan), ratios=_literal(plan.ratios), base=base, wrappers=WRAPPERS)
+    code = _TORCH.format(
+        title=_title(plan), headline=headline(plan), ratios=_literal(plan.ratios), base=base, wrappers=WRAPPERS
+    )
     # Without a base the argument has no default.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
 
@@ -85,13 +98,14 @@ def _quoted(name: str) -> str:
 
 def _transformers(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else f" (TrainingArguments(weight_decay={plan.base_weight_decay!r}))"
-    return _TRANSFORMERS.format(title=_title(plan), base=base, s1=plan.s1, s2=plan.s2).encode()
+    return _TRANSFORMERS.format(title=_title(plan), headline=headline(plan), base=base, s1=plan.s1, s2=plan.s2).encode()
 
 
 def _toml(plan: DecayPlan) -> bytes:
     import tomli_w
 
-    return in_toml(tomli_w.dumps(cast("Table", _without_gaps(msgspec.to_builtins(plan)))).encode())
+    table = cast("Table", _without_gaps(msgspec.to_builtins(plan)))
+    return in_toml(f"# {headline(plan)}\n{tomli_w.dumps(table)}".encode())
 
 
 def _rows(format: str) -> Callable[[DecayPlan], bytes]:
@@ -117,6 +131,6 @@ FORMATS: dict[str, Callable[[DecayPlan], bytes]] = {
     "json": DecayPlan.to_json,
     "toml": _toml,
     "csv": _rows("csv"),
-    "md": _rows("md"),
+    "md": lambda plan: f"{headline(plan)}\n\n".encode() + _rows("md")(plan),
 }
 """Encoders by name."""

@@ -12,6 +12,8 @@ from specdiag.text.names import listed
 
 _LEVEL = 0.05
 """Largest p-value of a difference that is called clear."""
+KS_LIMIT = 0.1
+"""Largest distance (KS) of a tail that may be called a power law."""
 _LAWS: dict[LawName, str] = {
     "power-law": "a power law",
     "truncated-power-law": "a truncated power law",
@@ -85,6 +87,20 @@ def contrast(summary: Summary) -> list[str]:
     return sentences
 
 
+def contrast_answer(summary: Summary) -> str | None:
+    """Say in a few words whether attention or MLP is heavier-tailed with the shapes taken out.
+
+    Args:
+        summary: of the report.
+
+    Returns:
+        The answer; None where the model lacks one of them.
+    """
+    by_basis = {c.basis: c for c in summary.contrasts if c.attention == "all"}
+    square = by_basis.get("square_alpha")
+    return None if square is None else _shape_free_answer(square, by_basis.get("rho"))
+
+
 def _raw_verdict(c: Contrast) -> str:
     if c.random_difference is None:
         return "there is no null to hold it against, so it is no evidence."
@@ -94,21 +110,25 @@ def _raw_verdict(c: Contrast) -> str:
 
 
 def _shape_free_verdict(square: Contrast, rho: Contrast | None) -> str:
+    numbers = _in_numbers(square) if rho is None else f"{_in_numbers(square)}; {_in_numbers(rho)}"
+    return f"{_shape_free_answer(square, rho)}. {numbers}."
+
+
+def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     if rho is None:
-        return f"no verdict, for this tail has no rho to hold square_alpha against. {_in_numbers(square)}."
-    numbers = f"{_in_numbers(square)}; {_in_numbers(rho)}"
+        return "no verdict, for this tail has no rho to hold square_alpha against"
     least = 2.0 ** (1 - square.n_layers)
     if least > _LEVEL:
-        return f"{square.n_layers} layers are too few to tell, p cannot fall below {least:.2g}. {numbers}."
+        return f"{square.n_layers} layers are too few to tell, p cannot fall below {least:.2g}"
     clear = [_is_clear(square), _is_clear(rho)]
     if not any(clear):
-        return f"no clear difference. {numbers}."
+        return f"no clear difference over {square.n_layers} layers"
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
         side = "attention" if square.difference > 0 else "MLP"
-        return f"{side} is heavier-tailed, by both ways of doing it. {numbers} (layers taken as independent)."
+        return f"{side} is heavier-tailed, by both ways of doing it (layers taken as independent)"
     return (
-        f"which is heavier-tailed depends on what is held fixed, the covariance of the short side (square_alpha) or "
-        f"the law of the singular values (rho). {numbers}."
+        "which is heavier-tailed depends on what is held fixed, the covariance of the short side (square_alpha) or "
+        "the law of the singular values (rho)"
     )
 
 
@@ -136,12 +156,12 @@ def balance(summary: Summary) -> list[str]:
 def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
     """Write how many of the fitted tails lie far from a power law."""
     distances = [r.ks for r in records if r.ks is not None]
-    far = sum(d > 0.1 for d in distances)
+    far = sum(d > KS_LIMIT for d in distances)
     if not far:
         return []
     return [
-        f"{far} of {len(distances)} tails lie more than 0.1 (KS) from a power law: there alpha says how far the upper "
-        "eigenvalues spread, not that they follow one."
+        f"{far} of {len(distances)} tails lie more than {KS_LIMIT} (KS) from a power law: there alpha says how far the "
+        "upper eigenvalues spread, not that they follow one."
     ]
 
 

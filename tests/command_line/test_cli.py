@@ -188,7 +188,7 @@ def test_many_matrices_are_summarised_by_depth(tmp_path):
     write_checkpoint(tmp_path / "ckpt", llama_state(10))
     short = specdiag("-q", "analyze", "ckpt", cwd=tmp_path).stdout
     assert "square_alpha by role and layer" in short
-    assert "The 20 most extreme of 71 by square_alpha (--all: every one)" in short
+    assert "The 8 most extreme of 71 by square_alpha (--all: every one)" in short
     assert "model.layers.5.self_attn.q_proj.weight" in specdiag("-q", "analyze", "ckpt", "--all", cwd=tmp_path).stdout
 
 

@@ -1,0 +1,71 @@
+"""The first lines of `specdiag analyze`: the verdict, what stands out, and the next commands."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from .streams import legible
+
+if TYPE_CHECKING:
+    from specdiag.report import SpectralReport
+    from specdiag.views.answer import Answer
+
+_MARKS = {"fail": ("x", "bold red"), "warn": ("!", "yellow"), "info": ("-", "")}
+"""A sign and a style for each severity: colour is never the only sign."""
+
+
+def show(answer: Answer, console: Console) -> None:
+    """Print the answer of a report.
+
+    Args:
+        answer: of the report.
+        console: of stdout.
+    """
+    console.print(Text(legible(answer.title), style="bold"), soft_wrap=True)
+    console.print()
+    _print(answer.verdict, console)
+    for point in answer.points:
+        mark, style = _MARKS[point.severity]
+        more = f" and {point.n_more} more" if point.n_more else ""
+        console.print(
+            Text.assemble((mark, style), f"  {legible(point.module or 'the checkpoint')}{more}"), soft_wrap=True
+        )
+        _print(f"{point.finding}; {point.advice}", console, "   ", "   ")
+    if answer.n_more:
+        console.print(f"and {answer.n_more} more, which specdiag audit lists")
+    console.print()
+    width = max(len(subject) for subject, _ in answer.facts) + 2
+    for subject, fact in answer.facts:
+        _print(f"{subject.ljust(width)}{fact}", console, rest=" " * width)
+    console.print()
+
+
+def _print(text: str, console: Console, first: str = "", rest: str | None = None) -> None:
+    """Wrap at words, with further lines indented. Nothing is padded, for the reader may be a file."""
+    lines = textwrap.fill(
+        legible(text), console.width, initial_indent=first, subsequent_indent=first if rest is None else rest
+    )
+    console.print(Text(lines), soft_wrap=True)
+
+
+def next_commands(report: SpectralReport, saved: Path) -> list[str]:
+    """List the commands that one would type next.
+
+    Args:
+        report: of a model.
+        saved: its file.
+    """
+    from specdiag.decay.targets import DEFAULT_ROLES
+
+    file, source = shlex.quote(str(saved)), shlex.quote(str(report.source))
+    commands = {f"specdiag report {file}": "everything, as a page", f"specdiag audit {source}": "all checks"}
+    if any(role.role in DEFAULT_ROLES and role.alpha is not None for role in report.summary.roles):
+        commands[f"specdiag recommend {file}"] = "a weight decay for each module"
+    width = max(map(len, commands))
+    return [f"{command.ljust(width)}  {purpose}" for command, purpose in commands.items()]

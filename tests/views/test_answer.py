@@ -1,0 +1,85 @@
+"""The first lines of `analyze`: a verdict that the numbers bear out, what stands out, and what was not looked at."""
+
+import numpy as np
+import pytest
+import torch
+from command import execute
+
+import specdiag
+from specdiag.views.answer import answer
+
+ROLES = {"q_proj": (256, 256), "o_proj": (256, 256), "up_proj": (512, 256), "down_proj": (256, 512)}
+
+
+def heavy(rng, shape, power):
+    """Random singular vectors and singular values i^-power."""
+    u, _, v = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    return torch.from_numpy(u * np.arange(1, len(v) + 1) ** -power @ v).float()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    rng = np.random.default_rng(3)
+    return {
+        f"model.layers.{layer}.{'mlp' if 'p_' in role or 'down' in role else 'self_attn'}.{role}.weight": heavy(
+            rng, shape, 0.5 + 0.01 * layer
+        )
+        for layer in range(12)
+        for role, shape in ROLES.items()
+    }
+
+
+def answered(state, **options):
+    return answer(specdiag.analyze(state, **options))
+
+
+def test_a_trained_model_looks_trained(trained):
+    found = answered(trained)
+    assert found.verdict == "Looks like a trained model. Nothing stands out."
+    assert found.points == ()
+    assert dict(found.facts)["Not checked"].startswith("config.json")
+
+
+@pytest.mark.parametrize(("power", "how"), [(0.9, "heavier"), (0.1, "lighter")])
+def test_one_layer_unlike_all_others_stands_out(trained, power, how):
+    name = "model.layers.7.self_attn.o_proj.weight"
+    found = answered({**trained, name: heavy(np.random.default_rng(4), (256, 256), power)})
+    assert found.verdict == "Looks like a trained model. 1 thing stands out."
+    (point,) = found.points
+    assert (point.module, point.severity) == (name, "info")
+    assert point.finding.startswith(f"{how}-tailed than every other o: square_alpha ")
+
+
+def test_noise_looks_untrained(trained):
+    rng = np.random.default_rng(5)
+    found = answered(
+        {name: torch.from_numpy(rng.standard_normal(tuple(w.shape))).float() for name, w in trained.items()}
+    )
+    assert found.verdict.startswith("Looks untrained: 100 % of its attention and MLP spectra")
+
+
+def test_faults_come_first(trained):
+    name = "model.layers.3.mlp.up_proj.weight"
+    found = answered({**trained, name: torch.zeros(512, 256)})
+    assert found.verdict == "Damaged: 1 fault that no working model has."
+    assert (found.points[0].module, found.points[0].severity) == (name, "fail")
+
+
+def test_small_matrices_leave_the_verdict_open():
+    found = answered(
+        {f"model.layers.{i}.self_attn.q_proj.weight": torch.eye(60) + torch.rand(60, 60) for i in range(4)}
+    )
+    assert found.verdict.startswith("Whether it was trained cannot be told from its spectra: no matrix has 256 ")
+
+
+def test_the_command_begins_with_it(minilm, tmp_path):
+    done = execute("analyze", minilm, "-o", tmp_path / "r.json", env={"COLUMNS": "60"})
+    title, empty, verdict, *rest = done.stdout.splitlines()
+    assert title.endswith(": BertModel, 22.7 M parameters, 40 matrices")
+    assert (empty, verdict) == ("", "Looks like a trained model. 2 things stand out.")
+    assert rest[0] == "!  pooler.dense.weight"
+    block = rest[: rest.index("Roles (medians; null: random matrices of the same shapes)")]
+    assert max(map(len, block)) <= 60
+    assert f"next: specdiag recommend {tmp_path / 'r.json'}" in done.stderr
+    assert "MLP - attention per layer" not in done.stdout
+    assert "MLP - attention per layer" in execute("analyze", tmp_path / "r.json", "--all").stdout
