@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,18 @@ def show(answer: Answer, console: Console) -> None:
     if answer.n_more:
         console.print(f"and {answer.n_more} more, which specdiag audit lists")
     console.print()
-    width = max(len(subject) for subject, _ in answer.facts) + 2
-    for subject, fact in answer.facts:
+    show_facts(answer.facts, console)
+
+
+def show_facts(facts: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print subjects and sentences in two columns.
+
+    Args:
+        facts: subject and sentence of each.
+        console: of stdout.
+    """
+    width = max((len(subject) for subject, _ in facts), default=0) + 2
+    for subject, fact in facts:
         _print(f"{subject.ljust(width)}{fact}", console, rest=" " * width)
     console.print()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from specdiag.text.names import listed
 from specdiag.views.columns import field
 
-from . import output, tables
+from . import answer_output, output, tables
 
 if TYPE_CHECKING:
     from specdiag.comparison.limits import Excess
@@ -60,8 +60,12 @@ def failed(rows: Sequence[ModuleRecord]) -> None:
 
 def _print(found: Comparison, *, all_rows: bool) -> None:
     from specdiag.comparison import wording
+    from specdiag.comparison.answer import facts, headline
 
     console = output.console()
+    console.print(headline(found), style="bold", soft_wrap=True)
+    console.print()
+    answer_output.show_facts([*facts(found)], console)
     has_weights = any(m.delta is not None for m in found.modules)
     console.print(_roles(found.roles, console.width, has_weights=has_weights))
     console.print()

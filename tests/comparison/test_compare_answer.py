@@ -1,0 +1,77 @@
+"""The first lines of `compare`: how far a model moved, where most, and in what way."""
+
+import pytest
+import torch
+from command import execute
+from models import write_checkpoint
+
+import specdiag
+from specdiag.comparison.answer import facts, headline
+
+
+def model(**changed):
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        f"model.layers.{layer}.self_attn.{role}_proj.weight": torch.randn(96, 96, generator=generator)
+        for layer in range(4)
+        for role in "qkvo"
+    }
+    return state | {f"model.layers.{name}.weight": value for name, value in changed.items()}
+
+
+def moved(share, rank=None):
+    """Every matrix of the model with a change of this share of its norm, perhaps of low rank."""
+    generator = torch.Generator().manual_seed(1)
+
+    def change(w):
+        d = torch.randn(96, 96, generator=generator)
+        if rank is not None:
+            d = d[:, :rank] @ d[:rank]
+        return w + share * d * (w.norm() / d.norm())
+
+    return {name: change(w) for name, w in model().items()}
+
+
+def answered(before, after):
+    found = specdiag.compare(before, after)
+    return headline(found), dict(facts(found))
+
+
+def test_equal_models():
+    first, more = answered(model(), model())
+    assert first == "No matrix changed: 16 of 16 are equal, bit for bit. Norms and biases were not compared."
+    assert more["Unchanged"] == "16 matrices"
+
+
+def test_a_fine_tune_of_all_directions():
+    first, more = answered(model(), moved(0.1))
+    assert first == "16 of 16 matrices changed, together by 10.0% of their norm."
+    assert "spread over many directions" in more["Update"]
+    assert more["Tails"].startswith("kept: alpha changed by ")
+
+
+def test_a_merged_adapter_is_told_by_its_rank():
+    _, more = answered(model(), moved(0.1, rank=4))
+    assert more["Update"] == "of rank 8 or less in every matrix, as merging an adapter leaves it"
+
+
+def test_one_matrix_that_was_replaced_is_named():
+    name = "model.layers.2.self_attn.v_proj.weight"
+    first, more = answered(model(), {**moved(0.1), name: torch.randn(96, 96)})
+    assert first.startswith("16 of 16 matrices changed")
+    assert more["Changed most"].startswith(f"{name} (1")
+    assert more["Changed most"].endswith("; the others 10.0% to 10.0%")
+
+
+def test_what_has_no_counterpart():
+    name = "model.layers.0.self_attn.q_proj.weight"
+    _, more = answered(model(), {name: model()[name], "model.layers.0.mlp.up_proj.weight": torch.randn(96, 96)})
+    assert more == {"Unchanged": "1 matrix", "Not compared": "matrices: 15 only before, 1 only after"}
+
+
+@pytest.mark.parametrize("width", [60, 112])
+def test_the_command_begins_with_it(tmp_path, width):
+    for name, state in (("a", model()), ("b", moved(0.1))):
+        write_checkpoint(tmp_path / name, {key: value.numpy() for key, value in state.items()})
+    done = execute("compare", "a", "b", cwd=tmp_path, env={"COLUMNS": str(width)})
+    assert done.stdout.startswith("16 of 16 matrices changed, together by 10.0% of their norm.\n\nChanged most  ")
