@@ -98,7 +98,11 @@ def metric_table(found: Trajectory, metric: str, width: int, steps: Sequence[int
 
 
 def _print(found: Trajectory, metric: str, *, all_rows: bool) -> None:
+    from specdiag.trajectories.wording import headline
+
     console = output.console()
+    console.print(headline(found), style="bold", soft_wrap=True)
+    console.print()
     steps = [s.step for s in found.steps]
     if len(steps) > _MOST and not all_rows:
         steps = sorted({steps[round(i * (len(steps) - 1) / (_MOST - 1))] for i in range(_MOST)})

@@ -326,7 +326,8 @@ def test_losses_are_the_last_logged(tmp_path):
 def test_command(run, tmp_path):
     done = invoke("trajectory", run)
     assert done.exit_code == 0, done.stderr
-    head = done.stdout.splitlines()[1].split()
+    assert done.stdout.startswith("From step 0 to 60 attention became ")
+    head = done.stdout.splitlines()[3].split()
     assert head == ["step", "loss", "balance", "q", "k", "v", "o", "up", "down", "embed", "head"]
     assert "Step 0 > step 60" in done.stdout
     assert "step 60: " in done.stderr
@@ -338,7 +339,7 @@ def test_command(run, tmp_path):
     done = invoke("trajectory", run, "-f", "md", "--metric", "stable_rank")
     assert done.stdout.startswith("| step | loss | q |")
     done = invoke("trajectory", run, "--metric", "loss")
-    assert done.stdout.splitlines()[1].split() == ["step", "loss"]
+    assert done.stdout.splitlines()[3].split() == ["step", "loss"]
     assert invoke("trajectory", run, "--metric", "charm").exit_code == 2
     found.save(tmp_path / "t.json")
     assert load_trajectory(tmp_path / "t.json") == found

@@ -1,0 +1,48 @@
+"""The first sentence of `trajectory`: where tails and norms went, and since when values are bad."""
+
+from specdiag.records import Source
+from specdiag.trajectories.records import LogEntry, StepResult, TrackedModule, Trajectory
+from specdiag.trajectories.wording import headline
+
+HERE = Source(kind="dir", location="r")
+MODULES = (("a.q", "attention", "q"), ("a.up", "mlp", "up"))
+
+
+def course(values, statuses=()):
+    """A trajectory of two modules; values by step are (exponent of q, exponent of up, norm of both)."""
+    rows = [
+        LogEntry(step=step, module=module, metric=metric, value=value)
+        for step, (q, up, norm) in values.items()
+        for module, exponent in (("a.q", q), ("a.up", up))
+        for metric, value in (("square_alpha", exponent), ("frobenius_norm", norm))
+    ]
+    bad = dict(statuses)
+    return Trajectory(
+        run="r",
+        out="o",
+        steps=tuple(
+            StepResult(step=s, source=HERE, report="", n_matrices=2, statuses={"ok": 2, "nonfinite": bad.get(s, 0)})
+            for s in values
+        ),
+        modules=tuple(TrackedModule(key=k, family=f, role=r, layer=0, rows=64, cols=64) for k, f, r in MODULES),
+        rows=tuple(rows),
+    )
+
+
+def test_directions_and_sizes():
+    found = headline(course({0: (2.12, 2.12, 10.0), 500: (1.9, 2.0, 15.0), 1000: (1.8, 2.121, 12.0)}))
+    assert found == (
+        "From step 0 to 1000 attention became heavier-tailed (square_alpha 2.12 to 1.80), "
+        "MLP kept its tails (square_alpha 2.12 to 2.12), the median norm grew by 20.0%."
+    )
+
+
+def test_bad_values_are_dated():
+    found = headline(course({0: (2.0, 2.0, 1.0), 10: (2.1, 2.0, 0.5), 20: (2.1, 2.0, 0.5)}, {10: 1, 20: 2}))
+    assert "attention became lighter-tailed" in found
+    assert "the median norm fell by 50.0%." in found
+    assert found.endswith(" NaN or infinite values since step 10, in 1 matrix there.")
+
+
+def test_one_step_is_no_course():
+    assert headline(course({7: (2.0, 2.0, 1.0)})) == "One step, 7: a course takes two."
