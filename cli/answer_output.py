@@ -78,5 +78,6 @@ def next_commands(report: SpectralReport, saved: Path) -> list[str]:
     commands = {f"specdiag report {file}": "everything, as a page", f"specdiag audit {source}": "all checks"}
     if any(role.role in DEFAULT_ROLES and role.alpha is not None for role in report.summary.roles):
         commands[f"specdiag recommend {file}"] = "a weight decay for each module"
+    commands["specdiag explain square_alpha"] = "what a number means"
     width = max(map(len, commands))
     return [f"{command.ljust(width)}  {purpose}" for command, purpose in commands.items()]

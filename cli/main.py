@@ -20,6 +20,7 @@ from . import output, streams
 from .analyze import analyze
 from .audit import audit
 from .compare import compare
+from .explain import explain
 from .plot import plot
 from .recommend import recommend
 from .report import report
@@ -88,7 +89,7 @@ app = typer.Typer(
 )
 
 
-for _command in (analyze, recommend, plot, report, audit, compare, trajectory, simulate, watch, train):
+for _command in (analyze, recommend, plot, report, audit, compare, trajectory, simulate, watch, train, explain):
     app.command(cls=_Command)(_command)
 
 

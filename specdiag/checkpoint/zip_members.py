@@ -165,7 +165,8 @@ def extent(entry: zipfile.ZipInfo, file: BinaryIO, size: int) -> tuple[int, int]
     Raises:
         BadZipFile: the archive is too short for it, or holds something else there.
     """
-    head = os.pread(file.fileno(), _HEADER.size, entry.header_offset)
+    file.seek(entry.header_offset)
+    head = file.read(_HEADER.size)
     signature, name, extra = _HEADER.unpack(head) if len(head) == _HEADER.size else (b"", 0, 0)
     if signature != b"PK\x03\x04":
         raise zipfile.BadZipFile(f"no header of {entry.filename!r:.60}")

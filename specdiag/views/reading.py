@@ -1,0 +1,77 @@
+"""How to read the numbers of a report: one entry for each column, for `specdiag explain` and docs/reading.md."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+
+from msgspec import Struct
+
+from specdiag.errors import UsageError
+from specdiag.files import toml_decoder
+from specdiag.text.names import listed
+from specdiag.text.printable import printable
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A column and its relatives."""
+
+    column: str
+    also: tuple[str, ...]
+    """Other columns that it explains, and heads of tables."""
+    meaning: str
+    typical: str
+    low: str
+    high: str
+    advice: str
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Subject and sentence of each thing that the entry says."""
+        return [
+            ("Meaning", self.meaning),
+            ("Typical", self.typical),
+            ("Low", self.low),
+            ("High", self.high),
+            ("To do", self.advice),
+        ]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    entry: tuple[Entry, ...]
+
+
+_decode = toml_decoder(_File)
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Read all entries, the most asked for first."""
+    return _decode((files("specdiag.views") / "reading.toml").read_bytes()).entry
+
+
+def explain(column: str) -> Entry:
+    """Find the entry of a column.
+
+    Args:
+        column: its name in a report, or its head in a table; case does not count.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    known = {name.lower(): entry for entry in entries() for name in (entry.column, *entry.also)}
+    if (entry := known.get(column.strip().lower())) is not None:
+        return entry
+    near = get_close_matches(column.lower(), known, n=3)
+    hint = f"did you mean {listed(near)}?" if near else f"choose from {listed([e.column for e in entries()], 99)}"
+    raise UsageError(f"there is no column '{printable(column)[:60]}': {hint}")
+
+
+def reading_page() -> str:
+    """Write the entries as markdown, the body of docs/reading.md."""
+    sections: list[str] = []
+    for entry in entries():
+        also = f"Also: {', '.join(f'`{name}`' for name in entry.also)}.\n\n" if entry.also else ""
+        rows = "".join(f"| {subject} | {text} |\n" for subject, text in entry.lines())
+        sections.append(f"## {entry.column}\n\n{also}| | |\n| --- | --- |\n{rows}")
+    return "\n".join(sections)

@@ -1,0 +1,51 @@
+"""The meaning of each number: one entry for every column, in docs/reading.md and by `specdiag explain`."""
+
+from pathlib import Path
+
+import pytest
+from command import execute
+
+from specdiag.errors import UsageError
+from specdiag.records import ModuleRecord
+from specdiag.views.reading import entries, explain, reading_page
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
+IDENTITY = {
+    "name", "part", "role", "family", "layer", "component", "cross_attention", "recognised", "rows", "cols", "n_slices",
+    "storage_dtype", "dequantized", "parametrized", "tail", "k", "xmin", "n_clipped", "digest", "method",
+    "compute_dtype",
+}  # fmt: skip
+"""Columns that say what a row is and how it was computed: docs/numbers.md lists them."""
+
+
+def test_every_number_has_one_entry():
+    explained = [name for entry in entries() for name in (entry.column, *entry.also)]
+    assert len(explained) == len(set(explained))
+    assert {*ModuleRecord.__struct_fields__} - IDENTITY <= {*explained}
+    assert not IDENTITY & {*explained}
+
+
+def test_the_page_is_made_of_them():
+    assert reading_page() in PAGE
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("alpha", "alpha"), ("null", "alpha_null"), ("Sigma_max", "spectral_norm")]
+)
+def test_columns_and_heads_are_found(asked, found):
+    assert explain(asked).column == found
+
+
+def test_a_column_that_is_not_there():
+    with pytest.raises(UsageError, match=r"there is no column 'stable_rnak': did you mean stable_rank"):
+        explain("stable_rnak")
+    with pytest.raises(UsageError, match=r"there is no column '\\x1b\?': choose from square_alpha, alpha, alpha_null"):
+        explain("\x1b?")
+
+
+def test_command():
+    done = execute("explain", "square_alpha", env={"COLUMNS": "60"})
+    assert done.returncode == 0
+    assert done.stdout.startswith("square_alpha\n\nMeaning  Exponent of the upper half")
+    assert max(map(len, done.stdout.splitlines())) <= 61
+    assert execute("explain", "charm").returncode == 2
