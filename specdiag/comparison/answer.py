@@ -75,7 +75,9 @@ def _most(moved: list[ModuleChange]) -> str:
 def _rank(energies: list[float]) -> str:
     if min(energies) >= _LOW_RANK:
         return "of rank 8 or less in every matrix, as merging an adapter leaves it"
-    return f"{fmean(energies):.0%} of a matrix's change lies within rank 8 (mean): spread over many directions"
+    share = fmean(energies)
+    how = "few directions hold most of it" if share > 0.5 else "spread over many directions"
+    return f"{share:.0%} of a matrix's change lies within rank 8 (mean): {how}"
 
 
 def _tails(comparison: Comparison) -> str | None:

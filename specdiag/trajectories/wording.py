@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from specdiag.trajectories.records import Trajectory
+from collections.abc import Mapping
+from math import pi
+from statistics import fmean, median
 
-_SAME = 0.005
-"""Largest change of a median exponent that is no change: they are printed with two digits."""
+from specdiag.spectra.null import null_moments
+from specdiag.spectra.square import square_sd
+from specdiag.trajectories.records import TrackedModule, Trajectory
+
 _FAMILIES = {"attention": "attention", "mlp": "MLP"}
 
 
 def headline(trajectory: Trajectory) -> str:
     """Say how exponents and norms moved from the first step to the last, and from where on values are bad.
 
+    Only matrices that have the number at both steps count.
+
     Args:
         trajectory: of at least one step.
     """
     first, last = trajectory.steps[0].step, trajectory.steps[-1].step
+    if first == last:
+        return f"One step, {first}: a course takes two.{_bad(trajectory)}"
     metric = "square_alpha" if any(row.metric == "square_alpha" for row in trajectory.rows) else "alpha"
     tails = [text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None]
-    if first == last:
-        seen = f"One step, {first}: a course takes two."
-    else:
-        seen = f"From step {first} to {last} {', '.join([*tails, *_norms(trajectory)]) or 'no number can be followed'}."
-    return f"{seen}{_bad(trajectory)}"
+    parts = ", ".join([*tails, *_norms(trajectory)]) or "no number can be followed"
+    return f"From step {first} to {last} {parts}.{_bad(trajectory)}"
 
 
 def _tails(trajectory: Trajectory, metric: str, family: str) -> str | None:
-    values = [value for _, value in trajectory.series(metric, family=family)]
-    if len(values) < 2:
+    before, after = _ends(trajectory, metric)
+    modules = [m for m in trajectory.modules if m.family == family and m.key in before]
+    if not modules:
         return None
-    change = values[-1] - values[0]
-    how = "kept its tails" if abs(change) < _SAME else f"became {'lighter' if change > 0 else 'heavier'}-tailed"
-    return f"{_FAMILIES[family]} {how} ({metric} {values[0]:.2f} to {values[-1]:.2f})"
+    change = median(after[m.key] - before[m.key] for m in modules)
+    redrawn = 2 / pi**0.5 * fmean(_sd(m, metric) for m in modules)
+    low, high = (median(values[m.key] for m in modules) for values in (before, after))
+    if abs(change) < redrawn:
+        how = "kept its tails"
+    else:
+        how = f"became {'lighter' if change > 0 else 'heavier'}-tailed"
+    return f"{_FAMILIES[family]} {how} ({metric} {low:.2f} to {high:.2f})"
+
+
+def _sd(module: TrackedModule, metric: str) -> float:
+    """Standard deviation over random matrices: two of them differ by 2/sqrt(pi) of it in the mean."""
+    shape = (module.rows, module.cols)
+    return square_sd(shape) if metric == "square_alpha" else null_moments(shape)[1]
 
 
 def _norms(trajectory: Trajectory) -> list[str]:
-    values = [value for _, value in trajectory.series("frobenius_norm")]
-    if len(values) < 2 or not values[0]:
+    before, after = _ends(trajectory, "frobenius_norm")
+    changes = [after[key] / before[key] - 1 for key in before if before[key]]
+    if not changes:
         return []
-    change = values[-1] / values[0] - 1
-    return [f"the median norm {'grew' if change > 0 else 'fell'} by {abs(change):.1%}"]
+    change = median(changes)
+    return [f"norms {'grew' if change > 0 else 'fell'} by {abs(change):.1%} in the median"]
+
+
+def _ends(trajectory: Trajectory, metric: str) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Give the values at the first and at the last step, of the matrices that have one at both."""
+    steps = (trajectory.steps[0].step, trajectory.steps[-1].step)
+    before, after = (
+        {row.module: row.value for row in trajectory.rows if row.metric == metric and row.step == step}
+        for step in steps
+    )
+    both = [key for key in before if before[key] is not None and after.get(key) is not None]
+    return {key: before[key] or 0.0 for key in both}, {key: after[key] or 0.0 for key in both}
 
 
 def _bad(trajectory: Trajectory) -> str:

@@ -1,5 +1,7 @@
 """The first sentence of `trajectory`: where tails and norms went, and since when values are bad."""
 
+import msgspec
+
 from specdiag.records import Source
 from specdiag.trajectories.records import LogEntry, StepResult, TrackedModule, Trajectory
 from specdiag.trajectories.wording import headline
@@ -33,16 +35,34 @@ def test_directions_and_sizes():
     found = headline(course({0: (2.12, 2.12, 10.0), 500: (1.9, 2.0, 15.0), 1000: (1.8, 2.121, 12.0)}))
     assert found == (
         "From step 0 to 1000 attention became heavier-tailed (square_alpha 2.12 to 1.80), "
-        "MLP kept its tails (square_alpha 2.12 to 2.12), the median norm grew by 20.0%."
+        "MLP kept its tails (square_alpha 2.12 to 2.12), norms grew by 20.0% in the median."
     )
 
 
 def test_bad_values_are_dated():
     found = headline(course({0: (2.0, 2.0, 1.0), 10: (2.1, 2.0, 0.5), 20: (2.1, 2.0, 0.5)}, {10: 1, 20: 2}))
     assert "attention became lighter-tailed" in found
-    assert "the median norm fell by 50.0%." in found
+    assert "norms fell by 50.0% in the median." in found
     assert found.endswith(" NaN or infinite values since step 10, in 1 matrix there.")
 
 
 def test_one_step_is_no_course():
     assert headline(course({7: (2.0, 2.0, 1.0)})) == "One step, 7: a course takes two."
+
+
+def test_a_matrix_that_lost_its_number_moves_no_median():
+    found = course({0: (2.0, 2.0, 1.0), 10: (2.0, 2.0, 1.0)}, {10: 1})
+    rows = tuple(
+        msgspec.structs.replace(r, value=None) if (r.step, r.module) == (10, "a.q") else
+        msgspec.structs.replace(r, value=3.0) if (r.module, r.metric) == ("a.up", "frobenius_norm") else r
+        for r in found.rows
+    )  # fmt: skip
+    said = headline(msgspec.structs.replace(found, rows=rows))
+    assert said == (
+        "From step 0 to 10 MLP kept its tails (square_alpha 2.00 to 2.00), norms fell by 0.0% in the median. "
+        "NaN or infinite values since step 10, in 1 matrix there."
+    )
+
+
+def test_a_change_smaller_than_that_of_random_matrices_is_none():
+    assert "attention kept its tails (square_alpha 2.00 to 1.98)" in headline(course({0: (2.0, 2, 1), 9: (1.98, 2, 1)}))
