@@ -21,7 +21,7 @@ from specdiag.checkpoint.plain_values import read_range
 from specdiag.checkpoint.torch_rebuild import itemsize
 
 _HEADER = struct.Struct("<4s22xHH")
-"""Of a member: its signature, and how long its name and extra field are."""
+"""Header of a member: its signature, and how long its name and extra field are."""
 
 
 class Archive:

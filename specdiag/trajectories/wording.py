@@ -10,6 +10,8 @@ from specdiag.spectra.null import null_moments
 from specdiag.spectra.square import square_sd
 from specdiag.trajectories.records import TrackedModule, Trajectory
 
+_SAME = 0.0005
+"""Largest relative change that is printed as 0.0 %."""
 _FAMILIES = {"attention": "attention", "mlp": "MLP"}
 
 
@@ -38,10 +40,7 @@ def _tails(trajectory: Trajectory, metric: str, family: str) -> str | None:
     change = median(after[m.key] - before[m.key] for m in modules)
     redrawn = 2 / pi**0.5 * fmean(_sd(m, metric) for m in modules)
     low, high = (median(values[m.key] for m in modules) for values in (before, after))
-    if abs(change) < redrawn:
-        how = "kept its tails"
-    else:
-        how = f"became {'lighter' if change > 0 else 'heavier'}-tailed"
+    how = "kept its tails" if abs(change) < redrawn else f"became {'lighter' if change > 0 else 'heavier'}-tailed"
     return f"{_FAMILIES[family]} {how} ({metric} {low:.2f} to {high:.2f})"
 
 
@@ -57,6 +56,8 @@ def _norms(trajectory: Trajectory) -> list[str]:
     if not changes:
         return []
     change = median(changes)
+    if abs(change) < _SAME:
+        return ["norms kept their size"]
     return [f"norms {'grew' if change > 0 else 'fell'} by {abs(change):.1%} in the median"]
 
 

@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a report says about its model.
+    """The answer of a report about its model.
 
     Attributes:
         title: source, architecture and size.

@@ -71,7 +71,7 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
         raise UsageError(f"unknown export '{format}'; choose from {', '.join(FORMATS)}")
     if format in _CODE and (name := next((e.name for e in plan.entries if _GGUF.match(e.name)), None)):
         raise UsageError(
-            f"'{name}' is a name of GGUF, which no module of torch has: for --export {format} make the plan from the "
+            f"'{name}' is a name of GGUF, which no module of torch has: for {format} code make the plan from the "
             "checkpoint that the GGUF file was converted from"
         )
     return FORMATS[format](plan)

@@ -59,7 +59,7 @@ def test_a_matrix_that_lost_its_number_moves_no_median():
     )  # fmt: skip
     said = headline(msgspec.structs.replace(found, rows=rows))
     assert said == (
-        "From step 0 to 10 MLP kept its tails (square_alpha 2.00 to 2.00), norms fell by 0.0% in the median. "
+        "From step 0 to 10 MLP kept its tails (square_alpha 2.00 to 2.00), norms kept their size. "
         "NaN or infinite values since step 10, in 1 matrix there."
     )
 
