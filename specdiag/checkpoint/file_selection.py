@@ -25,6 +25,7 @@ _PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in for
 """Names of files of models, the best first."""
 _LISTED = 8
 _OLD_SUFFIXES = (".pth.tar", ".th")
+_NUMBER = re.compile(r"[0-9]+")
 _SAYS_NOTHING = re.compile(r"[^.]+|.*\.model")
 """Names of files of torch that other files have as well, such as those of tokenizers."""
 _TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".gitattributes")
@@ -192,7 +193,14 @@ def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str 
     names = [model.name for model in models]
     if len(models) > 1:
         _refuse_broken(models, where, broken)
-        raise UsageError(f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file=")
+        run = (
+            ""
+            if len({_NUMBER.sub("", name) for name in names}) > 1
+            else "; steps of one run are for specdiag.trajectory"
+        )
+        raise UsageError(
+            f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file={run}"
+        )
     if models[0].missing:
         raise SourceError(
             f"{where} is incomplete: it lacks {listed(models[0].missing, _LISTED)}; fetch them, or read what is there "

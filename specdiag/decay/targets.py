@@ -75,8 +75,10 @@ class DecayTarget:
             column: field of `ModuleRecord` that holds a number, such as `alpha`.
 
         Returns:
-            The mean over the parts that have a value; None where no part has one.
+            The mean over the parts that have a value; None where no part has one, or a part could not be measured.
         """
+        if any(record.status in ("nonfinite", "failed") for record in self.records):
+            return None
         known = [value for record in self.records if (value := getattr(record, column)) is not None]
         return fmean(known) if known else None
 
@@ -112,6 +114,11 @@ def decay_targets(
         for record in records
         if record.role in wanted and not record.parametrized and chosen((record.key, record.name), include, exclude)
     ]
+    if not selected and (computed := [record for record in records if record.parametrized and record.role in wanted]):
+        raise UsageError(
+            f"no decay can be planned: {len(computed)} weights such as {computed[0].name} are computed from other "
+            "Parameters (weight norm, spectral norm, pruning), whose decay does not shrink them alike"
+        )
     if not selected:
         raise UsageError(
             f"none of {len(records)} matrices takes part: a plan speaks of {', '.join(wanted)}; name others with roles="

@@ -72,8 +72,8 @@ def read_run(folder: Path) -> RunSettings | None:
     transformers is installed, and with no other classes allowed; otherwise a note says that it was skipped.
 
     Args:
-        folder: folder of a checkpoint, or one file. A file that may hold an optimizer (.pt, .pth, .ckpt) is read
-            itself; for any other file, the Trainer files in its folder are read.
+        folder: folder of a checkpoint or of a run, whose newest checkpoint is read, or one file. A file that may hold
+            an optimizer (.pt, .pth, .ckpt) is read itself; for any other file, the Trainer files in its folder are read.
 
     Returns:
         None if there are no such files.
@@ -92,7 +92,20 @@ def read_run(folder: Path) -> RunSettings | None:
         checkpoint = None if settings else _only_checkpoint(folder)
         if checkpoint is not None:
             _read_checkpoint(checkpoint, settings)
+        elif not settings and (newest := _newest(folder)) is not None:
+            return read_run(newest)
     return RunSettings(**settings.values, origin=settings.origin, notes=tuple(settings.notes)) if settings else None
+
+
+def _newest(folder: Path) -> Path | None:
+    """Find the newest checkpoint of a run; None where the folder holds no steps."""
+    from specdiag.trajectories.steps import find_steps
+
+    try:
+        newest = Path(find_steps(str(folder))[-1].location)
+    except SourceError:
+        return None
+    return newest if newest.exists() and newest != folder else None
 
 
 def _read_trainer(folder: Path, settings: FoundSettings) -> None:

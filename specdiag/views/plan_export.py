@@ -24,17 +24,21 @@ _TORCH = '''\
 # {title}
 # {headline}
 # One decay for each parameter, in as many groups as there are different decays. Needs torch alone.
+import torch
+
 RATIOS = {ratios}
 WRAPPERS = {wrappers}
 
 
 def param_groups(model, lr, weight_decay={base}):
-    """For torch.optim.AdamW(param_groups(model, lr=3e-4)), and any optimizer that takes groups."""
+    """For torch.optim.AdamW(param_groups(model, lr=3e-4{given})), and any optimizer that takes groups."""
     groups, missing = {{}}, set(RATIOS)
+    embeddings = {{id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}}
     for name, parameter in model.named_parameters():
         name = ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)
         missing.discard(name)
-        decays = name in RATIOS or parameter.ndim >= 2 and "embed" not in name
+        matrix = parameter.ndim >= 2 and not name.endswith("bias")
+        decays = name in RATIOS or matrix and "embed" not in name and id(parameter) not in embeddings
         decay = RATIOS.get(name, 1.0) * weight_decay if decays else 0.0
         groups.setdefault(decay, []).append(parameter)
     if missing:
@@ -80,7 +84,12 @@ def export_plan(plan: DecayPlan, format: str) -> bytes:
 def _torch(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else repr(plan.base_weight_decay)
     code = _TORCH.format(
-        title=_title(plan), headline=headline(plan), ratios=_literal(plan.ratios), base=base, wrappers=WRAPPERS
+        given="" if base else ", weight_decay=0.1",
+        title=_title(plan),
+        headline=headline(plan),
+        ratios=_literal(plan.ratios),
+        base=base,
+        wrappers=WRAPPERS,
     )
     # Without a base the argument has no default.
     return code.replace("lr, weight_decay=)", "lr, weight_decay)").encode()
