@@ -18,7 +18,8 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 SINUSOIDS = "buffer: table of sines and cosines"
 MASK = "buffer: mask"
 
-_MASK = re.compile(r"(?:^|[._])(?:\w*masks?|tri[lu]|causal|subsequent)(?:_\w+)?$", re.IGNORECASE)
+_MASK = re.compile(r"(?:masks?|(?:^|_)(?:tri[lu]|causal|subsequent))(?=_|$)", re.IGNORECASE)
+"""Fits a word in the last segment of a name."""
 _POSITIONS = re.compile(
     r"(?:^|[._])(?:pe|pos|pos_?emb\w*|pos_?enc\w*|pos_?tab\w*|positions?|positional\w*|position_\w+|embed_positions|timing\w*|"
     r"sin|cos|sinusoid\w*|freqs\w*|rope\w*|rotary\w*)(?:\.#)*(?:\.(?:weight|pe|emb|embeddings?))?$",
@@ -28,6 +29,8 @@ _RELATIVE = re.compile(r"rel|bias", re.IGNORECASE)
 
 _LARGEST = 1 << 24
 """Values of the largest tensor that is read to tell a buffer from a weight."""
+_MOST = 1 << 26
+"""Values that are read of all tensors together."""
 _LEVELS = 3
 """Most values of a mask: kept, masked, and padding."""
 _RESIDUAL = 1e-5
@@ -59,30 +62,48 @@ def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
     reasons: dict[str, str] = {}
     trained: set[str] = set()
     masks: dict[str, bool | None] = {}
+    values = _Values()
     for tensor in tensors:
         if len(tensor.shape) < 2 or tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
             continue
         pattern = numbered(tensor.name)
-        if _MASK.search(pattern):
+        if _MASK.search(pattern.rpartition(".")[2]):
             if pattern not in masks:
-                masks[pattern] = _is_mask(tensor)
+                masks[pattern] = _is_mask(values.of(tensor))
             if masks[pattern]:
                 reasons[tensor.name] = MASK
             elif masks[pattern] is False:
                 trained.add(tensor.name)
-        elif _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) and _is_sinusoidal(tensor):
+        elif _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) and _is_sinusoidal(values.of(tensor)):
             reasons[tensor.name] = SINUSOIDS
     return Buffers(reasons, frozenset(trained))
 
 
-def _is_mask(tensor: StoredTensor) -> bool | None:
-    values = _values(tensor)
+@dataclass(slots=True)
+class _Values:
+    """The values of tensors, as long as all that were read together are few."""
+
+    n_read: int = 0
+
+    def of(self, tensor: StoredTensor) -> NDArray[np.float64] | None:
+        """Read a tensor; None where it is large, others were, or it cannot be read."""
+        n = math.prod(tensor.shape)
+        if not 0 < n <= _LARGEST or self.n_read + n > _MOST:
+            return None
+        self.n_read += n
+        try:
+            raw = tensor.read(None)
+        except SourceError:
+            return None  # reported with the row, if it gets one
+        return FLOAT_TYPES[tensor.values_dtype].widen(raw, np.dtype(np.float64))
+
+
+def _is_mask(values: NDArray[np.float64] | None) -> bool | None:
     return None if values is None else len(np.unique(values)) <= _LEVELS
 
 
-def _is_sinusoidal(tensor: StoredTensor) -> bool:
+def _is_sinusoidal(values: NDArray[np.float64] | None) -> bool:
     """Tell a table of sinusoids: x[t+1] + x[t-1] = c x[t] in every column, or sin^2 + cos^2 in every row."""
-    values = _values(tensor)
     if values is None or values.shape[-1] < 4:
         return False
     table = values.reshape(-1, values.shape[-1])
@@ -105,13 +126,3 @@ def _has_equal_rows(table: NDArray[np.float64]) -> bool:
     squares = np.square(table).sum(axis=1)
     squares = squares[1:] if squares[0] == 0 else squares
     return bool((np.abs(squares / (table.shape[1] / 2) - 1) <= _TOLERANCE).all())
-
-
-def _values(tensor: StoredTensor) -> NDArray[np.float64] | None:
-    if not 0 < math.prod(tensor.shape) <= _LARGEST:
-        return None
-    try:
-        raw = tensor.read(None)
-    except SourceError:
-        return None  # reported with the row, if it gets one
-    return FLOAT_TYPES[tensor.values_dtype].widen(raw, np.dtype(np.float64))

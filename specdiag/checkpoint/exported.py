@@ -71,6 +71,7 @@ def list_exported(path: Path, label: str) -> Listing:
         ValueError,
         LookupError,
         TypeError,
+        AttributeError,
         RuntimeError,
     ) as error:
         reason = brief(str(error).partition("\n")[0], 200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar, cast
 
@@ -14,6 +14,10 @@ import torch
 Maker = Callable[..., object]
 _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
+_KEY_PARTS = 1000
+_KEY_BITS = 1 << 16
+_TEXT_OF_ONE = 256
+"""Characters that count as much as a container."""
 _LISTED = 1000
 _OPEN = 100_000
 MOST_OBJECTS = 1_000_000
@@ -177,6 +181,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             raise pickle.UnpicklingError("arguments that are no tuple")
         arguments = cast("tuple[object, ...]", args)
         if callable(maker) and maker in self._makers:
+            self.count(sum(_weight(argument) for argument in arguments))
             return maker(*arguments)
         if isinstance(maker, ForeignClass):
             self.count()
@@ -184,17 +189,20 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
                 self.foreign[maker.name] = None
             return Inert(maker, arguments, [] if state is None else [state])
         if isinstance(maker, Inert):
-            self.count()
+            self.count(1 + len(arguments))
             return Inert(maker.made_by, (maker, *arguments))
         raise pickle.UnpicklingError(f"a call of a {type(maker).__name__}")
 
-    def count(self) -> None:
-        """Count one more container or object.
+    def count(self, n: int = 1) -> None:
+        """Count further containers or objects.
+
+        Args:
+            n: how many.
 
         Raises:
             CrowdedError: they are more than any checkpoint has.
         """
-        self._n_counted += 1
+        self._n_counted += n
         if self._n_counted > self._most_objects:
             raise CrowdedError(f"more than {self._most_objects} lists, dictionaries and objects")
 
@@ -232,7 +240,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
         target = self.stack[-1]
         pairs = list(zip(items[::2], items[1::2], strict=True))
         if isinstance(target, Inert):
-            target.items.extend(pairs)
+            target.items.extend((checked_key(key), value) for key, value in pairs)
         elif isinstance(target, dict):
             cast("dict[Any, Any]", target).update((checked_key(key), value) for key, value in pairs)
         else:
@@ -289,23 +297,42 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     dispatch[pickle.BYTEARRAY8[0]] = _bytes_to_change
 
 
-def checked_key(key: object, depth: int = 0) -> object:
+def _weight(argument: object) -> int:
+    """Count what a function makes of an argument: a copy of each element of a list, or of a text."""
+    if isinstance(argument, (list, dict, set, frozenset)):
+        return len(cast("Sized", argument))
+    return len(argument) // _TEXT_OF_ONE if isinstance(argument, (str, bytes)) else 0
+
+
+def checked_key(key: object) -> object:
     """Give a key back if hashing it is harmless: Python crashes on tuples that are nested 100,000 deep.
 
     Args:
         key: of a dictionary, or an element of a set.
-        depth: how many tuples it lies in.
 
     Returns:
         The key.
 
     Raises:
-        UnpicklingError: it is of a type that is not known to be harmless, or nested too deep.
+        UnpicklingError: it is of a type that is not known to be harmless, or nested too deep, or hashing it takes long:
+            each dictionary would do so again.
     """
+    if type(key) is not str:
+        _count_parts(key)
+    return key
+
+
+def _count_parts(key: object, depth: int = 0) -> int:
+    """Count what is hashed with a key, shared tuples as often as they occur."""
+    if isinstance(key, int) and key.bit_length() > _KEY_BITS:
+        raise pickle.UnpicklingError(f"a key of {key.bit_length()} bits")
     if isinstance(key, (*_PLAIN, Inert, ForeignClass, torch.Tensor)):
-        return key
-    if isinstance(key, (tuple, frozenset)) and depth < _KEY_DEPTH:
-        for inner in cast("tuple[object, ...]", key):
-            checked_key(inner, depth + 1)
-        return key
-    raise pickle.UnpicklingError(f"a key of the type {type(key).__name__}")
+        return 1
+    if not isinstance(key, (tuple, frozenset)) or depth >= _KEY_DEPTH:
+        raise pickle.UnpicklingError(f"a key of the type {type(key).__name__}")
+    n_parts = 1
+    for inner in cast("tuple[object, ...]", key):
+        n_parts += _count_parts(inner, depth + 1)
+        if n_parts > _KEY_PARTS:
+            raise pickle.UnpicklingError(f"a key of more than {_KEY_PARTS} parts")
+    return n_parts

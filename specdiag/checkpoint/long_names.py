@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from specdiag.checkpoint.tensors import StoredTensor
 
-LONGEST = 1024
+LONGEST = 512
 """Characters. The longest names in use, of wrapped and nested modules, have about 200."""
 _SHOWN = 100
 

@@ -20,6 +20,8 @@ _REPEATED = 100_000
 _ENTERED = 1_000_000
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 _DIGITS = 10**100
+_CHARACTERS = 1 << 26
+"""Characters of all names together, of which a file may repeat a long key in each."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Walk:
         self._visits = visits or Visits()
         self._paths: dict[str, tuple[object, ...]] = {}
         self._open: set[int] = set()
+        self._n_characters = 0
 
     def enter(self, value: object, path: tuple[object, ...] = ()) -> Walk:
         """Add the tensors below `value`.
@@ -106,6 +109,9 @@ class Walk:
 
     def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
         name = joined(path)
+        self._n_characters += len(name)
+        if self._n_characters > _CHARACTERS:
+            raise SourceError(f"'{self._label}' holds keys too long for names, such as '{brief(name)}'")
         if name in self.tensors:
             first, second = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
             raise SourceError(
@@ -167,7 +173,14 @@ def _quoted(key: object) -> str:
 
 
 def _written(key: object) -> str:
-    """Write as `repr` does, also integers of some thousand digits, which Python refuses to write."""
+    """Write as `repr` does, also integers of some thousand digits, which Python refuses to write.
+
+    An inert object is written by its kind alone: what it holds may be written in no time.
+    """
+    if isinstance(key, Inert):
+        return f"<{key.kind}>"
+    if isinstance(key, (tuple, frozenset)):
+        return f"({', '.join(_written(part) for part in cast('Iterable[object]', key))})"
     if isinstance(key, int) and abs(key) > _DIGITS:
         return f"{key:#x}"
     try:

@@ -25,6 +25,8 @@ _TYPES = {kind: name for name, kind in NUMPY_TYPES.items() if not name.startswit
 _DENSEST = 1100
 """Deflate cannot make bytes out of less than a thousandth of them."""
 _LONGEST_HEADER = 10_000
+_AXES = 64
+"""Axes of an array in memory, at most."""
 _AT_ONCE = 1 << 24
 
 
@@ -42,9 +44,8 @@ def list_npz(path: Path, label: str) -> Listing:
         SourceError: it is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            tensors = [_stored(archive, entry, path, label) for entry in entries]
+        archive = zipfile.ZipFile(path)  # stays open: its directory is read once, not for each array
+        tensors = [_stored(archive, entry, label) for entry in archive.infolist()]
     except _DAMAGED as error:
         raise _damaged(label, error) from error
     twice = duplicate(tensor.name for tensor in tensors)
@@ -53,25 +54,27 @@ def list_npz(path: Path, label: str) -> Listing:
     return Listing(tensors)
 
 
-def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, label: str) -> StoredTensor:
+def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, label: str) -> StoredTensor:
     with archive.open(entry) as file:
         shape, fortran, dtype = _header(file)
         begin = file.tell()
     name = entry.filename.removesuffix(".npy").replace("/", ".")
     n_bytes = math.prod(shape) * dtype.itemsize
-    kind = _TYPES.get(dtype.newbyteorder("<")) if dtype.names is None and not dtype.hasobject else None
+    is_plain = dtype.names is None and not dtype.hasobject and len(shape) <= _AXES
+    kind = _TYPES.get(dtype.newbyteorder("<")) if is_plain else None
     if kind is not None and entry.file_size - begin != n_bytes:
         raise ValueError(f"'{brief(name)}' of {n_bytes} bytes in {entry.file_size - begin}")
     if entry.file_size > _DENSEST * entry.compress_size + _LONGEST_HEADER:
         raise ValueError(f"'{brief(name)}' of {entry.file_size} bytes in {entry.compress_size}")
     oddity = " (Python objects, which are never unpickled)" if dtype.hasobject else ""
+    oddity = f" ({len(shape)} axes: at most {_AXES} can be read)" if len(shape) > _AXES else oddity
     return StoredTensor(
         name=name,
         shape=shape,
         dtype=kind or f"{dtype!s:.60}{oddity}",
         nbytes=n_bytes,
         file=label,
-        read=partial(_read, path, label, entry.filename, begin, shape, fortran, dtype),
+        read=partial(_read, archive, label, entry, begin, shape, fortran, dtype),
     )
 
 
@@ -90,9 +93,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic
 
 
 def _read(
-    path: Path,
+    archive: zipfile.ZipFile,
     label: str,
-    member: str,
+    entry: zipfile.ZipInfo,
     begin: int,
     shape: tuple[int, ...],
     fortran: bool,
@@ -103,7 +106,7 @@ def _read(
     values: RawArray = np.empty(math.prod(shape), dtype)
     view = memoryview(values.view(np.uint8).data) if values.size else memoryview(b"")
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        with archive.open(entry) as file:
             file.read(begin)
             done = 0
             while done < len(view):

@@ -57,7 +57,8 @@ def stays_inside(file: str) -> bool:
         and "\0" not in file
         and not PurePosixPath(file).is_absolute()
         and ".." not in segments
-        and all(len(segment.encode(errors="surrogatepass")) <= _LONGEST_SEGMENT for segment in segments)
+        and not any("\ud800" <= character <= "\udfff" for character in file)
+        and all(len(segment.encode()) <= _LONGEST_SEGMENT for segment in segments)
     )
 
 

@@ -23,9 +23,11 @@ _NO_MODULES = ("model_state_dict", "state_dict")
 """Wrappers whose names no module has. They are looked for within another wrapper, too."""
 _BESIDE_WEIGHTS = re.compile(
     r"(.*[_.\-])?(optim\w*|opt|sched\w*|lr_sched\w*|scaler|rng\w*|random_states?|history|metrics?|config|args|hparams|"
-    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|state_dict|\d+))*"
+    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|\d+))*"
 )
 _WEIGHT = re.compile(r"(.*[._])?(q?weight|kernel|embedding|weight_[gv]|original\d?)(_packed)?")
+_LONGEST_KEY = 100
+"""Characters of the longest key of a file that is compared with names in use."""
 _DEPTH = 8
 _LISTED = 8
 
@@ -197,7 +199,7 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     wrappers = [[entry] for entry in holders if entry.name in _WRAPPERS]
     if wrappers:
         return _only(wrappers + ([loose] if _is_model(loose) else []), label)
-    candidates = [[entry] for entry in holders if not _BESIDE_WEIGHTS.fullmatch(entry.name.lower())]
+    candidates = [[entry] for entry in holders if not _is_beside_weights(entry.name)]
     candidates += [loose] if loose else []
     if not candidates:
         expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
@@ -208,6 +210,10 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     if models:
         return _only([*models, *(c for c in candidates if c not in models and _n_matrices(c))], label)
     return _only([candidate for candidate in candidates if _n_matrices(candidate)] or candidates, label)
+
+
+def _is_beside_weights(name: str) -> bool:
+    return len(name) <= _LONGEST_KEY and _BESIDE_WEIGHTS.fullmatch(name.lower()) is not None
 
 
 def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:

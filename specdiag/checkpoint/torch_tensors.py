@@ -42,6 +42,8 @@ _NAMES = {
 }
 """safetensors' spelling of torch's types; the rest keep torch's."""
 
+_AXES = 64
+"""Axes of an array of numpy, at most."""
 _TWO_A_BYTE = "float4_e2m1fn_x2"
 
 
@@ -129,6 +131,8 @@ def _oddity(tensor: torch.Tensor) -> str | None:
         return tensor.oddity
     if tensor.is_nested:
         return "nested: its rows have different lengths"
+    if tensor.dim() > _AXES:
+        return f"{tensor.dim()} axes: at most {_AXES} can be read"
     if is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor) or is_functorch_wrapped_tensor(tensor):
         return f"{type(tensor).__name__}: its values lie elsewhere"
     if tensor.device.type == "meta":

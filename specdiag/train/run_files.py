@@ -72,8 +72,8 @@ def read_run(folder: Path) -> RunSettings | None:
     transformers is installed, and with no other classes allowed; otherwise a note says that it was skipped.
 
     Args:
-        folder: folder of a checkpoint or of a run, whose newest checkpoint is read, or one file. A file that may hold
-            an optimizer (.pt, .pth, .ckpt) is read itself; for any other file, the Trainer files in its folder are read.
+        folder: folder of a checkpoint or of a run, whose newest checkpoint is read, or one file. A file that may
+            hold an optimizer (.pt, .pth, .ckpt) is read itself; for any other, the Trainer files in its folder are.
 
     Returns:
         None if there are no such files.

@@ -107,27 +107,29 @@ def test_names_that_are_too_long_are_left_out(tmp_path: Path, case: str) -> None
         assert [matrix.name for matrix in checkpoint.matrices] == [QUERY]
         (skipped,) = checkpoint.skipped
         assert skipped.name.startswith(f"{long[:100]}... (tensor ")
-        assert skipped.reason == f"its name has {len(long)} characters, and at most 1024 are read"
+        assert skipped.reason == f"its name has {len(long)} characters, and at most 512 are read"
 
 
 def test_long_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(one(tmp_path, QUERY, "a" * 2000, "a" * 2001, "a" * 1024))
+    checkpoint = open_checkpoint(one(tmp_path, QUERY, "a" * 2000, "a" * 2001, "a" * 512))
     assert len({skipped.name for skipped in checkpoint.skipped}) == 2
-    assert {matrix.name for matrix in checkpoint.matrices} == {QUERY, "a" * 1024}
+    assert {matrix.name for matrix in checkpoint.matrices} == {QUERY, "a" * 512}
 
 
 def test_the_longest_names_that_are_read_take_no_time(tmp_path: Path) -> None:
     """A thousand of each kind; what grew with the square of the length took minutes."""
     begin = time.process_time()
-    for text in ("a.", "layers.0.", "_", "q_proj", "x_tokens_", "lora_A.", "norm_", "x.lora_A"):
-        shapes = {f"{number}{text * 200}"[:1000]: ("F32", [2, 2], 16) for number in range(300)}
+    words = ("a.", "layers.0.", "_", "q_proj", "x_tokens_", "lora_A.", "norm_", "x.lora_A", "rope", "rope.", "mask_",
+             "pos_", "optim1", "_state_dict", "rotary_emb.")  # fmt: skip
+    for text in words:
+        shapes = {f"{number}{text * 200}"[:511] + end: ("F32", [2, 2], 16) for number in range(100) for end in "ax!"}
         open_checkpoint(header(tmp_path / "model.safetensors", shapes))
-    assert time.process_time() - begin < 60
+    assert time.process_time() - begin < 120
 
 
 @pytest.mark.parametrize(
     ("index", "layer"),
-    [("7", 7), ("²³", None), ("٣", None), ("9" * 5, 99_999), ("9" * 6, None), ("9" * 900, None)],
+    [("7", 7), ("²³", None), ("٣", None), ("9" * 5, 99_999), ("9" * 6, None), ("9" * 450, None)],
 )
 def test_layers_are_what_ascii_digits_say(tmp_path: Path, index: str, layer: int | None) -> None:
     (matrix,) = open_checkpoint(one(tmp_path, f"model.layers.{index}.self_attn.q_proj.weight")).matrices

@@ -15,7 +15,9 @@ from specdiag.checkpoint.state_dict import find_part, find_weights
 from specdiag.checkpoint.training_state import MOMENTS, OPTIMIZER
 from specdiag.errors import SourceError
 
-_OPTIMIZER_KEY = re.compile(r"optim(izer)?s?([_\-]?(states?|dict|\d+))*")
+_OPTIMIZER_KEY = re.compile(r"optim(izer)?s?\d*([_\-]\d+|[_\-]?(states?|dict)\d*)*")
+_LONGEST_PATH = 1000
+"""Keys between dots that may lead to one tensor."""
 _OPTIMIZER_PARTS = ("state", "param_groups", "distributed")
 
 
@@ -36,7 +38,7 @@ def choose_model(
     Raises:
         SourceError: there are no weights, or several models of equal standing.
     """
-    keys = {flat: _segments(tensor.path) for flat, tensor in saved.items()}
+    keys = {flat: _segments(tensor.path, where) for flat, tensor in saved.items()}
     roots = _optimizer_roots(keys.values())
     weights = {flat: tensor for flat, tensor in saved.items() if not _below(keys[flat], roots)}
     n_left = len(saved) - len(weights)
@@ -50,8 +52,10 @@ def choose_model(
     return {name: flat_names[id(tensor)] for name, tensor in chosen.items()}, [*notes, *left], found is not None
 
 
-def _segments(path: tuple[str | int, ...]) -> tuple[str, ...]:
+def _segments(path: tuple[str | int, ...], where: str) -> tuple[str, ...]:
     """Split the keys that led to a tensor at their dots: some programs join them before they save."""
+    if sum(key.count(".") + 1 for key in path if isinstance(key, str)) > _LONGEST_PATH:
+        raise SourceError(f"'{where}' is damaged: more than {_LONGEST_PATH} keys lead to '{brief(str(path[-1]))}'")
     return tuple(segment for key in path for segment in spelled(key).split("."))
 
 

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from specdiag.checkpoint.distributed.stream import locate_tensor
 from specdiag.checkpoint.inert import CrowdedError
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.plain_values import NUMPY_TYPES, read_bytes, read_range
-from specdiag.checkpoint.safetensors_header import FIRST_READ, read_header
+from specdiag.checkpoint.safetensors_header import FIRST_READ, Header, read_header
 from specdiag.checkpoint.torch_tensors import spelled_type
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import RawArray
@@ -123,7 +123,7 @@ class ChunkValues:
                 if head.startswith(b"PK\x03\x04"):
                     place = self._in_stream(file)
                 elif head[8:] == b"{":
-                    place = self._in_safetensors(os.fstat(file.fileno()).st_size - self.begin)
+                    place = self._in_safetensors(os.fstat(file.fileno()))
                 else:
                     raise self._refused("no file of torch.save lies there, and no safetensors: fetch it again")
         except _DAMAGED as error:
@@ -154,10 +154,8 @@ class ChunkValues:
             spelled_type(tensor.dtype), ">" if tensor.big_endian else "<", checksums,
         )  # fmt: skip
 
-    def _in_safetensors(self, size: int) -> _Place:
-        fill = partial(_fill_from, self.path, self.label, self.begin)
-        head = read_bytes(fill, 0, min(size, FIRST_READ))
-        header = read_header(self.label, size, head, partial(read_bytes, fill))
+    def _in_safetensors(self, stat: os.stat_result) -> _Place:
+        header = _header(self.path, self.label, self.begin, stat.st_size - self.begin, stat.st_mtime_ns)
         entry = header.entries.get(self.name)
         if entry is None:
             raise self._refused("the safetensors there has no such tensor: fetch it again")
@@ -167,6 +165,12 @@ class ChunkValues:
         begin, end = (self.begin + header.data_start + at for at in entry.data_offsets)
         steps = tuple(math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape)))
         return _Place(begin, end - begin, 0, entry.shape, steps, entry.dtype, "<", Checksums(self.path))
+
+
+@lru_cache(maxsize=4)  # the chunks of a file lie below one header
+def _header(path: Path, label: str, begin: int, size: int, _modified: int) -> Header:
+    fill = partial(_fill_from, path, label, begin)
+    return read_header(label, size, read_bytes(fill, 0, min(size, FIRST_READ)), partial(read_bytes, fill))
 
 
 def _fill_from(path: Path, label: str, begin: int, offset: int, out: RawArray) -> None:
