@@ -173,9 +173,23 @@ def _queries_by_config(tensor: Tensor, total: int) -> int | None:
 
 
 def _long_axis(tensor: Tensor) -> int:
-    """Find the fused axis: rows, but columns in GPT-2's Conv1D, which stores (in, out)."""
-    may_be_columns = tensor.name.path.endswith("c_attn")
-    return int(may_be_columns and tensor.shape[1] > tensor.shape[0])
+    """Find the fused axis: rows, but columns where matrices are stored (in, out), as GPT-2's Conv1D and Keras do.
+
+    The projection that follows writes as many values as the fused matrix reads.
+
+    Raises:
+        UnknownLayout: nothing tells, and the matrix is as long as if its columns were fused.
+    """
+    rows, cols = tensor.shape
+    if tensor.output is not None and cols in tensor.output and rows in tensor.output:
+        return 0
+    if tensor.output is not None and tensor.output[0] == cols:
+        return 0
+    if tensor.name.path.endswith("c_attn") or (tensor.output is not None and tensor.output[1] == rows):
+        return int(cols > rows)
+    if cols == 3 * rows:
+        raise UnknownLayout(f"whether its {rows} rows or its {cols} columns hold the heads cannot be told")
+    return 0
 
 
 def _doubled_axis(shape: Shape, output: Shape | None) -> int | None:

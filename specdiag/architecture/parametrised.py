@@ -55,7 +55,7 @@ def parts_with_reasons(shapes: Mapping[str, Shape]) -> dict[str, str]:
 def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
     for name, shape in shapes.items():
         stem, _, part = name.rpartition("_")
-        if part == "v" and _scales_directions(shapes.get(f"{stem}_g"), shape) and stem not in shapes:
+        if part == "v" and stem not in shapes and _is_normed(stem, shapes.get(f"{stem}_g"), shape):
             yield Parametrised(stem, "weight norm", (name, f"{stem}_g"))
         if part == "orig" and stem not in shapes:
             vectors = (f"{stem}_u", f"{stem}_v")
@@ -64,6 +64,16 @@ def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
             elif all(vector in shapes for vector in vectors):
                 kind = "spectral norm" if _axis(shape, *(shapes[vector] for vector in vectors)) is not None else None
                 yield Parametrised(stem, kind, (name, *vectors))
+
+
+def _is_normed(stem: str, lengths: Shape | None, directions: Shape) -> bool:
+    """Tell weight norm from Parameters that are called v and g, such as those of a gated attention.
+
+    Where the name does not say that it is a weight, g must be shorter than v: one of its size normalises nothing.
+    """
+    is_weight = "weight" in stem.rpartition(".")[2]
+    is_shorter = lengths is not None and math.prod(lengths) < math.prod(directions)
+    return (is_weight or is_shorter) and _scales_directions(lengths, directions)
 
 
 def _in_new_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:

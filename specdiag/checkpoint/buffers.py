@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ _RELATIVE = re.compile(r"rel|bias", re.IGNORECASE)
 
 _LARGEST = 1 << 24
 """Values of the largest tensor that is read to tell a buffer from a weight."""
+_SMALL = 1 << 16
+"""Values of a mask that is read for itself."""
 _MOST = 1 << 26
 """Values that are read of all tensors together."""
 _LEVELS = 3
@@ -36,6 +39,8 @@ _LEVELS = 3
 _RESIDUAL = 1e-5
 """Share of the square of a table that rounding to bfloat16 leaves of its recurrence; a trained table leaves 1e-2."""
 _TOLERANCE = 1e-2
+_STRAIGHT = 1e-3
+"""Distance of a column's factor from 2 at which it turns within some hundred rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +59,28 @@ class Buffers:
 def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
     """Read the tensors whose names leave open whether they are buffers, and tell by their values.
 
-    Masks that differ by an index alone are read once, at the first. What cannot be read or is large stays undecided.
+    Masks that differ by an index alone are of one kind: where one is trained, all are. Of large ones the first is read.
+    What cannot be read, or would be much to read, stays undecided.
 
     Args:
         tensors: all tensors of a checkpoint.
     """
     reasons: dict[str, str] = {}
-    trained: set[str] = set()
     masks: dict[str, bool | None] = {}
+    families: defaultdict[str, list[str]] = defaultdict(list)
     values = _Values()
     for tensor in tensors:
         if len(tensor.shape) < 2 or tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
             continue
         pattern = numbered(tensor.name)
         if _MASK.search(pattern.rpartition(".")[2]):
-            if pattern not in masks:
+            families[pattern].append(tensor.name)
+            if pattern not in masks or (masks[pattern] and math.prod(tensor.shape) <= _SMALL):
                 masks[pattern] = _is_mask(values.of(tensor))
-            if masks[pattern]:
-                reasons[tensor.name] = MASK
-            elif masks[pattern] is False:
-                trained.add(tensor.name)
         elif _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) and _is_sinusoidal(values.of(tensor)):
             reasons[tensor.name] = SINUSOIDS
+    reasons |= {name: MASK for pattern, family in families.items() if masks[pattern] for name in family}
+    trained = {name for pattern, family in families.items() if masks[pattern] is False for name in family}
     return Buffers(reasons, frozenset(trained))
 
 
@@ -110,7 +115,7 @@ def _is_sinusoidal(values: NDArray[np.float64] | None) -> bool:
     largest = float(np.abs(table).max(initial=0.0))
     if len(table) < 8 or not abs(largest - 1) <= _TOLERANCE:  # NaN is none either
         return False
-    return _recurs(table) or _has_equal_rows(table)
+    return len(np.unique(table)) > _LEVELS and (_recurs(table) or _has_equal_rows(table))
 
 
 def _recurs(table: NDArray[np.float64]) -> bool:
@@ -118,7 +123,8 @@ def _recurs(table: NDArray[np.float64]) -> bool:
     square = np.square(at).sum(axis=0)
     factors = np.divide((around * at).sum(axis=0), square, out=np.zeros_like(square), where=square > 0)
     rest, whole = np.square(around - factors * at).sum(), np.square(around).sum()
-    return bool(rest <= _RESIDUAL * whole) and bool((np.abs(factors) <= 2 + _TOLERANCE).all())
+    turns = np.mean(factors < 2 - _STRAIGHT)  # a straight line, or a constant, has the factor 2
+    return bool(rest <= _RESIDUAL * whole) and bool((np.abs(factors) <= 2 + _TOLERANCE).all()) and bool(turns >= 1 / 8)
 
 
 def _has_equal_rows(table: NDArray[np.float64]) -> bool:

@@ -175,6 +175,18 @@ def test_gpt2_conv1d_is_cut_by_columns_and_nanogpt_by_rows(array):
     check(cut("h.0.attn.c_attn.weight", linear, array), x, thirds(x @ linear.T))
 
 
+@pytest.mark.parametrize("config", [None, {"num_attention_heads": 16}])
+def test_the_projection_that_follows_tells_the_fused_axis(array, config):
+    x, stored = random(TOKENS, D), random(D, 3 * D)
+    parts = cut("layers.0.attn.qkv.weight", stored, array, config, {"layers.0.attn.proj.weight": (D, D)})
+    check({label: part.T for label, part in parts.items()}, x, thirds(x @ stored))
+
+
+def test_an_axis_that_nothing_tells_is_not_guessed():
+    found = modules({"layers.0.attn.qkv.weight": (96, 288)}, {"num_attention_heads": 16})
+    assert any("whether its 96 rows or its 288 columns hold the heads cannot be told" in note for note in found.notes)
+
+
 def test_in_proj_weight_as_torch_multihead_attention_uses_it():
     torch.manual_seed(0)
     attention = torch.nn.MultiheadAttention(D, HEADS, bias=False, dtype=torch.float64)

@@ -71,6 +71,24 @@ def test_a_weight_that_is_called_a_mask_is_a_row():
     assert [matrix.name for matrix in checkpoint.matrices] == ["layers.0.tril", "layers.1.attn.mask"]
 
 
+def test_where_one_layer_has_trained_its_mask_all_are_weights():
+    masks = {f"layers.{i}.attn.head_mask": NOISE.clone() if i == 2 else torch.ones(N, D) for i in range(4)}
+    assert [matrix.name for matrix in from_state_dict(masks).matrices] == list(masks)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.linspace(-1, 1, N * D).reshape(N, D),
+        torch.linspace(0, 1, N)[:, None] * torch.ones(D),
+        torch.tensor([0.0, 1.0]).repeat(N, D // 2),
+    ],
+    ids=["ramp", "lines", "codes"],
+)
+def test_straight_lines_and_codes_are_no_sinusoids(values):
+    assert [matrix.name for matrix in from_state_dict({"pos_emb.weight": values}).matrices] == ["pos_emb.weight"]
+
+
 def test_slopes_and_rotary_caches_are_known_by_name():
     names = ("alibi", "layers.0.attn.alibi_slopes", "rope.cache", "layers.0.rotary_emb.cos", "freqs_sin")
     assert set(reasons({name: NOISE.clone() for name in names})) == set(names)

@@ -129,6 +129,17 @@ def test_names_that_only_resemble_are_left_alone() -> None:
     assert not any(m.parametrized for m in checkpoint.matrices)
 
 
+def test_parameters_called_v_and_g_are_no_weight_norm() -> None:
+    names = [f"layers.0.attn.w_{part}" for part in "qkvgo"]
+    state = {name: torch.randn(64, 64) for name in names}
+    checkpoint = from_state_dict({**state, "att.x_v": torch.rand(1, 1, 64), "att.x_g": torch.rand(1, 1, 64)})
+    assert [m.name for m in checkpoint.matrices] == names
+    assert torch.equal(checkpoint.matrices[2].load(), state[names[2]])
+    assert checkpoint.notes == ()
+    shorter = from_state_dict({"a.proj_v": torch.randn(64, 32), "a.proj_g": torch.ones(64, 1)})
+    assert [(m.name, m.parametrized) for m in shorter.matrices] == [("a.proj", True)]
+
+
 def test_no_decay_is_planned_for_what_is_computed() -> None:
     block = model("parametrised weight norm")
     plan = specdiag.recommend(block, weight_decay=0.1)
