@@ -105,7 +105,8 @@ def analyze(
             raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
         show.listing(checkpoint, given.arguments(), target)
         return
-    target = target.saving(checkpoint.source, selected=any(given.values.get(name) for name in _SELECTING))
+    selected = any(given.values.get(name) for name in _SELECTING)
+    target = target.opened(opening).saving(checkpoint.source, selected=selected, picked=opening.get("file"))
     held: dict[Path, SpectralReport] = {}
     if resume:
         if target.out is None or not target.is_report:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from specdiag.records import ModuleRecord, Source
     from specdiag.report import SpectralReport
 
+_DEFAULTS = {"seed": 0}
 FORMATS = ("table", "json", "csv", "md", "parquet")
 
 
@@ -36,6 +38,8 @@ class Target:
     spectra: bool
     all_rows: bool
     summary: bool = False
+    reopening: str = ""
+    """The options that the source was opened with, as they would be typed again."""
 
     @classmethod
     def of(
@@ -52,12 +56,25 @@ class Target:
         targets.check_file(out, format, "choose -f csv, md or parquet" if report else "choose -f json")
         return cls(format, out, spectra, all_rows, summary)
 
-    def saving(self, source: Source, *, selected: bool) -> Target:
+    def opened(self, opening: Mapping[str, object]) -> Target:
+        """The same, for a source that was opened with these arguments."""
+        given = {
+            name: value
+            for name, value in opening.items()
+            if value not in (None, False, _DEFAULTS.get(name)) and name != "revision"
+        }
+        typed = (
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
+            for name, value in given.items()
+        )
+        return replace(self, reopening="".join(f" {option}" for option in typed))
+
+    def saving(self, source: Source, *, selected: bool, picked: object = None) -> Target:
         """For a table without -o: the report is saved under the source's own name in the working directory.
 
-        A selection of matrices is saved beside, not over, the report of them all, and an adapter applied to its base
-        beside the report of its updates. Runs have checkpoints of equal names: where the report of another source has
-        the name, that of the folder goes before it.
+        A selection of matrices is saved beside, not over, the report of them all, an adapter applied to its base
+        beside the report of its updates, and one file or part of several under its own name. Runs have checkpoints of
+        equal names: where the report of another source has the name, that of the folder goes before it.
         """
         from specdiag.files import check_writable
 
@@ -65,6 +82,7 @@ class Target:
             return self
         path = Path(source.location).resolve()
         stem = path.name if source.kind in ("dir", "file") else source.location
+        stem = ".".join([stem, *(str(name) for name in (picked, source.part) if name is not None)])
         ending = (".merged" if source.base is not None else "") + (".selected" if selected else "") + ".specdiag.json"
         out = Path(_as_file_name(stem) + ending)
         if _is_of_another(out, source):
@@ -137,7 +155,7 @@ def answer(report: SpectralReport, target: Target) -> None:
     if target.format in ("table", "json") and target.out is not None:
         output.talk(f"report: {target.out}", "green")
         if report.complete and target.format == "table":
-            for line in answer_output.next_commands(report, target.out):
+            for line in answer_output.next_commands(report, target.out, target.reopening):
                 output.talk(f"next: {line}")
         return
     if target.format == "table":

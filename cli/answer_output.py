@@ -65,17 +65,18 @@ def _print(text: str, console: Console, first: str = "", rest: str | None = None
     console.print(Text(lines), soft_wrap=True)
 
 
-def next_commands(report: SpectralReport, saved: Path) -> list[str]:
+def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> list[str]:
     """List the commands that one would type next.
 
     Args:
         report: of a model.
         saved: its file.
+        reopening: the options that the source was opened with.
     """
     from specdiag.decay.targets import DEFAULT_ROLES
 
     file, source = shlex.quote(str(saved)), shlex.quote(str(report.source))
-    commands = {f"specdiag report {file}": "everything, as a page", f"specdiag audit {source}": "all checks"}
+    commands = {f"specdiag report {file}": "everything, as a page", f"specdiag audit {source}{reopening}": "all checks"}
     if any(role.role in DEFAULT_ROLES and role.alpha is not None for role in report.summary.roles):
         commands[f"specdiag recommend {file}"] = "a weight decay for each module"
     commands["specdiag explain square_alpha"] = "what a number means"

@@ -134,3 +134,13 @@ def test_nested_state_dicts(tmp_path: Path, depth: int) -> None:
         content = {("state_dict", "model")[level % 2]: content, "epoch": level}
     torch.save(content, tmp_path / "x.pt")
     assert_stored(open_checkpoint(tmp_path), state(1))
+
+
+def test_the_report_of_a_part_and_the_next_command_name_it(tmp_path):
+    torch.save({"G": {"a.weight": torch.ones(8, 8)}, "D": {"b.weight": torch.eye(8)}}, tmp_path / "gan.pt")
+    for part in "GD":
+        done = execute("analyze", "gan.pt", "--part", part, cwd=tmp_path)
+        assert f"report: gan.pt.{part}.specdiag.json" in done.stderr
+        assert f"next: specdiag audit gan.pt --part {part} " in done.stderr
+        assert execute("audit", "gan.pt", "--part", part, cwd=tmp_path).returncode in (0, 1)
+    assert {path.name for path in tmp_path.glob("*.specdiag.json")} == {f"gan.pt.{part}.specdiag.json" for part in "GD"}
