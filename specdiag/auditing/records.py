@@ -20,6 +20,8 @@ DecayVerdict = Literal["consistent", "inconsistent", "cannot tell"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
+NO_CONFIG = "a report does not carry config.json: audit the checkpoint"
+"""Reason of the checks that need the checkpoint itself and were given a report."""
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class Finding(Record, frozen=True, kw_only=True):
     severity: Severity
     module: str | None = None
     """The matrix, tensor or layer; None where it is the whole checkpoint."""
+    file: str | None = None
+    """Weight file that holds the module, relative to the source; None where it is in none, or a report was audited."""
     value: Value
     """Finding: a number in the metric of the check, or words."""
     threshold: float | None = None
