@@ -57,9 +57,7 @@ def coverage(audit: AuditReport) -> list[str]:
         lines.append(f"Not checked: {'; '.join(reasons)}.")
     lines += [f"Note: {printable(note)}" for note in covered.notes]
     if lacking := [check for check, reason in covered.not_checked.items() if reason == NO_CONFIG]:
-        lines.append(
-            f"Needs the checkpoint itself, not its report: {', '.join(lacking)}, and the values of norm gains."
-        )
+        lines.append(f"Needs the checkpoint itself: {', '.join(lacking)}, and the values of norm gains and biases.")
     return lines
 
 
