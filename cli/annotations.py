@@ -18,10 +18,11 @@ _KINDS: dict[Severity, str] = {"fail": "error", "warn": "warning"}
 _TITLE = "specdiag audit"
 
 
-def annotate(outcomes: Sequence[Outcome], root: Path) -> None:
-    """Print the annotations of failures and warnings; nothing outside of GitHub Actions."""
-    if not workflow.is_on():
-        return
+def annotate(outcomes: Sequence[Outcome]) -> None:
+    """Print the annotations of failures and warnings."""
+    from specdiag.auditing.locations import repository_root
+
+    root = repository_root(Path())
     kinds: dict[str, list[str]] = {kind: [] for kind in _KINDS.values()}
     for outcome in outcomes:
         for kind, line in _lines(outcome, root):

@@ -10,7 +10,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import annotations, audit_sources, audit_verdict, options, output, targets
+from . import annotations, audit_sources, audit_verdict, options, output, targets, workflow
 from . import audit_output as show
 from .sharing import Given, takes_shared
 
@@ -112,10 +112,9 @@ def audit(
     """Check checkpoints for NaN, broken matrices, config mismatches and unusual spectra.
 
     A saved report takes milliseconds; the checkpoint itself is also held against its config.json. NaN is a finding.
-    Exit codes: 0 passed, 1 findings of --fail-on or worse in any source, 2 usage, else 3 a source cannot be read, else
-    4 computation, 130 interrupted by Ctrl-C, else 128 and the signal's number.
+    Exit codes: 0 passed, 1 a source has findings of --fail-on or worse, 2 usage, else 3 source, 4 computation,
+    130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag.auditing.locations import repository_root
     from specdiag.auditing.thresholds import load_checks
 
     named = sources or []
@@ -127,11 +126,10 @@ def audit(
     targets.check_file(out, format.value)
     targets.check_apart(out, *named)
     audit_sources.check(named, given)
-    root = repository_root(Path())
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
     if format is Format.sarif and sarif_location is None:
-        audit_sources.require_location(named, root)
+        audit_sources.require_location(named)
     asked: options.Arguments = {
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
     }  # fmt: skip
@@ -145,13 +143,14 @@ def audit(
     encode = {
         Format.md: lambda: show.to_markdown(outcomes, all_rows=all_rows),
         Format.junit: lambda: show.to_junit(outcomes, severity),
-        Format.sarif: lambda: show.to_sarif(outcomes, checks, root, sarif_location, code),
+        Format.sarif: lambda: show.to_sarif(outcomes, checks, sarif_location, code),
     }.get(format, lambda: show.to_json(outcomes))
     # A log of code scanning or a test report says what could not be read; else only a list of several sources can.
     has_data = format in (Format.sarif, Format.junit) or len(named) > 1 or outcomes[0].audit is not None
     if has_data and (out is not None or format is not Format.table):
         output.deliver(encode(), out)
-    annotations.annotate(list(map(show.in_options, outcomes)), root)
+    if workflow.is_on():
+        annotations.annotate(list(map(show.in_options, outcomes)))
     show.reason(audit_verdict.reason(outcomes, severity), code, below=has_data and format is Format.table)
     if code:
         raise typer.Exit(code)

@@ -100,16 +100,16 @@ def to_junit(outcomes: Sequence[Outcome], fail_on: Severity) -> bytes:
     return junit.to_junit(map(in_options, outcomes), fail_on)
 
 
-def to_sarif(
-    outcomes: Sequence[Outcome], checks: Mapping[str, Check], root: Path, elsewhere: str | None, exit_code: int
-) -> bytes:
+def to_sarif(outcomes: Sequence[Outcome], checks: Mapping[str, Check], elsewhere: str | None, exit_code: int) -> bytes:
     """The audits as one log of code scanning."""
     from msgspec.structs import replace as changed
 
     from specdiag.auditing import sarif
+    from specdiag.auditing.locations import repository_root
 
     rules = {name: changed(check, advice=door.translated(check.advice)) for name, check in checks.items()}
     worded = [in_options(outcome) for outcome in outcomes]
+    root = repository_root(Path())
     return _inert(sarif.to_sarif(worded, rules, root=root, elsewhere=elsewhere, exit_code=exit_code))
 
 

@@ -28,12 +28,13 @@ def check(sources: Sequence[str], given: Given) -> None:
             given.require_checkpoint(source)
 
 
-def require_location(sources: Sequence[str], root: Path) -> None:
+def require_location(sources: Sequence[str]) -> None:
     """Raise UsageError where a finding of a source would have no file in the repository."""
-    from specdiag.auditing.locations import inside
+    from specdiag.auditing.locations import inside, repository_root
     from specdiag.checkpoint.opening import is_on_hub
     from specdiag.checkpoint.source import expanded
 
+    root = repository_root(Path())
     for source in sources:
         try:
             lies_outside = is_on_hub(source) or inside(expanded(source), root) is None
@@ -64,7 +65,11 @@ def audit_each(sources: Sequence[str], asked: options.Arguments, given: Given) -
             yield _audit(source, asked, given)
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt) or interrupts.any_received():
-                told = f"{done} of {len(sources)} sources were audited" if done else "nothing was audited"
+                told = (
+                    f"{done} of {len(sources)} sources were audited, and nothing was saved"
+                    if done
+                    else "nothing was audited"
+                )
                 output.talk(f"interrupted: {told}", "yellow")
                 output.leave()
             if isinstance(error, UsageError) and len(sources) == 1:

@@ -111,7 +111,7 @@ SourceArgument = Annotated[
 SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SOURCE]...",
+        metavar="SOURCE",
         help="Hub ids (org/name, org/name@revision, URL), directories, weight files, or saved reports.",
         show_default=False,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -12,6 +12,7 @@ from specdiag.records import Record, Source
 from specdiag.storage.kinds import AUDIT, read_record
 from specdiag.storage.result import Result
 from specdiag.text import checks
+from specdiag.text.printable import printable
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str
@@ -109,8 +110,12 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
         return tuple(f for f in self.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(severity))
 
     def to_json(self) -> bytes:
-        """Encode the audit as one JSON object, the content of its file."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+        """Encode the audit as one JSON object, the content of its file. Names that are no Unicode are spelled out."""
+        try:
+            data = msgspec.json.encode(self)
+        except UnicodeEncodeError:  # a file of the folder whose name is no UTF-8
+            data = msgspec.json.encode(_spelt(msgspec.to_builtins(self)))
+        return msgspec.json.format(data, indent=1)
 
     def _title(self) -> str:
         counts = ", ".join(f"{n} {severity}" for severity, n in self.counts.items() if n) or "no findings"
@@ -140,6 +145,14 @@ def load_audit(path: str | os.PathLike[str]) -> AuditReport:
         SourceError: the file is missing, is no audit, or is of another schema.
     """
     return read_record(checks.path("path", path), _decode, AUDIT)
+
+
+def _spelt(part: object) -> object:
+    if isinstance(part, str):
+        return printable(part)
+    if isinstance(part, dict):
+        return {key: _spelt(value) for key, value in cast("dict[str, object]", part).items()}
+    return [_spelt(value) for value in cast("list[object]", part)] if isinstance(part, list | tuple) else part
 
 
 _decode = json_decoder(AuditReport)

@@ -45,7 +45,12 @@ def step(runner, name, **inputs):
     script = runner / "step.sh"
     script.write_text(found["run"])
     files = {name: str(runner / name.lower()) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
-    own = {"RUNNER_TEMP": str(runner / "temp"), "GITHUB_ACTIONS": "true", "GITHUB_ACTION_PATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    own = {
+        "RUNNER_TEMP": str(runner / "temp"),
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_ACTION_PATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
     line = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
     done = call(line, cwd=runner, env={**os.environ, "PYTHONPATH": str(ROOT), **files, **own, **values})
     output = runner / "github_output"

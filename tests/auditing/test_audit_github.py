@@ -12,6 +12,7 @@ from models import PLACES
 from saved_reports import made
 from workflow_log import commands
 
+from specdiag.auditing.records import load_audit
 from specdiag.text.printable import printable
 
 HOSTILE = ["::error file=a::x", "  ::add-mask::w", "a##[error]x", "##[add-mask]w", "\n::error::y", "100%,a:b\r\n::z::"]
@@ -107,3 +108,14 @@ def test_outside_of_a_step_there_is_no_annotation(repository, monkeypatch):
     done = invoke("audit", "r.json")
     assert commands(done.stdout, done.stderr) == []
     assert "a::b" in done.stdout
+
+
+def test_names_of_files_in_the_folder_that_are_no_text(repository):
+    folder = save(repository / "model", llama(0))
+    os.link(folder / "model.safetensors", folder / os.fsdecode(b"mod\xff\n::error::el##[error].safetensors"))
+    for format in ("json", "md", "sarif", "junit"):
+        done = invoke("audit", "model", "-f", format, "-o", f"out.{'xml' if format == 'junit' else format}")
+        assert done.exit_code == 0, done.stderr
+        assert commands(done.stderr) == []
+    audit = load_audit("out.json")
+    assert audit.source.ignored == (r"mod\udcff\n::error::el##[error].safetensors",)
