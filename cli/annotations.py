@@ -11,6 +11,7 @@ from specdiag.text.printable import printable
 from . import output, workflow
 
 if TYPE_CHECKING:
+    from specdiag.auditing.locations import Places
     from specdiag.auditing.outcomes import Outcome
     from specdiag.auditing.records import Severity
 
@@ -20,12 +21,12 @@ _TITLE = "specdiag audit"
 
 def annotate(outcomes: Sequence[Outcome]) -> None:
     """Print the annotations of failures and warnings."""
-    from specdiag.auditing.locations import repository_root
+    from specdiag.auditing.locations import Places, repository_root
 
-    root = repository_root(Path())
+    places = Places(repository_root(Path()))
     kinds: dict[str, list[str]] = {kind: [] for kind in _KINDS.values()}
     for outcome in outcomes:
-        for kind, line in _lines(outcome, root):
+        for kind, line in _lines(outcome, places):
             kinds[kind].append(line)
     for kind, lines in kinds.items():
         shown = lines if len(lines) <= workflow.MOST else lines[: workflow.MOST - 1]
@@ -36,8 +37,8 @@ def annotate(outcomes: Sequence[Outcome]) -> None:
             output.command(workflow.annotation(kind, more, {"title": _TITLE}))
 
 
-def _lines(outcome: Outcome, root: Path) -> Iterator[tuple[str, str]]:
-    from specdiag.auditing import locations, wording
+def _lines(outcome: Outcome, places: Places) -> Iterator[tuple[str, str]]:
+    from specdiag.auditing import wording
 
     source = printable(outcome.source)
     if outcome.audit is None:
@@ -45,7 +46,7 @@ def _lines(outcome: Outcome, root: Path) -> Iterator[tuple[str, str]]:
         return
     for finding in outcome.audit.findings:
         if (kind := _KINDS.get(finding.severity)) is not None:
-            place = locations.place(outcome, finding, root)
+            place = places.of(outcome, finding)
             told = wording.sentence(finding)
             yield (
                 kind,

@@ -35,15 +35,30 @@ def inside(path: str | os.PathLike[str], root: Path) -> str | None:
     return None
 
 
-def place(outcome: Outcome, finding: Finding, root: Path) -> str | None:
-    """Write where a finding is, relative to the root; None where its source lies outside, as a model of the hub.
+class Places:
+    """Places of findings in a repository. Each file is looked up once.
 
     Args:
-        outcome: the audit that it belongs to.
-        finding: a finding of it.
-        root: of the repository.
+        root: of the repository, absolute.
     """
-    return inside(outcome.file_of(finding), root) if outcome.is_local else None
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._found: dict[str, str | None] = {}
+
+    def of(self, outcome: Outcome, finding: Finding) -> str | None:
+        """Write where a finding is, relative to the root; None where its source lies outside, as a model of the hub.
+
+        Args:
+            outcome: the audit that it belongs to.
+            finding: a finding of it.
+        """
+        if not outcome.is_local:
+            return None
+        file = outcome.file_of(finding)
+        if file not in self._found:
+            self._found[file] = inside(file, self._root)
+        return self._found[file]
 
 
 def uri(path: str) -> str:

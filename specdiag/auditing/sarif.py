@@ -87,8 +87,9 @@ def _results(
     found: Iterable[tuple[Outcome, Finding]], indices: Mapping[str, int], root: Path, elsewhere: str | None
 ) -> Iterator[_Object]:
     seen: Counter[str] = Counter()
+    places = locations.Places(root)
     for outcome, finding in found:
-        inside = locations.place(outcome, finding, root)
+        inside = places.of(outcome, finding)
         path = inside or elsewhere or outcome.file_of(finding)
         hashed = _fingerprint(outcome if inside is None else None, path, finding)
         seen[hashed] += 1
