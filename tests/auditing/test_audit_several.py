@@ -109,3 +109,24 @@ def test_the_audit_of_a_report_says_which_checks_need_the_checkpoint(sources):
     said = [line for line in cli(sources["clean"]).stdout.splitlines() if line][-2]
     assert said.startswith("Needs the checkpoint itself: layers, vocabulary, hidden_size, tied, head")
     assert said.endswith("and the values of norm gains and biases.")
+
+
+def test_an_interruption_says_how_far_it_came(sources, tmp_path, monkeypatch):
+    right = library.audit
+
+    def audit(source, **more):
+        if "warned" in source:
+            raise KeyboardInterrupt
+        return right(source, **more)
+
+    def leave():
+        raise SystemExit(130)
+
+    monkeypatch.setattr(library, "audit", audit)
+    monkeypatch.setattr("specdiag_cli.output.leave", leave)
+    out = tmp_path / "out.json"
+    done = cli(sources["clean"], sources["warned"], sources["failed"], "-o", out)
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted: 1 of 3 sources were audited, and nothing was saved\n"
+    assert not out.exists()
+    assert cli(sources["warned"], sources["clean"]).stderr == "interrupted: nothing was audited\n"
