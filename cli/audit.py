@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, output, targets
+from specdiag.errors import UsageError
+
+from . import annotations, audit_sources, audit_verdict, options, output, targets, workflow
+from . import audit_output as show
 from .sharing import Given, takes_shared
+
+if TYPE_CHECKING:
+    from specdiag.auditing.outcomes import Outcome
 
 
 class FailOn(StrEnum):
@@ -25,13 +31,15 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     md = "md"
+    sarif = "sarif"
+    junit = "junit"
 
 
 @takes_shared("audit")
 @output.guarded
 def audit(
     ctx: typer.Context,
-    source: options.SourceArgument,
+    sources: options.SourcesArgument = None,
     *,
     given: Given,
     baseline: Annotated[
@@ -69,46 +77,87 @@ def audit(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps of that run.", rich_help_panel=options.RUN)
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            "--explain",
+            metavar="CHECK",
+            help="Say what a check measures, why, and what to do; audit nothing.",
+            rich_help_panel=options.THRESHOLDS,
+        ),
+    ] = None,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Save the audit as JSON; with -f md, what that prints.", rich_help_panel=options.OUTPUT
+            "--out",
+            "-o",
+            help="Save the audit as JSON; with another format, what that prints.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    sarif_location: Annotated[
+        str | None,
+        typer.Option(
+            "--sarif-location",
+            metavar="FILE",
+            help="File in the repository at which -f sarif shows models from elsewhere.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     all_rows: options.AllOption = False,
 ) -> None:
-    """Check a checkpoint for NaN, broken matrices, config mismatches and unusual spectra.
+    """Check checkpoints for NaN, broken matrices, config mismatches and unusual spectra.
 
     A saved report takes milliseconds; the checkpoint itself is also held against its config.json. NaN is a finding.
-    Exit codes: 0 passed, 1 findings of --fail-on or worse, 2 usage, 3 source, 130 interrupted
-    by Ctrl-C, else 128 and the signal's number.
+    Exit codes: 0 passed, 1 a source has findings of --fail-on or worse, 2 usage, else 3 source, 4 computation,
+    130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
-    from specdiag.auditing.audit import audit as run
-    from specdiag.report import is_report
+    from specdiag.auditing.thresholds import load_checks
 
-    from . import audit_output as show
-
+    named = sources or []
+    checks = load_checks(thresholds)
+    if explain is not None:
+        _require_alone(ctx, named)
+        show.explain(explain, checks)
+        return
     targets.check_file(out, format.value)
-    from_report = is_report(Path(source))
-    if from_report:
-        given.require_checkpoint(source)
-    asked: dict[str, Any] = {
+    targets.check_apart(out, *named)
+    audit_sources.check(named, given)
+    if format is not Format.sarif and sarif_location is not None:
+        raise UsageError("--sarif-location goes with -f sarif")
+    if format is Format.sarif and sarif_location is None:
+        audit_sources.require_location(named)
+    asked: options.Arguments = {
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
     }  # fmt: skip
-    if from_report and (baseline is None or is_report(Path(baseline))):
-        found = run(source, **asked)
-    else:
-        from .progress import analysis_bar
+    outcomes: list[Outcome] = []
+    for outcome in audit_sources.audit_each(named, asked, given):
+        outcomes.append(outcome)
+        if outcome.audit is not None:
+            show.tell(outcome.audit, format.value, all_rows=all_rows)
+    severity = fail_on.value
+    code = audit_verdict.exit_code(outcomes, severity)
+    encode = {
+        Format.md: lambda: show.to_markdown(outcomes, all_rows=all_rows),
+        Format.junit: lambda: show.to_junit(outcomes, severity),
+        Format.sarif: lambda: show.to_sarif(outcomes, checks, sarif_location, code),
+    }.get(format, lambda: show.to_json(outcomes))
+    # A log of code scanning or a test report says what could not be read; else only a list of several sources can.
+    has_data = format in (Format.sarif, Format.junit) or len(named) > 1 or outcomes[0].audit is not None
+    if has_data and (out is not None or format is not Format.table):
+        output.deliver(encode(), out)
+    if workflow.is_on():
+        annotations.annotate(list(map(show.in_options, outcomes)))
+    show.reason(audit_verdict.reason(outcomes, severity), code, below=has_data and format is Format.table)
+    if code:
+        raise typer.Exit(code)
 
-        try:
-            with analysis_bar() as bar:
-                found = run(source, **asked, **given.analysis(), progress=bar)
-        except KeyboardInterrupt:
-            output.talk("interrupted: nothing was audited", "yellow")
-            output.leave()
-    show.answer(found, format.value, out, all_rows=all_rows)
-    if found.at_least(fail_on.value):
-        raise typer.Exit(1)
+
+def _require_alone(ctx: typer.Context, sources: list[str]) -> None:
+    """Raise UsageError where `--explain` comes with what it would ignore."""
+    others = [n for n in ctx.params if n not in ("sources", "explain", "thresholds") and options.is_given(ctx, n)]
+    if sources or others:
+        raise UsageError(f"--explain audits nothing: leave out {options.listed(others) if others else 'the SOURCE'}")

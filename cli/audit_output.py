@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdiag.text.printable import printable
 
-from . import output, tables
+from . import door, output, tables
 
 if TYPE_CHECKING:
-    from specdiag.auditing.records import AuditReport, Finding
+    from specdiag.auditing.outcomes import Outcome
+    from specdiag.auditing.records import AuditReport, Finding, Severity
+    from specdiag.auditing.thresholds import Check
 
 _STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 
 
-def answer(audit: AuditReport, format: str, out: Path | None, *, all_rows: bool) -> None:
-    """Save what is asked for, and print: the table, or data for a pipeline."""
+def explain(name: str, checks: Mapping[str, Check]) -> None:
+    """Print a check in words."""
+    from specdiag.auditing.explain import explain
+
+    for line in explain(name, checks):
+        output.console().print(line, soft_wrap=True)
+
+
+def tell(audit: AuditReport, format: str, *, all_rows: bool) -> None:
+    """Print the table of an audit as soon as it is made; where data go to stdout, say its verdict beside them."""
     from specdiag.auditing import wording
 
-    data = wording.to_markdown(audit, all_rows=all_rows) if format == "md" else audit.to_json()
-    output.deliver(data, out, partial(_print, audit, all_rows=all_rows) if format == "table" else None)
+    if format == "table":
+        _table(audit, all_rows=all_rows)
+    else:
+        output.talk(wording.headline(audit), _STYLES[audit.verdict])
 
 
-def _print(audit: AuditReport, *, all_rows: bool) -> None:
+def reason(line: str, code: int, *, below: bool) -> None:
+    """Print the last line, below the tables or on stderr; a failure even where only errors are asked for."""
+    style = "bold red" if code else "bold green"
+    if below:
+        output.console().print(line, style=style, soft_wrap=True)
+    elif code:
+        output.console(stderr=True).print(line, style=style, soft_wrap=True)
+    else:
+        output.talk(line, style)
+
+
+def _table(audit: AuditReport, *, all_rows: bool) -> None:
+    """Print an audit for a person."""
     from specdiag.auditing import wording
 
     console = output.console()
@@ -40,6 +65,71 @@ def _print(audit: AuditReport, *, all_rows: bool) -> None:
     sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)
+    console.print()
+
+
+def to_json(outcomes: Sequence[Outcome]) -> bytes:
+    """The audit of one source as an object, those of several as a list; an error stands in the place of its source."""
+    import msgspec
+
+    parts = [
+        outcome.audit.to_json()
+        if outcome.audit is not None
+        else msgspec.json.encode({"source": outcome.source, "error": outcome.error, "exit_code": outcome.code})
+        for outcome in outcomes
+    ]
+    return _inert(parts[0] if len(parts) == 1 else b"[\n" + b",\n".join(parts) + b"\n]")
+
+
+def to_markdown(outcomes: Sequence[Outcome], *, all_rows: bool) -> bytes:
+    """The audits one below the other."""
+    from specdiag.auditing import wording
+
+    return b"\n".join(
+        wording.to_markdown(outcome.audit, all_rows=all_rows)
+        if outcome.audit is not None
+        else wording.error_to_markdown(outcome.source, outcome.error)
+        for outcome in map(in_options, outcomes)
+    )
+
+
+def to_junit(outcomes: Sequence[Outcome], fail_on: Severity) -> bytes:
+    """The audits as test cases."""
+    from specdiag.auditing import junit
+
+    return junit.to_junit(map(in_options, outcomes), fail_on)
+
+
+def to_sarif(outcomes: Sequence[Outcome], checks: Mapping[str, Check], elsewhere: str | None, exit_code: int) -> bytes:
+    """The audits as one log of code scanning."""
+    from msgspec.structs import replace as changed
+
+    from specdiag.auditing import sarif
+    from specdiag.auditing.locations import repository_root
+
+    rules = {name: changed(check, advice=door.translated(check.advice)) for name, check in checks.items()}
+    worded = [in_options(outcome) for outcome in outcomes]
+    root = repository_root(Path())
+    return _inert(sarif.to_sarif(worded, rules, root=root, elsewhere=elsewhere, exit_code=exit_code))
+
+
+def in_options(outcome: Outcome) -> Outcome:
+    """The outcome with options in its sentences, where the library speaks of arguments."""
+    from msgspec.structs import replace as changed
+
+    audit = outcome.audit
+    if audit is None:
+        return outcome
+    reasons = {check: door.translated(reason) for check, reason in audit.coverage.not_checked.items()}
+    advice = {text: door.translated(text) for text in {finding.advice for finding in audit.findings}}
+    findings = tuple(changed(finding, advice=advice[finding.advice]) for finding in audit.findings)
+    coverage = changed(audit.coverage, not_checked=reasons)
+    return replace(outcome, audit=changed(audit, coverage=coverage, findings=findings))
+
+
+def _inert(data: bytes) -> bytes:
+    """The same JSON without the mark that makes any line of GitHub's log a command."""
+    return data.replace(b"##[", rb"##\u005b")
 
 
 def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]]:
@@ -48,7 +138,7 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
 
     shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
     rows = [
-        (printable(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.limit(f))
+        (printable(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.expected(f))
         for f in shown
     ]
     if len(shown) < len(group):
@@ -57,8 +147,8 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
 
 
 def _columns() -> list[tables.Column[tuple[str, ...]]]:
-    heads = ("module", "severity", "check", "value", "threshold")
+    heads = ("module", "severity", "check", "value", "expected")
     return [
-        tables.Column(head, lambda row, i=i: row[i], right=head == "threshold", drop=1 if head == "threshold" else 0)
+        tables.Column(head, lambda row, i=i: row[i], right=False, drop=1 if head == "expected" else 0)
         for i, head in enumerate(heads)
     ]

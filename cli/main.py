@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from specdiag.system import interrupts
 from specdiag.text.printable import printable
 
-from . import output, streams
+from . import output, streams, workflow
 from .analyze import analyze
 from .audit import audit
 from .compare import compare
@@ -52,7 +52,7 @@ def _quoted() -> Generator[None]:
     except typer.TyperException as error:
         for name in ("message", "option_name", "cmd_name"):
             if isinstance(held := getattr(error, name, None), str):
-                setattr(error, name, printable(held.removeprefix(_PREFIX), keep="\n"))
+                setattr(error, name, workflow.inert(printable(held.removeprefix(_PREFIX), keep="\n")))
         raise
 
 

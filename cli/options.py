@@ -108,6 +108,14 @@ SourceArgument = Annotated[
         show_default=False,
     ),
 ]
+SourcesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Hub ids (org/name, org/name@revision, URL), directories, weight files, or saved reports.",
+        show_default=False,
+    ),
+]
 PlanOption = Annotated[
     Path | None,
     typer.Option(

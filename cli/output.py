@@ -27,7 +27,7 @@ from rich.text import Text
 from specdiag.system import address_space, interrupts
 from specdiag.text.printable import in_json, printable
 
-from . import door, failures, streams
+from . import door, failures, streams, workflow
 
 P = ParamSpec("P")
 
@@ -49,10 +49,10 @@ class _Formatter(logging.Formatter):
     """Messages name tensors and files: they are printed as they show."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(door.translated(super().formatMessage(record)))
+        return workflow.inert(printable(door.translated(super().formatMessage(record))))
 
     def formatException(self, ei: Any) -> str:
-        return printable(super().formatException(ei), keep="\n")
+        return workflow.inert(printable(super().formatException(ei), keep="\n"))
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -112,7 +112,7 @@ class _Console(Console):
         """As rich's; here even what came past `print` is made to show."""
         for segment in super().render(renderable, options):
             text, style, control = segment
-            yield segment if control else Segment(printable(text, keep="\n"), style)
+            yield segment if control else Segment(workflow.inert(printable(text, keep="\n")), style)
 
 
 def _legible(renderable: Any) -> Any:
@@ -155,6 +155,18 @@ def deliver(data: bytes, out: Path | None, show: Callable[[], None] | None = Non
         write(data)
     if out is not None:
         talk(f"written: {out}", "green")
+
+
+def survived(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code of an error that the command goes on after; its traceback where that was asked."""
+    _trace()
+    return failures.sentence(error)
+
+
+def command(line: str) -> None:
+    """Write a workflow command to stderr, where the runner reads it as it does stdout."""
+    if not _state.rank:
+        streams.Lasting(sys.stderr).write(f"{line}\n")
 
 
 def shows_progress() -> bool:
@@ -209,11 +221,15 @@ def _fail(message: str, code: int) -> NoReturn:
         # Where the first process fails alike, torchrun ends this one before it says the same.
         time.sleep(_FIRST_SPEAKS)
         message = f"process {_state.rank}: {message}"
-    if _state.debug:
-        streams.Lasting(sys.stderr).write(printable(traceback.format_exc(), keep="\n"))
+    _trace()
     fault(message, own=True)
     raise typer.Exit(code) from None
 
 
+def _trace() -> None:
+    if _state.debug:
+        streams.Lasting(sys.stderr).write(workflow.inert(printable(traceback.format_exc(), keep="\n")))
+
+
 def _warning(message: Warning | str, category: type[Warning], *_where: Any, **_more: Any) -> str:
-    return f"{category.__name__}: {printable(door.translated(str(message)))}\n"
+    return workflow.inert(f"{category.__name__}: {printable(door.translated(str(message)))}\n")

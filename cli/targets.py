@@ -15,9 +15,19 @@ _SUFFIXES = {
     "code": (".py",),
     "html": (".html", ".htm"),
     "figure": (".png", ".svg", ".pdf"),
+    "sarif": (".sarif", ".json"),
+    "junit": (".xml",),
 }
 _CONTENTS = {"table": "json", "torch": "code", "transformers": "code"}
-_NAMES = {"json": "JSON", "csv": "csv", "md": "Markdown", "code": "Python code", "toml": "TOML"}
+_NAMES = {
+    "json": "JSON",
+    "csv": "csv",
+    "md": "Markdown",
+    "code": "Python code",
+    "toml": "TOML",
+    "sarif": "SARIF",
+    "junit": "JUnit XML",
+}
 
 
 def check_apart(out: Path | None, *sources: str) -> None:

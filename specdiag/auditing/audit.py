@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Unpack, cast
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
-from specdiag.auditing.records import SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
+from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
+from specdiag.auditing.weight_files import placed, weight_files
 from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.errors import UsageError
 from specdiag.records import Settings
@@ -96,7 +97,8 @@ def audit(
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     place = {check: i for i, check in enumerate(checks)}
-    faults = sorted(findings(observed, checks), key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
+    found = (placed(finding, subject.files) for finding in findings(observed, checks))
+    faults = sorted(found, key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
     counts = Counter(f.severity for f in faults)
     return AuditReport(
         source=report.source,
@@ -144,6 +146,7 @@ def _open(
         config=checkpoint.config,
         n_others=None if small_tensors is None else len(small_tensors),
         others=tuple(read_others(small_tensors or ())),
+        files=weight_files(checkpoint),
     )
 
 
@@ -170,7 +173,7 @@ def _baseline(
 def _not_checked(subject: Subject) -> dict[str, str]:
     """List the checks that do not run, each with its reason. A check that is switched off has that reason alone."""
     missing = {
-        "checkpoint": None if subject.is_checkpoint else "a report does not carry config.json: audit the checkpoint",
+        "checkpoint": None if subject.is_checkpoint else NO_CONFIG,
         "randomize": None if subject.report.settings.randomize else "needs randomize=True",
         "baseline": None if subject.baseline is not None else "needs baseline=",
         "decay": None if subject.decay is not None else "needs weight_decay= and lr=",

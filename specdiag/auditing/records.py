@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -12,6 +12,7 @@ from specdiag.records import Record, Source
 from specdiag.storage.kinds import AUDIT, read_record
 from specdiag.storage.result import Result
 from specdiag.text import checks
+from specdiag.text.printable import printable
 
 Severity = Literal["fail", "warn", "info"]
 Value = int | float | str
@@ -20,6 +21,8 @@ DecayVerdict = Literal["consistent", "inconsistent", "cannot tell"]
 
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The worst first."""
+NO_CONFIG = "a report does not carry config.json: audit the checkpoint"
+"""Reason of the checks that need the checkpoint itself and were given a report."""
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -29,6 +32,8 @@ class Finding(Record, frozen=True, kw_only=True):
     severity: Severity
     module: str | None = None
     """The matrix, tensor or layer; None where it is the whole checkpoint."""
+    file: str | None = None
+    """Weight file that holds the module, relative to the source; None where it is in none, or a report was audited."""
     value: Value
     """Finding: a number in the metric of the check, or words."""
     threshold: float | None = None
@@ -105,8 +110,12 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
         return tuple(f for f in self.findings if SEVERITIES.index(f.severity) <= SEVERITIES.index(severity))
 
     def to_json(self) -> bytes:
-        """Encode the audit as one JSON object, the content of its file."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+        """Encode the audit as one JSON object, the content of its file. Names that are no Unicode are spelled out."""
+        try:
+            data = msgspec.json.encode(self)
+        except UnicodeEncodeError:  # a file of the folder whose name is no UTF-8
+            data = msgspec.json.encode(_spelt(msgspec.to_builtins(self)))
+        return msgspec.json.format(data, indent=1)
 
     def _title(self) -> str:
         counts = ", ".join(f"{n} {severity}" for severity, n in self.counts.items() if n) or "no findings"
@@ -136,6 +145,14 @@ def load_audit(path: str | os.PathLike[str]) -> AuditReport:
         SourceError: the file is missing, is no audit, or is of another schema.
     """
     return read_record(checks.path("path", path), _decode, AUDIT)
+
+
+def _spelt(part: object) -> object:
+    if isinstance(part, str):
+        return printable(part)
+    if isinstance(part, dict):
+        return {key: _spelt(value) for key, value in cast("dict[str, object]", part).items()}
+    return [_spelt(value) for value in cast("list[object]", part)] if isinstance(part, list | tuple) else part
 
 
 _decode = json_decoder(AuditReport)

@@ -21,6 +21,7 @@ class Subject:
         config: config.json, empty without one.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
+        files: the weight file of each matrix and tensor, empty for a report.
         baseline: the report of the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
     """
@@ -31,5 +32,6 @@ class Subject:
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     n_others: int | None = None
     others: tuple[Observation, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
     baseline: SpectralReport | None = None
     decay: DecayAnswer | None = None

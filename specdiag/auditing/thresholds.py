@@ -43,6 +43,8 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     severity: Severity
     metric: str
     """Measured quantity, in the words of the table in the documentation."""
+    phrase: str = "{}"
+    """A value in words: `{}` stands for the number, `{%}` for a share in percent."""
     threshold: float | None = None
     """Limit beyond which a value is a finding; None where every observation is one."""
     fires: Literal["above", "below"] = "above"
@@ -141,6 +143,11 @@ def findings(observations: Iterable[Observation], checks: Mapping[str, Check]) -
             )
 
 
+def changeable(check: Check) -> list[str]:
+    """List the settings of a check that a user's file may change."""
+    return [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
+
+
 def checks_table() -> str:
     """Write the table of docs/audit.md: every check with its default and its source."""
     head = ("check", "severity", "finding where", "threshold", "needs", "why it matters", "source")
@@ -187,7 +194,7 @@ def _read(overrides: str | os.PathLike[str] | Mapping[str, object]) -> tuple[str
 
 
 def _changed(check: Check, table: object, origin: str) -> Check:
-    allowed = [key for key in Override.__struct_fields__ if getattr(check, key) is not None]
+    allowed = changeable(check)
     unknown = [key for key in cast("Table", table) if key not in allowed] if isinstance(table, dict) else []
     if unknown:
         raise UsageError(

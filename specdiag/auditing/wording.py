@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
-from specdiag.auditing.records import AuditReport, DecayAnswer, Finding
+from specdiag.auditing.records import NO_CONFIG, AuditReport, DecayAnswer, Finding
+from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.printable import printable
 
@@ -53,7 +55,10 @@ def coverage(audit: AuditReport) -> list[str]:
     if by_reason:
         reasons = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
         lines.append(f"Not checked: {'; '.join(reasons)}.")
-    return [*lines, *(f"Note: {printable(note)}" for note in covered.notes)]
+    lines += [f"Note: {printable(note)}" for note in covered.notes]
+    if lacking := [check for check, reason in covered.not_checked.items() if reason == NO_CONFIG]:
+        lines.append(f"Needs the checkpoint itself: {', '.join(lacking)}, and the values of norm gains and biases.")
+    return lines
 
 
 def decay(answer: DecayAnswer) -> list[str]:
@@ -74,13 +79,47 @@ def decay(answer: DecayAnswer) -> list[str]:
 
 
 def value(finding: Finding) -> str:
-    """Write the value of a finding for a person."""
-    return f"{finding.value:.4g}" if isinstance(finding.value, float) else printable(str(finding.value))
+    """Write the value of a finding with its unit, such as "12 % of the rows zero"."""
+    if isinstance(finding.value, str):
+        return printable(finding.value)
+    check = default_checks().get(finding.check)
+    if check is None:
+        return _plain(finding.value)
+    return re.sub(r"\{%?\}", number(check, finding.value), check.phrase)
 
 
-def limit(finding: Finding) -> str:
-    """Write the threshold of a finding, nothing where it has none."""
-    return "" if finding.threshold is None else f"{finding.threshold:g}"
+def expected(finding: Finding) -> str:
+    """Write the value that was expected, such as "at most 5 %"; nothing where every observation is a finding."""
+    if finding.threshold is None:
+        return ""
+    check = default_checks().get(finding.check)
+    if check is None or check.threshold is None:  # the number of config.json
+        return _plain(finding.threshold)
+    if finding.threshold == 0 and check.fires == "above":
+        return "none"
+    return f"at {'most' if check.fires == 'above' else 'least'} {number(check, finding.threshold)}"
+
+
+def number(check: Check, number: float) -> str:
+    """Write a number in the metric of a check, a share in percent.
+
+    Args:
+        check: the check.
+        number: a value or a threshold.
+    """
+    return f"{_plain(100 * number)} %" if "{%}" in check.phrase else _plain(number)
+
+
+def sentence(finding: Finding) -> str:
+    """Write a finding in a line: where, its value, the expected one, why it matters, what to do."""
+    where = printable(finding.module or "the checkpoint")
+    limit = f", expected {expected(finding)}" if expected(finding) else ""
+    return f"{where}: {value(finding)}{limit}. {capitalised(finding.why)}. What to do: {finding.advice}."
+
+
+def capitalised(text: str) -> str:
+    """Begin a sentence of the table of checks with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
@@ -95,10 +134,11 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         first = group[0]
         lines += [f"### {first.severity}: {first.check} ({len(group)})", ""]
         lines += [f"{markdown.text(first.why)}. **What to do:** {markdown.text(first.advice)}.", ""]
-        lines += ["| module | value | threshold |", "| --- | --- | --- |"]
+        lines += ["| module | value | expected |", "| --- | --- | --- |"]
         shown = group if all_rows else group[:FEW]
         lines += [
-            f"| {markdown.code(f.module or 'the checkpoint')} | {markdown.text(value(f))} | {limit(f)} |" for f in shown
+            f"| {markdown.code(f.module or 'the checkpoint')} | {markdown.text(value(f))} | {expected(f)} |"
+            for f in shown
         ]
         if len(shown) < len(group):
             lines.append(f"| and {len(group) - len(shown)} more | | |")
@@ -107,6 +147,20 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
     return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 
 
+def error_to_markdown(source: str, error: str) -> bytes:
+    """Write as markdown that a source could not be audited, in the place of its audit.
+
+    Args:
+        source: as it was typed.
+        error: why, in a sentence.
+    """
+    return f"## specdiag audit: NOT AUDITED: {markdown.text(source)}\n\n{markdown.text(error)}.\n".encode()
+
+
 def _collapsed(checks: list[str]) -> str:
     """List ids of checks. Several checks against a baseline, and no others, are written as `baseline_*`."""
     return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if isinstance(number, int) or abs(number) >= 1000 else f"{number:.4g}"

@@ -11,7 +11,7 @@ import re
 from specdiag.text.printable import printable
 
 _MARKS = re.compile(r"[\\`*_{}\[\]#|~!@$]|:(?=//)|(?<=\bwww)\.")
-_UNSAFE_IN_CODE = re.compile(r"[|`<>&]|^\s|\s$|^$")
+_UNSAFE_IN_CODE = re.compile(r"[|`<>&]|##\[|^\s|\s$|^$")
 
 
 def text(content: str) -> str:

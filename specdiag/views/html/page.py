@@ -211,7 +211,7 @@ def _findings(audit: AuditReport) -> list[CheckFindings]:
             group[0],
             wording.explanation(group[0]),
             len(group),
-            [(f.module or "the checkpoint", wording.value(f), wording.limit(f)) for f in group[: wording.FEW]],
+            [(f.module or "the checkpoint", wording.value(f), wording.expected(f)) for f in group[: wording.FEW]],
         )
         for group in wording.groups(audit)
     ]

@@ -1,0 +1,94 @@
+"""The sources of `specdiag audit`: what is asked of all of them, refused before the work, and the audit of each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specdiag.errors import SourceError, UsageError
+from specdiag.system import interrupts
+from specdiag.text.printable import printable
+
+from . import options, output
+from .sharing import Given
+
+if TYPE_CHECKING:
+    from specdiag.auditing.outcomes import Outcome
+
+
+def check(sources: Sequence[str], given: Given) -> None:
+    """Raise UsageError where there is no source, or a saved report comes with options that compute anew."""
+    from specdiag.report import is_report
+
+    if not sources:
+        raise UsageError("name a SOURCE to audit, or a check with --explain")
+    for source in sources:
+        if is_report(Path(source)):
+            given.require_checkpoint(source)
+
+
+def require_location(sources: Sequence[str]) -> None:
+    """Raise UsageError where a finding of a source would have no file in the repository."""
+    from specdiag.auditing.locations import inside, repository_root
+    from specdiag.checkpoint.opening import is_on_hub
+    from specdiag.checkpoint.source import expanded
+
+    root = repository_root(Path())
+    for source in sources:
+        try:
+            lies_outside = is_on_hub(source) or inside(expanded(source), root) is None
+        except (SourceError, UsageError):  # it will be told when it is read
+            continue
+        if lies_outside:
+            raise UsageError(
+                f"'{printable(source)}' lies outside of {root}, and results need a file there: "
+                "name the one that stands for the model with --sarif-location"
+            )
+
+
+def audit_each(sources: Sequence[str], asked: options.Arguments, given: Given) -> Generator[Outcome]:
+    """Audit the sources one after the other, and go on after one that cannot be audited.
+
+    Args:
+        sources: as they were typed.
+        asked: arguments of the library's `audit`, but for those of the analysis.
+        given: the shared options.
+
+    Raises:
+        UsageError: there is one source, and what was asked of it makes no sense.
+    """
+    from specdiag.auditing.outcomes import Outcome
+
+    for done, source in enumerate(sources):
+        try:
+            yield _audit(source, asked, given)
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or interrupts.any_received():
+                told = (
+                    f"{done} of {len(sources)} sources were audited, and nothing was saved"
+                    if done
+                    else "nothing was audited"
+                )
+                output.talk(f"interrupted: {told}", "yellow")
+                output.leave()
+            if isinstance(error, UsageError) and len(sources) == 1:
+                raise
+            message, code = output.survived(error)
+            output.fault(message if source in message else f"{source}: {message}")
+            yield Outcome(source, error=message, code=code)
+
+
+def _audit(source: str, asked: options.Arguments, given: Given) -> Outcome:
+    from specdiag.auditing.audit import audit
+    from specdiag.auditing.outcomes import Outcome
+    from specdiag.report import is_report
+
+    path, baseline = Path(source), asked["baseline"]
+    report = path if is_report(path) else None
+    if report is not None and (baseline is None or is_report(Path(baseline))):
+        return Outcome(source, audit(source, **asked), report=report)
+    from .progress import analysis_bar
+
+    with analysis_bar() as bar:
+        return Outcome(source, audit(source, **asked, **given.analysis(), progress=bar), report=report)

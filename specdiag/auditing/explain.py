@@ -1,0 +1,57 @@
+"""A check in words: the quantity, its threshold and their source, why it matters, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from specdiag.auditing.thresholds import Check, Need, changeable
+from specdiag.auditing.wording import number
+from specdiag.errors import UsageError
+from specdiag.files import shortened
+
+_SEVERITIES = {"fail": "a failure", "warn": "a warning", "info": "information"}
+_NEEDS: dict[Need, str] = {
+    "report": "a saved report, or the checkpoint",
+    "checkpoint": "the checkpoint itself, with its config.json",
+    "randomize": "randomize=True",
+    "baseline": "another source as baseline=",
+    "decay": "weight_decay= and lr= of the run",
+}
+
+
+def explain(name: str, checks: Mapping[str, Check]) -> list[str]:
+    """Explain a check in a few sentences.
+
+    Args:
+        name: its id, as it stands in a finding.
+        checks: every check by id, with the thresholds that hold.
+
+    Returns:
+        The lines: measure, limit, need, reason, advice, source, and how to change it.
+
+    Raises:
+        UsageError: there is no such check; the message has the nearest names.
+    """
+    if name not in checks:
+        near = get_close_matches(name, checks, 3, 0.5)
+        advice = f"the nearest are {', '.join(near)}" if near else f"the checks are {', '.join(checks)}"
+        raise UsageError(f"there is no check '{shortened(name, 60)}'; {advice}")
+    check = checks[name]
+    state = "" if check.enabled else " It is switched off."
+    return [
+        f"{check.id}: {check.metric}.",
+        f"Finding: {_SEVERITIES[check.severity]}, {_limit(check)}.{state}",
+        f"Needs: {_NEEDS[check.needs]}.",
+        f"Why: {check.why}.",
+        f"What to do: {check.advice}.",
+        f"Source: {check.origin}.",
+        f"To change it: [{check.id}] with {', '.join(changeable(check))} in the file of thresholds=.",
+    ]
+
+
+def _limit(check: Check) -> str:
+    if check.threshold is None:
+        return "wherever it is seen"
+    least = "" if check.at_least is None else f" (at_least {check.at_least})"
+    return f"where the value is {check.fires} {number(check, check.threshold)}{least}"
