@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import outcome
+from command import execute, outcome
 from read_back import assert_stored
 from safetensors.torch import save_file
 
