@@ -33,7 +33,14 @@ def verify(
         ),
     ],
     *,
-    stream: options.SHARED["stream"][0] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read hub repositories by ranges and write nothing to disk.",
+            rich_help_panel=options.SOURCE,
+        ),
+    ] = False,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,

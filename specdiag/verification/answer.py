@@ -18,6 +18,7 @@ _SENTENCES: dict[Cause, str] = {
     "wrong module": "updates were applied to other modules",
     "magnitudes left out": "DoRA's magnitudes were left out",
     "other base": "the adapter was merged into another base model",
+    "other update": "the changes are not this adapter's",
     "module missing": "the adapter changes modules that the base model does not have",
     "changed": "weights differ by more than rounding",
     "other dtype": "values have the precision of a narrower type",
@@ -89,7 +90,10 @@ def _decide(
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
     """Count the tensors among which a fault was looked for, where that says something."""
-    of_updates = ("not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "other base")
+    of_updates = (
+        "not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "other base",
+        "other update", "magnitudes left out",
+    )
     return sum(t.updated for t in tensors) if cause in of_updates else None
 
 

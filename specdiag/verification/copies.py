@@ -131,3 +131,14 @@ def narrower(values: Values) -> str | None:
         ):
             return name
     return None
+
+
+def is_cast(before: Values, after: Values) -> bool:
+    """Tell whether values have the precision of a narrower type than both their own and the original's.
+
+    Args:
+        before: the original.
+        after: floats, of any type.
+    """
+    name = narrower(after)
+    return name is not None and FLOAT_TYPES[name].eps > before.kind.eps

@@ -62,10 +62,10 @@ def _faults(copy: Copy, clues: Clues) -> Iterator[Fault]:
 
 
 def _rescaled(copy: Copy, clues: Clues) -> Iterator[Fault]:
-    if copy.cosine is None or abs(copy.slope - 1) < 1e-6 or clues.after.raw.size < 2:
+    if copy.cosine is None or abs(copy.cosine) < _KIN or abs(copy.slope - 1) < 1e-6 or clues.after.raw.size < 2:
         return
     rest = max(1 - copy.cosine**2, 0.0) ** 0.5
-    if rest <= 1.5 * copy.rounding / max(abs(copy.slope), 1e-30) + 1e-7:
+    if rest <= 1.5 * copy.rounding * copy.cosine / copy.slope + 1e-7:
         yield "scaled", f"it is {copy.slope:.4g} times the original"
 
 
@@ -104,7 +104,7 @@ def _updated(clues: Clues) -> Iterator[Fault]:
 
 
 def _coarse(copy: Copy, clues: Clues) -> Iterator[Fault]:
-    if copy.cosine is None or copy.cosine < _KIN:
+    if copy.cosine is None or copy.cosine < _KIN or min(clues.after.raw.shape[1:]) < 2:
         return
     if clues.after.rounding is not None:
         if copy.residual > copy.rounding:

@@ -49,7 +49,7 @@ def _faults(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
     yield from _cast(clues, applied)
     yield from _of_another(clues, applied)
     yield from _in_part(merge, clues, applied)
-    if merge.strength is not None and merge.unexplained is not None and abs(merge.strength - 1) < _PRESENT:
+    if merge.strength is not None and merge.unexplained is not None and _is_present(merge, n):
         yield (
             "other base",
             f"the update is there (strength {merge.strength:.3f}), and {merge.unexplained:.2f} of the change is not its: "
@@ -57,7 +57,20 @@ def _faults(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
         )
     expected = compare_copy(clues.before, after)
     name, detail = copy_fault(expected, replace(clues, updates=lambda: ()))
+    if name == "changed" and merge.strength is not None:
+        yield (
+            "other update",
+            f"it was changed by {merge.change:.2g} times the update, and not by this one (strength {merge.strength:.2f})",
+        )
     yield name, detail
+
+
+def _is_present(merge: Merge, n: int) -> bool:
+    """Tell whether the change holds the update beside something else that has nothing to do with it."""
+    assert merge.strength is not None
+    assert merge.unexplained is not None
+    error = merge.unexplained * merge.change / n**0.5
+    return error < _PRESENT and abs(merge.strength - 1) <= _PRESENT + 3 * error
 
 
 def _without_magnitudes(clues: Clues, applied: Applied) -> Iterator[Fault]:
@@ -81,9 +94,10 @@ def _scaled(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
         return
     if abs(factor - 2) <= _NEAR and applied.update.magnitude is None:
         twice, doubled = _twice_or_doubled(clues, applied)
-        if doubled > twice:
-            yield "wrong scale", f"the update was applied with twice its scale ({_scales(applied, 2.0)})"
-        certain = "" if twice > doubled else ", or once with twice its scale: this storage does not tell"
+        margin = _NEAR * clues.after.raw.size
+        if doubled > twice + margin:
+            yield "wrong scale", f"strength {s:.3f}: {_scales(applied, 2.0)}"
+        certain = "" if twice > doubled + margin else ", or once with twice its scale: this storage does not tell"
         yield "applied twice", f"strength {s:.3f}: the update was applied to weights that had it already{certain}"
     if abs(factor + 1) <= _NEAR:
         yield "subtracted", f"strength {s:.3f}: the update was taken off instead of added"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specdiag.verification.copies import CODES, compare_copy
+from specdiag.verification.copies import CODES, compare_copy, is_cast
 from specdiag.verification.records import Outcome
 from specdiag.verification.values import Values, Wide, blocks, spacing
 
@@ -130,7 +130,12 @@ def compare_merge(
     )
     if merge.n_lost:
         return merge
-    return _in_codes(merge, n) if codes else _in_floats(merge, sums, after, replays)
+    if codes:
+        return _in_codes(merge, n)
+    merge = _in_floats(merge, sums, after, replays)
+    if merge.outcome == "within rounding" and is_cast(base, after):
+        return replace(merge, outcome="differs")
+    return merge
 
 
 def _add(sums: _Sums, w: Wide, e: Wide, t: Wide, after: Values, base: Values) -> None:

@@ -11,6 +11,7 @@ from specdiag.checkpoint.opening import is_location, is_on_hub, location
 from specdiag.checkpoint.reader import read_update
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
+from specdiag.system.blas_threads import OneBlasThread
 from specdiag.text import checks
 from specdiag.verification.answer import answer
 from specdiag.verification.expected import expect
@@ -69,7 +70,8 @@ def verify(
     expected = expect(adapter, before.stored or (), where, before.source.location)
     pairs = pair_up(before, after, expected.tensors)
     judge = Judge(expected, pairs, before, after)
-    tensors = tuple(_checked(judge, pairs.pairs, progress))
+    with OneBlasThread():
+        tensors = tuple(_checked(judge, pairs.pairs, progress))
     unread = (*expected.not_compared, *left_over(pairs, before, after, expected))
     notes = (*(f"BEFORE: {note}" for note in before.notes), *(f"AFTER: {note}" for note in after.notes))
     return answer(before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes)
