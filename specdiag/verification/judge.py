@@ -14,7 +14,7 @@ from specdiag.verification.clues import Applied, Clues, Named
 from specdiag.verification.copies import Copy, compare_copy
 from specdiag.verification.copy_faults import copy_fault
 from specdiag.verification.expected import Expected, product, roundings
-from specdiag.verification.layouts import AS_STORED, Form, Layout, layouts
+from specdiag.verification.layouts import AS_STORED, TRANSPOSED, Form, Layout, layouts
 from specdiag.verification.merge_faults import merge_fault
 from specdiag.verification.merges import Merge, compare_merge
 from specdiag.verification.pairs import Pair, Pairs
@@ -85,7 +85,7 @@ class Judge:
                 return found
             else:
                 detail = f"its values lie {way.name}, and the two formats ask for {ways[0].name}"
-                cause: Cause = "rotary order" if pair.before.role in ("q", "k") else "transposed"
+                cause: Cause = "transposed" if ways[0].name == TRANSPOSED else "rotary order"
                 return _replaced(found, outcome="differs", cause=cause, detail=detail)
         assert wrong is not None
         return self._explained(wrong[0], pair, after, wrong[1])

@@ -97,13 +97,13 @@ def layouts(
             yield Layout(TRANSPOSED, _transpose)
         return
     is_square = before[1] == before[2] and before[1] > 1
-    if role in ("q", "k") and renamed and forms[0].scheme != forms[1].scheme:
+    turned = renamed and transposes and is_square
+    if turned:
+        yield Layout(TRANSPOSED, _transpose)
+    elif role in ("q", "k") and renamed and forms[0].scheme != forms[1].scheme:
         yield from _rotary(before[1], forms)
         return
-    right = not (renamed and transposes and is_square)
-    yield Layout(AS_STORED, lambda values: values, right)
-    if renamed and transposes and is_square:
-        yield Layout(TRANSPOSED, _transpose)
+    yield Layout(AS_STORED, lambda values: values, not turned)
     if role is None and any(f.scheme == "gguf" and f.architecture.startswith("gemma") for f in forms):
         sign = 1.0 if forms[1].scheme == "gguf" else -1.0
         yield Layout(PLUS_ONE, lambda values: _shift(values, sign))
