@@ -17,6 +17,7 @@ from specdiag.verification.values import Values, Wide
 
 _NEAR = 0.03
 _PRESENT = 0.1
+_ABSENT = 0.3
 _PART = 0.2
 
 
@@ -42,7 +43,7 @@ def _faults(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
     if merge.n_lost:
         yield "not finite", f"{merge.n_lost} of {n} values are not finite"
     copy = compare_copy(applied.base, after)
-    if copy.is_right:
+    if copy.is_right and (after.rounding is None or abs(merge.strength or 0.0) < _ABSENT):
         yield "not applied", f"it holds the base model's values, and the update has {merge.size:.2g} of their norm"
     yield from _without_magnitudes(clues, applied)
     yield from _scaled(merge, clues, applied)
@@ -168,7 +169,8 @@ def _in_part(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
     inside = left @ ((left.T @ change) @ right) @ right.T
     size = float(np.linalg.norm(change))
     rest = float(np.linalg.norm(change - inside)) / size if size else 1.0
-    if rest <= max(_PART, 1.5 * merge.rounding / max(merge.change, 1e-30)):
+    is_inside = rest <= max(_PART, 1.5 * merge.rounding / max(merge.change, 1e-30))
+    if is_inside and rest < 0.5 * (merge.unexplained or 0.0):
         yield (
             "part of the update",
             f"strength {merge.strength:.3f}: the change lies within the update's directions, and is not all of it: "
