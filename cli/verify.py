@@ -63,7 +63,9 @@ def verify(
     128 and the signal's number.
     """
     if len(sources) not in (2, 3):
-        raise UsageError(f"name two models, ORIGINAL CONVERTED, or three, BASE ADAPTER MERGED: {len(sources)} were named")
+        raise UsageError(
+            f"name two models, ORIGINAL CONVERTED, or three, BASE ADAPTER MERGED: {len(sources)} were named"
+        )
     targets.check_file(out, format.value)
     targets.check_apart(out, *sources)
     from specdiag.verification.verify import verify as run

@@ -45,7 +45,11 @@ def decoder(*, biased: bool = False, seed: int = 0) -> Arrays:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (V, D), "lm_head.weight": (V, D)}
     shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(LAYERS) for name, shape in BLOCK.items()}
     if biased:
-        shapes |= {f"model.layers.{i}.self_attn.{x}_proj.bias": BLOCK[f"self_attn.{x}_proj"][:1] for i in range(LAYERS) for x in "qkv"}
+        shapes |= {
+            f"model.layers.{i}.self_attn.{x}_proj.bias": BLOCK[f"self_attn.{x}_proj"][:1]
+            for i in range(LAYERS)
+            for x in "qkv"
+        }
     shapes["model.norm.weight"] = (D,)
     return {n: (rng.standard_normal(s) * 0.05 + (len(s) == 1)).astype("f4") for n, s in shapes.items()}
 
@@ -86,7 +90,11 @@ def litgpt(state: Arrays, *, grouped: bool) -> dict[str, Any]:
             q, k, v = (result.pop(name) for name in names)
             if grouped:
                 share = HEADS // PAIRS * HEAD
-                parts = [x for g in range(PAIRS) for x in (q[g * share :][:share], k[g * HEAD :][:HEAD], v[g * HEAD :][:HEAD])]
+                parts = [
+                    x
+                    for g in range(PAIRS)
+                    for x in (q[g * share :][:share], k[g * HEAD :][:HEAD], v[g * HEAD :][:HEAD])
+                ]
             else:
                 parts = [q, k, v]
             result[f"model.layers.{i}.attn.{'attn' if grouped else 'qkv'}.{leaf}"] = np.concatenate(parts)

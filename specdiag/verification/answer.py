@@ -41,8 +41,12 @@ _SENTENCES: dict[Cause, str] = {
 
 
 def answer(
-    base: Source, adapter: Source | None, model: Source,
-    tensors: tuple[TensorCheck, ...], not_compared: tuple[NotCompared, ...], notes: tuple[str, ...],
+    base: Source,
+    adapter: Source | None,
+    model: Source,
+    tensors: tuple[TensorCheck, ...],
+    not_compared: tuple[NotCompared, ...],
+    notes: tuple[str, ...],
 ) -> Verification:
     """Put a verification together.
 
@@ -81,7 +85,9 @@ def _decide(
         empty = all(t.cause == "no update" for t in updated)
         return "cannot be told", f"{_SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
     replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
-    to_the_bit = "to the bit" if replayed == len(tensors) else f"{replayed} of {len(tensors)} to the bit, the rest by size"
+    to_the_bit = (
+        "to the bit" if replayed == len(tensors) else f"{replayed} of {len(tensors)} to the bit, the rest by size"
+    )
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
         return "verified", f"{len(updated)} updates at strength {strength:.3f}, {len(tensors)} tensors ({to_the_bit})"
@@ -91,8 +97,14 @@ def _decide(
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
     """Count the tensors among which a fault was looked for, where that says something."""
     of_updates = (
-        "not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "other base",
-        "other update", "magnitudes left out",
+        "not applied",
+        "applied twice",
+        "subtracted",
+        "wrong scale",
+        "part of the update",
+        "other base",
+        "other update",
+        "magnitudes left out",
     )
     return sum(t.updated for t in tensors) if cause in of_updates else None
 

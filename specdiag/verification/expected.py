@@ -40,9 +40,7 @@ class Expected:
         return self.base.get(name) if name in self.updates else None
 
 
-def expect(
-    adapter: Adapter | None, base: Sequence[StoredTensor], where: str, onto: str
-) -> Expected:
+def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, onto: str) -> Expected:
     """Form the tensors of a right merge. Nothing is read.
 
     Args:

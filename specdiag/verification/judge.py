@@ -200,5 +200,3 @@ def _replaced(row: TensorCheck, **fields: object) -> TensorCheck:
     import msgspec
 
     return msgspec.structs.replace(row, **fields)
-
-

@@ -79,8 +79,12 @@ class Layout:
 
 
 def layouts(
-    role: str | None, shapes: tuple[tuple[int, int, int], tuple[int, int, int]], forms: tuple[Form, Form],
-    *, renamed: bool, transposes: bool,
+    role: str | None,
+    shapes: tuple[tuple[int, int, int], tuple[int, int, int]],
+    forms: tuple[Form, Form],
+    *,
+    renamed: bool,
+    transposes: bool,
 ) -> Iterator[Layout]:
     """Yield the ways in which a conversion may have laid a piece, the likeliest first.
 

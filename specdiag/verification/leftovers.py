@@ -16,9 +16,7 @@ _WEIGHTS = ("1-D: bias, norm or vector", "0-D: a single value")
 """Reasons to be no matrix that say nothing about being a weight."""
 
 
-def left_over(
-    pairs: Pairs, before: Checkpoint, after: Checkpoint, expected: Expected
-) -> Iterator[NotCompared]:
+def left_over(pairs: Pairs, before: Checkpoint, after: Checkpoint, expected: Expected) -> Iterator[NotCompared]:
     """List the tensors without a counterpart.
 
     Args:

@@ -53,15 +53,16 @@ def _faults(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
     if merge.strength is not None and merge.unexplained is not None and _is_present(merge, n):
         yield (
             "other base",
-            f"the update is there (strength {merge.strength:.3f}), and {merge.unexplained:.2f} of the change is not its: "
-            "the base model was another one, or quantised",
+            f"the update is there (strength {merge.strength:.3f}) beside a change that is not its "
+            f"({merge.unexplained:.2f} of all): the base model was another one, or quantised",
         )
     expected = compare_copy(clues.before, after)
     name, detail = copy_fault(expected, replace(clues, updates=lambda: ()))
     if name == "changed" and merge.strength is not None:
         yield (
             "other update",
-            f"it was changed by {merge.change:.2g} times the update, and not by this one (strength {merge.strength:.2f})",
+            f"the change has {merge.change:.2g} times the size of the update, and is another one "
+            f"(strength {merge.strength:.2f})",
         )
     yield name, detail
 

@@ -82,8 +82,11 @@ def pair_up(before: Checkpoint, after: Checkpoint, tensors: Mapping[str, StoredT
 
 
 def _by_role(
-    before: Checkpoint, after: Checkpoint, tensors: Mapping[str, StoredTensor],
-    done_a: Collection[str], done_b: Collection[str],
+    before: Checkpoint,
+    after: Checkpoint,
+    tensors: Mapping[str, StoredTensor],
+    done_a: Collection[str],
+    done_b: Collection[str],
 ) -> Iterator[Pair]:
     """Pair matrices by role and layer, and their biases with them. Either may lie transposed."""
     sides = [

@@ -18,9 +18,9 @@ Outcome = Literal["equal", "rounded", "within rounding", "cannot be told", "not 
 MatchedBy = Literal["name", "role", "content"]
 Cause = Literal[
     "not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "wrong module",
-    "magnitudes left out", "other base", "other update", "module missing", "changed", "other dtype", "scaled", "transposed",
-    "rotary order", "rows permuted", "columns permuted", "values of another tensor", "coarser than its storage",
-    "few values differ", "not finite", "other shape", "other values", "missing", "added", "no update",
+    "magnitudes left out", "other base", "other update", "module missing", "changed", "other dtype", "scaled",
+    "transposed", "rotary order", "rows permuted", "columns permuted", "values of another tensor",
+    "coarser than its storage", "few values differ", "not finite", "other shape", "other values", "missing", "added", "no update",
     "below the rounding",
 ]  # fmt: skip
 CAUSES: tuple[Cause, ...] = get_args(Cause)

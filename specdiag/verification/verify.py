@@ -33,8 +33,8 @@ def verify(
 ) -> Verification:
     """Verify that a model is what it claims to be: base + adapter merged, or another model converted or quantised.
 
-    Every tensor is read, norms, biases and embeddings too, one at a time. Float storage is replayed value by value; codes
-    of few bits are judged by the size of their error.
+    Every tensor is read, norms, biases and embeddings too, one at a time. Float storage is replayed value by value;
+    codes of few bits are judged by the size of their error.
 
     Args:
         base: the base model of an adapter, or the model that was converted or quantised: anything that `analyze` takes.
@@ -54,9 +54,7 @@ def verify(
         'not verified'
     """
     if len(claimed) not in (1, 2):
-        raise UsageError(
-            f"verify takes two models, ORIGINAL CONVERTED, or BASE ADAPTER MERGED, not {len(claimed) + 1}"
-        )
+        raise UsageError(f"verify takes two models, ORIGINAL CONVERTED, or BASE ADAPTER MERGED, not {len(claimed) + 1}")
     checks.flag("stream", stream)
     checks.function("progress", progress)
     if stream and not any(is_on_hub(source) for source in (base, *claimed)):
@@ -74,17 +72,19 @@ def verify(
         tensors = tuple(_checked(judge, pairs.pairs, progress))
     unread = (*expected.not_compared, *left_over(pairs, before, after, expected))
     notes = (*(f"BEFORE: {note}" for note in before.notes), *(f"AFTER: {note}" for note in after.notes))
-    return answer(before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes)
+    return answer(
+        before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes
+    )
 
 
 def _open(source: AnalysisSource, *, stream: bool) -> Checkpoint:
     """Open one side."""
     checkpoint = open_source(source, stream=stream) if stream and is_on_hub(source) else open_source(source)
-    if checkpoint.stored is not None:
-        return checkpoint
     name = checkpoint.source.location
     if any(matrix.rank is not None for matrix in checkpoint.matrices):
         raise UsageError(f"{name} is an adapter: give its base model before it, and the merged model after it")
+    if checkpoint.stored is not None:
+        return checkpoint
     hint = "give the folder of one component" if is_location(source) else "give its tensors"
     raise SourceError(f"the tensors of {name} are not listed as a whole: {hint}")
 
@@ -94,12 +94,12 @@ def _checked(
 ) -> Iterator[TensorCheck]:
     from specdiag.analysis.run import Progress
 
-    sizes = [pair.after.tensor.nbytes * prod(pair.after.shape) // max(1, prod(pair.after.tensor.shape)) for pair in pairs]
+    sizes = [
+        pair.after.tensor.nbytes * prod(pair.after.shape) // max(1, prod(pair.after.tensor.shape)) for pair in pairs
+    ]
     total, done = sum(sizes), 0
     for i, (pair, size) in enumerate(zip(pairs, sizes, strict=True), 1):
         yield judge.check(pair)
         done += size
         if progress is not None:
             progress(Progress(i, len(pairs), done, total, done / max(total, 1), pair.before.key))
-
-

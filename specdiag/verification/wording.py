@@ -66,7 +66,8 @@ def numbers(check: TensorCheck) -> str:
 def sentences(found: Verification) -> list[str]:
     """Write what was compared, what was not, and the remarks."""
     outcomes = Counter(t.outcome for t in found.tensors)
-    compared = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
+    words = {"differs": "differ"} if outcomes["differs"] > 1 else {}
+    compared = ", ".join(f"{n} {words.get(outcome, outcome)}" for outcome, n in outcomes.items())
     lines = [f"Compared {len(found.tensors)} tensors: {compared}." if found.tensors else "Nothing was compared."]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for entry in found.not_compared:

@@ -39,9 +39,15 @@ def test_dora(tmp_path: Path, dtype: torch.dtype) -> None:
     pairs = factors(state)
     plain = merged(state, pairs)
     magnitudes = {m: np.linalg.norm(state[f"{m}.weight"], axis=1) * 1.1 for m in pairs}
-    tensors = {f"base_model.model.{m}.lora_{x}.weight": f for m, pair in pairs.items() for x, f in zip("AB", pair, strict=True)}
+    tensors = {
+        f"base_model.model.{m}.lora_{x}.weight": f for m, pair in pairs.items() for x, f in zip("AB", pair, strict=True)
+    }
     tensors |= {f"base_model.model.{m}.lora_magnitude_vector": norms for m, norms in magnitudes.items()}
-    adapter = write(tmp_path / "a", {n: v.astype("f4") for n, v in tensors.items()}, LORA | {"r": RANK, "lora_alpha": ALPHA, "use_dora": True})
+    adapter = write(
+        tmp_path / "a",
+        {n: v.astype("f4") for n, v in tensors.items()},
+        LORA | {"r": RANK, "lora_alpha": ALPHA, "use_dora": True},
+    )
     base = save(tmp_path / "b", state)
     model = dict(plain)
     for m, norms in magnitudes.items():
@@ -64,7 +70,13 @@ def test_embeddings_convolutions_and_saved_modules(tmp_path: Path, dtype: torch.
     tensors |= {"base_model.model.conv1.lora_A.weight": down, "base_model.model.conv1.lora_B.weight": up}
     tensors |= lora(Q, 64, 64)
     adapter = write(tmp_path / "a", tensors, LORA)
-    state = {"model.embed_tokens.weight": table, "conv1.weight": conv, "lm_head.weight": random(96, 64), f"{Q}.weight": random(64, 64), "model.norm.weight": norm}
+    state = {
+        "model.embed_tokens.weight": table,
+        "conv1.weight": conv,
+        "lm_head.weight": random(96, 64),
+        f"{Q}.weight": random(64, 64),
+        "model.norm.weight": norm,
+    }
     base = write_checkpoint(tmp_path / "b", cast(state, torch.float32), CONFIG)
     model = {n: v.astype("f8") for n, v in state.items()} | {"lm_head.weight": head}
     model["model.embed_tokens.weight"] += 2 * (b.astype("f8") @ a).T
@@ -73,7 +85,9 @@ def test_embeddings_convolutions_and_saved_modules(tmp_path: Path, dtype: torch.
     model[f"{Q}.weight"] += 2 * pair[1] @ pair[0]
     found = right(specdiag.verify(base, adapter, save(tmp_path / "m", model, dtype)))
     assert sum(t.updated for t in found.tensors) == 3
-    found = specdiag.verify(base, adapter, save(tmp_path / "w", model | {"lm_head.weight": state["lm_head.weight"]}, dtype))
+    found = specdiag.verify(
+        base, adapter, save(tmp_path / "w", model | {"lm_head.weight": state["lm_head.weight"]}, dtype)
+    )
     assert [f.name for f in found.faults] == ["lm_head.weight"], "a module of modules_to_save that was lost"
 
 

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from converted_models import CONFIG, D, HEAD, HEADS, LAYERS, PAIRS, decoder, gguf_names, in_pairs, litgpt, meta
+from converted_models import CONFIG, HEADS, LAYERS, PAIRS, D, decoder, gguf_names, in_pairs, litgpt, meta
 from gguf.constants import GGMLQuantizationType
 from gguf_writer import model, write
 from models import write_checkpoint
@@ -97,7 +97,9 @@ def test_other_architectures_of_gguf_keep_the_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("biased", [True, False])
 def test_litgpt_fuses_q_k_and_v(grouped: bool, biased: bool) -> None:
     state = decoder(biased=biased)
-    fused = from_state_dict(tensors(litgpt(state, grouped=grouped)), config={"n_head": HEADS, "n_query_groups": PAIRS, "n_embd": D})
+    fused = from_state_dict(
+        tensors(litgpt(state, grouped=grouped)), config={"n_head": HEADS, "n_query_groups": PAIRS, "n_embd": D}
+    )
     found = verified(specdiag.verify(hf(state), fused))
     assert len(found.tensors) == len(state)
     verified(specdiag.verify(fused, hf(state)))
@@ -143,7 +145,10 @@ def test_tied_tables_and_buffers_do_not_count(tmp_path: Path) -> None:
     untied = {n: w for n, w in state.items() if n != "lm_head.weight"}
     found = specdiag.verify(hf(state), hf(untied | {"model.rotary_emb.inv_freq": np.ones(4, "f4")}))
     assert found.verdict == "verified"
-    assert [(n.name, n.cause) for n in found.not_compared] == [("lm_head.weight", None), ("model.rotary_emb.inv_freq", None)]
+    assert [(n.name, n.cause) for n in found.not_compared] == [
+        ("lm_head.weight", None),
+        ("model.rotary_emb.inv_freq", None),
+    ]
     assert specdiag.verify(hf(untied), hf(state)).verdict == "verified"
     state["lm_head.weight"] = state["lm_head.weight"] + 1
     assert [n.cause for n in specdiag.verify(hf(state), hf(untied)).not_compared] == ["missing"]
@@ -154,12 +159,16 @@ def test_every_format_of_codes_is_verified(name: str) -> None:
     weight = np.random.default_rng(0).standard_normal((128, 512)).astype("f4") * 0.02
     stem = "layers.0.self_attn.q_proj"
     made = ALL[name].quantise(stem, weight)
-    found = specdiag.verify({f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(made.tensors, config=ALL[name].config))
+    found = specdiag.verify(
+        {f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(made.tensors, config=ALL[name].config)
+    )
     assert (found.verdict, found.faults) == ("verified", ())
     error = np.linalg.norm(made.values - weight) / np.linalg.norm(weight)
     assert found.tensors[0].residual == pytest.approx(error, rel=1e-3)
     wrong = ALL[name].quantise(stem, weight[np.random.default_rng(1).permutation(128)])
-    found = specdiag.verify({f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(wrong.tensors, config=ALL[name].config))
+    found = specdiag.verify(
+        {f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(wrong.tensors, config=ALL[name].config)
+    )
     assert found.verdict == "not verified"
 
 
@@ -169,7 +178,9 @@ def test_codes_made_of_coarser_codes_are_named(name: str) -> None:
     weight = np.random.default_rng(0).standard_normal((128, 512)).astype("f4") * 0.02
     stem = "layers.0.self_attn.q_proj"
     made = ALL[name].quantise(stem, ALL["mlx4"].quantise(stem, weight).values)
-    found = specdiag.verify({f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(made.tensors, config=ALL[name].config))
+    found = specdiag.verify(
+        {f"{stem}.weight": torch.from_numpy(weight)}, from_state_dict(made.tensors, config=ALL[name].config)
+    )
     assert [f.cause for f in found.faults] == ["coarser than its storage"]
 
 

@@ -61,7 +61,9 @@ def test_a_planted_fault_gets_its_name(made, tmp_path: Path, fault: str, name: s
 def test_a_merge_of_a_merge_is_applied_twice(made, tmp_path: Path, name: str) -> None:
     """Unlike a scale of twice the size, which rounds once."""
     _, state, pairs, base, adapter = made
-    once = {n: w.float().numpy() for n, w in save_and_read(tmp_path / "once", merged(state, pairs), TYPES[name]).items()}
+    once = {
+        n: w.float().numpy() for n, w in save_and_read(tmp_path / "once", merged(state, pairs), TYPES[name]).items()
+    }
     found = specdiag.verify(base, adapter, save(tmp_path / "twice", merged(once, pairs), TYPES[name]))
     assert [f.cause for f in found.faults] == ["applied twice"] * 6
     assert all(check.strength == pytest.approx(2, abs=0.01) for check in found.tensors if check.updated)
@@ -144,7 +146,9 @@ def test_factors_and_product_in_bfloat16_are_right(tmp_path: Path) -> None:
                 a, b = a.to(torch.bfloat16).double(), b.to(torch.bfloat16).double()
             delta = (2 * b @ a).to(torch.bfloat16) if how == "product" else 2 * b @ a
             model[f"{module}.weight"] = (model[f"{module}.weight"].double() + delta.double()).to(torch.bfloat16)
-        found = specdiag.verify(base, adapter, save(tmp_path / how, {n: w.float().numpy() for n, w in model.items()}, torch.bfloat16))
+        found = specdiag.verify(
+            base, adapter, save(tmp_path / how, {n: w.float().numpy() for n, w in model.items()}, torch.bfloat16)
+        )
         assert found.verdict == "verified", found.reason
         arithmetics = {check.arithmetic for check in found.tensors if check.updated}
         assert arithmetics == {f"{how} cast to BF16"}
