@@ -28,9 +28,10 @@ def _print(found: Verification, *, all_rows: bool) -> None:
 
     console = output.console()
     console.print(wording.headline(found), style=_STYLES[found.verdict], soft_wrap=True)
-    for rows in (wording.faults(found, all_rows=all_rows), wording.details(found) if all_rows else []):
-        if rows:
-            console.print(tables.draw("", _columns(), rows, console.width))
+    for line in wording.lines(wording.faults(found, all_rows=all_rows)):
+        console.print(line, soft_wrap=True)
+    if all_rows and (rows := wording.details(found)):
+        console.print(tables.draw("", _columns(), rows, console.width))
     console.print()
     for sentence in wording.sentences(found):
         console.print(sentence, soft_wrap=True)
@@ -39,4 +40,4 @@ def _print(found: Verification, *, all_rows: bool) -> None:
 def _columns() -> list[tables.Column[Row]]:
     from specdiag.verification.wording import HEADS
 
-    return [tables.Column(head, lambda row, i=i: row[i], right=False) for i, head in enumerate(HEADS)]
+    return [tables.Column(head, lambda row, i=i: row[i], right=False, drop=i) for i, head in enumerate(HEADS)]

@@ -9,6 +9,8 @@ from statistics import median
 from specdiag.records import Source
 from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
 
+_LOSSY = 0.95
+"""Strength of a right merge below which its storage is said to lose some of it."""
 _SENTENCES: dict[Cause, str] = {
     "not applied": "the adapter was not applied",
     "applied twice": "the adapter was applied twice",
@@ -86,11 +88,15 @@ def _decide(
         return "cannot be told", f"{_SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
     replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
     to_the_bit = (
-        "to the bit" if replayed == len(tensors) else f"{replayed} of {len(tensors)} to the bit, the rest by size"
+        "to the bit"
+        if replayed == len(tensors)
+        else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
     )
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
-        return "verified", f"{len(updated)} updates at strength {strength:.3f}, {len(tensors)} tensors ({to_the_bit})"
+        lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
+        how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
+        return "verified", f"{len(updated)} updates at {how}, {len(tensors)} tensors ({to_the_bit})"
     return "verified", f"{len(tensors)} tensors hold the values of the original ({to_the_bit})"
 
 
@@ -121,7 +127,7 @@ def _where(updated: Sequence[TensorCheck]) -> str:
 
 def _remarks(tensors: Sequence[TensorCheck]) -> list[str]:
     notes: list[str] = []
-    lossy = [t.kept for t in tensors if t.kept is not None and t.kept < 0.95]
+    lossy = [t.kept for t in tensors if t.kept is not None and t.kept < _LOSSY and t.outcome != "differs"]
     if lossy:
         notes.append(
             f"{len(lossy)} updates are lossy in this storage: it keeps {min(lossy):.2f} to {max(lossy):.2f} of them "

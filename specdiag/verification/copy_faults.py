@@ -65,7 +65,7 @@ def _rescaled(copy: Copy, clues: Clues) -> Iterator[Fault]:
     if copy.cosine is None or abs(copy.cosine) < _KIN or abs(copy.slope - 1) < 1e-6 or clues.after.raw.size < 2:
         return
     rest = max(1 - copy.cosine**2, 0.0) ** 0.5
-    if rest <= 1.5 * copy.rounding * copy.cosine / copy.slope + 1e-7:
+    if rest <= 1.5 * copy.rounding * copy.cosine / copy.slope + 1e-7 and abs(copy.slope - 1) > 2 * rest:
         yield "scaled", f"it is {copy.slope:.4g} times the original"
 
 

@@ -39,6 +39,22 @@ def faults(found: Verification, *, all_rows: bool) -> list[Row]:
     return rows
 
 
+def lines(rows: Sequence[Row]) -> list[str]:
+    """Write rows under a line for each kind of fault.
+
+    Args:
+        rows: as `faults` gave them.
+    """
+    written: list[str] = []
+    kind = ""
+    for name, cause, detail in rows:
+        if cause != kind:
+            written += ["", cause]
+            kind = cause
+        written.append(f"  {name}: {detail}" if detail else f"  {name}")
+    return written
+
+
 def details(found: Verification) -> list[Row]:
     """List every tensor that does not count against the model."""
     rows = [(printable(t.name), t.outcome, printable(numbers(t))) for t in found.tensors if t not in found.faults]
@@ -68,17 +84,17 @@ def sentences(found: Verification) -> list[str]:
     outcomes = Counter(t.outcome for t in found.tensors)
     words = {"differs": "differ"} if outcomes["differs"] > 1 else {}
     compared = ", ".join(f"{n} {words.get(outcome, outcome)}" for outcome, n in outcomes.items())
-    lines = [f"Compared {len(found.tensors)} tensors: {compared}." if found.tensors else "Nothing was compared."]
+    said = [f"Compared {len(found.tensors)} tensors: {compared}." if found.tensors else "Nothing was compared."]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for entry in found.not_compared:
         if entry.cause is None:
             by_reason[entry.reason].append(entry.name)
     for reason, names in by_reason.items():
         rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(printable(f"Not compared: {names[0]}{rest} ({reason})."))
+        said.append(printable(f"Not compared: {names[0]}{rest} ({reason})."))
     sources = [("BASE", found.base), ("ADAPTER", found.adapter), ("MODEL", found.model)]
-    lines += [printable(f"{side}: {source.unread}") for side, source in sources if source is not None and source.unread]
-    return [*lines, *(printable(note) for note in found.notes)]
+    said += [printable(f"{side}: {source.unread}") for side, source in sources if source is not None and source.unread]
+    return [*said, *(printable(note) for note in found.notes)]
 
 
 def to_markdown(found: Verification, *, all_rows: bool = False) -> bytes:
@@ -88,10 +104,10 @@ def to_markdown(found: Verification, *, all_rows: bool = False) -> bytes:
         found: as `verify` returned it.
         all_rows: list every tensor.
     """
-    lines = [f"## specdiag verify: {markdown.text(headline(found))}", ""]
+    written = [f"## specdiag verify: {markdown.text(headline(found))}", ""]
     for rows in (faults(found, all_rows=all_rows), details(found) if all_rows else []):
-        lines += _table(rows)
-    return "\n".join([*lines, *(line for s in sentences(found) for line in (markdown.text(s), ""))]).encode()
+        written += _table(rows)
+    return "\n".join([*written, *(line for s in sentences(found) for line in (markdown.text(s), ""))]).encode()
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
