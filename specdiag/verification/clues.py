@@ -23,9 +23,8 @@ class Clues:
     Attributes:
         before: what it should be.
         after: what it is.
-        is_copy: True where nothing but storage should have changed.
         head_sizes: sizes that the heads may have, for q and k; empty for anything else.
-        others: other tensors of its shape in the first model.
+        others: other tensors of the first model that hold the same values, in whatever order.
         updates: the products of the updates of other modules, where their shape fits.
     """
 

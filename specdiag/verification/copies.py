@@ -28,7 +28,7 @@ class Copy:
         rounding: the residual that the storage explains.
         cosine: of both as vectors; None where one is zero.
         slope: <after, before>/<before, before>.
-        n_lost: values that are finite before and not after.
+        n_lost: values that are finite on one side alone, or infinite in another way.
         arithmetic: how it was rounded, where that is not to the nearest.
     """
 
@@ -69,7 +69,7 @@ def compare_copy(before: Values, after: Values) -> Copy:
             n_different += int((~same).sum())
             n_inexact += int((~((w == t) | (np.isnan(w) & np.isnan(t)))).sum())
             both = np.isfinite(w) & np.isfinite(t)
-            n_lost += int((np.isfinite(w) & ~np.isfinite(t)).sum())
+            n_lost += int((~both & ~same).sum() + (np.isfinite(w) & ~np.isfinite(t) & same).sum())
             w, t, same = w[both], t[both], same[both]
             step, error = spacing(w, after.kind), t - w
             n_beyond += int((np.abs(error) > step).sum())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 
-from specdiag.checkpoint.adapters.update import Update
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+from specdiag.spectra.float_types import FLOAT_TYPES
 from specdiag.verification.clues import Applied, Clues, Named
+from specdiag.verification.content import digest
 from specdiag.verification.copies import Copy, compare_copy
 from specdiag.verification.copy_faults import copy_fault
 from specdiag.verification.expected import Expected, product, roundings
@@ -21,6 +23,8 @@ from specdiag.verification.pairs import Pair, Pairs
 from specdiag.verification.records import Cause, TensorCheck
 from specdiag.verification.values import Piece, Values
 
+_SEARCHES = 16
+"""Fruitless searches for the update of another module, each of which forms every product of that shape."""
 _DORA = 3
 """Roundings of a value of the size of W where magnitudes are multiplied in."""
 
@@ -34,12 +38,16 @@ class Judge:
         pairs: all pairs.
         before: the first model.
         after: the model that is verified.
+        digests: of the first model's tensors, by name and the type that they were rounded to.
+        searched: tensors whose change was held against the updates of other modules and is none of them.
     """
 
     expected: Expected
     pairs: Pairs
     before: Checkpoint
     after: Checkpoint
+    digests: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    searched: set[str] = field(default_factory=set[str])
 
     @cached_property
     def forms(self) -> tuple[Form, Form]:
@@ -130,24 +138,36 @@ class Judge:
         else:
             applied = Applied(lay(base), update, base, lay)
             cause, detail = merge_fault(compare_merge(applied.base, clues.before, after), clues, applied)
+        if cause == "wrong module":
+            self.searched.discard(name)
         return _replaced(row, cause=cause, detail=detail)
 
     def _others(self, pair: Pair, lay: Callable[[StoredTensor], Values]) -> Iterator[Named]:
-        own = pair.before.tensor
+        own, after = pair.before.tensor, pair.after.tensor
+        if after.rounding is not None or pair.after.slicer is not None:
+            return
+        kind = FLOAT_TYPES[after.values_dtype]
+        wanted = digest(after, kind)
         for name, tensor in self.expected.tensors.items():
-            if name != own.name and tensor.shape == own.shape and tensor.reason is None:
+            if name == own.name or tensor.shape != own.shape or not Piece(name, tensor).is_float:
+                continue
+            if (name, kind.name) not in self.digests:
+                self.digests[name, kind.name] = digest(tensor, kind)
+            if self.digests[name, kind.name] == wanted:
                 yield name, partial(lay, tensor)
 
     def _updates(self, pair: Pair, lay: Callable[[StoredTensor], Values]) -> Iterator[Named]:
+        """Yield the updates of other modules, those with the longest common path first."""
         own = pair.before.tensor
-        for name, update in self.expected.updates.items():
+        if len(self.searched) >= _SEARCHES:
+            return
+        self.searched.add(own.name)
+        names = sorted(self.expected.updates, key=lambda name: -len(os.path.commonprefix((name, own.name))))
+        for name in names:
+            update = self.expected.updates[name]
             fitted = update.fitted_to(own.shape) if name != own.name else None
             if fitted is not None and update.magnitude is None:
-                yield name, partial(lay, _product(fitted, own))
-
-
-def _product(update: Update, like: StoredTensor) -> StoredTensor:
-    return product(update, like)
+                yield name, partial(lay, product(fitted, own))
 
 
 def _lay(piece: Piece, way: Layout, tensor: StoredTensor) -> Values:

@@ -41,7 +41,7 @@ class Merge:
         unexplained: |X - strength D|/|X|; None where X is zero.
         kept: the strength of a right merge in this storage.
         arithmetic: the order of rounding that reproduces the values best.
-        n_lost: values that are finite in the expected weight and not in the merged one.
+        n_lost: values that are finite on one side alone, or infinite in another way.
         size: |D|/|W|.
         change: |X|/|D|.
     """
@@ -141,10 +141,10 @@ def compare_merge(
 def _add(sums: _Sums, w: Wide, e: Wide, t: Wide, after: Values, base: Values) -> None:
     float64 = np.dtype(np.float64)
     with np.errstate(all="ignore"):
-        both = np.isfinite(e) & np.isfinite(w)
-        sums.n_lost += int((both & ~np.isfinite(t)).sum())
-        both &= np.isfinite(t)
-        sums.n_equal += int((np.isnan(e) & np.isnan(t)).sum())
+        both = np.isfinite(e) & np.isfinite(w) & np.isfinite(t)
+        odd = (e == t) | (np.isnan(e) & np.isnan(t))
+        sums.n_lost += int((~both & ~odd).sum())
+        sums.n_equal += int((~both & odd).sum())
         w, e, t = w[both], e[both], t[both]
         x, d = t - w, e - w
         on, off = (after.kind.widen(after.kind.narrow(v), float64) for v in (e, w))

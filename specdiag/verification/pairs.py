@@ -125,26 +125,20 @@ def _by_meaning(before: Sequence[StoredTensor], after: Sequence[StoredTensor]) -
 
 def _by_content(before: Sequence[StoredTensor], after: Sequence[StoredTensor]) -> Iterator[Pair]:
     """Pair tensors of one size that hold the same values, in whatever order. Those of equal content go in order."""
-    sizes: dict[int, list[StoredTensor]] = defaultdict(list)
-    for tensor in before:
-        if _is_plain(tensor) or tensor.rounding is not None:
-            sizes[prod(tensor.shape)].append(tensor)
-    known: dict[tuple[str, str], int] = {}
-    taken: set[str] = set()
-    for tensor in after:
-        candidates = [t for t in sizes.get(prod(tensor.shape), ()) if t.name not in taken]
-        if not candidates or not _is_plain(tensor):
-            continue
-        kind = FLOAT_TYPES[tensor.values_dtype]
-        wanted = digest(tensor, kind)
-        for candidate in candidates:
-            place = (candidate.name, kind.name)
-            if place not in known:
-                known[place] = digest(candidate, kind)
-            if known[place] == wanted:
-                taken.add(candidate.name)
-                yield Pair(Piece(candidate.name, candidate), Piece(tensor.name, tensor), "content")
-                break
+    wanted = [tensor for tensor in after if _is_plain(tensor)]
+    for kind in dict.fromkeys(tensor.values_dtype for tensor in wanted):
+        of_kind = [tensor for tensor in wanted if tensor.values_dtype == kind]
+        sizes = {prod(tensor.shape) for tensor in of_kind}
+        held: dict[tuple[int, int], list[StoredTensor]] = defaultdict(list)
+        for tensor in reversed(before):
+            size = prod(tensor.shape)
+            if size in sizes and tensor.reason is None and tensor.values_dtype in FLOAT_TYPES:
+                held[size, digest(tensor, FLOAT_TYPES[kind])].append(tensor)
+        for tensor in of_kind:
+            candidates = held.get((prod(tensor.shape), digest(tensor, FLOAT_TYPES[kind])))
+            if candidates:
+                found = candidates.pop()
+                yield Pair(Piece(found.name, found), Piece(tensor.name, tensor), "content")
 
 
 def _uncovered(tensors: Iterable[StoredTensor], pairs: Sequence[Pair], side: str) -> list[StoredTensor]:

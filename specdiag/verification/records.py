@@ -20,8 +20,8 @@ Cause = Literal[
     "not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "wrong module",
     "magnitudes left out", "other base", "other update", "module missing", "changed", "other dtype", "scaled",
     "transposed", "rotary order", "rows permuted", "columns permuted", "values of another tensor",
-    "coarser than its storage", "few values differ", "not finite", "other shape", "other values", "missing", "added", "no update",
-    "below the rounding",
+    "coarser than its storage", "few values differ", "not finite", "other shape", "other values", "missing",
+    "added", "no update", "below the rounding",
 ]  # fmt: skip
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Names of what may be wrong; the last two say why it cannot be told."""

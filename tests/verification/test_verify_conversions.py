@@ -214,3 +214,24 @@ def test_an_interrupted_or_wrong_call(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         specdiag.verify(folder, folder, progress=stop)
+
+
+def test_experts_of_their_own_and_stacked(tmp_path: Path) -> None:
+    """Mixtral in Hugging Face's names, and as GGUF stacks it."""
+    rng = np.random.default_rng(0)
+    state = {n: w for n, w in decoder().items() if ".mlp." not in n}
+    other = gguf_names(state)
+    for i in range(LAYERS):
+        state[f"model.layers.{i}.block_sparse_moe.gate.weight"] = router = rng.standard_normal((4, D)).astype("f4")
+        other[f"blk.{i}.ffn_gate_inp.weight"] = router
+        for ours, theirs, shape in (("w1", "gate", (48, D)), ("w3", "up", (48, D)), ("w2", "down", (D, 64))):
+            stack = rng.standard_normal((4, *shape)).astype("f4")
+            other[f"blk.{i}.ffn_{theirs}_exps.weight"] = stack
+            for e in range(4):
+                state[f"model.layers.{i}.block_sparse_moe.experts.{e}.{ours}.weight"] = stack[e]
+    config = CONFIG | {"model_type": "mixtral", "num_local_experts": 4}
+    found = verified(specdiag.verify(hf(state, config), gguf_file(tmp_path / "m.gguf", other, F16)))
+    assert len(found.tensors) == len(state)
+    other["blk.1.ffn_up_exps.weight"] = other["blk.1.ffn_up_exps.weight"][[1, 0, 2, 3]]
+    found = specdiag.verify(hf(state, config), gguf_file(tmp_path / "n.gguf", other, F16))
+    assert len(found.faults) == 2, "two experts changed places"
