@@ -7,39 +7,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from specdiag.records import Source
+from specdiag.verification.causes import SENTENCES
 from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
 
 _LOSSY = 0.95
 """Strength of a right merge below which its storage is said to lose some of it."""
-_SENTENCES: dict[Cause, str] = {
-    "not applied": "the adapter was not applied",
-    "applied twice": "the adapter was applied twice",
-    "subtracted": "the adapter was subtracted",
-    "wrong scale": "the adapter was applied with another scale",
-    "part of the update": "only a part of the update is there",
-    "wrong module": "updates were applied to other modules",
-    "magnitudes left out": "DoRA's magnitudes were left out",
-    "other base": "the adapter was merged into another base model",
-    "other update": "the changes are not this adapter's",
-    "module missing": "the adapter changes modules that the base model does not have",
-    "changed": "weights differ by more than rounding",
-    "other dtype": "values have the precision of a narrower type",
-    "scaled": "tensors are scaled",
-    "transposed": "tensors are transposed",
-    "rotary order": "rows of q and k lie in the wrong rotary order",
-    "rows permuted": "rows are permuted",
-    "columns permuted": "columns are permuted",
-    "values of another tensor": "tensors hold the values of others",
-    "coarser than its storage": "values are coarser than their storage: they were decoded from codes of fewer bits",
-    "few values differ": "single values differ",
-    "not finite": "values are not finite",
-    "other shape": "shapes differ",
-    "other values": "tensors hold other values",
-    "missing": "tensors are missing",
-    "added": "there are tensors that the first model does not have",
-    "no update": "the adapter changes nothing: its updates are zero",
-    "below the rounding": "the update is smaller than the rounding of the storage",
-}
 
 
 def answer(
@@ -77,7 +49,7 @@ def _decide(
     if causes:
         cause, n = causes.most_common(1)[0]
         more = "" if len(causes) == 1 else f", and {len(causes) - 1} more kinds of fault"
-        return "not verified", f"{_SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
+        return "not verified", f"{SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
     unread = [t for t in tensors if t.outcome == "not compared"]
     if unread:
         return "cannot be told", f"{len(unread)} of {len(tensors)} tensors hold values that cannot be read"
@@ -85,7 +57,7 @@ def _decide(
     told = [t for t in updated if t.outcome != "cannot be told" and t.cause != "no update"]
     if merges and not told:
         empty = all(t.cause == "no update" for t in updated)
-        return "cannot be told", f"{_SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
+        return "cannot be told", f"{SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
     replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
     to_the_bit = (
         "to the bit"

@@ -1,8 +1,7 @@
-"""One pair of tensors: read, laid alike, compared, and where it differs the name of its fault."""
+"""A pair of tensors: read, laid alike, compared, and where it differs the name of its fault."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -162,12 +161,18 @@ class Judge:
         if len(self.searched) >= _SEARCHES:
             return
         self.searched.add(own.name)
-        names = sorted(self.expected.updates, key=lambda name: -len(os.path.commonprefix((name, own.name))))
+        names = sorted(self.expected.updates, key=lambda name: -_shared(name, own.name))
         for name in names:
             update = self.expected.updates[name]
             fitted = update.fitted_to(own.shape) if name != own.name else None
             if fitted is not None and update.magnitude is None:
                 yield name, partial(lay, product(fitted, own))
+
+
+def _shared(name: str, other: str) -> int:
+    """Count the segments with which two names begin alike."""
+    pairs = enumerate(zip(name.split("."), other.split("."), strict=False))
+    return next((i for i, (a, b) in pairs if a != b), len(name))
 
 
 def _lay(piece: Piece, way: Layout, tensor: StoredTensor) -> Values:

@@ -87,10 +87,10 @@ class Verification(Result, Record, frozen=True, kw_only=True):
     reason: str
     """The verdict in a sentence."""
     base: Source
-    """What it is made of: the base, the original, or the model before quantisation."""
+    """The base of the adapter, the original, or the model before quantisation."""
     adapter: Source | None = None
     model: Source
-    """What is verified."""
+    """The model that is verified."""
     tensors: tuple[TensorCheck, ...]
     not_compared: tuple[NotCompared, ...]
     notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from specdiag.text import markdown
 from specdiag.text.printable import printable
+from specdiag.verification.causes import ADVICE
 from specdiag.verification.records import NotCompared, TensorCheck, Verification
 
 FEW = 5
@@ -39,6 +40,11 @@ def faults(found: Verification, *, all_rows: bool) -> list[Row]:
     return rows
 
 
+def advice(cause: str) -> str:
+    """Say what to do about a fault; empty where that is open."""
+    return next((text for name, text in ADVICE.items() if name == cause), "")
+
+
 def lines(rows: Sequence[Row]) -> list[str]:
     """Write rows under a line for each kind of fault.
 
@@ -49,7 +55,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
     kind = ""
     for name, cause, detail in rows:
         if cause != kind:
-            written += ["", cause]
+            written += ["", f"{cause}. What to do: {advice(cause)}" if advice(cause) else cause]
             kind = cause
         written.append(f"  {name}: {detail}" if detail else f"  {name}")
     return written
@@ -105,8 +111,11 @@ def to_markdown(found: Verification, *, all_rows: bool = False) -> bytes:
         all_rows: list every tensor.
     """
     written = [f"## specdiag verify: {markdown.text(headline(found))}", ""]
-    for rows in (faults(found, all_rows=all_rows), details(found) if all_rows else []):
-        written += _table(rows)
+    rows = faults(found, all_rows=all_rows)
+    for listed in (rows, details(found) if all_rows else []):
+        written += _table(listed)
+    for cause in dict.fromkeys(row[1] for row in rows if advice(row[1])):
+        written += [f"{markdown.text(cause)}. **What to do:** {markdown.text(advice(cause))}.", ""]
     return "\n".join([*written, *(line for s in sentences(found) for line in (markdown.text(s), ""))]).encode()
 
 

@@ -10,6 +10,8 @@ import torch
 from merged_models import PLANTED, base_state, factors, merged, modules, save, save_adapter
 
 import specdiag
+from specdiag.verification.causes import ADVICE, SENTENCES
+from specdiag.verification.records import CAUSES
 
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -152,3 +154,7 @@ def test_factors_and_product_in_bfloat16_are_right(tmp_path: Path) -> None:
         assert found.verdict == "verified", found.reason
         arithmetics = {check.arithmetic for check in found.tensors if check.updated}
         assert arithmetics == {f"{how} cast to BF16"}
+
+
+def test_every_fault_has_a_sentence_and_advice() -> None:
+    assert set(SENTENCES) == set(ADVICE) == set(CAUSES)
