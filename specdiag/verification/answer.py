@@ -68,8 +68,9 @@ def _decide(
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
         how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
-        return "verified", f"{len(updated)} updates at {how}, {len(tensors)} tensors ({to_the_bit})"
-    return "verified", f"{len(tensors)} tensors hold the values of the original ({to_the_bit})"
+        return "verified", f"{len(updated)} updates at {how}, {_tensors(len(tensors))} ({to_the_bit})"
+    hold = "holds" if len(tensors) == 1 else "hold"
+    return "verified", f"{_tensors(len(tensors))} {hold} the values of the original ({to_the_bit})"
 
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
@@ -88,8 +89,11 @@ def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
 
 
 def _counted(n: int, total: int | None) -> str:
-    tensors = "1 tensor" if n == 1 else f"{n} tensors"
-    return tensors if total is None else f"{n} of {total} modules"
+    return _tensors(n) if total is None else f"{n} of {total} modules"
+
+
+def _tensors(n: int) -> str:
+    return "1 tensor" if n == 1 else f"{n} tensors"
 
 
 def _where(updated: Sequence[TensorCheck]) -> str:

@@ -23,7 +23,7 @@ SENTENCES: dict[Cause, str] = {
     "rows permuted": "rows are permuted",
     "columns permuted": "columns are permuted",
     "values of another tensor": "tensors hold the values of others",
-    "coarser than its storage": "values are coarser than their storage: they were decoded from codes of fewer bits",
+    "coarser than its storage": "values are coarser than their storage: they were in codes of fewer bits",
     "few values differ": "single values differ",
     "not finite": "values are not finite",
     "other shape": "shapes differ",

@@ -6,6 +6,7 @@ Float storage is replayed: cast(W + D) value by value, with the usual orders of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from specdiag.verification.values import Values, Wide, blocks, spacing
 
 _ARITHMETIC = 0.004
 """Error of a product whose factors and result are rounded to bfloat16, relative to the product."""
+_COARSE = "a product of less precision than the storage"
 _SLACK = 1.25
 _TOLERANCE = 0.02
 """Error of a strength that arithmetic and ties of rounding explain."""
@@ -36,7 +38,7 @@ class Merge:
         outcome: `rounded`, `within rounding`, `cannot be told`, `differs`, and of an update of zero that of a copy.
         n_different: values that the best replay does not reproduce; None for codes.
         residual: |X - D|/|D|; None where D is zero.
-        rounding: the residual that storage and arithmetic explain.
+        rounding: the residual that the roundings of W and of the merged weight explain.
         strength: <X, D>/<D, D>.
         unexplained: |X - strength D|/|X|; None where X is zero.
         kept: the strength of a right merge in this storage.
@@ -120,7 +122,7 @@ def compare_merge(
         outcome="differs",
         n_different=None if codes else n - sums.n_equal,
         residual=(sums.error / sums.dd) ** 0.5,
-        rounding=(storage / sums.dd + _ARITHMETIC**2) ** 0.5,
+        rounding=(storage / sums.dd) ** 0.5,
         strength=strength,
         unexplained=(rest / sums.xx) ** 0.5 if sums.xx else None,
         kept=None if codes else sums.kept_d / sums.dd,
@@ -193,7 +195,12 @@ def _in_floats(merge: Merge, sums: _Sums, after: Values, replays: Iterable[Repla
     assert merge.n_different is not None
     if merge.n_different <= (1 - _NEARLY_ALL) * n and merge.arithmetic is not None and sums.n_decisive > n * 0.01:
         return replace(merge, outcome="within rounding")
-    return replace(merge, outcome="within rounding") if _is_plausible(merge, sums, n) else merge
+    if not _is_plausible(merge, sums, n):
+        return merge
+    assert merge.residual is not None
+    assert merge.rounding is not None
+    coarse = merge.residual > _SLACK * merge.rounding
+    return replace(merge, outcome="within rounding", arithmetic=_COARSE if coarse else merge.arithmetic)
 
 
 def _is_plausible(merge: Merge, sums: _Sums, n: int) -> bool:
@@ -204,7 +211,7 @@ def _is_plausible(merge: Merge, sums: _Sums, n: int) -> bool:
     assert merge.kept is not None
     tolerance = _TOLERANCE * max(1.0, merge.kept) + 5 * merge.rounding / n**0.5
     return (
-        merge.residual <= _SLACK * merge.rounding
+        merge.residual <= _SLACK * math.hypot(merge.rounding, _ARITHMETIC)
         and abs(merge.strength - merge.kept) <= tolerance
         and sums.n_on > sums.n_off
     )

@@ -49,7 +49,7 @@ class TensorCheck(Record, frozen=True, kw_only=True):
     residual: float | None = None
     """|after - expected| over |D|, or over |expected| where no adapter acts."""
     rounding: float | None = None
-    """The residual that storage and arithmetic explain."""
+    """The residual that the rounding of the storage explains."""
     updated: bool = False
     """True where the adapter changes it."""
     strength: float | None = None
