@@ -35,7 +35,7 @@ SENTENCES: dict[Cause, str] = {
 }
 
 ADVICE: dict[Cause, str] = {
-    "not applied": "merge it again and save the model that merge_and_unload returns, not the one that it was loaded into",
+    "not applied": "merge again, and save the model that merge_and_unload returns",
     "applied twice": "merge into the plain base model, not into one that was merged before",
     "subtracted": "the adapter was unmerged from a model without it: merge into the plain base model",
     "wrong scale": "compare lora_alpha, r and use_rslora of adapter_config.json with what the merging program reads",

@@ -92,7 +92,7 @@ def _scaled(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:
     if s is None or not merge.is_scaled:
         return
     factor = s / kept
-    if abs(factor - 1) <= _NEAR and merge.arithmetic is None and clues.after.rounding is None:
+    if abs(factor - 1) <= _NEAR:
         return
     if abs(factor - 2) <= _NEAR and applied.update.magnitude is None:
         twice, doubled = _twice_or_doubled(clues, applied)

@@ -136,7 +136,7 @@ def compare_merge(
         return _in_codes(merge, n)
     merge = _in_floats(merge, sums, after, replays)
     if merge.outcome == "within rounding" and is_cast(base, after):
-        return replace(merge, outcome="differs")
+        return replace(merge, outcome="differs", arithmetic=None)
     return merge
 
 
