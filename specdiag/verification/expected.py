@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 from specdiag.verification.records import NotCompared
 
-_HARMLESS = "bias of an update"
+_BIAS = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.lora_(embedding_)?[AB](\.[^.]+)?\.bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
     names = Names([*tensors, *(weight.name for weight in adapter.weights)])
     updates: dict[str, Update] = {}
     kept: list[Update] = []
+    places: dict[str, tuple[str, Update]] = {}
     strange: list[NotCompared] = []
     for update in adapter.updates:
         try:
@@ -71,25 +73,40 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
             )  # fmt: skip
             continue
         kept.append(update)
+        places[update.module] = name, update
         fitted = update.fitted_to(tensors[name].shape) if name in tensors else None
         if fitted is not None:
             updates[name] = fitted
     merged = merge(replace(adapter, updates=tuple(kept)), base, where, onto)
     left_out = {tensor.name for tensor in adapter.left_out}
-    rest = [
+    expected = {t.name: t for t in merged if t.name not in left_out or t.name in tensors}
+    shown = {tokens.values.name for tokens in adapter.tokens}
+    for tensor in adapter.left_out:
+        bias = _BIAS.fullmatch(tensor.name)
+        if bias is None or bias["module"] not in places or tensor.values_dtype not in FLOAT_TYPES:
+            continue
+        weight, update = places[bias["module"]]
+        name = f"{weight.removesuffix('weight')}bias"
+        if name in expected and expected[name].shape == tensor.shape:
+            expected[name] = _with_bias(expected[name], tensor, update)
+            shown.add(tensor.name)
+    rest = (
         NotCompared(side="adapter", name=t.name, shape=t.shape, dtype=t.dtype, reason=t.reason or "not understood")
         for t in adapter.left_out
-        if t.reason != _HARMLESS
-    ] + [_bias_of_update(t) for t in adapter.left_out if t.reason == _HARMLESS]
-    expected = {t.name: t for t in merged if t.name not in left_out or t.name in tensors}
+        if t.name not in shown
+    )
     return Expected(expected, tensors, updates, (*strange, *rest))
 
 
-def _bias_of_update(tensor: StoredTensor) -> NotCompared:
-    return NotCompared(
-        side="adapter", name=tensor.name, shape=tensor.shape, dtype=tensor.dtype,
-        reason="a bias of an update: the bias of its module is compared with the base model's, without it",
-    )  # fmt: skip
+def _with_bias(base: StoredTensor, bias: StoredTensor, update: Update) -> StoredTensor:
+    """Add the bias of an update, times its scale, to that of its module."""
+
+    def read(_: int | None) -> RawArray:
+        wide = np.dtype(np.float64)
+        own, added = (FLOAT_TYPES[t.values_dtype].widen(t.read(None), wide) for t in (base, bias))
+        return (own + update.scale() * added).astype(np.float64 if base.values_dtype == "F64" else np.float32)
+
+    return replace(base, read=read, values=_wide(base), rounding=None)
 
 
 def merged_by(update: Update, base: StoredTensor, times: int = 1) -> StoredTensor:

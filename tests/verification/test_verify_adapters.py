@@ -139,3 +139,17 @@ def test_a_merge_that_was_quantised(tmp_path: Path, name: str) -> None:
     tensors, _ = quantised(merged(state, tiny), name)
     found = specdiag.verify(base, adapter, write_checkpoint(tmp_path / "t", tensors, CONFIG | ALL[name].config))
     assert found.verdict == "cannot be told"
+
+
+def test_the_bias_of_an_update_is_added_to_its_module(tmp_path: Path) -> None:
+    tensors = lora(Q, 64, 64) | {f"base_model.model.{Q}.lora_B.bias": random(64, seed=4)}
+    adapter = write(tmp_path / "a", tensors, LORA | {"lora_bias": True})
+    state = {f"{Q}.weight": random(64, 64), f"{Q}.bias": random(64, seed=2)}
+    base = save(tmp_path / "b", state)
+    a, b = (tensors[f"base_model.model.{Q}.lora_{x}.weight"].astype("f8") for x in "AB")
+    weight = state[f"{Q}.weight"] + 2 * b @ a
+    bias = state[f"{Q}.bias"] + 2.0 * tensors[f"base_model.model.{Q}.lora_B.bias"].astype("f8")
+    found = right(specdiag.verify(base, adapter, save(tmp_path / "m", {f"{Q}.weight": weight, f"{Q}.bias": bias})))
+    assert not found.not_compared
+    without = save(tmp_path / "w", {f"{Q}.weight": weight, f"{Q}.bias": state[f"{Q}.bias"]})
+    assert [f.name for f in specdiag.verify(base, adapter, without).faults] == [f"{Q}.bias"]
