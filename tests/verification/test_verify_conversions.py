@@ -9,6 +9,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from adapter_files import LORA
+from adapter_files import write as write_adapter
 from converted_models import CONFIG, HEADS, LAYERS, PAIRS, D, decoder, gguf_names, in_pairs, litgpt, meta
 from gguf.constants import GGMLQuantizationType
 from gguf_writer import model, write
@@ -235,3 +237,25 @@ def test_experts_of_their_own_and_stacked(tmp_path: Path) -> None:
     other["blk.1.ffn_up_exps.weight"] = other["blk.1.ffn_up_exps.weight"][[1, 0, 2, 3]]
     found = specdiag.verify(hf(state, config), gguf_file(tmp_path / "n.gguf", other, F16))
     assert len(found.faults) == 2, "two experts changed places"
+
+
+@pytest.mark.parametrize("kind", [F16, Q8_0], ids=lambda kind: kind.name)
+def test_a_merge_that_was_converted(tmp_path: Path, kind: GGMLQuantizationType) -> None:
+    """Merged in Hugging Face's names, then written as GGUF with its rows of q and k in pairs."""
+    state, rng = decoder(), np.random.default_rng(3)
+    names = [f"model.layers.{i}.self_attn.q_proj" for i in range(LAYERS)]
+    pairs = {
+        n: (rng.standard_normal((4, D)).astype("f4"), rng.standard_normal((D, 4)).astype("f4") * 0.003) for n in names
+    }
+    factors = {
+        f"base_model.model.{n}.lora_{x}.weight": f for n, pair in pairs.items() for x, f in zip("AB", pair, strict=True)
+    }
+    adapter = write_adapter(tmp_path / "a", factors, LORA | {"r": 4, "lora_alpha": 8})
+    base = write_checkpoint(tmp_path / "b", state, CONFIG)
+    merged = dict(state)
+    for name, (a, b) in pairs.items():
+        merged[f"{name}.weight"] = (state[f"{name}.weight"] + 2.0 * b.astype("f8") @ a).astype("f4")
+    found = verified(specdiag.verify(base, adapter, gguf_file(tmp_path / "m.gguf", gguf_names(merged), kind)))
+    assert {t.layout for t in found.tensors if t.updated} == {"rotary halves to pairs"}
+    found = specdiag.verify(base, adapter, gguf_file(tmp_path / "n.gguf", gguf_names(state), kind))
+    assert [f.cause for f in found.faults] == ["not applied"] * LAYERS
