@@ -27,6 +27,7 @@ from .report import report
 from .simulate import simulate
 from .train import train
 from .trajectory import trajectory
+from .verify import verify
 from .watch import watch
 
 _PREFIX = "Value error, "
@@ -89,7 +90,7 @@ app = typer.Typer(
 )
 
 
-for _command in (analyze, recommend, plot, report, audit, compare, trajectory, simulate, watch, train, explain):
+for _command in (analyze, recommend, plot, report, audit, verify, compare, trajectory, simulate, watch, train, explain):
     app.command(cls=_Command)(_command)
 
 

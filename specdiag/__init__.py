@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from specdiag.trajectories.records import Trajectory
     from specdiag.trajectories.trajectory import TrajectoryInterrupted, trajectory
     from specdiag.trajectories.watching import watch
+    from specdiag.verification.records import Verification
+    from specdiag.verification.verify import verify
     from specdiag.views.html.page import html_report
 
 _HOMES = {
@@ -82,6 +84,8 @@ _HOMES = {
     "TrajectoryInterrupted": "trajectories.trajectory",
     "trajectory": "trajectories.trajectory",
     "watch": "trajectories.watching",
+    "Verification": "verification.records",
+    "verify": "verification.verify",
 }
 
 __all__ = [
@@ -108,6 +112,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryInterrupted",
     "UsageError",
+    "Verification",
     "WeightMatrix",
     "analyze",
     "audit",
@@ -126,6 +131,7 @@ __all__ = [
     "roles",
     "simulate",
     "trajectory",
+    "verify",
     "watch",
 ]
 

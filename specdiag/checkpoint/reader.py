@@ -114,6 +114,30 @@ def read_base(location: str | os.PathLike[str], *, stream: bool = False) -> Cont
     return contents
 
 
+def read_update(location: str | os.PathLike[str], *, stream: bool = False) -> tuple[Adapter, Contents]:
+    """List the updates of an adapter.
+
+    Args:
+        location: as for `open_checkpoint`.
+        stream: as for `open_checkpoint`.
+
+    Returns:
+        The adapter, and what its files hold.
+
+    Raises:
+        UsageError: it is several models, no adapter, or a model with an adapter in it.
+        SourceError: it cannot be read.
+    """
+    folder, pick, parts = _located(location, stream=stream)
+    contents = read_contents(folder, pick) if not parts else None
+    adapter = None if contents is None else _adapter(contents, folder)
+    if contents is None or adapter is None:
+        raise UsageError(f"{folder.source.location} is no adapter: give a folder or file of LoRA updates")
+    if adapter.holds_base:
+        raise UsageError(f"{folder.source.location} holds the weights that its adapter changes: save the adapter alone")
+    return adapter, contents
+
+
 def _located(
     location: str | os.PathLike[str], revision: str | None = None, file: str | None = None, *, stream: bool = False
 ) -> tuple[Folder, str | None, Sequence[str]]:

@@ -130,7 +130,9 @@ def _of_audit(group: Sequence[Finding]) -> Point | None:
     first = group[0]
     if first.severity == "info" or first.check in _WHOLE:
         return None
-    return Point(first.module, len(group) - 1, first.why, first.advice, first.severity)
+    limit = f", expected {wording.expected(first)}" if wording.expected(first) else ""
+    finding = f"{wording.value(first)}{limit}. {wording.capitalised(first.why)}"
+    return Point(first.module, len(group) - 1, finding, first.advice, first.severity)
 
 
 def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:

@@ -50,7 +50,7 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
     names = Names(tensors)
     done: dict[str, str] = {}
     for update in adapter.updates:
-        name = _parameter(update, names, where, onto)
+        name = parameter(update, names, where, onto)
         if name in done:
             raise SourceError(
                 f"{where} changes '{name}' twice, by '{done[name]}' and '{update.module}': give one adapter"
@@ -66,7 +66,18 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
     return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
 
 
-def _parameter(update: Update, names: Names, where: str, onto: str) -> str:
+def parameter(update: Update, names: Names, where: str, onto: str) -> str:
+    """Find the parameter of the base model that an update changes.
+
+    Args:
+        update: of one module.
+        names: those of the base model.
+        where: the adapter, for messages.
+        onto: the base model, for messages.
+
+    Raises:
+        SourceError: the base model has no such module, or several names fit.
+    """
     for leaf in ("weight", "in_proj_weight"):
         name = names.find(f"{update.module}.{leaf}")
         if name is not None:

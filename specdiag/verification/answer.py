@@ -1,0 +1,115 @@
+"""The verdict of a verification, from its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+from specdiag.records import Source
+from specdiag.verification.causes import SENTENCES
+from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
+
+_LOSSY = 0.95
+"""Strength of a right merge below which its storage is said to lose some of it."""
+
+
+def answer(
+    base: Source,
+    adapter: Source | None,
+    model: Source,
+    tensors: tuple[TensorCheck, ...],
+    not_compared: tuple[NotCompared, ...],
+    notes: tuple[str, ...],
+) -> Verification:
+    """Put a verification together.
+
+    Args:
+        base: the first model.
+        adapter: None where none was applied.
+        model: what is verified.
+        tensors: every pair.
+        not_compared: every other tensor.
+        notes: remarks on reading the models.
+    """
+    verdict, reason = _decide(tensors, not_compared, merges=adapter is not None)
+    return Verification(
+        verdict=verdict, reason=reason, base=base, adapter=adapter, model=model, tensors=tensors,
+        not_compared=not_compared, notes=(*notes, *_remarks(tensors)),
+    )  # fmt: skip
+
+
+def _decide(
+    tensors: Sequence[TensorCheck], not_compared: Sequence[NotCompared], *, merges: bool
+) -> tuple[Verdict, str]:
+    causes = Counter[Cause](t.cause for t in tensors if t.outcome == "differs" and t.cause is not None)
+    causes += Counter[Cause](n.cause for n in not_compared if n.cause is not None)
+    if not tensors:
+        return "not verified", "no tensor of one model has a counterpart in the other"
+    if causes:
+        cause, n = causes.most_common(1)[0]
+        more = "" if len(causes) == 1 else f", and {len(causes) - 1} more kinds of fault"
+        return "not verified", f"{SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
+    unread = [t for t in tensors if t.outcome == "not compared"]
+    if unread:
+        return "cannot be told", f"{len(unread)} of {len(tensors)} tensors hold values that cannot be read"
+    updated = [t for t in tensors if t.updated]
+    told = [t for t in updated if t.outcome != "cannot be told" and t.cause != "no update"]
+    if merges and not told:
+        empty = all(t.cause == "no update" for t in updated)
+        return "cannot be told", f"{SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
+    replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
+    to_the_bit = (
+        "to the bit"
+        if replayed == len(tensors)
+        else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
+    )
+    if merges:
+        strength = median(t.strength for t in told if t.strength is not None)
+        lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
+        how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
+        return "verified", f"{len(updated)} updates at {how}, {_tensors(len(tensors))} ({to_the_bit})"
+    hold = "holds" if len(tensors) == 1 else "hold"
+    return "verified", f"{_tensors(len(tensors))} {hold} the values of the original ({to_the_bit})"
+
+
+def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
+    """Count the tensors among which a fault was looked for, where that says something."""
+    of_updates = (
+        "not applied",
+        "applied twice",
+        "subtracted",
+        "wrong scale",
+        "part of the update",
+        "other base",
+        "other update",
+        "magnitudes left out",
+    )
+    return sum(t.updated for t in tensors) if cause in of_updates else None
+
+
+def _counted(n: int, total: int | None) -> str:
+    return _tensors(n) if total is None else f"{n} of {total} modules"
+
+
+def _tensors(n: int) -> str:
+    return "1 tensor" if n == 1 else f"{n} tensors"
+
+
+def _where(updated: Sequence[TensorCheck]) -> str:
+    types = sorted({t.dtype_after for t in updated})
+    return f" ({len(updated)} modules in {', '.join(types)})" if updated else " (it changes no module)"
+
+
+def _remarks(tensors: Sequence[TensorCheck]) -> list[str]:
+    notes: list[str] = []
+    lossy = [t.kept for t in tensors if t.kept is not None and t.kept < _LOSSY and t.outcome != "differs"]
+    if lossy:
+        notes.append(
+            f"{len(lossy)} updates are lossy in this storage: it keeps {min(lossy):.2f} to {max(lossy):.2f} of them "
+            "(strength of a right merge); store them in a type of more precision."
+        )
+    swallowed = sum(t.outcome == "cannot be told" for t in tensors)
+    if swallowed:
+        notes.append(f"For {swallowed} modules casting W + D gives W itself: whether it was added cannot be told.")
+    return notes
