@@ -13,13 +13,14 @@ from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.records import SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
+from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
 from specdiag.checkpoint.opening import is_location, is_on_hub
+from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
 from specdiag.records import Settings
 from specdiag.report import SpectralReport, is_report, load_report
-from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,10 @@ def audit(
     weight_decay: float | None = None,
     lr: float | None = None,
     steps: int | None = None,
+    lr_shape: LrShape | None = None,
+    warmup: int = 0,
+    final_lr: float | None = None,
+    initial_rms: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -60,7 +65,12 @@ def audit(
         thresholds: a TOML file, or a mapping, that changes checks: see `docs/audit.md`.
         weight_decay: AdamW's decay in the run; checks that the weights have the size that it leads to. Needs `lr`.
         lr: peak learning rate of that run.
-        steps: its optimizer steps.
+        steps: its optimizer steps. What is not given of these and the following is unknown: the range of sizes then
+            covers what is plausible.
+        lr_shape: course of its lr after the warm-up: `constant`, `linear` or `cosine`.
+        warmup: its steps from lr 0 to the peak.
+        final_lr: last lr of a linear or cosine schedule.
+        initial_rms: root mean square of its weights before the first step.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -79,19 +89,14 @@ def audit(
     """
     options.check(analysis)
     checks = load_checks(thresholds)
-    weight_decay, lr = (
-        None if value is None else checking.number(name, value, above=0, hint="of the run")
-        for name, value in (("weight_decay", weight_decay), ("lr", lr))
-    )
-    steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
-    if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):
-        raise UsageError("the decay check needs weight decay and lr of the run, both; steps go with them")
+    run = stated_run(
+        weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
+        initial_rms=initial_rms,
+    )  # fmt: skip
     subject = _open(source, checks, analysis, progress)
     report = subject.report
     reference = None if baseline is None else _baseline(baseline, report.settings, analysis, progress)
-    answer = None
-    if weight_decay is not None and lr is not None:
-        answer = decay.answer_on_decay(report.records, weight_decay, lr, steps, checks["decay"])
+    answer = None if run is None else decay.answer_on_decay(report.records, run, checks["decay"])
     subject = replace(subject, baseline=reference, decay=answer)
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))

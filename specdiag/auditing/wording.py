@@ -60,10 +60,12 @@ def decay(answer: DecayAnswer) -> list[str]:
     """Write the answer on a stated decay, with its ranges and assumptions."""
     stated = f"weight decay {answer.weight_decay:g} at lr {answer.lr:g}"
     stated += f" over {answer.steps} steps" if answer.steps is not None else ""
+    stated += f" ({answer.lr_shape} lr)" if answer.lr_shape is not None else ""
+    start = "weights that started in balance" if answer.initial_rms is None else f"a start at {answer.initial_rms:g}"
     sizes = "" if answer.rms_median is None else (
         f" The weights of {answer.n_matrices} matrices of attention and MLP have a root mean square of "
         f"{answer.rms_median:.3g} (quartiles {answer.rms_low:.3g} to {answer.rms_high:.3g}); "
-        f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected."
+        f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected of {start}."
     )  # fmt: skip
     verdict = {
         "consistent": f"The weights are consistent with {stated}",
