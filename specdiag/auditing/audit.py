@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, Unpack
 
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
+from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
-    from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+
+    _Stored = Sequence[StoredTensor] | None
+    """The tensors of a checkpoint; None where they are not listed."""
 
 _OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
@@ -93,11 +97,15 @@ def audit(
         weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
         initial_rms=initial_rms,
     )  # fmt: skip
-    subject = _open(source, checks, analysis, progress)
+    subject, stored = _open(source, checks, analysis, progress)
     report = subject.report
-    reference = None if baseline is None else _baseline(baseline, report.settings, analysis, progress)
+    reference, identity = None, None
+    if baseline is not None:
+        reference, old = _baseline(baseline, report.settings, analysis, progress)
+        if checks[CHECK].enabled:
+            identity = compare_with_baseline(report, stored, reference, old)
     answer = None if run is None else decay.answer_on_decay(report.records, run, checks["decay"])
-    subject = replace(subject, baseline=reference, decay=answer)
+    subject = replace(subject, baseline=reference, identity=identity, decay=answer)
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     place = {check: i for i, check in enumerate(checks)}
@@ -126,13 +134,13 @@ def _open(
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
-) -> Subject:
+) -> tuple[Subject, _Stored]:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if refused := analysis.keys() - {"cache"}:
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
-        return Subject(source, checks)
+        return Subject(source, checks), None
     from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
     from specdiag.auditing.others import others, read_others
@@ -142,14 +150,17 @@ def _open(
     checkpoint = open_source(source, **opening)
     report = analyze(checkpoint, progress=progress, **computing)
     small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-    return Subject(
+    subject = Subject(
         report,
         checks,
         is_checkpoint=True,
         config=checkpoint.config,
+        adapter=checkpoint.adapter,
+        updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
         n_others=None if small_tensors is None else len(small_tensors),
         others=tuple(read_others(small_tensors or ())),
     )
+    return subject, checkpoint.stored
 
 
 def _baseline(
@@ -157,19 +168,21 @@ def _baseline(
     settings: Settings,
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
-) -> SpectralReport:
+) -> tuple[SpectralReport, _Stored]:
+    """Open and analyse the baseline as the source was, unless it is a report."""
     if is_location(baseline) and is_report(Path(baseline)):
-        return load_report(baseline)
+        return load_report(baseline), None
     if isinstance(baseline, SpectralReport):
-        return baseline
+        return baseline, None
     from specdiag.analysis.analyze import analyze
+    from specdiag.analysis.source import open_source
 
     own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
     if not is_on_hub(baseline):
         own_arguments.pop("stream", None)
-    return analyze(
-        baseline, progress=progress, **cast("AnalysisArguments", options.like(settings, _SHARED, own_arguments))
-    )
+    opening, computing = options.split(options.like(settings, _SHARED, own_arguments))
+    checkpoint = open_source(baseline, **opening)
+    return analyze(checkpoint, progress=progress, **computing), checkpoint.stored
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import Source
+from specdiag.report import SpectralReport
 
 _SHARD = re.compile(r"(?P<stem>.*[-_])\d+-of-(?P<total>\d+)(?P<suffix>\.\w+)")
 _UNLISTED = re.compile(r"(?P<index>\S+) does not list (?P<names>.*), which its shards hold\.", re.DOTALL)
@@ -32,22 +33,22 @@ def extra(subject: Subject) -> Iterator[Observation]:
             yield Observation("unlisted", unlisted["names"], f"not in {unlisted['index']}")
 
 
-def partial(subject: Subject) -> str | None:
+def partial(report: SpectralReport) -> str | None:
     """Explain why a missing matrix proves nothing: the report covers only a part of the checkpoint.
 
     Args:
-        subject: the subject of the audit.
+        report: of the checkpoint.
 
     Returns:
         The reason; None where the report covers everything.
     """
-    settings, source = subject.report.settings, subject.report.source
+    settings, source = report.settings, report.source
     if settings.include or settings.exclude or settings.roles or settings.experts is not None:
         return "only a selection of the matrices was asked for"
     total = _one_of(source)
     if total is not None:
         return f"{source.files[0]} is one shard of {total}"
-    return None if subject.report.complete else "the report is incomplete"
+    return None if report.complete else "the report is incomplete"
 
 
 def _one_of(source: Source) -> int | None:

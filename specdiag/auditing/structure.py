@@ -80,7 +80,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     Args:
         subject: the subject of the audit.
     """
-    partial = shards.partial(subject)
+    partial = shards.partial(subject.report)
     reasons: dict[str, str] = {}
     if partial is not None:
         reasons |= {"layer_gap": partial, "missing_matrix": partial}

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from specdiag.auditing.records import DecayAnswer
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.report import SpectralReport
+
+
+class Identity(NamedTuple):
+    """The answer whether a checkpoint holds the values of its baseline.
+
+    Attributes:
+        equal: a description of what is equal; None where something differs, or nothing can be said.
+        unknown: the reason why nothing can be said; None where the answer is known.
+    """
+
+    equal: str | None = None
+    unknown: str | None = None
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,10 @@ class Subject:
         config: config.json, empty without one.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
+        adapter: the adapter_config.json of an adapter; None where the source is none.
+        updates: keys of the rows that are an adapter's updates.
         baseline: the report of the baseline, where there is one.
+        identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
     """
 
@@ -31,5 +47,8 @@ class Subject:
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     n_others: int | None = None
     others: tuple[Observation, ...] = ()
+    adapter: Mapping[str, object] | None = None
+    updates: frozenset[str] = frozenset()
     baseline: SpectralReport | None = None
+    identity: Identity | None = None
     decay: DecayAnswer | None = None

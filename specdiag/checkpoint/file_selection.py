@@ -173,11 +173,16 @@ def _set_of(name: str) -> tuple[str, ...]:
 
 def _rank(model: ModelFiles) -> int:
     base = base_name(model.name)
-    if _ADAPTER.match(base):  # after every model: it is read only where there is none
+    if is_adapter_file(base):  # after every model: it is read only where there is none
         places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
         return len(_PRECEDENCE) + next(places, len(FORMATS))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
+
+
+def is_adapter_file(name: str) -> bool:
+    """Tell whether a file is an adapter's by its name."""
+    return bool(_ADAPTER.match(base_name(name)))
 
 
 def _without_variants(models: list[ModelFiles]) -> list[ModelFiles]:

@@ -200,6 +200,7 @@ class Checkpoint:
         stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of
             adapters without their base.
         opening: what it was opened with.
+        adapter: the adapter_config.json of an adapter, empty where it has none; None of what is no adapter.
     """
 
     source: Source
@@ -212,3 +213,4 @@ class Checkpoint:
     n_parameters: int
     stored: tuple[StoredTensor, ...] | None = field(default=None, repr=False)
     opening: Opening = field(default_factory=Opening)
+    adapter: Table | None = None
