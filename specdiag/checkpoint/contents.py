@@ -9,7 +9,7 @@ import msgspec
 
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_notes import projector_notes, shard_notes
+from specdiag.checkpoint.file_notes import index_notes, projector_notes, shard_notes
 from specdiag.checkpoint.file_selection import ModelFiles, all_of_its_set, choose, holds_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.layouts.find import Found, find_layout
@@ -85,7 +85,7 @@ def _in_files(
     require_distinct(tensors, folder.source.location)
     if model.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
-        notes += check_index(model.index, labels, tensors)
+        notes += [*index_notes(model.index, files), *check_index(model.index, labels, tensors)]
     for name, listing in zip(files, listings, strict=True):
         files = (*files, *_beside(name, listing))
     config = next((listing.config for listing in listings if listing.config), {})

@@ -155,15 +155,19 @@ def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
-            sets.setdefault(slices_set(name) or _set_of(name), []).append(name)
+            sets.setdefault(slices_set(name) or set_of(name), []).append(name)
     indices = [
         ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
     ]
-    return indices + [ModelFiles(tuple(files), missing=_missing(files)) for files in sets.values()]
+    return indices + [ModelFiles(tuple(files), missing=missing_shards(files)) for files in sets.values()]
 
 
-def _set_of(name: str) -> tuple[str, ...]:
-    """Name the set of shards that a file belongs to; a file that is no shard is a set of its own."""
+def set_of(name: str) -> tuple[str, ...]:
+    """Name the set of shards that a file belongs to; a file that is no shard is a set of its own.
+
+    Args:
+        name: of the file.
+    """
     shard = SHARD.fullmatch(name)
     if shard is not None:
         return shard.group("stem", "total", "suffix")
@@ -233,7 +237,12 @@ def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[s
             raise SourceError(f"{where} holds '{name}', {link}: delete it, or pick another file with file=")
 
 
-def _missing(files: Sequence[str]) -> tuple[str, ...]:
+def missing_shards(files: Sequence[str]) -> tuple[str, ...]:
+    """Name shards that the names of others count, the first nine.
+
+    Args:
+        files: of one set.
+    """
     shard = SHARD.fullmatch(files[0]) or TUNED.fullmatch(files[0])
     if shard is None or slices_set(files[0]) is not None:  # of slices, a process may have none for a file
         return ()
