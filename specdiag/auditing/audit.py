@@ -123,6 +123,7 @@ def audit(
             n_others=subject.n_others,
             checks=tuple(check for check in checks if check not in not_checked),
             not_checked=not_checked,
+            files=dict(subject.files or {}),
             notes=report.provenance.notes,
         ),
         decay=answer,
@@ -143,6 +144,7 @@ def _open(
         return Subject(source, checks), None
     from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
+    from specdiag.auditing.other_files import read_other_files
     from specdiag.auditing.others import others, read_others
     from specdiag.checkpoint.tensors import Checkpoint
 
@@ -150,11 +152,14 @@ def _open(
     checkpoint = open_source(source, **opening)
     report = analyze(checkpoint, progress=progress, **computing)
     small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
+    beside, files = read_other_files(checkpoint, checks) if is_location(source) else ((), None)
     subject = Subject(
         report,
         checks,
         is_checkpoint=True,
         config=checkpoint.config,
+        beside=beside,
+        files=files,
         adapter=checkpoint.adapter,
         updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
         n_others=None if small_tensors is None else len(small_tensors),

@@ -51,6 +51,8 @@ class Coverage(Record, frozen=True, kw_only=True):
     """Ids of the checks that were made."""
     not_checked: dict[str, str]
     """The others, with the reason."""
+    files: dict[str, str]
+    """The other weight files of the repository, and what was done with each: `values`, compared, or why nothing."""
     notes: tuple[str, ...] = ()
     """Remarks from reading the checkpoint."""
 

@@ -34,6 +34,8 @@ class Subject:
         config: config.json, empty without one.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
+        beside: observations on the other weight files of the repository.
+        files: what was done with each of these files; None where they were not looked for.
         adapter: the adapter_config.json of an adapter; None where the source is none.
         updates: keys of the rows that are an adapter's updates.
         baseline: the report of the baseline, where there is one.
@@ -47,6 +49,8 @@ class Subject:
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     n_others: int | None = None
     others: tuple[Observation, ...] = ()
+    beside: tuple[Observation, ...] = ()
+    files: Mapping[str, str] | None = None
     adapter: Mapping[str, object] | None = None
     updates: frozenset[str] = frozenset()
     baseline: SpectralReport | None = None

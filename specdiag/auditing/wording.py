@@ -6,10 +6,15 @@ from collections import defaultdict
 
 from specdiag.auditing.records import AuditReport, DecayAnswer, Finding
 from specdiag.text import markdown
+from specdiag.text.names import listed
 from specdiag.text.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""
+
+
+_FILES = 8
+"""Names of other files that a sentence lists."""
 
 
 def headline(audit: AuditReport) -> str:
@@ -45,8 +50,9 @@ def coverage(audit: AuditReport) -> list[str]:
         f"Looked at {covered.n_matrices} matrices of {covered.n_tensors} tensors{small_tensors}. "
         f"{len(covered.checks)} of {total} checks were made."
     ]
-    sources = {"": audit.source} if audit.baseline is None else {"": audit.source, "Baseline: ": audit.baseline}
-    lines += [printable(f"{side}{source.unread}") for side, source in sources.items() if source.unread]
+    unread = [] if covered.files else [audit.source.unread]
+    unread += [f"Baseline: {audit.baseline.unread}"] if audit.baseline is not None and audit.baseline.unread else []
+    lines += [printable(sentence) for sentence in (*_other_files(audit), *unread) if sentence]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in covered.not_checked.items():
         by_reason[reason].append(check)
@@ -54,6 +60,14 @@ def coverage(audit: AuditReport) -> list[str]:
         reasons = (f"{_collapsed(checks)} ({printable(reason)})" for reason, checks in by_reason.items())
         lines.append(f"Not checked: {'; '.join(reasons)}.")
     return [*lines, *(f"Note: {printable(note)}" for note in covered.notes)]
+
+
+def _other_files(audit: AuditReport) -> list[str]:
+    """Say what was done with the weight files beside those of the model, those of one treatment together."""
+    by_treatment: dict[str, list[str]] = defaultdict(list)
+    for name, done in audit.coverage.files.items():
+        by_treatment[done].append(name)
+    return [f"Other weight files, {done}: {listed(names, _FILES)}." for done, names in by_treatment.items()]
 
 
 def decay(answer: DecayAnswer) -> list[str]:
