@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from specdiag.auditing import shards
+from specdiag.auditing.buffers import is_buffer
 from specdiag.auditing.subject import Identity, Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.comparison.matching import match
@@ -80,7 +81,7 @@ def compare_with_baseline(
     blank = next((r.key for name, r in new.items() if None in (r.digest, before[name].digest)), None)
     if blank is not None:
         return Identity(unknown=f"the reports hold no digest of {blank}")
-    others = {s.name for s in report.skipped if not _NO_MATTER.fullmatch(s.reason)}
+    others = {s.name for s in report.skipped if not _NO_MATTER.fullmatch(s.reason) and not is_buffer(s.name)}
     cast = {r.name for name, r in new.items() if r.storage_dtype != before[name].storage_dtype}
     if not others and not cast:
         return Identity(equal=f"{len(new)} matrices, equal bit for bit")

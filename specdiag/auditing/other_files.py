@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from specdiag.auditing.buffers import is_buffer
 from specdiag.auditing.others import others
 from specdiag.auditing.same_values import can_compare, difference
 from specdiag.auditing.thresholds import Check, Observation
@@ -131,7 +132,9 @@ def _matters(side: Checkpoint, name: str) -> bool:
     stored = {tensor.name: tensor for tensor in side.stored or ()}
     reason = next((s.reason for s in side.skipped if s.name == name), "")
     tensor = stored[name]
-    if reason.startswith(("tied to", "buffer")) or tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
+    if is_buffer(name) or reason.startswith(("tied to", "buffer")):
+        return False
+    if tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
         return False
     tables = {m.name for m in side.matrices if m.module.family == "embedding" and m.tensor.shape == tensor.shape}
     copies = (stored[other] for other in tables - {name} if name in tables)

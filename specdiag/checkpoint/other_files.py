@@ -86,7 +86,8 @@ def find_other_files(source: Source, opening: Opening) -> tuple[Folder | None, l
     names, deeper = _names_below(Path(source.location)) if is_local else (folder.names, [])
     picked = None if opening.file is None else f"file={opening.file} was picked"
     sets: dict[tuple[str, ...], list[str]] = {}
-    for name in weight_files(sorted({*names, *folder.names} - {*source.files})):
+    visible = [name for name in (*names, *folder.names) if not f"/{name}".count("/.")]
+    for name in weight_files(sorted({*visible} - {*source.files})):
         sets.setdefault(_step_folder(name) or set_of(name), []).append(name)
     found = [_described(tuple(files), source, picked, is_local=is_local) for files in sets.values()]
     return folder, [*found, *(OtherFiles((name,), unread="folders this deep are not looked into") for name in deeper)]

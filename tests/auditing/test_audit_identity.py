@@ -54,11 +54,14 @@ def torch_file(folder, state):
         torch_file,
         lambda folder, state: write_checkpoint(folder, {f"base.{key}": value for key, value in state.items()}, CONFIG),
         lambda folder, state: write_checkpoint(folder, {k: v for k, v in state.items() if k != HEAD}, CONFIG),
+        lambda folder, state: write_checkpoint(
+            folder, state | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}, CONFIG
+        ),
         lambda folder, state: write_checkpoint(folder, {k: v.bfloat16() for k, v in state.items()}, CONFIG),
         lambda folder, state: write_checkpoint(folder, {k: v.half() for k, v in state.items()}, CONFIG),
         lambda folder, state: write_checkpoint(folder, {k: v.double() for k, v in state.items()}, CONFIG),
     ],
-    ids=["same", "resharded", "torch", "renamed", "headless", "bfloat16", "float16", "float64"],
+    ids=["same", "resharded", "torch", "renamed", "headless", "buffer", "bfloat16", "float16", "float64"],
 )  # fmt: skip
 def test_nothing_changed(tmp_path, saved):
     before = write_checkpoint(tmp_path / "a", model(), CONFIG)
