@@ -40,7 +40,7 @@ def extra(subject: Subject) -> Iterator[Observation]:
     for name in report.source.ignored:
         match = _SHARD.fullmatch(name)
         if match is not None and match.group("stem", "suffix") in kinds and name not in unlisted:
-            yield Observation("extra_shard", name, "not read")
+            yield Observation("extra_shard", name, "no part of the model that was read")
 
 
 def partial(report: SpectralReport) -> str | None:

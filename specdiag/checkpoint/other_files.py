@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from specdiag.checkpoint.file_selection import is_adapter_file, set_of
+from specdiag.checkpoint.file_selection import is_adapter_file, missing_shards, set_of
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, GGUF, SAFETENSORS
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
@@ -128,7 +128,9 @@ def _described(files: tuple[str, ...], source: Source, picked: str | None, *, is
     if name.endswith(GGUF.suffixes) and not is_local:
         return OtherFiles(files, unread="a GGUF file on the hub is a model of its own: audit it with file=")
     expected = name.endswith((*SAFETENSORS.suffixes, *GGUF.suffixes)) or bool(_WHOLE.fullmatch(base_name(name)))
-    return OtherFiles(files, _kind(name, source.files), expected=expected)
+    suffix = name[name.rindex(".") :]
+    is_stray = bool(missing_shards(files)) and any(other.endswith(suffix) for other in source.files)
+    return OtherFiles(files, "other" if is_stray else _kind(name, source.files), expected=expected)
 
 
 def _kind(name: str, model: Sequence[str]) -> Kind:
