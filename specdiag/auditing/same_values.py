@@ -18,7 +18,7 @@ class Difference(NamedTuple):
     Attributes:
         n_values: number of values of each.
         n_different: number of values that differ by more than rounding.
-        relative: root mean square of the differences over that of the values; None where they are no floats.
+        relative: root of the squares of these differences over that of all squares; None where no finite ones differ.
     """
 
     n_values: int
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         share = f"{self.n_different} of {self.n_values} values differ"
-        return share if self.relative is None else f"{share}, by {self.relative:.2g} of their size"
+        return share if self.relative is None else f"{share}, by {self.relative:.2g} of the norm"
 
 
 def can_compare(one: StoredTensor, other: StoredTensor) -> bool:
@@ -86,12 +86,11 @@ def _of_floats(left: RawArray, right: RawArray, one: FloatType, other: FloatType
             size = np.maximum(np.maximum(np.abs(a), np.abs(b)), coarse.tiny)
             same = (a == b) | (np.isnan(a) & np.isnan(b)) | (gap <= eps * np.where(np.isfinite(size), size, 0.0))
         n_different += a.size - int(np.count_nonzero(same))
-        finite = np.isfinite(gap)
-        squares += float(np.square(gap[finite]).sum())
-        total += float(np.square(np.where(np.abs(a[finite]) > 0, a[finite], b[finite])).sum())
+        squares += float(np.square(gap[np.isfinite(gap) & ~same]).sum())
+        total += float(np.square(a[np.isfinite(a)]).sum())
     if not n_different:
         return None
-    return Difference(left.size, n_different, (squares / total) ** 0.5 if total else None)
+    return Difference(left.size, n_different, (squares / total) ** 0.5 if squares and total else None)
 
 
 def is_finer(one: StoredTensor, other: StoredTensor) -> bool:

@@ -41,7 +41,7 @@ def coverage(audit: AuditReport) -> list[str]:
     """List the checks that ran, and those that did not and why."""
     covered = audit.coverage
     small_tensors = (
-        "; values of norm gains and biases are not seen in a report, a pipeline or an adapter"
+        "; values of norm gains and biases are not seen in a report or an open checkpoint"
         if covered.n_others is None
         else f", and at the values of {covered.n_others} norm gains, biases and other small tensors"
     )

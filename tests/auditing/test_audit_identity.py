@@ -115,7 +115,7 @@ def test_where_it_is_not_decided(tmp_path):
         return audit.coverage.not_checked["baseline_identical"]
 
     report = specdiag.analyze(before, device="cpu")
-    norms = "the matrices are equal, and norm gains and biases are not in a report"
+    norms = "no matrix differs, and norm gains and biases are not in a report"
     assert norms in reason(after, report, device="cpu")
     assert norms in reason(report, report)
     assert "only a selection of the matrices was asked for" in reason(after, before, roles="q", device="cpu")
