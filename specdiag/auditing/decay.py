@@ -19,6 +19,7 @@ from specdiag.auditing.thresholds import Check, Observation
 from specdiag.records import ModuleRecord
 
 _ENOUGH = 8
+"""Fewest matrices of which quartiles are taken. A choice."""
 _FORGOTTEN = math.exp(-1)
 """With more than this share of the start's square left, nothing is said unless the start is stated. A choice: the share
 after 1/(lr x decay) steps of a schedule that falls to zero."""

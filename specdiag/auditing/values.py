@@ -13,7 +13,7 @@ from specdiag.records import ModuleRecord
 _TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}
 """Smallest normal value of each storage type."""
 _NATURAL = 3.0
-"""Allowed multiple of the share of denormals among normally distributed values: weights crowd around 0."""
+"""Allowed multiple of the share of denormals among normally distributed values. A choice: weights crowd around 0."""
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
 
 
