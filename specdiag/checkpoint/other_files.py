@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from specdiag.checkpoint.file_selection import is_adapter_file, missing_shards, set_of
 from specdiag.checkpoint.folder import Folder, open_folder
@@ -20,7 +20,7 @@ from specdiag.checkpoint.source import Location
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.weight_names import SHARD, base_name, weight_files
 from specdiag.checkpoint.wrappers import unwrap
-from specdiag.errors import SourceError, SpecdiagError
+from specdiag.errors import SpecdiagError
 from specdiag.files import Table
 from specdiag.records import Source
 
@@ -83,14 +83,14 @@ def find_other_files(source: Source, opening: Opening) -> tuple[Folder | None, l
         revision=source.commit or source.revision,
     )
     folder = open_folder(place, stream=opening.stream)
-    names, deeper = _names_below(Path(source.location)) if is_local else (folder.names, [])
+    names, left = _names_below(Path(source.location)) if is_local else (folder.names, {})
     picked = None if opening.file is None else f"file={opening.file} was picked"
     sets: dict[tuple[str, ...], list[str]] = {}
     visible = [name for name in (*names, *folder.names) if not f"/{name}".count("/.")]
     for name in weight_files(sorted({*visible} - {*source.files})):
         sets.setdefault(_step_folder(name) or set_of(name), []).append(name)
     found = [_described(tuple(files), source, picked, is_local=is_local) for files in sets.values()]
-    return folder, [*found, *(OtherFiles((name,), unread="folders this deep are not looked into") for name in deeper)]
+    return folder, [*found, *(OtherFiles((name,), unread=reason) for name, reason in left.items())]
 
 
 def open_files(folder: Folder, names: Sequence[str], config: Table) -> Checkpoint:
@@ -164,24 +164,24 @@ def _step_folder(name: str) -> tuple[str] | None:
     return None
 
 
-def _names_below(root: Path) -> tuple[list[str], list[str]]:
-    """List the files of a directory and the folders that lie too deep; neither hidden ones nor links are followed."""
+def _names_below(root: Path) -> tuple[list[str], dict[str, str]]:
+    """List the files of a directory, and why other folders are not listed. Hidden ones and links are not followed."""
     names: list[str] = []
-    deeper: list[str] = []
-    for path, folders, files in os.walk(root, onerror=_refuse):
+    left: dict[str, str] = {}
+
+    def leave(error: OSError) -> None:
+        left[Path(error.filename).relative_to(root).as_posix()] = f"it cannot be listed: {error.strerror}"
+
+    for path, folders, files in os.walk(root, onerror=leave):
         here = Path(path).relative_to(root)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if len(here.parts) >= DEEPEST:
-            deeper += [(here / name).as_posix() for name in folders]
+            left |= {(here / name).as_posix(): "folders this deep are not looked into" for name in folders}
             folders.clear()
         names += [(here / name).as_posix() for name in files]
         if len(names) > _MOST_FILES:
-            return names, [*deeper, f"{here.as_posix()} and what follows"]
-    return names, deeper
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise SourceError(f"'{error.filename}' cannot be listed: {error.strerror}")
+            return names, left | {here.as_posix(): f"from here on, for there are more than {_MOST_FILES} files"}
+    return names, left
 
 
 def is_pointer(error: SpecdiagError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,18 @@ def test_folders_too_deep_and_links_that_circle(folder, state):
     (folder / ".git").mkdir()
     (folder / ".git" / "model.safetensors").write_bytes(b"nothing")
     assert seen(folder) == {("not_audited", "a/b/c/d")}
+
+
+def test_a_folder_that_cannot_be_listed_is_said_to_be_one(folder, monkeypatch):
+    genuine = os.walk
+
+    def walk(root, onerror):
+        onerror(PermissionError(13, "Permission denied", str(Path(root) / "secret")))
+        yield from genuine(root)
+
+    monkeypatch.setattr("specdiag.checkpoint.other_files.os.walk", walk)
+    (finding,) = [f for f in specdiag.audit(folder, device="cpu").findings if f.check == "not_audited"]
+    assert (finding.module, finding.value) == ("secret", "it cannot be listed: Permission denied")
 
 
 def test_a_shard_that_the_index_does_not_name(tmp_path, state):
