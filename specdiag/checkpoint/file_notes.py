@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from specdiag.checkpoint.file_selection import ModelFiles, missing_shards, set_of
+from specdiag.checkpoint.file_selection import ModelFiles
+from specdiag.checkpoint.shard_sets import missing_shards, set_of
 from specdiag.checkpoint.weight_names import SHARD, base_name
 from specdiag.text.names import listed
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from specdiag.checkpoint.file_selection import is_adapter_file, missing_shards, set_of
+from specdiag.checkpoint.file_selection import is_adapter_file
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, GGUF, SAFETENSORS
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import leave_out_long
 from specdiag.checkpoint.opening import Opening
 from specdiag.checkpoint.quantised.dequantise import dequantise
+from specdiag.checkpoint.shard_sets import missing_shards, set_of
 from specdiag.checkpoint.source import Location
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.checkpoint.weight_names import SHARD, base_name, weight_files
