@@ -77,6 +77,28 @@ def audit(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps of that run.", rich_help_panel=options.RUN)
     ] = None,
+    lr_shape: Annotated[
+        options.LrShape | None,
+        typer.Option("--lr-shape", help="Course of its lr; any where it is not given.", rich_help_panel=options.RUN),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option("--warmup", min=0, help="Its steps from 0 to the peak lr.", rich_help_panel=options.RUN)
+    ] = 0,
+    final_lr: Annotated[
+        float | None,
+        typer.Option(
+            "--final-lr",
+            help="Last lr of linear and cosine.",
+            show_default="0 to a tenth of the peak",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    initial_rms: Annotated[
+        float | None,
+        typer.Option(
+            "--initial-rms", help="RMS of its first weights.", show_default="any", rich_help_panel=options.RUN
+        ),
+    ] = None,
     explain: Annotated[
         str | None,
         typer.Option(
@@ -132,6 +154,8 @@ def audit(
         audit_sources.require_location(named)
     asked: options.Arguments = {
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
+        "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
+        "initial_rms": initial_rms,
     }  # fmt: skip
     outcomes: list[Outcome] = []
     for outcome in audit_sources.audit_each(named, asked, given):

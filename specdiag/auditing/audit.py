@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, Unpack
 
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
+from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
+from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
 from specdiag.auditing.weight_files import placed, weight_files
 from specdiag.checkpoint.opening import is_location, is_on_hub
+from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
 from specdiag.records import Settings
 from specdiag.report import SpectralReport, is_report, load_report
-from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
     import torch
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
-    from specdiag.checkpoint.tensors import Checkpoint
+    from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+
+    _Stored = Sequence[StoredTensor] | None
+    """The tensors of a checkpoint; None where they are not listed."""
 
 _OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
@@ -49,6 +54,10 @@ def audit(
     weight_decay: float | None = None,
     lr: float | None = None,
     steps: int | None = None,
+    lr_shape: LrShape | None = None,
+    warmup: int = 0,
+    final_lr: float | None = None,
+    initial_rms: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -61,7 +70,12 @@ def audit(
         thresholds: a TOML file, or a mapping, that changes checks: see `docs/audit.md`.
         weight_decay: AdamW's decay in the run; checks that the weights have the size that it leads to. Needs `lr`.
         lr: peak learning rate of that run.
-        steps: its optimizer steps.
+        steps: its optimizer steps. What is not given of these and the following is unknown: the range of sizes then
+            covers what is plausible.
+        lr_shape: course of its lr after the warm-up: `constant`, `linear` or `cosine`.
+        warmup: its steps from lr 0 to the peak.
+        final_lr: last lr of a linear or cosine schedule.
+        initial_rms: root mean square of its weights before the first step.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -80,20 +94,19 @@ def audit(
     """
     options.check(analysis)
     checks = load_checks(thresholds)
-    weight_decay, lr = (
-        None if value is None else checking.number(name, value, above=0, hint="of the run")
-        for name, value in (("weight_decay", weight_decay), ("lr", lr))
-    )
-    steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
-    if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):
-        raise UsageError("the decay check needs weight decay and lr of the run, both; steps go with them")
-    subject = _open(source, checks, analysis, progress)
+    run = stated_run(
+        weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
+        initial_rms=initial_rms,
+    )  # fmt: skip
+    subject, stored = _open(source, checks, analysis, progress)
     report = subject.report
-    reference = None if baseline is None else _baseline(baseline, report.settings, analysis, progress)
-    answer = None
-    if weight_decay is not None and lr is not None:
-        answer = decay.answer_on_decay(report.records, weight_decay, lr, steps, checks["decay"])
-    subject = replace(subject, baseline=reference, decay=answer)
+    reference, identity = None, None
+    if baseline is not None:
+        reference, old = _baseline(baseline, report.settings, analysis, progress)
+        if checks[CHECK].enabled:
+            identity = compare_with_baseline(report, stored, reference, old)
+    answer = None if run is None else decay.answer_on_decay(report.records, run, checks["decay"])
+    subject = replace(subject, baseline=reference, identity=identity, decay=answer)
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     place = {check: i for i, check in enumerate(checks)}
@@ -112,6 +125,7 @@ def audit(
             n_others=subject.n_others,
             checks=tuple(check for check in checks if check not in not_checked),
             not_checked=not_checked,
+            files=dict(subject.other_files or {}),
             notes=report.provenance.notes,
         ),
         decay=answer,
@@ -123,15 +137,16 @@ def _open(
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
-) -> Subject:
+) -> tuple[Subject, _Stored]:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
         if refused := analysis.keys() - {"cache"}:
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
-        return Subject(source, checks)
+        return Subject(source, checks), None
     from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
+    from specdiag.auditing.other_files import read_other_files
     from specdiag.auditing.others import others, read_others
     from specdiag.checkpoint.tensors import Checkpoint
 
@@ -139,15 +154,21 @@ def _open(
     checkpoint = open_source(source, **opening)
     report = analyze(checkpoint, progress=progress, **computing)
     small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-    return Subject(
+    beside, other_files = read_other_files(checkpoint, checks) if is_location(source) else ((), None)
+    subject = Subject(
         report,
         checks,
         is_checkpoint=True,
         config=checkpoint.config,
+        beside=beside,
+        other_files=other_files,
+        adapter=checkpoint.adapter,
+        updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
         n_others=None if small_tensors is None else len(small_tensors),
         others=tuple(read_others(small_tensors or ())),
         files=weight_files(checkpoint),
     )
+    return subject, checkpoint.stored
 
 
 def _baseline(
@@ -155,19 +176,21 @@ def _baseline(
     settings: Settings,
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
-) -> SpectralReport:
+) -> tuple[SpectralReport, _Stored]:
+    """Open and analyse the baseline as the source was, unless it is a report."""
     if is_location(baseline) and is_report(Path(baseline)):
-        return load_report(baseline)
+        return load_report(baseline), None
     if isinstance(baseline, SpectralReport):
-        return baseline
+        return baseline, None
     from specdiag.analysis.analyze import analyze
+    from specdiag.analysis.source import open_source
 
     own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
     if not is_on_hub(baseline):
         own_arguments.pop("stream", None)
-    return analyze(
-        baseline, progress=progress, **cast("AnalysisArguments", options.like(settings, _SHARED, own_arguments))
-    )
+    opening, computing = options.split(options.like(settings, _SHARED, own_arguments))
+    checkpoint = open_source(baseline, **opening)
+    return analyze(checkpoint, progress=progress, **computing), checkpoint.stored
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:

@@ -1,80 +1,79 @@
 """The check whether the weights are as large as a stated decay predicts.
 
 AdamW with lr gamma and decay lambda keeps a weight at a root mean square of sqrt(gamma/(2 lambda)) once the start is
-forgotten, which takes some 1/(gamma lambda) steps. Many other histories end at the same size, so an agreement is no
-proof, and the decay that was used cannot be read off the weights: the answer names none.
+forgotten, and a falling lr takes it below that: by how much depends on lr x decay x steps. Many other histories end at
+the same size, so an agreement is no proof, and the decay that was used cannot be read off the weights: the answer
+names none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import quantiles
 
 from specdiag.auditing.records import DecayAnswer, DecayVerdict
+from specdiag.auditing.stated_run import FEWEST_TIMES, FINAL_SHARE, MOST_TIMES, Band, StatedRun, band
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, Observation
-from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 
-_AFTER_COSINE = 0.45
-"""Norm after a cosine to zero over that in balance at peak lr (arXiv 2512.08217, App. A: 0.2026 of its square)."""
 _ENOUGH = 8
-_ASSUMPTIONS = (
+"""Fewest matrices of which quartiles are taken. A choice."""
+_FORGOTTEN = math.exp(-1)
+"""With more than this share of the start's square left, nothing is said unless the start is stated. A choice: the share
+after 1/(lr x decay) steps of a schedule that falls to zero."""
+_ASSUMED = (
     "AdamW with decoupled decay at this peak lr for every matrix of attention and MLP, no gradient-coupled L2",
     "updates that do not point along the weights on average, of about one in root mean square over the momentum",
-    "a run of several times 1/(lr x decay) steps; a constant lr (upper limit) or one that falls to zero (lower limit)",
-    "no averaged (EMA) or merged weights, no fine-tuning with other settings, no norm-constrained optimizer, no muP",
+    "the last checkpoint of the run, without averaging (EMA), merging, fine-tuning with other settings, a "
+    "norm-constrained optimizer or muP",
 )
 
 
-def answer_on_decay(
-    records: Sequence[ModuleRecord], weight_decay: float, lr: float, steps: int | None, check: Check
-) -> DecayAnswer:
+def answer_on_decay(records: Sequence[ModuleRecord], run: StatedRun, check: Check) -> DecayAnswer:
     """Say whether the weights are as large as a stated decay predicts.
 
     Args:
         records: rows of the report; those of attention and MLP are used.
-        weight_decay: AdamW's decoupled decay.
-        lr: peak learning rate.
-        steps: optimizer steps of the run, None where they are not known.
+        run: the settings that are stated.
         check: the check `decay`, whose threshold is the largest factor outside of the range.
 
     Returns:
         `consistent`, `inconsistent` or `cannot tell`, with the ranges of root mean squares behind it.
 
     Raises:
-        UsageError: a number is out of range.
+        UsageError: the run would forget its weights more than 2000 times.
     """
-    if not (0 < weight_decay < math.inf and 0 < lr < math.inf) or weight_decay * lr >= 1:
-        raise UsageError(
-            f"weight decay {weight_decay:g} and lr {lr:g} must be positive, and their product below 1: "
-            "give AdamW's weight_decay and the peak lr of the run"
-        )
-    if steps is not None and steps < 1:
-        raise UsageError(f"steps {steps} must be at least 1: the optimizer steps of the run")
-    high = math.sqrt(lr / (2 * weight_decay))
-    sizes = [size for r in records if (size := _root_mean_square(r)) is not None]
+    measured = [(r, size) for r in records if (size := _root_mean_square(r)) is not None]
+    sizes = [size for _, size in measured]
     quarters = quantiles(sizes, n=4) if len(sizes) > 1 else None
-    answer, reason = _verdict(quarters, len(sizes), (_AFTER_COSINE * high, high), weight_decay * lr, steps, check)
+    expected = band(run, max((_he(r) for r, _ in measured), default=0.0))
+    answer, reason = _verdict(quarters, len(sizes), expected, run, check.threshold or 1.0)
     return DecayAnswer(
         answer=answer,
         reason=reason,
-        weight_decay=weight_decay,
-        lr=lr,
-        steps=steps,
-        expected_low=_AFTER_COSINE * high,
-        expected_high=high,
+        weight_decay=run.weight_decay,
+        lr=run.lr,
+        steps=run.steps,
+        lr_shape=run.lr_shape,
+        warmup=run.warmup,
+        final_lr=run.final_lr,
+        initial_rms=run.initial_rms,
+        expected_low=expected.low,
+        expected_high=expected.high,
+        possible_low=expected.possible_low,
+        possible_high=expected.possible_high,
         rms_low=None if quarters is None else quarters[0],
         rms_median=None if quarters is None else quarters[1],
         rms_high=None if quarters is None else quarters[2],
         n_matrices=len(sizes),
-        assumptions=_ASSUMPTIONS,
+        assumptions=(*_ASSUMED, *_unknown(run)),
     )
 
 
 def decay(subject: Subject) -> list[Observation]:
-    """Observe how far the median weight lies outside of the expected range, as a factor.
+    """Observe how far the median weight lies outside of the possible range, as a factor.
 
     Args:
         subject: the subject of the audit, with the answer on a stated decay.
@@ -85,33 +84,47 @@ def decay(subject: Subject) -> list[Observation]:
     answer = subject.decay
     if answer is None or answer.answer != "inconsistent" or answer.rms_median is None:
         return []
-    return [Observation("decay", None, _factor(answer.rms_median, (answer.expected_low, answer.expected_high)))]
+    return [Observation("decay", None, _factor(answer.rms_median, answer.possible_low, answer.possible_high))]
 
 
 def _verdict(
-    quarters: list[float] | None,
-    n: int,
-    expected: tuple[float, float],
-    rate: float,
-    steps: int | None,
-    check: Check,
+    quarters: list[float] | None, n: int, expected: Band, run: StatedRun, limit: float
 ) -> tuple[DecayVerdict, str]:
     if quarters is None or n < _ENOUGH:
         return "cannot tell", f"{n} matrices of attention and MLP are too few"
-    if steps is not None and steps * rate < 1:
-        return "cannot tell", f"{steps} steps are fewer than the {1 / rate:.0f} over which weights forget their start"
-    limit = check.threshold or 1.0
-    far = [_factor(size, expected) > limit for size in quarters]
-    if all(far):
+    if run.initial_rms is None and run.steps is not None and expected.left > _FORGOTTEN:
+        return "cannot tell", (
+            f"after {run.steps} steps up to {expected.left:.0%} of the squared norm is that of the start, which is not "
+            f"stated (initial_rms=); it is forgotten over {1 / run.rate:.0f} steps"
+        )
+    low, high, possible_low, possible_high, _ = expected
+    far = [_factor(size, low, high) > limit for size in quarters]
+    if all(_factor(size, possible_low, possible_high) > limit for size in quarters):
         return "inconsistent", f"three quarters of the matrices lie {limit:g} times or more outside of the range"
+    if all(far):
+        return "cannot tell", "the matrices lie far outside of the range, and another start than balance explains them"
     if any(far):
         return "cannot tell", "some matrices lie within the range, others far outside"
     return "consistent", f"half of the matrices and more lie within {limit:g} times of the range"
 
 
-def _factor(size: float, expected: tuple[float, float]) -> float:
+def _unknown(run: StatedRun) -> Iterator[str]:
+    """Write what the range covers because it is not stated."""
+    if run.steps is None:
+        yield f"steps= is not stated: lr x decay x steps between {FEWEST_TIMES:g} and {MOST_TIMES:g}"
+    if run.lr_shape is None:
+        yield (
+            "lr_shape= is not stated: constant (upper limit) or a cosine to zero (lower limit); the answer holds for "
+            "straight lines too"
+        )
+    if run.lr_shape != "constant" and run.final_lr is None:
+        yield f"final_lr= is not stated: 0; the answer holds for up to {FINAL_SHARE:g} of the peak"
+    if run.initial_rms is None:
+        yield "initial_rms= is not stated: balance at the peak; the answer holds for any start from 0 to He's"
+
+
+def _factor(size: float, low: float, high: float) -> float:
     """Compute how many times a size lies above or below a range; 1 within."""
-    low, high = expected
     return max(1.0, size / high, low / size)
 
 
@@ -119,3 +132,8 @@ def _root_mean_square(r: ModuleRecord) -> float | None:
     if r.family not in ("attention", "mlp") or not r.frobenius_norm:
         return None
     return r.frobenius_norm / (r.rows * r.cols * r.n_slices) ** 0.5
+
+
+def _he(r: ModuleRecord) -> float:
+    """Root mean square of He's initialisation, the largest that is usual."""
+    return math.sqrt(2 / r.cols)

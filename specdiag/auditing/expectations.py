@@ -63,7 +63,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     Args:
         subject: the subject of the audit.
     """
-    if partial := shards.partial(subject):
+    if partial := shards.partial(subject.report):
         return dict.fromkeys(_CHECKS, partial)
     if not subject.is_checkpoint:
         return {}

@@ -7,6 +7,7 @@ from typing import Literal, cast, get_args
 
 import msgspec
 
+from specdiag.decay.schedule_record import LrShape
 from specdiag.files import json_decoder
 from specdiag.records import Record, Source
 from specdiag.storage.kinds import AUDIT, read_record
@@ -55,6 +56,8 @@ class Coverage(Record, frozen=True, kw_only=True):
     """Ids of the checks that were made."""
     not_checked: dict[str, str]
     """The others, with the reason."""
+    files: dict[str, str]
+    """The other weight files of the repository, and what was done with each: `values`, compared, or why nothing."""
     notes: tuple[str, ...] = ()
     """Remarks from reading the checkpoint."""
 
@@ -67,10 +70,20 @@ class DecayAnswer(Record, frozen=True, kw_only=True):
     weight_decay: float
     lr: float
     steps: int | None = None
+    lr_shape: LrShape | None = None
+    warmup: int = 0
+    final_lr: float | None = None
+    initial_rms: float | None = None
+    """Root mean square of the weights before the first step; None where it was not stated, as for the others."""
     expected_low: float
-    """Least root mean square of a weight that the stated decay explains, at the end of a schedule to zero."""
+    """Least root mean square of a weight that the stated decay explains. Where they are not stated the start is balance
+    at the peak, the schedule constant or a cosine to zero, and lr x decay x steps 1 to 100."""
     expected_high: float
-    """Largest: in balance at the stated lr."""
+    """Largest, likewise."""
+    possible_low: float
+    """Least from any start between 0 and He's initialisation, of straight lines, and to a tenth of the peak too."""
+    possible_high: float
+    """Largest, likewise. `inconsistent` weights lie outside of this range."""
     rms_low: float | None = None
     """First quartile over the matrices of attention and MLP."""
     rms_median: float | None = None

@@ -1,4 +1,4 @@
-"""Checks of files and tensors that no index lists. A listed file that is missing fails while the checkpoint is read."""
+"""Checks of index and shards against each other. A listed file that is missing fails while the checkpoint is read."""
 
 from __future__ import annotations
 
@@ -7,50 +7,64 @@ from collections.abc import Iterator
 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
-from specdiag.records import Source
+from specdiag.report import SpectralReport
 
 _SHARD = re.compile(r"(?P<stem>.*[-_])\d+-of-(?P<total>\d+)(?P<suffix>\.\w+)")
-_UNLISTED = re.compile(r"(?P<index>\S+) does not list (?P<names>.*), which its shards hold\.", re.DOTALL)
+_NOTES = tuple(
+    (check, re.compile(rf"(?P<index>\S+) {pattern}\.", re.DOTALL), value)
+    for check, pattern, value in (
+        ("index_part", r"lists \d+ shards of a larger set: not (?P<names>.*)", "not in {}"),
+        ("ghost", r"lists (?P<names>.*), which its shards lack", "listed in {}, not there"),
+        ("unlisted", r"does not list (?P<names>.*), which its shards hold", "not in {}"),
+    )
+)
+"""Remarks that reading a checkpoint leaves, and what each observes."""
 
 
 def extra(subject: Subject) -> Iterator[Observation]:
-    """Find shards beside those that were read, and tensors in them that the index does not list.
+    """Find shards beside those that were read, and where index and shards do not list the same.
 
     Args:
         subject: the subject of the audit.
     """
-    source = subject.report.source
-    if _one_of(source) is not None:
+    report = subject.report
+    unlisted: set[str] = set()
+    for note in report.provenance.notes:
+        for check, pattern, value in _NOTES:
+            if match := pattern.fullmatch(note):
+                yield Observation(check, match["names"], value.format(match["index"]))
+                unlisted |= set(match["names"].split(", ")) if check == "index_part" else set()
+    if _one_of(report) is not None:
         return
-    kinds = {match.group("stem", "suffix") for name in source.files if (match := _SHARD.fullmatch(name))}
-    for name in source.ignored:
+    kinds = {match.group("stem", "suffix") for name in report.source.files if (match := _SHARD.fullmatch(name))}
+    for name in report.source.ignored:
         match = _SHARD.fullmatch(name)
-        if match is not None and match.group("stem", "suffix") in kinds:
-            yield Observation("extra_shard", name, "not read")
-    for note in subject.report.provenance.notes:
-        if unlisted := _UNLISTED.fullmatch(note):
-            yield Observation("unlisted", unlisted["names"], f"not in {unlisted['index']}")
+        if match is not None and match.group("stem", "suffix") in kinds and name not in unlisted:
+            yield Observation("extra_shard", name, "no part of the model that was read")
 
 
-def partial(subject: Subject) -> str | None:
+def partial(report: SpectralReport) -> str | None:
     """Explain why a missing matrix proves nothing: the report covers only a part of the checkpoint.
 
     Args:
-        subject: the subject of the audit.
+        report: of the checkpoint.
 
     Returns:
         The reason; None where the report covers everything.
     """
-    settings, source = subject.report.settings, subject.report.source
+    settings, source = report.settings, report.source
     if settings.include or settings.exclude or settings.roles or settings.experts is not None:
         return "only a selection of the matrices was asked for"
-    total = _one_of(source)
+    total = _one_of(report)
     if total is not None:
         return f"{source.files[0]} is one shard of {total}"
-    return None if subject.report.complete else "the report is incomplete"
+    return None if report.complete else "the report is incomplete"
 
 
-def _one_of(source: Source) -> int | None:
-    """Count the shards of the checkpoint, where only one of them was read."""
-    match = _SHARD.fullmatch(source.files[0]) if len(source.files) == 1 else None
-    return int(match["total"]) if match is not None and int(match["total"]) > 1 else None
+def _one_of(report: SpectralReport) -> int | None:
+    """Count the shards of the checkpoint, where one of them was picked, and not an index that lists no other."""
+    files = report.source.files
+    match = _SHARD.fullmatch(files[0]) if len(files) == 1 else None
+    if match is None or any(_NOTES[0][1].fullmatch(note) for note in report.provenance.notes):
+        return None
+    return int(match["total"]) if int(match["total"]) > 1 else None

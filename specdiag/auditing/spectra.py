@@ -12,13 +12,13 @@ from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
 
 _MIN_SIDE = 50
-"""Smaller spectra scatter too much to be compared with a limit law."""
+"""Smaller spectra scatter too much to be compared with a limit law. A choice."""
 _SPREAD = 0.1
-"""Least spread of ln sigma_max that is taken for natural: layers that agree to less than 10 % are not told apart."""
+"""Least spread of ln sigma_max that is taken for natural. A choice: layers that agree to 10 % are not told apart."""
 _MAD = 1.4826
 """Median absolute deviation to standard deviation, for a normal distribution."""
 _LIKE_NOISE = 0.1
-"""How far the stable rank of a random matrix may lie from that of noise, relative."""
+"""How far the stable rank of a random matrix may lie from that of noise, relative. A choice."""
 
 
 def traps(subject: Subject) -> Iterator[Observation]:

@@ -16,12 +16,12 @@ from specdiag.records import ModuleRecord
 
 _CHUNK = 1 << 16
 _COMMON = 0.5
-"""A kind of layer is usual where at least this share of the layers is of it."""
+"""A kind of layer is usual where at least this share of the layers is of it. A choice."""
 _RARE = 0.1
 """A kind of layer with fewer matrices is a fault where at most this share of the layers is of it, else a design."""
 _LOST_TO_ROUNDING = {"BF16": 0.2, "F16": 0.03}
-"""Share of singular values that may lie below the rounding of a coarse type in a healthy matrix: more than twice what
-queries and keys of BERTs lose, 0.09 and 0.012."""
+"""Share of singular values that may lie below the rounding of a coarse type in a healthy matrix. A choice from one
+experiment, no law: more than twice what queries and keys of BERTs lose, 0.09 and 0.012."""
 _EQUAL_VALUES = "(equal values)"
 _DIGITS = (14, 12, 9, 6)
 """The root mean square of equal values is their value to about 15 digits. For float64 rounder values are tried."""
@@ -80,7 +80,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
     Args:
         subject: the subject of the audit.
     """
-    partial = shards.partial(subject)
+    partial = shards.partial(subject.report)
     reasons: dict[str, str] = {}
     if partial is not None:
         reasons |= {"layer_gap": partial, "missing_matrix": partial}

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from specdiag.auditing.records import DecayAnswer
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.report import SpectralReport
+
+
+class Identity(NamedTuple):
+    """The answer whether a checkpoint holds the values of its baseline.
+
+    Attributes:
+        equal: a description of what is equal; None where something differs, or nothing can be said.
+        unknown: the reason why nothing can be said; None where the answer is known.
+    """
+
+    equal: str | None = None
+    unknown: str | None = None
 
 
 @dataclass(frozen=True)
@@ -22,7 +35,12 @@ class Subject:
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
         files: the weight file of each matrix and tensor, empty for a report.
+        beside: observations on the other weight files of the repository.
+        other_files: what was done with each of these files; None where they were not looked for.
+        adapter: the adapter_config.json of an adapter; None where the source is none.
+        updates: keys of the rows that are an adapter's updates.
         baseline: the report of the baseline, where there is one.
+        identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
     """
 
@@ -33,5 +51,10 @@ class Subject:
     n_others: int | None = None
     others: tuple[Observation, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict[str, str])
+    beside: tuple[Observation, ...] = ()
+    other_files: Mapping[str, str] | None = None
+    adapter: Mapping[str, object] | None = None
+    updates: frozenset[str] = frozenset()
     baseline: SpectralReport | None = None
+    identity: Identity | None = None
     decay: DecayAnswer | None = None

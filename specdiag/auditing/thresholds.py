@@ -21,7 +21,7 @@ from specdiag.text import checks
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
 
-Need = Literal["report", "checkpoint", "randomize", "baseline", "decay"]
+Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "adapter"]
 
 
 _NEEDS: dict[Need, str] = {
@@ -30,6 +30,7 @@ _NEEDS: dict[Need, str] = {
     "randomize": "`randomize=True`",
     "baseline": "`baseline=`",
     "decay": "`weight_decay=`, `lr=`",
+    "adapter": "an adapter",
 }
 """Inputs in the words of the documentation."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from specdiag.auditing import adapters
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
@@ -12,7 +13,7 @@ from specdiag.records import ModuleRecord
 _TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}
 """Smallest normal value of each storage type."""
 _NATURAL = 3.0
-"""Allowed multiple of the share of denormals among normally distributed values: weights crowd around 0."""
+"""Allowed multiple of the share of denormals among normally distributed values. A choice: weights crowd around 0."""
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
 
 
@@ -22,6 +23,7 @@ def values(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
+    is_empty = adapters.is_empty(subject)
     for r in subject.report.records:
         if r.n_nonfinite:
             yield Observation("nonfinite", r.key, r.n_nonfinite)
@@ -29,7 +31,7 @@ def values(subject: Subject) -> Iterator[Observation]:
             yield Observation("saturated", r.key, r.n_saturated)
         if r.n_denormal:
             yield Observation("denormal", r.key, _unnatural_denormals(r))
-        if r.status == "zero":
+        if r.status == "zero" and not (is_empty and r.key in subject.updates):
             yield Observation("zero", r.key, "all zero")
         if r.status == "failed":
             yield Observation("failed", r.key, "no spectrum")

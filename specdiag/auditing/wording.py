@@ -8,10 +8,15 @@ from collections import defaultdict
 from specdiag.auditing.records import NO_CONFIG, AuditReport, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
+from specdiag.text.names import listed
 from specdiag.text.printable import printable
 
 FEW = 5
 """Findings of one check that are listed where not all are asked for."""
+
+
+_FILES = 8
+"""Names of other files that a sentence lists."""
 
 
 def headline(audit: AuditReport) -> str:
@@ -38,7 +43,7 @@ def coverage(audit: AuditReport) -> list[str]:
     """List the checks that ran, and those that did not and why."""
     covered = audit.coverage
     small_tensors = (
-        "; values of norm gains and biases are not seen in a report, a pipeline or an adapter"
+        "; values of norm gains and biases are not seen in a report or an open checkpoint"
         if covered.n_others is None
         else f", and at the values of {covered.n_others} norm gains, biases and other small tensors"
     )
@@ -47,8 +52,9 @@ def coverage(audit: AuditReport) -> list[str]:
         f"Looked at {covered.n_matrices} matrices of {covered.n_tensors} tensors{small_tensors}. "
         f"{len(covered.checks)} of {total} checks were made."
     ]
-    sources = {"": audit.source} if audit.baseline is None else {"": audit.source, "Baseline: ": audit.baseline}
-    lines += [printable(f"{side}{source.unread}") for side, source in sources.items() if source.unread]
+    unread = [] if covered.files else [audit.source.unread]
+    unread += [f"Baseline: {audit.baseline.unread}"] if audit.baseline is not None and audit.baseline.unread else []
+    lines += [printable(sentence) for sentence in (*_other_files(audit), *unread) if sentence]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in covered.not_checked.items():
         by_reason[reason].append(check)
@@ -61,14 +67,24 @@ def coverage(audit: AuditReport) -> list[str]:
     return lines
 
 
+def _other_files(audit: AuditReport) -> list[str]:
+    """Say what was done with the weight files beside those of the model, those of one treatment together."""
+    by_treatment: dict[str, list[str]] = defaultdict(list)
+    for name, done in audit.coverage.files.items():
+        by_treatment[done].append(name)
+    return [f"Other weight files, {done}: {listed(names, _FILES)}." for done, names in by_treatment.items()]
+
+
 def decay(answer: DecayAnswer) -> list[str]:
     """Write the answer on a stated decay, with its ranges and assumptions."""
     stated = f"weight decay {answer.weight_decay:g} at lr {answer.lr:g}"
     stated += f" over {answer.steps} steps" if answer.steps is not None else ""
+    stated += f" ({answer.lr_shape} lr)" if answer.lr_shape is not None else ""
+    start = "weights that started in balance" if answer.initial_rms is None else f"a start at {answer.initial_rms:g}"
     sizes = "" if answer.rms_median is None else (
         f" The weights of {answer.n_matrices} matrices of attention and MLP have a root mean square of "
         f"{answer.rms_median:.3g} (quartiles {answer.rms_low:.3g} to {answer.rms_high:.3g}); "
-        f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected."
+        f"{answer.expected_low:.3g} to {answer.expected_high:.3g} is expected of {start}."
     )  # fmt: skip
     verdict = {
         "consistent": f"The weights are consistent with {stated}",

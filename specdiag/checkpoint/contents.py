@@ -9,13 +9,14 @@ import msgspec
 
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_notes import projector_notes, shard_notes
-from specdiag.checkpoint.file_selection import ModelFiles, all_of_its_set, choose, holds_files
+from specdiag.checkpoint.file_notes import index_notes, projector_notes, shard_notes
+from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.layouts.find import Found, find_layout
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
+from specdiag.checkpoint.shard_sets import all_of_its_set
 from specdiag.checkpoint.shards import check_index, read_index, require_distinct
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.weight_names import is_index, weight_files
@@ -85,7 +86,7 @@ def _in_files(
     require_distinct(tensors, folder.source.location)
     if model.index is not None:
         labels = {name: folder.label(file) for name, file in weight_map.items()}
-        notes += check_index(model.index, labels, tensors)
+        notes += [*index_notes(model.index, files), *check_index(model.index, labels, tensors)]
     for name, listing in zip(files, listings, strict=True):
         files = (*files, *_beside(name, listing))
     config = next((listing.config for listing in listings if listing.config), {})

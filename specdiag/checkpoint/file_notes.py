@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from specdiag.checkpoint.file_selection import ModelFiles
+from specdiag.checkpoint.shard_sets import missing_shards, set_of
 from specdiag.checkpoint.weight_names import SHARD, base_name
 from specdiag.text.names import listed
 
@@ -26,6 +27,26 @@ def shard_notes(model: ModelFiles) -> list[str]:
     if shard is None or int(shard["total"]) < 2:
         return []
     return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+
+
+def index_notes(index: str, files: Sequence[str]) -> list[str]:
+    """Name the numbered shards that an index does not list.
+
+    Args:
+        index: name of the index file.
+        files: those that it lists.
+
+    Returns:
+        A note for each set of shards that it lists in part.
+    """
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for name in files:
+        sets.setdefault(set_of(name), []).append(name)
+    return [
+        f"{index} lists {len(shards)} shards of a larger set: not {listed(missing, _LISTED)}."
+        for shards in sets.values()
+        if (missing := missing_shards(shards))
+    ]
 
 
 def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:

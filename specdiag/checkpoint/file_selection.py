@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
-from itertools import islice
 
 from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
 from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
 from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part
-from specdiag.checkpoint.weight_names import SHARD, TUNED, base_name, is_index, weight_files
+from specdiag.checkpoint.shard_sets import all_of_its_set, missing_shards, set_of
+from specdiag.checkpoint.weight_names import base_name, is_index, weight_files
 from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.text.globs import fits
 from specdiag.text.names import listed
@@ -155,29 +155,25 @@ def _candidates(names: Sequence[str]) -> list[ModelFiles]:
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in weight_files(names):
         if name.endswith(WEIGHT_SUFFIXES):
-            sets.setdefault(slices_set(name) or _set_of(name), []).append(name)
+            sets.setdefault(slices_set(name) or set_of(name), []).append(name)
     indices = [
         ModelFiles((), index=name) for name in names if is_index(name) and _rank(ModelFiles((name,))) < len(_PRECEDENCE)
     ]
-    return indices + [ModelFiles(tuple(files), missing=_missing(files)) for files in sets.values()]
-
-
-def _set_of(name: str) -> tuple[str, ...]:
-    """Name the set of shards that a file belongs to; a file that is no shard is a set of its own."""
-    shard = SHARD.fullmatch(name)
-    if shard is not None:
-        return shard.group("stem", "total", "suffix")
-    tuned = TUNED.fullmatch(name)
-    return (name,) if tuned is None else tuned.group("before", "epoch")
+    return indices + [ModelFiles(tuple(files), missing=missing_shards(files)) for files in sets.values()]
 
 
 def _rank(model: ModelFiles) -> int:
     base = base_name(model.name)
-    if _ADAPTER.match(base):  # after every model: it is read only where there is none
+    if is_adapter_file(base):  # after every model: it is read only where there is none
         places = (place for place, format in enumerate(FORMATS) if base.endswith(format.suffixes))
         return len(_PRECEDENCE) + next(places, len(FORMATS))
     matching = (rank for rank, pattern in enumerate(_PRECEDENCE) if pattern.fullmatch(base))
     return next(matching, len(_PRECEDENCE))
+
+
+def is_adapter_file(name: str) -> bool:
+    """Tell whether a file is an adapter's by its name."""
+    return bool(_ADAPTER.match(base_name(name)))
 
 
 def _without_variants(models: list[ModelFiles]) -> list[ModelFiles]:
@@ -209,35 +205,12 @@ def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str 
     return models[0]
 
 
-def all_of_its_set(name: str) -> str:
-    """Write a shard's name as a glob of all shards of its set; any other name as it is.
-
-    Args:
-        name: of the file.
-    """
-    shard = SHARD.fullmatch(name) or TUNED.fullmatch(name)
-    begin, end = (0, 0) if shard is None else shard.span("number")
-    return f"{name[:begin]}*{name[end:]}"
-
-
 def _refuse_broken(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str | None]) -> None:
     """Refuse models of equal rank where a file of one of them is a link to nothing."""
     for name in (name for model in models for name in model.files or (model.name,)):
         link = broken(name)
         if link is not None:
             raise SourceError(f"{where} holds '{name}', {link}: delete it, or pick another file with file=")
-
-
-def _missing(files: Sequence[str]) -> tuple[str, ...]:
-    shard = SHARD.fullmatch(files[0]) or TUNED.fullmatch(files[0])
-    if shard is None or slices_set(files[0]) is not None:  # of slices, a process may have none for a file
-        return ()
-    begin, end = shard.span("number")
-    present = {int(name[begin:end]) for name in files}
-    first = 0 if 0 in present else 1
-    total = int(shard["total"]) if "total" in shard.re.groupindex else max(present)
-    numbers = (number for number in range(first, first + total) if number not in present)
-    return tuple(f"{files[0][:begin]}{number:0{end - begin}d}{files[0][end:]}" for number in islice(numbers, 9))
 
 
 def _can_be_chosen(names: Sequence[str], folder: str) -> bool:

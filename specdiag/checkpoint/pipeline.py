@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 
 from specdiag.checkpoint.folder import Folder
-from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.checkpoint.weight_names import weight_files
 
 _INDEX = "model_index.json"
@@ -72,7 +72,18 @@ def join(folder: Folder, components: Mapping[str, Checkpoint]) -> Checkpoint:
         notes=(*(f"{name}: {note}" for name, part in components.items() for note in part.notes), *missing_notes),
         n_tensors=sum(part.n_tensors for part in checkpoints),
         n_parameters=sum(part.n_parameters for part in checkpoints),
+        stored=_stored(components),
     )
+
+
+def _stored(components: Mapping[str, Checkpoint]) -> tuple[StoredTensor, ...] | None:
+    """Join the tensors of the components; None where those of one are not listed."""
+    stored: list[StoredTensor] = []
+    for name, part in components.items():
+        if part.stored is None:
+            return None
+        stored += (replace(tensor, name=f"{name}.{tensor.name}") for tensor in part.stored)
+    return tuple(stored)
 
 
 def _within(component: str, matrix: WeightMatrix) -> WeightMatrix:

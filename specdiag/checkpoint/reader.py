@@ -14,6 +14,7 @@ from specdiag.checkpoint.adapters.config import read_adapter_config
 from specdiag.checkpoint.adapters.merge import merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.contents import Contents, read_contents
+from specdiag.checkpoint.file_selection import is_adapter_file
 from specdiag.checkpoint.folder import Folder, open_folder
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.opening import Opening
@@ -21,6 +22,7 @@ from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import UsageError
+from specdiag.files import Table
 
 
 def open_checkpoint(
@@ -83,7 +85,8 @@ def open_checkpoint(
             return _applied(contents, adapter, base, options, stream=stream)
         if adapter is not None:
             return update_rows(adapter, contents.source, contents.config, options, contents.notes)
-        return sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
+        checkpoint = sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
+        return replace(checkpoint, adapter=_settings_of_a_file_without_updates(contents, folder))
 
     checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
     opening = {"revision": revision, "file": file, "part": part, "base": base, "stream": stream,
@@ -151,6 +154,12 @@ def _located(
 def _adapter(contents: Contents, folder: Folder) -> Adapter | None:
     config = read_adapter_config(folder, contents.source.files[0])
     return read_adapter(contents.tensors, {None: config}, contents.source.location)
+
+
+def _settings_of_a_file_without_updates(contents: Contents, folder: Folder) -> Table | None:
+    """Read the settings beside a file that is an adapter's by its name and holds no update; None beside any other."""
+    file = contents.source.files[0]
+    return dict(read_adapter_config(folder, file).settings) or None if is_adapter_file(file) else None
 
 
 def _applied(

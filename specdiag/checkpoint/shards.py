@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import cast
@@ -122,19 +123,25 @@ def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[Sto
         tensors: what the shards hold.
 
     Returns:
-        A note for tensors that the index does not list: they are read all the same.
+        Notes on tensors that the index lists and its shards lack, and on those that it does not list: they are read.
 
     Raises:
-        SourceError: a tensor that the index lists is not in its shard.
+        SourceError: a shard lacks most of what the index lists for it.
     """
     stored = {(tensor.name, tensor.file) for tensor in tensors}
     missing = [name for name, file in weight_map.items() if (name, file) not in stored]
-    if missing:
+    promised, lacking = Counter(weight_map.values()), Counter(weight_map[name] for name in missing)
+    other = next((name for name in missing if 2 * lacking[weight_map[name]] > promised[weight_map[name]]), None)
+    if other is not None:
         raise SourceError(
-            f"'{weight_map[missing[0]]}' lacks '{brief(missing[0])}', which '{index}' lists"
+            f"'{weight_map[other]}' lacks '{brief(other)}', which '{index}' lists"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             + ": index and shards belong to different versions; fetch them again"
         )
+    notes = [f"{index} lists {_some(missing)}, which its shards lack."] if missing else []
     extra = [tensor.name for tensor in tensors if tensor.name not in weight_map]
-    more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-    return [f"{index} does not list {brief(extra[0])}{more}, which its shards hold."] if extra else []
+    return [*notes, f"{index} does not list {_some(extra)}, which its shards hold."] if extra else notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return brief(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")

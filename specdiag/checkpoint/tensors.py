@@ -197,9 +197,10 @@ class Checkpoint:
         notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.
         n_parameters: number of stored values.
-        stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of
-            adapters without their base.
+        stored: every stored tensor under its final name, of adapters without their base those that are no factors; None
+            where these are not listed.
         opening: what it was opened with.
+        adapter: the adapter_config.json of an adapter, empty where it has none; None of what is no adapter.
     """
 
     source: Source
@@ -212,3 +213,4 @@ class Checkpoint:
     n_parameters: int
     stored: tuple[StoredTensor, ...] | None = field(default=None, repr=False)
     opening: Opening = field(default_factory=Opening)
+    adapter: Table | None = None

@@ -20,9 +20,9 @@ from specdiag.records import Record
 SHARE = 0.5
 """A module is flagged beyond this share. A choice: the norm of the balance is then off by a quarter."""
 _FULL = 5
-"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full."""
+"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full: e^-5 of it, 0.7 %, is not."""
 FEWEST = 5
-"""Fewest logged steps for a flag."""
+"""Fewest logged steps for a flag. A choice."""
 
 
 class Alignment(Record, frozen=True, kw_only=True):

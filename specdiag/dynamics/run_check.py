@@ -26,7 +26,7 @@ from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
 
 _FULL = 10
-"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full."""
+"""Multiple of 1/(1 - memory), in steps, after which the momentum counts as full: e^-10 of it is not."""
 METRIC = "frobenius_norm"
 
 _ASSUMED = (

@@ -15,8 +15,9 @@ import specdiag
         # Its pooler is as BERT initialises it (RMS 0.0200, bias exactly 0): masked language modelling does not use it.
         ("rxnmapper", None, {("random", "albert.pooler.weight")}),
         ("chat-spx", None, set()),
-        ("fracast", "model.safetensors", {("unrecognised", "core.block.pw.weight"), ("unrecognised", "core.scale.to_gb.weight")}),
-        ("fracast", "model.int8.safetensors", {("unrecognised", "core.block.pw.weight"), ("unrecognised", "core.scale.to_gb.weight")}),
+        ("fracast", None, {("unrecognised", "core.block.pw.weight"), ("unrecognised", "core.scale.to_gb.weight")}),
+        ("fracast", "model.safetensors", {("not_audited", "model.int8.safetensors"), ("unrecognised", "core.block.pw.weight"), ("unrecognised", "core.scale.to_gb.weight")}),
+        ("fracast", "model.int8.safetensors", {("not_audited", "model.safetensors"), ("unrecognised", "core.block.pw.weight"), ("unrecognised", "core.scale.to_gb.weight")}),
     ],
 )  # fmt: skip
 def test_real_checkpoints(asset, asset_name, file, expected):

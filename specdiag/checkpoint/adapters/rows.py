@@ -67,6 +67,7 @@ def update_rows(adapter: Adapter, source: Source, config: Table, options: Sortin
         skipped=(*skipped, *(_not_reached(u) for u in adapter.updates if u.name not in reached)),
         n_tensors=adapter.n_tensors,
         stored=(*adapter.weights, *adapter.left_out),
+        adapter=dict(adapter.config.settings),
     )
 
 

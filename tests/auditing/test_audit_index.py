@@ -1,0 +1,108 @@
+"""Indices that list less than the shards, or more than they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from audited_models import CONFIG, found, llama, name
+from models import PLACES, write_checkpoint
+
+import specdiag
+from specdiag.errors import SourceError
+
+CHECKS = ("index_part", "ghost", "extra_shard", "unlisted")
+SECOND = "model-00002-of-00003.safetensors"
+
+
+def sharded(folder: Path, total: int = 3) -> dict[str, str]:
+    """Write shards, and give the map of a right index."""
+    state = llama(0)
+    places = {key: f"model-{i % total + 1:05}-of-{total:05}.safetensors" for i, key in enumerate(state)}
+    for file in set(places.values()):
+        write_checkpoint(folder, {key: state[key] for key in state if places[key] == file}, CONFIG, file)
+    return places
+
+
+def write_index(folder: Path, places: dict[str, str]) -> Path:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return folder
+
+
+def without(places: dict[str, str], *files: str) -> dict[str, str]:
+    return {key: file for key, file in places.items() if file not in files}
+
+
+def of_the_index(audit) -> set[tuple[str, str | None]]:
+    return {pair for pair in found(audit) if pair[0] in CHECKS}
+
+
+@pytest.mark.parametrize(
+    "lost", [(SECOND,), ("model-00001-of-00003.safetensors", SECOND), (SECOND, "model-00003-of-00003.safetensors")]
+)
+@pytest.mark.parametrize("deleted", [False, True])
+def test_shards_of_the_set_that_are_not_listed(tmp_path, lost, deleted):
+    """They lie there, or they were deleted with their entries: the names of the others count them."""
+    places = sharded(tmp_path)
+    write_index(tmp_path, without(places, *lost))
+    if deleted:
+        for file in lost:
+            (tmp_path / file).unlink()
+    audit = specdiag.audit(tmp_path, device="cpu")
+    assert of_the_index(audit) == {("index_part", ", ".join(lost))}
+    assert audit.verdict == "fail"
+    assert "missing_matrix" in audit.coverage.checks  # what the index lists is the model
+    report = specdiag.analyze(tmp_path, device="cpu")
+    assert of_the_index(specdiag.audit(report)) == {("index_part", ", ".join(lost))}
+
+
+def test_the_whole_index_and_a_shard_that_was_picked(tmp_path):
+    write_index(tmp_path, sharded(tmp_path))
+    assert not of_the_index(specdiag.audit(tmp_path, device="cpu"))
+    one = specdiag.audit(tmp_path, file=SECOND, device="cpu")
+    assert not of_the_index(one)
+    assert one.coverage.not_checked["layer_gap"] == f"{SECOND} is one shard of 3"
+
+
+@pytest.mark.parametrize(
+    ("ghosts", "said"),
+    [
+        (["mtp.fc.weight"], "mtp.fc.weight"),
+        (["model.layers.0.self_attn.rotary_emb.inv_freq"], "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ([f"model.layers.{i}.self_attn.q_norm.weight" for i in range(3)],
+         "model.layers.0.self_attn.q_norm.weight and 2 more"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_listed_and_not_there(tmp_path, ghosts, said):
+    places = sharded(tmp_path)
+    write_index(tmp_path, places | dict.fromkeys(ghosts, SECOND))
+    audit = specdiag.audit(tmp_path, device="cpu")
+    assert of_the_index(audit) == {("ghost", said)}
+    assert audit.coverage.n_tensors == len(places)
+    assert any(
+        note.endswith("which its shards lack.") for note in specdiag.analyze(tmp_path, device="cpu").provenance.notes
+    )
+
+
+def test_a_tensor_under_the_wrong_shard_is_a_ghost(tmp_path):
+    places = sharded(tmp_path)
+    moved = name(4, PLACES[3])
+    write_index(tmp_path, places | {moved: next(f for f in set(places.values()) if f != places[moved])})
+    assert ("ghost", moved) in of_the_index(specdiag.audit(tmp_path, device="cpu"))
+
+
+def test_a_shard_of_another_version_ends_the_reading(tmp_path):
+    places = sharded(tmp_path)
+    write_index(tmp_path, {f"other.{key}" if file == SECOND else key: file for key, file in places.items()})
+    with pytest.raises(SourceError, match=r"which '.*index.json' lists, and \d+ more: index and shards belong to"):
+        specdiag.audit(tmp_path, device="cpu")
+
+
+def test_an_index_of_a_large_count_names_nine(tmp_path):
+    places = sharded(tmp_path, total=1)
+    (tmp_path / "model-00001-of-00001.safetensors").rename(tmp_path / "model-00001-of-99999999.safetensors")
+    write_index(tmp_path, dict.fromkeys(places, "model-00001-of-99999999.safetensors"))
+    ((check, names),) = of_the_index(specdiag.audit(tmp_path, device="cpu"))
+    assert check == "index_part"
+    assert len(names) < 400
