@@ -17,6 +17,7 @@ _NEEDS: dict[Need, str] = {
     "randomize": "randomize=True",
     "baseline": "another source as baseline=",
     "decay": "weight_decay= and lr= of the run",
+    "adapter": "an adapter that was opened itself, with its adapter_config.json",
 }
 
 

@@ -49,7 +49,20 @@ def read_other_files(
         how, more = _looked_into(files, folder, checkpoint, checks)
         observations += more
         done |= dict.fromkeys(files.names, how)
-    return tuple(observations), done
+    shown = (_in_unicode(o) for o in observations)
+    return tuple(shown), {_unicode(name): _unicode(how) for name, how in done.items()}
+
+
+def _in_unicode(observation: Observation) -> Observation:
+    """Escape what is no Unicode: a file of any name may lie in the folder."""
+    module, value = observation.module, observation.value
+    return observation._replace(
+        module=None if module is None else _unicode(module), value=_unicode(value) if isinstance(value, str) else value
+    )
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _looked_into(
