@@ -86,6 +86,14 @@ def audit(
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = None,
+    reference_model: Annotated[
+        bool,
+        typer.Option(
+            "--reference-model/--no-reference-model",
+            help="Compare names and shapes with transformers' own model of config.json (about 4 s).",
+            rich_help_panel=options.THRESHOLDS,
+        ),
+    ] = True,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
@@ -132,6 +140,7 @@ def audit(
         audit_sources.require_location(named)
     asked: options.Arguments = {
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
+        "reference_model": reference_model,
     }  # fmt: skip
     outcomes: list[Outcome] = []
     for outcome in audit_sources.audit_each(named, asked, given):

@@ -13,6 +13,7 @@ from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
+from specdiag.auditing.reference import CHECKS
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
 from specdiag.auditing.weight_files import placed, weight_files
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
+_SELECTING = ("include", "exclude", "roles", "experts")
+"""Options that leave matrices out: what is absent then says nothing."""
 _SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
 """Settings of a report that the baseline is analysed with."""
 
@@ -49,6 +52,7 @@ def audit(
     weight_decay: float | None = None,
     lr: float | None = None,
     steps: int | None = None,
+    reference_model: bool = True,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -62,6 +66,9 @@ def audit(
         weight_decay: AdamW's decay in the run; checks that the weights have the size that it leads to. Needs `lr`.
         lr: peak learning rate of that run.
         steps: its optimizer steps.
+        reference_model: compare names and shapes of a checkpoint with transformers' own model of its config.json,
+            where transformers is installed. It is built without values, in a process beside the analysis that takes
+            about four seconds; nothing that config.json names is run. Without it, rules on names and shapes hold.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -79,6 +86,7 @@ def audit(
         ('pass', {'fail': 0, 'warn': 0, 'info': 0})
     """
     options.check(analysis)
+    checking.flag("reference_model", reference_model)
     checks = load_checks(thresholds)
     weight_decay, lr = (
         None if value is None else checking.number(name, value, above=0, hint="of the run")
@@ -87,7 +95,7 @@ def audit(
     steps = None if steps is None else checking.whole("steps", steps, least=1, hint="the optimizer steps of the run")
     if (weight_decay is None) != (lr is None) or (steps is not None and lr is None):
         raise UsageError("the decay check needs weight decay and lr of the run, both; steps go with them")
-    subject = _open(source, checks, analysis, progress)
+    subject = _open(source, checks, analysis, progress, reference_model=reference_model)
     report = subject.report
     reference = None if baseline is None else _baseline(baseline, report.settings, analysis, progress)
     answer = None
@@ -123,6 +131,8 @@ def _open(
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
+    *,
+    reference_model: bool,
 ) -> Subject:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
@@ -132,22 +142,27 @@ def _open(
         return Subject(source, checks)
     from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
+    from specdiag.auditing import reference_model as reference
     from specdiag.auditing.others import others, read_others
     from specdiag.checkpoint.tensors import Checkpoint
 
     opening, computing = options.split(analysis)
     checkpoint = open_source(source, **opening)
-    report = analyze(checkpoint, progress=progress, **computing)
-    small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-    return Subject(
-        report,
-        checks,
-        is_checkpoint=True,
-        config=checkpoint.config,
-        n_others=None if small_tensors is None else len(small_tensors),
-        others=tuple(read_others(small_tensors or ())),
-        files=weight_files(checkpoint),
-    )
+    needed = any(checks[check].enabled for check in CHECKS)
+    is_whole = not any(analysis.get(option) for option in _SELECTING)
+    with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
+        report = analyze(checkpoint, progress=progress, **computing)
+        small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
+        return Subject(
+            report,
+            checks,
+            is_checkpoint=True,
+            config=checkpoint.config,
+            n_others=None if small_tensors is None else len(small_tensors),
+            others=tuple(read_others(small_tensors or ())),
+            files=weight_files(checkpoint),
+            reference=comparison.answer(),
+        )
 
 
 def _baseline(
