@@ -108,6 +108,14 @@ def audit(
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = None,
+    reference_model: Annotated[
+        bool,
+        typer.Option(
+            "--reference-model/--no-reference-model",
+            help="Compare names and shapes with transformers' own model of config.json (about 4 s).",
+            rich_help_panel=options.THRESHOLDS,
+        ),
+    ] = True,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
@@ -156,6 +164,7 @@ def audit(
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
         "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
         "initial_rms": initial_rms,
+        "reference_model": reference_model,
     }  # fmt: skip
     outcomes: list[Outcome] = []
     for outcome in audit_sources.audit_each(named, asked, given):

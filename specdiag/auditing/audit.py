@@ -14,6 +14,7 @@ from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
+from specdiag.auditing.reference import CHECKS
 from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
@@ -23,6 +24,7 @@ from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
 from specdiag.records import Settings
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 _OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
+_SELECTING = ("include", "exclude", "roles", "experts")
+"""Options that leave matrices out: what is absent then says nothing."""
 _SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
 """Settings of a report that the baseline is analysed with."""
 
@@ -58,6 +62,7 @@ def audit(
     warmup: int = 0,
     final_lr: float | None = None,
     initial_rms: float | None = None,
+    reference_model: bool = True,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -76,6 +81,9 @@ def audit(
         warmup: its steps from lr 0 to the peak.
         final_lr: last lr of a linear or cosine schedule.
         initial_rms: root mean square of its weights before the first step.
+        reference_model: compare names and shapes of a checkpoint with transformers' own model of its config.json,
+            where transformers is installed. It is built without values, in a process beside the analysis that takes
+            about four seconds; nothing that config.json names is run. Without it, rules on names and shapes hold.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -93,12 +101,13 @@ def audit(
         ('pass', {'fail': 0, 'warn': 0, 'info': 0})
     """
     options.check(analysis)
+    checking.flag("reference_model", reference_model)
     checks = load_checks(thresholds)
     run = stated_run(
         weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
         initial_rms=initial_rms,
     )  # fmt: skip
-    subject, stored = _open(source, checks, analysis, progress)
+    subject, stored = _open(source, checks, analysis, progress, reference_model=reference_model)
     report = subject.report
     reference, identity = None, None
     if baseline is not None:
@@ -137,6 +146,8 @@ def _open(
     checks: Mapping[str, Check],
     analysis: AnalysisArguments,
     progress: Callable[[Progress], None] | None,
+    *,
+    reference_model: bool,
 ) -> tuple[Subject, _Stored]:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
@@ -146,28 +157,33 @@ def _open(
         return Subject(source, checks), None
     from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
+    from specdiag.auditing import reference_model as reference
     from specdiag.auditing.other_files import read_other_files
     from specdiag.auditing.others import others, read_others
     from specdiag.checkpoint.tensors import Checkpoint
 
     opening, computing = options.split(analysis)
     checkpoint = open_source(source, **opening)
-    report = analyze(checkpoint, progress=progress, **computing)
-    small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-    beside, other_files = read_other_files(checkpoint, checks) if is_location(source) else ((), None)
-    subject = Subject(
-        report,
-        checks,
-        is_checkpoint=True,
-        config=checkpoint.config,
-        beside=beside,
-        other_files=other_files,
-        adapter=checkpoint.adapter,
-        updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
-        n_others=None if small_tensors is None else len(small_tensors),
-        others=tuple(read_others(small_tensors or ())),
-        files=weight_files(checkpoint),
-    )
+    needed = any(checks[check].enabled for check in CHECKS)
+    is_whole = not any(analysis.get(option) for option in _SELECTING)
+    with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
+        report = analyze(checkpoint, progress=progress, **computing)
+        small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
+        beside, other_files = read_other_files(checkpoint, checks) if is_location(source) else ((), None)
+        subject = Subject(
+            report,
+            checks,
+            is_checkpoint=True,
+            config=checkpoint.config,
+            beside=beside,
+            other_files=other_files,
+            adapter=checkpoint.adapter,
+            updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
+            n_others=None if small_tensors is None else len(small_tensors),
+            others=tuple(read_others(small_tensors or ())),
+            files=weight_files(checkpoint),
+            reference=comparison.answer(),
+        )
     return subject, checkpoint.stored
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from specdiag.auditing.records import DecayAnswer
+from specdiag.auditing.reference import Reference
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.report import SpectralReport
 
@@ -32,6 +33,7 @@ class Subject:
         checks: every check by id, with the thresholds that hold.
         is_checkpoint: whether the weights themselves were given, and not only a report.
         config: config.json, empty without one.
+        reference: how transformers' own model of config.json differs, or why there is none; None for a report.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
         files: the weight file of each matrix and tensor, empty for a report.
@@ -48,6 +50,7 @@ class Subject:
     checks: Mapping[str, Check]
     is_checkpoint: bool = False
     config: Mapping[str, object] = field(default_factory=dict[str, object])
+    reference: Reference | None = None
     n_others: int | None = None
     others: tuple[Observation, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict[str, str])

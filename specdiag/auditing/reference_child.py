@@ -1,0 +1,217 @@
+"""Loading names and shapes into transformers' own model, without values. Runs as a process of its own, by its path.
+
+It reads {"config", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what the loader missed,
+refused and left over, or the reason why there is no model. Nothing that config.json names is imported or run: classes
+come from transformers' own tables, and once its modules are loaded the process can neither connect nor start another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import resource
+import sys
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+_FORBIDDEN = re.compile(r"socket\.(connect|getaddrinfo|bind|sendto)|subprocess\..*|os\.(exec|fork|posix_spawn|system)")
+_STATISTICS = re.compile(r".*\.running_(mean|var)")
+_SMALL_FILE = 1 << 16
+"""Libraries try whether a folder for temporary files can be written."""
+
+
+class NoModelError(Exception):
+    """There is no model to compare with; the message says why."""
+
+
+def confine(memory: int, seconds: int) -> None:
+    """Limit the memory and the time of this process, and keep it from writing large files.
+
+    Args:
+        memory: bytes that it may hold.
+        seconds: processor time.
+    """
+    for kind, most in (
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, _SMALL_FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def lock() -> None:
+    """Refuse connections and further processes from here on."""
+
+    def refuse(event: str, _: object) -> None:
+        if _FORBIDDEN.fullmatch(event):
+            raise NoModelError(f"building it would need {event}")
+
+    sys.addaudithook(refuse)
+
+
+def load_transformers() -> None:
+    """Import what every model needs.
+
+    Raises:
+        NoModelError: transformers is missing, or a version without the parts that are used here.
+    """
+    try:
+        importlib.import_module("torch")
+        from transformers import conversion_mapping, core_model_loading, modeling_utils, utils
+        from transformers.models.auto import configuration_auto, modeling_auto
+
+        utils.logging.set_verbosity_error()
+        _ = (
+            conversion_mapping.get_model_conversion_mapping,
+            core_model_loading.convert_and_load_state_dict_in_model,
+            modeling_utils.LoadStateDictConfig,
+            configuration_auto.CONFIG_MAPPING,
+            modeling_auto.MODEL_MAPPING,
+        )
+    except (ImportError, AttributeError) as error:
+        raise NoModelError(f"transformers could not be used: {error}") from error
+
+
+def build(config: dict[str, object]) -> PreTrainedModel:
+    """Build the model of a configuration on the meta device.
+
+    Args:
+        config: a checked copy of config.json.
+
+    Raises:
+        NoModelError: transformers has no such model, or it cannot be built.
+    """
+    import torch
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = str(config["model_type"])
+    if kind not in CONFIG_MAPPING:
+        raise NoModelError(f"transformers {_version()} has no model_type '{kind}'")
+    try:
+        settings = CONFIG_MAPPING[kind].from_dict(cast("dict[str, Any]", dict(config)))
+        model_class = _model_class(settings, config.get("architectures"))
+        with torch.device("meta"):
+            return model_class._from_config(settings, attn_implementation="eager")
+    except NoModelError:
+        raise
+    except Exception as error:
+        raise NoModelError(f"transformers {_version()} cannot build it ({_said(error)})") from error
+
+
+def compare(model: PreTrainedModel, shapes: dict[str, list[int]]) -> dict[str, object]:
+    """Load tensors without values by the loader of this version of transformers.
+
+    Args:
+        model: on the meta device. It is changed.
+        shapes: the shape of each tensor of the files by its name.
+
+    Returns:
+        `missing` names with their shapes, `reshaped` names with the stored and the expected shape, `refused` names with
+        the loader's words, `unused` names, and the `model` class.
+    """
+    import torch
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    own = {name: [*tensor.shape] for name, tensor in model.named_parameters(remove_duplicate=False)}
+    own |= {name: [*tensor.shape] for name, tensor in model.named_buffers() if _STATISTICS.fullmatch(name)}
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    mapping: list[Any] = get_model_conversion_mapping(model)
+    names = _renamed(model, mapping, shapes)
+    how = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=mapping)
+    loaded, _ = convert_and_load_state_dict_in_model(model, state, how)
+    model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
+    model._adjust_missing_and_unexpected_keys(loaded)  # pyright: ignore[reportPrivateUsage] - no public way
+    refused = {names.get(name, name): " ".join(said.split()) for name, said in loaded.conversion_errors.items()}
+    return {
+        "model": type(model).__name__,
+        "missing": {n: own[n] for n in sorted(loaded.missing_keys - loaded.conversion_errors.keys()) if n in own},
+        "reshaped": sorted((names.get(n, n), [*stored], [*wanted]) for n, stored, wanted in loaded.mismatched_keys),
+        "refused": refused,
+        "unused": sorted({names.get(name, name) for name in loaded.unexpected_keys}),
+    }
+
+
+def _renamed(model: Any, mapping: list[Any], shapes: dict[str, list[int]]) -> dict[str, str]:
+    """Map the names of the model to those of the file, where one tensor becomes one."""
+    from copy import deepcopy
+
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    own, rules = model.state_dict(), deepcopy(mapping)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    found: dict[str, str] = {}
+    for name in sorted(shapes):
+        target, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, own)
+        if converter is None:
+            found.setdefault(target, name)
+    return found
+
+
+def _model_class(settings: Any, architectures: object) -> Any:
+    """Find the class that `architectures` names in the module of its model type, or the base model."""
+    from transformers.modeling_utils import PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    names = architectures if isinstance(architectures, list) else []
+    if not names:
+        base: Any = MODEL_MAPPING.get(type(settings), None)
+        if base is None:
+            raise NoModelError("config.json names no architecture, and its model_type has no base model")
+        return base[0] if isinstance(base, tuple) else base
+    module = importlib.import_module(type(settings).__module__.replace(".configuration_", ".modeling_"))
+    found = vars(module).get(str(names[0]))
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise NoModelError(f"transformers {_version()} has no {names[0]} for this model_type")
+    return found
+
+
+def _version() -> str:
+    import transformers
+
+    return transformers.__version__
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def answer(request: dict[str, object]) -> dict[str, object]:
+    """Answer one request.
+
+    Args:
+        request: as read from stdin.
+    """
+    try:
+        load_transformers()
+        lock()
+        model = build(cast("dict[str, object]", request["config"]))
+        try:
+            return {"transformers": _version(), **compare(model, cast("dict[str, list[int]]", request["tensors"]))}
+        except Exception as error:
+            raise NoModelError(f"transformers {_version()} could not load its names ({_said(error)})") from error
+    except NoModelError as error:
+        return {"reason": str(error)}
+
+
+def _main() -> None:
+    out: TextIO = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    request = json.load(sys.stdin)
+    confine(request["memory"], request["seconds"])
+    json.dump(answer(request), out)
+    out.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()

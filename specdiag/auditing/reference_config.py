@@ -1,0 +1,121 @@
+"""The copy of config.json that transformers' own model is built from: it names nothing to fetch or run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
+"""Keys whose presence means that the repository brings code of its own, which is not run."""
+_ELSEWHERE = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "timm_model_name", "pretrained_backbone")
+"""Keys that give a part of the model to another library or repository, where they are set."""
+_DROPPED = re.compile(
+    r"_?(attn|experts)_implementation.*|use_kernels|.*kernel_config|(_?name|.*_name)_or_path|backbone(_kwargs)?|"
+    r"use_(timm|pretrained)_backbone|quantization_config|compression_config|(torch_)?dtype|_commit_hash|"
+    r"custom_pipelines|auto_map|trust_remote_code|transformers_weights|label2id"
+)
+_LABELS = "id2label"
+_FLOAT, _FLOATS = "__float__", ("Infinity", "-Infinity", "NaN")
+"""How transformers writes floats that JSON lacks."""
+_ADDRESS = re.compile(r"[/\\]|://")
+"""A text with one names a repository, a file or an address."""
+_SIZE = re.compile(
+    r"(num|n)_.*|.*_(size|dim|width|rank|layers|heads|experts|channels)|d_\w+|dim|depths?|depth_\w+|hidden_sizes"
+)
+_LENGTH = re.compile(r"chunk|position|length|frames|samples")
+"""Lengths of inputs, which no matrix has."""
+_LAYERS = re.compile(r".*(layers|blocks|depths?)(_\w+)?")
+_MORE = 4
+"""A size of the configuration may exceed the largest one of the files by this factor, as fused tensors are split."""
+_FEW = 1 << 18
+"""Smaller widths and vocabularies cost nothing without values."""
+_FEW_LAYERS = 256
+"""Fewer layers are built quickly, and may be shared, as in ALBERT."""
+_NUMBER = re.compile(r"(?<![^.])([0-9]{1,9})(?![^.])")
+_DEEP = 16
+
+
+def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Explain why transformers' own model is not built from a configuration.
+
+    Args:
+        config: the content of config.json.
+        shapes: the shape of each tensor of the files.
+
+    Returns:
+        The reason; None where it may be built.
+    """
+    if not isinstance(config.get("model_type"), str):
+        return "config.json names no model_type"
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    deepest = max((int(n) + 1 for name in shapes for n in _NUMBER.findall(name)), default=0)
+    for path, key, value in _entries(config, "", 0):
+        if key in _CODE and value:
+            return f"config.json has {path}: the model is code of the repository, which is not run"
+        if key in _ELSEWHERE and value:
+            return f"config.json has {path}: a part of the model is built by another library"
+        if key == "":
+            return f"config.json is nested more than {_DEEP} deep"
+        size = _size(value)
+        if _LAYERS.fullmatch(key) and size > max(_FEW_LAYERS, _MORE * deepest):
+            return f"{path} of config.json is {size}, and the names of the files count to {deepest}"
+        if _SIZE.fullmatch(key) and not _LENGTH.search(key) and size > max(_FEW, _MORE * max(largest, deepest)):
+            return f"{path} of config.json is {size}, and no tensor of the files has a dimension above {largest}"
+    return None
+
+
+def checked_copy(config: Mapping[str, object]) -> dict[str, object]:
+    """Copy a configuration without the keys that name code, kernels, backbones, files or repositories, at any depth.
+
+    Args:
+        config: one that `refusal` does not refuse.
+    """
+    return cast("dict[str, object]", _copied(config))
+
+
+def _copied(value: object) -> object:
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[object, object]", value)
+        tag = entries.get(_FLOAT)
+        if len(entries) == 1 and isinstance(tag, str) and tag in _FLOATS:
+            return float(tag)
+        return {
+            str(key): _labels(inner) if key == _LABELS else _copied(inner)
+            for key, inner in entries.items()
+            if not _DROPPED.fullmatch(str(key)) and not _is_address(inner)
+        }
+    if isinstance(value, list | tuple):
+        return [_copied(inner) for inner in cast("Sequence[object]", value) if not _is_address(inner)]
+    return value
+
+
+def _labels(value: object) -> object:
+    """Keep the number of labels, and none of their words."""
+    count = len(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else 0
+    return {str(number): f"LABEL_{number}" for number in range(count)}
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, str) and _ADDRESS.search(value) is not None
+
+
+def _entries(value: object, path: str, depth: int) -> Iterator[tuple[str, str, object]]:
+    """Walk through all entries with their path and key; the key is empty where the nesting is too deep."""
+    if depth > _DEEP:
+        yield path, "", value
+        return
+    if isinstance(value, Mapping):
+        for key, inner in cast("Mapping[object, object]", value).items():
+            name = f"{path}.{key}" if path else str(key)
+            yield name, str(key), inner
+            yield from _entries(inner, name, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in cast("Sequence[object]", value):
+            yield from _entries(inner, path, depth + 1)
+
+
+def _size(value: object) -> int:
+    """Read the largest integer of a value or of a list of values."""
+    values = cast("Sequence[object]", value) if isinstance(value, list | tuple) else (value,)
+    return max((v for v in values if isinstance(v, int) and not isinstance(v, bool)), default=0)
