@@ -10,6 +10,8 @@ import torch
 
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.formats import TORCH, recognise
+from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.torch_archive import open_torch
 from specdiag.trajectories.rolling import NoStepError
 
@@ -70,6 +72,11 @@ def _whole(value: object, key: str, label: str, mapped: FileMap | None) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int or not 0 <= value < _LARGEST:
-        shown = f"{value!r:.40}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
-        raise NoStepError(f"'{label}' holds {shown} as its {key}, which is no step: {_WAY_ON}")
+        raise NoStepError(f"'{label}' holds {_shown(value)} as its {key}, which is no step: {_WAY_ON}")
     return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (int, float, str)):
+        return f"{value!r:.40}"
+    return f"an object of {brief(value.kind)}" if isinstance(value, Inert) else f"a {type(value).__name__}"
