@@ -8,7 +8,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace as replace_record
@@ -29,7 +29,7 @@ _ERRORS: dict[int, type[SpecdiagError]] = {2: UsageError, 3: SourceError, 4: Com
 class _Order(Record, frozen=True, kw_only=True):
     location: str
     """The file or folder to read."""
-    options: Table = {}
+    options: Table = msgspec.field(default_factory=dict[str, Any])
     report: str | None = None
     """File of the report; None to read nothing but the step."""
     spectra: bool = False

@@ -1,4 +1,4 @@
-"""A file that a run writes again and again, such as nanoGPT's `ckpt.pt`: found in a folder, and copied while it is whole."""
+"""A file that a run writes again and again, such as nanoGPT's `ckpt.pt`: how it is found, and copied while whole."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class NoStepError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file that is written again and again held at one moment.
+    """The content of a file that is written again and again, at one moment.
 
     Attributes:
         fingerprint: of the file at that moment.

@@ -53,9 +53,9 @@ def watch(
 ) -> Iterator[Observation]:
     """Follow a run: yield after every checkpoint, existing ones first. Ends only with `once`.
 
-    A checkpoint is analysed, in a separate process, once its files did not change between two looks. A file that the run
-    writes again and again is copied while it is whole, and what it holds is recorded under the step that it holds itself.
-    Finished steps are kept as by `trajectory`, which can read them.
+    A checkpoint is analysed, in a separate process, once its files did not change between two looks. A file that the
+    run writes again and again is copied while it is whole, and recorded under the step that it holds itself. Finished
+    steps are kept as by `trajectory`, which can read them.
 
     Args:
         run: a directory or a glob in which checkpoints appear; it may still be empty. Or a file that is written again

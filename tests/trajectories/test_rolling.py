@@ -250,7 +250,9 @@ def test_a_torn_file_is_named_and_awaited(run):
     assert healed.result.step == 200
     assert not healed.trajectory.dropped
     (run / "ckpt.pt").unlink()
-    threading.Timer(0.3, lambda: (run / "ckpt.pt").write_bytes(save(nano_gpt(300), run.parent / "n.pt").read_bytes())).start()
+    threading.Timer(
+        0.3, lambda: (run / "ckpt.pt").write_bytes(save(nano_gpt(300), run.parent / "n.pt").read_bytes())
+    ).start()
     seen = next(watching)
     while seen.result.step is None:  # looked at between its writing and its end
         seen = next(watching)
