@@ -59,6 +59,7 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
         UsageError: `pick` names nothing, or several different models tie.
         SourceError: files are missing, damaged, unsupported, or belong to different models.
     """
+
     def read(name: str) -> bytes:
         folder.files.fetch([name])
         return folder.files.read(name, folder.label(name))

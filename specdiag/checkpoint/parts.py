@@ -28,7 +28,9 @@ _SLICES = tuple(
 )
 _UNREAD = _SLICES[-1]
 """Slices whose folder is not read as one model either."""
-_FSDP = re.compile(r"(model|optim|extra_state)_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp(_\d+)?_rank\d+\.bin")
+_FSDP = re.compile(
+    r"(model|optim|extra_state)_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp(_\d+)?_rank\d+\.bin"
+)
 """Files of verl and of accelerate, one for each process."""
 _MERGE = (
     "its slices are not joined here: merge them with the program that wrote them (verl: python -m verl.model_merger), or "
@@ -73,7 +75,9 @@ def refuse_parts(names: Iterable[str], where: str) -> None:
     """
     bases = [name.rpartition("/")[2] for name in names]
     if bases and all(map(_FSDP.fullmatch, bases)):
-        raise SourceError(f"{where} holds {listed(bases)}, each a process's part of a model that FSDP divided, and {_MERGE}")
+        raise SourceError(
+            f"{where} holds {listed(bases)}, each a process's part of a model that FSDP divided, and {_MERGE}"
+        )
 
 
 def refuse_counted_part(content: Mapping[object, object], label: str) -> None:

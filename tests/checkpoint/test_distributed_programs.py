@@ -188,7 +188,7 @@ def test_a_file_that_points_to_it_is_followed(tmp_path: Path, pointer: str, text
         assert_holds(checkpoint, truth)
         assert f"{target}/.metadata" in checkpoint.source.files[0]
     (tmp_path / "run" / target / ".metadata").unlink()
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="the save did not finish"):
         open_checkpoint(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / target)
     with pytest.raises(SourceError, match=f"names '{target}', which is not there"):
@@ -208,9 +208,14 @@ def test_a_whole_model_beside_the_pointer_is_read(tmp_path: Path) -> None:
 )
 def test_one_file_a_process_is_refused_as_what_it_is(tmp_path: Path, name: str) -> None:
     for rank in range(2):
-        torch.save({"_fsdp_wrapped_module.flat_param": torch.ones(64), "a.weight": torch.ones(8, 16)}, tmp_path / name.format(rank))
+        torch.save(
+            {"_fsdp_wrapped_module.flat_param": torch.ones(64), "a.weight": torch.ones(8, 16)},
+            tmp_path / name.format(rank),
+        )
     for source, file in ((tmp_path, None), (tmp_path, name.format(1)), (tmp_path / name.format(0), None)):
-        with pytest.raises(SourceError, match=r"process's part of a model that FSDP divided, and its slices are not joined"):
+        with pytest.raises(
+            SourceError, match=r"process's part of a model that FSDP divided, and its slices are not joined"
+        ):
             open_checkpoint(source, file=file)
 
 

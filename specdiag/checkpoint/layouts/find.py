@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from specdiag.checkpoint.parts import METADATA
+from specdiag.checkpoint.parts import METADATA, PART
 from specdiag.checkpoint.shards import stays_inside
 from specdiag.errors import SourceError
 
@@ -157,15 +157,17 @@ def distributed_folder(names: Sequence[str], pick: str | None, where: str, read:
         read: reads `latest_checkpointed_iteration.txt` and its like.
 
     Returns:
-        Its folder, relative; None where nothing points to one.
+        Its folder, relative, also where the save did not finish; None where nothing points to one.
 
     Raises:
         SourceError: a file points to a folder that is not there.
     """
     folder = f"{pick.strip('/')}/" if pick else ""
     inside = [name[len(folder) :] for name in names if name.startswith(folder)]
-    targets = (target for target, below in _targets(inside, folder, where, read) if METADATA in below)
-    return next((f"{folder}{target}" for target in targets), None)
+    for target, below in _targets(inside, folder, where, read):
+        if any(name.endswith((METADATA, PART)) for name in below):
+            return f"{folder}{target}"
+    return None
 
 
 def _pointed_to(inside: Sequence[str], folder: str, where: str, read: Readable) -> Found | None:

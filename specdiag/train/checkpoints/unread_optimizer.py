@@ -46,7 +46,9 @@ def optimizer_key(content: Mapping[str, object]) -> str | None:
         The key; None where there is none, or nothing lies under it.
     """
     by_content = (key for key, value in content.items() if _is_optimizer(value))
-    by_name = (key for key, value in content.items() if _KEYS.fullmatch(key) and isinstance(value, (dict, list)) and value)
+    by_name = (
+        key for key, value in content.items() if _KEYS.fullmatch(key) and isinstance(value, (dict, list)) and value
+    )
     return next(by_content, None) or next(by_name, None)
 
 
