@@ -13,7 +13,7 @@ RunArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Run directory (checkpoint-N, stepN), glob in quotes, ckpt.pt, or hub id with --revisions.",
+        help="Run directory (checkpoint-N, stepN), glob in quotes, ckpt.pt, or a hub id (--revisions).",
     ),
 ]
 
