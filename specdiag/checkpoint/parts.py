@@ -33,8 +33,8 @@ _FSDP = re.compile(
 )
 """Files of verl and of accelerate, one for each process."""
 _MERGE = (
-    "its slices are not joined here: merge them with the program that wrote them (verl: python -m verl.model_merger), or "
-    "save the whole state dict (accelerate: FULL_STATE_DICT)"
+    "its slices are not joined here: merge them with the program that wrote them (verl: python -m verl.model_merger), "
+    "or save the whole state dict (accelerate: FULL_STATE_DICT)"
 )
 _MOST = 4096
 

@@ -26,7 +26,7 @@ _NAMES = re.compile(
     r"(ckpt|checkpoint|model|state)|((ckpt|checkpoint|model|state)[-_.]?)?(last|latest)"
     r"([-_.]?(ckpt|checkpoint|model|state))?"
 )
-"""What such a file is called where others lie beside it."""
+"""Names of such a file where others lie beside it."""
 _PREFIX = ".copy-"
 _ATTEMPTS = 5
 _PAUSE = 0.2

@@ -1,4 +1,4 @@
-"""Optimizers in forms that no run continues from here, found by the names that programs give to their files and keys."""
+"""Optimizers in forms from which no run goes on here, found by names that programs give to files and keys."""
 
 from __future__ import annotations
 
