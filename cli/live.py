@@ -38,7 +38,7 @@ def live_table(metric: str | None) -> Generator[Callable[[Observation], None]]:
             if found.steps:
                 steps = [s.step for s in found.steps][-_STEPS:]
                 parts.append(show.metric_table(found, metric or show.default_metric(found), console.width, steps))
-            parts += [Text(legible(f"step {d.step}: left out, {d.reason}"), style="yellow") for d in found.dropped]
+            parts += [Text(legible(f"{d}: left out, {d.reason}"), style="yellow") for d in found.dropped]
             parts += [Text(legible(f"ALERT: {message}"), style="bold red") for message in said[-_ALERTS:]]
             live.update(Group(*parts), refresh=True)  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,8 @@ from .sharing import Given, takes_shared
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="Run directory (checkpoint-N, stepN), glob in quotes, or hub id with --revisions."
+        metavar="SOURCE",
+        help="Run directory (checkpoint-N, stepN), glob in quotes, ckpt.pt, or a hub id (--revisions).",
     ),
 ]
 

@@ -32,7 +32,7 @@ def step_line(found: StepResult | DroppedStep) -> None:
     from specdiag.trajectories.records import DroppedStep
 
     if isinstance(found, DroppedStep):
-        output.talk(f"step {found.step}: left out, {found.reason}", "yellow")
+        output.talk(f"{found}: left out, {found.reason}", "yellow")
         return
     kept = " (finished before)" if found.resumed else ""
     bad = found.statuses.get("nonfinite", 0)
@@ -69,7 +69,8 @@ def sinks(names: Sequence[str], run: str, out: Path | None) -> Generator[Callabl
     from specdiag.trajectories.records import OUT_NAME, StepResult
     from specdiag.trajectories.sinks import open_sink, tagged
 
-    folder = out or (Path(run) if Path(run).is_dir() else Path()) / OUT_NAME
+    path = Path(run)
+    folder = out or (path if path.is_dir() else path.parent if path.is_file() else Path()) / OUT_NAME
     opened = [open_sink(name, run, folder) for name in names]
 
     def send(seen: Observation) -> None:
@@ -114,7 +115,8 @@ def _print(found: Trajectory, metric: str, *, all_rows: bool) -> None:
         console.print(_overview(found, console.width))
         console.print()
     for dropped in found.dropped:
-        console.print(f"Step {dropped.step} left out: {dropped.reason}", soft_wrap=True)
+        name = dropped.location if dropped.step is None else f"Step {dropped.step}"
+        console.print(f"{name} left out: {dropped.reason}", soft_wrap=True)
     for note in found.notes:
         console.print(note, soft_wrap=True)
 

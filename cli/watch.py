@@ -15,7 +15,10 @@ from .sharing import Given, takes_shared
 def watch(
     ctx: typer.Context,
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Directory, or glob in quotes, that checkpoints appear in.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="Directory, or glob in quotes, that checkpoints appear in; or one file, as ckpt.pt."
+        ),
     ],
     *,
     given: Given,

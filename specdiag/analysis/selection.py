@@ -117,8 +117,10 @@ def skip(matrix: WeightMatrix, reason: str) -> Skipped:
 def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
     if left:
         return f"{checkpoint.source}: none of the {len(left)} matrices has the asked-for role and name"
+    if not checkpoint.skipped:
+        return f"{checkpoint.source} holds no tensors: save the weights again, or give the file that has them"
     reasons: dict[str, int] = defaultdict(int)
     for s in checkpoint.skipped:
         reasons[s.reason] += 1
     listed = "; ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda r: -r[1])[:4])
-    return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed or 'it is empty'})"
+    return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed})"

@@ -12,7 +12,7 @@ from specdiag.checkpoint.distributed.slices import join_slices
 from specdiag.checkpoint.file_notes import index_notes, projector_notes, shard_notes
 from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
 from specdiag.checkpoint.folder import Folder
-from specdiag.checkpoint.layouts.find import Found, find_layout
+from specdiag.checkpoint.layouts.find import Found, distributed_folder, find_layout
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
@@ -60,10 +60,18 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
         UsageError: `pick` names nothing, or several different models tie.
         SourceError: files are missing, damaged, unsupported, or belong to different models.
     """
-    found = _find_layout(folder, pick)
+
+    def read(name: str) -> bytes:
+        folder.files.fetch([name])
+        return folder.files.read(name, folder.label(name))
+
+    is_flat = holds_files(folder.names, pick)
+    found = find_layout(folder.names, pick, folder.source.location, is_flat, read)
     if found is not None:
         folder.files.fetch([found.folder + name for name in found.files])
         return _in_pieces(folder, found, part)
+    if not is_flat and pick not in folder.names:
+        pick = distributed_folder(folder.names, pick, folder.source.location, read) or pick
     model = choose(folder.names, pick, folder.source.location, folder.files.broken, folder.files.is_torch)
     weight_map: dict[str, str] = {}
     if model.index is not None:
@@ -126,15 +134,6 @@ def _contents(folder: Folder, files: Sequence[str], listing: Listing, beside: st
     config, doubts = (listing.config, list[str]()) if listing.config else folder.config(beside)
     tensors, dequantised = dequantise(tensors, config)
     return Contents(source, config, tensors, (*notes, *renamed, *doubts, *dequantised))
-
-
-def _find_layout(folder: Folder, pick: str | None) -> Found | None:
-    def read(name: str) -> bytes:
-        folder.files.fetch([name])
-        return folder.files.read(name, folder.label(name))
-
-    is_flat = holds_files(folder.names, pick)
-    return find_layout(folder.names, pick, folder.source.location, is_flat, read)
 
 
 def _beside(name: str, listing: Listing) -> list[str]:

@@ -14,7 +14,7 @@ from glob import has_magic
 from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
 from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
 from specdiag.checkpoint.no_weights import describe_nothing
-from specdiag.checkpoint.parts import METADATA, refuse_part
+from specdiag.checkpoint.parts import METADATA, refuse_part, refuse_parts
 from specdiag.checkpoint.shard_sets import all_of_its_set, missing_shards, set_of
 from specdiag.checkpoint.weight_names import base_name, is_index, weight_files
 from specdiag.errors import SourceError, SpecdiagError, UsageError
@@ -95,6 +95,7 @@ def choose(
     if folder and not any(name.startswith(folder) for name in names):
         return _matching(names, pick or "", where)
     inside = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
+    refuse_parts(weight_files(inside), where)
     candidates = _candidates(inside)
     if all(_rank(candidate) > _rank(ModelFiles((METADATA,))) for candidate in candidates):
         refuse_unfinished(inside, where)

@@ -28,6 +28,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     ),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
     (b"\x93NUMPY", "a single numpy array, not a checkpoint: put the arrays of a model into one file with numpy.savez"),
+    (b"PK\x05\x06", "a zip archive without members: save the weights again"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
     (b"BZh", "compressed with bzip2: unpack it first"),

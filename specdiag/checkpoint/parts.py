@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from specdiag.errors import SourceError
+from specdiag.text.names import listed
 
 METADATA = ".metadata"
 """The file that a distributed checkpoint is saved with last, and that says where everything lies."""
@@ -21,10 +22,19 @@ _SLICES = tuple(
         r"consolidated\.(?P<rank>\d+)\.(pth|pt|bin)",
         r"mp_rank_(?P<rank>\d+)(?P<more>_\w+)?\.(pt|pth)",
         r"mp_rank_(?P<rank>\d+)(_\d+)*/[^/]+\.(pt|pth)",
-        r"(model|optim)_world_size_(?P<total>\d+)_rank_(?P<rank>\d+)\.pt",
         r"layer_\d+-model_(?P<rank>\d+)-model_states\.pt",
         r".*tp_rank_(?P<rank>\d+).*\.(pt|pth|ckpt|bin)",
     )
+)
+_UNREAD = _SLICES[-1]
+"""Slices whose folder is not read as one model either."""
+_FSDP = re.compile(
+    r"(model|optim|extra_state)_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp(_\d+)?_rank\d+\.bin"
+)
+"""Files of verl and of accelerate, one for each process."""
+_MERGE = (
+    "its slices are not joined here: merge them with the program that wrote them (verl: python -m verl.model_merger), "
+    "or save the whole state dict (accelerate: FULL_STATE_DICT)"
 )
 _MOST = 4096
 
@@ -48,7 +58,26 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
     if zero is not None:
         content = "an optimizer's state" if zero[2] == "optim" else "a model"
         raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_FOLDER}")
+    if _FSDP.fullmatch(base):
+        raise SourceError(f"'{label}' is one process's part of a model that FSDP divided, and {_MERGE}")
     _refuse_slice(path, label, exists)
+
+
+def refuse_parts(names: Iterable[str], where: str) -> None:
+    """Refuse files of which each is one process's part, in a folder that holds no other weights.
+
+    Args:
+        names: all files of weights in the folder.
+        where: the folder, for messages.
+
+    Raises:
+        SourceError: all are such parts.
+    """
+    bases = [name.rpartition("/")[2] for name in names]
+    if bases and all(map(_FSDP.fullmatch, bases)):
+        raise SourceError(
+            f"{where} holds {listed(bases)}, each a process's part of a model that FSDP divided, and {_MERGE}"
+        )
 
 
 def refuse_counted_part(content: Mapping[object, object], label: str) -> None:
@@ -95,9 +124,10 @@ def _refuse_slice(path: str, label: str, exists: Callable[[str], bool]) -> None:
             if match is not None:
                 n_parts = _n_parts(path, match, exists)
                 if n_parts > 1:
+                    hint = _FOLDER if pattern is not _UNREAD else "merge them with the program that wrote them"
                     raise SourceError(
                         f"'{label}' is part {int(match['rank']) + 1} of {n_parts} of a model cut for tensor "
-                        f"parallelism, and its slices are no matrices: {_FOLDER}"
+                        f"parallelism, and its slices are no matrices: {hint}"
                     )
 
 
@@ -108,9 +138,7 @@ def _starts(path: str) -> tuple[int, int]:
 
 
 def _n_parts(path: str, match: re.Match[str], exists: Callable[[str], bool]) -> int:
-    """Count the parts: as many as the name says, or as many as there are files."""
-    if "total" in match.re.groupindex:
-        return min(int(match["total"]), _MOST)
+    """Count the parts: as many as there are files."""
     begin, end = match.span("rank")
     rank = int(match["rank"])
     total = min(rank, _MOST) + 1

@@ -203,6 +203,10 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     candidates += [loose] if loose else []
     if not candidates:
         expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
+        if not entries:
+            raise SourceError(
+                f"'{label}' is an empty dictionary: save the weights again, or give the file that has them"
+            )
         raise SourceError(f"'{label}' holds no {expected}; its keys are {_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]
     if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):
@@ -269,4 +273,4 @@ def _described(entry: _Entry) -> str:
 
 
 def _contents(entries: Sequence[_Entry]) -> str:
-    return listed(map(_described, _tensors_first(entries)), _LISTED) or "none"
+    return listed(map(_described, _tensors_first(entries)), _LISTED)

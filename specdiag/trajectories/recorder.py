@@ -35,10 +35,10 @@ class Recorder:
         spectra: True to save the eigenvalues too.
         writes: True to save and log finished steps; False if another process does.
         steps: results of the finished steps by number.
-        dropped: steps without a result by number.
+        dropped: steps without a result by number; None stands for a file whose step cannot be read.
         modules: matrices by key.
         rows: log entries of the finished steps by number.
-        n_deleted: finished steps whose checkpoints no longer exist.
+        deleted: finished steps whose checkpoints no longer exist.
     """
 
     run: str
@@ -48,10 +48,10 @@ class Recorder:
     spectra: bool = False
     writes: bool = True
     steps: dict[int, StepResult] = field(default_factory=dict[int, StepResult])
-    dropped: dict[int, DroppedStep] = field(default_factory=dict[int, DroppedStep])
+    dropped: dict[int | None, DroppedStep] = field(default_factory=dict[int | None, DroppedStep])
     modules: dict[str, TrackedModule] = field(default_factory=dict[str, TrackedModule])
     rows: dict[int, list[LogEntry]] = field(default_factory=dict[int, list[LogEntry]])
-    n_deleted: int = 0
+    deleted: set[int] = field(default_factory=set[int])
 
     def __post_init__(self) -> None:
         path = self.out / LOG_NAME
@@ -64,24 +64,27 @@ class Recorder:
         try:
             result = self._record(step)
         except (SourceError, ComputationError, OSError) as error:
-            return self.drop(step, str(error))
-        self.dropped.pop(step.step, None)
+            return self.drop(step.step, str(step), str(error))
+        for outdated in (step.step, None):
+            self.dropped.pop(outdated, None)
+        self.deleted.discard(step.step)
         return result
 
-    def drop(self, step: RunStep, reason: str) -> DroppedStep:
+    def drop(self, step: int | None, location: str, reason: str) -> DroppedStep:
         """Leave a step out, for the given reason."""
-        self.dropped[step.step] = DroppedStep(step=step.step, location=str(step), reason=reason)
-        return self.dropped[step.step]
+        self.dropped[step] = DroppedStep(step=step, location=location, reason=reason)
+        return self.dropped[step]
 
-    def keep_deleted(self, present: set[int]) -> None:
+    def keep_deleted(self, present: set[int], *, overwritten: bool = False) -> None:
         """Keep finished steps whose checkpoints were deleted later, for instance by a Trainer that keeps only a few.
 
         Args:
             present: numbers of the steps whose checkpoints exist.
+            overwritten: True if all steps lay in one file, which holds the last of them.
         """
         for name, finished in self.ledger.steps.items():
             step = int(name)
-            if step in present or Path(finished.location).exists():
+            if not overwritten and (step in present or Path(finished.location).exists()):
                 continue
             try:
                 report = load_report(self.out / finished.report)
@@ -91,7 +94,7 @@ class Recorder:
             run_metrics = {e.metric: e.value for e in self._logged.get(step, ()) if not e.module}
             losses = Losses(loss=run_metrics.get("loss"), eval_loss=run_metrics.get("eval_loss"))
             self._add(step_result(step, report, finished.report, losses, resumed=True), report)
-            self.n_deleted += 1
+            self.deleted.add(step)
 
     def trajectory(self) -> Trajectory:
         """Return the trajectory of the steps so far."""
@@ -100,14 +103,16 @@ class Recorder:
             run=self.run,
             out=str(self.out),
             steps=tuple(self.steps[s] for s in order),
-            dropped=tuple(self.dropped[s] for s in sorted(self.dropped)),
+            dropped=tuple(self.dropped[s] for s in sorted(self.dropped, key=lambda s: -1 if s is None else s)),
             modules=tuple(self.modules.values()),
             rows=tuple(row for s in order for row in self.rows[s]),
             notes=tuple(self._notes()),
         )
 
     def _record(self, step: RunStep) -> StepResult:
-        identity = fingerprint(step)
+        identity = fingerprint(step) if step.content is None else step.content.fingerprint
+        if step.content is not None:
+            self._require_progress(step)
         report = saved_report(self.out, self.ledger, step.step, identity)
         resumed = report is not None
         if report is None:
@@ -120,6 +125,15 @@ class Recorder:
                 )
         losses = Losses() if step.path is None else read_losses(step.path, step.step)
         return self._add(step_result(step.step, report, report_name(step.step), losses, resumed=resumed), report)
+
+    def _require_progress(self, step: RunStep) -> None:
+        """Refuse what a file holds if it held a later step before: two runs make no course."""
+        last = max(map(int, self.ledger.steps), default=0)
+        if step.step < last:
+            raise SourceError(
+                f"it went back from step {last}, as where a run begins anew or is taken up from an old copy: record it "
+                "in another folder with out="
+            )
 
     def _add(self, result: StepResult, report: SpectralReport) -> StepResult:
         """Keep a step, and log its entries unless they have been logged before."""
@@ -138,8 +152,8 @@ class Recorder:
             notes.append(
                 f"The checkpoints hold {partial[0]} to {partial[-1]} matrices: medians are over those of each step."
             )
-        if self.n_deleted:
-            notes.append(f"{self.n_deleted} checkpoints are gone by now; what was found in them is kept.")
+        if self.deleted:
+            notes.append(f"{len(self.deleted)} checkpoints are gone by now; what was found in them is kept.")
         return notes
 
 
@@ -158,7 +172,8 @@ def analyse_step(
     """
     from specdiag.analysis.analyze import analyze
 
-    report = analyze(step.location, revision=step.revision, stream=step.stream, progress=progress, **options)
+    copy = None if step.content is None else step.content.copy
+    report = analyze(copy or step.location, revision=step.revision, stream=step.stream, progress=progress, **options)
     failed = [r.key for r in report if r.status == "failed"]
     if failed:
         raise SourceError(f"{len(failed)} of {len(report)} matrices could not be read or solved, such as {failed[0]}")

@@ -60,9 +60,13 @@ class StepResult(Record, frozen=True, kw_only=True):
 class DroppedStep(Record, frozen=True, kw_only=True):
     """A checkpoint that could not be analysed, because it is being written, incomplete or damaged."""
 
-    step: int
+    step: int | None
+    """None for a file that is written again and again, where its step cannot be read."""
     location: str
     reason: str
+
+    def __str__(self) -> str:
+        return self.location if self.step is None else f"step {self.step}"
 
 
 class Trajectory(Result, Record, frozen=True, kw_only=True):

@@ -16,8 +16,9 @@ from specdiag.checkpoint.opening import location
 from specdiag.checkpoint.parts import PART
 from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
+from specdiag.trajectories.rolling import SUFFIXES, Content, identity, rolling_file
 
-_SUFFIX = "|".join(map(re.escape, (*WEIGHT_SUFFIXES, ".pth.tar", ".th")))
+_SUFFIX = "|".join(map(re.escape, {*WEIGHT_SUFFIXES, *SUFFIXES}))
 _STEPS = tuple(
     re.compile(pattern + rf"(?P<suffix>{_SUFFIX})?")
     for pattern in (
@@ -37,16 +38,18 @@ class RunStep:
     """A checkpoint of a run.
 
     Attributes:
-        step: number in its name.
+        step: number in its name, or in a file that is written again and again.
         location: path or repository, as `analyze` takes it.
         revision: branch, tag or commit on the hub; None for a local path.
         stream: True to read it by ranges instead of downloading it.
+        content: of a file that is written again and again, when its step was read; None for all others.
     """
 
     step: int
     location: str
     revision: str | None = None
     stream: bool = False
+    content: Content | None = None
 
     @property
     def path(self) -> Path | None:
@@ -64,14 +67,15 @@ def find_steps(
 
     Args:
         source: a directory with `checkpoint-N`, `stepN`, `global_stepN`, `iter_N`, `epoch=E-step=N.ckpt`, `model_N` or
-            `epoch_N` in it (folders, or files of weights), a glob whose matches end in different numbers, or, with
-            `revisions`, a hub repository.
+            `epoch_N` in it (folders, or files of weights), a glob whose matches end in different numbers, a file that
+            the run writes again and again, or the directory of one, which is one step, or, with `revisions`, a hub
+            repository.
         revisions: branches, tags or commits whose names hold the step.
         stream: True to read them by ranges instead of downloading them.
 
     Raises:
         UsageError: two checkpoints have the same step, a name has no number, or there is nothing to stream.
-        SourceError: there are no checkpoints.
+        SourceError: there are no checkpoints, or a file that is written again and again does not hold its step.
     """
     text = location(source)
     revisions = (revisions,) if isinstance(revisions, str) else tuple(revisions)
@@ -86,19 +90,41 @@ def find_steps(
         if not matches:
             raise SourceError(f"nothing matches '{text}'")
         return _in_order(RunStep(_number(_stem(Path(path))), path) for path in matches)
-    folder = expanded(text)
-    if not folder.is_dir():
-        if not folder.exists():
-            raise SourceError(f"no such directory: '{text}'; for a run on the hub give revisions=")
+    path = expanded(text)
+    if not path.exists():
+        raise SourceError(f"no such directory: '{text}'; for a run on the hub give revisions=")
+    steps = numbered(path)
+    if steps:
+        return _in_order(steps)
+    file = rolling_file(path)
+    if file is not None:
+        return [_present_step(file)]
+    if path.is_dir():
         raise SourceError(
-            f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
-            "repository with revisions="
+            f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes, or the one file "
+            "that the run writes again and again"
         )
-    paths = list(folder.iterdir())
-    steps = next((found for pattern in _STEPS if (found := _named(paths, pattern))), [])
-    if not steps:
-        raise SourceError(f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes")
-    return _in_order(steps)
+    raise SourceError(
+        f"'{text}' is no run: give a directory with checkpoint-N or stepN in it, a glob in quotes, or a hub "
+        "repository with revisions="
+    )
+
+
+def numbered(folder: Path) -> list[RunStep]:
+    """List the checkpoints of a run that have their steps in their names, in no order.
+
+    Args:
+        folder: of the run; anything else holds none.
+    """
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    return next((found for pattern in _STEPS if (found := _named(paths, pattern))), [])
+
+
+def _present_step(file: Path) -> RunStep:
+    from specdiag.trajectories.saved_step import saved_step  # torch takes a second to import
+
+    before = identity(file)
+    return RunStep(saved_step(file), str(file), content=Content(before))
 
 
 def _named(paths: Iterable[Path], pattern: re.Pattern[str]) -> list[RunStep]:
@@ -115,6 +141,8 @@ def fingerprint(step: RunStep) -> str:
     Raises:
         SourceError: the checkpoint does not exist, or the hub does not answer.
     """
+    if step.content is not None and step.content.copy is not None:
+        return step.content.fingerprint
     path = step.path
     if path is None:
         from specdiag.checkpoint.source import locate

@@ -50,7 +50,8 @@ def trajectory(
     A step that is finished is not analysed again while its checkpoint, the options and specdiag stay the same.
 
     Args:
-        source: a run directory (`checkpoint-N`, `stepN`), a glob, or a hub repository with `revisions`.
+        source: a run directory (`checkpoint-N`, `stepN`), a glob, a file that the run writes again and again, of which
+            what it holds now is one step, or a hub repository with `revisions`.
         revisions: such as `("step1000", "step2000")`, the step being the last number of the name.
         stream: read them from the hub by ranges instead of downloading them all.
         out: folder for the reports, the log and the ledger; None for `specdiag_trajectory` in the run, or in the
@@ -88,7 +89,8 @@ def trajectory(
     )
     try:
         if not revisions:
-            recorder.keep_deleted({step.step for step in steps})
+            overwritten = any(step.content is not None for step in steps)
+            recorder.keep_deleted({step.step for step in steps}, overwritten=overwritten)
         for step in steps:
             result = recorder.record(step)
             if on_step is not None:

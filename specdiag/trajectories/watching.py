@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from specdiag.analysis.options import RunArguments
-from specdiag.errors import SourceError, UsageError
+from specdiag.checkpoint.source import expanded
+from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.report import SpectralReport
 from specdiag.text import checks
 from specdiag.trajectories.alerts import Alert, alerts
-from specdiag.trajectories.one_step import analyse_in_subprocess
+from specdiag.trajectories.one_step import analyse_in_subprocess, read_step_in_subprocess
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
-from specdiag.trajectories.steps import RunStep, find_steps, fingerprint
+from specdiag.trajectories.rolling import NoStepError, copied, identity, rolling_file
+from specdiag.trajectories.steps import RunStep, find_steps, fingerprint, numbered
 from specdiag.trajectories.trajectory import check, open_output
 
 _OF_ONE_PROCESS = ("progress", "partial_reports", "ranks")
@@ -48,11 +53,13 @@ def watch(
 ) -> Iterator[Observation]:
     """Follow a run: yield after every checkpoint, existing ones first. Ends only with `once`.
 
-    A checkpoint is analysed, in a separate process, once its files did not change between two looks. Finished steps are
-    kept as by `trajectory`, which can read them.
+    A checkpoint is analysed, in a separate process, once its files did not change between two looks. A file that the
+    run writes again and again is copied while it is whole, and recorded under the step that it holds itself. Finished
+    steps are kept as by `trajectory`, which can read them.
 
     Args:
-        run: a directory or a glob in which checkpoints appear; it may still be empty.
+        run: a directory or a glob in which checkpoints appear; it may still be empty. Or a file that is written again
+            and again, such as `ckpt.pt`; alone in a directory, or called `ckpt`, `last` or `latest` there, it is found.
         out: as for `trajectory`.
         interval: seconds between two looks.
         once: look once, analyse the existing checkpoints, and end.
@@ -61,64 +68,114 @@ def watch(
 
     Raises:
         UsageError: an option makes no sense, or `out` holds something else.
-        SourceError: with `once`, there are no checkpoints.
+        SourceError: with `once`, there are no checkpoints; or a file that is written again and again holds no step.
     """
     if unsupported := [name for name in _OF_ONE_PROCESS if name in analysis]:
         raise UsageError(f"{unsupported[0]} cannot be given to another process: leave it out")
     check(analysis, out=out, spectra=spectra)
     interval = checks.number("interval", interval, above=0, most=_LONGEST, hint="in seconds")
-    return _observations(run, out, interval, checks.flag("once", once), spectra, analysis)
+    return _observations(_Look(run, out, checks.flag("once", once), spectra, analysis), interval)
 
 
-def _observations(
-    run: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None,
-    interval: float,
-    once: bool,
-    spectra: bool,
-    analysis: RunArguments,
-) -> Iterator[Observation]:
-    recorder: Recorder | None = None
-    seen: dict[int, str] = {}
-    recorded: dict[int, str] = {}
+def _observations(look: _Look, interval: float) -> Iterator[Observation]:
     while True:
-        steps = _present_steps(run, once=once)
-        if steps and recorder is None:
-            folder, ledger = open_output(run, steps, out, analysis)
-            recorder = Recorder(
-                os.fspath(run), folder, ledger, lambda s: analyse_in_subprocess(s, analysis, spectra=spectra), spectra
-            )
-            recorder.keep_deleted({step.step for step in steps})
-        for step in steps:
-            assert recorder is not None
-            current = _fingerprint_if_present(step)
-            if current is None or recorded.get(step.step) == current or not (once or seen.get(step.step) == current):
-                seen[step.step] = current or ""
-                continue
-            recorded[step.step] = current
-            result = recorder.record(step)
-            so_far = recorder.trajectory()
-            yield Observation(
-                result, tuple(alerts(so_far, result.step)) if isinstance(result, StepResult) else (), so_far
-            )
-        if once:
+        yield from look.new_steps()
+        if look.once:
             return
         time.sleep(interval)
 
 
-def _present_steps(run: str | os.PathLike[str], *, once: bool) -> list[RunStep]:
-    """List the checkpoints that exist now; none are allowed unless `once`."""
-    try:
-        return find_steps(run)
-    except SourceError:
-        if once or not (Path(run).is_dir() or "*" in os.fspath(run)):
-            raise
-        return []
+@dataclass
+class _Look:
+    """A run that is looked at again and again.
+
+    Attributes:
+        run: as it was given.
+        out: output folder; None for the default.
+        once: True to look once, and take what is there.
+        spectra: True to keep the eigenvalues.
+        analysis: arguments of `analyze`.
+        recorder: of its steps; None before there is a first one.
+        seen: fingerprints at the last look, by location.
+        recorded: fingerprints of what was recorded, by location.
+    """
+
+    run: str | os.PathLike[str]
+    out: str | os.PathLike[str] | None
+    once: bool
+    spectra: bool
+    analysis: RunArguments
+    recorder: Recorder | None = None
+    seen: dict[str, str] = field(default_factory=dict[str, str])
+    recorded: dict[str, str] = field(default_factory=dict[str, str])
+
+    def new_steps(self) -> Iterator[Observation]:
+        """Record what is new and whole."""
+        path = expanded(os.fspath(self.run))
+        file = None if numbered(path) else rolling_file(path)
+        if file is not None:
+            yield from self._new_content(file)
+            return
+        steps = self._present_steps(path)
+        for step in steps:
+            recorder = self._opened(steps)
+            location, current = str(step), _if_present(partial(fingerprint, step))
+            done = self.recorded.get(location) == current
+            if current is None or done or not (self.once or self.seen.get(location) == current):
+                self.seen[location] = current or ""
+                continue
+            self.recorded[location] = current
+            yield _observation(recorder, recorder.record(step))
+
+    def _new_content(self, file: Path) -> Iterator[Observation]:
+        """Record what a file holds that is written again and again, from a copy: it may be written at any time."""
+        location, current = str(file), _if_present(partial(identity, file))
+        if current is None or self.recorded.get(location) == current:
+            return
+        recorder = self._opened([RunStep(0, location)], overwritten=True)
+        try:
+            with copied(file, recorder.out) as content:
+                if content is None and self.once:
+                    raise SourceError(f"'{file}' is being written: try again when that has ended")
+                if content is None:
+                    return
+                self.recorded[location] = content.fingerprint
+                step = read_step_in_subprocess(content, file)
+                result = recorder.record(RunStep(step, location, content=content))
+        except (SourceError, ComputationError) as error:
+            if self.once or isinstance(error, NoStepError):
+                raise
+            result = recorder.drop(None, location, str(error))
+        yield _observation(recorder, result)
+
+    def _opened(self, steps: Sequence[RunStep], *, overwritten: bool = False) -> Recorder:
+        if self.recorder is None:
+            folder, ledger = open_output(self.run, steps, self.out, self.analysis)
+            self.recorder = Recorder(os.fspath(self.run), folder, ledger, self._analyse, self.spectra)
+            self.recorder.keep_deleted({step.step for step in steps}, overwritten=overwritten)
+        return self.recorder
+
+    def _analyse(self, step: RunStep) -> SpectralReport:
+        return analyse_in_subprocess(step, self.analysis, spectra=self.spectra)
+
+    def _present_steps(self, path: Path) -> list[RunStep]:
+        """List the checkpoints that exist now; none are allowed unless `once`, nor a file that was there before."""
+        try:
+            return find_steps(self.run)
+        except SourceError:
+            if self.once or not (path.is_dir() or "*" in str(path) or self.recorder is not None):
+                raise
+            return []
 
 
-def _fingerprint_if_present(step: RunStep) -> str | None:
-    """Return the fingerprint of a checkpoint; None if it was deleted meanwhile, as a Trainer deletes its oldest."""
+def _observation(recorder: Recorder, result: StepResult | DroppedStep) -> Observation:
+    so_far = recorder.trajectory()
+    return Observation(result, tuple(alerts(so_far, result.step)) if isinstance(result, StepResult) else (), so_far)
+
+
+def _if_present(identify: Callable[[], str]) -> str | None:
+    """Give a fingerprint; None where its checkpoint was deleted meanwhile, as a Trainer deletes its oldest."""
     try:
-        return fingerprint(step)
+        return identify()
     except SourceError:
         return None

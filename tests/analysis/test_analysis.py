@@ -8,6 +8,7 @@ import torch
 from command import python
 from helpers import esd, lcg, naive_hill, with_singular_values
 from models import llama_shapes, queries, random_state, tensors, write_checkpoint
+from safetensors.torch import save_file
 
 import specdiag
 from specdiag.errors import SourceError, UsageError
@@ -259,6 +260,15 @@ def test_selection():
 def test_nothing_to_analyse():
     with pytest.raises(SourceError, match="nothing to analyse in 2 tensors"):
         specdiag.analyze({"norm.weight": torch.ones(8), "norm.bias": torch.ones(8)})
+
+
+def test_a_file_without_tensors_is_called_so(tmp_path):
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(SourceError, match="holds no tensors: save the weights again"):
+        specdiag.analyze(tmp_path)
+    np.savez(tmp_path / "arrays.npz")
+    with pytest.raises(SourceError, match="is a zip archive without members"):
+        specdiag.analyze(tmp_path / "arrays.npz")
 
 
 def test_memory_limit_reduces_workers_or_says_so():

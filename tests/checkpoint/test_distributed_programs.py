@@ -12,6 +12,7 @@ import torch
 from command import outcome
 from distributed_files import assert_holds, change_metadata, save_chunks, save_one
 from models import llama_state, tensors
+from safetensors.torch import save_file
 
 from specdiag import analyze, trajectory
 from specdiag.checkpoint.reader import open_checkpoint
@@ -115,7 +116,6 @@ def test_a_save_of_each_process_for_itself(tmp_path: Path) -> None:
 
 
 def test_a_merged_model_beside_the_chunks_is_taken(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
 
     save_one(tmp_path / "a", {"model": MODEL})
     save_file({"a.weight": torch.ones(3, 3)}, tmp_path / "a" / "model.safetensors")
@@ -169,6 +169,54 @@ def test_layers_that_megatron_stacks(tmp_path: Path) -> None:
     change_metadata(where, other)
     with pytest.raises(SourceError, match=r"different numbers of layers under 'decoder\.layers': 3 for .*, 2 for"):
         open_checkpoint(where)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "text", "target"),
+    [
+        ("latest_checkpointed_iteration.txt", "5\n", "iter_0000005"),
+        ("latest_checkpointed_iteration.txt", "release", "release"),
+        ("latest", "global_step7", "global_step7"),
+    ],
+)
+def test_a_file_that_points_to_it_is_followed(tmp_path: Path, pointer: str, text: str, target: str) -> None:
+    megatron(tmp_path / "run" / "iter_0000003")
+    truth = megatron(tmp_path / "run" / target, layers=4)
+    (tmp_path / "run" / pointer).write_text(text)
+    for source, pick in ((tmp_path / "run", None), (tmp_path, "run")):
+        checkpoint = open_checkpoint(source, file=pick)
+        assert_holds(checkpoint, truth)
+        assert f"{target}/.metadata" in checkpoint.source.files[0]
+    (tmp_path / "run" / target / ".metadata").unlink()
+    with pytest.raises(SourceError, match="the save did not finish"):
+        open_checkpoint(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / target)
+    with pytest.raises(SourceError, match=f"names '{target}', which is not there"):
+        open_checkpoint(tmp_path / "run")
+
+
+def test_a_whole_model_beside_the_pointer_is_read(tmp_path: Path) -> None:
+    megatron(tmp_path / "iter_0000005")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
+    save_file({"a.weight": torch.ones(3, 3)}, tmp_path / "model.safetensors")
+    assert [tensor.name for tensor in open_checkpoint(tmp_path).stored or ()] == ["a.weight"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pytorch_model_fsdp_rank{}.bin", "pytorch_model_fsdp_1_rank{}.bin", "model_world_size_2_rank_{}.pt"],
+)
+def test_one_file_a_process_is_refused_as_what_it_is(tmp_path: Path, name: str) -> None:
+    for rank in range(2):
+        torch.save(
+            {"_fsdp_wrapped_module.flat_param": torch.ones(64), "a.weight": torch.ones(8, 16)},
+            tmp_path / name.format(rank),
+        )
+    for source, file in ((tmp_path, None), (tmp_path, name.format(1)), (tmp_path / name.format(0), None)):
+        with pytest.raises(
+            SourceError, match=r"process's part of a model that FSDP divided, and its slices are not joined"
+        ):
+            open_checkpoint(source, file=file)
 
 
 def test_a_run(tmp_path: Path) -> None:

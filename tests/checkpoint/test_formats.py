@@ -276,7 +276,7 @@ def test_nested_within_the_weights(tmp_path: Path) -> None:
         ),
         ({"gen": WEIGHTS, "dis": WEIGHTS}, "holds 1 tensor under 'gen', 1 tensor under 'dis': pick one"),
         ({"epoch": 3, "optimizer": WEIGHTS}, "holds no weights; its keys are 1 tensor under 'optimizer', epoch"),
-        ({}, "holds no tensors; its keys are none"),
+        ({}, "is an empty dictionary: save the weights again"),
         ([torch.ones(2, 2)], "holds a list, not a dictionary of weights"),
     ],
 )

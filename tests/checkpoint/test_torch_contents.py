@@ -370,7 +370,6 @@ PARTS = {
     "consolidated.01.pth": "consolidated.00.pth",
     "mp_rank_00_model_states.pt": "mp_rank_01_model_states.pt",
     "mp_rank_00/model_optim_rng.pt": "mp_rank_01/model_optim_rng.pt",
-    "model_world_size_2_rank_0.pt": "extra_state_world_size_2_rank_0.pt",
     "layer_01-model_00-model_states.pt": "layer_01-model_01-model_states.pt",
 }
 

@@ -74,7 +74,7 @@ FIELDS = {
     "decay plan": (5, "da30c738c6624513"),
     "comparison": (6, "91a6e1a4c31b3cba"),
     "audit": (4, "5b6a3e94c5413d28"),
-    "trajectory": (3, "8e9edacba2cb8144"),
+    "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),

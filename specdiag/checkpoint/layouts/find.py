@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from specdiag.checkpoint.parts import METADATA, PART
 from specdiag.checkpoint.shards import stays_inside
 from specdiag.errors import SourceError
 
@@ -146,7 +147,36 @@ def _in(inside: Sequence[str], folder: str) -> Found | None:
     return None
 
 
+def distributed_folder(names: Sequence[str], pick: str | None, where: str, read: Readable) -> str | None:
+    """Find the distributed checkpoint, such as Megatron's torch_dist, to which a file in a folder points.
+
+    Args:
+        names: every file, relative, with `/` between folders.
+        pick: a file or folder to choose within.
+        where: the folder, for messages.
+        read: reads `latest_checkpointed_iteration.txt` and its like.
+
+    Returns:
+        Its folder, relative, also where the save did not finish; None where nothing points to one.
+
+    Raises:
+        SourceError: a file points to a folder that is not there.
+    """
+    folder = f"{pick.strip('/')}/" if pick else ""
+    inside = [name[len(folder) :] for name in names if name.startswith(folder)]
+    for target, below in _targets(inside, folder, where, read):
+        if any(name.endswith((METADATA, PART)) for name in below):
+            return f"{folder}{target}"
+    return None
+
+
 def _pointed_to(inside: Sequence[str], folder: str, where: str, read: Readable) -> Found | None:
+    found = (_in(below, f"{folder}{target}/") for target, below in _targets(inside, folder, where, read))
+    return next((layout for layout in found if layout is not None), None)
+
+
+def _targets(inside: Sequence[str], folder: str, where: str, read: Readable) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders that files point to, with the names of the files in them."""
     for pointer, sound in _POINTERS.items():
         if pointer not in inside:
             continue
@@ -155,9 +185,6 @@ def _pointed_to(inside: Sequence[str], folder: str, where: str, read: Readable) 
             raise SourceError(f"'{where}/{folder}{pointer}' names no folder, but {text[:80]!r}: give the folder itself")
         target = f"iter_{int(text):07d}" if text.isdecimal() and pointer.endswith(".txt") else text
         below = [name.removeprefix(f"{target}/") for name in inside if name.startswith(f"{target}/")]
-        found = _in(below, f"{folder}{target}/")
-        if found is not None:
-            return found
         if not below:
             raise SourceError(f"'{where}/{folder}{pointer}' names '{target}', which is not there: give another folder")
-    return None
+        yield target, below

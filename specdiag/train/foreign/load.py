@@ -10,6 +10,7 @@ import torch
 
 from specdiag.errors import SourceError, UsageError
 from specdiag.live.parameters import ParamGroup
+from specdiag.train.checkpoints.unread_optimizer import refuse_unread
 from specdiag.train.foreign.opening import SavedDict
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -94,17 +95,20 @@ class SavedOptimizer:
 _SCRIPT = "go on in its own script, with specdiag.optim.AlphaDecay or DecayPlan.apply"
 
 
-def saved_optimizer(content: object, label: str) -> SavedOptimizer:
+def saved_optimizer(content: object, label: str, elsewhere: str | None = None) -> SavedOptimizer:
     """Check that content is the state_dict of Adam or AdamW.
 
     Args:
         content: content of the file where the optimizer belongs.
         label: name of the file, for messages.
+        elsewhere: where the state of an optimizer lies that is not read; None where there is none.
 
     Raises:
         UsageError: there is no optimizer, it is another one, or groups differ in lr, betas or eps.
         SourceError: the content is no state_dict of an optimizer.
     """
+    if not content and elsewhere is not None:
+        refuse_unread(label, elsewhere)
     if not content:
         raise UsageError(
             f"{label} holds weights and no optimizer, so there is no run to resume: fresh_optimizer=True starts one "

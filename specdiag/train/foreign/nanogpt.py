@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from specdiag.errors import SourceError, UsageError
+from specdiag.train.checkpoints.unread_optimizer import optimizer_file, optimizer_key
 from specdiag.train.foreign.building import dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import OLD_NANOGPT, assign
@@ -50,7 +51,9 @@ def read_nanogpt(path: Path, content: SavedDict, layout: str | None) -> Foreign:
         SourceError: its parts do not fit together.
     """
     label = path.name
-    saved = saved_optimizer(content.get("optimizer"), label)
+    saved = saved_optimizer(
+        content.get("optimizer"), label, optimizer_key(content) or optimizer_file(path.parent, own=True)
+    )
     config = plain(content.get("config"))
     arguments = _arguments(content["model_args"], config, label)
     weights = cast("Mapping[str, torch.Tensor]", content["model"])

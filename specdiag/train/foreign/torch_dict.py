@@ -10,6 +10,7 @@ import torch
 
 from specdiag.checkpoint.state_dict import find_weights
 from specdiag.errors import UsageError
+from specdiag.train.checkpoints.unread_optimizer import optimizer_file, optimizer_key
 from specdiag.train.foreign.building import build, dtype_of, load
 from specdiag.train.foreign.foreign import Foreign
 from specdiag.train.foreign.layouts import assign
@@ -46,7 +47,8 @@ def read_torch_dict(path: Path, content: SavedDict, config: str | Path | None, l
         SourceError: its parts do not fit together.
     """
     label = path.name
-    saved = saved_optimizer(_only(first_of(content, _OPTIMIZERS), "optimizers", label), label)
+    optimizer = _only(first_of(content, _OPTIMIZERS), "optimizers", label)
+    saved = saved_optimizer(optimizer, label, optimizer_key(content) or optimizer_file(path.parent, own=True))
     weights = cast("Mapping[str, torch.Tensor]", find_weights(content, label)[0])
     loaded = load(build(config, path.parent, dtype_of(weights), f"'{path}'"), weights, label)
     order = [name for name, _ in loaded.model.named_parameters()]

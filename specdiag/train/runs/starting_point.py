@@ -20,6 +20,7 @@ from specdiag.train.checkpoints.inspect import (
     refuse_adapter,
 )
 from specdiag.train.checkpoints.publish import recover
+from specdiag.train.checkpoints.unread_optimizer import optimizer_file, refuse_unread
 from specdiag.train.ranks import lock_run
 from specdiag.train.runs.config import RunConfig, load_config
 
@@ -131,6 +132,11 @@ def _own_start(run: Path, own: RunConfig, in_place: Path | None, recovered: list
 def _newest(run: Path) -> tuple[Path, list[str]]:
     checkpoint, passed_over = find_complete(run, why_not=damage)
     if checkpoint is None:
+        newest, _ = passed_over[0]
+        place = None if (newest / OPTIMIZER).exists() else optimizer_file(newest)
+        if place is not None:
+            folder = newest if has_weights(newest) else newest / (chunks_in(newest) or "")
+            refuse_unread(f"'{folder}'", place)
         listed = "; ".join(f"{path.name}: {why}" for path, why in passed_over)
         raise SourceError(f"'{run}' has no complete checkpoint ({listed})")
     return checkpoint, [
@@ -152,10 +158,16 @@ def _start_at(
         check_weights(checkpoint)
         return Start(checkpoint, own, in_place, 0, True, notes)
     if not (checkpoint / OPTIMIZER).exists() and not (checkpoint / STATE).exists():
+        place = optimizer_file(checkpoint)
+        if place is not None:
+            refuse_unread(f"'{checkpoint}'", place)
         raise UsageError(
             f"'{checkpoint}' holds weights and no optimizer, so there is no run to resume: fresh_optimizer=True "
             "starts one from these weights, with lr=, weight_decay= and steps_total="
         )
+    place = None if (checkpoint / OPTIMIZER).exists() else optimizer_file(checkpoint)
+    if place is not None:
+        refuse_unread(f"'{checkpoint}'", place)
     why = None if whole else damage(checkpoint)
     if why is not None:
         raise SourceError(f"'{checkpoint}' is incomplete or damaged: {why}; name another checkpoint")
