@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.containers import find_beside
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import module_entries
@@ -86,8 +87,11 @@ class Walk:
             return
         self._count(value, path)
         self._open.add(id(value))
+        beside = find_beside(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else {}
         for key, inner in entries:
-            if type(inner) not in _SCALARS:
+            if key in beside and training_state(inner) is None:
+                self._name((*path, key), beside[key], [inner], joint=", ")
+            elif type(inner) not in _SCALARS:
                 self.enter(inner, (*path, key))
         self._open.discard(id(value))
 
@@ -121,11 +125,11 @@ class Walk:
         self.tensors[name] = tensor
         self._paths[name] = path
 
-    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object]) -> None:
-        """Note an object that holds tensors without names of their own."""
+    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object], joint: str = " with ") -> None:
+        """Note what is left out, if it holds tensors."""
         n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"{description} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+            self.left.append((joined(path), f"{description}{joint}{n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
 
 
 def count_tensors(value: object) -> int:
