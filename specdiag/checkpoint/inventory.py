@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from specdiag.checkpoint.buffers import find_buffers
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.opening import Opening
-from specdiag.checkpoint.quantised.dequantise import SCALE
+from specdiag.checkpoint.parameter_count import count_parameters
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
@@ -85,7 +84,7 @@ def sort_tensors(
         ),
         notes=tuple(all_notes),
         n_tensors=len(tensors),
-        n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied and t.reason != SCALE),
+        n_parameters=count_parameters(tensors, reasons),
         stored=tuple(tensors),
         opening=Opening.of({"role_map": options.role_map, "experts": options.experts, "seed": options.seed}),
     )
