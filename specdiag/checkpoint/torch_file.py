@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.dtensors import refuse_shards
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
@@ -54,6 +55,7 @@ def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     entries = cast("Mapping[object, object]", content)
     found = None if part is None else find_part(entries, label, part)
     weights, notes = found or find_weights(entries, label)
+    refuse_shards(weights, label)
     refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
     tensors = list_tensors(weights, label, opened.mapped)
     return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None)
