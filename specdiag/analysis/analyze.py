@@ -210,7 +210,9 @@ def _report(
         settings=settings,
         records=records,
         skipped=left_out,
-        summary=summarise(records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters - copies),
+        summary=summarise(
+            records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters - copies
+        ),
         provenance=provenance,
         complete=not missing,
         _spectra=_by_key(done),

@@ -12,7 +12,11 @@ from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.torch_tensors import Unread
 from specdiag.errors import SourceError
 
-NAMES = ("torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "torch.distributed._tensor.DTensor")
+NAMES = (
+    "torch.distributed.tensor.DTensor",
+    "torch.distributed._tensor.api.DTensor",
+    "torch.distributed._tensor.DTensor",
+)
 _PART = "DTensor: one rank's part"
 _WHOLE = ("Shard", "Replicate")
 """Placements whose local tensor is all of the tensor where it is as large. That of a partial sum is not."""
@@ -57,8 +61,8 @@ def refuse_shards(weights: Mapping[str, torch.Tensor], label: str) -> None:
     parts = [name for name, tensor in weights.items() if isinstance(tensor, Unread) and tensor.oddity == _PART]
     if parts:
         raise SourceError(
-            f"'{label}' holds one rank's part of {len(parts)} weights (DTensors), such as '{brief(parts[0])}': save the "
-            "model with torch.distributed.checkpoint.save and give that folder, or save what "
+            f"'{label}' holds one rank's part of {len(parts)} weights (DTensors), such as '{brief(parts[0])}': save "
+            "the model with torch.distributed.checkpoint.save and give that folder, or save what "
             "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives"
         )
 

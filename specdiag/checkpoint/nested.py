@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import cast
@@ -138,15 +138,25 @@ def count_tensors(value: object) -> int:
     Args:
         value: anything that a torch file holds.
     """
-    n_tensors, visited, waiting = 0, set[int](), [value]
+    return sum(isinstance(inner, torch.Tensor) for inner in all_values(value))
+
+
+def all_values(value: object) -> Iterator[object]:
+    """Go through everything below a value, within inert objects too. Each container is entered once.
+
+    Args:
+        value: anything that a torch file holds.
+
+    Yields:
+        The value, and all below it.
+    """
+    visited, waiting = set[int](), [value]
     while waiting:
         inner = waiting.pop()
-        if isinstance(inner, torch.Tensor):
-            n_tensors += 1
-        elif id(inner) not in visited:
+        yield inner
+        if not isinstance(inner, torch.Tensor) and id(inner) not in visited:
             visited.add(id(inner))
             waiting.extend(_parts(inner))
-    return n_tensors
 
 
 def _parts(value: object) -> Iterable[object]:

@@ -14,6 +14,7 @@ from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.nested import Walk, joined, spelled
+from specdiag.checkpoint.no_tensors import refuse_arrays
 from specdiag.checkpoint.peeling import peel
 from specdiag.checkpoint.training_state import refuse_training_state
 from specdiag.errors import SourceError
@@ -23,6 +24,7 @@ _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
 _NO_MODULES = ("model_state_dict", "state_dict")
 """Wrappers whose names no module has. They are looked for within another wrapper, too."""
 _WEIGHT = re.compile(r"(.*[._])?(q?weight|kernel|embedding|weight_[gv]|original\d?)(_packed)?")
+_TRAINED = "current_model_state"
 _DEPTH = 8
 _LISTED = 8
 
@@ -45,7 +47,18 @@ def find_weights(
     """
     entries = cast("Mapping[object, object]", content)
     refuse_training_state(entries, label)
-    return _find(entries, label, ())
+    tensors, notes = _find(entries, label, ())
+    return tensors, [*notes, *_averaged(entries, label)]
+
+
+def _averaged(content: Mapping[object, object], label: str) -> list[str]:
+    """Note that Lightning's WeightAveraging puts the average in the place of the trained weights."""
+    if "state_dict" not in content or not isinstance(content.get(_TRAINED), Mapping):
+        return []
+    return [
+        f"'state_dict' of {label} is the running average that Lightning's WeightAveraging keeps: part={_TRAINED} takes "
+        "the trained weights."
+    ]
 
 
 def find_part(
@@ -169,6 +182,7 @@ def _choose(entries: Sequence[Entry], label: str) -> list[Entry]:
     candidates = [[entry] for entry in holders if not is_beside(entry.name)]
     candidates += [loose] if loose else []
     if not candidates:
+        refuse_arrays({entry.key: entry.value for entry in entries}, label)
         expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
         raise SourceError(f"'{label}' holds no {expected}; its keys are {describe_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]

@@ -196,7 +196,8 @@ class Checkpoint:
         skipped: every other tensor, with its reason.
         notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.
-        n_parameters: number of stored values that are parameters: no buffers, masks or tied copies, as far as that is known.
+        n_parameters: number of stored values that are parameters: what is known to be a buffer, a mask or a tied copy
+            does not count.
         stored: every stored tensor under its final name; None where these are not listed, as of pipelines and of
             adapters without their base.
         opening: what it was opened with.

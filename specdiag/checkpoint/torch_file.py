@@ -14,6 +14,7 @@ from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import is_script, module_entries
 from specdiag.checkpoint.nested import Walk, count_tensors
+from specdiag.checkpoint.no_tensors import refuse_empty_module
 from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
 from specdiag.checkpoint.state_dict import find_part, find_weights
 from specdiag.checkpoint.torch_archive import Opened, open_torch
@@ -66,7 +67,7 @@ def _whole_module(opened: Opened, label: str) -> Listing:
     module = cast("Inert", opened.content)
     walk = Walk(label).enter(module)
     if not walk.tensors:
-        raise SourceError(f"'{label}' holds a {module.kind} without tensors: give the file of the weights")
+        raise refuse_empty_module(module.kind, opened.members, label)
     kind = "TorchScript program" if is_script(module) else f"module {brief(module.kind)}"
     left = listed([f"{name} ({what})" for name, what in walk.left], _LISTED)
     note = f"Read the tensors of the {kind} in {label}; it was not made, and nothing of it was run"

@@ -48,6 +48,8 @@ def test_a_whole_tensor_is_read(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["shard_2", "shard_2_flat", "partial_1", "partial_2"])
 def test_a_part_is_refused_by_its_name(folder: Path, name: str) -> None:
-    sentence = r"holds one rank's part of 1 weights \(DTensors\), such as 'layers.0.attention.wq.weight': save the model"
+    sentence = (
+        r"holds one rank's part of 1 weights \(DTensors\), such as 'layers.0.attention.wq.weight': save the model"
+    )
     with pytest.raises(SourceError, match=sentence):
         open_checkpoint(folder / f"{name}.pt")

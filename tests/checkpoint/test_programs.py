@@ -161,3 +161,12 @@ def test_types_that_are_not_read(tmp_path: Path) -> None:
     rewritten(tmp_path / "model.pt2", lambda config: config["embed.weight"]["tensor_meta"].__setitem__("dtype", 99))
     reasons = {s.name: s.reason for s in open_checkpoint(tmp_path).skipped}
     assert "99" in reasons["embed.weight"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frozen_programs_are_refused(tmp_path: Path) -> None:
+    """Their weights are constants c0, c1, ... of the graph."""
+    program = torch.jit.freeze(torch.jit.script(torch.nn.Linear(8, 8).eval()))
+    torch.jit.save(program, tmp_path / "x.pt")
+    with pytest.raises(SourceError, match=r"is a frozen TorchScript program: .*give the program from before"):
+        open_checkpoint(tmp_path / "x.pt")

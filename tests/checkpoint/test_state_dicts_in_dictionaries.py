@@ -83,7 +83,10 @@ def test_names_are_those_of_the_state_dict(tmp_path: Path, layout: str) -> None:
         ("an optimizer", "opt (an optimizer's state)"),
         ("moments", "opt_state (an optimizer's state)"),
         ("moments under an unknown name", "inner (an optimizer's state)"),
-        ("moments beside the weights", "exp_avg (an optimizer's state, 3 tensors), exp_avg_sq (an optimizer's state, 3"),
+        (
+            "moments beside the weights",
+            "exp_avg (an optimizer's state, 3 tensors), exp_avg_sq (an optimizer's state, 3",
+        ),
         ("moments of optax", "mu (an optimizer's state, 3 tensors), nu (an optimizer's state, 3 tensors)"),
         ("gradients", "grads (gradients, 1 tensor)"),
         ("a loss", "loss (1 tensor of one value)"),
@@ -156,3 +159,21 @@ def test_wide_dictionaries_are_read_in_time(tmp_path: Path) -> None:
     for _ in range(60):
         content = {"a": content}
     assert opened(tmp_path, {"model": content}).n_tensors == 3000
+
+
+def test_average_in_the_place_of_the_weights(tmp_path: Path) -> None:
+    """As Lightning's WeightAveraging saves both."""
+    trained, average = model(), model()
+    content = {
+        "state_dict": average,
+        "current_model_state": trained,
+        "averaging_state": {"n_averaged": torch.tensor(3)},
+    }
+    checkpoint = opened(tmp_path, content)
+    assert torch.equal(checkpoint.matrices[0].load(), average[QUERY])
+    assert (
+        "is the running average that Lightning's WeightAveraging keeps: part=current_model_state"
+        in checkpoint.notes[-1]
+    )
+    chosen = opened(tmp_path, content, part="current_model_state")
+    assert torch.equal(chosen.matrices[0].load(), trained[QUERY])
