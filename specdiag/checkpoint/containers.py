@@ -38,9 +38,7 @@ def is_state_dict(value: object) -> bool:
     if isinstance(value, Inert):
         return module_entries(value) is not None
     return isinstance(value, Mapping) and any(
-        isinstance(tensor, torch.Tensor)
-        and isinstance(key, (str, bytes))
-        and (b"." if isinstance(key, bytes) else ".") in key
+        isinstance(tensor, torch.Tensor) and "." in _text(key)
         for key, tensor in cast("Mapping[object, object]", value).items()
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+
+from msgspec import structs
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.buffers import find_buffers
@@ -63,7 +65,12 @@ def sort_tensors(
     shapes = {t.name: t.shape for t in tensors if t.name not in settled}
     by_rules = modules(shapes, config, options.role_map, trained=buffers.trained)
     reasons = {**by_rules.skipped, **settled, **tied}
-    parts = {name: pieces for name, pieces in by_rules.parts.items() if name not in reasons}
+    tables = {t.name for t in tensors if t.is_embedding}
+    parts = {
+        name: tuple(map(_as_embedding, pieces)) if name in tables else pieces
+        for name, pieces in by_rules.parts.items()
+        if name not in reasons
+    }
     all_notes = [*notes, *by_rules.notes]
     if options.experts is not None:
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
@@ -115,6 +122,13 @@ def _tied(tensors: Sequence[StoredTensor]) -> dict[str, str]:
             if owner != tensor.name:
                 reasons[tensor.name] = f"tied to {owner}"
     return reasons
+
+
+def _as_embedding(part: Part) -> Part:
+    """Take the word of a module's class where no rule knows the name."""
+    if part.module.recognised:
+        return part
+    return replace(part, module=structs.replace(part.module, role="embed", family="embedding", recognised=True))
 
 
 def _matrix(tensor: StoredTensor, part: Part) -> WeightMatrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,7 +12,7 @@ import torch
 from specdiag.checkpoint.containers import find_beside
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.modules import module_entries
+from specdiag.checkpoint.modules import module_attributes, module_entries
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
 
@@ -85,7 +85,10 @@ class Walk:
         if kind is not None:
             self.left.append((joined(path), kind))
             return
+        is_new = id(value) not in self._visits.entered
         self._count(value, path)
+        if is_new and isinstance(value, Inert):
+            self._name_attributes(value, path)
         self._open.add(id(value))
         beside = find_beside(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else {}
         for key, inner in entries:
@@ -125,6 +128,14 @@ class Walk:
         self.tensors[name] = tensor
         self._paths[name] = path
 
+    def _name_attributes(self, value: Inert, path: tuple[object, ...]) -> None:
+        """Note the tensors of a module that are none of its parameters and saved buffers."""
+        own = {id(inner) for _, inner in module_entries(value) or ()}
+        for name, attribute, kind in module_attributes(value):
+            inner = all_values(attribute, enter=lambda one: not isinstance(one, Inert) or module_entries(one) is None)
+            tensors = [one for one in inner if isinstance(one, torch.Tensor) and id(one) not in own]
+            self._name((*path, name), kind, tensors, joint=", ")
+
     def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object], joint: str = " with ") -> None:
         """Note what is left out, if it holds tensors."""
         n_tensors = count_tensors(parts)
@@ -141,11 +152,12 @@ def count_tensors(value: object) -> int:
     return sum(isinstance(inner, torch.Tensor) for inner in all_values(value))
 
 
-def all_values(value: object) -> Iterator[object]:
+def all_values(value: object, enter: Callable[[object], bool] = lambda _: True) -> Iterator[object]:
     """Go through everything below a value, within inert objects too. Each container is entered once.
 
     Args:
         value: anything that a torch file holds.
+        enter: tells which values are entered; all of them without it.
 
     Yields:
         The value, and all below it.
@@ -154,7 +166,7 @@ def all_values(value: object) -> Iterator[object]:
     while waiting:
         inner = waiting.pop()
         yield inner
-        if not isinstance(inner, torch.Tensor) and id(inner) not in visited:
+        if not isinstance(inner, torch.Tensor) and id(inner) not in visited and enter(inner):
             visited.add(id(inner))
             waiting.extend(_parts(inner))
 

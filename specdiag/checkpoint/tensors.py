@@ -84,6 +84,7 @@ class StoredTensor:
         values: the safetensors spelling of what `read` gives, where that is not `dtype`.
         rounding: the coarseness of a dequantised weight's codes, None for any other tensor.
         reason: why it is no matrix, where its name and shape do not decide that: a scale, or unknown codes.
+        is_embedding: whether the file says that it is the table of an embedding.
         parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
     """
 
@@ -97,6 +98,7 @@ class StoredTensor:
     values: str | None = None
     rounding: Rounding | None = None
     reason: str | None = None
+    is_embedding: bool = False
     parametrized: bool = False
 
     @property

@@ -170,3 +170,30 @@ def test_frozen_programs_are_refused(tmp_path: Path) -> None:
     torch.jit.save(program, tmp_path / "x.pt")
     with pytest.raises(SourceError, match=r"is a frozen TorchScript program: .*give the program from before"):
         open_checkpoint(tmp_path / "x.pt")
+
+
+class Bare(torch.nn.Module):
+    """Names that no rule knows, a floating-point buffer, and tensors that are neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = torch.nn.Embedding(12, 8)
+        self.rnn = torch.nn.LSTM(8, 8)
+        self.register_buffer("values", torch.randn(9, 8))
+        self.register_buffer("cache", torch.randn(9, 8), persistent=False)
+        self.alibi = torch.ones(4)
+        self.memories = [torch.ones(2, 2), torch.ones(2, 2)]
+
+
+@pytest.mark.parametrize("kind", ["whole", "legacy", "beside"])
+def test_modules_tell_parameters_from_the_rest(tmp_path: Path, kind: str) -> None:
+    net = Bare()
+    WRITERS[kind](tmp_path / "x.pt", net)  # pyright: ignore[reportArgumentType]
+    checkpoint = open_checkpoint(tmp_path / "x.pt")
+    assert {m.name for m in checkpoint.matrices} == {"tok.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+    assert {m.module.role for m in checkpoint.matrices if m.name == "tok.weight"} == {"embed"}
+    assert {s.name: s.reason for s in checkpoint.skipped}["values"] == "buffer of its module"
+    assert checkpoint.n_parameters == sum(parameter.numel() for parameter in net.parameters())
+    left = "cache (a buffer that is not saved, 1 tensor), alibi (a plain attribute, 1 tensor), memories (a plain attr"
+    assert left in checkpoint.notes[0]
+    assert "_flat_weights" not in checkpoint.notes[0]
