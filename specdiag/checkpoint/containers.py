@@ -17,19 +17,23 @@ GRADIENTS = "gradients"
 AVERAGE = "an averaged or lagging copy"
 _BESIDE = re.compile(
     r"(.*[_.\-])?(optim\w*|opt|sched\w*|lr_sched\w*|scaler|rng\w*|random_states?|history|metrics?|config|args|hparams|"
-    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|state_dict|\d+))*"
+    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|\d+))*"
 )
-_OPTIMIZER = re.compile(r"(.*[_.\-])?(optim\w*|opt)([_.\-](states?|dict|state_dict|\d+))*")
+_OPTIMIZER = re.compile(r"(.*[_.\-])?(optim\w*|opt)([_.\-](states?|dict|\d+))*")
 _GRADIENTS = re.compile(r"(.*[_.\-])?(grads?|gradients?)([_.\-](dict|state_dict))?")
 _MOMENTS = frozenset(("m", "v", "mu", "nu", "momentum", "moments", "velocity", *MOMENTS))
 """Names of an optimizer's copies. Those that modules may have, too, count only for copies of what lies beside them."""
 _PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
+_LONGEST_KEY = 100
+"""Characters of the longest key of a file that is compared with names in use."""
 _DEPTH = 2
 
 
 def is_beside(name: str) -> bool:
     """Tell by its name what is no model: an optimizer's state, gradients, settings, metrics."""
     lower = name.lower()
+    if len(name) > _LONGEST_KEY:
+        return False
     return bool(_BESIDE.fullmatch(lower) or _GRADIENTS.fullmatch(lower)) or lower in MOMENTS
 
 
@@ -78,12 +82,14 @@ def find_beside(entries: Mapping[object, object]) -> dict[object, str]:
 
 
 def _tells(name: str) -> bool:
-    return is_beside(name) or name.lower() in _MOMENTS or is_average(name)
+    return len(name) <= _LONGEST_KEY and (is_beside(name) or name.lower() in _MOMENTS or is_average(name))
 
 
 def _kind(name: str, *, is_container: bool) -> str | None:
     """Name what an entry is. Names that modules have, too, count beside a state dict alone."""
     lower = name.lower()
+    if len(name) > _LONGEST_KEY:
+        return None
     if _OPTIMIZER.fullmatch(lower) or lower in MOMENTS:
         return OPTIMIZER
     if _GRADIENTS.fullmatch(lower):
@@ -94,6 +100,8 @@ def _kind(name: str, *, is_container: bool) -> str | None:
 def _copy(key: object, entries: Mapping[object, object], left: list[object]) -> str | None:
     """Name a copy of a state dict that lies beside it: an optimizer's moment, or an average."""
     name = _text(key).lower()
+    if len(name) > _LONGEST_KEY:
+        return None
     kind = OPTIMIZER if name in _MOMENTS and not is_average(name) else AVERAGE if is_average(name) else None
     if kind is None or not (names := _names(entries[key])):
         return None
