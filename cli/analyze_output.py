@@ -225,6 +225,7 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     from specdiag.analysis.cost import flops, seconds, stored_bytes
     from specdiag.analysis.selection import select
     from specdiag.analysis.settings import make_settings
+    from specdiag.analysis.summary import count_reasons
     from specdiag.files import write_atomically
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
@@ -256,7 +257,7 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
         left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
         console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
     elif skipped:
-        reasons = Counter(s.reason for s in skipped).most_common()
+        reasons = count_reasons(s.reason for s in skipped).items()
         console.print(
             f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
         )

@@ -317,6 +317,7 @@ class Summary(Record, frozen=True, kw_only=True):
 
     n_tensors: int
     n_parameters: int
+    """Values that are parameters: what is known to be a buffer, a mask or a tied copy does not count."""
     n_matrices: int
     analysed_parameters: int
     skipped: dict[str, int]

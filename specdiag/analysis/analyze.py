@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from specdiag.analysis.options import AnalysisOptions, DType, Method
 from specdiag.analysis.processes import RankLost, Ranks, Rows
 from specdiag.analysis.resume import finished_rows
 from specdiag.analysis.run import Progress, run
-from specdiag.analysis.selection import drop_tied, select, skip
+from specdiag.analysis.selection import EQUAL, drop_tied, select, skip
 from specdiag.analysis.settings import resolved
 from specdiag.analysis.source import open_source
 from specdiag.analysis.summary import summarise
@@ -200,6 +201,7 @@ def _report(
     provenance: Provenance,
 ) -> SpectralReport:
     """Put the report together; selected matrices without a row are listed with those that were left out."""
+    copies = sum(prod(s.shape) for s in skipped if s.reason.endswith(EQUAL))
     done = [finished[m.key] for m in selected if m.key in finished]
     missing = [skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
     records, left_out = tuple(record for record, _ in done), (*skipped, *missing)
@@ -208,7 +210,9 @@ def _report(
         settings=settings,
         records=records,
         skipped=left_out,
-        summary=summarise(records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters),
+        summary=summarise(
+            records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters - copies
+        ),
         provenance=provenance,
         complete=not missing,
         _spectra=_by_key(done),

@@ -14,6 +14,9 @@ from specdiag.records import Settings, Skipped
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text.globs import check_globs, chosen
 
+EQUAL = "(equal values)"
+"""End of the reason of a copy that its values alone show."""
+
 
 def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatrix], list[Skipped]]:
     """Choose the matrices that were asked for.
@@ -82,7 +85,7 @@ def drop_tied(matrices: Sequence[WeightMatrix]) -> tuple[list[WeightMatrix], lis
         for m in _with_equal_rows(group):
             digest = _digest(m.tensor)
             if digest in first:
-                tied[m.key] = skip(m, f"tied to {first[digest]} (equal values)")
+                tied[m.key] = skip(m, f"tied to {first[digest]} {EQUAL}")
             else:
                 first[digest] = m.name
     return [m for m in matrices if m.key not in tied], list(tied.values())

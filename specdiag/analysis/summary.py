@@ -32,6 +32,9 @@ METRICS = (
 """Columns of which a model's mean and median are given."""
 _EXACT_LAYERS = 16
 _DRAWS = 100_000
+_TIED = "tied to "
+_TIES = 3
+"""Most ties that are counted by the names of their owners."""
 _BOOTSTRAPS = 10_000
 _GROUPS: dict[Group, frozenset[str]] = {
     "all": frozenset({"q", "k", "v", "kv", "o"}),
@@ -59,7 +62,7 @@ def summarise(
         n_parameters=n_parameters,
         n_matrices=len(records),
         analysed_parameters=sum(r.rows * r.cols * r.n_slices for r in weights),
-        skipped=dict(Counter(s.reason for s in skipped).most_common()),
+        skipped=count_reasons(s.reason for s in skipped),
         statuses=dict(Counter(r.status for r in records).most_common()),
         roles=_roles(weights),
         contrasts=contrasts(weights),
@@ -68,6 +71,19 @@ def summarise(
         unrecognised=tuple(r.key for r in records if not r.recognised),
         metrics=_metrics(weights),
     )
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """Count what is left out by its reason, the most frequent first. Many ties are counted together.
+
+    Args:
+        reasons: one a tensor.
+    """
+    counts = Counter(reasons)
+    ties = [reason for reason in counts if reason.startswith(_TIED)]
+    if len(ties) > _TIES:
+        counts[f"{_TIED}other tensors"] = sum(counts.pop(reason) for reason in ties)
+    return dict(counts.most_common())
 
 
 def _metrics(records: Sequence[ModuleRecord]) -> dict[str, MetricSummary]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+
+from msgspec import structs
 
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.buffers import find_buffers
 from specdiag.checkpoint.experts import sample_experts
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.opening import Opening
-from specdiag.checkpoint.quantised.dequantise import SCALE
+from specdiag.checkpoint.parameter_count import count_parameters
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
@@ -64,7 +65,12 @@ def sort_tensors(
     shapes = {t.name: t.shape for t in tensors if t.name not in settled}
     by_rules = modules(shapes, config, options.role_map, trained=buffers.trained)
     reasons = {**by_rules.skipped, **settled, **tied}
-    parts = {name: pieces for name, pieces in by_rules.parts.items() if name not in reasons}
+    tables = {t.name for t in tensors if t.is_embedding}
+    parts = {
+        name: tuple(map(_as_embedding, pieces)) if name in tables else pieces
+        for name, pieces in by_rules.parts.items()
+        if name not in reasons
+    }
     all_notes = [*notes, *by_rules.notes]
     if options.experts is not None:
         parts, sampled, remarks = sample_experts(parts, options.experts, options.seed)
@@ -85,7 +91,7 @@ def sort_tensors(
         ),
         notes=tuple(all_notes),
         n_tensors=len(tensors),
-        n_parameters=sum(math.prod(t.shape) for t in tensors if t.name not in tied and t.reason != SCALE),
+        n_parameters=count_parameters(tensors, reasons),
         stored=tuple(tensors),
         opening=Opening.of({"role_map": options.role_map, "experts": options.experts, "seed": options.seed}),
     )
@@ -116,6 +122,13 @@ def _tied(tensors: Sequence[StoredTensor]) -> dict[str, str]:
             if owner != tensor.name:
                 reasons[tensor.name] = f"tied to {owner}"
     return reasons
+
+
+def _as_embedding(part: Part) -> Part:
+    """Take the word of a module's class where no rule knows the name."""
+    if part.module.recognised:
+        return part
+    return replace(part, module=structs.replace(part.module, role="embed", family="embedding", recognised=True))
 
 
 def _matrix(tensor: StoredTensor, part: Part) -> WeightMatrix:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 
+from specdiag.checkpoint.containers import find_beside
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.modules import module_entries
+from specdiag.checkpoint.modules import module_attributes, module_entries
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
 
@@ -84,10 +85,16 @@ class Walk:
         if kind is not None:
             self.left.append((joined(path), kind))
             return
+        is_new = id(value) not in self._visits.entered
         self._count(value, path)
+        if is_new and isinstance(value, Inert):
+            self._name_attributes(value, path)
         self._open.add(id(value))
+        beside = find_beside(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else {}
         for key, inner in entries:
-            if type(inner) not in _SCALARS:
+            if key in beside and training_state(inner) is None:
+                self._name((*path, key), beside[key], [inner], joint=", ")
+            elif type(inner) not in _SCALARS:
                 self.enter(inner, (*path, key))
         self._open.discard(id(value))
 
@@ -121,11 +128,19 @@ class Walk:
         self.tensors[name] = tensor
         self._paths[name] = path
 
-    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object]) -> None:
-        """Note an object that holds tensors without names of their own."""
+    def _name_attributes(self, value: Inert, path: tuple[object, ...]) -> None:
+        """Note the tensors of a module that are none of its parameters and saved buffers."""
+        own = {id(inner) for _, inner in module_entries(value) or ()}
+        for name, attribute, kind in module_attributes(value):
+            inner = all_values(attribute, enter=lambda one: not isinstance(one, Inert) or module_entries(one) is None)
+            tensors = [one for one in inner if isinstance(one, torch.Tensor) and id(one) not in own]
+            self._name((*path, name), kind, tensors, joint=", ")
+
+    def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object], joint: str = " with ") -> None:
+        """Note what is left out, if it holds tensors."""
         n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"{description} with {n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+            self.left.append((joined(path), f"{description}{joint}{n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
 
 
 def count_tensors(value: object) -> int:
@@ -134,15 +149,26 @@ def count_tensors(value: object) -> int:
     Args:
         value: anything that a torch file holds.
     """
-    n_tensors, visited, waiting = 0, set[int](), [value]
+    return sum(isinstance(inner, torch.Tensor) for inner in all_values(value))
+
+
+def all_values(value: object, enter: Callable[[object], bool] = lambda _: True) -> Iterator[object]:
+    """Go through everything below a value, within inert objects too. Each container is entered once.
+
+    Args:
+        value: anything that a torch file holds.
+        enter: tells which values are entered; all of them without it.
+
+    Yields:
+        The value, and all below it.
+    """
+    visited, waiting = set[int](), [value]
     while waiting:
         inner = waiting.pop()
-        if isinstance(inner, torch.Tensor):
-            n_tensors += 1
-        elif id(inner) not in visited:
+        yield inner
+        if not isinstance(inner, torch.Tensor) and id(inner) not in visited and enter(inner):
             visited.add(id(inner))
             waiting.extend(_parts(inner))
-    return n_tensors
 
 
 def _parts(value: object) -> Iterable[object]:

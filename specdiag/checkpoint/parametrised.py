@@ -33,14 +33,14 @@ def compute_parametrised(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTe
         parts = [by_name[name] for name in weight.parts]
         if weight.kind is None or any(part.dtype not in FLOAT_TYPES and part.dtype != "BOOL" for part in parts):
             reasons |= {
-                part.name: f"part of {weight.name}, which is parametrised in a way that the file does not tell"
+                part.name: "part of a weight that is parametrised in a way that the file does not tell"
                 for part in parts
                 if part.reason is None
             }
             continue
         kinds[weight.kind] += 1
         weights[parts[0].name] = _weight(weight, parts)
-        reasons |= {part.name: f"part of {weight.name} ({weight.kind})" for part in parts[1:]}
+        reasons |= {part.name: f"part of a weight ({weight.kind})" for part in parts[1:]}
     computed = [
         weights[t.name] if t.name in weights else replace(t, reason=reasons[t.name]) if t.name in reasons else t
         for t in tensors

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 
+from specdiag.checkpoint.containers import is_beside
+from specdiag.checkpoint.entries import Entry, describe_contents, describe_entry, is_matrix, list_entries, tensors_first
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import module_entries
-from specdiag.checkpoint.nested import Visits, Walk, joined, spelled
-from specdiag.checkpoint.torch_tensors import tensor_shape
+from specdiag.checkpoint.nested import Walk, joined, spelled
+from specdiag.checkpoint.no_tensors import refuse_arrays
+from specdiag.checkpoint.peeling import peel
 from specdiag.checkpoint.training_state import refuse_training_state
 from specdiag.errors import SourceError
 from specdiag.text.names import listed
@@ -21,36 +23,10 @@ from specdiag.text.names import listed
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
 _NO_MODULES = ("model_state_dict", "state_dict")
 """Wrappers whose names no module has. They are looked for within another wrapper, too."""
-_BESIDE_WEIGHTS = re.compile(
-    r"(.*[_.\-])?(optim\w*|opt|sched\w*|lr_sched\w*|scaler|rng\w*|random_states?|history|metrics?|config|args|hparams|"
-    r"hyper_?parameters|loops?|callbacks?)([_.\-](states?|dict|\d+))*"
-)
 _WEIGHT = re.compile(r"(.*[._])?(q?weight|kernel|embedding|weight_[gv]|original\d?)(_packed)?")
-_LONGEST_KEY = 100
-"""Characters of the longest key of a file that is compared with names in use."""
+_TRAINED = "current_model_state"
 _DEPTH = 8
 _LISTED = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    """A key of a dictionary, with the tensors below it."""
-
-    key: object
-    value: object
-    walk: Walk
-
-    @property
-    def name(self) -> str:
-        return spelled(self.key)
-
-    @property
-    def loose(self) -> bool:
-        return isinstance(self.value, torch.Tensor)
-
-    @property
-    def holder(self) -> bool:
-        return bool(self.walk.tensors) and not self.loose
 
 
 def find_weights(
@@ -71,7 +47,18 @@ def find_weights(
     """
     entries = cast("Mapping[object, object]", content)
     refuse_training_state(entries, label)
-    return _find(entries, label, ())
+    tensors, notes = _find(entries, label, ())
+    return tensors, [*notes, *_averaged(entries, label)]
+
+
+def _averaged(content: Mapping[object, object], label: str) -> list[str]:
+    """Note that Lightning's WeightAveraging puts the average in the place of the trained weights."""
+    if "state_dict" not in content or not isinstance(content.get(_TRAINED), Mapping):
+        return []
+    return [
+        f"'state_dict' of {label} is the running average that Lightning's WeightAveraging keeps: part={_TRAINED} takes "
+        "the trained weights."
+    ]
 
 
 def find_part(
@@ -126,35 +113,25 @@ def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[st
     Raises:
         SourceError: two tensors get one name.
     """
-    entries = _entries(content, label)
-    left = [_described(entry) for entry in _tensors_first(entries) if not entry.loose]
+    entries = list_entries(content, label)
+    left = [describe_entry(entry) for entry in tensors_first(entries) if not entry.loose]
     notes = [f"Left out {listed(left, _LISTED)} of {label}, no tensors by themselves."] if left else []
     return _together([entry for entry in entries if entry.loose], label), notes
-
-
-def _entries(content: Mapping[object, object], label: str) -> list[_Entry]:
-    visits, nothing = Visits(), Walk(label)
-
-    def walked(value: object) -> Walk:
-        walk = Walk(label, visits).enter(value)
-        return walk if walk.tensors or walk.left else nothing
-
-    return [_Entry(key, value, walked(value)) for key, value in content.items()]
 
 
 def _find(
     content: Mapping[object, object], label: str, path: tuple[object, ...]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    entries = _entries(content, label)
+    entries = list_entries(content, label)
     chosen = _choose(entries, label)
     chosen_ids = set(map(id, chosen))
-    left = [_described(entry) for entry in _tensors_first(entries) if id(entry) not in chosen_ids]
+    left = [describe_entry(entry) for entry in tensors_first(entries) if id(entry) not in chosen_ids]
     if chosen[0].loose:
         return _together(chosen, label), [f"Left out {listed(left, _LISTED)} of {label}."] if left else []
     return _unpacked(chosen[0], label, path, left)
 
 
-def _together(loose: Sequence[_Entry], label: str) -> dict[str, torch.Tensor]:
+def _together(loose: Sequence[Entry], label: str) -> dict[str, torch.Tensor]:
     walk = Walk(label)
     for entry in loose:
         walk.enter(entry.value, (entry.key,))
@@ -162,21 +139,24 @@ def _together(loose: Sequence[_Entry], label: str) -> dict[str, torch.Tensor]:
 
 
 def _unpacked(
-    holder: _Entry, label: str, path: tuple[object, ...], left: list[str]
+    holder: Entry, label: str, path: tuple[object, ...], left: list[str]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Take the tensors of a dictionary, or of the state_dict in it."""
+    """Take the tensors of a dictionary, or of the state dict in it."""
     path = (*path, holder.key)
     value = holder.value
     inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
-    deeper = len(path) < _DEPTH and _wraps(inner, label)
-    if not deeper:
-        left = [*left, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
+    if len(path) < _DEPTH and _wraps(inner, label):
+        tensors, more = _find(inner, label, path)
+        return tensors, [_taken(path, label, left), *more]
+    path, value, loose = peel(path, value, label)
+    left = [*left, *loose, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
+    tensors = holder.walk.tensors if value is holder.value else Walk(label).enter(value).tensors
+    return tensors, [_taken(path, label, left)]
+
+
+def _taken(path: tuple[object, ...], label: str, left: Sequence[str]) -> str:
     rest = f" and left out {listed(left, _LISTED)}" if left else ""
-    notes = [f"Took the weights under '{brief(joined(path))}' of {label}{rest}."]
-    if not deeper:
-        return holder.walk.tensors, notes
-    tensors, more = _find(inner, label, path)
-    return tensors, [*notes, *more]
+    return f"Took the weights under '{brief(joined(path))}' of {label}{rest}."
 
 
 def _wraps(content: Mapping[object, object], label: str) -> bool:
@@ -188,7 +168,7 @@ def _wraps(content: Mapping[object, object], label: str) -> bool:
     return len(wrappers) == 1 and not any(Walk(label).enter(content[key]).tensors for key in held if key != wrappers[0])
 
 
-def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
+def _choose(entries: Sequence[Entry], label: str) -> list[Entry]:
     """Choose the entries that are the model: one dictionary, or all tensors that lie outside of dictionaries.
 
     Raises:
@@ -199,15 +179,16 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     wrappers = [[entry] for entry in holders if entry.name in _WRAPPERS]
     if wrappers:
         return _only(wrappers + ([loose] if _is_model(loose) else []), label)
-    candidates = [[entry] for entry in holders if not _is_beside_weights(entry.name)]
+    candidates = [[entry] for entry in holders if not is_beside(entry.name)]
     candidates += [loose] if loose else []
     if not candidates:
+        refuse_arrays({entry.key: entry.value for entry in entries}, label)
         expected = "weights" if any(entry.walk.tensors or entry.walk.left for entry in entries) else "tensors"
         if not entries:
             raise SourceError(
                 f"'{label}' is an empty dictionary: save the weights again, or give the file that has them"
             )
-        raise SourceError(f"'{label}' holds no {expected}; its keys are {_contents(entries)}")
+        raise SourceError(f"'{label}' holds no {expected}; its keys are {describe_contents(entries)}")
     models = [candidate for candidate in candidates if _is_model(candidate)]
     if len(models) == 1 and all(_n_matrices(models[0]) > _n_matrices(c) for c in candidates if c is not models[0]):
         return models[0]
@@ -216,14 +197,10 @@ def _choose(entries: Sequence[_Entry], label: str) -> list[_Entry]:
     return _only([candidate for candidate in candidates if _n_matrices(candidate)] or candidates, label)
 
 
-def _is_beside_weights(name: str) -> bool:
-    return len(name) <= _LONGEST_KEY and _BESIDE_WEIGHTS.fullmatch(name.lower()) is not None
-
-
-def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
+def _only(candidates: Sequence[list[Entry]], label: str) -> list[Entry]:
     if len(candidates) > 1:
         descriptions = [
-            _described(entry)
+            describe_entry(entry)
             for candidate in candidates
             for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
         ]
@@ -235,42 +212,19 @@ def _only(candidates: Sequence[list[_Entry]], label: str) -> list[_Entry]:
     return candidates[0]
 
 
-def _is_model(entries: Sequence[_Entry]) -> bool:
+def _is_model(entries: Sequence[Entry]) -> bool:
     """Tell whether a matrix among the entries has a name as modules give to their weights."""
-    return any(_is_matrix(tensor) and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
+    return any(is_matrix(tensor) and _WEIGHT.fullmatch(name) for name, tensor in _tensors(entries))
 
 
-def _n_matrices(entries: Sequence[_Entry]) -> int:
-    matrices = [(name, tensor) for name, tensor in _tensors(entries) if _is_matrix(tensor)]
+def _n_matrices(entries: Sequence[Entry]) -> int:
+    matrices = [(name, tensor) for name, tensor in _tensors(entries) if is_matrix(tensor)]
     return sum(tensor.is_floating_point() or _WEIGHT.fullmatch(name) is not None for name, tensor in matrices)
 
 
-def _is_matrix(tensor: torch.Tensor) -> bool:
-    return tensor.dim() > 1 and sum(size > 1 for size in tensor_shape(tensor)) > 1
-
-
-def _tensors(entries: Sequence[_Entry]) -> list[tuple[str, torch.Tensor]]:
+def _tensors(entries: Sequence[Entry]) -> list[tuple[str, torch.Tensor]]:
     return [
         (entry.name if entry.loose else name, tensor)
         for entry in entries
         for name, tensor in entry.walk.tensors.items()
     ]
-
-
-def _tensors_first(entries: Sequence[_Entry]) -> list[_Entry]:
-    return sorted(entries, key=lambda entry: not entry.walk.tensors)
-
-
-def _described(entry: _Entry) -> str:
-    """Describe an entry for a sentence."""
-    name, n_tensors = brief(entry.name), len(entry.walk.tensors)
-    if isinstance(entry.value, torch.Tensor):
-        shape = "x".join(map(str, tensor_shape(entry.value)))
-        return f"{name} (1 tensor of {shape or 'one value'})"
-    if n_tensors:
-        return f"{n_tensors} tensor{'s' if n_tensors > 1 else ''} under '{name}'"
-    return f"{name} ({entry.walk.left[0][1]})" if entry.walk.left else name
-
-
-def _contents(entries: Sequence[_Entry]) -> str:
-    return listed(map(_described, _tensors_first(entries)), _LISTED)

@@ -84,6 +84,7 @@ class StoredTensor:
         values: the safetensors spelling of what `read` gives, where that is not `dtype`.
         rounding: the coarseness of a dequantised weight's codes, None for any other tensor.
         reason: why it is no matrix, where its name and shape do not decide that: a scale, or unknown codes.
+        is_embedding: whether the file says that it is the table of an embedding.
         parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
     """
 
@@ -97,6 +98,7 @@ class StoredTensor:
     values: str | None = None
     rounding: Rounding | None = None
     reason: str | None = None
+    is_embedding: bool = False
     parametrized: bool = False
 
     @property
@@ -196,7 +198,8 @@ class Checkpoint:
         skipped: every other tensor, with its reason.
         notes: sentences for the report, such as on a fused tensor that could not be split.
         n_tensors: number of stored tensors.
-        n_parameters: number of stored values.
+        n_parameters: number of stored values that are parameters: what is known to be a buffer, a mask or a tied copy
+            does not count.
         stored: every stored tensor under its final name, of adapters without their base those that are no factors; None
             where these are not listed.
         opening: what it was opened with.

@@ -17,6 +17,7 @@ import torch
 
 from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.inert import CrowdedError, ForeignClass, InertUnpickler
+from specdiag.checkpoint.no_tensors import refuse_arrays
 from specdiag.checkpoint.torch_rebuild import StorageKind, StoredBytes, itemsize, known_names, makers
 from specdiag.checkpoint.zip_members import Archive, MappedFile
 from specdiag.errors import SourceError
@@ -38,11 +39,13 @@ class Opened:
         content: tensors in containers, and inert objects.
         foreign: the classes and functions that were not called.
         mapped: the memory that the file is mapped to; None where it is not mapped.
+        members: names of a zip archive's members.
     """
 
     content: object
     foreign: tuple[str, ...]
     mapped: FileMap | None = None
+    members: tuple[str, ...] = ()
 
 
 def open_torch(path: Path, label: str) -> Opened:
@@ -87,13 +90,15 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
             return StoredBytes(storages[key], kind.dtype)
 
         opened = _unpickled(io.BytesIO(archive.read(pickled)), load)
-        return replace(opened, mapped=archive.place())
+        return replace(opened, mapped=archive.place(), members=tuple(archive.members))
 
 
 def _open_legacy(path: Path, label: str) -> Opened:
     """Read the pickle twice: where the values lie is written behind it."""
     with _Bounded(path.open("rb", buffering=0)) as file:
-        if _unpickled(file, _no_storage).content != _MAGIC or _unpickled(file, _no_storage).content != _PROTOCOL:
+        content = _unpickled(file, _no_storage).content
+        if content != _MAGIC or _unpickled(file, _no_storage).content != _PROTOCOL:
+            refuse_arrays(content, label)
             raise SourceError(f"'{label}' is a pickle, but not one that torch.save wrote: save it with torch.save")
         system = _unpickled(file, _no_storage).content
         little = not isinstance(system, dict) or cast("dict[str, object]", system).get("little_endian", True)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
 
+from specdiag.checkpoint.dtensors import refuse_shards
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.modules import is_script, module_entries
-from specdiag.checkpoint.nested import Walk, count_tensors
+from specdiag.checkpoint.modules import BUFFER, EMBEDDING, is_script, module_entries, tensor_kinds
+from specdiag.checkpoint.nested import Walk, all_values, count_tensors
+from specdiag.checkpoint.no_tensors import refuse_empty_module
 from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
 from specdiag.checkpoint.state_dict import find_part, find_weights
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_archive import Opened, open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
@@ -54,8 +58,9 @@ def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     entries = cast("Mapping[object, object]", content)
     found = None if part is None else find_part(entries, label, part)
     weights, notes = found or find_weights(entries, label)
+    refuse_shards(weights, label)
     refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
-    tensors = list_tensors(weights, label, opened.mapped)
+    tensors = _listed(weights, opened, label)
     return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None)
 
 
@@ -64,12 +69,23 @@ def _whole_module(opened: Opened, label: str) -> Listing:
     module = cast("Inert", opened.content)
     walk = Walk(label).enter(module)
     if not walk.tensors:
-        raise SourceError(f"'{label}' holds a {module.kind} without tensors: give the file of the weights")
+        raise refuse_empty_module(module.kind, opened.members, label)
     kind = "TorchScript program" if is_script(module) else f"module {brief(module.kind)}"
     left = listed([f"{name} ({what})" for name, what in walk.left], _LISTED)
     note = f"Read the tensors of the {kind} in {label}; it was not made, and nothing of it was run"
-    tensors = list_tensors(walk.tensors, label, opened.mapped)
+    refuse_shards(walk.tensors, label)
+    tensors = _listed(walk.tensors, opened, label)
     return Listing(tensors, (f"{note}. Left out {left}." if left else f"{note}.",))
+
+
+def _listed(weights: Mapping[str, torch.Tensor], opened: Opened, label: str) -> list[StoredTensor]:
+    """List tensors with what modules in the file tell of them."""
+    kinds = tensor_kinds(all_values(opened.content)) if opened.foreign else {}
+    told = [kinds.get(id(tensor)) for tensor in weights.values()]
+    return [
+        replace(tensor, reason=BUFFER if kind == BUFFER else tensor.reason, is_embedding=kind == EMBEDDING)
+        for tensor, kind in zip(list_tensors(weights, label, opened.mapped), told, strict=True)
+    ]
 
 
 def _named(content: object) -> str:

@@ -12,6 +12,8 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.dtensors import NAMES as DTENSORS
+from specdiag.checkpoint.dtensors import local_values
 from specdiag.checkpoint.inert import ForeignClass, Inert, Maker, checked_key
 from specdiag.checkpoint.torch_tensors import Unread
 
@@ -159,12 +161,14 @@ def _parameter(data: object, *_: object) -> object:
     return data
 
 
-def _of_type(maker: object, kind: object, args: object, _state: object) -> object:
+def _of_type(maker: object, kind: object, args: object, state: object) -> object:
     """Make a tensor that was saved with attributes. One of a class of its own becomes an inert record."""
     plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
     if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
         return maker(*cast("tuple[object, ...]", args))
     foreign = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
+    if foreign.name in DTENSORS and (values := local_values(args, state)) is not None:
+        return values
     return Inert(foreign, (args,))
 
 

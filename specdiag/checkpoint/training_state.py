@@ -17,6 +17,9 @@ MOMENTS = frozenset(
     )
 )
 """Names that optimizers give to what they keep for each parameter, and that no module has."""
+_ADAM = frozenset(("mu", "nu"))
+"""The two moments of Adam, as optax names them. Modules may be called so, but no two with the same tensors."""
+_DEPTH = 4
 _PARTITIONS = ("fp32_flat_groups", "single_partition_of_fp32_groups", "base_optimizer_state")
 OPTIMIZER = "an optimizer's state"
 _PARTITION = "an optimizer's state, partitioned by DeepSpeed ZeRO"
@@ -36,7 +39,7 @@ def training_state(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return None
     entries = cast("Mapping[object, object]", value)
-    if _has_groups(entries) or _has_moments(entries) or _has_moments(next(iter(entries.values()), None)):
+    if _has_groups(entries) or _is_moments(entries) or _is_moments(next(iter(entries.values()), None)):
         return OPTIMIZER
     if any(name in entries for name in _PARTITIONS):
         return _PARTITION
@@ -95,5 +98,25 @@ def _lists_parameters(groups: object) -> bool:
     return isinstance(first, Mapping) and "params" in first
 
 
-def _has_moments(value: object) -> bool:
-    return isinstance(value, Mapping) and any(name in MOMENTS for name in cast("Mapping[object, object]", value))
+def _is_moments(value: object) -> bool:
+    """Tell moments, of one parameter or of all, from a dictionary that holds the weights beside them."""
+    if not isinstance(value, Mapping):
+        return False
+    entries = cast("Mapping[object, object]", value)
+    first, second = entries.get("mu"), entries.get("nu")
+    are_adams = isinstance(first, Mapping) and isinstance(second, Mapping) and first.keys() == second.keys()
+    names = MOMENTS | _ADAM if are_adams else MOMENTS
+    return not names.isdisjoint(entries) and not any(
+        isinstance(one, Mapping) and name not in names and _has_tensors(cast("Mapping[object, object]", one))
+        for name, one in entries.items()
+    )
+
+
+def _has_tensors(value: Mapping[object, object], depth: int = _DEPTH) -> bool:
+    """Tell whether there are tensors below, by their shape: torch takes seconds to import."""
+    return any(
+        _has_tensors(cast("Mapping[object, object]", one), depth - 1)
+        if isinstance(one, Mapping) and depth
+        else hasattr(one, "shape")
+        for one in value.values()
+    )

@@ -64,7 +64,7 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
     for parent, groups in parents.items():
         trained = _Trained.of(groups, parent, tensors)
         for name, average in groups.items():
-            twin = _twin(average, trained, parent) if _lags(name) else None
+            twin = _twin(average, trained, parent) if is_average(name) else None
             if twin is not None:
                 description = f"copy of the weights under '{twin}'" if twin else "copy of the other weights"
                 for place in average.members.values():
@@ -100,7 +100,7 @@ def _telling(parts: Sequence[str]) -> Iterator[_Place]:
 
 @lru_cache(1024)  # layers repeat a few words
 def _tells(part: str) -> bool:
-    return _lags(part) or any(_words(part) & rivals for rivals in _RIVALS)
+    return is_average(part) or any(_words(part) & rivals for rivals in _RIVALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,9 @@ class _Trained:
     @classmethod
     def of(cls, groups: Mapping[str, _Group], parent: _Place, tensors: Sequence[StoredTensor]) -> _Trained:
         """Collect the groups below a parent that are no averages."""
-        trained = cls({name: group for name, group in groups.items() if not _lags(name)}, defaultdict(list), _Group())
+        trained = cls(
+            {name: group for name, group in groups.items() if not is_average(name)}, defaultdict(list), _Group()
+        )
         for name, group in trained.groups.items():
             for matrix in group.matrices.items():
                 trained.holding[matrix].append(name)
@@ -162,7 +164,8 @@ def _are_models(one: _Group, other: _Group) -> bool:
     return one.covers(other) or min(len(one.matrices), len(other.matrices)) > 1
 
 
-def _lags(name: str) -> bool:
+def is_average(name: str) -> bool:
+    """Tell by its name a copy that follows the trained weights, such as `ema` or `critic_target`."""
     return bool(_words(name) & _AVERAGE) or name.lower() == _MOCO
 
 

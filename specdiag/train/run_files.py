@@ -146,10 +146,10 @@ def _read_arguments(path: Path, settings: FoundSettings) -> None:
     if importlib.util.find_spec("transformers") is None:
         settings.notes.append(f"{path.name} was left unread: opening it takes transformers, which is not installed.")
         return
-    from specdiag.checkpoint.torch_load import ForeignPickleError
+    from specdiag.checkpoint.torch_load import ForeignPickleError, load_torch
 
     try:
-        arguments = _load(path, tuple(_argument_types()))
+        arguments = cast("Any", load_torch(path, str(path), tuple(_argument_types())))
     except ForeignPickleError:
         settings.notes.append(f"{path.name} was left unread: it holds more than transformers' own settings.")
         return
@@ -179,7 +179,7 @@ def _read_checkpoint(path: Path, settings: FoundSettings) -> None:
     content = _load(path)
     if not isinstance(content, Mapping):
         return
-    content = cast("Mapping[Any, Any]", content)
+    content = _numbers(cast("Mapping[Any, Any]", content))
     groups = [group for name in _HOLDERS if name in content for group in _groups(content[name])]
     groups = groups or list(_groups(content))
     if not groups:
@@ -200,13 +200,20 @@ def _groups(content: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
         content = cast("Mapping[Any, Any]", content)
         groups = content.get("param_groups")
         if isinstance(groups, list):
-            yield from (cast("Mapping[str, Any]", group) for group in groups if isinstance(group, Mapping))
+            yield from (_numbers(cast("Mapping[str, Any]", group)) for group in groups if isinstance(group, Mapping))
         elif depth == 0:
             for inner in content.values():
                 yield from _groups(inner, 1)
     elif isinstance(content, (list, tuple)) and depth == 0:
         for inner in cast("Sequence[Any]", content):
             yield from _groups(inner, 1)
+
+
+def _numbers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put plain numbers in the place of numpy's."""
+    from specdiag.checkpoint.numpy_pickles import plain_number
+
+    return {name: plain_number(value) for name, value in values.items()}
 
 
 def _read_groups(groups: Sequence[Mapping[str, Any]], path: Path, settings: FoundSettings) -> None:
@@ -234,10 +241,11 @@ def _read_groups(groups: Sequence[Mapping[str, Any]], path: Path, settings: Foun
     settings.add("peak_lr", largest({number(g["initial_lr"], path) for g in deciding if "initial_lr" in g}), path)
 
 
-def _load(path: Path, allowed: Sequence[type] | None = None) -> Any:
-    from specdiag.checkpoint.torch_load import INERT, load_torch
+def _load(path: Path) -> Any:
+    """Open a file of torch.save; objects in it are not made."""
+    from specdiag.checkpoint.torch_archive import open_torch
 
-    return load_torch(path, str(path), INERT if allowed is None else allowed)
+    return open_torch(path, str(path)).content
 
 
 def _present(folder: Path, names: Sequence[str]) -> list[Path]:

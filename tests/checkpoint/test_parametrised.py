@@ -81,7 +81,7 @@ def test_the_weight_is_the_one_that_the_network_uses(way: str, kind: str) -> Non
     assert matrix.parametrized
     assert matrix.module.role == "q"
     assert {m.name for m in checkpoint.matrices} == {name, "layers.0.up_proj.weight"}
-    assert all("part of layers.0.q_proj.weight" in s.reason for s in checkpoint.skipped if "bias" not in s.name)
+    assert all(s.reason.startswith("part of a weight") for s in checkpoint.skipped if "bias" not in s.name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

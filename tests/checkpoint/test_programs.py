@@ -161,3 +161,39 @@ def test_types_that_are_not_read(tmp_path: Path) -> None:
     rewritten(tmp_path / "model.pt2", lambda config: config["embed.weight"]["tensor_meta"].__setitem__("dtype", 99))
     reasons = {s.name: s.reason for s in open_checkpoint(tmp_path).skipped}
     assert "99" in reasons["embed.weight"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frozen_programs_are_refused(tmp_path: Path) -> None:
+    """Their weights are constants c0, c1, ... of the graph."""
+    program = torch.jit.freeze(torch.jit.script(torch.nn.Linear(8, 8).eval()))
+    torch.jit.save(program, tmp_path / "x.pt")
+    with pytest.raises(SourceError, match=r"is a frozen TorchScript program: .*give the program from before"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+class Bare(torch.nn.Module):
+    """Names that no rule knows, a floating-point buffer, and tensors that are neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = torch.nn.Embedding(12, 8)
+        self.rnn = torch.nn.LSTM(8, 8)
+        self.register_buffer("values", torch.randn(9, 8))
+        self.register_buffer("cache", torch.randn(9, 8), persistent=False)
+        self.alibi = torch.ones(4)
+        self.memories = [torch.ones(2, 2), torch.ones(2, 2)]
+
+
+@pytest.mark.parametrize("kind", ["whole", "legacy", "beside"])
+def test_modules_tell_parameters_from_the_rest(tmp_path: Path, kind: str) -> None:
+    net = Bare()
+    WRITERS[kind](tmp_path / "x.pt", net)  # pyright: ignore[reportArgumentType]
+    checkpoint = open_checkpoint(tmp_path / "x.pt")
+    assert {m.name for m in checkpoint.matrices} == {"tok.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+    assert {m.module.role for m in checkpoint.matrices if m.name == "tok.weight"} == {"embed"}
+    assert {s.name: s.reason for s in checkpoint.skipped}["values"] == "buffer of its module"
+    assert checkpoint.n_parameters == sum(parameter.numel() for parameter in net.parameters())
+    left = "cache (a buffer that is not saved, 1 tensor), alibi (a plain attribute, 1 tensor), memories (a plain attr"
+    assert left in checkpoint.notes[0]
+    assert "_flat_weights" not in checkpoint.notes[0]

@@ -352,3 +352,16 @@ def test_files_of_python_2(tmp_path: Path) -> None:
         view(b"K\0", b"K\x02K\x04\x86", b"K\x04K\x01\x86").replace(STORAGE, storage).replace(b"X\x01\0\0\0w", b"U\x01w")
     )
     assert [m.name for m in open_checkpoint(handmade(tmp_path / "x.pt", pickled)).matrices] == ["w"]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_arrays_of_numpy_are_named(tmp_path: Path, nested: bool) -> None:
+    arrays = {QUERY: np.ones((4, 4), "f4"), "norm.weight": np.ones(4, "f4")}
+    content = {"model": arrays, "step": 3} if nested else arrays
+    sentence = r"holds 2 arrays of numpy and no tensors: save them with numpy.savez, whose .npz is read"
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(SourceError, match=sentence):
+        open_checkpoint(tmp_path / "x.pt")
+    (tmp_path / "y.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(SourceError, match=sentence):
+        open_checkpoint(tmp_path / "y.pkl")
