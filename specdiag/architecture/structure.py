@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.members import Member
+from specdiag.architecture.mixtures import mixture_sizes, routers
 from specdiag.architecture.mlp_structure import mlps
 from specdiag.architecture.names import Name, is_index
 from specdiag.architecture.rules import Rule
@@ -17,7 +18,7 @@ from specdiag.records import Role
 Shape = tuple[int, ...]
 _NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
 _SIDES = ("gate", "up", "down")
-_EXPERTS = re.compile(r"(.*?)\.\w*experts(?:\.|$)", re.IGNORECASE)
+_RECURRENCE = re.compile(r"(.*)\.(?:\w*(?:a_log|conv1?d?)|dt_\w+|[bx]_proj|in_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
 
 
@@ -40,12 +41,14 @@ def refine(
     for key, shape in shapes.items():
         if len(shape) == 2 and names[key].block:
             blocks[names[key].block].append(Member.of(key, names[key], (shape[0], shape[1]), rules[key]))
-    mixtures = {match[1] for key in names if (match := _EXPERTS.match(key)) is not None}
+    mixtures = mixture_sizes(shapes)
+    has_mixers = any(name.context == "ssm" for name in names.values())
+    recurrences = {match[1] for key in all_shapes if has_mixers and (match := _RECURRENCE.match(key)) is not None}
     decided: dict[str, Rule] = {}
     untold: list[tuple[str, str]] = []
     for block, members in blocks.items():
         width = width_of.get(block, UNKNOWN)
-        found = attentions(members, width)
+        found = routers(members, width, mixtures) | attentions(members, width, recurrences)
         free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
         sides, pairs = mlps(free, width)
         decided |= found | sides
