@@ -59,7 +59,7 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
     parts = (entry.parts if entry else ()) or tensor.rule.parts
     layout: Layout = entry.layout if entry else tensor.rule.layout or "contiguous"
     if layout == "unknown":
-        raise UnknownLayout("the config names no architecture whose layout is known")
+        raise UnknownLayout(_unknown(tensor.config))
     if entry is not None and layout == "grouped":
         slicers = _grouped(tensor, entry)
     elif len(parts) == 4:
@@ -69,6 +69,12 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
     else:
         slicers = _one_after_another(tensor)
     return list(zip(parts, slicers, strict=True))
+
+
+def _unknown(config: Sequence[Mapping[str, object]]) -> str:
+    if not settings.model_types(config):
+        return "models order its rows differently, and no config.json with a model_type says which this is"
+    return "the config names no architecture whose layout is known"
 
 
 def is_doubled(shape: Shape, output: Shape | None) -> bool:
