@@ -100,6 +100,9 @@ def parse(name: str, neighbours: Neighbours) -> Name:
     last = next((i for i in reversed(range(len(module))) if not is_index(module[i])), 0)
     above = module[:last]
     stack, block, indices = _blocks(above)
+    if not indices and len(module) - last > 3:  # net.0.3.2: block 0 of a list of blocks that have no names inside
+        above = module[:-1]
+        stack, block, indices = _blocks(above)
     return Name(
         path=numbered(".".join(module)),
         parent=".".join(above),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.members import Member
@@ -37,6 +38,7 @@ def refine(
         The rule of each; pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
     """
     width_of = widths(shapes, names, rules, all_shapes)
+    names = _without_mixed_lists(shapes, names)
     blocks: dict[str, list[Member]] = defaultdict(list)
     for key, shape in shapes.items():
         if len(shape) == 2 and names[key].block:
@@ -56,6 +58,21 @@ def refine(
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
     return {**refined, **_heads(shapes, names, refined)}, untold
+
+
+def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:
+    """Take a list of both matrices and modules within a block for its sequence, not for blocks: fn.0.proj beside fn.2."""
+    sequences = {
+        f"{name.block}.{key[len(name.block) + 1 :].partition('.')[0]}": name.block
+        for key, name in names.items()
+        if name.block and name.sequence is not None and len(shapes[key]) == 2 and name.parent == name.block
+    }
+    return {
+        key: name
+        if (block := sequences.get(name.block.rpartition(".")[0])) is None
+        else replace(name, block=block, indices=name.indices[:-1])
+        for key, name in names.items()
+    }
 
 
 def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict[str, Rule]:
