@@ -19,7 +19,7 @@ from specdiag.records import Role
 Shape = tuple[int, ...]
 _NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
 _SIDES = ("gate", "up", "down")
-_RECURRENCE = re.compile(r"(.*)\.(?:\w*(?:a_log|conv1?d?)|dt_\w+|[bx]_proj|in_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
+_RECURRENCE = re.compile(r"(.*)\.(?:a_log|\w*conv\w*|dt_\w+|[bx]_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
 
 
@@ -61,7 +61,7 @@ def refine(
 
 
 def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:
-    """Take a list of both matrices and modules within a block for its sequence, not for blocks: fn.0.proj beside fn.2."""
+    """Take a list of matrices and modules within a block for a sequence, not for blocks: fn.0.proj beside fn.2."""
     sequences = {
         f"{name.block}.{key[len(name.block) + 1 :].partition('.')[0]}": name.block
         for key, name in names.items()

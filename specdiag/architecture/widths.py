@@ -166,7 +166,8 @@ def _is_transposed(
 ) -> bool:
     """Tell whether matrices lie as [in, out]: kernels and fused ones do, or those that read and those that write.
 
-    Other names that only have a number say nothing here, and readers alone may read another width, as cross-attention does.
+    Other names that only have a number say nothing here, and readers alone may read another width, as cross-attention
+    does.
     """
     fused = readers = writers = 0
     if keys and all(map(is_kernel, keys)):

@@ -172,7 +172,7 @@ def _numbers(name: str) -> tuple[int, ...]:
 
 
 def _decayed_by_default(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
-    """Return the Parameters that decay by default: matrices, but no embeddings, a head that is tied to one, or biases."""
+    """Return the Parameters that decay by default: matrices, but no biases, embeddings or heads tied to them."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}
     beside_weights = find_biases({name: tuple(parameter.shape) for name, parameter in parameters.items()})
