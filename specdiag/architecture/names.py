@@ -11,7 +11,7 @@ from functools import lru_cache
 from specdiag.architecture.rules import BUILTIN, Context
 
 KERNEL = "kernel"
-"""What Flax and Keras call a weight: stored [in, out], a convolution's [*kernel, in, out]."""
+"""The name of a weight in Flax and Keras: stored [in, out], a convolution's [*kernel, in, out]."""
 
 _LONGEST_INDEX = 5  # digits: figures and audits have a place for every layer up to the last
 _INDEX = re.compile(rf"(?<![^.])[0-9]{{1,{_LONGEST_INDEX}}}(?![^.])")
