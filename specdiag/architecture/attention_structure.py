@@ -18,27 +18,42 @@ _LISTS = re.compile(r"(?:^|_)(?:lin\w*|proj\w*|layers?|fcs?|dense|w|ws|weights?|
 _OUTS = re.compile(r"(?:^|_)(?:w?o|out\w*|proj\w*|dense|fc|lin\w*|final|merge|unif\w+|combine)$", re.IGNORECASE)
 _BESIDE = re.compile(r"gate|pos|rel|bias|time_|decay|lora|norm", re.IGNORECASE)
 
+# What lies beside queries and keys and is neither of them.
+_UNTOLD = Rule("", role="other", weak=True, family="attention")
+
 Decisions = dict[str, Rule]
 
 
-def attentions(members: Sequence[Member], width: Width) -> Decisions:
+def attentions(members: Sequence[Member], width: Width, recurrences: Container[str] = ()) -> Decisions:
     """Find the attention of a block.
 
     Args:
         members: its matrices.
         width: its residual width.
+        recurrences: paths of modules that hold the parameters of a recurrence.
 
     Returns:
         The rule of each matrix whose name decides nothing.
     """
-    candidates = [member for member in members if member.name.context in _CONTEXTS]
+    mixers = _attending(members, recurrences)
+    candidates = [member for member in members if member.name.context in _CONTEXTS or member.holder in mixers]
     decided: Decisions = {}
     for path, held in by_holder(candidates):
         found = _named([member for member in held if member.holder == path], width) or _listed(path, held, width)
         decided |= {key: rule for key, rule in found.items() if key not in decided}
     for path, held in by_holder(candidates):
         decided |= _output(path, held, decided, width)
-    return decided
+    rest = (member for member in candidates if member.holder in mixers and member.key not in decided)
+    return decided | {member.key: _UNTOLD for member in rest if member.is_open and member.name.context == "ssm"}
+
+
+def _attending(members: Sequence[Member], recurrences: Container[str]) -> frozenset[str]:
+    """Find the mixing layers, of which names leave open whether they attend, that hold queries and keys."""
+    words: dict[str, set[str]] = {}
+    for member in members:
+        if member.name.context == "ssm" and member.holder not in recurrences and (word := _role(member)) is not None:
+            words.setdefault(member.holder, set()).add(word)
+    return frozenset(holder for holder, found in words.items() if {"q", "k"} <= found)
 
 
 def _named(members: Sequence[Member], width: Width) -> Decisions:

@@ -9,6 +9,7 @@ from math import prod
 import msgspec
 
 from specdiag.architecture import fused
+from specdiag.architecture.names import is_kernel
 from specdiag.architecture.rules import FAMILY, Rule
 from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
@@ -154,16 +155,20 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
         output=None if output is None else (output[-2], output[-1]),
         config=survey.sections(survey.names[name].component),
         architectures=survey.architectures,
+        transposed=is_kernel(name),
     )
 
 
 def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Piece:
     """Cut a convolution: a patch embedding is one flat matrix, others have one matrix for each kernel position."""
     rule, path = survey.rules[name], survey.names[name].path
-    if _PATCH.search(path) or _is_patch(survey, name, shape[2:]):
-        return Piece("embed", "embedding", unfold(shape, 0))
+    spatial, out = (shape[:-2], len(shape) - 1) if is_kernel(name) else (shape[2:], 0)
+    if _PATCH.search(path) or _is_patch(survey, name, spatial):
+        return Piece("embed", "embedding", unfold(shape, out))
     if rule is not None and rule.role == "embed" and not is_named:
         return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
+    if is_kernel(name):
+        return Piece("conv", "other", Slicer((prod(spatial), shape[-2], shape[-1])))
     return Piece("conv", "other", kernels(shape))
 
 

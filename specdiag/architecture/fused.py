@@ -30,6 +30,7 @@ class Tensor:
         output: shape of the projection that follows it in its module (`o`, `down`), None where there is none.
         config: the parts of the config that speak of it, the most specific first.
         architectures: the entries of architectures.toml that hold for the checkpoint.
+        transposed: True where its name says that it is stored (in, out).
     """
 
     name: Name
@@ -38,6 +39,7 @@ class Tensor:
     output: tuple[int, int] | None
     config: Sequence[Mapping[str, object]]
     architectures: Sequence[Fused]
+    transposed: bool = False
 
 
 def split(tensor: Tensor, index: int | None = None) -> Cut:
@@ -57,7 +59,7 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
     parts = (entry.parts if entry else ()) or tensor.rule.parts
     layout: Layout = entry.layout if entry else tensor.rule.layout or "contiguous"
     if layout == "unknown":
-        raise UnknownLayout("the config names no architecture whose layout is known")
+        raise UnknownLayout(_unknown(tensor.config))
     if entry is not None and layout == "grouped":
         slicers = _grouped(tensor, entry)
     elif len(parts) == 4:
@@ -67,6 +69,12 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
     else:
         slicers = _one_after_another(tensor)
     return list(zip(parts, slicers, strict=True))
+
+
+def _unknown(config: Sequence[Mapping[str, object]]) -> str:
+    if not settings.model_types(config):
+        return "models order its rows differently, and no config.json with a model_type says which this is"
+    return "the config names no architecture whose layout is known"
 
 
 def is_doubled(shape: Shape, output: Shape | None) -> bool:
@@ -111,6 +119,8 @@ def _holds(entry: Fused, types: list[str], chain: Sequence[Mapping[str, object]]
 
 def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
     """Cut groups that hold queries, one key and one value: [groups, heads / groups + 2, head_dim]."""
+    if tensor.transposed:
+        raise UnknownLayout("it is stored (in, out), where its groups of heads are known by rows alone")
     groups = _count(tensor, entry.groups)
     heads = entry.heads or settings.number(tensor.config, settings.HEADS)
     if groups is None or heads is None:
@@ -125,7 +135,7 @@ def _grouped(tensor: Tensor, entry: Fused) -> list[Slicer]:
 def _halves(tensor: Tensor, layout: Layout, index: int | None) -> list[Slicer]:
     """Cut two parts of equal size."""
     axis = _doubled_axis(tensor.shape, tensor.output) if "gate" in tensor.rule.parts else _long_axis(tensor)
-    axis = int(layout == "interleaved") if axis is None else axis
+    axis = int(tensor.transposed or layout == "interleaved") if axis is None else axis
     if tensor.shape[axis] % 2:
         raise UnknownLayout(f"its length {tensor.shape[axis]} is odd")
     if layout == "interleaved":
@@ -173,7 +183,7 @@ def _queries_by_config(tensor: Tensor, total: int) -> int | None:
 
 
 def _long_axis(tensor: Tensor) -> int:
-    """Find the fused axis: rows, but columns where matrices are stored (in, out), as GPT-2's Conv1D and Keras do.
+    """Find the fused axis: rows, but columns where matrices are stored (in, out), as Flax, Keras and GPT-2's Conv1D do.
 
     The projection that follows writes as many values as the fused matrix reads.
 
@@ -181,6 +191,8 @@ def _long_axis(tensor: Tensor) -> int:
         UnknownLayout: nothing tells, and the matrix is as long as if its columns were fused.
     """
     rows, cols = tensor.shape
+    if tensor.transposed:
+        return 1
     if tensor.output is not None and cols in tensor.output and rows in tensor.output:
         return 0
     if tensor.output is not None and tensor.output[0] == cols:

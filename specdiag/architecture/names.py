@@ -10,11 +10,15 @@ from functools import lru_cache
 
 from specdiag.architecture.rules import BUILTIN, Context
 
+KERNEL = "kernel"
+"""The name of a weight in Flax and Keras: stored [in, out], a convolution's [*kernel, in, out]."""
+
 _LONGEST_INDEX = 5  # digits: figures and audits have a place for every layer up to the last
 _INDEX = re.compile(rf"(?<![^.])[0-9]{{1,{_LONGEST_INDEX}}}(?![^.])")
 _SUBLAYERS = ("attention", "mlp")
 _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$")
-_NUMBERED = re.compile(r"((?:\w*_)?(?:layer|block|stage))_([0-9]{1,5})")  # encoder_layer_3, as others write layers.3
+_NUMBERED = re.compile(r"(\w*(?:layer|block|stage)s?|h)_([0-9]{1,5})", re.IGNORECASE)
+"""encoder_layer_3, or Flax's encoderblock_3 and layers_3, as others write layers.3."""
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
@@ -24,7 +28,7 @@ class Name:
     """A name taken apart.
 
     Attributes:
-        path: the module path with every index written `#` and a last `.weight` left out.
+        path: the module path with every index written `#` and a last `.weight` or `.kernel` left out.
         parent: the path that holds the module, indices kept.
         context: `attention`, `mlp`, ... from the innermost segment that says so; `block` for anything else
             that lies in a block, and `` for the rest.
@@ -86,7 +90,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         neighbours: all names of the same checkpoint.
     """
     module = name.split(".")
-    if module[-1] in ("weight", "weight_v"):
+    if module[-1] in ("weight", "weight_v", KERNEL):
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
@@ -96,6 +100,9 @@ def parse(name: str, neighbours: Neighbours) -> Name:
     last = next((i for i in reversed(range(len(module))) if not is_index(module[i])), 0)
     above = module[:last]
     stack, block, indices = _blocks(above)
+    if not indices and len(module) - last > 3:  # net.0.3.2: block 0 of a list of blocks that have no names inside
+        above = module[:-1]
+        stack, block, indices = _blocks(above)
     return Name(
         path=numbered(".".join(module)),
         parent=".".join(above),
@@ -113,6 +120,15 @@ def parse(name: str, neighbours: Neighbours) -> Name:
 def numbered(name: str) -> str:
     """Write every index of a full name as `#`."""
     return _INDEX.sub("#", name)
+
+
+def is_kernel(name: str) -> bool:
+    """Tell whether a tensor lies as Flax and Keras store it, with its outputs along the last axis.
+
+    Args:
+        name: its full name.
+    """
+    return name.rpartition(".")[2] == KERNEL
 
 
 def is_index(segment: str) -> bool:

@@ -16,6 +16,7 @@ Shape = tuple[int, ...]
 Kind = Literal["weight norm", "spectral norm", "pruning"]
 
 _NEW = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<leaf>\w+)\.(?P<part>original[01]?|\d+\..+)")
+_ORIGINAL = re.compile(r"(?:\.original|_orig)$")
 _REASON = "part of a parametrised weight"
 
 
@@ -50,6 +51,25 @@ def parts_with_reasons(shapes: Mapping[str, Shape]) -> dict[str, str]:
         shapes: the shape of every tensor by its name.
     """
     return {part: _REASON for weight in find_parametrised(shapes) for part in weight.parts}
+
+
+def parametrised_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Find the shapes of computed weights by their names, as the network uses them: they tell what lies beside them.
+
+    A parametrisation that the file does not tell is taken to keep the shape of the tensor that it starts from.
+
+    Args:
+        shapes: the shape of every tensor by its name.
+    """
+    found = ((weight, _base(weight)) for weight in find_parametrised(shapes))
+    return {weight.name: shapes[base] for weight, base in found if base is not None and weight.name not in shapes}
+
+
+def _base(weight: Parametrised) -> str | None:
+    """Choose the part that has the shape of the weight."""
+    if weight.kind is not None:
+        return weight.parts[0]
+    return next((part for part in weight.parts if _ORIGINAL.search(part)), None)
 
 
 def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:

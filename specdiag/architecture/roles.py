@@ -10,9 +10,10 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specdiag.architecture.biases import find_biases
 from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.names import numbered
-from specdiag.architecture.parametrised import parts_with_reasons
+from specdiag.architecture.parametrised import parametrised_shapes, parts_with_reasons
 from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
 from specdiag.architecture.split import Slicer
 from specdiag.architecture.survey import Shape, Survey, survey
@@ -78,6 +79,7 @@ def modules(
     role_map: Path | None = None,
     *,
     trained: Container[str] = (),
+    unread: Mapping[str, Shape] | None = None,
 ) -> Modules:
     """Find the weight matrices of a checkpoint, and how each is cut from its tensor.
 
@@ -86,6 +88,8 @@ def modules(
         config: config.json as a dict.
         role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
         trained: names of tensors that are weights by their values, although their names sound like buffers.
+        unread: names and shapes of weights whose values cannot be had; they get no part and no reason, but tell what
+            lies beside them.
 
     Returns:
         The matrices, and the reason why each other tensor holds none.
@@ -95,16 +99,22 @@ def modules(
     """
     mapped = load_role_map(role_map, list(shapes)) if role_map is not None else {}
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
-    computed = {name: why for name, why in parts_with_reasons(sizes).items() if name not in mapped}
+    beside = parametrised_shapes(sizes) | dict(unread or {})
+    everything = beside | sizes
     skipped = {
-        name: why for name, shape in sizes.items() if (why := _why_not(name, shape, name in mapped or name in trained))
-    } | computed
-    surveyed = survey({name: shape for name, shape in sizes.items() if name not in skipped}, sizes, config or {})
+        name: why
+        for name, shape in everything.items()
+        if (why := _why_not(name, shape, name in mapped or name in trained))
+    }
+    skipped |= {
+        name: why for name, why in (find_biases(sizes) | parts_with_reasons(sizes)).items() if name not in mapped
+    }
+    surveyed = survey({n: shape for n, shape in everything.items() if n not in skipped}, everything, config or {})
     for name in mapped.keys() & surveyed.rules.keys():
         surveyed.rules[name] = Rule("", role=mapped[name].role, family=mapped[name].family)
     parts: dict[str, tuple[Part, ...]] = {}
     problems: dict[str, str] = {}
-    for name in surveyed.shapes:
+    for name in (name for name in surveyed.shapes if name in sizes):
         pieces, problem = cut(surveyed, name)
         if all(min(piece.slicer.shape[1:]) < 2 for piece in pieces):
             skipped[name] = _too_thin(pieces)

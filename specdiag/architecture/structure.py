@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.members import Member
+from specdiag.architecture.mixtures import mixture_sizes, routers
 from specdiag.architecture.mlp_structure import mlps
 from specdiag.architecture.names import Name, is_index
 from specdiag.architecture.rules import Rule
@@ -17,7 +19,7 @@ from specdiag.records import Role
 Shape = tuple[int, ...]
 _NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
 _SIDES = ("gate", "up", "down")
-_EXPERTS = re.compile(r"(.*?)\.\w*experts(?:\.|$)", re.IGNORECASE)
+_RECURRENCE = re.compile(r"(.*)\.(?:a_log|\w*conv\w*|dt_\w+|[bx]_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
 
 
@@ -36,16 +38,19 @@ def refine(
         The rule of each; pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
     """
     width_of = widths(shapes, names, rules, all_shapes)
+    names = _without_mixed_lists(shapes, names)
     blocks: dict[str, list[Member]] = defaultdict(list)
     for key, shape in shapes.items():
         if len(shape) == 2 and names[key].block:
             blocks[names[key].block].append(Member.of(key, names[key], (shape[0], shape[1]), rules[key]))
-    mixtures = {match[1] for key in names if (match := _EXPERTS.match(key)) is not None}
+    mixtures = mixture_sizes(shapes)
+    has_mixers = any(name.context == "ssm" for name in names.values())
+    recurrences = {match[1] for key in all_shapes if has_mixers and (match := _RECURRENCE.match(key)) is not None}
     decided: dict[str, Rule] = {}
     untold: list[tuple[str, str]] = []
     for block, members in blocks.items():
         width = width_of.get(block, UNKNOWN)
-        found = attentions(members, width)
+        found = routers(members, width, mixtures) | attentions(members, width, recurrences)
         free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
         sides, pairs = mlps(free, width)
         decided |= found | sides
@@ -53,6 +58,21 @@ def refine(
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
     return {**refined, **_heads(shapes, names, refined)}, untold
+
+
+def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:
+    """Take a list of matrices and modules within a block for a sequence, not for blocks: fn.0.proj beside fn.2."""
+    sequences = {
+        f"{name.block}.{key[len(name.block) + 1 :].partition('.')[0]}": name.block
+        for key, name in names.items()
+        if name.block and name.sequence is not None and len(shapes[key]) == 2 and name.parent == name.block
+    }
+    return {
+        key: name
+        if (block := sequences.get(name.block.rpartition(".")[0])) is None
+        else replace(name, block=block, indices=name.indices[:-1])
+        for key, name in names.items()
+    }
 
 
 def _for_sisters(decided: Mapping[str, Rule], members: Sequence[Member]) -> dict[str, Rule]:

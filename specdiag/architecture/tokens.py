@@ -11,9 +11,9 @@ from specdiag.architecture.names import Name, snake
 Word = Literal["q", "k", "v", "kv", "qkv"]
 
 _SPELLINGS: dict[Word, tuple[str, ...]] = {
-    "q": ("q", "qs", "wq", "query", "queries", "querys", "toqueries"),
+    "q": ("q", "qs", "wq", "query", "queries", "querys", "qry", "toqueries"),
     "k": ("k", "ks", "wk", "key", "keys", "tokeys"),
-    "v": ("v", "vs", "wv", "value", "values", "tovalues"),
+    "v": ("v", "vs", "wv", "value", "values", "val", "vals", "tovalues"),
     "kv": ("kv", "wkv"),
     "qkv": ("qkv", "wqkv"),
 }

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from specdiag.architecture.names import Name
+from specdiag.architecture.names import Name, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.tokens import qkv_word
 
@@ -102,7 +102,7 @@ def _embedded(
 ) -> frozenset[int]:
     """Collect the widths of embeddings outside of all blocks: columns of tables, rows of convolutions."""
     return frozenset(
-        shape[0] if len(shape) > 3 else shape[-1]
+        shape[0] if len(shape) > 3 and not is_kernel(key) else shape[-1]
         for key, shape in shapes.items()
         if len(shape) > 1 and not names[key].indices and (rule := rules[key]) is not None and rule.role == "embed"
     )
@@ -164,11 +164,14 @@ def _is_transposed(
     names: Mapping[str, Name],
     rules: Mapping[str, Rule | None],
 ) -> bool:
-    """Tell whether matrices lie as [in, out]: fused ones do, or those that read and those that write.
+    """Tell whether matrices lie as [in, out]: kernels and fused ones do, or those that read and those that write.
 
-    Names that only have a number say nothing here, and readers alone may read another width, as cross-attention does.
+    Other names that only have a number say nothing here, and readers alone may read another width, as cross-attention
+    does.
     """
     fused = readers = writers = 0
+    if keys and all(map(is_kernel, keys)):
+        return True
     for key in keys:
         rule, (rows, cols) = rules[key], shapes[key]
         if rule is None or rule.weak or (rows == size) == (cols == size) or _NUMBERED.search(names[key].path):

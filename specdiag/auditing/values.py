@@ -14,6 +14,7 @@ _TINY = {"F64": 2.0**-1022, "F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14
 """Smallest normal value of each storage type."""
 _NATURAL = 3.0
 """Allowed multiple of the share of denormals among normally distributed values. A choice: weights crowd around 0."""
+_PARAMETRISED = ", which is parametrised in a way that the file does not tell"
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
 
 
@@ -56,12 +57,17 @@ def left_out(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
+    parametrised: set[str] = set()
     for s in subject.report.skipped:
         name = s.name if s.part is None else f"{s.name}[{s.part}]"
         if s.reason.startswith("empty"):
             yield Observation("empty", name, "x".join(map(str, s.shape)))
         elif s.reason.startswith(_NOT_UNDERSTOOD) or "not supported" in s.reason:
             yield Observation("unread", name, s.reason)
+        elif s.reason.endswith(_PARAMETRISED) and s.reason not in parametrised:
+            parametrised.add(s.reason)  # the same for all parts of a weight, which it names
+            weight = s.reason.removesuffix(_PARAMETRISED).removeprefix("part of ")
+            yield Observation("unread", weight, "unknown parametrisation")
 
 
 def _unnatural_denormals(r: ModuleRecord) -> float:

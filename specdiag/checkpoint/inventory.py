@@ -9,6 +9,7 @@ from typing import cast
 
 from msgspec import structs
 
+from specdiag.architecture.parametrised import parametrised_shapes
 from specdiag.architecture.roles import Part, modules
 from specdiag.checkpoint.buffers import find_buffers
 from specdiag.checkpoint.experts import sample_experts
@@ -63,7 +64,7 @@ def sort_tensors(
     buffers = find_buffers(tensors)
     settled = {t.name: t.reason for t in tensors if t.reason is not None} | buffers.reasons
     shapes = {t.name: t.shape for t in tensors if t.name not in settled}
-    by_rules = modules(shapes, config, options.role_map, trained=buffers.trained)
+    by_rules = modules(shapes, config, options.role_map, trained=buffers.trained, unread=_unread(tensors))
     reasons = {**by_rules.skipped, **settled, **tied}
     tables = {t.name for t in tensors if t.is_embedding}
     parts = {
@@ -111,6 +112,13 @@ def architecture(config: Table) -> str | None:
     entry = config.get("architectures")
     names = cast("list[object]", entry) if isinstance(entry, list) else []
     return next((name for name in (*names, config.get("model_type")) if isinstance(name, str)), None)
+
+
+def _unread(tensors: Sequence[StoredTensor]) -> dict[str, tuple[int, ...]]:
+    """List the names and shapes of weights whose values are not understood; integers are buffers."""
+    left_out = [tensor for tensor in tensors if tensor.reason is not None]
+    floats = {t.name: t.shape for t in left_out if t.dtype.startswith("F") and str(t.reason).startswith("unsupported")}
+    return parametrised_shapes({tensor.name: tensor.shape for tensor in left_out}) | floats
 
 
 def _tied(tensors: Sequence[StoredTensor]) -> dict[str, str]:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from specdiag.architecture.biases import BIAS, find_biases
 from specdiag.architecture.names import numbered
+from specdiag.architecture.rules import find_skip
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.live.matrices import live_matrices
@@ -170,11 +172,15 @@ def _numbers(name: str) -> tuple[int, ...]:
 
 
 def _decayed_by_default(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[torch.Tensor]:
-    """Return the Parameters that decay by default: matrices, but no embeddings and no head that is tied to one."""
+    """Return the Parameters that decay by default: matrices, but no biases, embeddings or heads tied to them."""
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     tables |= {matrix.parameter for matrix in live_matrices(model) if matrix.role == "embed"}
+    beside_weights = find_biases({name: tuple(parameter.shape) for name, parameter in parameters.items()})
     return {
         parameter
         for name, parameter in parameters.items()
-        if parameter.ndim >= 2 and parameter not in tables and not name.endswith("bias")
+        if parameter.ndim >= 2
+        and parameter not in tables
+        and name not in beside_weights
+        and find_skip(numbered(name)) != BIAS
     }

@@ -37,7 +37,8 @@ def param_groups(model, lr, weight_decay={base}):
     for name, parameter in model.named_parameters():
         name = ".".join(part for part in name.removeprefix("module.").split(".") if part not in WRAPPERS)
         missing.discard(name)
-        matrix = parameter.ndim >= 2 and not name.endswith("bias")
+        leaf = name.rpartition(".")[2]
+        matrix = parameter.ndim >= 2 and "bias" not in leaf and not leaf.startswith("b_")
         decays = name in RATIOS or matrix and "embed" not in name and id(parameter) not in embeddings
         decay = RATIOS.get(name, 1.0) * weight_decay if decays else 0.0
         groups.setdefault(decay, []).append(parameter)

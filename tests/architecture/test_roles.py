@@ -115,11 +115,38 @@ def test_skip_reasons():
     }
 
 
+@pytest.mark.parametrize(
+    ("bias", "shape", "beside"),
+    [
+        ("b_Q", (4, 64), {"W_Q": (4, 256, 64)}), ("b1", (8, 96), {"w1": (8, 32, 96)}), ("b", (8, 96), {"w": (8, 96, 32)}),
+        ("bias_up", (8, 96), {"weight_up": (8, 32, 96)}), ("bias_in", (8, 96), {}), ("query.bias", (4, 64), {}),
+        ("gate_up_proj_bias", (8, 96), {}),
+    ],
+)  # fmt: skip
+def test_biases_of_several_axes_are_left_out(bias, shape, beside):
+    found = modules({f"blocks.0.attn.{name}": size for name, size in ({bias: shape} | beside).items()})
+    assert found.skipped == {f"blocks.0.attn.{bias}": "bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "beside"),
+    [
+        ("b_q", (64, 4), {"w_q": (64, 64), "a_q": (4, 64)}), ("b_proj.weight", (4, 64), {"w_proj.weight": (4, 64, 64)}),
+        ("bias_table", (49, 8), {}), ("b_q", (4, 64), {}),
+    ],
+)  # fmt: skip
+def test_factors_of_an_update_and_tables_are_no_biases(name, shape, beside):
+    found = modules({f"blocks.0.attn.{key}": size for key, size in ({name: shape} | beside).items()})
+    assert f"blocks.0.attn.{name}" in found.parts
+
+
 def test_one_note_for_all_tensors_that_could_not_be_split():
     shapes = {f"gpt_neox.layers.{i}.attention.query_key_value.weight": (192, 64) for i in range(3)}
     found = modules(shapes)
     assert len(found.notes) == 1
     assert found.notes[0].startswith("gpt_neox.layers.0.attention.query_key_value.weight and 2 more like it")
+    assert "no config.json with a model_type" in found.notes[0]
+    assert "whose layout is known" in modules(shapes, {"model_type": "mine"}).notes[0]
     heads = modules(shapes, {"model_type": "gpt_neox"}).notes
     assert "does not say how many heads" in heads[0]
     assert modules(shapes, {"model_type": "gpt_neox", "num_attention_heads": 4}).notes == []

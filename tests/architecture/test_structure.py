@@ -74,6 +74,50 @@ def test_square_matrices_whose_names_speak_of_queries_are_attention(names):
     assert named(shapes, (*names, "u.a", "u.b")) == ["q", "k", "v", "o", "up", "down"]
 
 
+def test_a_mixer_with_queries_and_keys_is_attention_and_one_with_a_recurrence_stays_one():
+    mixer = {f"mixer.{name}": (D, D) for name in ("query_net", "key_net", "val_net", "merge")}
+    assert named(model(mixer), mixer) == ["q", "k", "v", "o"]
+    several = model(mixer | {"mixer.again": (D, D), "mixer.further": (D, D)})
+    assert [roles(several)[f"blocks.1.mixer.{name}.weight"][0].family for name in ("again", "further")] == [
+        "attention", "attention",
+    ]  # fmt: skip
+    recurrent = model(mixer) | {f"blocks.{i}.mixer.A_log": (16,) for i in range(LAYERS)}
+    assert named(recurrent, ("mixer.val_net", "mixer.merge")) == ["ssm", "ssm"]
+
+
+@pytest.mark.parametrize("name", ["moe.gating_network", "moe.chooser"])
+def test_what_writes_one_value_for_each_expert_is_the_router(name):
+    experts = {f"moe.experts.{e}.{n}": s for e in range(4) for n, s in (("a", (F, D)), ("b", (D, F)))}
+    assert named(model(ATTENTION | experts | {name: (4, D)}), (name,)) == ["router"]
+
+
+def test_a_matrix_beside_experts_with_other_rows_than_experts_is_no_router():
+    experts = {f"moe.experts.{e}.{n}": s for e in range(4) for n, s in (("a", (F, D)), ("b", (D, F)))}
+    assert named(model(ATTENTION | experts | {"moe.chooser": (5, D)}), ("moe.chooser",)) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "rows"),
+    [("1.fn.0.proj", "1.fn.2", F), ("1.fn.0.proj", "1.fn.2", 2 * F), ("3.0", "3.2", F), ("3.0", "3.5", F)],
+)
+def test_a_sequence_with_a_module_in_it_and_one_without_names_are_mlps(up, down, rows):
+    block = {f"0.{name}": (D, D) for name in ("to_q", "to_k", "to_v", "to_out")} | {up: (rows, D), down: (D, F)}
+    shapes = model(block, stack="net.{}")
+    assert named(shapes, (up, down), stack="net.{}") == ["up", "down"]
+    assert roles(shapes)[f"net.1.{up}.weight"][0].layer == 1
+
+
+def test_what_lies_beside_a_weight_that_is_not_read_keeps_its_role():
+    shapes = model(ATTENTION | {"mlp.0": (F, D)})
+    for i in range(LAYERS):
+        shapes[f"blocks.{i}.mlp.2.parametrizations.weight.original"] = (D, F)
+        shapes[f"blocks.{i}.mlp.2.parametrizations.weight.0.base"] = (F, F)
+    assert named(shapes, ("mlp.0",)) == ["up"]
+    found = modules(model(ATTENTION | {"mlp.0": (F, D)}), unread={f"blocks.{i}.mlp.2.weight": (D, F) for i in range(3)})
+    assert found.parts["blocks.1.mlp.0.weight"][0].module.role == "up"
+    assert not any("mlp.2" in name for name in (*found.parts, *found.skipped))
+
+
 def test_heads_apart_are_attention_and_what_joins_them_is_its_output():
     heads = {f"msa.heads.{h}.{name}": (16, D) for h in range(4) for name in ("query", "key", "value")}
     shapes = model(heads | {"msa.proj": (D, D), "ffwd.net.0": (F, D), "ffwd.net.2": (D, F)})

@@ -1,14 +1,18 @@
 """Plans on optimizers: groups for a new one, ratios inside the steps of a live one."""
 
+from typing import Any
+
 import msgspec
 import pytest
 import torch
 from live_models import Decoder, ForTrainer, decays_of_a_step, train
+from torch import nn
 
 import specdiag
 from specdiag import UsageError
 from specdiag.decay.plan_groups import param_groups
 from specdiag.records import Source
+from specdiag.views.plan_export import export_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +54,27 @@ def test_groups_have_the_decays_of_the_plan():
     assert set(decays) == {name for name, _ in model.named_parameters()}
     assert {group["lr"] for group in groups} == {1e-3}
     assert torch.optim.AdamW(groups, lr=1e-3)
+
+
+class Heads(nn.Module):
+    """An attention of TransformerLens: a bias for each head, of two axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in "QKV":
+            setattr(self, f"W_{name}", nn.Parameter(torch.randn(4, 64, 16)))
+            setattr(self, f"b_{name}", nn.Parameter(torch.zeros(4, 16)))
+        self.W_O = nn.Parameter(torch.randn(4, 16, 64))
+
+
+def test_biases_of_two_axes_have_no_decay():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"attn": Heads()}) for _ in range(2)])})
+    plan = specdiag.recommend(model, weight_decay=0.1)
+    exported: dict[str, Any] = {}
+    exec(export_plan(plan, "torch"), exported)
+    for groups in (plan.param_groups(model), exported["param_groups"](model, lr=1e-3)):
+        decays = by_name(model, groups)
+        assert {name.rpartition(".")[2] for name, decay in decays.items() if decay == 0} == {"b_Q", "b_K", "b_V"}
 
 
 def test_equal_decays_share_a_group_and_frozen_parameters_are_left_out():

@@ -1,0 +1,42 @@
+"""Biases of two axes or more: one for each head or expert, stored as a Parameter beside its weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+Shape = tuple[int, ...]
+
+BIAS = "bias"
+"""As a report lists it, whether the name or the weight beside it tells."""
+
+_NAME = re.compile(r"(?P<word>b|bias)(?P<rest>_\w+|\d*|[A-Z]\w*)")
+_WEIGHTS = {"b": ("w", "W"), "bias": ("weight", "kernel", "w", "W")}
+
+
+def find_biases(shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Find the tensors of two axes or more that are biases by the weight beside them.
+
+    `b_Q` [heads, head_dim] lies beside `W_Q` [heads, width, head_dim] and has its axes but for the one that is summed
+    over. A factor of an update that is called so, [width, rank], has as many axes as the weight.
+
+    Args:
+        shapes: the shape of every tensor by its name.
+
+    Returns:
+        Why each is no weight matrix.
+    """
+    return {name: BIAS for name, shape in shapes.items() if len(shape) > 1 and _is_bias(name, shape, shapes)}
+
+
+def _is_bias(name: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
+    path, dot, leaf = name.rpartition(".")
+    match = _NAME.fullmatch(leaf)
+    if match is None:
+        return False
+    beside = (shapes.get(f"{path}{dot}{word}{match['rest']}") for word in _WEIGHTS[match["word"]])
+    return any(weight is not None and _lacks_one_axis(shape, weight) for weight in beside)
+
+
+def _lacks_one_axis(bias: Shape, weight: Shape) -> bool:
+    return any(weight[:axis] + weight[axis + 1 :] == bias for axis in range(len(weight)))
