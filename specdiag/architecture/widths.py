@@ -167,7 +167,7 @@ def _is_transposed(
     """Tell whether matrices lie as [in, out]: kernels and fused ones do, or those that read and those that write.
 
     Other names that only have a number say nothing here, and readers alone may read another width, as cross-attention
-    does.
+    does. Narrow matrices of an MLP may be those of an adapter, whose down reads and whose up writes.
     """
     fused = readers = writers = 0
     if keys and all(map(is_kernel, keys)):
@@ -175,6 +175,8 @@ def _is_transposed(
     for key in keys:
         rule, (rows, cols) = rules[key], shapes[key]
         if rule is None or rule.weak or (rows == size) == (cols == size) or _NUMBERED.search(names[key].path):
+            continue
+        if rule.kind == "mlp" and min(rows, cols) < size:
             continue
         vote = 1 if rows == size else -1
         if rule.parts:

@@ -40,6 +40,13 @@ def test_what_reads_the_residual_width_is_up_whatever_it_is_called(up, down, wid
     assert named(shapes, (up, down)) == ["up", "down"]
 
 
+@pytest.mark.parametrize("adapter", ["adaptmlp.{}_proj", "adapter_{}", "adapters.{}"])
+@pytest.mark.parametrize(("up", "down"), [("fc1", "fc2"), ("mlp.fc1", "mlp.fc2"), ("mlp.0", "mlp.2")])
+def test_an_adapter_whose_down_reads_does_not_turn_the_mlp_round(up, down, adapter):
+    bottleneck = {adapter.format("down"): (16, D), adapter.format("up"): (D, 16)}
+    assert named(model(ATTENTION | {up: (F, D), down: (D, F)} | bottleneck), (up, down)) == ["up", "down"]
+
+
 @pytest.mark.parametrize("width", [160, 32])
 @pytest.mark.parametrize(
     ("names", "expected"),
