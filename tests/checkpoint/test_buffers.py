@@ -89,6 +89,15 @@ def test_straight_lines_and_codes_are_no_sinusoids(values):
     assert [matrix.name for matrix in from_state_dict({"pos_emb.weight": values}).matrices] == ["pos_emb.weight"]
 
 
+def test_a_complex_rotary_table_is_a_buffer_by_name():
+    table = torch.polar(torch.ones(N, D), torch.rand(N, D))
+    found = {
+        s.name: s.reason for s in from_state_dict({"freqs_cis": table, "other": table, "a": NOISE.clone()}).skipped
+    }
+    assert found["other"] == "unsupported dtype C64"
+    assert "dtype" not in found["freqs_cis"]
+
+
 def test_slopes_and_rotary_caches_are_known_by_name():
     names = ("alibi", "layers.0.attn.alibi_slopes", "rope.cache", "layers.0.rotary_emb.cos", "freqs_sin")
     assert set(reasons({name: NOISE.clone() for name in names})) == set(names)

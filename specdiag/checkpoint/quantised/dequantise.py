@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from specdiag.architecture.names import numbered
+from specdiag.architecture.rules import find_skip
 from specdiag.checkpoint.quantised.bitsandbytes import find_bitsandbytes
 from specdiag.checkpoint.quantised.bundle import Bundle, split
 from specdiag.checkpoint.quantised.float4 import find_float4
@@ -151,7 +153,9 @@ def _reason(tensor: StoredTensor, codes: set[str], owners: set[str]) -> str | No
         return _refusal(tensor, "no scales that are understood belong to them")
     if tensor.dtype.startswith(("I", "U")):
         return "integer buffer"
-    return "boolean buffer" if tensor.dtype == "BOOL" else f"unsupported dtype {tensor.dtype}"
+    if tensor.dtype == "BOOL":
+        return "boolean buffer"
+    return find_skip(numbered(tensor.name)) or f"unsupported dtype {tensor.dtype}"  # complex rotary tables
 
 
 def _holds_codes(tensor: StoredTensor, bundle: Bundle) -> bool:
