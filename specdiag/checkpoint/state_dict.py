@@ -217,7 +217,8 @@ def _only(candidates: Sequence[list[Entry]], label: str) -> list[Entry]:
         example = next((f"part={brief(one[0].name)}" for one in candidates if not one[0].loose), "part=")
         models = listed(descriptions, _LISTED)
         error = SeveralModelsError(
-            f"'{label}' holds {models}: pick one, such as with {example}, or save the one to analyse in a file of its own"
+            f"'{label}' holds {models}: pick one, such as with {example}, or save the one to analyse in a file of its "
+            "own"
         )
         error.models = models
         raise error

@@ -110,7 +110,9 @@ def _constants(opened: Opened, path: Path, label: str) -> str:
         return ""
     tensors = Walk(label).enter(open_torch(path, label, "constants").content).tensors
     names = [f"c{name} of {'x'.join(map(str, tensor_shape(t))) or 'one value'}" for name, t in tensors.items()]
-    return f"{len(names)} constant{'s' if len(names) > 1 else ''} of its code, {listed(names, _LISTED)}" if names else ""
+    return (
+        f"{len(names)} constant{'s' if len(names) > 1 else ''} of its code, {listed(names, _LISTED)}" if names else ""
+    )
 
 
 def _named(content: object) -> str:
