@@ -9,14 +9,14 @@ from typing import cast
 import torch
 
 from specdiag.checkpoint.inert import Inert
-from specdiag.checkpoint.modules import loose_attributes, module_entries
+from specdiag.checkpoint.modules import module_attributes, module_entries
 
 _Path = tuple[object, ...]
 _DEPTH = 64
 _HOLDERS = (torch.Tensor, Inert, Mapping, list, tuple, AbstractSet)
 
 
-def loose_tensors(module: Inert, path: _Path, listed: Container[int], visited: set[int]) -> list[tuple[_Path, int]]:
+def loose_tensors(module: Inert, path: _Path, listed: Container[int], visited: set[int]) -> list[tuple[_Path, str, int]]:
     """Count them by the attributes that hold them, in the module and in those below.
 
     Args:
@@ -26,7 +26,7 @@ def loose_tensors(module: Inert, path: _Path, listed: Container[int], visited: s
         visited: identities of all that was looked at before, to add to.
 
     Returns:
-        The keys that lead to an attribute, and how many tensors are in it that were not counted before.
+        The keys that lead to an attribute, what it is, and how many tensors are in it that were not counted before.
     """
     modules, waiting = list[tuple[Inert, _Path]](), [(module, path)]
     while waiting:
@@ -37,9 +37,9 @@ def loose_tensors(module: Inert, path: _Path, listed: Container[int], visited: s
             below = [(value, (*keys, name)) for name, value in module_entries(inner) or () if isinstance(value, Inert)]
             waiting.extend(reversed(below if len(keys) < _DEPTH else []))
     return [
-        ((*keys, name), n_tensors)
+        ((*keys, name), kind, n_tensors)
         for inner, keys in modules
-        for name, value in loose_attributes(inner)
+        for name, value, kind in module_attributes(inner)
         if (n_tensors := _count(value, listed, visited))
     ]
 

@@ -32,7 +32,10 @@ class Net(torch.nn.Module):
         return self.inner(x) @ self.k
 
 
-LEFT = "k (1 tensor), hidden (2 tensors), passing (1 tensor), inner.scale (1 tensor)"
+LEFT = (
+    "passing (a buffer that is not saved, 1 tensor), k (a plain attribute, 1 tensor), "
+    "hidden (a plain attribute, 2 tensors), inner.scale (a plain attribute, 1 tensor)"
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ LEFT = "k (1 tensor), hidden (2 tensors), passing (1 tensor), inner.scale (1 ten
     [
         (lambda net: net, f"nothing of it was run. Left out {LEFT}."),
         (lambda net: {"model": net, "epoch": 3}, f"and left out epoch, {LEFT}."),
-        (lambda net: {"run": {"model": net}}, "model.hidden (2 tensors)"),
+        (lambda net: {"run": {"model": net}}, "hidden (a plain attribute, 2 tensors)"),
     ],
 )
 def test_tensors_beside_the_state_dict(tmp_path: Path, wrap: Callable[[Net], object], sentence: str) -> None:
