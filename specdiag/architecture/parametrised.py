@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Shape = tuple[int, ...]
@@ -26,7 +27,8 @@ class Parametrised:
 
     Attributes:
         name: of the weight, as the network uses it.
-        kind: how it is computed; None where the checkpoint does not tell.
+        kind: how it is computed; None where the checkpoint does not tell, as where it holds the weight too, or parts
+            of two kinds.
         parts: names of the stored tensors; the first has the shape of the weight.
     """
 
@@ -41,7 +43,11 @@ def find_parametrised(shapes: Mapping[str, Shape]) -> list[Parametrised]:
     Args:
         shapes: the shape of every tensor by its name.
     """
-    return [*_in_new_style(shapes), *_in_old_style(shapes)]
+    found = [*_in_new_style(shapes), *_in_old_style(shapes)]
+    times = Counter(weight.name for weight in found)
+    return [
+        replace(weight, kind=None) if weight.name in shapes or times[weight.name] > 1 else weight for weight in found
+    ]
 
 
 def parts_with_reasons(shapes: Mapping[str, Shape]) -> dict[str, str]:
@@ -75,9 +81,11 @@ def _base(weight: Parametrised) -> str | None:
 def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
     for name, shape in shapes.items():
         stem, _, part = name.rpartition("_")
-        if part == "v" and stem not in shapes and _is_normed(stem, shapes.get(f"{stem}_g"), shape):
+        if shapes.get(stem, shape) != shape:
+            continue
+        if part == "v" and _is_normed(stem, shapes.get(f"{stem}_g"), shape):
             yield Parametrised(stem, "weight norm", (name, f"{stem}_g"))
-        if part == "orig" and stem not in shapes:
+        if part == "orig":
             vectors = (f"{stem}_u", f"{stem}_v")
             if shapes.get(f"{stem}_mask") == shape:
                 yield Parametrised(stem, "pruning", (name, f"{stem}_mask"))
@@ -105,7 +113,7 @@ def _in_new_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
     for weight, parts in found.items():
         kind, order = _new_kind(parts, shapes)
         rest = [name for name in parts.values() if name not in order]
-        yield Parametrised(weight, kind if weight not in shapes else None, (*order, *rest))
+        yield Parametrised(weight, kind, (*order, *rest))
 
 
 def _new_kind(parts: Mapping[str, str], shapes: Mapping[str, Shape]) -> tuple[Kind | None, tuple[str, ...]]:
@@ -124,12 +132,13 @@ def _new_kind(parts: Mapping[str, str], shapes: Mapping[str, Shape]) -> tuple[Ki
 
 
 def _scales_directions(lengths: Shape | None, directions: Shape) -> bool:
-    """Tell whether g has one length for each direction of v: its axes are those of v, or 1."""
+    """Tell whether g has one length for each direction of v: one of its axes is that of v, and the others are 1."""
     if lengths is None or len(directions) < 2:
         return False
     if math.prod(lengths) == 1:
         return True
-    return len(lengths) == len(directions) and all(g in (1, v) for g, v in zip(lengths, directions, strict=True))
+    axes = [axis for axis, size in enumerate(lengths) if size != 1]
+    return len(lengths) == len(directions) and len(axes) == 1 and lengths[axes[0]] == directions[axes[0]]
 
 
 def spectral_axis(weight: Shape, u: Shape, v: Shape) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,12 @@ from specdiag.checkpoint.torch_tensors import Unread, list_tensors
 from specdiag.checkpoint.zip_members import Archive
 from specdiag.errors import SourceError
 from specdiag.files import TEXT_LIMIT, Table
+from specdiag.text.names import listed
 
 _CONFIG = "_weights_config.json"
 _FOLDER = "data/weights/"
+_CONSTANTS = re.compile(r"(.*/)?data/constants/[^/]*_constants_config\.json")
+_LISTED = 8
 _DTYPES: dict[int, torch.dtype] = {
     1: torch.uint8,
     2: torch.int8,
@@ -82,15 +86,29 @@ def _listed(archive: Archive, label: str) -> Listing:
     tables = [name for name in archive.members if _FOLDER in name and name.endswith(_CONFIG)]
     if len(tables) > 1:
         raise SourceError(f"'{label}' holds {len(tables)} exported programs: save the one to analyse alone")
-    if archive.members[tables[0]].file_size > TEXT_LIMIT:
-        raise SourceError(f"'{label}' is no exported program: its table of weights has more than {TEXT_LIMIT} bytes")
-    config = parse_json(archive.read(tables[0]), f"{label}/{tables[0]}").get("config")
-    if not isinstance(config, dict):
-        raise ValueError("its table of weights has no 'config'")
+    config = _table(archive, tables[0], label)
     folder = tables[0].rpartition("/")[0]
-    tensors = {name: _tensor(archive, folder, entry) for name, entry in cast("Table", config).items()}
-    note = f"Read the weights of the exported program in {label}; nothing of it was run."
+    tensors = {name: _tensor(archive, folder, entry) for name, entry in config.items()}
+    constants = listed(_constants(archive, label), _LISTED)
+    left = f" Left out its constants {constants}, which are not in its state_dict." if constants else ""
+    note = f"Read the weights of the exported program in {label}; nothing of it was run.{left}"
     return Listing(list_tensors(tensors, label, archive.place()), (note,))
+
+
+def _table(archive: Archive, member: str, label: str) -> Table:
+    """Read the entries of a table of weights or constants."""
+    if archive.members[member].file_size > TEXT_LIMIT:
+        raise SourceError(f"'{label}' is no exported program: '{brief(member)}' has more than {TEXT_LIMIT} bytes")
+    config = parse_json(archive.read(member), f"{label}/{member}").get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{brief(member)} has no 'config'")
+    return cast("Table", config)
+
+
+def _constants(archive: Archive, label: str) -> list[str]:
+    """Name the tensors that the program holds beside its weights: buffers that are not saved, tensors in its code."""
+    tables = [name for name in archive.members if _CONSTANTS.fullmatch(name)]
+    return [brief(name) for table in tables for name in _table(archive, table, label)]
 
 
 def _tensor(archive: Archive, folder: str, entry: object) -> torch.Tensor:

@@ -37,8 +37,9 @@ def module_entries(value: Inert) -> list[tuple[object, object]] | None:
     if held is None:
         return None
     passing = _passing(state)
-    entries = [entry for holder in held for entry in holder.items()]
-    return [(name, inner) for name, inner in entries if inner is not None and name not in passing]
+    parameters, buffers, modules = (holder.items() for holder in held)
+    saved = [(name, inner) for name, inner in buffers if name not in passing]
+    return [(name, inner) for name, inner in (*parameters, *saved, *modules) if inner is not None]
 
 
 def module_attributes(value: Inert) -> list[tuple[object, object, str]]:

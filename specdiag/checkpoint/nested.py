@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,7 +12,8 @@ import torch
 from specdiag.checkpoint.containers import find_beside
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.modules import module_attributes, module_entries
+from specdiag.checkpoint.loose_tensors import loose_tensors, parts_of
+from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
 
@@ -27,10 +28,14 @@ _CHARACTERS = 1 << 26
 
 @dataclass(slots=True)
 class Visits:
-    """Containers that were entered, and the entries of those that were entered again under another name."""
+    """Containers that were entered, and the entries of those that were entered again under another name.
+
+    Attributes of modules are gone through once, in all walks together.
+    """
 
     entered: set[int] = field(default_factory=set[int])
     repeated: int = 0
+    attributes: set[int] = field(default_factory=set[int])
 
 
 class Walk:
@@ -55,6 +60,8 @@ class Walk:
         self._paths: dict[str, tuple[object, ...]] = {}
         self._open: set[int] = set()
         self._n_characters = 0
+        self._within_module = False
+        self._listed: set[int] = set()
 
     def enter(self, value: object, path: tuple[object, ...] = ()) -> Walk:
         """Add the tensors below `value`.
@@ -85,11 +92,10 @@ class Walk:
         if kind is not None:
             self.left.append((joined(path), kind))
             return
-        is_new = id(value) not in self._visits.entered
         self._count(value, path)
-        if is_new and isinstance(value, Inert):
-            self._name_attributes(value, path)
         self._open.add(id(value))
+        outermost = isinstance(value, Inert) and not self._within_module and module_entries(value) is not None
+        self._within_module |= outermost
         beside = find_beside(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else {}
         for key, inner in entries:
             if key in beside and training_state(inner) is None:
@@ -97,6 +103,10 @@ class Walk:
             elif type(inner) not in _SCALARS:
                 self.enter(inner, (*path, key))
         self._open.discard(id(value))
+        if outermost:
+            self._within_module = False
+            for keys, kind, n in loose_tensors(cast("Inert", value), path, self._listed, self._visits.attributes):
+                self.left.append((self._joined(keys), f"{kind}, {n} tensor{'s' if n > 1 else ''}"))
 
     def _count(self, value: object, path: tuple[object, ...]) -> None:
         if len(path) > _DEPTH:
@@ -115,10 +125,7 @@ class Walk:
             )
 
     def _add(self, path: tuple[object, ...], tensor: torch.Tensor) -> None:
-        name = joined(path)
-        self._n_characters += len(name)
-        if self._n_characters > _CHARACTERS:
-            raise SourceError(f"'{self._label}' holds keys too long for names, such as '{brief(name)}'")
+        name = self._joined(path)
         if name in self.tensors:
             first, second = (" > ".join(_quoted(key) for key in keys) for keys in (self._paths[name], path))
             raise SourceError(
@@ -126,15 +133,15 @@ class Walk:
                 "rename one"
             )
         self.tensors[name] = tensor
+        self._listed.add(id(tensor))
         self._paths[name] = path
 
-    def _name_attributes(self, value: Inert, path: tuple[object, ...]) -> None:
-        """Note the tensors of a module that are none of its parameters and saved buffers."""
-        own = {id(inner) for _, inner in module_entries(value) or ()}
-        for name, attribute, kind in module_attributes(value):
-            inner = all_values(attribute, enter=lambda one: not isinstance(one, Inert) or module_entries(one) is None)
-            tensors = [one for one in inner if isinstance(one, torch.Tensor) and id(one) not in own]
-            self._name((*path, name), kind, tensors, joint=", ")
+    def _joined(self, path: tuple[object, ...]) -> str:
+        name = joined(path)
+        self._n_characters += len(name)
+        if self._n_characters > _CHARACTERS:
+            raise SourceError(f"'{self._label}' holds keys too long for names, such as '{brief(name)}'")
+        return name
 
     def _name(self, path: tuple[object, ...], description: str, parts: Sequence[object], joint: str = " with ") -> None:
         """Note what is left out, if it holds tensors."""
@@ -152,12 +159,11 @@ def count_tensors(value: object) -> int:
     return sum(isinstance(inner, torch.Tensor) for inner in all_values(value))
 
 
-def all_values(value: object, enter: Callable[[object], bool] = lambda _: True) -> Iterator[object]:
+def all_values(value: object) -> Iterator[object]:
     """Go through everything below a value, within inert objects too. Each container is entered once.
 
     Args:
         value: anything that a torch file holds.
-        enter: tells which values are entered; all of them without it.
 
     Yields:
         The value, and all below it.
@@ -166,17 +172,9 @@ def all_values(value: object, enter: Callable[[object], bool] = lambda _: True) 
     while waiting:
         inner = waiting.pop()
         yield inner
-        if not isinstance(inner, torch.Tensor) and id(inner) not in visited and enter(inner):
+        if not isinstance(inner, torch.Tensor) and id(inner) not in visited:
             visited.add(id(inner))
-            waiting.extend(_parts(inner))
-
-
-def _parts(value: object) -> Iterable[object]:
-    if isinstance(value, Inert):
-        return (*value.args, *value.state, *value.elements, *(inner for _, inner in value.items))
-    if isinstance(value, Mapping):
-        return cast("Mapping[object, object]", value).values()
-    return cast("Iterable[object]", value) if isinstance(value, (list, tuple, AbstractSet)) else ()
+            waiting.extend(parts_of(inner))
 
 
 def joined(path: Iterable[object]) -> str:

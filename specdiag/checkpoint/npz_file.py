@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -85,11 +86,23 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_LONGEST_HEADER)
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(file, max_header_size=_LONGEST_HEADER)
+    elif version == (3, 0):
+        latin = _in_latin(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(latin, max_header_size=_LONGEST_HEADER)
     else:
         raise ValueError(f"version {version} of numpy's format")
     if not all(type(size) is int and 0 <= size < 1 << 48 for size in shape) or math.prod(shape) >= 1 << 60:
         raise ValueError(f"an array of shape {shape!s:.60}")
     return shape, fortran, dtype
+
+
+def _in_latin(file: IO[bytes]) -> IO[bytes]:
+    """Read a header of version 3.0, which differs from 2.0 in the letters of names, and escape those."""
+    length = int.from_bytes(file.read(4), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    header = file.read(length).decode("utf-8").encode("latin-1", "backslashreplace")
+    return io.BytesIO(len(header).to_bytes(4, "little") + header)
 
 
 def _read(

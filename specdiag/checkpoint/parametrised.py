@@ -32,8 +32,9 @@ def compute_parametrised(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTe
     for weight in find_parametrised({tensor.name: tensor.shape for tensor in tensors}):
         parts = [by_name[name] for name in weight.parts]
         if weight.kind is None or any(part.dtype not in FLOAT_TYPES and part.dtype != "BOOL" for part in parts):
+            why = "stored beside them" if weight.name in by_name else "parametrised in a way that the file does not tell"
             reasons |= {
-                part.name: "part of a weight that is parametrised in a way that the file does not tell"
+                part.name: f"part of a weight that is {why}"
                 for part in parts
                 if part.reason is None
             }
@@ -56,7 +57,8 @@ def _weight(weight: Parametrised, parts: Sequence[StoredTensor]) -> StoredTensor
     compute = {"weight norm": _scaled, "spectral norm": _normalised, "pruning": _masked}[weight.kind or "pruning"]
 
     def read(index: int | None) -> RawArray:
-        values = kind.narrow(compute([_values(part) for part in parts]))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a direction of zeros has no length: NaN, as in torch
+            values = kind.narrow(compute([_values(part) for part in parts]))
         return values if index is None else values[index]
 
     return StoredTensor(

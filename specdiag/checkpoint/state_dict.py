@@ -29,6 +29,16 @@ _DEPTH = 8
 _LISTED = 8
 
 
+class SeveralModelsError(SourceError):
+    """The file holds several models.
+
+    Attributes:
+        models: what they are, for a sentence.
+    """
+
+    models: str = ""
+
+
 def find_weights(
     content: Mapping[str, object] | Mapping[object, object], label: str
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -205,10 +215,13 @@ def _only(candidates: Sequence[list[Entry]], label: str) -> list[Entry]:
             for entry in ([candidate[0]] if not candidate[0].loose else candidate[:2])
         ]
         example = next((f"part={brief(one[0].name)}" for one in candidates if not one[0].loose), "part=")
-        raise SourceError(
-            f"'{label}' holds {listed(descriptions, _LISTED)}: pick one, such as with {example}, or save the one to "
-            "analyse in a file of its own"
+        models = listed(descriptions, _LISTED)
+        error = SeveralModelsError(
+            f"'{label}' holds {models}: pick one, such as with {example}, or save the one to analyse in a file of its "
+            "own"
         )
+        error.models = models
+        raise error
     return candidates[0]
 
 

@@ -48,12 +48,13 @@ class Opened:
     members: tuple[str, ...] = ()
 
 
-def open_torch(path: Path, label: str) -> Opened:
+def open_torch(path: Path, label: str, stem: str = "data") -> Opened:
     """Open a file of torch.save.
 
     Args:
         path: the file, zip format or the legacy one.
         label: its name in messages.
+        stem: of the pickle in a zip archive; programs of TorchScript have a second one, `constants`.
 
     Returns:
         The content; values of the zip format stay on disk.
@@ -63,9 +64,9 @@ def open_torch(path: Path, label: str) -> Opened:
     """
     from specdiag.checkpoint.torch_load import check_zip, is_zip
 
-    entries = check_zip(path, label) if is_zip(path, label) else None
+    entries = check_zip(path, label, f"{stem}.pkl") if is_zip(path, label) else None
     try:
-        return _open_legacy(path, label) if entries is None else _open_zip(path, entries)
+        return _open_legacy(path, label) if entries is None else _open_zip(path, entries, stem)
     except MemoryError as error:
         raise SourceError(f"'{label}' asks for more memory than there is: it is damaged, fetch it again") from error
     except CrowdedError as error:
@@ -75,18 +76,18 @@ def open_torch(path: Path, label: str) -> Opened:
         raise SourceError(f"'{label}' is not a readable torch checkpoint ({reason}): fetch it again") from error
 
 
-def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo]) -> Opened:
+def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo], stem: str) -> Opened:
     with path.open("rb") as file:
         archive = Archive(path, file, entries)
-        pickles = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl"]
+        pickles = [name for name in archive.members if name.rpartition("/")[2] == f"{stem}.pkl"]
         pickled = min(pickles, key=lambda name: name.count("/"))
-        root = pickled.removesuffix("data.pkl")
+        root = pickled.removesuffix(f"{stem}.pkl")
         storages: dict[str, torch.UntypedStorage] = {}
 
         def load(storage_id: object) -> object:
             kind, key, n_values, _ = read_storage_id(storage_id)
             if key not in storages:
-                storages[key] = archive.storage(f"{root}data/{key}", kind.dtype, n_values)
+                storages[key] = archive.storage(f"{root}{stem}/{key}", kind.dtype, n_values)
             return StoredBytes(storages[key], kind.dtype)
 
         opened = _unpickled(io.BytesIO(archive.read(pickled)), load)

@@ -54,6 +54,17 @@ def test_objects_are_left_out(tmp_path: Path) -> None:
     assert reasons["r"].startswith("unsupported dtype [('f0'")
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_names_beyond_latin_letters(tmp_path: Path) -> None:
+    """numpy writes the headers of such arrays in format 3.0."""
+    record = np.zeros(2, [("größe_ж", "f4"), ("длина", "f4")])
+    np.savez(tmp_path / "m.npz", w=np.ones((4, 4)), r=record)
+    checkpoint = open_checkpoint(tmp_path / "m.npz")
+    assert [matrix.name for matrix in checkpoint.matrices] == ["w"]
+    (left,) = checkpoint.skipped
+    assert (left.name, left.reason) == ("r", f"unsupported dtype {record.dtype}")
+
+
 def test_an_archive_makes_no_checkpoint_of_a_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.ones((4, 4)))
     assert open_checkpoint(tmp_path).source.files == ("data.npz",)
@@ -80,6 +91,9 @@ LIES = {
     "no header": b"hello",
     "an expression": header("__import__('os').system('true')"),
     "a type that is none": header("{'descr': 'zz', 'fortran_order': False, 'shape': (4,)}"),
+    "letters that are none": b"\x93NUMPY\x03\x00" + struct.pack("<I", 4) + b"\xff\xfe\xfd\n",
+    "a long header": b"\x93NUMPY\x03\x00" + struct.pack("<I", 1 << 31) + b"\0" * 64,
+    "a header cut short": b"\x93NUMPY\x03\x00\x01",
     "another version": b"\x93NUMPY\x09\x00" + b"\0" * 64,
     "deep nesting": header("(" * 5000 + ")" * 5000),
 }

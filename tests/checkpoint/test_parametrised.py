@@ -122,6 +122,54 @@ def test_what_the_file_does_not_tell_is_left_out() -> None:
     assert any("parametrised in a way that the file does not tell" in s.reason for s in checkpoint.skipped)
 
 
+def test_a_weight_beside_its_parts() -> None:
+    """None of them says which one the network uses; the stored weight has the name."""
+    weight = torch.randn(64, 64)
+    parts = {
+        "weight norm": {"weight_v": torch.randn(64, 64), "weight_g": torch.randn(64, 1)},
+        "pruning": {"weight_orig": torch.randn(64, 64), "weight_mask": torch.ones(64, 64)},
+    }
+    for stored in parts.values():
+        names = {f"layers.0.up_proj.{name}": tensor for name, tensor in stored.items()}
+        checkpoint = from_state_dict({**names, "layers.0.up_proj.weight": weight})
+        (matrix,) = checkpoint.matrices
+        assert (matrix.name, matrix.parametrized) == ("layers.0.up_proj.weight", False)
+        assert torch.equal(matrix.load(), weight)
+        reason = "part of layers.0.up_proj.weight, which is stored beside it"
+        assert {s.name: s.reason for s in checkpoint.skipped} == dict.fromkeys(names, reason)
+
+
+def test_parts_of_two_norms_on_one_weight() -> None:
+    names = ("weight_v", "weight_g", "parametrizations.weight.original1", "parametrizations.weight.original0")
+    state = {f"a.{name}": torch.randn(64, 1 if name[-1] in "g0" else 64) for name in names}
+    checkpoint = from_state_dict(state)
+    assert not checkpoint.matrices
+    reason = "part of a.weight, which is parametrised in a way that the file does not tell"
+    assert {s.name: s.reason for s in checkpoint.skipped} == dict.fromkeys(state, reason)
+
+
+def test_gates_are_no_lengths() -> None:
+    """A weight norm has one length for each direction, and no matrix of them."""
+    names = [f"layers.0.attn.w_{letter}" for letter in "qkvg"]
+    checkpoint = from_state_dict({name: torch.randn(64, 64) for name in names})
+    assert sorted(matrix.name for matrix in checkpoint.matrices) == sorted(names)
+
+
+@pytest.mark.parametrize("way", ["weight norm", "parametrised weight norm", "spectral norm"])
+def test_zeros_have_no_direction(way: str) -> None:
+    """torch gives NaN there as well, and nothing is said on stderr."""
+    block = model(way)
+    module = block.layers[0]["q_proj"]
+    direction = next(p for n, p in module.named_parameters() if n.endswith(("weight_v", "original1", "weight_orig")))
+    with torch.no_grad():
+        direction[0 if "weight" in way else slice(None)] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = values(from_state_dict(block.state_dict()), "layers.0.q_proj.weight")
+    assert np.isnan(found[0]).all()
+    assert np.isnan(found[1:]).any() == (way == "spectral norm")
+
+
 def test_names_that_only_resemble_are_left_alone() -> None:
     names = ["layers.0.attn.weight_v", "layers.1.mlp.weight_orig", "layers.2.mlp.up_proj.weight"]
     checkpoint = from_state_dict({name: torch.randn(64, 64) for name in names})

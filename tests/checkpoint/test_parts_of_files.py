@@ -90,6 +90,14 @@ def test_a_part_that_is_not_there(tmp_path: Path, part: str) -> None:
         open_checkpoint(tmp_path, part=part)
 
 
+def test_a_part_that_is_none_of_several(tmp_path: Path) -> None:
+    torch.save({"net": state(1), "other": state(2)}, tmp_path / "x.pt")
+    with pytest.raises(
+        UsageError, match=r"'.*x\.pt' has no part=third: it holds 2 tensors under 'net', 2 tensors under"
+    ):
+        open_checkpoint(tmp_path, part="third")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from specdiag.checkpoint.layouts.megatron_args import as_config, padding_notes, read_args
+from specdiag.checkpoint.layouts.megatron_args import SHARED, as_config, padding_notes, read_args
 from specdiag.checkpoint.layouts.megatron_slices import join_ranks
+from specdiag.checkpoint.layouts.numbered import by_numbers
+from specdiag.checkpoint.layouts.one_save import require_same
 from specdiag.checkpoint.layouts.parallel import Tensors, join
 from specdiag.checkpoint.layouts.pieces import Place, TorchPart
 from specdiag.checkpoint.listing import Listing
@@ -16,7 +18,7 @@ from specdiag.files import Table
 
 _FILE = re.compile(r"mp_rank_(?P<tensor>\d+)(_(?P<stage>\d+))?(_(?P<expert>\d+))?/model_(optim_)?(rng|states)\.pt")
 _MODEL = re.compile(r"model(?P<chunk>\d{0,4})")
-_LAYER = re.compile(r"(?P<before>(.*\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..*)")
+_LAYER = re.compile(r"(?P<before>(.*?\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..*)")
 _VOCABULARY = re.compile(r"(.*\.)?word_embeddings\.weight")
 _OLDEST = 2.0
 """Version from which on fused queries, keys and values lie group by group, so that parts can be put end to end."""
@@ -52,38 +54,47 @@ def read_megatron(place: Place) -> Listing:
         The tensors with layers numbered through all stages, notes, and what the run's arguments say of the model.
 
     Raises:
-        SourceError: a rank is missing or damaged, experts are cut too, or the version orders fused weights otherwise.
+        SourceError: a rank is missing or damaged, ranks are not of one save, experts are cut too, or the version orders
+            fused weights otherwise.
     """
-    ranks = [_open(place, name, match) for name in place.names if (match := _FILE.fullmatch(name))]
+    by_place = {
+        (tensor, stage): _open(place, name, tensor, stage)
+        for (tensor, stage, _), name in by_numbers(place, _FILE, "tensor", "stage", "expert").items()
+    }
+    ranks = list(by_place.values())
     args = ranks[0].args
+    _require_one_save(ranks)
     tensor_world, stage_world = 1 + max(r.tensor for r in ranks), 1 + max(r.stage for r in ranks)
     _refuse_experts(place, ranks)
     _require_all(place, ranks, tensor_world, stage_world)
     if len(ranks) > 1:
         _require_version(ranks[0].file)
-    by_place = {(rank.tensor, rank.stage): rank for rank in ranks}
     tensors: Tensors = {}
-    begin = 0
-    for chunk in sorted(ranks[0].chunks):
+    begins: dict[str, int] = {}
+    for chunk in sorted({chunk for rank in ranks for chunk in rank.chunks}):
         for stage in range(stage_world):
             slices = [_chunk(by_place[tensor, stage], chunk) for tensor in range(tensor_world)]
-            begin = _add_stage(join_ranks(slices, place.where), begin, tensors, place.where)
+            _add_stage(join_ranks(slices, place.where), begins, tensors, place.where)
     joined = [f"Joined {tensor_world} tensor-parallel ranks and {stage_world} pipeline stages."]
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY.fullmatch(name)), None)
     notes = (*(joined if len(ranks) > 1 else ()), *padding_notes(rows, args, tensor_world))
     return Listing(list(tensors.values()), notes, as_config(args))
 
 
-def _open(place: Place, name: str, match: re.Match[str]) -> _Rank:
+def _open(place: Place, name: str, tensor: int, stage: int) -> _Rank:
     file = place.open(name)
-    chunks = {
-        int(chunk["chunk"] or 0): _weights(file, model)
-        for key, model in file.content.items()
-        if isinstance(key, str) and (chunk := _MODEL.fullmatch(key))
-    }
-    if not chunks:
+    keys: dict[int, str] = {}
+    for key in file.content:
+        if not isinstance(key, str) or not (match := _MODEL.fullmatch(key)):
+            continue
+        chunk = int(match["chunk"] or 0)
+        if chunk in keys:
+            raise SourceError(f"'{file.label}' holds both '{keys[chunk]}' and '{key}': save the model to analyse alone")
+        keys[chunk] = key
+    if not keys:
         raise SourceError(f"'{file.label}' holds no 'model', as Megatron's files do: name the file to read with file=")
-    return _Rank(file, int(match["tensor"]), int(match["stage"] or 0), chunks, read_args(file.content.get("args")))
+    chunks = {chunk: _weights(file, file.content[key]) for chunk, key in keys.items()}
+    return _Rank(file, tensor, stage, chunks, read_args(file.content.get("args")))
 
 
 def _weights(file: TorchPart, model: object) -> Tensors:
@@ -98,18 +109,34 @@ def _chunk(rank: _Rank, chunk: int) -> Tensors:
     return rank.chunks[chunk]
 
 
-def _add_stage(joined: Tensors, begin: int, tensors: Tensors, where: str) -> int:
-    """Add the tensors of a stage, whose layers begin at 0, and give the number of the next stage's first layer."""
-    count = 0
+def _add_stage(joined: Tensors, begins: dict[str, int], tensors: Tensors, where: str) -> None:
+    """Add the tensors of a stage, whose layers begin at 0 in every stack, such as an encoder's and a decoder's.
+
+    Args:
+        joined: the tensors of the stage.
+        begins: the number of the stage's first layer, by the names before it; moved on to the next stage's.
+        tensors: of the model, to add to.
+        where: the checkpoint, for messages.
+    """
+    counts: dict[str, int] = {}
     for name, tensor in joined.items():
         full, match = name, _LAYER.fullmatch(name)
         if match is not None:
-            layer = int(match["layer"])
-            count = max(count, layer + 1)
-            full = f"{match['before']}{begin + layer}{match['after']}"
+            layer, stack = int(match["layer"]), match["before"]
+            counts[stack] = max(counts.get(stack, 0), layer + 1)
+            full = f"{stack}{begins.get(stack, 0) + layer}{match['after']}"
         both = [tensors[full], tensor] if full in tensors else [tensor]
         tensors[full] = replace(join(both, full, None, where), name=full)
-    return begin + count
+    for stack, count in counts.items():
+        begins[stack] = begins.get(stack, 0) + count
+
+
+def _require_one_save(ranks: Sequence[_Rank]) -> None:
+    files = [rank.file for rank in ranks]
+    for name in ("iteration", "checkpoint_version"):
+        require_same(files, (file.content.get(name) for file in files), name)
+    for name in SHARED:
+        require_same(files, (rank.args.get(name) for rank in ranks), name)
 
 
 def _refuse_experts(place: Place, ranks: Sequence[_Rank]) -> None:

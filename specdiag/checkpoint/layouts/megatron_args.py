@@ -16,6 +16,12 @@ _CONFIG = {
     "kv_channels": "head_dim",
 }
 """Arguments, and their names in a config.json."""
+SHARED = (
+    *_CONFIG,
+    *("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"),
+    *("group_query_attention", "num_query_groups", "swiglu", "vocab_size", "padded_vocab_size"),
+)
+"""Arguments that all processes of a run have alike."""
 
 
 def read_args(args: object) -> Table:

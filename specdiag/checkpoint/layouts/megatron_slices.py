@@ -54,16 +54,31 @@ def join_ranks(ranks: Sequence[Tensors], where: str) -> Tensors:
             f"{where} holds experts in groups, '{brief(grouped)}', cut into {len(ranks)} parts, which are not joined: "
             "save it as torch_dist, or merge it with the program that wrote it"
         )
-    gated = {name for name in ranks[0] if _is_gated(name, ranks[0])}
+    gated = {name for name in ranks[0] if _is_gated(name, ranks[0], where)}
     plain = join_slices([{n: t for n, t in rank.items() if n not in gated} for rank in ranks], cut_axis, where)
     return {name: _join_gated(name, ranks) if name in gated else plain[name] for name in ranks[0]}
 
 
-def _is_gated(name: str, rank: Mapping[str, StoredTensor]) -> bool:
-    """Tell whether the first matrix of an MLP, or its bias, has twice as many rows as the second one has columns."""
+def _is_gated(name: str, rank: Mapping[str, StoredTensor], where: str) -> bool:
+    """Tell whether the first matrix of an MLP, or its bias, has twice as many rows as the second one has columns.
+
+    Raises:
+        SourceError: it has neither as many nor twice as many, or there is no second one.
+    """
     match = _DOUBLED.fullmatch(name)
-    second = rank.get(f"{match['before']}{_SECOND[match['first']]}.weight") if match else None
-    return second is not None and len(second.shape) == 2 and rank[name].shape[:1] == (2 * second.shape[1],)
+    if match is None:
+        return False
+    second = rank.get(f"{match['before']}{_SECOND[match['first']]}.weight")
+    rows, columns = rank[name].shape[:1], second.shape[1:] if second is not None else ()
+    if rows == columns:
+        return False
+    if len(columns) != 1 or rows != (2 * columns[0],):
+        raise SourceError(
+            f"{where} holds a part of '{brief(name)}' of shape {rank[name].shape}, and no {_SECOND[match['first']]} of "
+            "as many or half as many columns tells whether it is gated: merge the parts with the program that wrote "
+            "them"
+        )
+    return True
 
 
 def _join_gated(name: str, ranks: Sequence[Tensors]) -> StoredTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from specdiag.checkpoint.layouts.numbered import by_numbers
 from specdiag.checkpoint.layouts.parallel import join_slices
 from specdiag.checkpoint.layouts.pieces import Place
 from specdiag.checkpoint.listing import Listing
@@ -26,21 +27,27 @@ def read_meta(place: Place) -> Listing:
         The joined tensors, and a note.
 
     Raises:
-        SourceError: a part is missing or damaged, or it is not known how a tensor was cut.
+        SourceError: a part is missing or damaged, two files are one part, or it is not known how a tensor was cut.
     """
-    ranks = {int(match["rank"]): name for name in place.names if (match := _FILE.fullmatch(name))}
+    ranks = {rank: name for (rank,), name in by_numbers(place, _FILE, "rank").items()}
     missing = next((rank for rank in range(max(ranks) + 1) if rank not in ranks), None)
     if missing is not None:
         raise SourceError(f"{place.where} lacks consolidated.{missing:02d}.pth, a part of its model: fetch it")
-    files = [place.open(ranks[rank]) for rank in sorted(ranks)]
+    files = [place.open(name) for name in ranks.values()]
     parts = [file.tensors(file.content) for file in files]
     width = model_width(parts[0])
+    if width is None:
+        raise SourceError(
+            f"{place.where} holds no norm.weight, which tells the width of the model, and so how its "
+            f"{len(parts)} parts were cut: fetch them again"
+        )
     _require_all(parts, width, place)
 
     def axis(name: str) -> int | None:
         module = name.split(".")[-2] if name.count(".") else ""
         if module == "tok_embeddings":
-            return int(parts[0][name].shape[-1:] != (width,))
+            columns = sum(parts[0][name].shape[-1:])
+            return 0 if columns == width else 1 if columns * len(parts) == width else None
         return _AXES.get(module)
 
     tensors = join_slices(parts, axis, place.where)
@@ -58,10 +65,10 @@ def written_width(tensors: Mapping[str, StoredTensor]) -> int | None:
     return next((tensor.shape[1] for tensor in outputs), None)
 
 
-def _require_all(parts: Sequence[Mapping[str, StoredTensor]], width: int | None, place: Place) -> None:
+def _require_all(parts: Sequence[Mapping[str, StoredTensor]], width: int, place: Place) -> None:
     """Refuse where the parts do not add up to the model's width: files behind the last may be missing."""
     columns = written_width(parts[0])
-    if width is None or columns is None or columns * len(parts) == width:
+    if columns is None or columns * len(parts) == width:
         return
     raise SourceError(
         f"{place.where} holds {len(parts)} parts, whose attention.wo has {columns} columns each: the model's width is "

@@ -204,8 +204,17 @@ def unflatten(name: str, shape: Sequence[int], vectors: Sequence[tuple[TorchPart
 
     Returns:
         The tensor, not read.
+
+    Raises:
+        SourceError: the types of the vectors differ.
     """
     file, vector = vectors[0]
+    odd = next(((f, v) for f, v in vectors if v.dtype != vector.dtype), None)
+    if odd is not None:
+        raise SourceError(
+            f"the pieces of '{brief(name)}' are of {vector.dtype} in '{file.label}' and of {odd[1].dtype} in "
+            f"'{odd[0].label}': they are not of one checkpoint"
+        )
     return replace(
         file.stored(name, vector),
         shape=tuple(shape),

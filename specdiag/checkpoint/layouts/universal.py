@@ -10,6 +10,7 @@ from typing import cast
 import torch
 
 from specdiag.checkpoint.layouts.pieces import Place, open_recognised
+from specdiag.checkpoint.layouts.zero_state import precision
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import list_tensors
@@ -32,7 +33,8 @@ def read_universal(place: Place) -> Listing:
     """
     files = {match["name"]: file for file in place.names if (match := _FILE.fullmatch(file))}
     tensors = [_parameter(name, place.path(file), place.label(file)) for name, file in files.items()]
-    return Listing(tensors, (f"Read the fp32 weights of {len(files)} parameters of a universal checkpoint.",))
+    note = f"Read the {precision(tensors)} weights of {len(files)} parameters of a universal checkpoint."
+    return Listing(tensors, (note,))
 
 
 def _parameter(name: str, path: Path, label: str) -> StoredTensor:

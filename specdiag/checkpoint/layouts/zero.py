@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from specdiag.checkpoint.layouts.numbered import by_numbers
 from specdiag.checkpoint.layouts.pieces import Place, Strip, TorchPart, unflatten
 from specdiag.checkpoint.layouts.zero_stage3 import read_stage_3
 from specdiag.checkpoint.layouts.zero_state import (
@@ -28,6 +29,7 @@ from specdiag.checkpoint.layouts.zero_state import (
     optimizer_state,
     param_shapes,
     partition_count,
+    precision,
     shared_names,
     sizes_differ,
 )
@@ -48,7 +50,7 @@ def read_zero(place: Place) -> Listing:
         The tensors, and notes on which copy was read.
 
     Raises:
-        SourceError: files are missing or damaged, or the model is cut for tensor parallelism too.
+        SourceError: files are missing or damaged, are not of one save, or the model is cut for tensor parallelism too.
     """
     patterns = (MODEL, DIVIDED, OPTIMIZER, EXPERT)
     ranks = {int(m["model"]) for name in place.names for pattern in patterns if (m := pattern.fullmatch(name))}
@@ -57,18 +59,22 @@ def read_zero(place: Place) -> Listing:
             f"{place.where} is cut among {max(ranks) + 1} model-parallel processes, and says nothing of the axes: "
             "convert it with DeepSpeed's ds_to_universal.py, whose folder is read"
         )
-    divided = by_rank(place, DIVIDED)
+    divided, whole = by_rank(place, DIVIDED), by_numbers(place, MODEL, "model")
+    if divided and whole:
+        raise SourceError(
+            f"{place.where} holds both '{whole[0,]}' and '{next(iter(divided.values()))}', which different stages of "
+            "ZeRO write: they are of two checkpoints; delete the older one"
+        )
     partitions = [place.open(name) for name in by_rank(place, OPTIMIZER).values()]
     states = [optimizer_state(partition) for partition in partitions]
     if divided:
         return read_stage_3(place, [place.open(name) for name in divided.values()], partitions, states)
-    return _read_stages_1_and_2(place, partitions, states)
-
-
-def _read_stages_1_and_2(place: Place, partitions: Sequence[TorchPart], states: Sequence[State]) -> Listing:
-    name = next((name for name in place.names if MODEL.fullmatch(name)), None)
-    if name is None:
+    if not whole:
         raise SourceError(f"{place.where} lacks mp_rank_00_model_states.pt, which names its parameters: fetch it")
+    return _read_stages_1_and_2(place, whole[0,], partitions, states)
+
+
+def _read_stages_1_and_2(place: Place, name: str, partitions: Sequence[TorchPart], states: Sequence[State]) -> Listing:
     model = place.open(name)
     refuse_counted_part(model.content, model.label)
     weights = model.tensors(model.content.get("module"))
@@ -76,14 +82,21 @@ def _read_stages_1_and_2(place: Place, partitions: Sequence[TorchPart], states: 
         raise SourceError(f"'{model.label}' holds no weights under 'module': {REBUILD}")
     experts = [place.open(name) for name in place.names if EXPERT.fullmatch(name)]
     for part in experts:
-        weights |= part.tensors(part.content)
+        found = part.tensors(part.content)
+        twice = min(weights.keys() & found.keys(), default=None)
+        if twice is not None:
+            raise SourceError(f"'{part.label}' and another file hold '{brief(twice)}': delete those of an older save")
+        weights |= found
     reason = "experts have partitions of their own" if experts else _unusable(states)
     if not states or reason is not None:
         kinds = ", ".join(dict.fromkeys(t.dtype for t in weights.values() if t.dtype.startswith(("F", "BF"))))
         why = f"; the fp32 partitions beside them were not read: {reason}" if states else ""
         return Listing(list(weights.values()), (f"Read the weights of {name} ({kinds}){why}.",))
     masters = _masters(place, model, partitions, states)
-    note = f"Read the fp32 weights of {counted(len(states))} of the optimizer in place of the 16-bit ones of {name}."
+    note = (
+        f"Read the {precision(masters.values())} weights of {counted(len(states))} of the optimizer in place of the "
+        f"16-bit ones of {name}."
+    )
     return Listing(_with_masters(weights, masters, shared_names(model)), (note,))
 
 
@@ -119,6 +132,7 @@ def _one_after_another(place: Place, shapes: Shapes, strip: Strip, world: int) -
     needed = sum(math.prod(shape) for shape in shapes.values())
     if not 0 <= len(strip) - needed < 2 * world:
         raise sizes_differ(place, len(strip), needed)
+    _require_equal_lengths(strip, needed)
     found: dict[str, StoredTensor] = {}
     begin = 0
     for name, shape in shapes.items():
@@ -126,6 +140,19 @@ def _one_after_another(place: Place, shapes: Shapes, strip: Strip, world: int) -
         found[name] = unflatten(name, shape, strip.cut(begin, end))
         begin = end
     return found
+
+
+def _require_equal_lengths(strip: Strip, needed: int) -> None:
+    """Refuse partitions of different lengths, but for those from which the padding was cut off."""
+    lengths = [vector.numel() for _, vector in strip.vectors]
+    longest = max(lengths)
+    for number, length in enumerate(lengths):
+        without_padding = min(max(needed - number * longest, 0), longest)
+        if length not in (longest, without_padding):
+            raise SourceError(
+                f"'{strip.vectors[number][0].label}' holds {length} values of a group of parameters where another "
+                f"partition holds {longest}: they are not of one checkpoint; fetch all files of one save"
+            )
 
 
 def _with_masters(

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.layouts.one_save import require_same
 from specdiag.checkpoint.layouts.pieces import Place, Strip, TorchPart, unflatten
 from specdiag.checkpoint.layouts.zero_state import (
     FLAT_GROUPS,
@@ -18,6 +19,7 @@ from specdiag.checkpoint.layouts.zero_state import (
     flat_vectors,
     param_shapes,
     parse_shapes,
+    precision,
     shared_names,
     sizes_differ,
 )
@@ -51,6 +53,8 @@ def read_stage_3(
     world = count_partitions(place, partitions, states)
     if len(models) != world:
         raise SourceError(f"{place.where} holds {len(models)} of {world} files of model states: fetch the others")
+    require_same(models, (model.content.get("global_steps") for model in models), "global_steps")
+    _require_same_shapes(models)
     shapes = {name: shape for group in param_shapes(models[0]) for name, shape in group.items()}
     ranks = [
         Strip.of((part, vector) for vector in flat_vectors(state, part, FLAT_GROUPS))
@@ -60,10 +64,28 @@ def read_stage_3(
     wrong = next((len(rank) for rank in ranks if len(rank) != needed), None)
     if wrong is not None:
         raise sizes_differ(place, wrong, needed)
-    found = {**_buffers(models[0]), **_cut(shapes, ranks), **_frozen(place, models)}
+    masters = _cut(shapes, ranks)
+    found = {**_buffers(models[0]), **masters, **_frozen(place, models)}
     shared = shared_names(models[0])
     found |= {alias: replace(found[name], name=alias) for alias, name in shared.items() if name in found}
-    return Listing(list(found.values()), (f"Rebuilt the fp32 weights from {counted(world)} of ZeRO-3.",))
+    note = f"Rebuilt the {precision(masters.values())} weights from {counted(world)} of ZeRO-3."
+    return Listing(list(found.values()), (note,))
+
+
+def _require_same_shapes(models: Sequence[TorchPart]) -> None:
+    """Refuse model states that list other parameters, or the same in another order."""
+
+    def listed(model: TorchPart) -> list[list[tuple[str, tuple[int, ...]]]]:
+        frozen = parse_shapes(model.content.get("frozen_param_shapes"))
+        return [list(group.items()) for group in (*param_shapes(model), frozen)]
+
+    first = listed(models[0])
+    odd = next((model for model in models[1:] if listed(model) != first), None)
+    if odd is not None:
+        raise SourceError(
+            f"'{models[0].label}' and '{odd.label}' list different parameters: they are not of one checkpoint; fetch "
+            "all files of one save"
+        )
 
 
 def _cut(shapes: Mapping[str, tuple[int, ...]], ranks: Sequence[Strip]) -> dict[str, StoredTensor]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 
+from specdiag.checkpoint.layouts.numbered import by_numbers
+from specdiag.checkpoint.layouts.one_save import optimizer_step, require_same
 from specdiag.checkpoint.layouts.pieces import LARGEST, Place, TorchPart
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 
 MODEL = re.compile(r"mp_rank_(?P<model>\d+)_model_states\.pt")
@@ -33,9 +36,11 @@ def by_rank(place: Place, pattern: re.Pattern[str]) -> dict[int, str]:
     Args:
         place: the folder.
         pattern: of their names, with a group `data`.
+
+    Raises:
+        SourceError: two files are of one process.
     """
-    found = {int(match["data"]): name for name in place.names if (match := pattern.fullmatch(name))}
-    return dict(sorted(found.items()))
+    return {rank: name for (rank,), name in by_numbers(place, pattern, "data").items()}
 
 
 def optimizer_state(partition: TorchPart) -> State:
@@ -54,7 +59,7 @@ def partition_count(state: State) -> int | None:
 
 
 def count_partitions(place: Place, partitions: Sequence[TorchPart], states: Sequence[State]) -> int:
-    """Compare the number of files with the number of partitions that they name.
+    """Compare the number of files with the number of partitions that they name, and the steps of all.
 
     Args:
         place: the folder.
@@ -89,6 +94,8 @@ def count_partitions(place: Place, partitions: Sequence[TorchPart], states: Sequ
             f"{place.where} holds {len(there)} partitions, and each says that they are {world}: some are of an older "
             "checkpoint; delete those"
         )
+    steps = [optimizer_step(state, part) for state, part in zip(states, partitions, strict=True)]
+    require_same(partitions, steps, "optimizer step")
     return world
 
 
@@ -107,7 +114,11 @@ def flat_vectors(state: State, part: TorchPart, key: str) -> list[torch.Tensor]:
     vectors = list(cast("Sequence[object]", groups)) if isinstance(groups, (list, tuple)) else []
     if not vectors or not all(isinstance(vector, torch.Tensor) and vector.dim() == 1 for vector in vectors):
         raise SourceError(f"'{part.label}' holds no vectors under {key}: {REBUILD}")
-    return cast("list[torch.Tensor]", vectors)
+    found = cast("list[torch.Tensor]", vectors)
+    odd = next((vector.dtype for vector in found if not vector.is_floating_point()), None)
+    if odd is not None:
+        raise SourceError(f"'{part.label}' holds values of {odd} under {key}, which are no weights: save it again")
+    return found
 
 
 def param_shapes(model: TorchPart) -> list[Shapes]:
@@ -167,6 +178,16 @@ def sizes_differ(place: Place, there: int, needed: int) -> SourceError:
         f"{place.where} holds {there} values where param_shapes needs {needed}: its files are not of one checkpoint; "
         "save it again, or fetch it again"
     )
+
+
+def precision(tensors: Iterable[StoredTensor]) -> str:
+    """Name the types of weights, as a rule fp32; DeepSpeed has a setting that keeps them in fp16.
+
+    Args:
+        tensors: rebuilt from an optimizer.
+    """
+    kinds = dict.fromkeys(tensor.dtype for tensor in tensors)
+    return "fp32" if list(kinds) == ["F32"] else ", ".join(kinds)
 
 
 def counted(world: int) -> str:
