@@ -16,7 +16,9 @@ _DEPTH = 64
 _HOLDERS = (torch.Tensor, Inert, Mapping, list, tuple, AbstractSet)
 
 
-def loose_tensors(module: Inert, path: _Path, listed: Container[int], visited: set[int]) -> list[tuple[_Path, str, int]]:
+def loose_tensors(
+    module: Inert, path: _Path, listed: Container[int], visited: set[int]
+) -> list[tuple[_Path, str, int]]:
     """Count them by the attributes that hold them, in the module and in those below.
 
     Args:
