@@ -32,9 +32,12 @@ def compute_parametrised(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTe
     for weight in find_parametrised({tensor.name: tensor.shape for tensor in tensors}):
         parts = [by_name[name] for name in weight.parts]
         if weight.kind is None or any(part.dtype not in FLOAT_TYPES and part.dtype != "BOOL" for part in parts):
-            is_stored = weight.name in by_name
-            why = "stored beside it" if is_stored else "parametrised in a way that the file does not tell"
-            reasons |= {part.name: f"part of a weight that is {why}" for part in parts if part.reason is None}
+            why = (
+                "part of a weight that is stored beside it"
+                if weight.name in by_name
+                else f"part of {weight.name}, which is parametrised in a way that the file does not tell"
+            )
+            reasons |= {part.name: why for part in parts if part.reason is None}
             continue
         kinds[weight.kind] += 1
         weights[parts[0].name] = _weight(weight, parts)

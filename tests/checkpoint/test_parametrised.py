@@ -144,7 +144,7 @@ def test_parts_of_two_norms_on_one_weight() -> None:
     state = {f"a.{name}": torch.randn(64, 1 if name[-1] in "g0" else 64) for name in names}
     checkpoint = from_state_dict(state)
     assert not checkpoint.matrices
-    reason = "part of a weight that is parametrised in a way that the file does not tell"
+    reason = "part of a.weight, which is parametrised in a way that the file does not tell"
     assert {s.name: s.reason for s in checkpoint.skipped} == dict.fromkeys(state, reason)
 
 
