@@ -437,10 +437,12 @@ def test_experts_stored_one_by_one(tmp_path: Path) -> None:
     assert len(kept) == 1
 
 
-def test_matrices_come_in_stored_order(tmp_path: Path) -> None:
-    names = [f"layers.{i}.self_attn.q_proj.weight" for i in (10, 2, 1)]
-    torch.save({name: torch.ones(4, 4) for name in names}, tmp_path / "x.pt")
-    assert [matrix.name for matrix in open_checkpoint(tmp_path).matrices] == names
+def test_matrices_come_in_stored_order_and_layers_in_that_of_their_numbers(tmp_path: Path) -> None:
+    names = [f"layers.{i}.{role}_proj.weight" for i in (10, 2, 1) for role in "qk"]
+    torch.save({name: torch.ones(4, 4) for name in ("tok_emb.weight", *names, "head.weight")}, tmp_path / "x.pt")
+    expected = [f"layers.{i}.{role}_proj.weight" for i in (1, 2, 10) for role in "qk"]
+    found = [matrix.name for matrix in open_checkpoint(tmp_path).matrices]
+    assert found == ["tok_emb.weight", *expected, "head.weight"]
 
 
 def test_memory_stays_at_the_largest_tensor(tmp_path: Path) -> None:
