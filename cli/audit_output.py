@@ -149,6 +149,8 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
 def _columns() -> list[tables.Column[tuple[str, ...]]]:
     heads = ("module", "severity", "check", "value", "expected")
     return [
-        tables.Column(head, lambda row, i=i: row[i], right=False, drop=1 if head == "expected" else 0)
+        tables.Column(
+            head, lambda row, i=i: row[i], right=False, drop=1 if head == "expected" else 0, wraps=head == "value"
+        )
         for i, head in enumerate(heads)
     ]

@@ -29,7 +29,8 @@ def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int
 
     Args:
         title: the line above it.
-        columns: empty ones are left out, then as many as must be, the highest `drop` first. The first one folds.
+        columns: empty ones are left out, then as many as must be, the highest `drop` first. Sentences wrap, or else the
+            first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
     """
@@ -40,8 +41,10 @@ def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int
     while sum(wide[id(c)] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
         shown.remove(max(shown, key=lambda c: c.drop))
     table = Table(box=None, header_style="dim", pad_edge=False)
+    has_sentences = any(c.wraps for c in shown)
     for i, c in enumerate(shown):
-        table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=i > 0)
+        folds = c.wraps if has_sentences else i == 0
+        table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=not folds)
     for i in range(len(rows)):
         table.add_row(*(Text(cells[id(c)][i]) for c in shown))
     return Group(Text(legible(title), style="bold"), table)

@@ -26,10 +26,10 @@ def assert_same(one, other):
             assert both[0].tobytes() == both[1].tobytes()
 
 
-def run(*arguments, cwd, cache):
+def run(*arguments, cwd, cache, code=0):
     """Run a command that keeps its results in this cache, and give what it prints."""
     done = execute(*arguments, cwd=cwd, env={"SPECDIAG_CACHE": str(cache)})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 

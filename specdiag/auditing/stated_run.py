@@ -101,6 +101,7 @@ def stated_run(
     Raises:
         UsageError: a number is out of range, or one does not go with the others.
     """
+    warmup = checks.whole("warmup", warmup, least=0)
     details = {"steps": steps, "lr_shape": lr_shape, "warmup": warmup or None, "final_lr": final_lr,
                "initial_rms": initial_rms}  # fmt: skip
     given = [name for name, value in details.items() if value is not None]
@@ -116,7 +117,7 @@ def stated_run(
         lr=checks.number("lr", lr, above=0, hint="of the run"),
         steps=None if steps is None else checks.whole("steps", steps, least=1, hint="the optimizer steps of the run"),
         lr_shape=lr_shape,
-        warmup=checks.whole("warmup", warmup, least=0),
+        warmup=warmup,
         final_lr=None if final_lr is None else checks.number("final_lr", final_lr, least=0),
         initial_rms=None if initial_rms is None else checks.number("initial_rms", initial_rms, least=0),
     )

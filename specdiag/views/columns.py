@@ -28,6 +28,7 @@ class Column(Generic[R]):
         right: True for numbers, which stand at the right.
         help: what the column means, shown where the mouse rests on its head.
         order: the sort key of a row; None to sort by its text.
+        wraps: True for a sentence, which is broken at words before a name is.
     """
 
     head: str
@@ -36,6 +37,7 @@ class Column(Generic[R]):
     right: bool = True
     help: str = ""
     order: Callable[[R], float] | None = None
+    wraps: bool = False
 
 
 def field(head: str, name: str, digits: int = 2, drop: int = 0, help: str = "") -> Column[object]:

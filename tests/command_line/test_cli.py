@@ -30,7 +30,7 @@ def checkpoint(tmp_path):
 def test_table_and_saved_report(checkpoint, tmp_path):
     done = specdiag("analyze", checkpoint, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.index("Roles (medians") < done.stdout.index("15 matrices")
+    assert done.stdout.index("Roles (medians") < done.stdout.index("\n15 matrices\n")
     assert "random matrices of the same shapes" in done.stdout
     assert "1 1-D" in done.stdout
     assert "model.safetensors" in done.stderr
@@ -177,7 +177,9 @@ def test_quiet_and_piped_output_is_wide_and_plain(checkpoint, tmp_path):
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_narrow_terminals_lose_columns_not_names(checkpoint, tmp_path, columns):
     out = specdiag("-q", "analyze", checkpoint, cwd=tmp_path, env={"COLUMNS": str(columns)}).stdout
-    tables = out[: out.index("15 matrices with")]
+    title, _, rest = out.partition("\n")
+    assert title.endswith("ckpt: LlamaForCausalLM, 107 k parameters, 15 matrices")
+    tables = rest[: rest.index("15 matrices with")]
     assert max(map(len, tables.splitlines())) <= columns
     assert "…" not in tables
     assert "square_alpha" in tables

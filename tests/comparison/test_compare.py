@@ -344,8 +344,9 @@ def test_command(tmp_path):
     code, out, _ = run(a, b)
     assert code == 0
     order = (
+        "matrices changed, together by",
         "Roles (means",
-        "13 matrices",
+        "\n13 matrices\n",
         "1 only after",
         "13 matrices matched, without the prefix 'model.' of AFTER",
         "Balance of",
