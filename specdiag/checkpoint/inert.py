@@ -16,6 +16,8 @@ _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
 _KEY_PARTS = 1000
 _KEY_BITS = 1 << 16
+_TENSOR_TAKES = 4
+"""Arguments of a function that makes a tensor, at least; those that copy take fewer."""
 _TEXT_OF_ONE = 256
 """Characters that count as much as a container."""
 _LISTED = 1000
@@ -181,7 +183,8 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             raise pickle.UnpicklingError("arguments that are no tuple")
         arguments = cast("tuple[object, ...]", args)
         if callable(maker) and maker in self._makers:
-            self.count(sum(_weight(argument) for argument in arguments))
+            if len(arguments) < _TENSOR_TAKES:
+                self.count(sum(map(_weight, arguments)))
             return maker(*arguments)
         if isinstance(maker, ForeignClass):
             self.count()

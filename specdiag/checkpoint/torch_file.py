@@ -92,9 +92,11 @@ def _whole_module(opened: Opened, path: Path, label: str) -> Listing:
 def _listed(weights: Mapping[str, torch.Tensor], opened: Opened, label: str) -> list[StoredTensor]:
     """List tensors with what modules in the file tell of them."""
     kinds = tensor_kinds(all_values(opened.content)) if opened.foreign else {}
-    told = [kinds.get(id(tensor)) for tensor in weights.values()]
+    told = (kinds.get(id(tensor)) for tensor in weights.values())
     return [
-        replace(tensor, reason=BUFFER if kind == BUFFER else tensor.reason, is_embedding=kind == EMBEDDING)
+        tensor
+        if kind is None
+        else replace(tensor, reason=BUFFER if kind == BUFFER else tensor.reason, is_embedding=kind == EMBEDDING)
         for tensor, kind in zip(list_tensors(weights, label, opened.mapped), told, strict=True)
     ]
 
