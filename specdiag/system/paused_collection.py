@@ -30,7 +30,4 @@ def paused_collection() -> Generator[None]:
         with _lock:
             _n_users -= 1
             if _n_users == 0 and _was_enabled:
-                if not gc.get_freeze_count():  # to the oldest generation at once: the youngest is walked through soon
-                    gc.freeze()
-                    gc.unfreeze()
                 gc.enable()
