@@ -95,7 +95,7 @@ def configuration(model: Any) -> dict[str, Any]:
 
 
 def reference_of(config: Mapping[str, Any], shapes: Shapes) -> Reference:
-    """What the process beside an audit answers, made in this one."""
+    """Answer of the process beside an audit, made in this one."""
     if reason := refusal(config, shapes):
         return Reference(reason=reason)
     try:
@@ -138,7 +138,7 @@ def _too_slow(*_: object) -> None:
 
 
 def planted(kinds: Iterable[str] = PLANTED) -> dict[str, dict[str, dict[str, bool]]]:
-    """Whether each fault is found, by architecture and fault, with transformers' model and without it."""
+    """Find each fault, by architecture, with transformers' model and without it."""
     results: dict[str, dict[str, dict[str, bool]]] = {}
     for kind in kinds:
         model = small(kind)
@@ -172,7 +172,7 @@ def summarise(results: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 
 def sections(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What stands in docs/audit.md."""
+    """Text of docs/audit.md."""
     alarms = {way: ", ".join(found) or "none" for way, found in summary["false_alarms"].items()}
     left_out = ", ".join(f"`{kind}`" for kind in summary["not_compared"]) or "none"
     lines = [

@@ -58,7 +58,7 @@ def no_embedding(shapes: Shapes, config: dict[str, Any], rng: random.Random) -> 
 
 
 def one_norm(shapes: Shapes, config: dict[str, Any], rng: random.Random) -> bool:
-    """One norm gain of a layer is not there."""
+    """Leave out a norm gain of a layer."""
     return _drop(shapes, r"\.\d+\..*(norm|ln_\d|LayerNorm)\w*\.weight$", rng)
 
 
@@ -68,7 +68,7 @@ def final_norm(shapes: Shapes, config: dict[str, Any], rng: random.Random) -> bo
 
 
 def one_matrix(shapes: Shapes, config: dict[str, Any], rng: random.Random) -> bool:
-    """One matrix of a layer is not there."""
+    """Leave out a matrix of a layer."""
     name = rng.choice(_matrices(shapes))
     del shapes[name]
     return True

@@ -21,8 +21,8 @@ from specdiag.records import ModuleRecord
 _ENOUGH = 8
 """Fewest matrices of which quartiles are taken. A choice."""
 _FORGOTTEN = math.exp(-1)
-"""With more than this share of the start's square left, nothing is said unless the start is stated. A choice: the share
-after 1/(lr x decay) steps of a schedule that falls to zero."""
+"""With more than this share of the start's square left, there is no answer unless the start is stated. A choice: the
+share after 1/(lr x decay) steps of a schedule that falls to zero."""
 _ASSUMED = (
     "AdamW with decoupled decay at this peak lr for every matrix of attention and MLP, no gradient-coupled L2",
     "updates that do not point along the weights on average, of about one in root mean square over the momentum",

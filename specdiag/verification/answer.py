@@ -11,7 +11,7 @@ from specdiag.verification.causes import SENTENCES
 from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
 
 _LOSSY = 0.95
-"""Strength of a right merge below which its storage is said to lose some of it."""
+"""Strength of a right merge below which its storage loses some of it."""
 
 
 def answer(

@@ -1,4 +1,4 @@
-"""Whether norms are consistent with a weight decay, a schedule, a number of steps and a start."""
+"""Consistency of norms with a weight decay, a schedule, a number of steps and a start."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_decay_is_consistent_or_not_and_never_a_number(u, share, answer):
 
 
 def test_what_is_stated_of_the_run_narrows_the_range():
-    """Each setting that is told takes away what the range covered for it."""
+    """Each setting that is given narrows the range."""
     ranges = []
     for told in ({}, {"steps": 200_000}, {"lr_shape": "cosine"}, {"final_lr": 0.0}, {"initial_rms": 0.02}):
         settings = (ranges[-1][0] if ranges else {}) | told

@@ -30,7 +30,7 @@ def meta(width: int = WIDTH, heads: int = WIDTH) -> dict[str, torch.Tensor]:
 
 
 def half(state: dict[str, torch.Tensor], by_columns: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """One of two processes' slices: of some matrices columns, of the others rows, and vectors whole."""
+    """Slices of one of two processes: columns of some matrices, rows of the others, vectors whole."""
     return {
         key: value if value.ndim == 1 else value.chunk(2, int(any(part in key for part in by_columns)))[0].clone()
         for key, value in state.items()
