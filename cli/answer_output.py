@@ -57,11 +57,9 @@ def show_facts(facts: Sequence[tuple[str, str]], console: Console) -> None:
     console.print()
 
 
-def _print(text: str, console: Console, first: str = "", rest: str | None = None) -> None:
+def _print(text: str, console: Console, first: str = "", rest: str = "") -> None:
     """Wrap at words, with further lines indented. Nothing is padded, for the reader may be a file."""
-    lines = textwrap.fill(
-        legible(text), console.width, initial_indent=first, subsequent_indent=first if rest is None else rest
-    )
+    lines = textwrap.fill(legible(text), console.width, initial_indent=first, subsequent_indent=rest)
     console.print(Text(lines), soft_wrap=True)
 
 

@@ -193,8 +193,6 @@ def _long_axis(tensor: Tensor) -> int:
     rows, cols = tensor.shape
     if tensor.transposed:
         return 1
-    if tensor.output is not None and cols in tensor.output and rows in tensor.output:
-        return 0
     if tensor.output is not None and tensor.output[0] == cols:
         return 0
     if tensor.name.path.endswith("c_attn") or (tensor.output is not None and tensor.output[1] == rows):

@@ -302,7 +302,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
 
 def _weight(argument: object) -> int:
     """Count what a function makes of an argument: a copy of each element of a list, or of a text."""
-    if isinstance(argument, (list, dict, set, frozenset)):
+    if isinstance(argument, (list, tuple, dict, set, frozenset)):
         return len(cast("Sized", argument))
     return len(argument) // _TEXT_OF_ONE if isinstance(argument, (str, bytes)) else 0
 

@@ -164,7 +164,7 @@ def _parameter(data: object, *_: object) -> object:
 def _of_type(maker: object, kind: object, args: object, state: object) -> object:
     """Make a tensor that was saved with attributes. One of a class of its own becomes an inert record."""
     plain = isinstance(kind, ForeignClass) and kind.name in _PLAIN_TYPES
-    if plain and callable(maker) and maker in makers() and isinstance(args, tuple):
+    if plain and callable(maker) and maker in makers() - _COPYING and isinstance(args, tuple):
         return maker(*cast("tuple[object, ...]", args))
     foreign = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
     if foreign.name in DTENSORS and (values := local_values(args, state)) is not None:
@@ -218,6 +218,8 @@ def _size(sizes: object = ()) -> object:
     return _whole(sizes)
 
 
+_COPYING: frozenset[Maker] = frozenset((_ordered, _set, _size, _encoded))
+"""Functions that make no tensor, and copy what they are given."""
 _MAKERS: dict[str, Maker] = {
     "torch._utils._rebuild_tensor": _plain,
     "torch._utils._rebuild_tensor_v2": _hooked,

@@ -1,7 +1,7 @@
 """The weights at the end of a run of AdamW, from the recursion of `walk`, for runs of any number of steps.
 
-To first order in lr x decay a run is told by u = lr x decay x steps, the schedule and the start: fewer and larger steps
-of the same u and the same balance sqrt(lr/(2 decay)) end at the same norm. From balance and along a cosine to zero
+To first order in lr x decay three things decide a run: u = lr x decay x steps, schedule and start. Fewer and larger
+steps of the same u and the same balance sqrt(lr/(2 decay)) end at the same norm. From balance, along a cosine to zero,
 the square ends at 2u int_0^1 g(s)^2 exp(-2u int_s^1 g) ds + exp(-u) of the balance, g(s) = (1 + cos pi s)/2.
 """
 

@@ -157,7 +157,7 @@ def test_gates_are_no_lengths() -> None:
 
 @pytest.mark.parametrize("way", ["weight norm", "parametrised weight norm", "spectral norm"])
 def test_zeros_have_no_direction(way: str) -> None:
-    """torch gives NaN there as well, and nothing is said on stderr."""
+    """NaN is what torch gives there as well; no warning reaches stderr."""
     block = model(way)
     module = block.layers[0]["q_proj"]
     direction = next(p for n, p in module.named_parameters() if n.endswith(("weight_v", "original1", "weight_orig")))

@@ -68,6 +68,15 @@ BOMBS = {
     + get(0)
     + b"Ns",
     "ordered copies": PAIRS + WEIGHT + b"](" + (b"ccollections\nOrderedDict\n" + get(0) + b"\x85R") * 200 + b"e0",
+    "ordered copies of a tuple": b"("
+    + PAIRS[2:].removesuffix(b"e" + put(0) + b"0")
+    + b"t"
+    + put(0)
+    + b"0"
+    + WEIGHT
+    + b"]("
+    + (b"ccollections\nOrderedDict\n" + get(0) + b"\x85R") * 200
+    + b"e0",
     "copies of arguments": WIDE + b"cfoo\nbar\n)R" + put(1) + WEIGHT + b"](" + (get(1) + get(0) + b"R") * 2000 + b"e0",
     "copies of a text": text("a" * 10**6)
     + put(0)
