@@ -302,7 +302,10 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
 
 def _weight(argument: object) -> int:
     """Count what a function makes of an argument: a copy of each element of a list, or of a text."""
-    if isinstance(argument, (list, tuple, dict, set, frozenset)):
+    if isinstance(argument, tuple):  # sizes of a tensor, mostly: a few whole numbers take less than a container
+        elements = cast("tuple[object, ...]", argument)
+        return len(elements) // 8 + sum(type(element) is not int for element in elements)
+    if isinstance(argument, (list, dict, set, frozenset)):
         return len(cast("Sized", argument))
     return len(argument) // _TEXT_OF_ONE if isinstance(argument, (str, bytes)) else 0
 
