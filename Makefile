@@ -28,6 +28,8 @@ check: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/reductions.py
 
 gpu: $(VENV)/train
 	$(BIN)/python benchmarks/gpu.py && $(BIN)/python benchmarks/gpu.py --docs

@@ -31,8 +31,8 @@ PLANTED: dict[str, dict[str, Any]] = {
 _CLASSES = {"bert": "BertForMaskedLM", "t5": "T5ForConditionalGeneration", "gpt2": "GPT2LMHeadModel"}
 
 
-def small(kind: str) -> Any:
-    """A small model of one of these architectures on the meta device."""
+def small(kind: str, device: str = "meta") -> Any:
+    """A small model of one of these architectures."""
     import torch
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -41,7 +41,7 @@ def small(kind: str) -> Any:
     configuration = CONFIG_MAPPING[kind]
     name = _CLASSES.get(kind)
     model_class = getattr(transformers, name) if name else MODEL_FOR_CAUSAL_LM_MAPPING[configuration]
-    with torch.device("meta"):
+    with torch.device(device):
         return model_class._from_config(configuration(**PLANTED[kind]))
 
 

@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -152,12 +154,15 @@ def whole_models(device: str) -> list[Results]:
 def memory(device: str) -> list[Results]:
     """Peaks on one worker: of a 13.5 GB checkpoint by its largest matrices and a layer, of 70B's largest."""
     base = _peak(["-c", "import torch, specdiag.analysis.analyze, specdiag.checkpoint.reader, specdiag_cli.main"])
-    seven = measured_models.write_7b()
+    with ProcessPoolExecutor(1, get_context("spawn")) as writer:  # a child's peak begins at that of its parent
+        seven = writer.submit(measured_models.write_7b).result()
+        mlp = writer.submit(_single, "model.layers.0.mlp.up_proj.weight", (28672, 8192)).result()
+        head = writer.submit(_single, "lm_head.weight", (128256, 8192)).result()
     parts = [f"--include={name}" for name in ("*layers.0.*", "*embed*", "lm_head*")]
     jobs = {
         "7B, 13.5 GB in bfloat16: embedding, head and one layer": [str(seven), *parts],
-        "70B: MLP, 28672 x 8192": [str(_single("model.layers.0.mlp.up_proj.weight", (28672, 8192)))],
-        "70B: head, 128256 x 8192": [str(_single("lm_head.weight", (128256, 8192)))],
+        "70B: MLP, 28672 x 8192": [str(mlp)],
+        "70B: head, 128256 x 8192": [str(head)],
     }
     rows: list[Results] = [{"what": "after imports, torch's too", "peak_bytes": base}]
     for what, arguments in jobs.items():

@@ -75,7 +75,6 @@ def analyze(
     by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag import analyze as run
-    from specdiag import fit_test
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.options import split
     from specdiag.analysis.source import open_source
@@ -92,6 +91,8 @@ def analyze(
         )
         report = load_report(source)
         if given.values.get("fit_test"):
+            from specdiag import fit_test  # loads SciPy's optimizers
+
             report = fit_test(report)
         show.answer(report, target)
         show.verdict(report)

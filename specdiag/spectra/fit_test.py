@@ -21,12 +21,11 @@ from scipy.special import erfc, gammaincc
 
 from specdiag.records import LAW_NAMES, LawName, ModuleRecord
 from specdiag.spectra.laws import Bulk, Law, bulk_with_spikes, exponential, lognormal, power_law, truncated
+from specdiag.spectra.minima import MIN_TESTED_POINTS
 from specdiag.spectra.tail_rules import TAIL_RULES
 
 LEVEL = 0.05
 """Largest p of a ratio that tells two laws apart."""
-MIN_POINTS = 50
-"""Tails of fewer points are not tested."""
 _EXTENSIONS: frozenset[LawName] = frozenset({"truncated-power-law", "lognormal"})
 """Laws that have the power law as a limit, and one more parameter."""
 
@@ -165,8 +164,8 @@ def untested(record: ModuleRecord) -> str | None:
         return f"it has no exponent (status {record.status})"
     if TAIL_RULES[record.tail].windows is not None:
         return f"tail={record.tail} fits the eigenvalues of windows, which are not kept"
-    if record.k < MIN_POINTS:
-        return f"its tail has {record.k} eigenvalues, and fewer than {MIN_POINTS} do not tell any two laws apart"
+    if record.k < MIN_TESTED_POINTS:
+        return f"its tail has {record.k} eigenvalues, and fewer than {MIN_TESTED_POINTS} do not tell any two laws apart"
     return None
 
 

@@ -22,11 +22,12 @@ from specdiag.spectra.eigenvalues import Spectrum, assemble
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 from specdiag.spectra.ladder import ROUTES, solve
 from specdiag.spectra.living import noise_of_a_weight
+from specdiag.spectra.minima import MIN_EIGENVALUES
 from specdiag.spectra.null import alpha_null
 from specdiag.spectra.solver_threads import SolverThreads
 from specdiag.spectra.square import square_null
 from specdiag.spectra.tails import hill
-from specdiag.spectra.trust import MIN_EIGENVALUES, judge, judge_square
+from specdiag.spectra.trust import judge, judge_square
 
 Basis = Literal["alpha", "square"]
 

@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from specdiag.spectra.eigenvalues import Spectrum
+from specdiag.spectra.minima import MIN_EIGENVALUES
 from specdiag.spectra.square import cut_alpha
 from specdiag.spectra.tails import Tail, hill
 
-MIN_EIGENVALUES = 50
-"""Fewer than this have metrics and no exponent, as in the AlphaDecay reference."""
 HILL_FRACTIONS = (0.25, 0.5, 0.75)
 """Tail fractions of `alpha_25`, `alpha_50` and `alpha_75`."""
 

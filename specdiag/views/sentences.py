@@ -6,8 +6,7 @@ from collections import defaultdict
 
 from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
-from specdiag.spectra.fit_test import MIN_POINTS
-from specdiag.spectra.trust import MIN_EIGENVALUES
+from specdiag.spectra.minima import MIN_EIGENVALUES, MIN_TESTED_POINTS
 from specdiag.text.names import listed
 
 _LEVEL = 0.05
@@ -190,7 +189,7 @@ def laws(summary: Summary) -> list[str]:
     if untested := sum(r.n_untested for r in summary.laws):
         sentences.append(
             f"Not tested: {untested} of {summary.n_matrices} matrices, which have no exponent or fewer than "
-            f"{MIN_POINTS} eigenvalues in the tail."
+            f"{MIN_TESTED_POINTS} eigenvalues in the tail."
         )
     return sentences
 

@@ -234,6 +234,17 @@ def test_the_cpu_road_imports_no_torch(checkpoint, tmp_path):
     assert done.stdout.strip() == "[]"
 
 
+def test_the_command_imports_no_more_than_it_needs(checkpoint, tmp_path):
+    """SciPy's optimizers, 22 MiB and a fifth of the time of a small model, are for --fit-test alone."""
+    code = (
+        "import sys\nfrom specdiag_cli.main import app\n"
+        "try:\n    app(['analyze', sys.argv[1], '--device', 'cpu', '--no-cache', '-f', 'csv', '-o', sys.argv[2]])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print([m for m in ('torch', 'scipy.optimize', 'matplotlib', 'huggingface_hub') if m in sys.modules])"
+    )
+    assert python(code, checkpoint, tmp_path / "rows.csv").stdout.strip() == "[]"
+
+
 def test_debug_shows_the_traceback(tmp_path):
     plain = specdiag("analyze", "/no/such/place")
     debug = specdiag("--debug", "analyze", "/no/such/place")

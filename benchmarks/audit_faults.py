@@ -1,0 +1,150 @@
+"""The checks of `specdiag audit` on values, files and structure: faults planted into models of several architectures.
+
+Small models of transformers, weights drawn by its own initialisation, are saved complete and audited: what fires there
+is a false alarm. Then each fault is planted at seeded places, one in a model. It counts as found where its check fires.
+What else fires besides as a warning or a failure is listed. The comparison with transformers' model is left out:
+`completeness.py` has the faults that need it.
+
+    python benchmarks/audit_faults.py         # four minutes; writes benchmarks/results/audit_faults.json
+    python benchmarks/audit_faults.py --docs  # puts the figures of that file into docs/audit.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pages
+import torch
+from audit_faults_planted import INTO_FILES, INTO_TENSORS, Saved
+from completeness_faults import PLANTED, small
+from safetensors.torch import load_file, save_file
+
+import specdiag
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "benchmarks" / "results" / "audit_faults.json"
+DOCS = ROOT / "docs" / "audit.md"
+SEEDS = range(3)
+
+
+def main() -> None:
+    """Measure, print, write; or put the figures of the last run into the page."""
+    options = _options()
+    if options.docs:
+        figures = {"faults": section(json.loads(options.out.read_text()))}
+        command = "python benchmarks/audit_faults.py --docs"
+        sys.exit(pages.update(options.docs_file, figures, options.out, command, check=options.check))
+    kinds = options.kinds.split(",")
+    results = {kind: measure(kind) for kind in kinds}
+    print(section(results))
+    if kinds == list(PLANTED):
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measure(kind: str) -> dict[str, Any]:
+    """Audit the complete model of an architecture, and each fault in it.
+
+    Args:
+        kind: the model type.
+
+    Returns:
+        `complete`: checks that fire in the complete model; `found`: how many of the seeds by fault; `besides`: other
+        checks, by fault; `read`: matrices and vectors of the model.
+    """
+    found: dict[str, int] = {}
+    besides: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        complete = Path(temporary) / "complete"
+        _save_complete(kind, complete)
+        alone = _checks(complete)
+        for fault, check, seed, folder in _planted(complete, Path(temporary)):
+            fired = _checks(folder)
+            found[fault] = found.get(fault, 0) + (check in fired)
+            for other in fired - {check} - alone:
+                by = besides.setdefault(fault, {})
+                by[other] = by.get(other, 0) + 1
+            print(f"{kind}: {fault} {seed}: {', '.join(sorted(fired)) or 'nothing'}", file=sys.stderr, flush=True)
+    return {"complete": sorted(alone), "found": found, "besides": besides}
+
+
+def _planted(complete: Path, temporary: Path) -> Iterator[tuple[str, str, int, Path]]:
+    """Write each fault at each seed into a folder of its own."""
+    report = specdiag.analyze(complete, device="cpu")
+    for number, (fault, (check, _)) in enumerate({**INTO_TENSORS, **INTO_FILES}.items()):
+        for seed in SEEDS:
+            folder = temporary / f"{number}-{seed}"
+            folder.mkdir()
+            rng = np.random.default_rng([number, seed])
+            state = load_file(complete / "model.safetensors")
+            config = json.loads((complete / "config.json").read_text())
+            if fault in INTO_TENSORS:
+                model = _described(report, state, config, rng)
+                INTO_TENSORS[fault][1](model)
+                state, config = model.state, model.config
+            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+            (folder / "config.json").write_text(json.dumps(config))
+            if fault in INTO_FILES:
+                INTO_FILES[fault][1](folder, rng)
+            yield fault, check, seed, folder
+
+
+def _save_complete(kind: str, folder: Path) -> None:
+    torch.manual_seed(0)
+    model = small(kind, "cpu")
+    model.save_pretrained(folder)
+
+
+def _described(
+    report: specdiag.SpectralReport, state: dict[str, torch.Tensor], config: dict[str, Any], rng: np.random.Generator
+) -> Saved:
+    whole = [r for r in report.records if r.layer is not None and not r.part and r.n_slices == 1]
+    return Saved(
+        state, config,
+        matrices=[r.name for r in whole if r.family in ("attention", "mlp") and min(r.rows, r.cols) > 16],
+        gains=[name for name, tensor in state.items() if tensor.ndim == 1],
+        embedding=next(r.name for r in report.records if r.role == "embed"),
+        rng=rng,
+    )  # fmt: skip
+
+
+def _checks(folder: Path) -> set[str]:
+    audit = specdiag.audit(folder, device="cpu", reference_model=False)
+    return {f.check for f in audit.findings if f.severity != "info"}
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """The table of docs/audit.md."""
+    alarms = sum(bool(of["complete"]) for of in results.values())
+    faults = list(next(iter(results.values()))["found"])
+    rows = []
+    for fault in faults:
+        check = {**INTO_TENSORS, **INTO_FILES}[fault][0]
+        hits = [f"{of['found'][fault]}/{len(SEEDS)}" for of in results.values()]
+        others = sum((Counter(of["besides"].get(fault, {})) for of in results.values()), Counter())
+        rows.append([fault, f"`{check}`", *hits, ", ".join(f"`{name}` {n}" for name, n in sorted(others.items()))])
+    head = ["planted", "check", *results, "what else fired"]
+    total = sum(sum(of["found"].values()) for of in results.values())
+    return (
+        f"{total} of {len(faults) * len(SEEDS) * len(results)} planted faults were found; "
+        f"{alarms} of {len(results)} complete models gave a warning.\n\n" + pages.table(head, rows)
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Plant faults of values and files, and count those found.")
+    parser.add_argument("--kinds", default=",".join(PLANTED), help="model types, comma-separated; default all")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
+    pages.add_options(parser, DOCS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
