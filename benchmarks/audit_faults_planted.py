@@ -122,21 +122,26 @@ def missing_matrix(model: Saved) -> None:
 
 def layer_gap(model: Saved) -> None:
     """Leave out a layer between others."""
-    layer = f".{int(model.rng.integers(1, 10))}."
-    stem = re.split(r"\.\d+\.", model.matrices[0])[0]
-    model.state = {name: t for name, t in model.state.items() if not name.startswith(stem + layer)}
+    layers = sorted({int(found[1]) for name in model.matrices if (found := re.search(r"\.(\d+)\.", name))})
+    if len(layers) > 2:
+        _without_layers(model, [int(model.rng.choice(layers[1:-1]))])
 
 
 def last_layers(model: Saved) -> None:
     """Leave out the last two layers."""
-    stem = re.split(r"\.\d+\.", model.matrices[0])[0]
-    model.state = {n: t for n, t in model.state.items() if not n.startswith((f"{stem}.10.", f"{stem}.11."))}
+    _without_layers(model, [10, 11])
 
 
 def vocabulary(model: Saved) -> None:
     """Leave out the last rows of the embedding and of what has as many."""
     size = model.state[model.embedding].shape[0]
     model.state = {n: t[: size - 8].clone() if t.shape[:1] == (size,) else t for n, t in model.state.items()}
+
+
+def _without_layers(model: Saved, layers: list[int]) -> None:
+    stem = re.split(r"\.\d+\.", model.matrices[0])[0]
+    left_out = tuple(f"{stem}.{layer}." for layer in layers)
+    model.state = {name: tensor for name, tensor in model.state.items() if not name.startswith(left_out)}
 
 
 def _set_one(model: Saved, tensor: torch.Tensor, value: float) -> None:
