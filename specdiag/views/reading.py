@@ -67,6 +67,11 @@ def explain(column: str) -> Entry:
     raise UsageError(f"there is no column '{printable(column)[:60]}': {hint}")
 
 
+def meanings() -> dict[str, str]:
+    """Map each column that an entry explains to what it means."""
+    return {name: entry.meaning for entry in entries() for name in (entry.column, *entry.also)}
+
+
 def reading_page() -> str:
     """Write the entries as markdown, the body of docs/reading.md."""
     sections: list[str] = []

@@ -298,7 +298,7 @@ def test_balance_states_the_score(reports):
 
 
 def test_heatmap_shows_any_metric(small):
-    figure = plot.heatmap(small, metric="stable_rank")
+    figure = plot.heatmap(small, metric="stable_rank", roles=ROLES)
     mesh = figure.axes[0].collections[0]
     expected = [
         [next(r.stable_rank for r in small if (r.role, r.layer) == (role, layer)) for layer in (0, 1)] for role in ROLES

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm
 
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis, log_axis
-from specdiag.views.figures.selection import check_report, choose, in_role_order, value, with_values
-from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, plain, report_caption, styled
+from specdiag.views.figures.cell_colours import CellColours, cell_colours
+from specdiag.views.figures.selection import check_report, choose, common_null, in_role_order, value, with_values
+from specdiag.views.figures.style import INK, ReportFigure, new_figure, plain, report_caption, styled
 
 Cells = Mapping[tuple[str, int], float]
 _NUMBERS_UP_TO = 16
@@ -34,6 +34,9 @@ def heatmap(
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
     """Draw a cell a layer and role: the median where a cell has several matrices, a grey cross where none has a value.
+
+    Embeddings stand before the first layer, the head and what else is outside of the layers after the last one. Where
+    noise scores the same in all shapes, as in square_alpha, its value is white.
 
     Args:
         report: from `analyze` or `load_report`.
@@ -52,75 +55,86 @@ def heatmap(
     square = any(r.square_alpha is not None for r in report)
     default = "square_alpha" if square else "alpha"
     metric = with_values(report, default if metric is None else metric)
-    chosen = [r for r in in_role_order(choose(report, include, layers, roles)) if r.layer is not None]
-    values = [v for r in chosen if (v := value(r, metric)) is not None]
+    requested = in_role_order(choose(report, include, layers, roles))
+    stacks = {r.component for r in requested if r.layer is not None}
+    chosen = [r for r in requested if r.component in stacks]
+    values = [v for r in chosen if (v := value(r, metric)) is not None and np.isfinite(v)]
     if not values:
         raise UsageError(f"{report.source}: no matrix that was asked for has a layer and {metric}")
     parts: dict[str | None, list[ModuleRecord]] = defaultdict(list)
     for r in chosen:
         parts[r.component].append(r)
-    n_layers = max(r.layer or 0 for r in chosen) - min(r.layer or 0 for r in chosen) + 1
+    n_layers = len(_span(chosen)) + len({r.role == "embed" for r in chosen if r.layer is None})
     n_rows = [len({role_label(r) for r in part}) for part in parts.values()]
     cell = 0.62 if n_layers <= _NUMBERS_UP_TO else max(0.12, 10.5 / n_layers)
-    caption = report_caption(report, notes=_notes(chosen))
+    caption = report_caption(report, notes=_notes(chosen, len(requested) - len(chosen)))
     width = float(np.clip(cell * n_layers + 2.2, 5.4, 13))
     figure = new_figure(width, 0.36 * sum(n_rows) + 0.6 * len(parts) + 1.1, f"{metric} by layer and role", caption)
     grid = figure.subplots(len(parts), 1, squeeze=False, height_ratios=n_rows)[:, 0]
-    norm = _norm(values)
+    colours = cell_colours(values, common_null(chosen, metric))
     for axes, (component, part) in zip(grid, parts.items(), strict=True):
-        _cells(axes, part, metric, norm, numbers=n_layers <= _NUMBERS_UP_TO and width < 13)
+        _cells(axes, part, metric, colours, numbers=n_layers <= _NUMBERS_UP_TO and width < 13)
         if component is not None:
             axes.set_title(plain(component))
     bar = figure.colorbar(grid[0].collections[0], ax=list(grid), aspect=25, pad=0.02)
-    if isinstance(norm, LogNorm):
+    if isinstance(colours.norm, LogNorm):
         log_axis(bar.ax.yaxis, min(values), max(values), 6)
+    if colours.null is not None:
+        bar.ax.axhline(colours.null, color=INK, linewidth=1)
+        bar.set_label(f"heavier tail  -  noise {colours.null:.2f}  -  more even")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - the stub takes the outline for a method
     return figure
 
 
-def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, norm: Normalize, *, numbers: bool) -> None:
+def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, colours: CellColours, *, numbers: bool) -> None:
     rows = list(dict.fromkeys(role_label(r) for r in records))
-    first, last = min(r.layer or 0 for r in records), max(r.layer or 0 for r in records)
-    cells = _medians(records, metric)
+    layers, cells = _span(records), _medians(records, metric)
+    first, last = (f(column for _, column in [*cells, ("", layers[0]), ("", layers[-1])]) for f in (min, max))
     table = np.full((len(rows), last - first + 1), np.nan)
-    for (role, layer), v in cells.items():
-        table[rows.index(role), layer - first] = v
-    axes.pcolormesh(np.arange(first, last + 2) - 0.5, np.arange(len(rows) + 1) - 0.5, table, norm=norm, cmap=LAYERS,
-                    edgecolor="white", linewidth=0.4)  # fmt: skip
-    gaps = np.argwhere(np.isnan(table))
-    axes.plot(gaps[:, 1] + first, gaps[:, 0], "x", color="#BBBBBB", markersize=4, linestyle="none")
+    for (role, column), v in cells.items():
+        table[rows.index(role), column - first] = v
+    axes.pcolormesh(np.arange(first, last + 2) - 0.5, np.arange(len(rows) + 1) - 0.5, table, norm=colours.norm,
+                    cmap=colours.map_name, edgecolor="#DDDDDD", linewidth=0.4)  # fmt: skip
+    repeated = {role_label(r) for r in records if r.layer is not None}
+    gaps = [(c, rows.index(role)) for role in repeated for c in layers if np.isnan(table[rows.index(role), c - first])]
+    axes.plot(*zip(*gaps, strict=True) if gaps else ((), ()), "x", color="#BBBBBB", markersize=4, linestyle="none")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    layer_axis(axes.xaxis, range(first, last + 1), 20)
-    for (role, layer), v in cells.items() if numbers else ():
-        red, green, blue, _ = colormaps[LAYERS](norm(v))
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        axes.text(layer, rows.index(role), _short(v), ha="center", va="center", fontsize=7.5,
-                  color=INK if light else "white")  # fmt: skip
+    layer_axis(axes.xaxis, layers, 20)
+    ends = {first: "in", last: "out"}
+    for column, word in ends.items():
+        if column not in layers:
+            axes.text(column, -0.62, word, ha="center", va="bottom", fontsize=7.5)
+    for (role, column), v in cells.items() if numbers else ():
+        axes.text(column, rows.index(role), _short(v), ha="center", va="center", fontsize=7.5,
+                  color=colours.ink(v))  # fmt: skip
+
+
+def _span(records: Sequence[ModuleRecord]) -> range:
+    layers = [r.layer for r in records if r.layer is not None]
+    return range(min(layers), max(layers) + 1)
 
 
 def _medians(records: Sequence[ModuleRecord], metric: str) -> Cells:
+    layers = _span(records)
     values_of: dict[tuple[str, int], list[float]] = defaultdict(list)
     for r in records:
         v = value(r, metric)
         if v is not None and np.isfinite(v):
-            values_of[role_label(r), r.layer or 0].append(v)
+            outside = layers[0] - 1 if r.role == "embed" else layers[-1] + 1
+            values_of[role_label(r), outside if r.layer is None else r.layer].append(v)
     return {cell: median(values) for cell, values in values_of.items()}
 
 
-def _norm(values: Sequence[float]) -> Normalize:
-    low, high = min(values), max(values)
-    if low > 0 and high / low > 100:
-        return LogNorm(low, high)
-    return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
-
-
-def _notes(records: Sequence[ModuleRecord]) -> tuple[str, ...]:
+def _notes(records: Sequence[ModuleRecord], n_left_out: int) -> tuple[str, ...]:
     several = len(records) > len({(r.component, role_label(r), r.layer) for r in records})
-    return ("cells with several matrices show their median",) if several else ()
+    notes = ["cells with several matrices show their median"] if several else []
+    if n_left_out:
+        notes.append(f"{n_left_out} matrices of parts without layers are not shown")
+    return tuple(notes)
 
 
 def _short(v: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from statistics import median
 from typing import Literal
 
 from msgspec.structs import fields
@@ -136,6 +137,17 @@ def null(record: ModuleRecord, column: str) -> float | None:
     if column == "square_alpha" and record.square_alpha is not None:
         return square_null(record.living_shape)
     return None
+
+
+def common_null(records: Iterable[ModuleRecord], column: str) -> float | None:
+    """Give the score of noise that all shapes share but for hundredths; None where it depends on the shape.
+
+    Args:
+        records: rows of a report.
+        column: any numeric column.
+    """
+    nulls = [v for r in records if column == "square_alpha" and (v := null(r, column)) is not None]
+    return median(nulls) if nulls else None
 
 
 def in_role_order(records: Iterable[ModuleRecord]) -> list[ModuleRecord]:

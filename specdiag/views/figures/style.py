@@ -97,6 +97,8 @@ REPORT_COLOURS = ("#004488", "#DDAA33", "#BB5566", "#66A182", "#000000", "#99999
 """Colours of the first, second, ... checkpoint where several are compared. The paper's two are blue and yellow too."""
 LAYERS = "cividis"
 """Colour map of depth and of values: its lightness rises with the value, also without colour."""
+AROUND_NULL = "PuOr_r"
+"""Colour map of values around that of noise: purple below, white at it, orange above."""
 
 
 class ReportFigure(Figure):

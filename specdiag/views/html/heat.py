@@ -7,18 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm, Normalize, to_hex
-
 from specdiag.records import ModuleRecord
 from specdiag.views.cells import role_label
-from specdiag.views.figures.selection import in_role_order, null, value
-from specdiag.views.figures.style import LAYERS
+from specdiag.views.figures.cell_colours import CellColours, cell_colours
+from specdiag.views.figures.selection import common_null, in_role_order, value
 
 _NUMBERS_UP_TO = 16
 """Number of layers beyond which numbers would make the cells wider than a screen."""
-_DECADES = 100
-_LEGEND_STOPS = 9
 
 
 class Cell(NamedTuple):
@@ -47,12 +42,7 @@ class Heatmap(NamedTuple):
     rows: list[Row]
     elsewhere: list[Cell]
     """Cells of matrices outside of the layers."""
-    low: float
-    high: float
-    legend: str
-    """A CSS gradient from low to high."""
-    null: float | None
-    """Value of noise in the metric, where its shape plays no part."""
+    colours: CellColours
     several: bool
     """True if cells hold medians of several matrices."""
     wide: bool
@@ -77,23 +67,19 @@ def heatmap(records: Sequence[ModuleRecord]) -> Heatmap | None:
             groups[_label(r), r.layer].append(r)
     numbers = [layer for _, layer in groups if layer is not None]
     layers = list(range(min(numbers), max(numbers) + 1)) if numbers else []
-    norm = _norm([_median(group, metric) for group in groups.values()])
+    colours = cell_colours([_median(group, metric) for group in groups.values()], common_null(records, metric))
     wide = len(layers) > _NUMBERS_UP_TO
-    cells = {place: _cell(place, group, metric, norm, wide=wide) for place, group in groups.items()}
-    nulls = [v for r in records if metric == "square_alpha" and (v := null(r, metric)) is not None]
+    cells = {place: _cell(place, group, metric, colours, wide=wide) for place, group in groups.items()}
     return Heatmap(
         metric=metric,
         layers=layers,
         rows=[Row(label, [cells.get((label, layer)) for layer in layers]) for label in _labels(cells)],
         elsewhere=[
-            _cell((r.key, None), [r], metric, norm, wide=False)._replace(text=f"{r.key} {_short(value(r, metric))}")
+            _cell((r.key, None), [r], metric, colours, wide=False)._replace(text=f"{r.key} {_short(value(r, metric))}")
             for (_, layer), group in groups.items()
             for r in (group if layer is None else ())
         ],
-        low=norm.vmin or 0.0,
-        high=norm.vmax or 0.0,
-        legend=", ".join(to_hex(colormaps[LAYERS](i / (_LEGEND_STOPS - 1))) for i in range(_LEGEND_STOPS)),
-        null=median(nulls) if nulls else None,
+        colours=colours,
         several=any(len(group) > 1 for (_, layer), group in groups.items() if layer is not None),
         wide=wide,
     )
@@ -108,11 +94,9 @@ def _labels(cells: Mapping[tuple[str, int | None], Cell]) -> list[str]:
 
 
 def _cell(
-    place: tuple[str, int | None], group: Sequence[ModuleRecord], metric: str, norm: Normalize, *, wide: bool
+    place: tuple[str, int | None], group: Sequence[ModuleRecord], metric: str, colours: CellColours, *, wide: bool
 ) -> Cell:
     v = _median(group, metric)
-    red, green, blue, alpha = colormaps[LAYERS](norm(v))
-    light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
     label, layer = place
     title = label if layer is None else f"{label}, layer {layer}"
     count_note = f" (median of {len(group)})" if len(group) > 1 else ""
@@ -121,20 +105,13 @@ def _cell(
         group[0].key,
         f"{title}: {metric} {v:.3f}{count_note}",
         text,
-        to_hex((red, green, blue, alpha)),
-        "#222" if light else "#fff",
+        colours.background(v),
+        colours.ink(v),
     )
 
 
 def _median(group: Sequence[ModuleRecord], metric: str) -> float:
     return median(v for r in group if (v := value(r, metric)) is not None)
-
-
-def _norm(values: Sequence[float]) -> Normalize:
-    low, high = min(values), max(values)
-    if low > 0 and high / low > _DECADES:
-        return LogNorm(low, high)
-    return Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5)
 
 
 def _short(v: float | None) -> str:

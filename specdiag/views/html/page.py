@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,28 +11,31 @@ from typing import NamedTuple
 import msgspec
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
-from msgspec.structs import asdict
 
 from specdiag.auditing import wording
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
-from specdiag.records import ModuleRecord, Settings
+from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra import farms
-from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text import checks
 from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
+from specdiag.views.answer import answer
 from specdiag.views.cells import number
+from specdiag.views.figures.selection import value
 from specdiag.views.figures.style import plan_caption
-from specdiag.views.html import interactive, tables
+from specdiag.views.html import interactive, provenance, tables
 from specdiag.views.html.chart import HEIGHT, WIDTH, Chart, chart
-from specdiag.views.html.heat import heatmap
+from specdiag.views.html.facts import facts, glossary
+from specdiag.views.html.heat import Heatmap, heatmap
 from specdiag.views.html.spectrum import Spectrum, spectrum
 
 _SKIPPED_UP_TO = 300
+_EXTREMES = 3
+"""Spectra of the heaviest tails on the page itself, and of those nearest to noise."""
 
 
 class Module(NamedTuple):
@@ -125,6 +127,8 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
     report = report.in_memory()  # else every spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
+    heat = heatmap(report.records)
+    modules = [_module(r, *spectrum_or_reason) for r, spectrum_or_reason in zip(report, drawn, strict=True)]
     plotly = interactive.plotly()
     script = _data("report.js")
     environment = Environment(
@@ -140,10 +144,11 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         report=report,
         source=report.source,
         settings=report.settings,
-        tail=_tail(report.settings),
+        tail=provenance.tail(report.settings),
         windows=farms.described(report.settings),
-        selection=_selection(report.settings),
+        selection=provenance.selection(report.settings),
         coverage=sentences.coverage(report.summary),
+        answer=answer(report),
         verdict=_verdict(report),
         audit=audit,
         findings=[] if audit is None else _findings(audit),
@@ -151,15 +156,17 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         roles=tables.role_table(report.summary.roles),
         contrasts=tables.contrast_table(report.summary.contrasts),
         laws=tables.law_table(report.summary.laws),
-        heat=heatmap(report.records),
+        heat=heat,
         records=tables.record_table(report.records, links),
         skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
         plan=None if plan is None else _plan(report, plan, links),
-        modules=[_module(r, *spectrum_or_reason) for r, spectrum_or_reason in zip(report, drawn, strict=True)],
+        modules=modules,
+        extremes=_extremes(modules, heat),
+        glossary=glossary(report),
         links=links,
         width=WIDTH,
         height=HEIGHT,
-        provenance=_provenance(report),
+        provenance=provenance.as_json(report),
         style=Markup(_data("style.css")),
         script=Markup(script),
         digests=[interactive.digest(script.encode()), *([plotly.digest] if plotly else [])],
@@ -218,21 +225,28 @@ def _findings(audit: AuditReport) -> list[CheckFindings]:
 
 
 def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Module:
-    shown = {
-        name: value for name, value in asdict(record).items() if value is not None and name not in ("name", "part")
-    }
     return Module(
         record,
         f"alpha {number(record.alpha, 3)} (null {number(record.alpha_null, 3)}), "
         f"square_alpha {number(record.square_alpha, 3)}",
-        [(name, f"{v:.6g}" if isinstance(v, float) else str(v)) for name, v in shown.items()],
+        facts(record),
         None if drawn is None else chart(drawn),
         why_not,
     )
 
 
+def _extremes(modules: Sequence[Module], heat: Heatmap | None) -> list[Module]:
+    """Choose the matrices of the smallest and of the largest exponents, by the metric of the heatmap."""
+    if heat is None:
+        return []
+    drawn = [(v, m) for m in modules if m.chart is not None and (v := value(m.record, heat.metric)) is not None]
+    ordered = [m for _, m in sorted(drawn, key=lambda pair: pair[0])]
+    return ordered if len(ordered) <= 2 * _EXTREMES else [*ordered[:_EXTREMES], *ordered[-_EXTREMES:]]
+
+
 def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> Plan:
-    sentences = (
+    sentences = [plan_sentences.headline(plan)] if plan.entries else []
+    sentences += (
         [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
     )
     if plan.base_weight_decay is None:
@@ -252,36 +266,6 @@ def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, 
     for r in report:
         first.setdefault(r.name, links[r.key])
     return first
-
-
-def _tail(settings: Settings) -> str:
-    fraction = f" at tail fraction {settings.tail_fraction:g}" if TAIL_RULES[settings.tail].uses_fraction else ""
-    return settings.tail + fraction
-
-
-def _selection(settings: Settings) -> str:
-    """Describe the chosen part of the checkpoint; empty for all of it."""
-    choices: dict[str, Sequence[str]] = {
-        "include": settings.include,
-        "exclude": settings.exclude,
-        "role": settings.roles,
-        "experts": () if settings.experts is None else (f"{settings.experts} of each stack (seed {settings.seed})",),
-        "role map": () if settings.role_map is None else (settings.role_map,),
-    }
-    return "; ".join(f"{name} {', '.join(values)}" for name, values in choices.items() if values)
-
-
-def _provenance(report: SpectralReport) -> Markup:
-    """Write everything that the numbers depend on as JSON, without invisible characters."""
-    record = {
-        "source": report.source,
-        "settings": report.settings,
-        "provenance": report.provenance,
-        "complete": report.complete,
-        "statuses": dict(Counter(r.status for r in report)),
-    }
-    text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
-    return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
 
 
 def _json(value: object) -> Markup:

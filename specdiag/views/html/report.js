@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filtering, copying, the keys of an open panel, plotly in it. Without this script everything can be read.
+// Sorting, filtering, copying, an open panel's keys, tooltips and plotly. Without this script everything can be read.
 
 const number = (text) => (Number.isNaN(parseFloat(text)) ? null : parseFloat(text));
 
@@ -18,10 +18,15 @@ function sort(table, head) {
 }
 
 function filter(table, text, count) {
-  const words = text.toLowerCase().split(/\s+/), rows = [...table.tBodies[0].rows];
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.toLowerCase());
+  const terms = text.toLowerCase().split(/\s+/).map((word) => {
+    const [, key, value] = /^(\w+):(.+)$/.exec(word) ?? [], at = heads.indexOf(key);
+    return at < 0 ? ([name]) => name.includes(word) : (cells) => cells[at] === value;
+  });
+  const rows = [...table.tBodies[0].rows];
   for (const row of rows) {
-    const held = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
-    row.hidden = !words.every((word) => held.includes(word));
+    const held = [...row.cells].map((cell) => cell.textContent.trim().toLowerCase());
+    row.hidden = !terms.every((fits) => fits(held));
   }
   count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
 }
@@ -34,7 +39,8 @@ function enliven(table) {
     head.append(button);
   }
   const [bar, field, count] = ["p", "input", "output"].map((name) => document.createElement(name));
-  Object.assign(field, { type: "search", placeholder: "filter: words of a row", ariaLabel: "filter rows" });
+  const placeholder = "filter: a part of the name, layer:5, role:q";
+  Object.assign(field, { type: "search", placeholder, ariaLabel: "filter rows" });
   field.addEventListener("input", () => filter(table, field.value, count));
   bar.className = "bar";
   bar.append(field, " ", count);
@@ -79,10 +85,14 @@ async function draw(plot, { span: [low, high], density, fit, bulk, permuted, ran
   await Plotly.newPlot(plot, traces, layout, { responsive: true, displayModeBar: false });
 }
 
+const meanings = new Map(
+  [...document.querySelectorAll("#glossary dt")].map((dt) => [dt.textContent, dt.nextElementSibling.textContent]),
+);
 const curves = JSON.parse(document.getElementById("curves")?.textContent ?? "[]");
 function open() {
   const panel = document.querySelector(".module:target");
   panel?.focus({ preventScroll: true });
+  for (const dt of panel?.querySelectorAll("dt") ?? []) dt.title = meanings.get(dt.textContent) ?? "";
   const plot = panel?.querySelector(".plot:has(> .esd)"), data = curves[panel?.id.slice(1)];
   if (plot && data && "DecompressionStream" in window) draw(plot, data);
 }

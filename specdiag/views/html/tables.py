@@ -19,6 +19,8 @@ from specdiag.views.columns import (
 )  # fmt: skip
 
 R = TypeVar("R")
+_MINOR = ("family", "n", "null")
+"""Columns that a phone leaves out besides those that a narrow terminal does."""
 
 
 class Cell(NamedTuple):
@@ -31,10 +33,11 @@ class Cell(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The head of a column, whether it holds numbers, and what it means."""
+    """The head of a column, how its cells are shown, and what it means."""
 
     text: str
-    numeric: bool
+    kind: str
+    """Classes: `n` for numbers, `m` for what a narrow screen leaves out."""
     about: str
 
 
@@ -92,5 +95,10 @@ def _table(rows: Sequence[R], columns: Sequence[Column[R]], link: Callable[[R], 
         target = link(row) if link is not None and column is columns[0] else None
         return Cell(column.cell(row), None if column.order is None else column.order(row), target)
 
-    heads = [Head(c.head, c.right, c.help) for c in shown]
+    heads = [Head(c.head, _kind(c), c.help) for c in shown]
     return Table(heads, [[cell(column, row) for column in shown] for row in rows])
+
+
+def _kind(column: Column[R]) -> str:
+    classes = ("n" if column.right else "", "m" if column.drop or column.head in _MINOR else "")
+    return " ".join(filter(None, classes))
