@@ -99,7 +99,7 @@ def plot(
         typer.Option(
             "--basis",
             help="alpha, or square: comparable across shapes.",
-            show_default="balance: square; else alpha",
+            show_default="square for alpha and balance, else alpha",
             rich_help_panel=options.CONTENT,
         ),
     ] = None,

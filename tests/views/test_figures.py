@@ -67,8 +67,8 @@ def plan_of(report, base=0.1):
 
 
 DRAW = {
-    "alpha": lambda a, b: plot.alpha(a),
-    "square_alpha": lambda a, b: plot.alpha(a, basis="square"),
+    "alpha": lambda a, b: plot.alpha(a, basis="alpha"),
+    "square_alpha": lambda a, b: plot.alpha(a),
     "esd": lambda a, b: plot.esd(a),
     "esd_role": lambda a, b: plot.esd(a, roles="v"),
     "esd_one": lambda a, b: plot.esd(a, roles="q", layers=1),
@@ -171,7 +171,7 @@ def test_alpha_shows_the_records(basis, name, reports):
 
 def test_each_shape_has_its_own_null():
     report = specdiag.analyze(llama(2, kv=50, d=100), jobs=2)
-    labels = [label for label in lines(plot.alpha(report).axes[0]) if label.startswith("null")]
+    labels = [label for label in lines(plot.alpha(report, basis="alpha").axes[0]) if label.startswith("null")]
     assert [label.split(": ")[1] for label in labels] == ["q o", "k v"]
     k = next(r for r in report if r.role == "k")
     assert labels[1].startswith(f"null {k.alpha_null:.2f}")
@@ -184,7 +184,7 @@ def test_experts_are_a_band():
         for e in range(5)
     }
     report = specdiag.analyze(state, jobs=1)
-    axes = plot.alpha(report).axes[0]
+    axes = plot.alpha(report, basis="alpha").axes[0]
     band = axes.collections[0].get_datalim(axes.transData)
     values = [r.alpha for r in report]
     assert (band.y0, band.y1) == (pytest.approx(min(values)), pytest.approx(max(values)))

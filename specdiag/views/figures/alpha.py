@@ -13,7 +13,7 @@ from specdiag.records import FAMILIES, Family, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis
-from specdiag.views.figures.selection import Basis, choose, column, in_role_order, null, value
+from specdiag.views.figures.selection import Basis, check_report, choose, column, in_role_order, null, value
 from specdiag.views.figures.style import (
     FAMILY_TITLES,
     NULL,
@@ -34,7 +34,7 @@ _NULL_DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1, 1,
 def alpha(
     report: SpectralReport,
     *,
-    basis: Basis = "alpha",
+    basis: Basis | None = None,
     include: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
@@ -46,7 +46,8 @@ def alpha(
 
     Args:
         report: from `analyze` or `load_report`.
-        basis: `alpha`, or `square` for square_alpha, in which shapes play no part.
+        basis: `square` for square_alpha, in which shapes play no part, or `alpha`; None for square where the report
+            has it.
         include: globs on names; only these.
         layers: only these.
         roles: only these.
@@ -57,7 +58,9 @@ def alpha(
     Raises:
         UsageError: nothing of the kind is in the report.
     """
-    name = column(report, basis)
+    check_report(report)
+    has_square = any(r.square_alpha is not None for r in report)
+    name = column(report, basis or ("square" if has_square else "alpha"))
     valued = [r for r in choose(report, include, layers, roles) if value(r, name) is not None]
     if not valued:
         raise UsageError(f"{report.source}: no matrix that was asked for has a value of {name}")

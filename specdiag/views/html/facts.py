@@ -10,7 +10,7 @@ from specdiag.records import ModuleRecord
 from specdiag.views.reading import meanings
 
 _WORDS = {"n_": "", "mp_": "Marchenko-Pastur ", "pl_": "power law ", "ks": "KS distance", "llr_": "likelihood against "}
-"""What stands for the beginning of a field's name."""
+"""Words for the beginning of a field's name."""
 _IN_THE_TITLE = ("name", "part")
 
 
