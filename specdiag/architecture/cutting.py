@@ -13,6 +13,7 @@ from specdiag.architecture.names import is_kernel
 from specdiag.architecture.rules import FAMILY, Rule
 from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
+from specdiag.architecture.widths import UNKNOWN
 from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
@@ -146,7 +147,8 @@ def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Pi
 def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fused.Tensor:
     follows: Role = "o" if rule.kind == "attention" else "down"
     output = survey.output(name, follows)
-    if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output):
+    width = survey.widths.get(survey.names[name].block, UNKNOWN).size
+    if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output, width):
         rule = msgspec.structs.replace(rule, parts=rule.halves)
     return fused.Tensor(
         name=survey.names[name],

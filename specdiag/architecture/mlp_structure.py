@@ -6,8 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member, by_holder
-from specdiag.architecture.rules import Rule
+from specdiag.architecture.names import snake
+from specdiag.architecture.rules import BUILTIN, Rule
 from specdiag.architecture.widths import Width
 from specdiag.records import Role
 
@@ -16,10 +18,13 @@ _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_
 _GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 
+# A matrix of an MLP that either reads the residual stream or writes to it.
+_UNTOLD = Rule("", role="other", family="mlp")
+
 Decisions = dict[str, Rule]
 
 
-def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple[str, str]]]:
+def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt]]:
     """Find the MLPs of a block.
 
     Args:
@@ -27,26 +32,33 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple
         width: its residual width.
 
     Returns:
-        The rule of each of their matrices; pairs of which names and shapes do not
-        tell the gate.
+        The rule of each of their matrices; what names and shapes do not tell of them.
     """
     free = {member.key: member for member in members if _may_belong(member)}
+    is_named = any(m.name.context == "mlp" or (m.side == "down" and width.writes(m.shape)) for m in free.values())
     decided: Decisions = {}
-    untold: list[tuple[str, str]] = []
+    doubts: list[Doubt] = []
     for _, held in by_holder(list(free.values())):
         inside = [member for member in held if member.key in free]
         for readers, writers in _pairs(inside, width):
+            is_beside = is_named and all(m.is_open and m.name.context == "block" for m in (*readers, *writers))
+            if is_beside or (width.is_told and _is_reversed(readers, writers)):
+                continue
             for member in (*readers, *writers):
                 del free[member.key]
+            if _is_doubtful(readers, writers, width):
+                doubts.append(Doubt("direction", (readers[0].key, writers[0].key)))
+                decided |= {member.key: _UNTOLD for member in (*readers, *writers)}
+                continue
             decided |= {writer.key: _named(writer, "down") for writer in writers}
-            roles = _reading(readers, writers, untold)
+            roles = _reading(readers, writers, doubts)
             decided |= {m.key: _named(m, roles.get(m.key, m.side or "up")) for m in readers}
         for reader, writer in _doubled([member for member in inside if member.key in free], width):
             del free[reader.key], free[writer.key]
             if reader.is_open or reader.side == "down":
                 decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
             decided[writer.key] = _named(writer, "down")
-    return decided, untold
+    return decided, doubts
 
 
 def _named(member: Member, role: Role) -> Rule:
@@ -106,7 +118,21 @@ def _speaks(member: Member) -> bool:
     return member.side is not None and not member.is_sequential and not _NUMBER.search(member.stem)
 
 
-def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[tuple[str, str]]) -> dict[str, Role]:
+def _is_doubtful(readers: Sequence[Member], writers: Sequence[Member], width: Width) -> bool:
+    """Tell whether numbers say the contrary of the shapes, in a block where nothing shows how matrices lie."""
+    is_open = width.size in readers[0].shape and not width.is_told
+    return is_open and (_is_told(writers, readers) or _is_reversed(readers, writers))
+
+
+def _is_reversed(readers: Sequence[Member], writers: Sequence[Member]) -> bool:
+    """Tell whether what writes comes before what reads in a sequence: it leads from another width and back."""
+    places = [(member.holder, member.stem, member.name.sequence) for member in (*readers, *writers)]
+    return len(places) == 2 and all(m.is_sequential for m in (*readers, *writers)) and places[1] < places[0] and (
+        places[0][:2] == places[1][:2]
+    )
+
+
+def _reading(readers: Sequence[Member], writers: Sequence[Member], doubts: list[Doubt]) -> dict[str, Role]:
     """Choose gate or up for the readers whose names are open or wrong."""
     if len(readers) != 2 or len(writers) != 1:
         return {member.key: "up" for member in readers if member.side != "gate"}
@@ -116,24 +142,13 @@ def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[
     for one, other in ((first, second), (second, first)):
         if one.side == "gate" and other.is_open:
             return {other.key: "up"}
-        if _GATE.search(one.stem) and not _GATE.search(other.stem):
+        is_called = _GATE.search(one.stem) and not _GATE.search(other.stem)
+        if is_called or any(known.fits(one.stem, other.stem, writers[0].stem) for known in BUILTIN.gated):
             return {one.key: "gate", other.key: "up"}
-        if one.side == "up" and _speaks(one) and other.is_open:
+        if one.side == "up" and _speaks(one) and other.is_open and not _NUMBER.search(other.stem):
             return {other.key: "gate"}
-    numbers = [_place(member) for member in readers]
-    if numbers[0] is None or numbers[1] is None or numbers[0] == numbers[1]:
-        untold.append((first.key, second.key))
-        return {member.key: "up" for member in readers}
-    gate, up = (first, second) if numbers[0] < numbers[1] else (second, first)
-    return {gate.key: "gate", up.key: "up"}
-
-
-def _place(member: Member) -> int | None:
-    """Find the number of a module in its list or at the end of its name: the gate comes first."""
-    if member.is_sequential:
-        return member.name.sequence
-    numbers = _NUMBER.findall(member.stem)
-    return int(numbers[-1]) if numbers and len(numbers[-1]) < 6 else None
+    doubts.append(Doubt("gate", (first.key, second.key)))
+    return {member.key: "up" for member in readers}
 
 
 def _doubled(members: Sequence[Member], width: Width) -> Iterator[tuple[Member, Member]]:

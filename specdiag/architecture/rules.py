@@ -111,12 +111,31 @@ class Rule(_Entry, frozen=True):
         return self.family or FAMILY[self.parts[0] if self.parts else self.role]
 
 
+class Gated(_Entry, frozen=True):
+    """What one public code base calls the matrices of a gated MLP whose names do not say which is the gate."""
+
+    gate: str
+    up: str
+    down: str
+
+    def fits(self, gate: str, up: str, down: str) -> bool:
+        """Tell whether three modules have these names, whatever their case.
+
+        Args:
+            gate: the name of the module that would be the gate.
+            up: of the other that reads.
+            down: of the one that writes.
+        """
+        return (gate.lower(), up.lower(), down.lower()) == (self.gate, self.up, self.down)
+
+
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """data/rules.toml."""
 
     skips: tuple[Skip, ...] = msgspec.field(name="skip")
     contexts: tuple[Context, ...] = msgspec.field(name="context")
     rules: tuple[Rule, ...] = msgspec.field(name="rule")
+    gated: tuple[Gated, ...]
     components: tuple[Label, ...] = msgspec.field(name="component")
     sides: tuple[Label, ...] = msgspec.field(name="side")
 

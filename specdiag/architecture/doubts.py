@@ -1,0 +1,50 @@
+"""What neither names nor shapes tell about the matrices of a block, and the sentence on it for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Question = Literal["gate", "direction", "order"]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Matrices of a block that names and shapes do not tell apart.
+
+    Attributes:
+        question: `gate`: which of two matrices that read into an MLP is its gate; `direction`: which of two is up and
+            which is down; `order`: which of a list in attention is q, k, v or o.
+        names: of the matrices.
+    """
+
+    question: Question
+    names: tuple[str, ...]
+
+
+def sentences(doubts: Sequence[Doubt]) -> list[str]:
+    """Write a sentence on all doubts of a kind.
+
+    Args:
+        doubts: those of a checkpoint.
+    """
+    kinds: dict[Question, list[Doubt]] = {}
+    for doubt in doubts:
+        kinds.setdefault(doubt.question, []).append(doubt)
+    return [_sentence(question, some) for question, some in kinds.items()]
+
+
+def _sentence(question: Question, doubts: Sequence[Doubt]) -> str:
+    first, *_, last = doubts[0].names
+    n_more = len(doubts) - 1
+    if question == "order":
+        more = f", and of {n_more} more lists like it" if n_more else ""
+        return f"Nothing tells which of the matrices {first} to {last} are q, k, v and o{more}: all have the role other."
+    more = f", and in {n_more} more pairs" if n_more else ""
+    if question == "gate":
+        return f"Neither names nor shapes tell which is the gate, {first} or {last}{more}: both have the role up."
+    return (
+        f"Nothing tells which is up and which is down, {first} or {last}{more}: their names say one thing if matrices "
+        f"are stored (out, in), and the other if (in, out). Both have the role other."
+    )
