@@ -40,7 +40,7 @@ def _sentence(question: Question, doubts: Sequence[Doubt]) -> str:
     n_more = len(doubts) - 1
     if question == "order":
         more = f", and of {n_more} more lists like it" if n_more else ""
-        return f"Nothing tells which of the matrices {first} to {last} are q, k, v and o{more}: all have the role other."
+        return f"Nothing tells which of {first} to {last} are q, k, v and o{more}: all have the role other."
     more = f", and in {n_more} more pairs" if n_more else ""
     if question == "gate":
         return f"Neither names nor shapes tell which is the gate, {first} or {last}{more}: both have the role up."

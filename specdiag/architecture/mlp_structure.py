@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member, by_holder
-from specdiag.architecture.names import snake
 from specdiag.architecture.rules import BUILTIN, Rule
 from specdiag.architecture.widths import Width
 from specdiag.records import Role
@@ -119,8 +118,11 @@ def _speaks(member: Member) -> bool:
 
 
 def _is_doubtful(readers: Sequence[Member], writers: Sequence[Member], width: Width) -> bool:
-    """Tell whether numbers say the contrary of the shapes, in a block where nothing shows how matrices lie."""
-    is_open = width.size in readers[0].shape and not width.is_told
+    """Tell whether numbers say the contrary of the shapes, in a block where nothing shows how matrices lie.
+
+    Two that read and one that writes show it: the other way round they would be no MLP.
+    """
+    is_open = width.size in readers[0].shape and not width.is_told and len(readers) == len(writers)
     return is_open and (_is_told(writers, readers) or _is_reversed(readers, writers))
 
 
@@ -140,7 +142,7 @@ def _reading(readers: Sequence[Member], writers: Sequence[Member], doubts: list[
     if {first.side, second.side} == {"gate", "up"}:
         return {}
     for one, other in ((first, second), (second, first)):
-        if one.side == "gate" and other.is_open:
+        if one.side == "gate" and other.side != "gate":
             return {other.key: "up"}
         is_called = _GATE.search(one.stem) and not _GATE.search(other.stem)
         if is_called or any(known.fits(one.stem, other.stem, writers[0].stem) for known in BUILTIN.gated):

@@ -90,7 +90,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         neighbours: all names of the same checkpoint.
     """
     module = name.split(".")
-    if module[-1] in ("weight", "weight_v", KERNEL):
+    if module[-1] in ("weight", "weight_v", KERNEL) or _is_haiku(module, neighbours):
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
@@ -115,6 +115,11 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         side=_first_label(stack.split(".") if indices else above, "side"),
         cross=_is_cross(module[: last + 1], neighbours),
     )
+
+
+def _is_haiku(module: list[str], neighbours: Neighbours) -> bool:
+    """Tell whether a tensor is what Haiku calls w: the weight of a module, and not a Parameter among others."""
+    return len(module) > 2 and module[-1] == "w" and neighbours.below(".".join(module[:-1])) <= {"w", "b"}
 
 
 def numbered(name: str) -> str:

@@ -12,7 +12,7 @@ from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member
 from specdiag.architecture.mixtures import mixture_sizes, routers
 from specdiag.architecture.mlp_structure import mlps
-from specdiag.architecture.names import Name, is_index
+from specdiag.architecture.names import Name, is_index, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.widths import UNKNOWN, Width, widths
 from specdiag.records import Role
@@ -132,8 +132,8 @@ def _heads(shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules)
     return {
         key: Rule("", role="head")
         for key in outside
-        if shapes[key] in tables
-        and largest == shapes[key][0] != shapes[key][1]
+        if (shape := shapes[key][::-1] if is_kernel(key) else shapes[key]) in tables
+        and largest == shape[0] != shape[1]
         and not _NO_TOKENS.search(key)
         and ((rule := rules[key]) is None or (rule.role, rule.kind) == ("other", "other") or rule.role in _SIDES)
     }

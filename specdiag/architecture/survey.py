@@ -10,7 +10,7 @@ from specdiag.architecture import config as settings
 from specdiag.architecture import depth as places
 from specdiag.architecture import fused
 from specdiag.architecture.doubts import Doubt
-from specdiag.architecture.names import Name, Neighbours, numbered, parse
+from specdiag.architecture.names import Name, Neighbours, is_kernel, numbered, parse
 from specdiag.architecture.rules import Fused, Rule, find_rule
 from specdiag.architecture.structure import refine
 from specdiag.architecture.widths import Width
@@ -118,10 +118,16 @@ def _by_name(
             names[name].context,
             neighbours.below(names[name].parent),
             ends.get(name),
-            shape[0] == vocabulary and shape[0] > shape[1],
+            _has_vocabulary(name, shape, vocabulary),
         )
         for name, shape in shapes.items()
     }
+
+
+def _has_vocabulary(name: str, shape: Shape, vocabulary: int) -> bool:
+    """Tell whether a tensor has a row for each token, or a column where it is stored (in, out)."""
+    tokens, width = (shape[-1], shape[0]) if is_kernel(name) else shape[:2]
+    return tokens == vocabulary and tokens > width
 
 
 def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:

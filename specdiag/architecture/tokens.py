@@ -18,7 +18,7 @@ _SPELLINGS: dict[Word, tuple[str, ...]] = {
     "qkv": ("qkv", "wqkv"),
 }
 _WORDS: dict[str, Word] = {spelling: word for word, spellings in _SPELLINGS.items() for spelling in spellings}
-_NO_PROJECTIONS = frozenset(("bias", "residual", "res", "mem", "memory", "null", "persistent", "cache", "bank", "lambda"))
+_NO_PROJECTIONS = frozenset(("bias", "residual", "res", "mem", "memory", "null", "persistent", "cache", "bank"))
 """Words beside which query, key or value speaks of no projection of the input."""
 _DIGITS = re.compile(r"\d+$")
 _PLAIN = frozenset(("proj", "projection", "linear", "lin", "dense", "fc", "layer", "weight", "w"))

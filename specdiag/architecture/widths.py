@@ -172,7 +172,7 @@ def _is_transposed(
     rules: Mapping[str, Rule | None],
     all_shapes: Mapping[str, Shape],
 ) -> bool | None:
-    """Tell whether matrices lie as [in, out]: by their biases, which have the length of what a matrix writes, or by roles.
+    """Tell whether matrices lie as [in, out]: by their biases, as long as what a matrix writes, or by their roles.
 
     Kernels and fused matrices show it, or those that read and those that write. Readers alone may read another width,
     as cross-attention does, and names that only have a number say nothing alone: both must agree, or Haiku's name of
@@ -207,7 +207,7 @@ def _is_transposed(
 
 
 def _bias_vote(key: str, shape: Shape, all_shapes: Mapping[str, Shape]) -> int:
-    """Give 1 for a matrix whose bias has a value for each column, which then are its outputs, -1 for each row, else 0."""
+    """Give 1 for a matrix whose bias has a value for each column, -1 where it has one for each row, else 0."""
     path, _, leaf = key.rpartition(".")
     bias = all_shapes.get(f"{path}.{_BIASES[leaf]}") if leaf in _BIASES else None
     if bias is None or shape[0] == shape[1] or bias not in ((shape[0],), (shape[1],)):
