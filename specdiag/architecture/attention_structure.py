@@ -100,7 +100,7 @@ def _role(member: Member) -> Role | None:
 def _list(path: str, members: Sequence[Member], width: Width) -> list[Member]:
     """Find three or four equal square maps in attention whose only name is that of their list, in order."""
     listed = sorted(
-        (m for m in members if m.is_sequential and f"{m.holder}.{m.stem}" == path),
+        (m for m in members if m.is_sequential and m.container == path),
         key=lambda member: member.name.sequence or 0,
     )
     if len(listed) not in (3, 4) or not all(m.is_open and m.name.context == "attention" for m in listed):

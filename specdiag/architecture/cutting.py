@@ -180,9 +180,8 @@ def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Pie
         return Piece("embed", "embedding", unfold(shape, out))
     if rule is not None and rule.role == "embed" and not is_named:
         return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
-    if is_kernel(name):
-        return Piece("conv", "other", Slicer((prod(spatial), shape[-2], shape[-1])))
-    return Piece("conv", "other", kernels(shape))
+    slicer = Slicer((prod(spatial), shape[-2], shape[-1])) if is_kernel(name) else kernels(shape)
+    return Piece("other" if survey.names[name].context == "memory" else "conv", "other", slicer)
 
 
 def _cube(survey: Survey, name: str, shape: Shape) -> Piece:

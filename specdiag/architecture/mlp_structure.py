@@ -33,15 +33,13 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt
     Returns:
         The rule of each of their matrices; what names and shapes do not tell of them.
     """
-    free = {member.key: member for member in members if _may_belong(member)}
-    is_named = any(m.name.context == "mlp" or (m.side == "down" and width.writes(m.shape)) for m in free.values())
+    free = {member.key: member for member in _candidates(members, width)}
     decided: Decisions = {}
     doubts: list[Doubt] = []
     for _, held in by_holder(list(free.values())):
         inside = [member for member in held if member.key in free]
         for readers, writers in _pairs(inside, width):
-            is_beside = is_named and all(m.is_open and m.name.context == "block" for m in (*readers, *writers))
-            if is_beside or (width.is_told and _is_reversed(readers, writers)):
+            if width.is_told and _is_reversed(readers, writers):
                 continue
             for member in (*readers, *writers):
                 del free[member.key]
@@ -58,6 +56,15 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt
                 decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
             decided[writer.key] = _named(writer, "down")
     return decided, doubts
+
+
+def _candidates(members: Sequence[Member], width: Width) -> list[Member]:
+    """Find what may lie in an MLP; where one has a name, no module beside it of which no name speaks."""
+    inside = [member for member in members if _may_belong(member)]
+    if not any(m.name.context == "mlp" or (m.side == "down" and width.writes(m.shape)) for m in inside):
+        return inside
+    named = {member.container for member in inside if member.side is not None}
+    return [m for m in inside if m.name.context == "mlp" or m.container in named | {m.name.block}]
 
 
 def _named(member: Member, role: Role) -> Rule:
@@ -128,10 +135,9 @@ def _is_doubtful(readers: Sequence[Member], writers: Sequence[Member], width: Wi
 
 def _is_reversed(readers: Sequence[Member], writers: Sequence[Member]) -> bool:
     """Tell whether what writes comes before what reads in a sequence: it leads from another width and back."""
-    places = [(member.holder, member.stem, member.name.sequence) for member in (*readers, *writers)]
-    return len(places) == 2 and all(m.is_sequential for m in (*readers, *writers)) and places[1] < places[0] and (
-        places[0][:2] == places[1][:2]
-    )
+    reader, writer = readers[0], writers[0]
+    is_list = len(readers) == len(writers) == 1 and reader.is_sequential and reader.container == writer.container
+    return is_list and writer.is_sequential and (writer.name.sequence or 0) < (reader.name.sequence or 0)
 
 
 def _reading(readers: Sequence[Member], writers: Sequence[Member], doubts: list[Doubt]) -> dict[str, Role]:

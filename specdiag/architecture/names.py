@@ -145,9 +145,12 @@ def _is_wrapped(module: list[str]) -> bool:
     """Tell whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
     if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
         return False
-    if is_index(module[-2]) and _is_stack(module, len(module) - 3):
+    is_block = _NUMBERED.fullmatch(module[-2]) or (is_index(module[-2]) and _is_stack(module, len(module) - 3))
+    if is_block:
         return False
     wrapped, within = segment_context(module[-2]), segment_context(module[-3])
+    if wrapped is not None and wrapped.name == "norm":  # of a norm that adapts
+        return False
     return wrapped is None or wrapped.weak or (within is not None and within.name in _SUBLAYERS)
 
 
