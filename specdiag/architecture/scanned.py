@@ -47,10 +47,12 @@ class _Module:
     fewest_axes: int = 9
     most_axes: int = 0
     has_norm: bool = False
+    has_list: bool = False
     sizes: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
 
-    def add(self, shape: Shape, is_norm: bool) -> None:
+    def add(self, shape: Shape, rest: str, is_norm: bool) -> None:
         self.n_tensors += 1
+        self.has_list |= is_index(rest.partition(".")[0])
         self.fewest_axes = min(self.fewest_axes, len(shape))
         self.most_axes = max(self.most_axes, len(shape))
         self.has_norm |= is_norm and len(shape) == 2
@@ -60,7 +62,7 @@ class _Module:
 
     def scanned_axis(self) -> int | None:
         """Find the axis along which all tensors have one size, where a norm shows that these are layers."""
-        if not self.has_norm or self.fewest_axes < 2 or self.most_axes < 3:
+        if self.has_list or not self.has_norm or self.fewest_axes < 2 or self.most_axes < 3:
             return None
         axes = [axis for axis in (0, 1) if len(self.sizes[axis]) == 1 and min(self.sizes[axis]) > 1]
         return axes[0] if len(axes) == 1 else None
@@ -83,7 +85,7 @@ def find_scanned(shapes: Mapping[str, Shape]) -> dict[str, Scan]:
     modules: dict[str, _Module] = defaultdict(_Module)
     for name, shape in shapes.items():
         for path in _above(name):
-            modules[path].add(shape, name in norms)
+            modules[path].add(shape, name[len(path) + 1 :], name in norms)
     found: dict[str, Scan] = {}
     for name in shapes:
         paths = [path for path in _above(name) if modules[path].scanned_axis() is not None]
