@@ -86,7 +86,7 @@ def _pairs(members: Sequence[Member], width: Width) -> Iterator[tuple[list[Membe
     for shape, some in shapes.items():
         others = shapes.get((shape[1], shape[0]), [])
         if shape[0] > shape[1] and others:
-            sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others)
+            sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others, width)
             if sides is not None:
                 yield sides
 
@@ -101,8 +101,10 @@ def _by_width(some: list[Member], others: list[Member], width: Width) -> tuple[l
     return readers, writers
 
 
-def _by_count(some: list[Member], others: list[Member]) -> tuple[list[Member], list[Member]] | None:
+def _by_count(some: list[Member], others: list[Member], width: Width) -> tuple[list[Member], list[Member]] | None:
     """Sort without a residual width: two of a shape read, else names decide, else what expands reads."""
+    if width.transposed:
+        some, others = others, some
     if len(some) == 2 * len(others):
         return some, others
     if len(others) == 2 * len(some):

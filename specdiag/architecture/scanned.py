@@ -13,6 +13,7 @@ Shape = tuple[int, ...]
 
 _DEPTH = 6
 """Segments of a name among which the module of a scan is looked for."""
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class _Module:
         """Find the axis along which all tensors have one size, where a norm shows that these are layers."""
         if self.has_list or not self.has_norm or self.fewest_axes < 2 or self.most_axes < 3:
             return None
-        axes = [axis for axis in (0, 1) if len(self.sizes[axis]) == 1 and min(self.sizes[axis]) > 1]
+        axes = [axis for axis in (0, 1) if len(self.sizes[axis]) == 1 and 1 < min(self.sizes[axis]) <= _MOST_LAYERS]
         return axes[0] if len(axes) == 1 else None
 
 

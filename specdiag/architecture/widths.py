@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from specdiag.architecture.biases import bias_beside
 from specdiag.architecture.names import Name, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.tokens import qkv_word
@@ -17,7 +18,6 @@ _NORM = re.compile(r"(?:norm|ln)(?:_?\w{0,6})?(?:\.(?:weight|gamma|scale|g))?$",
 _NUMBERED = re.compile(r"\d$|#$")
 _READERS = ("q", "k", "v", "kv", "gate", "up")
 _WRITERS = ("o", "down")
-_BIASES = {"weight": "bias", "kernel": "bias", "w": "b", "W": "b"}
 
 # How much a witness weighs: a norm of the block, an embedding (which may be that of another piece), attention.
 _EMBEDDING, _NORMED, _ATTENTION = 4.0, 5.0, 2.0
@@ -208,8 +208,7 @@ def _is_transposed(
 
 def _bias_vote(key: str, shape: Shape, all_shapes: Mapping[str, Shape]) -> int:
     """Give 1 for a matrix whose bias has a value for each column, -1 where it has one for each row, else 0."""
-    path, _, leaf = key.rpartition(".")
-    bias = all_shapes.get(f"{path}.{_BIASES[leaf]}") if leaf in _BIASES else None
-    if bias is None or shape[0] == shape[1] or bias not in ((shape[0],), (shape[1],)):
+    bias = bias_beside(key, all_shapes)
+    if shape[0] == shape[1] or bias not in ((shape[0],), (shape[1],)):
         return 0
     return 1 if bias == (shape[1],) else -1

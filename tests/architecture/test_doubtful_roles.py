@@ -142,3 +142,8 @@ def test_what_lies_beside_the_mlp_is_not_a_second_one(block, mlp):
     shapes = model(SQUARE | dict(zip(mlp, [(F, D), (D, F)], strict=True)) | block)
     assert named(shapes, mlp) == ["up", "down"]
     assert set(named(shapes, block)) <= {"other", "embed"}
+
+
+def test_without_a_residual_width_what_expands_is_up_in_kernels_too():
+    shapes = {f"blocks.{i}.u.{n}.kernel": s for i in range(2) for n, s in (("a", (D, F)), ("b", (F, D)))}
+    assert [roles(shapes)[f"blocks.1.u.{name}.kernel"][0].role for name in "ab"] == ["up", "down"]

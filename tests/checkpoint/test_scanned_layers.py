@@ -89,4 +89,5 @@ def test_only_what_holds_layers_throughout_is_taken_apart():
     assert find_scanned({f"blocks.0.{name[7:]}": shape for name, shape in block.items()}) == {}
     assert find_scanned(block | {"layers.MlpBlock_0.Dense_2.kernel": (LAYERS + 1, D, F)}) == {}
     assert find_scanned({name: (1, *shape[1:]) for name, shape in block.items()}) == {}
+    assert find_scanned({name: (10**6, *shape[1:]) for name, shape in block.items()}) == {}
     assert find_scanned({"norm.weight": (4, 8), "proj.weight": (4, 8)}) == {}
