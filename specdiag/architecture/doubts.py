@@ -16,7 +16,7 @@ class Doubt:
     Attributes:
         question: `gate`: which of two matrices that read into an MLP is its gate; `direction`: which of two is up and
             which is down; `order`: which of a list in attention is q, k, v or o.
-        names: of the matrices.
+        names: of the matrices, in the order of their names.
     """
 
     question: Question
@@ -37,14 +37,14 @@ def sentences(doubts: Sequence[Doubt]) -> list[str]:
 
 def _sentence(question: Question, doubts: Sequence[Doubt]) -> str:
     first, *_, last = doubts[0].names
+    kind = "list" if question == "order" else "pair"
     n_more = len(doubts) - 1
+    more = f", there and in {n_more} more {kind}{'s' if n_more > 1 else ''}" if n_more else ""
     if question == "order":
-        more = f", and of {n_more} more lists like it" if n_more else ""
         return f"Nothing tells which of {first} to {last} are q, k, v and o{more}: all have the role other."
-    more = f", and in {n_more} more pairs" if n_more else ""
     if question == "gate":
         return f"Neither names nor shapes tell which is the gate, {first} or {last}{more}: both have the role up."
     return (
-        f"Nothing tells which is up and which is down, {first} or {last}{more}: their names say one thing if matrices "
-        f"are stored (out, in), and the other if (in, out). Both have the role other."
+        f"{first} and {last} are up and down if matrices are stored (in, out), as their names suggest, but down and up if "
+        f"(out, in). Nothing tells which{more}: both have the role other."
     )

@@ -44,7 +44,7 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt
             for member in (*readers, *writers):
                 del free[member.key]
             if _is_doubtful(readers, writers, width):
-                doubts.append(Doubt("direction", (readers[0].key, writers[0].key)))
+                doubts.append(Doubt("direction", (writers[0].key, readers[0].key)))
                 decided |= {member.key: _UNTOLD for member in (*readers, *writers)}
                 continue
             decided |= {writer.key: _named(writer, "down") for writer in writers}

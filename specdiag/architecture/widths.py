@@ -146,7 +146,7 @@ def _width(
     }
     best, *others = sorted(scores, key=lambda size: -scores[size]) or (None,)
     is_told = best is not None and (best in embedded or best in normed or attended[best] > 0 or everywhere[best] == 1)
-    if not is_told or any(scores[best] - scores[size] < 1e-9 for size in others[:1]):
+    if best is None or not is_told or any(scores[best] - scores[size] < 1e-9 for size in others[:1]):
         best = None
     transposed = _is_transposed(best, matrices, shapes, names, rules, all_shapes)
     return Width(best, bool(transposed), transposed is not None)
