@@ -44,7 +44,8 @@ def test_what_reads_the_residual_width_is_up_whatever_it_is_called(up, down, wid
 @pytest.mark.parametrize(("up", "down"), [("fc1", "fc2"), ("mlp.fc1", "mlp.fc2"), ("mlp.0", "mlp.2")])
 def test_an_adapter_whose_down_reads_does_not_turn_the_mlp_round(up, down, adapter):
     bottleneck = {adapter.format("down"): (16, D), adapter.format("up"): (D, 16)}
-    assert named(model(ATTENTION | {up: (F, D), down: (D, F)} | bottleneck), (up, down)) == ["up", "down"]
+    shapes = model(ATTENTION | {up: (F, D), down: (D, F)} | bottleneck)
+    assert named(shapes, (up, down, *bottleneck)) == ["up", "down", "other", "other"]
 
 
 @pytest.mark.parametrize("width", [160, 32])
@@ -208,8 +209,9 @@ def test_queries_keys_and_values_on_an_axis_of_their_own_are_three_matrices(shap
 
 def test_what_has_the_shape_of_the_table_of_tokens_is_the_head():
     outside = {"tok_emb.weight": (V, D), "pos_emb.weight": (32, D), "decode.weight": (V, D), "rank.weight": (32, D)}
-    found = roles(model(ATTENTION, outside))
+    found = roles(model(ATTENTION, outside | {"memory_bank.weight": (V, D)}))
     assert [found[name][0].role for name in outside] == ["embed", "embed", "head", "other"]
+    assert found["memory_bank.weight"][0].role == "other"
 
 
 def test_blocks_are_numbered_in_the_name_of_a_module_too():
