@@ -45,6 +45,6 @@ def _sentence(question: Question, doubts: Sequence[Doubt]) -> str:
     if question == "gate":
         return f"Neither names nor shapes tell which is the gate, {first} or {last}{more}: both have the role up."
     return (
-        f"{first} and {last} are up and down if matrices are stored (in, out), as their names suggest, but down and up if "
-        f"(out, in). Nothing tells which{more}: both have the role other."
+        f"{first} and {last} are up and down if matrices are stored (in, out), as their names suggest, but down and up "
+        f"if (out, in). Nothing tells which{more}: both have the role other."
     )

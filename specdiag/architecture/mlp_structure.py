@@ -16,6 +16,7 @@ _CONTEXTS = ("mlp", "block")
 _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
 _GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
+_GATED = frozenset((known.gate, known.up, known.down) for known in BUILTIN.gated)
 
 # A matrix of an MLP that either reads the residual stream or writes to it.
 _UNTOLD = Rule("", role="other", family="mlp")
@@ -153,7 +154,7 @@ def _reading(readers: Sequence[Member], writers: Sequence[Member], doubts: list[
         if one.side == "gate" and other.side != "gate":
             return {other.key: "up"}
         is_called = _GATE.search(one.stem) and not _GATE.search(other.stem)
-        if is_called or any(known.fits(one.stem, other.stem, writers[0].stem) for known in BUILTIN.gated):
+        if is_called or tuple(m.stem.lower() for m in (one, other, writers[0])) in _GATED:
             return {one.key: "gate", other.key: "up"}
         if one.side == "up" and _speaks(one) and other.is_open and not _NUMBER.search(other.stem):
             return {other.key: "gate"}

@@ -118,16 +118,6 @@ class Gated(_Entry, frozen=True):
     up: str
     down: str
 
-    def fits(self, gate: str, up: str, down: str) -> bool:
-        """Tell whether three modules have these names, whatever their case.
-
-        Args:
-            gate: the name of the module that would be the gate.
-            up: of the other that reads.
-            down: of the one that writes.
-        """
-        return (gate.lower(), up.lower(), down.lower()) == (self.gate, self.up, self.down)
-
 
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """data/rules.toml."""

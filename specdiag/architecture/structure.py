@@ -18,7 +18,9 @@ from specdiag.architecture.widths import UNKNOWN, Width, widths
 from specdiag.records import Role
 
 Shape = tuple[int, ...]
-_NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor|mem|bank|proto|queue", re.IGNORECASE)
+_NO_TOKENS = re.compile(
+    r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor|mem|bank|proto|queue", re.IGNORECASE
+)
 _SIDES = ("gate", "up", "down")
 _RECURRENCE = re.compile(r"(.*)\.(?:a_log|\w*conv\w*|dt_\w+|[bx]_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
