@@ -1,4 +1,4 @@
-"""What neither names nor shapes tell about the matrices of a block, and the sentence on it for the report."""
+"""Doubts about the matrices of a block, which neither names nor shapes settle, and the sentence on each."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Rule(_Entry, frozen=True):
 
 
 class Gated(_Entry, frozen=True):
-    """What one public code base calls the matrices of a gated MLP whose names do not say which is the gate."""
+    """The names of a gated MLP in a public code base, which do not say which is the gate."""
 
     gate: str
     up: str

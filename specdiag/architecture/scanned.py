@@ -42,7 +42,7 @@ class Scan:
 
 @dataclass(slots=True)
 class _Module:
-    """What the tensors of a module have in common."""
+    """The shapes of a module's tensors, as far as they agree."""
 
     n_tensors: int = 0
     fewest_axes: int = 9

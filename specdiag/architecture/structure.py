@@ -28,7 +28,7 @@ Rules = dict[str, Rule | None]
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What the blocks of a checkpoint tell.
+    """The roles that the blocks of a checkpoint tell.
 
     Attributes:
         rules: the rule of each tensor.
