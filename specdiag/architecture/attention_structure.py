@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping, Sequence
 
+from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member, by_holder
 from specdiag.architecture.names import is_index
 from specdiag.architecture.rules import Rule
@@ -14,17 +15,23 @@ from specdiag.records import Role
 
 _CONTEXTS = ("attention", "block", "head")
 _LISTED: tuple[Role, ...] = ("q", "k", "v", "o")
-_LISTS = re.compile(r"(?:^|_)(?:lin\w*|proj\w*|layers?|fcs?|dense|w|ws|weights?|maps?)$", re.IGNORECASE)
-_OUTS = re.compile(r"(?:^|_)(?:w?o|out\w*|proj\w*|dense|fc|lin\w*|final|merge|unif\w+|combine)$", re.IGNORECASE)
+_LISTS = re.compile(r"linears|linear_layers", re.IGNORECASE)
+"""Lists that hold q, k, v and o in this order: the Annotated Transformer's, and BERT-pytorch's."""
+_OUTS = re.compile(
+    r"(?:^|_)(?:w?o|out\w*|proj\w*|dense|fc|lin\w*|final|(?:merge|unif|combine|concat|join)\w*)$", re.IGNORECASE
+)
+_STEPS = re.compile(r"\d$|expand|shrink|squeeze|excit|reduce|widen|narrow|(?:^|_)(?:up|down)(?:_|$)", re.IGNORECASE)
 _BESIDE = re.compile(r"gate|pos|rel|bias|time_|decay|lora|norm", re.IGNORECASE)
 
-# What lies beside queries and keys and is neither of them.
+# What lies beside queries and keys and is neither of them, or cannot be told from them.
 _UNTOLD = Rule("", role="other", weak=True, family="attention")
 
 Decisions = dict[str, Rule]
 
 
-def attentions(members: Sequence[Member], width: Width, recurrences: Container[str] = ()) -> Decisions:
+def attentions(
+    members: Sequence[Member], width: Width, recurrences: Container[str] = ()
+) -> tuple[Decisions, list[Doubt]]:
     """Find the attention of a block.
 
     Args:
@@ -33,18 +40,26 @@ def attentions(members: Sequence[Member], width: Width, recurrences: Container[s
         recurrences: paths of modules that hold the parameters of a recurrence.
 
     Returns:
-        The rule of each matrix whose name decides nothing.
+        The rule of each matrix whose name decides nothing; lists of which nothing tells the order.
     """
     mixers = _attending(members, recurrences)
     candidates = [member for member in members if member.name.context in _CONTEXTS or member.holder in mixers]
     decided: Decisions = {}
+    doubts: list[Doubt] = []
     for path, held in by_holder(candidates):
-        found = _named([member for member in held if member.holder == path], width) or _listed(path, held, width)
+        found = _named([member for member in held if member.holder == path], width)
+        listed = [] if found else _list(path, held, width)
+        if listed and _LISTS.fullmatch(listed[0].stem):
+            found = {member.key: Rule("", role=role) for member, role in zip(listed, _LISTED, strict=False)}
+        elif listed:
+            doubts.append(Doubt("order", tuple(member.key for member in listed)))
+            found = {member.key: _UNTOLD for member in listed}
         decided |= {key: rule for key, rule in found.items() if key not in decided}
     for path, held in by_holder(candidates):
         decided |= _output(path, held, decided, width)
     rest = (member for member in candidates if member.holder in mixers and member.key not in decided)
-    return decided | {member.key: _UNTOLD for member in rest if member.is_open and member.name.context == "ssm"}
+    decided |= {member.key: _UNTOLD for member in rest if member.is_open and member.name.context == "ssm"}
+    return decided, doubts
 
 
 def _attending(members: Sequence[Member], recurrences: Container[str]) -> frozenset[str]:
@@ -68,6 +83,9 @@ def _named(members: Sequence[Member], width: Width) -> Decisions:
     queries = shapes.get("q") or shapes.get("k") or next(iter(shapes.values()))
     if width.size is not None and not width.reads(queries):
         return {}
+    along = 1 if width.transposed else 0
+    if "q" in shapes and keys is not None and shapes["q"][along] % keys[along]:
+        return {}  # keys that are stored, one for each slot of a memory
     return {
         member.key: Rule("", role=worded[member.key]) for member in members if member.key in worded and member.is_open
     }
@@ -79,19 +97,17 @@ def _role(member: Member) -> Role | None:
     return member.word if member.word != "qkv" and member.is_open else None
 
 
-def _listed(path: str, members: Sequence[Member], width: Width) -> Decisions:
-    """Take a plain list of equal square maps in attention in the usual order: q, k, v, and o where it is the fourth."""
+def _list(path: str, members: Sequence[Member], width: Width) -> list[Member]:
+    """Find three or four equal square maps in attention whose only name is that of their list, in order."""
     listed = sorted(
-        (m for m in members if m.is_sequential and f"{m.holder}.{m.stem}" == path),
+        (m for m in members if m.is_sequential and m.container == path),
         key=lambda member: member.name.sequence or 0,
     )
     if len(listed) not in (3, 4) or not all(m.is_open and m.name.context == "attention" for m in listed):
-        return {}
+        return []
     rows, cols = listed[0].shape
     is_square = rows == cols and width.size in (rows, None)
-    if not is_square or any(m.shape != (rows, cols) for m in listed) or not _LISTS.search(listed[0].stem):
-        return {}
-    return {member.key: Rule("", role=role) for member, role in zip(listed, _LISTED, strict=False)}
+    return listed if is_square and all(m.shape == (rows, cols) for m in listed) else []
 
 
 def _output(path: str, members: Sequence[Member], decided: Decisions, width: Width) -> Decisions:
@@ -106,12 +122,11 @@ def _output(path: str, members: Sequence[Member], decided: Decisions, width: Wid
         return _unnamed_fused([m for m in left if m.is_open and m.holder == path], width)
     widths = _inner_widths(heads, roles, fused, width)
     is_inside = path != members[0].name.block
-    is_beside = is_inside and any(m.holder == path for m in (*heads, *fused))
     fitting = [
         m
         for m in left
         if _held(m)[0] == path
-        and (_OUTS.search(_held(m)[1]) if m.side or not is_beside else m.is_open)
+        and _OUTS.search(_held(m)[1])
         and (m.is_open or (is_inside and m.side))
         and m.shape[0 if width.transposed else 1] in widths
         and (width.size is None or width.writes(m.shape))
@@ -145,7 +160,7 @@ def _inner_widths(
 def _unnamed_fused(left: Sequence[Member], width: Width) -> Decisions:
     """Take two matrices of attention, [h + 2k, d] and [d, h], as q, k and v in one, and the output."""
     inside = [member for member in left if member.name.context == "attention"]
-    if width.transposed or len(inside) != 2:
+    if width.transposed or len(inside) != 2 or any(_STEPS.search(member.stem) for member in inside):
         return {}
     for fused, output in (inside, inside[::-1]):
         rows, cols = fused.shape

@@ -29,6 +29,26 @@ def find_biases(shapes: Mapping[str, Shape]) -> dict[str, str]:
     return {name: BIAS for name, shape in shapes.items() if len(shape) > 1 and _is_bias(name, shape, shapes)}
 
 
+def bias_beside(name: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    """Find the shape of the bias of a weight: of `fc1.bias` for `fc1.weight`, of `b_in` for `W_in`.
+
+    Args:
+        name: of the weight.
+        shapes: the shape of every tensor by its name.
+
+    Returns:
+        None where there is none.
+    """
+    path, dot, leaf = name.rpartition(".")
+    spelled = (
+        f"{path}{dot}{bias}{leaf[len(weight) :]}"
+        for bias, weights in _WEIGHTS.items()
+        for weight in weights
+        if leaf.startswith(weight)
+    )
+    return next((shapes[bias] for bias in spelled if bias in shapes), None)
+
+
 def _is_bias(name: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
     path, dot, leaf = name.rpartition(".")
     match = _NAME.fullmatch(leaf)

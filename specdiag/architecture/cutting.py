@@ -13,6 +13,7 @@ from specdiag.architecture.names import is_kernel
 from specdiag.architecture.rules import FAMILY, Rule
 from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
+from specdiag.architecture.widths import UNKNOWN
 from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
@@ -47,10 +48,10 @@ def cut(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     shape, rule, path = survey.shapes[name], survey.rules[name], survey.names[name].path
     role = rule.role if rule is not None else None
     is_convolution = "conv" in ".".join([*path.split(".")[-3:], *name.split(".")[-2:]]).lower()
+    if rule is not None and len(shape) in (3, 4) and _has_axis(rule, shape):
+        return _side_by_side(rule, shape), None
     if len(shape) == 3 and not is_convolution and _is_expert(path, rule, shape):
         return _experts(survey, name)
-    if rule is not None and rule.kind == "attention" and len(shape) in (3, 4) and shape.count(len(rule.parts)) == 1:
-        return _side_by_side(rule, shape), None
     if not is_convolution:
         shape = _without_leading_ones(shape)
     if len(shape) == 2 or (set(shape[2:]) == {1} and _is_linear(rule)):
@@ -101,17 +102,28 @@ def _experts(survey: Survey, name: str) -> tuple[list[Piece], str | None]:
     return pieces, problem
 
 
+def _has_axis(rule: Rule, shape: Shape) -> bool:
+    """Tell whether the parts of a fused tensor have an axis of their own."""
+    n_parts = len(rule.parts)
+    return n_parts > 0 and (
+        shape[0] == n_parts if rule.layout == "stacked" else rule.kind == "attention" and shape.count(n_parts) == 1
+    )
+
+
 def _side_by_side(rule: Rule, shape: Shape) -> list[Piece]:
-    """Cut q, k and v that have an axis of their own, [3, rows, cols] or [rows, 3, heads, head_dim]."""
+    """Cut parts that have an axis of their own: [3, rows, cols], [d, 3, heads, head_dim], [2, heads, d, head_dim]."""
     axis = shape.index(len(rule.parts))
     rest = shape[:axis] + shape[axis + 1 :]
-    rows = rest[0] if _longest_end(rest) == 0 else prod(rest[:-1])
+    is_middle = len(rest) == 3 and rest[1] > max(rest[0], rest[2])
+    rows = rest[0] * rest[2] if is_middle else rest[0] if _longest_end(rest) == 0 else prod(rest[:-1])
     sides = (1, rows, prod(rest) // rows)
-    before = (slice(None),) * axis
-    return [
-        Piece(role, FAMILY[role], Slicer(sides, i) if axis == 0 else Slicer(sides, select=(*before, i)), role)
-        for i, role in enumerate(rule.parts)
+    axes = (0, 2, 1) if is_middle else None
+    select = (slice(None),) * axis
+    slicers = [
+        Slicer(sides, i, axes=axes) if axis == 0 else Slicer(sides, select=(*select, i), axes=axes)
+        for i in range(len(rule.parts))
     ]
+    return [Piece(role, FAMILY[role], slicer, role) for role, slicer in zip(rule.parts, slicers, strict=True)]
 
 
 def _is_bank(rule: Rule, shape: Shape) -> bool:
@@ -146,7 +158,8 @@ def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Pi
 def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fused.Tensor:
     follows: Role = "o" if rule.kind == "attention" else "down"
     output = survey.output(name, follows)
-    if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output):
+    width = survey.widths.get(survey.names[name].block, UNKNOWN).size
+    if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output, width):
         rule = msgspec.structs.replace(rule, parts=rule.halves)
     return fused.Tensor(
         name=survey.names[name],
@@ -167,9 +180,8 @@ def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Pie
         return Piece("embed", "embedding", unfold(shape, out))
     if rule is not None and rule.role == "embed" and not is_named:
         return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
-    if is_kernel(name):
-        return Piece("conv", "other", Slicer((prod(spatial), shape[-2], shape[-1])))
-    return Piece("conv", "other", kernels(shape))
+    slicer = Slicer((prod(spatial), shape[-2], shape[-1])) if is_kernel(name) else kernels(shape)
+    return Piece("other" if survey.names[name].context == "memory" else "conv", "other", slicer)
 
 
 def _cube(survey: Survey, name: str, shape: Shape) -> Piece:

@@ -77,17 +77,22 @@ def _unknown(config: Sequence[Mapping[str, object]]) -> str:
     return "the config names no architecture whose layout is known"
 
 
-def is_doubled(shape: Shape, output: Shape | None) -> bool:
+def is_doubled(shape: Shape, output: Shape | None, width: int | None) -> bool:
     """Tell whether a matrix holds gate and up in one: [.., 2 * width, d], or transposed, before one of [.., d, width].
 
-    A square one that seems transposed does not: an MLP that takes two states side by side goes from 2d to 2d to d.
+    One that reads two states side by side does not: it leads from 2d to 4d, or to 2d, and the next from there to d.
 
     Args:
         shape: of the matrix.
         output: shape of the projection that follows it, None where there is none.
+        width: the residual width d, None where nothing tells it.
     """
     axis = None if output is None else _doubled_axis(shape[-2:], output[-2:])
-    return axis == 0 or (axis == 1 and shape[-2] != shape[-1])
+    if axis is None or output is None:
+        return False
+    if width in output[-2:] and shape[-1 - axis] != width:
+        return False
+    return axis == 0 or shape[-2] != shape[-1]
 
 
 def applicable(config: Mapping[str, object] | None, paths: Iterable[str]) -> tuple[Fused, ...]:

@@ -70,6 +70,11 @@ class Member:
         return self.role if self.role in _SIDES else None
 
     @property
+    def container(self) -> str:
+        """The path of the list or module that it stands in."""
+        return f"{self.holder}.{self.stem}" if self.is_sequential else self.holder
+
+    @property
     def is_sequential(self) -> bool:
         """True where it stands in a list and has no name of its own."""
         return self.name.sequence is not None
@@ -83,8 +88,7 @@ def by_holder(members: Sequence[Member]) -> Iterator[tuple[str, list[Member]]]:
     """
     held: dict[str, list[Member]] = defaultdict(list)
     for member in members:
-        container = f"{member.holder}.{member.stem}" if member.is_sequential else member.holder
-        for path in _upwards(container, member.name.block):
+        for path in _upwards(member.container, member.name.block):
             held[path].append(member)
     for path in sorted(held, key=lambda path: (-path.count("."), path)):
         if len(held[path]) > 1:

@@ -6,8 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member, by_holder
-from specdiag.architecture.rules import Rule
+from specdiag.architecture.rules import BUILTIN, Rule
 from specdiag.architecture.widths import Width
 from specdiag.records import Role
 
@@ -15,11 +16,15 @@ _CONTEXTS = ("mlp", "block")
 _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
 _GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
+_GATED = frozenset((known.gate, known.up, known.down) for known in BUILTIN.gated)
+
+# A matrix of an MLP that either reads the residual stream or writes to it.
+_UNTOLD = Rule("", role="other", family="mlp")
 
 Decisions = dict[str, Rule]
 
 
-def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple[str, str]]]:
+def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt]]:
     """Find the MLPs of a block.
 
     Args:
@@ -27,26 +32,40 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[tuple
         width: its residual width.
 
     Returns:
-        The rule of each of their matrices; pairs of which names and shapes do not
-        tell the gate.
+        The rule of each of their matrices; what names and shapes do not tell of them.
     """
-    free = {member.key: member for member in members if _may_belong(member)}
+    free = {member.key: member for member in _candidates(members, width)}
     decided: Decisions = {}
-    untold: list[tuple[str, str]] = []
+    doubts: list[Doubt] = []
     for _, held in by_holder(list(free.values())):
         inside = [member for member in held if member.key in free]
         for readers, writers in _pairs(inside, width):
+            if width.is_told and _is_reversed(readers, writers):
+                continue
             for member in (*readers, *writers):
                 del free[member.key]
+            if _is_doubtful(readers, writers, width):
+                doubts.append(Doubt("direction", (writers[0].key, readers[0].key)))
+                decided |= {member.key: _UNTOLD for member in (*readers, *writers)}
+                continue
             decided |= {writer.key: _named(writer, "down") for writer in writers}
-            roles = _reading(readers, writers, untold)
+            roles = _reading(readers, writers, doubts)
             decided |= {m.key: _named(m, roles.get(m.key, m.side or "up")) for m in readers}
         for reader, writer in _doubled([member for member in inside if member.key in free], width):
             del free[reader.key], free[writer.key]
             if reader.is_open or reader.side == "down":
                 decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
             decided[writer.key] = _named(writer, "down")
-    return decided, untold
+    return decided, doubts
+
+
+def _candidates(members: Sequence[Member], width: Width) -> list[Member]:
+    """Find what may lie in an MLP; where one has a name, no module beside it of which no name speaks."""
+    inside = [member for member in members if _may_belong(member)]
+    if not any(m.name.context == "mlp" or (m.side == "down" and width.writes(m.shape)) for m in inside):
+        return inside
+    named = {member.container for member in inside if member.side is not None}
+    return [m for m in inside if m.name.context == "mlp" or m.container in named | {m.name.block}]
 
 
 def _named(member: Member, role: Role) -> Rule:
@@ -68,7 +87,7 @@ def _pairs(members: Sequence[Member], width: Width) -> Iterator[tuple[list[Membe
     for shape, some in shapes.items():
         others = shapes.get((shape[1], shape[0]), [])
         if shape[0] > shape[1] and others:
-            sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others)
+            sides = _by_width(some, others, width) if width.size in shape else _by_count(some, others, width)
             if sides is not None:
                 yield sides
 
@@ -83,8 +102,10 @@ def _by_width(some: list[Member], others: list[Member], width: Width) -> tuple[l
     return readers, writers
 
 
-def _by_count(some: list[Member], others: list[Member]) -> tuple[list[Member], list[Member]] | None:
+def _by_count(some: list[Member], others: list[Member], width: Width) -> tuple[list[Member], list[Member]] | None:
     """Sort without a residual width: two of a shape read, else names decide, else what expands reads."""
+    if width.transposed:
+        some, others = others, some
     if len(some) == 2 * len(others):
         return some, others
     if len(others) == 2 * len(some):
@@ -106,7 +127,23 @@ def _speaks(member: Member) -> bool:
     return member.side is not None and not member.is_sequential and not _NUMBER.search(member.stem)
 
 
-def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[tuple[str, str]]) -> dict[str, Role]:
+def _is_doubtful(readers: Sequence[Member], writers: Sequence[Member], width: Width) -> bool:
+    """Tell whether numbers say the contrary of the shapes, in a block where nothing shows how matrices lie.
+
+    Two that read and one that writes show it: the other way round they would be no MLP.
+    """
+    is_open = width.size in readers[0].shape and not width.is_told and len(readers) == len(writers)
+    return is_open and (_is_told(writers, readers) or _is_reversed(readers, writers))
+
+
+def _is_reversed(readers: Sequence[Member], writers: Sequence[Member]) -> bool:
+    """Tell whether what writes comes before what reads in a sequence: it leads from another width and back."""
+    reader, writer = readers[0], writers[0]
+    is_list = len(readers) == len(writers) == 1 and reader.is_sequential and reader.container == writer.container
+    return is_list and writer.is_sequential and (writer.name.sequence or 0) < (reader.name.sequence or 0)
+
+
+def _reading(readers: Sequence[Member], writers: Sequence[Member], doubts: list[Doubt]) -> dict[str, Role]:
     """Choose gate or up for the readers whose names are open or wrong."""
     if len(readers) != 2 or len(writers) != 1:
         return {member.key: "up" for member in readers if member.side != "gate"}
@@ -114,26 +151,15 @@ def _reading(readers: Sequence[Member], writers: Sequence[Member], untold: list[
     if {first.side, second.side} == {"gate", "up"}:
         return {}
     for one, other in ((first, second), (second, first)):
-        if one.side == "gate" and other.is_open:
+        if one.side == "gate" and other.side != "gate":
             return {other.key: "up"}
-        if _GATE.search(one.stem) and not _GATE.search(other.stem):
+        is_called = _GATE.search(one.stem) and not _GATE.search(other.stem)
+        if is_called or tuple(m.stem.lower() for m in (one, other, writers[0])) in _GATED:
             return {one.key: "gate", other.key: "up"}
-        if one.side == "up" and _speaks(one) and other.is_open:
+        if one.side == "up" and _speaks(one) and other.is_open and not _NUMBER.search(other.stem):
             return {other.key: "gate"}
-    numbers = [_place(member) for member in readers]
-    if numbers[0] is None or numbers[1] is None or numbers[0] == numbers[1]:
-        untold.append((first.key, second.key))
-        return {member.key: "up" for member in readers}
-    gate, up = (first, second) if numbers[0] < numbers[1] else (second, first)
-    return {gate.key: "gate", up.key: "up"}
-
-
-def _place(member: Member) -> int | None:
-    """Find the number of a module in its list or at the end of its name: the gate comes first."""
-    if member.is_sequential:
-        return member.name.sequence
-    numbers = _NUMBER.findall(member.stem)
-    return int(numbers[-1]) if numbers and len(numbers[-1]) < 6 else None
+    doubts.append(Doubt("gate", (first.key, second.key)))
+    return {member.key: "up" for member in readers}
 
 
 def _doubled(members: Sequence[Member], width: Width) -> Iterator[tuple[Member, Member]]:

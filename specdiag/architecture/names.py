@@ -90,7 +90,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         neighbours: all names of the same checkpoint.
     """
     module = name.split(".")
-    if module[-1] in ("weight", "weight_v", KERNEL):
+    if module[-1] in ("weight", "weight_v", KERNEL) or _is_haiku(module, neighbours):
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
@@ -117,6 +117,11 @@ def parse(name: str, neighbours: Neighbours) -> Name:
     )
 
 
+def _is_haiku(module: list[str], neighbours: Neighbours) -> bool:
+    """Tell whether a tensor is what Haiku calls w: the weight of a module, and not a Parameter among others."""
+    return len(module) > 2 and module[-1] == "w" and neighbours.below(".".join(module[:-1])) <= {"w", "b"}
+
+
 def numbered(name: str) -> str:
     """Write every index of a full name as `#`."""
     return _INDEX.sub("#", name)
@@ -140,9 +145,12 @@ def _is_wrapped(module: list[str]) -> bool:
     """Tell whether the last segment only wraps the module above it: q_proj.linear, but not mlp.linear."""
     if len(module) < 3 or module[-1].lower() not in _WRAPPERS:
         return False
-    if is_index(module[-2]) and _is_stack(module, len(module) - 3):
+    is_block = _NUMBERED.fullmatch(module[-2]) or (is_index(module[-2]) and _is_stack(module, len(module) - 3))
+    if is_block:
         return False
     wrapped, within = segment_context(module[-2]), segment_context(module[-3])
+    if wrapped is not None and wrapped.name == "norm":  # of a norm that adapts
+        return False
     return wrapped is None or wrapped.weak or (within is not None and within.name in _SUBLAYERS)
 
 

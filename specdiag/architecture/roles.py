@@ -12,6 +12,7 @@ from pathlib import Path
 
 from specdiag.architecture.biases import find_biases
 from specdiag.architecture.cutting import Piece, cut
+from specdiag.architecture.doubts import sentences
 from specdiag.architecture.names import numbered
 from specdiag.architecture.parametrised import parametrised_shapes, parts_with_reasons
 from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
@@ -122,7 +123,7 @@ def modules(
         parts[name] = tuple(_part(surveyed, name, piece, mapped.get(name)) for piece in pieces)
         if problem is not None:
             problems[name] = problem
-    notes = [*_notes(problems, parts), *_untold_notes(surveyed.untold)]
+    notes = [*_notes(problems, parts), *sentences(surveyed.doubts)]
     return Modules(parts, {name: skipped[name] for name in sizes if name in skipped}, notes)
 
 
@@ -169,12 +170,3 @@ def _notes(problems: Mapping[str, str], parts: Mapping[str, Sequence[Part]]) -> 
         f"{problem}. Analysed as one matrix of role {parts[names[0]][0].module.role}."
         for (_, problem), names in kinds.items()
     ]
-
-
-def _untold_notes(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Write a sentence on the MLPs whose gate cannot be told from the other matrix that reads into them."""
-    if not pairs:
-        return []
-    first, second = pairs[0]
-    more = f", and in {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
-    return [f"Neither names nor shapes tell which is the gate, {first} or {second}{more}: both have the role up."]

@@ -111,12 +111,21 @@ class Rule(_Entry, frozen=True):
         return self.family or FAMILY[self.parts[0] if self.parts else self.role]
 
 
+class Gated(_Entry, frozen=True):
+    """The names of a gated MLP in a public code base, which do not say which is the gate."""
+
+    gate: str
+    up: str
+    down: str
+
+
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     """data/rules.toml."""
 
     skips: tuple[Skip, ...] = msgspec.field(name="skip")
     contexts: tuple[Context, ...] = msgspec.field(name="context")
     rules: tuple[Rule, ...] = msgspec.field(name="rule")
+    gated: tuple[Gated, ...]
     components: tuple[Label, ...] = msgspec.field(name="component")
     sides: tuple[Label, ...] = msgspec.field(name="side")
 

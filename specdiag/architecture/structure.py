@@ -5,27 +5,45 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from specdiag.architecture.attention_structure import attentions
+from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member
 from specdiag.architecture.mixtures import mixture_sizes, routers
 from specdiag.architecture.mlp_structure import mlps
-from specdiag.architecture.names import Name, is_index
+from specdiag.architecture.names import Name, is_index, is_kernel
 from specdiag.architecture.rules import Rule
-from specdiag.architecture.widths import UNKNOWN, widths
+from specdiag.architecture.widths import UNKNOWN, Width, widths
 from specdiag.records import Role
 
 Shape = tuple[int, ...]
-_NO_TOKENS = re.compile(r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor", re.IGNORECASE)
+_NO_TOKENS = re.compile(
+    r"pos|type|seg|time|patch|layers?_|level|class|bbox|score|iou|label|anchor|mem|bank|proto|queue", re.IGNORECASE
+)
 _SIDES = ("gate", "up", "down")
 _RECURRENCE = re.compile(r"(.*)\.(?:a_log|\w*conv\w*|dt_\w+|[bx]_proj|\w*filter\w*|a|d)(?:\.|$)", re.IGNORECASE)
 Rules = dict[str, Rule | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The roles that the blocks of a checkpoint tell.
+
+    Attributes:
+        rules: the rule of each tensor.
+        widths: the residual width by the path of the block.
+        doubts: what could not be told.
+    """
+
+    rules: Rules
+    widths: dict[str, Width]
+    doubts: list[Doubt]
+
+
 def refine(
     shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules, all_shapes: Mapping[str, Shape]
-) -> tuple[Rules, list[tuple[str, str]]]:
+) -> Structure:
     """Decide by structure what names leave open, and correct numbers that shapes contradict.
 
     Args:
@@ -33,9 +51,6 @@ def refine(
         names: their names taken apart.
         rules: the rule of each by its name, None where no rule knows it.
         all_shapes: of every tensor of the checkpoint.
-
-    Returns:
-        The rule of each; pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
     """
     width_of = widths(shapes, names, rules, all_shapes)
     names = _without_mixed_lists(shapes, names)
@@ -47,17 +62,18 @@ def refine(
     has_mixers = any(name.context == "ssm" for name in names.values())
     recurrences = {match[1] for key in all_shapes if has_mixers and (match := _RECURRENCE.match(key)) is not None}
     decided: dict[str, Rule] = {}
-    untold: list[tuple[str, str]] = []
+    doubts: list[Doubt] = []
     for block, members in blocks.items():
         width = width_of.get(block, UNKNOWN)
-        found = routers(members, width, mixtures) | attentions(members, width, recurrences)
+        attention, unsorted = attentions(members, width, recurrences)
+        found = routers(members, width, mixtures) | attention
         free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
-        sides, pairs = mlps(free, width)
+        sides, undecided = mlps(free, width)
         decided |= found | sides
-        untold += pairs
+        doubts += [*unsorted, *undecided]
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
-    return {**refined, **_heads(shapes, names, refined)}, untold
+    return Structure({**refined, **_heads(shapes, names, refined)}, width_of, doubts)
 
 
 def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:
@@ -118,8 +134,8 @@ def _heads(shapes: Mapping[str, Shape], names: Mapping[str, Name], rules: Rules)
     return {
         key: Rule("", role="head")
         for key in outside
-        if shapes[key] in tables
-        and largest == shapes[key][0] != shapes[key][1]
+        if (shape := shapes[key][::-1] if is_kernel(key) else shapes[key]) in tables
+        and largest == shape[0] != shape[1]
         and not _NO_TOKENS.search(key)
         and ((rule := rules[key]) is None or (rule.role, rule.kind) == ("other", "other") or rule.role in _SIDES)
     }

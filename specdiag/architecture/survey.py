@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from specdiag.architecture import config as settings
 from specdiag.architecture import depth as places
 from specdiag.architecture import fused
-from specdiag.architecture.names import Name, Neighbours, numbered, parse
+from specdiag.architecture.doubts import Doubt
+from specdiag.architecture.names import Name, Neighbours, is_kernel, numbered, parse
 from specdiag.architecture.rules import Fused, Rule, find_rule
 from specdiag.architecture.structure import refine
+from specdiag.architecture.widths import Width
 from specdiag.records import Role
 
 Shape = tuple[int, ...]
@@ -33,7 +35,8 @@ class Survey:
         outputs: shape of the nearest `o` and `down` below each module path.
         config: config.json, empty without one.
         architectures: the entries of architectures.toml that hold.
-        untold: pairs of matrices that read into an MLP, of which neither name nor shape tells the gate.
+        widths: the residual width by the path of the block.
+        doubts: what neither names nor shapes tell.
     """
 
     shapes: dict[str, Shape]
@@ -44,7 +47,8 @@ class Survey:
     outputs: dict[tuple[str, Role], Shape]
     config: Mapping[str, object]
     architectures: tuple[Fused, ...]
-    untold: list[tuple[str, str]]
+    widths: dict[str, Width]
+    doubts: list[Doubt]
     _chains: dict[str | None, list[Mapping[str, object]]] = field(
         default_factory=dict[str | None, list[Mapping[str, object]]], repr=False
     )
@@ -83,17 +87,18 @@ def survey(shapes: dict[str, Shape], all_shapes: Mapping[str, Shape], config: Ma
     """
     neighbours = Neighbours(all_shapes)
     names = {name: parse(name, neighbours) for name in shapes}
-    rules, untold = refine(shapes, names, _by_name(shapes, names, neighbours, config), all_shapes)
+    structure = refine(shapes, names, _by_name(shapes, names, neighbours, config), all_shapes)
     return Survey(
         shapes=shapes,
         names=names,
-        rules=rules,
+        rules=structure.rules,
         layers=places.layers(names),
         components=places.components(names),
-        outputs=_outputs(shapes, names, rules),
+        outputs=_outputs(shapes, names, structure.rules),
         config=config,
         architectures=fused.applicable(config, map(numbered, all_shapes)),
-        untold=untold,
+        widths=structure.widths,
+        doubts=structure.doubts,
     )
 
 
@@ -113,10 +118,16 @@ def _by_name(
             names[name].context,
             neighbours.below(names[name].parent),
             ends.get(name),
-            shape[0] == vocabulary and shape[0] > shape[1],
+            _has_vocabulary(name, shape, vocabulary),
         )
         for name, shape in shapes.items()
     }
+
+
+def _has_vocabulary(name: str, shape: Shape, vocabulary: int) -> bool:
+    """Tell whether a tensor has a row for each token, or a column where it is stored (in, out)."""
+    tokens, width = (shape[-1], shape[0]) if is_kernel(name) else shape[:2]
+    return tokens == vocabulary and tokens > width
 
 
 def _sequence_ends(names: dict[str, Name]) -> dict[str, str]:

@@ -18,6 +18,8 @@ _SPELLINGS: dict[Word, tuple[str, ...]] = {
     "qkv": ("qkv", "wqkv"),
 }
 _WORDS: dict[str, Word] = {spelling: word for word, spellings in _SPELLINGS.items() for spelling in spellings}
+_NO_PROJECTIONS = frozenset(("bias", "residual", "res", "mem", "memory", "null", "persistent", "cache", "bank"))
+"""Words beside which query, key or value speaks of no projection of the input."""
 _DIGITS = re.compile(r"\d+$")
 _PLAIN = frozenset(("proj", "projection", "linear", "lin", "dense", "fc", "layer", "weight", "w"))
 """Names of a module that say no more than the one that holds it: query.dense."""
@@ -48,4 +50,4 @@ def _word(path: str) -> Word | None:
         segments.pop()
     words = [_DIGITS.sub("", word) for word in snake(segments[-1]).split("_")] if segments else []
     found: set[Word] = {_WORDS[word] for word in words if word in _WORDS}
-    return found.pop() if len(found) == 1 else None
+    return found.pop() if len(found) == 1 and _NO_PROJECTIONS.isdisjoint(words) else None

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from specdiag.architecture.biases import bias_beside
 from specdiag.architecture.names import Name, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.tokens import qkv_word
@@ -29,10 +30,12 @@ class Width:
     Attributes:
         size: the width, None where nothing tells it.
         transposed: True where matrices are stored [in, out], so that readers of the residual stream have it as rows.
+        is_told: True where something shows how they lie; otherwise [out, in] is assumed.
     """
 
     size: int | None
     transposed: bool = False
+    is_told: bool = False
 
     def reads(self, shape: Shape) -> bool:
         """Tell whether a matrix of this shape reads the residual stream.
@@ -82,7 +85,9 @@ def widths(
                 pools[pool].append(key)
     embedded = _embedded(shapes, names, rules)
     normed = _normed(all_shapes, pools)
-    found = {pool: _width(keys, shapes, names, rules, embedded, normed[pool]) for pool, keys in pools.items()}
+    found = {
+        pool: _width(keys, shapes, names, rules, embedded, normed[pool], all_shapes) for pool, keys in pools.items()
+    }
     return {
         block: next((width for pool in chain if (width := found[pool]).size is not None), found[chain[-1]])
         for block, chain in chains.items()
@@ -129,6 +134,7 @@ def _width(
     rules: Mapping[str, Rule | None],
     embedded: frozenset[int],
     normed: frozenset[int],
+    all_shapes: Mapping[str, Shape],
 ) -> Width:
     matrices = [key for key in keys if len(shapes[key]) == 2 and names[key].context not in ("conv", "embedding")]
     attention = [key for key in matrices if _is_attention(rules[key], names[key])]
@@ -141,8 +147,9 @@ def _width(
     best, *others = sorted(scores, key=lambda size: -scores[size]) or (None,)
     is_told = best is not None and (best in embedded or best in normed or attended[best] > 0 or everywhere[best] == 1)
     if best is None or not is_told or any(scores[best] - scores[size] < 1e-9 for size in others[:1]):
-        return UNKNOWN
-    return Width(best, _is_transposed(best, matrices, shapes, names, rules))
+        best = None
+    transposed = _is_transposed(best, matrices, shapes, names, rules, all_shapes)
+    return Width(best, bool(transposed), transposed is not None)
 
 
 def _is_attention(rule: Rule | None, name: Name) -> bool:
@@ -158,31 +165,50 @@ def _shares(keys: list[str], shapes: Mapping[str, Shape]) -> defaultdict[int, fl
 
 
 def _is_transposed(
-    size: int,
+    size: int | None,
     keys: list[str],
     shapes: Mapping[str, Shape],
     names: Mapping[str, Name],
     rules: Mapping[str, Rule | None],
-) -> bool:
-    """Tell whether matrices lie as [in, out]: kernels and fused ones do, or those that read and those that write.
+    all_shapes: Mapping[str, Shape],
+) -> bool | None:
+    """Tell whether matrices lie as [in, out]: by their biases, as long as what a matrix writes, or by their roles.
 
-    Other names that only have a number say nothing here, and readers alone may read another width, as cross-attention
-    does. Narrow matrices of an MLP may be those of an adapter, whose down reads and whose up writes.
+    Kernels and fused matrices show it, or those that read and those that write. Readers alone may read another width,
+    as cross-attention does, and names that only have a number say nothing alone: both must agree, or Haiku's name of
+    a weight with the numbers. Narrow matrices of an MLP may be those of an adapter, whose down reads and whose up
+    writes.
+
+    Returns:
+        None where nothing tells.
     """
-    fused = readers = writers = 0
     if keys and all(map(is_kernel, keys)):
         return True
+    if biased := sum(_bias_vote(key, shapes[key], all_shapes) for key in keys):
+        return biased > 0
+    votes = Counter[str]()
     for key in keys:
         rule, (rows, cols) = rules[key], shapes[key]
-        if rule is None or rule.weak or (rows == size) == (cols == size) or _NUMBERED.search(names[key].path):
+        if rule is None or rule.weak or (rows == size) == (cols == size):
             continue
-        if rule.kind == "mlp" and min(rows, cols) < size:
+        if rule.kind == "mlp" and min(rows, cols) < (size or 0):
             continue
-        vote = 1 if rows == size else -1
-        if rule.parts:
-            fused += vote
-        elif rule.role in _READERS:
-            readers += vote
-        elif rule.role in _WRITERS:
-            writers -= vote
-    return fused > 0 or (readers > 0 and writers > 0)
+        side = "fused" if rule.parts else "reads" if rule.role in _READERS else "writes"
+        if not rule.parts and rule.role not in (*_READERS, *_WRITERS):
+            continue
+        kind = "numbered" if _NUMBERED.search(names[key].path) else side
+        votes[kind] += 1 if (rows == size) == (side != "writes") else -1
+    if votes["fused"] > 0 or (votes["reads"] > 0 and votes["writes"] > 0):
+        return True
+    is_haiku = all(key.endswith(".w") for key in keys)
+    if votes["numbered"] > 0 and (votes["reads"] > 0 or is_haiku) and votes["writes"] >= 0 <= votes["fused"]:
+        return True
+    return False if any(votes[kind] < 0 for kind in ("fused", "reads", "writes")) else None
+
+
+def _bias_vote(key: str, shape: Shape, all_shapes: Mapping[str, Shape]) -> int:
+    """Give 1 for a matrix whose bias has a value for each column, -1 where it has one for each row, else 0."""
+    bias = bias_beside(key, all_shapes)
+    if shape[0] == shape[1] or bias not in ((shape[0],), (shape[1],)):
+        return 0
+    return 1 if bias == (shape[1],) else -1

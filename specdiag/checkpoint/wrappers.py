@@ -8,6 +8,7 @@ from dataclasses import replace
 from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
 from specdiag.checkpoint.parametrised import compute_parametrised
 from specdiag.checkpoint.part_selection import choose_part, refuse_unknown_part
+from specdiag.checkpoint.scanned import split_scanned
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.training_state import mark_moments
 from specdiag.checkpoint.twins import mark_averages
@@ -23,8 +24,8 @@ def unwrap(
 ) -> tuple[list[StoredTensor], list[str]]:
     """Take off the segments of wrappers anywhere, and `module.` (DataParallel) where all names have it.
 
-    Moments of an optimizer and running averages that lie under names of their own among the weights are left out, and
-    weights take the place of the Parameters that they are computed from.
+    Moments of an optimizer and running averages that lie under names of their own among the weights are left out,
+    weights take the place of the Parameters that they are computed from, and layers that of tensors that hold several.
 
     Args:
         tensors: all tensors of a checkpoint.
@@ -48,7 +49,8 @@ def unwrap(
     weights, left = mark_moments(renamed, where)
     weights, copies = mark_averages(weights, where)
     weights, computed = compute_parametrised(weights)
-    return weights, [*notes, *left, *copies, *computed]
+    weights, layers = split_scanned(weights)
+    return weights, [*notes, *left, *copies, *computed, *layers]
 
 
 def _renamed(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:

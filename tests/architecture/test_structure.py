@@ -30,8 +30,8 @@ def named(shapes, names, layer=1, stack="blocks.{}", config=None):
 @pytest.mark.parametrize(
     ("up", "down"),
     [
-        ("mlp.w_1", "mlp.w_2"), ("mlp.w_2", "mlp.w_1"), ("mlp.fc_1", "mlp.fc_2"), ("channel.widen", "channel.narrow"),
-        ("x.b", "x.a"), ("x.proj2", "x.proj1"), ("x.module.0", "x.module.3"), ("x.ff.0.0", "x.ff.2"), ("fc1", "fc2"),
+        ("mlp.w_1", "mlp.w_2"), ("mlp.fc_1", "mlp.fc_2"), ("channel.widen", "channel.narrow"),
+        ("x.b", "x.a"), ("x.module.0", "x.module.3"), ("x.ff.0.0", "x.ff.2"), ("fc1", "fc2"),
         ("ffwd.net.0", "ffwd.net.2"), ("x.dense_1", "x.dense_2"), ("u.0", "u.4"),
     ],
 )  # fmt: skip
@@ -44,7 +44,8 @@ def test_what_reads_the_residual_width_is_up_whatever_it_is_called(up, down, wid
 @pytest.mark.parametrize(("up", "down"), [("fc1", "fc2"), ("mlp.fc1", "mlp.fc2"), ("mlp.0", "mlp.2")])
 def test_an_adapter_whose_down_reads_does_not_turn_the_mlp_round(up, down, adapter):
     bottleneck = {adapter.format("down"): (16, D), adapter.format("up"): (D, 16)}
-    assert named(model(ATTENTION | {up: (F, D), down: (D, F)} | bottleneck), (up, down)) == ["up", "down"]
+    shapes = model(ATTENTION | {up: (F, D), down: (D, F)} | bottleneck)
+    assert named(shapes, (up, down, *bottleneck)) == ["up", "down", "other", "other"]
 
 
 @pytest.mark.parametrize("width", [160, 32])
@@ -52,7 +53,11 @@ def test_an_adapter_whose_down_reads_does_not_turn_the_mlp_round(up, down, adapt
     ("names", "expected"),
     [
         (("mlp.fc_1", "mlp.fc_2", "mlp.proj"), ["gate", "up", "down"]),
-        (("m.linear_1", "m.linear_2", "m.linear_3"), ["gate", "up", "down"]),
+        (("m.linear_1", "m.linear_2", "m.linear_3"), ["up", "up", "down"]),
+        (("mlp.w1", "mlp.w2", "mlp.proj"), ["up", "up", "down"]),
+        (("mlp.w1", "mlp.w2", "mlp.w3"), ["gate", "up", "down"]),
+        (("mlp.c_fc", "mlp.c_fc2", "mlp.c_proj"), ["up", "gate", "down"]),
+        (("mlp.layers.0", "mlp.layers.1", "mlp.layers.2"), ["up", "up", "down"]),
         (("mlp.w1", "mlp.w3", "mlp.w2"), ["gate", "up", "down"]),
         (("m.value", "m.gate", "m.out"), ["up", "gate", "down"]),
         (("glu.a", "glu.b", "glu.c"), ["up", "up", "down"]),
@@ -72,7 +77,7 @@ def test_two_readers_and_a_writer_are_a_gated_mlp(names, expected, width):
         ("core.queries", "core.keys", "core.values", "core.unify"), ("q", "k", "v", "proj"),
         ("mix.query.dense", "mix.key.dense", "mix.value.dense", "mix.output.dense"), ("t.qs", "t.ks", "t.vs", "t.fc"),
         ("slf_attn.w_qs", "slf_attn.w_ks", "slf_attn.w_vs", "slf_attn.fc"),
-        ("attention.projections.0", "attention.projections.1", "attention.projections.2", "attention.projections.3"),
+        ("self_attn.linears.0", "self_attn.linears.1", "self_attn.linears.2", "self_attn.linears.3"),
         ("time.receptance", "time.key", "time.value", "time.output"),
     ],
 )  # fmt: skip
@@ -204,8 +209,9 @@ def test_queries_keys_and_values_on_an_axis_of_their_own_are_three_matrices(shap
 
 def test_what_has_the_shape_of_the_table_of_tokens_is_the_head():
     outside = {"tok_emb.weight": (V, D), "pos_emb.weight": (32, D), "decode.weight": (V, D), "rank.weight": (32, D)}
-    found = roles(model(ATTENTION, outside))
+    found = roles(model(ATTENTION, outside | {"memory_bank.weight": (V, D)}))
     assert [found[name][0].role for name in outside] == ["embed", "embed", "head", "other"]
+    assert found["memory_bank.weight"][0].role == "other"
 
 
 def test_blocks_are_numbered_in_the_name_of_a_module_too():
