@@ -78,6 +78,11 @@ LAYOUTS = (
         re.compile(r"mp_rank_\d+(_\d+){0,2}/model_(optim_)?(rng|states)\.pt"),
         ("megatron", "read_megatron"),
     ),
+    Layout(
+        "a model that FSDP divided",
+        re.compile(r"model_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp_rank\d+\.bin"),
+        ("fsdp", "read_ranks"),
+    ),
     Layout("a model in Meta's parts", re.compile(r"consolidated\.\d+\.(pth|pt)"), ("meta", "read_meta"), least=2),
 )
 """All layouts; in a folder the first that fits decides."""
