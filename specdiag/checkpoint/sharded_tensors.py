@@ -20,7 +20,7 @@ Shard = tuple[tuple[int, ...], torch.Tensor]
 
 
 class RankPart(Unread):
-    """What one process has of a tensor.
+    """A tensor of which a process has a part.
 
     Attributes:
         shards: with their places.

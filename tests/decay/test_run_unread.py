@@ -36,7 +36,7 @@ def test_the_place_is_named(tmp_path: Path, kind: str, place: str) -> None:
         write_checkpoint(run, llama_state(layers=1))
         (run / ("optimizer_0" if kind == "beside" else "global_step5")).mkdir()
         if kind == "partitions":
-            (run / "global_step5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
+            torch.save({}, run / "global_step5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
     done = invoke("recommend", report, "--run", run)
     assert done.exit_code == 3
     assert f"keeps its optimizer in {place}, whose settings are not read: give --weight-decay" in done.stderr
