@@ -68,8 +68,8 @@ def _in_settings(place: Place, name: str) -> tuple[int, str] | None:
 
 
 def _whole(args: Mapping[str, object], keys: Iterable[str], file: str) -> tuple[int, str] | None:
-    said = next((args[key] for key in keys if key in args), None)
-    return (said, file) if type(said) is int and said > 0 else None
+    said = next((value for key in keys if type(value := args.get(key)) is int), 0)
+    return (said, file) if said > 0 else None
 
 
 def _listed(part: TorchPart) -> list[str]:
