@@ -47,7 +47,7 @@ def audit(
         typer.Option(
             "--baseline",
             metavar="SOURCE",
-            help="Compare with this report or checkpoint.",
+            help="Compare with this report or checkpoint; --part is of both.",
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = None,
@@ -155,7 +155,7 @@ def audit(
         return
     targets.check_file(out, format.value)
     targets.check_apart(out, *named)
-    audit_sources.check(named, given)
+    audit_sources.check(named, baseline, given)
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
     if format is Format.sarif and sarif_location is None:

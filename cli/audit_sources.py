@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
 
 
-def check(sources: Sequence[str], given: Given) -> None:
-    """Raise UsageError where there is no source, or a saved report comes with options that compute anew."""
+def check(sources: Sequence[str], baseline: str | None, given: Given) -> None:
+    """Raise UsageError where there is no source, or a saved report comes with options that compute anew.
+
+    Args:
+        sources: as they were typed.
+        baseline: likewise; a part is of a checkpoint among them.
+        given: the shared options.
+    """
     from specdiag.report import is_report
 
     if not sources:
         raise UsageError("name a SOURCE to audit, or a check with --explain")
     for source in sources:
         if is_report(Path(source)):
-            given.require_checkpoint(source)
+            has_parts = baseline is not None and not is_report(Path(baseline))
+            given.require_checkpoint(source, without=("part",) if has_parts else ())
 
 
 def require_location(sources: Sequence[str]) -> None:

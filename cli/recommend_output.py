@@ -66,6 +66,13 @@ def base_decay(
 
         found = read_run(run or beside or Path())
     if found is None and run is not None:
+        from specdiag.train.checkpoints.unread_optimizer import find_unread
+
+        if (place := find_unread(run)) is not None:
+            raise SourceError(
+                f"--run {run} keeps its optimizer in {place}, whose settings are not read: give --weight-decay, "
+                "and --lr and --steps-left for a verdict"
+            )
         raise SourceError(f"--run {run} holds no optimizer or trainer state: name the folder that has optimizer.pt")
     if found is None:
         return Base(weight_decay, "given", lr, steps_left)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from specdiag.errors import ComputationError
+
 from . import options, output, targets
 from .sharing import Given, takes_shared
 
@@ -17,7 +19,8 @@ def watch(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="Directory, or glob in quotes, that checkpoints appear in; or one file, as ckpt.pt."
+            metavar="RUN",
+            help="Directory, or glob in quotes, that checkpoints appear in; or one file or folder, as ckpt.pt.",
         ),
     ],
     *,
@@ -46,9 +49,10 @@ def watch(
 ) -> None:
     """Analyse each new checkpoint of a live run in a process of its own; alert on NaN, lost rank, a norm off course.
 
-    Runs until Ctrl-C (exit 130). With --once: exit 0 if clean, 1 on an alert. 2 usage, 3 no checkpoints.
+    Runs until Ctrl-C (exit 130). With --once: exit 0 if clean, 1 on an alert, 2 usage, 3 no checkpoints, 4 if none
+    could be analysed.
     """
-    from specdiag.trajectories.records import RUN_METRICS, TRACKED
+    from specdiag.trajectories.records import RUN_METRICS, TRACKED, DroppedStep, StepResult
     from specdiag.trajectories.watching import watch as observe
 
     from . import trajectory_output as show
@@ -57,10 +61,16 @@ def watch(
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
     targets.check_folder(out)
     n_alerts = 0
+    results: list[StepResult | DroppedStep] = []
     with show.sinks(to or [], run, out) as send, live_table(metric) as shown:
         for seen in observe(run, out=out, interval=interval, once=once, spectra=spectra, **given.analysis()):
             shown(seen)
             send(seen)
             n_alerts += len(seen.alerts)
+            results.append(seen.result)
+    dropped = [result for result in results if isinstance(result, DroppedStep)]
+    if once and dropped and len(dropped) == len(results):
+        first = dropped[0]
+        raise ComputationError(f"none of {len(dropped)} checkpoints could be analysed; {first}: {first.reason}")
     if n_alerts:
         raise typer.Exit(1)

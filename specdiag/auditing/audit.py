@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     _Stored = Sequence[StoredTensor] | None
     """The tensors of a checkpoint; None where they are not listed."""
 
-_OF_THE_SOURCE = ("revision", "file", "part", "base", "partial_reports")
+_OF_THE_SOURCE = ("revision", "file", "base", "partial_reports")
 """Options that say what is audited, and nothing about the baseline."""
 _SELECTING = ("include", "exclude", "roles", "experts")
 """Options that leave matrices out: what is absent then says nothing."""
@@ -71,7 +71,7 @@ def audit(
     Args:
         source: a report, saved or not, or anything that `analyze` takes. A report is audited in milliseconds; a
             checkpoint is compared with its config.json too, and its norm gains and biases are read.
-        baseline: another source, with which every module is compared.
+        baseline: another source, with which every module is compared; `part` chooses a model in both.
         thresholds: a TOML file, or a mapping, that changes checks: see `docs/audit.md`.
         weight_decay: AdamW's decay in the run; checks that the weights have the size that it leads to. Needs `lr`.
         lr: peak learning rate of that run.
@@ -107,7 +107,10 @@ def audit(
         weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
         initial_rms=initial_rms,
     )  # fmt: skip
-    subject, stored = _open(source, checks, analysis, progress, reference_model=reference_model)
+    of_source = analysis
+    if is_location(baseline) and not is_report(Path(baseline)) and _is_report(source):
+        of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
+    subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model)
     report = subject.report
     reference, identity = None, None
     if baseline is not None:
@@ -187,6 +190,10 @@ def _open(
     return subject, checkpoint.stored
 
 
+def _is_report(source: AnalysisSource | SpectralReport) -> bool:
+    return isinstance(source, SpectralReport) or (is_location(source) and is_report(Path(source)))
+
+
 def _baseline(
     baseline: AnalysisSource | SpectralReport,
     settings: Settings,
@@ -202,10 +209,17 @@ def _baseline(
     from specdiag.analysis.source import open_source
 
     own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
+    if not is_location(baseline):
+        own_arguments.pop("part", None)
     if not is_on_hub(baseline):
         own_arguments.pop("stream", None)
     opening, computing = options.split(options.like(settings, _SHARED, own_arguments))
-    checkpoint = open_source(baseline, **opening)
+    try:
+        checkpoint = open_source(baseline, **opening)
+    except UsageError as error:
+        if "part" not in opening:
+            raise
+        raise UsageError(f"part is of the baseline too, and {error}; or give a saved report as the baseline") from error
     return analyze(checkpoint, progress=progress, **computing), checkpoint.stored
 
 

@@ -68,7 +68,7 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
     is_flat = holds_files(folder.names, pick)
     found = find_layout(folder.names, pick, folder.source.location, is_flat, read)
     if found is not None:
-        folder.files.fetch([found.folder + name for name in found.files])
+        folder.files.fetch([found.folder + name for name in (*found.files, *found.beside)])
         return _in_pieces(folder, found, part)
     if not is_flat and pick not in folder.names:
         pick = distributed_folder(folder.names, pick, folder.source.location, read) or pick
@@ -114,6 +114,7 @@ def _in_pieces(folder: Folder, found: Found, part: str | None) -> Contents:
         where=folder.label(found.folder.rstrip("/")) if found.folder else folder.source.location,
         names=found.files,
         path=lambda name: folder.files.path(found.folder + name),
+        beside=found.beside,
     )
     listing = found.layout.read(place)
     require_distinct(listing.tensors, folder.source.location)

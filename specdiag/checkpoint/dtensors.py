@@ -9,7 +9,7 @@ import torch
 
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.torch_tensors import Unread
+from specdiag.checkpoint.sharded_tensors import RankPart, whole_sizes
 from specdiag.errors import SourceError
 
 NAMES = (
@@ -17,7 +17,6 @@ NAMES = (
     "torch.distributed._tensor.api.DTensor",
     "torch.distributed._tensor.DTensor",
 )
-_PART = "DTensor: one rank's part"
 _WHOLE = ("Shard", "Replicate")
 """Placements whose local tensor is all of the tensor where it is as large. That of a partial sum is not."""
 
@@ -36,16 +35,17 @@ def local_values(args: object, state: object) -> torch.Tensor | None:
     fields = cast("Sequence[object]", args) if isinstance(args, (list, tuple)) else ()
     slots = cast("Sequence[object]", state)[-1] if isinstance(state, tuple) and state else state
     attributes = cast("Mapping[object, object]", slots) if isinstance(slots, Mapping) else {}
-    local, shape = attributes.get("_local_tensor"), fields[2] if len(fields) > 2 else None
-    if not isinstance(local, torch.Tensor) or not isinstance(shape, tuple):
-        return None
-    sizes = cast("tuple[object, ...]", shape)
-    if not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+    local, sizes = attributes.get("_local_tensor"), whole_sizes(fields[2]) if len(fields) > 2 else None
+    if not isinstance(local, torch.Tensor) or sizes is None:
         return None
     placements = _placements(attributes.get("_spec"))
-    if tuple(local.shape) == sizes and placements and all(placement in _WHOLE for placement in placements):
+    names = [_name(placement) for placement in placements]
+    if tuple(local.shape) == sizes and names and all(name in _WHOLE for name in names):
         return local
-    return Unread.of(cast("tuple[int, ...]", sizes), local.dtype, _PART)
+    axis = _axis(placements[0]) if names == ["Shard"] else None
+    if axis is None or not axis < len(sizes) == local.dim():
+        return RankPart.holding(sizes, local.dtype, "DTensor", ())
+    return RankPart.holding(sizes, local.dtype, "DTensor", [((0,) * len(sizes), local)], axis)
 
 
 def refuse_shards(weights: Mapping[str, torch.Tensor], label: str) -> None:
@@ -58,18 +58,32 @@ def refuse_shards(weights: Mapping[str, torch.Tensor], label: str) -> None:
     Raises:
         SourceError: some are such parts.
     """
-    parts = [name for name, tensor in weights.items() if isinstance(tensor, Unread) and tensor.oddity == _PART]
+    parts = {name: tensor for name, tensor in weights.items() if isinstance(tensor, RankPart)}
     if parts:
+        first, part = next(iter(parts.items()))
+        kind = part.oddity.partition(":")[0]
         raise SourceError(
-            f"'{label}' holds one rank's part of {len(parts)} weights (DTensors), such as '{brief(parts[0])}': save "
+            f"'{label}' holds one rank's part of {len(parts)} weights ({kind}s), such as '{brief(first)}': save "
             "the model with torch.distributed.checkpoint.save and give that folder, or save what "
             "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) gives"
         )
 
 
-def _placements(spec: object) -> list[str]:
-    """Name how a DTensor is placed on each axis of its mesh; empty where the file does not tell."""
+def _placements(spec: object) -> Sequence[object]:
+    """List how a DTensor is placed on each axis of its mesh; empty where the file does not tell."""
     state = spec.state[0] if isinstance(spec, Inert) and len(spec.state) == 1 else None
     held = cast("Mapping[object, object]", state).get("placements") if isinstance(state, Mapping) else None
-    placements = cast("Sequence[object]", held) if isinstance(held, (list, tuple)) else ()
-    return [one.made_by.name.rpartition(".")[2] if isinstance(one, Inert) else "" for one in placements]
+    return cast("Sequence[object]", held) if isinstance(held, (list, tuple)) else ()
+
+
+def _name(placement: object) -> str:
+    return placement.made_by.name.rpartition(".")[2] if isinstance(placement, Inert) else ""
+
+
+def _axis(shard: object) -> int | None:
+    """Read the axis of a Shard; None where the file does not tell."""
+    held = [*shard.state, *shard.args] if isinstance(shard, Inert) else []
+    values = (
+        cast("Mapping[object, object]", value).get("dim") if isinstance(value, Mapping) else value for value in held
+    )
+    return next((value for value in values if type(value) is int and value >= 0), None)

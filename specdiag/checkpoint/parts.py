@@ -32,6 +32,8 @@ _FSDP = re.compile(
     r"(model|optim|extra_state)_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp(_\d+)?_rank\d+\.bin"
 )
 """Files of verl and of accelerate, one for each process."""
+_JOINED = re.compile(r"model_world_size_\d+_rank_\d+\.pt|pytorch_model_fsdp_rank\d+\.bin")
+"""Those of them whose folder is read."""
 _MERGE = (
     "its slices are not joined here: merge them with the program that wrote them (verl: python -m verl.model_merger), "
     "or save the whole state dict (accelerate: FULL_STATE_DICT)"
@@ -59,7 +61,8 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
         content = "an optimizer's state" if zero[2] == "optim" else "a model"
         raise SourceError(f"'{label}' is a part of {content} that DeepSpeed ZeRO divided among processes: {_FOLDER}")
     if _FSDP.fullmatch(base):
-        raise SourceError(f"'{label}' is one process's part of a model that FSDP divided, and {_MERGE}")
+        hint = f": {_FOLDER}" if _JOINED.fullmatch(base) else f", and {_MERGE}"
+        raise SourceError(f"'{label}' is one process's part of a model that FSDP divided{hint}")
     _refuse_slice(path, label, exists)
 
 

@@ -15,6 +15,8 @@ import torch
 from specdiag.checkpoint.dtensors import NAMES as DTENSORS
 from specdiag.checkpoint.dtensors import local_values
 from specdiag.checkpoint.inert import ForeignClass, Inert, Maker, checked_key
+from specdiag.checkpoint.sharded_tensors import NAMES as SHARDED
+from specdiag.checkpoint.sharded_tensors import local_shards
 from specdiag.checkpoint.torch_tensors import Unread
 
 _STORAGES = {
@@ -168,6 +170,8 @@ def _of_type(maker: object, kind: object, args: object, state: object) -> object
         return maker(*cast("tuple[object, ...]", args))
     foreign = kind if isinstance(kind, ForeignClass) else ForeignClass("torch.Tensor")
     if foreign.name in DTENSORS and (values := local_values(args, state)) is not None:
+        return values
+    if foreign.name in SHARDED and (values := local_shards(args, state)) is not None:
         return values
     return Inert(foreign, (args,))
 

@@ -11,10 +11,11 @@ SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix
 """Names of shards, which count themselves."""
 TUNED = re.compile(r"(?P<before>.*hf_model_)(?P<number>\d{4})(?P<epoch>_\d+\.pt)")
 """Names of torchtune's shards, of which each epoch has a set."""
-_NOT_WEIGHTS = re.compile(
+NOT_WEIGHTS = re.compile(
     r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|recipe_state)[^/]*|.*_optim_states\.pt"
     r"|__\d+\.metadata|optim_\d+(_rank\d+)?\.pt"
 )
+"""Beginnings of names of what a training script saves beside weights."""
 
 
 def is_index(name: str) -> bool:
@@ -34,7 +35,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES) and not _NOT_WEIGHTS.match(base_name(name))
+        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES) and not NOT_WEIGHTS.match(base_name(name))
     ]
 
 

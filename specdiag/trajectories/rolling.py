@@ -1,4 +1,4 @@
-"""A file that a run writes again and again, such as nanoGPT's `ckpt.pt`: how it is found, and copied while whole."""
+"""A file or folder that a run writes again and again, such as nanoGPT's `ckpt.pt`: found, and copied while whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from specdiag.checkpoint.fingerprint import fingerprint_files
 from specdiag.checkpoint.formats import TORCH_SUFFIXES
-from specdiag.checkpoint.weight_names import weight_files
+from specdiag.checkpoint.weight_names import NOT_WEIGHTS, weight_files
 from specdiag.errors import SourceError
 from specdiag.text.names import listed
 
@@ -27,6 +27,12 @@ _NAMES = re.compile(
     r"([-_.]?(ckpt|checkpoint|model|state))?"
 )
 """Names of such a file where others lie beside it."""
+_FOLDERS = re.compile(
+    r"((ckpt|checkpoint|model|state|step)[-_.]?)?(last|latest)([-_.]?(ckpt|checkpoint|model|state))?(\.ckpt)?"
+)
+"""Names of such a folder."""
+STEP_FILES = ("trainer_state.json", "meta.pt")
+"""Files that hold the step of a folder, which a Trainer of Hugging Face and Lightning write after its weights."""
 _PREFIX = ".copy-"
 _ATTEMPTS = 5
 _PAUSE = 0.2
@@ -39,11 +45,11 @@ class NoStepError(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a file that is written again and again, at one moment.
+    """The content of a file or folder that is written again and again, at one moment.
 
     Attributes:
-        fingerprint: of the file at that moment.
-        copy: a copy of it, which is read in its place; None where the file itself is read.
+        fingerprint: of it at that moment.
+        copy: a copy of it, which is read in its place; None where it is read itself.
     """
 
     fingerprint: str
@@ -78,30 +84,60 @@ def rolling_file(source: Path) -> Path | None:
     return None if numbered or not candidates else source / candidates[0]
 
 
+def rolling_folder(source: Path) -> Path | None:
+    """Find the folder that a run writes again and again: one called `last`, `latest`, `checkpoint-last` or alike.
+
+    Args:
+        source: the folder, or one that holds it.
+
+    Raises:
+        SourceError: several folders may be it, or the folder cannot be listed.
+    """
+    if not source.is_dir():
+        return None
+    if _is_rolling(source):
+        return source
+    try:
+        found = sorted(path for path in source.iterdir() if _is_rolling(path))
+    except OSError as error:
+        raise SourceError(f"'{source}' cannot be listed: {error.strerror}") from error
+    if len(found) > 1:
+        raise SourceError(
+            f"'{source}' holds no checkpoint-N and no stepN, but {listed([path.name for path in found], _LISTED)}: "
+            "give the one that the run writes again and again"
+        )
+    return found[0] if found else None
+
+
+def _is_rolling(path: Path) -> bool:
+    return bool(_FOLDERS.fullmatch(path.name)) and any((path / name).is_file() for name in STEP_FILES)
+
+
 def _stem(name: str) -> str:
     """Take the suffix off a name."""
     return name.removesuffix(next(suffix for suffix in SUFFIXES if name.endswith(suffix)))
 
 
-def identity(file: Path) -> str:
-    """Identify what a file holds now by its size and time.
+def identity(path: Path) -> str:
+    """Identify what a file or a folder holds now by sizes and times.
 
     Raises:
         SourceError: it is gone.
     """
-    return fingerprint_files([(file.name, file)])
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return fingerprint_files((str(file.relative_to(path.parent)), file) for file in files)
 
 
 @contextmanager
 def copied(file: Path, folder: Path) -> Generator[Content | None]:
-    """Copy a file that may be written at this moment, with the config.json beside it.
+    """Copy a file that may be written at this moment, with the config.json beside it, or a folder of such files.
 
     Args:
-        file: the file.
+        file: the file or folder.
         folder: where the copy lies until the end.
 
     Yields:
-        The copy of what the file held all the while; None where it is being written.
+        The copy of what it held all the while; None where it is being written.
 
     Raises:
         SourceError: it is gone, or no copy can be made.
@@ -123,14 +159,26 @@ def _copy(file: Path, folder: Path) -> Content | None:
         time.sleep(_PAUSE if attempt else 0)
         before = identity(file)
         try:
-            shutil.copy2(file, folder)
-            with suppress(FileNotFoundError):
-                shutil.copy2(file.parent / "config.json", folder)
+            if file.is_dir():
+                shutil.rmtree(folder / file.name, ignore_errors=True)
+                shutil.copytree(file, folder / file.name, ignore=_without_weights)
+            else:
+                shutil.copy2(file, folder)
+                with suppress(FileNotFoundError):
+                    shutil.copy2(file.parent / "config.json", folder)
         except OSError as error:
-            raise SourceError(f"no copy of '{file}' can be made in '{folder.parent}': {error.strerror}") from error
+            if file.is_dir() and identity(file) != before:
+                continue
+            reason = error.strerror or str(error)
+            raise SourceError(f"no copy of '{file}' can be made in '{folder.parent}': {reason}") from error
         if identity(file) == before:
             return Content(before, str(folder / file.name))
     return None
+
+
+def _without_weights(folder: str, names: list[str]) -> list[str]:
+    """Choose the files of an optimizer and its like, which are not copied; the partitions of ZeRO-3 are weights too."""
+    return [name for name in names if NOT_WEIGHTS.match(name) and not name.endswith("_optim_states.pt")]
 
 
 @contextmanager

@@ -12,8 +12,13 @@ from specdiag.checkpoint.file_map import FileMap
 from specdiag.checkpoint.formats import TORCH, recognise
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.parts import PART
+from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.torch_archive import open_torch
-from specdiag.trajectories.rolling import NoStepError
+from specdiag.checkpoint.weight_names import weight_files
+from specdiag.errors import SourceError
+from specdiag.files import read_whole
+from specdiag.trajectories.rolling import STEP_FILES, NoStepError
 
 STEP_KEYS = (
     *("iter_num", "global_step", "step", "iteration", "iter", "num_updates", "update_step", "global_steps"),
@@ -31,15 +36,17 @@ def saved_step(path: Path) -> int:
     """Read the step from a file of torch.save. Nothing of it is run, and no memory is mapped to read values.
 
     Args:
-        path: the file.
+        path: the file; or a folder with one that tells its step, `trainer_state.json` or `meta.pt`.
 
     Returns:
         The step.
 
     Raises:
         NoStepError: it holds none, or one that is no whole number from 0 on.
-        SourceError: it is damaged, or no file of torch.save.
+        SourceError: it is damaged, no file of torch.save, or the folder is being written.
     """
+    if path.is_dir():
+        return _step_of_folder(path)
     label = str(path)
     format = recognise(path, label)
     if format is not TORCH:
@@ -50,6 +57,34 @@ def saved_step(path: Path) -> int:
             if place.get(key) is not None:
                 return _whole(place[key], key, label, opened.mapped)
     raise NoStepError(f"'{label}' holds no step (none of {', '.join(STEP_KEYS)}): {_WAY_ON}")
+
+
+def _step_of_folder(folder: Path) -> int:
+    """Read the step of a folder from the file that is written after its weights."""
+    file = next((folder / name for name in STEP_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise SourceError(
+            f"'{folder}' holds no {' and no '.join(STEP_FILES)}, which tell its step: it is being written"
+        )
+    written = file.stat().st_mtime_ns
+    newer = next(
+        (path for path in sorted(folder.rglob("*")) if _is_weights(path) and path.stat().st_mtime_ns > written), None
+    )
+    if newer is not None:
+        raise SourceError(
+            f"'{folder}' holds {newer.name}, which is newer than {file.name}: it is being written, or the step in "
+            f"{file.name} is that of an earlier save"
+        )
+    if file.name != STEP_FILES[0]:
+        return saved_step(file)
+    content = parse_json(read_whole(file), str(file))
+    if content.get("global_step") is None:
+        raise NoStepError(f"'{file}' holds no global_step: {_WAY_ON}")
+    return _whole(content["global_step"], "global_step", str(file), None)
+
+
+def _is_weights(path: Path) -> bool:
+    return path.name not in STEP_FILES and (path.name.endswith(PART) or bool(weight_files([path.name])))
 
 
 _WAY_ON = "give a glob of the run's checkpoints, whose names hold their steps"

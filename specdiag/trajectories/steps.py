@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from specdiag.checkpoint.fingerprint import fingerprint_files
 from specdiag.checkpoint.formats import WEIGHT_SUFFIXES
 from specdiag.checkpoint.opening import location
 from specdiag.checkpoint.parts import PART
 from specdiag.checkpoint.source import expanded
 from specdiag.errors import SourceError, UsageError
-from specdiag.trajectories.rolling import SUFFIXES, Content, identity, rolling_file
+from specdiag.trajectories.rolling import SUFFIXES, Content, identity, rolling_file, rolling_folder
 
 _SUFFIX = "|".join(map(re.escape, {*WEIGHT_SUFFIXES, *SUFFIXES}))
 _STEPS = tuple(
@@ -30,7 +29,7 @@ _STEPS = tuple(
 )
 """Names of checkpoints. The first pattern that fits any decides: beside `checkpoint-500`, `model_1` may be anything."""
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
-_SAVED = (*WEIGHT_SUFFIXES, PART, ".json", ".tar", ".th", ".model", ".npz", "")
+_SAVED = (*WEIGHT_SUFFIXES, PART, ".json", ".tar", ".th", ".model", ".npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +66,9 @@ def find_steps(
 
     Args:
         source: a directory with `checkpoint-N`, `stepN`, `global_stepN`, `iter_N`, `epoch=E-step=N.ckpt`, `model_N` or
-            `epoch_N` in it (folders, or files of weights), a glob whose matches end in different numbers, a file that
-            the run writes again and again, or the directory of one, which is one step, or, with `revisions`, a hub
-            repository.
+            `epoch_N` in it (folders, or files of weights), a glob whose matches end in different numbers, a file or
+            folder that the run writes again and again, or the directory of one, which is one step, or, with
+            `revisions`, a hub repository.
         revisions: branches, tags or commits whose names hold the step.
         stream: True to read them by ranges instead of downloading them.
 
@@ -96,7 +95,7 @@ def find_steps(
     steps = numbered(path)
     if steps:
         return _in_order(steps)
-    file = rolling_file(path)
+    file = rolling_file(path) or rolling_folder(path)
     if file is not None:
         return [_present_step(file)]
     if path.is_dir():
@@ -157,8 +156,7 @@ def fingerprint(step: RunStep) -> str:
         from specdiag.checkpoint import hub
 
         return hub.resolve(repo, step.revision).commit
-    files = sorted(p for p in path.rglob("*") if p.name.endswith(_SAVED)) if path.is_dir() else [path]
-    return fingerprint_files((str(p.relative_to(path.parent)), p) for p in files)
+    return identity(path)
 
 
 def _in_order(unsorted: Iterable[RunStep]) -> list[RunStep]:

@@ -19,7 +19,7 @@ from specdiag.trajectories.alerts import Alert, alerts
 from specdiag.trajectories.one_step import analyse_in_subprocess, read_step_in_subprocess
 from specdiag.trajectories.recorder import Recorder
 from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
-from specdiag.trajectories.rolling import NoStepError, copied, identity, rolling_file
+from specdiag.trajectories.rolling import NoStepError, copied, identity, rolling_file, rolling_folder
 from specdiag.trajectories.steps import RunStep, find_steps, fingerprint, numbered
 from specdiag.trajectories.trajectory import check, open_output
 
@@ -60,6 +60,7 @@ def watch(
     Args:
         run: a directory or a glob in which checkpoints appear; it may still be empty. Or a file that is written again
             and again, such as `ckpt.pt`; alone in a directory, or called `ckpt`, `last` or `latest` there, it is found.
+            So is a folder with `trainer_state.json` or `meta.pt` that is called `last`, `checkpoint-last` or alike.
         out: as for `trajectory`.
         interval: seconds between two looks.
         once: look once, analyse the existing checkpoints, and end.
@@ -112,7 +113,7 @@ class _Look:
     def new_steps(self) -> Iterator[Observation]:
         """Record what is new and whole."""
         path = expanded(os.fspath(self.run))
-        file = None if numbered(path) else rolling_file(path)
+        file = None if numbered(path) else rolling_file(path) or rolling_folder(path)
         if file is not None:
             yield from self._new_content(file)
             return
@@ -128,9 +129,15 @@ class _Look:
             yield _observation(recorder, recorder.record(step))
 
     def _new_content(self, file: Path) -> Iterator[Observation]:
-        """Record what a file holds that is written again and again, from a copy: it may be written at any time."""
+        """Record what a file or folder holds that is written again and again, from a copy of it.
+
+        A folder is copied once nothing about its files changed between two looks, as other checkpoints.
+        """
         location, current = str(file), _if_present(partial(identity, file))
         if current is None or self.recorded.get(location) == current:
+            return
+        if file.is_dir() and not self.once and self.seen.get(location) != current:
+            self.seen[location] = current
             return
         recorder = self._opened([RunStep(0, location)], overwritten=True)
         try:

@@ -203,20 +203,25 @@ def test_a_whole_model_beside_the_pointer_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["pytorch_model_fsdp_rank{}.bin", "pytorch_model_fsdp_1_rank{}.bin", "model_world_size_2_rank_{}.pt"],
+    ("name", "hint"),
+    [
+        ("pytorch_model_fsdp_rank{}.bin", ": give its folder"),
+        ("pytorch_model_fsdp_1_rank{}.bin", ", and its slices are not joined"),
+        ("model_world_size_2_rank_{}.pt", ": give its folder"),
+        ("optim_world_size_2_rank_{}.pt", ", and its slices are not joined"),
+    ],
 )
-def test_one_file_a_process_is_refused_as_what_it_is(tmp_path: Path, name: str) -> None:
+def test_one_file_a_process_is_refused_as_what_it_is(tmp_path: Path, name: str, hint: str) -> None:
     for rank in range(2):
         torch.save(
             {"_fsdp_wrapped_module.flat_param": torch.ones(64), "a.weight": torch.ones(8, 16)},
             tmp_path / name.format(rank),
         )
-    for source, file in ((tmp_path, None), (tmp_path, name.format(1)), (tmp_path / name.format(0), None)):
-        with pytest.raises(
-            SourceError, match=r"process's part of a model that FSDP divided, and its slices are not joined"
-        ):
+    for source, file in ((tmp_path, name.format(1)), (tmp_path / name.format(0), None)):
+        with pytest.raises(SourceError, match=f"process's part of a model that FSDP divided{hint}"):
             open_checkpoint(source, file=file)
+    with pytest.raises(SourceError, match=r"and its slices are not joined" if "and" in hint else "FSDP flattened"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_run(tmp_path: Path) -> None:

@@ -80,6 +80,12 @@ def written(folder: Path, layout: str) -> list[Path]:
     if layout == "pipeline":
         for rank in range(2):
             torch.save({"attention.dense.weight": torch.ones(4, 2)}, folder / f"layer_02-model_0{rank}-model_states.pt")
+        states = {"args": {"num_layers": 1}, "param_shapes": [{"2.attention.dense.weight": torch.Size((4, 2))}]}
+        torch.save(states, folder / "mp_rank_00_model_states.pt")
+        return sorted(folder.glob("*.pt"))
+    if layout == "fsdp":
+        for rank in range(2):
+            torch.save({"model": {QUERY: torch.ones(6, 4)}}, folder / f"model_world_size_2_rank_{rank}.pt")
         return sorted(folder.glob("*.pt"))
     state = {"tok_embeddings.weight": torch.ones(6, 4), "norm.weight": torch.ones(4),
              "layers.0.attention.wo.weight": torch.ones(4, 4)}  # fmt: skip
@@ -93,7 +99,7 @@ def read_all(path: Path) -> None:
             tensor.read(None)
 
 
-@pytest.mark.parametrize("layout", ["zero2", "zero3", "megatron", "universal", "pipeline", "meta"])
+@pytest.mark.parametrize("layout", ["zero2", "zero3", "megatron", "universal", "pipeline", "fsdp", "meta"])
 def test_contents_of_layouts(tmp_path: Path, layout: str) -> None:
     files = written(tmp_path, layout)
     contents = [torch.load(path, weights_only=False) for path in files]

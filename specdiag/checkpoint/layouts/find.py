@@ -28,12 +28,14 @@ class Layout:
         files: a regular expression on the names of its files, relative to the folder.
         reader: module and function that list its tensors; imported when it is called, for torch takes a second.
         least: the least number of files that are this layout.
+        beside: a regular expression on the names of further files that say how many there are.
     """
 
     name: str
     files: re.Pattern[str]
     reader: tuple[str, str]
     least: int = 1
+    beside: re.Pattern[str] | None = None
 
     def read(self, place: Place) -> Listing:
         """List the tensors of a folder.
@@ -48,12 +50,19 @@ class Layout:
         return cast("Callable[[Place], Listing]", getattr(import_module(f"{_ROOM}.{module}"), function))(place)
 
 
+_MODEL_STATES = re.compile(r"mp_rank_\d+_model_states\.pt")
 LAYOUTS = (
-    Layout("a universal checkpoint of DeepSpeed", re.compile(r"zero/[^/]+/fp32\.pt"), ("universal", "read_universal")),
+    Layout(
+        "a universal checkpoint of DeepSpeed",
+        re.compile(r"zero/[^/]+/fp32\.pt"),
+        ("universal", "read_universal"),
+        beside=_MODEL_STATES,
+    ),
     Layout(
         "a pipeline of DeepSpeed",
         re.compile(r"layer_\d+-model_\d+-model_states\.pt"),
         ("neox", "read_pipeline"),
+        beside=re.compile(rf"{_MODEL_STATES.pattern}|configs/[^/]+\.ya?ml"),
     ),
     Layout(
         "a checkpoint of DeepSpeed",
@@ -68,6 +77,11 @@ LAYOUTS = (
         "a checkpoint of Megatron",
         re.compile(r"mp_rank_\d+(_\d+){0,2}/model_(optim_)?(rng|states)\.pt"),
         ("megatron", "read_megatron"),
+    ),
+    Layout(
+        "a model that FSDP divided",
+        re.compile(r"model_world_size_(?!1_)\d+_rank_\d+\.pt|pytorch_model_fsdp_rank\d+\.bin"),
+        ("fsdp", "read_ranks"),
     ),
     Layout("a model in Meta's parts", re.compile(r"consolidated\.\d+\.(pth|pt)"), ("meta", "read_meta"), least=2),
 )
@@ -96,11 +110,13 @@ class Found:
         layout: how its files make up a model.
         folder: relative, ends in `/` where it is not empty.
         files: those of the layout, relative to the folder.
+        beside: files that say how many there are.
     """
 
     layout: Layout
     folder: str
     files: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 def find_layout(names: Sequence[str], pick: str | None, where: str, is_flat: bool, read: Readable) -> Found | None:
@@ -143,7 +159,9 @@ def _in(inside: Sequence[str], folder: str) -> Found | None:
     for layout in LAYOUTS:
         files = tuple(sorted(name for name in inside if layout.files.fullmatch(name)))
         if len(files) >= layout.least:
-            return Found(layout, folder, files)
+            pattern = layout.beside
+            beside = () if pattern is None else tuple(sorted(name for name in inside if pattern.fullmatch(name)))
+            return Found(layout, folder, files, beside)
     return None
 
 

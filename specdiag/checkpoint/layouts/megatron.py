@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdiag.checkpoint.layouts.megatron_args import SHARED, as_config, padding_notes, read_args
@@ -20,6 +20,8 @@ _FILE = re.compile(r"mp_rank_(?P<tensor>\d+)(_(?P<stage>\d+))?(_(?P<expert>\d+))
 _MODEL = re.compile(r"model(?P<chunk>\d{0,4})")
 _LAYER = re.compile(r"(?P<before>(.*?\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..*)")
 _VOCABULARY = re.compile(r"(.*\.)?word_embeddings\.weight")
+_FINAL_NORM = re.compile(r"(.*\.)?final_(layer)?norm\.weight")
+_OUTPUT = re.compile(r"(.*\.)?output_layer\.weight")
 _OLDEST = 2.0
 """Version from which on fused queries, keys and values lie group by group, so that parts can be put end to end."""
 _FETCH = "fetch all of its mp_rank folders"
@@ -62,11 +64,11 @@ def read_megatron(place: Place) -> Listing:
         for (tensor, stage, _), name in by_numbers(place, _FILE, "tensor", "stage", "expert").items()
     }
     ranks = list(by_place.values())
-    args = ranks[0].args
+    args = next((rank.args for rank in ranks if rank.args), ranks[0].args)
     _require_one_save(ranks)
     tensor_world, stage_world = 1 + max(r.tensor for r in ranks), 1 + max(r.stage for r in ranks)
     _refuse_experts(place, ranks)
-    _require_all(place, ranks, tensor_world, stage_world)
+    _require_all(place, ranks, args, tensor_world, stage_world)
     if len(ranks) > 1:
         _require_version(ranks[0].file)
     tensors: Tensors = {}
@@ -75,9 +77,14 @@ def read_megatron(place: Place) -> Listing:
         for stage in range(stage_world):
             slices = [_chunk(by_place[tensor, stage], chunk) for tensor in range(tensor_world)]
             _add_stage(join_ranks(slices, place.where), begins, tensors, place.where)
+    _require_layers(place, begins, args)
     joined = [f"Joined {tensor_world} tensor-parallel ranks and {stage_world} pipeline stages."]
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY.fullmatch(name)), None)
-    notes = (*(joined if len(ranks) > 1 else ()), *padding_notes(rows, args, tensor_world))
+    notes = (
+        *(joined if len(ranks) > 1 else ()),
+        *padding_notes(rows, args, tensor_world),
+        *_missing_ends(tensors, begins, args),
+    )
     return Listing(list(tensors.values()), notes, as_config(args))
 
 
@@ -151,9 +158,11 @@ def _refuse_experts(place: Place, ranks: Sequence[_Rank]) -> None:
         )
 
 
-def _require_all(place: Place, ranks: Sequence[_Rank], tensor_world: int, stage_world: int) -> None:
-    for name, world in (("tensor_model_parallel_size", tensor_world), ("pipeline_model_parallel_size", stage_world)):
-        said = ranks[0].args.get(name, world)
+def _require_all(place: Place, ranks: Sequence[_Rank], args: Table, tensor_world: int, stage_world: int) -> None:
+    worlds = {"tensor_model_parallel_size": tensor_world, "model_parallel_size": tensor_world}
+    worlds["pipeline_model_parallel_size"] = stage_world
+    for name, world in worlds.items():
+        said = args.get(name, world)
         if type(said) is int and said != world:
             raise SourceError(f"{place.where} holds {world} ranks where its {name} is {said}: {_FETCH}")
     there = {(rank.tensor, rank.stage) for rank in ranks}
@@ -162,6 +171,21 @@ def _require_all(place: Place, ranks: Sequence[_Rank], tensor_world: int, stage_
         missing = next((t, s) for t in rows for s in range(min(stage_world, len(there) + 1)) if (t, s) not in there)
         stage = f"_{missing[1]:03d}" if stage_world > 1 else ""
         raise SourceError(f"{place.where} lacks mp_rank_{missing[0]:02d}{stage}: {_FETCH}")
+
+
+def _require_layers(place: Place, begins: Mapping[str, int], args: Table) -> None:
+    """Refuse fewer layers than the run had, where a stage is missing or another run's arguments lie beside them."""
+    said, there = args.get("num_layers"), max(begins.values(), default=0)
+    if type(said) is int and begins and there < said:
+        raise SourceError(f"{place.where} holds {there} layers where num_layers in its args is {said}: {_FETCH}")
+
+
+def _missing_ends(tensors: Tensors, begins: Mapping[str, int], args: Table) -> Iterator[str]:
+    """Note a model without the tensors that Megatron keeps in its last stage."""
+    if begins and not any(map(_FINAL_NORM.fullmatch, tensors)):
+        yield "No final norm is there, which the last stage holds: a stage may be missing, or the run had none."
+    if args.get("untie_embeddings_and_output_weights") is True and not any(map(_OUTPUT.fullmatch, tensors)):
+        yield "No output_layer is there, which untie_embeddings_and_output_weights in the args promises."
 
 
 def _require_version(file: TorchPart) -> None:

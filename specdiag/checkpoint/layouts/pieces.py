@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -72,11 +70,13 @@ class Place:
         where: the folder, for messages.
         names: the files of the layout, relative to the folder.
         path: finds a file on this machine.
+        beside: files that hold no weights and say how many pieces there are.
     """
 
     where: str
     names: tuple[str, ...]
     path: Callable[[str], Path]
+    beside: tuple[str, ...] = ()
 
     def label(self, name: str) -> str:
         """Give a file's name for messages."""
@@ -150,92 +150,24 @@ def concatenate(name: str, pieces: Sequence[StoredTensor], axis: int) -> StoredT
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Strip:
-    """Vectors that lie end to end, in files.
-
-    Attributes:
-        vectors: with the files that hold them; at least one.
-        ends: number of values up to the end of each.
-    """
-
-    vectors: tuple[tuple[TorchPart, torch.Tensor], ...]
-    ends: tuple[int, ...]
-
-    @classmethod
-    def of(cls, vectors: Iterable[tuple[TorchPart, torch.Tensor]]) -> Strip:
-        """Lay vectors end to end."""
-        there = tuple(vectors)
-        return cls(there, tuple(accumulate(vector.numel() for _, vector in there)))
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def cut(self, begin: int, end: int) -> tuple[tuple[TorchPart, torch.Tensor], ...]:
-        """Cut out the values from one place to another.
-
-        Args:
-            begin: place of the first value.
-            end: place behind the last.
-
-        Returns:
-            Views of the vectors; none is empty, but the only one of an empty range.
-        """
-        found: list[tuple[TorchPart, torch.Tensor]] = []
-        for place in range(bisect_right(self.ends, begin), len(self.vectors)):
-            file, vector = self.vectors[place]
-            at = self.ends[place] - vector.numel()
-            if at >= end:
-                break
-            if part := vector[max(begin - at, 0) : end - at].numel():
-                first = max(begin - at, 0)
-                found.append((file, vector[first : first + part]))
-        file, vector = self.vectors[0]
-        return tuple(found) or ((file, vector[:0]),)
-
-
-def unflatten(name: str, shape: Sequence[int], vectors: Sequence[tuple[TorchPart, torch.Tensor]]) -> StoredTensor:
-    """Make a tensor of values that lie one after another in vectors.
-
-    Args:
-        name: of the tensor.
-        shape: its shape.
-        vectors: views with as many values in all as the shape has, and the files that hold them.
-
-    Returns:
-        The tensor, not read.
-
-    Raises:
-        SourceError: the types of the vectors differ.
-    """
-    file, vector = vectors[0]
-    odd = next(((f, v) for f, v in vectors if v.dtype != vector.dtype), None)
-    if odd is not None:
-        raise SourceError(
-            f"the pieces of '{brief(name)}' are of {vector.dtype} in '{file.label}' and of {odd[1].dtype} in "
-            f"'{odd[0].label}': they are not of one checkpoint"
-        )
-    return replace(
-        file.stored(name, vector),
-        shape=tuple(shape),
-        nbytes=sum(vector.numel() * vector.element_size() for _, vector in vectors),
-        read=partial(_read_flat, name, tuple(shape), Strip.of(vectors)),
-        storage=("unflattened", file.label, name),
-    )
-
-
 def _read_along(pieces: Sequence[StoredTensor], axis: int, index: int | None = None) -> RawArray:
     if index is not None:
         if axis:
-            return _filled([(lambda p=piece: p.read(index)) for piece in pieces], axis - 1)
+            return fill_in_turn([(lambda p=piece: p.read(index)) for piece in pieces], axis - 1)
         ends = list(accumulate(piece.shape[0] for piece in pieces))
         place = next(i for i, end in enumerate(ends) if index < end)
         return pieces[place].read(index - (ends[place] - pieces[place].shape[0]))
-    return _filled([(lambda p=piece: p.read(None)) for piece in pieces], axis, [p.shape[axis] for p in pieces])
+    return fill_in_turn([(lambda p=piece: p.read(None)) for piece in pieces], axis, [p.shape[axis] for p in pieces])
 
 
-def _filled(readers: Sequence[Callable[[], RawArray]], axis: int, sizes: Sequence[int] | None = None) -> RawArray:
-    """Read one piece after another into its part of the result, so that a single piece is held beside it."""
+def fill_in_turn(readers: Sequence[Callable[[], RawArray]], axis: int, sizes: Sequence[int] | None = None) -> RawArray:
+    """Read one piece after another into its part of the result, so that a single piece is held beside it.
+
+    Args:
+        readers: of the pieces, in order.
+        axis: along which they lie.
+        sizes: of the pieces along it; that of the first where there are none.
+    """
     first = readers[0]()
     sizes = sizes or [first.shape[axis]] * len(readers)
     out: RawArray = np.empty((*first.shape[:axis], sum(sizes), *first.shape[axis + 1 :]), first.dtype)
@@ -244,13 +176,3 @@ def _filled(readers: Sequence[Callable[[], RawArray]], axis: int, sizes: Sequenc
         out[(slice(None),) * axis + (slice(begin, begin + size),)] = reader() if place else first
         begin += size
     return out
-
-
-def _read_flat(name: str, shape: tuple[int, ...], strip: Strip, index: int | None = None) -> RawArray:
-    begin, end = 0, len(strip)
-    if index is not None:
-        shape = shape[1:]
-        begin, end = index * math.prod(shape), (index + 1) * math.prod(shape)
-    pieces = strip.cut(begin, end)
-    readers = [(lambda f=file, v=vector: f.stored(name, v).read(None)) for file, vector in pieces]
-    return _filled(readers, 0, [vector.numel() for _, vector in pieces]).reshape(shape)

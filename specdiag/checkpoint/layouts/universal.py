@@ -9,9 +9,11 @@ from typing import cast
 
 import torch
 
+from specdiag.checkpoint.layouts.extent import read_extent
 from specdiag.checkpoint.layouts.pieces import Place, open_recognised
 from specdiag.checkpoint.layouts.zero_state import precision
 from specdiag.checkpoint.listing import Listing
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
@@ -33,8 +35,15 @@ def read_universal(place: Place) -> Listing:
     """
     files = {match["name"]: file for file in place.names if (match := _FILE.fullmatch(file))}
     tensors = [_parameter(name, place.path(file), place.label(file)) for name, file in files.items()]
+    extent = read_extent(place)
+    missing = next((name for name in extent.names if name not in files), None)
+    if missing is not None:
+        raise SourceError(
+            f"{place.where} lacks zero/{brief(missing)}/fp32.pt, a parameter that {extent.names[missing]} lists: "
+            "convert the checkpoint again, or fetch all of it"
+        )
     note = f"Read the {precision(tensors)} weights of {len(files)} parameters of a universal checkpoint."
-    return Listing(tensors, (note,))
+    return Listing(tensors, (note, *extent.notes))
 
 
 def _parameter(name: str, path: Path, label: str) -> StoredTensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from specdiag.checkpoint.layouts.numbered import by_numbers
-from specdiag.checkpoint.layouts.pieces import Place, Strip, TorchPart, unflatten
+from specdiag.checkpoint.layouts.pieces import Place, TorchPart
+from specdiag.checkpoint.layouts.strips import Strip, unflatten
 from specdiag.checkpoint.layouts.zero_stage3 import read_stage_3
 from specdiag.checkpoint.layouts.zero_state import (
     DIVIDED,
@@ -80,6 +82,7 @@ def _read_stages_1_and_2(place: Place, name: str, partitions: Sequence[TorchPart
     weights = model.tensors(model.content.get("module"))
     if not weights:
         raise SourceError(f"'{model.label}' holds no weights under 'module': {REBUILD}")
+    _require_experts(place, model)
     experts = [place.open(name) for name in place.names if EXPERT.fullmatch(name)]
     for part in experts:
         found = part.tensors(part.content)
@@ -98,6 +101,20 @@ def _read_stages_1_and_2(place: Place, name: str, partitions: Sequence[TorchPart
         f"16-bit ones of {name}."
     )
     return Listing(_with_masters(weights, masters, shared_names(model)), (note,))
+
+
+def _require_experts(place: Place, model: TorchPart) -> None:
+    """Refuse experts without their last layer, or without a layer's last expert: the others say nothing of them."""
+    listed = model.content.get("num_experts")
+    counts = cast("Sequence[object]", listed) if isinstance(listed, (list, tuple)) else ()
+    there = {(layer, expert) for layer, expert in by_numbers(place, EXPERT, "layer", "expert")}
+    for layer, count in enumerate(counts):
+        n_there = sum(of == layer for of, _ in there)
+        if type(count) is int and count > 1 and n_there != count:
+            raise SourceError(
+                f"{place.where} holds {n_there} experts of its expert layer {layer}, and num_experts in "
+                f"'{model.label}' says {count}: fetch all layer_{layer}_expert_* files of one save"
+            )
 
 
 def _unusable(states: Sequence[State]) -> str | None:

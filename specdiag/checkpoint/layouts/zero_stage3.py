@@ -10,7 +10,8 @@ from typing import cast
 import torch
 
 from specdiag.checkpoint.layouts.one_save import require_same
-from specdiag.checkpoint.layouts.pieces import Place, Strip, TorchPart, unflatten
+from specdiag.checkpoint.layouts.pieces import Place, TorchPart
+from specdiag.checkpoint.layouts.strips import Strip, unflatten
 from specdiag.checkpoint.layouts.zero_state import (
     FLAT_GROUPS,
     State,

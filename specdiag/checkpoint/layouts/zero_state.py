@@ -19,7 +19,7 @@ from specdiag.errors import SourceError
 MODEL = re.compile(r"mp_rank_(?P<model>\d+)_model_states\.pt")
 DIVIDED = re.compile(r"zero_pp_rank_(?P<data>\d+)_mp_rank_(?P<model>\d+)_model_states\.pt")
 OPTIMIZER = re.compile(r"(bf16_|fp16_)?zero_pp_rank_(?P<data>\d+)_mp_rank_(?P<model>\d+)_optim_states\.pt")
-EXPERT = re.compile(r"layer_\d+_expert_\d+_mp_rank_(?P<model>\d+)_model_states\.pt")
+EXPERT = re.compile(r"layer_(?P<layer>\d+)_expert_(?P<expert>\d+)_mp_rank_(?P<model>\d+)_model_states\.pt")
 GROUPS = "single_partition_of_fp32_groups"
 """Key of the vectors of stages 1 and 2, one a group of parameters."""
 FLAT_GROUPS = "fp32_flat_groups"

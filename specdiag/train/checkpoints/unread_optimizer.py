@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from specdiag.checkpoint.formats import TORCH_SUFFIXES
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.parts import METADATA
 from specdiag.checkpoint.training_state import OPTIMIZER as STATE_OF_OPTIMIZER
 from specdiag.checkpoint.training_state import training_state
-from specdiag.errors import UsageError
+from specdiag.errors import SourceError, UsageError
+from specdiag.files import TEXT_LIMIT, read_start
 from specdiag.train.checkpoints.inspect import OPTIMIZER
 
 _FILES = re.compile(r"optim[^/]*\.(pt|pth|bin|ckpt|safetensors)|optimizer_\d+|.*_optim_states\.pt|recipe_state\.pt")
@@ -50,6 +54,41 @@ def optimizer_key(content: Mapping[str, object]) -> str | None:
         key for key, value in content.items() if _KEYS.fullmatch(key) and isinstance(value, (dict, list)) and value
     )
     return next(by_content, None) or next(by_name, None)
+
+
+def find_unread(run: Path) -> str | None:
+    """Find what keeps the state of an optimizer whose settings are not read.
+
+    Args:
+        run: a checkpoint, a folder or one file of torch.save.
+
+    Returns:
+        Where it is, for messages; None where nothing is known of one.
+    """
+    if b"optim" in read_start(run / METADATA, TEXT_LIMIT):
+        return f"{METADATA}, as torch.distributed.checkpoint saves it"
+    place = optimizer_file(run, own=True) if run.is_dir() else None
+    if place is not None:
+        return place
+    from specdiag.checkpoint.torch_archive import open_torch
+
+    for path in sorted(run.iterdir()) if run.is_dir() else [run]:
+        if path.suffix not in TORCH_SUFFIXES or not path.is_file():
+            continue
+        try:
+            content = open_torch(path, str(path)).content
+        except SourceError:
+            continue
+        entries = _named(content)
+        for prefix, inner in (("", entries), *((f"{key}.", _named(value)) for key, value in entries.items())):
+            if (key := optimizer_key(inner)) is not None:
+                return f"'{brief(prefix + key)}' of {path.name}"
+    return None
+
+
+def _named(value: object) -> dict[str, object]:
+    entries = cast("Mapping[object, object]", value).items() if isinstance(value, Mapping) else ()
+    return {key: inner for key, inner in entries if isinstance(key, str)}
 
 
 def refuse_unread(label: str, place: str) -> None:
