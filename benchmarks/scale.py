@@ -12,6 +12,7 @@ says of whole models, of a 1B model and of a 7B layer, which it has not seen, st
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import measured_models
@@ -200,35 +202,39 @@ def ranks(device: str) -> dict[str, list[float]]:
 
 
 def share(device: str) -> list[Results]:
-    """The share of an analysis of 135M shapes, on one worker, that BLAS and LAPACK take."""
+    """The shares of an analysis of 135M shapes, on one worker, that BLAS and LAPACK take, and hashing the values."""
     if device != "cpu":
         return []
     import specdiag.spectra.eigenvalues as engine
+    import specdiag.spectra.scan as scan
     from specdiag.analysis.selection import select
     from specdiag.analysis.source import open_source
     from specdiag.analysis.workers import on_cpu, units
 
-    spent = 0.0
+    spent: dict[str, float] = {}
 
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            nonlocal spent
             start = time.perf_counter()
             found = call(*arguments, **options)
-            spent += time.perf_counter() - start
+            spent[what] += time.perf_counter() - start
             return found
 
         return run
 
-    engine.syrk, engine.eigvalsh = timed(engine.syrk), timed(engine.eigvalsh)
+    engine.syrk, engine.eigvalsh = timed("blas", engine.syrk), timed("blas", engine.eigvalsh)
+    scan.hashlib = SimpleNamespace(sha256=timed("hash", hashlib.sha256))
     found: list[Results] = []
-    for way, dtype in {"default": "float64", "float32": "float32"}.items():
+    ways = (("default", "135m", "auto"), ("float32", "135m", "float32"), ("bfloat16 storage", "135m-bf16", "auto"))
+    for way, model, dtype in ways:
         settings = _settings(dtype, device=device)
-        selected, _ = select(open_source(measured_models.fetch("135m")), settings)
+        selected, _ = select(open_source(measured_models.fetch(model)), settings)
         blocks = units(matrix for matrix in selected if ".layers." in matrix.name)
-        spent, start = 0.0, time.perf_counter()
+        spent |= {"blas": 0.0, "hash": 0.0}
+        start = time.perf_counter()
         list(on_cpu(blocks, settings, 1))
-        found.append({"way": way, "seconds": time.perf_counter() - start, "blas_seconds": spent})
+        seconds = time.perf_counter() - start
+        found.append({"way": way, "seconds": seconds, "blas_seconds": spent["blas"], "hash_seconds": spent["hash"]})
     return found
 
 

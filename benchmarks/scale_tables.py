@@ -133,9 +133,11 @@ def memory_table(results: Results) -> str:
 
 def share_table(results: Results) -> str:
     """Of one worker's time."""
-    rows = results["parts"]["share"]
-    told = (f"{row['blas_seconds'] / row['seconds']:.0%} ({row['way']})" for row in rows)
-    return f"On LLaMA-135M shapes {' and '.join(told)} of one worker's time is spent inside BLAS and LAPACK."
+    body = [
+        (row["way"], f"{row['blas_seconds'] / row['seconds']:.0%}", f"{row['hash_seconds'] / row['seconds']:.1%}")
+        for row in results["parts"]["share"]
+    ]
+    return table(("one worker, LLaMA-135M shapes", "in BLAS and LAPACK", "hashing"), body)
 
 
 def ranks_table(results: Results) -> str:
