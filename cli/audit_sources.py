@@ -122,7 +122,7 @@ def _audit(source: str, asked: options.Arguments, given: Given, *, listed: bool)
         return Outcome(source, audit(source, **asked), report=report)
     from .progress import analysis_bar
 
-    analysis = given.analysis() | (_streaming(source) if listed else {})
+    analysis = given.analysis() | (_streaming(source) if listed and report is None else {})
     with analysis_bar() as bar, _to_download(source) if analysis.get("stream") and listed else nullcontext():
         return Outcome(source, audit(source, **asked, **analysis, progress=bar), report=report)
 

@@ -8,6 +8,8 @@ import pytest
 from command import invoke, shell
 from fleets import model
 
+import specdiag
+
 
 @pytest.fixture(autouse=True)
 def models(tmp_path, monkeypatch):
@@ -30,6 +32,14 @@ def test_a_list_has_comments_empty_lines_and_each_source_once(tmp_path):
     assert listed("--from", "models.txt") == ["a", "with space", "b"]
     assert listed("--from", "-", input=LIST) == ["a", "with space", "b"]
     assert listed("b", "b", "--from", "models.txt") == ["b", "a", "with space"]
+
+
+def test_a_list_of_reports_beside_a_baseline(tmp_path):
+    specdiag.analyze(tmp_path / "a").save(tmp_path / "a.json")
+    (tmp_path / "models.txt").write_text("a.json\n")
+    done = invoke("audit", "--from", "models.txt", "--baseline", "b", "-f", "json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["baseline"]["location"] == "b"
 
 
 def test_a_pipe_of_the_shell_is_a_list(tmp_path):
