@@ -110,7 +110,7 @@ def _size(batch: pyarrow.RecordBatch) -> int:  # pyright: ignore[reportUnknownPa
     for column in batch.columns:
         if isinstance(column, pa.DictionaryArray):
             lengths = pc.call_function("binary_length", [column.dictionary])
-            total += sum(filter(None, lengths.take(column.indices).to_pylist()))
+            total += pc.call_function("sum", [lengths.take(column.indices)]).as_py() or 0
     return total
 
 
