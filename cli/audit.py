@@ -10,8 +10,9 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import annotations, audit_sources, audit_verdict, options, output, targets, workflow
+from . import annotations, audit_fleet, audit_sources, options, output, source_list, targets, workflow
 from . import audit_output as show
+from .audit_verdict import End, exit_code, reason
 from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Format(StrEnum):
     md = "md"
     sarif = "sarif"
     junit = "junit"
+    parquet = "parquet"
 
 
 @takes_shared("audit")
@@ -42,6 +44,15 @@ def audit(
     sources: options.SourcesArgument = None,
     *,
     given: Given,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Audit the sources that stand in this file, one a line (- for stdin); those of the hub are streamed.",
+            rich_help_panel=options.SOURCE,
+        ),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +135,7 @@ def audit(
         typer.Option(
             "--out",
             "-o",
-            help="Save the audit as JSON; with another format, what that prints.",
+            help="Save the audit as JSON; with another format, what that prints. Parquet takes what it has already.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -147,14 +158,17 @@ def audit(
     """
     from specdiag.auditing.thresholds import load_checks
 
-    named = sources or []
     checks = load_checks(thresholds)
     if explain is not None:
-        _require_alone(ctx, named)
+        _require_alone(ctx, sources or [])
         show.explain(explain, checks)
         return
     targets.check_file(out, format.value)
-    targets.check_apart(out, *named)
+    if format is Format.parquet:
+        out = audit_fleet.target(out)
+    listed = [] if models is None else source_list.read(models)
+    named = list(dict.fromkeys((*(sources or ()), *listed)))
+    targets.check_apart(out, *named, *([] if models is None else [str(models)]))
     audit_sources.check(named, baseline, given)
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
@@ -166,13 +180,20 @@ def audit(
         "initial_rms": initial_rms,
         "reference_model": reference_model,
     }  # fmt: skip
+    severity = fail_on.value
+    streamed = set(listed) - set(sources or ())
+    if format is Format.parquet and out is not None:
+        ends = audit_fleet.audit_fleet(named, asked, given, streamed, out)
+        code = exit_code(ends, severity)
+        show.reason(reason(ends, severity), code, below=False)
+        raise typer.Exit(code)
     outcomes: list[Outcome] = []
-    for outcome in audit_sources.audit_each(named, asked, given):
+    for outcome in audit_sources.audit_each(named, asked, given, streamed):
         outcomes.append(outcome)
         if outcome.audit is not None:
             show.tell(outcome.audit, format.value, all_rows=all_rows)
-    severity = fail_on.value
-    code = audit_verdict.exit_code(outcomes, severity)
+    ends = [End.of(outcome) for outcome in outcomes]
+    code = exit_code(ends, severity)
     encode = {
         Format.md: lambda: show.to_markdown(outcomes, all_rows=all_rows),
         Format.junit: lambda: show.to_junit(outcomes, severity),
@@ -184,7 +205,7 @@ def audit(
         output.deliver(encode(), out)
     if workflow.is_on():
         annotations.annotate(list(map(show.in_options, outcomes)))
-    show.reason(audit_verdict.reason(outcomes, severity), code, below=has_data and format is Format.table)
+    show.reason(reason(ends, severity), code, below=has_data and format is Format.table)
     if code:
         raise typer.Exit(code)
 

@@ -37,6 +37,14 @@ def tell(audit: AuditReport, format: str, *, all_rows: bool) -> None:
         output.talk(wording.headline(audit), _STYLES[audit.verdict])
 
 
+def progress(outcome: Outcome, done: int, total: int) -> None:
+    """Say how the audit of a model among many ended; what could not be audited is told already."""
+    from specdiag.auditing import wording
+
+    if outcome.audit is not None:
+        output.talk(f"{done}/{total} {wording.headline(outcome.audit)}", _STYLES[outcome.audit.verdict])
+
+
 def reason(line: str, code: int, *, below: bool) -> None:
     """Print the last line, below the tables or on stderr; a failure even where only errors are asked for."""
     style = "bold red" if code else "bold green"

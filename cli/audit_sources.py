@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def check(sources: Sequence[str], baseline: str | None, given: Given) -> None:
     from specdiag.report import is_report
 
     if not sources:
-        raise UsageError("name a SOURCE to audit, or a check with --explain")
+        raise UsageError("name a SOURCE to audit, a list of them with --from, or a check with --explain")
     for source in sources:
         if is_report(Path(source)):
             has_parts = baseline is not None and not is_report(Path(baseline))
@@ -54,39 +55,63 @@ def require_location(sources: Sequence[str]) -> None:
             )
 
 
-def audit_each(sources: Sequence[str], asked: options.Arguments, given: Given) -> Generator[Outcome]:
+def audit_each(
+    sources: Sequence[str], asked: options.Arguments, given: Given, listed: Container[str] = ()
+) -> Generator[Outcome]:
     """Audit the sources one after the other, and go on after one that cannot be audited.
 
     Args:
         sources: as they were typed.
         asked: arguments of the library's `audit`, but for those of the analysis.
         given: the shared options.
+        listed: those that stand in a list.
 
     Raises:
         UsageError: there is one source, and what was asked of it makes no sense.
     """
-    from specdiag.auditing.outcomes import Outcome
-
     for done, source in enumerate(sources):
         try:
-            yield _audit(source, asked, given)
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, KeyboardInterrupt) or interrupts.any_received():
-                told = (
-                    f"{done} of {len(sources)} sources were audited, and nothing was saved"
-                    if done
-                    else "nothing was audited"
-                )
-                output.talk(f"interrupted: {told}", "yellow")
-                output.leave()
-            if isinstance(error, UsageError) and len(sources) == 1:
-                raise
-            message, code = output.survived(error)
-            output.fault(message if source in message else f"{source}: {message}")
-            yield Outcome(source, error=message, code=code)
+            outcome = audit_one(source, asked, given, listed=source in listed, alone=len(sources) == 1)
+        except KeyboardInterrupt:
+            told = (
+                f"{done} of {len(sources)} sources were audited, and nothing was saved"
+                if done
+                else "nothing was audited"
+            )
+            output.talk(f"interrupted: {told}", "yellow")
+            output.leave()
+        yield outcome
 
 
-def _audit(source: str, asked: options.Arguments, given: Given) -> Outcome:
+def audit_one(source: str, asked: options.Arguments, given: Given, *, listed: bool, alone: bool = False) -> Outcome:
+    """Audit a source. An error is told, and an outcome too.
+
+    Args:
+        source: as it was typed.
+        asked: arguments of the library's `audit`, but for those of the analysis.
+        given: the shared options.
+        listed: True where it stands in a list.
+        alone: True where it is the only one.
+
+    Raises:
+        KeyboardInterrupt: a signal came, whatever a library made of it.
+        UsageError: it is the only source, and what was asked of it makes no sense.
+    """
+    from specdiag.auditing.outcomes import Outcome
+
+    try:
+        return _audit(source, asked, given, listed=listed)
+    except Exception as error:
+        if interrupts.any_received():
+            raise KeyboardInterrupt from error
+        if isinstance(error, UsageError) and alone:
+            raise
+        message, code = output.survived(error)
+        output.fault(message if source in message else f"{source}: {message}")
+        return Outcome(source, error=message, code=code)
+
+
+def _audit(source: str, asked: options.Arguments, given: Given, *, listed: bool) -> Outcome:
     from specdiag.auditing.audit import audit
     from specdiag.auditing.outcomes import Outcome
     from specdiag.report import is_report
@@ -97,5 +122,29 @@ def _audit(source: str, asked: options.Arguments, given: Given) -> Outcome:
         return Outcome(source, audit(source, **asked), report=report)
     from .progress import analysis_bar
 
-    with analysis_bar() as bar:
-        return Outcome(source, audit(source, **asked, **given.analysis(), progress=bar), report=report)
+    analysis = given.analysis() | (_streaming(source) if listed and report is None else {})
+    with analysis_bar() as bar, _to_download(source) if analysis.get("stream") and listed else nullcontext():
+        return Outcome(source, audit(source, **asked, **analysis, progress=bar), report=report)
+
+
+def _streaming(source: str) -> options.Arguments:
+    """Models of a list are streamed from the hub, or they would fill the disk; offline its cache is all there is."""
+    from huggingface_hub import constants
+
+    from specdiag.checkpoint.opening import is_on_hub
+
+    return {"stream": is_on_hub(source) and not constants.HF_HUB_OFFLINE}
+
+
+@contextmanager
+def _to_download(source: str) -> Generator[None]:
+    """Say of a model that cannot be streamed how it is audited, where nobody asked for streaming."""
+    from specdiag.checkpoint.stream import NotStreamedError
+
+    try:
+        yield
+    except NotStreamedError as error:
+        raise SourceError(
+            f"{source} is streamed as part of a list, and has weights that are no safetensors: "
+            "name it as a SOURCE, which downloads it"
+        ) from error

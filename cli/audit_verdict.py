@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
@@ -14,38 +14,50 @@ _NOUNS: dict[Severity, str] = {"fail": "failure", "warn": "warning"}
 _NOT_AUDITED = {2: "could not be audited as asked", 3: "could not be read", 4: "could not be computed"}
 
 
-def exit_code(outcomes: Sequence[Outcome], fail_on: Severity) -> int:
+class End(NamedTuple):
+    """How the audit of a source ended: its findings by severity, or the exit code of the error that it met."""
+
+    counts: Mapping[str, int] | None
+    code: int = 0
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> End:
+        """The end of an outcome."""
+        return cls(None if outcome.audit is None else outcome.audit.counts, outcome.code)
+
+
+def exit_code(ends: Sequence[End], fail_on: Severity) -> int:
     """1 where a source has a finding of that severity or worse, else the smallest code of an error, else 0."""
-    codes = {1 if _fails(outcome, fail_on) else outcome.code for outcome in outcomes} - {0}
+    codes = {1 if _fails(end, fail_on) else end.code for end in ends} - {0}
     return min(codes, default=0)
 
 
-def reason(outcomes: Sequence[Outcome], fail_on: Severity) -> str:
+def reason(ends: Sequence[End], fail_on: Severity) -> str:
     """The verdict with its reason in a line, and the sources counted where there are several."""
     counts = Counter[str]()
-    for outcome in outcomes:
-        counts.update(outcome.audit.counts if outcome.audit is not None else {})
+    for end in ends:
+        counts.update(end.counts or {})
     named = {severity: _counted(counts[severity], noun) for severity, noun in _NOUNS.items()}
     deciding = [named[s] for s in _NOUNS if s in _reach(fail_on) and counts[s]]
     if deciding:
         why = f"failed because --fail-on {fail_on}: {' and '.join(deciding)}"
-    elif lost := Counter(outcome.code for outcome in outcomes if outcome.code):
+    elif lost := Counter(end.code for end in ends if end.code):
         told = (f"{_counted(n, 'source')} {_NOT_AUDITED[code]}" for code, n in sorted(lost.items()))
         why = f"not passed because {', '.join(told)}"
     else:
         why = f"passed because --fail-on {fail_on}: {', '.join(named.values())}"
-    return why if len(outcomes) == 1 else f"{why}; {_sources(outcomes, fail_on)}"
+    return why if len(ends) == 1 else f"{why}; {_sources(ends, fail_on)}"
 
 
-def _sources(outcomes: Sequence[Outcome], fail_on: Severity) -> str:
-    ends = [_NOT_AUDITED[o.code] if o.audit is None else "failed" if _fails(o, fail_on) else "passed" for o in outcomes]
-    counts = Counter(ends)
-    listed = (f"{counts[end]} {end}" for end in ("passed", "failed", *_NOT_AUDITED.values()) if counts[end])
-    return f"{len(outcomes)} sources: {', '.join(listed)}"
+def _sources(ends: Sequence[End], fail_on: Severity) -> str:
+    said = [_NOT_AUDITED[e.code] if e.counts is None else "failed" if _fails(e, fail_on) else "passed" for e in ends]
+    counts = Counter(said)
+    listed = (f"{counts[how]} {how}" for how in ("passed", "failed", *_NOT_AUDITED.values()) if counts[how])
+    return f"{len(ends)} sources: {', '.join(listed)}"
 
 
-def _fails(outcome: Outcome, fail_on: Severity) -> bool:
-    return outcome.audit is not None and bool(outcome.audit.at_least(fail_on))
+def _fails(end: End, fail_on: Severity) -> bool:
+    return end.counts is not None and any(end.counts[severity] for severity in _reach(fail_on))
 
 
 def _reach(fail_on: Severity) -> tuple[Severity, ...]:

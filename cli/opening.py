@@ -84,4 +84,4 @@ def _holds_weights(folder: Path) -> bool:
 def stem(source: str) -> str:
     """Name of a file about this source in the working directory, before its suffix."""
     name = Path(source).resolve().name if Path(source).exists() else source
-    return re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$", "", name)).strip("-.")
+    return re.sub(r"[^\w.-]+", "--", re.sub(r"(\.specdiag)?\.json$|\.parquet$", "", name)).strip("-.")

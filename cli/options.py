@@ -74,7 +74,10 @@ def plain(value: object) -> object:
     return value.value if isinstance(value, StrEnum) else value
 
 
-SPELLED = {"all_rows": "--all", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set"}
+SPELLED = {
+    "all_rows": "--all", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set",
+    "models": "--from",
+}  # fmt: skip
 """Options that are not called as their parameters are."""
 
 

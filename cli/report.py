@@ -38,18 +38,35 @@ def report(
 ) -> None:
     """Write one HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
 
-    Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
+    Best from a saved report; a checkpoint is analysed first. A table of audit -f parquet gives a page of its models.
+    Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
+    from specdiag.auditing.fleets.table import is_table
     from specdiag.views.html.page import check_target, html_report
 
     out = out or Path(f"{opening.stem(source)}.specdiag.html")
     check_target(out)
+    if is_table(Path(source)):
+        if refused := options.listed([*given.names, *(["plan"] if plan is not None else [])]):
+            raise UsageError(f"{source} is the table of many models, drawn as it is: leave out {refused}")
+        _fleet(Path(source), out)
+        return
     from specdiag.auditing.audit import audit
     from specdiag.decay.plan import load_plan
 
     saved = None if plan is None else load_plan(plan)
     analysed = opening.report_of(source, given, "page")
     html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
+    output.talk(f"written: {out}", "green")
+
+
+def _fleet(table: Path, out: Path) -> None:
+    from specdiag.auditing.fleets.models import load_models
+    from specdiag.files import write_atomically
+    from specdiag.views.html.fleet import fleet_page
+
+    models = load_models(table)
+    write_atomically(out, fleet_page(models, table.name).encode())
     output.talk(f"written: {out}", "green")
 
 

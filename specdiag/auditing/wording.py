@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 
-from specdiag.auditing.records import NO_CONFIG, AuditReport, DecayAnswer, Finding
+from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
 from specdiag.text.names import listed
@@ -41,7 +42,18 @@ def explanation(finding: Finding) -> str:
 
 def coverage(audit: AuditReport) -> list[str]:
     """List the checks that ran, and those that did not and why."""
-    covered = audit.coverage
+    unread = [] if audit.coverage.files else [audit.source.unread]
+    unread += [f"Baseline: {audit.baseline.unread}"] if audit.baseline is not None and audit.baseline.unread else []
+    return extent(audit.coverage, unread)
+
+
+def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
+    """List the checks that ran, and those that did not and why.
+
+    Args:
+        covered: the coverage of an audit.
+        unread: sentences on files that were not looked into.
+    """
     small_tensors = (
         "; values of norm gains and biases are not seen in a report or an open checkpoint"
         if covered.n_others is None
@@ -52,9 +64,7 @@ def coverage(audit: AuditReport) -> list[str]:
         f"Looked at {covered.n_matrices} matrices of {covered.n_tensors} tensors{small_tensors}. "
         f"{len(covered.checks)} of {total} checks were made."
     ]
-    unread = [] if covered.files else [audit.source.unread]
-    unread += [f"Baseline: {audit.baseline.unread}"] if audit.baseline is not None and audit.baseline.unread else []
-    lines += [printable(sentence) for sentence in (*_other_files(audit), *unread) if sentence]
+    lines += [printable(sentence) for sentence in (*_other_files(covered), *unread) if sentence]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for check, reason in covered.not_checked.items():
         by_reason[reason].append(check)
@@ -67,10 +77,10 @@ def coverage(audit: AuditReport) -> list[str]:
     return lines
 
 
-def _other_files(audit: AuditReport) -> list[str]:
+def _other_files(covered: Coverage) -> list[str]:
     """Say what was done with the weight files beside those of the model, those of one treatment together."""
     by_treatment: dict[str, list[str]] = defaultdict(list)
-    for name, done in audit.coverage.files.items():
+    for name, done in covered.files.items():
         by_treatment[done].append(name)
     return [f"Other weight files, {done}: {listed(names, _FILES)}." for done, names in by_treatment.items()]
 

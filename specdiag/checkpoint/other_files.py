@@ -84,7 +84,7 @@ def find_other_files(source: Source, opening: Opening) -> tuple[Folder | None, l
         revision=source.commit or source.revision,
     )
     folder = open_folder(place, stream=opening.stream)
-    names, left = _names_below(Path(source.location)) if is_local else (folder.names, {})
+    names, left = names_below(Path(source.location)) if is_local else (folder.names, {})
     picked = None if opening.file is None else f"file={opening.file} was picked"
     sets: dict[tuple[str, ...], list[str]] = {}
     visible = [name for name in (*names, *folder.names) if not f"/{name}".count("/.")]
@@ -165,8 +165,15 @@ def _step_folder(name: str) -> tuple[str] | None:
     return None
 
 
-def _names_below(root: Path) -> tuple[list[str], dict[str, str]]:
-    """List the files of a directory, and why other folders are not listed. Hidden ones and links are not followed."""
+def names_below(root: Path) -> tuple[list[str], dict[str, str]]:
+    """List the files of a directory, and why other folders are not listed. Hidden ones and links are not followed.
+
+    Args:
+        root: the directory.
+
+    Returns:
+        Names relative to it; and folders whose files are not among them, with the reason.
+    """
     names: list[str] = []
     left: dict[str, str] = {}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from specdiag.checkpoint.formats import FORMATS, N_PROBE, format_of
 from specdiag.checkpoint.hub import checked_names, translate_hub_errors, transport_errors
@@ -20,6 +24,9 @@ from specdiag.checkpoint.safetensors_header import FIRST_READ
 from specdiag.errors import SourceError, UsageError
 from specdiag.files import TEXT_LIMIT
 
+FULL_COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision that is a commit, and always the same one."""
+_LIMITED = 429
 _BY_RANGES = tuple(format for format in FORMATS if format.list_by_ranges is not None)
 _SUFFIXES = tuple(suffix for format in _BY_RANGES for suffix in format.suffixes)
 
@@ -59,7 +66,7 @@ class StreamedFiles:
             names: the files.
 
         Raises:
-            UsageError: a file has to be downloaded, for its format is not read by ranges.
+            NotStreamedError: a file has to be downloaded, for its format is not read by ranges.
             SourceError: a file is of no supported format, or the hub does not give it.
         """
         refuse_foreign(names, self.repo)
@@ -130,22 +137,53 @@ def list_repository(repo: str, revision: str | None, *, maybe_path: bool = False
         raise SourceError(
             f"stream=True reads {repo} from the hub and HF_HUB_OFFLINE is set: unset it, or leave out stream=True"
         )
-    api = HfApi()
+    commit = commit_of(repo, revision, maybe_path=maybe_path)
+    with _asking(repo, revision, maybe_path=maybe_path):
+        entries = list(HfApi().list_repo_tree(repo, recursive=True, revision=commit))
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    checked_names([file.path for file in files], repo)
+    return StreamedFiles(repo, commit, {file.path: _size(file.size, repo, file.path) for file in files})
+
+
+def commit_of(repo: str, revision: str | None, *, maybe_path: bool = False) -> str:
+    """Ask the hub for the commit behind a revision. Where it limits its answers, they are waited for.
+
+    Args:
+        repo: `org/name`, or a legacy one-word id.
+        revision: branch, tag or commit; None for the default branch.
+        maybe_path: whether `repo` may have been meant as a path, for messages.
+
+    Raises:
+        SourceError: the hub has no such model or revision, does not give it, or cannot be reached.
+    """
+    at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+    with _asking(repo, revision, maybe_path=maybe_path):
+        answer = http_backoff(
+            "GET",
+            f"{constants.ENDPOINT}/api/models/{repo}{at}",
+            headers=build_hf_headers(),
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            retry_on_exceptions=(),
+            retry_on_status_codes=_LIMITED,
+        )
+        hf_raise_for_status(answer)
+        commit = answer.json().get("sha")
+    if not isinstance(commit, str) or not commit:
+        raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out stream=True to download")
+    return commit
+
+
+@contextmanager
+def _asking(repo: str, revision: str | None, *, maybe_path: bool) -> Generator[None]:
     with translate_hub_errors(repo, revision, maybe_path=maybe_path):
         try:
-            commit = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha
-            entries = list(api.list_repo_tree(repo, recursive=True, revision=commit))
+            yield
         except HfHubHTTPError:
             raise
         except transport_errors() as error:
             raise SourceError(
                 f"{constants.ENDPOINT} cannot be reached to list {repo} ({type(error).__name__}): check the connection"
             ) from error
-    if not isinstance(commit, str) or not commit:
-        raise SourceError(f"{constants.ENDPOINT} names no commit of {repo}: leave out stream=True to download")
-    files = [entry for entry in entries if isinstance(entry, RepoFile)]
-    checked_names([file.path for file in files], repo)
-    return StreamedFiles(repo, commit, {file.path: _size(file.size, repo, file.path) for file in files})
 
 
 def _size(listed: object, repo: str, name: str) -> int:
@@ -158,6 +196,12 @@ def _size(listed: object, repo: str, name: str) -> int:
     )
 
 
-def _not_streamed(label: str) -> UsageError:
+class NotStreamedError(UsageError):
+    """A file has to be downloaded, for its format is not read by ranges."""
+
+
+def _not_streamed(label: str) -> NotStreamedError:
     streamed = " and ".join(format.name for format in _BY_RANGES)
-    return UsageError(f"stream=True reads {streamed}, and '{label}' is none: leave out stream=True to download it")
+    return NotStreamedError(
+        f"stream=True reads {streamed}, and '{label}' is none: leave out stream=True to download it"
+    )

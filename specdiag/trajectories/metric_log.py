@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from specdiag.errors import ComputationError, SourceError, UsageError
+from specdiag.errors import SourceError, UsageError
 from specdiag.files import json_decoder, read_whole
 from specdiag.records import Record
+from specdiag.storage.lines import append_lines
 
 LOG_NAME = "specdiag_log.jsonl"
 """Name of the file in a run's directory."""
@@ -28,8 +29,6 @@ RUN = ""
 
 LIMIT = 1 << 30
 """Size in bytes of the largest log that is read: some ten million entries."""
-_TAIL = 1 << 16
-"""Bytes that are read at once when the last newline is searched from the end."""
 
 
 class LogEntry(Record, frozen=True, kw_only=True):
@@ -75,20 +74,10 @@ def append_log(path: str | os.PathLike[str], entries: Iterable[LogEntry]) -> Non
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+    with os.fdopen(descriptor, "r+b", buffering=0):
         with suppress(OSError):  # a file system without such locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        end = _whole_lines(file.seek(0, os.SEEK_END), descriptor)
-        try:
-            file.truncate(end)
-            file.seek(end)
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(descriptor)
-        except OSError as error:
-            file.truncate(end)
-            raise ComputationError(f"writing {path} failed: {error.strerror}; free space and go on") from error
+        append_lines(descriptor, path, data)
 
 
 def read_log(path: str | os.PathLike[str]) -> list[LogEntry]:
@@ -122,15 +111,3 @@ def latest(entries: Iterable[LogEntry]) -> list[LogEntry]:
     """
     last = {(e.step, e.module, e.metric): e for e in entries}
     return sorted(last.values(), key=lambda e: e.step)
-
-
-def _whole_lines(size: int, descriptor: int) -> int:
-    """Return the number of bytes up to and including the last newline; 0 if there is none."""
-    end = size
-    while end > 0:
-        start = max(0, end - _TAIL)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from specdiag.errors import MissingExtraError, UsageError
+from specdiag.errors import UsageError
+from specdiag.storage.pyarrow import require_pyarrow
 from specdiag.text import markdown
 from specdiag.text.printable import restored, reversible
 
@@ -99,11 +100,10 @@ def _markdown(rows: Rows, columns: Sequence[str]) -> bytes:
 
 
 def _parquet(rows: Rows, columns: Sequence[str]) -> bytes:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("parquet needs pyarrow: pip install pyarrow") from error
+    require_pyarrow()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     out = io.BytesIO()
     pq.write_table(pa.table({c: [row.get(c) for row in rows] for c in columns}), out)
     return out.getvalue()

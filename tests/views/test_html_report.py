@@ -6,7 +6,6 @@ import json
 import os
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import browser
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command import execute, python
+from html_pages import COLUMN, HOSTILE, Read
 from msgspec.structs import replace as replace_record
 
 import specdiag
@@ -28,13 +28,6 @@ ROLES = {
     "self_attn.v_proj": ("v", "attention"), "self_attn.o_proj": ("o", "attention"), "mlp.gate_proj": ("gate", "mlp"),
     "mlp.up_proj": ("up", "mlp"), "mlp.down_proj": ("down", "mlp"),
 }  # fmt: skip
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    "\"' onmouseover=alert(1) x='",
-    "<img src=https://example.org/x onerror=alert(2)>",
-    "{{ 7 * 191 }}<!-- ",
-    "abc‮txt.exe\n‏",
-)
 
 
 def noise(rows: int, cols: int) -> torch.Tensor:
@@ -60,39 +53,6 @@ def made_up(n_layers: int, extra: tuple[str, ...] = (), n: int = 2048):
         )  # fmt: skip
     summary = summarise(records, (), n_tensors=len(records), n_parameters=len(records) * 4096 * n)
     return replace(real, records=tuple(records), skipped=(), summary=summary, _spectra=spectra)
-
-
-class Read(HTMLParser):
-    """The elements of a page, checked for balance, with the text and attributes of each."""
-
-    VOID = ("meta", "path", "wbr", "br", "img")
-    OPTIONAL = ("td", "tr", "th", "li", "dt", "dd", "p")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.elements, self.text = [], [], {}
-        self.feed(text)
-        self.close()
-        assert [t for t in self.open if t not in self.OPTIONAL] == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self.open and self.open[-1] != tag and self.open[-1] in self.OPTIONAL:
-            self.open.pop()
-        if tag not in self.VOID:
-            assert self.open[-1:] == [tag], self.open
-            self.open.pop()
-
-    def handle_data(self, data):
-        if self.open:
-            self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
-
-    def of(self, tag):
-        return [attrs for t, attrs in self.elements if t == tag]
 
 
 def whole(report, **given):
@@ -390,9 +350,6 @@ def on_page(tab, minilm_page, tmp_path):
     yield tab
     assert tab.complaints() == []
     assert tab.requests() == [(tmp_path / "page.html").resolve().as_uri()]
-
-
-COLUMN = """[...document.querySelectorAll("#records tbody tr:not([hidden])")].map(row => row.cells[%d].textContent)"""
 
 
 def test_browser_sorts(on_page, minilm_report):

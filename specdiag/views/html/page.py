@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from specdiag.auditing import wording
 from specdiag.auditing.records import AuditReport, Finding
@@ -21,7 +19,6 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra import farms
 from specdiag.text import checks
-from specdiag.text.printable import printable
 from specdiag.views import plan_sentences, sentences
 from specdiag.views.answer import answer
 from specdiag.views.cells import number
@@ -31,6 +28,7 @@ from specdiag.views.html import interactive, provenance, tables
 from specdiag.views.html.chart import HEIGHT, WIDTH, Chart, chart
 from specdiag.views.html.facts import facts, glossary
 from specdiag.views.html.heat import Heatmap, heatmap
+from specdiag.views.html.rendering import render
 from specdiag.views.html.spectrum import Spectrum, spectrum
 
 _SKIPPED_UP_TO = 300
@@ -130,17 +128,9 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
     heat = heatmap(report.records)
     modules = [_module(r, *spectrum_or_reason) for r, spectrum_or_reason in zip(report, drawn, strict=True)]
     plotly = interactive.plotly()
-    script = _data("report.js")
-    environment = Environment(
-        loader=DictLoader({"report": _data("report.html.j2")}),
-        autoescape=True,
-        finalize=_plain,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["foldable"] = _foldable
-    return environment.get_template("report").render(
+    return render(
+        "report.html.j2",
+        (plotly.digest,) if plotly else (),
         report=report,
         source=report.source,
         settings=report.settings,
@@ -167,26 +157,9 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         width=WIDTH,
         height=HEIGHT,
         provenance=provenance.as_json(report),
-        style=Markup(_data("style.css")),
-        script=Markup(script),
-        digests=[interactive.digest(script.encode()), *([plotly.digest] if plotly else [])],
         plotly=plotly,
         curves=_json([None if d is None else interactive.curves(d) for d, _ in drawn]) if plotly else "",
     )
-
-
-def _data(name: str) -> str:
-    return files("specdiag.views.html").joinpath(name).read_text(encoding="utf-8")
-
-
-def _plain(value: object) -> str:
-    """Write out the characters of a value that do not show, or that turn the text around."""
-    return value if isinstance(value, Markup) else printable(str(value))
-
-
-def _foldable(name: str) -> Markup:
-    """Let a narrow column break a name after its dots."""
-    return Markup(".<wbr>").join(escape(_plain(part)) for part in name.split("."))
 
 
 def _drawn(report: SpectralReport, record: ModuleRecord) -> tuple[Spectrum | None, str]:

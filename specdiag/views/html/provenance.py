@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from specdiag.records import Settings
 from specdiag.report import SpectralReport
 from specdiag.spectra.tail_rules import TAIL_RULES
-from specdiag.text.printable import printable
+from specdiag.views.html.rendering import as_text
 
 
 def tail(settings: Settings) -> str:
@@ -42,4 +42,4 @@ def as_json(report: SpectralReport) -> Markup:
         "statuses": dict(Counter(r.status for r in report)),
     }
     text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
-    return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
+    return as_text(text)

@@ -39,8 +39,7 @@ function enliven(table) {
     head.append(button);
   }
   const [bar, field, count] = ["p", "input", "output"].map((name) => document.createElement(name));
-  const placeholder = "filter: a part of the name, layer:5, role:q";
-  Object.assign(field, { type: "search", placeholder, ariaLabel: "filter rows" });
+  Object.assign(field, { type: "search", placeholder: table.dataset.filter, ariaLabel: "filter rows" });
   field.addEventListener("input", () => filter(table, field.value, count));
   bar.className = "bar";
   bar.append(field, " ", count);

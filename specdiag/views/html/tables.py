@@ -50,17 +50,17 @@ class Table(NamedTuple):
 
 def role_table(roles: Sequence[RoleSummary]) -> Table:
     """Make a row for each role, with its medians."""
-    return _table(roles, role_columns())
+    return table(roles, role_columns())
 
 
 def contrast_table(contrasts: Sequence[Contrast]) -> Table:
     """Make a row for each contrast of MLP minus attention."""
-    return _table(contrasts, contrast_columns())
+    return table(contrasts, contrast_columns())
 
 
 def law_table(laws: Sequence[RoleLaws]) -> Table:
     """Make a row for each role, with the laws that its tails follow."""
-    return _table(laws, law_columns())
+    return table(laws, law_columns())
 
 
 def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> Table:
@@ -70,7 +70,7 @@ def record_table(records: Sequence[ModuleRecord], links: Mapping[str, str]) -> T
         records: rows of the report.
         links: the panel that each name leads to, by key.
     """
-    return _table(records, record_columns(), lambda r: links[r.key])
+    return table(records, record_columns(), lambda r: links[r.key])
 
 
 def plan_table(plan: DecayPlan, links: Mapping[str, str]) -> Table:
@@ -80,15 +80,22 @@ def plan_table(plan: DecayPlan, links: Mapping[str, str]) -> Table:
         plan: the plan.
         links: the panel that each name leads to; a Parameter outside of the report has none.
     """
-    return _table(plan.entries, plan_columns(plan), lambda e: links.get(e.name))
+    return table(plan.entries, plan_columns(plan), lambda e: links.get(e.name))
 
 
 def skipped_table(skipped: Sequence[Skipped]) -> Table:
     """Make a row for each tensor that was left out, with the reason."""
-    return _table(skipped, skipped_columns())
+    return table(skipped, skipped_columns())
 
 
-def _table(rows: Sequence[R], columns: Sequence[Column[R]], link: Callable[[R], str | None] | None = None) -> Table:
+def table(rows: Sequence[R], columns: Sequence[Column[R]], link: Callable[[R], str | None] | None = None) -> Table:
+    """Make a table of any rows.
+
+    Args:
+        rows: the rows.
+        columns: the columns; those without a value in any row are left out.
+        link: gives the panel that the first cell of a row leads to.
+    """
     shown = filled(columns, rows)
 
     def cell(column: Column[R], row: R) -> Cell:

@@ -1,0 +1,1 @@
+"""Audits of many models: rows of one table, kept as they are made, and saved as parquet."""
