@@ -116,6 +116,16 @@ def audit(
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = True,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            "--tokens",
+            metavar="N",
+            min=0,
+            help="Look for tokens that training hardly met, and list N of them.",
+            rich_help_panel=options.CONTENT,
+        ),
+    ] = 0,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
@@ -155,7 +165,7 @@ def audit(
         return
     targets.check_file(out, format.value)
     targets.check_apart(out, *named)
-    audit_sources.check(named, baseline, given)
+    audit_sources.check(named, baseline, given, tokens=tokens)
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
     if format is Format.sarif and sarif_location is None:
@@ -164,7 +174,7 @@ def audit(
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
         "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
         "initial_rms": initial_rms,
-        "reference_model": reference_model,
+        "reference_model": reference_model, "tokens": tokens,
     }  # fmt: skip
     outcomes: list[Outcome] = []
     for outcome in audit_sources.audit_each(named, asked, given):

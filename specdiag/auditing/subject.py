@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from specdiag.auditing.records import DecayAnswer
+from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.report import SpectralReport
@@ -44,6 +44,7 @@ class Subject:
         baseline: the report of the baseline, where there is one.
         identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
+        tokens: the tables of tokens, where they were asked for.
     """
 
     report: SpectralReport
@@ -61,3 +62,4 @@ class Subject:
     baseline: SpectralReport | None = None
     identity: Identity | None = None
     decay: DecayAnswer | None = None
+    tokens: tuple[TokenTable, ...] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
+from specdiag.auditing import token_wording
 from specdiag.auditing.records import NO_CONFIG, AuditReport, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
@@ -159,6 +160,7 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         if len(shown) < len(group):
             lines.append(f"| and {len(group) - len(shown)} more | | |")
         lines.append("")
+    lines += [line for table in audit.tokens for line in token_wording.to_markdown(table)]
     sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
     return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 
