@@ -1,15 +1,28 @@
-"""Checks of adapters against their own adapter_config.json: updates that are all zero, and weights that it lost."""
+"""Checks of adapters: what their settings promise, and what their factors are like.
+
+They say what was measured, no more: a concentrated or large update may be meant.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
+from specdiag.checkpoint.adapters.patterns import Patterns
+from specdiag.errors import SourceError
+
+if TYPE_CHECKING:
+    from specdiag.auditing.adapter_screen import Screen
 
 _EITHER = frozenset({"classifier", "score"})
 """Names of heads of which PEFT lists both for classification, and a model has one."""
+_OF_FACTORS = ("adapter_one_sided", "adapter_initial", "adapter_random", "adapter_concentrated")
+_OF_SETTINGS = ("adapter_empty", "adapter_lost", "adapter_targets")
+_OF_BASE = ("adapter_norm", "adapter_intruders")
+_LEAST_RANK = 4
+"""Rank below which a share of the energy in the first direction says little."""
 
 
 def is_empty(subject: Subject) -> bool:
@@ -20,6 +33,8 @@ def is_empty(subject: Subject) -> bool:
     """
     if subject.adapter is None or not subject.report.complete or _is_selection(subject):
         return False
+    if subject.report.source.base is not None:
+        return bool(subject.screens) and all(s.is_zero for s in subject.screens)
     return all(r.status == "zero" for r in subject.report if r.key in subject.updates)
 
 
@@ -32,10 +47,63 @@ def content(subject: Subject) -> Iterator[Observation]:
     if subject.adapter is None:
         return
     if is_empty(subject):
-        n = len(subject.updates)
+        n = len(subject.updates) or len(subject.screens)
         yield Observation("adapter_empty", None, f"all {n} updates are zero" if n else "no updates at all")
-    for name in _lost(subject.adapter, [*(r.name for r in subject.report), *(s.name for s in subject.report.skipped)]):
-        yield Observation("adapter_lost", name, "not there")
+    if subject.report.source.base is None:
+        names = [*(r.name for r in subject.report), *(s.name for s in subject.report.skipped)]
+        for name in _lost(subject.adapter, names):
+            yield Observation("adapter_lost", name, "not there")
+
+
+def factors(subject: Subject) -> Iterator[Observation]:
+    """Find updates of zero, factors as initialised, and energies that are those of noise or lie in one direction.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        Words where a factor is zero or initial; distances from random factors; shares of the first direction.
+    """
+    is_whole = is_empty(subject)
+    for s in subject.screens:
+        if s.is_zero and not is_whole:
+            yield Observation("adapter_one_sided", s.name, _which(s))
+        if s.is_initial and not s.is_zero:
+            yield Observation("adapter_initial", s.name, "A as it is initialised")
+        if s.distance is not None:
+            yield Observation("adapter_random", s.name, s.distance)
+        if s.share is not None and s.rank >= _LEAST_RANK:
+            yield Observation("adapter_concentrated", s.name, s.share)
+
+
+def targets(subject: Subject) -> Iterator[Observation]:
+    """Find updates of modules that the settings do not name.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    settings = subject.adapter
+    if settings is None or _targets_problem(subject) is not None:
+        return
+    for s in subject.screens:
+        if not _is_target(s.module, settings):
+            yield Observation("adapter_targets", s.name, "not among target_modules")
+
+
+def beside_base(subject: Subject) -> Iterator[Observation]:
+    """Compare updates with the weights that they change.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        Ratios of spectral norms; numbers of intruder dimensions beyond those that noise makes.
+    """
+    for s in subject.screens:
+        if s.of_base is not None:
+            yield Observation("adapter_norm", s.name, s.of_base.ratio)
+            if s.of_base.intruders > s.of_base.expected:
+                yield Observation("adapter_intruders", s.name, s.of_base.intruders, s.of_base.expected)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -45,8 +113,55 @@ def not_checked(subject: Subject) -> dict[str, str]:
         subject: the subject of the audit.
     """
     if subject.adapter is None:
-        return dict.fromkeys(("adapter_empty", "adapter_lost"), "the source is no adapter, or a report of one")
-    return {"adapter_empty": "only a selection of the matrices was asked for"} if _is_selection(subject) else {}
+        checks = (*_OF_SETTINGS, *_OF_FACTORS, *_OF_BASE)
+        return dict.fromkeys(checks, "the source is no adapter, or a report of one")
+    reasons: dict[str, str] = {}
+    if subject.report.source.base is None:
+        reasons |= dict.fromkeys(_OF_BASE, "needs base=")
+    else:
+        reasons["adapter_lost"] = "with base= the weights are the model's: audit the adapter without it"
+    if _is_selection(subject):
+        reasons["adapter_empty"] = "only a selection of the matrices was asked for"
+    if not subject.screens:
+        reasons |= dict.fromkeys(_OF_FACTORS, "no update that could be read")
+    if problem := _targets_problem(subject):
+        reasons["adapter_targets"] = problem
+    return reasons
+
+
+def _which(s: Screen) -> str:
+    """Say why an update is zero."""
+    if not s.zero:
+        return "zero, though neither factor is"
+    return {("A",): "A is zero, B is not", ("B",): "B is zero, A is not"}.get(s.zero, "A and B are zero")
+
+
+def _targets_problem(subject: Subject) -> str | None:
+    """Say why modules cannot be held against target_modules; None where they can."""
+    settings = subject.adapter or {}
+    declared = settings.get("target_modules")
+    if not declared or declared == "all-linear" or not isinstance(declared, str | list):
+        return "adapter_config.json lists no target_modules"
+    try:
+        for s in subject.screens:
+            _is_target(s.module, settings)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
+def _is_target(module: str, settings: Mapping[str, object]) -> bool:
+    """Tell whether PEFT would adapt a module: its name ends in an entry of the list, or fits the expression."""
+    declared = settings.get("target_modules")
+    if isinstance(declared, str):
+        fits = bool(Patterns({declared: True}).first(module, False))
+    else:
+        paths = [*_texts(declared), *(p.rpartition(".")[0] for p in _texts(settings.get("target_parameters")))]
+        fits = any(module == path or module.endswith(f".{path}") for path in paths)
+    layers = settings.get("layers_to_transform")
+    chosen: list[object] = cast("list[object]", layers) if isinstance(layers, list) else [layers]
+    numbers = {int(part) for part in module.split(".") if part.isdecimal() and len(part) < 9}
+    return fits and (layers is None or not numbers or any(number in chosen for number in numbers))
 
 
 def _is_selection(subject: Subject) -> bool:

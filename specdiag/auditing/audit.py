@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
+    from specdiag.auditing.adapter_screen import Screen
     from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 
     _Stored = Sequence[StoredTensor] | None
@@ -188,6 +189,7 @@ def _open(
             beside=beside,
             other_files=other_files,
             adapter=checkpoint.adapter,
+            screens=_screens(checkpoint, report, checks),
             updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
             n_others=None if small_tensors is None else len(small_tensors),
             others=tuple(read_others(small_tensors or ())),
@@ -200,6 +202,16 @@ def _open(
 
 def _is_report(source: AnalysisSource | SpectralReport) -> bool:
     return isinstance(source, SpectralReport) or (is_location(source) and is_report(Path(source)))
+
+
+def _screens(checkpoint: Checkpoint, report: SpectralReport, checks: Mapping[str, Check]) -> tuple[Screen, ...]:
+    """Measure the updates of an adapter that were analysed; singular vectors only where a check asks for them."""
+    from specdiag.auditing.adapter_screen import screen
+
+    family = {r.name: r.family for r in report.records}
+    embeddings = {name for name, kind in family.items() if kind == "embedding"}
+    with_base = checks["adapter_norm"].enabled or checks["adapter_intruders"].enabled
+    return tuple(screen(tuple(u for u in checkpoint.updates if u.name in family), embeddings, with_base=with_base))
 
 
 def _baseline(
