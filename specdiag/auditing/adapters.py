@@ -133,7 +133,7 @@ def _which(s: Screen) -> str:
     """Say why an update is zero."""
     if not s.zero:
         return "zero, though neither factor is"
-    return {("A",): "A is zero, B is not", ("B",): "B is zero, A is not"}.get(s.zero, "A and B are zero")
+    return "A and B are zero" if len(s.zero) > 1 else f"{s.zero[0]} is zero, the other factor is not"
 
 
 def _targets_problem(subject: Subject) -> str | None:

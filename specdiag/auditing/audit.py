@@ -207,11 +207,14 @@ def _is_report(source: AnalysisSource | SpectralReport) -> bool:
 def _screens(checkpoint: Checkpoint, report: SpectralReport, checks: Mapping[str, Check]) -> tuple[Screen, ...]:
     """Measure the updates of an adapter that were analysed; singular vectors only where a check asks for them."""
     from specdiag.auditing.adapter_screen import screen
+    from specdiag.system.blas_threads import OneBlasThread
 
     family = {r.name: r.family for r in report.records}
     embeddings = {name for name, kind in family.items() if kind == "embedding"}
     with_base = checks["adapter_norm"].enabled or checks["adapter_intruders"].enabled
-    return tuple(screen(tuple(u for u in checkpoint.updates if u.name in family), embeddings, with_base=with_base))
+    updates = tuple(update for update in checkpoint.updates if update.name in family)
+    with OneBlasThread():
+        return tuple(screen(updates, embeddings, with_base=with_base))
 
 
 def _baseline(

@@ -126,7 +126,7 @@ class TokenTable(Record, frozen=True, kw_only=True):
     n_equal: int = 0
     """Other rows than these that are equal to another row, bit for bit."""
     n_missing: int = 0
-    """Tokens of the tokenizer that the embedding has no row for."""
+    """Tokens of the tokenizer that the table has no row for."""
     reference: Literal["reserved", "densest"] | None = None
     """The rows that the others are compared with; None where there are no scores."""
     n_reference: int = 0

@@ -17,6 +17,7 @@ from specdiag.errors import SourceError
 from specdiag.report import SpectralReport
 from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
 from specdiag.spectra.untrained_rows import LIKE, RowScores, score_rows
+from specdiag.system.blas_threads import OneBlasThread
 
 _IN_GGUF = re.compile(r"token_embd(\.weight)?")
 _HEADS = re.compile(r"output(\.weight)?")
@@ -48,7 +49,9 @@ def read_tables(checkpoint: Checkpoint, report: SpectralReport, n: int) -> tuple
         tokenizer = read_tokenizer(checkpoint)
     except (SourceError, OSError) as error:
         reason = str(error)
-    return tuple(_read(matrix, tokenizer, reason, n) for matrix in matrices)
+    matrices.sort(key=lambda matrix: matrix.module.role)  # the embedding before the head
+    with OneBlasThread():
+        return tuple(_read(matrix, tokenizer, reason, n) for matrix in matrices)
 
 
 def _is_table(matrix: WeightMatrix) -> bool:
@@ -86,7 +89,7 @@ def _read(matrix: WeightMatrix, tokenizer: Tokenizer | None, no_tokenizer: str |
         n_padding=len(padding),
         n_zero=len(zero),
         n_equal=sum(row in ordinary for row in copies),
-        n_missing=sum(id >= rows for id in tokenizer.texts) if matrix.module.role == "embed" else 0,
+        n_missing=sum(id >= rows for id in tokenizer.texts),
         reference=None if scored.scores is None else "reserved" if scored.is_known else "densest",
         n_reference=len(scored.reference),
         coherence=scored.coherence,

@@ -27,7 +27,7 @@ _LEAST_ROWS = 64
 _BLOCK_VALUES = 1 << 21
 _SAMPLE_VALUES = 1 << 26
 """Values of which the principal component is computed: tables up to this size whole, of others evenly spaced rows."""
-_FLOPS = 4e11
+_FLOPS = 2e11
 """Work of the search for near neighbours, in fewer dimensions where the table would take more."""
 _DIMENSIONS = 32
 _SUBSPACE, _ROUNDS = 8, 24
