@@ -38,6 +38,16 @@ def is_empty(subject: Subject) -> bool:
     return all(r.status == "zero" for r in subject.report if r.key in subject.updates)
 
 
+def one_sided(subject: Subject) -> list[Screen]:
+    """Find updates of zero beside others that are not.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    zero = [s for s in subject.screens if s.is_zero]
+    return zero if len(zero) < len(subject.screens) else []
+
+
 def content(subject: Subject) -> Iterator[Observation]:
     """Find an adapter without a change, and weights that its settings promise and that are not there.
 
@@ -64,10 +74,8 @@ def factors(subject: Subject) -> Iterator[Observation]:
     Yields:
         Words where a factor is zero or initial; distances from random factors; shares of the first direction.
     """
-    is_whole = is_empty(subject)
+    yield from (Observation("adapter_one_sided", s.name, _which(s)) for s in one_sided(subject))
     for s in subject.screens:
-        if s.is_zero and not is_whole:
-            yield Observation("adapter_one_sided", s.name, _which(s))
         if s.is_initial and not s.is_zero:
             yield Observation("adapter_initial", s.name, "A as it is initialised")
         if s.distance is not None:
