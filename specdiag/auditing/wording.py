@@ -16,6 +16,7 @@ FEW = 5
 """Findings of one check that are listed where not all are asked for."""
 
 
+_FEW_OF_A_FAMILY = 4
 _FILES = 8
 """Names of other files that a sentence lists."""
 
@@ -176,8 +177,10 @@ def error_to_markdown(source: str, error: str) -> bytes:
 
 
 def _collapsed(checks: list[str]) -> str:
-    """List ids of checks. Several checks against a baseline, and no others, are written as `baseline_*`."""
-    return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)
+    """List ids of checks. All those against a baseline, or of adapters, are written as `baseline_*`."""
+    beginnings = {check.partition("_")[0] for check in checks}
+    is_family = len(checks) > _FEW_OF_A_FAMILY and beginnings in ({"baseline"}, {"adapter"})
+    return f"{beginnings.pop()}_*" if is_family else ", ".join(checks)
 
 
 def _plain(number: float) -> str:
