@@ -21,6 +21,8 @@ from specdiag.spectra.random_factors import energy_share, random_shares
 
 _LARGEST = 1 << 28
 """Values of the largest weight whose singular vectors are compared."""
+_MOST_RANK = 512
+"""Rank up to which random factors are simulated."""
 _EDGE = 20.0
 """Initial values reach the edge of their range to within this many mean distances, but for once in exp(20)."""
 _SPREAD = 5.0
@@ -55,7 +57,7 @@ class Screen:
         is_zero: whether the update is zero.
         is_initial: whether A cannot be told from PEFT's initialisation.
         share: share of its energy in the first direction; None of rank 1, and of an update of zero.
-        distance: of that share from random factors, in their standard deviations.
+        distance: of that share from random factors, in their standard deviations; None where it is not simulated.
         rank: r.
         of_base: its effect on the base's weight; None without a base, and where that was not measured.
     """
@@ -102,6 +104,7 @@ def _measured(applied: Applied, *, compares: bool) -> Screen | None:
     share, distance = None, None
     if not is_zero and len(sigma) > 1:
         share = energy_share(sigma)
+    if share is not None and update.rank <= _MOST_RANK:
         mean, sd = random_shares(up.shape[0], down.shape[1], update.rank)
         distance = abs(share - mean) / sd
     return Screen(

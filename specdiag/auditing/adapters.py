@@ -21,6 +21,7 @@ _EITHER = frozenset({"classifier", "score"})
 _OF_FACTORS = ("adapter_one_sided", "adapter_initial", "adapter_random", "adapter_concentrated")
 _OF_SETTINGS = ("adapter_empty", "adapter_lost", "adapter_targets")
 _OF_BASE = ("adapter_norm", "adapter_intruders")
+_LONGEST_NUMBER, _MOST_ENDS = 9, 32
 _LEAST_RANK = 4
 """Rank below which a share of the energy in the first direction says little."""
 
@@ -90,12 +91,9 @@ def targets(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
-    settings = subject.adapter
-    if settings is None or _targets_problem(subject) is not None:
-        return
-    for s in subject.screens:
-        if not _is_target(s.module, settings):
-            yield Observation("adapter_targets", s.name, "not among target_modules")
+    outside = _outside_of_targets(subject)
+    if not isinstance(outside, str):
+        yield from (Observation("adapter_targets", s.name, "not among target_modules") for s in outside)
 
 
 def beside_base(subject: Subject) -> Iterator[Observation]:
@@ -132,7 +130,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
         reasons["adapter_empty"] = "only a selection of the matrices was asked for"
     if not subject.screens:
         reasons |= dict.fromkeys(_OF_FACTORS, "no update that could be read")
-    if problem := _targets_problem(subject):
+    if isinstance(problem := _outside_of_targets(subject), str):
         reasons["adapter_targets"] = problem
     return reasons
 
@@ -141,35 +139,44 @@ def _which(s: Screen) -> str:
     """Say why an update is zero."""
     if not s.zero:
         return "zero, though neither factor is"
-    return "A and B are zero" if len(s.zero) > 1 else f"{s.zero[0]} is zero, the other factor is not"
+    names = " and ".join(s.zero)
+    return f"{names} are zero" if s.zero == ("A", "B") else f"{names} is zero, the other factor is not"
 
 
-def _targets_problem(subject: Subject) -> str | None:
-    """Say why modules cannot be held against target_modules; None where they can."""
+def _outside_of_targets(subject: Subject) -> list[Screen] | str:
+    """List the updates of modules that PEFT would not adapt by the settings; the reason where they do not tell.
+
+    A module's name ends in an entry of the list, or fits the expression.
+    """
     settings = subject.adapter or {}
     declared = settings.get("target_modules")
     if not declared or declared == "all-linear" or not isinstance(declared, str | list):
         return "adapter_config.json lists no target_modules"
+    patterns = Patterns({declared: True}) if isinstance(declared, str) else None
+    paths = [*_texts(declared), *(p.rpartition(".")[0] for p in _texts(settings.get("target_parameters")))]
+    listed = frozenset(paths)
     try:
-        for s in subject.screens:
-            _is_target(s.module, settings)
+        return [
+            s
+            for s in subject.screens
+            if not _is_of_a_layer(s.module, settings.get("layers_to_transform"))
+            or not (listed.intersection(_ends(s.module)) if patterns is None else patterns.first(s.module, False))
+        ]
     except SourceError as error:
         return str(error)
-    return None
 
 
-def _is_target(module: str, settings: Mapping[str, object]) -> bool:
-    """Tell whether PEFT would adapt a module: its name ends in an entry of the list, or fits the expression."""
-    declared = settings.get("target_modules")
-    if isinstance(declared, str):
-        fits = bool(Patterns({declared: True}).first(module, False))
-    else:
-        paths = [*_texts(declared), *(p.rpartition(".")[0] for p in _texts(settings.get("target_parameters")))]
-        fits = any(module == path or module.endswith(f".{path}") for path in paths)
-    layers = settings.get("layers_to_transform")
-    chosen: list[object] = cast("list[object]", layers) if isinstance(layers, list) else [layers]
-    numbers = {int(part) for part in module.split(".") if part.isdecimal() and len(part) < 9}
-    return fits and (layers is None or not numbers or any(number in chosen for number in numbers))
+def _is_of_a_layer(module: str, chosen: object) -> bool:
+    """Tell whether a module lies in one of the chosen layers, or in none that has a number."""
+    layers: list[object] = cast("list[object]", chosen) if isinstance(chosen, list) else [chosen]
+    numbers = {int(part) for part in module.split(".") if part.isdecimal() and len(part) < _LONGEST_NUMBER}
+    return chosen is None or not numbers or any(number in layers for number in numbers)
+
+
+def _ends(module: str) -> Iterator[str]:
+    """Yield a path without its first 0, 1, 2, ... segments."""
+    parts = module.split(".")
+    return (".".join(parts[first:]) for first in range(len(parts) - min(len(parts), _MOST_ENDS), len(parts)))
 
 
 def _is_selection(subject: Subject) -> bool:

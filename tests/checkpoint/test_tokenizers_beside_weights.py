@@ -68,7 +68,7 @@ def test_bytes_that_utf_8_lacks_in_the_alphabet_of_gpt2(tmp_path):
     ids=["empty", "cut", "list", "null", "number", "text id", "no model", "added", "deep", "no UTF-8"],
 )  # fmt: skip
 def test_damage_is_a_reason(tmp_path, content):
-    with pytest.raises(SourceError, match="tokenizer.json is not understood: "):
+    with pytest.raises(SourceError, match=r"tokenizer\.json is not understood: "):
         read(tmp_path, content)
 
 
