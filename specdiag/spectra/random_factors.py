@@ -7,7 +7,6 @@ Only the triangles of the factors' QR decompositions are drawn: chi-distributed 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ _LARGEST = 128
 """Rank up to which all draws are made; of larger ones few are, whose spread is small."""
 
 
-def energy_share(sigma: NDArray[np.floating[Any]]) -> float:
+def energy_share(sigma: NDArray[np.float64]) -> float:
     """Compute the share of the squared singular values in the first.
 
     Args:
@@ -41,10 +40,7 @@ def random_shares(out: int, inputs: int, rank: int) -> tuple[float, float]:
     """
     rng = np.random.default_rng((out, inputs, rank))
     draws = _DRAWS if rank <= _LARGEST else _DRAWS // 10
-    shares = [
-        energy_share(np.linalg.svd(_triangle(rng, out, rank) @ _triangle(rng, inputs, rank).T, compute_uv=False))
-        for _ in range(draws)
-    ]
+    shares = [energy_share(_singular_values(rng, out, inputs, rank)) for _ in range(draws)]
     return float(np.mean(shares)), float(np.std(shares))
 
 
@@ -55,3 +51,8 @@ def _triangle(rng: np.random.Generator, rows: int, rank: int) -> NDArray[np.floa
     triangle = np.triu(rng.standard_normal((rank, rank)), 1)
     np.fill_diagonal(triangle, np.sqrt(rng.chisquare(rows - np.arange(rank))))
     return triangle
+
+
+def _singular_values(rng: np.random.Generator, out: int, inputs: int, rank: int) -> NDArray[np.float64]:
+    product = _triangle(rng, out, rank) @ _triangle(rng, inputs, rank).T
+    return np.asarray(np.linalg.svd(product, compute_uv=False), dtype=np.float64)
