@@ -155,7 +155,7 @@ def test_directions_that_the_base_has_not(tmp_path):
 
 def test_an_update_larger_than_its_weight(tmp_path):
     _, found = screened(tmp_path / "a", with_two_directions(1.5), base=base(tmp_path / "base"))
-    assert found["adapter_norm", f"{MODULES[0]}.weight"] == pytest.approx(1.5, rel=1e-3)
+    assert found[("adapter_norm", f"{MODULES[0]}.weight")] == pytest.approx(1.5, rel=1e-3)
 
 
 def test_a_report_of_an_adapter_says_what_it_lacks(tmp_path):

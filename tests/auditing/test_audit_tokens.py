@@ -78,9 +78,9 @@ def test_copies_padding_and_missing_rows(tmp_path):
     folder = model(tmp_path, values, tokens=tokenizer(390, PLANTED[:10], more=[(1000, "[PAD]"), (2000, "x")]))
     audit = specdiag.audit(folder, tokens=30, device="cpu")
     found = of_tokens(audit)
-    assert found["equal_tokens", EMBED] == 3
-    assert found["padding_tokens", EMBED] == 10
-    assert found["missing_tokens", EMBED] == 2
+    assert found[("equal_tokens", EMBED)] == 3
+    assert found[("padding_tokens", EMBED)] == 10
+    assert found[("missing_tokens", EMBED)] == 2
     assert audit.tokens[0].n_zero == 10
     assert not {row.row for row in audit.tokens[0].tokens} & {*range(380, 400), *PLANTED[:10]}
     assert found["missing_tokens", HEAD] == 2
