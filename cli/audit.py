@@ -127,6 +127,16 @@ def audit(
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = True,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            "--tokens",
+            metavar="N",
+            min=0,
+            help="Look for tokens that training hardly met, and list N of them.",
+            rich_help_panel=options.CONTENT,
+        ),
+    ] = 0,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
@@ -169,7 +179,7 @@ def audit(
     listed = [] if models is None else source_list.read(models)
     named = list(dict.fromkeys((*(sources or ()), *listed)))
     targets.check_apart(out, *named, *([] if models is None else [str(models)]))
-    audit_sources.check(named, baseline, given)
+    audit_sources.check(named, baseline, given, tokens=tokens)
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
     if format is Format.sarif and sarif_location is None:
@@ -178,7 +188,7 @@ def audit(
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
         "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
         "initial_rms": initial_rms,
-        "reference_model": reference_model,
+        "reference_model": reference_model, "tokens": tokens,
     }  # fmt: skip
     severity = fail_on.value
     streamed = set(listed) - set(sources or ())

@@ -13,7 +13,7 @@ from . import door, output, tables
 
 if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
-    from specdiag.auditing.records import AuditReport, Finding, Severity
+    from specdiag.auditing.records import AuditReport, Finding, Severity, TokenTable
     from specdiag.auditing.thresholds import Check
 
 _STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
@@ -70,9 +70,27 @@ def _table(audit: AuditReport, *, all_rows: bool) -> None:
         for group in grouped:
             console.print(wording.explanation(group[0]), soft_wrap=True)
     console.print()
+    for table in audit.tokens:
+        _tokens(table)
     sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)
+    console.print()
+
+
+def _tokens(table: TokenTable) -> None:
+    """Print the rows of a table of tokens that score highest, and what is known of the others."""
+    from specdiag.auditing import token_wording
+
+    console = output.console()
+    for sentence in token_wording.sentences(table):
+        console.print(sentence, soft_wrap=True)
+    if table.tokens:
+        columns: list[tables.Column[tuple[str, ...]]] = [
+            tables.Column(head, lambda row, i=i: row[i], right=head != "token")
+            for i, head in enumerate(token_wording.HEADS)
+        ]
+        console.print(tables.draw("", columns, [token_wording.cells(row) for row in table.tokens], console.width))
     console.print()
 
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
 
 
-def check(sources: Sequence[str], baseline: str | None, given: Given) -> None:
+def check(sources: Sequence[str], baseline: str | None, given: Given, *, tokens: int) -> None:
     """Raise UsageError where there is no source, or a saved report comes with options that compute anew.
 
     Args:
         sources: as they were typed.
         baseline: likewise; a part is of a checkpoint among them.
         given: the shared options.
+        tokens: number of tokens to list, for which a checkpoint is needed.
     """
     from specdiag.report import is_report
 
@@ -33,7 +34,8 @@ def check(sources: Sequence[str], baseline: str | None, given: Given) -> None:
     for source in sources:
         if is_report(Path(source)):
             has_parts = baseline is not None and not is_report(Path(baseline))
-            given.require_checkpoint(source, without=("part",) if has_parts else ())
+            others = ("tokens",) if tokens else ()
+            given.require_checkpoint(source, others=others, without=("part",) if has_parts else ())
 
 
 def require_location(sources: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
+    from specdiag.auditing.adapter_screen import Screen
     from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 
     _Stored = Sequence[StoredTensor] | None
@@ -63,6 +64,7 @@ def audit(
     final_lr: float | None = None,
     initial_rms: float | None = None,
     reference_model: bool = True,
+    tokens: int = 0,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -84,6 +86,8 @@ def audit(
         reference_model: compare names and shapes of a checkpoint with transformers' own model of its config.json,
             where transformers is installed. It is built without values, in a process beside the analysis that takes
             about four seconds; nothing that config.json names is run. Without it, rules on names and shapes hold.
+        tokens: look for rows of the token embedding and the head that training hardly touched, and list so many; 0 for
+            not. A table is read once more, and takes about as long as its spectrum.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -102,6 +106,7 @@ def audit(
     """
     options.check(analysis)
     checking.flag("reference_model", reference_model)
+    checking.whole("tokens", tokens, least=0)
     checks = load_checks(thresholds)
     run = stated_run(
         weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
@@ -110,7 +115,7 @@ def audit(
     of_source = analysis
     if is_location(baseline) and not is_report(Path(baseline)) and _is_report(source):
         of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
-    subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model)
+    subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model, tokens=tokens)
     report = subject.report
     reference, identity = None, None
     if baseline is not None:
@@ -141,6 +146,7 @@ def audit(
             notes=report.provenance.notes,
         ),
         decay=answer,
+        tokens=subject.tokens or (),
     )
 
 
@@ -151,11 +157,12 @@ def _open(
     progress: Callable[[Progress], None] | None,
     *,
     reference_model: bool,
+    tokens: int,
 ) -> tuple[Subject, _Stored]:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
-        if refused := analysis.keys() - {"cache"}:
+        if refused := (analysis.keys() - {"cache"}) | ({"tokens"} if tokens else set[str]()):
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
         return Subject(source, checks), None
     from specdiag.analysis.analyze import analyze
@@ -163,6 +170,7 @@ def _open(
     from specdiag.auditing import reference_model as reference
     from specdiag.auditing.other_files import read_other_files
     from specdiag.auditing.others import others, read_others
+    from specdiag.auditing.token_tables import read_tables
     from specdiag.checkpoint.tensors import Checkpoint
 
     opening, computing = options.split(analysis)
@@ -181,17 +189,32 @@ def _open(
             beside=beside,
             other_files=other_files,
             adapter=checkpoint.adapter,
+            screens=_screens(checkpoint, report, checks),
             updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
             n_others=None if small_tensors is None else len(small_tensors),
             others=tuple(read_others(small_tensors or ())),
             files=weight_files(checkpoint),
             reference=comparison.answer(),
+            tokens=read_tables(checkpoint, report, tokens) if tokens else None,
         )
     return subject, checkpoint.stored
 
 
 def _is_report(source: AnalysisSource | SpectralReport) -> bool:
     return isinstance(source, SpectralReport) or (is_location(source) and is_report(Path(source)))
+
+
+def _screens(checkpoint: Checkpoint, report: SpectralReport, checks: Mapping[str, Check]) -> tuple[Screen, ...]:
+    """Measure the updates of an adapter that were analysed; singular vectors only where a check asks for them."""
+    from specdiag.auditing.adapter_screen import screen
+    from specdiag.system.blas_threads import OneBlasThread
+
+    family = {r.name: r.family for r in report.records}
+    embeddings = {name for name, kind in family.items() if kind == "embedding"}
+    with_base = checks["adapter_norm"].enabled or checks["adapter_intruders"].enabled
+    updates = tuple(update for update in checkpoint.updates if update.name in family)
+    with OneBlasThread():
+        return tuple(screen(updates, embeddings, with_base=with_base))
 
 
 def _baseline(
@@ -229,6 +252,7 @@ def _not_checked(subject: Subject) -> dict[str, str]:
         "checkpoint": None if subject.is_checkpoint else NO_CONFIG,
         "randomize": None if subject.report.settings.randomize else "needs randomize=True",
         "baseline": None if subject.baseline is not None else "needs baseline=",
+        "tokens": None if subject.tokens is not None else "needs tokens=",
         "decay": None if subject.decay is not None else "needs weight_decay= and lr=",
     }
     checks = subject.checks.values()

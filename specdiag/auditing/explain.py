@@ -17,7 +17,9 @@ _NEEDS: dict[Need, str] = {
     "randomize": "randomize=True",
     "baseline": "another source as baseline=",
     "decay": "weight_decay= and lr= of the run",
+    "tokens": "the checkpoint itself, with tokens=",
     "adapter": "an adapter that was opened itself, with its adapter_config.json",
+    "base": "an adapter, with its base model as base=",
 }
 
 

@@ -93,6 +93,53 @@ class DecayAnswer(Record, frozen=True, kw_only=True):
     assumptions: tuple[str, ...]
 
 
+class TokenRow(Record, frozen=True, kw_only=True):
+    """A row of a table of tokens."""
+
+    row: int
+    text: str | None = None
+    """The token as the tokenizer stores it; None where that is not known."""
+    score: float
+    """Cosine to the mean of the reference rows, without the mean and the first component of the table."""
+    norm: float
+    """Its norm, over the median of the rows."""
+    equal_to: int | None = None
+    """The first row of the same values, where it is another one."""
+
+
+class TokenTable(Record, frozen=True, kw_only=True):
+    """An embedding of tokens or a head: rows that training hardly touched, and rows that stand for no token."""
+
+    name: str
+    rows: int
+    cols: int
+    dequantized: bool = False
+    tokenizer: str | None = None
+    """File that the tokens were read from."""
+    no_tokenizer: str | None = None
+    """The reason why the tokens are not known."""
+    n_reserved: int = 0
+    """Rows of tokens that no text gives, by their names."""
+    n_padding: int = 0
+    """Rows that the tokenizer has no token for; without it equal rows at the end."""
+    n_zero: int = 0
+    n_equal: int = 0
+    """Other rows than these that are equal to another row, bit for bit."""
+    n_missing: int = 0
+    """Tokens of the tokenizer that the table has no row for."""
+    reference: Literal["reserved", "densest"] | None = None
+    """The rows that the others are compared with; None where there are no scores."""
+    n_reference: int = 0
+    coherence: float | None = None
+    """Mean cosine between the reference rows."""
+    no_scores: str | None = None
+    """The reason why there are no scores."""
+    n_like: int = 0
+    """Rows that score above 0.5, but for reserved, padding and zero ones."""
+    tokens: tuple[TokenRow, ...] = ()
+    """Those with the highest scores, as many as were asked for."""
+
+
 class AuditReport(Result, Record, frozen=True, kw_only=True):
     """The result of `audit`.
 
@@ -113,6 +160,8 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
     """The worst first, by check in the order of the table, by module in stored order."""
     coverage: Coverage
     decay: DecayAnswer | None = None
+    tokens: tuple[TokenTable, ...] = ()
+    """Tables of tokens, where `tokens=` asked for them."""
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         """Find the findings of some severity and worse.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from specdiag.auditing.records import DecayAnswer
+from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.report import SpectralReport
+
+if TYPE_CHECKING:
+    from specdiag.auditing.adapter_screen import Screen
 
 
 class Identity(NamedTuple):
@@ -41,9 +44,11 @@ class Subject:
         other_files: what was done with each of these files; None where they were not looked for.
         adapter: the adapter_config.json of an adapter; None where the source is none.
         updates: keys of the rows that are an adapter's updates.
+        screens: what was measured of these updates.
         baseline: the report of the baseline, where there is one.
         identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
+        tokens: the tables of tokens, where they were asked for.
     """
 
     report: SpectralReport
@@ -58,6 +63,8 @@ class Subject:
     other_files: Mapping[str, str] | None = None
     adapter: Mapping[str, object] | None = None
     updates: frozenset[str] = frozenset()
+    screens: tuple[Screen, ...] = ()
     baseline: SpectralReport | None = None
     identity: Identity | None = None
     decay: DecayAnswer | None = None
+    tokens: tuple[TokenTable, ...] | None = None

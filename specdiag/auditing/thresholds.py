@@ -21,7 +21,7 @@ from specdiag.text import checks
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
 
-Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "adapter"]
+Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "tokens", "adapter", "base"]
 
 
 _NEEDS: dict[Need, str] = {
@@ -30,7 +30,9 @@ _NEEDS: dict[Need, str] = {
     "randomize": "`randomize=True`",
     "baseline": "`baseline=`",
     "decay": "`weight_decay=`, `lr=`",
+    "tokens": "`tokens=`",
     "adapter": "an adapter",
+    "base": "an adapter, `base=`",
 }
 """Inputs in the words of the documentation."""
 

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from specdiag.auditing import token_wording
 from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
@@ -16,6 +17,7 @@ FEW = 5
 """Findings of one check that are listed where not all are asked for."""
 
 
+_FEW_OF_A_FAMILY = 4
 _FILES = 8
 """Names of other files that a sentence lists."""
 
@@ -169,6 +171,7 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
         if len(shown) < len(group):
             lines.append(f"| and {len(group) - len(shown)} more | | |")
         lines.append("")
+    lines += [line for table in audit.tokens for line in token_wording.to_markdown(table)]
     sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
     return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 
@@ -184,8 +187,10 @@ def error_to_markdown(source: str, error: str) -> bytes:
 
 
 def _collapsed(checks: list[str]) -> str:
-    """List ids of checks. Several checks against a baseline, and no others, are written as `baseline_*`."""
-    return "baseline_*" if len(checks) > 2 and all(c.startswith("baseline_") for c in checks) else ", ".join(checks)
+    """List ids of checks. All those against a baseline, or of adapters, are written as `baseline_*`."""
+    beginnings = {check.partition("_")[0] for check in checks}
+    is_family = len(checks) > _FEW_OF_A_FAMILY and beginnings in ({"baseline"}, {"adapter"})
+    return f"{beginnings.pop()}_*" if is_family else ", ".join(checks)
 
 
 def _plain(number: float) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_on_updates
 from specdiag.checkpoint.adapters.config import read_adapter_config
-from specdiag.checkpoint.adapters.merge import merge
+from specdiag.checkpoint.adapters.merge import applied, merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.contents import Contents, read_contents
 from specdiag.checkpoint.file_selection import is_adapter_file
@@ -175,4 +175,6 @@ def _applied(
     tensors = merge(adapter, base.tensors, where, base.source.location)
     source = msgspec.structs.replace(contents.source, base=str(base.source))
     notes = (*contents.notes, *base.notes, *remarks_on_updates(adapter))
-    return sort_tensors(tensors, source, base.config, options, notes)
+    checkpoint = sort_tensors(tensors, source, base.config, options, notes)
+    updates = applied(adapter, base.tensors, where, base.source.location)
+    return replace(checkpoint, adapter=dict(adapter.config.settings), updates=updates)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from specdiag.architecture.split import Slicer
+    from specdiag.checkpoint.adapters.update import Applied
 
 _GROUPS_LOOKED_AT = 1 << 14
 
@@ -204,6 +205,7 @@ class Checkpoint:
             where these are not listed.
         opening: what it was opened with.
         adapter: the adapter_config.json of an adapter, empty where it has none; None of what is no adapter.
+        updates: the updates of an adapter, each with the weight that it changes where a base was given.
     """
 
     source: Source
@@ -217,3 +219,4 @@ class Checkpoint:
     stored: tuple[StoredTensor, ...] | None = field(default=None, repr=False)
     opening: Opening = field(default_factory=Opening)
     adapter: Table | None = None
+    updates: tuple[Applied, ...] = field(default=(), repr=False)

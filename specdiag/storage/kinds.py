@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 REPORT = Kind("specdiag report", 6, "records", "make one with 'specdiag analyze'")
 PLAN = Kind("decay plan", 5, "entries", "make one with 'specdiag recommend -o'")
 COMPARISON = Kind("comparison", 6, "reshaped", "make one with 'specdiag compare -o'")
-AUDIT = Kind("audit", 4, "findings", "make one with 'specdiag audit -o'")
+AUDIT = Kind("audit", 5, "findings", "make one with 'specdiag audit -o'")
 TRAJECTORY = Kind("trajectory", 4, "dropped", "make one with 'specdiag trajectory'")
 LEDGER = Kind(
     "ledger of a trajectory", 3, "options", "delete its folder, and 'specdiag trajectory' analyses every step again"

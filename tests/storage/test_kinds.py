@@ -73,7 +73,7 @@ FIELDS = {
     "specdiag report": (6, "c3ca333738909c75"),
     "decay plan": (5, "da30c738c6624513"),
     "comparison": (6, "91a6e1a4c31b3cba"),
-    "audit": (4, "5b6a3e94c5413d28"),
+    "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),

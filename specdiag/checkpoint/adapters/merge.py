@@ -9,7 +9,7 @@ import numpy as np
 
 from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
-from specdiag.checkpoint.adapters.update import Update
+from specdiag.checkpoint.adapters.update import Applied, Update
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
@@ -42,11 +42,7 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
             f"{where} cannot be applied whole, for {first.name} and {len(adapter.not_understood) - 1} more "
             f"({first.reason}): merge it into its model (PEFT: merge_and_unload)"
         )
-    tensors = {tensor.name: tensor for tensor in base}
-    names = Names(tensors)
-    for weight in adapter.weights:
-        name = names.find(weight.name) or weight.name
-        tensors[name] = replace(weight, name=name)
+    tensors = _with_weights(adapter, base)
     names = Names(tensors)
     done: dict[str, str] = {}
     for update in adapter.updates:
@@ -64,6 +60,32 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
             raise SourceError(f"{where} trains tokens of '{tokens.module}', which {onto} does not hold")
         tensors[name] = _with_rows(tensors[name], tokens)
     return [*tensors.values(), *(tensor for tensor in adapter.left_out if tensor.name not in tensors)]
+
+
+def applied(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str) -> tuple[Applied, ...]:
+    """Put every update beside the weight of the base model that it changes.
+
+    Args:
+        adapter: one that `merge` applies.
+        base: as for `merge`.
+        where: the adapter, for messages.
+        onto: the base model, for messages.
+    """
+    tensors = _with_weights(adapter, base)
+    names = Names(tensors)
+    pairs = ((update, parameter(update, names, where, onto)) for update in adapter.updates)
+    fitted = ((name, update.fitted_to(tensors[name].shape)) for update, name in pairs)
+    return tuple(Applied(name, update, tensors[name]) for name, update in fitted if update is not None)
+
+
+def _with_weights(adapter: Adapter, base: Sequence[StoredTensor]) -> dict[str, StoredTensor]:
+    """Replace the weights of the base model that the adapter holds whole."""
+    tensors = {tensor.name: tensor for tensor in base}
+    names = Names(tensors)
+    for weight in adapter.weights:
+        name = names.find(weight.name) or weight.name
+        tensors[name] = replace(weight, name=name)
+    return tensors
 
 
 def parameter(update: Update, names: Names, where: str, onto: str) -> str:

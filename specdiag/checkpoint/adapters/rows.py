@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from specdiag.architecture.split import whole
 from specdiag.checkpoint.adapters.adapter import Adapter, remarks_on_updates
 from specdiag.checkpoint.adapters.names import dotted
-from specdiag.checkpoint.adapters.update import Update, can_cut
+from specdiag.checkpoint.adapters.update import Applied, Update, can_cut
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.files import Table
@@ -68,6 +68,7 @@ def update_rows(adapter: Adapter, source: Source, config: Table, options: Sortin
         n_tensors=adapter.n_tensors,
         stored=(*adapter.weights, *adapter.left_out),
         adapter=dict(adapter.config.settings),
+        updates=tuple(Applied(update.name, update) for update in adapter.updates),
     )
 
 

@@ -163,6 +163,21 @@ class Update:
         return scaled if self.middle is None else scaled * _vector(self.middle)
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An update beside the weight that it changes.
+
+    Attributes:
+        name: the parameter, as the report names it.
+        update: turned the way round of the weight.
+        weight: that of the base model; None where no base was given.
+    """
+
+    name: str
+    update: Update
+    weight: StoredTensor | None = field(default=None, repr=False)
+
+
 def row_cut(slicer: Slicer) -> Callable[[RawArray], RawArray] | None:
     """Make the function that cuts a part's rows from a factor.
 

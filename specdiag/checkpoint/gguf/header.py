@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import pairwise
@@ -28,6 +28,7 @@ _LARGEST_HEADER = 100_000_000  # safetensors' limit; a vocabulary of 300 k token
 _MOST_ENTRIES = 100_000  # experts are stacked: the largest models have some thousand tensors
 _MOST_AXES = 4
 _LONGEST_NAME = (1 << 16) - 1  # the format's limit of keys
+_MOST_KEPT = 2_000_000  # elements of an array that is asked for: no vocabulary has as many
 _LEAST_VALUE, _LEAST_TENSOR = 13, 24  # bytes that the shortest key with its value, or the shortest tensor, takes
 
 
@@ -58,19 +59,22 @@ class Header:
         metadata: the values that are kept: numbers, strings, short arrays of numbers.
         lengths: the number of elements of each array, kept or not.
         tensors: in the order of their data.
+        lists: the long arrays of numbers or strings that were asked for.
     """
 
     metadata: dict[str, Value]
     lengths: dict[str, int]
     tensors: tuple[TensorInfo, ...]
+    lists: dict[str, Sequence[Number | str]]
 
 
-def read_header(path: Path, label: str) -> Header:
+def read_header(path: Path, label: str, keep: Set[str] = frozenset()) -> Header:
     """Read what stands before the data of a GGUF file.
 
     Args:
         path: the file.
         label: its name in messages.
+        keep: keys of arrays that are kept whole, such as the tokens.
 
     Returns:
         The metadata and the places of the tensors; no values are read.
@@ -80,7 +84,7 @@ def read_header(path: Path, label: str) -> Header:
     """
     try:
         with path.open("rb") as file:
-            return _parse(_Bounded(file), label)
+            return _parse(_Bounded(file), label, keep)
     except _Damaged as error:
         raise SourceError(
             f"'{label}' is not a readable GGUF file ({error}): truncated or damaged, fetch it again"
@@ -137,7 +141,7 @@ class _Bounded:
             raise _Damaged(f"{piece} is not UTF-8") from error
 
 
-def _parse(file: _Bounded, label: str) -> Header:
+def _parse(file: _Bounded, label: str, keep: Set[str]) -> Header:
     file.skip(len(b"GGUF"), "the mark of the format")
     _check_version(file.integer("I", "the version"), label)
     n_tensors, n_values = (file.integer("Q", "the number of tensors") for _ in range(2))
@@ -146,17 +150,22 @@ def _parse(file: _Bounded, label: str) -> Header:
     file.require(n_tensors * _LEAST_TENSOR + n_values * _LEAST_VALUE, f"{n_tensors} tensors and {n_values} values")
     metadata: dict[str, Value] = {}
     lengths: dict[str, int] = {}
+    lists: dict[str, Sequence[Number | str]] = {}
     keys: set[str] = set()
     for _ in range(n_values):
         key = _new(file.name("a key of the metadata"), keys)
-        value, length = _value(file, file.integer("I", f"the type of {brief(key)!r}"), key)
+        kind = file.integer("I", f"the type of {brief(key)!r}")
+        if key in keep and kind == _ARRAY:
+            lists[key] = _list(file, key)
+            continue
+        value, length = _value(file, kind, key)
         if value is not None:
             metadata[key] = value
         if length is not None:
             lengths[key] = length
     names: set[str] = set()
     tensors = [_tensor(file, names) for _ in range(n_tensors)]
-    return Header(metadata, lengths, tuple(_laid_out(tensors, file, metadata.get("general.alignment", 32))))
+    return Header(metadata, lengths, tuple(_laid_out(tensors, file, metadata.get("general.alignment", 32))), lists)
 
 
 def _check_version(version: int, label: str) -> None:
@@ -193,6 +202,22 @@ def _value(file: _Bounded, kind: int, key: str) -> tuple[Value | None, int | Non
         return file.numbers(_NUMBERS[inner] * length, piece), length
     file.skip(length * struct.calcsize(f"<{_NUMBERS[inner]}"), piece)
     return None, length
+
+
+def _list(file: _Bounded, key: str) -> Sequence[Number | str]:
+    """Read a whole array of numbers or strings; its length is bounded by that of the header."""
+    piece = f"the value of {brief(key)!r}"
+    inner, length = file.integer("I", piece), file.integer("Q", piece)
+    if length > _MOST_KEPT:
+        raise _Damaged(f"{piece} has {length} elements")
+    if inner == _STRING:
+        file.require(8 * length, piece)
+        return [file.bytes(file.integer("Q", piece), piece).decode(errors="replace") for _ in range(length)]
+    if inner not in _NUMBERS:
+        raise _Damaged(f"{piece} is an array of the type {inner}")
+    layout = struct.Struct(f"<{_NUMBERS[inner]}")
+    file.require(layout.size * length, piece)
+    return [number for (number,) in layout.iter_unpack(file.bytes(layout.size * length, piece))]
 
 
 def _tensor(file: _Bounded, names: set[str]) -> TensorInfo:
