@@ -13,7 +13,10 @@ from . import answer_output, output
 def explain(
     column: Annotated[str, typer.Argument(help="A column of a report or the head of a table, such as square_alpha.")],
 ) -> None:
-    """Say what a number means, what is typical, and what to do when it is high or low. Exit codes: 0 done, 2 usage."""
+    """Say what a number means, what is typical, and what to do when it is high or low.
+
+    Exit codes: 0 done, 2 usage.
+    """
     from specdiag.views import reading
 
     entry = reading.explain(column)

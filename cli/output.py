@@ -100,12 +100,16 @@ def debugs() -> bool:
 
 
 class _Console(Console):
-    """A console that prints text of strangers as characters that show, one line each."""
+    """A console that prints text of strangers as characters that show."""
+
+    has_width = True
+    """False where nobody sees how wide lines are: a sentence then stays on one."""
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """As rich's; a sentence, which is what wraps anywhere, speaks of options."""
-        if how.get("soft_wrap"):
+        """As rich's; what may wrap is a sentence: it speaks of options, and is broken between words, never in one."""
+        if how.pop("soft_wrap", False):
             objects = tuple(door.translated(o) if isinstance(o, str) else o for o in objects)
+            how |= {"no_wrap": not self.has_width, "overflow": "ignore", "crop": False}
         super().print(*map(_legible, objects), **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -125,10 +129,17 @@ def console(*, stderr: bool = False, own: bool = False) -> Console:
     A process that fell silent has one that prints nothing, but for what is its `own`.
     """
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    silent = _state.rank > 0 and not own
-    file = cast(TextIO, streams.Lasting(stream))
-    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False, quiet=silent)
+    has_width = stream.isatty() or "COLUMNS" in os.environ
+    made = _Console(
+        file=cast(TextIO, streams.Lasting(stream)),
+        width=None if has_width else _PIPED_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        quiet=_state.rank > 0 and not own,
+    )
+    made.has_width = has_width
+    return made
 
 
 def talk(message: str, style: str | None = None) -> None:

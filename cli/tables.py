@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TypeVar
 
@@ -16,11 +17,14 @@ from specdiag.records import ROLES, Contrast, ModuleRecord, RoleLaws, RoleSummar
 from specdiag.views.cells import NOTHING, number
 from specdiag.views.columns import Column, contrast_columns, filled, law_columns, record_columns, role_columns
 
+from .short_names import shorten
 from .streams import legible
 
-EXTREMES = 4
+EXTREMES = 8
 ALL_UP_TO = 16
 DEPTH_BINS = 6
+_SENTENCE = 24
+"""Characters of a column of sentences below which names are shortened to make room for it."""
 R = TypeVar("R")
 
 
@@ -29,17 +33,23 @@ def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int
 
     Args:
         title: the line above it.
-        columns: empty ones are left out, then as many as must be, the highest `drop` first. Sentences wrap, or else the
-            first column folds.
+        columns: empty ones are left out, then as many as must be, the highest `drop` first. Where that is not enough
+            the names of the first column lose the parts that they share. Sentences wrap, or else the first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
     """
     rows = list(rows)
-    shown = filled(columns, rows)
-    cells = {id(c): [legible(c.cell(row)) for row in rows] for c in shown}
-    wide = {id(c): max(map(cell_len, [legible(c.head), *cells[id(c)]])) for c in shown}
-    while sum(wide[id(c)] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
-        shown.remove(max(shown, key=lambda c: c.drop))
+    given = filled(columns, rows)
+    cells = {id(c): [legible(c.cell(row)) for row in rows] for c in given}
+    wide = {id(c): max(map(cell_len, [legible(c.head), *cells[id(c)]])) for c in given}
+    wide |= {id(c): min(wide[id(c)], _SENTENCE) for c in given if c.wraps}
+    shown = _fitting(given, wide, width)
+    if given and not given[0].right and _taken(shown, wide) > width:
+        first = id(given[0])
+        names, gap = cells[first], legible("…")
+        wide[first] = max(map(cell_len, [legible(given[0].head), *shorten(names, 1, gap)]))
+        shown = _fitting(given, wide, width)
+        cells[first] = shorten(names, wide[first] + max(0, width - _taken(shown, wide)), gap)
     table = Table(box=None, header_style="dim", pad_edge=False)
     has_sentences = any(c.wraps for c in shown)
     for i, c in enumerate(shown):
@@ -48,6 +58,18 @@ def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int
     for i in range(len(rows)):
         table.add_row(*(Text(cells[id(c)][i]) for c in shown))
     return Group(Text(legible(title), style="bold"), table)
+
+
+def _fitting(columns: Sequence[Column[R]], wide: Mapping[int, int], width: int) -> list[Column[R]]:
+    """Leave out the least needed columns until the others fit, or all are needed."""
+    shown = list(columns)
+    while _taken(shown, wide) > width and any(c.drop for c in shown):
+        shown.remove(max(shown, key=lambda c: c.drop))
+    return shown
+
+
+def _taken(columns: Sequence[Column[R]], wide: Mapping[int, int]) -> int:
+    return sum(wide[id(c)] + 2 for c in columns) - 2
 
 
 def role_table(roles: Sequence[RoleSummary], width: int) -> Group:
@@ -68,9 +90,10 @@ def law_table(laws: Sequence[RoleLaws], width: int) -> Group:
     return draw(title, law_columns(), laws, width)
 
 
-def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Group:
-    """Draw the columns of a report, a row for each matrix."""
-    return draw(title, record_columns(), records, width)
+def record_table(records: Iterable[ModuleRecord], title: str, width: int, key: str = "alpha") -> Group:
+    """Draw the columns of a report, a row for each matrix; the one called `key` stays."""
+    columns = [replace(c, drop=0) if c.head == key else c for c in record_columns()]
+    return draw(title, columns, records, width)
 
 
 def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:
@@ -102,10 +125,15 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
     )
 
 
-def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
-    """The few matrices with the smallest and with the largest exponent."""
+def extremes(records: Sequence[ModuleRecord], basis: str, most: int = EXTREMES) -> list[ModuleRecord]:
+    """The few matrices with the smallest and with the largest exponent, and of an odd number one more of the former."""
     ranked = sorted((r for r in records if getattr(r, basis) is not None), key=lambda r: getattr(r, basis))
-    return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
+    return ends(ranked, most)
+
+
+def ends(ranked: list[R], most: int = EXTREMES) -> list[R]:
+    """The first and the last of a list, as many as may be shown."""
+    return ranked if len(ranked) <= most else ranked[: most - most // 2] + ranked[len(ranked) - most // 2 :]
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], title: str, width: int) -> Group:

@@ -1,0 +1,72 @@
+"""Names that fit into a narrow table: without the parts that they share, and none like another.
+
+>>> shorten([f"encoder.layer.{i}.attention.self.{m}.weight" for i in (1, 2) for m in ("key", "value")], 12)
+['…1…key…', '…1…value…', '…2…key…', '…2…value…']
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from rich.cells import cell_len
+
+_PART = re.compile(r"(?=[./\[])")
+_GAP = "…"
+_MOST = 32
+"""Kinds of parts that are tried: the names of a model have a dozen."""
+
+
+def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
+    """Leave out the parts that most names share, as few kinds of them as are needed. Numbers stay.
+
+    Args:
+        names: of one column.
+        width: characters that each may take.
+        gap: stands for what is left out.
+
+    Returns:
+        Names in the same order, different where they were. What cannot be made to fit is wider.
+    """
+    parts = [_PART.split(name) for name in names]
+    counts = Counter(part for name in parts for part in {_bare(part) for part in name} if not part.isdigit())
+    shared = [part for part, n in counts.items() if part and n >= min(2, len(names))]
+    gone: set[str] = set()
+    short = list(names)
+    for part in sorted(shared, key=lambda part: (-counts[part], -len(part)))[:_MOST]:
+        if _widest(short) <= width:
+            return short
+        tried = [_without(name, gone | {part}, gap) for name in parts]
+        if _as_many(tried, names):
+            gone.add(part)
+            short = tried
+    if _widest(short) > width:
+        cut = [_cut(name, width, gap) for name in short]
+        return cut if _as_many(cut, names) else short
+    return short
+
+
+def _bare(part: str) -> str:
+    return part.strip("./[]")
+
+
+def _without(parts: Sequence[str], gone: Collection[str], gap: str) -> str:
+    kept = [gap if _bare(part) in gone else part for part in parts]
+    text = "".join(part for i, part in enumerate(kept) if part != gap or i == 0 or kept[i - 1] != gap)
+    return text.replace(f"{gap}.", gap)
+
+
+def _cut(name: str, width: int, gap: str) -> str:
+    room = width - len(gap)
+    if len(name) <= width or room < len(gap):
+        return name
+    return f"{name[: room // 3]}{gap}{name[len(name) - room + room // 3 :]}"
+
+
+def _as_many(short: Sequence[str], names: Sequence[str]) -> bool:
+    return len(set(short)) == len(set(names))
+
+
+def _widest(names: Sequence[str]) -> int:
+    return max(map(cell_len, names), default=0)
