@@ -7,6 +7,7 @@ import platform
 import webbrowser
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from specdiag.errors import UsageError
 
@@ -27,6 +28,10 @@ OPTIONAL: dict[str, str] = {
     "tensorboard": "watch --to tensorboard",
 }
 """Packages that are not needed by all, and what they are needed for."""
+
+
+_IN_THE_TERMINAL = ("www-browser", "links", "elinks", "lynx", "w3m")
+"""Browsers that would take the terminal over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ def examine() -> Machine:
         cache=kept,
         hub_token=_has_token(),
         hub_offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
-        browser=_browser(),
+        browser=browser(),
         optional={name: _version(name) for name in OPTIONAL},
         problems=problems,
     )
@@ -175,8 +180,11 @@ def _has_token() -> bool:
     return bool(get_token())
 
 
-def _browser() -> str | None:
+def browser() -> str | None:
+    """Name what opens a page in a window; None where there is no window, or only a browser of the terminal."""
     try:
-        return getattr(webbrowser.get(), "name", "the system's")
+        found = webbrowser.get()
     except webbrowser.Error:
         return None
+    name = str(getattr(found, "name", "the system's browser"))
+    return None if Path(name).name in _IN_THE_TERMINAL else name

@@ -28,6 +28,7 @@ from specdiag.system import address_space, interrupts
 from specdiag.text.printable import in_json, printable
 
 from . import door, failures, streams, workflow
+from .wrapping import wrapped
 
 P = ParamSpec("P")
 
@@ -107,16 +108,22 @@ class _Console(Console):
 
     def print(self, *objects: Any, **how: Any) -> None:
         """As rich's; what may wrap is a sentence: it speaks of options, and is broken between words, never in one."""
-        if how.pop("soft_wrap", False):
-            objects = tuple(door.translated(o) if isinstance(o, str) else o for o in objects)
-            how |= {"no_wrap": not self.has_width, "overflow": "ignore", "crop": False}
-        super().print(*map(_legible, objects), **how)
+        shown = map(_legible, objects)
+        if how.get("soft_wrap"):
+            shown = (_legible(door.translated(o)) if isinstance(o, str) else o for o in objects)
+            shown = (_broken(o, self.width) for o in shown) if self.has_width else shown
+        super().print(*shown, **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich's; here even what came past `print` is made to show."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(workflow.inert(printable(text, keep="\n")), style)
+
+
+def _broken(renderable: Any, width: int) -> Any:
+    text = Text(renderable) if isinstance(renderable, str) else renderable
+    return wrapped(text, width) if isinstance(text, Text) else text
 
 
 def _legible(renderable: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,9 @@ def report(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
     """Write one HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
 
@@ -58,6 +62,18 @@ def report(
     analysed = opening.report_of(source, given, "page")
     html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
     output.talk(f"written: {out}", "green")
+    if show:
+        _open(out)
+
+
+def _open(page: Path) -> None:
+    """Show a page in the browser; where there is none, say how to."""
+    from .machine import browser
+
+    if (found := browser()) is None or not webbrowser.open(page.resolve().as_uri()):
+        output.talk(f"no browser can be started here: open {page.resolve()} in one", "yellow")
+    else:
+        output.talk(f"opened in {found}", "dim")
 
 
 def _fleet(table: Path, out: Path) -> None:

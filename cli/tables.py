@@ -125,13 +125,18 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
     )
 
 
-def extremes(records: Sequence[ModuleRecord], basis: str, most: int = EXTREMES) -> list[ModuleRecord]:
+def most_rows(n: int, top: int | None) -> int:
+    """How many of so many rows are shown: as many as was asked for, else all of a short table and a few of a long one."""
+    return min(n, top) if top is not None else n if n <= ALL_UP_TO else EXTREMES
+
+
+def extremes(records: Sequence[ModuleRecord], basis: str, most: int) -> list[ModuleRecord]:
     """The few matrices with the smallest and with the largest exponent, and of an odd number one more of the former."""
     ranked = sorted((r for r in records if getattr(r, basis) is not None), key=lambda r: getattr(r, basis))
     return ends(ranked, most)
 
 
-def ends(ranked: list[R], most: int = EXTREMES) -> list[R]:
+def ends(ranked: list[R], most: int) -> list[R]:
     """The first and the last of a list, as many as may be shown."""
     return ranked if len(ranked) <= most else ranked[: most - most // 2] + ranked[len(ranked) - most // 2 :]
 

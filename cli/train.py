@@ -22,7 +22,7 @@ _FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "
 def train(
     ctx: typer.Context,
     source: Annotated[str | None, typer.Argument(
-        metavar="[SOURCE]",
+        metavar="SOURCE",
         help="To begin a run: CONFIG.toml or the name of a preset. With --resume: a run, a checkpoint or a folder of "
         "weights.",
         show_default="with --resume, the newest complete run in this directory")] = None,
@@ -107,7 +107,7 @@ def train(
         rich_help_panel=_RUN)] = True,
     sweep: Annotated[str | None, typer.Option(
         "--sweep", metavar="GRID", rich_help_panel=_RUN,
-        help="Train one run per combination, such as 'decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1'.",
+        help="Train one run per combination, such as 'weight_decay=0.1,0.01 seed=0,1'.",
         )] = None,
     out: Annotated[Path | None, typer.Option(
         "--out", "-o", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT,

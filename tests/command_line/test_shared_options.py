@@ -8,7 +8,7 @@ import typer
 from command import invoke as run
 from models import random_state, write_checkpoint
 
-from cli import options, targets
+from cli import options, shared_options, targets
 from cli.main import app
 from specdiag.analysis.options import ANALYSIS, COMPARED, RUN, UNSELECTED
 from specdiag.errors import UsageError
@@ -34,7 +34,7 @@ def write(folder, seed=0):
 
 
 def test_a_command_takes_what_the_table_says_and_the_library_knows():
-    for command, names in options.TAKES.items():
+    for command, names in shared_options.TAKES.items():
         parameters = {p.name: p for p in COMMANDS[command].params}
         assert set(names) <= set(parameters), command
         assert {name: "roles" if name == "role" else name for name in names}.keys() <= set(parameters)
@@ -46,11 +46,11 @@ def test_a_command_takes_what_the_table_says_and_the_library_knows():
 @pytest.mark.parametrize("command", ["audit", "recommend", "plot", "report"])
 def test_source_options_are_those_of_analyze(command):
     source = {"revision", "file", "base", "stream", "role_map", "experts", "seed"}
-    assert source <= set(options.TAKES[command]) & set(options.TAKES["analyze"])
+    assert source <= set(shared_options.TAKES[command]) & set(shared_options.TAKES["analyze"])
 
 
 def test_panels_stand_in_their_order():
-    for command in options.TAKES:
+    for command in shared_options.TAKES:
         found = [p.rich_help_panel for p in COMMANDS[command].params if getattr(p, "rich_help_panel", None)]
         shared = [panel for panel in dict.fromkeys(found) if panel in options.PANELS]
         assert shared == [panel for panel in options.PANELS if panel in shared], command
