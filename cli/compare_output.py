@@ -151,7 +151,8 @@ def _alone(side: str, alone: Sequence[Unmatched], width: int, *, all_rows: bool)
 
 def _plain(title: str, heads: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> Any:
     columns: list[tables.Column[tuple[str, ...]]] = [
-        tables.Column(head, lambda row, i=i: row[i], right=False, wraps=head == "why") for i, head in enumerate(heads)
+        tables.Column(head, lambda row, i=i: row[i], right=False, drop=head == "role", wraps=head == "why")
+        for i, head in enumerate(heads)
     ]
     return tables.draw(title, columns, rows, width)
 

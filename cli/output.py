@@ -123,7 +123,10 @@ class _Console(Console):
 
 def _broken(renderable: Any, width: int) -> Any:
     text = Text(renderable) if isinstance(renderable, str) else renderable
-    return wrapped(text, width) if isinstance(text, Text) else text
+    if not isinstance(text, Text):
+        return text
+    margin = len(text.plain) - len(text.plain.lstrip())
+    return wrapped(text, width, margin and margin + 2)
 
 
 def _legible(renderable: Any) -> Any:

@@ -1,7 +1,7 @@
 """Names that fit into a narrow table: without the parts that they share, and none like another.
 
->>> shorten([f"encoder.layer.{i}.attention.self.{m}.weight" for i in (1, 2) for m in ("key", "value")], 12)
-['…1…key…', '…1…value…', '…2…key…', '…2…value…']
+>>> shorten([f"encoder.layer.{i}.attention.self.{m}.weight" for i in (1, 2) for m in ("key", "value")], 24)
+['…1.attention.self.key…', '…1.attention.self.value…', '…2.attention.self.key…', '…2.attention.self.value…']
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST = 32
 
 
 def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
-    """Leave out the parts that most names share, as few kinds of them as are needed. Numbers stay.
+    """Leave out the kinds of parts that most names share, as few as the names that have them need. Numbers stay.
 
     Args:
         names: of one column.
@@ -30,21 +30,20 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
         Names in the same order, different where they were. What cannot be made to fit is wider.
     """
     parts = [_PART.split(name) for name in names]
-    counts = Counter(part for name in parts for part in {_bare(part) for part in name} if not part.isdigit())
-    shared = [part for part, n in counts.items() if part and n >= min(2, len(names))]
+    kinds = [{_bare(part) for part in name} for name in parts]
+    counts = Counter(kind for held in kinds for kind in held if kind and not kind.isdigit())
+    shared = [kind for kind, n in counts.items() if n >= min(2, len(names))]
     gone: set[str] = set()
     short = list(names)
-    for part in sorted(shared, key=lambda part: (-counts[part], -len(part)))[:_MOST]:
-        if _widest(short) <= width:
-            return short
-        tried = [_without(name, gone | {part}, gap) for name in parts]
+    for kind in sorted(shared, key=lambda kind: (-counts[kind], -len(kind)))[:_MOST]:
+        if all(cell_len(name) <= width for name, held in zip(short, kinds, strict=True) if kind in held):
+            continue
+        tried = [_without(name, gone | {kind}, gap) for name in parts]
         if _as_many(tried, names):
-            gone.add(part)
+            gone.add(kind)
             short = tried
-    if _widest(short) > width:
-        cut = [_cut(name, width, gap) for name in short]
-        return cut if _as_many(cut, names) else short
-    return short
+    cut = [_cut(name, width, gap) for name in short]
+    return cut if _as_many(cut, names) else short
 
 
 def _bare(part: str) -> str:
@@ -66,7 +65,3 @@ def _cut(name: str, width: int, gap: str) -> str:
 
 def _as_many(short: Sequence[str], names: Sequence[str]) -> bool:
     return len(set(short)) == len(set(names))
-
-
-def _widest(names: Sequence[str]) -> int:
-    return max(map(cell_len, names), default=0)

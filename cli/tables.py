@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import TypeVar
@@ -23,12 +23,18 @@ from .streams import legible
 EXTREMES = 8
 ALL_UP_TO = 16
 DEPTH_BINS = 6
-_SENTENCE = 24
-"""Characters of a column of sentences below which names are shortened to make room for it."""
+_NAME, _SENTENCE = 28, 24
+"""Characters that a name and a line of a sentence have at least, unless the terminal is too narrow for that."""
 R = TypeVar("R")
 
 
-def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int) -> Group:
+def draw(
+    title: str,
+    columns: Sequence[Column[R]],
+    rows: Iterable[R],
+    width: int,
+    style: Callable[[R], str] = lambda row: "",
+) -> Group:
     """Draw a table that fits into the terminal.
 
     Args:
@@ -37,27 +43,34 @@ def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int
             the names of the first column lose the parts that they share. Sentences wrap, or else the first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
+        style: of a row, beside a word in it that says the same.
     """
     rows = list(rows)
     given = filled(columns, rows)
     cells = {id(c): [legible(c.cell(row)) for row in rows] for c in given}
-    wide = {id(c): max(map(cell_len, [legible(c.head), *cells[id(c)]])) for c in given}
-    wide |= {id(c): min(wide[id(c)], _SENTENCE) for c in given if c.wraps}
+    wide = {id(c): max(_least(c, text) for text in [legible(c.head), *cells[id(c)]]) for c in given}
     shown = _fitting(given, wide, width)
     if given and not given[0].right and _taken(shown, wide) > width:
         first = id(given[0])
-        names, gap = cells[first], legible("…")
-        wide[first] = max(map(cell_len, [legible(given[0].head), *shorten(names, 1, gap)]))
+        wide[first] = min(wide[first], _NAME)
         shown = _fitting(given, wide, width)
-        cells[first] = shorten(names, wide[first] + max(0, width - _taken(shown, wide)), gap)
+        room = width - _taken(shown, wide) + wide[first]
+        cells[first] = shorten(cells[first], max(room, 1), legible("…"))
     table = Table(box=None, header_style="dim", pad_edge=False)
     has_sentences = any(c.wraps for c in shown)
     for i, c in enumerate(shown):
         folds = c.wraps if has_sentences else i == 0
         table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=not folds)
-    for i in range(len(rows)):
-        table.add_row(*(Text(cells[id(c)][i]) for c in shown))
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(cells[id(c)][i]) for c in shown), style=style(row))
     return Group(Text(legible(title), style="bold"), table)
+
+
+def _least(column: Column[R], text: str) -> int:
+    """Characters that a cell needs: a sentence those of its longest word, and enough to be read."""
+    if not column.wraps:
+        return cell_len(text)
+    return max(min(cell_len(text), _SENTENCE), *map(cell_len, text.split()), 0)
 
 
 def _fitting(columns: Sequence[Column[R]], wide: Mapping[int, int], width: int) -> list[Column[R]]:
@@ -93,7 +106,7 @@ def law_table(laws: Sequence[RoleLaws], width: int) -> Group:
 def record_table(records: Iterable[ModuleRecord], title: str, width: int, key: str = "alpha") -> Group:
     """Draw the columns of a report, a row for each matrix; the one called `key` stays."""
     columns = [replace(c, drop=0) if c.head == key else c for c in record_columns()]
-    return draw(title, columns, records, width)
+    return draw(title, columns, records, width, lambda r: "red" if r.status in ("nonfinite", "failed") else "")
 
 
 def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:

@@ -100,7 +100,7 @@ def test_nonfinite_is_exit_4_and_named(tmp_path):
     [
         (["--role", "query"], 2, "unknown --role query; roles are q, k, v"),
         (["--include", "zzz"], 2, "--include zzz matches none of 15 matrices"),
-        (["--format", "yaml"], 2, "unknown format 'yaml'; choose from table, json"),
+        (["--format", "yaml"], 2, "'yaml' is not one of 'table', 'json'"),
         (["-o", "nowhere/a.json"], 2, "the folder nowhere does not exist"),
         (["-o", "a.txt"], 2, "'a.txt' would hold JSON: name a .json file, or choose -f csv, md or parquet"),
         (["-f", "parquet"], 2, "parquet is binary; name a file with -o"),
