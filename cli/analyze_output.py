@@ -55,7 +55,7 @@ def answer(report: SpectralReport, target: Target) -> None:
         output.talk(f"report: {target.out}", "green")
         if report.complete and target.format == "table":
             for line in answer_output.next_commands(report, target.out, target.reopening):
-                output.talk(f"next: {line}")
+                output.talk(f"next: {line}", breaks=False)
         return
     if target.format == "table":
         return

@@ -75,7 +75,7 @@ def plain(value: object) -> object:
 
 
 SPELLED = {
-    "all_rows": "--all", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set",
+    "all_rows": "--all", "show": "--open", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set",
     "models": "--from",
 }  # fmt: skip
 """Options that are not called as their parameters are."""

@@ -133,7 +133,7 @@ def _legible(renderable: Any) -> Any:
     return streams.legible(renderable) if isinstance(renderable, str) else renderable
 
 
-def console(*, stderr: bool = False, own: bool = False) -> Console:
+def console(*, stderr: bool = False, own: bool = False) -> _Console:
     """A console on stdout or stderr: as wide as the terminal, and wide where there is none.
 
     A process that fell silent has one that prints nothing, but for what is its `own`.
@@ -152,10 +152,12 @@ def console(*, stderr: bool = False, own: bool = False) -> Console:
     return made
 
 
-def talk(message: str, style: str | None = None) -> None:
-    """Say something to the person, on stderr, unless asked to be quiet."""
+def talk(message: str, style: str | None = None, *, breaks: bool = True) -> None:
+    """Say something to the person, on stderr, unless asked to be quiet. What is to be copied has no `breaks`."""
     if not _state.quiet:
-        console(stderr=True).print(message, style=style or "", soft_wrap=True)
+        to = console(stderr=True)
+        to.has_width = to.has_width and breaks
+        to.print(message, style=style or "", soft_wrap=True)
 
 
 def write(data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +13,9 @@ from specdiag.errors import UsageError
 
 from . import opening, options, output, targets
 from .sharing import Given, takes_shared
+
+if TYPE_CHECKING:
+    from specdiag.decay.plan import Basis
 
 
 class Rule(StrEnum):
@@ -24,16 +27,6 @@ class Rule(StrEnum):
     sigmoid = "sigmoid"
     uniform = "uniform"
     none = "none"
-
-
-class Basis(StrEnum):
-    """Values that ratios are made from."""
-
-    alpha = "alpha"
-    square = "square"
-    farms = "farms"
-    frobenius_norm = "frobenius_norm"
-    spectral_norm = "spectral_norm"
 
 
 class Compat(StrEnum):
@@ -91,11 +84,13 @@ def recommend(
         typer.Option("--rule", help="Map from values to ratios; linear is AlphaDecay's.", rich_help_panel=_RATIOS),
     ] = Rule.linear,
     basis: Annotated[
-        Basis,
+        str,
         typer.Option(
-            "--basis", help="Value that ratios are made from; square: comparable across shapes.", rich_help_panel=_RATIOS
+            "--basis",
+            help="alpha, square (comparable across shapes), farms, frobenius_norm or spectral_norm.",
+            rich_help_panel=_RATIOS,
         ),
-    ] = Basis.alpha,
+    ] = "alpha",
     s1: Annotated[
         float, typer.Option("--s1", help="Ratio of the heaviest tail (linear).", rich_help_panel=_RATIOS)
     ] = 0.67,
@@ -252,7 +247,7 @@ def recommend(
         )  # fmt: skip
     drawing = given.arguments()
     planned_for = partial(
-        plan_for, source, rule=rule.value, basis=basis.value, s1=s1, s2=s2, clip=clip,
+        plan_for, source, rule=rule.value, basis=cast("Basis", basis), s1=s1, s2=s2, clip=clip,
         preserve_mean=preserve_mean, compat=None if compat is None else compat.value, weight_decay=base.weight_decay,
         base_origin=base.origin, lr=base.lr, steps_left=base.steps_left, lr_schedule=lr_schedule.value, schedule=course,
         include=drawing.get("include", ()), exclude=drawing.get("exclude", ()), roles=drawing.get("roles", ()),

@@ -33,9 +33,10 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
     kinds = [{_bare(part) for part in name} for name in parts]
     counts = Counter(kind for held in kinds for kind in held if kind and not kind.isdigit())
     shared = [kind for kind, n in counts.items() if n >= min(2, len(names))]
+    edge = {kind: min(_to_the_edge(name, kind) for name in parts) for kind in shared}
     gone: set[str] = set()
     short = list(names)
-    for kind in sorted(shared, key=lambda kind: (-counts[kind], -len(kind)))[:_MOST]:
+    for kind in sorted(shared, key=lambda kind: (-counts[kind], min(edge[kind], 2), -len(kind)))[:_MOST]:
         if all(cell_len(name) <= width for name, held in zip(short, kinds, strict=True) if kind in held):
             continue
         tried = [_without(name, gone | {kind}, gap) for name in parts]
@@ -44,6 +45,12 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
             short = tried
     cut = [_cut(name, width, gap) for name in short]
     return cut if _as_many(cut, names) else short
+
+
+def _to_the_edge(parts: Sequence[str], kind: str) -> int:
+    """Parts between this one and an end of the name, where a name says least."""
+    places = [i for i, part in enumerate(parts) if _bare(part) == kind]
+    return min((min(i, len(parts) - 1 - i) for i in places), default=len(parts))
 
 
 def _bare(part: str) -> str:

@@ -100,7 +100,7 @@ def train(
         "--extend", min=1, help="Add this many steps to the planned ones.", rich_help_panel=_RUN)] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="NAME=VALUE", rich_help_panel=_RUN,
-        help="Set a field of transformers.TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
+        help="Set a field of TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
         "model.NAME and optimizer_options.NAME. Repeatable.")] = None,
     stop_on_nan: Annotated[bool, typer.Option(
         "--stop-on-nan/--no-stop-on-nan", help="Stop at the last good checkpoint if the loss is not finite.",

@@ -83,8 +83,8 @@ def test_an_included_matrix_is_drawn_and_saved_reports_refuse_the_rest(checkpoin
     assert run("-q", "analyze", checkpoint).exit_code == 0
     report = tmp_path / "ckpt.specdiag.json"
     assert run("plot", "scree", report, "--include", "*mlp*", "-o", "a.svg").exit_code == 0
-    done = run("plot", "scree", report, "--seed", "2", "--no-cache", "-o", "b.svg")
-    assert "is a saved report, taken as it is: --seed, --cache needs the checkpoint itself" in done.stderr
+    done = run("plot", "scree", report, "--jobs", "2", "--no-cache", "-o", "b.svg")
+    assert "is a saved report, taken as it is: --jobs, --cache needs the checkpoint itself" in done.stderr
     assert not Path("b.svg").exists()
     done = run("recommend", report, "--include", "*mlp*", "--rule", "uniform", "--export", "csv")
     assert done.exit_code == 0, done.stderr
@@ -119,7 +119,7 @@ def test_the_newest_checkpoint_of_a_run_is_taken(tmp_path, monkeypatch):
         (["recommend", "X", "--export", "torch", "-o", "a.json"], "'a.json' would hold Python code: name a .py file"),
         (["recommend", "X", "--export", "toml", "-o", "a.py"], "'a.py' would hold TOML"),
         (["recommend", "X", "-o", "a.py"], "'a.py' would hold JSON: name a .json file, or add --export"),
-        (["recommend", "X", "--export", "yaml"], "unknown --export yaml; choose from torch"),
+        (["recommend", "X", "--export", "yaml"], "'yaml' is not one of 'torch'"),
         (["simulate", "-f", "csv", "-o", "a.json"], "'a.json' would hold csv"),
         (["simulate", "-o", "a.csv"], "'a.csv' would hold JSON"),
         (["trajectory", "X", "-f", "csv", "-o", "a.csv"], "--out names a folder, and 'a.csv' looks like a file; the"),

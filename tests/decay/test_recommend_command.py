@@ -143,7 +143,7 @@ def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.Monkey
         (("r.json", "--weight-decay", "0.1", "--tokens", "1e9"), 2, "both give a base decay"),
         (("r.json", "--tokens", "1e9"), 2, "add --params --batch-tokens --context-length --lr"),
         (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
-        (("r.json", "--export", "yaml"), 2, "unknown --export yaml"),
+        (("r.json", "--export", "yaml"), 2, "'yaml' is not one of"),
         (("absent.json",), 3, "no such file"),
         (("r.json", "--run", "."), 3, "holds no optimizer or trainer state"),
     ],
