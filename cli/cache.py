@@ -13,17 +13,12 @@ import typer
 from specdiag.errors import UsageError
 
 from . import options, output
-from .commands import Group, add
+from .commands import add, make_program
 
 if TYPE_CHECKING:
     from specdiag.analysis.cache_store import Amount, Store
 
-cache = typer.Typer(
-    name="cache",
-    cls=Group,
-    help="Show or remove the results that are kept of earlier analyses.",
-    no_args_is_help=True,
-)
+cache = make_program("cache", "Show or remove the results that are kept of earlier analyses.")
 
 
 class Format(StrEnum):

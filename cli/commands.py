@@ -29,7 +29,7 @@ _VALUES: dict[object, str] = {
 """Names of values that have none of their own, by type; others are TEXT."""
 
 
-class Group(TyperGroup):
+class _Group(TyperGroup):
     """A program, or a command that has commands."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
@@ -47,12 +47,29 @@ class Group(TyperGroup):
         return _simplified(super().get_params(ctx))
 
 
-class Command(TyperCommand):
+class _Command(TyperCommand):
     """A command that takes the program's own options after its name too, as `specdiag analyze X -q`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """List options and arguments, the program's switches last."""
         return _simplified([*super().get_params(ctx), *_everywhere(ctx.find_root().command)])
+
+
+def make_program(name: str, help: str) -> typer.Typer:
+    """Make a program, or a command that has commands.
+
+    Args:
+        name: as it is typed.
+        help: a sentence.
+    """
+    return typer.Typer(
+        name=name,
+        cls=_Group,
+        help=help,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 def add(program: typer.Typer, command: Callable[..., None], example: str, panel: str | None = None) -> None:
@@ -65,7 +82,7 @@ def add(program: typer.Typer, command: Callable[..., None], example: str, panel:
         panel: of the commands that help lists.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in (command.__doc__ or "").split("\n\n"))
-    program.command(cls=Command, help="\n\n".join(paragraphs), epilog=f"Example: {example}", rich_help_panel=panel)(
+    program.command(cls=_Command, help="\n\n".join(paragraphs), epilog=f"Example: {example}", rich_help_panel=panel)(
         command
     )
 
@@ -83,7 +100,7 @@ def _quoted() -> Generator[None]:
 
 def _everywhere(program: Any) -> Generator[Any]:
     """The switches of the program, as options of a command that help does not list again."""
-    for option in program.params if isinstance(program, Group) else ():
+    for option in program.params if isinstance(program, _Group) else ():
         if option.name in _SWITCHES:
             here: Any = copy.copy(option)
             here.expose_value, here.hidden, here.envvar = False, True, None
@@ -107,7 +124,7 @@ def _simplified(parameters: list[Any]) -> list[Any]:
 
 
 def _value(parameter: TyperOption | TyperArgument) -> str:
-    """What help shows for the value; a long list of choices goes to the end of the parameter's help."""
+    """The value as help shows it; a long list of choices goes to the end of the parameter's help."""
     kind, is_option = parameter.type_descriptor, isinstance(parameter, TyperOption)
     if getattr(parameter, "is_flag", False):
         return ""

@@ -15,7 +15,7 @@ from . import output, streams
 from .analyze import analyze
 from .audit import audit
 from .cache import cache
-from .commands import Group, add
+from .commands import add, make_program
 from .compare import compare
 from .doctor import doctor
 from .explain import explain
@@ -28,14 +28,7 @@ from .trajectory import trajectory
 from .verify import verify
 from .watch import watch
 
-app = typer.Typer(
-    name="specdiag",
-    cls=Group,
-    help="Spectral diagnostics of transformer checkpoints.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_program("specdiag", "Spectral diagnostics of transformer checkpoints.")
 
 
 _PANELS: dict[str, dict[Callable[..., None], str]] = {

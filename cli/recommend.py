@@ -147,7 +147,9 @@ def recommend(
     ] = LrSchedule.to_zero,
     schedule: Annotated[
         Schedule | None,
-        typer.Option("--schedule", help="Let the decays follow the lr, as AdamC or ScionC do.", rich_help_panel=_SCHEDULE),
+        typer.Option(
+            "--schedule", help="Let the decays follow the lr, as AdamC or ScionC do.", rich_help_panel=_SCHEDULE
+        ),
     ] = None,
     steps_total: Annotated[
         int | None, typer.Option("--steps-total", min=1, help="Steps of the run.", rich_help_panel=_SCHEDULE)

@@ -51,7 +51,9 @@ def headline(simulations: Sequence[Simulation]) -> str:
     low, high = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
     if ends[high] < _SAME * ends[low]:
         return f"After {steps:,} steps all settings end at RMS {ends[low]:.4g}, but for 1 %."
-    return f"After {steps:,} steps the RMS is lowest for {low} ({ends[low]:.4g}), highest for {high} ({ends[high]:.4g})."
+    return (
+        f"After {steps:,} steps the RMS is lowest for {low} ({ends[low]:.4g}), highest for {high} ({ends[high]:.4g})."
+    )
 
 
 def _end(simulation: Simulation) -> str:

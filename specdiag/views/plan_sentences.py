@@ -8,6 +8,7 @@ from specdiag.decay.effect import AGREE
 from specdiag.decay.headline import MOSTLY_GEOMETRY
 from specdiag.decay.plan import DecayPlan
 
+
 def findings(plan: DecayPlan) -> list[str]:
     """Describe total decay, what shapes explain, the tail fraction, and the notes.
 
