@@ -244,8 +244,8 @@ def recommend(
         from specdiag.decay.schedule_record import decay_schedule
 
         course = decay_schedule(
-            schedule.value, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup, momentum=momentum,
-            target_norm=target_norm,
+            schedule.value, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup,
+            momentum=momentum, target_norm=target_norm,
         )  # fmt: skip
     drawing = given.arguments()
     planned_for = partial(

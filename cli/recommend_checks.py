@@ -45,6 +45,7 @@ def run_beside(source: str) -> Path | None:
 
 
 def newest_report() -> str:
+    """The newest saved report of this directory."""
     from specdiag.report import is_report
 
     found = [path for path in Path().glob("*.json") if is_report(path)]

@@ -40,7 +40,7 @@ def draw(
     Args:
         title: the line above it.
         columns: empty ones are left out, then as many as must be, the highest `drop` first. Where that is not enough
-            the names of the first column lose the parts that they share. Sentences wrap, or else the first column folds.
+            the names of the first column lose the parts that they share. Sentences wrap; else the first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
         style: of a row, beside a word in it that says the same.
@@ -139,7 +139,7 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
 
 
 def most_rows(n: int, top: int | None) -> int:
-    """How many of so many rows are shown: as many as was asked for, else all of a short table and a few of a long one."""
+    """How many of `n` rows are shown: the number that was given, else all of a short table and a few of a long one."""
     return min(n, top) if top is not None else n if n <= ALL_UP_TO else EXTREMES
 
 
