@@ -19,7 +19,7 @@ _MOST = 32
 
 
 def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
-    """Leave out the kinds of parts that most names share, as few as the names that have them need. Numbers stay.
+    """Leave out of wide names the kinds of parts that most names share, as few as they need. Numbers stay.
 
     Args:
         names: of one column.
@@ -32,11 +32,11 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
     parts = [_PART.split(name) for name in names]
     kinds = [{_bare(part) for part in name} for name in parts]
     counts = Counter(kind for held in kinds for kind in held if kind and not kind.isdigit())
-    shared = [kind for kind, n in counts.items() if n >= min(2, len(names))]
+    shared = [kind for kind, n in counts.most_common(_MOST) if n >= min(2, len(names))]
     edge = {kind: min(_to_the_edge(name, kind) for name in parts) for kind in shared}
     gone: set[str] = set()
     short = list(names)
-    for kind in sorted(shared, key=lambda kind: (-counts[kind], min(edge[kind], 2), -len(kind)))[:_MOST]:
+    for kind in sorted(shared, key=lambda kind: (-counts[kind], min(edge[kind], 2), -len(kind))):
         if all(cell_len(name) <= width for name, held in zip(short, kinds, strict=True) if kind in held):
             continue
         tried = [_without(name, gone | {kind}, gap) for name in parts]
@@ -44,7 +44,9 @@ def shorten(names: Sequence[str], width: int, gap: str = _GAP) -> list[str]:
             gone.add(kind)
             short = tried
     cut = [_cut(name, width, gap) for name in short]
-    return cut if _as_many(cut, names) else short
+    cut = cut if _as_many(cut, names) else short
+    whole = [name if cell_len(name) <= width else less for name, less in zip(names, cut, strict=True)]
+    return whole if _as_many(whole, names) else cut
 
 
 def _to_the_edge(parts: Sequence[str], kind: str) -> int:
