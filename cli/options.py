@@ -75,8 +75,8 @@ def plain(value: object) -> object:
 
 
 SPELLED = {
-    "all_rows": "--all", "show": "--open", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set",
-    "models": "--from",
+    "all_rows": "--all", "show": "--open", "model_config": "--config", "layout": "--optimizer-layout",
+    "assign": "--set", "models": "--from",
 }  # fmt: skip
 """Options that are not called as their parameters are."""
 

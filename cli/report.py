@@ -54,13 +54,13 @@ def report(
         if refused := options.listed([*given.names, *(["plan"] if plan is not None else [])]):
             raise UsageError(f"{source} is the table of many models, drawn as it is: leave out {refused}")
         _fleet(Path(source), out)
-        return
-    from specdiag.auditing.audit import audit
-    from specdiag.decay.plan import load_plan
+    else:
+        from specdiag.auditing.audit import audit
+        from specdiag.decay.plan import load_plan
 
-    saved = None if plan is None else load_plan(plan)
-    analysed = opening.report_of(source, given, "page")
-    html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
+        saved = None if plan is None else load_plan(plan)
+        analysed = opening.report_of(source, given, "page")
+        html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
     output.talk(f"written: {out}", "green")
     if show:
         _open(out)
@@ -83,7 +83,6 @@ def _fleet(table: Path, out: Path) -> None:
 
     models = load_models(table)
     write_atomically(out, fleet_page(models, table.name).encode())
-    output.talk(f"written: {out}", "green")
 
 
 def _default_plan(report: SpectralReport) -> DecayPlan | None:
