@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,17 @@ from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
     from specdiag.report import SpectralReport
+
+
+class Format(StrEnum):
+    """Formats of a report."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+    parquet = "parquet"
+
 
 _SELECTING = ("include", "exclude", "role", "experts")
 
@@ -40,14 +52,11 @@ def analyze(
         ),
     ] = False,
     format: Annotated[
-        str,
+        Format,
         typer.Option(
-            "--format",
-            "-f",
-            help="Format of what is printed: table, json, csv, md or parquet (with -o).",
-            rich_help_panel=options.OUTPUT,
+            "--format", "-f", help="Format of what is printed; parquet needs -o.", rich_help_panel=options.OUTPUT
         ),
-    ] = "table",
+    ] = Format.table,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -60,6 +69,7 @@ def analyze(
     ] = None,
     spectra: options.SpectraOption = True,
     all_rows: options.AllOption = False,
+    top: options.TopOption = None,
     summary: Annotated[
         bool,
         typer.Option(
@@ -82,9 +92,10 @@ def analyze(
 
     from . import analyze_output as show
     from . import partial, processes
+    from .analyze_target import Target
     from .progress import analysis_bar
 
-    target = show.Target.of(format, out, spectra=spectra, all_rows=all_rows, summary=summary)
+    target = Target.of(format.value, out, spectra=spectra, all_rows=all_rows, top=top, summary=summary)
     if is_report(Path(source)):
         given.require_checkpoint(
             source, "shown", others=options.given(ctx, ("resume", "dry_run")), without=("fit_test",)
@@ -102,9 +113,11 @@ def analyze(
     checkpoint = open_source(source, **opening)
     show.provenance(checkpoint)
     if dry_run:
-        if idle := options.given(ctx, ("resume", "summary")):
+        from .analyze_listing import listing
+
+        if idle := options.given(ctx, ("resume", "summary", "top")):
             raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
-        show.listing(checkpoint, given.arguments(), target)
+        listing(checkpoint, given.arguments(), target)
         return
     selected = any(given.values.get(name) for name in _SELECTING)
     target = target.opened(opening).saving(checkpoint.source, selected=selected, picked=opening.get("file"))

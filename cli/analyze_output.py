@@ -2,128 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from specdiag.errors import ComputationError, SpecdiagError, UsageError
+from specdiag.errors import ComputationError, SpecdiagError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
-from . import answer_output, failures, options, output, partial, tables, targets
+from . import answer_output, failures, output, tables
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
     from specdiag.analysis.processes import Ranks
     from specdiag.checkpoint.tensors import Checkpoint
-    from specdiag.records import ModuleRecord, Source
+    from specdiag.records import ModuleRecord
     from specdiag.report import SpectralReport
 
-_DEFAULTS = {"seed": 0}
-FORMATS = ("table", "json", "csv", "md", "parquet")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the answer goes: `format` to stdout, or to `out`; for a table, `out` is the saved report."""
-
-    format: str
-    out: Path | None
-    spectra: bool
-    all_rows: bool
-    summary: bool = False
-    reopening: str = ""
-    """The options that the source was opened with, as they would be typed again."""
-
-    @classmethod
-    def of(
-        cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool = False, summary: bool = False
-    ) -> Target:
-        """The target of the options, checked before any work."""
-        if summary and (format != "table" or all_rows):
-            raise UsageError(f"--summary is one line: leave out {'--all' if all_rows else f'-f {format}'}")
-        if format not in FORMATS:
-            raise UsageError(f"unknown format '{format}'; choose from {', '.join(FORMATS)}")
-        if format == "parquet" and out is None:
-            raise UsageError("parquet is binary; name a file with -o")
-        report = format in ("table", "json")
-        targets.check_file(out, format, "choose -f csv, md or parquet" if report else "choose -f json")
-        return cls(format, out, spectra, all_rows, summary)
-
-    def opened(self, opening: Mapping[str, object]) -> Target:
-        """The same, for a source that was opened with these arguments."""
-        given = {
-            name: value
-            for name, value in opening.items()
-            if value not in (None, False, _DEFAULTS.get(name)) and name != "revision"
-        }
-        typed = (
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
-            for name, value in given.items()
-        )
-        return replace(self, reopening="".join(f" {option}" for option in typed))
-
-    def saving(self, source: Source, *, selected: bool, picked: object = None) -> Target:
-        """For a table without -o: the report is saved under the source's own name in the working directory.
-
-        A selection of matrices is saved beside, not over, the report of them all, an adapter applied to its base
-        beside the report of its updates, and one file or part of several under its own name. Runs have checkpoints of
-        equal names: where the report of another source has the name, that of the folder goes before it.
-        """
-        from specdiag.files import check_writable
-
-        if self.format != "table" or self.out is not None:
-            return self
-        path = Path(source.location).resolve()
-        stem = path.name if source.kind in ("dir", "file") else source.location
-        stem = ".".join([stem, *(str(name) for name in (picked, source.part) if name is not None)])
-        ending = (".merged" if source.base is not None else "") + (".selected" if selected else "") + ".specdiag.json"
-        out = Path(_as_file_name(stem) + ending)
-        if _is_of_another(out, source):
-            out = Path(_as_file_name(f"{path.parent.name}/{stem}" if source.kind != "hub" else f"hub/{stem}") + ending)
-        check_writable(out)
-        return replace(self, out=out)
-
-    def for_a_partial_report(self, rank: int = 0) -> Target:
-        """Beside a file that is there already, never over it: what took an hour is not lost to Ctrl-C.
-
-        With its eigenvalues always: without them it could not be gone on from.
-        """
-        if not self.is_report:
-            return self
-        assert self.out is not None
-        beside = rank > 0 or self.out.exists()
-        return replace(self, out=partial.place(self.out, rank) if beside else self.out, spectra=True)
-
-    @property
-    def is_report(self) -> bool:
-        """True where a report is saved, which an interrupted analysis can go on from."""
-        return self.format in ("table", "json") and self.out is not None
-
-
-def _as_file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "--", text).strip("-.")
-
-
-def _is_of_another(path: Path, source: Source) -> bool:
-    """True where a report of another source is saved there."""
-    from specdiag.errors import SourceError
-    from specdiag.report import is_report, load_report
-
-    if not is_report(path):
-        return False
-    try:
-        held = load_report(path).source
-    except SourceError:
-        return False
-    places = [Path(s.location).resolve() if s.kind in ("dir", "file") else s.location for s in (held, source)]
-    return places[0] != places[1]
+    from .analyze_target import Target
 
 
 def provenance(checkpoint: Checkpoint) -> None:
@@ -156,7 +55,7 @@ def answer(report: SpectralReport, target: Target) -> None:
         output.talk(f"report: {target.out}", "green")
         if report.complete and target.format == "table":
             for line in answer_output.next_commands(report, target.out, target.reopening):
-                output.talk(f"next: {line}")
+                output.talk(f"next: {line}", breaks=False)
         return
     if target.format == "table":
         return
@@ -220,57 +119,6 @@ def verdict(report: SpectralReport) -> None:
         raise typer.Exit(4)
 
 
-def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) -> None:
-    """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis.cost import flops, seconds, stored_bytes
-    from specdiag.analysis.selection import select
-    from specdiag.analysis.settings import make_settings
-    from specdiag.analysis.summary import count_reasons
-    from specdiag.files import write_atomically
-    from specdiag.resources import available_cpus
-    from specdiag.views.export import export
-
-    if target.format == "table" and target.out is not None:
-        raise UsageError("--dry-run makes no report; with -o choose -f json, csv or md")
-    settings = make_settings(**choices)
-    selected, skipped = select(checkpoint, settings)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
-            "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
-            "bytes": stored_bytes(m),
-            "gflop": flops(m, settings) / 1e9, "core_seconds": seconds(m, settings),
-        }
-        for m in selected
-    ]  # fmt: skip
-    if target.format != "table":
-        data = export(rows, list(rows[0]), target.format)
-        if target.out is None:
-            output.write(data)
-        else:
-            write_atomically(target.out, data)
-        return
-    total = sum(row["gflop"] for row in rows)
-    console = output.console()
-    console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed", console.width))
-    if target.all_rows:
-        left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
-        console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
-    elif skipped:
-        reasons = count_reasons(s.reason for s in skipped).items()
-        console.print(
-            f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
-        )
-    megabytes = sum(row["bytes"] for row in rows) / 2**20
-    wanted = sum(row["core_seconds"] for row in rows) / available_cpus()
-    estimate = (
-        f"about {wanted:.1f} s on {available_cpus()} processors, if they are like that of docs/scale.md"
-        if settings.device == "cpu"
-        else f"no estimate of the time on {settings.device}, which was not measured"
-    )
-    console.print(f"{megabytes:.0f} MiB to read, {total:.1f} GFLOP: {estimate}", soft_wrap=True)
-
-
 def _print_table(report: SpectralReport, target: Target) -> None:
     from specdiag.views import sentences
     from specdiag.views.answer import answer as answer_of
@@ -291,16 +139,17 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print()
     bases = ("square_alpha", "alpha", "stable_rank")
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
-    if target.all_rows or len(records) <= tables.ALL_UP_TO:
-        console.print(tables.record_table(records, f"{len(records)} matrices", console.width))
+    most = len(records) if target.all_rows else tables.most_rows(len(records), target.top)
+    if most == len(records):
+        console.print(tables.record_table(records, f"{len(records)} matrices", console.width, basis))
     else:
         depth = tables.depth_table(records, basis, console.width)
         if depth is not None:
             console.print(depth)
             console.print()
-        shown = tables.extremes(records, basis)
+        shown = tables.extremes(records, basis, most)
         title = f"The {len(shown)} most extreme of {len(records)} by {basis} (--all: every one)"
-        console.print(tables.record_table(shown, title, console.width))
+        console.print(tables.record_table(shown, title, console.width, basis))
     console.print()
     if not report.complete:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")

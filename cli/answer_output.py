@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .streams import legible
+from .wrapping import wrapped
 
 if TYPE_CHECKING:
     from specdiag.report import SpectralReport
@@ -37,7 +37,7 @@ def show(answer: Answer, console: Console) -> None:
         console.print(
             Text.assemble((mark, style), f"  {legible(point.module or 'the checkpoint')}{more}"), soft_wrap=True
         )
-        _print(f"{point.finding}; {point.advice}", console, "   ", "   ")
+        _print(f"   {point.finding}; {point.advice}", console, 3)
     if answer.n_more:
         console.print(f"and {answer.n_more} more, which specdiag audit lists")
     console.print()
@@ -53,14 +53,14 @@ def show_facts(facts: Sequence[tuple[str, str]], console: Console) -> None:
     """
     width = max((len(subject) for subject, _ in facts), default=0) + 2
     for subject, fact in facts:
-        _print(f"{subject.ljust(width)}{fact}", console, rest=" " * width)
+        _print(f"{subject.ljust(width)}{fact}", console, width)
     console.print()
 
 
-def _print(text: str, console: Console, first: str = "", rest: str = "") -> None:
+def _print(text: str, console: Console, indent: int = 0) -> None:
     """Wrap at words, with further lines indented. Nothing is padded, for the reader may be a file."""
-    lines = textwrap.fill(legible(text), console.width, initial_indent=first, subsequent_indent=rest)
-    console.print(Text(lines), soft_wrap=True)
+    for line in wrapped(Text(legible(text)), console.width, indent).split("\n"):
+        console.print(line, soft_wrap=True)
 
 
 def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> list[str]:

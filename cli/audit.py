@@ -174,6 +174,7 @@ def audit(
         show.explain(explain, checks)
         return
     targets.check_file(out, format.value)
+    options.check_rows(all_rows=all_rows, format="table" if format is Format.md else format.value)
     if format is Format.parquet:
         out = audit_fleet.target(out)
     listed = [] if models is None else source_list.read(models)

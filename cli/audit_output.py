@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from specdiag.auditing.records import AuditReport, Finding, Severity, TokenTable
     from specdiag.auditing.thresholds import Check
 
+_COLOURS = {"warn": "yellow", "fail": "red"}
 _STYLES = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
 
 
@@ -65,7 +66,7 @@ def _table(audit: AuditReport, *, all_rows: bool) -> None:
     grouped = wording.groups(audit)
     if grouped:
         rows = [row for group in grouped for row in _rows(group, all_rows=all_rows)]
-        console.print(tables.draw("", _columns(), rows, console.width))
+        console.print(tables.draw("", _columns(), rows, console.width, lambda row: _COLOURS.get(row[1], "")))
         console.print()
         for group in grouped:
             console.print(wording.explanation(group[0]), soft_wrap=True)

@@ -13,7 +13,9 @@ from specdiag.errors import UsageError
 from . import options, output, processes, targets
 from .sharing import Given, takes_shared
 
-_OF_RANKING = ("sources", "format", "out", "all_rows", "cache")
+MOST = 20
+"""Matrices that changed most which the table shows."""
+_OF_RANKING = ("sources", "format", "out", "cache")
 
 
 @takes_shared("compare")
@@ -65,6 +67,7 @@ def compare(
         ),
     ] = None,
     all_rows: options.AllOption = False,
+    top: options.TopOption = None,
 ) -> None:
     """Show what changed from BEFORE to AFTER: per role, per matrix, and what has no counterpart.
 
@@ -76,6 +79,7 @@ def compare(
     from specdiag.report import is_report
 
     targets.check_file(out, format.value)
+    options.check_rows(all_rows=all_rows, top=top, format=format.value)
     if _are_runs(sources):
         unfinished = _unfinished(sources)
         if unfinished and len(sources) == 2:
@@ -120,7 +124,7 @@ def compare(
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
         output.leave()
     speaks = ranks is None or ranks.rank == 0
-    show.answer(found, format.value, out if speaks else None, all_rows=all_rows)
+    show.answer(found, format.value, out if speaks else None, None if all_rows else top or MOST)
     if ranks is not None:
         ranks.wait_for_all()
     if exceeded := exceeding(found, limits):

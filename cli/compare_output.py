@@ -21,8 +21,8 @@ _MOST = 20
 _FEW = 8
 
 
-def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) -> None:
-    """Save what is asked for, and print: the tables, or data for a pipeline."""
+def answer(found: Comparison, format: str, out: Path | None, most: int | None) -> None:
+    """Save what is asked for, and print: the tables with at most so many matrices, or data for a pipeline."""
     from specdiag.comparison.records import COLUMNS, SHORT
     from specdiag.text import markdown
     from specdiag.views.export import export
@@ -40,7 +40,7 @@ def answer(found: Comparison, format: str, out: Path | None, *, all_rows: bool) 
         data += "".join(f"\n{markdown.text(line)}\n" for line in unread).encode()
     for side, source in (("BEFORE", found.before), ("AFTER", found.after)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
-    output.deliver(data, out, partial(_print, found, all_rows=all_rows) if format == "table" else None)
+    output.deliver(data, out, partial(_print, found, most) if format == "table" else None)
 
 
 def excess(found: Sequence[Excess]) -> None:
@@ -58,7 +58,7 @@ def failed(rows: Sequence[ModuleRecord]) -> None:
     output.fault(f"{len(rows)} matrices could not be compared: {names}")
 
 
-def _print(found: Comparison, *, all_rows: bool) -> None:
+def _print(found: Comparison, most: int | None) -> None:
     from specdiag.comparison import wording
     from specdiag.comparison.answer import facts, headline
 
@@ -71,8 +71,9 @@ def _print(found: Comparison, *, all_rows: bool) -> None:
     console.print()
     shown = list(found.modules)
     title = f"{len(shown)} matrices"
-    if not all_rows and len(shown) > _MOST:
-        shown = wording.most_changed(found, _MOST)
+    all_rows = most is None
+    if most is not None and len(shown) > most:
+        shown = wording.most_changed(found, most)
         title = f"The {len(shown)} of {len(found.modules)} matrices that changed most (--all: every one)"
     console.print(_modules(shown, title, console.width, has_weights=has_weights))
     console.print()
@@ -150,7 +151,8 @@ def _alone(side: str, alone: Sequence[Unmatched], width: int, *, all_rows: bool)
 
 def _plain(title: str, heads: Sequence[str], rows: Sequence[tuple[str, ...]], width: int) -> Any:
     columns: list[tables.Column[tuple[str, ...]]] = [
-        tables.Column(head, lambda row, i=i: row[i], right=False, wraps=head == "why") for i, head in enumerate(heads)
+        tables.Column(head, lambda row, i=i: row[i], right=False, drop=head == "role", wraps=head == "why")
+        for i, head in enumerate(heads)
     ]
     return tables.draw(title, columns, rows, width)
 

@@ -11,9 +11,12 @@ from . import answer_output, output
 
 @output.guarded
 def explain(
-    column: Annotated[str, typer.Argument(help="A column of a report or the head of a table, such as square_alpha.")],
+    column: Annotated[str, typer.Argument(metavar="COLUMN", help="Column of a report, or head of a table.")],
 ) -> None:
-    """Say what a number means, what is typical, and what to do when it is high or low. Exit codes: 0 done, 2 usage."""
+    """Say what a number means, what is typical, and what to do when it is high or low.
+
+    Exit codes: 0 done, 2 usage.
+    """
     from specdiag.views import reading
 
     entry = reading.explain(column)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from specdiag.system import interrupts
-from specdiag.text.printable import printable
 
-from . import output, streams, workflow
+from . import output, streams
 from .analyze import analyze
 from .audit import audit
+from .cache import cache
+from .commands import add, make_program
 from .compare import compare
+from .doctor import doctor
 from .explain import explain
 from .plot import plot
 from .recommend import recommend
@@ -30,68 +28,38 @@ from .trajectory import trajectory
 from .verify import verify
 from .watch import watch
 
-_PREFIX = "Value error, "
-"""Opening of the sentences that pydantic makes for typer."""
+app = make_program("specdiag", "Spectral diagnostics of transformer checkpoints.")
 
 
-class _Group(TyperGroup):
-    """The program: a usage error may quote the name of a file, which is printed as it shows."""
+_PANELS: dict[str, dict[Callable[..., None], str]] = {
+    "Look at a model": {
+        analyze: "specdiag analyze org/name -o name.specdiag.json",
+        report: "specdiag report name.specdiag.json --open",
+        plot: "specdiag plot heatmap name.specdiag.json -o heatmap.svg",
+        explain: "specdiag explain square_alpha",
+    },
+    "Check and compare": {
+        audit: "specdiag audit org/name --fail-on warn",
+        compare: "specdiag compare org/base org/fine-tune",
+        verify: "specdiag verify org/base org/adapter merged/",
+    },
+    "Follow and plan a run": {
+        recommend: "specdiag recommend name.specdiag.json --weight-decay 0.1 --lr 3e-4 --steps-left 20000",
+        simulate: "specdiag simulate --lr 3e-4 --weight-decay 0.1 --steps 20000 --lr-shape cosine",
+        trajectory: "specdiag trajectory runs/mine",
+        watch: "specdiag watch runs/mine --to trackio",
+        train: "specdiag train tiny-llama-bytes --data text/ -o runs/mine",
+    },
+    "This machine": {
+        doctor: "specdiag doctor",
+    },
+}
+"""The commands in the order of help, each with an example."""
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
-        with _quoted():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _quoted():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _quoted() -> Generator[None]:
-    try:
-        yield
-    except typer.TyperException as error:
-        for name in ("message", "option_name", "cmd_name"):
-            if isinstance(held := getattr(error, name, None), str):
-                setattr(error, name, workflow.inert(printable(held.removeprefix(_PREFIX), keep="\n")))
-        raise
-
-
-class _Command(TyperCommand):
-    """A command that takes the program's own options after its name too, as `specdiag analyze X -q`."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return [*super().get_params(ctx), *_everywhere(ctx.find_root().command)]
-
-
-def _everywhere(program: Any) -> Generator[Any]:
-    """The switches of the program, as options of a command that help does not list again."""
-    for option in program.params if isinstance(program, _Group) else ():
-        if option.name in ("quiet", "verbose", "debug"):
-            here: Any = copy.copy(option)
-            here.expose_value, here.hidden, here.envvar = False, True, None
-            here.callback = partial(_switch_on, option.name)
-            yield here
-
-
-def _switch_on(name: str, ctx: Any, _option: Any, value: bool) -> None:
-    if value:
-        ctx.obj = {**(ctx.obj or {}), name: True}
-        output.configure(**ctx.obj)
-
-
-app = typer.Typer(
-    name="specdiag",
-    cls=_Group,
-    help="Spectral diagnostics of transformer checkpoints.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-for _command in (analyze, recommend, plot, report, audit, verify, compare, trajectory, simulate, watch, train, explain):
-    app.command(cls=_Command)(_command)
+for _panel, _commands in _PANELS.items():
+    for _command, _example in _commands.items():
+        add(app, _command, _example, _panel)
+app.add_typer(cache, rich_help_panel="This machine")
 
 
 def _print_version(value: bool) -> None:

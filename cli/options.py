@@ -1,8 +1,8 @@
-"""Options that several commands share: one definition, one help text, and one table of which command takes which."""
+"""Options, their panels, and what of them stands on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -75,8 +75,8 @@ def plain(value: object) -> object:
 
 
 SPELLED = {
-    "all_rows": "--all", "model_config": "--config", "layout": "--optimizer-layout", "assign": "--set",
-    "models": "--from",
+    "all_rows": "--all", "show": "--open", "model_config": "--config", "layout": "--optimizer-layout",
+    "assign": "--set", "models": "--from",
 }  # fmt: skip
 """Options that are not called as their parameters are."""
 
@@ -84,6 +84,19 @@ SPELLED = {
 def listed(names: Iterable[str]) -> str:
     """Options as they are typed."""
     return ", ".join(SPELLED.get(name, f"--{name.replace('_', '-')}") for name in names)
+
+
+def named(given: Mapping[str, object]) -> str:
+    """Those of the options that are given, as they are typed."""
+    return ", ".join(option for option, value in given.items() if value not in (None, False))
+
+
+def check_rows(*, all_rows: bool, top: int | None = None, format: str = "table") -> None:
+    """Raise UsageError where `--all` and `--top` are both given, or the format has every row anyway."""
+    if all_rows and top is not None:
+        raise UsageError(f"--all prints every row, --top {top} fewer: leave one out")
+    if format != "table" and (idle := named({"--all": all_rows, f"--top {top}": top})):
+        raise UsageError(f"{idle} is for tables, and {format} has every row: leave it out")
 
 
 def parse_size(text: str) -> int:
@@ -130,6 +143,13 @@ PlanOption = Annotated[
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Print every row of long tables.", rich_help_panel=OUTPUT)]
+TopOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top", min=1, help="Rows of a long table: those that stand out most.", show_default="8; compare 20",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
 SpectraOption = Annotated[
     bool, typer.Option("--spectra/--no-spectra", help="Save the eigenvalues too.", rich_help_panel=OUTPUT)
 ]
@@ -152,116 +172,3 @@ OutFolderOption = Annotated[
 FormatOption = Annotated[
     Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=OUTPUT)
 ]
-
-SHARED: dict[str, tuple[Any, Any]] = {
-    "revision": (
-        Annotated[str | None, typer.Option(
-            "--revision", help="Branch, tag or commit of a hub repository.", rich_help_panel=SOURCE)], None),
-    "file": (
-        Annotated[str | None, typer.Option(
-            "--file", help="Weight file within the repository or directory, or a glob of shards.",
-            rich_help_panel=SOURCE)], None),
-    "part": (
-        Annotated[str | None, typer.Option(
-            "--part", metavar="NAME", help="Take this one of several models in a file, such as ema_model.",
-            rich_help_panel=SOURCE)], None),
-    "base": (
-        Annotated[str | None, typer.Option(
-            "--base", metavar="MODEL", help="Base model of an adapter, to read W + delta.", rich_help_panel=SOURCE)],
-        None),
-    "stream": (
-        Annotated[bool, typer.Option(
-            "--stream", help="Read a hub repository by ranges and write nothing to disk.", rich_help_panel=SOURCE)],
-        False),
-    "role_map": (
-        Annotated[Path | None, typer.Option(
-            "--role-map", metavar="FILE", help="TOML file with roles for names that the rules do not know.",
-            rich_help_panel=SOURCE)], None),
-    "experts": (
-        Annotated[int | None, typer.Option(
-            "--experts", min=1, help="Sample this many experts of each stack (seeded).", rich_help_panel=SOURCE)],
-        None),
-    "include": (
-        Annotated[list[str] | None, typer.Option(
-            "--include", metavar="GLOB", help="Take only matrices with such a name; repeatable.",
-            rich_help_panel=SELECTION)], None),
-    "exclude": (
-        Annotated[list[str] | None, typer.Option(
-            "--exclude", metavar="GLOB", help="Leave out matrices with such a name; repeatable.",
-            rich_help_panel=SELECTION)], None),
-    "role": (
-        Annotated[list[str] | None, typer.Option(
-            "--role", metavar="ROLE", help="Take only this role (q, k, v, o, gate, up, down, ...); repeatable.",
-            rich_help_panel=SELECTION)], None),
-    "dtype": (
-        Annotated[DType, typer.Option(
-            "--dtype", help="Arithmetic; auto: float64, and float32 where storage is coarse or float64 slow.",
-            rich_help_panel=NUMBERS)],
-        DType.auto),
-    "method": (
-        Annotated[Method, typer.Option(
-            "--method", help="gram: fast. svd: by singular values.", rich_help_panel=NUMBERS)], Method.gram),
-    "tail": (
-        Annotated[Tail, typer.Option(
-            "--tail", help="Tail rule for alpha. pl_alpha (KS fit) is always reported too.",
-            rich_help_panel=NUMBERS)], "hill"),
-    "tail_fraction": (
-        Annotated[float, typer.Option(
-            "--tail-fraction", help="Share of eigenvalues in the tail.", rich_help_panel=NUMBERS)], 0.5),
-    "farms_rows": (
-        Annotated[int | None, typer.Option(
-            "--farms-rows", min=1, help="Rows of a window of --tail farms.", show_default="2000",
-            rich_help_panel=NUMBERS)], None),
-    "farms_aspect": (
-        Annotated[float | None, typer.Option(
-            "--farms-aspect", help="Columns over rows of a window.", show_default="1", rich_help_panel=NUMBERS)], None),
-    "farms_windows": (
-        Annotated[int | None, typer.Option(
-            "--farms-windows", min=1, max=1000, help="Windows a dimension, at most.", show_default="10",
-            rich_help_panel=NUMBERS)], None),
-    "randomize": (
-        Annotated[bool, typer.Option(
-            "--randomize", help="Look for correlation traps in permuted entries too (twice the work).",
-            rich_help_panel=NUMBERS)], False),
-    "fit_test": (
-        Annotated[bool, typer.Option(
-            "--fit-test", help="Say which law each tail follows: power law, lognormal, noise or others.",
-            rich_help_panel=NUMBERS)], False),
-    "seed": (
-        Annotated[int, typer.Option(
-            "--seed", min=0, help="Seed of expert sampling and permutation.", rich_help_panel=NUMBERS)], 0),
-    "device": (
-        Annotated[str, typer.Option(
-            "--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RESOURCES)], "auto"),
-    "jobs": (
-        Annotated[int | None, typer.Option(
-            "--jobs", min=1, help="Worker threads.", show_default="available processors",
-            rich_help_panel=RESOURCES)], None),
-    "memory": (
-        Annotated[int | None, typer.Option(
-            "--memory", parser=parse_size, metavar="SIZE", help="Memory of all workers together, such as 8G.",
-            show_default="half of the machine's", rich_help_panel=RESOURCES)], None),
-    "cache": (
-        Annotated[bool, typer.Option(
-            "--cache/--no-cache", help="Take results of equal tensors from earlier analyses, and keep new ones.",
-            rich_help_panel=RESOURCES)], True),
-}  # fmt: skip
-"""Each shared option with its default, by the name of its parameter."""
-
-_RUN = ("part", "base", "role_map", "experts", "seed")
-_SOURCE = ("revision", "file", "stream", *_RUN)
-_MATRICES = ("include", "exclude", "role")
-_TAIL = ("tail", "tail_fraction", "farms_rows", "farms_aspect", "farms_windows")
-_MEANS = ("device", "jobs", "memory", "cache")
-
-TAKES: dict[str, tuple[str, ...]] = {
-    "analyze": tuple(SHARED),
-    "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
-    "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, *_MEANS),
-    "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
-    "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
-    "report": (*_SOURCE, "dtype", *_MEANS),
-    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, *_MEANS),
-    "watch": (*_RUN, *_MATRICES, "dtype", *_MEANS),
-}
-"""Which command takes which. A run has several checkpoints: `--revision` and `--file` would pick one."""

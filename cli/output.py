@@ -28,6 +28,7 @@ from specdiag.system import address_space, interrupts
 from specdiag.text.printable import in_json, printable
 
 from . import door, failures, streams, workflow
+from .wrapping import wrapped
 
 P = ParamSpec("P")
 
@@ -100,13 +101,18 @@ def debugs() -> bool:
 
 
 class _Console(Console):
-    """A console that prints text of strangers as characters that show, one line each."""
+    """A console that prints text of strangers as characters that show."""
+
+    has_width = True
+    """False where nobody sees how wide lines are: a sentence then stays on one."""
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """As rich's; a sentence, which is what wraps anywhere, speaks of options."""
+        """As rich's; what may wrap is a sentence: it speaks of options, and is broken between words, never in one."""
+        shown = map(_legible, objects)
         if how.get("soft_wrap"):
-            objects = tuple(door.translated(o) if isinstance(o, str) else o for o in objects)
-        super().print(*map(_legible, objects), **how)
+            shown = (_legible(door.translated(o)) if isinstance(o, str) else o for o in objects)
+            shown = (_broken(o, self.width) for o in shown) if self.has_width else shown
+        super().print(*shown, **how)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich's; here even what came past `print` is made to show."""
@@ -115,26 +121,43 @@ class _Console(Console):
             yield segment if control else Segment(workflow.inert(printable(text, keep="\n")), style)
 
 
+def _broken(renderable: Any, width: int) -> Any:
+    text = Text(renderable) if isinstance(renderable, str) else renderable
+    if not isinstance(text, Text):
+        return text
+    margin = len(text.plain) - len(text.plain.lstrip())
+    return wrapped(text, width, margin and margin + 2)
+
+
 def _legible(renderable: Any) -> Any:
     return streams.legible(renderable) if isinstance(renderable, str) else renderable
 
 
-def console(*, stderr: bool = False, own: bool = False) -> Console:
+def console(*, stderr: bool = False, own: bool = False) -> _Console:
     """A console on stdout or stderr: as wide as the terminal, and wide where there is none.
 
     A process that fell silent has one that prints nothing, but for what is its `own`.
     """
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    silent = _state.rank > 0 and not own
-    file = cast(TextIO, streams.Lasting(stream))
-    return _Console(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False, quiet=silent)
+    has_width = stream.isatty() or "COLUMNS" in os.environ
+    made = _Console(
+        file=cast(TextIO, streams.Lasting(stream)),
+        width=None if has_width else _PIPED_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        quiet=_state.rank > 0 and not own,
+    )
+    made.has_width = has_width
+    return made
 
 
-def talk(message: str, style: str | None = None) -> None:
-    """Say something to the person, on stderr, unless asked to be quiet."""
+def talk(message: str, style: str | None = None, *, breaks: bool = True) -> None:
+    """Say something to the person, on stderr, unless asked to be quiet. What is to be copied has no `breaks`."""
     if not _state.quiet:
-        console(stderr=True).print(message, style=style or "", soft_wrap=True)
+        to = console(stderr=True)
+        to.has_width = to.has_width and breaks
+        to.print(message, style=style or "", soft_wrap=True)
 
 
 def write(data: bytes) -> None:

@@ -65,11 +65,11 @@ _ARGUMENTS = {"layer": "layers", "role": "roles"}
 @output.guarded
 def plot(
     ctx: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="Kind of figure.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="Kind of figure.", show_default=False)],
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Saved report, hub id, directory or weight file; for decay also a plan or a run of train; for "
             "trajectory and norms what 'specdiag trajectory' left, for norms also a run with NormWatch. esd, balance "
             "and paper take several.",

@@ -1,4 +1,4 @@
-"""A progress bar on stderr that vanishes: matrices, bytes, time left."""
+"""A progress bar on stderr that vanishes: the share of the work that is done, and the time left."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def analysis_bar() -> Generator[Callable[[Progress], None] | None]:
-    """Yields the callback for `specdiag.analyze`, None where nobody watches. The fraction shown is that of the work."""
+    """Yields the callback for `specdiag.analyze`, None where nobody watches. A second analysis starts the bar anew."""
     if not output.shows_progress():
         yield None
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.fields[count]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[size]}"), TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(compact=True),
+        BarColumn(), TaskProgressColumn(), TimeRemainingColumn(compact=True), TextColumn("left"),
         TextColumn("{task.fields[name]}", markup=False, style="dim"),
     )  # fmt: skip
     with Bar(*columns, console=output.console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, count="reading", size="", name="")
+        task = bar.add_task("", total=1.0, name="reading")
 
         def update(p: Progress) -> None:
-            size = f"{p.nbytes / 2**20:.0f}/{p.n_bytes / 2**20:.0f} MiB"
-            bar.update(
-                task, completed=p.fraction, count=f"{p.matrices}/{p.n_matrices}", size=size, name=legible(p.name)
-            )
+            if p.fraction < bar.tasks[0].completed:
+                bar.reset(task, total=1.0, name="")
+            bar.update(task, completed=p.fraction, name=legible(p.name))
 
         yield update

@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from specdiag.errors import SourceError, UsageError
+from specdiag.errors import UsageError
 
 from . import opening, options, output, targets
 from .sharing import Given, takes_shared
@@ -29,6 +29,30 @@ class Rule(StrEnum):
     none = "none"
 
 
+class Compat(StrEnum):
+    """Other code whose plans are made."""
+
+    reference = "reference"
+
+
+class Schedule(StrEnum):
+    """Decays that follow the lr."""
+
+    adamc = "adamc"
+    scionc = "scionc"
+
+
+class Export(StrEnum):
+    """Formats of a plan for other tools."""
+
+    torch = "torch"
+    transformers = "transformers"
+    json = "json"
+    toml = "toml"
+    csv = "csv"
+    md = "md"
+
+
 class LrSchedule(StrEnum):
     """Courses of the lr over the steps left."""
 
@@ -38,11 +62,6 @@ class LrSchedule(StrEnum):
 
 _DRAWING = ("include", "exclude", "role")
 """Options that choose who takes part, of a report as of a checkpoint."""
-_OF_LINEAR = ("s1", "s2")
-_OF_SCHEDULE = ("steps_total", "warmup", "lr_shape", "momentum", "target_norm")
-_POWER_LINES = ("tokens", "params", "batch_tokens", "context_length")
-
-
 _RATIOS, _SCHEDULE, _LINES = "Ratios", "Schedule of the decay", "Base decay by Power Lines"
 
 
@@ -53,7 +72,7 @@ def recommend(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SOURCE]",
+            metavar="SOURCE",
             help="Saved report, hub id, directory or weight file.",
             show_default="newest report in this directory; none where --tokens ... are given",
         ),
@@ -94,8 +113,8 @@ def recommend(
         ),
     ] = False,
     compat: Annotated[
-        str | None,
-        typer.Option("--compat", help="reference: exactly as the released AlphaDecay code.", rich_help_panel=_RATIOS),
+        Compat | None,
+        typer.Option("--compat", help="Do exactly as the released AlphaDecay code.", rich_help_panel=_RATIOS),
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -127,8 +146,10 @@ def recommend(
         typer.Option("--lr-schedule", help="Course of the lr over the steps left.", rich_help_panel=options.RUN),
     ] = LrSchedule.to_zero,
     schedule: Annotated[
-        str | None,
-        typer.Option("--schedule", help="adamc or scionc: let the decays follow the lr.", rich_help_panel=_SCHEDULE),
+        Schedule | None,
+        typer.Option(
+            "--schedule", help="Let the decays follow the lr, as AdamC or ScionC do.", rich_help_panel=_SCHEDULE
+        ),
     ] = None,
     steps_total: Annotated[
         int | None, typer.Option("--steps-total", min=1, help="Steps of the run.", rich_help_panel=_SCHEDULE)
@@ -167,10 +188,10 @@ def recommend(
         int | None, typer.Option("--context-length", help="Tokens of one sequence.", rich_help_panel=_LINES)
     ] = None,
     export: Annotated[
-        str | None,
+        Export | None,
         typer.Option(
             "--export",
-            help="Print as torch or transformers (code), json, toml, csv or md.",
+            help="Print the plan for another tool; torch and transformers: code.",
             show_default="table",
             rich_help_panel=options.OUTPUT,
         ),
@@ -185,6 +206,7 @@ def recommend(
         ),
     ] = None,
     all_rows: options.AllOption = False,
+    top: options.TopOption = None,
 ) -> None:
     """Recommend a weight decay for each module: why, how sure, and if it will matter.
 
@@ -195,35 +217,40 @@ def recommend(
     from specdiag.decay.recommend import recommend as plan_for
     from specdiag.report import is_report
 
+    from . import recommend_checks as checks
     from . import recommend_output as show
 
-    _check_target(out, export)
-    _check_idle(ctx, rule, schedule)
-    planned = {name: ctx.params[name] for name in _POWER_LINES}
+    exported = None if export is None else export.value
+    targets.check_file(out, exported or "json", "choose another --export" if exported else "add --export")
+    options.check_rows(all_rows=all_rows, top=top, format=exported or "table")
+    checks.idle(ctx, rule.value, schedule)
+    planned = {name: ctx.params[name] for name in checks.POWER_LINES}
     if source is None and any(value is not None for value in planned.values()):
-        _check_alone(ctx, export)
-        show.base_alone(planned, lr, export, out)
+        checks.alone(ctx, exported)
+        show.base_alone(planned, lr, exported, out)
         return
-    source = _newest_report() if source is None else source
+    source = checks.newest_report() if source is None else source
     targets.check_apart(out, source)
     from_report = is_report(Path(source))
     if from_report:
         given.require_checkpoint(source, without=_DRAWING)
     else:
         source = opening.checkpoint_of(source, split(given.arguments())[0])
-    base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=_run_beside(source))
+    base = show.base_decay(weight_decay, run, planned, lr=lr, steps_left=steps_left, beside=checks.run_beside(source))
+    if base.steps_left is None and options.is_given(ctx, "lr_schedule"):
+        raise UsageError(f"--lr-schedule '{lr_schedule.value}' is of the steps left: add --steps-left")
     course = None
     if schedule is not None:
         from specdiag.decay.schedule_record import decay_schedule
 
         course = decay_schedule(
-            schedule, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup, momentum=momentum,
-            target_norm=target_norm,
+            schedule.value, peak_lr=lr, steps_total=steps_total, lr_shape=lr_shape.value, warmup=warmup,
+            momentum=momentum, target_norm=target_norm,
         )  # fmt: skip
     drawing = given.arguments()
     planned_for = partial(
         plan_for, source, rule=rule.value, basis=cast("Basis", basis), s1=s1, s2=s2, clip=clip,
-        preserve_mean=preserve_mean, compat=cast('Literal["reference"] | None', compat), weight_decay=base.weight_decay,
+        preserve_mean=preserve_mean, compat=None if compat is None else compat.value, weight_decay=base.weight_decay,
         base_origin=base.origin, lr=base.lr, steps_left=base.steps_left, lr_schedule=lr_schedule.value, schedule=course,
         include=drawing.get("include", ()), exclude=drawing.get("exclude", ()), roles=drawing.get("roles", ()),
     )  # fmt: skip
@@ -234,48 +261,4 @@ def recommend(
 
         with analysis_bar() as bar:
             made = planned_for(**given.analysis(without=_DRAWING), progress=bar)
-    show.answer(made, base, export, out, all_rows=all_rows)
-
-
-def _check_target(out: Path | None, export: str | None) -> None:
-    from specdiag.views.plan_export import FORMATS
-
-    if export is not None and export not in FORMATS:
-        raise UsageError(f"unknown export={export!r}; choose from {', '.join(FORMATS)}")
-    targets.check_file(out, export or "json", "choose another --export" if export else "add --export")
-
-
-def _check_idle(ctx: typer.Context, rule: Rule, schedule: str | None) -> None:
-    """Raise UsageError for options of a rule or a schedule that was not chosen."""
-    if rule is not Rule.linear and (idle := options.given(ctx, _OF_LINEAR)):
-        raise UsageError(f"{options.listed(idle)} belongs to --rule linear, not to {rule.value}")
-    if schedule is None and (idle := options.given(ctx, _OF_SCHEDULE)):
-        raise UsageError(f"{options.listed(idle)} belongs to --schedule: add --schedule adamc or scionc")
-
-
-def _check_alone(ctx: typer.Context, export: str | None) -> None:
-    """Raise UsageError for whatever a base decay without a checkpoint has no use for."""
-    if idle := options.given(ctx, [name for name in ctx.params if name not in (*_POWER_LINES, "lr", "export", "out")]):
-        raise UsageError(
-            f"{options.listed(idle)} needs a checkpoint or a saved report: name it as SOURCE; without one only the "
-            "base decay by Power Lines is given"
-        )
-    if export not in (None, "json"):
-        raise UsageError(f"--export {export} needs a plan: name a SOURCE, or choose --export json for the base decay")
-
-
-def _run_beside(source: str) -> Path | None:
-    """The folder of a local checkpoint, which may hold the optimizer's state too."""
-    path = Path(source)
-    return path if path.is_dir() else None
-
-
-def _newest_report() -> str:
-    from specdiag.report import is_report
-
-    found = [path for path in Path().glob("*.json") if is_report(path)]
-    if not found:
-        raise SourceError("there is no saved report in this directory: name a SOURCE, or run 'specdiag analyze' first")
-    newest = max(found, key=lambda path: path.stat().st_mtime)
-    output.talk(f"taking the newest report here, {newest}", "dim")
-    return str(newest)
+    show.answer(made, base, exported, out, len(made.entries) if all_rows else top)

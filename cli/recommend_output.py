@@ -92,8 +92,8 @@ def base_decay(
     return Base(found.weight_decay, found.origin.get("weight_decay", ""), lr, steps_left, said)
 
 
-def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *, all_rows: bool) -> None:
-    """Print the plan, or what another tool reads; save it where asked."""
+def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, top: int | None) -> None:
+    """Print the plan with at most so many Parameters, or what another tool reads; save it where asked."""
     from specdiag.views.plan_export import export_plan
 
     if export is not None:
@@ -102,7 +102,7 @@ def answer(plan: DecayPlan, base: Base, export: str | None, out: Path | None, *,
     if out is not None:
         with interrupts.delay_signals():
             plan.save(out)
-    _print(plan, base, all_rows=all_rows)
+    _print(plan, base, top)
     if out is not None:
         output.talk(f"plan: {out}", "green")
 
@@ -151,19 +151,18 @@ def _power_lines(planned: options.Arguments, lr: float | None) -> PowerLines:
     return power_lines(**wanted)
 
 
-def _print(plan: DecayPlan, base: Base, *, all_rows: bool) -> None:
+def _print(plan: DecayPlan, base: Base, top: int | None) -> None:
     from specdiag.views import plan_sentences
 
     console = output.console()
-    console.print(plan_sentences.headline(plan), style="bold", soft_wrap=True)
+    console.print(plan.headline, style="bold", soft_wrap=True)
     console.print()
     console.print(_role_table(plan, console.width))
     console.print()
     shown = list(plan.entries)
     title = f"{len(shown)} Parameters"
-    if len(shown) > tables.ALL_UP_TO and not all_rows:
-        ranked = sorted(shown, key=lambda entry: entry.ratio)
-        shown = [*ranked[: tables.EXTREMES], *ranked[-tables.EXTREMES :]]
+    if (most := tables.most_rows(len(shown), top)) < len(shown):
+        shown = tables.ends(sorted(shown, key=lambda entry: entry.ratio), most)
         title = f"The {len(shown)} most extreme of {len(plan.entries)} Parameters (--all: every one)"
     console.print(tables.draw(title, plan_columns(plan), shown, console.width))
     console.print()

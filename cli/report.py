@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,9 @@ def report(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
     """Write one HTML page that opens anywhere: findings, tables, heatmap, decay plan, and every matrix's spectrum.
 
@@ -50,14 +54,26 @@ def report(
         if refused := options.listed([*given.names, *(["plan"] if plan is not None else [])]):
             raise UsageError(f"{source} is the table of many models, drawn as it is: leave out {refused}")
         _fleet(Path(source), out)
-        return
-    from specdiag.auditing.audit import audit
-    from specdiag.decay.plan import load_plan
+    else:
+        from specdiag.auditing.audit import audit
+        from specdiag.decay.plan import load_plan
 
-    saved = None if plan is None else load_plan(plan)
-    analysed = opening.report_of(source, given, "page")
-    html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
+        saved = None if plan is None else load_plan(plan)
+        analysed = opening.report_of(source, given, "page")
+        html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
     output.talk(f"written: {out}", "green")
+    if show:
+        _open(out)
+
+
+def _open(page: Path) -> None:
+    """Show a page in the browser; where there is none, say how to."""
+    from .machine import browser
+
+    if (found := browser()) is None or not webbrowser.open(page.resolve().as_uri()):
+        output.talk(f"no browser can be started here: open {page.resolve()} in one", "yellow")
+    else:
+        output.talk(f"opened in {found}", "dim")
 
 
 def _fleet(table: Path, out: Path) -> None:
@@ -67,7 +83,6 @@ def _fleet(table: Path, out: Path) -> None:
 
     models = load_models(table)
     write_atomically(out, fleet_page(models, table.name).encode())
-    output.talk(f"written: {out}", "green")
 
 
 def _default_plan(report: SpectralReport) -> DecayPlan | None:

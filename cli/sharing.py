@@ -13,7 +13,7 @@ import typer
 
 from specdiag.errors import UsageError
 
-from . import options
+from . import options, shared_options
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ _ARGUMENTS = {"role": "roles"}
 
 
 def takes_shared(name: str, **defaults: object) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the shared options of `options.TAKES[name]`, as one argument `given`.
+    """Give a command the shared options of `shared_options.TAKES[name]`, as one argument `given`.
 
     Args:
         name: of the command.
@@ -71,7 +71,7 @@ def takes_shared(name: str, **defaults: object) -> Callable[[Callable[..., None]
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        taken = {option: options.SHARED[option] for option in options.TAKES[name]}
+        taken = {option: shared_options.SHARED[option] for option in shared_options.TAKES[name]}
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
         shared = [
             inspect.Parameter(
@@ -95,6 +95,9 @@ def takes_shared(name: str, **defaults: object) -> Callable[[Callable[..., None]
 
 def _given(ctx: typer.Context, chosen: Mapping[str, object], defaults: Mapping[str, object]) -> Given:
     names = tuple(name for name in chosen if options.is_given(ctx, name))
+    if "seed" in names and not chosen.get("experts") and not chosen.get("randomize"):
+        draws = " or --randomize" if "randomize" in chosen else ""
+        raise typer.BadParameter(f"nothing is drawn without --experts{draws}", param_hint="'--seed'")
     wanted = {name for name in chosen if name in names or name in defaults} - {"cache"}
     return Given({name: chosen[name] for name in chosen if name in wanted}, names, chosen.get("cache", True) is True)
 

@@ -100,10 +100,13 @@ def _print(found: RunCheck) -> None:
         tables.Column("momentum's", _of_momentum, 1),
         tables.Column("", lambda m: "along W" if m.alignment is not None and m.alignment.flagged else ""),
     )
+    answer, *rest = sentences(found)
+    console.print(answer, style="bold", soft_wrap=True)
+    console.print()
     title = f"Frobenius norms of {found.run}, predicted and logged"
     console.print(tables.draw(title, columns, found.modules, console.width))
     console.print()
-    for sentence in (*sentences(found), "", *found.assumptions):
+    for sentence in (*rest, "", *found.assumptions):
         console.print(sentence, soft_wrap=True)
 
 

@@ -72,10 +72,12 @@ def _data(found: Sequence[Simulation], format: str) -> bytes:
 
 
 def _print(found: Sequence[Simulation]) -> None:
-    from specdiag.dynamics.wording import findings, labels
+    from specdiag.dynamics.wording import findings, headline, labels
 
     console = output.console()
     names = labels(found)
+    console.print(headline(found), style="bold", soft_wrap=True)
+    console.print()
     console.print(_balance(found, names, console.width))
     console.print()
     console.print(_course(found, names, console.width))
@@ -83,8 +85,8 @@ def _print(found: Sequence[Simulation]) -> None:
     several = len(found) > 1
     for s, name in zip(found, names, strict=True):
         for sentence in findings(s):
-            console.print(f"{name}: {sentence}" if several else sentence, soft_wrap=True)
-    console.print()
+            if several or sentence != headline(found):
+                console.print(f"{name}: {sentence}" if several else sentence, soft_wrap=True)
     said: set[str] = set()
     for s, name in zip(found, names, strict=True):
         for sentence in s.assumptions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TypeVar
 
@@ -16,38 +17,72 @@ from specdiag.records import ROLES, Contrast, ModuleRecord, RoleLaws, RoleSummar
 from specdiag.views.cells import NOTHING, number
 from specdiag.views.columns import Column, contrast_columns, filled, law_columns, record_columns, role_columns
 
+from .short_names import shorten
 from .streams import legible
 
-EXTREMES = 4
+EXTREMES = 8
 ALL_UP_TO = 16
 DEPTH_BINS = 6
+_NAME, _SENTENCE = 28, 24
+"""Characters that a name and a line of a sentence have at least, unless the terminal is too narrow for that."""
 R = TypeVar("R")
 
 
-def draw(title: str, columns: Sequence[Column[R]], rows: Iterable[R], width: int) -> Group:
+def draw(
+    title: str,
+    columns: Sequence[Column[R]],
+    rows: Iterable[R],
+    width: int,
+    style: Callable[[R], str] = lambda row: "",
+) -> Group:
     """Draw a table that fits into the terminal.
 
     Args:
         title: the line above it.
-        columns: empty ones are left out, then as many as must be, the highest `drop` first. Sentences wrap, or else the
-            first column folds.
+        columns: empty ones are left out, then as many as must be, the highest `drop` first. Where that is not enough
+            the names of the first column lose the parts that they share. Sentences wrap; else the first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
+        style: of a row, beside a word in it that says the same.
     """
     rows = list(rows)
-    shown = filled(columns, rows)
-    cells = {id(c): [legible(c.cell(row)) for row in rows] for c in shown}
-    wide = {id(c): max(map(cell_len, [legible(c.head), *cells[id(c)]])) for c in shown}
-    while sum(wide[id(c)] + 2 for c in shown) - 2 > width and any(c.drop for c in shown):
-        shown.remove(max(shown, key=lambda c: c.drop))
+    given = filled(columns, rows)
+    cells = {id(c): [legible(c.cell(row)) for row in rows] for c in given}
+    wide = {id(c): max(_least(c, text) for text in [legible(c.head), *cells[id(c)]]) for c in given}
+    shown = _fitting(given, wide, width)
+    if given and not given[0].right and _taken(shown, wide) > width:
+        first = id(given[0])
+        wide[first] = min(wide[first], _NAME)
+        shown = _fitting(given, wide, width)
+        room = width - _taken(shown, wide) + wide[first]
+        cells[first] = shorten(cells[first], max(room, 1), legible("…"))
     table = Table(box=None, header_style="dim", pad_edge=False)
     has_sentences = any(c.wraps for c in shown)
     for i, c in enumerate(shown):
         folds = c.wraps if has_sentences else i == 0
         table.add_column(legible(c.head), justify="right" if c.right else "left", overflow="fold", no_wrap=not folds)
-    for i in range(len(rows)):
-        table.add_row(*(Text(cells[id(c)][i]) for c in shown))
+    for i, row in enumerate(rows):
+        table.add_row(*(Text(cells[id(c)][i]) for c in shown), style=style(row))
     return Group(Text(legible(title), style="bold"), table)
+
+
+def _least(column: Column[R], text: str) -> int:
+    """Characters that a cell needs: a sentence those of its longest word, and enough to be read."""
+    if not column.wraps:
+        return cell_len(text)
+    return max(min(cell_len(text), _SENTENCE), *map(cell_len, text.split()), 0)
+
+
+def _fitting(columns: Sequence[Column[R]], wide: Mapping[int, int], width: int) -> list[Column[R]]:
+    """Leave out the least needed columns until the others fit, or all are needed."""
+    shown = list(columns)
+    while _taken(shown, wide) > width and any(c.drop for c in shown):
+        shown.remove(max(shown, key=lambda c: c.drop))
+    return shown
+
+
+def _taken(columns: Sequence[Column[R]], wide: Mapping[int, int]) -> int:
+    return sum(wide[id(c)] + 2 for c in columns) - 2
 
 
 def role_table(roles: Sequence[RoleSummary], width: int) -> Group:
@@ -68,9 +103,10 @@ def law_table(laws: Sequence[RoleLaws], width: int) -> Group:
     return draw(title, law_columns(), laws, width)
 
 
-def record_table(records: Iterable[ModuleRecord], title: str, width: int) -> Group:
-    """Draw the columns of a report, a row for each matrix."""
-    return draw(title, record_columns(), records, width)
+def record_table(records: Iterable[ModuleRecord], title: str, width: int, key: str = "alpha") -> Group:
+    """Draw the columns of a report, a row for each matrix; the one called `key` stays."""
+    columns = [replace(c, drop=0) if c.head == key else c for c in record_columns()]
+    return draw(title, columns, records, width, lambda r: "red" if r.status in ("nonfinite", "failed") else "")
 
 
 def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Group | None:
@@ -102,10 +138,20 @@ def depth_table(records: Sequence[ModuleRecord], basis: str, width: int) -> Grou
     )
 
 
-def extremes(records: Sequence[ModuleRecord], basis: str) -> list[ModuleRecord]:
-    """The few matrices with the smallest and with the largest exponent."""
+def most_rows(n: int, top: int | None) -> int:
+    """How many of `n` rows are shown: the number that was given, else all of a short table and a few of a long one."""
+    return min(n, top) if top is not None else n if n <= ALL_UP_TO else EXTREMES
+
+
+def extremes(records: Sequence[ModuleRecord], basis: str, most: int) -> list[ModuleRecord]:
+    """The few matrices with the smallest and with the largest exponent, and of an odd number one more of the former."""
     ranked = sorted((r for r in records if getattr(r, basis) is not None), key=lambda r: getattr(r, basis))
-    return ranked if len(ranked) <= 2 * EXTREMES else ranked[:EXTREMES] + ranked[-EXTREMES:]
+    return ends(ranked, most)
+
+
+def ends(ranked: list[R], most: int) -> list[R]:
+    """The first and the last of a list, as many as may be shown."""
+    return ranked if len(ranked) <= most else ranked[: most - most // 2] + ranked[len(ranked) - most // 2 :]
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], title: str, width: int) -> Group:

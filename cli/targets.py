@@ -56,6 +56,7 @@ def check_file(out: Path | None, format: str, instead: str = "") -> None:
 
     if out is None:
         return
+    _check_dash(out, "file")
     content = _CONTENTS.get(format, format)
     if not fits(out, content):
         named = f"name a {_SUFFIXES[content][0]} file"
@@ -71,10 +72,16 @@ def check_folder(out: Path | None, printed: str = "") -> None:
         out: the folder; None for the usual one.
         printed: what the command prints, for the person who wanted it in a file.
     """
+    _check_dash(out, "folder")
     known = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes]
     if out is not None and out.suffix.lower() in known and not out.is_dir():
         advice = f"; {printed} is printed: send it to a file with > {out.name}" if printed else ""
         raise UsageError(f"--out names a folder, and '{out.name}' looks like a file{advice}")
+
+
+def _check_dash(out: Path | None, kind: str) -> None:
+    if str(out) == "-":
+        raise UsageError(f"-o - would write a {kind} called '-': name a {kind}, or leave out -o to print")
 
 
 def fits(out: Path, content: str) -> bool:

@@ -22,7 +22,7 @@ _FIELDS = ("decay", "optimizer", "task", "columns", "tokenizer", "block_size", "
 def train(
     ctx: typer.Context,
     source: Annotated[str | None, typer.Argument(
-        metavar="[SOURCE]",
+        metavar="SOURCE",
         help="To begin a run: CONFIG.toml or the name of a preset. With --resume: a run, a checkpoint or a folder of "
         "weights.",
         show_default="with --resume, the newest complete run in this directory")] = None,
@@ -100,14 +100,14 @@ def train(
         "--extend", min=1, help="Add this many steps to the planned ones.", rich_help_panel=_RUN)] = None,
     assign: Annotated[list[str] | None, typer.Option(
         "--set", metavar="NAME=VALUE", rich_help_panel=_RUN,
-        help="Set a field of transformers.TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
+        help="Set a field of TrainingArguments (seed=1, save_steps=100, bf16=true). New runs also take "
         "model.NAME and optimizer_options.NAME. Repeatable.")] = None,
     stop_on_nan: Annotated[bool, typer.Option(
         "--stop-on-nan/--no-stop-on-nan", help="Stop at the last good checkpoint if the loss is not finite.",
         rich_help_panel=_RUN)] = True,
     sweep: Annotated[str | None, typer.Option(
         "--sweep", metavar="GRID", rich_help_panel=_RUN,
-        help="Train one run per combination, such as 'decay=uniform,alphadecay weight_decay=0.1,0.01 seed=0,1'.",
+        help="Train one run per combination, such as 'weight_decay=0.1,0.01 seed=0,1'.",
         )] = None,
     out: Annotated[Path | None, typer.Option(
         "--out", "-o", metavar="DIR", help="Folder of the run.", rich_help_panel=OUTPUT,

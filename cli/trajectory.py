@@ -61,6 +61,7 @@ def trajectory(
     from .progress import analysis_bar
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
+    options.check_rows(all_rows=all_rows, format=format.value)
     targets.check_folder(out, f"the {'table' if format is options.Format.table else format.value}")
     analysis: dict[str, Any] = given.analysis() | {"ranks": processes.join()}
     names = [name for name in (revisions or "").split(",") if name]

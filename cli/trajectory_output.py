@@ -14,6 +14,7 @@ from specdiag.errors import UsageError
 from . import output, tables
 
 if TYPE_CHECKING:
+    from specdiag.trajectories.alerts import Alert
     from specdiag.trajectories.records import DroppedStep, StepResult, Trajectory
     from specdiag.trajectories.watching import Observation
 
@@ -55,6 +56,16 @@ def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool
         wide = _rows(found, metric or default_metric(found))
         output.write(export(wide, list(wide[0]), "md"))
     output.talk(f"log and reports: {found.out}", "green")
+
+
+def watched(found: Trajectory, alerts: Sequence[Alert]) -> None:
+    """Print the answer of a run that was looked at once: its alerts, and its course."""
+    from specdiag.trajectories.wording import headline, watch_headline
+
+    console = output.console()
+    console.print(watch_headline(found, alerts), style="bold red" if alerts else "bold green", soft_wrap=True)
+    if found.steps:
+        console.print(headline(found), soft_wrap=True)
 
 
 def default_metric(found: Trajectory) -> str:

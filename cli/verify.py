@@ -67,6 +67,7 @@ def verify(
             f"name two models, ORIGINAL CONVERTED, or three, BASE ADAPTER MERGED: {len(sources)} were named"
         )
     targets.check_file(out, format.value)
+    options.check_rows(all_rows=all_rows, format="table" if format is Format.md else format.value)
     targets.check_apart(out, *sources)
     from specdiag.verification.verify import verify as run
 

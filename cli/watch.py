@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,10 @@ from specdiag.errors import ComputationError
 
 from . import options, output, targets
 from .sharing import Given, takes_shared
+
+if TYPE_CHECKING:
+    from specdiag.trajectories.alerts import Alert
+    from specdiag.trajectories.records import Trajectory
 
 
 @takes_shared("watch", device="cpu")
@@ -60,17 +64,21 @@ def watch(
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
     targets.check_folder(out)
-    n_alerts = 0
+    alerts: list[Alert] = []
+    trajectory: Trajectory | None = None
     results: list[StepResult | DroppedStep] = []
     with show.sinks(to or [], run, out) as send, live_table(metric) as shown:
         for seen in observe(run, out=out, interval=interval, once=once, spectra=spectra, **given.analysis()):
             shown(seen)
             send(seen)
-            n_alerts += len(seen.alerts)
+            alerts += seen.alerts
             results.append(seen.result)
+            trajectory = seen.trajectory
     dropped = [result for result in results if isinstance(result, DroppedStep)]
     if once and dropped and len(dropped) == len(results):
         first = dropped[0]
         raise ComputationError(f"none of {len(dropped)} checkpoints could be analysed; {first}: {first.reason}")
-    if n_alerts:
+    if trajectory is not None:
+        show.watched(trajectory, alerts)
+    if alerts:
         raise typer.Exit(1)

@@ -36,6 +36,19 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def format_size(n_bytes: int) -> str:
+    """Write a number of bytes for a person.
+
+    Args:
+        n_bytes: not negative.
+
+    Returns:
+        Such as `1.5 GiB`, with at most three digits that matter.
+    """
+    unit = max((unit for unit, size in _UNITS.items() if n_bytes >= size), key=_UNITS.__getitem__, default="")
+    return f"{n_bytes / _UNITS[unit]:.3g} {unit}iB" if unit else f"{n_bytes} bytes"
+
+
 def available_cpus() -> int:
     """Processors that this process may really use: its affinity, within a container's CPU quota."""
     if not hasattr(os, "sched_getaffinity"):

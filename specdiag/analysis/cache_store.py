@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import stat
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from specdiag.analysis.cache_ownership import ForeignFolderError, check_folder, is_trusted, make_folder
 from specdiag.errors import UsageError
@@ -27,6 +29,8 @@ _KEEP = 0.9
 """Share of the limit that is left after throwing out, so that the next analysis need not throw out again."""
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _ENDING = ".result"
+_OWN = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{64}|tmp[0-9a-f]{8})\.result")
+"""Entries by their place in the folder, and those that a killed process left half written."""
 
 
 def default_folder() -> Path | None:
@@ -59,10 +63,18 @@ def _expanded(named: str) -> Path:
         ) from error
 
 
+class Amount(NamedTuple):
+    """Entries and the bytes that they take."""
+
+    entries: int
+    bytes: int
+
+
 class Store:
     """A folder of entries. What is wrong with an entry is no error: then it is not there.
 
     Attributes:
+        limit: bytes that all entries may take.
         n_damaged: entries that were found but could not be read, or did not have their checksum.
     """
 
@@ -79,7 +91,7 @@ class Store:
         self._root = folder
         self._folder = folder / "results"
         size = os.environ.get("SPECDIAG_CACHE_SIZE")
-        self._limit = parse_size(size) if size else LIMIT
+        self.limit = parse_size(size) if size else LIMIT
         self._lock = threading.Lock()
         self._has_written = False
         self._is_writable = True
@@ -146,18 +158,38 @@ class Store:
 
     def trim(self) -> None:
         """Where this process has written and the limit is passed, throw out the entries that were read longest ago."""
-        if not self._has_written:
-            return
+        if self._has_written and self.amount().bytes > self.limit:
+            self.prune(int(_KEEP * self.limit))
+
+    def amount(self) -> Amount:
+        """Count all entries."""
+        sizes = [size for _, size, _ in self._entries()]
+        return Amount(len(sizes), sum(sizes))
+
+    def oldest(self) -> float | None:
+        """Seconds since the epoch at which the oldest entry was read; None where there is none."""
+        return min((nanoseconds / 1e9 for nanoseconds, _, _ in self._entries()), default=None)
+
+    def prune(self, limit: int) -> Amount:
+        """Throw out the entries that were read longest ago until the others take no more than a limit.
+
+        Args:
+            limit: bytes; 0 for none at all.
+
+        Returns:
+            What was removed. An entry that may not be removed counts as gone, so that no other goes in its place.
+        """
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries)
-        if total <= self._limit:
-            return
+        removed = Amount(0, 0)
         for _, size, path in entries:
+            if total <= limit:
+                break
             with contextlib.suppress(OSError):  # gone meanwhile, or not ours: the next one goes
                 path.unlink()
+                removed = Amount(removed.entries + 1, removed.bytes + size)
             total -= size
-            if total <= _KEEP * self._limit:
-                return
+        return removed
 
     def _read(self, path: Path) -> bytes | None:
         """The bytes of an entry, None where somebody wrote it who is not trusted."""
@@ -180,11 +212,13 @@ class Store:
                 make_folder(each, shared=self._is_shared)
 
     def _entries(self) -> Iterator[tuple[int, int, Path]]:
-        """Time, size and place of all; with what a killed process left half written."""
+        """Time, size and place of all. Other files and links in the folder are none of ours."""
         for path in self._folder.glob(f"??/*{_ENDING}"):
-            with contextlib.suppress(FileNotFoundError):  # another process threw it out
-                held = path.stat()
-                yield held.st_mtime_ns, held.st_size, path
+            with contextlib.suppress(OSError):  # another process threw it out
+                held = path.lstat()
+                own = _OWN.fullmatch(f"{path.parent.name}/{path.name}") and not path.parent.is_symlink()
+                if own and stat.S_ISREG(held.st_mode):
+                    yield held.st_mtime_ns, held.st_size, path
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / f"{name}{_ENDING}"

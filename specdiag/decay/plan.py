@@ -71,6 +71,8 @@ class DecayPlan(Result, Record, frozen=True, kw_only=True):
     """
 
     schema: int = PLAN.schema
+    headline: str = ""
+    """Advice for or against its use, in a sentence; empty for a plan that nobody judged."""
     source: Source
     report_digest: str
     """SHA-256 of the report (as it is saved) that the plan was made from."""

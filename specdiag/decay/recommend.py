@@ -8,12 +8,15 @@ from pathlib import Path
 from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
+from msgspec.structs import replace
+
 from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
 from specdiag.checkpoint.opening import is_location
 from specdiag.decay import assignment
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
+from specdiag.decay.headline import headline
 from specdiag.decay.outside import outside_the_plan
 from specdiag.decay.plan import Basis, DecayPlan, PlanEntry
 from specdiag.decay.schedule_record import DecaySchedule, checked_schedule
@@ -163,7 +166,7 @@ def recommend(
     )
     share = shape_share([(e.ratio, e.random_ratio) for e in entries if e.value is not None])
     agreement = _agreement(targets)
-    return DecayPlan(
+    plan = DecayPlan(
         source=report.source,
         report_digest=hashlib.sha256(report.to_json()).hexdigest(),
         rule=rule,
@@ -189,6 +192,7 @@ def recommend(
         notes=tuple(_notes(report, entries, clip)),
         entries=entries,
     )
+    return replace(plan, headline=headline(plan))
 
 
 def shape_share(pairs: Sequence[tuple[float, float | None]]) -> float | None:

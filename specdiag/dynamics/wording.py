@@ -6,6 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from specdiag.dynamics.records import Setting, Simulation
 
+_REACHED = 0.0005
+"""Largest relative distance that is printed as 0.0 %."""
+_SAME = 1.01
+"""Ratio of norms below which settings are said to end alike."""
+
 
 def labels(simulations: Sequence[Simulation]) -> list[str]:
     """Make a short label for each simulation, from the settings in which they differ.
@@ -33,6 +38,31 @@ def labels(simulations: Sequence[Simulation]) -> list[str]:
     ]
 
 
+def headline(simulations: Sequence[Simulation]) -> str:
+    """Say where the norm ends, and with several settings which ends lowest and which highest.
+
+    Args:
+        simulations: predictions for runs of one length.
+    """
+    steps = simulations[0].course[-1].step
+    if len(simulations) == 1:
+        return f"After {steps:,} steps {_end(simulations[0])}."
+    ends = {name: s.course[-1].rms for s, name in zip(simulations, labels(simulations), strict=True)}
+    low, high = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
+    if ends[high] < _SAME * ends[low]:
+        return f"After {steps:,} steps all settings end at RMS {ends[low]:.4g}, but for 1 %."
+    return (
+        f"After {steps:,} steps the RMS is lowest for {low} ({ends[low]:.4g}), highest for {high} ({ends[high]:.4g})."
+    )
+
+
+def _end(simulation: Simulation) -> str:
+    b, s, last = simulation.balance, simulation.setting, simulation.course[-1]
+    if b.rms is None:
+        return f"the RMS of a weight is {last.rms:.4g}, from {s.initial_rms:.4g}: nothing decays"
+    return f"the RMS of a weight is {last.rms:.4g}{_distance(last.rms, b.rms)}{_explanation(simulation)}"
+
+
 def findings(simulation: Simulation) -> Iterator[str]:
     """Write where the norm tends, how many steps that takes, and where the run ends.
 
@@ -40,8 +70,8 @@ def findings(simulation: Simulation) -> Iterator[str]:
         simulation: a prediction.
     """
     b, s, last = simulation.balance, simulation.setting, simulation.course[-1]
+    yield f"After {last.step:,} steps {_end(simulation)}."
     if b.rms is None or b.timescale is None or b.norm_time is None:
-        yield f"Nothing decays. After {last.step:,} steps a weight has RMS {last.rms:.4g}, from {s.initial_rms:.4g}."
         return
     tokens = f" ({b.timescale_tokens:.3g} tokens)" if b.timescale_tokens is not None else ""
     near = f"; from RMS {s.initial_rms:.4g} within 1 % of it after {b.steps_to_steady:,}" if b.steps_to_steady else ""
@@ -49,15 +79,16 @@ def findings(simulation: Simulation) -> Iterator[str]:
         f"At the peak lr decay and steps balance at RMS {b.rms:.4g} (Frobenius {b.frobenius_norm:.4g}). Weights "
         f"forget over {b.timescale:,.0f} steps{tokens}, the squared norm over {b.norm_time:,.0f}{near}."
     )
-    yield f"After {last.step:,} steps the RMS is {last.rms:.4g}{_distance(last.rms, b.rms)}{_explanation(simulation)}."
 
 
 def _distance(rms: float, balance: float) -> str:
     if balance == 0:
         return ""
     if rms > 2 * balance:
-        return f", {rms / balance:.3g} times that balance"
-    return f", {rms / balance - 1:+.1%} from that balance".replace("-0.0%", "0.0%")
+        return f", {rms / balance:.3g} times its balance"
+    if abs(rms / balance - 1) < _REACHED:
+        return ", its balance"
+    return f", {rms / balance - 1:+.1%} from its balance"
 
 
 def _explanation(simulation: Simulation) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import pi
 from statistics import fmean, median
 
 from specdiag.spectra.null import null_moments
 from specdiag.spectra.square import square_sd
+from specdiag.trajectories.alerts import Alert
 from specdiag.trajectories.records import TrackedModule, Trajectory
 
 _SAME = 0.0005
@@ -30,6 +31,23 @@ def headline(trajectory: Trajectory) -> str:
     tails = [text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None]
     parts = ", ".join([*tails, *_norms(trajectory)]) or "no number can be followed"
     return f"From step {first} to {last} {parts}.{_bad(trajectory)}"
+
+
+def watch_headline(trajectory: Trajectory, alerts: Sequence[Alert]) -> str:
+    """Say whether a run raised alerts, and which one first.
+
+    Args:
+        trajectory: the run, with every step that was looked at.
+        alerts: of these steps, in their order.
+    """
+    steps = [s.step for s in trajectory.steps]
+    n = f"{len(steps)} {'checkpoint' if len(steps) == 1 else 'checkpoints'}"
+    seen = f"{n}, step {steps[0]}" if len(steps) == 1 else f"{n}, steps {steps[0]} to {steps[-1]}" if steps else n
+    left_out = f" {len(trajectory.dropped)} could not be read." if trajectory.dropped else ""
+    if not alerts:
+        return f"No alert in {seen}.{left_out}"
+    count = f"{len(alerts)} {'alert' if len(alerts) == 1 else 'alerts'}"
+    return f"{count} in {seen}; the first at step {alerts[0].step}: {alerts[0].message}.{left_out}"
 
 
 def _tails(trajectory: Trajectory, metric: str, family: str) -> str | None:

@@ -14,9 +14,9 @@ from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.text.printable import in_toml, printable
 from specdiag.views.export import export
-from specdiag.views.plan_sentences import headline
 
-COLUMNS: tuple[str, ...] = tuple(name for name in PlanEntry.__struct_fields__ if name != "part_values")
+COLUMNS: tuple[str, ...] = (*(name for name in PlanEntry.__struct_fields__ if name != "part_values"), "headline")
+"""Columns of csv. Parsers know no comment there, so that the headline of the plan stands in every row."""
 _CODE = ("torch", "transformers")
 _GGUF = re.compile(r"blk\.\d+\.")
 
@@ -87,7 +87,7 @@ def _torch(plan: DecayPlan) -> bytes:
     code = _TORCH.format(
         given="" if base else ", weight_decay=0.1",
         title=_title(plan),
-        headline=headline(plan),
+        headline=plan.headline,
         ratios=_literal(plan.ratios),
         base=base,
         wrappers=WRAPPERS,
@@ -108,18 +108,24 @@ def _quoted(name: str) -> str:
 
 def _transformers(plan: DecayPlan) -> bytes:
     base = "" if plan.base_weight_decay is None else f" (TrainingArguments(weight_decay={plan.base_weight_decay!r}))"
-    return _TRANSFORMERS.format(title=_title(plan), headline=headline(plan), base=base, s1=plan.s1, s2=plan.s2).encode()
+    return _TRANSFORMERS.format(title=_title(plan), headline=plan.headline, base=base, s1=plan.s1, s2=plan.s2).encode()
 
 
 def _toml(plan: DecayPlan) -> bytes:
     import tomli_w
 
     table = cast("Table", _without_gaps(msgspec.to_builtins(plan)))
-    return in_toml(f"# {headline(plan)}\n{tomli_w.dumps(table)}".encode())
+    return in_toml(f"# {plan.headline}\n{tomli_w.dumps(table)}".encode())
 
 
-def _rows(format: str) -> Callable[[DecayPlan], bytes]:
-    return lambda plan: export([msgspec.structs.asdict(entry) for entry in plan.entries], COLUMNS, format)
+def _csv(plan: DecayPlan) -> bytes:
+    rows = [msgspec.structs.asdict(entry) | {"headline": plan.headline} for entry in plan.entries]
+    return export(rows, COLUMNS, "csv")
+
+
+def _markdown(plan: DecayPlan) -> bytes:
+    table = export([msgspec.structs.asdict(entry) for entry in plan.entries], COLUMNS[:-1], "md")
+    return f"{plan.headline}\n\n".encode() + table
 
 
 def _title(plan: DecayPlan) -> str:
@@ -140,7 +146,7 @@ FORMATS: dict[str, Callable[[DecayPlan], bytes]] = {
     "transformers": _transformers,
     "json": DecayPlan.to_json,
     "toml": _toml,
-    "csv": _rows("csv"),
-    "md": lambda plan: f"{headline(plan)}\n\n".encode() + _rows("md")(plan),
+    "csv": _csv,
+    "md": _markdown,
 }
 """Encoders by name."""

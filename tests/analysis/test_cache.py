@@ -175,9 +175,9 @@ def test_the_limit_throws_out_what_was_read_longest_ago(tmp_path, monkeypatch):
 
 def test_what_vanishes_while_it_is_trimmed_is_no_error(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    store._limit = 150
-    for name in ("aa1", "bb2", "cc3"):
-        store.put(name, b"x" * 100)
+    store.limit = 150
+    for i in range(3):
+        store.put(f"{i:064x}", b"x" * 100)
     real = Path.unlink
 
     def gone(path, missing_ok=False):

@@ -64,9 +64,10 @@ def test_a_source_that_cannot_be_read_is_an_error_without_a_file(repository):
 @pytest.mark.parametrize("format", ["table", "json", "md", "sarif", "junit"])
 def test_names_are_no_commands(repository, format):
     made([row(hostile, "q", None, n_dead_rows=1) for hostile in HOSTILE]).save(repository / "r.json")
-    done = invoke("audit", "r.json", "-f", format, "--all")
+    rows = ("--all",) if format in ("table", "md") else ()
+    done = invoke("audit", "r.json", "-f", format, *rows)
     assert commands(done.stdout) == []
-    assert commands(invoke("audit", "r.json", "-f", format, "--all", width=40).stdout) == []
+    assert commands(invoke("audit", "r.json", "-f", format, *rows, width=40).stdout) == []
     own = commands(done.stderr)
     assert [(kind, given["file"]) for kind, given, _ in own] == [("warning", "r.json")] * len(HOSTILE)
     assert [message.partition(": 0.")[0] for _, _, message in own] == list(map(printable, HOSTILE))

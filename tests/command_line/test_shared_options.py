@@ -8,7 +8,7 @@ import typer
 from command import invoke as run
 from models import random_state, write_checkpoint
 
-from cli import options, targets
+from cli import options, shared_options, targets
 from cli.main import app
 from specdiag.analysis.options import ANALYSIS, COMPARED, RUN, UNSELECTED
 from specdiag.errors import UsageError
@@ -34,7 +34,7 @@ def write(folder, seed=0):
 
 
 def test_a_command_takes_what_the_table_says_and_the_library_knows():
-    for command, names in options.TAKES.items():
+    for command, names in shared_options.TAKES.items():
         parameters = {p.name: p for p in COMMANDS[command].params}
         assert set(names) <= set(parameters), command
         assert {name: "roles" if name == "role" else name for name in names}.keys() <= set(parameters)
@@ -46,11 +46,11 @@ def test_a_command_takes_what_the_table_says_and_the_library_knows():
 @pytest.mark.parametrize("command", ["audit", "recommend", "plot", "report"])
 def test_source_options_are_those_of_analyze(command):
     source = {"revision", "file", "base", "stream", "role_map", "experts", "seed"}
-    assert source <= set(options.TAKES[command]) & set(options.TAKES["analyze"])
+    assert source <= set(shared_options.TAKES[command]) & set(shared_options.TAKES["analyze"])
 
 
 def test_panels_stand_in_their_order():
-    for command in options.TAKES:
+    for command in shared_options.TAKES:
         found = [p.rich_help_panel for p in COMMANDS[command].params if getattr(p, "rich_help_panel", None)]
         shared = [panel for panel in dict.fromkeys(found) if panel in options.PANELS]
         assert shared == [panel for panel in options.PANELS if panel in shared], command
@@ -83,8 +83,8 @@ def test_an_included_matrix_is_drawn_and_saved_reports_refuse_the_rest(checkpoin
     assert run("-q", "analyze", checkpoint).exit_code == 0
     report = tmp_path / "ckpt.specdiag.json"
     assert run("plot", "scree", report, "--include", "*mlp*", "-o", "a.svg").exit_code == 0
-    done = run("plot", "scree", report, "--seed", "2", "--no-cache", "-o", "b.svg")
-    assert "is a saved report, taken as it is: --seed, --cache needs the checkpoint itself" in done.stderr
+    done = run("plot", "scree", report, "--jobs", "2", "--no-cache", "-o", "b.svg")
+    assert "is a saved report, taken as it is: --jobs, --cache needs the checkpoint itself" in done.stderr
     assert not Path("b.svg").exists()
     done = run("recommend", report, "--include", "*mlp*", "--rule", "uniform", "--export", "csv")
     assert done.exit_code == 0, done.stderr
@@ -119,7 +119,7 @@ def test_the_newest_checkpoint_of_a_run_is_taken(tmp_path, monkeypatch):
         (["recommend", "X", "--export", "torch", "-o", "a.json"], "'a.json' would hold Python code: name a .py file"),
         (["recommend", "X", "--export", "toml", "-o", "a.py"], "'a.py' would hold TOML"),
         (["recommend", "X", "-o", "a.py"], "'a.py' would hold JSON: name a .json file, or add --export"),
-        (["recommend", "X", "--export", "yaml"], "unknown --export yaml; choose from torch"),
+        (["recommend", "X", "--export", "yaml"], "'yaml' is not one of 'torch'"),
         (["simulate", "-f", "csv", "-o", "a.json"], "'a.json' would hold csv"),
         (["simulate", "-o", "a.csv"], "'a.csv' would hold JSON"),
         (["trajectory", "X", "-f", "csv", "-o", "a.csv"], "--out names a folder, and 'a.csv' looks like a file; the"),

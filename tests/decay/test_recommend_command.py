@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -19,7 +21,7 @@ from specdiag.decay.plan import load_plan
 from specdiag.decay.recommend import recommend
 from specdiag.errors import SourceError, UsageError
 from specdiag.storage.kinds import PLAN
-from specdiag.views.plan_export import export_plan
+from specdiag.views.plan_export import FORMATS, export_plan
 
 # ------------------------------------------------------------------ files
 
@@ -83,6 +85,16 @@ def test_code_is_not_written_for_names_of_gguf(format: str) -> None:
     assert b"blk.0.attn_q.weight" in export_plan(plan, "csv")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_export_says_if_the_plan_is_to_be_used(format: str) -> None:
+    plan = recommend(PAPER, weight_decay=0.1)
+    assert plan.headline == "Do not use this plan: 55% of it is explained by shape."
+    text = export_plan(plan, format).decode()
+    assert plan.headline in text
+    if format == "csv":
+        assert {row["headline"] for row in csv.DictReader(io.StringIO(text))} == {plan.headline}
+
+
 def test_other_exports() -> None:
     plan = recommend(PAPER, weight_decay=0.1)
     read = tomllib.loads(export_plan(plan, "toml").decode())
@@ -143,7 +155,7 @@ def test_command_on_the_newest_report(tmp_path: Path, monkeypatch: pytest.Monkey
         (("r.json", "--weight-decay", "0.1", "--tokens", "1e9"), 2, "both give a base decay"),
         (("r.json", "--tokens", "1e9"), 2, "add --params --batch-tokens --context-length --lr"),
         (("r.json", "-o", "nowhere/plan.json"), 2, "does not exist"),
-        (("r.json", "--export", "yaml"), 2, "unknown --export yaml"),
+        (("r.json", "--export", "yaml"), 2, "'yaml' is not one of"),
         (("absent.json",), 3, "no such file"),
         (("r.json", "--run", "."), 3, "holds no optimizer or trainer state"),
     ],

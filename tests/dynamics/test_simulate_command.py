@@ -12,6 +12,7 @@ import specdiag
 from specdiag.dynamics.checking import compare_norms
 from specdiag.dynamics.records import Simulation, load_simulation
 from specdiag.dynamics.updates import OPTIMIZERS
+from specdiag.dynamics.wording import headline
 from specdiag.errors import UsageError
 from specdiag.trajectories.metric_log import append_log, entry, read_log
 
@@ -194,7 +195,7 @@ def test_appendix_a_on_the_command_line():
     code, out, _ = run("--appendix-a")
     assert code == 0
     assert "uncorrected" in out
-    assert "-55.0% from that balance" in out
+    assert "-55.0% from its balance" in out
     assert "could not be read" in out
     code, _, err = run("--appendix-a", "--optimizer", "lion", "--warmup", 3)
     assert code == 2
@@ -217,3 +218,35 @@ def test_bad_input_is_one_sentence(args, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"steps": 200_000}, "After 200,000 steps the RMS of a weight is 0.03872, its balance."),
+        (
+            {"steps": 2000},
+            "After 2,000 steps the RMS of a weight is 0.02288, -40.9% from its balance: the run is too short to reach it.",
+        ),
+        (
+            {"weight_decay": 0, "steps": 2000},
+            "After 2,000 steps the RMS of a weight is 0.02407, from 0.02: nothing decays.",
+        ),
+    ],
+)
+def test_the_first_line_says_where_the_norm_ends(choice, expected):
+    found = specdiag.simulate(**({"lr": 3e-4, "weight_decay": 0.1, "shape": (4, 4)} | choice))
+    assert headline([found]) == expected
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in choice.items() if name != "weight_decay"]
+    code, out, _ = run("--lr", "3e-4", "--weight-decay", choice.get("weight_decay", 0.1), "--shape", "4x4", *options)
+    assert code == 0
+    assert out.splitlines()[0] == expected
+    assert out.count(expected) == 1
+
+
+def test_of_several_settings_the_first_line_names_the_ends():
+    found = [specdiag.simulate(lr=3e-4, weight_decay=d, steps=200_000, shape=(4, 4)) for d in (0.1, 0.4, 0.2)]
+    assert headline(found) == (
+        "After 200,000 steps the RMS is lowest for decay 0.4 (0.01935), highest for decay 0.1 (0.03872)."
+    )
+    assert headline([found[0], found[0]]) == "After 200,000 steps all settings end at RMS 0.03872, but for 1 %."

@@ -37,7 +37,7 @@ def test_the_shown_plans_are_real(minilm, asset, tmp_path):
     printed = output(
         "-q", "recommend", "r.json", "--weight-decay", "0.1", "--lr", "3e-4", "--steps-left", "20000", cwd=tmp_path
     )
-    assert len(encoder) == 13
+    assert len(encoder) == 17
     assert [line for line in encoder if line not in printed] == []
     square = specdiag.recommend(tmp_path / "r.json", basis="square")
     means = [fmean(e.ratio for e in square.entries if e.family == f) for f in ("attention", "mlp")]

@@ -71,7 +71,7 @@ RECORDS = {
 }
 FIELDS = {
     "specdiag report": (6, "c3ca333738909c75"),
-    "decay plan": (5, "da30c738c6624513"),
+    "decay plan": (6, "c910e419084eb3f7"),
     "comparison": (6, "91a6e1a4c31b3cba"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),

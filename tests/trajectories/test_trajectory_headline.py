@@ -3,8 +3,9 @@
 import msgspec
 
 from specdiag.records import Source
-from specdiag.trajectories.records import LogEntry, StepResult, TrackedModule, Trajectory
-from specdiag.trajectories.wording import headline
+from specdiag.trajectories.alerts import Alert
+from specdiag.trajectories.records import DroppedStep, LogEntry, StepResult, TrackedModule, Trajectory
+from specdiag.trajectories.wording import headline, watch_headline
 
 HERE = Source(kind="dir", location="r")
 MODULES = (("a.q", "attention", "q"), ("a.up", "mlp", "up"))
@@ -66,3 +67,22 @@ def test_a_matrix_that_lost_its_number_moves_no_median():
 
 def test_a_change_smaller_than_that_of_random_matrices_is_none():
     assert "attention kept its tails (square_alpha 2.00 to 1.98)" in headline(course({0: (2.0, 2, 1), 9: (1.98, 2, 1)}))
+
+
+def test_a_run_that_was_looked_at_once():
+    found = course({0: (2.0, 2.0, 1.0), 10: (2.1, 2.0, 0.5)})
+    assert watch_headline(found, []) == "No alert in 2 checkpoints, steps 0 to 10."
+    alerts = [
+        Alert(step=10, kind="norm", module=m, value=0.5, message=f"the norm of {m} fell") for m in ("a.q", "a.up")
+    ]
+    assert watch_headline(found, alerts) == (
+        "2 alerts in 2 checkpoints, steps 0 to 10; the first at step 10: the norm of a.q fell."
+    )
+    dropped = DroppedStep(step=20, location="r/20", reason="it is cut off")
+    (one,) = found.steps[:1]
+    assert watch_headline(msgspec.structs.replace(found, steps=(one,), dropped=(dropped,)), []) == (
+        "No alert in 1 checkpoint, step 0. 1 could not be read."
+    )
+    assert watch_headline(msgspec.structs.replace(found, steps=(), dropped=(dropped,)), []) == (
+        "No alert in 0 checkpoints. 1 could not be read."
+    )

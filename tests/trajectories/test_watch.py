@@ -169,6 +169,7 @@ def test_nan_is_an_alert_and_an_exit_code(run):
     assert f"ALERT: step 20: 3 values of {Q} are NaN or infinite" in done.stderr
     assert "layers.1.self_attn.k_proj.weight had effective rank" in done.stderr
     assert done.stderr.count("ALERT") == 2
+    assert done.stdout.startswith(f"2 alerts in 3 checkpoints, steps 0 to 20; the first at step 20: 3 values of {Q}")
     shutil.copy(run / "checkpoint-10" / "model.safetensors", file)
     assert invoke("watch", run, "--once").exit_code == 0
 

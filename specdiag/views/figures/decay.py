@@ -12,7 +12,6 @@ from specdiag.errors import UsageError
 from specdiag.records import FAMILIES, ROLES, Role
 from specdiag.report import SpectralReport
 from specdiag.text import checks
-from specdiag.views import plan_sentences
 from specdiag.views.figures.axes import hide_inner, layer_axis, panels
 from specdiag.views.figures.selection import check_report
 from specdiag.views.figures.style import (
@@ -101,7 +100,7 @@ def title(plan: DecayPlan) -> str:
     """Say whether to use the plan, and how it spreads the decay."""
     ratios = [entry.ratio for entry in plan.entries]
     spread = f"{min(ratios):.2f} to {max(ratios):.2f} times the base, mean {plan.mean_ratio:.2f}"
-    return f"{plan_sentences.headline(plan)} Weight decay by module: {spread}"
+    return f"{plan.headline} Weight decay by module: {spread}".lstrip()
 
 
 def _bars(axes: Axes, entries: Sequence[PlanEntry], uniform: float, *, whiskers: bool) -> None:

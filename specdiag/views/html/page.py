@@ -218,7 +218,7 @@ def _extremes(modules: Sequence[Module], heat: Heatmap | None) -> list[Module]:
 
 
 def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> Plan:
-    sentences = [plan_sentences.headline(plan)] if plan.entries else []
+    sentences = [plan.headline] if plan.entries and plan.headline else []
     sentences += (
         [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
     )

@@ -1,0 +1,83 @@
+"""`specdiag doctor`: what is installed here, and what is missing for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+class Format(StrEnum):
+    """Formats of the state of a machine."""
+
+    table = "table"
+    json = "json"
+
+
+@output.guarded
+def doctor(
+    ctx: typer.Context,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
+    ] = Format.table,
+) -> None:
+    """Show versions, BLAS, processors, memory, GPU, cache and hub token, and what is missing for what.
+
+    Exit codes: 0 ready, 1 something is missing or wrong that every analysis needs.
+    """
+    from .machine import examine
+
+    found = examine()
+    if format is Format.json:
+        from msgspec import json
+
+        output.write(json.format(json.encode(found), indent=1))
+    else:
+        _print(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _print(found: Machine) -> None:
+    from .answer_output import show_facts
+    from .machine import OPTIONAL
+
+    console = output.console()
+    show_facts([*_facts(found)], console)
+    missing = {name: use for name, use in OPTIONAL.items() if found.optional[name] is None}
+    if missing:
+        console.print("Not installed, and needed for:")
+        show_facts([*missing.items()], console)
+    if found.problems:
+        console.print(f"Not ready: {'; '.join(found.problems)}.", style="bold red", soft_wrap=True)
+    else:
+        rest = f" For the rest: pip install {' '.join(missing)}." if missing else " Nothing is missing."
+        console.print(f"Ready to analyse, compare, audit and plan.{rest}", style="bold green", soft_wrap=True)
+
+
+def _facts(found: Machine) -> Iterator[tuple[str, str]]:
+    from specdiag.resources import format_size
+
+    installed = {**found.versions, **found.optional}
+    yield "specdiag", found.specdiag
+    yield "Python", found.python
+    yield "Packages", ", ".join(f"{name} {held}" for name, held in installed.items() if held is not None)
+    yield "BLAS", found.blas
+    yield "Processors", str(found.processors)
+    yield "Memory", format_size(found.memory)
+    yield "GPU", found.gpu
+    kept, used = found.cache, f"{format_size(found.cache.bytes)} of {format_size(found.cache.limit)}"
+    if kept.refused is not None:
+        yield "Cache", f"not used: {kept.refused}"
+    else:
+        yield "Cache", "off" if kept.folder is None else f"{kept.folder}, {kept.entries:,} results, {used}"
+    token = "present" if found.hub_token else "none: private and gated models need one (HF_TOKEN, or 'hf auth login')"
+    yield "Hub token", token + (", but HF_HUB_OFFLINE forbids downloads" if found.hub_offline else "")
+    yield "Browser", found.browser or "none: report --open prints the path alone"

@@ -1,0 +1,41 @@
+"""The first sentence about a plan: whether to use it. It goes with the plan into every file."""
+
+from __future__ import annotations
+
+from specdiag.decay.effect import AGREE, Answer
+from specdiag.decay.plan import DecayPlan
+
+MOSTLY_GEOMETRY = 0.5
+"""From this share on, shapes explain most of the differences between modules."""
+_HEADLINES: dict[Answer, str] = {
+    "explained by shape": (
+        "Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan."
+    ),
+    "depends on what is held fixed": (
+        "Do not use this plan: it depends on what is held fixed. square_alpha and rho call for different plans; keep "
+        "the uniform decay."
+    ),
+    "cannot show in the steps left": (
+        "This plan cannot show in the steps left. More steps, or a larger base decay, would be needed."
+    ),
+    "worth a run": "Worth a run. Hold it against uniform decay of the same mean, from the same checkpoint.",
+}
+
+
+def headline(plan: DecayPlan) -> str:
+    """Answer whether to use the plan, as far as that is known.
+
+    Args:
+        plan: the plan.
+    """
+    if plan.verdict is not None:
+        return _HEADLINES[plan.verdict.answer]
+    if plan.rule in ("uniform", "none"):
+        return f"The rule {plan.rule} gives every module the same decay."
+    if all(entry.value is None for entry in plan.entries):
+        return "Do not use this plan: no module has a number that it could rest on."
+    if plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY:
+        return f"Do not use this plan: {plan.shape_share:.0%} of it is explained by shape."
+    if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
+        return _HEADLINES["depends on what is held fixed"]
+    return "Whether this plan is worth a run cannot be told without its base decay, the lr and the steps left."
