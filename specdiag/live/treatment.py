@@ -57,13 +57,15 @@ def choose_treatment(optimizer: Optimizer) -> Treatment:
         raise UsageError(refusal(optimizer, "does not apply the weight_decay of its groups (a probe shows it)"))
     lawful = all(p in answer.laws or p in answer.undecayed for p in decayed)
     is_rounded = any(p.dtype in (torch.bfloat16, torch.float16) for p in decayed)
-    divides = (is_rounded or not lawful) and not is_from(optimizer, _BY_POSITION) and is_separable(optimizer)
+    by_position = is_from(optimizer, _BY_POSITION)
+    divides = (is_rounded or not lawful) and not by_position and is_separable(optimizer)
     if not lawful and not divides:
+        undivided = "finds its settings by position in them" if by_position else "keeps something for each as a whole"
         raise UsageError(
             refusal(
                 optimizer,
-                "decays by no law that can be applied beside its step, and its groups cannot be divided, for it keeps "
-                "something for each as a whole (a probe on small tensors shows both)",
+                "decays by no law that can be applied beside its step (a probe on small tensors shows it), and its "
+                f"groups cannot be divided, for it {undivided}",
             )
         )
     return Treatment(answer.laws, frozenset(decayed), divides, lawful, answer.counted)
