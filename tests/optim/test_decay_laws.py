@@ -230,3 +230,28 @@ def test_divided_groups_come_back_with_what_was_written_into_them():
     with pytest.raises(UsageError, match="keeps 'count' for each group, which differs"):
         division.join(optimizer)
     assert optimizer.param_groups is whole
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options", [{"capturable": True}, {"fused": True}, {"foreach": True}, {"fused": True, "capturable": True}]
+)
+def test_on_a_gpu_it_is_applied_as_in_groups_of_its_own(options):
+    runs = []
+    for attached in (False, True):
+        model = Decoder().cuda()
+        optimizer = adamw(model, **options)
+        if attached:
+            attach(optimizer, "ratio", "test", ratio)
+        else:
+            (group,) = optimizer.param_groups
+            optimizer.param_groups = [
+                group | {"params": [p], "weight_decay": 0.1 * ratio(p, group)} for p in group["params"]
+            ]
+        for step in range(5):
+            torch.manual_seed(step)
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape).to(p)
+            optimizer.step()
+        runs.append(weights(model))
+    assert difference(runs[1], runs[0]) <= 2e-7
