@@ -12,11 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,  # pyright: ignore[reportPrivateUsage]
+    _global_optimizer_pre_hooks,  # pyright: ignore[reportPrivateUsage]
+)
 
 _VALUES = 4096
 """Least number of values of a stand-in; 8-bit optimizers quantise the state of no smaller tensor."""
 _MOST_VALUES = 1 << 18
 _OF_A_KIND = 2
+_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 _OWN = ("step", "state", "param_groups", "_specdiag_multipliers")
 """Attributes that a ghost does not take over; schedulers put a `step` there."""
 
@@ -124,7 +129,7 @@ class Ghost:
 
 @contextmanager
 def undisturbed(original: Optimizer) -> Generator[None]:
-    """Hide the gradients of an optimizer's Parameters, keep the random state, and compile nothing, within the block.
+    """Hide gradients of an optimizer and hooks of all, keep the random state, and compile nothing, within the block.
 
     A step that reached the original's Parameters by some other way than its groups would find nothing to do.
 
@@ -134,12 +139,17 @@ def undisturbed(original: Optimizer) -> Generator[None]:
     parameters: list[torch.Tensor] = [p for group in original.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters]
     devices = {p.device for p in parameters if p.device.type == "cuda"}
+    hooks = [dict(registered) for registered in _GLOBAL_HOOKS]
     with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
         for parameter in parameters:
             parameter.grad = None
+        for registered in _GLOBAL_HOOKS:
+            registered.clear()
         try:
             yield
         finally:
+            for registered, held in zip(_GLOBAL_HOOKS, hooks, strict=True):
+                registered.update(held)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
 

@@ -57,7 +57,8 @@ class Multipliers:
             optimizer.register_state_dict_pre_hook(self._step.take_back),
             optimizer.register_load_state_dict_pre_hook(self._forget),
         ]
-        self._guard = vars(optimizer)["step"] = guarded_step(optimizer, self._step.take_back)
+        self._unguarded = vars(optimizer).get("step")  # a scheduler puts one there
+        self._guarded = vars(optimizer)["step"] = guarded_step(optimizer, self._step.take_back)
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Multipliers:
@@ -147,8 +148,10 @@ class Multipliers:
             for handle in self._handles:
                 handle.remove()
             vars(optimizer).pop(_ATTRIBUTE, None)
-            if vars(optimizer).get("step") is self._guard:
+            if vars(optimizer).get("step") is self._guarded:
                 del vars(optimizer)["step"]
+                if self._unguarded is not None:
+                    vars(optimizer)["step"] = self._unguarded
 
     def _ask(self, optimizer: Optimizer) -> Treatment | None:
         """Return the treatment of an optimizer; None while no group has a decay."""

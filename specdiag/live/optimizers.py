@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -77,9 +76,9 @@ def stepped_optimizers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Opt
     """
     found: dict[int, torch.optim.Optimizer] = {}
     for value in vars(optimizer).values():
-        held = cast("dict[object, object]", value).values() if isinstance(value, dict) else value
-        if isinstance(held, Iterable) and not isinstance(held, (str, torch.Tensor)):
-            several = [each for each in cast("Iterable[object]", held) if isinstance(each, torch.optim.Optimizer)]
+        held = list(cast("dict[object, object]", value).values()) if isinstance(value, dict) else value
+        if isinstance(held, (list, tuple)):
+            several = [each for each in cast("list[object]", held) if isinstance(each, torch.optim.Optimizer)]
             found |= {id(each): each for each in several if each is not optimizer}
     return list(found.values()) or [optimizer]
 

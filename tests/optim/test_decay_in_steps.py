@@ -5,6 +5,7 @@ import torch
 from decay_optimizers import FOREIGN
 from live_models import Decoder, Q, train, weights
 from live_optimizers import OPTIMIZERS, adamw
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from specdiag import UsageError
 from specdiag.live.multipliers import attach, decays_in_force
@@ -278,12 +279,31 @@ def test_a_loaded_state_is_asked_about_anew():
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
-def test_detaching_leaves_the_optimizer_as_it_was():
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_detaching_leaves_the_optimizer_as_it_was(scheduled):
     model = Decoder()
     optimizer = adamw(model)
-    before = set(vars(optimizer))
+    if scheduled:
+        torch.optim.lr_scheduler.ConstantLR(optimizer)
+    before, step = set(vars(optimizer)), vars(optimizer).get("step")
     _, detach = attach(optimizer, "ratio", "test", doubled)
     train(model, optimizer, 1)
     detach()
-    assert set(vars(optimizer)) == before
+    assert set(vars(optimizer)) - {"_opt_called"} == before
+    assert vars(optimizer).get("step") is step
     assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_no_hook_of_others_hears_of_the_question():
+    calls = []
+    model = Decoder()
+    optimizer = adamw(model)
+    optimizer.register_step_post_hook(lambda *_: calls.append("its own"))
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append("global"))
+    try:
+        attach(optimizer, "ratio", "test", doubled)
+        assert calls == []
+        train(model, optimizer, 1)
+        assert sorted(calls) == ["global", "its own"]
+    finally:
+        handle.remove()
