@@ -127,6 +127,17 @@ class Ghost:
                 group["weight_decay"] = decay
 
 
+def seed_like(parameters: Sequence[torch.Tensor]) -> None:
+    """Seed the generators from which a step that draws random numbers takes them, so that runs are comparable.
+
+    Args:
+        parameters: on whose devices it draws.
+    """
+    torch.default_generator.manual_seed(0)
+    for device in {p.device for p in parameters if p.device.type == "cuda"}:
+        torch.cuda.default_generators[device.index].manual_seed(0)
+
+
 @contextmanager
 def undisturbed(original: Optimizer) -> Generator[None]:
     """Hide gradients of an optimizer and hooks of all, keep the random state, and compile nothing, within the block.

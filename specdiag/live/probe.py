@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.live.division import Division
-from specdiag.live.ghost import Ghost, undisturbed
+from specdiag.live.ghost import Ghost, seed_like, undisturbed
 from specdiag.live.laws import Application, Kind, Law, version
 from specdiag.live.optimizers import refusal
 from specdiag.live.parameters import ParamGroup
@@ -152,6 +152,7 @@ def _run(
     """
     ghost, gradients, (lr, decay) = Ghost(optimizer), torch.Generator().manual_seed(1), setting
     ghost.settle(lr, decay if decays else 0.0)
+    seed_like(ghost.parameters)
     counted = True
     for step in range(steps):
         for p in ghost.parameters:
@@ -196,11 +197,13 @@ def _fit(kind: Kind, by_lr: bool, begin: torch.Tensor, plain: torch.Tensor, deca
     direction = {"before": begin, "after": plain, "cautious": begin * ((begin - plain) * begin >= 0)}[kind].double()
     clear = direction.abs() > direction.abs().max() / 10
     direction, difference = direction[clear], (plain.double() - decayed.double())[clear]
+    if not direction.numel():
+        return None
     ratios = difference / direction
     typical = (ratios - ratios.median()).abs() <= _FAR * ratios.median().abs()
     scale = float((difference * direction)[typical].sum() / direction[typical].square().sum()) / decay
     scale = scale / lr if by_lr else scale
-    if not direction.numel() or not 1 / _LARGEST_SCALE < scale < _LARGEST_SCALE:
+    if not 1 / _LARGEST_SCALE < scale < _LARGEST_SCALE:
         return None
     return Law(kind, 1.0 if abs(scale - 1) < _SNAP else scale, by_lr)
 

@@ -174,6 +174,18 @@ def test_an_optimizer_that_decays_nothing_or_steps_nothing_is_refused():
         attach(Idle(Decoder().parameters(), **LR), "ratio", "test", ratio)
 
 
+def test_an_optimizer_that_draws_random_numbers_is_asked_with_the_same_ones():
+    class Noisy(torch.optim.AdamW):
+        @torch.no_grad()
+        def step(self, closure=None):
+            super().step(closure)
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.add_(torch.randn_like(p), alpha=1e-3)
+
+    assert set(find_laws(Noisy(Decoder().parameters(), **LR)).laws.values()) == {BEFORE}
+
+
 def test_asking_changes_nothing_of_the_optimizer():
     model = Decoder()
     optimizer = FOREIGN["stacked Muon and AdamW"](model, 0.1)
