@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,9 +11,9 @@ import torch
 from torch.optim import Optimizer
 
 from specdiag.live.division import Division
-from specdiag.live.laws import Application
+from specdiag.live.laws import Application, Law
 from specdiag.live.parameters import ParamGroup
-from specdiag.live.treatment import Treatment
+from specdiag.live.treatment import ROUNDED, Treatment
 
 Product = Callable[[torch.Tensor, ParamGroup], float]
 """(parameter, its group) -> factor on the group's weight decay."""
@@ -31,7 +32,7 @@ class DecayStep:
         self._changed: list[tuple[ParamGroup, object]] = []
         self._applied: list[Application] = []
         self._division: Division | None = None
-        self._counted = False
+        self._counted, self._has_warned = False, False
         self._decayed: set[torch.Tensor] = set()
 
     def begin(self, optimizer: Optimizer, treatment: Treatment, product: Product, by_weight: ByWeight | None) -> None:
@@ -74,7 +75,21 @@ class DecayStep:
         if law is not None and parameter.grad is not None and parameter not in self._decayed:
             decay = decay if by_weight is None else decay * by_weight(parameter)
             amount = law.amount(cast("float | torch.Tensor", group.get("lr")), decay)
+            self._warn_of_rounding(law, parameter, amount)
             self._applied.append(Application(law, parameter, amount, optimizer))
+
+    def _warn_of_rounding(self, law: Law, parameter: torch.Tensor, amount: float | torch.Tensor) -> None:
+        """Warn once of a factor that rounds to 1: these groups cannot be divided, or they would have been."""
+        if self._has_warned or law.kind == "gradient" or isinstance(amount, torch.Tensor):
+            return
+        if parameter.dtype in ROUNDED and 0 < amount < torch.finfo(parameter.dtype).eps / 4:
+            self._has_warned = True
+            warnings.warn(
+                f"A decay of {amount:.1e} a step is lost in weights of {parameter.dtype}, for the groups of this "
+                "optimizer cannot be divided: keep the weights in float32 and compute under torch.autocast.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def finish(self, optimizer: Optimizer) -> None:

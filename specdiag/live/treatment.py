@@ -13,6 +13,8 @@ from specdiag.live.laws import Law
 from specdiag.live.optimizers import is_from, refusal
 from specdiag.live.probe import find_laws, is_separable
 
+ROUNDED = (torch.bfloat16, torch.float16)
+"""Types in which most factors of a step's decay round to 1."""
 _BY_POSITION = "bitsandbytes"
 """Its settings go by the position of a Parameter in the groups."""
 
@@ -56,7 +58,7 @@ def choose_treatment(optimizer: Optimizer) -> Treatment:
     if all(p in answer.undecayed for p in decayed):
         raise UsageError(refusal(optimizer, "does not apply the weight_decay of its groups (a probe shows it)"))
     lawful = all(p in answer.laws or p in answer.undecayed for p in decayed)
-    is_rounded = any(p.dtype in (torch.bfloat16, torch.float16) for p in decayed)
+    is_rounded = any(p.dtype in ROUNDED for p in decayed)
     by_position = is_from(optimizer, _BY_POSITION)
     divides = (is_rounded or not lawful) and not by_position and is_separable(optimizer)
     if not lawful and not divides:

@@ -244,6 +244,17 @@ def test_weights_below_float32_are_left_to_the_arithmetic_of_the_optimizer():
     assert all(torch.equal(runs[0][n], runs[1][n]) for n in runs[0])
 
 
+def test_decay_that_is_lost_in_groups_that_cannot_be_divided_is_said():
+    model = Decoder()
+    optimizer = FOREIGN["stacked Muon and AdamW"](model, 0.1)
+    model.embed_tokens.bfloat16()
+    attach(optimizer, "ratio", "test", lambda *_: 1.5)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.warns(UserWarning, match=r"decay of 1.5e-03 a step is lost in weights of torch.bfloat16.*float32"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
 def test_alpha_decay_serves_optimizers_of_other_structures(make):
     model = Decoder()
