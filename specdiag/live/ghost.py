@@ -21,7 +21,7 @@ _VALUES = 4096
 """Least number of values of a stand-in; 8-bit optimizers quantise the state of no smaller tensor."""
 _MOST_VALUES = 1 << 18
 _OF_A_KIND = 2
-_GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+_GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 _OWN = ("step", "state", "param_groups", "_specdiag_multipliers")
 """Attributes that a ghost does not take over; schedulers put a `step` there."""
 
