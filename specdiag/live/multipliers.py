@@ -265,11 +265,14 @@ def decays_in_force(optimizer: Optimizer) -> dict[torch.Tensor, float]:
     """Return the weight decay of each Parameter in a step now, with the factors of whatever is attached.
 
     Args:
-        optimizer: a torch optimizer, or a container of several; within its step or not.
+        optimizer: a torch optimizer, accelerate's wrapper of one, or a container of several; within its step or not.
 
     Returns:
         Decays by Parameter; 0 where a group has none, or a rule gives each weight one of its own.
     """
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer):
+        return decays_in_force(inner)
     found: dict[torch.Tensor, float] = {}
     for each in stepped_optimizers(optimizer):
         multipliers = vars(each).get(_ATTRIBUTE)

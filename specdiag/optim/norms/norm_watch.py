@@ -190,7 +190,11 @@ class NormWatch:
         self._pending.remove(key)
         self._depth[key] = 1
         decays = decays_in_force(optimizer)
-        groups = {p: g | {"weight_decay": decays[p]} for g in optimizer.param_groups for p in g["params"]}
+        groups = {
+            p: group | {"weight_decay": decays.get(p, group.get("weight_decay", 0.0))}
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
         self._before[key] = {
             p: snapshot(optimizer, groups[p], p, own) for p, own in self._of_parameter.items() if p in groups
         }
