@@ -92,14 +92,14 @@ def weights(model):
 
 
 def decays_of_a_step(optimizer, model):
-    """A dict that each step fills with the decay of every Parameter, as the optimizer reads it inside `step()`."""
+    """A dict that each step fills with the decay of every Parameter that is in force."""
+    from specdiag.live.multipliers import decays_in_force
+
     names = {p: name for name, p in model.named_parameters()}
     seen = {}
-
-    def read(held, *_):
-        seen.update({names[p]: group["weight_decay"] for group in held.param_groups for p in group["params"]})
-
-    optimizer.register_step_pre_hook(read)
+    optimizer.register_step_pre_hook(
+        lambda held, *_: seen.update({names[p]: d for p, d in decays_in_force(held).items()})
+    )
     return seen
 
 

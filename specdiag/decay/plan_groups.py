@@ -15,7 +15,7 @@ from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
 from specdiag.live.matrices import live_matrices
 from specdiag.live.multipliers import attach
-from specdiag.live.optimizers import PLANNED, unwrap_optimizer
+from specdiag.live.optimizers import PLANNED, unwrap_optimizers
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.text import checks
 from specdiag.text.names import listed
@@ -71,7 +71,7 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
         raise UsageError(f"plan.apply takes an optimizer and then a model, not a {type(model).__name__}")
     parameters = live_parameters(model)
     fitted = fit(plan, parameters)
-    optimized = {parameter for group in unwrap_optimizer(optimizer).param_groups for parameter in group["params"]}
+    optimized = {p for each in unwrap_optimizers(optimizer) for group in each.param_groups for p in group["params"]}
     missing = [n for n in fitted if parameters[n].requires_grad and parameters[n] not in optimized]
     if missing:
         raise UsageError(

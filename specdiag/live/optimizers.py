@@ -17,7 +17,6 @@ _REFUSED: dict[str, str] = {
     "colossalai": "flattens its groups when it is built",
     "fairscale": _COPIES,
     "torch.distributed.optim": _COPIES,
-    "bitsandbytes": "keeps its settings by the position of a parameter in the groups",
     "apex.contrib": "flattens its groups when it is built",
 }
 """Reason for the refusal, by the package that the class comes from."""
@@ -26,29 +25,37 @@ PLANNED = "specdiag_plan"
 _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 
-def unwrap_optimizer(optimizer: object) -> torch.optim.Optimizer:
-    """Return the torch optimizer whose `step()` reads its groups, without wrappers of accelerate and Lightning.
+def unwrap_optimizers(optimizer: object) -> list[torch.optim.Optimizer]:
+    """Return the torch optimizers whose `step()` reads its groups.
+
+    Wrappers of accelerate and Lightning are looked through, and containers that step several optimizers, which they
+    keep in a list or a dict.
 
     Args:
-        optimizer: of torch, wrapped or not.
+        optimizer: of torch, wrapped or not; or a list or tuple of several.
 
     Returns:
-        An optimizer with step hooks and a decay in each group.
+        Optimizers with step hooks and a decay in each group.
 
     Raises:
-        UsageError: a changed decay would not reach this optimizer's step; the message shows how to fix the decays when
-            the optimizer is built.
+        UsageError: a changed decay would not reach the step of one of them; the message shows how to fix the decays
+            when the optimizer is built.
     """
+    if isinstance(optimizer, (list, tuple)):
+        return [found for each in cast("list[object]", optimizer) for found in unwrap_optimizers(each)]
     while True:
         for package, why in _REFUSED.items():
-            if any(_is_from(base, package) for base in type(optimizer).__mro__):
+            if is_from(optimizer, package):
                 raise UsageError(refusal(optimizer, why))
         inner = getattr(optimizer, "optimizer", None)
-        if inner is None or not any(_is_from(type(optimizer), package) for package in _WRAPPERS):
+        if inner is None or not any(is_from(optimizer, package) for package in _WRAPPERS):
             break
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UsageError(refusal(optimizer, "is no torch.optim.Optimizer, so it has no step hooks"))
+    contained = stepped_optimizers(optimizer)
+    if contained != [optimizer]:
+        return unwrap_optimizers(contained)
     nested = [value for value in vars(optimizer).values() if isinstance(value, torch.optim.Optimizer)]
     if nested:
         raise UsageError(
@@ -58,23 +65,22 @@ def unwrap_optimizer(optimizer: object) -> torch.optim.Optimizer:
         raise UsageError(refusal(optimizer, "has a compiled step(), which compiles anew for every decay"))
     if not all("weight_decay" in group for group in optimizer.param_groups):
         raise UsageError(f"{_name(optimizer)} has groups without 'weight_decay': there is no decay to change")
-    return optimizer
+    return [optimizer]
 
 
-def unwrap_optimizers(optimizer: object) -> list[torch.optim.Optimizer]:
-    """Unwrap one optimizer or several, such as Muon and AdamW.
+def stepped_optimizers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that a container keeps in its lists and dicts; any other optimizer itself.
 
     Args:
-        optimizer: one, a list or a tuple.
-
-    Returns:
-        What `unwrap_optimizer` returns for each, in the same order.
-
-    Raises:
-        UsageError: a changed decay would not reach the step of one of them.
+        optimizer: a torch optimizer.
     """
-    several = isinstance(optimizer, (list, tuple))
-    return [unwrap_optimizer(each) for each in (cast("list[object]", optimizer) if several else [optimizer])]
+    found: dict[int, torch.optim.Optimizer] = {}
+    for value in vars(optimizer).values():
+        held = list(cast("dict[object, object]", value).values()) if isinstance(value, dict) else value
+        if isinstance(held, (list, tuple)):
+            several = [each for each in cast("list[object]", held) if isinstance(each, torch.optim.Optimizer)]
+            found |= {id(each): each for each in several if each is not optimizer}
+    return list(found.values()) or [optimizer]
 
 
 def refusal(optimizer: object, why: str) -> str:
@@ -114,8 +120,15 @@ def _is_compiled(step: object) -> bool:
     return hasattr(step, "_torchdynamo_orig_callable") and not getattr(step, "_torchdynamo_disable", False)
 
 
-def _is_from(kind: type, package: str) -> bool:
-    return kind.__module__ == package or kind.__module__.startswith(f"{package}.")
+def is_from(optimizer: object, package: str) -> bool:
+    """Tell whether an optimizer's class, or a base of it, comes from a package.
+
+    Args:
+        optimizer: any object.
+        package: name of the package.
+    """
+    homes = (base.__module__ for base in type(optimizer).__mro__)
+    return any(home == package or home.startswith(f"{package}.") for home in homes)
 
 
 def _name(optimizer: object) -> str:

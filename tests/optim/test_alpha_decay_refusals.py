@@ -18,8 +18,7 @@ def foreign(module, name, optimizer):
 
 @pytest.mark.parametrize(
     "home",
-    ["deepspeed.runtime.zero.stage_1_and_2", "megatron.core.optimizer", "colossalai.zero", "bitsandbytes.optim.adamw",
-     "accelerate.utils.deepspeed"],
+    ["deepspeed.runtime.zero.stage_1_and_2", "megatron.core.optimizer", "colossalai.zero", "accelerate.utils.deepspeed"],
 )  # fmt: skip
 def test_optimizers_that_flatten_their_groups_are_refused_with_what_works_there(home):
     model = Decoder()

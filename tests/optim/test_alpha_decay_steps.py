@@ -5,7 +5,6 @@ import torch
 from live_models import Decoder, Q, decays_of_a_step, train, weights
 from live_optimizers import Lion, adamw
 
-from specdiag import UsageError
 from specdiag.optim import AlphaDecay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,7 +103,7 @@ def test_what_an_optimizer_writes_into_its_groups_stays():
     assert optimizer.param_groups[0]["count"] == 3
 
 
-def test_an_optimizer_that_keeps_other_things_for_each_group_is_refused():
+def test_what_an_optimizer_keeps_for_each_group_is_that_of_the_whole_group():
     class Summing(torch.optim.SGD):
         def step(self, closure=None):
             super().step(closure)
@@ -113,6 +112,6 @@ def test_an_optimizer_that_keeps_other_things_for_each_group_is_refused():
 
     model = Decoder()
     optimizer = Summing(model.parameters(), lr=1e-2, weight_decay=0.1)
-    with pytest.raises(UsageError, match=r"keeps 'total' for each group.*param_groups\(model, lr=...\)"):
-        train(model, optimizer, 1, decay=AlphaDecay(model, optimizer, measure_first=True))
-    assert len(optimizer.param_groups) == 1
+    train(model, optimizer, 1, decay=AlphaDecay(model, optimizer, measure_first=True))
+    (group,) = optimizer.param_groups
+    assert group["total"] == sum(float(p.detach().sum()) for p in model.parameters())

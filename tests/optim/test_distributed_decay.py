@@ -79,6 +79,34 @@ for shard in (False, True):
     found[f"round-robin {shard}"] = stepped("round-robin", shard)
     found[f"background {shard}"] = stepped("background", shard)
 
+from specdiag.live.multipliers import attach
+
+def ratio(p, _):
+    return {64: 0.5, 4096: 1.7, 8192: 1.0, 5120: 3.0}[p.numel()]
+
+def decayed(shard, kind, options):
+    # The batches of the ranks are the same: shards must end where one process does that has a group for each decay.
+    model = Decoder().eval()
+    if shard:
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1, **options)
+        attach(optimizer, "ratio", "test", ratio)
+    else:
+        groups = [{"params": [p], "weight_decay": 0.1 * ratio(p, None)} for p in model.parameters()]
+        optimizer = kind(groups, lr=1e-2, **options)
+    train(model, optimizer, 4)
+    return [p.detach().full_tensor() if shard else p.detach() for p in model.parameters()]
+
+kinds = {
+    "foreach": (torch.optim.AdamW, {"foreach": True}), "for-loop": (torch.optim.AdamW, {"foreach": False}),
+    "fused": (torch.optim.AdamW, {"fused": True}), "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+}
+for name, (kind, options) in kinds.items():
+    pairs = zip(decayed(True, kind, options), decayed(False, kind, options))
+    found[name] = max(float((ours - whole).abs().max()) for ours, whole in pairs)
+
 model = Decoder(layers=1 + rank)
 try:
     AlphaDecay(model, torch.optim.AdamW(model.parameters(), weight_decay=0.1))
@@ -125,6 +153,12 @@ def test_sharded_parameters_have_the_exponents_of_whole_ones(ranks, alone):
 def test_in_the_background_ranks_have_the_bits_of_round_robin(ranks, shard):
     assert ranks[0][f"background {shard}"] == ranks[1][f"background {shard}"] == ranks[0][f"round-robin {shard}"]
     assert max(ranks[0][f"background {shard}"][1].values()) == 3.0
+
+
+@pytest.mark.parametrize("name", ["foreach", "for-loop", "fused", "sgd"])
+def test_shards_decay_as_whole_weights_do(ranks, name):
+    """The law is applied to each rank's part; gradients are means over ranks of equal batches."""
+    assert all(rank[name] <= 2e-7 for rank in ranks)
 
 
 def test_ranks_of_different_modules_are_refused(ranks):

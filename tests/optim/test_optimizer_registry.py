@@ -52,7 +52,7 @@ def test_the_docs_hold_the_table():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_every_parameter_and_splits_its_groups_for_a_ratio(name):
+def test_every_method_trains_every_parameter_and_takes_a_ratio(name):
     runs = []
     for attached in (False, True):
         model = Decoder().double()

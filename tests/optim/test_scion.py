@@ -297,9 +297,9 @@ def build(options):
     return model, Scion(model.parameters(), lr=1e-2, radius=5.0, process_group=dist.group.WORLD, **options)
 
 for name, options in (("scion", {}), ("scionc", {"target_norm": 2.0})):
-    worked.clear()
     model, optimizer = build(options)
     decay = AlphaDecay(model, optimizer, every=2, mode="sweep")
+    worked.clear()  # of the steps that found the law of decay
     train(model, optimizer, 3, decay=decay)
     try:
         optimizer.state_dict()
@@ -313,7 +313,9 @@ for name, options in (("scion", {}), ("scionc", {"target_norm": 2.0})):
     resumed, second = build(options)
     resumed.load_state_dict(saved[0])
     second.load_state_dict(copy.deepcopy(saved[1]))
+    counted = list(worked)
     resumed_decay = AlphaDecay(resumed, second, every=2, mode="sweep")
+    worked[:] = counted
     resumed_decay.load_state_dict(saved[2])
     train(resumed, second, 2, decay=resumed_decay, start=3)
     torch.save({

@@ -12,6 +12,7 @@ from plain_run import BATCH, BLOCK, SEED, library_text, llama
 from safetensors.torch import load_file
 
 from specdiag import UsageError
+from specdiag.live.multipliers import decays_in_force
 from specdiag.optim import METHODS, AlphaDecay, Combined, optimizers
 from specdiag.optim.decay_semantics import decay_kind, decay_semantics, removed
 from specdiag.optim.layout import layout
@@ -91,7 +92,7 @@ def resumed(source, folder, blocks, name, *callbacks, **options):
 
 
 class Reading(transformers.TrainerCallback):
-    """Record lr and decay by parameter, as the optimizers read them in each step."""
+    """Record lr and decay by parameter, as they are in force in each step."""
 
     def __init__(self):
         self.steps = []
@@ -100,9 +101,10 @@ class Reading(transformers.TrainerCallback):
         names = {p: name for name, p in kwargs["model"].named_parameters()}
 
         def read(optimizer, *_):
+            decays = decays_in_force(optimizer)
             for group in optimizer.param_groups:
                 for p in group["params"]:  # the first reading counts: steps within steps run the hooks again
-                    self.steps[-1].setdefault(names[p], (group["lr"], group["weight_decay"]))
+                    self.steps[-1].setdefault(names[p], (group["lr"], decays[p]))
 
         held = kwargs["optimizer"].optimizer
         for each in getattr(held, "optimizers", [held]):

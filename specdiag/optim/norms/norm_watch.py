@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
 from specdiag.files import Table
 from specdiag.live.matrices import LiveMatrix
+from specdiag.live.multipliers import decays_in_force
 from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_entries, weight_entries
 from specdiag.optim.norms.power_iteration import PowerIteration
@@ -120,11 +123,13 @@ class NormWatch:
         self._before, self._depth = {}, {}
         self._step = self._last_step
         if self._step % self._every == 0:
-            # Registered anew each time, so that these hooks run after others that change the groups.
             self.detach()
             for optimizer in self._optimizers:
                 self._pending.add(id(optimizer))
                 self._handles.append(optimizer.register_step_pre_hook(self._enter))
+                # It goes first, for the hooks of a decay rule scale weights and change gradients.
+                hooks = optimizer._optimizer_step_pre_hooks  # pyright: ignore[reportPrivateUsage]
+                cast("OrderedDict[int, object]", hooks).move_to_end(self._handles[-1].id, last=False)
                 self._handles.append(optimizer.register_step_post_hook(self._leave))
 
     def finish(self, global_step: int | None = None) -> None:
@@ -184,7 +189,12 @@ class NormWatch:
             raise UsageError("the optimizer's step is compiled or captured in a CUDA graph: it cannot be watched")
         self._pending.remove(key)
         self._depth[key] = 1
-        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        decays = decays_in_force(optimizer)
+        groups = {
+            p: group | {"weight_decay": decays.get(p, group.get("weight_decay", 0.0))}
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
         self._before[key] = {
             p: snapshot(optimizer, groups[p], p, own) for p, own in self._of_parameter.items() if p in groups
         }

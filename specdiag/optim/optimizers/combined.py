@@ -16,9 +16,8 @@ from specdiag.live.parameters import ParamGroup
 class Combined(Optimizer):
     """Steps several optimizers, one after the other, such as Muon and AdamW for the other parameters.
 
-    Its groups are those of the optimizers, the same objects in the same order, so that lr schedulers act on them. A
-    change of its groups during a step, such as `AlphaDecay` makes, reaches the optimizers too. It is saved as one
-    optimizer over all parameters.
+    Its groups are those of the optimizers, the same objects in the same order, so that lr schedulers act on them. It is
+    saved as one optimizer over all parameters.
 
     Example:
         >>> from specdiag.optim import optimizers
@@ -51,20 +50,13 @@ class Combined(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make a step of each, over the groups that this optimizer has now. The closure is called once, before them."""
+        """Make a step of each. The closure is called once, before them."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        owners = self.owners()
-        filled = [group for group in self.param_groups if group["params"]]
         for optimizer in self.optimizers:
-            own_groups = optimizer.param_groups
-            optimizer.param_groups = [group for group in filled if owners[group["params"][0]] is optimizer]
-            try:
-                optimizer.step()
-            finally:
-                optimizer.param_groups = own_groups
+            optimizer.step()
         self._gather_state()
         return loss
 

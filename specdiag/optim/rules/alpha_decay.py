@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from specdiag.decay.assignment import Rule, assign, check_rule, largest_ratio
 from specdiag.errors import UsageError
 from specdiag.files import Table
-from specdiag.live.multipliers import attach_all
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import refusal, unwrap_optimizers
 from specdiag.optim.rules.background import Background
 from specdiag.optim.rules.measurement_schedule import Mode, due, rounds
@@ -125,13 +125,14 @@ class AlphaDecay:
         self._failing: set[str] = set()
         self.waited = 0.0
         self._warn()
-        self._multipliers, self._detachments = attach_all(
+        self._multipliers, self._detach = attach(
             self._optimizers,
             "ratio",
             "AlphaDecay",
             lambda parameter, _: self._acting.get(parameter, 1.0),
-            None if mode != "background" else self._measure_ahead,
+            after=None if mode != "background" else self._measure_ahead,
         )
+        self._is_attached = True
         self._steps_counted, self._calls_without_step = -1, 0
         self._stepped: set[Optimizer] = set()
         self._background = None if mode != "background" else Background(self._matrices, self._replicas, basis)
@@ -214,9 +215,8 @@ class AlphaDecay:
 
     def detach(self) -> None:
         """Remove the ratios from the optimizer, and end the threads."""
-        for detach in self._detachments:
-            detach()
-        self._detachments = []
+        self._detach()
+        self._is_attached = False
         if self._background is not None:
             self._background.close()
 
@@ -279,7 +279,7 @@ class AlphaDecay:
         return {p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]}
 
     def _check_attached(self) -> None:
-        if not self._detachments:
+        if not self._is_attached:
             raise UsageError("this AlphaDecay was detached: construct a new one")
         optimized = self._optimized()
         lost = next((name for name, parameter in self._parameters.items() if parameter not in optimized), None)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
-from specdiag.live.multipliers import attach_all
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.live.parameters import ParamGroup
@@ -78,13 +78,11 @@ class CorrectedDecay:
             for group in o.param_groups
             for p in group["params"]
         }
-        self._detachments = attach_all(unwrapped, "schedule", "CorrectedDecay", self._factor)[1]
+        self._detach = attach(unwrapped, "schedule", "CorrectedDecay", self._factor)[1]
 
     def detach(self) -> None:
         """Remove the correction from the optimizer."""
-        for detach in self._detachments:
-            detach()
-        self._detachments = []
+        self._detach()
 
     def __enter__(self) -> CorrectedDecay:
         return self

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.files import Table
-from specdiag.live.multipliers import attach_all
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.optim.optimizers.awd import averaged, gradient_ratio
@@ -42,7 +42,7 @@ class GradientRatioDecay:
         self._parameters = list(decays)  # in the groups' order, on which the last bits of their norm depend
         self._names = [name for name, p in untied(live_parameters(model)).items() if decays.get(p)]
         self._average = 0.0
-        self._detachments = attach_all(unwrapped, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
+        self._detach = attach(unwrapped, "ratio", "GradientRatioDecay", lambda *_: self._average)[1]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -74,6 +74,4 @@ class GradientRatioDecay:
 
     def detach(self) -> None:
         """Remove the factor from the optimizer."""
-        for detach in self._detachments:
-            detach()
-        self._detachments = []
+        self._detach()

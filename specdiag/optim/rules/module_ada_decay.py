@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.files import Table
-from specdiag.live.multipliers import attach_all
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.optim.optimizers.ada_decay import thetas
 from specdiag.optim.rules.participants import select_participants
@@ -60,7 +60,7 @@ class ModuleAdaDecay:
         self._named, self._every, self._slope = named, every, slope
         self._ratios = dict.fromkeys(named, 1.0)
         self._acting: dict[torch.Tensor, float] = {}
-        self._detachments = attach_all(unwrapped, "ratio", "ModuleAdaDecay", lambda p, _: self._acting.get(p, 1.0))[1]
+        self._detach = attach(unwrapped, "ratio", "ModuleAdaDecay", lambda p, _: self._acting.get(p, 1.0))[1]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -99,9 +99,7 @@ class ModuleAdaDecay:
 
     def detach(self) -> None:
         """Remove the ratios from the optimizer."""
-        for detach in self._detachments:
-            detach()
-        self._detachments = []
+        self._detach()
 
     def _apply_ratios(self) -> None:
         self._acting = {self._named[name]: ratio for name, ratio in self._ratios.items()}

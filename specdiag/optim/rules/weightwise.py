@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.files import Table
-from specdiag.live.multipliers import attach_all
+from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import unwrap_optimizers
-from specdiag.live.parameters import ParamGroup, live_parameters, untied
-from specdiag.optim.decay_semantics import is_decoupled
+from specdiag.live.parameters import live_parameters, untied
 from specdiag.optim.optimizers.ada_decay import thetas
 from specdiag.text import checks
 
@@ -37,7 +36,7 @@ class WeightwiseDecay:
             slope: the paper's alpha.
 
         Raises:
-            UsageError: the slope is negative, or the optimizer cannot take a changing decay or has a rule already.
+            UsageError: the slope is negative, or the optimizer follows no law of decay or has a rule already.
         """
         if not checks.number("slope", slope) >= 0:
             raise UsageError(f"slope={slope} must be at least 0; 4 is that of AlphaDecay's repository")
@@ -45,15 +44,7 @@ class WeightwiseDecay:
         self._slope = slope
         own = {p: float(g["weight_decay"]) for each in unwrapped for g in each.param_groups for p in g["params"]}
         self._decays = {name: own[p] for name, p in untied(live_parameters(model)).items() if own.get(p)}
-        coupled = {p: not is_decoupled(each, g) for each in unwrapped for g in each.param_groups for p in g["params"]}
-
-        def decay(parameter: torch.Tensor, group: ParamGroup) -> float:
-            """Decay a parameter inside the step, and return factor 0 for the optimizer's own decay."""
-            if parameter.grad is not None:
-                self._apply(parameter, group, coupled[parameter])
-            return 0.0
-
-        self._detachments = attach_all(unwrapped, "ratio", "WeightwiseDecay", decay)[1]
+        self._detach = attach(unwrapped, "ratio", "WeightwiseDecay", lambda *_: 1.0, by_weight=self._factors)[1]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -62,7 +53,7 @@ class WeightwiseDecay:
 
     @property
     def decays(self) -> dict[str, float]:
-        """The decay of a weight with factor 1, by parameter: the optimizer itself applies none."""
+        """The decay of a weight with factor 1, by parameter."""
         return dict(self._decays)
 
     def step(self, global_step: int) -> None:
@@ -87,15 +78,7 @@ class WeightwiseDecay:
 
     def detach(self) -> None:
         """Give the optimizer its own decay back."""
-        for detach in self._detachments:
-            detach()
-        self._detachments = []
+        self._detach()
 
-    @torch.no_grad()
-    def _apply(self, parameter: torch.Tensor, group: ParamGroup, coupled: bool) -> None:
-        gradient = cast("torch.Tensor", parameter.grad)
-        factors = thetas(gradient.to(parameter.dtype), self._slope) * float(group["weight_decay"])
-        if coupled:
-            gradient.add_(factors * parameter)
-        else:
-            parameter.mul_(1 - float(group["lr"]) * factors)
+    def _factors(self, parameter: torch.Tensor) -> torch.Tensor:
+        return thetas(cast("torch.Tensor", parameter.grad).to(parameter.dtype), self._slope)

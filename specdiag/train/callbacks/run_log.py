@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from specdiag.files import Table
-from specdiag.live.multipliers import attach
-from specdiag.live.optimizers import unwrap_optimizer
+from specdiag.live.multipliers import attach, decays_in_force
+from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.system import interrupts
 from specdiag.train.callbacks.live_rules import LIVE_RULES, LiveRuleCallback
@@ -40,7 +40,7 @@ class NoDecayCallback(TrainerCallback):
 
 
 class RunLogCallback(TrainerCallback):
-    """Logs the losses, and the decay that the optimizer reads inside its step whenever it changed.
+    """Logs the losses, and the decay in force inside the optimizer's steps whenever it changed.
 
     It must be added after the callback that sets the decay.
     """
@@ -77,11 +77,12 @@ class RunLogCallback(TrainerCallback):
             p: name for name, p in untied(live_parameters(cast("nn.Module", kwargs["model"]))).items()
         }
 
-        def read(optimizer: Optimizer, *_: object) -> None:
-            groups = optimizer.param_groups
-            self._changed({names[p]: float(g["weight_decay"]) for g in groups for p in g["params"]}, state)
+        optimizers = unwrap_optimizers(kwargs["optimizer"])
 
-        unwrap_optimizer(cast("Optimizer", kwargs["optimizer"])).register_step_pre_hook(read)
+        def read(*_: object) -> None:
+            self._changed({names[p]: d for each in optimizers for p, d in decays_in_force(each).items()}, state)
+
+        optimizers[0].register_step_pre_hook(read)
 
     def on_log(
         self,
