@@ -2,10 +2,10 @@
 
 Small models of transformers, weights drawn by its own initialisation, are saved complete and audited: what fires there
 is a false alarm. Then each fault is planted at seeded places, one in a model. It counts as found where its check fires.
-What else fires besides as a warning or a failure is listed. Real checkpoints are audited one by one. The comparison with transformers' model is left out:
-`completeness.py` has the faults that need it.
+What else fires besides as a warning or a failure is listed. The comparison with transformers' model is left out here:
+`completeness.py` has the faults that need it. Real checkpoints are audited one by one, with it.
 
-    python benchmarks/audit_faults.py         # four minutes; writes benchmarks/results/audit_faults.json
+    python benchmarks/audit_faults.py         # five minutes; writes benchmarks/results/audit_faults.json
     python benchmarks/audit_faults.py --docs  # puts the figures of that file into docs/audit.md
 """
 
