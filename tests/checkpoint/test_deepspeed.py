@@ -100,6 +100,13 @@ def test_a_missing_partition_is_named(tmp_path: Path, stage: int) -> None:
         )
 
 
+def test_missing_model_states_of_stage_3_are_named(tmp_path: Path) -> None:
+    steps = layout_writers.zero(tmp_path, 3, 3, GROUPS)
+    (steps / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
+    with pytest.raises(SourceError, match=r"holds 2 of 3 files .*: fetch zero_pp_rank_1_mp_rank_00_model_states\.pt$"):
+        open_checkpoint(tmp_path)
+
+
 def test_partitions_of_an_older_run_are_named(tmp_path: Path) -> None:
     steps = layout_writers.zero(tmp_path, 2, 2, GROUPS)
     first = steps / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
