@@ -57,7 +57,9 @@ def test_several_files_by_a_glob(tmp_path: Path) -> None:
 def test_missing_shards_are_counted_in_order(tmp_path: Path) -> None:
     index(tmp_path, {f"layers.{i}.weight": f"model-0000{i}-of-00009.safetensors" for i in (6, 1, 2, 5, 4, 3)})
     write(tmp_path / "model-00009-of-00009.safetensors")
-    with pytest.raises(SourceError, match=r"lacks model-00001-\S+ model-00002-\S+ model-00003-\S+ model-00004-\S+ and 2 more"):
+    with pytest.raises(
+        SourceError, match=r"lacks model-00001-\S+ model-00002-\S+ model-00003-\S+ model-00004-\S+ and 2 more"
+    ):
         open_checkpoint(tmp_path)
 
 
