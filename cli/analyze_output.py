@@ -34,7 +34,7 @@ def provenance(checkpoint: Checkpoint) -> None:
     if source.files:
         parts.append(f"reading {listed(source.files, 3)}")
     if source.ignored:
-        parts.append(f"ignoring {', '.join(source.ignored)}")
+        parts.append(f"ignoring {listed(source.ignored)}")
     output.talk("; ".join(parts), "dim")
     for note in checkpoint.notes:
         output.talk(f"note: {note}", "yellow")

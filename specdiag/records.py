@@ -55,10 +55,10 @@ class Source(Record, frozen=True, kw_only=True):
 
     @property
     def unread(self) -> str:
-        """A sentence that names every other weight file beside those that were read; empty where there is none."""
+        """A sentence on the other weight files beside those that were read; empty where there is none."""
         if not self.ignored:
             return ""
-        return f"Read {listed(self.files, 3)}; weight files that were not read: {', '.join(self.ignored)}."
+        return f"Read {listed(self.files, 3)}; weight files that were not read: {listed(self.ignored)}."
 
     def __str__(self) -> str:
         pinned = self.commit or self.revision

@@ -116,7 +116,8 @@ def _lacking_final_norm(report: SpectralReport, stem: str, layers: Mapping[int, 
     """Find that no norm follows layers which normalise before their attention."""
     if not all(any(name in layer.small for name in _BEFORE) for layer in layers.values()):
         return
-    outside = (s.name for s in report.skipped if len(s.shape) == 1 and not s.name.startswith(stem))
+    inside = tuple(f"{stem}{number}." for number in layers)
+    outside = (s.name for s in report.skipped if len(s.shape) == 1 and not s.name.startswith(inside))
     if not any(_NORM.fullmatch(name) for name in outside):
         yield Observation("missing_tensor", None, "no norm after the last layer")
 

@@ -157,7 +157,7 @@ def require_files(files: Sequence[str], folder: Folder, promised_by: str) -> Non
     missing = [name for name in files if not folder.has(name)]
     if not missing:
         return
-    shown = ", ".join(brief(name) for name in missing[:4])
+    shown = listed((brief(name) for name in sorted(missing)), 4)
     there = [name for name in weight_files(folder.names) if name.rpartition("/")[0] == promised_by.rpartition("/")[0]]
     remedy = "the repository itself has no such files" if folder.source.kind == "hub" else "fetch it again"
     hint = ""

@@ -105,6 +105,15 @@ FAULTS = (
 )  # fmt: skip
 
 
+def test_a_final_norm_may_be_numbered_like_a_layer(tmp_path):
+    """As the files of a pipeline number it: behind the layers, before the head."""
+    state = llama()
+    norm = state.pop("model.norm.weight")
+    assert found(specdiag.audit(save(tmp_path / "model", state, CONFIG), device="cpu")) == {("missing_tensor", None)}
+    state[f"model.layers.{LAYERS}.norm.weight"] = norm
+    assert not found(specdiag.audit(specdiag.analyze(save(tmp_path / "numbered", state, {}), device="cpu")))
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_a_planted_fault_is_found_and_nothing_else(tmp_path, fault):
     state, config = llama(), CONFIG | SIZES

@@ -95,9 +95,16 @@ def test_a_missing_partition_is_named(tmp_path: Path, stage: int) -> None:
     assert ("has the 16-bit weights" in str(raised.value)) == (stage == 2)
     if stage == 2:
         assert_stored(
-            open_checkpoint(tmp_path, file=f"global_step10/{ALONE}"),
+            open_checkpoint(str(raised.value).split("'")[-2]),
             {name: tensor.bfloat16() for name, tensor in TRUTH.items()},
         )
+
+
+def test_missing_model_states_of_stage_3_are_named(tmp_path: Path) -> None:
+    steps = layout_writers.zero(tmp_path, 3, 3, GROUPS)
+    (steps / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
+    with pytest.raises(SourceError, match=r"holds 2 of 3 files .*: fetch zero_pp_rank_1_mp_rank_00_model_states\.pt$"):
+        open_checkpoint(tmp_path)
 
 
 def test_partitions_of_an_older_run_are_named(tmp_path: Path) -> None:

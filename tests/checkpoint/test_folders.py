@@ -54,6 +54,20 @@ def test_several_files_by_a_glob(tmp_path: Path) -> None:
     assert len(open_checkpoint(tmp_path, file="sub/*.safetensors").matrices) == 1
 
 
+def test_missing_shards_are_counted_in_order(tmp_path: Path) -> None:
+    index(tmp_path, {f"layers.{i}.weight": f"model-0000{i}-of-00009.safetensors" for i in (6, 1, 2, 5, 4, 3)})
+    write(tmp_path / "model-00009-of-00009.safetensors")
+    with pytest.raises(
+        SourceError, match=r"lacks model-00001-\S+ model-00002-\S+ model-00003-\S+ model-00004-\S+ and 2 more"
+    ):
+        open_checkpoint(tmp_path)
+
+
+def test_files_that_were_not_read_are_counted() -> None:
+    source = Source(kind="dir", location="x", files=("fp32.pt",), ignored=tuple(f"{i}.pt" for i in range(300)))
+    assert source.unread.endswith("not read: 0.pt, 1.pt, 2.pt, 3.pt, 4.pt and 295 more.")
+
+
 def test_the_hub_is_not_asked_again_for_what_it_lacks() -> None:
     names = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
     folder = Folder(Source(kind="hub", location="org/name"), tuple(names), LocalFiles(Path("/nowhere")))

@@ -28,6 +28,7 @@ from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.names import listed
 
 
 def read_stage_3(
@@ -53,7 +54,7 @@ def read_stage_3(
         )
     world = count_partitions(place, partitions, states)
     if len(models) != world:
-        raise SourceError(f"{place.where} holds {len(models)} of {world} files of model states: fetch the others")
+        raise SourceError(f"{place.where} holds {len(models)} of {world} files of model states: {_lost(models, world)}")
     require_same(models, (model.content.get("global_steps") for model in models), "global_steps")
     _require_same_shapes(models)
     shapes = {name: shape for group in param_shapes(models[0]) for name, shape in group.items()}
@@ -76,17 +77,26 @@ def read_stage_3(
 def _require_same_shapes(models: Sequence[TorchPart]) -> None:
     """Refuse model states that list other parameters, or the same in another order."""
 
-    def listed(model: TorchPart) -> list[list[tuple[str, tuple[int, ...]]]]:
+    def declared(model: TorchPart) -> list[list[tuple[str, tuple[int, ...]]]]:
         frozen = parse_shapes(model.content.get("frozen_param_shapes"))
         return [list(group.items()) for group in (*param_shapes(model), frozen)]
 
-    first = listed(models[0])
-    odd = next((model for model in models[1:] if listed(model) != first), None)
+    first = declared(models[0])
+    odd = next((model for model in models[1:] if declared(model) != first), None)
     if odd is not None:
         raise SourceError(
             f"'{models[0].label}' and '{odd.label}' list different parameters: they are not of one checkpoint; fetch "
             "all files of one save"
         )
+
+
+def _lost(models: Sequence[TorchPart], world: int) -> str:
+    """Name the first file that is not there, where there are too few."""
+    if len(models) > world:
+        return "some are of another checkpoint; fetch all files of one save"
+    names = (f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(world))
+    lost = [name for name in names if not any(model.label.endswith(name) for model in models)]
+    return f"fetch {listed(lost, 1)}"
 
 
 def _cut(shapes: Mapping[str, tuple[int, ...]], ranks: Sequence[Strip]) -> dict[str, StoredTensor]:
@@ -107,8 +117,8 @@ def _cut(shapes: Mapping[str, tuple[int, ...]], ranks: Sequence[Strip]) -> dict[
 
 def _buffers(model: TorchPart) -> dict[str, StoredTensor]:
     """List the buffers, which every process holds whole."""
-    listed = model.content.get("buffer_names")
-    names = set(map(str, cast("Sequence[object]", listed))) if isinstance(listed, (list, tuple)) else set[str]()
+    stated = model.content.get("buffer_names")
+    names = set(map(str, cast("Sequence[object]", stated))) if isinstance(stated, (list, tuple)) else set[str]()
     return {name: tensor for name, tensor in model.tensors(model.content.get("module")).items() if name in names}
 
 

@@ -84,10 +84,11 @@ def count_partitions(place: Place, partitions: Sequence[TorchPart], states: Sequ
     if missing:
         name = re.sub(r"pp_rank_\d+", f"pp_rank_{missing[0]}", partitions[0].label)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        whole = next((f"; file={name} has the 16-bit weights" for name in place.names if MODEL.fullmatch(name)), "")
+        whole = next((place.label(name) for name in place.names if MODEL.fullmatch(name)), None)
+        or_else = f"; '{whole}' has the 16-bit weights" if whole else ""
         raise SourceError(
             f"{place.where} holds {len(there)} of {world} partitions of the fp32 weights: '{name}'{more} is missing; "
-            f"fetch it{whole}"
+            f"fetch it{or_else}"
         )
     if len(there) != world:
         raise SourceError(
