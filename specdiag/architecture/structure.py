@@ -11,7 +11,7 @@ from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member
 from specdiag.architecture.mixtures import mixture_sizes, routers
-from specdiag.architecture.mlp_structure import mlps
+from specdiag.architecture.mlp_structure import misfits, mlps
 from specdiag.architecture.names import Name, is_index, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.widths import UNKNOWN, Width, widths
@@ -69,7 +69,8 @@ def refine(
         found = routers(members, width, mixtures) | attention
         free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
         sides, undecided = mlps(free, width)
-        decided |= found | sides
+        known = found | sides
+        decided |= misfits([m for m in members if m.key not in known], width) | known
         doubts += [*unsorted, *undecided]
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
