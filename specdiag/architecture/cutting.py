@@ -73,7 +73,10 @@ def _matrix(survey: Survey, name: str, shape: tuple[int, int]) -> tuple[list[Pie
     tensor = _tensor(survey, name, shape, rule)
     n_experts = fused.experts(tensor)
     if n_experts is not None and shape[0] % n_experts == 0:
-        return _stacked_rows(rule, shape, n_experts), None
+        return _merged(rule, (n_experts, shape[0] // n_experts, shape[1])), None
+    if name in survey.merged:
+        merged = _merged_halves if _is_doubled(survey, name) else _merged
+        return merged(rule, survey.merged[name]), None
     return _parts(tensor)
 
 
@@ -149,10 +152,29 @@ def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
     return _EXPERTS.search(path) is not None or (rule is not None and rule.kind == "mlp" and shape[-1] > _SHORT)
 
 
-def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Piece]:
-    """Cut the experts of a tensor [experts * width, d] of two axes."""
-    slicers = contiguous(shape, 0, [shape[0] // n_experts] * n_experts)
-    return [Piece(rule.role, rule.kind, slicer, _expert(i)) for i, slicer in enumerate(slicers)]
+def _merged(rule: Rule, view: Shape) -> list[Piece]:
+    """Cut the experts of a tensor of two axes that lies in memory as [experts, rows, cols]."""
+    return [
+        Piece(rule.role, rule.kind, Slicer((1, *view[1:]), view=view, select=(i,)), _expert(i)) for i in range(view[0])
+    ]
+
+
+def _merged_halves(rule: Rule, view: Shape) -> list[Piece]:
+    """Cut such experts each into gate and up, one after the other along its columns."""
+    n_experts, rows, cols = view[0], view[1], view[2] // 2
+    cuts = [(role, slice(part * cols, (part + 1) * cols)) for part, role in enumerate(rule.halves)]
+    return [
+        Piece(role, FAMILY[role], Slicer((1, rows, cols), view=view, select=(i, slice(None), half)), _expert(i, role))
+        for i in range(n_experts)
+        for role, half in cuts
+    ]
+
+
+def _is_doubled(survey: Survey, name: str) -> bool:
+    """Tell whether Megatron's first matrices of all experts hold gate and up: twice as wide as the second take."""
+    holder, _, last = name.rpartition(".")
+    second = survey.merged.get(f"{holder}.weight2")
+    return last == "weight1" and second is not None and survey.merged[name][2] == 2 * second[1]
 
 
 def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fused.Tensor:
