@@ -11,7 +11,7 @@ import msgspec
 from specdiag.architecture import fused
 from specdiag.architecture.names import is_kernel
 from specdiag.architecture.rules import FAMILY, Rule
-from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
+from specdiag.architecture.split import Slicer, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
 from specdiag.architecture.widths import UNKNOWN
 from specdiag.records import Family, Role
@@ -154,19 +154,21 @@ def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
 
 def _merged(rule: Rule, view: Shape) -> list[Piece]:
     """Cut the experts of a tensor of two axes that lies in memory as [experts, rows, cols]."""
+    n_experts, rows, cols = view
     return [
-        Piece(rule.role, rule.kind, Slicer((1, *view[1:]), view=view, select=(i,)), _expert(i)) for i in range(view[0])
+        Piece(rule.role, rule.kind, Slicer((1, rows, cols), view=view, select=(i,)), _expert(i))
+        for i in range(n_experts)
     ]
 
 
 def _merged_halves(rule: Rule, view: Shape) -> list[Piece]:
     """Cut such experts each into gate and up, one after the other along its columns."""
     n_experts, rows, cols = view[0], view[1], view[2] // 2
-    cuts = [(role, slice(part * cols, (part + 1) * cols)) for part, role in enumerate(rule.halves)]
+    halves = (slice(cols), slice(cols, None))
     return [
         Piece(role, FAMILY[role], Slicer((1, rows, cols), view=view, select=(i, slice(None), half)), _expert(i, role))
         for i in range(n_experts)
-        for role, half in cuts
+        for role, half in zip(rule.halves, halves, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts by structure: how many experts a module or a tensor holds, and which matrix chooses among them."""
+"""Mixtures of experts by structure: how many a module or a tensor holds, and which matrix chooses among them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _CONTEXTS = ("mlp", "block")
 _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
 _GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
-_PLACED = re.compile(r"^(?:fc|lin|linear|dense|layer|w|proj|project)?_?(?:[12]|(?:in|out)(?:_proj|put)?)$", re.IGNORECASE)
+_PLACED = re.compile(r"(?:fc|lin|linear|dense|layer|w|proj)?_?(?:[12]|(?:in|out)(?:_proj|put)?)", re.IGNORECASE)
 _GATED = frozenset((known.gate, known.up, known.down) for known in BUILTIN.gated)
 
 # A matrix of an MLP that either reads the residual stream or writes to it.
@@ -78,7 +78,7 @@ def misfits(members: Sequence[Member], width: Width) -> Decisions:
         member.key: Rule("", role="other")
         for member in members
         if member.name.context == "block"
-        and _PLACED.search(member.stem)
+        and _PLACED.fullmatch(member.stem)
         and (
             (member.side == "up" and not {member.shape[outer], member.shape[outer] / 2} & taken)
             or (member.side == "down" and not {member.shape[inner], 2 * member.shape[inner]} & written)
