@@ -11,7 +11,7 @@ import msgspec
 from specdiag.architecture import fused
 from specdiag.architecture.names import is_kernel
 from specdiag.architecture.rules import FAMILY, Rule
-from specdiag.architecture.split import Slicer, contiguous, kernels, stack, unfold, whole
+from specdiag.architecture.split import Slicer, kernels, stack, unfold, whole
 from specdiag.architecture.survey import Shape, Survey
 from specdiag.architecture.widths import UNKNOWN
 from specdiag.records import Family, Role
@@ -73,7 +73,10 @@ def _matrix(survey: Survey, name: str, shape: tuple[int, int]) -> tuple[list[Pie
     tensor = _tensor(survey, name, shape, rule)
     n_experts = fused.experts(tensor)
     if n_experts is not None and shape[0] % n_experts == 0:
-        return _stacked_rows(rule, shape, n_experts), None
+        return _merged(rule, (n_experts, shape[0] // n_experts, shape[1])), None
+    if name in survey.merged:
+        merged = _merged_halves if _is_doubled(survey, name) else _merged
+        return merged(rule, survey.merged[name]), None
     return _parts(tensor)
 
 
@@ -149,10 +152,31 @@ def _is_expert(path: str, rule: Rule | None, shape: Shape) -> bool:
     return _EXPERTS.search(path) is not None or (rule is not None and rule.kind == "mlp" and shape[-1] > _SHORT)
 
 
-def _stacked_rows(rule: Rule, shape: tuple[int, int], n_experts: int) -> list[Piece]:
-    """Cut the experts of a tensor [experts * width, d] of two axes."""
-    slicers = contiguous(shape, 0, [shape[0] // n_experts] * n_experts)
-    return [Piece(rule.role, rule.kind, slicer, _expert(i)) for i, slicer in enumerate(slicers)]
+def _merged(rule: Rule, view: Shape) -> list[Piece]:
+    """Cut the experts of a tensor of two axes that lies in memory as [experts, rows, cols]."""
+    n_experts, rows, cols = view
+    return [
+        Piece(rule.role, rule.kind, Slicer((1, rows, cols), view=view, select=(i,)), _expert(i))
+        for i in range(n_experts)
+    ]
+
+
+def _merged_halves(rule: Rule, view: Shape) -> list[Piece]:
+    """Cut such experts each into gate and up, one after the other along its columns."""
+    n_experts, rows, cols = view[0], view[1], view[2] // 2
+    halves = (slice(cols), slice(cols, None))
+    return [
+        Piece(role, FAMILY[role], Slicer((1, rows, cols), view=view, select=(i, slice(None), half)), _expert(i, role))
+        for i in range(n_experts)
+        for role, half in zip(rule.halves, halves, strict=True)
+    ]
+
+
+def _is_doubled(survey: Survey, name: str) -> bool:
+    """Tell whether Megatron's first matrices of all experts hold gate and up: twice as wide as the second take."""
+    holder, _, last = name.rpartition(".")
+    second = survey.merged.get(f"{holder}.weight2")
+    return last == "weight1" and second is not None and survey.merged[name][2] == 2 * second[1]
 
 
 def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fused.Tensor:

@@ -1,4 +1,4 @@
-"""Mixtures of experts by structure: how many experts a module holds, and which of its matrices chooses among them."""
+"""Mixtures of experts by structure: how many a module or a tensor holds, and which matrix chooses among them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import re
 from collections.abc import Mapping, Sequence
 
 from specdiag.architecture.members import Member
+from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.widths import Width
 
 Shape = tuple[int, ...]
 
 _EXPERTS = re.compile(r"(?P<holder>.*?)\.(?P<list>\w*experts)(?:\.(?P<index>\d{1,5})(?=\.|$)|\.|$)", re.IGNORECASE)
+_IN_ONE = re.compile(r"experts\.(mlp\.)?\w+(\.weight)?")
+"""The name, below a module with a router, of a parameter that holds one matrix of every expert."""
+_ALIKE = re.compile(r"w[123]|v1")
+"""Names of the same right below that module, where the first and the last matrices of an MLP have one shape."""
+_FIRST = "weight1"
+"""Megatron's first matrices of all experts: [d, experts * width] by its shape, [experts, d, width] in memory."""
+_LEVELS = 3
 
 
-def mixture_sizes(shapes: Mapping[str, Shape]) -> dict[str, frozenset[int]]:
+def mixture_sizes(shapes: Mapping[str, Shape], rules: Mapping[str, Rule | None]) -> dict[str, frozenset[int]]:
     """Count the experts of each module that holds any: those of each list, or along the first axis of each stack.
 
     Args:
         shapes: of the tensors that may hold weight matrices.
+        rules: the rule of each by its name, None where no rule knows it.
 
     Returns:
         The counts by the path of the module; none where they cannot be told.
@@ -32,6 +41,8 @@ def mixture_sizes(shapes: Mapping[str, Shape]) -> dict[str, frozenset[int]]:
                 found.add(int(match["index"]) + 1)
             elif len(shape) == 3:
                 found.add(shape[0])
+        elif len(shape) == 3 and (rule := rules[name]) is not None and rule.role in ("gate", "up", "down"):
+            lists.setdefault((name.removesuffix(".weight").rpartition(".")[0], ""), set()).add(shape[0])
     sizes: dict[str, frozenset[int]] = {}
     for (holder, _), found in lists.items():
         sizes[holder] = sizes.get(holder, frozenset()) | {max(found, default=0)}
@@ -57,3 +68,48 @@ def routers(members: Sequence[Member], width: Width, mixtures: Mapping[str, froz
         for member in members
         if member.is_open and any(n > 1 and member.shape == expected(n) for n in mixtures.get(member.holder, ()))
     }
+
+
+def merged_experts(shapes: Mapping[str, Shape], rules: Mapping[str, Rule | None]) -> dict[str, Shape]:
+    """Find tensors of two axes that hold one matrix of every expert, which the router beside them counts.
+
+    Args:
+        shapes: of the tensors that may hold weight matrices.
+        rules: the rule of each by its name, None where no rule knows it.
+
+    Returns:
+        (experts, rows, cols) of each as it lies in memory.
+    """
+    sizes: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        rule = rules[name]
+        if rule is not None and rule.role == "router" and len(shape) == 2 and 1 < min(shape) < max(shape):
+            sizes |= dict.fromkeys(_above(name), (min(shape), max(shape)))
+    found: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        holder = next((path for path in _above(name) if path in sizes), None)
+        if holder is None or len(shape) != 2:
+            continue
+        below = name[len(holder) + 1 :]
+        is_alike = _ALIKE.fullmatch(below) and shape == shapes.get(f"{holder}.w1") == shapes.get(f"{holder}.w2")
+        if is_alike or (_IN_ONE.fullmatch(below) and numbered(below) == below):
+            view = _view(name, shape, *sizes[holder])
+            if view is not None:
+                found[name] = view
+    return found
+
+
+def _above(name: str) -> list[str]:
+    """List the paths above a tensor, the innermost first."""
+    path = name.removesuffix(".weight").split(".")
+    return [".".join(path[:end]) for end in range(len(path) - 1, max(0, len(path) - 1 - _LEVELS), -1)]
+
+
+def _view(name: str, shape: Shape, n_experts: int, width: int) -> Shape | None:
+    """Divide a tensor among its experts: [experts * f, d], [experts * d, f], or Megatron's; None where none fits."""
+    rows, cols = shape
+    if name.endswith(f".{_FIRST}"):
+        return (n_experts, width, cols // n_experts) if rows == width and cols % n_experts == 0 else None
+    if (cols == width or rows == n_experts * width) and rows % n_experts == 0:
+        return n_experts, rows // n_experts, cols
+    return None

@@ -16,6 +16,7 @@ _CONTEXTS = ("mlp", "block")
 _ACROSS = re.compile(r"(?:token|patch|spatial|position)s?_?mix|mlp_tokens|token_?wise", re.IGNORECASE)
 _GATE = re.compile(r"(?:^|_)gat(?:e|ed|es|ing)(?=_|\d|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
+_PLACED = re.compile(r"(?:fc|lin|linear|dense|layer|w|proj)?_?(?:[12]|(?:in|out)(?:_proj|put)?)", re.IGNORECASE)
 _GATED = frozenset((known.gate, known.up, known.down) for known in BUILTIN.gated)
 
 # A matrix of an MLP that either reads the residual stream or writes to it.
@@ -57,6 +58,32 @@ def mlps(members: Sequence[Member], width: Width) -> tuple[Decisions, list[Doubt
                 decided[reader.key] = Rule("", role="up", parts=("gate", "up"), layout="unknown")
             decided[writer.key] = _named(writer, "down")
     return decided, doubts
+
+
+def misfits(members: Sequence[Member], width: Width) -> Decisions:
+    """Find what only a number or a place calls up or down, right in the block, although nothing there takes it further.
+
+    Such a matrix holds more than an MLP: queries, keys and values and an MLP side by side, or parts of a product.
+
+    Args:
+        members: the matrices of the block whose roles no structure decides.
+        width: its residual width.
+    """
+    outer, inner = (1, 0) if width.transposed else (0, 1)
+    written = {member.shape[outer] for member in members if member.side in ("gate", "up")}
+    taken = {member.shape[inner] for member in members if member.side == "down"}
+    if not written or not taken:
+        return {}
+    return {
+        member.key: Rule("", role="other")
+        for member in members
+        if member.name.context == "block"
+        and _PLACED.fullmatch(member.stem)
+        and (
+            (member.side == "up" and not {member.shape[outer], member.shape[outer] / 2} & taken)
+            or (member.side == "down" and not {member.shape[inner], 2 * member.shape[inner]} & written)
+        )
+    }
 
 
 def _candidates(members: Sequence[Member], width: Width) -> list[Member]:

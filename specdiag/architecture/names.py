@@ -20,6 +20,7 @@ _BLOCKS = re.compile(r"(?:^|_)(?:layers?|blocks?|groups?|stages?|list|stack|h)$"
 _NUMBERED = re.compile(r"(\w*(?:layer|block|stage)s?|h)_([0-9]{1,5})", re.IGNORECASE)
 """encoder_layer_3, or Flax's encoderblock_3 and layers_3, as others write layers.3."""
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
+_GROUPED = re.compile(rf"weight[0-9]{{1,{_LONGEST_INDEX}}}")  # one for each expert
 _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
 
@@ -90,7 +91,7 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         neighbours: all names of the same checkpoint.
     """
     module = name.split(".")
-    if module[-1] in ("weight", "weight_v", KERNEL) or _is_haiku(module, neighbours):
+    if module[-1] in ("weight", "weight_v", KERNEL) or _is_weight(module, neighbours):
         module = module[:-1]
     elif module[-1] == "original1":
         module = module[:-3]
@@ -117,9 +118,12 @@ def parse(name: str, neighbours: Neighbours) -> Name:
     )
 
 
-def _is_haiku(module: list[str], neighbours: Neighbours) -> bool:
-    """Tell whether a tensor is what Haiku calls w: the weight of a module, and not a Parameter among others."""
-    return len(module) > 2 and module[-1] == "w" and neighbours.below(".".join(module[:-1])) <= {"w", "b"}
+def _is_weight(module: list[str], neighbours: Neighbours) -> bool:
+    """Tell whether a tensor is a module's weight by another name: Haiku's w, or Transformer Engine's weight0."""
+    above, last = ".".join(module[:-1]), module[-1]
+    if last == "w":
+        return len(module) > 2 and neighbours.below(above) <= {"w", "b"}
+    return _GROUPED.fullmatch(last) is not None and "weight0" in neighbours.below(above)
 
 
 def numbered(name: str) -> str:

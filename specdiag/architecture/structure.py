@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member
-from specdiag.architecture.mixtures import mixture_sizes, routers
-from specdiag.architecture.mlp_structure import mlps
+from specdiag.architecture.mixtures import merged_experts, mixture_sizes, routers
+from specdiag.architecture.mlp_structure import misfits, mlps
 from specdiag.architecture.names import Name, is_index, is_kernel
 from specdiag.architecture.rules import Rule
 from specdiag.architecture.widths import UNKNOWN, Width, widths
@@ -33,11 +33,13 @@ class Structure:
     Attributes:
         rules: the rule of each tensor.
         widths: the residual width by the path of the block.
+        merged: (experts, rows, cols) of each tensor of two axes that holds a matrix of every expert.
         doubts: what could not be told.
     """
 
     rules: Rules
     widths: dict[str, Width]
+    merged: dict[str, Shape]
     doubts: list[Doubt]
 
 
@@ -54,11 +56,12 @@ def refine(
     """
     width_of = widths(shapes, names, rules, all_shapes)
     names = _without_mixed_lists(shapes, names)
+    merged = merged_experts(shapes, rules)
     blocks: dict[str, list[Member]] = defaultdict(list)
     for key, shape in shapes.items():
-        if len(shape) == 2 and names[key].block:
+        if len(shape) == 2 and names[key].block and key not in merged:
             blocks[names[key].block].append(Member.of(key, names[key], (shape[0], shape[1]), rules[key]))
-    mixtures = mixture_sizes(shapes)
+    mixtures = mixture_sizes(shapes, rules)
     has_mixers = any(name.context == "ssm" for name in names.values())
     recurrences = {match[1] for key in all_shapes if has_mixers and (match := _RECURRENCE.match(key)) is not None}
     decided: dict[str, Rule] = {}
@@ -69,11 +72,12 @@ def refine(
         found = routers(members, width, mixtures) | attention
         free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
         sides, undecided = mlps(free, width)
-        decided |= found | sides
+        known = found | sides
+        decided |= misfits([m for m in members if m.key not in known], width) | known
         doubts += [*unsorted, *undecided]
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
-    return Structure({**refined, **_heads(shapes, names, refined)}, width_of, doubts)
+    return Structure({**refined, **_heads(shapes, names, refined)}, width_of, merged, doubts)
 
 
 def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:

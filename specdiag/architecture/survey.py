@@ -36,6 +36,7 @@ class Survey:
         config: config.json, empty without one.
         architectures: the entries of architectures.toml that hold.
         widths: the residual width by the path of the block.
+        merged: (experts, rows, cols) of each tensor of two axes that holds a matrix of every expert.
         doubts: what neither names nor shapes tell.
     """
 
@@ -48,6 +49,7 @@ class Survey:
     config: Mapping[str, object]
     architectures: tuple[Fused, ...]
     widths: dict[str, Width]
+    merged: dict[str, Shape]
     doubts: list[Doubt]
     _chains: dict[str | None, list[Mapping[str, object]]] = field(
         default_factory=dict[str | None, list[Mapping[str, object]]], repr=False
@@ -98,6 +100,7 @@ def survey(shapes: dict[str, Shape], all_shapes: Mapping[str, Shape], config: Ma
         config=config,
         architectures=fused.applicable(config, map(numbered, all_shapes)),
         widths=structure.widths,
+        merged=structure.merged,
         doubts=structure.doubts,
     )
 

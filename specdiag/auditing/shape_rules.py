@@ -31,6 +31,9 @@ _BEFORE = ("input_layernorm.weight", "attention_norm.weight")
 _NOT_IN_THE_FIRST = ("attn_norm.weight",)
 """ModernBERT's embedding is normalised already."""
 _NORM = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)")
+_PLACE = re.compile(r"[0-9]{1,9}(?=\.)")
+_PLACED = re.compile(r"[0-9]{1,9}\.weight")
+"""What a pipeline calls a norm: the place that it has in the list of all modules, embeddings and layers among them."""
 _GAIN_OR_BIAS = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)|(.*\.)?\w*bias")
 _FEED_FORWARD = re.compile(r"\.(mlp|feed_forward)\.(\w+_proj|w[123])\.")
 _BLOCK = ("gate", "up", "down")
@@ -116,10 +119,15 @@ def _lacking_final_norm(report: SpectralReport, stem: str, layers: Mapping[int, 
     """Find that no norm follows layers which normalise before their attention."""
     if not all(any(name in layer.small for name in _BEFORE) for layer in layers.values()):
         return
-    inside = tuple(f"{stem}{number}." for number in layers)
-    outside = (s.name for s in report.skipped if len(s.shape) == 1 and not s.name.startswith(inside))
-    if not any(_NORM.fullmatch(name) for name in outside):
+    outside = (s.name for s in report.skipped if len(s.shape) == 1 and _number(s.name, stem) not in layers)
+    if not any(_NORM.fullmatch(name) or _PLACED.fullmatch(name, len(stem)) for name in outside):
         yield Observation("missing_tensor", None, "no norm after the last layer")
+
+
+def _number(name: str, stem: str) -> int | None:
+    """Read the number after the name of a list of layers; None outside of the list."""
+    match = _PLACE.match(name, len(stem)) if name.startswith(stem) else None
+    return None if match is None else int(match[0])
 
 
 def _odd(layers: Mapping[int, Layer]) -> Iterator[tuple[str, str]]:

@@ -256,6 +256,30 @@ def test_experts_stacked_by_rows(array):
         np.testing.assert_array_equal(parts[f"expert={e}"], expert)
 
 
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_experts_in_one_as_megatron_views_them(is_gated, array):
+    """forward: w1 = weight1.view(experts, d, -1), of which each expert takes x @ w1[i], in halves where it is gated."""
+    n_experts, width = 3, 10
+    path = "decoder.layers.0.mlp.experts"
+    beside = {"decoder.layers.0.mlp.router.weight": (n_experts, D), f"{path}.weight2": (n_experts * width, D)}
+    weight = random(D, n_experts * width * (1 + is_gated))
+    parts = cut(f"{path}.weight1", weight, array, beside=beside)
+    for i, expert in enumerate(weight.reshape(n_experts, D, -1)):
+        halves = {"gate": expert[:, :width], "up": expert[:, width:]} if is_gated else {"up": expert}
+        for role, half in halves.items():
+            assert np.array_equal(parts[f"expert={i}.{role}" if is_gated else f"expert={i}"], half)
+
+
+def test_experts_in_one_as_megablocks_views_them(array):
+    """forward: w2.view(experts, width, d), of which each expert takes h @ w2[i]."""
+    n_experts, width = 3, 10
+    beside = {"blocks.0.ffn.router.layer.weight": (n_experts, D)}
+    weight = random(n_experts * width, D)
+    parts = cut("blocks.0.ffn.experts.mlp.w2", weight, array, beside=beside)
+    for i, expert in enumerate(weight.reshape(n_experts, width, D)):
+        assert np.array_equal(parts[f"expert={i}"], expert)
+
+
 def test_convolutions(array):
     weight = random(8, 6, 3, 5)
     (slices,) = cut("stem.conv1.weight", weight, array).values()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from audited_models import CONFIG, HIDDEN, LAYERS, WIDTH, found, llama, name, save
@@ -180,6 +182,25 @@ def test_designs_stay_quiet(tmp_path, design):
     state, config = llama(), dict(CONFIG)
     expected = design(state, config) or set()
     assert found(specdiag.audit(save(tmp_path / "model", state, config), device="cpu")) == expected
+
+
+PIPELINES = {
+    "gpt-neox": {"model.norm.weight": f"layers.{LAYERS + 3}.norm.weight"},
+    "bigscience": {"model.norm.weight": f"layers.{LAYERS + 3}.weight"},
+}
+"""What a pipeline calls its last norm: its file's number, and a name or none."""
+
+
+@pytest.mark.parametrize("names", PIPELINES.values(), ids=PIPELINES)
+def test_the_last_norm_of_a_pipeline_has_a_number_as_its_layers_have(tmp_path, names):
+    names |= {EMBED: "layers.0.word_embeddings.weight", HEAD: f"layers.{LAYERS + 4}.embed_out.weight"}
+    state = {
+        names.get(key) or re.sub(r"model\.layers\.(\d+)", lambda m: f"layers.{int(m[1]) + 2}", key): value
+        for key, value in llama().items()
+    }
+    assert found(specdiag.audit(save(tmp_path / "whole", state, {}), device="cpu")) == set()
+    del state[names["model.norm.weight"]]
+    assert found(specdiag.audit(save(tmp_path / "cut", state, {}), device="cpu")) == {("missing_tensor", None)}
 
 
 def test_a_head_without_tie_word_embeddings_follows_the_architecture(tmp_path):
