@@ -24,8 +24,8 @@ from specdiag.records import ModuleRecord, Settings
 from specdiag.resources import one_torch_thread
 from specdiag.spectra.arithmetic import fixed_type
 from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.spectra.measure import FLOAT32_RANGE, Eigenvalues, failed, measure
-from specdiag.spectra.minima import MIN_EIGENVALUES
 from specdiag.spectra.scan import Scan, scan
 from specdiag.spectra.solvers import crossing
 from specdiag.system.blas_threads import OneBlasThread

@@ -99,7 +99,7 @@ def _measured(applied: Applied, *, compares: bool) -> Screen | None:
     core = update.core()[0]
     if not np.isfinite(core).all():
         return None
-    sigma = np.linalg.svd(core, compute_uv=False)
+    sigma = np.linalg.svd(core, compute_uv=False).astype(np.float64)
     is_zero = sigma[0] == 0
     share, distance = None, None
     if not is_zero and len(sigma) > 1:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
-from specdiag.checkpoint.adapters.patterns import Patterns
 from specdiag.errors import SourceError
 
 if TYPE_CHECKING:
@@ -152,6 +151,8 @@ def _outside_of_targets(subject: Subject) -> list[Screen] | str:
     declared = settings.get("target_modules")
     if not declared or declared == "all-linear" or not isinstance(declared, str | list):
         return "adapter_config.json lists no target_modules"
+    from specdiag.checkpoint.adapters.patterns import Patterns  # loads NumPy
+
     patterns = Patterns({declared: True}) if isinstance(declared, str) else None
     paths = [*_texts(declared), *(p.rpartition(".")[0] for p in _texts(settings.get("target_parameters")))]
     listed = frozenset(paths)

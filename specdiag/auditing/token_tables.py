@@ -16,7 +16,8 @@ from specdiag.checkpoint.tokenizer import Tokenizer, read_tokenizer
 from specdiag.errors import SourceError
 from specdiag.report import SpectralReport
 from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
-from specdiag.spectra.untrained_rows import LIKE, RowScores, score_rows
+from specdiag.spectra.limits import UNTOUCHED_SCORE
+from specdiag.spectra.untrained_rows import RowScores, score_rows
 from specdiag.system.blas_threads import OneBlasThread
 
 _IN_GGUF = re.compile(r"token_embd(\.weight)?")
@@ -94,7 +95,7 @@ def _read(matrix: WeightMatrix, tokenizer: Tokenizer | None, no_tokenizer: str |
         n_reference=len(scored.reference),
         coherence=scored.coherence,
         no_scores=_why_not(scored),
-        n_like=sum(row in ordinary for row in np.flatnonzero(_scores(scored) > LIKE).tolist()),
+        n_like=sum(row in ordinary for row in np.flatnonzero(_scores(scored) > UNTOUCHED_SCORE).tolist()),
         tokens=_highest(scored, ordinary, copies, tokenizer.texts, n),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specdiag.auditing.records import TokenRow, TokenTable
-from specdiag.spectra.untrained_rows import LIKE
+from specdiag.spectra.limits import UNTOUCHED_SCORE
 from specdiag.text import markdown
 from specdiag.text.printable import printable
 
@@ -25,8 +25,8 @@ def sentences(table: TokenTable) -> list[str]:
     else:
         lines.append(
             f"Score: cosine to the mean of {_reference(table)} (mean cosine {table.coherence:.2f} among them). "
-            f"{table.n_like} rows ({100 * table.n_like / table.rows:.2g} %) score above {LIKE:g}: training hardly met "
-            "them. A low number is normal; rare scripts are often among them."
+            f"{table.n_like} rows ({100 * table.n_like / table.rows:.2g} %) score above {UNTOUCHED_SCORE:g}: training "
+            "hardly met them. A low number is normal; rare scripts are often among them."
         )
     counts = (
         (table.n_reserved, "reserved by name"),

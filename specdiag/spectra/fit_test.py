@@ -21,7 +21,7 @@ from scipy.special import erfc, gammaincc
 
 from specdiag.records import LAW_NAMES, LawName, ModuleRecord
 from specdiag.spectra.laws import Bulk, Law, bulk_with_spikes, exponential, lognormal, power_law, truncated
-from specdiag.spectra.minima import MIN_TESTED_POINTS
+from specdiag.spectra.limits import MIN_TESTED_POINTS
 from specdiag.spectra.tail_rules import TAIL_RULES
 
 LEVEL = 0.05

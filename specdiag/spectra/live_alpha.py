@@ -21,8 +21,8 @@ from specdiag.spectra.accelerator import batch_eigenvalues, full_precision
 from specdiag.spectra.eigenvalues import Spectrum, assemble
 from specdiag.spectra.float_types import FLOAT_TYPES, FloatType
 from specdiag.spectra.ladder import ROUTES, solve
+from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.spectra.living import noise_of_a_weight
-from specdiag.spectra.minima import MIN_EIGENVALUES
 from specdiag.spectra.null import alpha_null
 from specdiag.spectra.solver_threads import SolverThreads
 from specdiag.spectra.square import square_null

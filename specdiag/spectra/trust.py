@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from specdiag.spectra.eigenvalues import Spectrum
-from specdiag.spectra.minima import MIN_EIGENVALUES
+from specdiag.spectra.limits import MIN_EIGENVALUES
 from specdiag.spectra.square import cut_alpha
 from specdiag.spectra.tails import Tail, hill
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.limits import UNTOUCHED_SCORE
 
-LIKE = 0.5
-"""Score above which a row counts as untouched: Land and Bartolo's figures separate there. A choice."""
-_COHERENT = LIKE**2
-"""Least mean cosine between reference rows: a row of that cosine to each has the cosine LIKE to their mean."""
+_COHERENT = UNTOUCHED_SCORE**2
+"""Least mean cosine between reference rows: a row of that cosine to each has the limit's cosine to their mean."""
 _NEIGHBOUR, _DENSEST = 8, 10
 _CANDIDATES = 256
 _COLUMNS = 1024
@@ -171,4 +170,4 @@ def _least_density(shape: tuple[int, ...]) -> float:
     The largest of V cosines of sd 1/sqrt(d) is about sqrt(2 ln V / d).
     """
     n, d = shape
-    return max(LIKE, math.sqrt(2 * math.log(n) / d))
+    return max(UNTOUCHED_SCORE, math.sqrt(2 * math.log(n) / d))

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
-from specdiag.spectra.minima import MIN_EIGENVALUES, MIN_TESTED_POINTS
+from specdiag.spectra.limits import MIN_EIGENVALUES, MIN_TESTED_POINTS
 from specdiag.text.names import listed
 
 _LEVEL = 0.05
