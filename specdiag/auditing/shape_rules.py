@@ -33,7 +33,7 @@ _NOT_IN_THE_FIRST = ("attn_norm.weight",)
 _NORM = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)")
 _PLACE = re.compile(r"[0-9]{1,9}(?=\.)")
 _PLACED = re.compile(r"[0-9]{1,9}\.weight")
-"""The name of a norm in a pipeline: the place that it has in the list of all modules, embeddings and layers among them."""
+"""The name of a norm in a pipeline: its place in the list of all modules, embeddings and layers among them."""
 _GAIN_OR_BIAS = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)|(.*\.)?\w*bias")
 _FEED_FORWARD = re.compile(r"\.(mlp|feed_forward)\.(\w+_proj|w[123])\.")
 _BLOCK = ("gate", "up", "down")
