@@ -39,7 +39,7 @@ def tell(audit: AuditReport, format: str, *, all_rows: bool) -> None:
 
 
 def progress(outcome: Outcome, done: int, total: int) -> None:
-    """Say how the audit of a model among many ended; what could not be audited is told already."""
+    """Print how the audit of one model of a list ended. Failures are printed before."""
     from specdiag.auditing import wording
 
     if outcome.audit is not None:

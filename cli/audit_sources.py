@@ -86,7 +86,7 @@ def audit_each(
 
 
 def audit_one(source: str, asked: options.Arguments, given: Given, *, listed: bool, alone: bool = False) -> Outcome:
-    """Audit a source. An error is told, and an outcome too.
+    """Audit a source. An error is printed, and is an outcome too.
 
     Args:
         source: as it was typed.

@@ -20,7 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def invoke(*arguments: object, width: int | None = None, **options: Any) -> Result:
     """Run the command in this process: typer's result, with exit code, stdout and stderr."""
-    env = {} if width is None else {"COLUMNS": str(width)}
+    env = {"COLUMNS": None if width is None else str(width)}  # xdist sets it in its workers
     return CliRunner().invoke(app, list(map(str, arguments)), env=env, **options)
 
 

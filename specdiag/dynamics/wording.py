@@ -9,7 +9,7 @@ from specdiag.dynamics.records import Setting, Simulation
 _REACHED = 0.0005
 """Largest relative distance that is printed as 0.0 %."""
 _SAME = 1.01
-"""Ratio of norms below which settings are said to end alike."""
+"""Ratio of norms below which two settings end alike."""
 
 
 def labels(simulations: Sequence[Simulation]) -> list[str]:

@@ -188,7 +188,7 @@ PIPELINES = {
     "gpt-neox": {"model.norm.weight": f"layers.{LAYERS + 3}.norm.weight"},
     "bigscience": {"model.norm.weight": f"layers.{LAYERS + 3}.weight"},
 }
-"""What a pipeline calls its last norm: its file's number, and a name or none."""
+"""Names of the last norm in a pipeline: the number of its file, with or without a word behind it."""
 
 
 @pytest.mark.parametrize("names", PIPELINES.values(), ids=PIPELINES)

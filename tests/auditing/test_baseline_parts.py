@@ -1,4 +1,4 @@
-"""One of several models in a file is audited against the same one of another file, as `compare` takes it of both."""
+"""`--part` chooses a model in both files, of the source and of the baseline, as `compare` does."""
 
 from __future__ import annotations
 

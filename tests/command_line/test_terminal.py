@@ -1,4 +1,4 @@
-"""What stands on a terminal of 80 columns: help, sentences that wrap, names that are shortened and not broken."""
+"""Terminals of 80 columns: help fits, sentences wrap at words, names are shortened and never broken."""
 
 import re
 
