@@ -63,6 +63,11 @@ def content(subject: Subject) -> Iterator[Observation]:
         names = [*(r.name for r in subject.report), *(s.name for s in subject.report.skipped)]
         for name in _lost(subject.adapter, names):
             yield Observation("adapter_lost", name, "not there")
+        from specdiag.checkpoint.adapters.adapter import HALF  # loads NumPy
+
+        for tensor in subject.report.skipped:
+            if tensor.reason == HALF:
+                yield Observation("adapter_lost", tensor.name, "its other factor is not there")
 
 
 def factors(subject: Subject) -> Iterator[Observation]:

@@ -130,7 +130,9 @@ def compare(model: PreTrainedModel, shapes: dict[str, list[int]]) -> dict[str, o
     loaded, _ = convert_and_load_state_dict_in_model(model, state, how)
     model.tie_weights(missing_keys=loaded.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(loaded)  # pyright: ignore[reportPrivateUsage] - no public way
-    refused = {names.get(name, name): " ".join(said.split()) for name, said in loaded.conversion_errors.items()}
+    refused = {
+        names.get(name, name): said.strip().rpartition("\n")[2] for name, said in loaded.conversion_errors.items()
+    }
     return {
         "model": type(model).__name__,
         "missing": {n: own[n] for n in sorted(loaded.missing_keys - loaded.conversion_errors.keys()) if n in own},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh  # pyright: ignore[reportMissingTypeStubs]
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # pyright: ignore[reportMissingTypeStubs]
 
 LEADING = 10
 EPSILON = 0.5
@@ -22,6 +22,8 @@ _STEPS = 160
 _TOLERANCE = 1e-6
 _CONVERGED = 1e-4
 """Residual of a node that is an eigenvalue, over the largest."""
+_LEAST = 1e-30
+"""Matrices whose largest value is smaller have no vectors here: its inverse is no float32."""
 
 Floats = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -35,22 +37,26 @@ def leading(matrix: Floats, k: int) -> tuple[Wide, Wide]:
         k: number of values; at most a quarter of the shorter side is taken, and at least one.
 
     Returns:
-        Singular values, the largest first, and the vectors as columns. Empty where they do not converge.
+        Singular values, the largest first, and the vectors as columns. Empty where they do not converge, and for a
+        matrix of zeros or all but zeros.
     """
-    n = min(matrix.shape)
+    n, scale = min(matrix.shape), _scale(matrix)
+    if scale < _LEAST:
+        return np.empty(0), np.empty((n, 0))
     k = max(1, min(k, n // 4))
     if n <= 2 * _LOOKED_AT:
         small = matrix if matrix.shape[0] == n else matrix.T
-        values, vectors = np.linalg.eigh(small.astype(np.float64) @ small.T.astype(np.float64))
+        wide = small.astype(np.float64) / scale
+        values, vectors = np.linalg.eigh(wide @ wide.T)
     else:
         start = np.random.default_rng(0).standard_normal(n)
-        operator: Any = LinearOperator((n, n), matvec=lambda v: _gram(matrix, v), dtype=np.float64)  # pyright: ignore[reportCallIssue]
+        operator: Any = LinearOperator((n, n), matvec=lambda v: _gram(matrix, v, scale), dtype=np.float64)  # pyright: ignore[reportCallIssue]
         try:
             values, vectors = eigsh(operator, k=k, v0=start, tol=_TOLERANCE)  # pyright: ignore[reportArgumentType]
-        except ArpackNoConvergence:
+        except ArpackError:
             return np.empty(0), np.empty((n, 0))
     order = np.argsort(-values)[:k]
-    return np.sqrt(np.maximum(values[order], 0)), np.asarray(vectors[:, order])
+    return scale * np.sqrt(np.maximum(values[order], 0)), np.asarray(vectors[:, order])
 
 
 def count(changed: Floats, base: Floats, of_base: Wide) -> int:
@@ -66,25 +72,30 @@ def count(changed: Floats, base: Floats, of_base: Wide) -> int:
     """
     _, vectors = leading(changed, LEADING)
     known = np.abs(of_base.T @ vectors).max(axis=0, initial=0.0)
-    return sum(_most_shared(base, vectors[:, j]) < EPSILON**2 for j in np.flatnonzero(known < EPSILON))
+    scale = _scale(base)
+    return sum(_most_shared(base, vectors[:, j], scale) < EPSILON**2 for j in np.flatnonzero(known < EPSILON))
 
 
-def _gram(matrix: Floats, vector: Wide) -> Wide:
-    """Multiply a vector of the shorter side by the Gram matrix."""
-    narrow = vector.reshape(-1).astype(np.float32)
+def _scale(matrix: Floats) -> float:
+    return float(np.abs(matrix).max(initial=0.0))
+
+
+def _gram(matrix: Floats, vector: Wide, scale: float) -> Wide:
+    """Multiply a vector of the shorter side by the Gram matrix of the matrix over its largest value."""
+    narrow = (vector.reshape(-1) / scale).astype(np.float32)
     rows, cols = matrix.shape
-    product = matrix @ (matrix.T @ narrow) if rows <= cols else matrix.T @ (matrix @ narrow)
-    return product.astype(np.float64)
+    one, other = (matrix.T, matrix) if rows <= cols else (matrix, matrix.T)
+    return (other @ ((one @ narrow) / np.float32(scale))).astype(np.float64)
 
 
-def _most_shared(base: Floats, y: Wide) -> float:
+def _most_shared(base: Floats, y: Wide, scale: float) -> float:
     """Bound the largest squared cosine of y to a singular vector of W from above."""
     steps = min(len(y), _STEPS)
     basis = np.zeros((steps, len(y)))
     basis[0] = y / np.linalg.norm(y)
     diagonal, off = np.zeros(steps), np.zeros(steps)
     for j in range(steps):
-        image = _gram(base, basis[j])
+        image = _gram(base, basis[j], scale)
         diagonal[j] = image @ basis[j]
         for _ in range(2):
             image -= basis[: j + 1].T @ (basis[: j + 1] @ image)

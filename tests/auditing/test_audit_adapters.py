@@ -73,3 +73,11 @@ def test_where_there_is_no_adapter(tmp_path):
         assert audit.coverage.not_checked["adapter_lost"] == "the source is no adapter, or a report of one"
     chosen = specdiag.audit(write(tmp_path, zeroed("lora_B"), LORA), include="*q_proj*", device="cpu")
     assert ("zero", f"{QUERY}.weight") in checks(chosen)
+
+
+def test_a_factor_without_its_other_half(tmp_path):
+    tensors = dict(FACTORS)
+    alone = f"base_model.model.{QUERY}.lora_A.weight"
+    del tensors[alone.replace("lora_A", "lora_B")]
+    audit = specdiag.audit(write(tmp_path, tensors, LORA), device="cpu")
+    assert (audit.verdict, checks(audit)) == ("fail", {("adapter_lost", alone)})

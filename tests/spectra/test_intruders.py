@@ -66,3 +66,23 @@ def test_the_null_is_that_of_full_products(out, inputs, rank):
     mean, sd = random_shares(out, inputs, rank)
     assert abs(mean - np.mean(shares)) < 4 * sd * (2 / 200) ** 0.5
     assert 0.7 < sd / np.std(shares) < 1.4
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+@pytest.mark.parametrize("n", [30, 64])
+def test_size_does_not_matter(n, scale):
+    rng = np.random.default_rng(n)
+    base = rng.standard_normal((n, 96)).astype("f4")
+    changed = base + 40 * np.outer(rng.standard_normal(n), rng.standard_normal(96)).astype("f4")
+    values, vectors = leading(base, 10)
+    scaled, of_scaled = leading(base * np.float32(scale), 10)
+    assert scaled == pytest.approx(values * scale, rel=1e-4)
+    found = count(changed, base, vectors)
+    assert found == count(changed * np.float32(scale), base * np.float32(scale), of_scaled) == 1
+
+
+@pytest.mark.parametrize("n", [30, 64])
+def test_zeros_and_all_but_zeros_have_no_vectors(n):
+    for value in (0.0, 1e-40):
+        values, vectors = leading(np.full((n, 96), value, "f4"), 10)
+        assert (values.shape, vectors.shape) == ((0,), (n, 0))

@@ -72,11 +72,14 @@ def read(path: Path) -> Iterator[FleetRow]:
             if missing := set(COLUMNS) - set(pq.read_schema(file).names):
                 raise msgspec.DecodeError(f"it has no column '{min(missing)}'")
             table = pq.ParquetFile(file, read_dictionary=[name for name in COLUMNS if _is_text(name)])
+            groups = (table.metadata.row_group(i) for i in range(table.metadata.num_row_groups))
+            if sum(group.total_byte_size for group in groups) > _LARGEST:
+                raise _too_large(path)
             size = 0
             for batch in table.iter_batches(_AT_ONCE, columns=list(COLUMNS)):
                 size += _size(batch)
                 if size > _LARGEST:
-                    raise SourceError(f"{path} unpacks to more than {_LARGEST >> 20} MiB, which are not read")
+                    raise _too_large(path)
                 yield from map(_row, batch.to_pylist())
     except msgspec.DecodeError as error:
         raise SourceError(f"{path} is no audit of a fleet ({error}); {_REMEDY}") from error
@@ -84,6 +87,10 @@ def read(path: Path) -> Iterator[FleetRow]:
         raise SourceError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
     except (pa.ArrowException, ValueError) as error:
         raise SourceError(f"{path} is damaged ({_first_line(error)}); {_REMEDY}") from error
+
+
+def _too_large(path: Path) -> SourceError:
+    return SourceError(f"{path} unpacks to more than {_LARGEST >> 20} MiB, which are not read")
 
 
 def is_table(path: Path) -> bool:

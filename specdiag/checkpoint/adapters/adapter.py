@@ -14,7 +14,8 @@ from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.spectra.float_types import FLOAT_TYPES
 
-_MISSING = "half of an update: its other factor is not there"
+HALF = "half of an update: its other factor is not there"
+"""Reason for a factor that stands alone."""
 _STACKED = "update of stacked experts, not supported"
 _BELOW = ".base_layer.out_proj."
 _PRUNED = "update of rank 0"
@@ -165,7 +166,7 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     """Say why the pieces of a module are no update that can be analysed; None where they are one."""
     down, up = module.pieces.get("down"), module.pieces.get("up")
     if down is None or up is None:
-        return _MISSING
+        return HALF
     if down.shape[:1] == (0,) and up.shape[1:] == (0,):
         return _PRUNED
     if any(0 in tensor.shape for tensor in (down, up)):

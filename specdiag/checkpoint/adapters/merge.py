@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from specdiag.checkpoint.adapters.adapter import Adapter, Tokens
+from specdiag.checkpoint.adapters.adapter import HALF, Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Applied, Update
 from specdiag.checkpoint.tensors import StoredTensor
@@ -39,8 +39,8 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
     if adapter.not_understood:
         first = next(tensor for tensor in adapter.left_out if tensor.name in adapter.not_understood)
         raise SourceError(
-            f"{where} cannot be applied whole, for {first.name} and {len(adapter.not_understood) - 1} more "
-            f"({first.reason}): merge it into its model (PEFT: merge_and_unload)"
+            f"{where} cannot be applied whole, for {_counted(first.name, len(adapter.not_understood))} "
+            f"({first.reason}): {_remedy(first.reason)}"
         )
     tensors = _with_weights(adapter, base)
     names = Names(tensors)
@@ -144,3 +144,11 @@ def _with_rows(table: StoredTensor, tokens: Tokens) -> StoredTensor:
 
 def _times(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
+
+
+def _counted(name: str, n: int) -> str:
+    return name if n == 1 else f"{name} and {n - 1} more"
+
+
+def _remedy(reason: str | None) -> str:
+    return "fetch or save the adapter again" if reason == HALF else "merge it into its model (PEFT: merge_and_unload)"
