@@ -21,8 +21,10 @@ from specdiag.live.laws import Application, Kind, Law, version
 from specdiag.live.optimizers import refusal
 from specdiag.live.parameters import ParamGroup
 
-_FIRST, _SECOND = (0.01, 0.5), (0.004, 0.8)
-"""Learning rate and decay from which a law's factor is taken, and those at which it must hold."""
+Setting = tuple[float, float]
+"""Learning rate and decay."""
+_SETTINGS: tuple[tuple[Setting, Setting], ...] = (((0.01, 0.5), (0.004, 0.8)), ((0.01, 0.005), (0.004, 0.008)))
+"""The setting from which a law's factor is taken, and that at which it must hold; smaller ones where a step refuses."""
 _STEPS = 4
 _TOLERANCE = 1e-6
 """Difference over the largest weight that rounding explains."""
@@ -77,11 +79,12 @@ def find_laws(optimizer: Optimizer) -> Answer:
         UsageError: its step fails on small tensors.
     """
     with _probing(optimizer):
+        first, second = _accepted(optimizer)
         start = Ghost(optimizer)
         begin = [p.detach() for p in start.parameters]
         has_lr = [group.get("lr") is not None for group in start.optimizer.param_groups for _ in group["params"]]
-        plain, decayed = _run(optimizer, _FIRST, 1, decays=False).weights, _run(optimizer, _FIRST, 1).weights
-        base, wanted = _run(optimizer, _SECOND, _STEPS, decays=False), _run(optimizer, _SECOND, _STEPS).weights
+        plain, decayed = _run(optimizer, first, 1, decays=False).weights, _run(optimizer, first, 1).weights
+        base, wanted = _run(optimizer, second, _STEPS, decays=False), _run(optimizer, second, _STEPS).weights
         reached = [not torch.equal(*pair) for pair in zip(base.weights, wanted, strict=True)]
         found: dict[int, Law] = {}
         for kind, scale, by_lr in _CANDIDATES:
@@ -89,9 +92,9 @@ def find_laws(optimizer: Optimizer) -> Answer:
             for i, is_reached in enumerate(reached):
                 if is_reached and i not in found and (has_lr[i] or not by_lr):
                     known = None if scale is None else Law(kind, scale, by_lr)
-                    laws[i] = known or _fit(kind, by_lr, begin[i], plain[i], decayed[i])
+                    laws[i] = known or _fit(kind, by_lr, begin[i], plain[i], decayed[i], first)
             if any(laws):
-                tried = _run(optimizer, _SECOND, _STEPS, decays=False, laws=laws).weights
+                tried = _run(optimizer, second, _STEPS, decays=False, laws=laws).weights
                 found |= {i: law for i, law in enumerate(laws) if law is not None and _agree(tried[i], wanted[i])}
     return Answer(
         laws={p: found[i] for p, i in start.numbers.items() if i in found},
@@ -111,9 +114,10 @@ def is_separable(optimizer: Optimizer) -> bool:
         UsageError: its step fails on small tensors.
     """
     with _probing(optimizer):
-        whole = _run(optimizer, _SECOND, _STEPS)
+        _, setting = _accepted(optimizer)
+        whole = _run(optimizer, setting, _STEPS)
         try:
-            parts = _run(optimizer, _SECOND, _STEPS, divided=(1, 2))
+            parts = _run(optimizer, setting, _STEPS, divided=(1, 2))
         except Exception:  # noqa: BLE001 - optimizers raise all sorts of errors where they meet other groups
             return False
     return whole.state == parts.state and all(map(_agree, whole.weights, parts.weights))
@@ -131,9 +135,22 @@ def _probing(optimizer: Optimizer) -> Generator[None]:
         ) from error
 
 
+def _accepted(optimizer: Optimizer) -> tuple[Setting, Setting]:
+    """Choose settings that the optimizer's step takes: a decay towards a target norm refuses large ones."""
+    *larger, least = _SETTINGS
+    for settings in larger:
+        try:
+            for setting in settings:
+                _run(optimizer, setting, 1)
+        except UsageError:
+            continue
+        return settings
+    return least
+
+
 def _run(
     optimizer: Optimizer,
-    setting: tuple[float, float],
+    setting: Setting,
     steps: int,
     *,
     decays: bool = True,
@@ -188,12 +205,14 @@ def _alone(group: ParamGroup) -> list[ParamGroup]:
     return [{**group, "params": [parameter]} for parameter in group["params"]]
 
 
-def _fit(kind: Kind, by_lr: bool, begin: torch.Tensor, plain: torch.Tensor, decayed: torch.Tensor) -> Law | None:
+def _fit(
+    kind: Kind, by_lr: bool, begin: torch.Tensor, plain: torch.Tensor, decayed: torch.Tensor, setting: Setting
+) -> Law | None:
     """Take the factor of a law from one step with decay and one without it, from the same weights.
 
     Rounding may have turned a few weights' updates towards 0: what is far from the median is left out.
     """
-    lr, decay = _FIRST
+    lr, decay = setting
     direction = {"before": begin, "after": plain, "cautious": begin * ((begin - plain) * begin >= 0)}[kind].double()
     clear = direction.abs() > direction.abs().max() / 10
     direction, difference = direction[clear], (plain.double() - decayed.double())[clear]
