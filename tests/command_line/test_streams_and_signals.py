@@ -114,7 +114,7 @@ def test_a_terminal_that_goes_away_costs_nothing(large):
     )  # fmt: skip
     os.close(child)
     seen = b""
-    while b"/60" not in seen:
+    while b"%" not in seen:
         seen += os.read(parent, 4096)
     os.close(parent)
     process.wait(timeout=120)
