@@ -64,7 +64,7 @@ def measure(kind: str) -> dict[str, Any]:
 
     Returns:
         `complete`: checks that fire in the complete model; `found`: how many of the seeds by fault; `besides`: other
-        checks, by fault; `read`: matrices and vectors of the model.
+        checks, by fault.
     """
     found: dict[str, int] = {}
     besides: dict[str, dict[str, int]] = {}

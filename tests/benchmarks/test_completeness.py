@@ -41,8 +41,9 @@ def test_no_complete_model_of_the_zoo_fails():
     assert RESULTS["compared"] + len(RESULTS["not_compared"]) == RESULTS["built"]
 
 
-def test_the_page_shows_what_was_measured():
-    done = benchmark("completeness.py", "--docs", "--check")
+@pytest.mark.parametrize("name", ["completeness.py", "audit_faults.py"])
+def test_the_page_shows_what_was_measured(name):
+    done = benchmark(name, "--docs", "--check")
     assert done.returncode == 0, done.stderr
 
 
