@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,19 +20,10 @@ if TYPE_CHECKING:
 cache = make_program("cache", "Show or remove the results that are kept of earlier analyses.")
 
 
-class Format(StrEnum):
-    """Formats of the state of the cache."""
-
-    table = "table"
-    json = "json"
-
-
 @output.guarded
 def info(
     ctx: typer.Context,
-    format: Annotated[
-        Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
-    ] = Format.table,
+    format: options.StateFormatOption = options.StateFormat.table,
 ) -> None:
     """Show the folder of kept results, how many there are, and the size that they take and may take.
 
@@ -48,7 +38,7 @@ def info(
     folder, store = _store()
     amount, oldest = store.amount(), store.oldest()
     when = None if oldest is None else datetime.fromtimestamp(oldest).astimezone().isoformat(timespec="seconds")
-    if format is Format.json:
+    if format is options.StateFormat.json:
         values = {"folder": str(folder), "entries": amount.entries, "bytes": amount.bytes, "limit": store.limit}
         output.write(json.format(json.encode(values | {"oldest": when}), indent=1))
         return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,19 +13,10 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 
-class Format(StrEnum):
-    """Formats of the state of a machine."""
-
-    table = "table"
-    json = "json"
-
-
 @output.guarded
 def doctor(
     ctx: typer.Context,
-    format: Annotated[
-        Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
-    ] = Format.table,
+    format: options.StateFormatOption = options.StateFormat.table,
 ) -> None:
     """Show versions, BLAS, processors, memory, GPU, cache and hub token, and what is missing for what.
 
@@ -35,7 +25,7 @@ def doctor(
     from .machine import examine
 
     found = examine()
-    if format is Format.json:
+    if format is options.StateFormat.json:
         from msgspec import json
 
         output.write(json.format(json.encode(found), indent=1))

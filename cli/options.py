@@ -142,6 +142,18 @@ PlanOption = Annotated[
         rich_help_panel=CONTENT,
     ),
 ]
+
+
+class StateFormat(StrEnum):
+    """Formats of what a command says of this machine."""
+
+    table = "table"
+    json = "json"
+
+
+StateFormatOption = Annotated[
+    StateFormat, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=OUTPUT)
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Print every row of long tables.", rich_help_panel=OUTPUT)]
 TopOption = Annotated[
     int | None,
