@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import esd, mp_alpha, mp_quantiles, with_singular_values
+from helpers import esd, gaussian_eigenvalues, mp_alpha, mp_quantiles, with_singular_values
+from scipy.optimize import brentq
 
 from specdiag.spectra import compression
 from specdiag.spectra.eigenvalues import spectrum
 from specdiag.spectra.float_types import FLOAT_TYPES
-from specdiag.spectra.square import SQUARE_NULL, cut_alpha
+from specdiag.spectra.square import SQUARE_NULL, cut_alpha, square_null, square_sd
 
 
 def square(eigenvalues, columns, aspect=1.0):
@@ -16,13 +17,6 @@ def square(eigenvalues, columns, aspect=1.0):
 
 def of_matrix(w):
     return square(esd(w), max(w.shape)).alpha
-
-
-def gaussian_eigenvalues(rng, n, m):
-    """Eigenvalues of W W^T of a Gaussian matrix, by its exact bidiagonal form."""
-    lower = np.diag(np.sqrt(rng.chisquare(m - np.arange(n))))
-    lower[np.arange(1, n), np.arange(n - 1)] = np.sqrt(rng.chisquare(n - 1 - np.arange(n - 1)))
-    return np.linalg.eigvalsh(lower @ lower.T)
 
 
 def hill_of_law(eigenvalues):
@@ -176,16 +170,24 @@ def test_equal_slices_are_one():
     assert cut_alpha(np.array([values, values]), 128).alpha == pytest.approx(square(values, 128).alpha, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("n", "aspects"), [(64, (1.5, 2, 8, 32)), (65, (1.5, 2, 8, 32)), (127, (1, 1.25, 4)), (128, (1, 1.25, 4))]
-)
-def test_noise_scores_the_limit_at_every_shape(n, aspects):
-    """Means of 120 draws. At 1:1 the mean lies .47/n below the limit, more than .005 only below n = 94."""
-    for aspect in aspects:
-        rng = np.random.default_rng(n)
-        m = round(n * aspect)
-        draws = [square(gaussian_eigenvalues(rng, n, m), m).alpha for _ in range(120)]
-        assert np.mean(draws) == pytest.approx(SQUARE_NULL, abs=0.0055 + 3 * np.std(draws) / 120**0.5)
+@pytest.mark.parametrize("n", [64, 65, 128])
+@pytest.mark.parametrize("aspect", [1, 1.1, 1.5, 2, 4, 32])
+def test_noise_at_every_shape(n, aspect):
+    """Mean and standard deviation of square_alpha over Gaussian matrices are the closed forms."""
+    m = round(n * aspect)
+    rng = np.random.default_rng([n, m])
+    draws = [square(gaussian_eigenvalues(n, m, rng), m).alpha for _ in range(1000 if aspect == 1 else 300)]
+    mean, sd = square_null((m, n)), square_sd((m, n))
+    assert np.mean(draws) == pytest.approx(mean, abs=0.05 / n + 3.5 * sd / len(draws) ** 0.5)
+    assert np.std(draws) == pytest.approx(sd, rel=0.03 + 3.5 / (2 * len(draws)) ** 0.5)
+
+
+def test_noise_scores_the_limit():
+    """The mean is within .005 from n = 105 on, within .008 from 64 on; from 1:2 on within .0052."""
+    for aspect in np.geomspace(1, 64, 40):
+        for n in (64, 65, 105, 106, 200, 1000):
+            away = abs(square_null((n, max(round(n * aspect), n))) - SQUARE_NULL)
+            assert away < (0.005 if n >= 105 else 0.0052 if aspect >= 2 else 0.008)
 
 
 @pytest.mark.parametrize("n", [255, 256])
@@ -197,6 +199,18 @@ def test_no_jump_from_square_to_one_more_column(n):
         w = rng.standard_normal((n, n + 1))
         changes.append(of_matrix(w) - of_matrix(w[:, :n]))
     assert abs(np.mean(changes)) < 0.003 + 2 * np.std(changes) / 40**0.5
+
+
+@pytest.mark.parametrize("n", [64, 65])
+def test_limit_of_all_columns(n):
+    """As tau goes to 1 the threshold tends to the middle eigenvalue, or to a zero of the field between the middle two."""
+    values = gaussian_eigenvalues(n, n, np.random.default_rng(n)) / n
+    half = n // 2
+    limit = values[half]
+    if n % 2 == 0:
+        limit = brentq(lambda x: (1 / (x - values)).sum(), values[half - 1] * (1 + 1e-9), limit * (1 - 1e-9))
+    found, _ = compression.upper_mean([compression.Cut(values / values.mean(), n, 1 - 1e-6)], 0.5)
+    assert found * values.mean() == pytest.approx(limit, rel=1e-6)
 
 
 def test_one_row_covariance_scores_the_same_at_every_aspect():
