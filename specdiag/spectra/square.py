@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.records import SquareStatus
 from specdiag.spectra.compression import Array, Cut, upper_mean
 from specdiag.spectra.marchenko_pastur import count_variance, log_density
 from specdiag.spectra.null import log_and_step
@@ -29,6 +30,14 @@ _SLOPE = -((SQUARE_NULL - 1) ** 2) / _SHARE
 """d alpha/dI of alpha = 1 + 1/(2 I)."""
 _SPACING = 0.286
 """Variance of the spacing of neighbours in the Gaussian orthogonal ensemble, in mean spacings (Mehta)."""
+NO_SQUARE: dict[SquareStatus | None, str] = {
+    "low_rank": "the upper half of its eigenvalues, or of its square cut's, reaches down to storage noise",
+    "degenerate": "the upper half of its eigenvalues is one value to storage precision",
+    "too_few": "its living part has fewer than 50 eigenvalues",
+    "imprecise": "rounding could move it by more than 1e-4 of its value",
+    "update": "it is the update of an adapter, whose rank is low",
+}
+"""Why a matrix has no square_alpha, as the end of a sentence."""
 
 
 class CutFit(NamedTuple):
@@ -89,9 +98,9 @@ def _uncut(values: Array) -> tuple[float, float]:
 def square_null(shape: tuple[int, int]) -> float:
     """Give the mean of square_alpha over random matrices: for large n 2.1217, less .58/n at 1:1 and .18/n at 1:4.
 
-    Above the angle t of the cut's law lie arg(1/(1 - q e^(2it)))/(2 pi) eigenvalues more than n times its mass, q = n/m:
-    that of real matrices (Bai and Silverstein 2004), which the compression damps. It moves I. The second order of 1/I is
-    sd^2/(alpha - 1).
+    Real matrices have arg(1/(1 - q e^(2it)))/(2 pi) more eigenvalues above the angle t of the cut's law than n times
+    its mass, q = n/m (Bai and Silverstein 2004; at 1:1 that is 1/4 - t/(2 pi)). They move I. The second order of 1/I
+    adds sd^2/(alpha - 1).
 
     Args:
         shape: (rows, cols) in either order.
