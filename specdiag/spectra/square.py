@@ -109,7 +109,7 @@ def square_null(shape: tuple[int, int]) -> float:
     q = n / m
     logarithm, _ = log_and_step(1.0, _MEDIAN)
     j = np.arange(1, len(logarithm) // 2 + 1)
-    more = float(np.arctan2(q * np.sin(2 * _MEDIAN), 1 - q * np.cos(2 * _MEDIAN))) / (2 * np.pi)
+    more = -float(np.angle(_damping(q))) / (2 * np.pi)
     moved = float(q**j @ logarithm[1::2]) / 2 - _weight() * more
     return SQUARE_NULL + _SLOPE * moved / n + square_sd(shape) ** 2 / (SQUARE_NULL - 1)
 
@@ -132,8 +132,13 @@ def square_sd(shape: tuple[int, int]) -> float:
 
 
 def _weight() -> float:
-    """How much n I falls for each eigenvalue more above the median."""
+    """Give the loss of n I for each eigenvalue more above the median."""
     return _SHARE / log_density(_MEDIAN, 1.0)
+
+
+def _damping(q: float) -> complex:
+    """Give 1 - q e^(2it) at the median: its argument tells the mean of n S, its size the variance."""
+    return complex(1 - q * np.exp(2j * _MEDIAN))
 
 
 def _counts(n: int, m: int) -> float:
@@ -145,5 +150,4 @@ def _counts(n: int, m: int) -> float:
     if m == n:
         return whole
     q = n / m
-    distance = abs(1 - q * np.exp(2j * _MEDIAN))
-    return min(float(np.log(distance / (1 - q))) / np.pi**2, whole)
+    return min(float(np.log(abs(_damping(q)) / (1 - q))) / np.pi**2, whole)

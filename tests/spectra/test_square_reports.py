@@ -37,6 +37,17 @@ def test_degenerate_and_dead_matrices():
     assert (q.square_status, v.square_status) == ("ok", "degenerate")
 
 
+@pytest.mark.parametrize("side", ["rows", "columns"])
+def test_live_tensors_are_cut_to_what_lives(side):
+    """Live and measured exponents of noise with half of a side zeroed, on the CPU and as an accelerator does it."""
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((160, 240)).astype(np.float32))
+    (w if side == "rows" else w.T)[::2] = 0
+    measured = specdiag.analyze({"a.weight": w}, device="cpu")["a.weight"]
+    assert measured.living_shape == ((80, 240) if side == "rows" else (160, 120))
+    assert exponents([w[None]], "square") == pytest.approx([measured.square_alpha], rel=1e-4)
+    assert live_alpha._on_accelerator([w[None]], "square") == pytest.approx([measured.square_alpha], rel=1e-4)
+
+
 def without_square_alpha():
     """A matrix for each reason."""
     rng = np.random.default_rng(0)
