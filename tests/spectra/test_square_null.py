@@ -35,15 +35,15 @@ def test_noise_scores_the_limit():
             assert away < (0.005 if n >= 105 or (aspect >= 2 and n >= 66) else 0.0077)
 
 
-@pytest.mark.parametrize("n", [255, 256])
-def test_no_jump_from_square_to_one_more_column(n):
-    """The column is added to the same matrix: 40 draws."""
+@pytest.mark.parametrize(("n", "draws", "jump"), [(64, 400, -0.45), (65, 400, 0.2), (255, 40, 0.2), (256, 40, -0.45)])
+def test_jump_from_square_to_one_more_column(n, draws, jump):
+    """n times the change by a column that is added to the same matrix: at n = 256 within .003."""
     rng = np.random.default_rng(n)
     changes = []
-    for _ in range(40):
+    for _ in range(draws):
         w = rng.standard_normal((n, n + 1))
-        changes.append(of_matrix(w) - of_matrix(w[:, :n]))
-    assert abs(np.mean(changes)) < 0.003 + 2 * np.std(changes) / 40**0.5
+        changes.append(n * (of_matrix(w) - of_matrix(w[:, :n])))
+    assert np.mean(changes) == pytest.approx(jump, abs=0.1 + 3 * np.std(changes) / draws**0.5)
 
 
 @pytest.mark.parametrize("aspect", [1, 2, 8, 32])
