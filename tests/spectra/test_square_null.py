@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import esd, gaussian_eigenvalues
 
+from specdiag.spectra.null import null_moments
 from specdiag.spectra.square import SQUARE_NULL, cut_alpha, square_null, square_sd
 
 
@@ -65,3 +66,21 @@ def test_entries_of_another_law(aspect, moved):
         change = n * (np.mean([of_matrix(draw()) for _ in range(400)]) - square_null(shape))
         error = 3 * n * square_sd(shape) / 400**0.5
         assert change == pytest.approx(moved * kurtosis, abs=error + 0.1 * abs(moved * kurtosis))
+
+
+def test_numbers_of_the_documentation():
+    table = {
+        1: (0.58, (-0.0070, -0.0039, -0.0021)),
+        1.5: (0.43, (-0.0064, -0.0033, -0.0017)),
+        2: (0.34, (-0.0051, -0.0026, -0.0013)),
+        4: (0.18, (-0.0027, -0.0014, -0.0007)),
+    }
+    for aspect, (limit, means) in table.items():
+        assert 10**5 * (SQUARE_NULL - square_null((10**5, round(10**5 * aspect)))) == pytest.approx(limit, abs=0.005)
+        found = [square_null((n, round(n * aspect))) - SQUARE_NULL for n in (64, 128, 256)]
+        assert found == pytest.approx(means, abs=6e-5)
+    spreads = {(64, 64): 3.1, (65, 65): 3.4, (256, 256): 3.7, (256, 512): 0.83, (256, 1024): 0.38}
+    for (n, m), spread in spreads.items():
+        assert n * square_sd((n, m)) == pytest.approx(spread, abs=0.05)
+    for n, higher in ((256, 2.7), (257, 1.1)):
+        assert n * (null_moments((n, n))[0] - square_null((n, n))) == pytest.approx(higher, abs=0.05)
