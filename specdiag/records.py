@@ -19,6 +19,7 @@ TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "clip-xmax", "farms
 LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal", "mp-bulk"]
 """A law that the tail of a spectrum may follow; `spectra.laws` fits each."""
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
+SquareStatus = Literal["ok", "low_rank", "degenerate", "too_few", "imprecise", "update"]
 
 ROLES: tuple[Role, ...] = (
     "q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other",
@@ -152,6 +153,8 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     z: float | None = None
     square_alpha: float | None = None
     square_rho: float | None = None
+    square_status: SquareStatus | None = None
+    """`ok`, or why there is no square_alpha; None where `status` says it: no finite values, all zero, failed."""
     alpha_25: float | None = None
     alpha_50: float | None = None
     alpha_75: float | None = None

@@ -144,13 +144,14 @@ class SpectralReport(Result):
             ... ].square_alpha
             True
         """
-        from specdiag.spectra.square import cut_alpha
+        from specdiag.spectra.square import NO_SQUARE, cut_alpha
 
         values = self.eigenvalues(name, part)
         aspect = checks.number("aspect", aspect, least=1)
         record = self[key(name, part)]
         if record.square_alpha is None:
-            raise UsageError(f"{self.source}: '{record.key}' has no square_alpha (status {record.status})")
+            why = NO_SQUARE.get(record.square_status, f"its status is {record.status}")
+            raise UsageError(f"{self.source}: '{record.key}' has no square_alpha: {why}")
         if record.n_slices > 1:
             raise UsageError(
                 f"{self.source}: '{record.key}' pools {record.n_slices} slices, whose spectra are not saved apart: "

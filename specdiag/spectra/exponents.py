@@ -174,7 +174,7 @@ def other_tails(full: Spectrum, best: Tail | None) -> Columns:
 
 
 def square_exponent(alive: Spectrum, stack: RawArray, storage: FloatType) -> tuple[TailStatus, Columns]:
-    """Give square_alpha and square_rho, by a more exact route where rounding could move them noticeably.
+    """Give square_alpha, square_rho and square_status, by a more exact route where rounding could move them noticeably.
 
     Args:
         alive: the settled spectrum of the living part.
@@ -194,9 +194,10 @@ def square_exponent(alive: Spectrum, stack: RawArray, storage: FloatType) -> tup
             break
         found = judge_square(solve([stack], storage, route).living(shape))
     if found.fit is None or not found.is_precise:
-        return found.status, {"square_alpha": None}
+        return found.status, {"square_status": "imprecise" if found.status == "ok" else found.status}
     alpha = found.fit.alpha
-    return "ok", {"square_alpha": alpha, "square_rho": (alpha - 1) / (square_null(shape) - 1)}
+    rho = (alpha - 1) / (square_null(shape) - 1)
+    return "ok", {"square_alpha": alpha, "square_rho": rho, "square_status": "ok"}
 
 
 def pooled(windows: Iterable[RawArray], storage: FloatType, settings: Settings, dtype: ComputeType) -> Spectrum:

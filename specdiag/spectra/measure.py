@@ -82,6 +82,8 @@ def measure(
         status, square = square_exponent(alive, stack, storage)
         compared = status in ("ok", "too_few") and _has_bulk(alive, shape)
         columns |= square | (_against_noise(alive.eigenvalues, shape) if compared else {})
+    else:
+        columns |= {"square_status": "update"}
     randomized = None
     if settings.randomize and matrix.rank is None:
         found, randomized = _randomized(stack, storage, matrix, settings)

@@ -89,14 +89,26 @@ def _sum_variance(n: int, q: float, n_slices: int, k: int, threshold: float) -> 
 def _log_statistic(q: float, threshold: float) -> tuple[float, float]:
     """Variance of the sum of max(ln(lambda/threshold), 0) over one matrix, and its covariance with the number above.
 
-    Over j = 1, 2, ... they are the sums of j f_j^2/2 and j f_j s_j/2. s_j = 2 sin(j t)/(pi j) are the Chebyshev
-    coefficients of the step at the threshold t, and f_j those of the logarithm, by parts
-    2/(pi j) times the integral of -d ln lambda/dt sin(j t) from 0 to the threshold.
+    Over j = 1, 2, ... they are the sums of j f_j^2/2 and j f_j s_j/2 (`log_and_step`).
+    """
+    logarithm, step = log_and_step(q, threshold)
+    j = np.arange(1, _ORDERS + 1)
+    return float((j * logarithm**2).sum() / 2), float((j * logarithm * step).sum() / 2)
+
+
+@cache
+def log_and_step(q: float, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the Chebyshev coefficients of max(ln(lambda/threshold), 0) and of the step at the threshold, j = 1, 2, ...
+
+    Those of the step are s_j = 2 sin(j t)/(pi j) at the threshold t, and those of the logarithm, by parts,
+    f_j = 2/(pi j) times the integral of -d ln lambda/dt sin(j t) from 0 to the threshold.
+
+    Args:
+        q: aspect ratio n/m in (0, 1].
+        threshold: an angle.
     """
     nodes, weights = np.polynomial.legendre.leggauss(2 * _ORDERS)
     t = threshold * (nodes + 1) / 2
     slopes = threshold / 2 * weights * 2 * np.sqrt(q) * np.sin(t) / eigenvalue_at(t, q)
     j = np.arange(1, _ORDERS + 1)
-    logarithm = 2 / (np.pi * j) * (np.sin(np.outer(j, t)) @ slopes)
-    step = 2 / (np.pi * j) * np.sin(j * threshold)
-    return float((j * logarithm**2).sum() / 2), float((j * logarithm * step).sum() / 2)
+    return 2 / (np.pi * j) * (np.sin(np.outer(j, t)) @ slopes), 2 / (np.pi * j) * np.sin(j * threshold)

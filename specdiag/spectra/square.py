@@ -9,28 +9,35 @@ columns of very unequal norm, is rotated away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specdiag.records import SquareStatus
 from specdiag.spectra.compression import Array, Cut, upper_mean
+from specdiag.spectra.marchenko_pastur import count_variance, log_density
+from specdiag.spectra.null import log_and_step
 
 SQUARE_NULL = 2.1216802825
-"""square_alpha of random matrices of any shape: that of the square Marchenko-Pastur law."""
+"""square_alpha of random matrices of any shape, in the limit: that of the square Marchenko-Pastur law."""
 
 _SHARE = 0.5
 
-_ASPECTS = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-_SHIFTS = (-0.45, -0.50, -0.47, -0.42, -0.38, -0.325, -0.23, -0.17, -0.085, -0.044, -0.0215, -0.0112)
-"""n times the mean of square_alpha over random matrices less its limit, by aspect ratio."""
-_SPREADS = (0.0, 2.54, 2.15, 1.62, 1.18, 0.82, 0.515, 0.381, 0.184, 0.091, 0.045, 0.0225)
-"""n times its standard deviation; at 1:1 sqrt(.6 + 2.4 ln n), where the threshold is one or two eigenvalues.
-
-Both are simulated by the bidiagonal form of Gaussian matrices, even and odd n from 64 to 1024, 400 to 2500 draws each.
-The shift of odd n at 1:1 is .2 less, that of even n with one more column .35 more.
-"""
+_MEDIAN = 2.3098814600100575
+"""Angle of the median of that law, t - sin t = pi/2 (`marchenko_pastur`)."""
+_SLOPE = -((SQUARE_NULL - 1) ** 2) / _SHARE
+"""d alpha/dI of alpha = 1 + 1/(2 I)."""
+_SPACING = 0.286
+"""Variance of the spacing of neighbours in the Gaussian orthogonal ensemble, in mean spacings (Mehta)."""
+NO_SQUARE: dict[SquareStatus | None, str] = {
+    "low_rank": "the upper half of its eigenvalues, or of its square cut's, reaches down to storage noise",
+    "degenerate": "the upper half of its eigenvalues is one value to storage precision",
+    "too_few": "its living part has fewer than 50 eigenvalues",
+    "imprecise": "rounding could move it by more than 1e-4 of its value",
+    "update": "it is the update of an adapter, whose rank is low",
+}
+"""Why a matrix has no square_alpha, as the end of a sentence."""
 
 
 class CutFit(NamedTuple):
@@ -89,26 +96,58 @@ def _uncut(values: Array) -> tuple[float, float]:
 
 
 def square_null(shape: tuple[int, int]) -> float:
-    """Give the mean of square_alpha over random matrices: 2.1217, and .45/n less at 1:1 or .17/n less at 1:4.
+    """Give the mean of square_alpha over random matrices: for large n 2.1217, less .58/n at 1:1 and .18/n at 1:4.
+
+    Real matrices have arg(1/(1 - q e^(2it)))/(2 pi) more eigenvalues above the angle t of the cut's law than n times
+    its mass, q = n/m (Bai and Silverstein 2004; at 1:1 that is 1/4 - t/(2 pi)). They move I. The second order of 1/I
+    adds sd^2/(alpha - 1).
 
     Args:
         shape: (rows, cols) in either order.
     """
     n, m = sorted(shape)
-    return SQUARE_NULL + _by_aspect(m / n, _SHIFTS) / n
+    q = n / m
+    logarithm, _ = log_and_step(1.0, _MEDIAN)
+    j = np.arange(1, len(logarithm) // 2 + 1)
+    more = -float(np.angle(_damping(q))) / (2 * np.pi)
+    moved = float(q**j @ logarithm[1::2]) / 2 - _weight() * more
+    return SQUARE_NULL + _SLOPE * moved / n + square_sd(shape) ** 2 / (SQUARE_NULL - 1)
 
 
 def square_sd(shape: tuple[int, int]) -> float:
-    """Give the standard deviation of square_alpha over random matrices.
+    """Give the standard deviation of square_alpha over random matrices, .83/n at 1:2 and .38/n at 1:4.
+
+    n I is a linear statistic and the number above the threshold (`null`), whose Chebyshev coefficients the compression
+    damps by q^(j/2), q = n/m.
 
     Args:
         shape: (rows, cols) in either order.
     """
     n, m = sorted(shape)
-    return _by_aspect(m / n, ((0.6 + 2.4 * np.log(n)) ** 0.5, *_SPREADS[1:])) / n
+    q = n / m
+    logarithm, step = log_and_step(1.0, _MEDIAN)
+    j = np.arange(1, len(step) + 1)
+    variance = float((j * q**j * logarithm) @ (logarithm / 2 - _weight() * step)) + _weight() ** 2 * _counts(n, m)
+    return -_SLOPE * variance**0.5 / n
 
 
-def _by_aspect(aspect: float, values: Sequence[float]) -> float:
-    """Interpolate in the logarithm of the aspect ratio; beyond the table both fall as its inverse."""
-    known = float(np.interp(np.log(aspect), np.log(_ASPECTS), values))
-    return known * min(1.0, _ASPECTS[-1] / aspect)
+def _weight() -> float:
+    """Give the loss of n I for each eigenvalue more above the median."""
+    return _SHARE / log_density(_MEDIAN, 1.0)
+
+
+def _damping(q: float) -> complex:
+    """Give 1 - q e^(2it) at the median: its argument tells the mean of n S, its size the variance."""
+    return complex(1 - q * np.exp(2j * _MEDIAN))
+
+
+def _counts(n: int, m: int) -> float:
+    """Variance of n S at the median: the sum of j q^j s_j^2/2 over the coefficients s_j of a step.
+
+    As m approaches n it grows to that of an order statistic, or of the mean of two neighbours for even n.
+    """
+    whole = count_variance(_MEDIAN, n, 1.0) - (1 / 12 if n % 2 else 1 / 12 + _SPACING / 4)
+    if m == n:
+        return whole
+    q = n / m
+    return min(float(np.log(abs(_damping(q)) / (1 - q))) / np.pi**2, whole)

@@ -36,9 +36,9 @@ class Kind(NamedTuple):
     remedy: str
 
 
-REPORT = Kind("specdiag report", 6, "records", "make one with 'specdiag analyze'")
+REPORT = Kind("specdiag report", 7, "records", "make one with 'specdiag analyze'")
 PLAN = Kind("decay plan", 6, "entries", "make one with 'specdiag recommend -o'")
-COMPARISON = Kind("comparison", 6, "reshaped", "make one with 'specdiag compare -o'")
+COMPARISON = Kind("comparison", 7, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 5, "findings", "make one with 'specdiag audit -o'")
 TRAJECTORY = Kind("trajectory", 4, "dropped", "make one with 'specdiag trajectory'")
 LEDGER = Kind(

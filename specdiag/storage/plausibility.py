@@ -53,6 +53,8 @@ def implausible(record: ModuleRecord) -> str | None:
         return f"its law is {record.best_law}, p {record.power_law_p} and alpha {record.alpha}"
     if (record.alpha is not None) != (record.status == "ok"):
         return f"its status is {record.status} and its alpha {record.alpha}"
+    if record.square_status is not None and (record.square_alpha is not None) != (record.square_status == "ok"):
+        return f"its square_status is {record.square_status} and its square_alpha {record.square_alpha}"
     return None
 
 

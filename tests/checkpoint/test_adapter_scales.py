@@ -97,6 +97,7 @@ def test_any_rank_and_shape(tmp_path: Path, r: int, shape: tuple[int, int]) -> N
     assert (record.n_eigenvalues, record.matrix_rank) == (rank, rank)
     assert record.status == ("ok" if rank >= 50 else "too_few")
     assert (record.alpha_null, record.square_alpha, record.mp_edge) == (None, None, None)
+    assert record.square_status == "update"
     product = dense(tensors, QUERY, 1.0)
     assert record.frobenius_norm == pytest.approx(np.linalg.norm(product), rel=1e-9)
 

@@ -70,9 +70,9 @@ RECORDS = {
     kinds.WATCHED: Watched,
 }
 FIELDS = {
-    "specdiag report": (6, "c3ca333738909c75"),
+    "specdiag report": (7, "8f9481b4387d664b"),
     "decay plan": (6, "c910e419084eb3f7"),
-    "comparison": (6, "91a6e1a4c31b3cba"),
+    "comparison": (7, "18c948a18b6cfac3"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),

@@ -188,6 +188,7 @@ def test_schemas_that_are_none(saved, schema, why):
         ({"mp_spikes": -1}, "mp_spikes is -1"),
         ({"alpha": None}, "its status is ok and its alpha None"),
         ({"status": "too_few"}, "its status is too_few and its alpha"),
+        ({"square_status": "too_few"}, "its square_status is too_few and its square_alpha"),
         ({"alpha_null": 0.5}, "alpha_null is 0.5"),
         ({"spectral_norm": -1.0}, "spectral_norm is -1"),
         ({"name": NAMES[1]}, f"'{NAMES[1]}' is there twice"),
