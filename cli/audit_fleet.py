@@ -57,6 +57,7 @@ def audit_fleet(
     with Journal(path) as journal:
         fleet = _Fleet(journal, settings, len(sources), asked, given, listed)
         ends: list[End] = []
+        is_written = False
         try:
             _take(out, journal, set(sources))
             for source in sources:
@@ -66,8 +67,10 @@ def audit_fleet(
             with interrupts.delay_signals():
                 output.deliver(table.encode(row for source in sources for row in journal.rows(source)), out)
                 journal.remove()
+                is_written = True
         except KeyboardInterrupt:
             kept = f"kept in {path}: the same command goes on" if ends else "nothing was audited"
+            kept = f"{out} is written" if is_written else kept
             journal.close()
             output.talk(f"interrupted: {len(ends)} of {len(sources)} models are done, and {kept}", "yellow")
             output.leave()

@@ -180,7 +180,7 @@ def _open(
     with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
         report = analyze(checkpoint, progress=progress, **computing)
         small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-        beside, other_files = read_other_files(checkpoint, checks) if is_location(source) else ((), None)
+        beside, other_files, names = read_other_files(checkpoint, checks) if is_location(source) else ((), None, None)
         subject = Subject(
             report,
             checks,
@@ -188,6 +188,7 @@ def _open(
             config=checkpoint.config,
             beside=beside,
             other_files=other_files,
+            names=names,
             adapter=checkpoint.adapter,
             screens=_screens(checkpoint, report, checks),
             updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),

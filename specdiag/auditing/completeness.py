@@ -33,7 +33,8 @@ def missing(subject: Subject) -> Iterator[Observation]:
     for name, shape in found.missing.items():
         is_named = name in named or any(place and name.startswith(f"{place}.") for place in named)
         if not is_named and (has_head or not heads.HEAD.fullmatch(name)):
-            yield Observation("missing_optional" if name in optional else "missing_tensor", name, _written(shape))
+            check = "missing_optional" if name in optional else "missing_tensor"
+            yield Observation(check, name, f"not there; the model's is {_written(shape)}")
 
 
 def reshaped(subject: Subject) -> Iterator[Observation]:
@@ -75,7 +76,9 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if _answer(subject) is not None:
         return {}
     reason = "a report does not carry config.json" if subject.reference is None else subject.reference.reason
-    return dict.fromkeys(("missing_optional", "unused_tensor"), f"needs transformers' own model: {reason}")
+    is_refused = subject.reference is not None and subject.reference.refused_config is not None
+    checks = ("missing_optional", "unused_tensor", *(() if is_refused else ("config_refused",)))
+    return dict.fromkeys(checks, f"needs transformers' own model: {reason}")
 
 
 def _answer(subject: Subject) -> Reference | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from specdiag.architecture.config import sections
 from specdiag.auditing import shards
 from specdiag.auditing.heads import HEAD, TOKENS
 from specdiag.auditing.subject import Subject
@@ -13,6 +14,7 @@ from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
 
 _LAYERS = re.compile(r"(\w+_)?(n|num)_(\w+_)?(layers?|hidden_groups)(_\w+)?|(en|de)coder_layers")
+_DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _STAGES = "depths"
 _EXTRA = re.compile(r"num_nextn_predict_layers")
 _WIDTHS = re.compile(r"hidden_size|d_model|n_embd|dim|(\w+_)?embed(ding|dings)?_(\w+_)?(size|dim|width|rank)")
@@ -23,16 +25,30 @@ _CODEBOOKS = "codebook"
 _CHECKS = ("layers", "vocabulary", "hidden_size", "tied", "head")
 _DAMAGED = re.compile(r"Went on without a configuration: (.*)\.", re.DOTALL)
 """The note of a reader that could not read config.json."""
+_ENCODED = re.compile(r"\S*config\.json is written in .*, not in plain UTF-8\.")
+"""The note on a config.json that only this reader understands."""
 
 
 def damaged(subject: Subject) -> Iterator[Observation]:
-    """Find a config.json that could not be read.
+    """Find a config.json that could not be read, or that loaders do not read.
 
     Args:
         subject: the subject of the audit.
     """
     if note := _damage(subject):
         yield Observation("config", None, note)
+    encoded = (note for note in subject.report.provenance.notes if _ENCODED.fullmatch(note))
+    yield from (Observation("config", None, note.removesuffix(".")) for note in encoded)
+
+
+def refused(subject: Subject) -> Iterator[Observation]:
+    """Find a config.json of which transformers makes no model.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    if subject.reference is not None and subject.reference.refused_config is not None:
+        yield Observation("config_refused", None, subject.reference.refused_config)
 
 
 def expectations(subject: Subject) -> Iterator[Observation]:
@@ -71,6 +87,8 @@ def not_checked(subject: Subject) -> dict[str, str]:
         reasons |= dict.fromkeys(("vocabulary", "hidden_size"), "no token embedding or head that is understood")
     silent = {"layers": _LAYERS, "vocabulary": _VOCABULARY, "hidden_size": _WIDTHS}
     reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _integers(config, keys)}
+    if reasons.get("layers") == "config.json does not say it" and _without_layers(config) is not None:
+        del reasons["layers"]
     return reasons
 
 
@@ -80,10 +98,17 @@ def _damage(subject: Subject) -> str | None:
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
-    counts = _integers(config, _LAYERS)
-    allowed = counts | {layers + extra for layers in counts for extra in _integers(config, _EXTRA)}
+    counts, none = _integers(config, _LAYERS), _without_layers(config)
+    allowed = {none} if none is not None else counts
+    allowed |= {layers + extra for layers in counts for extra in _integers(config, _EXTRA)}
     for component, present in _blocks(records, config).items():
         yield from _unless(allowed, "layers", component, len(present))
+
+
+def _without_layers(config: Mapping[str, object]) -> int | None:
+    """Read a number of layers of 0 or less, of which transformers makes a model without any."""
+    stated = (part.get(key) for part in sections(config, "text") for key in _DEPTH)
+    return next((n for n in stated if type(n) is int and n <= 0), None)
 
 
 def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:

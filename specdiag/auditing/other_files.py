@@ -27,7 +27,7 @@ _HALF = 0.5
 
 def read_other_files(
     checkpoint: Checkpoint, checks: Mapping[str, Check]
-) -> tuple[tuple[Observation, ...], dict[str, str]]:
+) -> tuple[tuple[Observation, ...], dict[str, str], tuple[str, ...] | None]:
     """Look into every weight file of a repository that its checkpoint was not read from.
 
     Args:
@@ -35,7 +35,8 @@ def read_other_files(
         checks: every check by id; twins and variants are compared where their check is on.
 
     Returns:
-        Observations in the order of the files, and what was done with each file.
+        Observations in the order of the files; what was done with each file; and the names of all files of the
+        repository, None where one of them was picked.
 
     Raises:
         SourceError: the repository cannot be listed any more.
@@ -44,13 +45,14 @@ def read_other_files(
     done: dict[str, str] = {}
     folder, found = find_other_files(checkpoint.source, checkpoint.opening)
     if folder is None:
-        return (), {}
+        return (), {}, None
     for files in found:
         how, more = _looked_into(files, folder, checkpoint, checks)
         observations += more
         done |= dict.fromkeys(files.names, how)
     shown = (_in_unicode(o) for o in observations)
-    return tuple(shown), {_unicode(name): _unicode(how) for name, how in done.items()}
+    names = folder.names if checkpoint.opening.file is None else None
+    return tuple(shown), {_unicode(name): _unicode(how) for name, how in done.items()}, names
 
 
 def _in_unicode(observation: Observation) -> Observation:

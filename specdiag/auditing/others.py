@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from specdiag.architecture.names import numbered
 from specdiag.auditing.thresholds import Observation
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.errors import SourceError
@@ -15,6 +16,7 @@ from specdiag.spectra.scan import scan
 
 _ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")
 """Reasons to leave a tensor out that is checked elsewhere, or may hold any value, as masks do."""
+_GAIN = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)")
 _MASK = re.compile(r".*mask(ed)?(_bias)?")
 
 
@@ -45,8 +47,10 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
         tensors: as `others` found them; each is read once.
 
     Yields:
-        Counts of values that are not finite or saturated; tensors that could not be read.
+        Counts of values that are not finite or saturated; tensors that could not be read; norms whose gains are zero in
+        every layer.
     """
+    gains: dict[str, set[bool]] = {}
     for tensor in tensors:
         try:
             stored = tensor.read(None)
@@ -58,3 +62,7 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
             yield Observation("nonfinite", tensor.name, values.n_nonfinite)
         if values.n_saturated:
             yield Observation("saturated", tensor.name, values.n_saturated)
+        if _GAIN.fullmatch(tensor.name):
+            gains.setdefault(numbered(tensor.name), set()).add(values.largest == 0 and not values.n_nonfinite)
+    dead = [name for name, zero in gains.items() if zero == {True}]
+    yield from (Observation("zero_gains", name.replace("#", "*"), "all zero") for name in dead)

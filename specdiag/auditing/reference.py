@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-CHECKS = ("missing_tensor", "missing_optional", "other_shape", "unused_tensor")
+CHECKS = ("missing_tensor", "missing_optional", "other_shape", "unused_tensor", "config_refused")
 """Checks that the comparison serves."""
 
 
@@ -28,3 +28,5 @@ class Reference(Struct, frozen=True, kw_only=True):
     """Tensors that the model does not take."""
     reason: str | None = None
     """Explains why there is no model; None where there is one."""
+    refused_config: str | None = None
+    """The words of transformers where config.json itself is why there is none."""

@@ -1,8 +1,9 @@
 """Loading names and shapes into transformers' own model, without values. Runs as a process of its own, by its path.
 
-It reads {"config", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what the loader missed,
-refused and left over, or the reason why there is no model. Nothing that config.json names is imported or run: classes
-come from transformers' own tables, and once its modules are loaded the process can neither connect nor start another.
+It reads {"config", "dtype", "whole", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what
+the loader missed, refused and left over, or the reason why there is no model. Nothing that config.json names is
+imported or run: classes come from transformers' own tables, and once its modules are loaded the process can neither
+connect nor start another.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ _SMALL_FILE = 1 << 16
 """Libraries try whether a folder for temporary files can be written."""
 
 
+_OURS = (ImportError, MemoryError, RecursionError, NotImplementedError, OSError)
+"""Failures of this machine, and of building without values: they say nothing of a configuration."""
+_attempts: list[str] = []
+"""Events that were refused since the process was locked: a failure after one may come from it."""
+
+
 class NoModelError(Exception):
     """There is no model to compare with; the message says why."""
+
+
+class RefusedError(NoModelError):
+    """Transformers makes no model of this configuration."""
 
 
 def confine(memory: int, seconds: int) -> None:
@@ -51,6 +62,7 @@ def lock() -> None:
 
     def refuse(event: str, _: object) -> None:
         if _FORBIDDEN.fullmatch(event):
+            _attempts.append(event)
             raise NoModelError(f"building it would need {event}")
 
     sys.addaudithook(refuse)
@@ -79,13 +91,16 @@ def load_transformers() -> None:
         raise NoModelError(f"transformers could not be used: {error}") from error
 
 
-def build(config: dict[str, object]) -> PreTrainedModel:
+def build(config: dict[str, object], dtype: object = None, *, whole: bool = True) -> PreTrainedModel:
     """Build the model of a configuration on the meta device.
 
     Args:
         config: a checked copy of config.json.
+        dtype: the type of values that config.json states; None where it states none.
+        whole: whether the copy has every entry that a model may be built from.
 
     Raises:
+        RefusedError: transformers refuses the configuration.
         NoModelError: transformers has no such model, or it cannot be built.
     """
     import torch
@@ -94,15 +109,48 @@ def build(config: dict[str, object]) -> PreTrainedModel:
     kind = str(config["model_type"])
     if kind not in CONFIG_MAPPING:
         raise NoModelError(f"transformers {_version()} has no model_type '{kind}'")
+    guessed = False
     try:
         settings = CONFIG_MAPPING[kind].from_dict(cast("dict[str, Any]", dict(config)))
+        _require_type(dtype)
+        guessed = True
         model_class = _model_class(settings, config.get("architectures"))
+        guessed = model_class.__name__ not in (config.get("architectures") or ())
         with torch.device("meta"):
             return model_class._from_config(settings, attn_implementation="eager")
     except NoModelError:
         raise
     except Exception as error:
-        raise NoModelError(f"transformers {_version()} cannot build it ({_said(error)})") from error
+        is_ours = isinstance(error, _OURS) or bool(_attempts) or guessed or not whole or _is_newer(config)
+        if is_ours:
+            raise NoModelError(f"transformers {_version()} cannot build it ({_said(error)})") from error
+        raise RefusedError(f"transformers {_version()} refuses config.json ({_said(error)})") from error
+
+
+def _require_type(dtype: object) -> None:
+    """Take a type of values as transformers does before it builds a model."""
+    import torch
+
+    if dtype is None:
+        return
+    found = vars(torch).get(dtype) if isinstance(dtype, str) else None
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"torch has no dtype {dtype!r}")
+    if not found.is_floating_point:
+        raise ValueError(f"a model cannot be instantiated under dtype={found}, which is no floating-point type")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(found)
+    torch.set_default_dtype(before)
+
+
+def _is_newer(config: dict[str, object]) -> bool:
+    """Tell whether a later version of transformers wrote a configuration."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(str(config.get("transformers_version", "0"))) > Version(_version())
+    except InvalidVersion:
+        return False
 
 
 def compare(model: PreTrainedModel, shapes: dict[str, list[int]]) -> dict[str, object]:
@@ -160,21 +208,25 @@ def _renamed(model: Any, mapping: list[Any], shapes: dict[str, list[int]]) -> di
 
 
 def _model_class(settings: Any, architectures: object) -> Any:
-    """Find the class that `architectures` names in the module of its model type, or the base model."""
+    """Find the class that `architectures` names in the module of its model type.
+
+    Where it names none, or that of another model type, the base model: Auto classes go by the model type.
+    """
     from transformers.modeling_utils import PreTrainedModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     names = architectures if isinstance(architectures, list) else []
-    if not names:
-        base: Any = MODEL_MAPPING.get(type(settings), None)
-        if base is None:
-            raise NoModelError("config.json names no architecture, and its model_type has no base model")
-        return base[0] if isinstance(base, tuple) else base
-    module = importlib.import_module(type(settings).__module__.replace(".configuration_", ".modeling_"))
-    found = vars(module).get(str(names[0]))
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise NoModelError(f"transformers {_version()} has no {names[0]} for this model_type")
-    return found
+    if names:
+        module = importlib.import_module(type(settings).__module__.replace(".configuration_", ".modeling_"))
+        found = vars(module).get(str(names[0]))
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+        if names[0] not in dir(importlib.import_module("transformers")):
+            raise NoModelError(f"transformers {_version()} has no {names[0]} for this model_type")
+    base: Any = MODEL_MAPPING.get(type(settings), None)
+    if base is None:
+        raise NoModelError("config.json names no architecture, and its model_type has no base model")
+    return base[0] if isinstance(base, tuple) else base
 
 
 def _version() -> str:
@@ -196,11 +248,14 @@ def answer(request: dict[str, object]) -> dict[str, object]:
     try:
         load_transformers()
         lock()
-        model = build(cast("dict[str, object]", request["config"]))
+        config = cast("dict[str, object]", request["config"])
+        model = build(config, request["dtype"], whole=bool(request["whole"]))
         try:
             return {"transformers": _version(), **compare(model, cast("dict[str, list[int]]", request["tensors"]))}
         except Exception as error:
             raise NoModelError(f"transformers {_version()} could not load its names ({_said(error)})") from error
+    except RefusedError as error:
+        return {"reason": str(error), "refused_config": str(error)}
     except NoModelError as error:
         return {"reason": str(error)}
 

@@ -25,6 +25,10 @@ _SIZE = re.compile(
 )
 _LENGTH = re.compile(r"chunk|position|length|frames|samples")
 """Lengths of inputs, which no matrix has."""
+_LONGEST = 1 << 24
+"""Longer inputs than any model takes: some build a table of every position."""
+_COUNT = re.compile(r"(\w+_)?(experts?|codebooks?|quantizers?|levels?|stages?)(_num)?")
+"""Counts of modules, each of which is built."""
 _LAYERS = re.compile(r".*(layers|blocks|depths?)(_\w+)?")
 _MORE = 4
 """A size of the configuration may exceed the largest one of the files by this factor, as fused tensors are split."""
@@ -48,18 +52,23 @@ def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -
     """
     if not isinstance(config.get("model_type"), str):
         return "config.json names no model_type"
-    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    sizes = {size for shape in shapes.values() for size in shape}
+    largest = max(sizes, default=0)
     deepest = max((int(n) + 1 for name in shapes for n in _NUMBER.findall(name)), default=0)
     for path, key, value in _entries(config, "", 0):
+        if key is None:
+            return f"config.json is nested more than {_DEEP} deep"
         if key in _CODE and value:
             return f"config.json has {path}: the model is code of the repository, which is not run"
         if key in _ELSEWHERE and value:
             return f"config.json has {path}: a part of the model is built by another library"
-        if key == "":
-            return f"config.json is nested more than {_DEEP} deep"
         size = _size(value)
         if _LAYERS.fullmatch(key) and size > max(_FEW_LAYERS, _MORE * deepest):
             return f"{path} of config.json is {size}, and the names of the files count to {deepest}"
+        if _COUNT.fullmatch(key) and size > max(_FEW_LAYERS, _MORE * deepest) and size not in sizes:
+            return f"{path} of config.json is {size}, and no tensor of the files has a dimension of it"
+        if _LENGTH.search(key) and size > _LONGEST:
+            return f"{path} of config.json is {size}, more than any input has"
         if _SIZE.fullmatch(key) and not _LENGTH.search(key) and size > max(_FEW, _MORE * max(largest, deepest)):
             return f"{path} of config.json is {size}, and no tensor of the files has a dimension above {largest}"
     return None
@@ -72,6 +81,32 @@ def checked_copy(config: Mapping[str, object]) -> dict[str, object]:
         config: one that `refusal` does not refuse.
     """
     return cast("dict[str, object]", _copied(config))
+
+
+def names_elsewhere(config: Mapping[str, object]) -> bool:
+    """Tell whether the copy lacks an entry that a model may be built from: the address of a file or repository.
+
+    Args:
+        config: one that `refusal` does not refuse.
+    """
+    return any(
+        key is not None and not _DROPPED.fullmatch(key) and _LABELS not in path and _holds_address(value)
+        for path, key, value in _entries(config, "", 0)
+    )
+
+
+def stated_type(config: Mapping[str, object]) -> object:
+    """Read the type of values that a model is made in; None without one, and where a quantiser chooses it.
+
+    Args:
+        config: one that `refusal` does not refuse.
+    """
+    stated = config.get("dtype") if config.get("dtype") is not None else config.get("torch_dtype")
+    return None if "quantization_config" in config or isinstance(stated, Mapping) else stated
+
+
+def _holds_address(value: object) -> bool:
+    return any(map(_is_address, cast("list[object]", value) if isinstance(value, list) else (value,)))
 
 
 def _copied(value: object) -> object:
@@ -91,19 +126,20 @@ def _copied(value: object) -> object:
 
 
 def _labels(value: object) -> object:
-    """Keep the number of labels, and none of their words."""
-    count = len(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else 0
-    return {str(number): f"LABEL_{number}" for number in range(count)}
+    """Keep the numbers of the labels, and none of their words."""
+    if not isinstance(value, Mapping):
+        return _copied(value)
+    return {str(number): f"LABEL_{number}" for number in cast("Mapping[object, object]", value)}
 
 
 def _is_address(value: object) -> bool:
     return isinstance(value, str) and _ADDRESS.search(value) is not None
 
 
-def _entries(value: object, path: str, depth: int) -> Iterator[tuple[str, str, object]]:
-    """Walk through all entries with their path and key; the key is empty where the nesting is too deep."""
+def _entries(value: object, path: str, depth: int) -> Iterator[tuple[str, str | None, object]]:
+    """Walk through all entries with their path and key; there is no key where the nesting is too deep."""
     if depth > _DEEP:
-        yield path, "", value
+        yield path, None, value
         return
     if isinstance(value, Mapping):
         for key, inner in cast("Mapping[object, object]", value).items():

@@ -17,7 +17,7 @@ import msgspec
 
 from specdiag.auditing import reference_child
 from specdiag.auditing.reference import Reference
-from specdiag.auditing.reference_config import checked_copy, refusal
+from specdiag.auditing.reference_config import checked_copy, names_elsewhere, refusal, stated_type
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
 from specdiag.files import json_decoder
@@ -60,7 +60,8 @@ def compared(checkpoint: Checkpoint, *, asked: bool) -> Generator[Pending]:
         yield Pending(reason=reason)
         return
     request = {
-        "config": checked_copy(checkpoint.config), "tensors": shapes, "memory": MEMORY, "seconds": SECONDS,
+        "config": checked_copy(checkpoint.config), "dtype": stated_type(checkpoint.config),
+        "whole": not names_elsewhere(checkpoint.config), "tensors": shapes, "memory": MEMORY, "seconds": SECONDS,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="specdiag-") as scratch:
         order = Path(scratch) / "request.json"

@@ -16,6 +16,7 @@ _NOTES = tuple(
         ("index_part", r"lists \d+ shards of a larger set: not (?P<names>.*)", "not in {}"),
         ("ghost", r"lists (?P<names>.*), which its shards lack", "listed in {}, not there"),
         ("unlisted", r"does not list (?P<names>.*), which its shards hold", "not in {}"),
+        ("unlisted", r"lists (?P<names>.*) under a shard that does not hold it", "under another shard in {}"),
     )
 )
 """Remarks that reading a checkpoint leaves, and what each observes."""

@@ -42,6 +42,7 @@ class Subject:
         files: the weight file of each matrix and tensor, empty for a report.
         beside: observations on the other weight files of the repository.
         other_files: what was done with each of these files; None where they were not looked for.
+        names: every file of the folder or repository; None where one was picked, and for all else.
         adapter: the adapter_config.json of an adapter; None where the source is none.
         updates: keys of the rows that are an adapter's updates.
         screens: what was measured of these updates.
@@ -61,6 +62,7 @@ class Subject:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     beside: tuple[Observation, ...] = ()
     other_files: Mapping[str, str] | None = None
+    names: tuple[str, ...] | None = None
     adapter: Mapping[str, object] | None = None
     updates: frozenset[str] = frozenset()
     screens: tuple[Screen, ...] = ()

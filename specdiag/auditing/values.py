@@ -16,6 +16,7 @@ _NATURAL = 3.0
 """Allowed multiple of the share of denormals among normally distributed values. A choice: weights crowd around 0."""
 _PARAMETRISED = ", which is parametrised in a way that the file does not tell"
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
+_BUFFERS = ("integer buffer", "boolean buffer")
 
 
 def values(subject: Subject) -> Iterator[Observation]:
@@ -42,6 +43,15 @@ def values(subject: Subject) -> Iterator[Observation]:
     yield from subject.others
 
 
+def not_checked(subject: Subject) -> dict[str, str]:
+    """List the checks of this file that cannot run, each with the reason.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    return {} if subject.n_others is not None else {"zero_gains": "the values of norm gains are not seen here"}
+
+
 def incomplete(subject: Subject) -> Iterator[Observation]:
     """Find a report that an interruption cut short.
 
@@ -65,6 +75,8 @@ def left_out(subject: Subject) -> Iterator[Observation]:
             yield Observation("empty", name, "x".join(map(str, s.shape)))
         elif s.reason.startswith(_NOT_UNDERSTOOD) or "not supported" in s.reason:
             yield Observation("unread", name, s.reason)
+        elif s.reason in _BUFFERS and len(s.shape) > 1 and s.name.endswith(".weight"):
+            yield Observation("unread", name, f"{s.dtype} values under the name of a weight")
         elif s.reason.endswith(_PARAMETRISED) and s.reason not in parametrised:
             parametrised.add(s.reason)  # the same for all parts of a weight, which it names
             weight = s.reason.removesuffix(_PARAMETRISED).removeprefix("part of ")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from specdiag.checkpoint.distributed.folders import parts_beside
 from specdiag.checkpoint.distributed.slices import join_slices
-from specdiag.checkpoint.file_notes import index_notes, projector_notes, shard_notes
+from specdiag.checkpoint.file_notes import index_notes, metadata_notes, projector_notes, shard_notes
 from specdiag.checkpoint.file_selection import ModelFiles, choose, holds_files
 from specdiag.checkpoint.folder import Folder
 from specdiag.checkpoint.layouts.find import Found, distributed_folder, find_layout
@@ -17,7 +17,7 @@ from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief, leave_out_long
 from specdiag.checkpoint.quantised.dequantise import dequantise
 from specdiag.checkpoint.shard_sets import all_of_its_set
-from specdiag.checkpoint.shards import check_index, read_index, require_distinct
+from specdiag.checkpoint.shards import check_index, encoding_notes, parse_json, read_index, require_distinct
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.weight_names import is_index, weight_files
 from specdiag.checkpoint.wrappers import unwrap
@@ -74,12 +74,17 @@ def read_contents(folder: Folder, pick: str | None, part: str | None = None) -> 
         pick = distributed_folder(folder.names, pick, folder.source.location, read) or pick
     model = choose(folder.names, pick, folder.source.location, folder.files.broken, folder.files.is_torch)
     weight_map: dict[str, str] = {}
+    notes: list[str] = []
     if model.index is not None:
-        weight_map = read_index(folder.json(model.index), model.index)
+        data = read(model.index)
+        content = parse_json(data, model.index)
+        weight_map = read_index(content, model.index)
+        notes = [*metadata_notes(model.index, content), *encoding_notes(data, model.index)]
     files = model.files or tuple(dict.fromkeys(weight_map.values()))
     require_files(files, folder, model.name)
     folder.files.fetch([*files, *(name for file in files for name in parts_beside(file, folder.names))])
-    return _in_files(folder, model, files, weight_map, part)
+    contents = _in_files(folder, model, files, weight_map, part)
+    return replace(contents, notes=(*notes, *contents.notes))
 
 
 @paused_collection()

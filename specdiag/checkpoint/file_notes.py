@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from specdiag.checkpoint.file_selection import ModelFiles
 from specdiag.checkpoint.shard_sets import missing_shards, set_of
@@ -47,6 +47,19 @@ def index_notes(index: str, files: Sequence[str]) -> list[str]:
         for shards in sets.values()
         if (missing := missing_shards(shards))
     ]
+
+
+def metadata_notes(index: str, content: Mapping[str, object]) -> list[str]:
+    """Remark that an index has no metadata: transformers reads them before the map, and stops.
+
+    Args:
+        index: name of the index file.
+        content: of that file.
+
+    Returns:
+        One note, or none.
+    """
+    return [] if isinstance(content.get("metadata"), Mapping) else [f"{index} has no metadata."]
 
 
 def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:

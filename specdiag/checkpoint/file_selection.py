@@ -13,6 +13,7 @@ from glob import has_magic
 
 from specdiag.checkpoint.distributed.folders import accelerate_models, refuse_unfinished, slices_set
 from specdiag.checkpoint.formats import ARRAYS, FORMATS, WEIGHT_SUFFIXES
+from specdiag.checkpoint.loaded_names import LOADED
 from specdiag.checkpoint.no_weights import describe_nothing
 from specdiag.checkpoint.parts import METADATA, refuse_part, refuse_parts
 from specdiag.checkpoint.shard_sets import all_of_its_set, missing_shards, set_of
@@ -21,7 +22,10 @@ from specdiag.errors import SourceError, SpecdiagError, UsageError
 from specdiag.text.globs import fits
 from specdiag.text.names import listed
 
-_PRECEDENCE = tuple(re.compile(pattern) for format in FORMATS for pattern in format.precedence)
+_PRECEDENCE = (
+    *(re.compile(re.escape(name)) for name in LOADED),
+    *(re.compile(pattern) for format in FORMATS for pattern in format.precedence),
+)
 """Names of files of models, the best first."""
 _LISTED = 8
 _OLD_SUFFIXES = (".pth.tar", ".th")

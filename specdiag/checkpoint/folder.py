@@ -11,7 +11,7 @@ from pathlib import Path
 from specdiag.checkpoint.distributed.folders import is_accelerate_folder
 from specdiag.checkpoint.files import Files, LocalFiles, exists
 from specdiag.checkpoint.no_weights import refuse_foreign
-from specdiag.checkpoint.shards import parse_json
+from specdiag.checkpoint.shards import encoding_notes, parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.errors import SourceError
 from specdiag.files import Table
@@ -69,7 +69,8 @@ class Folder:
             weights: the file of weights, relative to the root.
 
         Returns:
-            The configuration, empty where there is none or it is damaged; a note where it is damaged.
+            The configuration, empty where there is none or it is damaged; a note where it is damaged, or in an
+            encoding that loaders do not read.
 
         Raises:
             SourceError: it cannot be read at all.
@@ -83,7 +84,7 @@ class Folder:
         self.files.fetch([name])
         data = self.files.read(name, self.label(name))
         try:
-            return parse_json(data, name), []
+            return parse_json(data, name), encoding_notes(data, name)
         except SourceError as error:
             return {}, [f"Went on without a configuration: {error}."]
 

@@ -6,7 +6,7 @@ A new format is a reader, which makes a `Listing` of a path, and one record in `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specdiag.checkpoint.archives import archive_kind
@@ -33,7 +33,8 @@ class Format:
         suffixes: the ends of file names that make a file a candidate, dot included.
         magic: tells the format by the first `N_PROBE` bytes of a file. The records are asked in the order of the table.
         precedence: regular expressions on whole file names, the best first. Among the files of a folder the first
-            expression that fits decides, those of an earlier record before those of a later one.
+            expression that fits decides, those of an earlier record before those of a later one; the names that
+            transformers loads go before all of them.
         list: reads what a file holds from its path and its name in messages.
         list_by_ranges: does so for a file on the hub, from its name in messages, its size, its first bytes, and a
             function that reads ranges; None where a file of this format has to be downloaded.
@@ -91,9 +92,7 @@ SAFETENSORS = Format(
     suffixes=(".safetensors",),
     magic=_is_safetensors,
     precedence=(
-        r"model\.safetensors\.index\.json",
         r".*\.safetensors\.index.*\.json",
-        r"model\.safetensors",
         r"model[-_]\d+-of-\d+\.safetensors",
         r"(?!consolidated).*\.safetensors",
         r"consolidated.*\.safetensors",
@@ -115,9 +114,7 @@ TORCH = Format(
     magic=_is_torch,
     precedence=(
         r"consolidated.*\.(bin|pth|pt)",
-        r"pytorch_model\.bin\.index\.json",
         r".*\.bin\.index.*\.json",
-        r"pytorch_model\.bin",
         r"pytorch_model[-_]\d+-of-\d+\.bin",
         r".*\.bin",
         r".*\.(pth|pt|ckpt)",
@@ -160,7 +157,13 @@ def list_file(path: Path, label: str, part: str | None = None) -> Listing:
         MissingExtraError: it holds quantised weights that only an optional dependency decodes.
     """
     format = recognise(path, label)
-    return format.list(path, label) if part is None or format.list_part is None else format.list_part(path, label, part)
+    if part is None or format.list_part is None:
+        listing = format.list(path, label)
+    else:
+        listing = format.list_part(path, label, part)
+    if not label.endswith(WEIGHT_SUFFIXES) or label.endswith(format.suffixes):
+        return listing
+    return replace(listing, notes=(f"{label} holds {format.name}, which its name does not say.", *listing.notes))
 
 
 def recognise(path: Path, label: str) -> Format:

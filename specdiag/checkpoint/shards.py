@@ -14,6 +14,7 @@ from specdiag.checkpoint.wrappers import duplicate
 from specdiag.errors import SourceError
 from specdiag.files import Table
 
+_WITH_MARK = {"utf-8-sig": "UTF-8 with a byte order mark"}
 _LONGEST_SEGMENT = 255  # bytes, the limit of file systems
 
 
@@ -87,6 +88,22 @@ def parse_json(data: bytes, label: str) -> Table:
     return cast("Table", content)
 
 
+def encoding_notes(data: bytes, name: str) -> list[str]:
+    """Remark that a JSON file is in an encoding that libraries do not read: they take plain UTF-8 alone.
+
+    Args:
+        data: all of a file that `parse_json` decoded.
+        name: its name.
+
+    Returns:
+        One note, or none.
+    """
+    encoding = json.detect_encoding(data)
+    if encoding == "utf-8":
+        return []
+    return [f"{name} is written in {_WITH_MARK.get(encoding, encoding)}, not in plain UTF-8."]
+
+
 class _RepeatedKeyError(Exception):
     """A JSON object with a key that comes twice."""
 
@@ -123,13 +140,15 @@ def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[Sto
         tensors: what the shards hold.
 
     Returns:
-        Notes on tensors that the index lists and its shards lack, and on those that it does not list: they are read.
+        Notes on tensors that the index lists and its shards lack, on those that lie in another shard than it says, and
+        on those that it does not list: they are read.
 
     Raises:
         SourceError: a shard lacks most of what the index lists for it.
     """
-    stored = {(tensor.name, tensor.file) for tensor in tensors}
-    missing = [name for name, file in weight_map.items() if (name, file) not in stored]
+    stored = {tensor.name: tensor.file for tensor in tensors}
+    missing = [name for name in weight_map if name not in stored]
+    moved = [name for name, file in weight_map.items() if stored.get(name, file) != file]
     promised, lacking = Counter(weight_map.values()), Counter(weight_map[name] for name in missing)
     other = next((name for name in missing if 2 * lacking[weight_map[name]] > promised[weight_map[name]]), None)
     if other is not None:
@@ -139,6 +158,7 @@ def check_index(index: str, weight_map: Mapping[str, str], tensors: Sequence[Sto
             + ": index and shards belong to different versions; fetch them again"
         )
     notes = [f"{index} lists {_some(missing)}, which its shards lack."] if missing else []
+    notes += [f"{index} lists {_some(moved)} under a shard that does not hold it."] if moved else []
     extra = [tensor.name for tensor in tensors if tensor.name not in weight_map]
     return [*notes, f"{index} does not list {_some(extra)}, which its shards hold."] if extra else notes
 

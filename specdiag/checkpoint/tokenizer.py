@@ -21,7 +21,8 @@ from specdiag.files import json_decoder
 from specdiag.records import Source
 
 NAME = "tokenizer.json"
-_MOST_TOKENS = 2_000_000
+_MOST_TOKENS = 1_000_000
+"""The largest vocabulary in use, XLM-V's, has 902,000."""
 _TOKENS, _KINDS, _MODEL = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.model"
 _UNUSED = 5
 """GGUF's type of a token that is not used."""
@@ -110,7 +111,7 @@ def _of_json(folder: Folder, file: str, source: Source) -> Tokenizer:
     try:
         content = _decode(data)
         texts = _vocabulary(bytes(content.model.vocab))
-        texts |= {token.id: token.content for token in _decode_added(_bounded(bytes(content.added_tokens)))}
+        texts |= {token.id: token.content for token in _decode_added(_bounded(bytes(content.added_tokens), 4))}
     except msgspec.DecodeError as error:
         raise SourceError(f"{name} is not understood: {error}") from error
     texts = {id: text for id, text in texts.items() if 0 <= id < 1 << 31}
@@ -119,14 +120,14 @@ def _of_json(folder: Folder, file: str, source: Source) -> Tokenizer:
 
 def _vocabulary(data: bytes) -> dict[int, str]:
     """Decode the vocabulary: ids by text (BPE, WordPiece, WordLevel), or texts with scores in order (Unigram)."""
-    if _bounded(data).lstrip()[:1] == b"[":
+    if _bounded(data, 2).lstrip()[:1] == b"[":
         return dict(enumerate(text for text, _ in _decode_scores(data)))
     return {id: text for text, id in _decode_ids(data).items()}
 
 
-def _bounded(data: bytes) -> bytes:
-    """Refuse a list of more tokens than any model has, before it is decoded."""
-    if data.count(b'"') > 4 * _MOST_TOKENS:
+def _bounded(data: bytes, quotes: int) -> bytes:
+    """Refuse a list of more tokens than any model has, before it is decoded: each has so many quotes at least."""
+    if data.count(b'"') > quotes * _MOST_TOKENS:
         raise msgspec.DecodeError(f"it lists more than {_MOST_TOKENS} tokens")
     return data
 

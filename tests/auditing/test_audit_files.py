@@ -63,7 +63,7 @@ def shards(folder: Path, state: dict[str, torch.Tensor]) -> None:
     for file, names in files.items():
         torch_save(folder / file, {key: state[key] for key in names})
     places = {key: file for file, names in files.items() for key in names}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
 @pytest.mark.parametrize("key", [UP, GAIN])
@@ -211,7 +211,7 @@ def test_a_shard_that_the_index_does_not_name(tmp_path, state):
         safe_save(tmp_path / file, {key: with_nan(state, keys[1])[key] for key in names})
     first = next(iter(parts))
     (tmp_path / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": dict.fromkeys(parts[first], first)})
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(parts[first], first)})
     )
     hits = found(specdiag.audit(tmp_path, device="cpu"))
     assert ("nonfinite", f"model-00002-of-00002.safetensors: {keys[1]}") in hits
@@ -260,7 +260,7 @@ def test_one_tensor_at_a_time(tmp_path):
     safe_save(tmp_path / "model-00001-of-00001.safetensors", big)
     checkpoint = open_checkpoint(tmp_path)
     tracemalloc.start()
-    observations, files = read_other_files(checkpoint, default_checks())
+    observations, files, _ = read_other_files(checkpoint, default_checks())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (observations, list(files.values())) == ((), ["values, compared with the model"])

@@ -85,11 +85,13 @@ def test_tensors_that_are_listed_and_not_there(tmp_path, ghosts, said):
     )
 
 
-def test_a_tensor_under_the_wrong_shard_is_a_ghost(tmp_path):
+def test_a_tensor_under_the_wrong_shard_is_not_listed_where_it_lies(tmp_path):
     places = sharded(tmp_path)
     moved = name(4, PLACES[3])
     write_index(tmp_path, places | {moved: next(f for f in set(places.values()) if f != places[moved])})
-    assert ("ghost", moved) in of_the_index(specdiag.audit(tmp_path, device="cpu"))
+    audit = specdiag.audit(tmp_path, device="cpu")
+    assert of_the_index(audit) == {("unlisted", moved)}
+    assert audit.coverage.n_tensors == len(places)
 
 
 def test_a_shard_of_another_version_ends_the_reading(tmp_path):

@@ -28,10 +28,12 @@ def test_shards_and_tensors_that_nobody_lists(tmp_path):
     state = llama(0)
     folder, places = shard(tmp_path / "model", state)
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert not specdiag.audit(folder, device="cpu").findings
     forgotten = name(4, PLACES[3])
-    index.write_text(json.dumps({"weight_map": {key: file for key, file in places.items() if key != forgotten}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {key: file for key, file in places.items() if key != forgotten}})
+    )
     save_file({"old.weight": state[EMBED]}, folder / "model-00003-of-00003.safetensors")
     save_file({"other.weight": state[EMBED]}, folder / "consolidated.safetensors")
     audit = specdiag.audit(folder, device="cpu")

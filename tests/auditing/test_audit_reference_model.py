@@ -120,6 +120,8 @@ def test_code_and_backbones_are_refused_without_a_process(tmp_path, monkeypatch,
         ({"model_type": None}, "names no model_type"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers of config.json is 1000000000, and the names of the files count to 10"),
         ({"text_config": {"vocab_size": 1 << 40}}, "text_config.vocab_size of config.json is 1099511627776"),
+        ({"num_local_experts": 10**5}, "num_local_experts of config.json is 100000, and no tensor of the files has a"),
+        ({"max_position_embeddings": 10**9}, "is 1000000000, more than any input has"),
         ({"depths": [2, 10**7]}, "depths of config.json is 10000000"),
         ({"a": [[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}, "nested more than 16 deep"),
     ],
@@ -161,7 +163,7 @@ def test_the_process_can_neither_connect_nor_start_another(attempt):
         ({"model_type": "evil"}, "has no model_type 'evil'"),
         ({"architectures": ["EvilForCausalLM"]}, "has no EvilForCausalLM for this model_type"),
         ({"architectures": ["os"]}, "has no os for this model_type"),
-        ({"hidden_act": "evil"}, "cannot build it"),
+        ({"hidden_act": "evil"}, r"refuses config.json \(KeyError: 'evil'\)"),
     ],
 )
 def test_a_model_that_cannot_be_built_has_a_reason(change, said):
@@ -200,7 +202,9 @@ def test_no_process_for_reports_selections_and_folders_without_config(tmp_path, 
 
 def test_the_process_answers_in_json_alone(tmp_path):
     """As a user of the file would start it: an unknown type, answered before transformers builds anything."""
-    request = {"config": {"model_type": "evil"}, "tensors": {}, "memory": 4 << 30, "seconds": 60}
+    request = {
+        "config": {"model_type": "evil"}, "dtype": None, "whole": True, "tensors": {}, "memory": 4 << 30, "seconds": 60,
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-P", reference_child.__file__],
         input=json.dumps(request),

@@ -123,13 +123,14 @@ def test_a_damaged_configuration_is_a_finding(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", [None, b"{}"])
-def test_a_configuration_that_says_nothing_is_no_fault(tmp_path, content):
+def test_a_configuration_that_says_nothing_is_a_warning(tmp_path, content):
     folder = save(tmp_path / "m", llama())
     (folder / "config.json").unlink()
     if content is not None:
         (folder / "config.json").write_bytes(content)
     audit = specdiag.audit(folder)
-    assert audit.verdict == "pass"
+    assert found(audit) == {("no_config", None)}
+    assert audit.verdict == "warn"
     assert audit.coverage.not_checked["layers"] == "config.json is absent or empty"
 
 

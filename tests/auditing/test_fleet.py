@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import contextmanager
 
 import pytest
 from command import invoke, start, words
@@ -178,6 +179,37 @@ def test_an_interruption_keeps_table_and_journal(tmp_path, monkeypatch):
     (tmp_path / "fleet.parquet").unlink()
     assert run(names[2], code=130).stderr == "interrupted: 0 of 1 models are done, and nothing was audited\n"
     assert not (tmp_path / JOURNAL).exists()
+
+
+def test_an_interruption_after_the_table_names_the_table(tmp_path, monkeypatch):
+    (name,) = fleet(tmp_path, 1)
+
+    blocks: list[None] = []
+
+    @contextmanager
+    def interrupted():
+        """The signal comes while the table is written, and is delayed to the end of the outermost block."""
+        blocks.append(None)
+        yield
+        blocks.pop()
+        if not blocks and (tmp_path / "fleet.parquet").exists():
+            raise KeyboardInterrupt
+
+    def leave():
+        raise SystemExit(130)
+
+    monkeypatch.setattr("specdiag.system.interrupts.delay_signals", interrupted)
+    monkeypatch.setattr("specdiag_cli.output.leave", leave)
+    last = run(name, code=130).stderr.splitlines()[-1]
+    assert last == "interrupted: 1 of 1 models are done, and fleet.parquet is written"
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def test_a_pipe_in_the_place_of_the_journal_stays(tmp_path):
+    (name,) = fleet(tmp_path, 1)
+    os.mkfifo(tmp_path / JOURNAL)
+    assert "is no regular file" in run(name, code=2).stderr
+    assert (tmp_path / JOURNAL).is_fifo()
 
 
 def test_a_journal_that_is_torn_damaged_or_in_use(tmp_path):

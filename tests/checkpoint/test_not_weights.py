@@ -112,12 +112,13 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
 
 
 def test_one_model_in_several_formats_is_taken_in_the_order_of_the_table() -> None:
+    """Before it go the names that transformers loads."""
     files = ["model.gguf", "model.pt", "pytorch_model.bin", "other.safetensors"]
     taken = []
     while files:
         taken.append(choose(files, None, "here").files[0])
         files.remove(taken[-1])
-    assert taken == ["other.safetensors", "pytorch_model.bin", "model.pt", "model.gguf"]
+    assert taken == ["pytorch_model.bin", "other.safetensors", "model.pt", "model.gguf"]
     adapters = ["adapter.gguf", "adapter_model.bin", "adapter_model.safetensors", "adapter_model.bin.index.json"]
     assert choose(adapters, None, "here").files == ("adapter_model.safetensors",)
     assert choose(adapters[:2], None, "here").files == ("adapter_model.bin",)

@@ -109,13 +109,13 @@ def test_a_file_of_any_name(tmp_path: Path) -> None:
 
 
 PRECEDENCE = [
-    "model.safetensors.index.json",
     "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
     "other.safetensors",
     "consolidated.safetensors",
     "consolidated.00.pth",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
     "other.bin",
     "model.pth",
 ]

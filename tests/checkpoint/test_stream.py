@@ -37,7 +37,10 @@ ONE = {"config.json": CONFIG, "model.safetensors": WEIGHTS, "pytorch_model.bin":
 SHARDED = {
     "config.json": CONFIG,
     "model.safetensors.index.json": json.dumps(
-        {"weight_map": {QUERY: "model-00001-of-00002.safetensors", KEY: "model-00002-of-00002.safetensors"}}
+        {
+            "metadata": {},
+            "weight_map": {QUERY: "model-00001-of-00002.safetensors", KEY: "model-00002-of-00002.safetensors"},
+        }
     ).encode(),
     "model-00001-of-00002.safetensors": save({QUERY: TENSORS[QUERY]}),
     "model-00002-of-00002.safetensors": save({KEY: TENSORS[KEY]}, metadata={"long": "x" * 2 * FIRST_READ}),

@@ -23,7 +23,7 @@ EXAMPLES = {
 
 def checkpoint(folder, change=0.0):
     moved = {name: w + change * w.norm() / w.numel() ** 0.5 for name, w in Decoder().state_dict().items()}
-    write_checkpoint(folder, {f"model.{name}": w for name, w in moved.items()}, config=None)
+    write_checkpoint(folder, {f"model.{name}": w for name, w in moved.items()}, config={"layers": 1})
 
 
 @pytest.fixture

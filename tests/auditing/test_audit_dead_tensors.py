@@ -1,0 +1,37 @@
+"""Norms that pass nothing on, and integers where weights are expected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from audited_models import LAYERS, found, llama, name, save
+from models import PLACES
+
+import specdiag
+
+FINAL = "model.norm.weight"
+GAINS = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(LAYERS)]
+
+
+def test_gains_of_zero_in_every_layer(tmp_path):
+    state = llama()
+    audit = specdiag.audit(save(tmp_path / "one", state | {GAINS[3]: np.zeros_like(state[FINAL])}), device="cpu")
+    assert not found(audit), "one layer that is switched off is a design"
+    dead = state | {gain: np.zeros_like(state[FINAL]) for gain in GAINS}
+    assert found(specdiag.audit(save(tmp_path / "all", dead), device="cpu")) == {
+        ("zero_gains", "model.layers.*.input_layernorm.weight")
+    }
+    last = state | {FINAL: np.zeros_like(state[FINAL])}
+    assert found(specdiag.audit(save(tmp_path / "last", last), device="cpu")) == {("zero_gains", FINAL)}
+    unknown = state | {FINAL: np.full_like(state[FINAL], np.nan)}
+    assert found(specdiag.audit(save(tmp_path / "nan", unknown), device="cpu")) == {("nonfinite", FINAL)}
+
+
+@pytest.mark.parametrize("dtype", ["i8", "?"])
+def test_integers_under_the_name_of_a_weight_are_not_passed_over(tmp_path, dtype):
+    state, key = llama(), name(2, PLACES[0])
+    state[key] = (10 * state[key]).astype(dtype)
+    checks = {pair for pair in found(specdiag.audit(save(tmp_path / "m", state), device="cpu")) if pair[1] == key}
+    assert checks == {("unread", key)}
+    mask = llama() | {"model.layers.2.self_attn.causal_mask": np.tril(np.ones((64, 64), dtype))}
+    assert not found(specdiag.audit(save(tmp_path / "mask", mask), device="cpu"))
