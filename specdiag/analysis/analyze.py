@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from specdiag.analysis.options import AnalysisOptions, DType, Method
 from specdiag.analysis.processes import RankLost, Ranks, Rows
+from specdiag.analysis.provenance import record_provenance
 from specdiag.analysis.resume import finished_rows
 from specdiag.analysis.run import Progress, run
 from specdiag.analysis.selection import EQUAL, drop_tied, select, skip
@@ -28,9 +26,7 @@ from specdiag.checkpoint.tensors import Checkpoint, WeightMatrix
 from specdiag.errors import ComputationError
 from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, TailName
 from specdiag.report import SpectralReport, spectrum_key
-from specdiag.resources import peak_memory
 from specdiag.spectra.measure import Eigenvalues
-from specdiag.spectra.solvers import kernels
 
 if TYPE_CHECKING:
     from specdiag.analysis.source import AnalysisSource
@@ -166,11 +162,9 @@ def analyze(
     finished |= outcome.result.finished
 
     def assembled() -> SpectralReport:
-        provenance = _provenance(
-            checkpoint,
-            settings,
-            jobs=outcome.workers,
-            seconds=time.perf_counter() - start,
+        seconds = time.perf_counter() - start
+        provenance = replace(
+            record_provenance(checkpoint, settings, jobs=outcome.workers, seconds=seconds),
             processes=1 if ranks is None else ranks.size,
             device_difference=outcome.result.device_difference,
             fingerprint=mark,
@@ -190,6 +184,18 @@ def analyze(
     if not outcome.result.finished:
         raise cause
     raise AnalysisFailed(report, cause) from cause
+
+
+def report_without_matrices(checkpoint: Checkpoint, options: AnalysisOptions) -> SpectralReport:
+    """Put the report of a checkpoint together that holds no matrices; `analyze` refuses such a one.
+
+    Args:
+        checkpoint: without matrices.
+        options: of the analysis.
+    """
+    settings = resolved(options, checkpoint.opening)
+    provenance = record_provenance(checkpoint, settings, jobs=0, seconds=0.0)
+    return _report(checkpoint, settings, (), checkpoint.skipped, {}, provenance)
 
 
 def _report(
@@ -231,27 +237,3 @@ def _by_key(done: Iterable[tuple[ModuleRecord, Eigenvalues]]) -> dict[str, NDArr
         if eigenvalues.randomized is not None:
             found[spectrum_key(record.key, randomized=True)] = eigenvalues.randomized
     return found
-
-
-def _provenance(checkpoint: Checkpoint, settings: Settings, **measured: Any) -> Provenance:
-    return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("specdiag", "numpy", "scipy", "torch")},
-        platform=platform.platform(),
-        device=settings.device,
-        device_name=_device_name(settings.device),
-        kernels=kernels(),
-        peak_bytes=peak_memory(),
-        notes=checkpoint.notes,
-        architecture=checkpoint.architecture,
-        **measured,
-    )
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

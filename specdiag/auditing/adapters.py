@@ -5,8 +5,8 @@ They say what was measured, no more: a concentrated or large update may be meant
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
@@ -15,12 +15,9 @@ from specdiag.errors import SourceError
 if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
 
-_EITHER = frozenset({"classifier", "score"})
-"""Names of heads of which PEFT lists both for classification, and a model has one."""
 _OF_FACTORS = ("adapter_one_sided", "adapter_initial", "adapter_random", "adapter_concentrated")
-_OF_SETTINGS = ("adapter_empty", "adapter_lost", "adapter_targets")
+_OF_SETTINGS = ("adapter_not_found", "adapter_empty", "adapter_lost", "adapter_targets")
 _OF_BASE = ("adapter_norm", "adapter_intruders")
-_LONGEST_NUMBER, _MOST_ENDS = 9, 32
 _LEAST_RANK = 4
 """Rank below which a share of the energy in the first direction says little."""
 
@@ -33,9 +30,11 @@ def is_empty(subject: Subject) -> bool:
     """
     if subject.adapter is None or not subject.report.complete or _is_selection(subject):
         return False
+    if any(defect.kind == "empty" for defect in subject.defects):
+        return True
     if subject.report.source.base is not None:
         return bool(subject.screens) and all(s.is_zero for s in subject.screens)
-    return all(r.status == "zero" for r in subject.report if r.key in subject.updates)
+    return bool(subject.updates) and all(r.status == "zero" for r in subject.report if r.key in subject.updates)
 
 
 def one_sided(subject: Subject) -> list[Screen]:
@@ -49,7 +48,7 @@ def one_sided(subject: Subject) -> list[Screen]:
 
 
 def content(subject: Subject) -> Iterator[Observation]:
-    """Find an adapter without a change, and weights that its settings promise and that are not there.
+    """Find an adapter without a change, parts of it that are not there, and parts that PEFT would not find.
 
     Args:
         subject: the subject of the audit.
@@ -59,15 +58,10 @@ def content(subject: Subject) -> Iterator[Observation]:
     if is_empty(subject):
         n = len(subject.updates) or len(subject.screens)
         yield Observation("adapter_empty", None, f"all {n} updates are zero" if n else "no updates at all")
-    if subject.report.source.base is None:
-        names = [*(r.name for r in subject.report), *(s.name for s in subject.report.skipped)]
-        for name in _lost(subject.adapter, names):
-            yield Observation("adapter_lost", name, "not there")
-        from specdiag.checkpoint.adapters.adapter import HALF  # loads NumPy
-
-        for tensor in subject.report.skipped:
-            if tensor.reason == HALF:
-                yield Observation("adapter_lost", tensor.name, "its other factor is not there")
+    checks = {"lost": "adapter_lost", "not found": "adapter_not_found"}
+    for defect in subject.defects:
+        if defect.kind in checks:
+            yield Observation(checks[defect.kind], defect.name, defect.reason)
 
 
 def factors(subject: Subject) -> Iterator[Observation]:
@@ -128,8 +122,6 @@ def not_checked(subject: Subject) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if subject.report.source.base is None:
         reasons |= dict.fromkeys(_OF_BASE, "needs base=")
-    else:
-        reasons["adapter_lost"] = "with base= the weights are the model's: audit the adapter without it"
     if _is_selection(subject):
         reasons["adapter_empty"] = "only a selection of the matrices was asked for"
     if not subject.screens:
@@ -148,69 +140,26 @@ def _which(s: Screen) -> str:
 
 
 def _outside_of_targets(subject: Subject) -> list[Screen] | str:
-    """List the updates of modules that PEFT would not adapt by the settings; the reason where they do not tell.
+    """List the updates of modules that PEFT would not adapt by the settings; the reason where they do not tell."""
+    from specdiag.checkpoint.adapters.targets import Targets  # loads NumPy
 
-    A module's name ends in an entry of the list, or fits the expression.
-    """
-    settings = subject.adapter or {}
-    declared = settings.get("target_modules")
-    if not declared or declared == "all-linear" or not isinstance(declared, str | list):
+    targets = Targets(subject.adapter or {})
+    if not targets.are_listed:
         return "adapter_config.json lists no target_modules"
-    from specdiag.checkpoint.adapters.patterns import Patterns  # loads NumPy
-
-    patterns = Patterns({declared: True}) if isinstance(declared, str) else None
-    paths = [*_texts(declared), *(p.rpartition(".")[0] for p in _texts(settings.get("target_parameters")))]
-    listed = frozenset(paths)
     try:
-        return [
-            s
-            for s in subject.screens
-            if not _is_of_a_layer(s.module, settings.get("layers_to_transform"))
-            or not (listed.intersection(_ends(s.module)) if patterns is None else patterns.first(s.module, False))
-        ]
+        tied = _tied_tables(subject)
+        return [s for s in subject.screens if s.name not in tied and not targets.include(s.module)]
     except SourceError as error:
         return str(error)
 
 
-def _is_of_a_layer(module: str, chosen: object) -> bool:
-    """Tell whether a module lies in one of the chosen layers, or in none that has a number."""
-    layers: list[object] = cast("list[object]", chosen) if isinstance(chosen, list) else [chosen]
-    numbers = {int(part) for part in module.split(".") if part.isdecimal() and len(part) < _LONGEST_NUMBER}
-    return chosen is None or not numbers or any(number in layers for number in numbers)
-
-
-def _ends(module: str) -> Iterator[str]:
-    """Yield a path without its first 0, 1, 2, ... segments."""
-    parts = module.split(".")
-    return (".".join(parts[first:]) for first in range(len(parts) - min(len(parts), _MOST_ENDS), len(parts)))
+def _tied_tables(subject: Subject) -> set[str]:
+    """Name the embeddings and heads that the settings adapt together."""
+    if not (subject.adapter or {}).get("ensure_weight_tying"):
+        return set()
+    return {r.name for r in subject.report if r.role in ("embed", "head")}
 
 
 def _is_selection(subject: Subject) -> bool:
     settings = subject.report.settings
     return bool(settings.include or settings.exclude or settings.roles)
-
-
-def _lost(settings: Mapping[str, object], names: list[str]) -> Iterator[str]:
-    """Name the entries of the settings that no stored tensor belongs to."""
-    modules = {ending for name in names for ending in _endings(name)}
-    promised = _texts(settings.get("modules_to_save"))
-    either = _EITHER.intersection(promised)
-    for entry in promised:
-        if entry not in modules and (entry not in either or either.isdisjoint(modules)):
-            yield entry
-    tokens = settings.get("trainable_token_indices")
-    if tokens and not any("trainable_tokens" in name or "token_adapter" in name for name in names):
-        yield "trainable_token_indices"
-
-
-def _endings(name: str) -> Iterator[str]:
-    """Yield every run of segments of a tensor's name: `model.lm_head.weight` belongs to `lm_head`."""
-    parts = name.split(".")[:12]
-    for first in range(len(parts)):
-        for last in range(first + 1, len(parts) + 1):
-            yield ".".join(parts[first:last])
-
-
-def _texts(value: object) -> list[str]:
-    entries = cast("list[object]", value) if isinstance(value, list) else []
-    return [entry for entry in entries if isinstance(entry, str)]

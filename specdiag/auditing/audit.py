@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag.analysis import options
-from specdiag.analysis.options import AnalysisArguments
+from specdiag.analysis.options import AnalysisArguments, ComputedArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
@@ -165,7 +165,6 @@ def _open(
         if refused := (analysis.keys() - {"cache"}) | ({"tokens"} if tokens else set[str]()):
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
         return Subject(source, checks), None
-    from specdiag.analysis.analyze import analyze
     from specdiag.analysis.source import open_source
     from specdiag.auditing import reference_model as reference
     from specdiag.auditing.other_files import read_other_files
@@ -178,7 +177,7 @@ def _open(
     needed = any(checks[check].enabled for check in CHECKS)
     is_whole = not any(analysis.get(option) for option in _SELECTING)
     with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
-        report = analyze(checkpoint, progress=progress, **computing)
+        report = _analyzed(checkpoint, computing, progress)
         small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
         beside, other_files, names = read_other_files(checkpoint, checks) if is_location(source) else ((), None, None)
         subject = Subject(
@@ -191,6 +190,7 @@ def _open(
             names=names,
             adapter=checkpoint.adapter,
             screens=_screens(checkpoint, report, checks),
+            defects=checkpoint.defects,
             updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
             n_others=None if small_tensors is None else len(small_tensors),
             others=tuple(read_others(small_tensors or ())),
@@ -199,6 +199,18 @@ def _open(
             tokens=read_tables(checkpoint, report, tokens) if tokens else None,
         )
     return subject, checkpoint.stored
+
+
+def _analyzed(
+    checkpoint: Checkpoint, computing: ComputedArguments, progress: Callable[[Progress], None] | None
+) -> SpectralReport:
+    """Analyse what is audited. Of an adapter without any matrix the report says that it is empty."""
+    from specdiag.analysis.analyze import analyze, report_without_matrices
+    from specdiag.analysis.options import AnalysisOptions
+
+    if checkpoint.adapter is not None and not checkpoint.matrices:
+        return report_without_matrices(checkpoint, AnalysisOptions.of(computing))
+    return analyze(checkpoint, progress=progress, **computing)
 
 
 def _is_report(source: AnalysisSource | SpectralReport) -> bool:

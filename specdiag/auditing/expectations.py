@@ -76,9 +76,8 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not subject.is_checkpoint:
         return {}
     if not subject.config:
-        return dict.fromkeys(
-            _CHECKS, "config.json is damaged" if _damage(subject) else "config.json is absent or empty"
-        )
+        state = "damaged" if _damage(subject) else "absent or empty"
+        return dict.fromkeys(_CHECKS, f"{subject.config_name} is {state}")
     records, config = subject.report.records, subject.config
     reasons: dict[str, str] = {}
     if not _blocks(records, config):
@@ -86,8 +85,9 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not _over_tokens(records, config):
         reasons |= dict.fromkeys(("vocabulary", "hidden_size"), "no token embedding or head that is understood")
     silent = {"layers": _LAYERS, "vocabulary": _VOCABULARY, "hidden_size": _WIDTHS}
-    reasons |= {check: "config.json does not say it" for check, keys in silent.items() if not _integers(config, keys)}
-    if reasons.get("layers") == "config.json does not say it" and _without_layers(config) is not None:
+    unsaid = f"{subject.config_name} does not say it"
+    reasons |= {check: unsaid for check, keys in silent.items() if not _integers(config, keys)}
+    if reasons.get("layers") == unsaid and _without_layers(config) is not None:
         del reasons["layers"]
     return reasons
 

@@ -56,13 +56,13 @@ def not_checked(subject: Subject) -> dict[str, str]:
         return {}
     tie = _tie(subject.config)
     if tie is None:
-        unknown = "config.json does not say tie_word_embeddings, and the default of its model_type is not known"
+        unknown = f"{subject.config_name} does not say whether they are tied, and its model_type has no known default"
         return dict.fromkeys(("tied", "head"), unknown)
     if tie:
         return {"head": "the head is tied to the token embedding"}
     reasons = {"tied": "the head is not tied to the token embedding"}
     if not _generates(subject):
-        reasons["head"] = "config.json names no architecture that has a head of its own"
+        reasons["head"] = f"{subject.config_name} names no architecture that has a head of its own"
     return reasons
 
 

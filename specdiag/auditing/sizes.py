@@ -80,8 +80,10 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not subject.is_checkpoint:
         return {}
     if not subject.config:
-        return dict.fromkeys(checks[1:], "config.json is absent or empty")
-    return {check: "config.json does not say it" for check, value in _stated(subject).items() if value is None}
+        return dict.fromkeys(checks[1:], f"{subject.config_name} is absent or empty")
+    return {
+        check: f"{subject.config_name} does not say it" for check, value in _stated(subject).items() if value is None
+    }
 
 
 def _stated(subject: Subject) -> dict[str, int | None]:

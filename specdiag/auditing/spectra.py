@@ -31,6 +31,8 @@ def traps(subject: Subject) -> Iterator[Observation]:
         The ratio of the two norms.
     """
     for r in subject.report:
+        if subject.is_of_base(r):
+            continue
         if r.rand_spikes and r.rand_spectral_norm and r.frobenius_norm and min(r.rows, r.cols) >= _MIN_SIDE:
             noise = r.frobenius_norm / (r.rows * r.cols * r.n_slices) ** 0.5 * (r.rows**0.5 + r.cols**0.5)
             yield Observation("trap", r.key, r.rand_spectral_norm / noise)
@@ -57,6 +59,8 @@ def norm_outliers(subject: Subject) -> Iterator[Observation]:
         middle = median(log for _, log in group)
         spread = max(_SPREAD, _MAD * median(abs(log - middle) for _, log in group))
         for r, log in group:
+            if subject.is_of_base(r):
+                continue
             yield Observation("norm_outlier", r.key, abs(log - middle) / spread)
 
 
@@ -72,7 +76,9 @@ def random(subject: Subject) -> Iterator[Observation]:
     random, untrained = subject.checks["random"], subject.checks["untrained"]
     least = random.at_least or 0
     measured = [
-        r for r in subject.report if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least
+        r
+        for r in subject.report
+        if None not in (r.z, r.mp_spikes, r.stable_rank) and min(r.rows, r.cols) >= least and not subject.is_of_base(r)
     ]
     like_noise = [(r, abs(r.z or 0.0)) for r in measured if _is_like_noise(r)]
     noise = [(r, z) for r, z in like_noise if z < (random.threshold or 0.0)]

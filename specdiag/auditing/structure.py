@@ -43,7 +43,8 @@ def matrices(subject: Subject) -> Iterator[Observation]:
             yield Observation("constant", r.key, "all equal")
         elif r.status != "zero":
             yield from _one(r)
-    yield from _copies(r for r in records if r.status != "zero" and r.key not in constant)
+    tied = {r.key for r in records if r.key in subject.updates and r.role in ("embed", "head")}
+    yield from _copies(r for r in records if r.status != "zero" and r.key not in constant | tied)
 
 
 def stored_twice(subject: Subject) -> Iterator[Observation]:
@@ -66,7 +67,7 @@ def layers(subject: Subject) -> Iterator[Observation]:
     skipped = {s.name for s in subject.report.skipped}
     pieces: dict[str | None, dict[int, list[ModuleRecord]]] = defaultdict(lambda: defaultdict(list))
     for r in subject.report:
-        if r.layer is not None and r.family != "embedding":
+        if r.layer is not None and r.family != "embedding" and r.key not in subject.updates:
             pieces[r.component][r.layer].append(r)
     for layers in pieces.values():
         if any(r.family == "attention" for layer in layers.values() for r in layer):
@@ -82,6 +83,8 @@ def not_checked(subject: Subject) -> dict[str, str]:
     """
     partial = shards.partial(subject.report)
     reasons: dict[str, str] = {}
+    if partial is None and subject.updates:
+        partial = "adapter_lost tells which updates an adapter lacks"
     if partial is not None:
         reasons |= {"layer_gap": partial, "missing_matrix": partial}
     if all(r.matrix_rank is None or r.dequantized for r in subject.report):

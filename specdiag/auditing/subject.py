@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.thresholds import Check, Observation
+from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
+    from specdiag.checkpoint.adapters.defects import Defect
 
 
 class Identity(NamedTuple):
@@ -44,6 +47,7 @@ class Subject:
         other_files: what was done with each of these files; None where they were not looked for.
         names: every file of the folder or repository; None where one was picked, and for all else.
         adapter: the adapter_config.json of an adapter; None where the source is none.
+        defects: what it lacks, and what PEFT would not find of it.
         updates: keys of the rows that are an adapter's updates.
         screens: what was measured of these updates.
         baseline: the report of the baseline, where there is one.
@@ -64,9 +68,30 @@ class Subject:
     other_files: Mapping[str, str] | None = None
     names: tuple[str, ...] | None = None
     adapter: Mapping[str, object] | None = None
+    defects: tuple[Defect, ...] = ()
     updates: frozenset[str] = frozenset()
     screens: tuple[Screen, ...] = ()
     baseline: SpectralReport | None = None
     identity: Identity | None = None
     decay: DecayAnswer | None = None
     tokens: tuple[TokenTable, ...] | None = None
+
+    @property
+    def config_name(self) -> str:
+        """Name of the settings that give the sizes of the model: config.json, or the metadata of a GGUF file."""
+        files = self.report.source.files
+        return "the metadata of the GGUF file" if files and files[0].endswith(".gguf") else "config.json"
+
+    def is_of_base(self, record: ModuleRecord) -> bool:
+        """Tell whether a row is a weight of an adapter's base model that the adapter leaves as it is.
+
+        Args:
+            record: of the report.
+        """
+        if self.adapter is None or self.report.source.base is None:
+            return False
+        return record.name not in self._adapted and record.key not in self.files
+
+    @cached_property
+    def _adapted(self) -> frozenset[str]:
+        return frozenset(screen.name for screen in self.screens)

@@ -87,7 +87,7 @@ def _unnatural_denormals(r: ModuleRecord) -> float:
     """Compute the share of denormal values beyond that of healthy weights of this size in the storage type."""
     n = r.rows * r.cols * r.n_slices
     tiny = _TINY.get(r.storage_dtype, 0.0)
-    natural = 0.0
-    if r.frobenius_norm and tiny:
-        natural = math.erf(tiny / (r.frobenius_norm / n**0.5 * 2**0.5))
+    natural, size = 0.0, (r.frobenius_norm or 0.0) / n**0.5
+    if tiny and size > tiny:  # smaller weights are lost as a whole
+        natural = math.erf(tiny / (size * 2**0.5))
     return max(0.0, r.n_denormal / n - _NATURAL * natural)

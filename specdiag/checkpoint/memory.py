@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from specdiag.checkpoint.adapters.adapter import read_adapter
 from specdiag.checkpoint.adapters.config import AdapterConfig
+from specdiag.checkpoint.adapters.defects import find_defects
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.long_names import leave_out_long
@@ -67,7 +69,7 @@ def from_state_dict(
     options = Sorting(role_map, experts, seed)
     adapter = read_adapter(stored, adapters or {}, location)
     if adapter is not None:
-        return update_rows(adapter, source, settings, options, notes)
+        return replace(update_rows(adapter, source, settings, options, notes), defects=find_defects(adapter, None))
     return sort_tensors(stored, source, settings, options, notes)
 
 

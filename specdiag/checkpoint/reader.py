@@ -11,6 +11,7 @@ import msgspec
 
 from specdiag.checkpoint.adapters.adapter import Adapter, read_adapter, remarks_on_updates
 from specdiag.checkpoint.adapters.config import read_adapter_config
+from specdiag.checkpoint.adapters.defects import find_defects
 from specdiag.checkpoint.adapters.merge import applied, merge
 from specdiag.checkpoint.adapters.rows import update_rows
 from specdiag.checkpoint.contents import Contents, read_contents
@@ -22,7 +23,6 @@ from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import UsageError
-from specdiag.files import Table
 
 
 def open_checkpoint(
@@ -84,9 +84,9 @@ def open_checkpoint(
         if base is not None:
             return _applied(contents, adapter, base, options, stream=stream)
         if adapter is not None:
-            return update_rows(adapter, contents.source, contents.config, options, contents.notes)
-        checkpoint = sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
-        return replace(checkpoint, adapter=_settings_of_a_file_without_updates(contents, folder))
+            checkpoint = update_rows(adapter, contents.source, contents.config, options, contents.notes)
+            return replace(checkpoint, defects=find_defects(adapter, contents.source.files[0]))
+        return sort_tensors(contents.tensors, contents.source, contents.config, options, contents.notes)
 
     checkpoint = join(folder, {part: sort(part) for part in parts}) if parts else sort(pick)
     opening = {"revision": revision, "file": file, "part": part, "base": base, "stream": stream,
@@ -152,14 +152,10 @@ def _located(
 
 
 def _adapter(contents: Contents, folder: Folder) -> Adapter | None:
-    config = read_adapter_config(folder, contents.source.files[0])
-    return read_adapter(contents.tensors, {None: config}, contents.source.location)
-
-
-def _settings_of_a_file_without_updates(contents: Contents, folder: Folder) -> Table | None:
-    """Read the settings beside a file that is an adapter's by its name and holds no update; None beside any other."""
     file = contents.source.files[0]
-    return dict(read_adapter_config(folder, file).settings) or None if is_adapter_file(file) else None
+    config = read_adapter_config(folder, file)
+    is_declared = bool(config.settings) and is_adapter_file(file)
+    return read_adapter(contents.tensors, {None: config}, contents.source.location, is_declared=is_declared)
 
 
 def _applied(
@@ -177,4 +173,5 @@ def _applied(
     notes = (*contents.notes, *base.notes, *remarks_on_updates(adapter))
     checkpoint = sort_tensors(tensors, source, base.config, options, notes)
     updates = applied(adapter, base.tensors, where, base.source.location)
-    return replace(checkpoint, adapter=dict(adapter.config.settings), updates=updates)
+    defects = find_defects(adapter, contents.source.files[0], [tensor.name for tensor in base.tensors])
+    return replace(checkpoint, adapter=dict(adapter.config.settings), updates=updates, defects=defects)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from specdiag.architecture.split import Slicer
+    from specdiag.checkpoint.adapters.defects import Defect
     from specdiag.checkpoint.adapters.update import Applied
 
 _GROUPS_LOOKED_AT = 1 << 14
@@ -206,6 +207,7 @@ class Checkpoint:
         opening: what it was opened with.
         adapter: the adapter_config.json of an adapter, empty where it has none; None of what is no adapter.
         updates: the updates of an adapter, each with the weight that it changes where a base was given.
+        defects: parts of an adapter that are not there, or that PEFT would not find.
     """
 
     source: Source
@@ -220,3 +222,4 @@ class Checkpoint:
     opening: Opening = field(default_factory=Opening)
     adapter: Table | None = None
     updates: tuple[Applied, ...] = field(default=(), repr=False)
+    defects: tuple[Defect, ...] = ()

@@ -58,6 +58,8 @@ def measure(
         name: getattr(scanned, name)
         for name in ("n_nonfinite", "n_denormal", "n_saturated", "n_dead_rows", "n_dead_cols", "digest")
     }
+    if matrix.rank is not None:  # rows of the core are none of the update
+        columns |= {"n_dead_rows": 0, "n_dead_cols": 0}
     n = stack.shape[0] * min(stack.shape[1:])
     if scanned.n_nonfinite:
         return ModuleRecord(**columns, status="nonfinite"), Eigenvalues(np.empty(0))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.spectra.float_types import FloatType, RawArray
+from specdiag.spectra.float_types import FLOAT_TYPES, FloatType, RawArray
 from specdiag.spectra.limits import UNTOUCHED_SCORE
 
 _COHERENT = UNTOUCHED_SCORE**2
@@ -30,6 +30,8 @@ _FLOPS = 2e11
 """Work of the search for near neighbours, in fewer dimensions where the table would take more."""
 _DIMENSIONS = 32
 _SUBSPACE, _ROUNDS = 8, 24
+_SMALL, _LARGE = 2.0**-40, 2.0**40
+"""Largest values between which sums of fourth powers stay in float32."""
 
 Floats = NDArray[np.float32]
 
@@ -39,7 +41,7 @@ class RowScores:
     """The scores of a table.
 
     Attributes:
-        norms: Frobenius norm of each row as it is stored.
+        norms: Frobenius norm of each row, over a power of two where the squares of the values leave float32.
         scores: cosine of each row to the reference; None where there is no reference.
         reference: the rows whose mean it is, empty without one.
         coherence: mean cosine between the reference rows, also where it was too low; None where none were found.
@@ -65,8 +67,9 @@ def score_rows(raw: RawArray, kind: FloatType, reserved: Sequence[int] = ()) -> 
         reserved: rows that are known to be untouched; at least three are needed, else they are searched for.
 
     Returns:
-        The scores; none where the table holds values that float32 does not, or no reference is found.
+        The scores; none where values are not finite, or no reference is found.
     """
+    raw, kind = _in_range(raw, kind)
     mean, norms = _mean_and_norms(raw, kind)
     if not np.isfinite(norms).all():
         return RowScores(norms, None, (), None, bool(reserved))
@@ -89,6 +92,17 @@ def score_rows(raw: RawArray, kind: FloatType, reserved: Sequence[int] = ()) -> 
 def _blocks(raw: RawArray) -> Iterator[RawArray]:
     step = max(1, _BLOCK_VALUES // raw.shape[1])
     return (raw[start : start + step] for start in range(0, raw.shape[0], step))
+
+
+def _in_range(raw: RawArray, kind: FloatType) -> tuple[RawArray, FloatType]:
+    """Divide very large and very small tables by a power of two, which changes no cosine. Such a one is copied."""
+    wide = np.dtype(np.float64)
+    largest = max((float(np.abs(kind.widen(block, wide)).max(initial=0.0)) for block in _blocks(raw)), default=0.0)
+    if not math.isfinite(largest) or largest == 0 or _SMALL < largest < _LARGE:
+        return raw, kind
+    exponent = math.frexp(largest)[1]
+    scaled = [np.ldexp(kind.widen(block, wide), -exponent).astype(np.float32) for block in _blocks(raw)]
+    return np.concatenate(scaled), FLOAT_TYPES["F32"]
 
 
 def _mean_and_norms(raw: RawArray, kind: FloatType) -> tuple[Floats, Floats]:

@@ -13,6 +13,12 @@ from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdi
 _LOSSY = 0.95
 """Strength of a right merge below which its storage loses some of it."""
 
+_OF_UPDATES: tuple[Cause, ...] = (
+    "not applied", "applied twice", "subtracted", "wrong scale", "part of the update", "other base", "other update",
+    "magnitudes left out",
+)  # fmt: skip
+"""Faults of modules that the adapter changes."""
+
 
 def answer(
     base: Source,
@@ -21,6 +27,8 @@ def answer(
     tensors: tuple[TensorCheck, ...],
     not_compared: tuple[NotCompared, ...],
     notes: tuple[str, ...],
+    *,
+    n_replaced: int = 0,
 ) -> Verification:
     """Put a verification together.
 
@@ -31,8 +39,9 @@ def answer(
         tensors: every pair.
         not_compared: every other tensor.
         notes: remarks on reading the models.
+        n_replaced: tensors that an adapter without updates replaces.
     """
-    verdict, reason = _decide(tensors, not_compared, merges=adapter is not None)
+    verdict, reason = _decide(tensors, not_compared, merges=adapter is not None, n_replaced=n_replaced)
     return Verification(
         verdict=verdict, reason=reason, base=base, adapter=adapter, model=model, tensors=tensors,
         not_compared=not_compared, notes=(*notes, *_remarks(tensors)),
@@ -40,14 +49,14 @@ def answer(
 
 
 def _decide(
-    tensors: Sequence[TensorCheck], not_compared: Sequence[NotCompared], *, merges: bool
+    tensors: Sequence[TensorCheck], not_compared: Sequence[NotCompared], *, merges: bool, n_replaced: int
 ) -> tuple[Verdict, str]:
     causes = Counter[Cause](t.cause for t in tensors if t.outcome == "differs" and t.cause is not None)
     causes += Counter[Cause](n.cause for n in not_compared if n.cause is not None)
     if not tensors:
         return "not verified", "no tensor of one model has a counterpart in the other"
     if causes:
-        cause, n = causes.most_common(1)[0]
+        cause, n = max(causes.items(), key=lambda item: (item[1], item[0] in _OF_UPDATES))
         more = "" if len(causes) == 1 else f", and {len(causes) - 1} more kinds of fault"
         return "not verified", f"{SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
     unread = [t for t in tensors if t.outcome == "not compared"]
@@ -55,7 +64,7 @@ def _decide(
         return "cannot be told", f"{len(unread)} of {len(tensors)} tensors hold values that cannot be read"
     updated = [t for t in tensors if t.updated]
     told = [t for t in updated if t.outcome != "cannot be told" and t.cause != "no update"]
-    if merges and not told:
+    if merges and not told and not n_replaced:
         empty = all(t.cause == "no update" for t in updated)
         return "cannot be told", f"{SENTENCES['no update' if empty else 'below the rounding']}{_where(updated)}"
     replayed = sum(t.outcome in ("equal", "rounded") for t in tensors)
@@ -64,6 +73,8 @@ def _decide(
         if replayed == len(tensors)
         else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
     )
+    if n_replaced:
+        return "verified", f"{_tensors(n_replaced)} replaced by the adapter's, {_tensors(len(tensors))} ({to_the_bit})"
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
@@ -75,17 +86,7 @@ def _decide(
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
     """Count the tensors among which a fault was looked for, where that says something."""
-    of_updates = (
-        "not applied",
-        "applied twice",
-        "subtracted",
-        "wrong scale",
-        "part of the update",
-        "other base",
-        "other update",
-        "magnitudes left out",
-    )
-    return sum(t.updated for t in tensors) if cause in of_updates else None
+    return sum(t.updated or t.cause == cause for t in tensors) if cause in _OF_UPDATES else None
 
 
 def _counted(n: int, total: int | None) -> str:

@@ -30,6 +30,7 @@ SENTENCES: dict[Cause, str] = {
     "other values": "tensors hold other values",
     "missing": "tensors are missing",
     "added": "there are tensors that the first model does not have",
+    "lost by the adapter": "the adapter lacks what its settings promise",
     "no update": "the adapter changes nothing: its updates are zero",
     "below the rounding": "the update is smaller than the rounding of the storage",
 }
@@ -60,6 +61,7 @@ ADVICE: dict[Cause, str] = {
     "other values": "look at the table of names of the conversion, or whether these are one model",
     "missing": "save the whole model",
     "added": "look where these tensors come from",
+    "lost by the adapter": "fetch or save the adapter again; else take these entries out of adapter_config.json",
     "no update": "the adapter was saved before training, or empty",
     "below the rounding": "merge into F32 to see the difference",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specdiag.checkpoint.adapters.adapter import Adapter
+from specdiag.checkpoint.adapters.defects import broken_promises
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.merge import merge, parameter
 from specdiag.checkpoint.adapters.update import Update
@@ -39,6 +40,15 @@ class Expected:
     def base_of(self, name: str) -> StoredTensor | None:
         """Find the tensor of the base model that an update changes; None where none does."""
         return self.base.get(name) if name in self.updates else None
+
+    def n_replaced(self) -> int:
+        """Count the tensors that the adapter holds whole, or rows of, with other values than the base model has.
+
+        Raises:
+            SourceError: one of them cannot be read.
+        """
+        own = ((self.base.get(name), tensor) for name, tensor in self.tensors.items() if name not in self.updates)
+        return sum(before is None or (before is not after and _differ(before, after)) for before, after in own)
 
 
 def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, onto: str) -> Expected:
@@ -95,7 +105,19 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
         for t in adapter.left_out
         if t.name not in shown
     )
-    return Expected(expected, tensors, updates, (*strange, *rest))
+    lost = (
+        NotCompared(side="adapter", name=name, shape=(), dtype="", reason=reason, cause="lost by the adapter")
+        for name, reason in broken_promises(adapter, tensors)
+    )
+    return Expected(expected, tensors, updates, (*strange, *lost, *rest))
+
+
+def _differ(before: StoredTensor, after: StoredTensor) -> bool:
+    if before.shape != after.shape or not {before.values_dtype, after.values_dtype} <= FLOAT_TYPES.keys():
+        return True
+    wide = np.dtype(np.float64)
+    values = [FLOAT_TYPES[tensor.values_dtype].widen(tensor.read(None), wide) for tensor in (before, after)]
+    return not np.array_equal(values[0], values[1], equal_nan=True)
 
 
 def _with_bias(base: StoredTensor, bias: StoredTensor, update: Update) -> StoredTensor:
@@ -138,6 +160,25 @@ def product(update: Update, base: StoredTensor) -> StoredTensor:
 
     def read(_: int | None) -> RawArray:
         return plain.added_to(np.zeros(base.shape), FLOAT_TYPES["F64"])
+
+    return replace(base, read=read, dtype="F64", values="F64", rounding=None)
+
+
+def change(update: Update, base: StoredTensor) -> StoredTensor:
+    """Form what an update changes of its parameter, with DoRA's magnitudes, in float64.
+
+    Args:
+        update: turned as the parameter is stored.
+        base: the parameter.
+    """
+    if update.magnitude is None:
+        return product(update, base)
+    merged = merged_by(update, base)
+
+    def read(_: int | None) -> RawArray:
+        wide = np.dtype(np.float64)
+        after, before = (FLOAT_TYPES[t.values_dtype].widen(t.read(None), wide) for t in (merged, base))
+        return after - before
 
     return replace(base, read=read, dtype="F64", values="F64", rounding=None)
 

@@ -14,7 +14,7 @@ from specdiag.verification.clues import Applied, Clues, Named
 from specdiag.verification.content import digest
 from specdiag.verification.copies import Copy, compare_copy
 from specdiag.verification.copy_faults import copy_fault
-from specdiag.verification.expected import Expected, product, roundings
+from specdiag.verification.expected import Expected, change, roundings
 from specdiag.verification.layouts import AS_STORED, TRANSPOSED, Form, Layout, layouts
 from specdiag.verification.merge_faults import merge_fault
 from specdiag.verification.merges import Merge, compare_merge
@@ -132,7 +132,10 @@ class Judge:
             others=partial(self._others, pair, lay),
             updates=partial(self._updates, pair, lay),
         )
-        if base is None or update is None:
+        own = self.expected.base.get(name, pair.before.tensor)
+        if own is not pair.before.tensor and base is None and compare_copy(lay(own), after).is_right:
+            cause, detail = "not applied", "it holds the base model's values, and the adapter has others"
+        elif base is None or update is None:
             cause, detail = copy_fault(compare_copy(clues.before, after), clues)
         else:
             applied = Applied(lay(base), update, base, lay)
@@ -165,8 +168,9 @@ class Judge:
         for name in names:
             update = self.expected.updates[name]
             fitted = update.fitted_to(own.shape) if name != own.name else None
-            if fitted is not None and update.magnitude is None:
-                yield name, partial(lay, product(fitted, own))
+            base = self.expected.base_of(own.name)
+            if fitted is not None and (base is not None or update.magnitude is None):
+                yield name, partial(lay, change(fitted, base or own))
 
 
 def _shared(name: str, other: str) -> int:

@@ -38,6 +38,7 @@ def left_over(pairs: Pairs, before: Checkpoint, after: Checkpoint, expected: Exp
         )  # fmt: skip
     for tensor in pairs.only_after:
         tied = _harmless(tensor, reasons[1]) or _tied(tensor, known)
+        tied = tied or _tied(tensor, expected.base, "the first model's ")
         yield NotCompared(
             side="after", name=tensor.name, shape=tensor.shape, dtype=tensor.dtype,
             reason=tied or "no tensor of the first model is its counterpart", cause=None if tied else "added",
@@ -54,18 +55,19 @@ def _harmless(tensor: StoredTensor, reasons: Mapping[str, str]) -> str | None:
     return None if reason in _WEIGHTS or tensor.reason is not None else reason
 
 
-def _tied(tensor: StoredTensor, tensors: Mapping[str, StoredTensor]) -> str | None:
-    """Find another table of the same model that holds the same values."""
+def _tied(tensor: StoredTensor, tensors: Mapping[str, StoredTensor], of: str = "") -> str | None:
+    """Find another table, of the same model or the first, that holds the same values in this type."""
     if len(tensor.shape) != 2 or tensor.reason is not None or tensor.values_dtype not in FLOAT_TYPES:
         return None
     own: int | None = None
     for name, other in tensors.items():
-        if name == tensor.name or other.shape != tensor.shape or other.values_dtype != tensor.values_dtype:
+        is_alike = other.shape == tensor.shape and other.reason is None and other.values_dtype in FLOAT_TYPES
+        if name == tensor.name or not is_alike or (not of and other.values_dtype != tensor.values_dtype):
             continue
-        if not any(word in f"{name} {tensor.name}" for word in ("emb", "wte")):
+        if not any(word in f"{name} {tensor.name}" for word in ("emb", "wte", "shared")):
             continue
         kind = FLOAT_TYPES[tensor.values_dtype]
         own = digest(tensor, kind) if own is None else own
         if digest(other, kind) == own:
-            return f"a copy of {name}"
+            return f"a copy of {of}{name}"
     return None

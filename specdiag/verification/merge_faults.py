@@ -85,6 +85,24 @@ def _without_magnitudes(clues: Clues, applied: Applied) -> Iterator[Fault]:
     twice = compare_merge(applied.base, applied.lay(merged_by(applied.update, applied.tensor, 2)), clues.after)
     if twice.is_right:
         yield "applied twice", "the update was applied to weights that had it already"
+    factor = _factor_below_magnitudes(clues, applied)
+    if factor is not None and abs(factor - 1) > _NEAR:
+        other = replace(applied.update, known_scale=applied.update.scale() * factor)
+        found = compare_merge(applied.base, applied.lay(merged_by(other, applied.tensor)), clues.after)
+        if found.is_scaled and abs((found.strength or 0.0) - 1) <= _NEAR:
+            yield "wrong scale", _scales(applied, factor)
+
+
+def _factor_below_magnitudes(clues: Clues, applied: Applied) -> float | None:
+    """Estimate the scale used over the right one: each output's weights are a w + b s p, whatever their norm."""
+    shape = clues.after.raw.shape[1:]
+    delta = applied.lay(product(applied.update, applied.tensor))
+    w, p, t = (values.wide().reshape(shape) for values in (applied.base, delta, clues.after))
+    axis = 0 if applied.update.transposed else 1
+    ww, pp, wp, tw, tp = ((a * b).sum(axis) for a, b in ((w, w), (p, p), (w, p), (t, w), (t, p)))
+    of_w, of_p = tw * pp - tp * wp, tp * ww - tw * wp
+    told = of_w > 0
+    return float(np.median(of_p[told] / of_w[told])) if told.any() else None
 
 
 def _scaled(merge: Merge, clues: Clues, applied: Applied) -> Iterator[Fault]:

@@ -72,9 +72,11 @@ def verify(
         tensors = tuple(_checked(judge, pairs.pairs, progress))
     unread = (*expected.not_compared, *left_over(pairs, before, after, expected))
     notes = (*(f"BEFORE: {note}" for note in before.notes), *(f"AFTER: {note}" for note in after.notes))
+    n_replaced = expected.n_replaced() if adapter is not None and not expected.updates else 0
     return answer(
-        before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes
-    )
+        before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes,
+        n_replaced=n_replaced,
+    )  # fmt: skip
 
 
 def _open(source: AnalysisSource, *, stream: bool) -> Checkpoint:

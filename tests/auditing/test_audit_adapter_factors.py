@@ -7,6 +7,7 @@ import pytest
 from adapter_files import ATTENTION, LORA, lora, random, write
 from helpers import with_singular_values
 from models import write_checkpoint
+from safetensors.numpy import load_file, save_file
 
 import specdiag
 from specdiag.auditing.thresholds import default_checks
@@ -57,7 +58,7 @@ def test_a_trained_adapter_passes(tmp_path, with_base):
     audit, found = screened(tmp_path / "a", trained(), **options)
     assert found == {}
     made = SCREENED & set(audit.coverage.checks)
-    assert SCREENED - made == ({"adapter_lost"} if with_base else {"adapter_norm", "adapter_intruders"})
+    assert SCREENED - made == (set() if with_base else {"adapter_norm", "adapter_intruders"})
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,14 @@ def test_a_report_of_an_adapter_says_what_it_lacks(tmp_path):
     report = specdiag.analyze(write(tmp_path, trained(), SETTINGS), device="cpu")
     reasons = specdiag.audit(report).coverage.not_checked
     assert {reasons[check] for check in SCREENED} == {"the source is no adapter, or a report of one"}
+
+
+def test_what_the_adapter_leaves_as_it_is_is_the_bases(tmp_path):
+    """A pooler that nothing trained looks random in the base too, and the adapter has no part in it."""
+    pooler = "pooler.dense.weight"
+    folder = base(tmp_path / "base")
+    save_file(load_file(folder / "model.safetensors") | {pooler: random(300, 300)}, folder / "model.safetensors")
+    audits = [specdiag.audit(folder, device="cpu"), screened(tmp_path / "a", trained(), base=folder)[0]]
+    trained_too = trained() | {f"base_model.model.{pooler}": random(300, 300, seed=1)}
+    audits.append(screened(tmp_path / "b", trained_too, SETTINGS | {"modules_to_save": ["pooler"]}, base=folder)[0])
+    assert [any(f.check == "random" and f.module == pooler for f in a.findings) for a in audits] == [True, False, True]

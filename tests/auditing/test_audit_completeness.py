@@ -216,7 +216,7 @@ def test_a_head_without_tie_word_embeddings_follows_the_architecture(tmp_path):
     unknown = config | {"model_type": "of tomorrow"}
     audit = specdiag.audit(save(tmp_path / "unknown", state, unknown), device="cpu")
     assert not audit.findings
-    assert "the default of its model_type is not known" in audit.coverage.not_checked["head"]
+    assert "its model_type has no known default" in audit.coverage.not_checked["head"]
     assert config["vocab_size"] == VOCABULARY
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import gguf_writer
 import numpy as np
 import pytest
 import torch
@@ -151,3 +152,11 @@ def test_a_check_is_one_file_and_one_entry(monkeypatch):
     alone = specdiag.audit({name: w for name, w in state.items() if "q_proj" in name})
     assert alone.coverage.not_checked["tiny"] == "one matrix alone"
     assert "tiny" not in {check for check, _ in found(alone)}
+
+
+def test_a_gguf_file_has_metadata_in_the_place_of_config_json(tmp_path):
+    content = gguf_writer.model({gguf_writer.QUERY: gguf_writer.floats(64, 64)})
+    audit = specdiag.audit(gguf_writer.write(tmp_path / "a.gguf", content), device="cpu")
+    said = audit.coverage.not_checked
+    assert said["n_experts"] == "the metadata of the GGUF file does not say it"
+    assert not [check for check, reason in said.items() if "config.json" in reason]

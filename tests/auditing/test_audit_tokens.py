@@ -123,6 +123,17 @@ def test_gguf_names_its_tokens(asset):
     assert of_tokens(audit) == {}
 
 
+@pytest.mark.parametrize("size", [1e37, 1e-39, 1e-42])
+def test_very_large_and_small_tables_are_scored_as_others(tmp_path, size):
+    """Their squares leave float32; no row is zero or infinite for that."""
+    values = (with_untouched() * size).astype("f4")
+    audit = specdiag.audit(model(tmp_path, values, tokens=tokenizer(reserved=PLANTED[:10])), tokens=3, device="cpu")
+    assert (audit.tokens[0].n_zero, audit.tokens[0].no_scores) == (0, None)
+    assert of_tokens(audit)["untrained_tokens", EMBED] == pytest.approx(20 / ROWS)
+    lost = {f.module for f in audit.findings if f.check == "denormal"}
+    assert lost == ({EMBED} if size < 1 else set())
+
+
 def test_not_asked_for_and_not_there(tmp_path):
     folder = model(tmp_path, table())
     audit = specdiag.audit(folder, device="cpu")

@@ -60,8 +60,8 @@ def test_nothing_disappears(tmp_path: Path) -> None:
         f"{other}.lora_mid.weight": "core tensor of a LoCon update, not supported",
         "base_model.model.lone.lora_A.weight": "half of an update: its other factor is not there",
         f"base_model.model.{QUERY}.lora_B.bias": "bias of an update",
-        "base_model.model.pruned.lora_A.weight": "update of rank 0",
-        "base_model.model.pruned.lora_B.weight": "update of rank 0",
+        "base_model.model.pruned.lora_A.weight": "factors of rank 0: nothing of this update is there",
+        "base_model.model.pruned.lora_B.weight": "factors of rank 0: nothing of this update is there",
     }
     assert (len(checkpoint.matrices), checkpoint.n_tensors) == (1, 8)
 

@@ -153,3 +153,72 @@ def test_the_bias_of_an_update_is_added_to_its_module(tmp_path: Path) -> None:
     assert not found.not_compared
     without = save(tmp_path / "w", {f"{Q}.weight": weight, f"{Q}.bias": state[f"{Q}.bias"]})
     assert [f.name for f in specdiag.verify(base, adapter, without).faults] == [f"{Q}.bias"]
+
+
+def test_dora_with_another_scale_or_in_another_module(tmp_path: Path) -> None:
+    state = base_state()
+    pairs = factors(state)
+    magnitudes = {m: np.linalg.norm(state[f"{m}.weight"], axis=1) * 1.1 for m in pairs}
+    tensors = {
+        f"base_model.model.{m}.lora_{x}.weight": f for m, pair in pairs.items() for x, f in zip("AB", pair, strict=True)
+    } | {f"base_model.model.{m}.lora_magnitude_vector": norms for m, norms in magnitudes.items()}
+    settings = LORA | {"r": RANK, "lora_alpha": ALPHA, "use_dora": True}
+    adapter = write(tmp_path / "a", {n: v.astype("f4") for n, v in tensors.items()}, settings)
+    base = save(tmp_path / "b", state)
+
+    def model(folder: str, scale: float, to: dict[str, str]) -> Path:
+        made = {name: values.astype("f8") for name, values in state.items()}
+        for m, (a, b) in pairs.items():
+            v = made[f"{to.get(m, m)}.weight"] + scale * b @ a
+            norms = magnitudes[m].astype("f4")[:, None]
+            made[f"{to.get(m, m)}.weight"] = norms * v / np.linalg.norm(v, axis=1, keepdims=True)
+        return save(tmp_path / folder, made)
+
+    found = specdiag.verify(base, adapter, model("scaled", 3.0, {}))
+    assert {(f.cause, f.detail) for f in found.faults} == {("wrong scale", "the scale was about 3 instead of 2")}
+    other = Q.replace("s.0", "s.1")
+    found = specdiag.verify(base, adapter, model("moved", 2.0, {Q: other, other: Q}))
+    assert [f.cause for f in found.faults] == ["wrong module"] * 2
+
+
+def test_a_module_that_the_adapter_lost(tmp_path: Path) -> None:
+    state = base_state()
+    pairs = factors(state)
+    base = save(tmp_path / "b", state)
+    adapter = save_adapter(tmp_path / "a", pairs, modules_to_save=["lm_head"])
+    found = specdiag.verify(base, adapter, save(tmp_path / "m", merged(state, pairs)))
+    assert [(f.name, f.cause) for f in found.faults] == [("lm_head", "lost by the adapter")]
+
+
+def test_trained_tokens_alone(tmp_path: Path) -> None:
+    state = base_state()
+    rows = random(2, 64, seed=3)
+    settings = {"peft_type": "TRAINABLE_TOKENS", "token_indices": [3, 7], "target_modules": ["embed_tokens"]}
+    name = "base_model.model.model.embed_tokens.trainable_tokens_delta"
+    adapter = write(tmp_path / "a", {name: rows}, settings)
+    base, table = save(tmp_path / "b", state), state["model.embed_tokens.weight"].copy()
+    found = specdiag.verify(base, adapter, base)
+    assert [(f.name, f.cause) for f in found.faults] == [("model.embed_tokens.weight", "not applied")]
+    same = write(tmp_path / "s", {name: table[[3, 7]]}, settings)
+    assert specdiag.verify(base, same, base).verdict == "cannot be told"
+    table[[3, 7]] = rows
+    right(specdiag.verify(base, adapter, save(tmp_path / "m", state | {"model.embed_tokens.weight": table})))
+
+
+def test_a_tied_head_that_training_took_apart(tmp_path: Path) -> None:
+    """PEFT trains a copy of the embedding, and leaves the head with the base's."""
+    state = base_state()
+    del state["lm_head.weight"]
+    pairs, table = factors(state), random(*state["model.embed_tokens.weight"].shape, seed=4)
+    base = save(tmp_path / "b", state)
+    adapter = save_adapter(tmp_path / "a", pairs, modules_to_save=["embed_tokens"])
+    from safetensors.numpy import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    save_file(load_file(file) | {"base_model.model.model.embed_tokens.weight": table}, file)
+    model = merged(state, pairs)
+    head = {"lm_head.weight": model["model.embed_tokens.weight"], "model.embed_tokens.weight": table}
+    right(specdiag.verify(base, adapter, save(tmp_path / "m", model | head, torch.bfloat16)))
+    wrong = {"lm_head.weight": random(*table.shape, seed=9), "model.embed_tokens.weight": table}
+    found = specdiag.verify(base, adapter, save(tmp_path / "w", model | wrong))
+    assert [(f.name, f.cause) for f in found.faults] == [("lm_head.weight", "added")]

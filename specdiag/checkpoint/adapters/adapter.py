@@ -18,6 +18,9 @@ HALF = "half of an update: its other factor is not there"
 """Reason for a factor that stands alone."""
 _STACKED = "update of stacked experts, not supported"
 _BELOW = ".base_layer.out_proj."
+NO_RANK = "factors of rank 0: nothing of this update is there"
+"""Reason for factors without values, which only AdaLoRA's pruning leaves."""
+TOKEN_ROWS = "trainable tokens: rows of a table, no matrix"
 _PRUNED = "update of rank 0"
 _REPLACED = "replaced by modules_to_save"
 _VECTOR = "1-D: bias, norm or vector"
@@ -75,7 +78,11 @@ class _Module:
 
 
 def read_adapter(
-    tensors: Sequence[StoredTensor], configs: Mapping[str | None, AdapterConfig], where: str
+    tensors: Sequence[StoredTensor],
+    configs: Mapping[str | None, AdapterConfig],
+    where: str,
+    *,
+    is_declared: bool = False,
 ) -> Adapter | None:
     """Find the low-rank updates among the tensors of a checkpoint.
 
@@ -83,6 +90,7 @@ def read_adapter(
         tensors: all that is stored, under final names.
         configs: the settings of each adapter by its name in the file; those of None hold for any.
         where: the checkpoint, for messages.
+        is_declared: take it for an adapter even without updates, as its settings and its file name say.
 
     Returns:
         The adapter; None where the checkpoint is none and holds none.
@@ -90,12 +98,12 @@ def read_adapter(
     Raises:
         SourceError: it holds an adapter that is no product of two factors, or its parts contradict each other.
     """
-    if not any(may_adapt(tensor.name) for tensor in tensors):
+    if not is_declared and not any(may_adapt(tensor.name) for tensor in tensors):
         return None
     pieces = {tensor.name: take_apart(tensor.name) for tensor in tensors}
     kinds = {piece.kind for piece in pieces.values()}
     config = next(iter(configs.values()), AdapterConfig({}))
-    if not kinds & {"down", "up", "method"}:
+    if not is_declared and not kinds & {"down", "up", "method"}:
         return None
     method = config.not_understood or next((p.what for p in pieces.values() if p.kind == "method"), None)
     if method is not None and (config.not_understood or not kinds & {"down", "up"}):
@@ -168,7 +176,7 @@ def _why_not(name: str, module: _Module, config: AdapterConfig) -> str | None:
     if down is None or up is None:
         return HALF
     if down.shape[:1] == (0,) and up.shape[1:] == (0,):
-        return _PRUNED
+        return _PRUNED if config.prunes or "middle" in module.pieces else NO_RANK
     if any(0 in tensor.shape for tensor in (down, up)):
         return "empty: a factor that was saved in parts and not gathered"
     for kind, tensor in module.pieces.items():
@@ -243,7 +251,7 @@ def _others(
                 reasons[tensor.name] = (_SINGLE, _VECTOR, second)[min(len(tensor.shape), 2)]
             weights.setdefault(name, replace(tensor, name=name))
         elif piece.kind == "tokens":
-            reasons[tensor.name] = "trainable tokens: rows of a table, no matrix"
+            reasons[tensor.name] = TOKEN_ROWS
         else:
             reasons[tensor.name] = tensor.reason or piece.what + ("" if piece.what in _HARMLESS else ", not supported")
     return list(weights.values()), reasons

@@ -16,8 +16,10 @@ from specdiag.checkpoint.long_names import brief
 from specdiag.errors import SourceError
 from specdiag.files import Table
 
+TOKENS = "trainable_token_indices"
+"""The entry that lists trained rows of tables."""
 _FILE = "adapter_config.json"
-_UNDERSTOOD = ("LORA", "ADALORA")
+_UNDERSTOOD = ("LORA", "ADALORA", "TRAINABLE_TOKENS")
 _VARIANTS = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config")
 _LARGEST_ALPHA = 1e30
 _MOVES_WEIGHTS = re.compile(r"(pissa|olora|corda|loftq|lora_ga)", re.IGNORECASE)
@@ -35,7 +37,7 @@ class AdapterConfig:
 
     @property
     def not_understood(self) -> str | None:
-        """The method or variant that is no product of two factors; None for LoRA and AdaLoRA."""
+        """The method or variant that is no product of two factors; None for LoRA, AdaLoRA and tokens."""
         kind = self.settings.get("peft_type")
         if kind is not None and kind not in _UNDERSTOOD:
             return brief(str(kind))
@@ -59,6 +61,20 @@ class AdapterConfig:
         return f"{name}@{revision}" if isinstance(revision, str) and "@" not in name else name
 
     @property
+    def prunes(self) -> bool:
+        """True where ranks fall during the training, down to none."""
+        return self.settings.get("peft_type") == "ADALORA"
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """True where every update has DoRA's magnitudes.
+
+        Raises:
+            SourceError: the config says neither true nor false.
+        """
+        return self._flag("use_dora")
+
+    @property
     def transposed(self) -> bool:
         """True where its modules store (in, out), as GPT-2's Conv1D does.
 
@@ -79,7 +95,7 @@ class AdapterConfig:
         Raises:
             SourceError: a pattern cannot be followed, or the rank is no whole number.
         """
-        if self.settings.get("peft_type") == "ADALORA":
+        if self.prunes:
             flags = self._flags(module)
             return self._whole("init_r", self.settings.get("init_r")) if flags is None else flags.count(True)
         return self._whole("r", self._ranks.first(module, self.settings.get("r")))
@@ -105,7 +121,7 @@ class AdapterConfig:
             return None
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
             raise _damaged("lora_alpha", alpha, "no number that a scale can be made of")
-        if self.settings.get("peft_type") == "ADALORA":
+        if self.prunes:
             first_rank = self._whole("init_r", self.settings.get("init_r"))
             return (alpha if alpha > 0 else float(rank)) / ((rank if first_rank is None else first_rank) + 1e-5)
         return alpha / math.sqrt(rank) if self._flag("use_rslora") else alpha / rank
@@ -119,7 +135,7 @@ class AdapterConfig:
         Returns:
             The rows, None where the config does not list them.
         """
-        entry = self.settings.get("trainable_token_indices")
+        entry = self.settings.get(TOKENS if self.settings.get("peft_type") != "TRAINABLE_TOKENS" else "token_indices")
         if isinstance(entry, dict):
             of_modules = cast("Table", entry)
             entry = next((of_modules[end] for end in _ends(module) if end in of_modules), None)

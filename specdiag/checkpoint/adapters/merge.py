@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from specdiag.checkpoint.adapters.adapter import HALF, Adapter, Tokens
+from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, Adapter, Tokens
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.update import Applied, Update
 from specdiag.checkpoint.tensors import StoredTensor
@@ -35,6 +35,17 @@ def merge(adapter: Adapter, base: Sequence[StoredTensor], where: str, onto: str)
         raise SourceError(
             f"{where} was initialised by {adapter.config.moved}, which changes W too: W + delta would count that part "
             "twice; convert the adapter (PEFT: path_initial_model_for_weight_conversion), or merge it into its model"
+        )
+    if adapter.config.settings.get("layer_replication"):
+        raise SourceError(
+            f"{where} was trained on a model whose layers are repeated (layer_replication), not supported: merge it "
+            "into its model (PEFT: merge_and_unload)"
+        )
+    without = [update.module for update in adapter.updates if update.magnitude is None]
+    if without and adapter.config.has_magnitudes:
+        raise SourceError(
+            f"{where} lacks DoRA's magnitudes of {_counted(without[0], len(without))}, and adapter_config.json says "
+            "use_dora: fetch or save the adapter again"
         )
     if adapter.not_understood:
         first = next(tensor for tensor in adapter.left_out if tensor.name in adapter.not_understood)
@@ -106,7 +117,7 @@ def parameter(update: Update, names: Names, where: str, onto: str) -> str:
             return name
     raise SourceError(
         f"{where} adapts '{update.module}' ({_times(update.shape)}), which {onto} does not hold: "
-        "it was made for another model"
+        "it was made for another model, or by a version of transformers that gives its modules other names"
     )
 
 
@@ -151,4 +162,5 @@ def _counted(name: str, n: int) -> str:
 
 
 def _remedy(reason: str | None) -> str:
-    return "fetch or save the adapter again" if reason == HALF else "merge it into its model (PEFT: merge_and_unload)"
+    is_lost = reason in (HALF, NO_RANK)
+    return "fetch or save the adapter again" if is_lost else "merge it into its model (PEFT: merge_and_unload)"

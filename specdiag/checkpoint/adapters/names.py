@@ -19,7 +19,7 @@ _PIECES = tuple(
         r"(?:lora_|lora\.|lora_linear_layer\.)(?P<piece>down|up)(?:\.weight)?",
         r"processor\.(?P<projection>\w+)_lora\.(?P<piece>down|up)\.weight",
         r"(?P<piece>alpha)",
-        r"token_adapter\.(?P<piece>trainable_tokens_delta)(?:\.(?P<adapter>[^.]+))?",
+        r"(?P<piece>trainable_tokens_delta)(?:\.(?P<adapter>[^.]+))?",
     )
 )
 _KINDS: dict[str, Kind] = {
@@ -67,7 +67,8 @@ _PEFT_METHODS = re.compile(
 )
 """Segments of the rest of PEFT's methods, whose words are too common to tell anything without its prefix."""
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""In front of all names of a file of PEFT."""
 _HINT = re.compile(r"lora|ia3_l|hada_|lokr_|oft_|vera_|prompt_embeddings|adaption_|^base_model\.")
 _WRAPPED = re.compile(r"(\.base_layer)+\.")
 _COMPONENT = re.compile(r"lora_(unet|te\d?|transformer|prior_unet|prior_te)_")
@@ -114,12 +115,12 @@ def take_apart(full_name: str) -> Piece:
     Returns:
         The module that it belongs to, and what it is of its update.
     """
-    name = full_name.removeprefix(_PREFIX)
+    name = full_name.removeprefix(PREFIX)
     for pattern in _PIECES:
         match = pattern.fullmatch(name)
         if match is not None:
             groups = match.groupdict()
-            module = _WRAPPED.sub(".", match["module"])
+            module = _WRAPPED.sub(".", match["module"]).removesuffix(".token_adapter")
             if groups.get("projection"):
                 module += "." + groups["projection"].replace("to_out", "to_out.0")
             is_embedding = bool(groups.get("embedding"))

@@ -1,0 +1,45 @@
+"""How the numbers of a report came about: versions, machine, notes of the reader."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from specdiag.checkpoint.tensors import Checkpoint
+from specdiag.records import Provenance, Settings
+from specdiag.resources import peak_memory
+from specdiag.spectra.solvers import kernels
+
+
+def record_provenance(checkpoint: Checkpoint, settings: Settings, *, jobs: int, seconds: float) -> Provenance:
+    """Record the machine and the versions of an analysis.
+
+    Args:
+        checkpoint: what was analysed.
+        settings: of the analysis.
+        jobs: workers that shared it.
+        seconds: that it took.
+    """
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in ("specdiag", "numpy", "scipy", "torch")},
+        platform=platform.platform(),
+        device=settings.device,
+        device_name=_device_name(settings.device),
+        kernels=kernels(),
+        peak_bytes=peak_memory(),
+        notes=checkpoint.notes,
+        architecture=checkpoint.architecture,
+        jobs=jobs,
+        seconds=seconds,
+    )
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
