@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from specdiag.text.counts import counted
+
 if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
     from specdiag.auditing.records import Severity
@@ -37,12 +39,12 @@ def reason(ends: Sequence[End], fail_on: Severity) -> str:
     counts = Counter[str]()
     for end in ends:
         counts.update(end.counts or {})
-    named = {severity: _counted(counts[severity], noun) for severity, noun in _NOUNS.items()}
+    named = {severity: counted(counts[severity], noun) for severity, noun in _NOUNS.items()}
     deciding = [named[s] for s in _NOUNS if s in _reach(fail_on) and counts[s]]
     if deciding:
         why = f"failed because --fail-on {fail_on}: {' and '.join(deciding)}"
     elif lost := Counter(end.code for end in ends if end.code):
-        told = (f"{_counted(n, 'source')} {_NOT_AUDITED[code]}" for code, n in sorted(lost.items()))
+        told = (f"{counted(n, 'source')} {_NOT_AUDITED[code]}" for code, n in sorted(lost.items()))
         why = f"not passed because {', '.join(told)}"
     else:
         why = f"passed because --fail-on {fail_on}: {', '.join(named.values())}"
@@ -62,7 +64,3 @@ def _fails(end: End, fail_on: Severity) -> bool:
 
 def _reach(fail_on: Severity) -> tuple[Severity, ...]:
     return ("fail",) if fail_on == "fail" else ("fail", "warn")
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -12,6 +12,7 @@ from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.errors import SourceError, UsageError
 from specdiag.records import Settings, Skipped
 from specdiag.spectra.tail_rules import TAIL_RULES
+from specdiag.text.counts import counted
 from specdiag.text.globs import check_globs, chosen
 
 EQUAL = "(equal values)"
@@ -126,4 +127,4 @@ def _nothing(checkpoint: Checkpoint, left: Sequence[Skipped]) -> str:
     for s in checkpoint.skipped:
         reasons[s.reason] += 1
     listed = "; ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda r: -r[1])[:4])
-    return f"{checkpoint.source}: nothing to analyse in {checkpoint.n_tensors} tensors ({listed})"
+    return f"{checkpoint.source}: nothing to analyse in {counted(checkpoint.n_tensors, 'tensor')} ({listed})"

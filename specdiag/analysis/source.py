@@ -12,6 +12,7 @@ from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import UsageError
 from specdiag.report import is_report
 from specdiag.text import checks
+from specdiag.text.counts import counted
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def _require_whole(tensors: Mapping[str, object]) -> None:
     """Raise UsageError where this process holds only its part of a tensor, as after `fully_shard`."""
     if parts := [name for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")]:
         raise UsageError(
-            f"{parts[0]} is shared out over several processes, with {len(parts) - 1} more of {len(tensors)} tensors: "
-            "give the state dict of get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, "
-            "cpu_offload=True)), or full_tensor() of each"
+            f"{parts[0]} is shared out over several processes, with {len(parts) - 1} more of "
+            f"{counted(len(tensors), 'tensor')}: give the state dict of get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True, cpu_offload=True)), or full_tensor() of each"
         )

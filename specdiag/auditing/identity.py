@@ -18,6 +18,7 @@ from specdiag.comparison.matching import match
 from specdiag.errors import SourceError
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
+from specdiag.text.counts import counted
 
 if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import StoredTensor
@@ -94,7 +95,7 @@ def compare_with_baseline(
     except (SourceError, OSError) as error:
         return Identity(unknown=str(error))
     how = "equal but for the rounding of a coarser type" if cast else "equal bit for bit"
-    return DIFFERENT if different else Identity(equal=f"{len(stored)} tensors, {how}")
+    return DIFFERENT if different else Identity(equal=f"{counted(len(stored), 'tensor')}, {how}")
 
 
 def _differs(stored: Sequence[StoredTensor], names: Set[str], old: Mapping[str, StoredTensor]) -> bool:

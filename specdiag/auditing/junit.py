@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement
 from specdiag.auditing import wording
 from specdiag.auditing.outcomes import Outcome
 from specdiag.auditing.records import SEVERITIES, AuditReport, Finding, Severity
+from specdiag.text.counts import counted
 from specdiag.text.printable import printable
 
 _COUNTED = ("tests", "failures", "errors", "skipped")
@@ -64,8 +65,9 @@ def _tell(case: Element, group: Sequence[Finding], fail_on: Severity) -> None:
     if SEVERITIES.index(severity) > SEVERITIES.index(fail_on):
         SubElement(case, "system-out").text = listed
         return
-    n = f"{len(group)} finding{'s' if len(group) > 1 else ''}"
-    SubElement(case, "failure", message=f"{n}: {printable(group[0].why)}", type=severity).text = listed
+    SubElement(
+        case, "failure", message=f"{counted(len(group), 'finding')}: {printable(group[0].why)}", type=severity
+    ).text = listed
 
 
 def _inert(xml: bytes) -> bytes:

@@ -10,6 +10,7 @@ from specdiag.auditing import token_wording
 from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 from specdiag.text.printable import printable
 
@@ -63,7 +64,7 @@ def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
     )
     total = len(covered.checks) + len(covered.not_checked)
     lines = [
-        f"Looked at {covered.n_matrices} matrices of {covered.n_tensors} tensors{small_tensors}. "
+        f"Looked at {covered.n_matrices} matrices of {counted(covered.n_tensors, 'tensor')}{small_tensors}. "
         f"{len(covered.checks)} of {total} checks were made."
     ]
     lines += [printable(sentence) for sentence in (*_other_files(covered), *unread) if sentence]

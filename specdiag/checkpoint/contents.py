@@ -106,7 +106,8 @@ def _in_files(
     taken = {listing.part for listing in listings}
     if len(taken) > 1:
         raise UsageError(f"{folder.source.location} has part={part} in only some of {listed(files, 3)}: name one file")
-    listing = Listing(tensors, tuple(notes), config, part=next(iter(taken), None))
+    models = listings[0].models if len(listings) == 1 else {}
+    listing = Listing(tensors, tuple(notes), config, part=next(iter(taken), None), models=models)
     return _contents(folder, files, listing, model.name, part)
 
 
@@ -136,7 +137,7 @@ def _contents(folder: Folder, files: Sequence[str], listing: Listing, beside: st
     tensors, notes = leave_out_long(listing.tensors), [*listing.notes]
     ignored = tuple(name for name in weight_files(folder.names) if name not in files)
     source = msgspec.structs.replace(folder.source, files=tuple(files), ignored=ignored, part=part)
-    tensors, renamed = unwrap(tensors, source.location, None if listing.part else part)
+    tensors, renamed = unwrap(tensors, source.location, None if listing.part else part, listing.models)
     config, doubts = (listing.config, list[str]()) if listing.config else folder.config(beside)
     tensors, dequantised = dequantise(tensors, config)
     return Contents(source, config, tensors, (*notes, *renamed, *doubts, *dequantised))

@@ -10,6 +10,7 @@ import torch
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.nested import Visits, Walk, spelled
 from specdiag.checkpoint.torch_tensors import tensor_shape
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 _LISTED = 8
@@ -81,7 +82,7 @@ def describe_entry(entry: Entry) -> str:
         shape = "x".join(map(str, tensor_shape(entry.value)))
         return f"{name} (1 tensor of {shape or 'one value'})"
     if n_tensors:
-        return f"{n_tensors} tensor{'s' if n_tensors > 1 else ''} under '{name}'"
+        return f"{counted(n_tensors, 'tensor')} under '{name}'"
     return f"{name} ({entry.walk.left[0][1]})" if entry.walk.left else name
 
 

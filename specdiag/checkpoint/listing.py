@@ -20,6 +20,8 @@ class Listing:
         beside: further files that hold its values, relative to its folder.
         offsets: of tensors that are slices of larger ones: where each begins. None where all are whole.
         part: the part of the file that was asked for and taken; None where it is still to be chosen by its prefix.
+        models: numbers of tensors of the models in dictionaries of their own, by the keys that lead to them; given where
+            a part was asked for and none of them is it.
     """
 
     tensors: list[StoredTensor]
@@ -28,3 +30,4 @@ class Listing:
     beside: tuple[str, ...] = ()
     offsets: Mapping[str, tuple[int, ...]] | None = None
     part: str | None = None
+    models: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -16,6 +16,7 @@ from specdiag.checkpoint.loose_tensors import loose_tensors, parts_of
 from specdiag.checkpoint.modules import module_entries
 from specdiag.checkpoint.training_state import training_state
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _DEPTH = 64
 _REPEATED = 100_000
@@ -106,7 +107,7 @@ class Walk:
         if outermost:
             self._within_module = False
             for keys, kind, n in loose_tensors(cast("Inert", value), path, self._listed, self._visits.attributes):
-                self.left.append((self._joined(keys), f"{kind}, {n} tensor{'s' if n > 1 else ''}"))
+                self.left.append((self._joined(keys), f"{kind}, {counted(n, 'tensor')}"))
 
     def _count(self, value: object, path: tuple[object, ...]) -> None:
         if len(path) > _DEPTH:
@@ -147,7 +148,7 @@ class Walk:
         """Note what is left out, if it holds tensors."""
         n_tensors = count_tensors(parts)
         if n_tensors:
-            self.left.append((joined(path), f"{description}{joint}{n_tensors} tensor{'s' if n_tensors > 1 else ''}"))
+            self.left.append((joined(path), f"{description}{joint}{counted(n_tensors, 'tensor')}"))
 
 
 def count_tensors(value: object) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from specdiag.checkpoint.nested import all_values
 from specdiag.checkpoint.numpy_pickles import is_array
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 
 def refuse_arrays(content: object, label: str) -> None:
@@ -22,7 +23,7 @@ def refuse_arrays(content: object, label: str) -> None:
     n_arrays = sum(map(is_array, all_values(content)))
     if n_arrays:
         raise SourceError(
-            f"'{label}' holds {n_arrays} array{'' if n_arrays == 1 else 's'} of numpy and no tensors: save them with "
+            f"'{label}' holds {counted(n_arrays, 'array')} of numpy and no tensors: save them with "
             "numpy.savez, whose .npz is read"
         )
 

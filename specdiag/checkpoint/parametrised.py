@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from specdiag.architecture.parametrised import Parametrised, find_parametrised, spectral_axis
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.spectra.float_types import FLOAT_TYPES, RawArray
+from specdiag.text.counts import counted
 
 Array = NDArray[np.float64]
 
@@ -46,9 +47,7 @@ def compute_parametrised(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTe
         weights[t.name] if t.name in weights else replace(t, reason=reasons[t.name]) if t.name in reasons else t
         for t in tensors
     ]
-    return computed, [
-        f"Computed {n} weight{'s' if n > 1 else ''} from the parts of {kind}." for kind, n in kinds.items()
-    ]
+    return computed, [f"Computed {counted(n, 'weight')} from the parts of {kind}." for kind, n in kinds.items()]
 
 
 def _weight(weight: Parametrised, parts: Sequence[StoredTensor]) -> StoredTensor:

@@ -12,8 +12,7 @@ from specdiag.checkpoint.containers import is_beside
 from specdiag.checkpoint.entries import Entry, describe_contents, describe_entry, is_matrix, list_entries, tensors_first
 from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.modules import module_entries
-from specdiag.checkpoint.nested import Walk, joined, spelled
+from specdiag.checkpoint.nested import Walk, joined
 from specdiag.checkpoint.no_tensors import refuse_arrays
 from specdiag.checkpoint.peeling import peel
 from specdiag.checkpoint.training_state import refuse_training_state
@@ -69,45 +68,6 @@ def _averaged(content: Mapping[object, object], label: str) -> list[str]:
         f"'state_dict' of {label} is the running average that Lightning's WeightAveraging keeps: part={_TRAINED} takes "
         "the trained weights."
     ]
-
-
-def find_part(
-    content: Mapping[object, object], label: str, part: str
-) -> tuple[dict[str, torch.Tensor], list[str]] | None:
-    """Find one of several models in a training checkpoint by the keys that lead to it.
-
-    Args:
-        content: what torch.load gave.
-        label: the file, for messages.
-        part: the keys, joined with dots.
-
-    Returns:
-        The tensors by name, and notes; None where no keys lead to a dictionary or module with tensors.
-
-    Raises:
-        SourceError: it holds several dictionaries of tensors of equal standing, or two tensors of one name.
-    """
-    value, rest = cast("object", content), part
-    while rest:
-        inner = _held_by(value)
-        fitting = [key for key in inner if rest == spelled(key) or rest.startswith(f"{spelled(key)}.")]
-        if not fitting:
-            return None
-        key = max(fitting, key=lambda key: len(spelled(key)))
-        value, rest = inner[key], rest[len(spelled(key)) + 1 :]
-    if isinstance(value, torch.Tensor) or not (walk := Walk(label).enter(value)).tensors:
-        return None
-    note = f"Took the weights under '{brief(part)}' of {label}."
-    if not isinstance(value, Mapping):
-        return walk.tensors, [note]
-    tensors, notes = find_weights(cast("Mapping[object, object]", value), label)
-    return tensors, [note, *notes]
-
-
-def _held_by(value: object) -> Mapping[object, object]:
-    if isinstance(value, Inert):
-        return dict(module_entries(value) or value.items)
-    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
 
 
 def plain_tensors(content: Mapping[object, object], label: str) -> tuple[dict[str, torch.Tensor], list[str]]:

@@ -14,14 +14,16 @@ from specdiag.checkpoint.inert import Inert
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import BUFFER, EMBEDDING, is_script, module_entries, tensor_kinds
+from specdiag.checkpoint.named_part import find_part, list_models
 from specdiag.checkpoint.nested import Walk, all_values, count_tensors
 from specdiag.checkpoint.no_tensors import refuse_empty_module
 from specdiag.checkpoint.parts import refuse_counted_part, refuse_lone_part, refuse_part
-from specdiag.checkpoint.state_dict import SeveralModelsError, find_part, find_weights
+from specdiag.checkpoint.state_dict import SeveralModelsError, find_weights
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_archive import Opened, open_torch
 from specdiag.checkpoint.torch_tensors import list_tensors, tensor_shape
 from specdiag.errors import SourceError, UsageError
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 _LISTED = 8
@@ -67,7 +69,8 @@ def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     refuse_shards(weights, label)
     refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
     tensors = _listed(weights, opened, label)
-    return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None)
+    models = {} if part is None or found else list_models(entries)
+    return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None, models=models)
 
 
 def _whole_module(opened: Opened, path: Path, label: str) -> Listing:
@@ -112,16 +115,14 @@ def _constants(opened: Opened, path: Path, label: str) -> str:
         return ""
     tensors = Walk(label).enter(open_torch(path, label, "constants").content).tensors
     names = [f"c{name} of {'x'.join(map(str, tensor_shape(t))) or 'one value'}" for name, t in tensors.items()]
-    return (
-        f"{len(names)} constant{'s' if len(names) > 1 else ''} of its code, {listed(names, _LISTED)}" if names else ""
-    )
+    return f"{counted(len(names), 'constant')} of its code, {listed(names, _LISTED)}" if names else ""
 
 
 def _named(content: object) -> str:
     if not isinstance(content, Inert):
         return f"a {type(content).__name__}"
     n_tensors = count_tensors(content)
-    return f"an object of {content.kind} with {n_tensors} tensors"
+    return f"an object of {content.kind} with {counted(n_tensors, 'tensor')}"
 
 
 def _not_made(foreign: Sequence[str], label: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import cast
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 MOMENTS = frozenset(
     (
@@ -85,7 +86,7 @@ def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Stor
         replace(tensor, reason=OPTIMIZER) if end in MOMENTS else tensor
         for tensor, end in zip(tensors, last, strict=True)
     ]
-    return marked, [f"Left out {sum(end in MOMENTS for end in last)} tensors of {OPTIMIZER}."]
+    return marked, [f"Left out {counted(sum(end in MOMENTS for end in last), 'tensor')} of {OPTIMIZER}."]
 
 
 def _has_groups(entries: Mapping[object, object]) -> bool:

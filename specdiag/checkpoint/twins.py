@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _WORDS = re.compile(r"[^_\-]+")
 _AVERAGE = frozenset(("ema", "swa", "avg", "average", "averaged", "polyak", "shadow", "target", "momentum"))
@@ -69,7 +70,8 @@ def mark_averages(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Sto
                 description = f"copy of the weights under '{twin}'" if twin else "copy of the other weights"
                 for place in average.members.values():
                     marked[place] = replace(marked[place], reason=f"averaged or lagging {description}")
-                notes.append(f"Left out {len(average.members)} tensors under '{_path(parent, name)}', a {description}.")
+                n = counted(len(average.members), "tensor")
+                notes.append(f"Left out {n} under '{_path(parent, name)}', a {description}.")
     return marked, notes
 
 

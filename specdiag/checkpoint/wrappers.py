@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from specdiag.architecture.wrapper_names import WRAPPERS, without_wrappers
@@ -20,7 +20,7 @@ _COUNTER = "n_averaged"
 
 
 def unwrap(
-    tensors: Sequence[StoredTensor], where: str, part: str | None = None
+    tensors: Sequence[StoredTensor], where: str, part: str | None = None, models: Mapping[str, int] | None = None
 ) -> tuple[list[StoredTensor], list[str]]:
     """Take off the segments of wrappers anywhere, and `module.` (DataParallel) where all names have it.
 
@@ -31,6 +31,8 @@ def unwrap(
         tensors: all tensors of a checkpoint.
         where: the checkpoint, for messages.
         part: the prefix of the model to take; None for all of them.
+        models: those that the checkpoint keeps in dictionaries of their own, with their numbers of tensors, for the
+            message where there is no such part.
 
     Returns:
         The tensors under their new names, and notes on what was taken off and left out.
@@ -43,7 +45,7 @@ def unwrap(
     if part is not None:
         chosen = choose_part(renamed, part, where) or choose_part(tensors, part, where)
         if chosen is None:
-            raise refuse_unknown_part(renamed, part, where)
+            raise refuse_unknown_part(renamed, part, where, models or {})
         renamed, notes = _renamed(chosen[0], where)
         notes = [chosen[1], *notes]
     weights, left = mark_moments(renamed, where)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from specdiag.records import Source
+from specdiag.text.counts import counted
 from specdiag.verification.causes import SENTENCES
 from specdiag.verification.records import Cause, NotCompared, TensorCheck, Verdict, Verification
 
@@ -61,7 +62,7 @@ def _decide(
         return "not verified", f"{SENTENCES[cause]} ({_counted(n, _of(cause, tensors))}{more})"
     unread = [t for t in tensors if t.outcome == "not compared"]
     if unread:
-        return "cannot be told", f"{len(unread)} of {len(tensors)} tensors hold values that cannot be read"
+        return "cannot be told", f"{len(unread)} of {counted(len(tensors), 'tensor')} hold values that cannot be read"
     updated = [t for t in tensors if t.updated]
     told = [t for t in updated if t.outcome != "cannot be told" and t.cause != "no update"]
     if merges and not told and not n_replaced:
@@ -79,9 +80,9 @@ def _decide(
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
         how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
-        return "verified", f"{len(updated)} updates at {how}, {_tensors(len(tensors))} ({to_the_bit})"
+        return "verified", f"{len(updated)} updates at {how}, {counted(len(tensors), 'tensor')} ({to_the_bit})"
     hold = "holds" if len(tensors) == 1 else "hold"
-    return "verified", f"{_tensors(len(tensors))} {hold} the values of the original ({to_the_bit})"
+    return "verified", f"{counted(len(tensors), 'tensor')} {hold} the values of the original ({to_the_bit})"
 
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
@@ -90,11 +91,7 @@ def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
 
 
 def _counted(n: int, total: int | None) -> str:
-    return _tensors(n) if total is None else f"{n} of {total} modules"
-
-
-def _tensors(n: int) -> str:
-    return "1 tensor" if n == 1 else f"{n} tensors"
+    return counted(n, "tensor") if total is None else f"{n} of {total} modules"
 
 
 def _where(updated: Sequence[TensorCheck]) -> str:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from specdiag.text import markdown
+from specdiag.text.counts import counted
 from specdiag.text.printable import printable
 from specdiag.verification.causes import ADVICE
 from specdiag.verification.records import NotCompared, TensorCheck, Verification
@@ -90,7 +91,9 @@ def sentences(found: Verification) -> list[str]:
     outcomes = Counter(t.outcome for t in found.tensors)
     words = {"differs": "differ"} if outcomes["differs"] > 1 else {}
     compared = ", ".join(f"{n} {words.get(outcome, outcome)}" for outcome, n in outcomes.items())
-    said = [f"Compared {len(found.tensors)} tensors: {compared}." if found.tensors else "Nothing was compared."]
+    said = [
+        f"Compared {counted(len(found.tensors), 'tensor')}: {compared}." if found.tensors else "Nothing was compared."
+    ]
     by_reason: dict[str, list[str]] = defaultdict(list)
     for entry in found.not_compared:
         if entry.cause is None:

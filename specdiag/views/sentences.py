@@ -7,6 +7,7 @@ from collections import defaultdict
 from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
 from specdiag.spectra.limits import MIN_EIGENVALUES, MIN_TESTED_POINTS
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 _LEVEL = 0.05
@@ -28,7 +29,7 @@ def coverage(summary: Summary) -> str:
     n_skipped = sum(summary.skipped.values())
     text = (
         f"{summary.n_matrices} matrices with {summary.analysed_parameters / 1e6:.2f} M of "
-        f"{summary.n_parameters / 1e6:.2f} M parameters ({share:.1f} %) from {summary.n_tensors} tensors"
+        f"{summary.n_parameters / 1e6:.2f} M parameters ({share:.1f} %) from {counted(summary.n_tensors, 'tensor')}"
     )
     if n_skipped:
         reasons = "; ".join(f"{n} {reason}" for reason, n in summary.skipped.items())

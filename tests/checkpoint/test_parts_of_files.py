@@ -86,8 +86,26 @@ def test_prefixes_in_other_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["nothing", "net.layers.0.self_attn.q_proj.weight", ".", "epoch", "layers.9"])
 def test_a_part_that_is_not_there(tmp_path: Path, part: str) -> None:
     torch.save({"net": state(1), "epoch": 3}, tmp_path / "x.pt")
-    with pytest.raises(UsageError, match=rf"has no part={part}: it has layers \(2 tensors\)"):
+    with pytest.raises(UsageError, match=rf"has no part={part}: it has net \(2 tensors\)$"):
         open_checkpoint(tmp_path, part=part)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ({"model": state(1), "ema": {"state_dict": state(2)}, "optimizer": {"exp_avg": state(3)}},
+         "it has model (2 tensors), ema.state_dict (2 tensors)"),
+        (under("student", state(1)) | {"head.weight": torch.ones(4, 8)}, "it holds one model, so leave out part="),
+        (under("vision", state(1)) | under("text", state(2)) | {"logit.scale": torch.ones(1, 1)},
+         "it has vision (2 tensors), text (2 tensors)"),
+        (state(1), "it holds one model, so leave out part="),
+    ],
+)  # fmt: skip
+def test_the_parts_that_are_there(tmp_path: Path, content: State, parts: str) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UsageError) as raised:
+        open_checkpoint(tmp_path / "x.pt", part="nix")
+    assert str(raised.value).endswith(f"has no part=nix: {parts}")
 
 
 def test_a_part_that_is_none_of_several(tmp_path: Path) -> None:

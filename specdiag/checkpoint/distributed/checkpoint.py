@@ -39,7 +39,8 @@ def list_distributed(path: Path, label: str, part: str | None = None) -> Listing
     """
     where = label.rpartition("/")[0] or "."
     metadata = read_metadata(path, label)
-    chosen, notes, is_part = choose_model(metadata.tensors, where, part)
+    model = choose_model(metadata.tensors, where, part)
+    chosen, notes = model.flat_names, model.notes
     chunks = metadata.chunks(set(chosen.values()))
     for flat in chosen.values():
         _check_sizes(flat, metadata.tensors[flat], chunks[flat], where)
@@ -50,7 +51,9 @@ def list_distributed(path: Path, label: str, part: str | None = None) -> Listing
     if is_megatron(path.parent, where):
         tensors, stacked = unstack_layers(tensors, where)
         notes += stacked
-    return Listing(tensors, tuple(notes), beside=tuple(sorted(files)), part=part if is_part else None)
+    return Listing(
+        tensors, tuple(notes), beside=tuple(sorted(files)), part=part if model.is_part else None, models=model.models
+    )
 
 
 def _tensor(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 
 from specdiag.checkpoint.distributed.metadata import SavedTensor
 from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.named_part import find_part, list_models
 from specdiag.checkpoint.nested import spelled
-from specdiag.checkpoint.state_dict import find_part, find_weights
+from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.training_state import MOMENTS, OPTIMIZER
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _OPTIMIZER_KEY = re.compile(r"optim(izer)?s?\d*([_\-]\d+|[_\-]?(states?|dict)\d*)*")
 _LONGEST_PATH = 1000
@@ -21,19 +23,29 @@ _LONGEST_PATH = 1000
 _OPTIMIZER_PARTS = ("state", "param_groups", "distributed")
 
 
-def choose_model(
-    saved: Mapping[str, SavedTensor], where: str, part: str | None = None
-) -> tuple[dict[str, str], list[str], bool]:
+class ChosenModel(NamedTuple):
+    """The weights of one model among what was saved.
+
+    Attributes:
+        flat_names: for each name of a weight the one that it was saved under.
+        notes: on what was taken and what was left out.
+        is_part: whether the part that was asked for was found by its keys.
+        models: as of a `Listing`.
+    """
+
+    flat_names: dict[str, str]
+    notes: list[str]
+    is_part: bool
+    models: dict[str, int]
+
+
+def choose_model(saved: Mapping[str, SavedTensor], where: str, part: str | None = None) -> ChosenModel:
     """Choose the tensors of the model, as is done within a file of torch.save.
 
     Args:
         saved: all tensors that were saved, by their flat names.
         where: the checkpoint, for messages.
         part: keys, joined with dots, that lead to one of several models; None for its only one.
-
-    Returns:
-        For each name of a weight the flat name that it was saved under; notes on what was taken and what was left out;
-        whether the part was found by its keys.
 
     Raises:
         SourceError: there are no weights, or several models of equal standing.
@@ -48,8 +60,13 @@ def choose_model(
     tree, flat_names = _tree(weights, where)
     found = None if part is None else find_part(tree, where, part)
     chosen, notes = found or find_weights(tree, where)
-    left = [f"Left out {n_left} tensors of {OPTIMIZER} in {where}."] if n_left else []
-    return {name: flat_names[id(tensor)] for name, tensor in chosen.items()}, [*notes, *left], found is not None
+    left = [f"Left out {counted(n_left, 'tensor')} of {OPTIMIZER} in {where}."] if n_left else []
+    return ChosenModel(
+        flat_names={name: flat_names[id(tensor)] for name, tensor in chosen.items()},
+        notes=[*notes, *left],
+        is_part=found is not None,
+        models={} if part is None or found else list_models(tree),
+    )
 
 
 def _segments(path: tuple[str | int, ...], where: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 
 class _Slice(NamedTuple):
@@ -51,8 +52,8 @@ def join_slices(
     joined = [_joined(name, group, where) for name, group in slices.items()]
     n_joined = sum(len(group) > 1 for group in slices.values())
     note = (
-        f"Joined {n_joined} of {len(joined)} tensors from the slices of several processes in {where}. Their shapes are "
-        "those that the slices cover: that the last process's file is missing could not be seen."
+        f"Joined {n_joined} of {counted(len(joined), 'tensor')} from the slices of several processes in {where}. "
+        "Their shapes are those that the slices cover: that the last process's file is missing could not be seen."
     )
     return joined, [note] if n_joined else []
 

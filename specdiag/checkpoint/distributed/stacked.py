@@ -17,6 +17,7 @@ from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.files import read_whole
 from specdiag.spectra.float_types import RawArray
+from specdiag.text.counts import counted
 
 _STACKED = re.compile(r"(?P<before>(?:.*\.)?layers)\.(?!\d+\.)(?P<after>.+)")
 _MOST_LAYERS = 10_000
@@ -64,7 +65,7 @@ def unstack_layers(tensors: Sequence[StoredTensor], where: str) -> tuple[list[St
             stacks.setdefault(match["before"], []).append((match["after"], tensor))
     layers = [layer for before, stack in stacks.items() for layer in _layers(before, stack, where)]
     n_stacked = sum(map(len, stacks.values()))
-    note = f"Read {n_stacked} tensors of {where} as {len(layers)}: Megatron stacks the layers of a network."
+    note = f"Read {counted(n_stacked, 'tensor')} of {where} as {len(layers)}: Megatron stacks the layers of a network."
     return [*single, *layers], [note] if stacks else []
 
 

@@ -19,6 +19,7 @@ from specdiag.checkpoint.state_dict import find_weights
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import spelled_type
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _FILE = re.compile(r"(model_world_size_(?P<world>\d+)_|pytorch_model_fsdp_)rank_?(?P<rank>\d+)\.(pt|bin)")
 _FLAT = re.compile(r"(.*\.)?_?flat_param(_\d+)?")
@@ -64,7 +65,7 @@ def read_ranks(place: Place) -> Listing:
         )
     tensors = [_joined(name, [state[name] for state in weights], parts, place) for name in weights[0]]
     n_joined = sum(isinstance(tensor, RankPart) for tensor in weights[0].values())
-    note = f"Joined {n_joined} of {len(tensors)} tensors from the shards of {world} processes."
+    note = f"Joined {n_joined} of {counted(len(tensors), 'tensor')} from the shards of {world} processes."
     return Listing(tensors, (note,))
 
 

@@ -16,6 +16,7 @@ from specdiag.checkpoint.layouts.pieces import Place
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _FILE = re.compile(r"layer_(?P<layer>\d+)-model_(?P<rank>\d+)-model_states\.pt")
 _FUSED = re.compile(r"(.*\.)?query_key_value\.weight")
@@ -51,7 +52,7 @@ def read_pipeline(place: Place) -> Listing:
             full: replace(tensor, name=full) for name, tensor in joined.items() if (full := f"layers.{layer}.{name}")
         }
     parallel = f" of {world} parts each" if world > 1 else ""
-    joined = f"Joined {len(layers)} files of layers{parallel}, numbered as they are."
+    joined = f"Joined {counted(len(layers), 'file')} of layers{parallel}, numbered as they are."
     return Listing(list(tensors.values()), (joined, *notes))
 
 

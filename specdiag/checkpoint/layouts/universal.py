@@ -17,6 +17,7 @@ from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import list_tensors
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 _FILE = re.compile(r"zero/(?P<name>[^/]+)/fp32\.pt")
 
@@ -42,7 +43,7 @@ def read_universal(place: Place) -> Listing:
             f"{place.where} lacks zero/{brief(missing)}/fp32.pt, a parameter that {extent.names[missing]} lists: "
             "convert the checkpoint again, or fetch all of it"
         )
-    note = f"Read the {precision(tensors)} weights of {len(files)} parameters of a universal checkpoint."
+    note = f"Read the {precision(tensors)} weights of {counted(len(files), 'parameter')} of a universal checkpoint."
     return Listing(tensors, (note, *extent.notes))
 
 

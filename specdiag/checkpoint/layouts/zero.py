@@ -26,7 +26,6 @@ from specdiag.checkpoint.layouts.zero_state import (
     State,
     by_rank,
     count_partitions,
-    counted,
     flat_vectors,
     optimizer_state,
     param_shapes,
@@ -40,6 +39,7 @@ from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.parts import refuse_counted_part
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 
 def read_zero(place: Place) -> Listing:
@@ -97,8 +97,8 @@ def _read_stages_1_and_2(place: Place, name: str, partitions: Sequence[TorchPart
         return Listing(list(weights.values()), (f"Read the weights of {name} ({kinds}){why}.",))
     masters = _masters(place, model, partitions, states)
     note = (
-        f"Read the {precision(masters.values())} weights of {counted(len(states))} of the optimizer in place of the "
-        f"16-bit ones of {name}."
+        f"Read the {precision(masters.values())} weights of {counted(len(states), 'partition')} of the optimizer in place "
+        f"of the 16-bit ones of {name}."
     )
     return Listing(_with_masters(weights, masters, shared_names(model)), (note,))
 

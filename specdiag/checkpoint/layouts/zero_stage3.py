@@ -16,7 +16,6 @@ from specdiag.checkpoint.layouts.zero_state import (
     FLAT_GROUPS,
     State,
     count_partitions,
-    counted,
     flat_vectors,
     param_shapes,
     parse_shapes,
@@ -28,6 +27,7 @@ from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 
@@ -70,7 +70,7 @@ def read_stage_3(
     found = {**_buffers(models[0]), **masters, **_frozen(place, models)}
     shared = shared_names(models[0])
     found |= {alias: replace(found[name], name=alias) for alias, name in shared.items() if name in found}
-    note = f"Rebuilt the {precision(masters.values())} weights from {counted(world)} of ZeRO-3."
+    note = f"Rebuilt the {precision(masters.values())} weights from {counted(world, 'partition')} of ZeRO-3."
     return Listing(list(found.values()), (note,))
 
 

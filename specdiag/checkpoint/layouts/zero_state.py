@@ -189,8 +189,3 @@ def precision(tensors: Iterable[StoredTensor]) -> str:
     """
     kinds = dict.fromkeys(tensor.dtype for tensor in tensors)
     return "fp32" if list(kinds) == ["F32"] else ", ".join(kinds)
-
-
-def counted(world: int) -> str:
-    """Write a number of partitions."""
-    return f"{world} partition{'s' if world > 1 else ''}"

@@ -18,6 +18,7 @@ from specdiag.checkpoint.quantised.unsupported import belongs, foreign_method, f
 from specdiag.checkpoint.quantised.weight import NotUnderstood, Weight
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.spectra.float_types import FLOAT_TYPES
+from specdiag.text.counts import counted
 
 _FINDERS: tuple[Callable[[StoredTensor, Bundle], Weight | None], ...] = (
     find_bitsandbytes,
@@ -123,15 +124,11 @@ def _refusal(tensor: StoredTensor, why: str) -> str:
 def _notes(weights: Mapping[str, Weight]) -> list[str]:
     scaled = Counter(weight.format for weight in weights.values() if weight.scaled)
     plain = Counter(weight.format for weight in weights.values() if not weight.scaled)
-    notes = [f"Dequantised {_tensors(n)} from {kind}." for kind, n in scaled.items()]
+    notes = [f"Dequantised {counted(n, 'tensor')} from {kind}." for kind, n in scaled.items()]
     return notes + [
-        f"Read {_tensors(n)} of {kind} as plain numbers: nothing in the checkpoint scales them."
+        f"Read {counted(n, 'tensor')} of {kind} as plain numbers: nothing in the checkpoint scales them."
         for kind, n in plain.items()
     ]
-
-
-def _tensors(n: int) -> str:
-    return f"{n} tensor{'' if n == 1 else 's'}"
 
 
 def _reasons(tensors: Sequence[StoredTensor], bundle: Bundle, known_codes: set[str]) -> dict[str, str]:
