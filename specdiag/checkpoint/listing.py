@@ -20,8 +20,8 @@ class Listing:
         beside: further files that hold its values, relative to its folder.
         offsets: of tensors that are slices of larger ones: where each begins. None where all are whole.
         part: the part of the file that was asked for and taken; None where it is still to be chosen by its prefix.
-        models: numbers of tensors of the models in dictionaries of their own, by the keys that lead to them; given where
-            a part was asked for and none of them is it.
+        models: numbers of tensors of the models in dictionaries of their own, by the keys that lead to them, where a
+            part was asked for and none of them is it.
     """
 
     tensors: list[StoredTensor]

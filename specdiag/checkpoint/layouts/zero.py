@@ -97,8 +97,8 @@ def _read_stages_1_and_2(place: Place, name: str, partitions: Sequence[TorchPart
         return Listing(list(weights.values()), (f"Read the weights of {name} ({kinds}){why}.",))
     masters = _masters(place, model, partitions, states)
     note = (
-        f"Read the {precision(masters.values())} weights of {counted(len(states), 'partition')} of the optimizer in place "
-        f"of the 16-bit ones of {name}."
+        f"Read the {precision(masters.values())} weights of {counted(len(states), 'partition')} of the optimizer in "
+        f"place of the 16-bit ones of {name}."
     )
     return Listing(_with_masters(weights, masters, shared_names(model)), (note,))
 
