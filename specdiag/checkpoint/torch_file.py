@@ -11,6 +11,7 @@ import torch
 
 from specdiag.checkpoint.dtensors import refuse_shards
 from specdiag.checkpoint.inert import Inert
+from specdiag.checkpoint.layouts.megatron_args import describe_lone
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.modules import BUFFER, EMBEDDING, is_script, module_entries, tensor_kinds
@@ -59,6 +60,7 @@ def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
         raise SourceError(f"'{label}' holds {_named(content)}, not a dictionary of weights: save its state_dict")
     refuse_counted_part(cast("Mapping[object, object]", content), label)
     entries = cast("Mapping[object, object]", content)
+    config, doubts = describe_lone(entries, label)
     found = None if part is None else find_part(entries, label, part)
     try:
         weights, notes = found or find_weights(entries, label)
@@ -70,7 +72,8 @@ def list_torch_file(path: Path, label: str, part: str | None = None) -> Listing:
     refuse_lone_part({name: tensor.shape for name, tensor in weights.items()}, label)
     tensors = _listed(weights, opened, label)
     models = {} if part is None or found else list_models(entries)
-    return Listing(tensors, (*notes, *_not_made(opened.foreign, label)), part=part if found else None, models=models)
+    notes += [*_not_made(opened.foreign, label), *doubts]
+    return Listing(tensors, tuple(notes), config, part=part if found else None, models=models)
 
 
 def _whole_module(opened: Opened, path: Path, label: str) -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -148,7 +149,8 @@ def megatron(folder: Path, layers: int = 3) -> Tensors:
         cuts[name] = boxes or [((0,) * tensor.dim(), tuple(tensor.shape))]
     save_chunks(folder, everything, cuts)
     (folder / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}))
-    torch.save({"iteration": 5}, folder / "common.pt")
+    args = argparse.Namespace(num_attention_heads=2, group_query_attention=True, num_query_groups=1, hidden_size=8)
+    torch.save({"iteration": 5, "checkpoint_version": 3.0, "args": args}, folder / "common.pt")
     named = {f"decoder.layers.{i}.{n}": stacks[f"decoder.layers.{n}"][i] for n in shapes for i in range(layers)}
     return named | single
 
@@ -161,6 +163,13 @@ def test_layers_that_megatron_stacks(tmp_path: Path) -> None:
     assert f"Left out 3 tensors of an optimizer's state in {where}." in checkpoint.notes
     assert f"Read 3 tensors of {where} as 9: Megatron stacks the layers of a network." in checkpoint.notes
     assert {m.module.layer for m in checkpoint.matrices} >= {0, 1, 2}
+    assert [m.shape for m in checkpoint.matrices if "layers.1.self_attention.linear_qkv" in m.name] == [
+        (12, 8), (6, 8), (6, 8)
+    ]  # fmt: skip
+    (where / "common.pt").write_bytes(b"damaged")
+    broken = open_checkpoint(where)
+    assert any("Went on without the arguments of the run: '" in note for note in broken.notes)
+    assert [m.shape for m in broken.matrices if "layers.1.self_attention.linear_qkv" in m.name] == [(24, 8)]
 
     def other(metadata: Any) -> None:
         entry = metadata.state_dict_metadata["decoder.layers.mlp.linear_fc1.layer_norm_weight"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import layout_writers
 import pytest
@@ -95,6 +96,54 @@ def test_parts_that_are_not_joined(tmp_path: Path, change: dict[str, object], se
 def test_an_old_version_in_one_part_is_read(tmp_path: Path) -> None:
     layout_writers.megatron(tmp_path, megatron_state(), AXES, version=0, layers=4)
     assert_stored(open_checkpoint(tmp_path), megatron_state())
+
+
+def lone(folder: Path, state: dict[str, torch.Tensor], **change: Any) -> Path:
+    """Write the file of one process, and give its copy without the folders around it."""
+    layout_writers.megatron(folder, state, AXES, gated=True, layers=4, **({"args": ARGS} | change))
+    return shutil.copy(folder / "iter_0000005/mp_rank_00/model_optim_rng.pt", folder / "lone.pt")
+
+
+def test_a_file_alone_is_split_by_the_arguments_in_it(tmp_path: Path) -> None:
+    path = lone(tmp_path, megatron_state())
+    alone, whole = open_checkpoint(path), open_checkpoint(tmp_path / "iter_0000005")
+    assert [(m.key, m.shape) for m in alone.matrices] == [(m.key, m.shape) for m in whole.matrices]
+    name = "decoder.layers.2.self_attention.linear_qkv.weight"
+    groups = megatron_state()[name].reshape(GROUPS, (HEADS // GROUPS + 2) * HEAD, WIDTH)
+    keys = next(matrix for matrix in alone.matrices if matrix.key == f"{name}[k]")
+    assert torch.equal(keys.load(), groups[:, -2 * HEAD : -HEAD].reshape(-1, WIDTH))
+
+
+def test_layers_from_before_megatron_core_are_split_too(tmp_path: Path) -> None:
+    name = "language_model.encoder.layers.0.self_attention.query_key_value.weight"
+    path = lone(tmp_path, {name: torch.randn((HEADS + 2 * GROUPS) * HEAD, WIDTH)})
+    assert [matrix.module.role for matrix in open_checkpoint(path).matrices] == ["q", "k", "v"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": 1.0}, "Fused queries, keys and values stay whole: that of checkpoint_version 1.0 is no known"),
+        ({"args": ARGS | {"attention_output_gate": True}}, "that of attention_output_gate True is no known order"),
+        ({"args": {}}, "is fused and could not be split: the config does not say how many heads it has"),
+    ],
+)
+def test_a_file_alone_that_is_not_split(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    path = lone(tmp_path, megatron_state(), **change)
+    for source in (path, tmp_path / "iter_0000005"):
+        checkpoint = open_checkpoint(source)
+        assert {m.module.role for m in checkpoint.matrices if "linear_qkv" in m.name} == {"other"}
+        assert any(sentence in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize("world", [{"tensor": 2}, {"stages": 2}])
+def test_a_file_alone_of_several(tmp_path: Path, world: dict[str, int]) -> None:
+    layout_writers.megatron(tmp_path, megatron_state(), AXES, gated=True, args=ARGS, layers=4, **world)
+    path = shutil.copy(next(tmp_path.rglob("model_optim_rng.pt")), tmp_path / "lone.pt")
+    with pytest.raises(
+        SourceError, match=r"'.*lone.pt' is one of several parts of a model, for .*_parallel_size in its"
+    ):
+        open_checkpoint(path)
 
 
 def test_a_rank_that_is_missing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from specdiag.checkpoint.distributed.joining import Piece, join_pieces
 from specdiag.checkpoint.distributed.metadata import SavedTensor, StoredChunk, read_metadata
 from specdiag.checkpoint.distributed.model import choose_model
-from specdiag.checkpoint.distributed.stacked import is_megatron, unstack_layers
+from specdiag.checkpoint.distributed.stacked import is_megatron, read_run, unstack_layers
 from specdiag.checkpoint.distributed.values import ChunkValues
 from specdiag.checkpoint.listing import Listing
 from specdiag.checkpoint.long_names import brief
@@ -19,6 +19,7 @@ from specdiag.checkpoint.shards import stays_inside
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import spelled_type
 from specdiag.errors import SourceError
+from specdiag.files import Table
 from specdiag.system.paused_collection import paused_collection
 
 
@@ -48,12 +49,13 @@ def list_distributed(path: Path, label: str, part: str | None = None) -> Listing
     files = _files(path.parent, {chunk.file for chunk in stored}, where)
     tensors = [_tensor(name, flat, metadata.tensors[flat], chunks[flat], files, where) for name, flat in chosen.items()]
     _check_lengths(stored, files, where)
+    config: Table = {}
     if is_megatron(path.parent, where):
         tensors, stacked = unstack_layers(tensors, where)
-        notes += stacked
-    return Listing(
-        tensors, tuple(notes), beside=tuple(sorted(files)), part=part if model.is_part else None, models=model.models
-    )
+        config, doubts = read_run(path.parent, where)
+        notes += [*stacked, *doubts]
+    taken = part if model.is_part else None
+    return Listing(tensors, tuple(notes), config, tuple(sorted(files)), part=taken, models=model.models)
 
 
 def _tensor(

@@ -13,6 +13,8 @@ _ACCELERATE = re.compile(r"pytorch_model_fsdp_\d+")
 """Folders in which accelerate keeps the model of a checkpoint, whose config.json lies beside them."""
 BACKEND = "metadata.json"
 """The file in which Megatron says how it saved."""
+COMMON = "common.pt"
+"""The file of what its processes have alike, such as the arguments of the run."""
 _OF_ONE_PROCESS = re.compile(r"__\d+\.metadata")
 _SLICES = re.compile(r"(?P<folder>(?:.*/)?)shard-(?P<rank>\d+)-model-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors")
 _MOST = 1000
@@ -55,7 +57,7 @@ def parts_beside(name: str, names: Iterable[str]) -> list[str]:
     if not base.endswith(METADATA):
         return []
     beside = [other for other in names if other.rpartition("/")[0] == folder]
-    return [other for other in beside if other.endswith(PART) or other.rpartition("/")[2] == BACKEND]
+    return [other for other in beside if other.endswith(PART) or other.rpartition("/")[2] in (BACKEND, COMMON)]
 
 
 def accelerate_models(names: Iterable[str], folder: str) -> list[str]:

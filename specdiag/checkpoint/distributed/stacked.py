@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from specdiag.checkpoint.distributed.folders import BACKEND
+from specdiag.checkpoint.distributed.folders import BACKEND, COMMON
+from specdiag.checkpoint.layouts.megatron_args import describe_model
+from specdiag.checkpoint.layouts.pieces import open_recognised
 from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.shards import parse_json
 from specdiag.checkpoint.tensors import StoredTensor
-from specdiag.errors import SourceError
-from specdiag.files import read_whole
+from specdiag.errors import SourceError, SpecdiagError
+from specdiag.files import Table, read_whole
 from specdiag.spectra.float_types import RawArray
 from specdiag.text.counts import counted
 
@@ -40,6 +43,25 @@ def is_megatron(folder: Path, where: str) -> bool:
         return parse_json(read_whole(path), f"{where}/{BACKEND}").get("sharded_backend") == "torch_dist"
     except OSError as error:
         raise SourceError(f"'{where}/{BACKEND}' cannot be read: {error.strerror}") from error
+
+
+def read_run(folder: Path, where: str) -> tuple[Table, list[str]]:
+    """Read what the arguments of a run of Megatron say of its model.
+
+    Args:
+        folder: of the checkpoint.
+        where: its name in messages.
+
+    Returns:
+        In the words of a config.json, empty where there are none; notes.
+    """
+    if not (folder / COMMON).is_file():
+        return {}, []
+    try:
+        content = open_recognised(folder / COMMON, f"{where}/{COMMON}").content
+    except SpecdiagError as error:
+        return {}, [f"Went on without the arguments of the run: {error}."]
+    return describe_model(cast("Mapping[object, object]", content)) if isinstance(content, Mapping) else ({}, [])
 
 
 def unstack_layers(tensors: Sequence[StoredTensor], where: str) -> tuple[list[StoredTensor], list[str]]:

@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from specdiag.checkpoint.layouts.megatron_args import SHARED, as_config, padding_notes, read_args
+from specdiag.checkpoint.layouts.megatron_args import (
+    GROUPED_SINCE,
+    SHARED,
+    describe_model,
+    is_grouped,
+    padding_notes,
+    read_args,
+)
 from specdiag.checkpoint.layouts.megatron_slices import join_ranks
 from specdiag.checkpoint.layouts.numbered import by_numbers
 from specdiag.checkpoint.layouts.one_save import require_same
@@ -22,8 +29,6 @@ _LAYER = re.compile(r"(?P<before>(.*?\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\.
 _VOCABULARY = re.compile(r"(.*\.)?word_embeddings\.weight")
 _FINAL_NORM = re.compile(r"(.*\.)?final_(layer)?norm\.weight")
 _OUTPUT = re.compile(r"(.*\.)?output_layer\.weight")
-_OLDEST = 2.0
-"""Version from which on fused queries, keys and values lie group by group, so that parts can be put end to end."""
 _FETCH = "fetch all of its mp_rank folders"
 
 
@@ -64,7 +69,8 @@ def read_megatron(place: Place) -> Listing:
         for (tensor, stage, _), name in by_numbers(place, _FILE, "tensor", "stage", "expert").items()
     }
     ranks = list(by_place.values())
-    args = next((rank.args for rank in ranks if rank.args), ranks[0].args)
+    described = next((rank for rank in ranks if rank.args), ranks[0])
+    args = described.args
     _require_one_save(ranks)
     tensor_world, stage_world = 1 + max(r.tensor for r in ranks), 1 + max(r.stage for r in ranks)
     _refuse_experts(place, ranks)
@@ -80,12 +86,14 @@ def read_megatron(place: Place) -> Listing:
     _require_layers(place, begins, args)
     joined = [f"Joined {tensor_world} tensor-parallel ranks and {stage_world} pipeline stages."]
     rows = next((tensor.shape[0] for name, tensor in tensors.items() if _VOCABULARY.fullmatch(name)), None)
+    config, doubts = describe_model(described.file.content)
     notes = (
         *(joined if len(ranks) > 1 else ()),
         *padding_notes(rows, args, tensor_world),
         *_missing_ends(tensors, begins, args),
+        *doubts,
     )
-    return Listing(list(tensors.values()), notes, as_config(args))
+    return Listing(list(tensors.values()), notes, config)
 
 
 def _open(place: Place, name: str, tensor: int, stage: int) -> _Rank:
@@ -189,9 +197,9 @@ def _missing_ends(tensors: Tensors, begins: Mapping[str, int], args: Table) -> I
 
 
 def _require_version(file: TorchPart) -> None:
-    version = file.content.get("checkpoint_version", 0)
-    if not isinstance(version, (int, float)) or version < _OLDEST:
+    if not is_grouped(file.content):
+        version = file.content.get("checkpoint_version", 0)
         raise SourceError(
             f"'{file.label}' is of checkpoint_version {version!r:.20}, which orders queries, keys and values otherwise "
-            f"than version {_OLDEST:g}: its parts are not joined; load and save it with a newer Megatron"
+            f"than version {GROUPED_SINCE:g}: its parts are not joined; load and save it with a newer Megatron"
         )
