@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from specdiag.checkpoint import conversions
 from specdiag.errors import SourceError
 from specdiag.files import is_regular
 
@@ -20,7 +21,7 @@ _WEIGHTS_CONFIG = "_weights_config.json"
 _REFUSED: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
         lambda name: name.endswith(".weights.h5"),
-        "a Keras model, not supported: in Keras, 'numpy.savez(FILE, *model.get_weights())' makes a .npz that is read",
+        f"a Keras model, not supported: {conversions.KERAS}",
     ),
     (
         lambda name: name.endswith("serialized_exported_program.json"),

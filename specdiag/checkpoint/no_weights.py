@@ -5,33 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from specdiag.checkpoint import conversions
 from specdiag.checkpoint.formats import ARRAYS, FOREIGN_SUFFIXES
 from specdiag.checkpoint.layouts.find import layout_folders
-from specdiag.checkpoint.weight_names import weight_files
+from specdiag.checkpoint.long_names import brief
+from specdiag.checkpoint.weight_names import base_name, weight_files
 from specdiag.errors import SourceError
 from specdiag.text.names import listed
+from specdiag.text.numeric_order import in_numeric_order
 
 _LISTED = 8
-_SAVE = "save its arrays with numpy.savez, whose .npz is read"
 _CONVERT: dict[tuple[str, ...], str] = {
-    (".h5", ".keras"): f"load it in Keras, and {_SAVE}",
-    (".msgpack",): f"restore it with Flax, and {_SAVE}",
+    (".h5",): conversions.HDF5,
+    (".keras",): conversions.KERAS,
+    (".msgpack",): conversions.FLAX,
     (".onnx",): "it renames and transposes the weights: analyse the model that it was exported from",
-    (".nemo",): "unpack it with 'tar -xf', and give its model_weights.ckpt or its folder model_weights",
+    (".nemo",): conversions.NEMO,
     (".tflite",): "analyse the model that it was converted from",
 }
 """How to go on from files that are not read, by the ends of their names."""
 _OTHERWISE = "analyse the original in safetensors"
-_FOLDERS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"manifest\.ocdbt|_CHECKPOINT_METADATA|(.*/)?\.zarray"),
-        f"is an Orbax checkpoint, not supported: restore it with Orbax, and {_SAVE}",
-    ),
-    (re.compile(r"saved_model\.pb"), f"is a TensorFlow SavedModel, not supported: load it in TensorFlow, and {_SAVE}"),
-    (
-        re.compile(r".*\.data-\d{5}-of-\d{5}"),
-        f"is a TensorFlow checkpoint, not supported: read it with tf.train.load_checkpoint, and {_SAVE}",
-    ),
+_FOLDERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (re.compile(r"manifest\.ocdbt|_CHECKPOINT_METADATA|\.zarray"), "an Orbax checkpoint", conversions.ORBAX),
+    (re.compile(r"saved_model\.pb"), "a TensorFlow SavedModel", conversions.SAVED_MODEL),
+    (re.compile(r".*\.data-\d{5}-of-\d{5}"), "a TensorFlow checkpoint", conversions.TENSORFLOW),
 )
 """Folders of other programs by the names of their files."""
 
@@ -62,9 +59,8 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
         where: the folder, for messages.
         works: tells whether a folder below can be read as it is.
     """
-    program = next((what for pattern, what in _FOLDERS if any(pattern.fullmatch(name) for name in inside)), None)
-    if program is not None:
-        return f"{where} {program}"
+    if (program := _program(inside)) is not None:
+        return f"{where} is {program}"
     weights = weight_files(inside)
     if weights:
         return f"{where} holds weights only as {listed(weights, _LISTED)}, not supported: {_way_on(weights)}"
@@ -73,10 +69,34 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
         example = next((f for f in [*layout_folders(names), *folders] if f in layout_folders(names) or works(f)), None)
         hint = "name a file in one with file=" if example is None else f"read one, such as with file={example}"
         return f"{where} holds weights only in its folders {listed(folders, _LISTED)}: {hint}"
+    if (run := _run_of_a_program(names, where)) is not None:
+        return run
     contents = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
     arrays = [name for name in inside if name.endswith(ARRAYS)]
     hint = f"; where an archive of arrays holds them, name it, as with file={arrays[0]}" if arrays else ""
     return f"{where} holds no weights, {contents}{hint}"
+
+
+def _program(inside: Iterable[str]) -> str | None:
+    """Tell by the names of its files what other program wrote a folder, and what to do with it."""
+    fitting = (
+        f"{noun}, not supported: {way}"
+        for pattern, noun, way in _FOLDERS
+        if any(pattern.fullmatch(base_name(name)) for name in inside)
+    )
+    return next(fitting, None)
+
+
+def _run_of_a_program(names: Iterable[str], where: str) -> str | None:
+    """Describe a folder with checkpoints of another program in its own folders, by the last of them."""
+    below: dict[str, list[str]] = {}
+    for name in names:
+        below.setdefault(name.rpartition("/")[0], []).append(name)
+    found = {folder: program for folder, files in below.items() if (program := _program(files)) is not None}
+    if not found:
+        return None
+    last = in_numeric_order(found, str)[-1]
+    return f"{where} holds no weights of its own, and its folder {brief(last)} is {found[last]}"
 
 
 def _way_on(names: Sequence[str]) -> str:

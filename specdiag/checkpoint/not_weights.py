@@ -8,6 +8,7 @@ import struct
 
 import msgspec
 
+from specdiag.checkpoint import conversions
 from specdiag.storage.kinds import (
     AUDIT,
     COMPARISON,
@@ -23,13 +24,12 @@ from specdiag.storage.kinds import (
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (
         b"\x89HDF\r\n\x1a\n",
-        "an HDF5 file (Keras or TensorFlow), not supported: with h5py, write its arrays to a .npz, "
-        "'h5py.File(FILE).visititems(...)' and numpy.savez, which is read",
+        f"an HDF5 file (Keras or TensorFlow), not supported: {conversions.HDF5}",
     ),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
     (b"\x93NUMPY", "a single numpy array, not a checkpoint: put the arrays of a model into one file with numpy.savez"),
     (b"PK\x05\x06", "a zip archive without members: save the weights again"),
-    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first, an archive of NeMo with 'tar -xf FILE'"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),
     (b"BZh", "compressed with bzip2: unpack it first"),
     (b"\xfd7zXZ\0", "compressed with xz: unpack it first"),
@@ -65,8 +65,10 @@ _ONNX_TEXTS = b"\x12\x1a\x22\x32"
 """Tags of producer, its version, domain and description, each followed by a length."""
 _ONNX_CONTENT = b"\x28\x3a\x42"
 """Tags of the model's version, its graph and its operators."""
-_FLAX = re.compile(rb"[\x81-\x8f\xde\xdf][\xa1-\xbf]([ -~]{1,31})[\x81-\x8f\xde\xdf]", re.DOTALL)
-"""A map of msgpack whose first value is a map."""
+_FLAX = re.compile(
+    rb"[\x81-\x8f\xde\xdf][\xa1-\xbf]([ -~]{1,31})[\x00-\x1f\x81-\x8f\xc7-\xc9\xd4-\xd8\xde\xdf]", re.DOTALL
+)
+"""A map of msgpack whose first value is a map, an array of Flax, or a small number, such as a step."""
 _CONTROL = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
 _SHOWN = 512
 """Characters that are looked at for control characters."""
@@ -148,8 +150,8 @@ def _tar(head: bytes) -> str:
     """Tell NeMo's archives from others by their first member."""
     first = head[:100].split(b"\0")[0].decode("utf-8", "replace").removeprefix("./")
     if first.startswith(("model_config.yaml", "model_weights")):
-        return "a NeMo archive: unpack it with 'tar -xf FILE', and give its model_weights.ckpt or folder model_weights"
-    return "a tar archive: unpack it first"
+        return f"a NeMo archive: {conversions.NEMO}"
+    return f"a tar archive, such as NeMo's: {conversions.NEMO}"
 
 
 def _by_structure(head: bytes) -> str | None:
@@ -159,10 +161,7 @@ def _by_structure(head: bytes) -> str | None:
     if _is_onnx(head):
         return "an ONNX model, not supported, for it renames and transposes the weights: analyse the original"
     if _FLAX.match(head):
-        return (
-            "a file of msgpack, such as a Flax model, not supported: restore it with Flax, and save its arrays with "
-            "numpy.savez, whose .npz is read"
-        )
+        return f"a file of msgpack, such as a Flax model, not supported: {conversions.FLAX}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import cast
 from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.errors import SourceError
 from specdiag.text.counts import counted
+from specdiag.text.names import listed
 
 MOMENTS = frozenset(
     (
@@ -20,6 +21,8 @@ MOMENTS = frozenset(
 """Names that optimizers give to what they keep for each parameter, and that no module has."""
 _ADAM = frozenset(("mu", "nu"))
 """The two moments of Adam, as optax names them. Modules may be called so, but no two with the same tensors."""
+_ROOTS = frozenset(("opt_state", "optimizer", "optimizer_state", "optimizer_weights"))
+"""First segments of the names below which a file of arrays keeps an optimizer's state."""
 _DEPTH = 4
 _PARTITIONS = ("fp32_flat_groups", "single_partition_of_fp32_groups", "base_optimizer_state")
 OPTIMIZER = "an optimizer's state"
@@ -78,15 +81,22 @@ def mark_moments(tensors: Sequence[StoredTensor], where: str) -> tuple[list[Stor
         SourceError: all tensors are an optimizer's.
     """
     last = [tensor.name.rpartition(".")[2] for tensor in tensors]
-    if not MOMENTS.intersection(last):
+    states = [end in MOMENTS or _is_below(tensor.name) for tensor, end in zip(tensors, last, strict=True)]
+    if not any(states):
         return list(tensors), []
-    if MOMENTS.issuperset(name for name in last if name != "step"):
-        raise SourceError(f"{where} is {OPTIMIZER} ({', '.join(dict.fromkeys(last))}): give the file of the weights")
+    if all(is_state or end == "step" for is_state, end in zip(states, last, strict=True)):
+        raise SourceError(f"{where} is {OPTIMIZER} ({listed(dict.fromkeys(last))}): give the file of the weights")
     marked = [
-        replace(tensor, reason=OPTIMIZER) if end in MOMENTS else tensor
-        for tensor, end in zip(tensors, last, strict=True)
+        replace(tensor, reason=OPTIMIZER) if is_state else tensor
+        for tensor, is_state in zip(tensors, states, strict=True)
     ]
-    return marked, [f"Left out {counted(sum(end in MOMENTS for end in last), 'tensor')} of {OPTIMIZER}."]
+    return marked, [f"Left out {counted(sum(states), 'tensor')} of {OPTIMIZER}."]
+
+
+def _is_below(name: str) -> bool:
+    """Tell whether a name begins as those do under which Flax and Keras keep an optimizer's state."""
+    first, dot, _ = name.partition(".")
+    return bool(dot) and first in _ROOTS
 
 
 def _has_groups(entries: Mapping[object, object]) -> bool:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import specdiag
+from specdiag.checkpoint import conversions
 from specdiag.checkpoint.file_selection import choose
 from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, FORMATS, WEIGHT_SUFFIXES, list_file, recognise
 from specdiag.errors import SourceError
@@ -58,6 +59,7 @@ def test_a_report_in_another_encoding(saved: dict[str, Path], tmp_path: Path, en
 
 
 ONNX = "an ONNX model, not supported, for it renames and transposes the weights: analyse the original"
+FLAX = f"a file of msgpack, such as a Flax model, not supported: {conversions.FLAX}"
 OTHERS = {
     b"step,loss\n1,2.5\n2,2.25\n": "a table in CSV, not weights",
     b"step\tloss\n1\t2.5\n2\t2.25\n": "a table in tab-separated values, not weights",
@@ -71,17 +73,14 @@ OTHERS = {
     b'{"model_type": "llama", "x": 1}': "a model's configuration, not its weights: give the folder",
     b'{"peft_type": "LORA"}': "an adapter's configuration, not its weights: give the folder",
     b'{"weight_map": {}}': "an index of shards under another name: give its folder",
-    b"\x89HDF\r\n\x1a\n\0\0": "an HDF5 file (Keras or TensorFlow), not supported: with h5py, write its arrays to a .npz, "
-    "'h5py.File(FILE).visititems(...)' and numpy.savez, which is read",
+    b"\x89HDF\r\n\x1a\n\0\0": f"an HDF5 file (Keras or TensorFlow), not supported: {conversions.HDF5}",
     b'\x08\x0e\x12\x07pytorch:\x8d\x01\n\x11\n\x01x\n\x01w\x12\x01y"\x06MatMul': ONNX,
     b'\x08\x0e\x12\x00:\x8d\x01\n\x11\n\x01x\n\x01w\x12\x01y"\x06MatMul': ONNX,
-    b"\x81\xa6params\x81\xa7Dense_0\x81\xa6kernel\xc4dxxxx": "a file of msgpack, such as a Flax model, not supported: "
-    "restore it with Flax, and save its arrays with numpy.savez, whose .npz is read",
+    b"\x81\xa6params\x81\xa7Dense_0\x81\xa6kernel\xc4dxxxx": FLAX,
+    b"\x83\xa4step\x00\xa6params\x82\xa7Dense_1\x81\xa6kernel\xc8\x60\x0f\x01\x93": FLAX,
     b"\x1c\0\0\0TFL3\x14\0": "a TensorFlow Lite model, not supported: analyse the model that it was converted from",
-    b"./model_config.yaml".ljust(257, b"\0")
-    + b"ustar\0": "a NeMo archive: unpack it with 'tar -xf FILE', and give its "
-    "model_weights.ckpt or folder model_weights",
-    b"data.txt".ljust(257, b"\0") + b"ustar\0": "a tar archive: unpack it first",
+    b"./model_config.yaml".ljust(257, b"\0") + b"ustar\0": f"a NeMo archive: {conversions.NEMO}",
+    b"././@PaxHeader".ljust(257, b"\0") + b"ustar\0": f"a tar archive, such as NeMo's: {conversions.NEMO}",
     b"BZh91AY&SY": "compressed with bzip2: unpack it first",
     b"\1\2\3\4": f"in none of the formats that are read ({', '.join(f.name for f in FORMATS)}): it may be damaged",
     b"": "empty: fetch it again",
