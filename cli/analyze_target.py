@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -66,12 +67,18 @@ class Target:
         beside the report of its updates, and one file or part of several under its own name. Runs have checkpoints of
         equal names: where the report of another source has the name, that of the folder goes before it.
         """
+        from specdiag.checkpoint.source import cached_repository
         from specdiag.files import check_writable
 
         if self.format != "table" or self.out is not None:
             return self
-        path = Path(source.location).resolve()
-        stem = path.name if source.kind in ("dir", "file") else source.location
+        path = Path(os.path.abspath(source.location))  # noqa: PTH100 - a link is called by its own name
+        stem = source.location
+        if source.kind in ("dir", "file"):
+            repository = cached_repository(path)
+            stem = path.name if repository is None else repository
+            if repository is not None and source.kind == "file":
+                stem = f"{repository}.{path.name}"
         stem = ".".join([stem, *(str(name) for name in (picked, source.part) if name is not None)])
         ending = (".merged" if source.base is not None else "") + (".selected" if selected else "") + ".specdiag.json"
         out = Path(_as_file_name(stem) + ending)

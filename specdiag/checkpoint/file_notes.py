@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from specdiag.checkpoint.file_selection import ModelFiles
 from specdiag.checkpoint.shard_sets import missing_shards, set_of
 from specdiag.checkpoint.weight_names import SHARD, base_name
+from specdiag.text.counts import counted
 from specdiag.text.names import listed
 
 _LISTED = 8
@@ -15,18 +16,21 @@ _PROJECTOR = re.compile(r"[^/]*mmproj[^/]*\.gguf", re.IGNORECASE)
 
 
 def shard_notes(model: ModelFiles) -> list[str]:
-    """Warn where one shard was picked out of a set.
+    """Warn where not all shards of a set were picked.
 
     Args:
         model: the files that were chosen.
 
     Returns:
-        One note, or none.
+        A note for each set that is not whole.
     """
     shard = SHARD.fullmatch(model.files[0]) if len(model.files) == 1 else None
-    if shard is None or int(shard["total"]) < 2:
-        return []
-    return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+    if shard is not None and int(shard["total"]) > 1:
+        return [f"{model.files[0]} is one of {int(shard['total'])} shards: the others were not read."]
+    return [
+        f"Read {counted(len(files), 'shard')} of a larger set, without {listed(missing, _LISTED)}: a part of the model."
+        for files, missing in _incomplete(model.files)
+    ]
 
 
 def index_notes(index: str, files: Sequence[str]) -> list[str]:
@@ -39,14 +43,18 @@ def index_notes(index: str, files: Sequence[str]) -> list[str]:
     Returns:
         A note for each set of shards that it lists in part.
     """
+    return [
+        f"{index} lists {counted(len(shards), 'shard')} of a larger set: not {listed(missing, _LISTED)}."
+        for shards, missing in _incomplete(files)
+    ]
+
+
+def _incomplete(files: Iterable[str]) -> list[tuple[list[str], tuple[str, ...]]]:
+    """List the sets of shards of which some are missing, with those."""
     sets: dict[tuple[str, ...], list[str]] = {}
     for name in files:
         sets.setdefault(set_of(name), []).append(name)
-    return [
-        f"{index} lists {len(shards)} shards of a larger set: not {listed(missing, _LISTED)}."
-        for shards in sets.values()
-        if (missing := missing_shards(shards))
-    ]
+    return [(shards, missing) for shards in sets.values() if (missing := missing_shards(shards))]
 
 
 def metadata_notes(index: str, content: Mapping[str, object]) -> list[str]:

@@ -197,7 +197,7 @@ def _only(models: Sequence[ModelFiles], where: str, broken: Callable[[str], str 
         run = (
             ""
             if len({_NUMBER.sub("", name) for name in names}) > 1
-            else "; steps of one run are for specdiag.trajectory"
+            else "; 'specdiag trajectory' takes the steps of one run"
         )
         raise UsageError(
             f"{where} holds {len(names)} different models: {listed(names, _LISTED)}; pick one with file={run}"

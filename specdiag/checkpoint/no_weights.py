@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from specdiag.checkpoint import conversions
@@ -15,6 +16,7 @@ from specdiag.text.names import listed
 from specdiag.text.numeric_order import in_numeric_order
 
 _LISTED = 8
+_NUMBER = re.compile(r"[0-9]+")
 _CONVERT: dict[tuple[str, ...], str] = {
     (".h5",): conversions.HDF5,
     (".keras",): conversions.KERAS,
@@ -64,9 +66,11 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
     weights = weight_files(inside)
     if weights:
         return f"{where} holds weights only as {listed(weights, _LISTED)}, not supported: {_way_on(weights)}"
-    folders = sorted({name.rpartition("/")[0] for name in weight_files(names)} - {""})
+    folders = in_numeric_order(sorted({name.rpartition("/")[0] for name in weight_files(names)} - {""}), str)
     if folders:
-        example = next((f for f in [*layout_folders(names), *folders] if f in layout_folders(names) or works(f)), None)
+        joined = layout_folders(names)
+        tried = _newest_first(list(dict.fromkeys([*in_numeric_order(joined, str), *folders])))
+        example = next((folder for folder in tried if folder in joined or works(folder)), None)
         hint = "name a file in one with file=" if example is None else f"read one, such as with file={example}"
         return f"{where} holds weights only in its folders {listed(folders, _LISTED)}: {hint}"
     if (run := _run_of_a_program(names, where)) is not None:
@@ -75,6 +79,13 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
     arrays = [name for name in inside if name.endswith(ARRAYS)]
     hint = f"; where an archive of arrays holds them, name it, as with file={arrays[0]}" if arrays else ""
     return f"{where} holds no weights, {contents}{hint}"
+
+
+def _newest_first(folders: Sequence[str]) -> list[str]:
+    """Put the steps of a run, whose names differ in a number alone, the last one first."""
+    alike = Counter(_NUMBER.sub("#", folder) for folder in folders)
+    steps = [folder for folder in folders if alike[_NUMBER.sub("#", folder)] > 1]
+    return [*reversed(steps), *(folder for folder in folders if folder not in steps)]
 
 
 def _program(inside: Iterable[str]) -> str | None:

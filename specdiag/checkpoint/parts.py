@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from specdiag.checkpoint.training_state import OPTIMIZER
+from specdiag.checkpoint.weight_names import MOMENT
 from specdiag.errors import SourceError
 from specdiag.text.names import listed
 
@@ -56,6 +58,11 @@ def refuse_part(path: str, label: str, exists: Callable[[str], bool]) -> None:
     prefix = f"{folder}/" if folder else ""
     if base.endswith(PART) or (_DISTRIBUTED_FILE.fullmatch(base) and exists(prefix + METADATA)):
         raise SourceError(f"'{label}' is a part of a distributed checkpoint, not a whole file: {WHOLE}")
+    if MOMENT.fullmatch(path):
+        raise SourceError(
+            f"'{label}' is {OPTIMIZER} of one parameter in a universal checkpoint of DeepSpeed: give the folder of its "
+            "folder zero"
+        )
     zero = _ZERO.fullmatch(base)
     if zero is not None:
         content = "an optimizer's state" if zero[2] == "optim" else "a model"

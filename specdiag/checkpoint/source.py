@@ -21,6 +21,7 @@ _ONE_WORD = re.compile(
     r"(?P<repo>[\w.-]+)(@(?P<at>[^\s/]+)|/(tree|blob|raw|resolve)/(?P<revision>[^/?#]+)(/(?P<file>[^?#]+))?)?/?(\?.*)?"
 )
 _LONGEST_REF = 200
+_CACHED = "models--"
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>\S+))?")
 
 
@@ -103,10 +104,21 @@ def _local(path: Path, revision: str | None, file: str | None) -> Location:
     return Location(path=_snapshot(path) if path.is_dir() else path, file=file)
 
 
+def cached_repository(path: Path) -> str | None:
+    """Name the repository in whose snapshot in the hub's cache a path lies; None for any other path.
+
+    Args:
+        path: absolute, of a file or folder.
+    """
+    caches = (parent.parent.name for parent in path.parents if parent.name == "snapshots")
+    name = next((cache for cache in caches if cache.startswith(_CACHED)), None)
+    return None if name is None else name.removeprefix(_CACHED).replace("--", "/", 1)
+
+
 def _snapshot(folder: Path) -> Path:
     """Find the snapshot of a folder of the hub's cache, models--org--name; any other folder is itself."""
     snapshots = folder / "snapshots"
-    if not folder.name.startswith("models--") or not snapshots.is_dir():
+    if not folder.name.startswith(_CACHED) or not snapshots.is_dir():
         return folder
     try:
         there = sorted(path.name for path in snapshots.iterdir() if path.is_dir())

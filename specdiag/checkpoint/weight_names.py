@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from specdiag.checkpoint.formats import FOREIGN_SUFFIXES, WEIGHT_SUFFIXES
+from specdiag.checkpoint.training_state import MOMENTS
 
 SHARD = re.compile(r"(?P<stem>.*[-_])(?P<number>\d+)-of-(?P<total>\d+)(?P<suffix>\.[^./]+)")
 """Names of shards, which count themselves."""
@@ -16,6 +17,8 @@ NOT_WEIGHTS = re.compile(
     r"|__\d+\.metadata|optim_\d+(_rank\d+)?\.pt"
 )
 """Beginnings of names of what a training script saves beside weights."""
+MOMENT = re.compile(rf"(.*/)?zero/[^/]+/(step|{'|'.join(sorted(MOMENTS))})\.pt")
+"""Files of a universal checkpoint of DeepSpeed that hold an optimizer's state of one parameter."""
 
 
 def is_index(name: str) -> bool:
@@ -35,7 +38,9 @@ def weight_files(names: Iterable[str]) -> list[str]:
     return [
         name
         for name in names
-        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES) and not NOT_WEIGHTS.match(base_name(name))
+        if name.endswith(WEIGHT_SUFFIXES + FOREIGN_SUFFIXES)
+        and not NOT_WEIGHTS.match(base_name(name))
+        and not MOMENT.fullmatch(name)
     ]
 
 

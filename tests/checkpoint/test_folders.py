@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import layout_writers
 import numpy as np
 import pytest
 import torch
@@ -52,6 +53,37 @@ def test_several_files_by_a_glob(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="matches files in several folders"):
         open_checkpoint(tmp_path, file="*.safetensors")
     assert len(open_checkpoint(tmp_path, file="sub/*.safetensors").matrices) == 1
+
+
+def test_shards_that_a_glob_does_not_match(tmp_path: Path) -> None:
+    write(tmp_path / "model-00001-of-00003.safetensors")
+    write(tmp_path / "model-00003-of-00003.safetensors", KEY)
+    checkpoint = open_checkpoint(tmp_path, file="model-*.safetensors")
+    assert checkpoint.notes == (
+        "Read 2 shards of a larger set, without model-00002-of-00003.safetensors: a part of the model.",
+    )
+    write(tmp_path / "model-00002-of-00003.safetensors", "layers.0.self_attn.v_proj.weight")
+    assert open_checkpoint(tmp_path, file="model-*.safetensors").notes == ()
+
+
+def test_the_newest_step_of_a_run_is_suggested(tmp_path: Path) -> None:
+    for step in ("checkpoint-900", "checkpoint-1000", "best"):
+        write(tmp_path / step / "model.safetensors")
+    with pytest.raises(SourceError, match=r"in its folders .*: read one, such as with file=checkpoint-1000$"):
+        open_checkpoint(tmp_path)
+
+
+def test_moments_of_a_universal_checkpoint_are_no_weights(tmp_path: Path) -> None:
+    state = {"layers.0.mlp.up_proj.weight": torch.ones(4, 4)}
+    layout_writers.universal(tmp_path, state)
+    where = next(tmp_path.rglob("fp32.pt")).parent
+    torch.save({"param": torch.zeros(4, 4)}, where / "exp_avg_sq.pt")
+    torch.save(torch.tensor(3.0), where / "step.pt")
+    assert open_checkpoint(tmp_path).source.ignored == ()
+    with pytest.raises(SourceError, match=r"exp_avg_sq.pt' is an optimizer's state of one parameter in a universal"):
+        open_checkpoint(where / "exp_avg_sq.pt")
+    write(tmp_path / "zero" / "run" / "model.safetensors")
+    assert len(open_checkpoint(tmp_path / "zero" / "run").matrices) == 1
 
 
 def test_missing_shards_are_counted_in_order(tmp_path: Path) -> None:
