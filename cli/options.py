@@ -177,8 +177,8 @@ MetricOption = Annotated[
 OutFolderOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="DIR", help="Folder for reports and log.", show_default="specdiag_trajectory in the run",
-        rich_help_panel=OUTPUT,
+        "--out", "-o", metavar="PATH", help="Folder for reports and log, or a .json file for the trajectory alone.",
+        show_default="specdiag_trajectory in the run", rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
 FormatOption = Annotated[

@@ -65,6 +65,26 @@ def check_file(out: Path | None, format: str, instead: str = "") -> None:
     check_writable(out)
 
 
+def folder_or_file(out: Path | None, format: str) -> tuple[Path | None, Path | None]:
+    """Tell the folder of a trajectory from a JSON file that is to hold it, whose folder is the usual one.
+
+    Args:
+        out: as it was given.
+        format: of what is printed; data of another format than JSON is not saved beside it.
+
+    Returns:
+        The folder and the file, each None where it was not given.
+
+    Raises:
+        UsageError: it is the name of another file, or cannot be written.
+    """
+    if out is not None and out.suffix.lower() == ".json" and not out.is_dir() and format in ("table", "json"):
+        check_file(out, "json")
+        return None, out
+    check_folder(out, f"the {'table' if format == 'table' else format}")
+    return out, None
+
+
 def check_folder(out: Path | None, printed: str = "") -> None:
     """Raise UsageError where a name of a file is given for a folder.
 

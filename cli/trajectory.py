@@ -62,18 +62,19 @@ def trajectory(
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
     options.check_rows(all_rows=all_rows, format=format.value)
-    targets.check_folder(out, f"the {'table' if format is options.Format.table else format.value}")
+    folder, file = targets.folder_or_file(out, format.value)
+    targets.check_apart(file, source)
     analysis: dict[str, Any] = given.analysis() | {"ranks": processes.join()}
     names = [name for name in (revisions or "").split(",") if name]
     try:
         with analysis_bar() as bar:
             found = run(
-                source, revisions=names, out=out, spectra=spectra, on_step=show.step_line, progress=bar, **analysis
+                source, revisions=names, out=folder, spectra=spectra, on_step=show.step_line, progress=bar, **analysis
             )
     except TrajectoryInterrupted as interrupted:
         done = len(interrupted.trajectory.steps)
         output.talk(f"interrupted after {done} steps, which are kept: run it again to go on", "yellow")
         if done:
-            show.answer(interrupted.trajectory, format.value, metric, all_rows=all_rows)
+            show.answer(interrupted.trajectory, format.value, metric, all_rows=all_rows, file=file)
         output.leave()
-    show.answer(found, format.value, metric, all_rows=all_rows)
+    show.answer(found, format.value, metric, all_rows=all_rows, file=file)

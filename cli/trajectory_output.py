@@ -41,21 +41,31 @@ def step_line(found: StepResult | DroppedStep) -> None:
     output.talk(f"step {found.step}: {found.n_matrices} matrices{trouble}{kept}", "red" if bad else "dim")
 
 
-def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool) -> None:
-    """Print the tables, or data for a pipeline; everything is in the output folder already."""
+def save(found: Trajectory, file: Path | None) -> None:
+    """Save a trajectory in a file of its own, where one was named."""
+    from specdiag.files import write_atomically
+
+    if file is not None:
+        write_atomically(file, found.to_json())
+
+
+def answer(found: Trajectory, format: str, metric: str | None, *, all_rows: bool, file: Path | None) -> None:
+    """Print the tables, or data for a pipeline; everything is in the output folder already. JSON goes to the file."""
     from specdiag.views.export import export
 
+    save(found, file)
     if format == "table":
         _print(found, metric or default_metric(found), all_rows=all_rows)
     elif format == "json":
-        output.write(found.to_json())
+        if file is None:
+            output.write(found.to_json())
     elif format == "csv":
         rows = [{"step": r.step, "module": r.module, "metric": r.metric, "value": r.value} for r in found.rows]
         output.write(export(rows, ("step", "module", "metric", "value"), "csv"))
     else:
         wide = _rows(found, metric or default_metric(found))
         output.write(export(wide, list(wide[0]), "md"))
-    output.talk(f"log and reports: {found.out}", "green")
+    output.talk(f"log and reports: {found.out}{'' if file is None else f'; trajectory: {file}'}", "green")
 
 
 def watched(found: Trajectory, alerts: Sequence[Alert]) -> None:

@@ -63,17 +63,19 @@ def watch(
     from .live import live_table
 
     show.check_metric(metric, (*TRACKED, *RUN_METRICS))
-    targets.check_folder(out)
+    folder, file = targets.folder_or_file(out, "table")
+    targets.check_apart(file, run)
     alerts: list[Alert] = []
     trajectory: Trajectory | None = None
     results: list[StepResult | DroppedStep] = []
-    with show.sinks(to or [], run, out) as send, live_table(metric) as shown:
-        for seen in observe(run, out=out, interval=interval, once=once, spectra=spectra, **given.analysis()):
+    with show.sinks(to or [], run, folder) as send, live_table(metric) as shown:
+        for seen in observe(run, out=folder, interval=interval, once=once, spectra=spectra, **given.analysis()):
             shown(seen)
             send(seen)
             alerts += seen.alerts
             results.append(seen.result)
             trajectory = seen.trajectory
+            show.save(trajectory, file)
     dropped = [result for result in results if isinstance(result, DroppedStep)]
     if once and dropped and len(dropped) == len(results):
         first = dropped[0]

@@ -123,7 +123,8 @@ def test_the_newest_checkpoint_of_a_run_is_taken(tmp_path, monkeypatch):
         (["simulate", "-f", "csv", "-o", "a.json"], "'a.json' would hold csv"),
         (["simulate", "-o", "a.csv"], "'a.csv' would hold JSON"),
         (["trajectory", "X", "-f", "csv", "-o", "a.csv"], "--out names a folder, and 'a.csv' looks like a file; the"),
-        (["watch", "X", "--once", "-o", "a.json"], "--out names a folder, and 'a.json' looks like a file"),
+        (["watch", "X", "--once", "-o", "a.csv"], "--out names a folder, and 'a.csv' looks like a file"),
+        (["trajectory", "X", "-f", "csv", "-o", "a.json"], "--out names a folder, and 'a.json' looks like a file; the"),
     ],
 )
 def test_a_file_of_another_kind_is_not_overwritten(checkpoint, command, sentence):
