@@ -21,6 +21,7 @@ _NUMBERED = re.compile(r"(\w*(?:layer|block|stage)s?|h)_([0-9]{1,5})", re.IGNORE
 """encoder_layer_3, or Flax's encoderblock_3 and layers_3, as others write layers.3."""
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _GROUPED = re.compile(rf"weight[0-9]{{1,{_LONGEST_INDEX}}}")  # one for each expert
+_SECOND = "attn2"
 _CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention", re.IGNORECASE)
 
 
@@ -205,6 +206,8 @@ def _is_sublayer(above: list[str], i: int) -> bool:
 def _is_cross(path: list[str], neighbours: Neighbours) -> bool:
     """Tell whether a module belongs to cross-attention, such as torch's `multihead_attn` beside a `self_attn`."""
     for i in range(len(path) - 1, -1, -1):
+        if path[i] == _SECOND and _is_second_of_self(path[:i], neighbours):
+            return False
         if _CROSS.search(path[i]):
             return True
         if path[i] == "multihead_attn" and neighbours.has(".".join((*path[:i], "self_attn"))):
@@ -212,6 +215,12 @@ def _is_cross(path: list[str], neighbours: Neighbours) -> bool:
         if "self" in snake(path[i]).split("_")[:-1]:
             return False
     return False
+
+
+def _is_second_of_self(above: list[str], neighbours: Neighbours) -> bool:
+    """Tell MMDiT-X, whose attn2 attends to the image as attn does, from blocks with attn1 and a cross-attention."""
+    first, joint = (neighbours.has(".".join((*above, name))) for name in ("attn1", "attn"))
+    return joint and not first
 
 
 def _first_label(segments: list[str], kind: str) -> str | None:

@@ -15,6 +15,8 @@ from specdiag.records import ModuleRecord
 
 _LAYERS = re.compile(r"(\w+_)?(n|num)_(\w+_)?(layers?|hidden_groups)(_\w+)?|(en|de)coder_layers")
 _DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_SIDES = {side: re.compile(rf"(\w+_)?((n|num)_)?{side}_layers?") for side in ("encoder", "decoder")}
+"""Names under which a configuration counts the layers of one side, such as T5's num_decoder_layers."""
 _STAGES = "depths"
 _EXTRA = re.compile(r"num_nextn_predict_layers")
 _WIDTHS = re.compile(r"hidden_size|d_model|n_embd|dim|(\w+_)?embed(ding|dings)?_(\w+_)?(size|dim|width|rank)")
@@ -98,10 +100,10 @@ def _damage(subject: Subject) -> str | None:
 
 
 def _layers(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
-    counts, none = _integers(config, _LAYERS), _without_layers(config)
-    allowed = {none} if none is not None else counts
-    allowed |= {layers + extra for layers in counts for extra in _integers(config, _EXTRA)}
+    none = _without_layers(config)
     for component, present in _blocks(records, config).items():
+        counts = {none} if none is not None else _layer_counts(config, component)
+        allowed = counts | {layers + extra for layers in counts for extra in _integers(config, _EXTRA)}
         yield from _unless(allowed, "layers", component, len(present))
 
 
@@ -109,6 +111,15 @@ def _without_layers(config: Mapping[str, object]) -> int | None:
     """Read a number of layers of 0 or less, of which transformers makes a model without any."""
     stated = (part.get(key) for part in sections(config, "text") for key in _DEPTH)
     return next((n for n in stated if type(n) is int and n <= 0), None)
+
+
+def _layer_counts(config: Mapping[str, object], component: str | None) -> set[int]:
+    """Collect the numbers of layers that a piece may have: those of its own side, where the configuration has any."""
+    if component not in _SIDES:
+        return _integers(config, _LAYERS)
+    other = _SIDES["encoder" if component == "decoder" else "decoder"]
+    common = re.compile(rf"(?!(?:{other.pattern})$)(?:{_LAYERS.pattern})")
+    return _integers(config, _SIDES[component]) or _integers(config, common)
 
 
 def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:
