@@ -13,13 +13,14 @@ _SHARD = re.compile(r"(?P<stem>.*[-_])\d+-of-(?P<total>\d+)(?P<suffix>\.\w+)")
 _NOTES = tuple(
     (check, re.compile(rf"(?P<index>\S+) {pattern}\.", re.DOTALL), value)
     for check, pattern, value in (
-        ("index_part", r"lists \d+ shards of a larger set: not (?P<names>.*)", "not in {}"),
+        ("index_part", r"lists \d+ shards? of a larger set: not (?P<names>.*)", "not in {}"),
         ("ghost", r"lists (?P<names>.*), which its shards lack", "listed in {}, not there"),
         ("unlisted", r"does not list (?P<names>.*), which its shards hold", "not in {}"),
         ("unlisted", r"lists (?P<names>.*) under a shard that does not hold it", "under another shard in {}"),
     )
 )
 """Remarks that reading a checkpoint leaves, and what each observes."""
+_PART = re.compile(r"Read \d+ shards? of a larger set, without .*", re.DOTALL)
 
 
 def extra(subject: Subject) -> Iterator[Observation]:
@@ -59,6 +60,8 @@ def partial(report: SpectralReport) -> str | None:
     total = _one_of(report)
     if total is not None:
         return f"{source.files[0]} is one shard of {total}"
+    if any(_PART.fullmatch(note) for note in report.provenance.notes):
+        return "only some shards of the checkpoint were read"
     return None if report.complete else "the report is incomplete"
 
 

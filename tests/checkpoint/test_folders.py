@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+import specdiag
 from specdiag.checkpoint.contents import require_files
 from specdiag.checkpoint.files import LocalFiles
 from specdiag.checkpoint.folder import Folder
@@ -62,6 +63,8 @@ def test_shards_that_a_glob_does_not_match(tmp_path: Path) -> None:
     assert checkpoint.notes == (
         "Read 2 shards of a larger set, without model-00002-of-00003.safetensors: a part of the model.",
     )
+    reasons = specdiag.audit(tmp_path, file="model-*.safetensors").coverage.not_checked
+    assert "only some shards of the checkpoint were read" in reasons.values()
     write(tmp_path / "model-00002-of-00003.safetensors", "layers.0.self_attn.v_proj.weight")
     assert open_checkpoint(tmp_path, file="model-*.safetensors").notes == ()
 
