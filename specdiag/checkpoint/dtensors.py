@@ -44,7 +44,9 @@ def local_values(args: object, state: object) -> torch.Tensor | None:
         return local
     axis = _axis(placements[0]) if names == ["Shard"] else None
     if axis is None or not axis < len(sizes) == local.dim():
-        return RankPart.holding(sizes, local.dtype, "DTensor", ())
+        part = RankPart.holding(sizes, local.dtype, "DTensor", ())
+        part.placements = tuple(names)
+        return part
     return RankPart.holding(sizes, local.dtype, "DTensor", [((0,) * len(sizes), local)], axis)
 
 

@@ -25,10 +25,12 @@ class RankPart(Unread):
     Attributes:
         shards: with their places.
         axis: along which all processes' parts follow one another where places are not told; None elsewhere.
+        placements: of a DTensor, one for each axis of its mesh of processes; empty for others.
     """
 
     shards: tuple[Shard, ...]
     axis: int | None
+    placements: tuple[str, ...] = ()
 
     @staticmethod
     def holding(

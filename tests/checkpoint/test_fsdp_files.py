@@ -66,6 +66,21 @@ for rank in range(3):
     torch.save({"_fsdp_wrapped_module.flat_param": sharded(torch.randn(9, 1), rank, 3)}, f"{folder}/flat_{rank}.pt")
     dist.destroy_process_group()
 """
+MESH = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+for rank in range(4):
+    dist.init_process_group("fake", rank=rank, world_size=4, store=FakeStore())
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    part = DTensor.from_local(torch.ones(4, 8), mesh, [Replicate(), Shard(0)], run_check=False)
+    torch.save({"layers.0.mlp.up_proj.weight": part}, f"{sys.argv[1]}/model_world_size_4_rank_{rank}.pt")
+    dist.destroy_process_group()
+"""
 VERL, ACCELERATE = "model_world_size_3_rank_{}.pt", "pytorch_model_fsdp_rank{}.bin"
 
 
@@ -138,3 +153,11 @@ def test_an_optimizer_beside_them_is_left_alone(written: Path, tmp_path: Path) -
     for rank in range(3):
         torch.save({"state": {}, "param_groups": []}, tmp_path / f"optim_world_size_3_rank_{rank}.pt")
     assert len(open_checkpoint(tmp_path).source.files) == 3
+
+
+def test_a_mesh_of_several_axes_is_named(tmp_path: Path) -> None:
+    python(MESH, tmp_path)
+    with pytest.raises(
+        SourceError, match=r"over a mesh of processes of 2 axes \(Replicate, Shard\), which is not joined"
+    ):
+        open_checkpoint(tmp_path)

@@ -20,6 +20,7 @@ from specdiag.checkpoint.tensors import StoredTensor
 from specdiag.checkpoint.torch_tensors import spelled_type
 from specdiag.errors import SourceError
 from specdiag.text.counts import counted
+from specdiag.text.names import listed
 
 _FILE = re.compile(r"(model_world_size_(?P<world>\d+)_|pytorch_model_fsdp_)rank_?(?P<rank>\d+)\.(pt|bin)")
 _FLAT = re.compile(r"(.*\.)?_?flat_param(_\d+)?")
@@ -77,6 +78,11 @@ def _joined(name: str, values: Sequence[torch.Tensor], parts: Sequence[TorchPart
     all_parts = [value if isinstance(value, RankPart) else _alone(value, first) for value in values]
     same = {(tuple(value.shape), value.dtype, value.axis) for value in all_parts}
     shards = _placed(all_parts) if len(same) == 1 else None
+    if shards is None and len(first.placements) > 1:
+        raise SourceError(
+            f"{place.where} divides '{brief(name)}' over a mesh of processes of {len(first.placements)} axes "
+            f"({listed(first.placements)}), which is not joined: {_SAVE}"
+        )
     if shards is None:
         raise SourceError(f"{place.where} does not tell how '{brief(name)}' was divided among processes: {_SAVE}")
     stored = [
