@@ -15,7 +15,7 @@ ROOMS = (
 )  # fmt: skip
 """From the ground up: a room imports from those before it."""
 LIGHT = {
-    "specdiag.errors", "specdiag.records", "specdiag.text", "specdiag.text.names", "specdiag.text.printable",
+    "specdiag.errors", "specdiag.records", "specdiag.text", "specdiag.text.counts", "specdiag.text.names", "specdiag.text.printable",
     "specdiag.system", "specdiag.views.cells", "specdiag.views.columns",
 }  # fmt: skip
 """What the command line may load before it knows the command."""
