@@ -1,4 +1,4 @@
-"""One-line conversions of formats that are not read to archives of numpy.savez, which are."""
+"""Commands of one line that convert formats that are not read to archives of numpy.savez, which are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of several models in a torch file, by the keys that lead to it."""
+"""Choice among several models of a torch file, by the keys that lead to one."""
 
 from __future__ import annotations
 
