@@ -75,7 +75,10 @@ def _decide(
         else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
     )
     if n_replaced:
-        return "verified", f"{_tensors(n_replaced)} replaced by the adapter's, {_tensors(len(tensors))} ({to_the_bit})"
+        return (
+            "verified",
+            f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {counted(len(tensors), 'tensor')} ({to_the_bit})",
+        )
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
