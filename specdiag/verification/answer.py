@@ -74,18 +74,16 @@ def _decide(
         if replayed == len(tensors)
         else f"{replayed} of {len(tensors)} to the bit, the rest within rounding"
     )
+    total = counted(len(tensors), "tensor")
     if n_replaced:
-        return (
-            "verified",
-            f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {counted(len(tensors), 'tensor')} ({to_the_bit})",
-        )
+        return "verified", f"{counted(n_replaced, 'tensor')} replaced by the adapter's, {total} ({to_the_bit})"
     if merges:
         strength = median(t.strength for t in told if t.strength is not None)
         lossy = any(t.kept is not None and t.kept < _LOSSY for t in told)
         how = f"strength {strength:.3f}{', as this storage keeps them' if lossy else ''}"
-        return "verified", f"{len(updated)} updates at {how}, {counted(len(tensors), 'tensor')} ({to_the_bit})"
+        return "verified", f"{len(updated)} updates at {how}, {total} ({to_the_bit})"
     hold = "holds" if len(tensors) == 1 else "hold"
-    return "verified", f"{counted(len(tensors), 'tensor')} {hold} the values of the original ({to_the_bit})"
+    return "verified", f"{total} {hold} the values of the original ({to_the_bit})"
 
 
 def _of(cause: Cause, tensors: Sequence[TensorCheck]) -> int | None:
