@@ -67,6 +67,7 @@ def analyze(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    reference: options.ReferenceOption = None,
     spectra: options.SpectraOption = True,
     all_rows: options.AllOption = False,
     top: options.TopOption = None,
@@ -95,7 +96,9 @@ def analyze(
     from .analyze_target import Target
     from .progress import analysis_bar
 
-    target = Target.of(format.value, out, spectra=spectra, all_rows=all_rows, top=top, summary=summary)
+    target = Target.of(
+        format.value, out, spectra=spectra, all_rows=all_rows, top=top, summary=summary, reference=reference
+    )
     if is_report(Path(source)):
         given.require_checkpoint(
             source, "shown", others=options.given(ctx, ("resume", "dry_run")), without=("fit_test",)
@@ -115,7 +118,7 @@ def analyze(
     if dry_run:
         from .analyze_listing import listing
 
-        if idle := options.given(ctx, ("resume", "summary", "top")):
+        if idle := options.given(ctx, ("resume", "summary", "top", "reference")):
             raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
         listing(checkpoint, given.arguments(), target)
         return

@@ -128,7 +128,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if target.summary:
         console.print(f"{report.source}: {sentences.metrics(summary)}", soft_wrap=True)
         return
-    answer_output.show(answer_of(report), console)
+    answer_output.show(answer_of(report, target.reference), console)
     console.print(tables.role_table(summary.roles, console.width))
     console.print()
     if target.all_rows and summary.contrasts:

@@ -16,6 +16,7 @@ from . import options, partial, targets
 
 if TYPE_CHECKING:
     from specdiag.records import Source
+    from specdiag.reference.ranges import ReferenceRanges
 
 _DEFAULTS = {"seed": 0}
 
@@ -30,22 +31,29 @@ class Target:
     all_rows: bool
     summary: bool = False
     top: int | None = None
+    reference: ReferenceRanges | None = None
+    """Ranges to hold the matrices against; None for those that come with specdiag."""
     reopening: str = ""
     """The options that the source was opened with, as they would be typed again."""
 
     @classmethod
     def of(
-        cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool, top: int | None, summary: bool
-    ) -> Target:
+        cls, format: str, out: Path | None, *, spectra: bool, all_rows: bool, top: int | None, summary: bool,
+        reference: Path | None,
+    ) -> Target:  # fmt: skip
         """The target of the options, checked before any work."""
-        if summary and (idle := options.named({"--all": all_rows, "--top": top, f"-f {format}": format != "table"})):
+        from specdiag.reference.ranges import load_reference
+
+        idle = {"--all": all_rows, "--top": top, f"-f {format}": format != "table", "--reference": reference}
+        if summary and (idle := options.named(idle)):
             raise UsageError(f"--summary is one line: leave out {idle}")
-        options.check_rows(all_rows=all_rows, top=top, format=format)
+        options.check_rows(all_rows=all_rows, top=top, format=format, reference=reference)
         if format == "parquet" and out is None:
             raise UsageError("parquet is binary; name a file with -o")
         report = format in ("table", "json")
         targets.check_file(out, format, "choose -f csv, md or parquet" if report else "choose -f json")
-        return cls(format, out, spectra, all_rows, summary, top)
+        ranges = None if reference is None else load_reference(reference)
+        return cls(format, out, spectra, all_rows, summary, top, ranges)
 
     def opened(self, opening: Mapping[str, object]) -> Target:
         """The same, for a source that was opened with these arguments."""

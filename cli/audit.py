@@ -127,6 +127,7 @@ def audit(
             rich_help_panel=options.THRESHOLDS,
         ),
     ] = True,
+    reference: options.ReferenceOption = None,
     tokens: Annotated[
         int,
         typer.Option(
@@ -167,6 +168,7 @@ def audit(
     130 interrupted by Ctrl-C, else 128 and the signal's number.
     """
     from specdiag.auditing.thresholds import load_checks
+    from specdiag.reference.ranges import the_reference
 
     checks = load_checks(thresholds)
     if explain is not None:
@@ -174,6 +176,7 @@ def audit(
         show.explain(explain, checks)
         return
     targets.check_file(out, format.value)
+    the_reference(reference)
     options.check_rows(all_rows=all_rows, format="table" if format is Format.md else format.value)
     if format is Format.parquet:
         out = audit_fleet.target(out)
@@ -189,7 +192,7 @@ def audit(
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
         "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
         "initial_rms": initial_rms,
-        "reference_model": reference_model, "tokens": tokens,
+        "reference_model": reference_model, "reference": reference, "tokens": tokens,
     }  # fmt: skip
     severity = fail_on.value
     streamed = set(listed) - set(sources or ())

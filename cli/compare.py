@@ -59,6 +59,7 @@ def compare(
             rich_help_panel=options.CONTENT,
         ),
     ] = 10,
+    reference: options.ReferenceOption = None,
     format: options.FormatOption = options.Format.table,
     out: Annotated[
         Path | None,
@@ -79,7 +80,7 @@ def compare(
     from specdiag.report import is_report
 
     targets.check_file(out, format.value)
-    options.check_rows(all_rows=all_rows, top=top, format=format.value)
+    options.check_rows(all_rows=all_rows, top=top, format=format.value, reference=reference)
     if _are_runs(sources):
         unfinished = _unfinished(sources)
         if unfinished and len(sources) == 2:
@@ -108,11 +109,13 @@ def compare(
     from specdiag.comparison.compare import compare as run
     from specdiag.comparison.compare import failures
     from specdiag.comparison.limits import exceeding, parse_limits
+    from specdiag.reference.ranges import the_reference
 
     from . import compare_output as show
     from .progress import analysis_bar
 
     limits = parse_limits(fail_above or [])
+    ranges = the_reference(reference)
     if options.is_given(ctx, "subspace") and (weights is False or any(is_report(Path(source)) for source in sources)):
         raise UsageError("--subspace is of the weights, which are not compared here: leave it out")
     ranks = processes.join()
@@ -124,7 +127,7 @@ def compare(
         output.talk("interrupted: two checkpoints are compared whole or not at all", "yellow")
         output.leave()
     speaks = ranks is None or ranks.rank == 0
-    show.answer(found, format.value, out if speaks else None, None if all_rows else top or MOST)
+    show.answer(found, format.value, out if speaks else None, None if all_rows else top or MOST, ranges)
     if ranks is not None:
         ranks.wait_for_all()
     if exceeded := exceeding(found, limits):

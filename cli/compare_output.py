@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from specdiag.comparison.limits import Excess
     from specdiag.comparison.records import Comparison, Delta, ModuleChange, RoleChange, Unmatched
     from specdiag.records import ModuleRecord
+    from specdiag.reference.ranges import ReferenceRanges
 
 _MOST = 20
 _FEW = 8
 
 
-def answer(found: Comparison, format: str, out: Path | None, most: int | None) -> None:
+def answer(found: Comparison, format: str, out: Path | None, most: int | None, reference: ReferenceRanges) -> None:
     """Save what is asked for, and print: the tables with at most so many matrices, or data for a pipeline."""
     from specdiag.comparison.records import COLUMNS, SHORT
     from specdiag.text import markdown
@@ -40,7 +41,7 @@ def answer(found: Comparison, format: str, out: Path | None, most: int | None) -
         data += "".join(f"\n{markdown.text(line)}\n" for line in unread).encode()
     for side, source in (("BEFORE", found.before), ("AFTER", found.after)):
         output.talk(f"{side}: {source}" + (f", read {', '.join(source.files[:3])}" if source.files else ""), "dim")
-    output.deliver(data, out, partial(_print, found, most) if format == "table" else None)
+    output.deliver(data, out, partial(_print, found, most, reference) if format == "table" else None)
 
 
 def excess(found: Sequence[Excess]) -> None:
@@ -58,14 +59,17 @@ def failed(rows: Sequence[ModuleRecord]) -> None:
     output.fault(f"{len(rows)} matrices could not be compared: {names}")
 
 
-def _print(found: Comparison, most: int | None) -> None:
+def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> None:
     from specdiag.comparison import wording
     from specdiag.comparison.answer import facts, headline
+    from specdiag.reference.peers import Peers
 
     console = output.console()
     console.print(headline(found), style="bold", soft_wrap=True)
     console.print()
-    answer_output.show_facts([*facts(found)], console)
+    peers = Peers(reference, found.architecture_after, found.settings_after)
+    standing = peers.standing([m.after for m in found.modules])
+    answer_output.show_facts([*facts(found), ("Reference", standing)], console)
     has_weights = any(m.delta is not None for m in found.modules)
     console.print(_roles(found.roles, console.width, has_weights=has_weights))
     console.print()

@@ -26,4 +26,4 @@ def explain(
     answer_output.show_facts(entry.lines(), console)
     if entry.also:
         console.print(f"The same holds for {', '.join(entry.also)}.", soft_wrap=True)
-    console.print("Formulas and limits: docs/numbers.md")
+    console.print("Formulas and limits: docs/numbers.md. Numbers of other models: docs/reading.md, Reference ranges.")

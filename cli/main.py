@@ -21,6 +21,7 @@ from .doctor import doctor
 from .explain import explain
 from .plot import plot
 from .recommend import recommend
+from .reference import reference
 from .report import report
 from .simulate import simulate
 from .train import train
@@ -59,6 +60,7 @@ _PANELS: dict[str, dict[Callable[..., None], str]] = {
 for _panel, _commands in _PANELS.items():
     for _command, _example in _commands.items():
         add(app, _command, _example, _panel)
+app.add_typer(reference, rich_help_panel="Check and compare")
 app.add_typer(cache, rich_help_panel="This machine")
 
 

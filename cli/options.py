@@ -91,12 +91,14 @@ def named(given: Mapping[str, object]) -> str:
     return ", ".join(option for option, value in given.items() if value not in (None, False))
 
 
-def check_rows(*, all_rows: bool, top: int | None = None, format: str = "table") -> None:
-    """Raise UsageError where `--all` and `--top` are both given, or the format has every row anyway."""
+def check_rows(*, all_rows: bool, top: int | None = None, format: str = "table", reference: Path | None = None) -> None:
+    """Raise UsageError where `--all` and `--top` are both given, or the format has every row anyway, and no answer."""
     if all_rows and top is not None:
         raise UsageError(f"--all prints every row, --top {top} fewer: leave one out")
     if format != "table" and (idle := named({"--all": all_rows, f"--top {top}": top})):
         raise UsageError(f"{idle} is for tables, and {format} has every row: leave it out")
+    if format != "table" and reference is not None:
+        raise UsageError(f"--reference is for the answer above the tables, and {format} has none: leave it out")
 
 
 def parse_size(text: str) -> int:
@@ -139,6 +141,16 @@ PlanOption = Annotated[
         metavar="FILE",
         help="Saved plan to draw.",
         show_default="recommend's default",
+        rich_help_panel=CONTENT,
+    ),
+]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference",
+        metavar="FILE",
+        help="Hold numbers against these ranges, of 'specdiag reference build'.",
+        show_default="those that come with specdiag",
         rich_help_panel=CONTENT,
     ),
 ]

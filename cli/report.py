@@ -26,6 +26,7 @@ def report(
     *,
     given: Given,
     plan: options.PlanOption = None,
+    reference: options.ReferenceOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,16 +52,19 @@ def report(
     out = out or Path(f"{opening.stem(source)}.specdiag.html")
     check_target(out)
     if is_table(Path(source)):
-        if refused := options.listed([*given.names, *(["plan"] if plan is not None else [])]):
+        if refused := options.listed([*given.names, *options.given(ctx, ("plan", "reference"))]):
             raise UsageError(f"{source} is the table of many models, drawn as it is: leave out {refused}")
         _fleet(Path(source), out)
     else:
         from specdiag.auditing.audit import audit
         from specdiag.decay.plan import load_plan
+        from specdiag.reference.ranges import load_reference
 
         saved = None if plan is None else load_plan(plan)
+        ranges = None if reference is None else load_reference(reference)
         analysed = opening.report_of(source, given, "page")
-        html_report(analysed, plan=saved or _default_plan(analysed), audit=audit(analysed), path=out)
+        audited = audit(analysed, reference=ranges)
+        html_report(analysed, plan=saved or _default_plan(analysed), audit=audited, reference=ranges, path=out)
     output.talk(f"written: {out}", "green")
     if show:
         _open(out)

@@ -117,6 +117,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
     "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
     "report": (*_SOURCE, "dtype", *_MEANS),
+    "reference": ("stream", "experts", "seed", *_MEANS),
     "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, *_MEANS),
     "watch": (*_RUN, *_MATRICES, "dtype", *_MEANS),
 }

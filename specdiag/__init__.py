@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from specdiag.dynamics.simulate import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
+    from specdiag.reference.build import build_reference
+    from specdiag.reference.ranges import ReferenceRanges, load_reference
     from specdiag.report import SpectralReport, load_report
     from specdiag.trajectories.load import load_trajectory
     from specdiag.trajectories.records import Trajectory
@@ -73,6 +75,9 @@ _HOMES = {
     "SpecdiagError": "errors",
     "UsageError": "errors",
     "recommend": "decay.recommend",
+    "ReferenceRanges": "reference.ranges",
+    "build_reference": "reference.build",
+    "load_reference": "reference.ranges",
     "ModuleRecord": "records",
     "ModuleRole": "records",
     "Settings": "records",
@@ -103,6 +108,7 @@ __all__ = [
     "PlanEntry",
     "PowerLines",
     "Progress",
+    "ReferenceRanges",
     "Settings",
     "Simulation",
     "Source",
@@ -116,12 +122,14 @@ __all__ = [
     "WeightMatrix",
     "analyze",
     "audit",
+    "build_reference",
     "compare",
     "fit_test",
     "html_report",
     "load_audit",
     "load_comparison",
     "load_plan",
+    "load_reference",
     "load_report",
     "load_simulation",
     "load_trajectory",

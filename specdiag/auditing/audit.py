@@ -23,6 +23,7 @@ from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
 from specdiag.records import Settings
+from specdiag.reference.ranges import ReferenceLike, the_reference
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text import checks as checking
 
@@ -64,6 +65,7 @@ def audit(
     final_lr: float | None = None,
     initial_rms: float | None = None,
     reference_model: bool = True,
+    reference: ReferenceLike = None,
     tokens: int = 0,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
@@ -86,6 +88,8 @@ def audit(
         reference_model: compare names and shapes of a checkpoint with transformers' own model of its config.json,
             where transformers is installed. It is built without values, in a process beside the analysis that takes
             about four seconds; nothing that config.json names is run. Without it, rules on names and shapes hold.
+        reference: ranges of other models to hold the matrices against, as `build_reference` made them; None for those
+            that come with specdiag. What lies outside is listed as a fact, and is no fault.
         tokens: look for rows of the token embedding and the head that training hardly touched, and list so many; 0 for
             not. A table is read once more, and takes about as long as its spectrum.
         progress: as for `analyze`.
@@ -108,6 +112,7 @@ def audit(
     checking.flag("reference_model", reference_model)
     checking.whole("tokens", tokens, least=0)
     checks = load_checks(thresholds)
+    ranges = the_reference(reference)
     run = stated_run(
         weight_decay=weight_decay, lr=lr, steps=steps, lr_shape=lr_shape, warmup=warmup, final_lr=final_lr,
         initial_rms=initial_rms,
@@ -117,13 +122,13 @@ def audit(
         of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
     subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model, tokens=tokens)
     report = subject.report
-    reference, identity = None, None
+    before, identity = None, None
     if baseline is not None:
-        reference, old = _baseline(baseline, report.settings, analysis, progress)
+        before, old = _baseline(baseline, report.settings, analysis, progress)
         if checks[CHECK].enabled:
-            identity = compare_with_baseline(report, stored, reference, old)
+            identity = compare_with_baseline(report, stored, before, old)
     answer = None if run is None else decay.answer_on_decay(report.records, run, checks["decay"])
-    subject = replace(subject, baseline=reference, identity=identity, decay=answer)
+    subject = replace(subject, baseline=before, identity=identity, decay=answer, ranges=ranges)
     not_checked = _not_checked(subject)
     observed = dispatch.observe(subject, (check for check in checks.values() if check.id not in not_checked))
     place = {check: i for i, check in enumerate(checks)}
@@ -132,7 +137,7 @@ def audit(
     counts = Counter(f.severity for f in faults)
     return AuditReport(
         source=report.source,
-        baseline=None if reference is None else reference.source,
+        baseline=None if before is None else before.source,
         verdict=_verdict(faults),
         counts={severity: counts[severity] for severity in SEVERITIES},
         findings=tuple(faults),

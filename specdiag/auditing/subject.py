@@ -11,6 +11,7 @@ from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.records import ModuleRecord
+from specdiag.reference.ranges import ReferenceRanges
 from specdiag.report import SpectralReport
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Subject:
         identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
         tokens: the tables of tokens, where they were asked for.
+        ranges: the numbers of other models, to hold the matrices against.
     """
 
     report: SpectralReport
@@ -75,6 +77,7 @@ class Subject:
     identity: Identity | None = None
     decay: DecayAnswer | None = None
     tokens: tuple[TokenTable, ...] | None = None
+    ranges: ReferenceRanges | None = None
 
     @property
     def config_name(self) -> str:

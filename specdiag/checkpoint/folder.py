@@ -13,6 +13,7 @@ from specdiag.checkpoint.files import Files, LocalFiles, exists
 from specdiag.checkpoint.no_weights import refuse_foreign
 from specdiag.checkpoint.shards import encoding_notes, parse_json
 from specdiag.checkpoint.source import Location
+from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError
 from specdiag.files import Table
 from specdiag.records import Source
@@ -110,6 +111,30 @@ def open_folder(location: Location, *, stream: bool = False) -> Folder:
     root, only = location.path.parent, location.path.name
     names = tuple(name for name in (only, _CONFIG) if (root / name).exists())
     return Folder(Source(kind="file", location=str(location.path)), names, LocalFiles(root), only)
+
+
+def reopened(checkpoint: Checkpoint) -> Folder | None:
+    """List again the files beside those of a checkpoint.
+
+    Args:
+        checkpoint: as it was opened.
+
+    Returns:
+        The files; None for a model in memory or a pipeline of several.
+
+    Raises:
+        SourceError: they cannot be listed any more.
+    """
+    source = checkpoint.source
+    if source.kind not in ("dir", "file", "hub") or checkpoint.stored is None:
+        return None
+    is_local = source.kind != "hub"
+    place = Location(
+        path=Path(source.location) if is_local else None,
+        repo=None if is_local else source.location,
+        revision=source.commit or source.revision,
+    )
+    return open_folder(place, stream=checkpoint.opening.stream)
 
 
 def _hub(location: Location) -> Folder:

@@ -10,11 +10,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from specdiag.checkpoint.folder import Folder, open_folder
+from specdiag.checkpoint.folder import Folder, reopened
 from specdiag.checkpoint.formats import GGUF
 from specdiag.checkpoint.gguf.header import read_header
 from specdiag.checkpoint.long_names import brief
-from specdiag.checkpoint.source import Location
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
@@ -85,17 +84,10 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         SourceError: there is none, or it is damaged; the message begins with its name or that of the source.
     """
     source = checkpoint.source
-    if source.kind not in ("dir", "file", "hub") or checkpoint.stored is None:
+    if (folder := reopened(checkpoint)) is None:
         what = "a model in memory" if source.kind == "memory" else "a pipeline of several models"
         raise SourceError(f"{what} has no tokenizer beside it")
     file = source.files[0]
-    is_local = source.kind != "hub"
-    place = Location(
-        path=Path(source.location) if is_local else None,
-        repo=None if is_local else source.location,
-        revision=source.commit or source.revision,
-    )
-    folder = open_folder(place, stream=checkpoint.opening.stream)
     if file.endswith(GGUF.suffixes):
         return _of_gguf(folder.files.path(file), folder.label(file))
     return _of_json(folder, file, source)

@@ -130,6 +130,8 @@ def compare(
         after=report_b.source,
         settings_before=report_a.settings,
         settings_after=report_b.settings,
+        architecture_before=report_a.provenance.architecture,
+        architecture_after=report_b.provenance.architecture,
         prefix_before=matched.matching.prefix_before,
         prefix_after=matched.matching.prefix_after,
         relative_change=relative_change,

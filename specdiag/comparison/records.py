@@ -203,6 +203,9 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
     after: Source
     settings_before: Settings
     settings_after: Settings
+    architecture_before: str | None = None
+    """As config.json or GGUF names it."""
+    architecture_after: str | None = None
     prefix_before: str = ""
     """Prefix that was taken off the names of `before` to match those of `after`."""
     prefix_after: str = ""

@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
 REPORT = Kind("specdiag report", 7, "records", "make one with 'specdiag analyze'")
 PLAN = Kind("decay plan", 6, "entries", "make one with 'specdiag recommend -o'")
-COMPARISON = Kind("comparison", 7, "reshaped", "make one with 'specdiag compare -o'")
+COMPARISON = Kind("comparison", 8, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 5, "findings", "make one with 'specdiag audit -o'")
 TRAJECTORY = Kind("trajectory", 4, "dropped", "make one with 'specdiag trajectory'")
 LEDGER = Kind(
@@ -47,7 +47,8 @@ LEDGER = Kind(
 SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
 WATCHED = Kind("list of watched modules", 2, "every", "log the norms anew with specdiag.optim.NormWatch")
-KINDS = (REPORT, PLAN, COMPARISON, AUDIT, TRAJECTORY, LEDGER, SIMULATION, NORM_CHECK, WATCHED)
+REFERENCE = Kind("reference", 1, "ranges", "make one with 'specdiag reference build -o'")
+KINDS = (REPORT, PLAN, COMPARISON, AUDIT, TRAJECTORY, LEDGER, SIMULATION, NORM_CHECK, WATCHED, REFERENCE)
 
 
 class _Schema(msgspec.Struct):
@@ -58,13 +59,14 @@ _read_schema = json_decoder(_Schema)
 _read_fields = json_decoder(dict[str, msgspec.Raw])
 
 
-def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
+def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind, *, limit: int = LIMIT) -> T:
     """Read a saved record.
 
     Args:
         path: the file.
         decode: made by `json_decoder`.
         kind: the kind of record.
+        limit: bytes of the largest file that is read.
 
     Returns:
         The decoded record.
@@ -73,7 +75,7 @@ def read_record(path: Path, decode: Callable[[bytes], T], kind: Kind) -> T:
         SourceError: the file is missing, is no such record, or is of an older or newer schema.
     """
     try:
-        data = read_whole(path, LIMIT)
+        data = read_whole(path, limit)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     try:

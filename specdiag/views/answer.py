@@ -10,8 +10,11 @@ from specdiag.auditing import wording
 from specdiag.auditing.audit import audit
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.records import ModuleRecord
+from specdiag.reference.peers import Peers
+from specdiag.reference.ranges import ReferenceLike, ReferenceRanges, the_reference
 from specdiag.report import SpectralReport
 from specdiag.spectra.square import square_null, square_sd
+from specdiag.text.counts import abbreviated
 from specdiag.views import sentences
 
 _MOST = 5
@@ -65,15 +68,20 @@ class Answer:
     facts: tuple[tuple[str, str], ...]
 
 
-def answer(report: SpectralReport) -> Answer:
+def answer(report: SpectralReport, reference: ReferenceLike = None) -> Answer:
     """Answer what a person asks first: does it look trained, what stands out, what was not looked at.
 
     The audit's checks that need no more than the report are made here.
 
     Args:
         report: of a model, complete or not.
+        reference: ranges to hold its matrices against; None for those that come with specdiag.
+
+    Raises:
+        SourceError: `reference` is a file that holds no reference.
     """
-    audited = audit(report)
+    reference = the_reference(reference)
+    audited = audit(report, reference=reference)
     faults = [point for group in wording.groups(audited) if (point := _of_audit(group)) is not None]
     points = [*faults, *_outliers(report.records)]
     return Answer(
@@ -81,7 +89,7 @@ def answer(report: SpectralReport) -> Answer:
         verdict=_verdict(report, audited, points),
         points=tuple(points[:_MOST]),
         n_more=len(points[_MOST:]),
-        facts=tuple(_facts(report)),
+        facts=tuple(_facts(report, reference)),
     )
 
 
@@ -89,14 +97,7 @@ def _title(report: SpectralReport) -> str:
     s = report.summary
     parts = [report.provenance.architecture] if report.provenance.architecture else []
     matrices = f"{s.n_matrices} {'matrix' if s.n_matrices == 1 else 'matrices'}"
-    return f"{report.source}: {', '.join([*parts, f'{_count(s.n_parameters)} parameters', matrices])}"
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
+    return f"{report.source}: {', '.join([*parts, f'{abbreviated(s.n_parameters)} parameters', matrices])}"
 
 
 def _verdict(report: SpectralReport, audited: AuditReport, points: Sequence[Point]) -> str:
@@ -158,7 +159,7 @@ def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:
     yield from (point for _, point in sorted(found, key=lambda pair: -pair[0])[:_OUTLIERS])
 
 
-def _facts(report: SpectralReport) -> Iterator[tuple[str, str]]:
+def _facts(report: SpectralReport, reference: ReferenceRanges) -> Iterator[tuple[str, str]]:
     if verdict := sentences.contrast_answer(report.summary):
         yield "Attention and MLP", verdict
     distances = [r.ks for r in report.records if r.ks is not None]
@@ -166,4 +167,5 @@ def _facts(report: SpectralReport) -> Iterator[tuple[str, str]]:
         near = sum(d <= sentences.KS_LIMIT for d in distances)
         follow = f"{near} of {len(distances)} tails follow one"
         yield "Power laws", f"{follow}; elsewhere alpha measures how far the upper eigenvalues spread"
+    yield "Reference", Peers.of(report, reference).standing(report.records)
     yield "Not checked", "config.json, values of norms and biases (specdiag audit does)"

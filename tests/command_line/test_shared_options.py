@@ -13,12 +13,13 @@ from cli.main import app
 from specdiag.analysis.options import ANALYSIS, COMPARED, RUN, UNSELECTED
 from specdiag.errors import UsageError
 
-COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+PROGRAM = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+COMMANDS = {**PROGRAM, "reference": PROGRAM["reference"].commands["build"]}
 LIBRARY = {
     "analyze": ANALYSIS, "audit": ANALYSIS, "plot": ANALYSIS, "report": ANALYSIS,
     "recommend": (*UNSELECTED, "include", "exclude", "roles"),
     "compare": (*COMPARED, "base", "include", "exclude", "roles"),
-    "trajectory": (*RUN, "stream"), "watch": RUN,
+    "trajectory": (*RUN, "stream"), "watch": RUN, "reference": ANALYSIS,
 }  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from specdiag.dynamics.updates import OPTIMIZERS
 from specdiag.views.plan_export import FORMATS
 
 COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
-LEAVES = [(name,) for name in COMMANDS if name != "cache"] + [("cache", name) for name in COMMANDS["cache"].commands]
+GROUPS = ("cache", "reference")
+LEAVES = [(name,) for name in COMMANDS if name not in GROUPS]
+LEAVES += [(group, name) for group in GROUPS for name in COMMANDS[group].commands]
 NAMES = [
     f"encoder.layer.{i}.{place}.weight"
     for i in (4, 11)

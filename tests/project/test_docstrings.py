@@ -7,7 +7,7 @@ import pkgutil
 import pytest
 import torch
 from live_models import Decoder
-from models import write_checkpoint
+from models import LLAMA, write_checkpoint
 
 import specdiag
 
@@ -21,9 +21,9 @@ EXAMPLES = {
 }
 
 
-def checkpoint(folder, change=0.0):
+def checkpoint(folder, change=0.0, config=None):
     moved = {name: w + change * w.norm() / w.numel() ** 0.5 for name, w in Decoder().state_dict().items()}
-    write_checkpoint(folder, {f"model.{name}": w for name, w in moved.items()}, config={"layers": 1})
+    write_checkpoint(folder, {f"model.{name}": w for name, w in moved.items()}, config=config or {"layers": 1})
 
 
 @pytest.fixture
@@ -31,6 +31,8 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, change in (("name", 0.0), ("base", 0.0), ("fine-tune", 0.1)):
         checkpoint(tmp_path / "org" / name, change)
+    for name, change in (("llama", 0.0), ("llama-chat", 0.1)):
+        checkpoint(tmp_path / "org" / name, change, LLAMA)
     for step in (1000, 2000):
         checkpoint(tmp_path / "runs" / "mine" / f"checkpoint-{step}", step / 1e5)
     model = Decoder()

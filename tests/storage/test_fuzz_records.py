@@ -13,6 +13,7 @@ from cached_results import analyze, assert_same, entries, reseal
 from fuzzing import fuzz, json_mutations, mutations, seconds
 from helpers import lcg
 from models import queries
+from reference_models import report as reference_report
 from saved_reports import seal
 
 import specdiag
@@ -132,6 +133,10 @@ def use_state(path):
     assert found is None or found.steps_left is None or found.steps_left >= 0
 
 
+def reference_file(folder):
+    return specdiag.build_reference([reference_report([1.5, 1.9], 0)]).save(folder / "reference.json")
+
+
 TARGETS = {
     "report": (report_file, use_report),
     "plan": (plan_file, use_plan),
@@ -141,10 +146,11 @@ TARGETS = {
     "modules": (modules_file, use_norms),
     "norm log": (lambda folder: modules_file(folder).with_name(LOG_NAME), use_norms),
     "trainer state": (state_file, use_state),
+    "reference": (reference_file, lambda path: specdiag.load_reference(path).to_json()),
     "thresholds": (thresholds_file, load_checks),
     "role map": (role_map_file, lambda path: load_role_map(path, ["model.0.mixer.weight", NAME])),
 }
-JSON = ("report", "plan", "trajectory", "ledger", "modules", "trainer state")
+JSON = ("report", "plan", "trajectory", "ledger", "modules", "trainer state", "reference")
 
 
 def read_with(use, path):

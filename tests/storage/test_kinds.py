@@ -14,6 +14,7 @@ from specdiag.dynamics.records import Simulation
 from specdiag.dynamics.run_check import RunCheck
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
+from specdiag.reference.ranges import ReferenceRanges
 from specdiag.report import _ReportFile
 from specdiag.storage import kinds
 from specdiag.storage.kinds import Kind, read_record
@@ -68,17 +69,19 @@ RECORDS = {
     kinds.SIMULATION: Simulation,
     kinds.NORM_CHECK: RunCheck,
     kinds.WATCHED: Watched,
+    kinds.REFERENCE: ReferenceRanges,
 }
 FIELDS = {
     "specdiag report": (7, "8f9481b4387d664b"),
     "decay plan": (6, "c910e419084eb3f7"),
-    "comparison": (7, "18c948a18b6cfac3"),
+    "comparison": (8, "6eaee9403ac62ca4"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),
     "list of watched modules": (2, "4368253615064ccf"),
+    "reference": (1, "74b768bb5bcd8e22"),
 }
 """The schema of each kind, and the digest of the names and types of its fields, nested records included."""
 

@@ -20,7 +20,7 @@ _MEANS = ("stream", "jobs", "memory", "cache")
 """Options that do not change what is found."""
 _SOURCES = ("baseline", "base")
 """Options that name another model."""
-_FILES = ("thresholds", "role_map")
+_FILES = ("thresholds", "role_map", "reference")
 _WRITTEN = (".parquet", ".pq", ".jsonl")
 """Endings of the files that are written while models are audited, perhaps into the folder of one."""
 

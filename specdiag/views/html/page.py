@@ -16,6 +16,8 @@ from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
 from specdiag.files import check_writable, write_atomically
 from specdiag.records import ModuleRecord
+from specdiag.reference.peers import Peers, Place
+from specdiag.reference.ranges import METRICS, ReferenceLike, ReferenceRanges, the_reference
 from specdiag.report import SpectralReport
 from specdiag.spectra import farms
 from specdiag.text import checks
@@ -45,6 +47,8 @@ class Module(NamedTuple):
     chart: Chart | None
     why_not: str
     """Why there is no chart."""
+    places: list[Place]
+    """Its numbers among those of reference models."""
 
 
 class CheckFindings(NamedTuple):
@@ -70,6 +74,7 @@ def html_report(
     *,
     plan: DecayPlan | None = None,
     audit: AuditReport | None = None,
+    reference: ReferenceLike = None,
     path: str | os.PathLike[str] | None = None,
 ) -> str:
     """Draw a report as one HTML page that needs no network: findings, tables, heatmap, plan, and all spectra.
@@ -80,6 +85,7 @@ def html_report(
         report: from `analyze` or `load_report`; spectra are shown where it carries its eigenvalues.
         plan: a decay plan for it, from `recommend`; None for a page without one.
         audit: an audit of it, from `audit`; None for a page without one.
+        reference: ranges to hold its matrices against, from `build_reference`; None for those that come with specdiag.
         path: an .html file to write as well, whole or not at all.
 
     Returns:
@@ -87,6 +93,7 @@ def html_report(
 
     Raises:
         UsageError: `path` is no .html file, or a place that cannot be written.
+        SourceError: `reference` is a file that holds no reference.
 
     Example:
         >>> page = specdiag.html_report(
@@ -101,7 +108,7 @@ def html_report(
     path = None if path is None else checks.path("path", path)
     if path is not None:
         check_target(path)
-    page = _render(report, plan, audit)
+    page = _render(report, plan, audit, the_reference(reference))
     if path is not None:
         write_atomically(path, page.encode())
     return page
@@ -121,12 +128,15 @@ def check_target(path: Path) -> None:
     check_writable(path)
 
 
-def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None) -> str:
+def _render(
+    report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None, reference: ReferenceRanges
+) -> str:
     report = report.in_memory()  # else every spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
     heat = heatmap(report.records)
-    modules = [_module(r, *spectrum_or_reason) for r, spectrum_or_reason in zip(report, drawn, strict=True)]
+    peers = Peers.of(report, reference)
+    modules = [_module(r, *drawing, peers) for r, drawing in zip(report, drawn, strict=True)]
     plotly = interactive.plotly()
     return render(
         "report.html.j2",
@@ -138,7 +148,7 @@ def _render(report: SpectralReport, plan: DecayPlan | None, audit: AuditReport |
         windows=farms.described(report.settings),
         selection=provenance.selection(report.settings),
         coverage=sentences.coverage(report.summary),
-        answer=answer(report),
+        answer=answer(report, reference),
         verdict=_verdict(report),
         audit=audit,
         findings=[] if audit is None else _findings(audit),
@@ -197,7 +207,7 @@ def _findings(audit: AuditReport) -> list[CheckFindings]:
     ]
 
 
-def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Module:
+def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str, peers: Peers) -> Module:
     return Module(
         record,
         f"alpha {number(record.alpha, 3)} (null {number(record.alpha_null, 3)}), "
@@ -205,6 +215,7 @@ def _module(record: ModuleRecord, drawn: Spectrum | None, why_not: str) -> Modul
         facts(record),
         None if drawn is None else chart(drawn),
         why_not,
+        [place for metric in METRICS if (place := peers.place(record, metric)) is not None],
     )
 
 

@@ -1,0 +1,42 @@
+"""The check of numbers against those of reference models. What lies outside is told, and is no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from specdiag.auditing.subject import Subject
+from specdiag.auditing.thresholds import Observation
+from specdiag.reference.peers import Peers, Place
+from specdiag.reference.ranges import METRICS
+
+_CHECK = "reference_range"
+
+
+def outside(subject: Subject) -> Iterator[Observation]:
+    """Find numbers that no reference model has in this role.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        The number beside the range, in words.
+    """
+    yield from (Observation(_CHECK, place.key, str(place)) for place in _places(subject) if not place.is_within)
+
+
+def not_checked(subject: Subject) -> dict[str, str]:
+    """Give the reason where there is nothing to hold the matrices against.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    if subject.ranges is None or next(_places(subject), None) is not None:
+        return {}
+    lacking = Peers.of(subject.report, subject.ranges).lacking(subject.report.records)
+    return {_CHECK: f"no comparable reference: {lacking}"}
+
+
+def _places(subject: Subject) -> Iterator[Place]:
+    if subject.ranges is not None:
+        peers = Peers.of(subject.report, subject.ranges)
+        yield from (p for r in subject.report for m in METRICS if (p := peers.place(r, m)) is not None)
