@@ -68,8 +68,9 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
     console.print(headline(found), style="bold", soft_wrap=True)
     console.print()
     peers = Peers(reference, found.architecture_after, found.settings_after)
-    standing = peers.standing([m.after for m in found.modules])
-    answer_output.show_facts([*facts(found), ("Reference", standing)], console)
+    after = [m.after for m in found.modules]
+    held = [("Reference", peers.standing(after))] if after else []
+    answer_output.show_facts([*facts(found), *held], console)
     has_weights = any(m.delta is not None for m in found.modules)
     console.print(_roles(found.roles, console.width, has_weights=has_weights))
     console.print()

@@ -51,10 +51,14 @@ class Place:
         """The range in words."""
         return f"{_shown(self.range.quantiles[0])} to {_shown(self.range.quantiles[-1])}"
 
+    @property
+    def brief(self) -> str:
+        """Where the value lies, without the models."""
+        return f"{self.metric} {_shown(self.value)}, {'within' if self.is_within else 'outside of'} {self.bounds}"
+
     def __str__(self) -> str:
         """Say where the value lies."""
-        where = "within" if self.is_within else "outside of"
-        return f"{self.metric} {_shown(self.value)}: {where} the {self.bounds} of {self.models}"
+        return f"{self.brief}, the range of {self.models}"
 
 
 @dataclass(frozen=True, slots=True)

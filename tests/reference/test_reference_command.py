@@ -76,4 +76,4 @@ def test_the_others(folder):
     code, _, err = outcome("report", model, "--reference", five, "-o", page)
     assert code == 0, err
     assert f"outside: {name}" in page.read_text()
-    assert "Among reference models: square_alpha" in page.read_text()
+    assert "Among 5 decoders of 107 k parameters: square_alpha" in page.read_text()
