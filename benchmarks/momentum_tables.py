@@ -15,7 +15,8 @@ from pages import table, update
 
 from specdiag import plot
 from specdiag.decay.schedules import effective_lr
-from specdiag.views.figures.style import REPORT_COLOURS, ReportFigure, legend, new_figure, styled
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.style import ReportFigure, legend, new_figure, styled
 
 Results = dict[str, Any]
 
@@ -98,10 +99,10 @@ def _draw(results: Results) -> ReportFigure:
         f"ScionC, {results['setting']['model']}, {len(part['seeds'])} seeds; C^2 {part['target_norm']:g}; not "
         f"corrected: the decay that is right for alpha {part['alpha']:g} stays"
     )
-    drawn = new_figure(12.4, 3.8, "Momentum in place of lr decay", caption)
+    drawn = new_figure(12.4, 3.8, "Momentum in place of lr decay", caption, legend=True)
     panels = drawn.subplots(1, 4)
     named = {"lr": "lr", "alpha": "alpha = 1 - momentum", "rms": "RMS of hidden weights", "loss": "held-out loss"}
-    for name, colour, line in zip(part["runs"], REPORT_COLOURS, ("-", "--", "-", "-."), strict=False):
+    for name, colour, line in zip(part["runs"], palette().checkpoints, ("-", "--", "-", "-."), strict=False):
         held = [runs[f"schedules/{name}/{seed}"]["course"] for seed in part["seeds"]]
         steps = [int(step) for step in held[0]]
         for axes, (key, title) in zip(panels, named.items(), strict=True):

@@ -23,6 +23,7 @@ from specdiag.views.figures.esd import esd
 from specdiag.views.figures.heatmap import heatmap
 from specdiag.views.figures.norms import norms
 from specdiag.views.figures.norms_predicted import norms_predicted
+from specdiag.views.figures.palette import style
 from specdiag.views.figures.paper import paper
 from specdiag.views.figures.scree import scree
 from specdiag.views.figures.style import render
@@ -30,20 +31,21 @@ from specdiag.views.figures.trajectory import trajectory
 
 __all__ = [
     "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heatmap", "norms", "norms_predicted", "paper",
-    "save", "scree", "trajectory",
+    "save", "scree", "style", "trajectory",
 ]  # fmt: skip
 
 _MOST_DPI = 2400
 _FORMATS = ("png", "svg", "pdf")
 
 
-def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150, transparent: bool = False) -> Path:
     """Write a figure as the suffix says, whole or not at all; the same figure gives the same file.
 
     Args:
         figure: from a function of this module, or any other.
         path: a .png, .svg or .pdf file.
         dpi: dots per inch of a png.
+        transparent: leave out the background, for a page of the colour that the figure's style is for.
 
     Raises:
         UsageError: another suffix, or a place that cannot be written.
@@ -52,7 +54,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> P
     dpi = checks.number("dpi", dpi, least=1, most=_MOST_DPI)
     path = checks.path("path", path)
     check_target(path)
-    write_atomically(path, render(figure, path.suffix.lower()[1:], dpi))
+    write_atomically(path, render(figure, path.suffix.lower()[1:], dpi, transparent=transparent))
     return path
 
 

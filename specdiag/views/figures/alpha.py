@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from specdiag.errors import UsageError
@@ -13,21 +14,25 @@ from specdiag.records import FAMILIES, Family, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis
-from specdiag.views.figures.selection import Basis, check_report, choose, column, in_role_order, null, value
-from specdiag.views.figures.style import (
-    FAMILY_TITLES,
-    NULL,
-    ROLE_STYLES,
-    ReportFigure,
-    legend,
-    new_figure,
-    plain,
-    report_caption,
-    styled,
+from specdiag.views.figures.direct import name_lines
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.selection import (
+    Basis,
+    check_report,
+    choose,
+    column,
+    common_null,
+    in_role_order,
+    null,
+    value,
 )
+from specdiag.views.figures.style import FAMILY_TITLES, ReportFigure, new_figure, plain, report_caption, styled
 
 Groups = Mapping[str, Sequence[ModuleRecord]]
-_NULL_DASHES = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_DASHES = (0, (5, 2))
+_NULL_DASHES = (_DASHES, (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_EXACT_UP_TO = 16
+"""Number of layers beyond which lines from layer to layer would tangle: then they are running medians."""
 
 
 @styled
@@ -39,10 +44,11 @@ def alpha(
     layers: int | Sequence[int] = (),
     roles: str | Sequence[str] = (),
 ) -> ReportFigure:
-    """Draw exponents by layer: a line a role, the null of its shape dashed, and the range of each role at the right.
+    """Draw exponents by layer: a line a role, the score of noise dashed, and the range of each role at the right.
 
     Matrices outside of the layers (embeddings) are left out, unless there are no others. Where a role has several
-    matrices in a layer (experts), the line is their median and the band their range.
+    matrices in a layer (experts), the line is their median and the band their middle half. Over many layers lines are
+    running medians among the dots of the layers.
 
     Args:
         report: from `analyze` or `load_report`.
@@ -71,8 +77,10 @@ def alpha(
         rows[r.component].append(r)
     families: list[Family] = [f for f in FAMILIES if any(r.family == f for r in layered)]
     n_roles = max(len({role_label(r) for r in row}) for row in rows.values())
-    width = max(3.6 * len(families) + 1.2 + 0.28 * n_roles + 1.4, 6.4)
-    figure = new_figure(width, 3.6 * len(rows) + 0.9, _title(report, name), report_caption(report))
+    noise = common_null(chosen, name)
+    width = max(4.0 * len(families) + 1.4 + 0.28 * n_roles, 6.4)
+    caption = report_caption(report, notes=_notes(chosen))
+    figure = new_figure(width, 3.6 * len(rows) + 0.9, _title(chosen, name, noise), caption)
     ratios = [3.6] * len(families) + [0.7 + 0.28 * n_roles]
     grid = figure.subplots(len(rows), len(families) + 1, squeeze=False, sharey=True, width_ratios=ratios)
     for axes, (component, row) in zip(grid, rows.items(), strict=True):
@@ -82,62 +90,72 @@ def alpha(
                 panel.set_axis_off()
                 continue
             _lines(panel, _by_role(members), name)
-            _nulls(panel, _by_role(members), name)
+            if noise is None:
+                _nulls(panel, _by_role(members), name)
             title = FAMILY_TITLES[family]
             panel.set_title(title if component is None else plain(f"{component}: {title}"))
             layer_axis(panel.xaxis, {r.layer or 0 for r in row}, 12)
-        _spread(axes[-1], _by_role(row), name, "" if families else "random matrices of that shape")
+        _spread(axes[-1], _by_role(row), name, dashes=noise is None)
         axes[-1].set_title("median and range")
-        axes[0].set_ylabel(name)
+        axes[0].set_ylabel(f"{name} (lower: heavier tail)")
         for panel in axes:
             panel.yaxis.set_tick_params(labelleft=panel is axes[0])
-    legend(figure)
+            if noise is not None and panel.axison:
+                panel.axhline(
+                    noise, color=palette().null, linestyle=_DASHES, linewidth=1.2, label=f"random {noise:.2f}"
+                )
+    name_lines(figure, [panel for panel in grid.flat if panel.axison])
     return figure
 
 
-def _spread(axes: Axes, groups: Groups, column: str, null_label: str) -> None:
-    """Draw the range of each role as a line, its median as the role's marker, and the median null as a dash."""
+def _spread(axes: Axes, groups: Groups, column: str, *, dashes: bool) -> None:
+    """Draw the range of each role as a line, its median as the role's marker, and where asked noise as a dash."""
     for x, (_, records) in enumerate(groups.items()):
         values = [v for r in records if (v := value(r, column)) is not None]
         nulls = [v for r in records if (v := null(r, column)) is not None]
-        look = ROLE_STYLES[records[0].role]
-        axes.plot([x, x], [min(values), max(values)], color=look.colour, alpha=0.45, linewidth=4, solid_capstyle="butt")
+        look = palette().roles[records[0].role]
+        axes.plot([x, x], [min(values), max(values)], color=look.colour, alpha=0.45, linewidth=4,
+                  solid_capstyle="butt", label="_range")  # fmt: skip
         axes.plot(
-            x,
-            median(values),
-            look.marker,
-            color=look.colour,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            markersize=7,
-        )
-        if nulls:
-            axes.plot(
-                [x - 0.38, x + 0.38],
-                [median(nulls)] * 2,
-                color=NULL,
-                linestyle=_NULL_DASHES[0],
-                linewidth=1.2,
-                label=null_label,
-            )
+            x, median(values), look.marker, color=look.colour, markeredgecolor=palette().paper, markeredgewidth=0.6,
+            markersize=7, label="_median",
+        )  # fmt: skip
+        if nulls and dashes:
+            label = "random" if x == len(groups) - 1 else "_random"
+            axes.plot([x - 0.38, x + 0.38], [median(nulls)] * 2, color=palette().null, linestyle=_DASHES,
+                      linewidth=1.2, label=label)  # fmt: skip
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_xticks(range(len(groups)), groups, rotation=90)
 
 
 def _lines(axes: Axes, groups: Groups, name: str) -> None:
     for label, records in groups.items():
-        look = ROLE_STYLES[records[0].role]
+        look = palette().roles[records[0].role]
         by_layer: dict[int, list[float]] = defaultdict(list)
         for r in sorted(records, key=lambda r: r.layer or 0):
             if (v := value(r, name)) is not None:
                 by_layer[r.layer or 0].append(v)
         style = ":" if records[0].cross_attention else "-"
-        size = 4.5 if len(by_layer) <= 30 else 3
-        line = [median(values) for values in by_layer.values()]
-        axes.plot(list(by_layer), line, style, marker=look.marker, color=look.colour, markersize=size, label=label)
+        x, line = list(by_layer), [median(values) for values in by_layer.values()]
+        if len(x) > _EXACT_UP_TO:
+            axes.plot(x, line, look.marker, color=look.colour, markersize=2.5, alpha=0.45, label="_layers")
+            smooth, every = _running(line), max(1, len(x) // 6)
+            axes.plot(x, smooth, style, marker=look.marker, markevery=(every // 2, every), color=look.colour,
+                      linewidth=2, label=label)  # fmt: skip
+        else:
+            axes.plot(x, line, style, marker=look.marker, color=look.colour, label=label)
         if len(records) > len(by_layer):
-            low, high = [min(values) for values in by_layer.values()], [max(values) for values in by_layer.values()]
-            axes.fill_between(list(by_layer), low, high, color=look.colour, alpha=0.2, linewidth=0)
+            low, high = zip(*(np.quantile(values, (0.25, 0.75)) for values in by_layer.values()), strict=True)
+            axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def _running(values: Sequence[float]) -> list[float]:
+    half = _half_window(len(values))
+    return [median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def _half_window(n: int) -> int:
+    return max(2, n // 12)
 
 
 def _nulls(axes: Axes, groups: Groups, name: str) -> None:
@@ -148,7 +166,7 @@ def _nulls(axes: Axes, groups: Groups, name: str) -> None:
         if levels:
             shared[tuple(sorted(levels.items()))].append(label)
     for dashes, (levels, labels) in zip(_NULL_DASHES * len(shared), shared.items(), strict=False):
-        colour = NULL if len(labels) > 1 else ROLE_STYLES[groups[labels[0]][0].role].colour
+        colour = palette().null if len(labels) > 1 else palette().roles[groups[labels[0]][0].role].colour
         x, y = [layer for layer, _ in levels], [v for _, v in levels]
         at = f" {y[0]:.2f}" if max(y) - min(y) < 0.005 else ""
         axes.plot(
@@ -157,7 +175,7 @@ def _nulls(axes: Axes, groups: Groups, name: str) -> None:
             color=colour,
             linestyle=dashes,
             linewidth=1.2,
-            label=f"null{at}: {' '.join(dict.fromkeys(groups[label][0].role for label in labels))}",
+            label=f"random{at}: {' '.join(dict.fromkeys(groups[label][0].role for label in labels))}",
         )
 
 
@@ -168,6 +186,24 @@ def _by_role(records: Sequence[ModuleRecord]) -> dict[str, list[ModuleRecord]]:
     return groups
 
 
-def _title(report: SpectralReport, name: str) -> str:
-    what = "the shape-free exponent" if name == "square_alpha" else "exponent of the upper eigenvalues"
-    return f"{name} by layer and role: {what} (smaller: heavier tail)"
+def _title(records: Sequence[ModuleRecord], name: str, noise: float | None) -> str:
+    """Name the roles of the heaviest and the lightest tails, where roles may be compared."""
+    if noise is None:
+        return f"{name} by layer and role: compare each role with random matrices of its shape"
+    medians = {
+        role: median(v for r in group if (v := value(r, name)) is not None) for role, group in _by_role(records).items()
+    }
+    heaviest, lightest = min(medians, key=lambda role: medians[role]), max(medians, key=lambda role: medians[role])
+    ends = f"heaviest tails in {heaviest} ({medians[heaviest]:.2f})"
+    if lightest != heaviest:
+        ends += f", lightest in {lightest} ({medians[lightest]:.2f})"
+    return f"{name} by layer and role: {ends}; random matrices score {noise:.2f}"
+
+
+def _notes(records: Sequence[ModuleRecord]) -> tuple[str, ...]:
+    """Say what lines and bands are where they are not the values themselves."""
+    places = {(r.component, r.layer, role_label(r)) for r in records if r.layer is not None}
+    depth = len({layer for _, layer, _ in places})
+    several = "lines: medians of the matrices of a role in a layer, bands: their middle half"
+    many = f"lines: running medians of {2 * _half_window(depth) + 1} layers, dots: the layers"
+    return (*((several,) if places and len(places) < len(records) else ()), *((many,) if depth > _EXACT_UP_TO else ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,27 +17,29 @@ _ALL_TICKS_UP_TO = 9
 
 
 class Panel(NamedTuple):
-    """A panel among several small ones, and whether it stands at the left and at the bottom of them all."""
+    """A panel among several small ones, and whether there is none at its left and none below it."""
 
     axes: Axes
     left: bool
     bottom: bool
 
 
-def panels(figure: FigureBase, n: int, columns: int) -> list[Panel]:
+def panels(figure: FigureBase, n: int, columns: int, skipped: Collection[int] = ()) -> list[Panel]:
     """Add axes in rows to a figure.
 
     Args:
         figure: an empty figure, or a part of one.
-        n: number of axes.
-        columns: axes in a row; the last row may have fewer.
+        n: number of places.
+        columns: places in a row; the last row may have fewer.
+        skipped: places that stay empty, counted from 0.
     """
     columns = min(columns, n)
     rows = -(-n // columns)
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[n:]:
-        axes.remove()
-    return [Panel(axes, i % columns == 0, i // columns == rows - 1) for i, axes in enumerate(grid.flat[:n])]
+    kept = [i for i in range(n) if i not in skipped]
+    for i in set(range(rows * columns)) - set(kept):
+        grid.flat[i].remove()
+    return [Panel(grid.flat[i], i % columns == 0, i + columns not in kept) for i in kept]
 
 
 def hide_inner(panels: Sequence[Panel]) -> None:

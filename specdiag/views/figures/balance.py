@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, median
-from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Role
+from specdiag.records import ROLES, ModuleRecord, Role
 from specdiag.report import SpectralReport
+from specdiag.spectra.square import square_sd
 from specdiag.views.figures.axes import Panel
-from specdiag.views.figures.esd import Curve, curve, draw, finish, span_of
+from specdiag.views.figures.density import Curve, curve, draw, finish, span_of
+from specdiag.views.figures.examples import GROUPS, Group
+from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import Basis, by_place, check_report, column, null, value
 from specdiag.views.figures.style import (
-    INK,
-    NULL,
-    REPORT_COLOURS,
     ReportFigure,
     legend,
     new_figure,
@@ -26,31 +27,19 @@ from specdiag.views.figures.style import (
     styled,
 )
 
-
-class Group(NamedTuple):
-    """Roles whose exponents are pooled, with the marker of their mean."""
-
-    name: str
-    roles: tuple[Role, ...]
-    marker: str
-
-
-_GROUPS = (
-    Group("q, k", ("q", "k", "kv"), "o"),
-    Group("v, o", ("v", "o"), "s"),
-    Group("MLP", ("gate", "up", "down"), "^"),
-)
-NOISE = "random matrix of that shape"
-"""Label of the nulls in a legend."""
+_MARKERS = "os"
+_LINES = ("-", "--")
+_NOISE = "random matrices"
 
 
 @styled
 def balance(report: SpectralReport, other: SpectralReport | None = None, *, basis: Basis = "square") -> ReportFigure:
     """Draw four views of how far the exponents of a checkpoint lie apart, of one or two checkpoints.
 
-    Medians per module type as bars beside what noise scores; means of q and k, v and o, and the MLP with the range
-    from smallest to largest; spectra of an attention and an MLP matrix of the middle layer; and the balance score,
-    standard deviation and range of square_alpha, which the report itself states.
+    Median, middle half and range per module type beside random matrices of these shapes, with two standard deviations
+    of those where they are known; means of q and k, v and o, and the MLP with the range from smallest to largest;
+    spectra of an attention and an MLP matrix of the middle layer; and the balance score, standard deviation and range
+    of square_alpha, which the report itself states.
 
     Args:
         report: from `analyze` or `load_report`.
@@ -68,55 +57,23 @@ def balance(report: SpectralReport, other: SpectralReport | None = None, *, basi
         check_report(each, name)
     name = next(column(r, basis) for r in reversed(reports))
     roles = types(reports, name)
-    groups = [g for g in _GROUPS if any(_values(each, g.roles, name) for each in reports)]
+    groups = [g for g in GROUPS if any(_values(each, g.roles, name) for each in reports)]
     examples = [pair for family in ("attention", "mlp") if (pair := _example(reports, family))]
     notes = () if examples else ("saved without eigenvalues: no densities",)
-    title = "Balance: the closer the exponents lie together, the more balanced"
     upper = 0.9 + 0.22 * len(roles) * (1 + len(reports))
-    figure = new_figure(9.8, upper + 1.0 + (2.6 if examples else 0), title, report_caption(*reports, notes=notes))
+    caption = report_caption(*reports, notes=notes)
+    figure = new_figure(9.8, upper + 1.2 + (2.6 if examples else 0), _title(reports, name), caption, legend=True)
     rows = [max(upper, 2.4), 2.6] if examples else [upper]
     grid = figure.add_gridspec(len(rows), 2, height_ratios=rows)
-    bars, means = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    by_type, means = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     labels = [f"{n}\n{score(each)}" for n, each in zip(report_names(reports), reports, strict=True)]
-    draw_types(bars, reports, roles, name, labels)
+    _types(by_type, reports, roles, name, labels)
     _means(means, reports, groups, name)
     if examples:
         places = [figure.add_subplot(grid[1, i]) for i in range(len(examples))]
         _densities(places, examples)
     legend(figure)
     return figure
-
-
-def draw_types(
-    axes: Axes, reports: Sequence[SpectralReport], roles: Sequence[Role], name: str, labels: Sequence[str]
-) -> None:
-    """Draw paired horizontal bars: the median exponent of each module type, with that of noise as a dash.
-
-    Args:
-        axes: an empty panel.
-        reports: a bar of each for every role.
-        roles: the module types, from the top.
-        name: the column, `alpha` or `square_alpha`.
-        labels: of the reports, for the legend.
-    """
-    thick = 0.8 / len(reports)
-    for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
-        for y, role in enumerate(roles):
-            values = _values(report, (role,), name)
-            if not values:
-                continue
-            at = y - 0.4 + thick * (i + 0.5)
-            axes.barh(at, median(values) - 1, thick * 0.94, left=1, color=REPORT_COLOURS[i], label=label)
-            axes.text(1, at, f" {median(values):.2f}", va="center", fontsize=7.5, color=INK if i else "white")
-            nulls = [v for r in report if r.role == role and (v := null(r, name)) is not None]
-            if nulls:
-                axes.plot([median(nulls)] * 2, [at - thick / 2, at + thick / 2], color=NULL, linewidth=1.6, label=NOISE)
-    axes.set_ylim(len(roles) - 0.4, -0.6)
-    axes.set_yticks(range(len(roles)), roles)
-    axes.set_xlim(left=1)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(name)
-    axes.set_title("median by module type")
 
 
 def types(reports: Sequence[SpectralReport], name: str) -> list[Role]:
@@ -143,15 +100,85 @@ def score(report: SpectralReport) -> str:
     return "no balance score" if sd is None else f"square_alpha: sd {sd:.3f}, range {extent:.3f}"
 
 
+def noise_sd(records: Sequence[ModuleRecord]) -> float | None:
+    """Compute the balance score that random matrices have in the place of these.
+
+    Args:
+        records: those with square_alpha count.
+
+    Returns:
+        The standard deviation over all of them, of their own spread and of the means that differ with the shape; None
+        without any.
+    """
+    nulls = [(v, square_sd(r.living_shape)) for r in records if (v := null(r, "square_alpha")) is not None]
+    return float(np.hypot(np.std([v for v, _ in nulls]), fmean(s**2 for _, s in nulls) ** 0.5)) if nulls else None
+
+
+def _title(reports: Sequence[SpectralReport], name: str) -> str:
+    """Compare the spread of the exponents with that of noise, where that is known."""
+    inside = [r for report in reports for r in _inside(report)]
+    noise, spreads = noise_sd(inside), [report.summary.balance_sd for report in reports]
+    if name != "square_alpha" or noise is None or None in spreads:
+        return f"Balance of {name}: the closer the exponents lie together, the more balanced"
+    stated = " and ".join(f"{spread:.3f}" for spread in spreads)
+    return f"Balance: square_alpha has a standard deviation of {stated}, random matrices in its place {noise:.3f}"
+
+
+def _types(
+    axes: Axes, reports: Sequence[SpectralReport], roles: Sequence[Role], name: str, labels: Sequence[str]
+) -> None:
+    """Draw range, middle half and median of each module type, beside the spread of noise."""
+    thick = 0.8 / len(reports)
+    for y, role in enumerate(roles):
+        _noise(axes, [r for report in reports for r in _inside(report) if r.role == role], name, (y - 0.45, y + 0.45))
+    for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
+        colour = palette().checkpoints[i]
+        for y, role in enumerate(roles):
+            values = _values(report, (role,), name)
+            if not values:
+                continue
+            at, (low, high) = y - 0.4 + thick * (i + 0.5), np.quantile(values, (0.25, 0.75))
+            axes.plot([min(values), max(values)], [at, at], color=colour, linewidth=1)
+            axes.plot([low, high], [at, at], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
+            axes.plot(median(values), at, _MARKERS[i], color=colour, markersize=6, linestyle="none", label=label)
+            axes.annotate(f"{median(values):.2f}", (max(values), at), xytext=(5, 0), textcoords="offset points",
+                          va="center", fontsize=7.5, color=colour)  # fmt: skip
+    axes.set_ylim(len(roles) - 0.4, -0.6)
+    axes.set_yticks(range(len(roles)), roles)
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{name} (left: heavier tail)")
+    axes.set_title("median, middle half and range by module type")
+
+
+def _noise(axes: Axes, records: Sequence[ModuleRecord], name: str, across: tuple[float, float]) -> None:
+    """Draw what noise scores in the place of some matrices, from `across[0]` to `across[1]` on the vertical axis."""
+    nulls = [v for r in records if (v := null(r, name)) is not None]
+    if not nulls:
+        return
+    colour = palette().null
+    axes.plot([median(nulls)] * 2, across, color=colour, linewidth=1.6, linestyle=(0, (3, 1)), label=_NOISE)
+    if name == "square_alpha":
+        reach = 2 * median(square_sd(r.living_shape) for r in records if r.square_alpha is not None)
+        corner, height = (median(nulls) - reach, across[0]), across[1] - across[0]
+        axes.add_patch(Rectangle(corner, 2 * reach, height, color=colour, alpha=0.25, linewidth=0,
+                                 label="mean ± 2 standard\ndeviations of these"))  # fmt: skip
+
+
 def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group], name: str) -> None:
     for i, report in enumerate(reports):
+        colour = palette().checkpoints[i]
         for x, group in enumerate(groups):
             values = _values(report, group.roles, name)
             if not values:
                 continue
             at = x + (i - (len(reports) - 1) / 2) * 0.3
-            axes.bar(at, max(values) - min(values), 0.22, bottom=min(values), color=REPORT_COLOURS[i], alpha=0.35)
-            axes.plot(at, fmean(values), group.marker, color=REPORT_COLOURS[i], markeredgecolor=INK, markersize=7)
+            axes.bar(at, max(values) - min(values), 0.22, bottom=min(values), color=colour, alpha=0.35)
+            axes.plot(at, fmean(values), group.marker, color=colour, markeredgecolor=palette().ink, markersize=7)
+    if name == "square_alpha":
+        inside = [r for report in reports for r in _inside(report)]
+        level = median(v for r in inside if (v := null(r, name)) is not None)
+        axes.axhline(level, color=palette().null, linewidth=1.6, linestyle=(0, (3, 1)))
     axes.use_sticky_edges = False
     axes.margins(y=0.08)
     axes.set_xticks(range(len(groups)), [g.name for g in groups])
@@ -162,10 +189,10 @@ def _means(axes: Axes, reports: Sequence[SpectralReport], groups: Sequence[Group
 
 
 def _densities(places: Sequence[Axes], examples: Sequence[Sequence[Curve]]) -> None:
-    span = span_of([c for pair in examples for c in pair], details=False)
+    span = span_of([c for pair in examples for c in pair], details=True)
     heights: list[float] = []
     for axes, pair in zip(places, examples, strict=True):
-        heights += draw(axes, pair, span, details=False, markers=True)
+        heights += draw(axes, pair, span, details=True)
         r = pair[0].record
         alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in pair)
         axes.set_title(f"{'' if r.layer is None else f'layer {r.layer} '}{r.role}: alpha {alphas}")
@@ -184,13 +211,18 @@ def _example(reports: Sequence[SpectralReport], family: str) -> list[Curve]:
     counterparts = [(i, report, by_place(report).get(place)) for i, report in enumerate(reports)]
     try:
         curves = [
-            curve(report, r, REPORT_COLOURS[i], "_density", "os"[i]) for i, report, r in counterparts if r is not None
+            curve(report, r, palette().checkpoints[i], "_density", _LINES[i])
+            for i, report, r in counterparts
+            if r is not None
         ]
     except UsageError:
         return []
     return [c for c in curves if c is not None]
 
 
+def _inside(report: SpectralReport) -> list[ModuleRecord]:
+    return [r for r in report if r.family in ("attention", "mlp")]
+
+
 def _values(report: SpectralReport, roles: Sequence[Role], name: str) -> list[float]:
-    inside = (r for r in report if r.role in roles and r.family in ("attention", "mlp"))
-    return [v for r in inside if (v := value(r, name)) is not None]
+    return [v for r in _inside(report) if r.role in roles and (v := value(r, name)) is not None]

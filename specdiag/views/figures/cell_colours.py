@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm, Normalize, to_hex
+from matplotlib.colors import Colormap, LogNorm, Normalize, to_hex
 
-from specdiag.views.figures.style import AROUND_NULL, INK, LAYERS
+from specdiag.views.figures.palette import VALUES, ink_on, palette
 
 _DECADES = 100
 _STOPS = 9
@@ -21,26 +20,25 @@ class CellColours(NamedTuple):
 
     Attributes:
         norm: from values to [0, 1].
-        map_name: of matplotlib's colour map.
+        map: from these to colours.
         null: value of noise, in the middle of the map; None where noise has no one value.
     """
 
     norm: Normalize
-    map_name: str
+    map: Colormap
     null: float | None
 
     def background(self, value: float) -> str:
         """Give the colour of a value, as `#rrggbb`."""
-        return to_hex(colormaps[self.map_name](self.norm(value)))
+        return to_hex(self.map(self.norm(value)))
 
     def ink(self, value: float) -> str:
         """Give the colour of text on it, dark or white."""
-        red, green, blue, _ = colormaps[self.map_name](self.norm(value))
-        return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#FFFFFF"
+        return ink_on(self.background(value))
 
     def gradient(self) -> str:
         """Give the stops of the map from low to high, for CSS."""
-        return ", ".join(to_hex(colormaps[self.map_name](i / (_STOPS - 1))) for i in range(_STOPS))
+        return ", ".join(to_hex(self.map(i / (_STOPS - 1))) for i in range(_STOPS))
 
     @property
     def low(self) -> float:
@@ -63,7 +61,7 @@ def cell_colours(values: Sequence[float], null: float | None) -> CellColours:
     low, high = min(values), max(values)
     if null is not None:
         span = max(null - low, high - null, _LEAST_SPAN)
-        return CellColours(Normalize(null - span, null + span), AROUND_NULL, null)
+        return CellColours(Normalize(null - span, null + span), palette().around_null, null)
     if low > 0 and high / low > _DECADES:
-        return CellColours(LogNorm(low, high), LAYERS, None)
-    return CellColours(Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5), LAYERS, None)
+        return CellColours(LogNorm(low, high), VALUES, None)
+    return CellColours(Normalize(low, high) if high > low else Normalize(low - 0.5, high + 0.5), VALUES, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -13,12 +15,9 @@ from specdiag.records import FAMILIES, ROLES, Role
 from specdiag.report import SpectralReport
 from specdiag.text import checks
 from specdiag.views.figures.axes import hide_inner, layer_axis, panels
+from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import check_report
 from specdiag.views.figures.style import (
-    FAINT,
-    INK,
-    NULL,
-    ROLE_STYLES,
     ReportFigure,
     legend,
     new_figure,
@@ -28,6 +27,9 @@ from specdiag.views.figures.style import (
 
 _WHISKERS_UP_TO = 40
 """Number of bars in a panel beyond which the lines of the tail fractions would hide them."""
+_EACH_UP_TO = 4
+"""Number of matrices of a role in a layer beyond which a bar is their median, and a line their range."""
+_TAIL_FRACTION, _RANGE = "tail fraction\n0.25 to 0.75", "range of the matrices\nof a layer"
 
 
 @styled
@@ -58,7 +60,7 @@ def decay(plan: DecayPlan, report: SpectralReport | None = None) -> ReportFigure
     n_layers = len({entry.layer for entry in plan.entries})
     most = max(map(len, groups.values()))
     width = columns * min(3.2, 2.0 + 0.05 * n_layers) + 2.4
-    figure = new_figure(width, 2.1 * rows + 1.1, title(plan), plan_caption(plan))
+    figure = new_figure(width, 2.1 * rows + 1.1, title(plan), plan_caption(plan), legend=True)
     low, high = _limits(plan)
     grid = panels(figure, len(groups), columns)
     hide_inner(grid)
@@ -107,24 +109,51 @@ def _bars(axes: Axes, entries: Sequence[PlanEntry], uniform: float, *, whiskers:
     by_layer: dict[int, list[PlanEntry]] = defaultdict(list)
     for entry in entries:
         by_layer[entry.layer or 0].append(entry)
-    slot = 0.8 if whiskers else 1.0
-    width = slot / max(len(group) for group in by_layer.values())
-    places = [(x - slot / 2 + width * (i + 0.5), e) for x, group in by_layer.items() for i, e in enumerate(group)]
-    colour = ROLE_STYLES[entries[0].role or "other"].colour
-    x = [place for place, _ in places]
-    axes.bar(x, [(e.ratio - 1) * uniform for _, e in places], width, bottom=uniform, color=colour, label="_plan")
-    ranged = [
-        (place, e.ratio_25, e.ratio_75) for place, e in places if e.ratio_25 is not None and e.ratio_75 is not None
-    ]
+    look, colour = palette(), palette().roles[entries[0].role or "other"].colour
+    if max(map(len, by_layer.values())) > _EACH_UP_TO:
+        bars = [_median_bar(layer, group, uniform) for layer, group in by_layer.items()]
+        width, whiskers, label = 0.8, True, _RANGE
+    else:
+        slot, label = 0.8 if whiskers else 1.0, _TAIL_FRACTION
+        width = slot / max(map(len, by_layer.values()))
+        bars = [
+            _bar(layer - slot / 2 + width * (i + 0.5), entry, uniform)
+            for layer, group in by_layer.items()
+            for i, entry in enumerate(group)
+        ]
+    axes.bar([b.x for b in bars], [b.decay - uniform for b in bars], width, bottom=uniform, color=colour, label="_plan")
+    ranged = [(b.x, *b.extent) for b in bars if b.extent is not None]
     if ranged and whiskers:
-        x, low, high = zip(*((p, a * uniform, b * uniform) for p, a, b in ranged), strict=True)
-        axes.vlines(x, low, high, color="white", linewidth=2.6)
-        axes.vlines(x, low, high, color=INK, linewidth=1, label="tail fraction\n0.25 to 0.75")
-    twins = [(place, e.random_ratio * uniform) for place, e in places if e.random_ratio is not None]
+        x, low, high = zip(*ranged, strict=True)
+        axes.vlines(x, low, high, color=look.paper, linewidth=2.6)
+        axes.vlines(x, low, high, color=look.ink, linewidth=1, label=label)
+    twins = [(b.x, b.random) for b in bars if b.random is not None]
     if twins:
-        axes.hlines([y for _, y in twins], [p - width / 2 for p, _ in twins], [p + width / 2 for p, _ in twins],
-                    color=NULL, linewidth=2, label="if the weights\nwere random")  # fmt: skip
-    axes.axhline(uniform, color=FAINT, linestyle=(0, (5, 2)), linewidth=1, label=f"uniform {uniform:g}")
+        axes.hlines([y for _, y in twins], [x - width / 2 for x, _ in twins], [x + width / 2 for x, _ in twins],
+                    color=look.null, linewidth=2, label="if the weights\nwere random")  # fmt: skip
+    axes.axhline(uniform, color=look.faint, linestyle=(0, (5, 2)), linewidth=1, label=f"uniform {uniform:g}")
+
+
+class _Bar(NamedTuple):
+    """A decay at its place, with how far it may lie elsewhere, and that of random weights."""
+
+    x: float
+    decay: float
+    extent: tuple[float, float] | None
+    random: float | None
+
+
+def _bar(x: float, entry: PlanEntry, uniform: float) -> _Bar:
+    low, high, random = entry.ratio_25, entry.ratio_75, entry.random_ratio
+    extent = None if low is None or high is None else (low * uniform, high * uniform)
+    return _Bar(x, entry.ratio * uniform, extent, None if random is None else random * uniform)
+
+
+def _median_bar(layer: int, entries: Sequence[PlanEntry], uniform: float) -> _Bar:
+    """Take the median of the experts of a layer, and their range."""
+    decays, randoms = ([v * uniform for e in entries if (v := getattr(e, name)) is not None]
+                       for name in ("ratio", "random_ratio"))  # fmt: skip
+    return _Bar(layer, median(decays), (min(decays), max(decays)), median(randoms) if randoms else None)
 
 
 def _span(entries: Sequence[PlanEntry]) -> tuple[float, float]:

@@ -8,7 +8,10 @@ from statistics import median
 from specdiag.records import FAMILIES, ROLES, Family, Role
 from specdiag.text import checks
 from specdiag.trajectories.decay_log import DecayLog, Series
-from specdiag.views.figures.style import FAMILY_TITLES, ROLE_STYLES, ReportFigure, legend, new_figure, styled
+from specdiag.views.figures.direct import name_lines
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.runs import run_name
+from specdiag.views.figures.style import FAMILY_TITLES, ReportFigure, new_figure, styled
 
 
 @styled
@@ -24,12 +27,12 @@ def decay_run(log: DecayLog) -> ReportFigure:
     checks.instance("log", log, DecayLog, "from load_decay_log")
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in log.series)]
     caption = f"{log.run}: to step {log.last}, medians per role and range, roles of {log.checkpoint}"
-    figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"Weight decay over the steps of {log.run}", caption)
+    figure = new_figure(3.6 * len(families) + 1.4, 4.2, f"{run_name(log.run)}: weight decay over the steps", caption)
     panels = figure.subplots(1, len(families), squeeze=False, sharey=True)[0]
     for axes, family in zip(panels, families, strict=True):
         own: list[Role] = [role for role in ROLES if (family, role) in log.series]
         for role in own:
-            members, look = log.series[family, role], ROLE_STYLES[role]
+            members, look = log.series[family, role], palette().roles[role]
             steps = sorted({step for series in members for step, _ in series} | {log.last})
             rows = [[_at(series, step) for series in members] for step in steps]
             values = [[value for value in row if value is not None] for row in rows]
@@ -40,7 +43,7 @@ def decay_run(log: DecayLog) -> ReportFigure:
         axes.set_title(FAMILY_TITLES[family])
         axes.set_xlabel("step")
     panels[0].set_ylabel("weight decay")
-    legend(figure)
+    name_lines(figure, panels)
     return figure
 
 

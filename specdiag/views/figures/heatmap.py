@@ -16,8 +16,9 @@ from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis, log_axis
 from specdiag.views.figures.cell_colours import CellColours, cell_colours
+from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import check_report, choose, common_null, in_role_order, value, with_values
-from specdiag.views.figures.style import INK, ReportFigure, new_figure, plain, report_caption, styled
+from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption, styled
 
 Cells = Mapping[tuple[str, int], float]
 _NUMBERS_UP_TO = 16
@@ -36,7 +37,7 @@ def heatmap(
     """Draw a cell a layer and role: the median where a cell has several matrices, a grey cross where none has a value.
 
     Embeddings stand before the first layer, the head and what else is outside of the layers after the last one. Where
-    noise scores the same in all shapes, as in square_alpha, its value is white.
+    noise scores the same in all shapes, as in square_alpha, its value has the colour of the page.
 
     Args:
         report: from `analyze` or `load_report`.
@@ -58,8 +59,8 @@ def heatmap(
     requested = in_role_order(choose(report, include, layers, roles))
     stacks = {r.component for r in requested if r.layer is not None}
     chosen = [r for r in requested if r.component in stacks]
-    values = [v for r in chosen if (v := value(r, metric)) is not None and np.isfinite(v)]
-    if not values:
+    medians = _named_medians(chosen, metric)
+    if not medians:
         raise UsageError(f"{report.source}: no matrix that was asked for has a layer and {metric}")
     parts: dict[str | None, list[ModuleRecord]] = defaultdict(list)
     for r in chosen:
@@ -68,10 +69,12 @@ def heatmap(
     n_rows = [len({role_label(r) for r in part}) for part in parts.values()]
     cell = 0.62 if n_layers <= _NUMBERS_UP_TO else max(0.12, 10.5 / n_layers)
     caption = report_caption(report, notes=_notes(chosen, len(requested) - len(chosen)))
-    width = float(np.clip(cell * n_layers + 2.2, 5.4, 13))
-    figure = new_figure(width, 0.36 * sum(n_rows) + 0.6 * len(parts) + 1.1, f"{metric} by layer and role", caption)
+    width = float(np.clip(cell * n_layers + 2.2, 6.4, 13))
+    noise, values = common_null(chosen, metric), list(medians.values())
+    title = _title(medians, metric, noise)
+    figure = new_figure(width, 0.36 * sum(n_rows) + 0.6 * len(parts) + 1.1, title, caption)
     grid = figure.subplots(len(parts), 1, squeeze=False, height_ratios=n_rows)[:, 0]
-    colours = cell_colours(values, common_null(chosen, metric))
+    colours = cell_colours(values, noise)
     for axes, (component, part) in zip(grid, parts.items(), strict=True):
         _cells(axes, part, metric, colours, numbers=n_layers <= _NUMBERS_UP_TO and width < 13)
         if component is not None:
@@ -80,8 +83,9 @@ def heatmap(
     if isinstance(colours.norm, LogNorm):
         log_axis(bar.ax.yaxis, min(values), max(values), 6)
     if colours.null is not None:
-        bar.ax.axhline(colours.null, color=INK, linewidth=1)
-        bar.set_label(f"heavier tail  -  noise {colours.null:.2f}  -  more even")
+        bar.ax.set_ylim(min(*values, colours.null), max(*values, colours.null))
+        bar.ax.axhline(colours.null, color=palette().ink, linewidth=1.5)
+        bar.set_label(f"{metric}: lower is a heavier tail, random {colours.null:.2f}")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - the stub takes the outline for a method
     return figure
 
@@ -94,10 +98,12 @@ def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, colours: Ce
     for (role, column), v in cells.items():
         table[rows.index(role), column - first] = v
     axes.pcolormesh(np.arange(first, last + 2) - 0.5, np.arange(len(rows) + 1) - 0.5, table, norm=colours.norm,
-                    cmap=colours.map_name, edgecolor="#DDDDDD", linewidth=0.4)  # fmt: skip
+                    cmap=colours.map, edgecolor=palette().paper, linewidth=0.4)  # fmt: skip
     repeated = {role_label(r) for r in records if r.layer is not None}
     gaps = [(c, rows.index(role)) for role in repeated for c in layers if np.isnan(table[rows.index(role), c - first])]
-    axes.plot(*zip(*gaps, strict=True) if gaps else ((), ()), "x", color="#BBBBBB", markersize=4, linestyle="none")
+    axes.plot(
+        *zip(*gaps, strict=True) if gaps else ((), ()), "x", color=palette().faint, markersize=4, linestyle="none"
+    )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
@@ -111,6 +117,23 @@ def _cells(axes: Axes, records: Sequence[ModuleRecord], metric: str, colours: Ce
     for (role, column), v in cells.items() if numbers else ():
         axes.text(column, rows.index(role), _short(v), ha="center", va="center", fontsize=7.5,
                   color=colours.ink(v))  # fmt: skip
+
+
+def _title(medians: Mapping[str, float], metric: str, noise: float | None) -> str:
+    """Name the cells at both ends of the scale."""
+    low, high = (f(medians, key=lambda name: medians[name]) for f in (min, max))
+    title = f"{metric} by layer and role: {_short(medians[low])} ({low}) to {_short(medians[high])} ({high})"
+    return title if noise is None else f"{title}; random matrices score {noise:.2f}"
+
+
+def _named_medians(records: Sequence[ModuleRecord], metric: str) -> dict[str, float]:
+    """Compute the value of each cell, by its name."""
+    cells: dict[str, list[float]] = defaultdict(list)
+    for r in records:
+        if (v := value(r, metric)) is not None and np.isfinite(v):
+            layer = "" if r.layer is None else f"layer {r.layer}"
+            cells[" ".join(filter(None, (r.component, layer, role_label(r))))].append(v)
+    return {name: median(values) for name, values in cells.items()}
 
 
 def _span(records: Sequence[ModuleRecord]) -> range:

@@ -11,8 +11,10 @@ from specdiag.dynamics.norm_log import NormLog
 from specdiag.dynamics.run_check import Expected, expected_norms
 from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
-from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
-from specdiag.views.figures.style import FAINT, NULL, ROLE_STYLES, ReportFigure, legend, new_figure, styled
+from specdiag.views.figures.direct import name_lines
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, run_name, step_axis
+from specdiag.views.figures.style import ReportFigure, new_figure, styled
 
 _PANELS = (
     ("frobenius_norm", "||W||_F over its first", True),
@@ -53,7 +55,7 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
     if between:
         n = len(trajectory.steps)
         caption = caption.replace(f": {n} checkpoints,", f": {n} steps, one in {between},", 1)
-    title = f"Norms and ranks over the steps of {trajectory.run}"
+    title = f"{run_name(trajectory.run)}: norms and ranks over the steps"
     figure = new_figure(4.0 * len(panels) + 0.4, 4.4, title, caption)
     drawn = figure.subplots(1, len(panels))
     for axes, (metric, title, relative) in zip(drawn, panels, strict=True):
@@ -64,8 +66,8 @@ def norms(run: Trajectory | NormLog, *, roles: str | Sequence[str] = ()) -> Repo
         _predictions(drawn[0], trajectory, expected, chosen)
         _from_then_on(drawn[0], step)
     if len(panels) > len(_PANELS):
-        drawn[-1].axhline(0, color=NULL, linewidth=0.8, zorder=0)
-    legend(figure)
+        drawn[-1].axhline(0, color=palette().null, linewidth=0.8, zorder=0)
+    name_lines(figure, drawn)
     return figure
 
 
@@ -80,7 +82,7 @@ def _predictions(axes: Axes, trajectory: Trajectory, expected: Sequence[Expected
         measured = trajectory.series("frobenius_norm", role, family=family)
         if not own or not measured:
             continue
-        first, colour = measured[0][1], ROLE_STYLES[role].colour
+        first, colour = measured[0][1], palette().roles[role].colour
         values: dict[int, list[float]] = {}
         for one in own:
             for point in one.course:
@@ -110,4 +112,4 @@ def _earliest(trajectory: Trajectory, expected: Sequence[Expected], roles: Roles
 
 def _from_then_on(axes: Axes, step: int | None) -> None:
     if step is not None and step <= axes.get_xlim()[1]:
-        axes.axvline(step, color=FAINT, linestyle="-.", linewidth=1, label="balance possible", zorder=0)
+        axes.axvline(step, color=palette().faint, linestyle="-.", linewidth=1, label="balance possible", zorder=0)

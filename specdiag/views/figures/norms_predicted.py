@@ -8,7 +8,8 @@ from specdiag.dynamics.records import Simulation
 from specdiag.dynamics.wording import labels
 from specdiag.errors import UsageError
 from specdiag.text import checks
-from specdiag.views.figures.style import FAINT, REPORT_COLOURS, ReportFigure, legend, new_figure, styled
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.style import ReportFigure, legend, new_figure, styled
 
 _DOTS = 40
 """Largest number of points of a simulation: more would hide the line."""
@@ -31,17 +32,17 @@ def norms_predicted(*simulations: Simulation) -> ReportFigure:
     """
     for each in simulations:
         checks.instance("simulations", each, Simulation, "from simulate")
-    if not 1 <= len(simulations) <= len(REPORT_COLOURS):
-        raise UsageError(f"a figure shows 1 to {len(REPORT_COLOURS)} settings, not {len(simulations)}")
-    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(simulations))
+    if not 1 <= len(simulations) <= len(palette().checkpoints):
+        raise UsageError(f"a figure shows 1 to {len(palette().checkpoints)} settings, not {len(simulations)}")
+    figure = new_figure(8.4, 5.6, "Predicted weight norms", _caption(simulations), legend=True)
     norm, lr, decay = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1, 1]})
-    for s, name, colour in zip(simulations, labels(simulations), REPORT_COLOURS, strict=False):
+    for s, name, colour in zip(simulations, labels(simulations), palette().checkpoints, strict=False):
         steps = [p.step for p in s.course]
         norm.plot(steps, [p.rms for p in s.course], color=colour, label=name)
         if s.balance.rms:
             norm.axhline(
                 s.balance.rms,
-                color=colour if len(simulations) > 1 else FAINT,
+                color=colour if len(simulations) > 1 else palette().faint,
                 linestyle=(0, (5, 2)),
                 linewidth=0.8,
                 label="balance at\nthe peak lr",
@@ -50,7 +51,7 @@ def norms_predicted(*simulations: Simulation) -> ReportFigure:
         norm.plot(
             [x for x, _ in dots], [y for _, y in dots], ".", color=colour, label="simulated" if dots else "_nothing"
         )
-        lr.plot(steps, [p.lr for p in s.course], color=FAINT)
+        lr.plot(steps, [p.lr for p in s.course], color=palette().faint)
         decay.plot(steps, [p.weight_decay for p in s.course], color=colour)
     norm.set_ylabel("RMS of a weight")
     lr.set_ylabel("lr")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -11,7 +12,8 @@ from specdiag.errors import UsageError
 from specdiag.records import Family, Role
 from specdiag.text import checks
 from specdiag.trajectories.records import Trajectory
-from specdiag.views.figures.style import ROLE_STYLES
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.style import plain
 
 Roles = Sequence[tuple[Family, Role]]
 _MARKERS_UP_TO = 40
@@ -60,7 +62,7 @@ def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *,
         if not series:
             continue
         first = series[0][1] if relative else 1.0
-        look = ROLE_STYLES[role]
+        look = palette().roles[role]
         axes.plot(
             [step for step, _ in series],
             [value / first for _, value in series],
@@ -68,6 +70,16 @@ def role_lines(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles, *,
             marker=look.marker if len(series) <= _MARKERS_UP_TO else "",
             label=role,
         )
+
+
+def run_name(run: str) -> str:
+    """Give the name of a run: the last part of its path that is no pattern.
+
+    Args:
+        run: as it was given: a folder, a glob, a hub repository.
+    """
+    parts = [part for part in run.replace("\\", "/").split("/") if part not in ("", ".", "..") and "*" not in part]
+    return plain(parts[-1] if parts else Path(run).resolve().name)
 
 
 def step_axis(axes: Axes, trajectory: Trajectory) -> None:

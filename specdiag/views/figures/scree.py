@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from specdiag.errors import UsageError
@@ -18,8 +18,9 @@ from specdiag.report import SpectralReport
 from specdiag.spectra.marchenko_pastur import mp_quantiles
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_ticks, log_axis, panels
+from specdiag.views.figures.palette import palette
 from specdiag.views.figures.selection import choose, few_of_each, in_role_order
-from specdiag.views.figures.style import INK, LAYERS, ReportFigure, new_figure, report_caption, styled
+from specdiag.views.figures.style import ReportFigure, new_figure, report_caption, styled
 
 _POINTS = 120
 """Number of points of a curve. More would not be seen, and 560 curves would make a large file."""
@@ -56,7 +57,8 @@ def scree(
     numbers = [r.layer for group in groups.values() for r in group if r.layer is not None]
     width, height = 2.7 * columns + 1.2, 2.3 * -(-len(groups) // columns) + 1.0
     caption = report_caption(report, notes=tuple(notes))
-    figure = new_figure(max(width, 5.5), height, "Singular values by rank, over the largest", caption)
+    title = "Singular values by rank, over the largest: below the dashed line is heavier-tailed than random"
+    figure = new_figure(max(width, 5.5), height, title, caption)
     norm = Normalize(min(numbers, default=0), max(numbers, default=1))
     curves = {role: [relative_singular_values(report, r) for r in group] for role, group in groups.items()}
     longest = max(len(s) for group in curves.values() for s in group)
@@ -65,7 +67,7 @@ def scree(
     hide_inner(grid)
     for panel, (role, group) in zip(grid, groups.items(), strict=True):
         for r, s in zip(group, curves[role], strict=True):
-            colour = INK if r.layer is None else colormaps[LAYERS](norm(r.layer))
+            colour = palette().ink if r.layer is None else palette().layers(norm(r.layer))
             draw_curve(panel.axes, s, logarithmic=True, color=colour, label=r.key)
         _noise(panel.axes, group)
         panel.axes.set_title(role)
@@ -73,12 +75,9 @@ def scree(
         log_axis(panel.axes.yaxis, smallest * 0.8, 1.2, 5)
         panel.axes.set_xlabel("rank" if panel.bottom else "")
         panel.axes.set_ylabel("s / s max" if panel.left else "")
-    noise = [line for panel in grid for line in panel.axes.lines if line.get_label() == "_noise"]
-    if noise:
-        figure.legend(noise[:1], ["random matrix of the same shape"], loc="outside upper right")
     if len(set(numbers)) > 1:
         bar = figure.colorbar(
-            ScalarMappable(norm, LAYERS), ax=[p.axes for p in grid], aspect=30, pad=0.02, label="layer"
+            ScalarMappable(norm, palette().layers), ax=[p.axes for p in grid], aspect=30, pad=0.02, label="layer"
         )
         bar.set_ticks(layer_ticks(numbers, 12))
         bar.ax.minorticks_off()
@@ -126,7 +125,6 @@ def draw_curve(
     logarithmic: bool,
     color: str | tuple[float, float, float, float],
     label: str | None = None,
-    dashes: tuple[int, ...] | None = None,
 ) -> None:
     """Draw values against rank, thinned evenly along the axis but for both ends.
 
@@ -136,19 +134,24 @@ def draw_curve(
         logarithmic: thin them evenly in the logarithm of the rank.
         color: of the line.
         label: of the line.
-        dashes: matplotlib's lengths of dashes and gaps; None for a solid line.
     """
-    n = len(values)
-    spaced = np.geomspace(1, n, _POINTS) if logarithmic else np.linspace(1, n, _POINTS)
-    ranks = np.unique(np.concatenate([np.round(spaced), np.arange(1, min(n, 8)), np.arange(max(1, n - 6), n + 1)]))
-    at = ranks.astype(int)
-    style = "-" if dashes is None else (0, dashes)
-    axes.plot(at, values[at - 1], linewidth=0.9, color=color, label=label, linestyle=style)
+    at = _thinned(len(values), logarithmic=logarithmic)
+    axes.plot(at, values[at - 1], linewidth=0.9, color=color, label=label)
 
 
 def _noise(axes: Axes, records: Sequence[ModuleRecord]) -> None:
     """Draw the curve of a random matrix, for the shapes of the records that are long enough to have an exponent."""
     shapes = dict.fromkeys((r.n_slices, *sorted((r.rows, r.cols))) for r in records if r.status != "too_few")
+    halo = [Stroke(linewidth=4, foreground=palette().paper), Normal()]
     for slices, n, m in shapes:
         values = np.sqrt(mp_quantiles(n, n / m, slices)[::-1])
-        draw_curve(axes, values / values[0], logarithmic=True, color=INK, dashes=(5, 2), label="_noise")
+        at = _thinned(n * slices, logarithmic=True)
+        axes.plot(at, values[at - 1] / values[0], linewidth=2, color=palette().ink, linestyle=(0, (4, 1.5)),
+                  label="_noise", zorder=4, path_effects=halo)  # fmt: skip
+
+
+def _thinned(n: int, *, logarithmic: bool) -> NDArray[np.int64]:
+    """Choose ranks, evenly spaced along the axis but for both ends, which stay whole."""
+    spaced = np.geomspace(1, n, _POINTS) if logarithmic else np.linspace(1, n, _POINTS)
+    ranks = np.unique(np.concatenate([np.round(spaced), np.arange(1, min(n, 8)), np.arange(max(1, n - 6), n + 1)]))
+    return ranks.astype(np.int64)

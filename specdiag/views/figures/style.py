@@ -1,9 +1,4 @@
-"""How every figure looks: one colour a role, one a checkpoint, the fonts, the caption with source and settings.
-
-Colours are Paul Tol's muted and bright (roles) and high-contrast (checkpoints) schemes: safe for colour blindness.
-Their lightness differs within attention and within the MLP, and each role has its own marker, so that print without
-colour can be read.
-"""
+"""How every figure looks beside its colours: the fonts, the title, the caption with source and settings."""
 
 from __future__ import annotations
 
@@ -11,45 +6,35 @@ import functools
 import textwrap
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 
 from matplotlib import font_manager, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from specdiag.decay.plan import DecayPlan
-from specdiag.records import Family, Role
+from specdiag.records import Family
 from specdiag.report import SpectralReport
 from specdiag.spectra.farms import described
 from specdiag.spectra.tail_rules import TAIL_RULES
 from specdiag.text.printable import printable
+from specdiag.views.figures.palette import LIGHT, Palette, palette
 
 P = ParamSpec("P")
 
-INK, FAINT = "#222222", "#777777"
-NULL = "#555555"
-"""Colour of the score of noise."""
-
-STYLE: dict[Any, Any] = {
+_FONTS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,
     "figure.autolayout": False,
     "figure.constrained_layout.use": False,
-    "figure.facecolor": "white",
     "figure.titlesize": 11,
-    "savefig.facecolor": "white",
-    "text.color": INK,
+    "savefig.facecolor": "auto",
     "text.usetex": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.frameon": False,
@@ -67,42 +52,16 @@ _LEGEND = 2.4
 """Inches at the upper right that a title leaves free for the legend."""
 
 
-class RoleStyle(NamedTuple):
-    """The look of one role in every figure."""
-
-    colour: str
-    marker: str
-
-
-ROLE_STYLES: dict[Role, RoleStyle] = {
-    "q": RoleStyle("#332288", "o"),
-    "k": RoleStyle("#117733", "s"),
-    "v": RoleStyle("#44AA99", "D"),
-    "kv": RoleStyle("#999933", "h"),
-    "o": RoleStyle("#66CCEE", "P"),
-    "gate": RoleStyle("#882255", "^"),
-    "up": RoleStyle("#CC6677", "v"),
-    "down": RoleStyle("#CCBB44", ">"),
-    "router": RoleStyle("#AA4499", "X"),
-    "embed": RoleStyle("#555555", "p"),
-    "head": RoleStyle("#111111", "*"),
-    "conv": RoleStyle("#999999", "H"),
-    "ssm": RoleStyle("#EE8866", "d"),
-    "other": RoleStyle("#BBBBBB", "."),
-}
 FAMILY_TITLES: dict[Family, str] = {
     "attention": "attention", "mlp": "MLP", "embedding": "embeddings", "other": "other",
 }  # fmt: skip
-REPORT_COLOURS = ("#004488", "#DDAA33", "#BB5566", "#66A182", "#000000", "#999999")
-"""Colours of the first, second, ... checkpoint where several are compared. The paper's two are blue and yellow too."""
-LAYERS = "cividis"
-"""Colour map of depth and of values: its lightness rises with the value, also without colour."""
-AROUND_NULL = "PuOr_r"
-"""Colour map of values around that of noise: purple below, white at it, orange above."""
 
 
 class ReportFigure(Figure):
     """A matplotlib figure that pyplot does not keep open, and that a notebook shows nevertheless."""
+
+    palette: Palette = LIGHT
+    """Its colours, in which ticks and texts that are made as late as in a rendering are drawn too."""
 
     def _repr_png_(self) -> bytes:
         return render(self, "png", 100)
@@ -117,13 +76,13 @@ def styled(draw: Callable[P, ReportFigure]) -> Callable[P, ReportFigure]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> ReportFigure:
-        with rc_context(STYLE):
+        with rc_context(_settings(palette())):
             return draw(*args, **kwargs)
 
     return wrapper
 
 
-def new_figure(width: float, height: float, title: str, caption: str, *, fixed: bool = False) -> ReportFigure:
+def new_figure(width: float, height: float, title: str, caption: str, *, legend: bool = False) -> ReportFigure:
     """Make an empty figure with its title, and its caption below everything else.
 
     Args:
@@ -131,16 +90,14 @@ def new_figure(width: float, height: float, title: str, caption: str, *, fixed: 
         height: in inches.
         title: above all panels.
         caption: source and settings.
-        fixed: margins for a grid of many equal panels, where measuring every label takes longer than drawing it.
+        legend: leave room for one at the upper right.
     """
-    figure = ReportFigure(figsize=(width, height), layout=None if fixed else "constrained")
+    figure = ReportFigure(figsize=(width, height), layout="constrained")
+    figure.palette = palette()
     FigureCanvasAgg(figure)
-    if fixed:
-        figure.subplots_adjust(0.75 / width, 0.85 / height, 1 - _LEGEND / width, 1 - 0.75 / height, 0.1, 0.42)
-    top, bottom = ({"y": 1 - 0.1 / height}, {"y": 0.08 / height}) if fixed else ({}, {})
     at: dict[str, Any] = {"x": 0.1 / width, "ha": "left"}
-    figure.suptitle(_wrapped(title, (width - _LEGEND) * _TITLE), **at, **top, fontweight="bold")
-    figure.supxlabel(_wrapped(caption, width * _CAPTION), **at, **bottom, fontsize=_CAPTION_SIZE, color=FAINT)
+    figure.suptitle(_wrapped(title, (width - (_LEGEND if legend else 0.2)) * _TITLE), **at, fontweight="bold")
+    figure.supxlabel(_wrapped(caption, width * _CAPTION), **at, fontsize=_CAPTION_SIZE, color=palette().faint)
     return figure
 
 
@@ -212,22 +169,29 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
-def render(figure: Figure, format: str, dpi: float = 150) -> bytes:
+def render(figure: Figure, format: str, dpi: float = 150, *, transparent: bool = False) -> bytes:
     """Render a figure. The same figure gives the same bytes.
 
     Args:
         figure: any figure.
         format: `png`, `svg` or `pdf`.
         dpi: dots an inch, of a png.
+        transparent: leave out the background.
 
     Returns:
         The content of the file.
     """
     out = BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with rc_context(STYLE):
-        figure.savefig(out, format=format, dpi=dpi, metadata=undated.get(format))
+    with rc_context(_settings(figure.palette if isinstance(figure, ReportFigure) else palette())):
+        figure.savefig(out, format=format, dpi=dpi, transparent=transparent, metadata=undated.get(format))
     return out.getvalue()
+
+
+def _settings(look: Palette) -> dict[Any, Any]:
+    pages = dict.fromkeys(("figure.facecolor", "axes.facecolor"), look.paper)
+    inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), look.ink)
+    return {**_FONTS, **pages, **inks, "axes.edgecolor": look.faint}
 
 
 def _described(report: SpectralReport) -> str:

@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from specdiag.records import FAMILIES, Family, Role
 from specdiag.text import checks
 from specdiag.trajectories.records import TRACKED, Trajectory
-from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, step_axis
+from specdiag.views.figures.direct import name_lines
+from specdiag.views.figures.palette import palette
+from specdiag.views.figures.runs import Roles, role_lines, roles_with, run_caption, run_name, step_axis
 from specdiag.views.figures.style import (
     FAMILY_TITLES,
-    INK,
-    NULL,
-    ROLE_STYLES,
     ReportFigure,
-    legend,
     new_figure,
     styled,
 )
@@ -51,7 +49,7 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     families: list[Family] = [family for family in FAMILIES if any(f == family for f, _ in chosen)]
     below = [name for name in ("loss", "balance_sd") if trajectory.series(name)]
     width = max(3.3 * max(len(families), len(below)) + 1.4, 6.4)
-    title = f"{metric} over the steps of {trajectory.run}"
+    title = f"{run_name(trajectory.run)}: {metric} over the steps{_direction(metric)}"
     figure = new_figure(width, 3.3 + (2.2 if below else 0) + 0.9, title, run_caption(trajectory))
     parts = figure.subfigures(2 if below else 1, 1, squeeze=False, height_ratios=[3.3, 2.2] if below else None)[:, 0]
     upper = parts[0].subplots(1, len(families), squeeze=False, sharey=metric in _ACROSS_SHAPES)[0]
@@ -65,8 +63,12 @@ def trajectory(trajectory: Trajectory, *, metric: str | None = None, roles: str 
     lower = parts[1].subplots(1, len(below), squeeze=False)[0] if below else ()
     for axes, name in zip(lower, below, strict=True):
         _of_the_run(axes, trajectory, name)
-    legend(figure)
+    name_lines(figure, upper)
     return figure
+
+
+def _direction(metric: str) -> str:
+    return " (lower: heavier tails)" if metric in _RHO or metric in _ACROSS_SHAPES else ""
 
 
 def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> None:
@@ -79,16 +81,17 @@ def _nulls(axes: Axes, trajectory: Trajectory, metric: str, roles: Roles) -> Non
         if nulls:
             levels.setdefault(round(median(nulls), 2), []).append(role)
     for level, sharing in levels.items():
-        colour = NULL if len(sharing) > 1 or len(levels) == 1 else ROLE_STYLES[sharing[0]].colour
-        axes.axhline(level, color=colour, linestyle=(0, (5, 2)), linewidth=1, label="random matrices", zorder=0)
+        colour = palette().null if len(sharing) > 1 or len(levels) == 1 else palette().roles[sharing[0]].colour
+        label = f"random {level:.2f}" + (f": {' '.join(sharing)}" if len(levels) > 1 else "")
+        axes.axhline(level, color=colour, linestyle=(0, (5, 2)), linewidth=1, label=label, zorder=0)
 
 
 def _of_the_run(axes: Axes, trajectory: Trajectory, name: str) -> None:
     series = trajectory.series(name)
-    axes.plot([step for step, _ in series], [value for _, value in series], color=INK, marker=".")
+    axes.plot([step for step, _ in series], [value for _, value in series], color=palette().ink, marker=".")
     held_out = trajectory.series("eval_loss") if name == "loss" else []
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=INK, linestyle=":", marker=".")
+        axes.plot(*zip(*held_out, strict=True), color=palette().ink, linestyle=":", marker=".")
     titles = {"loss": "training loss" + (" (dotted: held out)" if held_out else ""), "balance_sd": "sd of square_alpha"}
     axes.set_title(titles[name])
     step_axis(axes, trajectory)

@@ -10,7 +10,7 @@ from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.spectra.marchenko_pastur import mp_density
 from specdiag.views.figures.axes import log_bins
-from specdiag.views.figures.esd import Curve, curve, densities, span_of
+from specdiag.views.figures.density import Curve, curve, densities, span_of
 from specdiag.views.figures.laws import bulk, power_law
 
 Point = tuple[float, float]
@@ -51,7 +51,7 @@ def spectrum(report: SpectralReport, record: ModuleRecord) -> Spectrum | None:
         UsageError: the report was saved without eigenvalues.
         SourceError: the file of the eigenvalues cannot be read, or is not that of the report.
     """
-    own_curve = curve(report, record, "", "", "")
+    own_curve = curve(report, record, "", "")
     if own_curve is None or not own_curve.eigenvalues.size:
         return None
     low, high = span_of([own_curve], details=True)

@@ -1,0 +1,68 @@
+"""Names beside lines, in their colours: nobody has to look them up in a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+_SIZE = 8
+_GAP = 1.2 * _SIZE
+"""Points from one name to the next."""
+_BESIDE = 5
+"""Points between a panel and its names."""
+
+
+def name_lines(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Write the label of each line at the right of its panel, at the height at which the line ends.
+
+    Names that would meet are moved apart. Lines whose label begins with an underscore have no name.
+
+    Args:
+        figure: with all else drawn, for the heights are those of its layout.
+        panels: of the figure.
+    """
+    names = {axes: _write(axes) for axes in panels}
+    figure.draw_without_rendering()
+    for axes, texts in names.items():
+        texts.sort(key=lambda text: text.xy[1])
+        points = 72 / figure.dpi
+        wanted = [float(axes.transData.transform((0, text.xy[1]))[1]) * points for text in texts]
+        for text, at, place in zip(texts, wanted, apart(wanted, _GAP), strict=True):
+            text.xyann = (_BESIDE, place - at)
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move places as little as needed to have a gap between any two: those that meet share their mean.
+
+    Args:
+        wanted: ascending.
+        gap: least distance.
+    """
+    blocks: list[tuple[float, int]] = []
+    for i, place in enumerate(wanted):
+        mean, n = place - i * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, m = blocks.pop()
+            mean, n = (before * m + mean * n) / (m + n), m + n
+        blocks.append((mean, n))
+    level = [mean for mean, n in blocks for _ in range(n)]
+    return [mean + i * gap for i, mean in enumerate(level)]
+
+
+def _write(axes: Axes) -> list[Annotation]:
+    texts: list[Annotation] = []
+    for line in axes.lines:
+        label, height = str(line.get_label()), np.asarray(line.get_ydata(), float)
+        if label.startswith("_") or not height.size:
+            continue
+        texts.append(
+            axes.annotate(
+                label, (1, float(height[-1])), xycoords=axes.get_yaxis_transform(), xytext=(_BESIDE, 0),
+                textcoords="offset points", va="center", color=line.get_color(), fontsize=_SIZE, annotation_clip=False,
+            )
+        )  # fmt: skip
+    return texts
