@@ -20,7 +20,7 @@ from typer.core import TyperOption
 
 _QUOTED = r"""(?<!\w)'.*?'(?!\w)|(?<!\w)".*?"(?!\w)|`[^`]*`|\w\([^()]*\)"""
 _VALUE = r"""'.*?'(?!\w)|".*?"(?!\w)|\([^()]*\)|\[[^\[\]]*\]|(?![,;:.!?)]*(?:\s|$))\S+?(?=[,;:.!?)]*(?:\s|$))"""
-_RENAMED = {"partial_reports": "resume", "learning_rate": "lr", "peak_lr": "lr"}
+_RENAMED = {"partial_reports": "resume", "learning_rate": "lr", "peak_lr": "lr", "every": "all"}
 """Arguments whose options have another name."""
 _NO_NAME_BEFORE = r"(?<![\w.\-/=&?])"
 

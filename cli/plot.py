@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from specdiag.errors import UsageError
 
 from . import opening, options, output
+from .plot_kinds import ARGUMENTS, CHOICE, DRAWING, Basis, Kind, Style, check
 from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
@@ -20,45 +20,6 @@ if TYPE_CHECKING:
     from specdiag.dynamics.norm_log import NormLog
     from specdiag.report import SpectralReport
     from specdiag.trajectories.records import Trajectory
-
-
-class Kind(StrEnum):
-    """Kinds of figures."""
-
-    esd = "esd"
-    alpha = "alpha"
-    balance = "balance"
-    heatmap = "heatmap"
-    decay = "decay"
-    scree = "scree"
-    paper = "paper"
-    trajectory = "trajectory"
-    norms = "norms"
-
-
-class Basis(StrEnum):
-    """Exponents that can be drawn."""
-
-    alpha = "alpha"
-    square = "square"
-
-
-_CHOICE = ("include", "layer", "role")
-_DRAWING = ("include", "role")
-"""Shared options that choose among the rows of a report."""
-_TAKES: dict[Kind, tuple[str, ...]] = {
-    Kind.esd: _CHOICE,
-    Kind.alpha: (*_CHOICE, "basis"),
-    Kind.balance: ("basis",),
-    Kind.heatmap: (*_CHOICE, "metric"),
-    Kind.decay: ("basis", "plan"),
-    Kind.scree: _CHOICE,
-    Kind.paper: ("plan",),
-    Kind.trajectory: ("role", "metric"),
-    Kind.norms: ("role", "lr", "weight_decay"),
-}
-_SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
-_ARGUMENTS = {"layer": "layers", "role": "roles"}
 
 
 @takes_shared("plot")
@@ -114,6 +75,12 @@ def plot(
         ),
     ] = None,
     plan: options.PlanOption = None,
+    all_rows: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="esd only: draw every matrix, as ridges by layer.", rich_help_panel=options.SELECTION
+        ),
+    ] = False,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -132,36 +99,35 @@ def plot(
         int,
         typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a png.", rich_help_panel=options.OUTPUT),
     ] = 150,
+    style: Annotated[
+        Style, typer.Option("--style", help="Colours for light or for dark pages.", rich_help_panel=options.OUTPUT)
+    ] = Style.light,
+    transparent: Annotated[
+        bool, typer.Option("--transparent", help="Leave out the background.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
     """Draw into a file: esd, alpha, balance, heatmap, decay, scree, the paper's figures, trajectory, norms.
 
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
-    chosen: dict[str, Any] = {name: given.values[name] for name in _DRAWING if name in given.values}
+    chosen: dict[str, Any] = {name: given.values[name] for name in DRAWING if name in given.values}
     own: dict[str, Any] = {
         "layer": layer, "basis": basis, "metric": metric, "plan": plan, "lr": lr, "weight_decay": weight_decay,
+        "all_rows": all_rows or None,
     }  # fmt: skip
     chosen |= {name: value for name, value in own.items() if value is not None}
-    _check(kind, sources, chosen)
+    check(kind, sources, chosen)
     out = out or Path(f"{opening.stem(sources[0])}.{kind}.png")
     from specdiag import plot as figures
 
     figures.check_target(out)
-    figure = _without_report(kind, sources[0], chosen, given)
-    if figure is None:
-        reports = [opening.report_of(source, given, "figure", drawing=_DRAWING) for source in sources]
-        figure = _draw(kind, reports, chosen)
-    figures.save(figure, out, dpi=dpi)
+    with figures.style(style.value):
+        figure = _without_report(kind, sources[0], chosen, given)
+        if figure is None:
+            reports = [opening.report_of(source, given, "figure", drawing=DRAWING) for source in sources]
+            figure = _draw(kind, reports, chosen)
+    figures.save(figure, out, dpi=dpi, transparent=transparent)
     output.talk(f"written: {out}", "green")
-
-
-def _check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
-    """Refuse what this kind would ignore."""
-    if strange := options.listed(name for name in given if name not in _TAKES[kind]):
-        raise UsageError(f"{kind} knows no {strange}; it takes {options.listed(_TAKES[kind])}")
-    most = _SOURCES.get(kind, 1)
-    if len(sources) > most:
-        raise UsageError(f"{kind} takes {most} SOURCE{'S' if most > 1 else ''} at most, not {len(sources)}")
 
 
 def _without_report(kind: Kind, source: str, chosen: dict[str, Any], given: Given) -> Figure | None:
@@ -185,7 +151,7 @@ def _without_report(kind: Kind, source: str, chosen: dict[str, Any], given: Give
         figure = figures.decay(load_plan(source))
     else:
         return None
-    if idle := options.listed(name for name in given.names if name not in _DRAWING):
+    if idle := options.listed(name for name in given.names if name not in DRAWING):
         raise UsageError(f"{source} is drawn as it is: leave out {idle}")
     return figure
 
@@ -213,7 +179,7 @@ def _norms(source: str, lr: float | None, weight_decay: float | None) -> Traject
 def _draw(kind: Kind, reports: list[SpectralReport], chosen: dict[str, Any]) -> Figure:
     from specdiag import plot as figures
 
-    choice = {_ARGUMENTS.get(name, name): chosen[name] for name in _CHOICE if name in chosen}
+    choice = {ARGUMENTS.get(name, name): chosen[name] for name in (*CHOICE, "all_rows") if name in chosen}
     basis = {"basis": chosen["basis"].value} if "basis" in chosen else {}
     if kind is Kind.decay:
         return figures.decay(_plan(reports[0], chosen, basis), reports[0])

@@ -8,6 +8,7 @@ from statistics import fmean, median
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
 
 from specdiag.errors import UsageError
 from specdiag.records import ROLES, ModuleRecord, Role
@@ -121,14 +122,14 @@ def _title(reports: Sequence[SpectralReport], name: str) -> str:
     if name != "square_alpha" or noise is None or None in spreads:
         return f"Balance of {name}: the closer the exponents lie together, the more balanced"
     stated = " and ".join(f"{spread:.3f}" for spread in spreads)
-    return f"Balance: square_alpha has a standard deviation of {stated}, random matrices in its place {noise:.3f}"
+    return f"Balance: square_alpha has a standard deviation of {stated}, random matrices of these shapes {noise:.3f}"
 
 
 def _types(
     axes: Axes, reports: Sequence[SpectralReport], roles: Sequence[Role], name: str, labels: Sequence[str]
 ) -> None:
     """Draw range, middle half and median of each module type, beside the spread of noise."""
-    thick = 0.8 / len(reports)
+    thick, halo = 0.8 / len(reports), [Stroke(linewidth=2, foreground=palette().paper), Normal()]
     for y, role in enumerate(roles):
         _noise(axes, [r for report in reports for r in _inside(report) if r.role == role], name, (y - 0.45, y + 0.45))
     for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
@@ -142,7 +143,7 @@ def _types(
             axes.plot([low, high], [at, at], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
             axes.plot(median(values), at, _MARKERS[i], color=colour, markersize=6, linestyle="none", label=label)
             axes.annotate(f"{median(values):.2f}", (max(values), at), xytext=(5, 0), textcoords="offset points",
-                          va="center", fontsize=7.5, color=colour)  # fmt: skip
+                          va="center", fontsize=7.5, color=colour, path_effects=halo)  # fmt: skip
     axes.set_ylim(len(roles) - 0.4, -0.6)
     axes.set_yticks(range(len(roles)), roles)
     axes.margins(x=0.12)

@@ -67,7 +67,8 @@ def draw(axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, deta
         axes: an empty panel.
         curves: the spectra.
         span: the smallest and the largest eigenvalue of the axis.
-        details: draw the fit and the nulls of each too.
+        details: draw the fit and the null of each too, and of a spectrum that is alone also the threshold of the fit
+            and the matrix with its entries permuted.
 
     Returns:
         The lowest and the highest density of each.
@@ -85,7 +86,9 @@ def draw(axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, deta
     for c in curves if details else ():
         _fit(axes, c, palette().ink if alone else c.colour)
         _bulk(axes, c, palette().null if alone else c.colour)
-        heights += _permuted(axes, c, edges, palette().null if alone else c.colour)
+    if details and alone:
+        _threshold(axes, curves[0].record)
+        heights += _permuted(axes, curves[0], edges)
     return heights
 
 
@@ -168,10 +171,13 @@ def _randomized(report: SpectralReport, record: ModuleRecord) -> NDArray[np.floa
 
 def _fit(axes: Axes, c: Curve, ink: str) -> None:
     law = power_law(c.record, float(c.eigenvalues[-1]), c.n, 40)
-    if law is None or c.record.xmin is None:
-        return
-    axes.plot(*law, color=ink, linewidth=1.8, label="fitted power law")
-    axes.axvline(c.record.xmin, color=ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
+    if law is not None:
+        axes.plot(*law, color=ink, linewidth=1.8, label="fitted power law")
+
+
+def _threshold(axes: Axes, record: ModuleRecord) -> None:
+    if power_law(record, 1.0, 1, 2) is not None and record.xmin is not None:
+        axes.axvline(record.xmin, color=palette().ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
 
 
 def _bulk(axes: Axes, c: Curve, ink: str) -> None:
@@ -185,9 +191,9 @@ def _bulk(axes: Axes, c: Curve, ink: str) -> None:
               label="random matrix\n(Marchenko-Pastur)")  # fmt: skip
 
 
-def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64], ink: str) -> list[float]:
+def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64]) -> list[float]:
     """Draw the density of the permuted matrix, and a line at its largest eigenvalue."""
-    heights: list[float] = []
+    heights, ink = list[float](), palette().null
     if c.randomized is not None:
         density = densities(c.randomized, edges, c.n)
         heights = [float(density[density > 0].min()), float(density.max())]

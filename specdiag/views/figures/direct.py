@@ -27,20 +27,24 @@ def name_lines(figure: Figure, panels: Sequence[Axes]) -> None:
     """
     names = {axes: _write(axes) for axes in panels}
     figure.draw_without_rendering()
+    points = 72 / figure.dpi
     for axes, texts in names.items():
         texts.sort(key=lambda text: text.xy[1])
-        points = 72 / figure.dpi
         wanted = [float(axes.transData.transform((0, text.xy[1]))[1]) * points for text in texts]
-        for text, at, place in zip(texts, wanted, apart(wanted, _GAP), strict=True):
+        panel = axes.get_window_extent()
+        places = apart(wanted, _GAP, panel.y0 * points, panel.y1 * points)
+        for text, at, place in zip(texts, wanted, places, strict=True):
             text.xyann = (_BESIDE, place - at)
 
 
-def apart(wanted: Sequence[float], gap: float) -> list[float]:
+def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move places as little as needed to have a gap between any two: those that meet share their mean.
 
     Args:
         wanted: ascending.
         gap: least distance.
+        low: lowest place.
+        high: highest place, which is passed where there are too many.
     """
     blocks: list[tuple[float, int]] = []
     for i, place in enumerate(wanted):
@@ -49,8 +53,9 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
             before, m = blocks.pop()
             mean, n = (before * m + mean * n) / (m + n), m + n
         blocks.append((mean, n))
-    level = [mean for mean, n in blocks for _ in range(n)]
-    return [mean + i * gap for i, mean in enumerate(level)]
+    most = max(low, high - (len(wanted) - 1) * gap)
+    levels = [min(max(mean, low), most) for mean, n in blocks for _ in range(n)]
+    return [level + i * gap for i, level in enumerate(levels)]
 
 
 def _write(axes: Axes) -> list[Annotation]:

@@ -31,6 +31,8 @@ _PANELS = 12
 """Largest number of panels: of more matrices the extremes and the medians are drawn."""
 _DETAILS_UP_TO = 2
 """Number of curves in a panel beyond which fits and nulls would hide the spectra."""
+_HEADROOM = 0.12
+"""Share of the height that is left free for the exponents."""
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -80,7 +82,7 @@ def esd(
     span = span_of(curves, details=detailed)
     columns, width, height, most = _sizes(len(cells), len(grid_of[0]) if len(grid_of) > 1 else None)
     notes = _notes(cells, len(chosen), curves, span[0], detailed=detailed)
-    title = "Density of eigenvalues: beside noise, and the power law fitted to the tail"
+    title = "Density of eigenvalues beside random matrices"
     figure = new_figure(width, height, title, report_caption(*reports, notes=notes), legend=True)
     grid = panels(figure, len(cells), columns, [i for i, held in enumerate(shown) if held is None])
     hide_inner(grid)
@@ -91,7 +93,7 @@ def esd(
         heights += draw(panel.axes, held, span, details=detailed)
         panel.axes.set_title(_title(cell, [e.record for e, _ in filled], room), fontsize=8.5)
         _state(panel.axes, held)
-    finish(grid, span, heights, most)
+    finish(grid, span, [*heights, max(heights) * (max(heights) / min(heights)) ** _HEADROOM], most)
     legend(figure)
     return figure
 
@@ -138,7 +140,7 @@ def _state(axes: Axes, curves: Sequence[Curve]) -> None:
         colour = palette().ink if len(curves) == 1 else c.colour
         axes.text(
             0.98, 0.97 - 0.1 * i, exponents(c.record), ha="right", va="top", fontsize=8, color=colour,
-            transform=axes.transAxes,
+            transform=axes.transAxes, bbox={"facecolor": palette().paper, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ GROUPS = (
     Group("MLP", ("gate", "up", "down"), "^"),
 )
 """The groups of attention and MLP."""
-_OTHERS = Group("others", tuple(set(ROLES) - {role for group in GROUPS for role in group.roles}), "")
+_OTHERS = Group("others", tuple(role for role in ROLES if not any(role in group.roles for group in GROUPS)), "")
 _PLACES = ("heaviest", "median", "lightest")
 
 

@@ -85,7 +85,7 @@ def heatmap(
     if colours.null is not None:
         bar.ax.set_ylim(min(*values, colours.null), max(*values, colours.null))
         bar.ax.axhline(colours.null, color=palette().ink, linewidth=1.5)
-        bar.set_label(f"{metric}: lower is a heavier tail, random {colours.null:.2f}")
+        bar.set_label("lower: heavier tail")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] - the stub takes the outline for a method
     return figure
 

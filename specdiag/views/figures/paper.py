@@ -136,7 +136,7 @@ def _decays(axes: Axes, plan: DecayPlan) -> None:
     axes.set_title(f"1b: decay of each module ({plan.rule} rule), and its {_value_name(plan)}")
     _values(axes.twinx(), x, entries, _value_name(plan), lines=not by_layer)
     if by_layer:
-        shown = {e.role: None for e in sorted(entries, key=lambda e: _order(e)[1:])}
+        shown: dict[Role | None, None] = {e.role: None for e in sorted(entries, key=lambda e: _order(e)[1:])}
         for role in shown:
             axes.bar(0, 0, 0, color=palette().roles[role or "other"].colour, label=role or "fused")
 
@@ -164,13 +164,13 @@ def _values(axes: Axes, x: np.ndarray, entries: Sequence[PlanEntry], name: str, 
 def _singular_values(grid: Sequence[Panel], report: SpectralReport, groups: dict[str, list[ModuleRecord]]) -> None:
     """Draw singular values over the largest by rank.
 
-    The first two layers are red, the last two blue, the others yellow.
+    The first two layers and the last two are coloured, the others grey.
     """
     hide_inner(grid)
     layers = sorted({r.layer for group in groups.values() for r in group if r.layer is not None})
     longest = max(r.n_eigenvalues for group in groups.values() for r in group)
     n = min(_ENDS, len(layers) // 2)
-    last_colour, between, _, first_colour = palette().checkpoints[:4]
+    (first_colour, last_colour), between = palette().checkpoints[:2], palette().faint
     ends = dict.fromkeys(layers[len(layers) - n :], last_colour) | dict.fromkeys(layers[:n], first_colour)
     for i, (panel, (role, group)) in enumerate(zip(grid, groups.items(), strict=True)):
         for r in sorted(group, key=lambda r: r.layer in ends):

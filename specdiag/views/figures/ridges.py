@@ -20,6 +20,7 @@ from specdiag.views.figures.selection import in_role_order
 from specdiag.views.figures.style import ReportFigure, new_figure, plain, report_caption
 
 Spectra = Sequence[NDArray[np.float64]]
+_OUTSIDE = "outside of the layers"
 _OVERLAP = 2.4
 """Height of the highest ridge, in distances between ridges."""
 
@@ -43,7 +44,7 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     groups: dict[str, list[ModuleRecord]] = defaultdict(list)
     for r in in_role_order(records):
         if r.spectral_norm and r.mp_edge:
-            groups[role_label(r) if r.component is None else f"{r.component} {role_label(r)}"].append(r)
+            groups[_panel(r)].append(r)
     if not groups:
         raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum beside noise")
     relative = {r.key: _relative(report, r) for group in groups.values() for r in group}
@@ -63,8 +64,7 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
         panel.axes.set_title(plain(f"{name}{_alphas(group)}"), fontsize=9)
         log_axis(panel.axes.xaxis, low, high, 4)
         panel.axes.set_xlabel("eigenvalue / largest of noise" if panel.bottom else "")
-        panel.axes.yaxis.set_visible(any(r.layer is not None for r in group))
-        panel.axes.set_ylabel("layer" if panel.left else "")
+        panel.axes.set_ylabel("layer" if panel.left and name != _OUTSIDE else "")
     return figure
 
 
@@ -77,13 +77,21 @@ def _ridges(
     heights = {layer: np.mean(members, axis=0) for layer, members in sorted(by_layer.items())}
     distance = (max(heights) - min(heights)) / max(1, len(heights) - 1) or 1.0
     unit = _OVERLAP * distance / max(float(h.max()) for h in heights.values())
-    centres, colour = np.sqrt(edges[1:] * edges[:-1]), palette().roles[group[0].role].colour
+    centres, outside = np.sqrt(edges[1:] * edges[:-1]), group[0].layer is None
     for depth, (layer, h) in enumerate(heights.items()):
+        colour = palette().roles[group[depth if outside else 0].role].colour
         axes.fill_between(centres, layer - unit * h, layer, color=colour, alpha=0.75, linewidth=0, zorder=2 + depth)
         axes.plot(centres, layer - unit * h, color=palette().paper, linewidth=0.6, zorder=2.5 + depth)
     axes.axvline(1, color=palette().ink, linewidth=1, linestyle=(0, (5, 2)), zorder=3 + len(heights))
     axes.set_ylim(max(heights) + 0.3 * distance, min(heights) - (_OVERLAP + 0.2) * distance)
-    layer_axis(axes.yaxis, heights, 10, label=False)
+    if outside:
+        axes.set_yticks(range(len(group)), [role_label(r) for r in group])
+    else:
+        layer_axis(axes.yaxis, heights, 10, label=False)
+
+
+def _panel(r: ModuleRecord) -> str:
+    return _OUTSIDE if r.layer is None else role_label(r) if r.component is None else f"{r.component} {role_label(r)}"
 
 
 def _heights(values: NDArray[np.float64], edges: NDArray[np.float64], n: int) -> NDArray[np.float64]:
