@@ -65,7 +65,7 @@ def test_the_model_of_vision():
 @pytest.mark.parametrize("eyes", EYES)
 def test_colours_that_meet_differ(eyes: str, look: Palette):
     roles = [role.colour for role in look.roles.values()]
-    for colours, least in ((roles, 17), (look.checkpoints, 35), ((*look.checkpoints[:2], look.faint), 35)):
+    for colours, least in ((roles, 17), (look.checkpoints, 35), ((*look.checkpoints[:2], look.faint), 30)):
         for one, other in itertools.combinations(colours, 2):
             assert difference(one, other, eyes) > least, (one, other)
 

@@ -54,7 +54,6 @@ def test_command_refusals(tmp_path, monkeypatch, small):
         (["heatmap", "a.json", "--metric", "loss"], 2, "choose from rows"),
         (["esd", "a.json", "a.json", "--all"], 2, "--all draws the matrices of one report: leave out the others"),
         (["alpha", "a.json", "--all"], 2, "alpha knows no --all; it takes --include, --layer, --role, --basis"),
-        (["alpha", "a.json", "--style", "neon"], 2, "'neon' is not one of 'light', 'dark'"),
         (["scree", "a.json", "--basis", "square"], 2, "scree knows no --basis; it takes --include, --layer, --role"),
         (["alpha", "a.json", "a.json"], 2, "alpha takes 1 SOURCE at most, not 2"),
         (["esd", "bare.json"], 2, "carries no eigenvalues"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -33,6 +35,7 @@ _DETAILS_UP_TO = 2
 """Number of curves in a panel beyond which fits and nulls would hide the spectra."""
 _HEADROOM = 0.12
 """Share of the height that is left free for the exponents."""
+_EXPERT = re.compile(r"experts?[.=](\d+)")
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -88,10 +91,11 @@ def esd(
     hide_inner(grid)
     heights: list[float] = []
     filled = [(cell, held) for cell, held in zip(cells, shown, strict=True) if cell is not None and held is not None]
+    names = Counter(map(_name, report))
     room = int((width - 2.6) / columns * 12)
     for panel, (cell, held) in zip(grid, filled, strict=True):
         heights += draw(panel.axes, held, span, details=detailed)
-        panel.axes.set_title(_title(cell, [e.record for e, _ in filled], room), fontsize=8.5)
+        panel.axes.set_title(_title(cell, names, room, alone=len(filled) == 1), fontsize=8.5)
         _state(panel.axes, held)
     finish(grid, span, [*heights, max(heights) * (max(heights) / min(heights)) ** _HEADROOM], most)
     legend(figure)
@@ -144,16 +148,17 @@ def _state(axes: Axes, curves: Sequence[Curve]) -> None:
         )  # fmt: skip
 
 
-def _title(cell: Example, drawn: Sequence[ModuleRecord], room: int) -> str:
-    r, several = cell.record, len(drawn) > 1
-    name = _name(r)
-    ambiguous = not several or sum(_name(other) == name for other in drawn) > 1
-    return plain(shortened(r.key if ambiguous else name, room)) + (f"\n{cell.reason}" if cell.reason else "")
+def _title(cell: Example, names: Mapping[str, int], room: int, *, alone: bool) -> str:
+    name = _name(cell.record)
+    title = cell.record.key if alone or names[name] > 1 else name
+    return plain(shortened(title, room)) + (f"\n{cell.reason}" if cell.reason else "")
 
 
 def _name(r: ModuleRecord) -> str:
-    part = "" if r.component is None else f"{r.component} "
-    return r.key if r.layer is None else f"{part}layer {r.layer} {role_label(r)}"
+    if r.layer is None:
+        return r.key
+    part, expert = "" if r.component is None else f"{r.component} ", _EXPERT.search(r.key)
+    return f"{part}layer {r.layer} {role_label(r)}" + (f", expert {expert[1]}" if expert else "")
 
 
 def _notes(
