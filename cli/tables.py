@@ -25,6 +25,8 @@ ALL_UP_TO = 16
 DEPTH_BINS = 6
 _NAME, _SENTENCE = 28, 24
 """Characters that a name and a line of a sentence have at least, unless the terminal is too narrow for that."""
+_LEAST_NAME = 20
+"""Characters below which a name that was shortened says too little: then rows are listed below one another."""
 R = TypeVar("R")
 
 
@@ -40,7 +42,8 @@ def draw(
     Args:
         title: the line above it.
         columns: empty ones are left out, then as many as must be, the highest `drop` first. Where that is not enough
-            the names of the first column lose the parts that they share. Sentences wrap; else the first column folds.
+            the names of the first column lose the parts that they share, and where that leaves too little of them each
+            row is a name with its values below. Sentences wrap; else the first column folds.
         rows: what the columns take.
         width: of the terminal, in characters.
         style: of a row, beside a word in it that says the same.
@@ -50,12 +53,14 @@ def draw(
     cells = {id(c): [legible(c.cell(row)) for row in rows] for c in given}
     wide = {id(c): max(_least(c, text) for text in [legible(c.head), *cells[id(c)]]) for c in given}
     shown = _fitting(given, wide, width)
-    if given and not given[0].right and _taken(shown, wide) > width:
+    if given and _taken(shown, wide) > width:
         first = id(given[0])
-        wide[first] = min(wide[first], _NAME)
+        longest, wide[first] = wide[first], min(wide[first], _NAME)
         shown = _fitting(given, wide, width)
         room = width - _taken(shown, wide) + wide[first]
-        cells[first] = shorten(cells[first], max(room, 1), legible("…"))
+        if room < min(longest, _LEAST_NAME):
+            return Group(Text(legible(title), style="bold"), *_listed([cells[id(c)] for c in shown], shown, width))
+        cells[first] = shorten(cells[first], room, legible("…"))
     table = Table(box=None, header_style="dim", pad_edge=False)
     has_sentences = any(c.wraps for c in shown)
     for i, c in enumerate(shown):
@@ -64,6 +69,22 @@ def draw(
     for i, row in enumerate(rows):
         table.add_row(*(Text(cells[id(c)][i]) for c in shown), style=style(row))
     return Group(Text(legible(title), style="bold"), table)
+
+
+def _listed(cells: Sequence[Sequence[str]], columns: Sequence[Column[R]], width: int) -> list[Text]:
+    """Each row as its first cell, and below it its other values with their heads, broken between these alone."""
+    lines: list[str] = []
+    for name, *others in zip(*cells, strict=True):
+        lines.append(name)
+        line = ""
+        for column, text in zip(columns[1:], others, strict=True):
+            pair = f"  {legible(column.head)} {text}"
+            if line and cell_len(line + pair) > width:
+                lines.append(line)
+                line = ""
+            line += pair
+        lines.append(line)
+    return [Text(line, style="" if line.startswith("  ") else "bold", overflow="fold") for line in lines]
 
 
 def _least(column: Column[R], text: str) -> int:

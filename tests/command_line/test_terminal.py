@@ -1,17 +1,21 @@
 """Terminals of 80 columns: help fits, sentences wrap at words, names are shortened and never broken."""
 
+import io
 import re
 
 import pytest
 import typer
 from command import execute, invoke
 from models import random_state, write_checkpoint
+from rich.console import Console
 from rich.text import Text
 
+from cli import tables
 from cli.main import app
 from cli.short_names import shorten
 from cli.wrapping import wrapped
 from specdiag.dynamics.updates import OPTIMIZERS
+from specdiag.views.columns import Column
 from specdiag.views.plan_export import FORMATS
 
 COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
@@ -92,6 +96,22 @@ def test_tables_of_many_experts_keep_names_and_their_number(tmp_path):
     shown = execute("-q", "recommend", "m.json", "--top", "2", cwd=tmp_path, env=env).stdout
     assert "The 2 most extreme of 32 Parameters" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [30, 40, 52])
+def test_narrow_tables_lose_no_name_and_no_number(width):
+    rows = [("encoder.layer.4.attention.self.query.weight", 3.4651), ("encoder.layer.4.attention.self.key.weight", 2.127)]
+    heads = ("alpha", "square_alpha", "random square_alpha")
+    columns = [Column("matrix", lambda row: row[0], right=False)]
+    columns += [Column(head, lambda row: f"{row[1]:.4f}") for head in heads]
+    console = Console(width=width, file=io.StringIO())
+    console.print(tables.draw("Rows", columns, rows, width))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for name, value in rows:
+        assert name in shown.replace("\n", "")
+        for head in heads:
+            assert f"{head} {value:.4f}" in shown
 
 
 def test_piped_sentences_stay_on_one_line_and_have_no_colour(tmp_path):

@@ -150,13 +150,13 @@ def _state(axes: Axes, curves: Sequence[Curve]) -> None:
 
 def _title(cell: Example, names: Mapping[str, int], room: int, *, alone: bool) -> str:
     name = _name(cell.record)
-    title = cell.record.key if alone or names[name] > 1 else name
+    title = cell.record.key.removesuffix(".weight") if alone or names[name] > 1 else name
     return plain(shortened(title, room)) + (f"\n{cell.reason}" if cell.reason else "")
 
 
 def _name(r: ModuleRecord) -> str:
     if r.layer is None:
-        return r.key
+        return r.key.removesuffix(".weight")
     part, expert = "" if r.component is None else f"{r.component} ", _EXPERT.search(r.key)
     return f"{part}layer {r.layer} {role_label(r)}" + (f", expert {expert[1]}" if expert else "")
 

@@ -59,11 +59,13 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     )
     grid = panels(figure, len(groups), columns)
     hide_inner(grid)
-    for panel, (name, group) in zip(grid, groups.items(), strict=True):
+    depths = [{r.layer for r in group} for group in groups.values()]
+    for panel, (name, group), depth in zip(grid, groups.items(), depths, strict=True):
         _ridges(panel.axes, group, relative, edges)
         panel.axes.set_title(plain(f"{name}{_alphas(group)}"), fontsize=9)
         log_axis(panel.axes.xaxis, low, high, 4)
         panel.axes.set_xlabel("eigenvalue / largest of noise" if panel.bottom else "")
+        panel.axes.yaxis.set_visible(panel.left or depth != depths[0])
         panel.axes.set_ylabel("layer" if panel.left and name != _OUTSIDE else "")
     return figure
 
