@@ -420,6 +420,14 @@ def test_browser_on_a_phone_and_in_print(on_page, tmp_path):
     assert on_page.pdf().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("n_layers", [6, 80])
+def test_browser_prints_four_pages(n_layers, tab, minilm_page, tmp_path):
+    page = minilm_page if n_layers == 6 else whole(made_up(80, ("a.weight", "b.weight"), n=256))
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    tab.open(tmp_path / "page.html")
+    assert 1 < len(re.findall(rb"/Type\s*/Page\b", tab.pdf())) <= 4
+
+
 def test_browser_opens_a_link_to_a_matrix(on_page, tmp_path):
     on_page.call("Page.navigate", url="about:blank")
     on_page.events.clear()

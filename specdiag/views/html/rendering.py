@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -57,5 +58,5 @@ def _plain(value: object) -> str:
 
 
 def _foldable(name: str) -> Markup:
-    """Let a narrow column break a name after its dots."""
-    return Markup(".<wbr>").join(escape(_plain(part)) for part in name.split("."))
+    """Let a narrow column break a name after its dots and slashes."""
+    return Markup("<wbr>").join(escape(_plain(part)) for part in re.split(r"(?<=[./])", name))
