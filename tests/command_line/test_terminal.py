@@ -100,7 +100,10 @@ def test_tables_of_many_experts_keep_names_and_their_number(tmp_path):
 
 @pytest.mark.parametrize("width", [30, 40, 52])
 def test_narrow_tables_lose_no_name_and_no_number(width):
-    rows = [("encoder.layer.4.attention.self.query.weight", 3.4651), ("encoder.layer.4.attention.self.key.weight", 2.127)]
+    rows = [
+        ("encoder.layer.4.attention.self.query.weight", 3.4651),
+        ("encoder.layer.4.attention.self.key.weight", 2.127),
+    ]
     heads = ("alpha", "square_alpha", "random square_alpha")
     columns = [Column("matrix", lambda row: row[0], right=False)]
     columns += [Column(head, lambda row: f"{row[1]:.4f}") for head in heads]

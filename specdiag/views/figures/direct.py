@@ -19,7 +19,8 @@ _BESIDE = 5
 def name_lines(figure: Figure, panels: Sequence[Axes]) -> None:
     """Write the label of each line at the right of its panel, at the height at which the line ends.
 
-    Names that would meet are moved apart. Lines whose label begins with an underscore have no name.
+    Names that would meet are moved apart, and one that several lines share is written once. A vertical line has its name
+    along itself. Lines whose label begins with an underscore have none.
 
     Args:
         figure: with all else drawn, for the heights are those of its layout.
@@ -59,15 +60,17 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
 
 
 def _write(axes: Axes) -> list[Annotation]:
-    texts: list[Annotation] = []
+    texts: dict[str, Annotation] = {}
     for line in axes.lines:
         label, height = str(line.get_label()), np.asarray(line.get_ydata(), float)
-        if label.startswith("_") or not height.size:
+        if label.startswith("_") or not height.size or label in texts:
             continue
-        texts.append(
-            axes.annotate(
-                label, (1, float(height[-1])), xycoords=axes.get_yaxis_transform(), xytext=(_BESIDE, 0),
-                textcoords="offset points", va="center", color=line.get_color(), fontsize=_SIZE, annotation_clip=False,
-            )
+        if line.get_transform() == axes.get_xaxis_transform():
+            axes.annotate(f"{label} ", (float(np.asarray(line.get_xdata(), float)[0]), 1), rotation=90, ha="right",
+                          va="top", xycoords=line.get_transform(), color=line.get_color(), fontsize=_SIZE)  # fmt: skip
+            continue
+        texts[label] = axes.annotate(
+            label, (1, float(height[-1])), xycoords=axes.get_yaxis_transform(), xytext=(_BESIDE, 0),
+            textcoords="offset points", va="center", color=line.get_color(), fontsize=_SIZE, annotation_clip=False,
         )  # fmt: skip
-    return texts
+    return list(texts.values())
