@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from enum import StrEnum
-from typing import Any
 
 from specdiag.errors import UsageError
 
@@ -56,7 +56,7 @@ _SOURCES = {Kind.esd: 6, Kind.balance: 2, Kind.paper: 2}
 ARGUMENTS = {"layer": "layers", "role": "roles", "all_rows": "every"}
 
 
-def check(kind: Kind, sources: list[str], given: dict[str, Any]) -> None:
+def check(kind: Kind, sources: Sequence[str], given: Collection[str]) -> None:
     """Raise UsageError for what this kind would ignore."""
     if strange := options.listed(name for name in given if name not in _TAKES[kind]):
         raise UsageError(f"{kind} knows no {strange}; it takes {options.listed(_TAKES[kind])}")

@@ -1,4 +1,4 @@
-"""One spectrum as a curve: its density of eigenvalues with the fit, its threshold, and what noise would show."""
+"""The curve of a spectrum: its density of eigenvalues with the fit, its threshold, and what noise would show."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ _BESIDE = 5
 def name_lines(figure: Figure, panels: Sequence[Axes]) -> None:
     """Write the label of each line at the right of its panel, at the height at which the line ends.
 
-    Names that would meet are moved apart, and one that several lines share is written once. A vertical line has its name
-    along itself. Lines whose label begins with an underscore have none.
+    Names that would meet are moved apart, and one that several lines share is written once. A vertical line has its
+    name along itself. Lines whose label begins with an underscore have none.
 
     Args:
         figure: with all else drawn, for the heights are those of its layout.
