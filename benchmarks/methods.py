@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from platform import python_version
@@ -65,6 +64,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from specdiag.decay.schedules import Schedule, cosine
 from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import AlphaDecay, optimizers
+from specdiag.system.distributions import version
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "methods.json"

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from specdiag.decay import schedules
 from specdiag.decay.schedules import Schedule
 from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import GroupSchedule, optimizers
+from specdiag.system.distributions import version
 
 OUT = ROOT / "benchmarks" / "results" / "momentum.json"
 DOCS, FIGURE = ROOT / "docs" / "methods.md", ROOT / "docs" / "figures" / "momentum.svg"

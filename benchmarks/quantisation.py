@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -31,6 +30,7 @@ from safetensors.torch import save_file
 
 import specdiag
 from specdiag.checkpoint.reader import open_checkpoint
+from specdiag.system.distributions import version
 
 sys.path.append(str(measured_models.ROOT / "tests"))
 import assets

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from typing import Any
 from specdiag.errors import SourceError, SpecdiagError
 from specdiag.files import write_atomically
 from specdiag.spectra.accelerator import resolve_device
+from specdiag.system.distributions import version
 from specdiag.train.checkpoints.inspect import checkpoints_of, find_complete, has_weights
 from specdiag.train.data.byte_tokenizer import byte_tokenizer
 from specdiag.train.data.tokenizers import find_tokenizer, open_tokenizer
@@ -221,9 +221,7 @@ def record(
             }
             for source, (model, scores, said) in found.items()
         },
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("lm_eval", "transformers", "torch", "specdiag")
-        },
+        "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch", "specdiag")},
     }
 
 
@@ -258,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SpecdiagError as error:
         sys.exit(f"zero_shot.py: {error}")
     except ImportError as error:
-        sys.exit(f"zero_shot.py: {error}: pip install 'specdiag[eval]'")
+        sys.exit(f"zero_shot.py: {error}: pip install 'spectral-diagnostics[eval]'")
     print(table({source: scores for source, (_, scores, _) in found.items()}))
     write_atomically(out, json.dumps(record(found), indent=1).encode())
     print(f"saved: {out}", file=sys.stderr)

@@ -6,10 +6,11 @@ import os
 import platform
 import webbrowser
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from specdiag.errors import UsageError
+from specdiag.system.distributions import version
 
 REQUIRED = (
     "torch", "numpy", "scipy", "msgspec", "safetensors", "huggingface-hub", "matplotlib", "threadpoolctl", "typer",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from specdiag.system import interrupts
+from specdiag.system.distributions import version
 
 from . import output, streams
 from .analyze import analyze

@@ -148,7 +148,7 @@ logging.getLogger("specdiag").addHandler(logging.NullHandler())
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("specdiag")
+        return importlib.import_module("specdiag.system.distributions").version("specdiag")
     if name in ("optim", "train"):
         return importlib.import_module(f"specdiag.{name}")
     if name not in _HOMES:

@@ -7,7 +7,6 @@ import logging
 import platform
 import threading
 import zlib
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -26,6 +25,7 @@ from specdiag.spectra.float_types import FloatType
 from specdiag.spectra.identity import identity
 from specdiag.spectra.measure import Eigenvalues
 from specdiag.spectra.solvers import kernels
+from specdiag.system.distributions import version
 
 _log = logging.getLogger("specdiag")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.records import Provenance, Settings
 from specdiag.resources import peak_memory
 from specdiag.spectra.solvers import kernels
+from specdiag.system.distributions import version
 
 
 def record_provenance(checkpoint: Checkpoint, settings: Settings, *, jobs: int, seconds: float) -> Provenance:

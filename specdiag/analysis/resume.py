@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from msgspec.structs import asdict, replace
@@ -16,6 +15,7 @@ from specdiag.report import SpectralReport
 from specdiag.spectra.identity import identity
 from specdiag.spectra.measure import Eigenvalues
 from specdiag.spectra.solvers import kernels
+from specdiag.system.distributions import version
 
 _REMEASURED = ("failed", "nonfinite")
 """Statuses that are measured again: a tensor may be readable now, and without a spectrum it costs only reading."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ from specdiag.auditing import locations, wording
 from specdiag.auditing.outcomes import Outcome
 from specdiag.auditing.records import SEVERITIES, Finding, Severity
 from specdiag.auditing.thresholds import Check
+from specdiag.system.distributions import version
 from specdiag.text.printable import printable
 
 MOST = 25_000

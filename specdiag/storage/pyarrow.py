@@ -14,4 +14,4 @@ def require_pyarrow() -> None:
         MissingExtraError: pyarrow is not installed.
     """
     if find_spec("pyarrow") is None:
-        raise MissingExtraError("parquet needs pyarrow: pip install 'specdiag[parquet]'")
+        raise MissingExtraError("parquet needs pyarrow: pip install 'spectral-diagnostics[parquet]'")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,7 @@ from specdiag.files import json_decoder, read_whole, write_atomically
 from specdiag.records import Record
 from specdiag.report import SpectralReport, load_report
 from specdiag.storage.kinds import LEDGER, LIMIT, read_record
+from specdiag.system.distributions import version
 from specdiag.system.folder_lock import exclusive_access
 
 _HUB = "hf://"

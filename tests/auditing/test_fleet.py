@@ -280,5 +280,5 @@ def test_requests_that_cannot_be_served(tmp_path, monkeypatch):
         done = invoke("audit", "m", *options)
         assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
     monkeypatch.setattr("specdiag.storage.pyarrow.find_spec", lambda _: None)
-    assert run("m", code=2).stderr == "error: parquet needs pyarrow: pip install 'specdiag[parquet]'\n"
+    assert run("m", code=2).stderr == "error: parquet needs pyarrow: pip install 'spectral-diagnostics[parquet]'\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]

@@ -52,7 +52,8 @@ def load():
 
 zero_shot = load()
 needs_lm_eval = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'specdiag[eval]'"
+    importlib.util.find_spec("lm_eval") is None,
+    reason="lm-eval is not installed: pip install 'spectral-diagnostics[eval]'",
 )
 
 

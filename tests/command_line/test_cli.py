@@ -215,7 +215,7 @@ def _seconds(command):
 
 
 def test_version_and_entry_points(tmp_path):
-    from importlib.metadata import version
+    from specdiag.system.distributions import version
 
     expected = f"specdiag {version('specdiag')}\n"
     assert specdiag("--version").stdout == expected

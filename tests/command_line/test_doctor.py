@@ -9,6 +9,8 @@ from command import invoke, python
 from models import random_state, write_checkpoint
 from specdiag_cli import machine
 
+from specdiag.system.distributions import DISTRIBUTION
+
 SECRET = "hf_" + "s" * 34
 
 
@@ -63,7 +65,7 @@ def test_a_token_is_found_and_never_shown(monkeypatch):
 
 
 def test_every_dependency_is_looked_at():
-    required = {name.partition(">")[0] for name in requires("specdiag") or () if "extra ==" not in name}
+    required = {name.partition(">")[0] for name in requires(DISTRIBUTION) or () if "extra ==" not in name}
     assert required - {"jinja2", "rich", "tomli-w"} == set(machine.REQUIRED)
 
 

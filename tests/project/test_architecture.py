@@ -16,7 +16,7 @@ ROOMS = (
 """From the ground up: a room imports from those before it."""
 LIGHT = {
     "specdiag.errors", "specdiag.records", "specdiag.text", "specdiag.text.counts", "specdiag.text.names", "specdiag.text.printable",
-    "specdiag.system", "specdiag.views.cells", "specdiag.views.columns",
+    "specdiag.system", "specdiag.system.distributions", "specdiag.views.cells", "specdiag.views.columns",
 }  # fmt: skip
 """What the command line may load before it knows the command."""
 SOURCES = sorted((ROOT / "specdiag").rglob("*.py"))

@@ -181,7 +181,9 @@ def test_command(tmp_path, monkeypatch):
         done = invoke("report", *arguments)
         assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
     monkeypatch.setattr("specdiag.storage.pyarrow.find_spec", lambda _: None)
-    assert "parquet needs pyarrow: pip install 'specdiag[parquet]'" in invoke("report", "fleet.parquet").stderr
+    assert (
+        "parquet needs pyarrow: pip install 'spectral-diagnostics[parquet]'" in invoke("report", "fleet.parquet").stderr
+    )
 
 
 def test_a_browser_opens_a_model_and_runs_no_name(tmp_path):

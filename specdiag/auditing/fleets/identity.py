@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from specdiag.auditing.fleets.rows import FleetRow
@@ -15,6 +15,7 @@ from specdiag.checkpoint.source import Location, locate
 from specdiag.errors import SourceError, SpecdiagError
 from specdiag.files import read_whole
 from specdiag.report import is_report
+from specdiag.system.distributions import version
 
 _MEANS = ("stream", "jobs", "memory", "cache")
 """Options that do not change what is found."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Literal
 
 import msgspec
@@ -14,6 +13,7 @@ from specdiag.auditing.outcomes import Outcome
 from specdiag.auditing.records import AuditReport, Finding
 from specdiag.files import json_decoder
 from specdiag.records import Record
+from specdiag.system.distributions import version
 from specdiag.text.printable import printable
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +14,7 @@ from specdiag.auditing.fleets.rows import FleetRow
 from specdiag.auditing.records import SEVERITIES, Coverage
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
+from specdiag.system.distributions import version
 from specdiag.text.names import listed
 from specdiag.text.printable import printable
 from specdiag.views.cells import NOTHING, number
