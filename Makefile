@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test kernels check bench gpu zoo zero-shot clean
+.PHONY: demo test kernels check docs figures notebooks bench gpu zoo zero-shot clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -24,6 +24,17 @@ kernels: $(VENV)/dev
 
 check: $(VENV)/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/dev
+	$(BIN)/python docs/build.py
+
+figures: $(VENV)/dev
+	$(BIN)/python tests/assets.py minilm
+	$(BIN)/python docs/gallery.py
+
+notebooks: $(VENV)/train
+	$(BIN)/python tests/assets.py minilm
+	$(BIN)/python notebooks/execute.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/peers.py

@@ -12,7 +12,7 @@ in bfloat16), diffract to 1e-3. The whole checkpoint, embeddings and head too, i
 inherit no variable that chooses threads or kernels for a BLAS.
 
     python benchmarks/peers.py                 # all models, 7 rounds, 8 minutes; writes benchmarks/results/peers.json
-    python benchmarks/peers.py --readme        # puts the figures of that file into README.md
+    python benchmarks/peers.py --docs          # puts the figures of that file into docs/comparison.md
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import measured_models
+import pages
 import report
 from measure import Contender, Others, Worker, serve, whole_process
 
@@ -69,8 +70,8 @@ def main() -> None:
     options = _options()
     if options.worker:
         serve(Contender("syrk_rate", {}, ()) if options.worker == RATE else CONTENDERS[options.worker])
-    elif options.readme:
-        sys.exit(report.update_readme(measured_models.ROOT / "README.md", options.out, options.check))
+    elif options.docs:
+        sys.exit(report.update_docs(options.docs_file, options.out, check=options.check))
     else:
         _bench(options)
 
@@ -165,8 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--process-rounds", type=int, default=2, help="of whole processes; default 2")
     parser.add_argument("--models", default="minilm,135m-bf16,135m", help=f"of {','.join(measured_models.TITLES)}")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
-    parser.add_argument("--readme", action="store_true", help="write the figures of --out into README.md")
-    parser.add_argument("--check", action="store_true", help="with --readme: only say whether they are there")
+    pages.add_options(parser, measured_models.ROOT / "docs" / "comparison.md")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What the measurements say: medians and ratios, a table for the terminal, a table for README.md."""
+"""What the measurements say: medians and ratios, a table for the terminal, a table for docs/comparison.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,8 @@ from typing import Any
 import pages
 from measure import LIBRARY_CHOICES
 from measured_models import COARSE
+
+from specdiag.system.distributions import version
 
 _PACKAGES = ("specdiag", "torch", "numpy", "scipy", "safetensors", "weightwatcher", "powerlaw", "diffract-core")
 QUIET = 0.1
@@ -149,17 +151,17 @@ def _seconds(s: dict[str, Any]) -> str:
     return f"{s['median']:.2f} ({s['low']:.2f}-{s['high']:.2f})"
 
 
-def update_readme(path: Path, source: Path, check: bool) -> int:
-    """Put the figures between the markers of README.md, or with `check` say whether they stand there; an exit code."""
+def update_docs(path: Path, source: Path, *, check: bool) -> int:
+    """Put the figures into docs/comparison.md, or with `check` say whether they stand there; an exit code."""
     if not source.exists():
         print(f"{source} does not exist: run benchmarks/peers.py", file=sys.stderr)
         return 1
-    sections = {"bench": readme(json.loads(source.read_text()))}
-    return pages.update(path, sections, source, "benchmarks/peers.py --readme", check=check)
+    sections = {"bench": _figures(json.loads(source.read_text()))}
+    return pages.update(path, sections, source, "benchmarks/peers.py --docs", check=check)
 
 
-def readme(results: dict[str, Any]) -> str:
-    """The figures for README.md, in Markdown: compute and its ratio for every model, the process for the last."""
+def _figures(results: dict[str, Any]) -> str:
+    """The figures in Markdown: compute and its ratio for every model, the process for the last."""
     found = list(results["models"].values())
     last, machine = found[-1], results["machine"]
     head = ["", *(f"{m['title']}, {m['matrices']} matrices" for m in found), "whole process", "peak memory"]

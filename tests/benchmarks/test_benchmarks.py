@@ -1,4 +1,4 @@
-"""The benchmark runs, checks that the work is equal, and README.md shows what it last said."""
+"""The benchmark runs, checks that the work is equal, and docs/comparison.md shows what it last said."""
 
 import importlib
 import json
@@ -81,8 +81,8 @@ def test_unequal_work_stops_the_run(answers):
     assert "differ" in done.stderr
 
 
-def test_readme_shows_the_committed_figures():
-    done = benchmark("peers.py", "--readme", "--check")
+def test_the_page_shows_the_committed_figures():
+    done = benchmark("peers.py", "--docs", "--check")
     assert done.returncode == 0, done.stderr
 
 

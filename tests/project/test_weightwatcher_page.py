@@ -136,13 +136,6 @@ def test_every_metric_of_the_summary_is_there(theirs):
     assert counterparts(rows) <= set(COLUMNS)
 
 
-def test_links_lead_somewhere():
-    headings = {f"#{heading.lower()}" for heading in re.findall(r"^## (.*)$", PAGE, flags=re.MULTILINE)}
-    links = set(re.findall(r"\]\(([^)]+)\)", PAGE))
-    assert "numbers.md" in links
-    assert [link for link in links if link not in headings and not (DOCS / link).exists()] == []
-
-
 def test_what_is_the_same(theirs, weights):
     report = specdiag.analyze({name: weights[name] for name in ("dense.weight", "low.weight")}, device="cpu")
     ours, their = report["dense.weight"], theirs["plain"]["dense"]
@@ -201,4 +194,4 @@ def test_clipping(theirs):
 
 def test_how_much_clipping_changes(minilm):
     fits = [record for record in specdiag.analyze(minilm, tail="clip-xmax", device="cpu") if record.alpha is not None]
-    assert f"Of MiniLM's {len(fits)} fits it changes {sum(r.n_clipped > 0 for r in fits)}." in " ".join(PAGE.split())
+    assert f"It changes {sum(r.n_clipped > 0 for r in fits)} of MiniLM's {len(fits)} fits." in " ".join(PAGE.split())
