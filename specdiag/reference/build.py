@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -31,6 +30,7 @@ from specdiag.reference.ranges import (
     weights_digest,
 )
 from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.system.distributions import version
 
 if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
