@@ -1,0 +1,46 @@
+"""An MLP by what it computes: the gate, and down times up, which no scale or order of its neurons changes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from specdiag.function.folding import Array
+
+
+def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
+    """Compute a matrix with the singular values of down times up.
+
+    Args:
+        up: of a gated MLP, the norm in front folded in, shape [m, d].
+        down: shape [d, m].
+        scaled: divide by its Frobenius norm, as a norm behind the MLP does.
+
+    Returns:
+        Shape [n, n], n the smaller of m and d.
+    """
+    m, d = up.shape
+    if m < d:
+        core = np.linalg.qr(down, mode="r") @ np.linalg.qr(up.T, mode="r").T
+    else:
+        core = down @ up
+    norm = float(np.linalg.norm(core))
+    return core / norm if scaled and norm > 0 else core
+
+
+def strengths(up: Array, down: Array) -> Array:
+    """Compute |down_i||up_i| of each neuron of a gated MLP, the largest first, shape [m].
+
+    Args:
+        up: the norm in front folded in, shape [m, d].
+        down: shape [d, m].
+    """
+    return np.sort(np.linalg.norm(down, axis=0) * np.linalg.norm(up, axis=1))[::-1]
+
+
+def centred_router(router: Array) -> Array:
+    """Take from each row of a router the mean of all rows, which a softmax does not see.
+
+    Args:
+        router: the norm in front folded in, shape [experts, d].
+    """
+    return router - router.mean(axis=0)
