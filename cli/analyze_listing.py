@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
-    from specdiag.analysis.cost import flops, seconds, stored_bytes
+    from specdiag.analysis.cost import flops, seconds
     from specdiag.analysis.selection import select
     from specdiag.analysis.settings import make_settings
     from specdiag.analysis.summary import count_reasons
@@ -26,13 +26,15 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
 
     if target.format == "table" and target.out is not None:
         raise UsageError("--dry-run makes no report; with -o choose -f json, csv or md")
+    if choices.get("function"):
+        raise UsageError("--dry-run knows no cost of --function: leave out one")
     settings = make_settings(**choices)
     selected, skipped = select(checkpoint, settings)
     rows: list[dict[str, Any]] = [
         {
             "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
             "component": m.module.component, "shape": "x".join(str(d) for d in m.shape), "dtype": m.storage_dtype,
-            "bytes": stored_bytes(m),
+            "bytes": m.stored_bytes,
             "gflop": flops(m, settings) / 1e9, "core_seconds": seconds(m, settings),
         }
         for m in selected

@@ -83,6 +83,10 @@ SHARED: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option(
             "--fit-test", help="Say which law each tail follows: power law, lognormal, noise or others.",
             rich_help_panel=NUMBERS)], False),
+    "function": (
+        Annotated[bool, typer.Option(
+            "--function", help="Measure what the weights compute too, in whatever form they are stored: QK, OV, DU.",
+            rich_help_panel=NUMBERS)], False),
     "seed": (
         Annotated[int, typer.Option(
             "--seed", min=0, help="Seed of expert sampling and permutation.", rich_help_panel=NUMBERS)], 0),

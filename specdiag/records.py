@@ -12,7 +12,12 @@ from msgspec import Struct
 
 from specdiag.text.names import listed
 
-Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
+StoredRole = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
+FunctionRole = Literal["qk", "ov", "du"]
+"""Products of two stored matrices: Q'K and O V of a head, down times up of a gated MLP."""
+Role = StoredRole | FunctionRole
+Form = Literal["stored", "function"]
+"""`stored`: a matrix as it is stored. `function`: one by what it computes, in whatever form its weights are stored."""
 Family = Literal["attention", "mlp", "embedding", "other"]
 TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "clip-xmax", "farms"]
 """A rule by which alpha is fitted; `spectra.tail_rules` has a record of each."""
@@ -21,9 +26,8 @@ LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal"
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
 SquareStatus = Literal["ok", "low_rank", "degenerate", "too_few", "imprecise", "update"]
 
-ROLES: tuple[Role, ...] = (
-    "q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other",
-)  # fmt: skip
+ROLES: tuple[StoredRole, ...] = get_args(StoredRole)
+FUNCTION_ROLES: tuple[FunctionRole, ...] = get_args(FunctionRole)
 FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
 TAIL_NAMES: tuple[TailName, ...] = get_args(TailName)
 LAW_NAMES: tuple[LawName, ...] = get_args(LawName)
@@ -76,9 +80,12 @@ class ModuleRole(Record, frozen=True, kw_only=True):
     """`encoder`, `decoder`, `vision`, `text`, ...; None in a model of one piece."""
     cross_attention: bool = False
     part: str | None = None
-    """`q`, `gate`, `expert=3`, `expert=3.up`; None for a tensor that is one matrix."""
+    """`q`, `gate`, `expert=3`, `expert=3.up`, `head=5.qk`; None for a tensor that is one matrix."""
     recognised: bool = True
     """False where no rule knew the name: role and family are then `other`."""
+    form: Form = "stored"
+    head: int | None = None
+    """Head of attention, of `qk` and `ov`."""
 
 
 class Skipped(Record, frozen=True, kw_only=True):
@@ -122,9 +129,12 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
 
     name: str
     part: str | None = None
+    form: Form = "stored"
     role: Role
     family: Family
     layer: int | None = None
+    head: int | None = None
+    """Head of attention, of `qk` and `ov`."""
     component: str | None = None
     cross_attention: bool = False
     recognised: bool = True
@@ -155,6 +165,8 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     square_rho: float | None = None
     square_status: SquareStatus | None = None
     """`ok`, or why there is no square_alpha; None where `status` says it: no finite values, all zero, failed."""
+    gauge_shift: float | None = None
+    """square_alpha of the balanced form less that of the stored one; None where it was not asked for or is unknown."""
     alpha_25: float | None = None
     alpha_50: float | None = None
     alpha_75: float | None = None
@@ -234,6 +246,8 @@ class Settings(Record, frozen=True, kw_only=True):
     seed: int = 0
     fit_test: bool = False
     """Say which of several laws each tail follows."""
+    function: bool = False
+    """Measure what the weights compute too: QK, OV and DU."""
     experts: int | None = None
     """Experts sampled of each stack; None for all."""
     include: tuple[str, ...] = ()
@@ -328,6 +342,8 @@ class Summary(Record, frozen=True, kw_only=True):
     statuses: dict[str, int]
     roles: tuple[RoleSummary, ...]
     contrasts: tuple[Contrast, ...]
+    function: tuple[RoleSummary, ...] = ()
+    """A row for each role of the function's matrices."""
     balance_sd: float | None = None
     """Standard deviation of square_alpha over attention and MLP matrices: what AlphaDecay reduces."""
     balance_range: float | None = None

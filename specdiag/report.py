@@ -44,6 +44,7 @@ class _ReportFile(Record, frozen=True, kw_only=True):
     settings: Settings
     complete: bool
     records: tuple[ModuleRecord, ...]
+    function: tuple[ModuleRecord, ...]
     skipped: tuple[Skipped, ...]
     summary: Summary
     provenance: Provenance
@@ -63,6 +64,7 @@ class SpectralReport(Result):
         skipped: every stored tensor that is no row, with its reason.
         summary: roles, coverage, attention against MLP.
         provenance: versions, device, seconds, peak memory.
+        function: with function=True, rows of what the weights compute: QK and OV of each head, DU of gated MLPs.
         complete: False after an interruption: some selected matrices are missing.
     """
 
@@ -72,6 +74,7 @@ class SpectralReport(Result):
     skipped: tuple[Skipped, ...]
     summary: Summary
     provenance: Provenance
+    function: tuple[ModuleRecord, ...] = ()
     complete: bool = True
     _spectra: Mapping[str, NDArray[np.float64]] | None = field(default=None, repr=False, compare=False)
 
@@ -91,7 +94,7 @@ class SpectralReport(Result):
 
     def __getitem__(self, name: str) -> ModuleRecord:
         """The record called `name`, or `name[part]`."""
-        for record in self.records:
+        for record in (*self.records, *self.function):
             if record.key == name:
                 return record
         raise KeyError(name)
@@ -242,6 +245,7 @@ class SpectralReport(Result):
                 settings=self.settings,
                 complete=self.complete,
                 records=self.records,
+                function=self.function,
                 skipped=self.skipped,
                 summary=self.summary,
                 provenance=self.provenance,
@@ -254,7 +258,7 @@ class SpectralReport(Result):
         return "the file with the eigenvalues of this report is missing: copy X.spectra.safetensors beside X.json"
 
     def _missing(self, wanted: str, *, randomized: bool) -> str:
-        record = next((r for r in self.records if r.key == wanted), None)
+        record = next((r for r in (*self.records, *self.function) if r.key == wanted), None)
         if record is None:
             example = self.records[0].key if self.records else ""
             return f"the report has no matrix '{wanted}'; its names look like '{example}'"
@@ -275,7 +279,7 @@ class SpectralReport(Result):
         return COLUMNS
 
     def _rows(self) -> tuple[ModuleRecord, ...]:
-        return self.records
+        return (*self.records, *self.function)
 
     def _overview(self) -> tuple[tuple[str, ...], list[list[object]]]:
         """Medians per role."""
@@ -295,7 +299,7 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
     path = checks.path("path", path)
     content = read_record(path, _decode_report, REPORT)
     if problem := (
-        implausible_rows(content.records)
+        implausible_rows((*content.records, *content.function))
         or implausible_summary(content.summary)
         or implausible_digest(content.provenance.spectra_digest)
     ):
@@ -305,11 +309,14 @@ def load_report(path: str | os.PathLike[str]) -> SpectralReport:
         source=content.source,
         settings=content.settings,
         records=content.records,
+        function=content.function,
         skipped=content.skipped,
         summary=content.summary,
         provenance=content.provenance,
         complete=content.complete,
-        _spectra=_saved_spectra(beside, digest, content.records) if digest and is_there(beside, digest) else None,
+        _spectra=_saved_spectra(beside, digest, (*content.records, *content.function))
+        if digest and is_there(beside, digest)
+        else None,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from specdiag.analysis.function import Balanced, needed, with_function, with_gauge_shift
 from specdiag.analysis.options import AnalysisOptions, DType, Method
 from specdiag.analysis.processes import RankLost, Ranks, Rows
 from specdiag.analysis.provenance import record_provenance
@@ -79,6 +80,7 @@ def analyze(
     farms_windows: int | None = None,
     randomize: bool = False,
     fit_test: bool = False,
+    function: bool = False,
     seed: int | None = None,
     jobs: int | None = None,
     memory: int | None = None,
@@ -118,6 +120,9 @@ def analyze(
         farms_windows: at most this many windows a dimension; None for 10.
         randomize: compute the spectrum of the entry-permuted matrix too.
         fit_test: say which of several laws each tail follows (`specdiag.fit_test`).
+        function: measure what the weights compute too, in whatever form they are stored: QK and OV of each head, DU of
+            gated MLPs (`report.function`), and how much square_alpha of each stored matrix owes to its form
+            (`gauge_shift`). Architectures of unknown wiring are left out, with a note.
         seed: of expert sampling and of the permutation; None for 0.
         jobs: worker threads; None for the processors that are available.
         memory: bytes that the workers may use together; None for half of the machine's.
@@ -152,12 +157,13 @@ def analyze(
     )
     mark = fingerprint(checkpoint.source)
     settings = resolved(options, checkpoint.opening)
+    checkpoint, balanced = with_function(checkpoint, settings)
     selected, skipped = select(checkpoint, settings)
     selected, tied = drop_tied(selected)
     if ranks is not None and device in ("auto", "cuda"):
         settings = replace(settings, device=ranks.device(settings.device))
     finished = finished_rows(options.partial_reports, checkpoint.source, settings, selected)
-    left = [m for m in selected if m.key not in finished]
+    left = [m for m in selected if m.key not in finished] + needed(balanced, selected)
     outcome = run(left, checkpoint.source, settings, options)
     finished |= outcome.result.finished
 
@@ -170,7 +176,7 @@ def analyze(
             fingerprint=mark,
             n_cached=outcome.result.n_cached,
         )
-        return _report(checkpoint, settings, selected, [*skipped, *tied], finished, provenance)
+        return _report(checkpoint, settings, selected, [*skipped, *tied], finished, balanced, provenance)
 
     cause = outcome.cause
     try:
@@ -204,20 +210,28 @@ def _report(
     selected: Sequence[WeightMatrix],
     skipped: Sequence[Skipped],
     finished: Rows,
+    balanced: Balanced,
     provenance: Provenance,
 ) -> SpectralReport:
     """Put the report together; selected matrices without a row are listed with those that were left out."""
     copies = sum(prod(s.shape) for s in skipped if s.reason.endswith(EQUAL))
     done = [finished[m.key] for m in selected if m.key in finished]
     missing = [skip(m, "not reached before the interruption") for m in selected if m.key not in finished]
-    records, left_out = tuple(record for record, _ in done), (*skipped, *missing)
+    left_out = (*skipped, *missing)
+    records = with_gauge_shift([r for r, _ in done if r.form == "stored"], balanced, finished)
+    function = tuple(r for r, _ in done if r.form == "function")
     report = SpectralReport(
         source=checkpoint.source,
         settings=settings,
         records=records,
+        function=function,
         skipped=left_out,
         summary=summarise(
-            records, left_out, n_tensors=checkpoint.n_tensors, n_parameters=checkpoint.n_parameters - copies
+            records,
+            left_out,
+            function,
+            n_tensors=checkpoint.n_tensors,
+            n_parameters=checkpoint.n_parameters - copies,
         ),
         provenance=provenance,
         complete=not missing,

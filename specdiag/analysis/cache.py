@@ -121,6 +121,8 @@ class Results:
     def _name(self, matrix: WeightMatrix, storage: FloatType, digest: str) -> str:
         """A hash of everything that the numbers depend on."""
         values: tuple[object, ...] = (digest, storage.name, storage.eps, matrix.shape, matrix.n_slices, matrix.rank)
+        if matrix.ratios is not None:
+            values += matrix.ratios
         if self._settings.randomize:  # the permutation is drawn by the name too
             values += (self._settings.seed, zlib.crc32(matrix.key.encode()))
         return hashlib.sha256(repr((*self._common, *values)).encode()).hexdigest()

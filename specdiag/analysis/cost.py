@@ -77,16 +77,7 @@ def memory(matrix: WeightMatrix, settings: Settings) -> int:
     if matrix.slicer.index is not None:
         stored //= tensor.shape[0]
     widened = n * m * item if settings.method == "svd" else min(n * m * item, max(_BLOCK, n * n // 2 * item))
-    return 2 * stored + widened + 2 * n * n * item
-
-
-def stored_bytes(matrix: WeightMatrix) -> int:
-    """Count the bytes of a matrix on disk: its part of the stored tensor, or all factors of an update."""
-    if matrix.rank is not None:
-        return matrix.tensor.nbytes
-    values = matrix.n_slices * matrix.shape[0] * matrix.shape[1]
-    stored = math.prod(matrix.tensor.shape) or 1
-    return matrix.tensor.nbytes * values // stored
+    return 2 * stored + tensor.scratch + widened + 2 * n * n * item
 
 
 def _windows(matrix: WeightMatrix, settings: Settings) -> tuple[int, int, int]:

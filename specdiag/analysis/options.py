@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast, get_args
 
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, TAIL_NAMES, Role, Settings, TailName
+from specdiag.records import FUNCTION_ROLES, ROLES, TAIL_NAMES, Role, Settings, TailName
 from specdiag.report import SpectralReport
 from specdiag.text import checks
 
@@ -54,6 +54,8 @@ class SelectionArguments(TypedDict, total=False):
 class ComputedArguments(ComputingArguments, SelectionArguments, total=False):
     """Arguments of `analyze` for a checkpoint that is open, beside progress."""
 
+    function: bool
+
 
 class AnalysisArguments(OpeningArguments, ComputedArguments, total=False):
     """Arguments of `analyze` beside source and progress."""
@@ -78,6 +80,7 @@ COMPARED: tuple[str, ...] = names_of(ComparedArguments)
 UNSELECTED: tuple[str, ...] = names_of(UnselectedArguments)
 RUN: tuple[str, ...] = names_of(RunArguments)
 ANALYSIS: tuple[str, ...] = names_of(AnalysisArguments)
+_ROLES: tuple[Role, ...] = (*ROLES, *FUNCTION_ROLES)
 FARMS = ("farms_rows", "farms_aspect", "farms_windows")
 """Arguments, and settings, that describe the windows of tail=farms."""
 
@@ -99,6 +102,7 @@ class AnalysisOptions:
     farms_windows: int | None = None
     randomize: bool = False
     fit_test: bool = False
+    function: bool = False
     jobs: int | None = None
     memory: int | None = None
     cache: Path | None = None
@@ -124,10 +128,13 @@ class AnalysisOptions:
             raise UsageError(
                 f"{', '.join(f'{name}=' for name in idle)} describes the windows of tail=farms, not {tail}"
             )
+        function = checks.flag("function", given.get("function", False))
+        roles: tuple[Role, ...] = checks.each_of("roles", given.get("roles", ()), _ROLES)
+        _check_function(roles, tail, function=function, randomize=given.get("randomize") is True)
         return cls(
             include=checks.texts("include", given.get("include", ())),
             exclude=checks.texts("exclude", given.get("exclude", ())),
-            roles=checks.each_of("roles", given.get("roles", ()), ROLES),
+            roles=roles,
             device=checks.text("device", given.get("device", "auto")),
             dtype=_choice("dtype", given.get("dtype", "auto"), get_args(DType)),
             method=_choice("method", given.get("method", "gram"), get_args(Method)),
@@ -138,6 +145,7 @@ class AnalysisOptions:
             farms_windows=None if windows is None else checks.whole("farms_windows", windows, least=1, most=1000),
             randomize=checks.flag("randomize", given.get("randomize", False)),
             fit_test=_fit_test(given.get("fit_test", False), tail),
+            function=function,
             jobs=None if jobs is None else checks.whole("jobs", jobs, least=1),
             memory=None if memory is None else checks.whole("memory", memory, least=1, hint="in bytes: 8 << 30 for 8G"),
             cache=None if cache is None else checks.path("cache", cache),
@@ -204,6 +212,19 @@ def _fit_test(value: object, tail: TailName) -> bool:
             "fit_test=True takes the eigenvalues of whole matrices, and tail=farms fits those of windows: leave out one"
         )
     return value is True
+
+
+def _check_function(roles: Sequence[Role], tail: TailName, *, function: bool, randomize: bool) -> None:
+    """Check what goes with function=True, and that roles which it alone has do not stand without it."""
+    products = [role for role in roles if role in FUNCTION_ROLES]
+    if not function and products:
+        raise UsageError(f"roles={products[0]!r} is a product of two matrices, which analyze measures with function=True")
+    entries = f"tail={tail}" if tail == "farms" else "randomize=True" if randomize else None
+    if function and entries:
+        raise UsageError(
+            f"{entries} looks at the entries of a matrix, and function=True measures products, which have no entries of "
+            "their own: leave out one"
+        )
 
 
 def _reports(value: object) -> tuple[SpectralReport, ...]:

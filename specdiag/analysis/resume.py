@@ -41,7 +41,7 @@ def finished_rows(
         if difference := _difference(report, source, settings):
             raise UsageError(f"the partial report of {report.source} {difference}: leave out partial_reports=")
         loaded = report.in_memory()
-        for row in loaded:
+        for row in (*loaded.records, *loaded.function):
             matrix = matrices.get(row.key)
             if matrix is None or row.status in _REMEASURED or (row.rows, row.cols) != matrix.shape:
                 continue

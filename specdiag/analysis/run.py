@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from specdiag.analysis.cache import Results
-from specdiag.analysis.cost import flops, stored_bytes
+from specdiag.analysis.cost import flops
 from specdiag.analysis.cost import memory as need
 from specdiag.analysis.options import AnalysisOptions
 from specdiag.analysis.processes import PartialResult, RankLost, Rows
@@ -121,11 +121,11 @@ def _collect(
 ) -> None:
     """Drain the results into `finished`, where they are kept when something ends it."""
     total = sum(flops(m, settings) for m in selected) or 1.0
-    n_bytes = sum(stored_bytes(m) for m in selected)
+    n_bytes = sum(m.stored_bytes for m in selected)
     done = nbytes = 0.0
     for i, (matrix, record, eigenvalues) in enumerate(results, 1):
         finished[matrix.key] = (record, eigenvalues)
         done += flops(matrix, settings)
-        nbytes += stored_bytes(matrix)
+        nbytes += matrix.stored_bytes
         if progress is not None:
             progress(Progress(i, len(selected), int(nbytes), n_bytes, done / total, matrix.key))

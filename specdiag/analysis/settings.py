@@ -7,7 +7,7 @@ from typing import TypeVar, Unpack
 from specdiag.analysis.options import AnalysisArguments, AnalysisOptions, check
 from specdiag.checkpoint.opening import Opening
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Settings
+from specdiag.records import FUNCTION_ROLES, ROLES, Settings
 from specdiag.resources import may_have_accelerator
 from specdiag.spectra import farms
 
@@ -60,11 +60,12 @@ def resolved(options: AnalysisOptions, opening: Opening) -> Settings:
         farms_windows=_of_farms(options, options.farms_windows, farms.WINDOWS),
         randomize=options.randomize,
         fit_test=options.fit_test,
+        function=options.function,
         seed=opening.seed,
         experts=opening.experts,
         include=options.include,
         exclude=options.exclude,
-        roles=tuple(role for role in ROLES if role in options.roles),
+        roles=tuple(role for role in (*ROLES, *FUNCTION_ROLES) if role in options.roles),
         role_map=opening.role_map,
     )
 

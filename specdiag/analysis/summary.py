@@ -18,7 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from specdiag.records import FAMILIES, ROLES, Contrast, MetricSummary, ModuleRecord, RoleSummary, Skipped, Summary
+from specdiag.records import FAMILIES, FUNCTION_ROLES, ROLES, Contrast, MetricSummary, ModuleRecord, RoleSummary, Skipped, Summary
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.spectra.tail_rules import alpha_sd
 
@@ -44,13 +44,19 @@ _GROUPS: dict[Group, frozenset[str]] = {
 
 
 def summarise(
-    records: Sequence[ModuleRecord], skipped: Sequence[Skipped], *, n_tensors: int, n_parameters: int
+    records: Sequence[ModuleRecord],
+    skipped: Sequence[Skipped],
+    function: Sequence[ModuleRecord] = (),
+    *,
+    n_tensors: int,
+    n_parameters: int,
 ) -> Summary:
     """Summarise finished records.
 
     Args:
         records: one row a matrix.
         skipped: what was left out.
+        function: rows of the function's matrices, which count for nothing but their own medians.
         n_tensors: stored tensors of the checkpoint.
         n_parameters: their values.
     """
@@ -66,6 +72,7 @@ def summarise(
         statuses=dict(Counter(r.status for r in records).most_common()),
         roles=_roles(weights),
         contrasts=contrasts(weights),
+        function=_roles(function),
         balance_sd=balance[0],
         balance_range=balance[1],
         unrecognised=tuple(r.key for r in records if not r.recognised),
@@ -225,7 +232,8 @@ def _roles(records: Sequence[ModuleRecord]) -> tuple[RoleSummary, ...]:
     groups: dict[tuple[str, str], list[ModuleRecord]] = defaultdict(list)
     for r in records:
         groups[r.family, r.role].append(r)
-    order = sorted(groups, key=lambda g: (FAMILIES.index(g[0]), ROLES.index(g[1])))  # pyright: ignore[reportArgumentType]
+    roles = (*FUNCTION_ROLES, *ROLES)
+    order = sorted(groups, key=lambda g: (FAMILIES.index(g[0]), roles.index(g[1])))  # pyright: ignore[reportArgumentType]
     return tuple(_role(groups[g]) for g in order)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 Shape = tuple[int, ...]
 
@@ -39,6 +39,17 @@ def bias_beside(name: str, shapes: Mapping[str, Shape]) -> Shape | None:
     Returns:
         None where there is none.
     """
+    bias = bias_name(name, shapes)
+    return None if bias is None else shapes[bias]
+
+
+def bias_name(name: str, names: Container[str]) -> str | None:
+    """Find the name of the bias of a weight; None where there is none.
+
+    Args:
+        name: of the weight.
+        names: of every tensor.
+    """
     path, dot, leaf = name.rpartition(".")
     spelled = (
         f"{path}{dot}{bias}{leaf[len(weight) :]}"
@@ -46,7 +57,7 @@ def bias_beside(name: str, shapes: Mapping[str, Shape]) -> Shape | None:
         for weight in weights
         if leaf.startswith(weight)
     )
-    return next((shapes[bias] for bias in spelled if bias in shapes), None)
+    return next((bias for bias in spelled if bias in names), None)
 
 
 def _is_bias(name: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,6 +89,7 @@ class StoredTensor:
         reason: why it is no matrix, where its name and shape do not decide that: a scale, or unknown codes.
         is_embedding: whether the file says that it is the table of an embedding.
         parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
+        scratch: bytes that `read` takes beside what it reads and gives, where that is much.
     """
 
     name: str
@@ -102,6 +104,7 @@ class StoredTensor:
     reason: str | None = None
     is_embedding: bool = False
     parametrized: bool = False
+    scratch: int = 0
 
     @property
     def values_dtype(self) -> str:
@@ -122,6 +125,8 @@ class WeightMatrix:
         slicer: how it is cut from it.
         rank: r where it is the product of two factors, of which only r eigenvalues can differ from zero. `load` and
             `tensor.read` then give an r x r matrix of the same singular values.
+        ratios: r over the inner sides of the two factors, by which random ones are drawn (`spectra.product_null`); None
+            where a product is not compared with random ones, and for any other matrix.
     """
 
     name: str
@@ -131,6 +136,7 @@ class WeightMatrix:
     tensor: StoredTensor = field(repr=False)
     slicer: Slicer = field(repr=False)
     rank: int | None = None
+    ratios: tuple[float, float] | None = None
 
     @property
     def storage_dtype(self) -> str:
@@ -146,6 +152,11 @@ class WeightMatrix:
     def dequantized(self) -> bool:
         """True where the values were computed from codes and scales."""
         return self.tensor.rounding is not None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of it on disk: its part of the stored tensor, or all factors of an update."""
+        return self.tensor.nbytes * prod(self.slicer.shape) // (prod(self.tensor.shape) or 1)
 
     def float_type(self, stack: RawArray) -> FloatType:
         """Give the type of the values, its precision that of the codes where they were quantised.

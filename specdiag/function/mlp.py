@@ -20,7 +20,8 @@ def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
     """
     m, d = up.shape
     if m < d:
-        core = np.linalg.qr(down, mode="r") @ np.linalg.qr(up.T, mode="r").T
+        left, right = (np.asarray(np.linalg.qr(side, mode="r")) for side in (down, up.T))
+        core = left @ right.T
     else:
         core = down @ up
     norm = float(np.linalg.norm(core))

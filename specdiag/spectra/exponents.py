@@ -14,6 +14,7 @@ from specdiag.spectra.eigenvalues import ComputeType, Spectrum, pool, spectrum
 from specdiag.spectra.float_types import FloatType, RawArray
 from specdiag.spectra.identity import Columns, MatrixIdentity
 from specdiag.spectra.ladder import more_exact, solve
+from specdiag.spectra.product_null import product_quantiles
 from specdiag.spectra.square import square_null
 from specdiag.spectra.tail_rules import TAIL_RULES, TailRule
 from specdiag.spectra.tails import Tail, ks_optimal
@@ -86,13 +87,13 @@ def fit_tail(
 ) -> TailFit:
     """Fit alpha by the chosen rule, with its error, its null and what speaks against it.
 
-    A product of two factors has no null: the Marchenko-Pastur law is that of a matrix of full rank. Where rows or
-    columns are dead, rho and z compare the living part with random matrices of its shape, and alpha is that of all.
+    A product of two factors is compared with products of noise where its ratios are known, else it has no null: the
+    Marchenko-Pastur law is that of a matrix of full rank. Where rows or columns are dead, rho and z compare the living part with random matrices of its shape, and alpha is that of all.
 
     Args:
         full: the settled spectrum.
         alive: that of the living part.
-        matrix: shape, slices and rank.
+        matrix: shape, slices, rank and ratios.
         settings: rule and tail fraction.
         stack: raw finite values, shape [s, rows, cols].
         storage: their type.
@@ -116,6 +117,8 @@ def fit_tail(
     has_null = rule.has_null and matrix.rank is None and len(alive.eigenvalues) >= MIN_EIGENVALUES
     is_reference = rule.is_reference and fraction == 0.5
     alpha_null = null.alpha_null(lambda e: rule.fit(e, fraction), shape, n_slices) if has_null else None
+    if rule.has_null and matrix.ratios is not None:
+        alpha_null = rule.fit(product_quantiles(len(full.eigenvalues), matrix.ratios), fraction).alpha
     alpha = _reference_alpha(full, fit) if is_reference else fit.alpha
     has_dead = len(alive.eigenvalues) < len(full.eigenvalues)
     compared = rule.fit(alive.eigenvalues, fraction).alpha if has_null and has_dead else alpha

@@ -44,6 +44,11 @@ class MatrixIdentity(Protocol):
         ...
 
     @property
+    def ratios(self) -> tuple[float, float] | None:
+        """Ratios by which a product of two factors has a null (`product_null`); None for any other matrix."""
+        ...
+
+    @property
     def storage_dtype(self) -> str:
         """Stored type, such as `BF16`; of a quantised weight its format."""
         ...
@@ -72,9 +77,11 @@ def identity(matrix: MatrixIdentity) -> Columns:
     return {
         "name": matrix.name,
         "part": module.part,
+        "form": module.form,
         "role": module.role,
         "family": module.family,
         "layer": module.layer,
+        "head": module.head,
         "component": module.component,
         "cross_attention": module.cross_attention,
         "recognised": module.recognised,

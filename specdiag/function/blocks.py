@@ -1,0 +1,365 @@
+"""The blocks of a checkpoint with what stands around their matrices, as far as config, names and shapes tell it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from specdiag.architecture import config as settings
+from specdiag.architecture.biases import bias_name
+from specdiag.architecture.names import Neighbours, is_kernel, parse
+from specdiag.architecture.wiring import UnknownWiring, Wiring, find_wiring, rotated_rows
+from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.function.stored import StoredNorm, Weight
+from specdiag.spectra.float_types import FLOAT_TYPES
+
+_READERS = ("q", "k", "v", "gate", "up", "router")
+_WRITERS = ("o", "down")
+_WIDTH = ("hidden_size", "n_embd", "d_model")
+_ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "activation")
+_NORM = re.compile(r"\w*(?:norm|ln)\w*", re.IGNORECASE)
+_HEAD_NORM = re.compile(r"(?:.*\.)?(?:attn_)?[qk]_?(?:layer)?_?(?:norm|ln)(?:\.\w+)?", re.IGNORECASE)
+_EXPERT = re.compile(r"(?:^|\.)experts?\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Self-attention of a block.
+
+    Attributes:
+        q: queries; likewise k, v and o.
+        heads: number of heads of queries.
+        norm: in front; None where the raw stream is read.
+        out: the norm behind the output; None without one.
+        q_norm: the norm of queries; likewise k_norm.
+        n_rotated: rows of a head that are rotated.
+    """
+
+    q: Weight
+    k: Weight
+    v: Weight
+    o: Weight
+    heads: int
+    norm: StoredNorm | None = None
+    out: StoredNorm | None = None
+    q_norm: StoredNorm | None = None
+    k_norm: StoredNorm | None = None
+    n_rotated: int = 0
+
+    @property
+    def head_dim(self) -> int:
+        """Rows of a head."""
+        return self.q.shape[0] // self.heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mlp:
+    """An MLP of a block, or one of its experts.
+
+    Attributes:
+        gate: None where there is none.
+        up: reads the stream.
+        down: writes to it.
+        norm: in front; None where the raw stream is read.
+        out: the norm behind it; None without one.
+        expert: its number among the experts; None for the only MLP.
+    """
+
+    gate: Weight | None
+    up: Weight
+    down: Weight
+    norm: StoredNorm | None = None
+    out: StoredNorm | None = None
+    expert: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block whose wiring is known.
+
+    Attributes:
+        path: of the block.
+        layer: its index.
+        component: the piece of the model.
+        wiring: of its architecture.
+        attention: None where there is none, or it is left out.
+        mlps: the MLP, or all experts.
+        router: its weight and the norm in front of it.
+    """
+
+    path: str
+    layer: int | None
+    component: str | None
+    wiring: Wiring
+    attention: Attention | None
+    mlps: tuple[Mlp, ...]
+    router: tuple[Weight, StoredNorm | None] | None
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    """Parts of blocks that are left out, by reason."""
+
+    reasons: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def sentences(self) -> list[str]:
+        return [
+            f"{what} of {paths[0]}{f' and {len(paths) - 1} more blocks' if len(paths) > 1 else ''} is left out of the "
+            f"function's spectra: {reason}."
+            for (what, reason), paths in self.reasons.items()
+        ]
+
+
+def find_blocks(checkpoint: Checkpoint) -> tuple[list[Block], list[str]]:
+    """Find the blocks of a checkpoint whose wiring is known.
+
+    Args:
+        checkpoint: an open one; no values are read.
+
+    Returns:
+        The blocks in stored order, and sentences on what is left out.
+    """
+    stored = {tensor.name: tensor for tensor in checkpoint.stored or ()}
+    neighbours = Neighbours(stored)
+    grouped: dict[str, list[WeightMatrix]] = defaultdict(list)
+    for matrix in checkpoint.matrices:
+        role = matrix.module.role
+        if matrix.rank is None and matrix.n_slices == 1 and role in (*_READERS, *_WRITERS):
+            if path := parse(matrix.name, neighbours).block:
+                grouped[path].append(matrix)
+    blocks: list[Block] = []
+    unknown: dict[str, None] = {}
+    left_out = _LeftOut()
+    for path, matrices in grouped.items():
+        component = matrices[0].module.component
+        try:
+            finder = _Finder(path, matrices, checkpoint.config, find_wiring(checkpoint.config, component), stored)
+        except UnknownWiring as error:
+            unknown[str(error)] = None
+            continue
+        blocks.append(finder.block(left_out))
+    if not grouped:
+        unknown["no block with attention or an MLP was found"] = None
+    notes = [f"{reason[0].upper()}{reason[1:]}: QK, OV, DU and gauge_shift are left out." for reason in unknown]
+    return blocks, notes + left_out.sentences()
+
+
+class _Finder:
+    """The search for the parts of one block."""
+
+    def __init__(
+        self,
+        path: str,
+        matrices: Sequence[WeightMatrix],
+        config: Mapping[str, object],
+        wiring: Wiring,
+        stored: Mapping[str, StoredTensor],
+    ) -> None:
+        module = matrices[0].module
+        self._path, self._wiring, self._stored = path, wiring, stored
+        self._layer, self._component = module.layer, module.component
+        self._chain = settings.sections(config, (module.component or "text").partition(".")[0])
+        self._matrices = matrices
+        self._width = settings.number(self._chain, _WIDTH)
+
+    def block(self, left_out: _LeftOut) -> Block:
+        attention: Attention | None = None
+        mlps: tuple[Mlp, ...] = ()
+        router: tuple[Weight, StoredNorm | None] | None = None
+        own = [m for m in self._matrices if m.module.family == "attention" and not m.module.cross_attention]
+        if any(m.module.cross_attention for m in self._matrices):
+            left_out.reasons["Cross-attention", "its keys and values read another stream"].append(self._path)
+        for what in ("Attention", "The MLP", "The router"):
+            try:
+                self._require_no_other_norms()
+                if what == "Attention" and own:
+                    attention = self._attention(own)
+                elif what == "The MLP":
+                    mlps = self._mlps([m for m in self._matrices if m.module.family == "mlp"])
+                elif what == "The router":
+                    router = self._router([m for m in self._matrices if m.module.role == "router"])
+            except UnknownWiring as error:
+                left_out.reasons[what, str(error)].append(self._path)
+        return Block(
+            path=self._path,
+            layer=self._layer,
+            component=self._component,
+            wiring=self._wiring,
+            attention=attention,
+            mlps=mlps,
+            router=router,
+        )
+
+    def _attention(self, matrices: Sequence[WeightMatrix]) -> Attention:
+        q, k, v, o = (self._only(role, matrices) for role in ("q", "k", "v", "o"))
+        side = (self._component or "").rpartition(".")[2]
+        heads = settings.number(self._chain, (*settings.HEADS, f"{side}_attention_heads"))
+        if heads is None:
+            raise UnknownWiring("the config does not say how many heads it has")
+        head_dim, rest = divmod(q.shape[0], heads)
+        stated = settings.number(self._chain, ("head_dim",))
+        groups = k.shape[0] // max(head_dim, 1)
+        is_whole = not rest and head_dim > 0 < groups and k.shape[0] == v.shape[0] == groups * head_dim
+        is_stated = stated in (None, head_dim) and settings.number(self._chain, settings.KEY_VALUE_HEADS) in (None, groups)
+        if not is_whole or not is_stated or heads % groups or o.shape[1] != q.shape[0]:
+            raise UnknownWiring(f"its shapes are not those of {heads} heads")
+        head_norms = [self._head_norm(name) for name in (self._wiring.q_norm, self._wiring.k_norm)]
+        self._require_head_norms(head_norms, (head_dim, q.shape[0]), (head_dim, k.shape[0]))
+        return Attention(
+            q=q,
+            k=k,
+            v=v,
+            o=o,
+            heads=heads,
+            norm=self._norm(self._wiring.attn_in),
+            out=self._norm(self._wiring.attn_out),
+            q_norm=head_norms[0],
+            k_norm=head_norms[1],
+            n_rotated=rotated_rows(self._wiring, self._chain, head_dim),
+        )
+
+    def _mlps(self, matrices: Sequence[WeightMatrix]) -> tuple[Mlp, ...]:
+        by_expert: dict[int | None, list[WeightMatrix]] = defaultdict(list)
+        for matrix in matrices:
+            by_expert[_expert(matrix)].append(matrix)
+        if matrices and (activation := self._rescaled_activation()):
+            raise UnknownWiring(f"neurons of activation {activation} can be rescaled, which is not taken out yet")
+        norm, out = self._norm(self._wiring.mlp_in), self._norm(self._wiring.mlp_out)
+        return tuple(
+            Mlp(
+                gate=self._only("gate", held) if any(m.module.role == "gate" for m in held) else None,
+                up=self._only("up", held),
+                down=self._only("down", held),
+                norm=norm,
+                out=out,
+                expert=expert,
+            )
+            for expert, held in by_expert.items()
+        )
+
+    def _router(self, matrices: Sequence[WeightMatrix]) -> tuple[Weight, StoredNorm | None] | None:
+        if not matrices:
+            return None
+        if self._wiring.router is None:
+            raise UnknownWiring("the wiring does not say what follows its scores")
+        return self._only("router", matrices), self._norm(self._wiring.mlp_in)
+
+    def _only(self, role: str, matrices: Iterable[WeightMatrix]) -> Weight:
+        found = [m for m in matrices if m.module.role == role]
+        if len(found) != 1:
+            raise UnknownWiring(f"it has {len(found) or 'no'} {'matrix' if len(found) < 2 else 'matrices'} of role {role}")
+        matrix = found[0]
+        transposed = self._is_transposed()
+        name = bias_name(matrix.name, self._stored)
+        bias = None if name is None else self._stored[name]
+        weight = Weight(matrix, transposed, bias)
+        n_out = _fused_rows(matrix, transposed=transposed)
+        if bias is not None and (bias.shape != (n_out,) or bias.values_dtype not in FLOAT_TYPES):
+            raise UnknownWiring(f"the bias of {matrix.name} has another shape than its rows")
+        reads = role in _READERS
+        if weight.shape[1 if reads else 0] != self._width:
+            raise UnknownWiring(f"{matrix.key} does not {'read' if reads else 'write'} the width of the config")
+        return weight
+
+    def _is_transposed(self) -> bool:
+        """Tell how the block's matrices lie, by those of which one side alone is the width."""
+        votes = {vote for m in self._matrices if (vote := _lies_transposed(m, self._width)) is not None}
+        if len(votes) > 1:
+            raise UnknownWiring("its matrices lie both ways, (out, in) and (in, out)")
+        return votes.pop() if votes else is_kernel(self._matrices[0].name)
+
+    def _norm(self, name: str | None) -> StoredNorm | None:
+        if name is None:
+            return None
+        is_layer = self._wiring.norm == "layer"
+        gain, bias = self._tensors(name)
+        if gain is None:
+            raise UnknownWiring(f"its norm {name} is not in the checkpoint")
+        if bias is not None and not is_layer:
+            raise UnknownWiring(f"its norm {name} has a bias, which an RMS norm has not")
+        if any(t is not None and t.shape != (self._width,) for t in (gain, bias)):
+            raise UnknownWiring(f"its norm {name} is not of the width of the config")
+        return StoredNorm(gain, bias, self._wiring.gain == "1+g", is_layer)
+
+    def _head_norm(self, name: str | None) -> StoredNorm | None:
+        gain = None if name is None else self._tensors(name)[0]
+        if name is not None and gain is None:
+            raise UnknownWiring(f"its norm {name} is not in the checkpoint")
+        return None if gain is None else StoredNorm(gain, None, self._wiring.gain == "1+g", is_layer=False)
+
+    def _require_head_norms(
+        self, norms: Sequence[StoredNorm | None], q_sizes: tuple[int, int], k_sizes: tuple[int, int]
+    ) -> None:
+        """Check that norms of queries and keys are those of the wiring, both of each head or both of all together."""
+        q, k = norms
+        if q is None or k is None:
+            strange = [name for name in self._below() if _HEAD_NORM.fullmatch(name)]
+            if strange:
+                raise UnknownWiring(f"it has {strange[0]}, which its wiring does not name")
+            return
+        pairs = zip(q_sizes, k_sizes, strict=True)
+        if (q.gain.shape, k.gain.shape) not in [((n,), (m,)) for n, m in pairs]:
+            raise UnknownWiring("its norms of queries and keys are neither of one head nor of all")
+
+    def _require_no_other_norms(self) -> None:
+        """Refuse a block with a norm that the wiring does not name: another place of a norm changes what is folded."""
+        if self._wiring.stream == "post":
+            return
+        known = self._wiring.norms | {self._wiring.q_norm, self._wiring.k_norm}
+        holders = {name.rpartition(".")[0] or name for name in self._below()}
+        strange = sorted(h for h in holders if "." not in h and _NORM.fullmatch(h) and h not in known)
+        if strange:
+            raise UnknownWiring(f"it has a norm {strange[0]}, which its wiring does not name")
+
+    def _below(self) -> list[str]:
+        """Names of the block's vectors, relative to it."""
+        start = f"{self._path}."
+        return [n[len(start) :] for n, t in self._stored.items() if n.startswith(start) and len(t.shape) == 1]
+
+    def _tensors(self, name: str) -> tuple[StoredTensor | None, StoredTensor | None]:
+        """Find gain and bias of a norm."""
+        full = f"{self._path}.{name}"
+        found = [
+            next((t for end in ends if (t := self._stored.get(f"{full}.{end}")) is not None), None)
+            for ends in (("weight", "gamma", "scale"), ("bias", "beta"))
+        ]
+        if any(t is not None and t.values_dtype not in FLOAT_TYPES for t in found):
+            raise UnknownWiring(f"its norm {name} is stored in a type that is not read")
+        return found[0], found[1]
+
+    def _rescaled_activation(self) -> str | None:
+        """Name the activation where it lets a neuron be rescaled: ReLU and its powers."""
+        for part in self._chain:
+            for key in _ACTIVATION:
+                if isinstance(value := part.get(key), str):
+                    return value if "relu" in value.lower() else None
+        return None
+
+
+def _expert(matrix: WeightMatrix) -> int | None:
+    part = matrix.module.part or ""
+    if part.startswith("expert="):
+        return int(part.removeprefix("expert=").partition(".")[0])
+    found = _EXPERT.search(matrix.name)
+    return None if found is None else int(found[1])
+
+
+def _lies_transposed(matrix: WeightMatrix, width: int | None) -> bool | None:
+    """Tell whether a matrix lies (in, out), by its shape or by the side that is fused; None where neither tells."""
+    rows, cols = matrix.shape
+    role, slicer = matrix.module.role, matrix.slicer
+    if rows != cols:
+        return (rows if role in _READERS else cols) == width
+    if role not in _READERS or len(matrix.tensor.shape) != 2 or matrix.shape == matrix.tensor.shape:
+        return None
+    return slicer.view is None and len(slicer.select) > 1
+
+
+def _fused_rows(matrix: WeightMatrix, *, transposed: bool) -> int:
+    """Count the outputs of the stored tensor that a matrix is cut from, which its bias has too."""
+    slicer, shape = matrix.slicer, matrix.tensor.shape
+    if slicer.index is not None or len(shape) != 2:
+        return -1
+    return shape[1] if transposed else shape[0]

@@ -1,0 +1,76 @@
+"""Stored tensors as a block multiplies with them: (out, in), in float64, each with its bias, read when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from specdiag.checkpoint.adapters.update import row_cut
+from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
+from specdiag.function.folding import Array, Norm, Reader
+from specdiag.spectra.float_types import FLOAT_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A matrix of a block.
+
+    Attributes:
+        matrix: as it is stored.
+        transposed: whether that is (in, out).
+        bias: the tensor that holds its bias, whole where the weight is a part of a fused one; None without one.
+    """
+
+    matrix: WeightMatrix
+    transposed: bool
+    bias: StoredTensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        rows, cols = self.matrix.shape
+        return (cols, rows) if self.transposed else (rows, cols)
+
+    def read(self) -> Reader:
+        """Read weight and bias."""
+        tensor, slicer = self.matrix.tensor, self.matrix.slicer
+        raw = slicer.cut(tensor.read(slicer.index))[0]
+        values = FLOAT_TYPES[tensor.values_dtype].widen(raw.T if self.transposed else raw, np.dtype(np.float64))
+        return Reader(values, None if self.bias is None else self._part(_vector(self.bias)))
+
+    def _part(self, bias: Array) -> Array:
+        """Cut the bias as the weight is cut."""
+        slicer = self.matrix.slicer
+        if self.transposed:
+            return bias[slicer.select[1]] if len(slicer.select) > 1 else bias
+        take = row_cut(slicer)
+        assert take is not None  # parts with an axis of their own have no vector beside them
+        return take(bias[:, None])[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNorm:
+    """The tensors of a norm.
+
+    Attributes:
+        gain: its factors.
+        bias: None without one.
+        adds_one: whether 1 is added to the stored factors.
+        is_layer: True for LayerNorm.
+    """
+
+    gain: StoredTensor
+    bias: StoredTensor | None
+    adds_one: bool
+    is_layer: bool
+
+    def read(self) -> Norm:
+        """Read gain and bias."""
+        gain = _vector(self.gain)
+        bias = None if self.bias is None else _vector(self.bias)
+        return Norm(1 + gain if self.adds_one else gain, bias, self.is_layer)
+
+
+def _vector(tensor: StoredTensor) -> Array:
+    return FLOAT_TYPES[tensor.values_dtype].widen(tensor.read(None), np.dtype(np.float64)).reshape(-1)
