@@ -1,0 +1,146 @@
+"""The wiring of each architecture against transformers: what it allows to change leaves the logits and the function."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from changes_of_form import Changes
+from msgspec.structs import replace
+from wired_models import KINDS, logits, random_model
+
+from specdiag.analysis.source import open_source
+from specdiag.function.blocks import find_blocks
+from specdiag.function.matrices import function_of
+
+SAME, INVARIANT = 1e-5, 1e-9
+"""Relative: transformers computes norms, rotary angles and softmax in float32."""
+
+
+@cache
+def first_logits(kind):
+    return logits(kind, random_model(kind))
+
+
+def blocks_of(model):
+    blocks, _ = find_blocks(open_source(model))
+    return blocks
+
+
+def changed(kind, **wiring):
+    """Change a model by its wiring, or by one that differs."""
+    model = random_model(kind)
+    block = blocks_of(model)[0]
+    n_rotated = wiring.pop("n_rotated", block.attention.n_rotated)
+    return model, Changes(kind, model, replace(block.wiring, **wiring), n_rotated)
+
+
+def difference(kind, model):
+    before, after = first_logits(kind), logits(kind, model)
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def spectra(model):
+    """Singular values of every matrix of the function, and of the balanced form but for its scale, by layer and role."""
+    function = function_of(open_source(model))
+    forms = [("function", m) for m in function.rows] + [("balanced", m) for m in function.balanced.values()]
+    found = {}
+    for form, matrix in forms:
+        module = matrix.module
+        key = (form, module.component, module.layer, module.role, None if module.form == "stored" else module.head)
+        sigma = torch.linalg.svdvals(matrix.load()).numpy()
+        found.setdefault(key, []).append(sigma if form == "function" else sigma / sigma[0])
+    return {key: np.array(sorted(values, key=lambda v: v.sum())) for key, values in found.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_changes_of_form_change_neither_logits_nor_function(kind):
+    model, changes = changed(kind)
+    before = spectra(model)
+    changes.all()
+    assert difference(kind, model) < SAME
+    after = spectra(model)
+    assert before.keys() == after.keys()
+    for key, values in before.items():
+        assert after[key] == pytest.approx(values, rel=0, abs=INVARIANT * values.max()), key
+
+
+def test_every_part_of_every_block_is_found():
+    for kind in KINDS:
+        blocks, notes = find_blocks(open_source(random_model(kind)))
+        assert len(blocks) == (4 if kind == "whisper" else 2), kind
+        assert all(block.attention is not None and block.mlps for block in blocks), kind
+        assert len(blocks[0].mlps) == (4 if kind == "mixtral" else 1)
+        assert (blocks[0].router is not None) == (kind == "mixtral")
+        assert len(notes) == (kind == "whisper"), notes  # cross-attention
+
+
+def every(changes, what, **arguments):
+    with torch.no_grad():
+        for layer in changes.layers:
+            getattr(changes, what)(layer, **arguments)
+
+
+def test_llama_rotates_halves():
+    model, changes = changed("llama", rope="interleaved")
+    every(changes, "mix_scores")
+    assert difference("llama", model) > 0.1
+
+
+def test_rotated_heads_cannot_be_mixed():
+    model, changes = changed("llama", n_rotated=0)
+    every(changes, "mix_scores")
+    assert difference("llama", model) > 0.1
+
+
+def test_gptj_rotates_pairs():
+    model, changes = changed("gptj", rope="half")
+    every(changes, "mix_scores")
+    assert difference("gptj", model) > 0.1
+
+
+def test_neox_rotates_a_part_of_each_head():
+    model, changes = changed("gpt_neox", n_rotated=12)
+    every(changes, "mix_scores")
+    assert difference("gpt_neox", model) > 0.1
+
+
+def test_gemma_adds_one_to_its_gains():
+    model, changes = changed("gemma2", gain="g")
+    every(changes, "fold")
+    assert difference("gemma2", model) > 0.1
+
+
+def test_norms_of_olmo2_stand_behind():
+    model, changes = changed("olmo2", attn_in="post_attention_layernorm", mlp_in="post_feedforward_layernorm")
+    every(changes, "fold")
+    assert difference("olmo2", model) > 0.1
+
+
+def test_neurons_of_gpt2_cannot_be_rescaled():
+    model, changes = changed("gpt2")
+    every(changes, "neurons", scaled=True)
+    assert difference("gpt2", model) > 0.01
+
+
+def test_rms_norm_sees_the_mean():
+    model, changes = changed("llama")
+    every(changes, "shift_writers")
+    assert difference("llama", model) > 0.1
+
+
+def test_rotated_key_biases_count():
+    model, changes = changed("qwen2", n_rotated=0)
+    every(changes, "move_biases")
+    assert difference("qwen2", model) > 0.1
+
+
+def test_an_entry_changed_is_seen():
+    model = random_model("llama")
+    before = spectra(model)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[3, 5] += 0.01
+    after = spectra(model)
+    assert difference("llama", model) > 1e-4
+    moved = [key for key, values in before.items() if np.abs(after[key] - values).max() > 1e-5 * values.max()]
+    assert {key[3:] for key in moved} == {("qk", 0), ("q", None), ("k", None)}
