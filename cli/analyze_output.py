@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from specdiag.errors import ComputationError, SpecdiagError
 from specdiag.system import interrupts
 from specdiag.text.names import listed
 
-from . import answer_output, failures, output, tables
+from . import answer_output, failures, function_tables, output, tables
 
 if TYPE_CHECKING:
     from specdiag.analysis.analyze import AnalysisFailed, Interrupted
@@ -36,7 +36,12 @@ def provenance(checkpoint: Checkpoint) -> None:
     if source.ignored:
         parts.append(f"ignoring {listed(source.ignored)}")
     output.talk("; ".join(parts), "dim")
-    for note in checkpoint.notes:
+    notes(checkpoint.notes)
+
+
+def notes(sentences: Iterable[str]) -> None:
+    """Remarks on a checkpoint."""
+    for note in sentences:
         output.talk(f"note: {note}", "yellow")
 
 
@@ -128,9 +133,12 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if target.summary:
         console.print(f"{report.source}: {sentences.metrics(summary)}", soft_wrap=True)
         return
-    answer_output.show(answer_of(report, target.reference), console)
-    console.print(tables.role_table(summary.roles, console.width))
-    console.print()
+    if records:
+        answer_output.show(answer_of(report, target.reference), console)
+        console.print(tables.role_table(summary.roles, console.width))
+        console.print()
+    if report.function:
+        function_tables.show(summary, report.function, console, all_rows=target.all_rows)
     if target.all_rows and summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
         console.print()
@@ -140,9 +148,9 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     bases = ("square_alpha", "alpha", "stable_rank")
     basis = next((b for b in bases if any(getattr(r, b) is not None for r in records)), "alpha")
     most = len(records) if target.all_rows else tables.most_rows(len(records), target.top)
-    if most == len(records):
+    if records and most == len(records):
         console.print(tables.record_table(records, f"{len(records)} matrices", console.width, basis))
-    else:
+    elif records:
         depth = tables.depth_table(records, basis, console.width)
         if depth is not None:
             console.print(depth)
@@ -156,6 +164,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     said = [
         sentences.coverage(summary), *sentences.left_over(summary), *sentences.few(records),
         *sentences.missing_numbers(records), *sentences.laws(summary), *sentences.traps(records),
+        *sentences.gauge(records), *sentences.few_products(report.function),
     ]  # fmt: skip
     if target.all_rows:
         said += [*sentences.contrast(summary), *sentences.tails(records), *sentences.balance(summary)]

@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from specdiag.text.names import listed
 
-StoredRole = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
+Role = Literal["q", "k", "v", "kv", "o", "gate", "up", "down", "router", "embed", "head", "conv", "ssm", "other"]
 FunctionRole = Literal["qk", "ov", "du"]
 """Products of two stored matrices: Q'K and O V of a head, down times up of a gated MLP."""
-Role = StoredRole | FunctionRole
+AnyRole = Role | FunctionRole
 Form = Literal["stored", "function"]
 """`stored`: a matrix as it is stored. `function`: one by what it computes, in whatever form its weights are stored."""
 Family = Literal["attention", "mlp", "embedding", "other"]
@@ -26,7 +26,7 @@ LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal"
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
 SquareStatus = Literal["ok", "low_rank", "degenerate", "too_few", "imprecise", "update"]
 
-ROLES: tuple[StoredRole, ...] = get_args(StoredRole)
+ROLES: tuple[Role, ...] = get_args(Role)
 FUNCTION_ROLES: tuple[FunctionRole, ...] = get_args(FunctionRole)
 FAMILIES: tuple[Family, ...] = ("attention", "mlp", "embedding", "other")
 TAIL_NAMES: tuple[TailName, ...] = get_args(TailName)
@@ -73,7 +73,7 @@ class Source(Record, frozen=True, kw_only=True):
 class ModuleRole(Record, frozen=True, kw_only=True):
     """Function of a weight matrix, or of a part of a fused tensor, in its network."""
 
-    role: Role
+    role: AnyRole
     family: Family
     layer: int | None = None
     component: str | None = None
@@ -130,7 +130,7 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
     name: str
     part: str | None = None
     form: Form = "stored"
-    role: Role
+    role: AnyRole
     family: Family
     layer: int | None = None
     head: int | None = None
@@ -252,7 +252,7 @@ class Settings(Record, frozen=True, kw_only=True):
     """Experts sampled of each stack; None for all."""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    roles: tuple[Role, ...] = ()
+    roles: tuple[AnyRole, ...] = ()
     role_map: str | None = None
 
 
@@ -260,7 +260,7 @@ class RoleSummary(Record, frozen=True, kw_only=True):
     """A role of a family: medians and ranges over its matrices that have a value."""
 
     family: Family
-    role: Role
+    role: AnyRole
     n: int
     n_alpha: int
     """How many have an alpha."""

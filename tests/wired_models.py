@@ -55,10 +55,10 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Class, config and its arguments by model_type."""
 
 
-def random_model(kind: str) -> Any:
+def random_model(kind: str, **others: Any) -> Any:
     """Build a model in float64, its parameters drawn in the order of their names."""
     model_class, config_class, arguments = KINDS[kind]
-    config = getattr(transformers, config_class)(**arguments, attn_implementation="eager")
+    config = getattr(transformers, config_class)(**arguments | others, attn_implementation="eager")
     model = getattr(transformers, model_class)(config).double().eval()
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -102,26 +102,27 @@ class Layer:
 
 def layers(kind: str, model: Any) -> list[Layer]:
     """Take the blocks of a model apart; of Whisper those of the encoder and of the decoder."""
+    heads = model.config.num_attention_heads
     if kind == "whisper":
-        return [_layer(kind, block) for side in (model.model.encoder, model.model.decoder) for block in side.layers]
+        sides = (model.model.encoder, model.model.decoder)
+        return [_layer(kind, block, heads) for side in sides for block in side.layers]
     inner = {
         "gpt2": lambda: model.transformer.h, "gptj": lambda: model.transformer.h, "bert": lambda: model.bert.encoder.layer,
         "gpt_neox": lambda: model.gpt_neox.layers, "vit": lambda: model.vit.layers,
     }.get(kind, lambda: model.model.layers)  # fmt: skip
-    return [_layer(kind, block) for block in inner()]
+    return [_layer(kind, block, heads) for block in inner()]
 
 
-def _layer(kind: str, block: Any) -> Layer:
+def _layer(kind: str, block: Any, heads: int) -> Layer:
     linear = _ATTENTION.get(kind, _llama_attention)(block)
     weights, biases = ({k: v for k, v in part.items() if v is not None} for part in linear)
-    heads = {"q": HEADS, "k": None, "v": None}
-    head_dim = len(weights["q"]) // HEADS if weights["q"].ndim == 2 else weights["q"].shape[1]
-    for name in heads:
+    head_dim = len(weights["q"]) // heads if weights["q"].ndim == 2 else weights["q"].shape[1]
+    for name in ("q", "k", "v"):
         if weights[name].ndim == 2:
             weights[name] = weights[name].unflatten(0, (-1, head_dim))
             if name in biases:
                 biases[name] = biases[name].unflatten(0, (-1, head_dim))
-    weights["o"] = weights["o"].unflatten(1, (HEADS, head_dim))
+    weights["o"] = weights["o"].unflatten(1, (heads, head_dim))
     mlp, mlp_biases = _MLP.get(kind, _llama_mlp)(block)
     head_norms = [getattr(getattr(block, "self_attn", None), name, None) for name in ("q_norm", "k_norm")]
     return Layer(
@@ -151,8 +152,9 @@ def _phi3_attention(block: Any) -> Any:
 
 def _gpt2_attention(block: Any) -> Any:
     a = block.attn
-    parts = [(a.c_attn.weight.T[i : i + WIDTH], a.c_attn.bias[i : i + WIDTH]) for i in (0, WIDTH, 2 * WIDTH)]
-    weights, biases = ({k: p[i] for k, p in zip("qkv", parts, strict=True)} for i in (0, 1))
+    weights, biases = (
+        dict(zip("qkv", values.chunk(3), strict=True)) for values in (a.c_attn.weight.T, a.c_attn.bias)
+    )
     return weights | {"o": a.c_proj.weight.T}, biases | {"o": a.c_proj.bias}
 
 
@@ -203,7 +205,7 @@ def _phi3_mlp(block: Any) -> Any:
 
 def _mixtral_mlp(block: Any) -> Any:
     experts = block.mlp.experts
-    gate, up = experts.gate_up_proj.split(HIDDEN, dim=1)
+    gate, up = experts.gate_up_proj.chunk(2, dim=1)
     return {"gate": gate, "up": up, "down": experts.down_proj, "router": block.mlp.gate.weight}, {}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast, get_args
 
 from specdiag.checkpoint.opening import OPENING, Opening, OpeningArguments, PlainArguments, SortingArguments, names_of
 from specdiag.errors import UsageError
-from specdiag.records import FUNCTION_ROLES, ROLES, TAIL_NAMES, Role, Settings, TailName
+from specdiag.records import FUNCTION_ROLES, ROLES, TAIL_NAMES, AnyRole, Settings, TailName
 from specdiag.report import SpectralReport
 from specdiag.text import checks
 
@@ -80,7 +80,7 @@ COMPARED: tuple[str, ...] = names_of(ComparedArguments)
 UNSELECTED: tuple[str, ...] = names_of(UnselectedArguments)
 RUN: tuple[str, ...] = names_of(RunArguments)
 ANALYSIS: tuple[str, ...] = names_of(AnalysisArguments)
-_ROLES: tuple[Role, ...] = (*ROLES, *FUNCTION_ROLES)
+_ROLES: tuple[AnyRole, ...] = (*ROLES, *FUNCTION_ROLES)
 FARMS = ("farms_rows", "farms_aspect", "farms_windows")
 """Arguments, and settings, that describe the windows of tail=farms."""
 
@@ -91,7 +91,7 @@ class AnalysisOptions:
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    roles: tuple[Role, ...] = ()
+    roles: tuple[AnyRole, ...] = ()
     device: str = "auto"
     dtype: DType = "auto"
     method: Method = "gram"
@@ -129,7 +129,7 @@ class AnalysisOptions:
                 f"{', '.join(f'{name}=' for name in idle)} describes the windows of tail=farms, not {tail}"
             )
         function = checks.flag("function", given.get("function", False))
-        roles: tuple[Role, ...] = checks.each_of("roles", given.get("roles", ()), _ROLES)
+        roles: tuple[AnyRole, ...] = checks.each_of("roles", given.get("roles", ()), _ROLES)
         _check_function(roles, tail, function=function, randomize=given.get("randomize") is True)
         return cls(
             include=checks.texts("include", given.get("include", ())),
@@ -214,7 +214,7 @@ def _fit_test(value: object, tail: TailName) -> bool:
     return value is True
 
 
-def _check_function(roles: Sequence[Role], tail: TailName, *, function: bool, randomize: bool) -> None:
+def _check_function(roles: Sequence[AnyRole], tail: TailName, *, function: bool, randomize: bool) -> None:
     """Check what goes with function=True, and that roles which it alone has do not stand without it."""
     products = [role for role in roles if role in FUNCTION_ROLES]
     if not function and products:

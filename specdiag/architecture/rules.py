@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from specdiag.errors import UsageError
 from specdiag.files import Table, read_whole, shortened, toml_decoder
-from specdiag.records import FAMILIES, ROLES, Family, Role, StoredRole
+from specdiag.records import FAMILIES, ROLES, Family, Role
 from specdiag.text.globs import fits
 
 LIMIT = 1 << 20
@@ -163,7 +163,7 @@ class MapRule(Struct, frozen=True, forbid_unknown_fields=True):
     """A rule of a user's role map."""
 
     pattern: str
-    role: StoredRole
+    role: Role
     family: Family | None = None
     layer: int | None = None
 

@@ -106,10 +106,14 @@ class _LeftOut:
 
     def sentences(self) -> list[str]:
         return [
-            f"{what} of {paths[0]}{f' and {len(paths) - 1} more blocks' if len(paths) > 1 else ''} is left out of the "
-            f"function's spectra: {reason}."
+            f"{what} of {_and_more(paths)} is left out of the function: {reason}."
             for (what, reason), paths in self.reasons.items()
         ]
+
+
+def _and_more(paths: Sequence[str]) -> str:
+    n_more = len(paths) - 1
+    return f"{paths[0]} and {n_more} more block{'s' if n_more > 1 else ''}" if n_more else paths[0]
 
 
 def find_blocks(checkpoint: Checkpoint) -> tuple[list[Block], list[str]]:

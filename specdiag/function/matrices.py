@@ -21,7 +21,7 @@ from specdiag.function import effective
 from specdiag.function.blocks import Attention, Block, Mlp, find_blocks
 from specdiag.function.folding import Array
 from specdiag.function.stored import Weight
-from specdiag.records import Family, ModuleRole, Role
+from specdiag.records import AnyRole, Family, ModuleRole
 
 _COPIES = 3
 """Copies of the weights in float64 that are held at once: read, folded, and balanced or decomposed."""
@@ -72,7 +72,7 @@ def _heads(block: Block, attention: Attention) -> Iterator[WeightMatrix]:
     width = attention.q.shape[1]
     n = min(width, attention.head_dim)
     name = _common_path([attention.q, attention.k, attention.v, attention.o])
-    products: tuple[tuple[Role, list[Weight], Callable[[], Array]], ...] = (
+    products: tuple[tuple[AnyRole, list[Weight], Callable[[], Array]], ...] = (
         ("qk", [attention.q, attention.k], partial(effective.qk, block, attention)),
         ("ov", [attention.v, attention.o], partial(effective.ov, block, attention)),
     )
@@ -97,7 +97,7 @@ def _mlp(block: Block, mlp: Mlp) -> Iterator[WeightMatrix]:
     expert = None if mlp.expert is None else f"expert={mlp.expert}"
     held = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
 
-    def row(role: Role, shape: tuple[int, int], compute: Callable[[], Array]) -> WeightMatrix:
+    def row(role: AnyRole, shape: tuple[int, int], compute: Callable[[], Array]) -> WeightMatrix:
         found = _row(block, role, "mlp", held, shape, compute)
         is_apart = expert is None or mlp.up.matrix.module.part is None
         part = role if is_apart else f"{expert}.{role}"
@@ -119,7 +119,7 @@ def _has_bias(weight: Weight, mlp: Mlp) -> bool:
 
 
 def _row(
-    block: Block, role: Role, family: Family, held: list[Weight], shape: tuple[int, int], compute: Callable[[], Array]
+    block: Block, role: AnyRole, family: Family, held: list[Weight], shape: tuple[int, int], compute: Callable[[], Array]
 ) -> WeightMatrix:
     """Make a matrix with a tensor of its own, under the path that its weights share."""
     name = _common_path(held)
@@ -133,7 +133,7 @@ def _row(
     )
 
 
-def _module(block: Block, role: Role, family: Family, part: str, head: int | None = None) -> ModuleRole:
+def _module(block: Block, role: AnyRole, family: Family, part: str, head: int | None = None) -> ModuleRole:
     return ModuleRole(
         role=role,
         family=family,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", contravariant=True)
 _RHO = "(alpha - 1)/(null - 1): 1 like noise, below 1 heavier; not comparable across shapes"
+_GAUGE = "square_alpha of the balanced form less that of the stored one: what it owes to how it is stored"
 _SQUARE = "alpha of a square cut of the matrix, comparable across shapes"
 
 
@@ -132,6 +133,7 @@ def record_columns() -> list[Column[ModuleRecord]]:
         field("ks", "ks", drop=6, help="KS distance of the tail from its power law"),
         Column("at .25/.5/.75", _three_alphas, 8, help="alpha at these tail fractions"),
         field("square_alpha", "square_alpha", 3, help=_SQUARE),
+        Column("gauge_shift", lambda r: _known(r.gauge_shift, "+.3f"), 3, help=_GAUGE),
         field("pl_alpha", "pl_alpha", drop=3, help="KS fit of a power law"),
         Column(
             "best law", lambda r: r.best_law or NOTHING, 4, right=False, help="law of the tail; its p is uncalibrated"

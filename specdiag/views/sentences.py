@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from statistics import median
 
 from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
@@ -209,6 +210,28 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
             ("smaller side", "matrices", [r for r in short if r not in updates]),
         )
         if group
+    ]
+
+
+def gauge(records: tuple[ModuleRecord, ...]) -> list[str]:
+    """Write how far square_alpha depends on the form in which the matrices are stored, where that is known."""
+    shifts = [abs(r.gauge_shift) for r in records if r.gauge_shift is not None]
+    if not shifts:
+        return []
+    return [
+        f"The balanced form, which computes the same, has another square_alpha: by {median(shifts):.3f} in the median of "
+        f"{len(shifts)} matrices, by {max(shifts):.3f} at most (gauge_shift)."
+    ]
+
+
+def few_products(function: tuple[ModuleRecord, ...]) -> list[str]:
+    """Write how many heads have too few rows for an exponent."""
+    short = sum(r.status == "too_few" for r in function)
+    if not short:
+        return []
+    return [
+        f"{short} of {len(function)} spectra of the function have fewer than {MIN_EIGENVALUES} values: stable rank and "
+        "norms, no exponent."
     ]
 
 
