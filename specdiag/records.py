@@ -226,6 +226,16 @@ def key(name: str, part: str | None) -> str:
     return name if part is None else f"{name}[{part}]"
 
 
+def stored_role(role: AnyRole) -> Role:
+    """Take the role of a stored matrix.
+
+    Args:
+        role: no role of a product, which rows of the function alone have.
+    """
+    assert role in ROLES
+    return role
+
+
 class Settings(Record, frozen=True, kw_only=True):
     """Options of the computation: with the weights, everything that a number depends on."""
 

@@ -121,7 +121,10 @@ class Changes:
         for side in (layer.q, layer.k):
             side.mul_(self.scales(len(side) if is_per_head else 1)[:, None, None])
         groups = 1 if is_per_head else len(layer.k)
-        q_gain, k_gain = layer.q_gain.unflatten(0, (-1, layer.q.shape[1])), layer.k_gain.unflatten(0, (-1, layer.q.shape[1]))
+        q_gain, k_gain = (
+            layer.q_gain.unflatten(0, (-1, layer.q.shape[1])),
+            layer.k_gain.unflatten(0, (-1, layer.q.shape[1])),
+        )
         for group in range(groups):
             heads = slice(0, 1) if is_per_head else slice(group * per, group * per + per)
             for rows in self.planes():

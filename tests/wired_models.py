@@ -39,7 +39,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("MistralForCausalLM", "MistralConfig", _GROUPED),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", _NARROW),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _NARROW),
-    "mixtral": ("MixtralForCausalLM", "MixtralConfig", _GROUPED | {"num_local_experts": 4, "experts_implementation": "eager"}),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        _GROUPED | {"num_local_experts": 4, "experts_implementation": "eager"},
+    ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", _GROUPED | _EXACT),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", _GROUPED | _EXACT),
     "gemma3_text": ("Gemma3ForCausalLM", "Gemma3TextConfig", _GROUPED | _EXACT),
@@ -152,9 +156,7 @@ def _phi3_attention(block: Any) -> Any:
 
 def _gpt2_attention(block: Any) -> Any:
     a = block.attn
-    weights, biases = (
-        dict(zip("qkv", values.chunk(3), strict=True)) for values in (a.c_attn.weight.T, a.c_attn.bias)
-    )
+    weights, biases = (dict(zip("qkv", values.chunk(3), strict=True)) for values in (a.c_attn.weight.T, a.c_attn.bias))
     return weights | {"o": a.c_proj.weight.T}, biases | {"o": a.c_proj.bias}
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from msgspec.structs import replace as replace_record
 
 from specdiag.errors import UsageError
-from specdiag.records import FAMILIES, ROLES, Family, LawName, ModuleRecord, Role, RoleLaws
+from specdiag.records import FAMILIES, ROLES, Family, LawName, ModuleRecord, Role, RoleLaws, stored_role
 from specdiag.report import SpectralReport
 from specdiag.spectra.fit_test import (
     FitComparison,
@@ -60,7 +60,7 @@ def fit_test(report: SpectralReport) -> SpectralReport:
     for record in report:
         found = report.compare_laws(record.key) if untested(record) is None else None
         records.append(record if found is None else _with_laws(record, found))
-        roles[record.family, record.role].append(None if found is None else found.ratios)
+        roles[record.family, stored_role(record.role)].append(None if found is None else found.ratios)
     order = sorted(roles, key=lambda g: (FAMILIES.index(g[0]), ROLES.index(g[1])))
     return replace(
         report,

@@ -39,7 +39,9 @@ def with_function(checkpoint: Checkpoint, settings: Settings) -> tuple[Checkpoin
     matrices = (*checkpoint.matrices, *function.rows)
     twice = duplicate(m.key for m in (*matrices, *function.balanced.values()))
     if twice is not None:
-        raise SourceError(f"{checkpoint.source} holds a tensor of the name '{twice}', which its function needs: rename it")
+        raise SourceError(
+            f"{checkpoint.source} holds a tensor of the name '{twice}', which its function needs: rename it"
+        )
     return replace(checkpoint, matrices=matrices, notes=(*checkpoint.notes, *function.notes)), function.balanced
 
 

@@ -218,12 +218,14 @@ def _check_function(roles: Sequence[AnyRole], tail: TailName, *, function: bool,
     """Check what goes with function=True, and that roles which it alone has do not stand without it."""
     products = [role for role in roles if role in FUNCTION_ROLES]
     if not function and products:
-        raise UsageError(f"roles={products[0]!r} is a product of two matrices, which analyze measures with function=True")
+        raise UsageError(
+            f"roles={products[0]!r} is a product of two matrices, which analyze measures with function=True"
+        )
     entries = f"tail={tail}" if tail == "farms" else "randomize=True" if randomize else None
     if function and entries:
         raise UsageError(
-            f"{entries} looks at the entries of a matrix, and function=True measures products, which have no entries of "
-            "their own: leave out one"
+            f"{entries} looks at the entries of a matrix, and function=True measures products, which have none of their "
+            "own: leave out one"
         )
 
 

@@ -18,7 +18,17 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from specdiag.records import FAMILIES, FUNCTION_ROLES, ROLES, Contrast, MetricSummary, ModuleRecord, RoleSummary, Skipped, Summary
+from specdiag.records import (
+    FAMILIES,
+    FUNCTION_ROLES,
+    ROLES,
+    Contrast,
+    MetricSummary,
+    ModuleRecord,
+    RoleSummary,
+    Skipped,
+    Summary,
+)
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.spectra.tail_rules import alpha_sd
 

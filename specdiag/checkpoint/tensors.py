@@ -37,6 +37,7 @@ class Rounding:
         levels: number of codes that the range of a group is divided into, 16 for 4 bits.
         symmetric: whether that range reaches as far below zero as above.
         relative: the error itself for normally distributed weights, where codes of few bits lie in unequal steps.
+        is_computed: True of values that were computed from others, not from codes.
     """
 
     eps: float = 0.0
@@ -44,6 +45,7 @@ class Rounding:
     levels: int = 0
     symmetric: bool = False
     relative: float = 0.0
+    is_computed: bool = False
 
     def error(self, values: RawArray) -> float:
         """Estimate the rounding error relative to the values: the ratio of their root mean squares.
@@ -151,7 +153,7 @@ class WeightMatrix:
     @property
     def dequantized(self) -> bool:
         """True where the values were computed from codes and scales."""
-        return self.tensor.rounding is not None
+        return self.tensor.rounding is not None and not self.tensor.rounding.is_computed
 
     @property
     def stored_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ModuleRecord, Role, Skipped, key
+from specdiag.records import ModuleRecord, Role, Skipped, key, stored_role
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text.globs import check_globs, chosen
 
@@ -53,14 +53,14 @@ class Side:
         """List everything that is stored, by key. Tensors that are no matrices have no role."""
         if self.report is not None:
             rows = {
-                r.key: Entry(r.name, r.role, shape(r), None, r.layer, r.component, r.cross_attention)
+                r.key: Entry(r.name, stored_role(r.role), shape(r), None, r.layer, r.component, r.cross_attention)
                 for r in self.report
             }
             return _skipped(self.report.skipped) | rows
         assert self.checkpoint is not None
         rows = {
             m.key: Entry(
-                m.name, (role := m.module).role, _of(m.shape, m.n_slices), None,
+                m.name, stored_role((role := m.module).role), _of(m.shape, m.n_slices), None,
                 role.layer, role.component, role.cross_attention,
             )
             for m in self.checkpoint.matrices

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from specdiag.decay.plan import Basis
 from specdiag.errors import UsageError
-from specdiag.records import ROLES, Family, ModuleRecord, Role, Settings
+from specdiag.records import ROLES, Family, ModuleRecord, Role, Settings, stored_role
 from specdiag.text import checks
 from specdiag.text.globs import check_globs, chosen
 
@@ -45,7 +45,7 @@ class DecayTarget:
     @property
     def role(self) -> Role | None:
         """The role of all its parts, None where they differ."""
-        first = self.records[0].role
+        first = stored_role(self.records[0].role)
         return first if all(record.role == first for record in self.records) else None
 
     @property

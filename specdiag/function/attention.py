@@ -1,7 +1,7 @@
 """Heads of attention by what they compute: QK, which scores positions, and OV, which moves values.
 
-The singular values of Q'K and of OV stay the same when gains are folded, a head's inner coordinates are mixed, or rotary
-planes are turned and rescaled: all of that changes the stored matrices and no output.
+The singular values of Q'K and of OV stay the same when gains are folded, a head's inner coordinates are mixed, or
+rotary planes are turned and rescaled: all of that changes the stored matrices and no output.
 """
 
 from __future__ import annotations

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from specdiag.architecture import config as settings
 from specdiag.architecture.biases import bias_name
 from specdiag.architecture.names import Neighbours, is_kernel, parse
 from specdiag.architecture.wiring import UnknownWiring, Wiring, find_wiring, rotated_rows
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
+from specdiag.function.norms import Norms
 from specdiag.function.stored import StoredNorm, Weight
 from specdiag.spectra.float_types import FLOAT_TYPES
 
@@ -19,8 +21,7 @@ _READERS = ("q", "k", "v", "gate", "up", "router")
 _WRITERS = ("o", "down")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
 _ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "activation")
-_NORM = re.compile(r"\w*(?:norm|ln)\w*", re.IGNORECASE)
-_HEAD_NORM = re.compile(r"(?:.*\.)?(?:attn_)?[qk]_?(?:layer)?_?(?:norm|ln)(?:\.\w+)?", re.IGNORECASE)
+T = TypeVar("T")
 _EXPERT = re.compile(r"(?:^|\.)experts?\.(\d+)\.")
 
 
@@ -33,7 +34,7 @@ class Attention:
         heads: number of heads of queries.
         norm: in front; None where the raw stream is read.
         out: the norm behind the output; None without one.
-        q_norm: the norm of queries; likewise k_norm.
+        head_norms: the norms of queries and of keys; None without them.
         n_rotated: rows of a head that are rotated.
     """
 
@@ -44,8 +45,7 @@ class Attention:
     heads: int
     norm: StoredNorm | None = None
     out: StoredNorm | None = None
-    q_norm: StoredNorm | None = None
-    k_norm: StoredNorm | None = None
+    head_norms: tuple[StoredNorm, StoredNorm] | None = None
     n_rotated: int = 0
 
     @property
@@ -130,9 +130,9 @@ def find_blocks(checkpoint: Checkpoint) -> tuple[list[Block], list[str]]:
     grouped: dict[str, list[WeightMatrix]] = defaultdict(list)
     for matrix in checkpoint.matrices:
         role = matrix.module.role
-        if matrix.rank is None and matrix.n_slices == 1 and role in (*_READERS, *_WRITERS):
-            if path := parse(matrix.name, neighbours).block:
-                grouped[path].append(matrix)
+        is_known = matrix.rank is None and matrix.n_slices == 1 and role in (*_READERS, *_WRITERS)
+        if is_known and (path := parse(matrix.name, neighbours).block):
+            grouped[path].append(matrix)
     blocks: list[Block] = []
     unknown: dict[str, None] = {}
     left_out = _LeftOut()
@@ -167,36 +167,35 @@ class _Finder:
         self._chain = settings.sections(config, (module.component or "text").partition(".")[0])
         self._matrices = matrices
         self._width = settings.number(self._chain, _WIDTH)
+        self._norms = Norms(path, wiring, stored, self._width)
 
     def block(self, left_out: _LeftOut) -> Block:
-        attention: Attention | None = None
-        mlps: tuple[Mlp, ...] = ()
-        router: tuple[Weight, StoredNorm | None] | None = None
-        own = [m for m in self._matrices if m.module.family == "attention" and not m.module.cross_attention]
-        if any(m.module.cross_attention for m in self._matrices):
+        own = [m for m in self._matrices if m.module.family == "attention"]
+        if any(m.module.cross_attention for m in own):
             left_out.reasons["Cross-attention", "its keys and values read another stream"].append(self._path)
-        for what in ("Attention", "The MLP", "The router"):
+
+        def unless_unknown(what: str, find: Callable[[], T]) -> T | None:
             try:
-                self._require_no_other_norms()
-                if what == "Attention" and own:
-                    attention = self._attention(own)
-                elif what == "The MLP":
-                    mlps = self._mlps([m for m in self._matrices if m.module.family == "mlp"])
-                elif what == "The router":
-                    router = self._router([m for m in self._matrices if m.module.role == "router"])
+                self._norms.require_no_others()
+                return find()
             except UnknownWiring as error:
                 left_out.reasons[what, str(error)].append(self._path)
+                return None
+
         return Block(
             path=self._path,
             layer=self._layer,
             component=self._component,
             wiring=self._wiring,
-            attention=attention,
-            mlps=mlps,
-            router=router,
+            attention=unless_unknown("Attention", self._attention),
+            mlps=unless_unknown("The MLP", self._mlps) or (),
+            router=unless_unknown("The router", self._router),
         )
 
-    def _attention(self, matrices: Sequence[WeightMatrix]) -> Attention:
+    def _attention(self) -> Attention | None:
+        matrices = [m for m in self._matrices if m.module.family == "attention" and not m.module.cross_attention]
+        if not matrices:
+            return None
         q, k, v, o = (self._only(role, matrices) for role in ("q", "k", "v", "o"))
         side = (self._component or "").rpartition(".")[2]
         heads = settings.number(self._chain, (*settings.HEADS, f"{side}_attention_heads"))
@@ -206,31 +205,33 @@ class _Finder:
         stated = settings.number(self._chain, ("head_dim",))
         groups = k.shape[0] // max(head_dim, 1)
         is_whole = not rest and head_dim > 0 < groups and k.shape[0] == v.shape[0] == groups * head_dim
-        is_stated = stated in (None, head_dim) and settings.number(self._chain, settings.KEY_VALUE_HEADS) in (None, groups)
+        is_stated = stated in (None, head_dim) and settings.number(self._chain, settings.KEY_VALUE_HEADS) in (
+            None,
+            groups,
+        )
         if not is_whole or not is_stated or heads % groups or o.shape[1] != q.shape[0]:
             raise UnknownWiring(f"its shapes are not those of {heads} heads")
-        head_norms = [self._head_norm(name) for name in (self._wiring.q_norm, self._wiring.k_norm)]
-        self._require_head_norms(head_norms, (head_dim, q.shape[0]), (head_dim, k.shape[0]))
+        head_norms = self._norms.find_head_norms((head_dim, q.shape[0]), (head_dim, k.shape[0]))
         return Attention(
             q=q,
             k=k,
             v=v,
             o=o,
             heads=heads,
-            norm=self._norm(self._wiring.attn_in),
-            out=self._norm(self._wiring.attn_out),
-            q_norm=head_norms[0],
-            k_norm=head_norms[1],
+            norm=self._norms.find(self._wiring.attn_in),
+            out=self._norms.find(self._wiring.attn_out),
+            head_norms=head_norms,
             n_rotated=rotated_rows(self._wiring, self._chain, head_dim),
         )
 
-    def _mlps(self, matrices: Sequence[WeightMatrix]) -> tuple[Mlp, ...]:
+    def _mlps(self) -> tuple[Mlp, ...]:
+        matrices = [m for m in self._matrices if m.module.family == "mlp"]
         by_expert: dict[int | None, list[WeightMatrix]] = defaultdict(list)
         for matrix in matrices:
             by_expert[_expert(matrix)].append(matrix)
         if matrices and (activation := self._rescaled_activation()):
             raise UnknownWiring(f"neurons of activation {activation} can be rescaled, which is not taken out yet")
-        norm, out = self._norm(self._wiring.mlp_in), self._norm(self._wiring.mlp_out)
+        norm, out = self._norms.find(self._wiring.mlp_in), self._norms.find(self._wiring.mlp_out)
         return tuple(
             Mlp(
                 gate=self._only("gate", held) if any(m.module.role == "gate" for m in held) else None,
@@ -243,17 +244,20 @@ class _Finder:
             for expert, held in by_expert.items()
         )
 
-    def _router(self, matrices: Sequence[WeightMatrix]) -> tuple[Weight, StoredNorm | None] | None:
+    def _router(self) -> tuple[Weight, StoredNorm | None] | None:
+        matrices = [m for m in self._matrices if m.module.role == "router"]
         if not matrices:
             return None
         if self._wiring.router is None:
             raise UnknownWiring("the wiring does not say what follows its scores")
-        return self._only("router", matrices), self._norm(self._wiring.mlp_in)
+        return self._only("router", matrices), self._norms.find(self._wiring.mlp_in)
 
     def _only(self, role: str, matrices: Iterable[WeightMatrix]) -> Weight:
         found = [m for m in matrices if m.module.role == role]
         if len(found) != 1:
-            raise UnknownWiring(f"it has {len(found) or 'no'} {'matrix' if len(found) < 2 else 'matrices'} of role {role}")
+            raise UnknownWiring(
+                f"it has {len(found) or 'no'} {'matrix' if len(found) < 2 else 'matrices'} of role {role}"
+            )
         matrix = found[0]
         transposed = self._is_transposed()
         name = bias_name(matrix.name, self._stored)
@@ -273,65 +277,6 @@ class _Finder:
         if len(votes) > 1:
             raise UnknownWiring("its matrices lie both ways, (out, in) and (in, out)")
         return votes.pop() if votes else is_kernel(self._matrices[0].name)
-
-    def _norm(self, name: str | None) -> StoredNorm | None:
-        if name is None:
-            return None
-        is_layer = self._wiring.norm == "layer"
-        gain, bias = self._tensors(name)
-        if gain is None:
-            raise UnknownWiring(f"its norm {name} is not in the checkpoint")
-        if bias is not None and not is_layer:
-            raise UnknownWiring(f"its norm {name} has a bias, which an RMS norm has not")
-        if any(t is not None and t.shape != (self._width,) for t in (gain, bias)):
-            raise UnknownWiring(f"its norm {name} is not of the width of the config")
-        return StoredNorm(gain, bias, self._wiring.gain == "1+g", is_layer)
-
-    def _head_norm(self, name: str | None) -> StoredNorm | None:
-        gain = None if name is None else self._tensors(name)[0]
-        if name is not None and gain is None:
-            raise UnknownWiring(f"its norm {name} is not in the checkpoint")
-        return None if gain is None else StoredNorm(gain, None, self._wiring.gain == "1+g", is_layer=False)
-
-    def _require_head_norms(
-        self, norms: Sequence[StoredNorm | None], q_sizes: tuple[int, int], k_sizes: tuple[int, int]
-    ) -> None:
-        """Check that norms of queries and keys are those of the wiring, both of each head or both of all together."""
-        q, k = norms
-        if q is None or k is None:
-            strange = [name for name in self._below() if _HEAD_NORM.fullmatch(name)]
-            if strange:
-                raise UnknownWiring(f"it has {strange[0]}, which its wiring does not name")
-            return
-        pairs = zip(q_sizes, k_sizes, strict=True)
-        if (q.gain.shape, k.gain.shape) not in [((n,), (m,)) for n, m in pairs]:
-            raise UnknownWiring("its norms of queries and keys are neither of one head nor of all")
-
-    def _require_no_other_norms(self) -> None:
-        """Refuse a block with a norm that the wiring does not name: another place of a norm changes what is folded."""
-        if self._wiring.stream == "post":
-            return
-        known = self._wiring.norms | {self._wiring.q_norm, self._wiring.k_norm}
-        holders = {name.rpartition(".")[0] or name for name in self._below()}
-        strange = sorted(h for h in holders if "." not in h and _NORM.fullmatch(h) and h not in known)
-        if strange:
-            raise UnknownWiring(f"it has a norm {strange[0]}, which its wiring does not name")
-
-    def _below(self) -> list[str]:
-        """Names of the block's vectors, relative to it."""
-        start = f"{self._path}."
-        return [n[len(start) :] for n, t in self._stored.items() if n.startswith(start) and len(t.shape) == 1]
-
-    def _tensors(self, name: str) -> tuple[StoredTensor | None, StoredTensor | None]:
-        """Find gain and bias of a norm."""
-        full = f"{self._path}.{name}"
-        found = [
-            next((t for end in ends if (t := self._stored.get(f"{full}.{end}")) is not None), None)
-            for ends in (("weight", "gamma", "scale"), ("bias", "beta"))
-        ]
-        if any(t is not None and t.values_dtype not in FLOAT_TYPES for t in found):
-            raise UnknownWiring(f"its norm {name} is stored in a type that is not read")
-        return found[0], found[1]
 
     def _rescaled_activation(self) -> str | None:
         """Name the activation where it lets a neuron be rescaled: ReLU and its powers."""

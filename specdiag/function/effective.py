@@ -22,9 +22,9 @@ def qk(block: Block, attention: Attention) -> Array:
         attention: of that block.
     """
     heads = _scoring(block, attention)
-    if attention.q_norm is not None and attention.k_norm is not None:
-        gains = HeadNorm(q_gain=attention.q_norm.read().gain, k_gain=attention.k_norm.read().gain)
-        heads = normalised(heads, gains)
+    if attention.head_norms is not None:
+        q, k = attention.head_norms
+        heads = normalised(heads, HeadNorm(q_gain=q.read().gain, k_gain=k.read().gain))
     return qk_cores(heads)
 
 
@@ -93,12 +93,11 @@ def balanced_scoring(block: Block, attention: Attention) -> Array:
         attention: of that block.
     """
     heads, width = _scoring(block, attention), attention.q.shape[1]
-    if attention.q_norm is None or attention.k_norm is None:
+    if attention.head_norms is None:
         heads = balance_scoring(heads)
     else:
-        ones = (np.ones(norm.gain.shape) for norm in (attention.q_norm, attention.k_norm))
-        q_gain, k_gain = ones
-        heads = normalised(heads, HeadNorm(q_gain=q_gain, k_gain=k_gain))
+        q, k = attention.head_norms
+        heads = normalised(heads, HeadNorm(q_gain=np.ones(q.gain.shape), k_gain=np.ones(k.gain.shape)))
     return np.concatenate([side[..., :width].reshape(-1, width) for side in (heads.q, heads.k)])
 
 
@@ -149,9 +148,7 @@ def _moving(block: Block, attention: Attention) -> Moving:
     head_dim, width = attention.head_dim, attention.v.shape[1]
     v = fold_reader(attention.v.read(), _read(attention.norm)).weight
     o = fold_writer(attention.o.read().weight, is_layer=block.wiring.norm == "layer")
-    return Moving(
-        v=v.reshape(-1, head_dim, width), o=o.reshape(width, attention.heads, head_dim).transpose(1, 0, 2)
-    )
+    return Moving(v=v.reshape(-1, head_dim, width), o=o.reshape(width, attention.heads, head_dim).transpose(1, 0, 2))
 
 
 def _read(norm: StoredNorm | None) -> Norm | None:

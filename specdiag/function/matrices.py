@@ -22,11 +22,12 @@ from specdiag.function.blocks import Attention, Block, Mlp, find_blocks
 from specdiag.function.folding import Array
 from specdiag.function.stored import Weight
 from specdiag.records import AnyRole, Family, ModuleRole
+from specdiag.spectra.float_types import FLOAT_TYPES
 
 _COPIES = 3
 """Copies of the weights in float64 that are held at once: read, folded, and balanced or decomposed."""
-_DEQUANTISED = Rounding(relative=2.0**-24)
-"""Values of codes are computed in float32."""
+_ARITHMETIC = 2.0**-32
+"""Relative error that is allowed to folding, of which a mean much larger than the rest may leave so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,12 @@ def _has_bias(weight: Weight, mlp: Mlp) -> bool:
 
 
 def _row(
-    block: Block, role: AnyRole, family: Family, held: list[Weight], shape: tuple[int, int], compute: Callable[[], Array]
+    block: Block,
+    role: AnyRole,
+    family: Family,
+    held: list[Weight],
+    shape: tuple[int, int],
+    compute: Callable[[], Array],
 ) -> WeightMatrix:
     """Make a matrix with a tensor of its own, under the path that its weights share."""
     name = _common_path(held)
@@ -128,7 +134,7 @@ def _row(
         module=_module(block, role, family, role),
         shape=shape,
         n_slices=1,
-        tensor=_tensor(name, shape, held, compute),
+        tensor=_tensor(name, shape, held, compute, is_product=role == "du"),
         slicer=whole(shape),
     )
 
@@ -180,9 +186,17 @@ def _together(weights: Sequence[Weight], compute: Callable[[], Array]) -> Iterat
 
 
 def _tensor(
-    name: str, shape: tuple[int, ...], weights: Sequence[Weight], compute: Callable[[], Array]
+    name: str,
+    shape: tuple[int, ...],
+    weights: Sequence[Weight],
+    compute: Callable[[], Array],
+    *,
+    is_product: bool = True,
 ) -> StoredTensor:
-    """Make a tensor that is computed from others when it is read; not finite where they are not."""
+    """Make a tensor that is computed from others when it is read; not finite where they are not.
+
+    What is no product is held to the noise of its storage type, as the stored matrix is.
+    """
 
     def read(_: int | None) -> Array:
         with np.errstate(all="ignore"):
@@ -193,6 +207,8 @@ def _tensor(
         return values if np.isfinite(values).all() else np.full(shape, np.nan)
 
     first = weights[0].matrix.tensor
+    is_dequantised = first.rounding is not None
+    by_type = 0.0 if is_product or is_dequantised else 2 * FLOAT_TYPES[first.values_dtype].eps
     return StoredTensor(
         name=name,
         shape=shape,
@@ -201,6 +217,6 @@ def _tensor(
         file=first.file,
         read=read,
         values="F64",
-        rounding=None if first.rounding is None else _DEQUANTISED,
+        rounding=Rounding(relative=max(_ARITHMETIC, by_type), is_computed=not is_dequantised),
         scratch=_COPIES * 8 * sum(prod(weight.shape) for weight in weights),
     )

@@ -10,7 +10,7 @@ from torch import nn
 from specdiag.architecture.roles import modules
 from specdiag.architecture.split import Slicer
 from specdiag.live.parameters import live_config, live_parameters, untied
-from specdiag.records import ModuleRole, Role, key
+from specdiag.records import ModuleRole, Role, key, stored_role
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class LiveMatrix:
     @property
     def role(self) -> Role:
         """The role of the matrix in its network."""
-        return self.module.role
+        return stored_role(self.module.role)
 
     @property
     def cost(self) -> float:

@@ -87,8 +87,9 @@ def fit_tail(
 ) -> TailFit:
     """Fit alpha by the chosen rule, with its error, its null and what speaks against it.
 
-    A product of two factors is compared with products of noise where its ratios are known, else it has no null: the
-    Marchenko-Pastur law is that of a matrix of full rank. Where rows or columns are dead, rho and z compare the living part with random matrices of its shape, and alpha is that of all.
+    A product of two factors is compared with products of noise where its ratios are known. Else it has no null: the
+    Marchenko-Pastur law is that of a matrix of full rank. Where rows or columns are dead, rho and z compare the living
+    part with random matrices of its shape, and alpha is that of all.
 
     Args:
         full: the settled spectrum.

@@ -2,7 +2,7 @@
 
 For independent Gaussian X (n x d1) and Y (n x d2) of variance 1/d1 and 1/d2, n no larger than either, the squared
 singular values of X'Y follow the free product of two Marchenko-Pastur laws of ratios c = n/d. With G its Cauchy
-transform and psi(w) = w G(w) - 1, the S-transforms multiply to a cubic (Voiculescu 1987, Journal of Operator Theory 18):
+transform and psi(w) = w G(w) - 1, the S-transforms (Voiculescu 1987, Journal of Operator Theory 18) give a cubic:
 
     (1 + psi)(1 + c1 psi)(1 + c2 psi) = w psi,
 

@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     remedy: str
 
 
-REPORT = Kind("specdiag report", 7, "records", "make one with 'specdiag analyze'")
+REPORT = Kind("specdiag report", 8, "records", "make one with 'specdiag analyze'")
 PLAN = Kind("decay plan", 6, "entries", "make one with 'specdiag recommend -o'")
 COMPARISON = Kind("comparison", 8, "reshaped", "make one with 'specdiag compare -o'")
 AUDIT = Kind("audit", 5, "findings", "make one with 'specdiag audit -o'")

@@ -10,7 +10,7 @@ from pathlib import Path
 from specdiag.checkpoint.reader import open_checkpoint
 from specdiag.errors import SourceError
 from specdiag.files import is_regular, read_whole
-from specdiag.records import Family, Role
+from specdiag.records import Family, Role, stored_role
 from specdiag.trajectories.metric_log import LIMIT, LOG_NAME, latest, read_log
 from specdiag.trajectories.steps import find_steps
 
@@ -63,7 +63,7 @@ def load_decay_log(run: str | os.PathLike[str]) -> DecayLog:
     folder = Path(run)
     newest = find_steps(folder)[-1]
     roles: dict[str, tuple[Family, Role]] = {
-        m.name: (m.module.family, m.module.role) for m in open_checkpoint(newest.location).matrices
+        m.name: (m.module.family, stored_role(m.module.role)) for m in open_checkpoint(newest.location).matrices
     }
     entries = latest(read_log(folder / LOG_NAME))
     by_name: dict[str, Series] = defaultdict(list)

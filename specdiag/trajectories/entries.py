@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specdiag.records import ModuleRecord
+from specdiag.records import ModuleRecord, stored_role
 from specdiag.report import SpectralReport
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
@@ -60,7 +60,7 @@ def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
     """Copy the fields that group the log entries of a matrix."""
     return TrackedModule(
         key=record.key,
-        role=record.role,
+        role=stored_role(record.role),
         family=record.family,
         layer=record.layer,
         component=record.component,

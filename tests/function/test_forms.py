@@ -115,7 +115,9 @@ def test_each_group_of_keys_and_values_serves_its_heads():
         dense = np.column_stack([q[rows], of_q[rows]]).T @ k[group]
         assert sigma(qk_cores(scores)[head]) == pytest.approx(sigma(dense), rel=1e-12)
         assert sigma(ov_cores(moving)[head]) == pytest.approx(sigma(o[:, rows] @ v[group]), rel=1e-12)
-    norm = np.sqrt(sum(np.linalg.norm(o[:, 4 * h : 4 * h + 4] @ v[4 * (h // 2) : 4 * (h // 2) + 4]) ** 2 for h in range(6)))
+    norm = np.sqrt(
+        sum(np.linalg.norm(o[:, 4 * h : 4 * h + 4] @ v[4 * (h // 2) : 4 * (h // 2) + 4]) ** 2 for h in range(6))
+    )
     assert ov_cores(moving, scaled=True) == pytest.approx(ov_cores(moving) / norm, rel=1e-12)
 
 

@@ -163,7 +163,9 @@ def test_a_report_keeps_its_function(report, tmp_path):
     report.save(tmp_path / "a.json")
     loaded = specdiag.load_report(tmp_path / "a.json")
     assert loaded.function == report.function
-    assert all(getattr(loaded, f.name) == getattr(report, f.name) for f in fields(report) if f.name in ("records", "summary"))
+    assert all(
+        getattr(loaded, f.name) == getattr(report, f.name) for f in fields(report) if f.name in ("records", "summary")
+    )
     key = report.function[0].key
     assert loaded.eigenvalues(key) == pytest.approx(report.eigenvalues(key))
     assert loaded[key].role == "qk"

@@ -72,9 +72,9 @@ RECORDS = {
     kinds.REFERENCE: ReferenceRanges,
 }
 FIELDS = {
-    "specdiag report": (7, "8f9481b4387d664b"),
+    "specdiag report": (8, "09ef099fe5db185f"),
     "decay plan": (6, "c910e419084eb3f7"),
-    "comparison": (8, "6eaee9403ac62ca4"),
+    "comparison": (8, "46415675e0b73d73"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from specdiag.errors import UsageError
-from specdiag.records import FAMILIES, Family, ModuleRecord
+from specdiag.records import FAMILIES, Family, ModuleRecord, stored_role
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import layer_axis
@@ -113,7 +113,7 @@ def _spread(axes: Axes, groups: Groups, column: str, *, dashes: bool) -> None:
     for x, (_, records) in enumerate(groups.items()):
         values = [v for r in records if (v := value(r, column)) is not None]
         nulls = [v for r in records if (v := null(r, column)) is not None]
-        look = palette().roles[records[0].role]
+        look = palette().roles[stored_role(records[0].role)]
         axes.plot([x, x], [min(values), max(values)], color=look.colour, alpha=0.45, linewidth=4,
                   solid_capstyle="butt", label="_range")  # fmt: skip
         axes.plot(
@@ -130,7 +130,7 @@ def _spread(axes: Axes, groups: Groups, column: str, *, dashes: bool) -> None:
 
 def _lines(axes: Axes, groups: Groups, name: str) -> None:
     for label, records in groups.items():
-        look = palette().roles[records[0].role]
+        look = palette().roles[stored_role(records[0].role)]
         by_layer: dict[int, list[float]] = defaultdict(list)
         for r in sorted(records, key=lambda r: r.layer or 0):
             if (v := value(r, name)) is not None:
@@ -166,7 +166,7 @@ def _nulls(axes: Axes, groups: Groups, name: str) -> None:
         if levels:
             shared[tuple(sorted(levels.items()))].append(label)
     for dashes, (levels, labels) in zip(_NULL_DASHES * len(shared), shared.items(), strict=False):
-        colour = palette().null if len(labels) > 1 else palette().roles[groups[labels[0]][0].role].colour
+        colour = palette().null if len(labels) > 1 else palette().roles[stored_role(groups[labels[0]][0].role)].colour
         x, y = [layer for layer, _ in levels], [v for _, v in levels]
         at = f" {y[0]:.2f}" if max(y) - min(y) < 0.005 else ""
         axes.plot(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from specdiag.errors import UsageError
-from specdiag.records import ModuleRecord
+from specdiag.records import ModuleRecord, stored_role
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, panels
