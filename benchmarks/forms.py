@@ -3,7 +3,7 @@
     python benchmarks/forms.py
 
 SmolLM2-135M (`tests/assets.py`) gets another form that computes the same: the gains of its norms are folded into the
-matrices that they feed, values of each group are mixed, rotary planes of keys and neurons are rescaled. Writes the table
+matrices that they feed, values of each group are mixed, rotary planes and neurons are rescaled. Writes the table
 of docs/function.md to stdout, and how far the logits moved to stderr. Takes two minutes on one core.
 """
 

@@ -224,8 +224,8 @@ def _check_function(roles: Sequence[AnyRole], tail: TailName, *, function: bool,
     entries = f"tail={tail}" if tail == "farms" else "randomize=True" if randomize else None
     if function and entries:
         raise UsageError(
-            f"{entries} looks at the entries of a matrix, and function=True measures products, which have none of their "
-            "own: leave out one"
+            f"{entries} looks at the entries of a matrix, and the products of function=True have none of their own: "
+            "leave out one"
         )
 
 

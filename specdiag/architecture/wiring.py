@@ -9,7 +9,7 @@ from typing import Literal, cast
 from msgspec import Struct
 
 from specdiag.architecture import config as settings
-from specdiag.files import toml_decoder
+from specdiag.files import shortened, toml_decoder
 
 Rope = Literal["half", "interleaved"]
 
@@ -18,7 +18,7 @@ _OLDER = {"partial_rotary_factor": ("rotary_pct",)}
 
 
 class UnknownWiring(Exception):
-    """What stands around the matrices is not known; the message says of what, for a note."""
+    """Nothing tells what stands around some matrices; the message is the reason, for a note."""
 
 
 class Wiring(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,10 +75,10 @@ def find_wiring(config: Mapping[str, object], component: str | None) -> Wiring:
     types = settings.model_types(chain)
     if types:
         if piece in ("vision", "audio") and chain[0] is config:
-            raise UnknownWiring(f"wiring of the {piece} part of model_type {types[0]} is unknown")
+            raise UnknownWiring(f"wiring of the {piece} part of model_type {shortened(types[0])} is unknown")
         found = next((entry for entry in WIRINGS if types[0] in entry.model_type), None)
         if found is None:
-            raise UnknownWiring(f"wiring of model_type {types[0]} is unknown")
+            raise UnknownWiring(f"wiring of model_type {shortened(types[0])} is unknown")
         return found
     names = config.get("architectures")
     first = cast("list[object]", names)[0] if isinstance(names, list) and names else None

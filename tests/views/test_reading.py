@@ -11,7 +11,7 @@ from specdiag.views.reading import entries, explain, reading_page
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
 IDENTITY = {
-    "name", "part", "role", "family", "layer", "component", "cross_attention", "recognised", "rows", "cols", "n_slices",
+    "name", "part", "form", "role", "family", "layer", "head", "component", "cross_attention", "recognised", "rows", "cols", "n_slices",
     "storage_dtype", "dequantized", "parametrized", "tail", "k", "xmin", "n_clipped", "digest", "method",
     "compute_dtype",
 }  # fmt: skip
