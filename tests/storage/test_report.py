@@ -57,7 +57,7 @@ def test_every_tail_survives_the_round_trip(tail, tmp_path):
 
 def test_the_json_is_the_documented_object(report, tmp_path):
     content = json.loads(report.save(tmp_path / "a.json").read_text())
-    expected = ["schema", "source", "settings", "complete", "records", "skipped", "summary", "provenance"]
+    expected = ["schema", "source", "settings", "complete", "records", "function", "skipped", "summary", "provenance"]
     assert list(content) == expected
     assert content["schema"] == REPORT.schema
     assert list(content["records"][0]) == list(COLUMNS)
