@@ -24,7 +24,7 @@ TailName = Literal["hill", "hill-paper", "ks", "fix-finger", "clip-xmax", "farms
 LawName = Literal["power-law", "truncated-power-law", "exponential", "lognormal", "mp-bulk"]
 """A law that the tail of a spectrum may follow; `spectra.laws` fits each."""
 Status = Literal["ok", "low_rank", "degenerate", "zero", "too_few", "nonfinite", "failed"]
-SquareStatus = Literal["ok", "low_rank", "degenerate", "too_few", "imprecise", "update"]
+SquareStatus = Literal["ok", "low_rank", "degenerate", "too_few", "imprecise", "update", "product"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 FUNCTION_ROLES: tuple[FunctionRole, ...] = get_args(FunctionRole)

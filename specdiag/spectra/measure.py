@@ -85,7 +85,7 @@ def measure(
         compared = status in ("ok", "too_few") and _has_bulk(alive, shape)
         columns |= square | (_against_noise(alive.eigenvalues, shape) if compared else {})
     else:
-        columns |= {"square_status": "update"}
+        columns |= {"square_status": "update" if matrix.ratios is None else "product"}
     randomized = None
     if settings.randomize and matrix.rank is None:
         found, randomized = _randomized(stack, storage, matrix, settings)

@@ -36,6 +36,7 @@ NO_SQUARE: dict[SquareStatus | None, str] = {
     "too_few": "its living part has fewer than 50 eigenvalues",
     "imprecise": "rounding could move it by more than 1e-4 of its value",
     "update": "it is the update of an adapter, whose rank is low",
+    "product": "it is a product of two matrices",
 }
 """Why a matrix has no square_alpha, as the end of a sentence."""
 

@@ -72,9 +72,9 @@ RECORDS = {
     kinds.REFERENCE: ReferenceRanges,
 }
 FIELDS = {
-    "specdiag report": (8, "09ef099fe5db185f"),
+    "specdiag report": (8, "e55fb464c9ca639d"),
     "decay plan": (6, "c910e419084eb3f7"),
-    "comparison": (8, "46415675e0b73d73"),
+    "comparison": (8, "f7dc21ef8b27d2e7"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),
