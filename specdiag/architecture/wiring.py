@@ -83,6 +83,8 @@ def find_wiring(config: Mapping[str, object], component: str | None) -> Wiring:
     names = config.get("architectures")
     first = cast("list[object]", names)[0] if isinstance(names, list) and names else None
     found = next((entry for entry in WIRINGS if first in entry.gguf), None)
+    if found is None and isinstance(first, str):
+        raise UnknownWiring(f"wiring of architecture {shortened(first)} is unknown without a model_type")
     if found is None:
         raise UnknownWiring("the wiring is unknown without a config.json that names a model_type")
     return found
@@ -102,10 +104,11 @@ def rotated_rows(wiring: Wiring, chain: Sequence[Mapping[str, object]], head_dim
     if wiring.rope is None:
         return 0
     value = _rotary(wiring.rotary, chain)
-    rows = head_dim if value is None else int(value) if value > 1 else int(head_dim * value)
-    if value is not None and (rows % 2 or not 0 < rows <= head_dim):
-        raise UnknownWiring(f"{wiring.rotary} {value:g} of the config does not fit heads of {head_dim} rows")
-    return rows
+    share = head_dim if value is None else value if value > 1 else head_dim * value
+    if not 0 < share <= head_dim or int(share) % 2:
+        stated = "" if value is None else f" with {wiring.rotary} {value:g}"
+        raise UnknownWiring(f"heads of {head_dim} rows{stated} cannot be cut into rotary planes")
+    return int(share)
 
 
 def _rotary(key: str | None, chain: Sequence[Mapping[str, object]]) -> float | None:

@@ -14,7 +14,7 @@ from specdiag.architecture.names import Neighbours, is_kernel, parse
 from specdiag.architecture.wiring import UnknownWiring, Wiring, find_wiring, rotated_rows
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
 from specdiag.function.norms import Norms
-from specdiag.function.stored import StoredNorm, Weight
+from specdiag.function.stored import StoredNorm, Weight, has_cut
 from specdiag.spectra.float_types import FLOAT_TYPES
 
 _READERS = ("q", "k", "v", "gate", "up", "router")
@@ -262,11 +262,12 @@ class _Finder:
         transposed = self._is_transposed()
         name = bias_name(matrix.name, self._stored)
         bias = None if name is None else self._stored[name]
-        weight = Weight(matrix, transposed, bias)
-        n_out = _fused_rows(matrix, transposed=transposed)
-        if bias is not None and (bias.shape != (n_out,) or bias.values_dtype not in FLOAT_TYPES):
-            raise UnknownWiring(f"the bias of {matrix.name} has another shape than its rows")
-        reads = role in _READERS
+        if bias is not None:
+            n_out = matrix.tensor.shape[1 if transposed else 0]
+            is_beside = bias.shape == (n_out,) and bias.values_dtype in FLOAT_TYPES
+            if not is_beside or not has_cut(matrix, transposed=transposed):
+                raise UnknownWiring(f"the bias of {matrix.name} cannot be laid beside its outputs")
+        weight, reads = Weight(matrix, transposed, bias), role in _READERS
         if weight.shape[1 if reads else 0] != self._width:
             raise UnknownWiring(f"{matrix.key} does not {'read' if reads else 'write'} the width of the config")
         return weight
@@ -304,11 +305,3 @@ def _lies_transposed(matrix: WeightMatrix, width: int | None) -> bool | None:
     if role not in _READERS or len(matrix.tensor.shape) != 2 or matrix.shape == matrix.tensor.shape:
         return None
     return slicer.view is None and len(slicer.select) > 1
-
-
-def _fused_rows(matrix: WeightMatrix, *, transposed: bool) -> int:
-    """Count the outputs of the stored tensor that a matrix is cut from, which its bias has too."""
-    slicer, shape = matrix.slicer, matrix.tensor.shape
-    if slicer.index is not None or len(shape) != 2:
-        return -1
-    return shape[1] if transposed else shape[0]

@@ -43,10 +43,24 @@ class Weight:
         """Cut the bias as the weight is cut."""
         slicer = self.matrix.slicer
         if self.transposed:
-            return bias[slicer.select[1]] if len(slicer.select) > 1 else bias
+            return bias[slicer.select[1]] if slicer.select else bias
         take = row_cut(slicer)
-        assert take is not None  # parts with an axis of their own have no vector beside them
+        assert take is not None  # `has_cut`
         return take(bias[:, None])[:, 0]
+
+
+def has_cut(matrix: WeightMatrix, *, transposed: bool) -> bool:
+    """Tell whether a matrix takes outputs of its tensor alone, so that a bias of the tensor is cut likewise.
+
+    Args:
+        matrix: a tensor, or a part of one.
+        transposed: whether it is stored (in, out).
+    """
+    slicer = matrix.slicer
+    if not transposed:
+        return len(matrix.tensor.shape) == 2 and row_cut(slicer) is not None
+    is_plain = len(matrix.tensor.shape) == 2 and slicer.view is None and slicer.axes is None and slicer.index is None
+    return is_plain and (not slicer.select or slicer.select[:1] == (slice(None),))
 
 
 @dataclass(frozen=True, slots=True)

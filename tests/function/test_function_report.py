@@ -225,7 +225,7 @@ def altered(model, changes, config=None):
     ("changes", "config", "said"),
     [
         ({}, {"model_type": "novel"}, "Wiring of model_type novel is unknown: QK, OV, DU and gauge_shift are left out."),
-        ({}, {"model_type": None}, "The wiring is unknown without a config.json that names a model_type"),
+        ({}, {"model_type": None, "architectures": None}, "The wiring is unknown without a config.json that names"),
         ({}, {"num_attention_heads": 3}, "its shapes are not those of 3 heads"),
         ({}, {"head_dim": 32}, "its shapes are not those of 2 heads"),
         ({}, {"num_key_value_heads": 2}, "its shapes are not those of 2 heads"),
