@@ -201,7 +201,7 @@ def report_without_matrices(checkpoint: Checkpoint, options: AnalysisOptions) ->
     """
     settings = resolved(options, checkpoint.opening)
     provenance = record_provenance(checkpoint, settings, jobs=0, seconds=0.0)
-    return _report(checkpoint, settings, (), checkpoint.skipped, {}, provenance)
+    return _report(checkpoint, settings, (), checkpoint.skipped, {}, {}, provenance)
 
 
 def _report(
