@@ -128,7 +128,7 @@ def _with_counterparts(reports: Sequence[SpectralReport], records: Sequence[Modu
 def _curves(reports: Sequence[SpectralReport], record: ModuleRecord) -> list[Curve]:
     """Prepare the spectrum of a matrix in each report that has one."""
     if len(reports) == 1:
-        only = curve(reports[0], record, palette().roles[record.role].colour, "eigenvalues")
+        only = curve(reports[0], record, palette().roles[stored_role(record.role)].colour, "eigenvalues")
         return [] if only is None else [only]
     place = next(place for place, r in by_place(reports[0]).items() if r is record)
     looks = zip(

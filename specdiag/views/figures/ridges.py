@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from specdiag.errors import UsageError
-from specdiag.records import ModuleRecord
+from specdiag.records import ModuleRecord, stored_role
 from specdiag.report import SpectralReport
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, layer_axis, log_axis, log_bins, panels
@@ -81,7 +81,7 @@ def _ridges(
     unit = _OVERLAP * distance / max(float(h.max()) for h in heights.values())
     centres, outside = np.sqrt(edges[1:] * edges[:-1]), group[0].layer is None
     for depth, (layer, h) in enumerate(heights.items()):
-        colour = palette().roles[group[depth if outside else 0].role].colour
+        colour = palette().roles[stored_role(group[depth if outside else 0].role)].colour
         axes.fill_between(centres, layer - unit * h, layer, color=colour, alpha=0.75, linewidth=0, zorder=2 + depth)
         axes.plot(centres, layer - unit * h, color=palette().paper, linewidth=0.6, zorder=2.5 + depth)
     axes.axvline(1, color=palette().ink, linewidth=1, linestyle=(0, (5, 2)), zorder=3 + len(heights))
