@@ -15,7 +15,7 @@ from specdiag.analysis.options import AnalysisArguments
 from specdiag.architecture.classes import MODEL_CLASSES, ModelClass, model_class
 from specdiag.checkpoint.opening import is_location
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ROLES, Role
+from specdiag.records import ROLES, Role, stored_role
 from specdiag.reference.independence import Candidate, same_model
 from specdiag.reference.peers import has_default_tail
 from specdiag.reference.ranges import (
@@ -130,7 +130,7 @@ def _ranges(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -> t
             kind = model_class(candidate.report.provenance.architecture, r.component)
             for metric in METRICS:
                 if kind is not None and (value := measured(r, metric)) is not None:
-                    pools[kind, r.role, r.cross_attention, metric].append((model, value))
+                    pools[kind, stored_role(r.role), r.cross_attention, metric].append((model, value))
     return tuple(
         Range(
             model_class=kind,
