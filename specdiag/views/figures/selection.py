@@ -191,9 +191,9 @@ def few_of_each(records: Sequence[ModuleRecord]) -> tuple[list[ModuleRecord], li
 
 @cache
 def metrics() -> tuple[str, ...]:
-    """List the numeric columns of a record."""
+    """List the numeric columns of a record, without those that name it."""
     numeric = (int, float, int | None, float | None)
-    return tuple(f.name for f in fields(ModuleRecord) if f.type in numeric and f.name != "layer")
+    return tuple(f.name for f in fields(ModuleRecord) if f.type in numeric and f.name not in ("layer", "head"))
 
 
 def _ends(values: Sequence[object]) -> str:
