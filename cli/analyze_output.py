@@ -175,7 +175,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     p = report.provenance
     checked = "" if p.device_difference is None else f"; differs from the CPU by {p.device_difference:.0e} at most"
     shared = f"{p.processes} processes of " if p.processes > 1 else ""
-    cached = f"; {p.n_cached} of {len(records)} matrices from the cache" if p.n_cached else ""
+    cached = f"; {p.n_cached} of {len(records) + len(report.function)} rows from the cache" if p.n_cached else ""
     console.print(
         f"{p.seconds:.2f} s on {p.device} ({shared}{p.jobs} workers, {_arithmetic((*records, *report.function))}, "
         f"{report.settings.method}), peak {p.peak_bytes / 2**20:.0f} MiB{checked}{cached}",

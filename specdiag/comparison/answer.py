@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import pi
 from statistics import fmean, median
 
 from specdiag.comparison.records import Comparison, ModuleChange
 
+_RANK = 8
 _LOW_RANK = 0.999
 """Share of a change within rank 8 from which it is that of an adapter of low rank, but for rounding."""
 _APART = 3.0
@@ -41,7 +42,7 @@ def facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     moved = [m for m in comparison.modules if m.delta is not None and m.delta.relative_change]
     if moved:
         yield "Changed most", _most(moved)
-    energies = [e for m in moved if m.delta is not None and (e := m.delta.energy(8)) is not None]
+    energies = [(m, e) for m in moved if m.delta is not None and (e := m.delta.energy(_RANK)) is not None]
     if energies:
         yield "Update", _rank(energies)
     if any(m.unchanged is not True for m in comparison.modules) and (tails := _tails(comparison)):
@@ -72,12 +73,24 @@ def _most(moved: list[ModuleChange]) -> str:
     return f"{named}; the others {min(rest):.1%} to {max(rest):.1%}" if rest else named
 
 
-def _rank(energies: list[float]) -> str:
-    if min(energies) >= _LOW_RANK:
+def _rank(energies: Sequence[tuple[ModuleChange, float]]) -> str:
+    if min(energy for _, energy in energies) >= _LOW_RANK:
         return "of rank 8 or less in every matrix, as merging an adapter leaves it"
-    share = fmean(energies)
-    how = "few directions hold most of it" if share > 0.5 else "spread over many directions"
-    return f"{share:.0%} of a matrix's change lies within rank 8 (mean): {how}"
+    share, random = fmean(energy for _, energy in energies), fmean(_random_share(m) for m, _ in energies)
+    how = (
+        "few directions hold most of it"
+        if share > 0.5
+        else "spread over many directions, as a random change is"
+        if share < 2 * random
+        else "more concentrated than a random change"
+    )
+    return f"{share:.0%} of a matrix's change lies within rank 8 (mean; at most {random:.0%} of random ones): {how}"
+
+
+def _random_share(m: ModuleChange) -> float:
+    """Bound the share of a random matrix of this shape within rank 8: so many times its largest eigenvalue (MP law)."""
+    n, k = sorted((m.before.rows, m.before.cols))
+    return min(1.0, _RANK * (1 + (n / k) ** 0.5) ** 2 / n)
 
 
 def _tails(comparison: Comparison) -> str | None:

@@ -38,4 +38,7 @@ def headline(plan: DecayPlan) -> str:
         return f"Do not use this plan: {plan.shape_share:.0%} of it is explained by shape."
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
         return _HEADLINES["depends on what is held fixed"]
-    return "Whether this plan is worth a run cannot be told without its base decay, the lr and the steps left."
+    return (
+        "Keep one decay for all modules for now: whether this plan is worth a run takes its base decay, the lr and the "
+        "steps left."
+    )
