@@ -17,8 +17,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from specdiag.spectra.roots import root
-
 Array = NDArray[np.float64]
 Ratios = tuple[float, float]
 """n/d1 and n/d2, both in (0, 1]."""
@@ -74,6 +72,8 @@ def upper_edge(ratios: Ratios) -> float:
     Args:
         ratios: n/d1 and n/d2.
     """
+    from specdiag.spectra.roots import root  # SciPy's optimizers take as long to load as a small model
+
     a, b = ratios
 
     def slope(psi: float) -> float:

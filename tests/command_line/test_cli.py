@@ -58,7 +58,7 @@ def test_machine_formats_have_the_same_columns(checkpoint, tmp_path):
     assert list(rows[0]) == list(COLUMNS)
     assert [float(r["alpha"]) for r in rows] == [r["alpha"] for r in found["records"]]
     text = specdiag("analyze", checkpoint, "-f", "md", cwd=tmp_path).stdout
-    assert text.startswith("| name | part | role |")
+    assert text.startswith("| name | part | form | role |")
     assert text.count("\n") == 17
     done = specdiag("analyze", checkpoint, "-f", "parquet", "-o", tmp_path / "a.parquet", cwd=tmp_path)
     assert done.returncode == 0
