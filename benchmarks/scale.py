@@ -103,13 +103,14 @@ def sizes(device: str) -> Results:
 
 def matrix_seconds(n: int, m: int, dtype: str, *, device: str) -> float:
     """From values in memory to the finished row of one matrix, one worker; small ones are measured four at a time."""
+    import numpy as np
     import torch
 
     from specdiag.analysis.selection import select
     from specdiag.analysis.source import open_source
     from specdiag.analysis.workers import on_accelerator, on_cpu, units
 
-    weight = torch.randn(n, m, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight = torch.from_numpy(measured_models.random_weight((n, m), np.random.default_rng(0)))
     copies = 4 if n * m < 1 << 22 else 1
     checkpoint = open_source({f"model.layers.{i}.self_attn.q_proj.weight": weight.clone() for i in range(copies)})
     settings = _settings(dtype, device=device)
