@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _OF_FACTORS = ("adapter_one_sided", "adapter_initial", "adapter_random", "adapter_concentrated")
 _OF_SETTINGS = ("adapter_not_found", "adapter_empty", "adapter_lost", "adapter_targets")
 _OF_BASE = ("adapter_norm", "adapter_intruders")
+_SETTINGS, _WEIGHTS = "adapter_config.json", frozenset({"adapter_model.safetensors", "adapter_model.bin"})
 _LEAST_RANK = 4
 """Rank below which a share of the energy in the first direction says little."""
 
@@ -62,6 +63,16 @@ def content(subject: Subject) -> Iterator[Observation]:
     for defect in subject.defects:
         if defect.kind in checks:
             yield Observation(checks[defect.kind], defect.name, defect.reason)
+
+
+def beside_model(subject: Subject) -> Iterator[Observation]:
+    """Find the settings of an adapter that is not there beside a model.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    if subject.adapter is None and _SETTINGS in (subject.names or ()) and not _WEIGHTS.intersection(subject.names or ()):
+        yield Observation("adapter_beside", _SETTINGS, "no adapter_model.* beside it")
 
 
 def factors(subject: Subject) -> Iterator[Observation]:
@@ -118,8 +129,9 @@ def not_checked(subject: Subject) -> dict[str, str]:
     """
     if subject.adapter is None:
         checks = (*_OF_SETTINGS, *_OF_FACTORS, *_OF_BASE)
-        return dict.fromkeys(checks, "the source is no adapter, or a report of one")
-    reasons: dict[str, str] = {}
+        reasons = dict.fromkeys(checks, "the source is no adapter, or a report of one")
+        return reasons if subject.names is not None else reasons | {"adapter_beside": "needs the folder of the model"}
+    reasons = {"adapter_beside": "the source is an adapter"}
     if subject.report.source.base is None:
         reasons |= dict.fromkeys(_OF_BASE, "needs base=")
     if _is_selection(subject):

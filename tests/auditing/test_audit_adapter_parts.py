@@ -123,10 +123,69 @@ def test_what_an_adapter_lacks_beside_its_base(tmp_path, tensors, settings, of_b
          f"{MODULES[0]}.lora_A.weight", "12 modules: a name without base_model.model."),
         (whole() | DORA, SETTINGS, f"{FIRST}lora_magnitude_vector",
          "12 modules: a DoRA magnitude, and use_dora is not true"),
+        (whole(), {n: v for n, v in SETTINGS.items() if n != "peft_type"}, "peft_type",
+         "not in adapter_config.json, and PEFT stops without it"),
+        (whole(), SETTINGS | {"peft_type": None}, "peft_type", "not in adapter_config.json, and PEFT stops without it"),
+        (whole(), SETTINGS | {"task_type": "FOO"}, "task_type", "'FOO' is no task type of PEFT, which stops at it"),
+        (whole(), SETTINGS | {"target_modules": "((("}, "target_modules",
+         "PEFT stops at '(((', no regular expression: missing ), unterminated subpattern at position 2"),
+        (whole(), SETTINGS | {"exclude_modules": "*"}, "exclude_modules",
+         "PEFT stops at '*', no regular expression: nothing to repeat at position 0"),
+        (whole(), SETTINGS | {"target_modules": []}, "target_modules", "empty: 12 modules with an update"),
     ],
 )  # fmt: skip
 def test_what_peft_would_not_find(tmp_path, tensors, settings, name, value):
     assert parts(tmp_path, tensors, settings) == {("adapter_not_found", name): value}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"task_type": "CAUSAL_LM"}, {"task_type": None}, {"target_modules": r".*\.[qv]_proj"}, {"target_modules": None},
+     {"target_modules": "ALL-LINEAR"}, {"target_modules": [], "target_parameters": ["self_attn.q_proj.weight"]}],
+)  # fmt: skip
+def test_settings_that_peft_follows(tmp_path, settings):
+    assert parts(tmp_path, whole(), SETTINGS | settings) == {}
+
+
+def test_targets_of_no_update_fail_and_of_some_warn(tmp_path):
+    outside = {("adapter_targets", f"{module}.weight"): "not among target_modules" for module in MODULES}
+    assert parts(tmp_path / "a", whole(), SETTINGS | {"target_modules": ["k_proj"]}) == outside | {
+        ("adapter_not_found", "target_modules"): "fits no update: 12 modules with an update"
+    }
+    assert parts(tmp_path / "b", whole(), SETTINGS | {"target_modules": ["q_proj"]}) == {
+        key: value for key, value in outside.items() if "v_proj" in key[1]
+    }
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "model.safetensors"])
+def test_files_that_peft_does_not_read(tmp_path, name):
+    write(tmp_path, whole(), SETTINGS)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / name)
+    found = specdiag.audit(tmp_path, device="cpu", reference_model=False).findings
+    assert [(f.check, f.severity, f.module) for f in found if f.severity != "info"] == [
+        ("adapter_not_found", "fail", name)
+    ]
+
+
+def test_the_settings_of_an_adapter_beside_a_model(tmp_path):
+    def beside():
+        found = specdiag.audit(tmp_path, device="cpu", reference_model=False).findings
+        return [(f.module, f.severity) for f in found if f.check == "adapter_beside"]
+
+    base(tmp_path)
+    assert not beside()
+    (tmp_path / "adapter_config.json").write_text(json.dumps(SETTINGS))
+    assert beside() == [("adapter_config.json", "warn")]
+    write(tmp_path, whole(), SETTINGS)
+    assert not beside()
+
+
+def test_long_settings_are_shortened_where_they_are_shown(tmp_path):
+    long = "x" * 5_000_000
+    settings = SETTINGS | {"base_model_name_or_path": long, "modules_to_save": [long], "task_type": long}
+    audit = specdiag.audit(write(tmp_path, whole(), settings), device="cpu", reference_model=False)
+    assert {f.check for f in audit.findings if f.severity == "fail"} == {"adapter_lost", "adapter_not_found"}
+    assert len(repr(audit)) < 50_000
 
 
 def test_files_of_other_programs_have_no_settings(tmp_path):

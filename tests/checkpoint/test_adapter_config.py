@@ -31,6 +31,8 @@ def write(folder: Path, **settings: object) -> Path:
         ({"use_rslora": "no"}, "use_rslora 'no', which is neither true nor false"),
         ({"rank_pattern": ["q_proj"]}, r"rank_pattern \['q_proj'\], which is no object of module names"),
         ({"alpha_pattern": "q_proj"}, "alpha_pattern 'q_proj', which is no object of module names"),
+        ({"lora_alpha": None}, "lora_alpha None, which is no number that a scale can be made of"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan, which is no number that a scale can be made of"),
         ({"target_parameters": "experts.w"}, "target_parameters 'experts.w', which is no list of names"),
     ],
 )

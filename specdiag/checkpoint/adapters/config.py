@@ -117,7 +117,7 @@ class AdapterConfig:
             SourceError: a pattern cannot be followed, or alpha or a rank is no number that a scale can be made of.
         """
         alpha = self._alphas.first(module, self.settings.get("lora_alpha"))
-        if alpha is None:
+        if alpha is None and "lora_alpha" not in self.settings:
             return None
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST_ALPHA:
             raise _damaged("lora_alpha", alpha, "no number that a scale can be made of")

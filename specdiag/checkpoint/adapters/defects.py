@@ -3,19 +3,19 @@ PEFT would not find."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple, cast
 
 from specdiag.checkpoint.adapters.adapter import HALF, NO_RANK, TOKEN_ROWS, Adapter
 from specdiag.checkpoint.adapters.config import TOKENS
 from specdiag.checkpoint.adapters.gaps import gaps
-from specdiag.checkpoint.adapters.names import PREFIX, take_apart
+from specdiag.checkpoint.adapters.names import take_apart
+from specdiag.checkpoint.adapters.not_found import not_found
 from specdiag.checkpoint.adapters.targets import Targets
+from specdiag.checkpoint.long_names import LONGEST
 from specdiag.errors import SourceError
-from specdiag.files import Table
+from specdiag.files import Table, shortened
 
-_PEFT_FILE = re.compile(r"(.*/)?adapter_model\.(safetensors|bin)")
 _EITHER = frozenset({"classifier", "score"})
 """Names of heads of which PEFT lists both for classification, and a model has one."""
 _HALVES = {HALF: "its other factor is not there", NO_RANK: "its rank is 0"}
@@ -46,9 +46,9 @@ def find_defects(adapter: Adapter, file: str | None, base: Collection[str] | Non
     lost = [(t.name, _HALVES[t.reason]) for t in adapter.left_out if t.reason in _HALVES]
     if not adapter.holds_base:
         lost += [*_magnitudes(adapter), *broken_promises(adapter, base), *_layers(adapter, base)]
-    found = [Defect("lost", name, reason) for name, reason in lost]
-    if file is not None and _PEFT_FILE.fullmatch(file) and not adapter.holds_base:
-        found += [Defect("not found", name, reason) for name, reason in _not_found(adapter)]
+    found = [Defect("lost", shortened(name, LONGEST), reason) for name, reason in lost]
+    if file is not None and not adapter.holds_base:
+        found += [Defect("not found", name, reason) for name, reason in not_found(adapter, file)]
     is_read = not any(str(tensor.reason).endswith("not supported") for tensor in adapter.left_out)
     if is_read and not adapter.updates and not adapter.tokens:
         found.append(Defect("empty", "", "no updates at all"))
@@ -128,26 +128,6 @@ def _layers(adapter: Adapter, base: Collection[str] | None) -> Iterator[tuple[st
     for name in missing:
         if targets.layer(f"{name}.") not in absent:
             yield name, "no update is of it, though the settings name it"
-
-
-def _not_found(adapter: Adapter) -> Iterator[tuple[str, str]]:
-    settings = adapter.config.settings
-    if not settings:
-        yield "adapter_config.json", "not beside the adapter"
-    names = [(update.down.name, update.adapter) for update in adapter.updates]
-    in_memory = [name for name, own in names if own is not None]
-    if in_memory:
-        yield in_memory[0], f"{_and_more(in_memory)}: a name as in memory, which holds that of the adapter"
-    bare = [name for name, _ in names if not name.startswith(PREFIX)]
-    if bare and settings:
-        yield bare[0], f"{_and_more(bare)}: a name without {PREFIX}"
-    magnitudes = [u.magnitude.name for u in adapter.updates if u.magnitude is not None]
-    if magnitudes and settings and not adapter.config.has_magnitudes:
-        yield magnitudes[0], f"{_and_more(magnitudes)}: a DoRA magnitude, and use_dora is not true"
-
-
-def _and_more(names: list[str]) -> str:
-    return "1 module" if len(names) == 1 else f"{len(names)} modules"
 
 
 def _paths(names: Collection[str]) -> frozenset[str]:

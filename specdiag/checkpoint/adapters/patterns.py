@@ -20,7 +20,9 @@ from specdiag.errors import SourceError
 
 _MOST_STEPS = 4_000_000
 _MOST_DEPTH, _MOST_REPEATS = 20, 64
-_MOST_PATTERNS, _LONGEST = 100_000, 16_384
+_MOST_PATTERNS = 100_000
+LONGEST = 16_384
+"""Characters of the longest pattern that is read."""
 _PLAIN = re.compile(r"\^?(?:[A-Za-z0-9_.-]|\\[.-])*\$?")
 _DOT = re.compile(r"\\(.)|\.")
 _REPEAT = re.compile(r"\{(?=[\d,])(\d*)(,?)(\d*)\}", re.ASCII)
@@ -124,7 +126,7 @@ class Patterns:
         names = _Names()
         others: list[tuple[int, object, _Step]] = []
         for place, (key, value) in enumerate(self._values.items()):
-            if len(key) > _LONGEST:
+            if len(key) > LONGEST:
                 raise _refused(key, f"it has {len(key)} characters")
             if _PLAIN.fullmatch(key):
                 names.add(key, place, value)

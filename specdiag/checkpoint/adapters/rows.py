@@ -17,7 +17,7 @@ from specdiag.checkpoint.adapters.names import dotted
 from specdiag.checkpoint.adapters.update import Applied, Update, can_cut
 from specdiag.checkpoint.inventory import Sorting, sort_tensors
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor, WeightMatrix
-from specdiag.files import Table
+from specdiag.files import Table, shortened
 from specdiag.records import Skipped, Source
 
 
@@ -78,7 +78,7 @@ def _remarks(adapter: Adapter) -> list[str]:
     whole = {weight.name for weight in adapter.weights if len(weight.shape) > 1}
     changed = sum(update.name in whole for update in updates)
     if not adapter.holds_base and changed < len(updates):
-        made_for = f"made for {config.base}: give base={config.base}" if config.base else "give base="
+        made_for = _made_for(config.base)
         rows = f"{len(updates)} of the rows" if whole else "The rows"
         notes.insert(0, f"{rows} are an adapter's updates s B A, not weights; {made_for} for W + s B A.")
     elif not adapter.holds_base and changed:
@@ -90,6 +90,12 @@ def _remarks(adapter: Adapter) -> list[str]:
             f"Initialised by {config.moved}, which moves a part of W into the factors: s B A is not the change alone."
         )
     return notes
+
+
+def _made_for(base: str | None) -> str:
+    """Say which base to give; a name too long to be shown whole is no path and no hub id."""
+    shown = shortened(base or "")
+    return "give base=" if not base else f"made for {shown}: give base={shown if shown == base else ''}"
 
 
 def _first_of_each(updates: Sequence[Update]) -> list[Update]:

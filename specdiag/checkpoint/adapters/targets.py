@@ -26,7 +26,9 @@ class Targets:
     @property
     def are_listed(self) -> bool:
         """True where the settings tell which modules are adapted."""
-        return bool(self._declared) and self._declared != "all-linear" and isinstance(self._declared, str | list)
+        if isinstance(self._declared, str):
+            return self._declared.lower() not in ("", "all-linear")
+        return isinstance(self._declared, list) and bool(cast("list[object]", self._declared))
 
     @property
     def entries(self) -> list[str]:
