@@ -71,7 +71,8 @@ def beside_model(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
-    if subject.adapter is None and _SETTINGS in (subject.names or ()) and not _WEIGHTS.intersection(subject.names or ()):
+    names = frozenset(subject.names or ())
+    if subject.adapter is None and _SETTINGS in names and not names & _WEIGHTS:
         yield Observation("adapter_beside", _SETTINGS, "no adapter_model.* beside it")
 
 
@@ -129,8 +130,9 @@ def not_checked(subject: Subject) -> dict[str, str]:
     """
     if subject.adapter is None:
         checks = (*_OF_SETTINGS, *_OF_FACTORS, *_OF_BASE)
-        reasons = dict.fromkeys(checks, "the source is no adapter, or a report of one")
-        return reasons if subject.names is not None else reasons | {"adapter_beside": "needs the folder of the model"}
+        of_none: dict[str, str] = dict.fromkeys(checks, "the source is no adapter, or a report of one")
+        has_folder = subject.names is not None or not subject.is_checkpoint
+        return of_none if has_folder else of_none | {"adapter_beside": "needs the folder of the model"}
     reasons = {"adapter_beside": "the source is an adapter"}
     if subject.report.source.base is None:
         reasons |= dict.fromkeys(_OF_BASE, "needs base=")
