@@ -1,4 +1,4 @@
-"""What keeps PEFT from an adapter: the name of its file, settings that it stops at, names that it passes over."""
+"""Causes by which PEFT does not find an adapter: its file's name, settings it stops at, names it passes over."""
 
 from __future__ import annotations
 
