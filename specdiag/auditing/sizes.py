@@ -15,6 +15,12 @@ from specdiag.records import ModuleRecord
 
 _INTERMEDIATE = ("intermediate_size",)
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+_CHOSEN = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "num_selected_experts",
+)  # fmt: skip
+"""Experts that each token is sent to."""
+_GREEDY = "greedy"
+"""The `topk_method` of DeepSeek-V2 that chooses among all groups."""
 _KEY_VALUE_HEADS = ("num_key_value_heads",)
 _ZERO_EXPERTS = ("zero_expert_num",)
 """Experts that pass their input on, which files may count or not."""
@@ -29,12 +35,15 @@ _STACKED = re.compile(r"expert=([0-9]+)")
 
 
 def experts(subject: Subject) -> Iterator[Observation]:
-    """Find layers that hold another number of experts than their router chooses from.
+    """Find layers that hold another number of experts than their router chooses from, and choices of more than exist.
 
     Args:
         subject: the subject of the audit.
     """
-    stated = number(sections(subject.config, None), _EXPERTS)
+    chain = sections(subject.config, None)
+    stated = number(chain, _EXPERTS)
+    if there := max((_choices(layer) for s in stacks(subject.report).values() for layer in s.values()), default=0):
+        yield from _overdrawn(chain, max(there, stated or 0))
     for stem, layers in stacks(subject.report).items():
         for place, layer in sorted(layers.items()):
             routers, stored = layer.all_of("router"), _experts(layer)
@@ -42,6 +51,18 @@ def experts(subject: Subject) -> Iterator[Observation]:
             # Routers may choose between more than the experts, such as none at all; the configuration counts experts.
             if stored and stored != rows and (rows - stored == 1 if stated is None else stated != stored):
                 yield Observation("experts", f"{stem}{place}", stored, rows)
+
+
+def _overdrawn(chain: list[Mapping[str, object]], there: int) -> Iterator[Observation]:
+    """Find a number of chosen experts, or of chosen groups of them, above the number that there are."""
+    for part in chain:
+        for key in _CHOSEN:
+            chosen = number([part], [key])
+            if chosen is not None and chosen > there:
+                yield Observation("experts", None, f"{key} of config.json is {chosen}, and the router has {there}")
+        chosen, groups = number([part], ["topk_group"]), number([part], ["n_group"])
+        if chosen is not None and groups is not None and chosen > groups and part.get("topk_method") != _GREEDY:
+            yield Observation("experts", None, f"topk_group of config.json is {chosen}, and n_group is {groups}")
 
 
 def sizes(subject: Subject) -> Iterator[Observation]:
@@ -127,6 +148,11 @@ def _mlp(layer: Layer) -> Iterator[ModuleRecord]:
     """List gate and up projections of a layer without experts; with experts beside them their width is another one."""
     if not any(r.role == "router" for r in layer.matrices.values()):
         yield from (r for r in (*layer.all_of("gate"), *layer.all_of("up")) if _GATED.search(r.name))
+
+
+def _choices(layer: Layer) -> int:
+    """Count what the router of a layer chooses between; without one, the experts."""
+    return max((r.rows for r in layer.all_of("router")), default=_experts(layer))
 
 
 def _experts(layer: Layer) -> int:

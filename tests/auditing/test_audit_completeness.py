@@ -147,6 +147,25 @@ def test_experts_are_counted_against_the_router_and_the_configuration(tmp_path, 
     assert found(audit) == expected
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_experts_per_tok": EXPERTS}, None),
+        ({"num_experts_per_tok": EXPERTS + 1}, "num_experts_per_tok of config.json is 5, and the router has 4"),
+        ({"moe_topk": EXPERTS + 1}, "moe_topk of config.json is 5, and the router has 4"),
+        ({"n_group": 2, "topk_group": 2}, None),
+        ({"n_group": 2, "topk_group": 3}, "topk_group of config.json is 3, and n_group is 2"),
+        ({"n_group": 2, "topk_group": 3, "topk_method": "greedy"}, None),
+    ],
+)
+def test_no_more_experts_are_chosen_than_there_are(tmp_path, change, said):
+    config = CONFIG | {"num_hidden_layers": 2, "num_experts": EXPERTS} | change
+    audit = specdiag.audit(save(tmp_path / "model", mixture(), config), device="cpu")
+    assert [f.value for f in audit.findings if f.check == "experts"] == ([] if said is None else [said])
+    dense = specdiag.audit(save(tmp_path / "dense", llama(layers=2), config), device="cpu")
+    assert not any(f.check == "experts" for f in dense.findings)
+
+
 def pruned_layer(state, config):
     """As structured pruning leaves it: one layer is narrower in all three matrices."""
     for seed, (place, shape) in enumerate({"gate": (96, WIDTH), "up": (96, WIDTH), "down": (WIDTH, 96)}.items()):
