@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator
 
 from specdiag.architecture.names import numbered
 from specdiag.auditing import heads, shape_rules, shards, structure
+from specdiag.auditing.buffers import is_buffer
 from specdiag.auditing.reference import CHECKS, Reference
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 
 _OPTIONAL = re.compile(r"(.*\.)?(\w*bias|(q|k|query|key)_?(layer_?)?norm\.weight|pooler\..*)")
+_FIXED = re.compile(r".*(inv_freq|mask(ed)?(_bias)?)")
+"""Buffers of rotary positions and masks, which the model makes itself."""
 
 
 def missing(subject: Subject) -> Iterator[Observation]:
@@ -55,14 +58,18 @@ def reshaped(subject: Subject) -> Iterator[Observation]:
 
 
 def unused(subject: Subject) -> Iterator[Observation]:
-    """Find tensors that transformers' own model does not take.
+    """Find tensors that transformers' own model does not take, and those of them in layers that it has.
 
     Args:
         subject: the subject of the audit.
     """
     found = _answer(subject)
-    if found is not None:
-        yield from (Observation("unused_tensor", name, f"not in {found.model}") for name in found.unused)
+    if found is None:
+        return
+    is_quantised = "quantization_config" in subject.config  # its scales are no weights
+    dropped = {n for n in found.dropped if not (is_quantised or is_buffer(n) or _FIXED.fullmatch(n))}
+    for name in found.unused:
+        yield Observation("dropped_tensor" if name in dropped else "unused_tensor", name, f"not in {found.model}")
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -77,7 +84,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
         return {}
     reason = "a report does not carry config.json" if subject.reference is None else subject.reference.reason
     is_refused = subject.reference is not None and subject.reference.refused_config is not None
-    checks = ("missing_optional", "unused_tensor", *(() if is_refused else ("config_refused",)))
+    checks = ("missing_optional", "unused_tensor", "dropped_tensor", *(() if is_refused else ("config_refused",)))
     return dict.fromkeys(checks, f"needs transformers' own model: {reason}")
 
 

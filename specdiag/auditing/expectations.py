@@ -44,13 +44,15 @@ def damaged(subject: Subject) -> Iterator[Observation]:
 
 
 def refused(subject: Subject) -> Iterator[Observation]:
-    """Find a config.json of which transformers makes no model.
+    """Find a config.json of which transformers makes no model, and a generation_config.json that it refuses.
 
     Args:
         subject: the subject of the audit.
     """
-    if subject.reference is not None and subject.reference.refused_config is not None:
-        yield Observation("config_refused", None, subject.reference.refused_config)
+    found = subject.reference
+    if found is not None:
+        said = (found.refused_config, found.refused_generation)
+        yield from (Observation("config_refused", None, words) for words in said if words is not None)
 
 
 def expectations(subject: Subject) -> Iterator[Observation]:

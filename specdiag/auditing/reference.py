@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-CHECKS = ("missing_tensor", "missing_optional", "other_shape", "unused_tensor", "config_refused")
+CHECKS = ("missing_tensor", "missing_optional", "other_shape", "unused_tensor", "dropped_tensor", "config_refused")
 """Checks that the comparison serves."""
 
 
@@ -19,13 +19,17 @@ class Reference(Struct, frozen=True, kw_only=True):
     transformers: str = ""
     """Version."""
     missing: dict[str, tuple[int, ...]] = {}
-    """Parameters that no tensor fills, with their shapes."""
+    """Parameters and persistent buffers that no tensor fills, with their shapes."""
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     """Tensors of another shape, with the stored one and the model's."""
     refused: dict[str, str] = {}
     """Tensors that the loader could not put together, with its words."""
     unused: tuple[str, ...] = ()
     """Tensors that the model does not take."""
+    dropped: tuple[str, ...] = ()
+    """Those of them in a layer that the model has."""
+    refused_generation: str | None = None
+    """The words of transformers where it refuses generation_config.json."""
     reason: str | None = None
     """Explains why there is no model; None where there is one."""
     refused_config: str | None = None

@@ -1,6 +1,6 @@
 """Loading names and shapes into transformers' own model, without values. Runs as a process of its own, by its path.
 
-It reads {"config", "dtype", "whole", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what
+It reads {"config", "dtype", "whole", "generation", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what
 the loader missed, refused and left over, or the reason why there is no model. Nothing that config.json names is
 imported or run: classes come from transformers' own tables, and once its modules are loaded the process can neither
 connect nor start another.
@@ -14,13 +14,14 @@ import os
 import re
 import resource
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 _FORBIDDEN = re.compile(r"socket\.(connect|getaddrinfo|bind|sendto)|subprocess\..*|os\.(exec|fork|posix_spawn|system)")
-_STATISTICS = re.compile(r".*\.running_(mean|var)")
+_LAYER = re.compile(r"(.*?\.[0-9]{1,9})\..+")
+"""A name with the number of a layer, up to which the name is that of a module."""
 _SMALL_FILE = 1 << 16
 """Libraries try whether a folder for temporary files can be written."""
 
@@ -106,8 +107,12 @@ def build(config: dict[str, object], dtype: object = None, *, whole: bool = True
     import torch
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = str(config["model_type"])
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        _refuse_nameless(config)
     if kind not in CONFIG_MAPPING:
+        if kind.lower() in CONFIG_MAPPING:
+            raise RefusedError(f"transformers {_version()} has no model_type '{kind}'; it is '{kind.lower()}'")
         raise NoModelError(f"transformers {_version()} has no model_type '{kind}'")
     guessed = False
     try:
@@ -125,6 +130,37 @@ def build(config: dict[str, object], dtype: object = None, *, whole: bool = True
         if is_ours:
             raise NoModelError(f"transformers {_version()} cannot build it ({_said(error)})") from error
         raise RefusedError(f"transformers {_version()} refuses config.json ({_said(error)})") from error
+
+
+def _refuse_nameless(config: dict[str, object]) -> NoReturn:
+    """Refuse a configuration without a model_type: as transformers does, where it names one of its classes."""
+    import transformers
+
+    names = config.get("architectures")
+    if isinstance(names, list) and names and names[0] in dir(transformers):
+        raise RefusedError("config.json has no model_type: transformers' Auto classes refuse it")
+    raise NoModelError("config.json names no model_type")
+
+
+def refused_generation(model: PreTrainedModel, generation: object) -> str | None:
+    """Explain why the content of generation_config.json stops the loader; None where it does not.
+
+    Args:
+        model: one that reads it where it can generate.
+        generation: the content.
+    """
+    from transformers import GenerationConfig
+
+    if not model.can_generate():
+        return None
+    try:
+        GenerationConfig.from_dict(cast("dict[str, Any]", generation))
+    except Exception as error:
+        is_ours = isinstance(error, _OURS) or bool(_attempts)
+        if is_ours or (isinstance(generation, dict) and _is_newer(cast("dict[str, object]", generation))):
+            return None
+        return f"transformers {_version()} refuses generation_config.json ({_said(error)})"
+    return None
 
 
 def _require_type(dtype: object) -> None:
@@ -162,15 +198,16 @@ def compare(model: PreTrainedModel, shapes: dict[str, list[int]]) -> dict[str, o
 
     Returns:
         `missing` names with their shapes, `reshaped` names with the stored and the expected shape, `refused` names with
-        the loader's words, `unused` names, and the `model` class.
+        the loader's words, `unused` names, those of them in layers that the model has as `dropped`, and the `model`
+        class.
     """
     import torch
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
 
-    own = {name: [*tensor.shape] for name, tensor in model.named_parameters(remove_duplicate=False)}
-    own |= {name: [*tensor.shape] for name, tensor in model.named_buffers() if _STATISTICS.fullmatch(name)}
+    own = {name: [*tensor.shape] for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    modules = {name for name, _ in model.named_modules()}
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     mapping: list[Any] = get_model_conversion_mapping(model)
     names = _renamed(model, mapping, shapes)
@@ -187,6 +224,11 @@ def compare(model: PreTrainedModel, shapes: dict[str, list[int]]) -> dict[str, o
         "reshaped": sorted((names.get(n, n), [*stored], [*wanted]) for n, stored, wanted in loaded.mismatched_keys),
         "refused": refused,
         "unused": sorted({names.get(name, name) for name in loaded.unexpected_keys}),
+        "dropped": sorted(
+            names.get(name, name)
+            for name in loaded.unexpected_keys
+            if (layer := _LAYER.fullmatch(name)) and layer[1] in modules
+        ),
     }
 
 
@@ -250,8 +292,10 @@ def answer(request: dict[str, object]) -> dict[str, object]:
         lock()
         config = cast("dict[str, object]", request["config"])
         model = build(config, request["dtype"], whole=bool(request["whole"]))
+        said = refused_generation(model, request["generation"]) if "generation" in request else None
         try:
-            return {"transformers": _version(), **compare(model, cast("dict[str, list[int]]", request["tensors"]))}
+            found = compare(model, cast("dict[str, list[int]]", request["tensors"]))
+            return {"transformers": _version(), "refused_generation": said, **found}
         except Exception as error:
             raise NoModelError(f"transformers {_version()} could not load its names ({_said(error)})") from error
     except RefusedError as error:

@@ -18,8 +18,10 @@ import msgspec
 from specdiag.auditing import reference_child
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.reference_config import checked_copy, names_elsewhere, refusal, stated_type
+from specdiag.checkpoint.folder import reopened
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+from specdiag.errors import SourceError
 from specdiag.files import json_decoder
 
 SECONDS = 60
@@ -29,6 +31,7 @@ WAIT = 600.0
 MEMORY = 4 << 30
 _LOADED = (".safetensors", ".bin")
 """Files that transformers loads by the names in them."""
+_GENERATION = "generation_config.json"
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "USE_HUB_KERNELS": "0",
     "HF_DEACTIVATE_ASYNC_LOAD": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
@@ -59,10 +62,12 @@ def compared(checkpoint: Checkpoint, *, asked: bool) -> Generator[Pending]:
     if reason is not None:
         yield Pending(reason=reason)
         return
-    request = {
+    request: dict[str, object] = {
         "config": checked_copy(checkpoint.config), "dtype": stated_type(checkpoint.config),
         "whole": not names_elsewhere(checkpoint.config), "tensors": shapes, "memory": MEMORY, "seconds": SECONDS,
     }  # fmt: skip
+    if (generation := _generation(checkpoint)) is not None:
+        request["generation"] = generation
     with tempfile.TemporaryDirectory(prefix="specdiag-") as scratch:
         order = Path(scratch) / "request.json"
         order.write_text(json.dumps(request))
@@ -110,6 +115,18 @@ class Pending:
                 reason=f"transformers' own model was not built: its process ended with {self._child.poll()}"
             )
         return _without_parametrized(found, self._parametrized)
+
+
+def _generation(checkpoint: Checkpoint) -> object:
+    """Read generation_config.json beside the weights; None without one that is JSON, as loaders go on then."""
+    folder = reopened(checkpoint)
+    if folder is None or not folder.has(_GENERATION):
+        return None
+    try:
+        folder.files.fetch([_GENERATION])
+        return json.loads(folder.files.read(_GENERATION, folder.label(_GENERATION)))
+    except (SourceError, OSError, ValueError, RecursionError):
+        return None
 
 
 def _without_parametrized(found: Reference, names: frozenset[str]) -> Reference:
