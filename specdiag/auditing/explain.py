@@ -20,6 +20,7 @@ _NEEDS: dict[Need, str] = {
     "tokens": "the checkpoint itself, with tokens=",
     "adapter": "an adapter that was opened itself, with its adapter_config.json",
     "base": "an adapter, with its base model as base=",
+    "transformers": "the checkpoint itself, with its config.json, and transformers",
 }
 
 

@@ -17,6 +17,7 @@ from specdiag.spectra.scan import scan
 _ELSEWHERE = re.compile(r"tied to .*|not selected|expert sampling.*|buffer.*|empty.*")
 """Reasons to leave a tensor out that is checked elsewhere, or may hold any value, as masks do."""
 _GAIN = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|scale|gamma)")
+_VARIANCE = re.compile(r"(.*\.)?running_var")
 _MASK = re.compile(r".*mask(ed)?(_bias)?")
 
 
@@ -31,7 +32,7 @@ def others(checkpoint: Checkpoint) -> tuple[StoredTensor, ...] | None:
     """
     if checkpoint.stored is None:
         return None
-    left_out = {s.name for s in checkpoint.skipped if not _ELSEWHERE.fullmatch(s.reason)}
+    left_out = {s.name for s in checkpoint.skipped if not _ELSEWHERE.fullmatch(s.reason) or _VARIANCE.fullmatch(s.name)}
     return tuple(
         t
         for t in checkpoint.stored
@@ -47,7 +48,7 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
         tensors: as `others` found them; each is read once.
 
     Yields:
-        Counts of values that are not finite or saturated; tensors that could not be read; norms whose gains are zero in
+        Counts of values that are not finite, saturated, or negative variances; tensors that could not be read; norms whose gains are zero in
         every layer.
     """
     gains: dict[str, set[bool]] = {}
@@ -62,6 +63,9 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
             yield Observation("nonfinite", tensor.name, values.n_nonfinite)
         if values.n_saturated:
             yield Observation("saturated", tensor.name, values.n_saturated)
+        if _VARIANCE.fullmatch(tensor.name):
+            widened = FLOAT_TYPES[tensor.values_dtype].widen(stored, np.dtype(np.float64))
+            yield Observation("negative_variance", tensor.name, int(np.count_nonzero(widened < 0)))
         if _GAIN.fullmatch(tensor.name):
             gains.setdefault(numbered(tensor.name), set()).add(values.largest == 0 and not values.n_nonfinite)
     dead = [name for name, zero in gains.items() if zero == {True}]

@@ -149,18 +149,27 @@ def refused_generation(model: PreTrainedModel, generation: object) -> str | None
         model: one that reads it where it can generate.
         generation: the content.
     """
-    from transformers import GenerationConfig
-
     if not model.can_generate():
         return None
     try:
+        _read_generation(generation)
+    except RefusedError as error:
+        return str(error)
+    except NoModelError:
+        return None
+    return None
+
+
+def _read_generation(generation: object) -> None:
+    """Take the content of generation_config.json as transformers does."""
+    from transformers import GenerationConfig
+
+    try:
         GenerationConfig.from_dict(cast("dict[str, Any]", generation))
     except Exception as error:
-        is_ours = isinstance(error, _OURS) or bool(_attempts)
-        if is_ours or (isinstance(generation, dict) and _is_newer(cast("dict[str, object]", generation))):
-            return None
-        return f"transformers {_version()} refuses generation_config.json ({_said(error)})"
-    return None
+        said = f"transformers {_version()} refuses generation_config.json ({_said(error)})"
+        is_newer = isinstance(generation, dict) and _is_newer(cast("dict[str, object]", generation))
+        raise (NoModelError if isinstance(error, _OURS) or _attempts or is_newer else RefusedError)(said) from error
 
 
 def _require_type(dtype: object) -> None:

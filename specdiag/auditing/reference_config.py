@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from specdiag.files import shortened
+
 _CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
 """Keys whose presence means that the repository brings code of its own, which is not run."""
 _ELSEWHERE = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "timm_model_name", "pretrained_backbone")
@@ -38,6 +40,8 @@ _FEW_LAYERS = 256
 """Fewer layers are built quickly, and may be shared, as in ALBERT."""
 _NUMBER = re.compile(r"(?<![^.])([0-9]{1,9})(?![^.])")
 _DEEP = 16
+_MOST = 100_000
+"""Entries of the largest mapping or list that is copied."""
 
 
 def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -62,6 +66,8 @@ def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -
             return f"config.json has {path}: the model is code of the repository, which is not run"
         if key in _ELSEWHERE and value:
             return f"config.json has {path}: a part of the model is built by another library"
+        if isinstance(value, Mapping | list | tuple) and len(cast("Sequence[object]", value)) > _MOST:
+            return f"{shortened(path)} of config.json has more than {_MOST} entries"
         size = _size(value)
         if _LAYERS.fullmatch(key) and size > max(_FEW_LAYERS, _MORE * deepest):
             return f"{path} of config.json is {size}, and the names of the files count to {deepest}"

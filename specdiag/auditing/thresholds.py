@@ -21,7 +21,7 @@ from specdiag.text import checks
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
 
-Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "tokens", "adapter", "base"]
+Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "tokens", "adapter", "base", "transformers"]
 
 
 _NEEDS: dict[Need, str] = {
@@ -33,6 +33,7 @@ _NEEDS: dict[Need, str] = {
     "tokens": "`tokens=`",
     "adapter": "an adapter",
     "base": "an adapter, `base=`",
+    "transformers": "config.json and transformers",
 }
 """Inputs in the words of the documentation."""
 

@@ -49,7 +49,8 @@ def not_checked(subject: Subject) -> dict[str, str]:
     Args:
         subject: the subject of the audit.
     """
-    return {} if subject.n_others is not None else {"zero_gains": "the values of norm gains are not seen here"}
+    reason = "the values of norm gains and running variances are not seen here"
+    return {} if subject.n_others is not None else dict.fromkeys(("zero_gains", "negative_variance"), reason)
 
 
 def incomplete(subject: Subject) -> Iterator[Observation]:

@@ -41,6 +41,13 @@ def saturated_gain(state, config, rng):
     return {("saturated", "model.norm.weight")}
 
 
+def negative_variance(state, config, rng):
+    values = rng.random(WIDTH).astype("f4")
+    values[rng.integers(WIDTH)] = -0.1
+    state["model.batch_norm.running_var"] = values
+    return {("negative_variance", "model.batch_norm.running_var")}
+
+
 def denormal(state, config, rng):
     key = pick(rng)
     state[key][rng.random(state[key].shape) < 0.03] = 1e-40
@@ -166,7 +173,7 @@ def norm_outlier(state, config, rng):
 
 
 FAULTS = (
-    nonfinite, nonfinite_gain, saturated, saturated_gain, denormal, zero, empty, unread, unrecognised, constant,
+    nonfinite, nonfinite_gain, saturated, saturated_gain, negative_variance, denormal, zero, empty, unread, unrecognised, constant,
     duplicate, stored_twice, rank, degenerate, dead_rows, dead_cols, dead_tokens, layer_gap, layers, missing_matrix,
     vocabulary, hidden_size, tied, head, norm_outlier,
 )  # fmt: skip

@@ -68,6 +68,49 @@ def test_a_complete_model_passes_and_faults_that_no_rule_sees_are_found(tmp_path
 
 
 @pytest.mark.usefixtures("with_transformers")
+def test_a_tensor_that_a_layer_of_the_model_drops_is_a_warning(tmp_path):
+    state, config = complete(2), WHOLE | {"num_hidden_layers": 2}
+    norm = "model.layers.1.self_attn.q_norm.weight"
+    for key in (norm, "model.layers.1.self_attn.rotary_emb.inv_freq", "model.layers.2.extra.weight"):
+        state[key] = np.ones(16, "f4")
+    audit = specdiag.audit(save(tmp_path / "model", state, config), device="cpu")
+    assert found(audit) == {("dropped_tensor", norm), ("unused_tensor", "model.layers.2.extra.weight")}
+
+
+@pytest.mark.usefixtures("with_transformers")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"max_new_tokens": 4}', None),
+        ("{", None),
+        ("[1]", "not a mapping"),
+        ('{"max_new_tokens": -4}', "must be greater than 0"),
+    ],
+)
+def test_a_generation_config_that_stops_the_loader_is_found(tmp_path, text, said):
+    path = save(tmp_path / "model", complete(2), WHOLE | {"num_hidden_layers": 2})
+    (path / "generation_config.json").write_text(text)
+    values = [str(f.value) for f in specdiag.audit(path, device="cpu").findings]
+    assert len(values) == (said is not None)
+    assert all("generation_config.json (" in value and str(said) in value for value in values)
+
+
+def test_a_persistent_buffer_is_compared():
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        num_hidden_layers=1, first_k_dense_replace=0, hidden_size=32, intermediate_size=32, moe_intermediate_size=16,
+        vocab_size=64, n_routed_experts=4, n_group=1, topk_group=1, num_attention_heads=2, num_key_value_heads=2,
+        q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+    )  # fmt: skip
+    model = reference_child.build(config.to_dict() | {"architectures": [DeepseekV3ForCausalLM.__name__]})
+    shapes = {name: [*tensor.shape] for name, tensor in model.state_dict().items()}
+    bias = next(name for name in shapes if name.endswith("e_score_correction_bias"))
+    del shapes[bias]
+    assert reference_child.compare(model, shapes)["missing"] == {bias: [4]}
+
+
+@pytest.mark.usefixtures("with_transformers")
 def test_a_hostile_folder_imports_fetches_and_runs_nothing(tmp_path, monkeypatch):
     folder, log, tools = tmp_path / "hostile", tmp_path / "log", tmp_path / "tools"
     config = WHOLE | {
@@ -117,7 +160,8 @@ def test_code_and_backbones_are_refused_without_a_process(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": None}, "names no model_type"),
+        ({"model_type": None, "architectures": None}, "names no model_type"),
+        ({"id2label": {str(i): "a" for i in range(10**5 + 1)}}, "id2label of config.json has more than 100000 entries"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers of config.json is 1000000000, and the names of the files count to 10"),
         ({"text_config": {"vocab_size": 1 << 40}}, "text_config.vocab_size of config.json is 1099511627776"),
         ({"num_local_experts": 10**5}, "num_local_experts of config.json is 100000, and no tensor of the files has a"),
@@ -161,6 +205,7 @@ def test_the_process_can_neither_connect_nor_start_another(attempt):
     ("change", "said"),
     [
         ({"model_type": "evil"}, "has no model_type 'evil'"),
+        ({"model_type": None, "architectures": ["Evil"]}, "names no model_type"),
         ({"architectures": ["EvilForCausalLM"]}, "has no EvilForCausalLM for this model_type"),
         ({"architectures": ["os"]}, "has no os for this model_type"),
         ({"hidden_act": "evil"}, r"refuses config.json \(KeyError: 'evil'\)"),

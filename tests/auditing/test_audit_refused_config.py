@@ -35,6 +35,8 @@ def built(config: dict) -> object:
         ({"num_attention_heads": 0}, "ZeroDivisionError"),
         ({"intermediate_size": -96}, "negative dimension"),
         ({"hidden_act": "evil"}, "KeyError: 'evil'"),
+        ({"model_type": "Llama"}, "no model_type 'Llama'; it is 'llama'"),
+        ({"model_type": None}, "config.json has no model_type"),
         ({"rope_parameters": {"rope_type": "evil", "rope_theta": 1e4}}, "KeyError: 'evil'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "Missing required keys"),
         ({"layer_types": ["evil"] * 10}, "layer_types"),
@@ -53,7 +55,9 @@ def test_transformers_and_the_child_refuse_the_same(tmp_path, monkeypatch, chang
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(RefusedError, match=r"^transformers \S+ refuses config.json") as refused:
+    with pytest.raises(
+        RefusedError, match=r"^transformers \S+ (refuses config.json|has no model_type)|^config.json has no"
+    ) as refused:
         built(WHOLE | change)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
