@@ -48,8 +48,8 @@ def read_others(tensors: Sequence[StoredTensor]) -> Iterator[Observation]:
         tensors: as `others` found them; each is read once.
 
     Yields:
-        Counts of values that are not finite, saturated, or negative variances; tensors that could not be read; norms whose gains are zero in
-        every layer.
+        Counts of values that are not finite, saturated, or negative variances; tensors that could not be read; norms
+        whose gains are zero in every layer.
     """
     gains: dict[str, set[bool]] = {}
     for tensor in tensors:

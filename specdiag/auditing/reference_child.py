@@ -1,9 +1,9 @@
 """Loading names and shapes into transformers' own model, without values. Runs as a process of its own, by its path.
 
-It reads {"config", "dtype", "whole", "generation", "tensors", "memory", "seconds"} from stdin and writes an answer to stdout: what
-the loader missed, refused and left over, or the reason why there is no model. Nothing that config.json names is
-imported or run: classes come from transformers' own tables, and once its modules are loaded the process can neither
-connect nor start another.
+It reads {"config", "dtype", "whole", "generation", "tensors", "memory", "seconds"} from stdin and writes an answer to
+stdout: what the loader missed, refused and left over, or the reason why there is no model. Nothing that config.json
+names is imported or run: classes come from transformers' own tables, and once its modules are loaded the process can
+neither connect nor start another.
 """
 
 from __future__ import annotations
