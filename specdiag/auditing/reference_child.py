@@ -113,7 +113,7 @@ def build(config: dict[str, object], dtype: object = None, *, whole: bool = True
     if kind not in CONFIG_MAPPING:
         if kind.lower() in CONFIG_MAPPING:
             raise RefusedError(f"transformers {_version()} has no model_type '{kind}'; it is '{kind.lower()}'")
-        raise NoModelError(f"transformers {_version()} has no model_type '{kind}'")
+        raise NoModelError(f"transformers {_version()} has no model_type '{kind[:100]}'")
     guessed = False
     try:
         settings = CONFIG_MAPPING[kind].from_dict(cast("dict[str, Any]", dict(config)))
@@ -273,7 +273,7 @@ def _model_class(settings: Any, architectures: object) -> Any:
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
         if names[0] not in dir(importlib.import_module("transformers")):
-            raise NoModelError(f"transformers {_version()} has no {names[0]} for this model_type")
+            raise NoModelError(f"transformers {_version()} has no {str(names[0])[:100]} for this model_type")
     base: Any = MODEL_MAPPING.get(type(settings), None)
     if base is None:
         raise NoModelError("config.json names no architecture, and its model_type has no base model")
