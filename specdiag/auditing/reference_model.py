@@ -119,10 +119,10 @@ class Pending:
 
 def _generation(checkpoint: Checkpoint) -> object:
     """Read generation_config.json beside the weights; None without one that is JSON, as loaders go on then."""
-    folder = reopened(checkpoint)
-    if folder is None or not folder.has(_GENERATION):
-        return None
     try:
+        folder = reopened(checkpoint)
+        if folder is None or not folder.has(_GENERATION):
+            return None
         folder.files.fetch([_GENERATION])
         return json.loads(folder.files.read(_GENERATION, folder.label(_GENERATION)))
     except (SourceError, OSError, ValueError, RecursionError):
