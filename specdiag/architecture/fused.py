@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from specdiag.records import Role
 
 Shape = Sequence[int]
 Cut = list[tuple[Role, Slicer]]
+
+_SHARED = re.compile(r"(?:c_attn|wqkv|qkv_proj|query_key_value)$", re.IGNORECASE)
+"""Names that language models alone give: of unequal parts, their queries are the larger one. `qkv` may have wide values."""
 
 
 class UnknownLayout(Exception):
@@ -67,7 +71,7 @@ def split(tensor: Tensor, index: int | None = None) -> Cut:
     elif len(parts) == 2:
         slicers = _halves(tensor, layout, index)
     else:
-        slicers = _one_after_another(tensor)
+        slicers = _one_after_another(tensor, is_told=entry is not None)
     return list(zip(parts, slicers, strict=True))
 
 
@@ -157,15 +161,23 @@ def _quarters(tensor: Tensor) -> list[Slicer]:
     return contiguous(tensor.shape, axis, [size] * 4)
 
 
-def _one_after_another(tensor: Tensor) -> list[Slicer]:
-    """Cut all queries, then all keys, then all values."""
+def _one_after_another(tensor: Tensor, *, is_told: bool) -> list[Slicer]:
+    """Cut all queries, then all keys, then all values; `is_told` where an architecture says that values are as keys."""
     axis = _long_axis(tensor)
     total, width = tensor.shape[axis], tensor.shape[1 - axis]
-    queries = _queries_by_output(tensor, axis) or _queries_by_config(tensor, total)
+    by_config = _queries_by_config(tensor, total)
+    queries = _queries_by_output(tensor, axis) or by_config
     if queries is None and total == 3 * width:
         queries = width
     if queries is None:
         raise UnknownLayout("the config does not say how many heads it has")
+    taken = queries if tensor.output is None else tensor.output[1 - axis]
+    is_shared = is_told or _SHARED.search(tensor.name.path) is not None or _shares_keys(tensor.config)
+    if taken != queries or (3 * queries != total and by_config != queries and not is_shared):
+        raise UnknownLayout(
+            f"its output reads {taken} values, and neither a config with num_key_value_heads nor its name tells "
+            f"whether its {total} rows hold more queries than keys or wider values than keys"
+        )
     keys = (total - queries) // 2
     return contiguous(tensor.shape, axis, (queries, keys, keys))
 
@@ -177,6 +189,12 @@ def _queries_by_output(tensor: Tensor, axis: int) -> int | None:
     queries = tensor.output[1 - axis]
     keys, rest = divmod(tensor.shape[axis] - queries, 2)
     return queries if keys > 0 and not rest and queries % keys == 0 else None
+
+
+def _shares_keys(config: Sequence[Mapping[str, object]]) -> bool:
+    """Tell whether the config speaks of keys that several queries share."""
+    is_counted = settings.number(config, settings.KEY_VALUE_HEADS) is not None
+    return is_counted or any(part.get("multi_query") is True for part in config)
 
 
 def _queries_by_config(tensor: Tensor, total: int) -> int | None:

@@ -33,7 +33,8 @@ def test_heads_that_have_an_axis_are_one_matrix():
 @pytest.mark.parametrize("keys", [D, 8])
 def test_fused_projections_are_cut_along_their_columns(keys):
     x, kernel = random(TOKENS, D), random(D, D + 2 * keys)
-    parts, notes = cut("h_0.attn.qkv.kernel", kernel, beside={"h_0.attn.proj.kernel": (D, D)})
+    config = {"num_attention_heads": D // 8, "num_key_value_heads": keys // 8}
+    parts, notes = cut("h_0.attn.qkv.kernel", kernel, config, beside={"h_0.attn.proj.kernel": (D, D)})
     assert notes == []
     for name, expected in zip("qkv", np.split(x @ kernel, (D, D + keys), axis=-1), strict=True):
         np.testing.assert_allclose(x @ parts[name][0], expected, rtol=1e-12)

@@ -187,6 +187,22 @@ def test_an_axis_that_nothing_tells_is_not_guessed():
     assert any("whether its 96 rows or its 288 columns hold the heads cannot be told" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("config", [None, {"num_attention_heads": 8}, {"model_type": "any", "n_heads": 8}])
+def test_wide_values_are_not_taken_for_queries(config):
+    """EfficientFormer's heads hold 32 queries, 32 keys and 128 values."""
+    path = "stages.3.blocks.4.token_mixer"
+    found = modules({f"{path}.qkv.weight": (1536, 448), f"{path}.proj.weight": (448, 1024)}, config)
+    assert [part.module.role for part in found.parts[f"{path}.qkv.weight"]] == ["other"]
+    assert any("its output reads 1024 values" in note for note in found.notes)
+
+
+def test_a_config_or_a_name_tells_that_queries_share_keys(array):
+    weight, x = random(ROWS + 4 * HEAD_DIM, D), random(TOKENS, D)
+    heads = {"num_attention_heads": HEADS, "num_key_value_heads": 2}
+    for beside, config in ((OUTPUT, heads), (OUTPUT | {"h.0.attn.sinks": (HEADS,)}, None)):
+        check(cut("h.0.attn.qkv.weight", weight, array, config, beside), x, two_key_heads(x @ weight.T))
+
+
 def test_in_proj_weight_as_torch_multihead_attention_uses_it():
     torch.manual_seed(0)
     attention = torch.nn.MultiheadAttention(D, HEADS, bias=False, dtype=torch.float64)
