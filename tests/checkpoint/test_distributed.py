@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_a_gap_between_slices(saves: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((saves / "slices" / name).read_bytes())
     with pytest.raises(SourceError, match=r"'0\.bias' of shape \[132\] in 3 chunks, and its chunks leave gaps"):
         open_checkpoint(tmp_path)
+
+
+def test_the_first_process_alone_is_read_with_a_note(saves: Path, tmp_path: Path) -> None:
+    name = "shard-00001-model-00001-of-00001.safetensors"
+    (tmp_path / name).write_bytes((saves / "slices" / name).read_bytes())
+    note = r"one process's slices of them in .*: that the files of other processes are missing could not be seen"
+    assert any(re.search(note, line) for line in open_checkpoint(tmp_path).notes)
 
 
 def test_one_process_and_its_optimizer(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def join_slices(
         has: tells whether there is a file of that name.
 
     Returns:
-        All tensors, in stored order, and a note where some were joined.
+        All tensors, in stored order, and a note where the files tell of slices.
 
     Raises:
         SourceError: slices are missing, overlap or have different types, or the files of other processes were left out.
@@ -51,11 +51,14 @@ def join_slices(
             slices.setdefault(tensor.name, []).append(_Slice(offsets, tensor))
     joined = [_joined(name, group, where) for name, group in slices.items()]
     n_joined = sum(len(group) > 1 for group in slices.values())
-    note = (
+    what = (
         f"Joined {n_joined} of {counted(len(joined), 'tensor')} from the slices of several processes in {where}. "
         "Their shapes are those that the slices cover: that the last process's file is missing could not be seen."
+        if n_joined
+        else f"Read {counted(len(joined), 'tensor')} as whole from what may be one process's slices of them in {where}: "
+        "that the files of other processes are missing could not be seen; check the shapes."
     )
-    return joined, [note] if n_joined else []
+    return joined, [what]
 
 
 def _refuse_alone(files: Sequence[str], has: Callable[[str], bool]) -> None:
