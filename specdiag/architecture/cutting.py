@@ -18,11 +18,16 @@ from specdiag.records import Family, Role
 
 _EXPERTS = re.compile(r"expert|_exps", re.IGNORECASE)
 _PATCH = re.compile(r"patch_?(embed|conv|proj)|patchify|^conv_proj$", re.IGNORECASE)
+_STEM = re.compile(r"(?:^|\.)stem\.proj$")
+"""timm's patch embedding by another name."""
 
 _BANKS = (("other", "attention"), ("other", "mlp"))
 
 # A last axis this short is taken for a convolution's kernel where the name says nothing.
 _SHORT = 16
+
+# Stems of convolutions have kernels of at most this size; larger ones over pixels are patches.
+_LARGEST_STEM = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +205,12 @@ def _convolution(survey: Survey, name: str, shape: Shape, is_named: bool) -> Pie
     """Cut a convolution: a patch embedding is one flat matrix, others have one matrix for each kernel position."""
     rule, path = survey.rules[name], survey.names[name].path
     spatial, out = (shape[:-2], len(shape) - 1) if is_kernel(name) else (shape[2:], 0)
-    if _PATCH.search(path) or _is_patch(survey, name, spatial):
+    is_embedding = rule is not None and rule.role == "embed"
+    least = _LARGEST_STEM if is_embedding and is_named else 1 if _STEM.search(path) else None
+    is_first = least is not None and shape[1] == 3 and min(spatial) > least
+    if _PATCH.search(path) or is_first or _is_patch(survey, name, spatial):
         return Piece("embed", "embedding", unfold(shape, out))
-    if rule is not None and rule.role == "embed" and not is_named:
+    if is_embedding and not is_named:
         return Piece("embed", "embedding", unfold(shape, _longest_end(shape)))
     slicer = Slicer((prod(spatial), shape[-2], shape[-1])) if is_kernel(name) else kernels(shape)
     return Piece("other" if survey.names[name].context == "memory" else "conv", "other", slicer)

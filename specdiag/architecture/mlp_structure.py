@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from specdiag.architecture.doubts import Doubt
 from specdiag.architecture.members import Member, by_holder
+from specdiag.architecture.names import is_index
 from specdiag.architecture.rules import BUILTIN, Rule
 from specdiag.architecture.widths import Width
 from specdiag.records import Role
@@ -92,6 +93,7 @@ def _candidates(members: Sequence[Member], width: Width) -> list[Member]:
     if not any(m.name.context == "mlp" or (m.side == "down" and width.writes(m.shape)) for m in inside):
         return inside
     named = {member.container for member in inside if member.side is not None}
+    named |= {above for above, _, last in (path.rpartition(".") for path in named) if is_index(last)}
     return [m for m in inside if m.name.context == "mlp" or m.container in named | {m.name.block}]
 
 
