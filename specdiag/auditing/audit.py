@@ -148,7 +148,7 @@ def audit(
             checks=tuple(check for check in checks if check not in not_checked),
             not_checked=not_checked,
             files=dict(subject.other_files or {}),
-            notes=report.provenance.notes,
+            notes=tuple(note for note in report.provenance.notes if note != report.source.unread),
         ),
         decay=answer,
         tokens=subject.tokens or (),

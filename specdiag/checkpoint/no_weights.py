@@ -26,6 +26,7 @@ _CONVERT: dict[tuple[str, ...], str] = {
     (".tflite",): "analyse the model that it was converted from",
 }
 """How to go on from files that are not read, by the ends of their names."""
+_GIVE = ": give the folder or the file of the weights"
 _OTHERWISE = "analyse the original in safetensors"
 _FOLDERS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"manifest\.ocdbt|_CHECKPOINT_METADATA|\.zarray"), "an Orbax checkpoint", conversions.ORBAX),
@@ -78,7 +79,7 @@ def describe_nothing(names: Sequence[str], inside: Sequence[str], where: str, wo
     contents = f"only {listed(inside, _LISTED)}" if inside else "for it has no files that can be read"
     arrays = [name for name in inside if name.endswith(ARRAYS)]
     hint = f"; where an archive of arrays holds them, name it, as with file={arrays[0]}" if arrays else ""
-    return f"{where} holds no weights, {contents}{hint}"
+    return f"{where} holds no weights, {contents}{hint or _GIVE}"
 
 
 def _newest_first(folders: Sequence[str]) -> list[str]:

@@ -26,6 +26,7 @@ _WEIGHT = re.compile(r"(.*[._])?(q?weight|kernel|embedding|weight_[gv]|original\
 _TRAINED = "current_model_state"
 _DEPTH = 8
 _LISTED = 8
+_TAKEN = "Took the weights under"
 
 
 class SeveralModelsError(SourceError):
@@ -117,7 +118,8 @@ def _unpacked(
     inner = cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
     if len(path) < _DEPTH and _wraps(inner, label):
         tensors, more = _find(inner, label, path)
-        return tensors, [_taken(path, label, left), *more]
+        is_told = not left and any(note.startswith(_TAKEN) for note in more)
+        return tensors, more if is_told else [_taken(path, label, left), *more]
     path, value, loose = peel(path, value, label)
     left = [*left, *loose, *(f"{brief(name)} ({kind})" for name, kind in holder.walk.left)]
     tensors = holder.walk.tensors if value is holder.value else Walk(label).enter(value).tensors
@@ -126,7 +128,7 @@ def _unpacked(
 
 def _taken(path: tuple[object, ...], label: str, left: Sequence[str]) -> str:
     rest = f" and left out {listed(left, _LISTED)}" if left else ""
-    return f"Took the weights under '{brief(joined(path))}' of {label}{rest}."
+    return f"{_TAKEN} '{brief(joined(path))}' of {label}{rest}."
 
 
 def _wraps(content: Mapping[object, object], label: str) -> bool:

@@ -266,7 +266,7 @@ def _notes(
 ) -> Iterator[str]:
     matching = matched.matching
     for side, report in (("BEFORE", a), ("AFTER", b)):
-        yield from (f"{side}: {note}" for note in report.provenance.notes)
+        yield from (f"{side}: {note}" for note in report.provenance.notes if note != report.source.unread)
         if not report.complete:
             yield f"{side}: the report is incomplete (interrupted)."
     if matching.ambiguous:

@@ -82,7 +82,7 @@ OTHERS = {
     b"./model_config.yaml".ljust(257, b"\0") + b"ustar\0": f"a NeMo archive: {conversions.NEMO}",
     b"././@PaxHeader".ljust(257, b"\0") + b"ustar\0": f"a tar archive, such as NeMo's: {conversions.NEMO}",
     b"BZh91AY&SY": "compressed with bzip2: unpack it first",
-    b"\1\2\3\4": f"in none of the formats that are read ({', '.join(f.name for f in FORMATS)}): it may be damaged",
+    b"\1\2\3\4": f"in none of the formats that are read ({', '.join(f.name for f in FORMATS)}, .npz): fetch it again",
     b"": "empty: fetch it again",
 }
 

@@ -240,7 +240,7 @@ def test_a_folder_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["config.json"], "holds no weights, only config.json"),
+        (["config.json"], "holds no weights, only config.json: give the folder or the file of the weights"),
         ([], "holds no weights, for it has no files that can be read"),
         (["tf_model.h5", "config.json"], "holds weights only as tf_model.h5, not supported"),
         (["consolidated.00.pth", "consolidated.01.pth"], r"consolidated.00.pth' is JSON, not weights"),
