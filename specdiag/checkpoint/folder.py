@@ -19,8 +19,8 @@ from specdiag.files import Table
 from specdiag.records import Source
 
 _CONFIG = "config.json"
-_IN_PIECES = re.compile(r"zero|global_?step\d+\w*|iter_\d+|release")
-"""Names of folders in whose own folders the pieces of a model may lie."""
+_IN_PIECES = re.compile(r"zero|global_?step\d+\w*|iter_\d+|release|checkpoints")
+"""Names of folders in whose own folders a model or its pieces may lie."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,20 @@ def test_the_newest_step_of_a_run_is_suggested(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_the_checkpoints_of_a_project_are_named(tmp_path: Path) -> None:
+    for step in range(2):
+        write(tmp_path / "checkpoints" / f"checkpoint_{step}" / "model.safetensors")
+    with pytest.raises(SourceError, match=r"such as with file=checkpoints/checkpoint_1$"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_report_notes_files_that_were_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors")
+    torch.save({"v_head.summary.weight": torch.ones(3, 3)}, tmp_path / "value_head.bin")
+    report = specdiag.analyze(tmp_path, cache=None)
+    assert report.provenance.notes == ("Read model.safetensors; weight files that were not read: value_head.bin.",)
+
+
 def test_moments_of_a_universal_checkpoint_are_no_weights(tmp_path: Path) -> None:
     state = {"layers.0.mlp.up_proj.weight": torch.ones(4, 4)}
     layout_writers.universal(tmp_path, state)

@@ -98,6 +98,12 @@ def test_what_is_left_out_is_named(tmp_path: Path, layout: str, left: str) -> No
     assert left in opened(tmp_path, LAYOUTS[layout][0](model())).notes[-1]
 
 
+def test_the_innermost_dictionary_alone_is_noted(tmp_path: Path) -> None:
+    torch.save({"app": {"model": {"fc.weight": torch.ones(3, 4), "fc.bias": torch.ones(3)}}}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    assert checkpoint.notes == (f"Took the weights under 'app.model' of {tmp_path / 'a.pt'}.",)
+
+
 def test_top_level_with_moments_and_gradients(tmp_path: Path) -> None:
     content = {"net": model(), "exp_avg": model(), "exp_avg_sq": model(), "grads": model()}
     checkpoint = opened(tmp_path, content)
