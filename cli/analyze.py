@@ -136,7 +136,9 @@ def analyze(
             computing |= {"cache": given.cache, "partial_reports": list(held.values()), "ranks": ranks}
             report = run(checkpoint, **computing, progress=bar)
         if is_first:
-            show.notes(note for note in report.provenance.notes if note not in (*checkpoint.notes, report.source.unread))
+            show.notes(
+                note for note in report.provenance.notes if note not in (*checkpoint.notes, report.source.unread)
+            )
             show.answer(report, target)
     except (Interrupted, AnalysisFailed) as stopped:
         show.stopped(stopped, target, ranks)

@@ -16,7 +16,7 @@ Shape = Sequence[int]
 Cut = list[tuple[Role, Slicer]]
 
 _SHARED = re.compile(r"(?:c_attn|wqkv|qkv_proj|query_key_value)$", re.IGNORECASE)
-"""Names that language models alone give: of unequal parts, their queries are the larger one. `qkv` may have wide values."""
+"""Names that language models alone give: of unequal parts, queries are the larger. `qkv` may have wide values."""
 
 
 class UnknownLayout(Exception):

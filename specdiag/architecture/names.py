@@ -22,7 +22,9 @@ _NUMBERED = re.compile(r"(\w*(?:layer|block|stage)s?|h)_([0-9]{1,5})", re.IGNORE
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _GROUPED = re.compile(rf"weight[0-9]{{1,{_LONGEST_INDEX}}}")  # one for each expert
 _SECOND = "attn2"
-_CROSS = re.compile(r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention|^(?:src|context)_attn$", re.IGNORECASE)
+_CROSS = re.compile(
+    r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention|^(?:src|context)_attn$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,9 @@ FOREIGN_SUFFIXES = (".h5", ".keras", ".msgpack", ".onnx", ".ot", ".tflite", ".ne
 """Ends of the names of files of weights that are not read, to name them. A new format takes its own out."""
 ARRAYS = ".npz"
 """End of the names of archives of arrays: data as often as weights, so that one is read where it is named, or alone."""
-_UNKNOWN = f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}, .npz): fetch it again"
+_UNKNOWN = (
+    f"in none of the formats that are read ({', '.join(format.name for format in FORMATS)}, .npz): fetch it again"
+)
 
 
 def list_file(path: Path, label: str, part: str | None = None) -> Listing:

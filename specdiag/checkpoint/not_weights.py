@@ -27,7 +27,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
         f"an HDF5 file (Keras or TensorFlow), not supported: {conversions.HDF5}",
     ),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run 'git lfs pull'"),
-    (b"\x93NUMPY", "a single numpy array, not a checkpoint: save it with the other arrays of the model in one file with numpy.savez"),
+    (
+        b"\x93NUMPY",
+        "a single numpy array, not a checkpoint: save it with the model's other arrays by numpy.savez",
+    ),
     (b"PK\x05\x06", "a zip archive without members: save the weights again"),
     (b"\x1f\x8b", "compressed with gzip: gunzip it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it first"),

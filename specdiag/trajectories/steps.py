@@ -28,6 +28,8 @@ _STEPS = tuple(
     )
 )
 """Names of checkpoints. The first pattern that fits any decides: beside `checkpoint-500`, `model_1` may be anything."""
+_BELOW = "checkpoints"
+"""The folder of accelerate's project_dir that holds its checkpoints."""
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _SAVED = (*WEIGHT_SUFFIXES, PART, ".json", ".tar", ".th", ".model", ".npz")
 
@@ -98,6 +100,8 @@ def find_steps(
     file = rolling_file(path) or rolling_folder(path)
     if file is not None:
         return [_present_step(file)]
+    if numbered(path / _BELOW):
+        raise SourceError(f"'{text}' keeps its checkpoints in '{_BELOW}': give '{path / _BELOW}'")
     if path.is_dir():
         raise SourceError(
             f"'{text}' holds no checkpoint-N and no stepN: give a glob of its checkpoints, in quotes, or the one file "

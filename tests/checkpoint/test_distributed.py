@@ -94,7 +94,7 @@ def test_a_gap_between_slices(saves: Path, tmp_path: Path) -> None:
 def test_the_first_process_alone_is_read_with_a_note(saves: Path, tmp_path: Path) -> None:
     name = "shard-00001-model-00001-of-00001.safetensors"
     (tmp_path / name).write_bytes((saves / "slices" / name).read_bytes())
-    note = r"one process's slices of them in .*: that the files of other processes are missing could not be seen"
+    note = r"one process's slices in .*: that the files of other processes are missing could not be seen"
     assert any(re.search(note, line) for line in open_checkpoint(tmp_path).notes)
 
 

@@ -210,3 +210,9 @@ def test_once_ends_with_4_where_no_checkpoint_could_be_analysed(tmp_path: Path) 
     done = invoke("watch", tmp_path, "--once")
     assert done.exit_code == 4
     assert "none of 2 checkpoints could be analysed; step 10: " in done.stderr
+
+
+def test_the_folder_of_a_projects_checkpoints_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "checkpoint_1").mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"keeps its checkpoints in 'checkpoints': give '.*checkpoints'$"):
+        find_steps(tmp_path)

@@ -55,7 +55,7 @@ def join_slices(
         f"Joined {n_joined} of {counted(len(joined), 'tensor')} from the slices of several processes in {where}. "
         "Their shapes are those that the slices cover: that the last process's file is missing could not be seen."
         if n_joined
-        else f"Read {counted(len(joined), 'tensor')} as whole from what may be one process's slices of them in {where}: "
+        else f"Read {counted(len(joined), 'tensor')} as whole from what may be one process's slices in {where}: "
         "that the files of other processes are missing could not be seen; check the shapes."
     )
     return joined, [what]
