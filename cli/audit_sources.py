@@ -47,12 +47,14 @@ def require_location(sources: Sequence[str]) -> None:
     root = repository_root(Path())
     for source in sources:
         try:
-            lies_outside = is_on_hub(source) or inside(expanded(source), root) is None
+            is_remote = is_on_hub(source)
+            lies_outside = is_remote or inside(expanded(source), root) is None
         except (SourceError, UsageError):  # it will be told when it is read
             continue
         if lies_outside:
+            place = f"is a model of the hub, and no path in {root}" if is_remote else f"lies outside of {root}"
             raise UsageError(
-                f"'{printable(source)}' lies outside of {root}, and results need a file there: "
+                f"'{printable(source)}' {place}: results need a file there; "
                 "name the one that stands for the model with --sarif-location"
             )
 

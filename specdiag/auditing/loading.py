@@ -41,7 +41,10 @@ _WRAPPED = tuple(
     )
 )
 """Remarks that reading a checkpoint leaves where its tensors do not lie as their names say."""
-_INDEX = re.compile(r"(?P<index>\S+\.index\S*\.json) (?P<what>has no metadata|is written in .*, not in plain UTF-8)\.")
+_INDEX = re.compile(
+    r"(?P<index>\S+\.index\S*\.json) "
+    r"(?P<what>has no (dictionary as its )?metadata|is written in .*, not in plain UTF-8)\."
+)
 _MISNAMED = re.compile(r"(?:.*/)?(?P<file>[^/]+) holds (?P<format>.*), which its name does not say\.", re.DOTALL)
 _DEQUANTISED = re.compile(r"Dequantised \d+ tensors? from .*", re.DOTALL)
 _CODES = re.compile(r"quantised or packed weights.*|scale of a quantised tensor", re.DOTALL)
@@ -119,7 +122,8 @@ def quantisation(subject: Subject) -> Iterator[Observation]:
     settings = stated[0].get(_SETTINGS[0])
     method = _method(settings)
     if settings is not None and method is None:
-        yield Observation("quantised", None, "quantization_config of config.json names no quant_method")
+        lacks = "names no quant_method" if isinstance(settings, Mapping) else "is no dictionary"
+        yield Observation("quantised", None, f"quantization_config of config.json {lacks}")
     elif method in _INTEGER_CODES and not codes:
         yield Observation("quantised", None, f"plain weights, and quantization_config of config.json says {method}")
 

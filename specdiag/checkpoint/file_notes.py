@@ -67,7 +67,10 @@ def metadata_notes(index: str, content: Mapping[str, object]) -> list[str]:
     Returns:
         One note, or none.
     """
-    return [] if isinstance(content.get("metadata"), Mapping) else [f"{index} has no metadata."]
+    metadata = content.get("metadata")
+    if isinstance(metadata, Mapping):
+        return []
+    return [f"{index} has no {'metadata' if metadata is None else 'dictionary as its metadata'}."]
 
 
 def projector_notes(model: ModelFiles, names: Iterable[str]) -> list[str]:

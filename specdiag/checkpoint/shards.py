@@ -33,7 +33,8 @@ def read_index(content: Mapping[str, object], index: str) -> dict[str, str]:
     """
     entries = content.get("weight_map")
     if not isinstance(entries, dict) or not entries:
-        raise SourceError(f"'{index}' is damaged: it has no weight_map; fetch it again")
+        found = "an empty" if entries in ({}, []) else "no" if entries is None else "no dictionary as"
+        raise SourceError(f"'{index}' is damaged: it has {found} weight_map; fetch it again")
     weight_map = cast("Table", entries)
     folder = PurePosixPath(index).parent
     paths: dict[str, str] = {}
