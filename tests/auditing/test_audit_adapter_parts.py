@@ -170,12 +170,12 @@ def test_files_that_peft_does_not_read(tmp_path, name):
 def test_the_settings_of_an_adapter_beside_a_model(tmp_path):
     def beside():
         found = specdiag.audit(tmp_path, device="cpu", reference_model=False).findings
-        return [(f.module, f.severity) for f in found if f.check == "adapter_beside"]
+        return [(f.check, f.module, f.severity) for f in found if f.check == "adapter_beside"]
 
     base(tmp_path)
     assert not beside()
     (tmp_path / "adapter_config.json").write_text(json.dumps(SETTINGS))
-    assert beside() == [("adapter_config.json", "warn")]
+    assert beside() == [("adapter_beside", "adapter_config.json", "warn")]
     write(tmp_path, whole(), SETTINGS)
     assert not beside()
 
