@@ -15,7 +15,7 @@ from specdiag.records import ModuleRecord
 
 _LAYERS = re.compile(r"(\w+_)?(n|num)_(\w+_)?(layers?|hidden_groups)(_\w+)?|(en|de)coder_layers")
 _DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-_SIDES = {side: re.compile(rf"(\w+_)?((n|num)_)?{side}_layers?") for side in ("encoder", "decoder")}
+_SIDES = {side: re.compile(rf"((n|num)_)?(hidden_)?{side}_layers?") for side in ("encoder", "decoder")}
 """Names under which a configuration counts the layers of one side, such as T5's num_decoder_layers."""
 _STAGES = "depths"
 _EXTRA = re.compile(r"num_nextn_predict_layers")

@@ -242,7 +242,7 @@ def test_commands_share_the_cache_and_no_cache_leaves_it(tmp_path):
     assert "cache" not in run("analyze", "ckpt", "--no-cache", cwd=tmp_path, cache=cache)
     assert not cache.exists()
     assert "cache" not in run("analyze", "ckpt", cwd=tmp_path, cache=cache)
-    assert "3 of 3 matrices from the cache" in run("analyze", "ckpt", cwd=tmp_path, cache=cache)
+    assert "3 of 3 rows from the cache" in run("analyze", "ckpt", cwd=tmp_path, cache=cache)
     assert len(entries(cache)) == 3
     write_checkpoint(tmp_path / "runs" / "step1", queries())
     run("trajectory", "runs", cwd=tmp_path, cache=cache)

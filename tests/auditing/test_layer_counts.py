@@ -31,6 +31,7 @@ def t5(encoder: int, decoder: int) -> dict[str, np.ndarray]:
     [
         ({"num_layers": 4, "num_decoder_layers": 2}, (4, 2), []),
         ({"num_layers": 4}, (4, 4), []),
+        ({"num_layers": 4, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2}, (4, 4), []),
         ({"encoder_layers": 4, "decoder_layers": 2, "num_hidden_layers": 4}, (4, 2), []),
         ({"num_layers": 4, "num_decoder_layers": 2}, (2, 4), [("decoder", 4, 2), ("encoder", 2, 4)]),
         ({"encoder_layers": 4, "decoder_layers": 2}, (4, 4), [("decoder", 4, 2)]),
