@@ -1,4 +1,4 @@
-"""What the measurements say: medians and ratios, a table for the terminal, a table for docs/comparison.md."""
+"""Reduce measurements to medians and ratios, and write them as tables, for the terminal and docs/comparison.md."""
 
 from __future__ import annotations
 

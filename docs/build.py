@@ -113,7 +113,7 @@ def _kind(value: object) -> str:
 
 
 class _Links(HTMLParser):
-    """What a page of the site leads to, and the places in it that links can name."""
+    """Collect the targets of a page's links, and the anchors that links to it can name."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The check of numbers against those of reference models. What lies outside is told, and is no fault."""
+"""Check numbers against the ranges of reference models. A number outside is a fact, no fault."""
 
 from __future__ import annotations
 

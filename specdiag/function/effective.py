@@ -8,9 +8,9 @@ import numpy as np
 
 from specdiag.function.attention import HeadNorm, Moving, Scoring, normalised, ov_cores, qk_cores, scoring
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
-from specdiag.function.blocks import Attention, Block, Mlp
 from specdiag.function.folding import Array, Norm, fold_reader, fold_writer
 from specdiag.function.mlp import centred_router, du_core
+from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import StoredNorm, Weight
 
 

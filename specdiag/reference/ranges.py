@@ -31,7 +31,7 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """The quantiles that are kept: the first and the last are the range."""
 NEEDED = 5
-"""Independent models without which nothing is said of a class and role."""
+"""Fewest independent models of a class and role that a matrix is compared with."""
 _LARGEST_FILE = 16 << 20
 _LEAST: dict[Metric, float] = {"square_alpha": 1, "rho": 0, "stable_rank/n": 0, "mp_spikes/n": 0}
 _MOST: dict[Metric, float] = {"stable_rank/n": 1 + 1e-9, "mp_spikes/n": 1}

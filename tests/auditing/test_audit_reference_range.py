@@ -1,4 +1,4 @@
-"""Numbers that no reference model has are told, and never warned of."""
+"""The audit lists numbers outside of the reference ranges as info, never as a warning."""
 
 import pytest
 from reference_models import report

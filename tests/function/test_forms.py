@@ -13,7 +13,7 @@ D = 12
 
 
 class Drawn:
-    """One head of 4 rows and a gated MLP of 20 neurons, in the order of the check cases."""
+    """Draw a head of 4 rows and a gated MLP of 20 neurons, in the order of the check cases."""
 
     def __init__(self):
         rng = np.random.default_rng(0)

@@ -75,64 +75,35 @@ def test_every_part_of_every_block_is_found():
         assert len(notes) == (kind == "whisper"), notes  # cross-attention
 
 
-def every(changes, what, **arguments):
+@pytest.mark.parametrize(
+    ("kind", "wrong", "change", "least"),
+    [
+        pytest.param("llama", {"rope": "interleaved"}, "mix_scores", 0.1, id="llama rotates halves"),
+        pytest.param("llama", {"n_rotated": 0}, "mix_scores", 0.1, id="rotated heads cannot be mixed"),
+        pytest.param("gptj", {"rope": "half"}, "mix_scores", 0.1, id="gptj rotates pairs"),
+        pytest.param("gpt_neox", {"n_rotated": 12}, "mix_scores", 0.1, id="neox rotates a part of each head"),
+        pytest.param("gemma2", {"gain": "g"}, "fold", 0.1, id="gemma adds one to its gains"),
+        pytest.param(
+            "olmo2",
+            {"attn_in": "post_attention_layernorm", "mlp_in": "post_feedforward_layernorm"},
+            "fold",
+            0.1,
+            id="norms of olmo2 stand behind",
+        ),
+        pytest.param("gpt2", {}, "scale_neurons", 0.01, id="neurons of gpt2 cannot be rescaled"),
+        pytest.param("llama", {}, "shift_writers", 0.1, id="rms norm sees the mean"),
+        pytest.param("qwen2", {"n_rotated": 0}, "move_biases", 0.1, id="rotated key biases count"),
+    ],
+)
+def test_wrong_wiring_changes_logits(kind, wrong, change, least):
+    model, changes = changed(kind, **wrong)
     with torch.no_grad():
         for layer in changes.layers:
-            getattr(changes, what)(layer, **arguments)
-
-
-def test_llama_rotates_halves():
-    model, changes = changed("llama", rope="interleaved")
-    every(changes, "mix_scores")
-    assert difference("llama", model) > 0.1
-
-
-def test_rotated_heads_cannot_be_mixed():
-    model, changes = changed("llama", n_rotated=0)
-    every(changes, "mix_scores")
-    assert difference("llama", model) > 0.1
-
-
-def test_gptj_rotates_pairs():
-    model, changes = changed("gptj", rope="half")
-    every(changes, "mix_scores")
-    assert difference("gptj", model) > 0.1
-
-
-def test_neox_rotates_a_part_of_each_head():
-    model, changes = changed("gpt_neox", n_rotated=12)
-    every(changes, "mix_scores")
-    assert difference("gpt_neox", model) > 0.1
-
-
-def test_gemma_adds_one_to_its_gains():
-    model, changes = changed("gemma2", gain="g")
-    every(changes, "fold")
-    assert difference("gemma2", model) > 0.1
-
-
-def test_norms_of_olmo2_stand_behind():
-    model, changes = changed("olmo2", attn_in="post_attention_layernorm", mlp_in="post_feedforward_layernorm")
-    every(changes, "fold")
-    assert difference("olmo2", model) > 0.1
-
-
-def test_neurons_of_gpt2_cannot_be_rescaled():
-    model, changes = changed("gpt2")
-    every(changes, "neurons", scaled=True)
-    assert difference("gpt2", model) > 0.01
-
-
-def test_rms_norm_sees_the_mean():
-    model, changes = changed("llama")
-    every(changes, "shift_writers")
-    assert difference("llama", model) > 0.1
-
-
-def test_rotated_key_biases_count():
-    model, changes = changed("qwen2", n_rotated=0)
-    every(changes, "move_biases")
-    assert difference("qwen2", model) > 0.1
+            if change == "scale_neurons":
+                changes.neurons(layer, scaled=True)
+            else:
+                getattr(changes, change)(layer)
+    assert difference(kind, model) > least
 
 
 def test_an_entry_changed_is_seen():

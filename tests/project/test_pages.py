@@ -1,4 +1,4 @@
-"""What README and docs/ show is what the program prints, and their commands, options and links exist."""
+"""README and docs/ show the output that the program prints. Their commands, options and links exist."""
 
 import json
 import re

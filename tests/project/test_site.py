@@ -1,4 +1,4 @@
-"""What `make docs` does with links and notebooks, without building the site."""
+"""`make docs` checks links and turns notebooks into pages. The site itself is not built here."""
 
 import importlib.util
 from base64 import b64encode

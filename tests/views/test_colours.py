@@ -1,4 +1,4 @@
-"""Colours are told apart with and without red or green cones, and seen on their page, light and dark."""
+"""Colours of one figure differ for all readers, colour-blind or not, and have contrast on light and dark pages."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def esd(
 ) -> ReportFigure:
     """Draw densities of eigenvalues, log-log, a panel a matrix, with alpha and what noise of that shape scores.
 
-    Of more than 12 matrices those with the heaviest tail, the median and the lightest of each group are drawn. Panels
+    More than 12 matrices are reduced to the heaviest-tailed, the median and the lightest-tailed of each group. Panels
     of one or two curves show the fitted power law above its threshold lambda_min, the Marchenko-Pastur law of that
     shape up to `mp_edge`, and the density of the matrix with its entries permuted where it was computed, its largest
     eigenvalue as a line.
