@@ -93,7 +93,7 @@ def weights(model):
 
 def decays_of_a_step(optimizer, model):
     """A dict that each step fills with the decay of every Parameter that is in force."""
-    from specdiag.live.multipliers import decays_in_force
+    from specdiag.live.attaching import decays_in_force
 
     names = {p: name for name, p in model.named_parameters()}
     seen = {}

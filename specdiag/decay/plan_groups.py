@@ -13,8 +13,8 @@ from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import find_skip
 from specdiag.decay.plan import DecayPlan, PlanEntry
 from specdiag.errors import UsageError
+from specdiag.live.attaching import attach
 from specdiag.live.matrices import live_matrices
-from specdiag.live.multipliers import attach
 from specdiag.live.optimizers import PLANNED, unwrap_optimizers
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
 from specdiag.text import checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import correlation, fmean, median
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
@@ -130,11 +130,11 @@ def recommend(
         else reference_targets(report.records, _linears(source))
     )
     values = [_value(p, value_column, compat) for p in targets]
-    layers = [p.layer for p in targets]
+    blocks = [p.block for p in targets]
 
     def ratios(column_values: Values) -> list[float]:
         kept = column_values if clip is None else assignment.clipped(column_values, *clip)
-        unscaled = _ratios(rule, kept, layers, s1, s2, compat)
+        unscaled = _ratios(rule, kept, blocks, s1, s2, compat)
         return _scale_to_mean_one(unscaled, [p.n_parameters for p in targets]) if preserve_mean else unscaled
 
     planned = ratios(values)
@@ -287,11 +287,11 @@ def _value(target: DecayTarget, value_column: str, compat: str | None) -> float 
 
 
 def _ratios(
-    rule: Rule, values: Values, layers: Sequence[int | None], s1: float, s2: float, compat: str | None
+    rule: Rule, values: Values, blocks: Sequence[Hashable], s1: float, s2: float, compat: str | None
 ) -> list[float]:
     if compat == "reference" and rule == "linear":
         return assignment.linear_reference([float("nan") if v is None else v for v in values], s1, s2)
-    return assignment.assign(rule, values, layers, s1, s2)
+    return assignment.assign(rule, values, blocks, s1, s2)
 
 
 def _scale_to_mean_one(ratios: list[float], weights: list[int]) -> list[float]:

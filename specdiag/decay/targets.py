@@ -64,6 +64,11 @@ class DecayTarget:
         return self.records[0].component
 
     @property
+    def block(self) -> tuple[str | None, int] | None:
+        """The component and the number of its block; None outside of blocks."""
+        return None if self.layer is None else (self.component, self.layer)
+
+    @property
     def n_parameters(self) -> int:
         """Number of values."""
         return sum(record.rows * record.cols * record.n_slices for record in self.records)

@@ -151,7 +151,7 @@ class DecayStep:
         """
         before = {id(group): decay for group, decay in self._changed}
         groups = optimizer.param_groups if self._division is None else self._division.whole
-        return [(group, float(cast("Any", before.get(id(group), group["weight_decay"])))) for group in groups]
+        return [(group, float(cast("Any", before.get(id(group), group.get("weight_decay", 0.0))))) for group in groups]
 
     def _end(self) -> list[tuple[Application, bool]]:
         """Return what was applied, each with True where the optimizer has not updated the Parameter.

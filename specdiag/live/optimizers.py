@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
@@ -20,12 +20,21 @@ _REFUSED: dict[str, str] = {
     "apex.contrib": "flattens its groups when it is built",
 }
 """Reason for the refusal, by the package that the class comes from."""
+Changed = Literal["decay", "lr"]
+"""Setting of an optimizer that changes with the weights."""
+_REMEDIES: dict[Changed, str] = {
+    "decay": "so a decay that changes with the weights would not reach it. Fix the decays when the optimizer is "
+    "built: plan = specdiag.recommend(model, weight_decay=...); "
+    "optimizer = torch.optim.AdamW(plan.param_groups(model, lr=...))",
+    "lr": "so a learning rate that changes with the weights would not reach it. Build the optimizer with a group for "
+    "each learning rate, or train with torch.optim.AdamW",
+}
 PLANNED = "specdiag_plan"
 """Mark of groups whose decays hold a plan's ratios already."""
 _WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
 
 
-def unwrap_optimizers(optimizer: object) -> list[torch.optim.Optimizer]:
+def unwrap_optimizers(optimizer: object, changed: Changed = "decay") -> list[torch.optim.Optimizer]:
     """Return the torch optimizers whose `step()` reads its groups.
 
     Wrappers of accelerate and Lightning are looked through, and containers that step several optimizers, which they
@@ -33,38 +42,40 @@ def unwrap_optimizers(optimizer: object) -> list[torch.optim.Optimizer]:
 
     Args:
         optimizer: of torch, wrapped or not; or a list or tuple of several.
+        changed: setting that shall change, which each group must have.
 
     Returns:
-        Optimizers with step hooks and a decay in each group.
+        Optimizers with step hooks and that setting in each group.
 
     Raises:
-        UsageError: a changed decay would not reach the step of one of them; the message shows how to fix the decays
+        UsageError: a changed setting would not reach the step of one of them; the message shows how to fix the decays
             when the optimizer is built.
     """
     if isinstance(optimizer, (list, tuple)):
-        return [found for each in cast("list[object]", optimizer) for found in unwrap_optimizers(each)]
+        return [found for each in cast("list[object]", optimizer) for found in unwrap_optimizers(each, changed)]
     while True:
         for package, why in _REFUSED.items():
             if is_from(optimizer, package):
-                raise UsageError(refusal(optimizer, why))
+                raise UsageError(refusal(optimizer, why, changed))
         inner = getattr(optimizer, "optimizer", None)
         if inner is None or not any(is_from(optimizer, package) for package in _WRAPPERS):
             break
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(refusal(optimizer, "is no torch.optim.Optimizer, so it has no step hooks"))
+        raise UsageError(refusal(optimizer, "is no torch.optim.Optimizer, so it has no step hooks", changed))
     contained = stepped_optimizers(optimizer)
     if contained != [optimizer]:
-        return unwrap_optimizers(contained)
+        return unwrap_optimizers(contained, changed)
     nested = [value for value in vars(optimizer).values() if isinstance(value, torch.optim.Optimizer)]
     if nested:
         raise UsageError(
             f"{_name(optimizer)} wraps a {_name(nested[0])}, whose step reads groups of its own: pass that one instead"
         )
     if _is_compiled(optimizer.step):
-        raise UsageError(refusal(optimizer, "has a compiled step(), which compiles anew for every decay"))
-    if not all("weight_decay" in group for group in optimizer.param_groups):
-        raise UsageError(f"{_name(optimizer)} has groups without 'weight_decay': there is no decay to change")
+        raise UsageError(refusal(optimizer, f"has a compiled step(), which compiles anew for every {changed}", changed))
+    key = "weight_decay" if changed == "decay" else "lr"
+    if not all(group.get(key) is not None for group in optimizer.param_groups):
+        raise UsageError(f"{_name(optimizer)} has groups without '{key}': there is no {changed} to change")
     return [optimizer]
 
 
@@ -83,21 +94,18 @@ def stepped_optimizers(optimizer: torch.optim.Optimizer) -> list[torch.optim.Opt
     return list(found.values()) or [optimizer]
 
 
-def refusal(optimizer: object, why: str) -> str:
-    """Write the message of a refusal, with the code that works instead: decays fixed when the optimizer is built.
+def refusal(optimizer: object, why: str, changed: Changed = "decay") -> str:
+    """Write the message of a refusal, with what works instead.
 
     Args:
         optimizer: is refused; the message names its class.
         why: the reason, as the predicate of the sentence whose subject is the class.
+        changed: setting that would change.
 
     Returns:
         The message of a UsageError.
     """
-    return (
-        f"{_name(optimizer)} {why}, so a decay that changes with the weights would not reach it. Fix the decays when "
-        "the optimizer is built: plan = specdiag.recommend(model, weight_decay=...); "
-        "optimizer = torch.optim.AdamW(plan.param_groups(model, lr=...))"
-    )
+    return f"{_name(optimizer)} {why}, {_REMEDIES[changed]}"
 
 
 def check_traceable(optimizer: torch.optim.Optimizer) -> None:

@@ -15,7 +15,7 @@ from specdiag.live.probe import find_laws, is_separable
 
 ROUNDED = (torch.bfloat16, torch.float16)
 """Types in which most factors of a step's decay round to 1."""
-_BY_POSITION = "bitsandbytes"
+BY_POSITION = "bitsandbytes"
 """Its settings go by the position of a Parameter in the groups."""
 
 
@@ -59,7 +59,7 @@ def choose_treatment(optimizer: Optimizer) -> Treatment:
         raise UsageError(refusal(optimizer, "does not apply the weight_decay of its groups (a probe shows it)"))
     lawful = all(p in answer.laws or p in answer.undecayed for p in decayed)
     is_rounded = any(p.dtype in ROUNDED for p in decayed)
-    by_position = is_from(optimizer, _BY_POSITION)
+    by_position = is_from(optimizer, BY_POSITION)
     divides = (is_rounded or not lawful) and not by_position and is_separable(optimizer)
     if not lawful and not divides:
         undivided = "finds its settings by position in them" if by_position else "keeps something for each as a whole"

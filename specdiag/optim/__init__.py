@@ -13,6 +13,7 @@ from specdiag.optim.optimizers.scion_presets import scion_groups as scion_groups
 from specdiag.optim.registry import METHODS as METHODS
 from specdiag.optim.registry import optimizers as optimizers
 from specdiag.optim.rules.alpha_decay import AlphaDecay as AlphaDecay
+from specdiag.optim.rules.alpha_lr import AlphaLR as AlphaLR
 from specdiag.optim.rules.corrected_decay import CorrectedDecay as CorrectedDecay
 from specdiag.optim.rules.gradient_ratio import GradientRatioDecay as GradientRatioDecay
 from specdiag.optim.rules.group_schedule import GroupSchedule as GroupSchedule
@@ -24,6 +25,7 @@ __all__ = [
     "METHODS",
     "AdaDecay",
     "AlphaDecay",
+    "AlphaLR",
     "Combined",
     "CorrectedDecay",
     "GradientRatioDecay",

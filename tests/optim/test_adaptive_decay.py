@@ -8,7 +8,7 @@ import torch
 from live_models import Decoder, Q, train, weights
 
 from specdiag import UsageError
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.optim import AWD, AdaDecay, AlphaDecay, RenormalizedAdamW
 from specdiag.optim.optimizers.ada_decay import thetas
 

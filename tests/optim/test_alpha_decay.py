@@ -10,7 +10,7 @@ from live_optimizers import OPTIMIZERS, adamw, muon
 
 import specdiag
 from specdiag.decay.assignment import assign
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.optim import AlphaDecay
 
 pytestmark = pytest.mark.usefixtures("one_thread")

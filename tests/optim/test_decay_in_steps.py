@@ -8,7 +8,7 @@ from live_optimizers import OPTIMIZERS, adamw
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from specdiag import UsageError
-from specdiag.live.multipliers import attach, decays_in_force
+from specdiag.live.attaching import attach, decays_in_force
 from specdiag.optim import AlphaDecay, WeightwiseDecay
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ from live_optimizers import OPTIMIZERS, adamw
 from specdiag import UsageError
 from specdiag.live.division import Division
 from specdiag.live.laws import Law
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.live.probe import find_laws, is_separable
 from specdiag.optim import AWD, AdaDecay, Combined, RenormalizedAdamW, optimizers
 

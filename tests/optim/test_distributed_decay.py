@@ -79,7 +79,7 @@ for shard in (False, True):
     found[f"round-robin {shard}"] = stepped("round-robin", shard)
     found[f"background {shard}"] = stepped("background", shard)
 
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 
 def ratio(p, _):
     return {64: 0.5, 4096: 1.7, 8192: 1.0, 5120: 3.0}[p.numel()]

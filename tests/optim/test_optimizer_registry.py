@@ -9,7 +9,7 @@ import torch
 from live_models import Decoder, Q, decays_of_a_step, train, weights
 
 from specdiag import UsageError
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.optim import (
     AWD,

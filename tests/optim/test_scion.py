@@ -11,7 +11,7 @@ from two_ranks import run_two_ranks
 
 from specdiag import UsageError
 from specdiag.decay import schedules
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.optim import AlphaDecay, CorrectedDecay, GroupSchedule, Scion
 from specdiag.optim.optimizers.lmo import direction
 

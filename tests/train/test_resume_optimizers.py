@@ -12,7 +12,7 @@ from plain_run import BATCH, BLOCK, SEED, library_text, llama
 from safetensors.torch import load_file
 
 from specdiag import UsageError
-from specdiag.live.multipliers import decays_in_force
+from specdiag.live.attaching import decays_in_force
 from specdiag.optim import METHODS, AlphaDecay, Combined, optimizers
 from specdiag.optim.decay_semantics import decay_kind, decay_semantics, removed
 from specdiag.optim.layout import layout

@@ -19,8 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from specdiag.dynamics.norm_log import NORMS_NAME, write_modules
 from specdiag.errors import UsageError
 from specdiag.files import Table
+from specdiag.live.attaching import decays_in_force, rates_in_force
 from specdiag.live.matrices import LiveMatrix
-from specdiag.live.multipliers import decays_in_force
 from specdiag.optim.decay_semantics import torch_optimizer
 from specdiag.optim.norms.norm_entries import Snapshot, describe, layer_means, snapshot, step_entries, weight_entries
 from specdiag.optim.norms.power_iteration import PowerIteration
@@ -189,9 +189,10 @@ class NormWatch:
             raise UsageError("the optimizer's step is compiled or captured in a CUDA graph: it cannot be watched")
         self._pending.remove(key)
         self._depth[key] = 1
-        decays = decays_in_force(optimizer)
+        decays, rates = decays_in_force(optimizer), rates_in_force(optimizer)
         groups = {
-            p: group | {"weight_decay": decays.get(p, group.get("weight_decay", 0.0))}
+            p: group
+            | {"weight_decay": decays.get(p, group.get("weight_decay", 0.0)), "lr": group["lr"] * rates.get(p, 1.0)}
             for group in optimizer.param_groups
             for p in group["params"]
         }

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from specdiag.decay.schedules import inflation
 from specdiag.errors import UsageError
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameter_kinds import trained_parameters
 from specdiag.live.parameters import ParamGroup

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from specdiag.errors import UsageError
 from specdiag.files import Table
-from specdiag.live.multipliers import attach
+from specdiag.live.attaching import attach
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.optim.optimizers.ada_decay import thetas

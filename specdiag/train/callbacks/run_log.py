@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from specdiag.files import Table
-from specdiag.live.multipliers import attach, decays_in_force
+from specdiag.live.attaching import attach, decays_in_force
 from specdiag.live.optimizers import unwrap_optimizers
 from specdiag.live.parameters import live_parameters, untied
 from specdiag.system import interrupts
