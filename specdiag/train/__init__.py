@@ -6,19 +6,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specdiag.train.callbacks.lightning import LightningAlphaDecayCallback
-    from specdiag.train.callbacks.live_rules import AlphaDecayCallback
+    from specdiag.train.callbacks.lightning import LightningAlphaDecayCallback, LightningAlphaLRCallback
+    from specdiag.train.callbacks.live_rules import AlphaDecayCallback, AlphaLRCallback
     from specdiag.train.callbacks.norms import NormWatchCallback
     from specdiag.train.callbacks.plan import DecayPlanCallback
 
 _HOMES = {
     "AlphaDecayCallback": "callbacks.live_rules",
+    "AlphaLRCallback": "callbacks.live_rules",
     "DecayPlanCallback": "callbacks.plan",
     "LightningAlphaDecayCallback": "callbacks.lightning",
+    "LightningAlphaLRCallback": "callbacks.lightning",
     "NormWatchCallback": "callbacks.norms",
 }
 
-__all__ = ["AlphaDecayCallback", "DecayPlanCallback", "LightningAlphaDecayCallback", "NormWatchCallback"]
+__all__ = [
+    "AlphaDecayCallback",
+    "AlphaLRCallback",
+    "DecayPlanCallback",
+    "LightningAlphaDecayCallback",
+    "LightningAlphaLRCallback",
+    "NormWatchCallback",
+]
 
 
 def __getattr__(name: str) -> Any:

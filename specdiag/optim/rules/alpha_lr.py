@@ -20,13 +20,14 @@ from specdiag.live.multipliers import Kind
 from specdiag.live.optimizers import Changed
 from specdiag.optim.rules.measured_ratios import MeasuredRatios
 from specdiag.optim.rules.measurement_schedule import Mode
+from specdiag.records import Role
 from specdiag.spectra.live_alpha import Basis
 from specdiag.text import checks
 
 _log = logging.getLogger("specdiag")
 Per = Literal["module", "layer"]
 """Unit that has one exponent: a Parameter, or all Parameters of a block with their mean."""
-_ENDS = ("embedding", "head")
+_ENDS: tuple[Role, ...] = ("embed", "head")
 """Roles that the released code gives the largest ratio, whatever their exponents."""
 
 
@@ -117,7 +118,7 @@ class AlphaLR(MeasuredRatios):
         checks.one_of("per", per, get_args(Per))
         self._preserve_mean = checks.flag("preserve_mean", preserve_mean)
         matrices = live_matrices(model) if checks.flag("embeddings", embeddings) else []
-        ends = {m.name: m.parameter for m in matrices if m.is_first and m.module.role in _ENDS}
+        ends = {m.name: m.parameter for m in matrices if m.is_first and m.role in _ENDS}
         self._from: dict[str, float] = {}
         self._to: dict[str, float] = {}
         self._since = 0

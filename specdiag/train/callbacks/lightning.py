@@ -1,16 +1,17 @@
-"""AlphaDecay in a Lightning Trainer: `Trainer(callbacks=[LightningAlphaDecayCallback()])`."""
+"""AlphaDecay and AlphaLR in a Lightning Trainer: `Trainer(callbacks=[LightningAlphaDecayCallback()])`."""
 
 from __future__ import annotations
 
 import importlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim import Optimizer
 
 from specdiag.errors import MissingExtraError, UsageError
 from specdiag.files import Table
-from specdiag.optim import AlphaDecay
+from specdiag.optim import AlphaDecay, AlphaLR
+from specdiag.optim.rules.measured_ratios import MeasuredRatios
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,13 +33,16 @@ class LightningAlphaDecayCallback(Callback):
     callback can continue them. The optimizer's own `weight_decay` is the base.
 
     Attributes:
-        decay: the AlphaDecay, from the beginning of training; None before.
+        rule: class of the rule in `specdiag.optim`.
+        decay: the attached rule, from the beginning of training; None before.
     """
+
+    rule: ClassVar[type[MeasuredRatios]] = AlphaDecay
 
     def __init__(self, **settings: object) -> None:
         """Take the keyword arguments of `AlphaDecay`, such as `s2=5.0`, `every=250`, `mode="background"`."""
         super().__init__()
-        self.decay: AlphaDecay | None = None
+        self.decay: MeasuredRatios | None = None
         self._settings: Table = settings
         self._loaded: Table | None = None
         self._announced = False
@@ -52,17 +56,17 @@ class LightningAlphaDecayCallback(Callback):
         """Attach the rule. Weights and optimizer are prepared by now, and their checkpoint is loaded.
 
         Raises:
-            UsageError: the module has several optimizers, or one that AlphaDecay does not support.
+            UsageError: the module has several optimizers, or one that the rule does not support.
         """
         self._detach()
         optimizers = trainer.optimizers
         if len(optimizers) != 1:
             raise UsageError(
                 f"{type(pl_module).__name__} has {len(optimizers)} optimizers, and this callback serves one: in "
-                "on_train_start construct specdiag.optim.AlphaDecay(self, self.optimizers()), and call its step() in "
-                "training_step before those of the optimizers"
+                f"on_train_start construct specdiag.optim.{type(self).rule.__name__}(self, self.optimizers()), and "
+                "call its step() in training_step before those of the optimizers"
             )
-        self.decay = AlphaDecay(pl_module, optimizers[0], **self._settings)
+        self.decay = type(self).rule(pl_module, optimizers[0], **self._settings)
         if self._loaded is not None:
             self.decay.load_state_dict(self._loaded)
             self._loaded = None
@@ -111,3 +115,9 @@ class LightningAlphaDecayCallback(Callback):
                 "the optimizer was stepped past Lightning, which then counts no steps and calls no callback: take it "
                 "from self.optimizers(), without use_pl_optimizer=False"
             )
+
+
+class LightningAlphaLRCallback(LightningAlphaDecayCallback):
+    """`specdiag.optim.AlphaLR` in the same way; takes its keyword arguments, such as `s2=3.0`, `until=2000`."""
+
+    rule = AlphaLR

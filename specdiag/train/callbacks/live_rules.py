@@ -1,4 +1,4 @@
-"""Decay rules that follow a run, in a transformers Trainer: `trainer.add_callback(AlphaDecayCallback())`."""
+"""Rules that follow a run, in a transformers Trainer: `trainer.add_callback(AlphaDecayCallback())`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from specdiag.errors import MissingExtraError, SourceError, SpecdiagError, UsageError
 from specdiag.files import Table
-from specdiag.optim import AlphaDecay, GradientRatioDecay, ModuleAdaDecay, WeightwiseDecay
+from specdiag.optim import AlphaDecay, AlphaLR, GradientRatioDecay, ModuleAdaDecay, WeightwiseDecay
+from specdiag.optim.rules.measured_ratios import MeasuredRatios
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -140,15 +141,23 @@ class LiveRuleCallback(TrainerCallback, ExportableState):
             raise _damaged(self, error) from error
 
 
-class AlphaDecayCallback(LiveRuleCallback):
+class _MeasuredCallback(LiveRuleCallback):
+    @property
+    def seconds(self) -> float:
+        """Seconds that training waited for the rule, with those that `mode="background"` adds outside of its steps."""
+        return self.decay.waited if isinstance(self.decay, MeasuredRatios) else super().seconds
+
+
+class AlphaDecayCallback(_MeasuredCallback):
     """`specdiag.optim.AlphaDecay`; takes its keyword arguments, such as `s2=5.0`, `every=250`, `mode="background"`."""
 
     rule = AlphaDecay
 
-    @property
-    def seconds(self) -> float:
-        """Seconds that training waited for the rule, with those that `mode="background"` adds outside of its steps."""
-        return self.decay.waited if isinstance(self.decay, AlphaDecay) else super().seconds
+
+class AlphaLRCallback(_MeasuredCallback):
+    """`specdiag.optim.AlphaLR`; takes its keyword arguments, such as `s2=3.0`, `per="layer"`, `until=2000`."""
+
+    rule = AlphaLR
 
 
 class ModuleAdaDecayCallback(LiveRuleCallback):
@@ -169,7 +178,7 @@ class AdaDecayCallback(LiveRuleCallback):
     rule = WeightwiseDecay
 
 
-LIVE_RULES = (AlphaDecayCallback, ModuleAdaDecayCallback, AWDCallback, AdaDecayCallback)
+LIVE_RULES = (AlphaDecayCallback, AlphaLRCallback, ModuleAdaDecayCallback, AWDCallback, AdaDecayCallback)
 
 
 def _load(decay: LiveRule, saved: Table) -> None:
