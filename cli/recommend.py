@@ -29,6 +29,20 @@ class Rule(StrEnum):
     none = "none"
 
 
+class What(StrEnum):
+    """Settings that are recommended."""
+
+    decay = "decay"
+    lr = "lr"
+
+
+class Per(StrEnum):
+    """Units that have one learning rate."""
+
+    module = "module"
+    layer = "layer"
+
+
 class Compat(StrEnum):
     """Other code whose plans are made."""
 
@@ -79,6 +93,10 @@ def recommend(
     ] = None,
     *,
     given: Given,
+    what: Annotated[
+        What,
+        typer.Option("--what", help="The weight decay, or the learning rate (LLR; untested).", rich_help_panel=_RATIOS),
+    ] = What.decay,
     rule: Annotated[
         Rule,
         typer.Option("--rule", help="Map from values to ratios; linear is AlphaDecay's.", rich_help_panel=_RATIOS),
@@ -92,11 +110,37 @@ def recommend(
         ),
     ] = "alpha",
     s1: Annotated[
-        float, typer.Option("--s1", help="Ratio of the heaviest tail (linear).", rich_help_panel=_RATIOS)
+        float,
+        typer.Option(
+            "--s1",
+            help="Ratio of the heaviest tail (linear).",
+            show_default="0.67, 1 for --what lr",
+            rich_help_panel=_RATIOS,
+        ),
     ] = 0.67,
     s2: Annotated[
-        float, typer.Option("--s2", help="Ratio of the lightest tail (linear).", rich_help_panel=_RATIOS)
+        float,
+        typer.Option(
+            "--s2",
+            help="Ratio of the lightest tail (linear).",
+            show_default="3, 5 for --what lr",
+            rich_help_panel=_RATIOS,
+        ),
     ] = 3.0,
+    per: Annotated[
+        Per,
+        typer.Option(
+            "--per", help="Learning rates only: one for each module, or for each layer.", rich_help_panel=_RATIOS
+        ),
+    ] = Per.module,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings/--no-embeddings",
+            help="Learning rates only: embedding and head get the largest.",
+            rich_help_panel=_RATIOS,
+        ),
+    ] = True,
     clip: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -222,6 +266,13 @@ def recommend(
 
     exported = None if export is None else export.value
     targets.check_file(out, exported or "json", "choose another --export" if exported else "add --export")
+    if what is What.lr:
+        from .recommend_rates import recommend_rates
+
+        recommend_rates(ctx, source, given, exported, out)
+        return
+    if idle := options.given(ctx, ("per", "embeddings")):
+        raise UsageError(f"{options.listed(idle)} belongs to --what lr")
     options.check_rows(all_rows=all_rows, top=top, format=exported or "table")
     checks.idle(ctx, rule.value, schedule)
     planned = {name: ctx.params[name] for name in checks.POWER_LINES}

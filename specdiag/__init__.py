@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from specdiag.dynamics.records import Simulation, load_simulation
     from specdiag.dynamics.simulate import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
+    from specdiag.rates.plan import RateEntry, RatePlan, load_rates
+    from specdiag.rates.recommend_rates import recommend_rates
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
     from specdiag.reference.build import build_reference
     from specdiag.reference.ranges import ReferenceRanges, load_reference
@@ -75,6 +77,10 @@ _HOMES = {
     "SpecdiagError": "errors",
     "UsageError": "errors",
     "recommend": "decay.recommend",
+    "RateEntry": "rates.plan",
+    "RatePlan": "rates.plan",
+    "load_rates": "rates.plan",
+    "recommend_rates": "rates.recommend_rates",
     "ReferenceRanges": "reference.ranges",
     "build_reference": "reference.build",
     "load_reference": "reference.ranges",
@@ -108,6 +114,8 @@ __all__ = [
     "PlanEntry",
     "PowerLines",
     "Progress",
+    "RateEntry",
+    "RatePlan",
     "ReferenceRanges",
     "Settings",
     "Simulation",
@@ -129,6 +137,7 @@ __all__ = [
     "load_audit",
     "load_comparison",
     "load_plan",
+    "load_rates",
     "load_reference",
     "load_report",
     "load_simulation",
@@ -136,6 +145,7 @@ __all__ = [
     "plot",
     "power_lines",
     "recommend",
+    "recommend_rates",
     "roles",
     "simulate",
     "trajectory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -11,14 +12,61 @@ from torch import nn
 from specdiag.architecture.biases import BIAS, find_biases
 from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import find_skip
-from specdiag.decay.plan import DecayPlan, PlanEntry
+from specdiag.decay.plan import DecayPlan
 from specdiag.errors import UsageError
 from specdiag.live.attaching import attach
 from specdiag.live.matrices import live_matrices
 from specdiag.live.optimizers import PLANNED, unwrap_optimizers
 from specdiag.live.parameters import ParamGroup, live_parameters, untied
+from specdiag.records import Source
 from specdiag.text import checks
 from specdiag.text.names import listed
+
+E = TypeVar("E", bound="Entry", covariant=True)
+
+
+class Entry(Protocol):
+    """An entry of a plan: a Parameter that it speaks of."""
+
+    @property
+    def name(self) -> str:
+        """Name of the Parameter."""
+        ...
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of its values."""
+        ...
+
+
+class Plan(Protocol[E]):
+    """A plan of decays or of learning rates."""
+
+    @property
+    def entries(self) -> Sequence[E]:
+        """The Parameters that it speaks of."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """Source of the report that it was made from."""
+        ...
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Globs that chose the Parameters."""
+        ...
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Globs that left Parameters out."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that were chosen."""
+        ...
+
 
 _SHOWN = 3
 """Number of names listed for each kind of difference."""
@@ -82,7 +130,7 @@ def apply(plan: DecayPlan, optimizer: torch.optim.Optimizer, model: nn.Module) -
     attach(optimizer, "ratio", "DecayPlan.apply", lambda p, _: ratios.get(p, plan.default_ratio), replace=True)
 
 
-def fit(plan: DecayPlan, parameters: Mapping[str, nn.Parameter]) -> dict[str, PlanEntry]:
+def fit(plan: Plan[E], parameters: Mapping[str, nn.Parameter]) -> dict[str, E]:
     """Match the entries of a plan with the Parameters of a live model.
 
     Names must be equal, or differ by one prefix, such as `model.`, that the checkpoint or the model puts before all.
@@ -130,9 +178,7 @@ def _renamings(names: Sequence[str], parameters: Mapping[str, object]) -> Iterab
             yield {name: name.removeprefix(prefix) if name.startswith(prefix) else "" for name in names}
 
 
-def _differences(
-    entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter], is_selection: bool
-) -> list[str]:
+def _differences(entries: Mapping[str, E], parameters: Mapping[str, nn.Parameter], is_selection: bool) -> list[str]:
     missing = [name for name in entries if name not in parameters]
     reshaped = [
         f"{name} (plan {entry.n_parameters} values, model {parameters[name].numel()})"
@@ -152,14 +198,14 @@ def _differences(
     return differences
 
 
-def _same_size(entry: PlanEntry, parameter: nn.Parameter) -> bool:
+def _same_size(entry: Entry, parameter: nn.Parameter) -> bool:
     """Compare sizes. An entry of parts may hold less than the Parameter, where experts were sampled or roles chosen."""
-    if entry.part_values:
+    if getattr(entry, "part_values", None):
         return entry.n_parameters <= parameter.numel()
     return entry.n_parameters == parameter.numel()
 
 
-def _in_later_layers(entries: Mapping[str, PlanEntry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+def _in_later_layers(entries: Mapping[str, Entry], parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Return live Parameters that are named like entries and lie in layers beyond the plan's last."""
     last: dict[str, tuple[int, ...]] = {}
     for name in entries:

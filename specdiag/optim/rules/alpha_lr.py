@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from statistics import fmean
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
-from specdiag.decay.assignment import check_rule, finite, linear
+from specdiag.decay.assignment import check_rule
 from specdiag.files import Table
 from specdiag.live.matrices import live_matrices
 from specdiag.live.multipliers import Kind
 from specdiag.live.optimizers import Changed
 from specdiag.optim.rules.measured_ratios import MeasuredRatios
 from specdiag.optim.rules.measurement_schedule import Mode
+from specdiag.rates.plan import Per
+from specdiag.rates.rule import rate_ratios
 from specdiag.records import Role
 from specdiag.spectra.live_alpha import Basis
 from specdiag.text import checks
 
 _log = logging.getLogger("specdiag")
-Per = Literal["module", "layer"]
-"""Unit that has one exponent: a Parameter, or all Parameters of a block with their mean."""
 _ENDS: tuple[Role, ...] = ("embed", "head")
 """Roles that the released code gives the largest ratio, whatever their exponents."""
 
@@ -172,12 +170,16 @@ class AlphaLR(MeasuredRatios):
         self._act(self._blended())
 
     def _targets(self, values: Sequence[float | None], blocks: Sequence[Hashable]) -> dict[str, float]:
-        values = values if self._per == "module" else _block_means(values, blocks)
-        ratios = [*linear(values, self._s1, self._s2), *(self._s2 for _ in self._unmeasured)]
-        if self._preserve_mean:
-            counts = [parameter.numel() for parameter in self._named.values()]
-            mean = sum(n * ratio for n, ratio in zip(counts, ratios, strict=True)) / sum(counts)
-            ratios = [ratio / mean for ratio in ratios] if mean else ratios
+        ratios = rate_ratios(
+            values,
+            blocks,
+            [parameter.numel() for parameter in self._named.values()],
+            s1=self._s1,
+            s2=self._s2,
+            per=self._per,
+            preserve_mean=self._preserve_mean,
+            unmeasured=len(self._unmeasured),
+        )
         return dict(zip(self._named, ratios, strict=True))
 
     def _retarget(self, ratios: dict[str, float]) -> None:
@@ -203,12 +205,3 @@ class AlphaLR(MeasuredRatios):
                 stacklevel=4,
             )
         _log.info("AlphaLR: %d matrices of %d Parameters take part", len(self._matrices), len(self._parameters))
-
-
-def _block_means(values: Sequence[float | None], blocks: Sequence[Hashable]) -> list[float | None]:
-    """Replace each exponent by the mean of its block; outside of blocks it stays."""
-    members: dict[Hashable, list[float]] = defaultdict(list)
-    for value, block in zip(values, blocks, strict=True):
-        members[block] += finite([value])
-    means = {block: fmean(known) for block, known in members.items() if known}
-    return [value if block is None else means.get(block) for value, block in zip(values, blocks, strict=True)]
