@@ -47,7 +47,7 @@ class AlphaLR(MeasuredRatios):
         waited: seconds that training has waited for measurements so far, copies of weights included.
 
     Example:
-        >>> rates = AlphaLR(model, optimizer, until=total_steps // 5)
+        >>> rates = AlphaLR(model, optimizer, until=2000)  # a fifth of the run
         >>> for step, batch in enumerate(loader):
         ...     model(**batch).loss.backward()
         ...     rates.step(step)
