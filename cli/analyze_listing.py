@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
     from specdiag.analysis.cost import flops, seconds
+    from specdiag.analysis.function import needed, with_function
     from specdiag.analysis.selection import select
     from specdiag.analysis.settings import make_settings
     from specdiag.analysis.summary import count_reasons
@@ -24,12 +25,16 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     from specdiag.resources import available_cpus
     from specdiag.views.export import export
 
+    from . import analyze_output as show
+
     if target.format == "table" and target.out is not None:
         raise UsageError("--dry-run makes no report; with -o choose -f json, csv or md")
-    if choices.get("function"):
-        raise UsageError("--dry-run knows no cost of --function: leave out one")
     settings = make_settings(**choices)
+    known = len(checkpoint.notes)
+    checkpoint, balanced = with_function(checkpoint, settings)
+    show.notes(checkpoint.notes[known:])
     selected, skipped = select(checkpoint, settings)
+    forms = needed(balanced, selected)
     rows: list[dict[str, Any]] = [
         {
             "name": m.key, "role": m.module.role, "family": m.module.family, "layer": m.module.layer,
@@ -46,9 +51,13 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
         else:
             write_atomically(target.out, data)
         return
-    total = sum(row["gflop"] for row in rows)
+    stored = [row for row, m in zip(rows, selected, strict=True) if m.module.form == "stored"]
+    made = [row for row, m in zip(rows, selected, strict=True) if m.module.form == "function"]
+    total = sum(row["gflop"] for row in rows) + sum(flops(m, settings) for m in forms) / 1e9
     console = output.console()
-    console.print(tables.rows_table(rows, f"{len(rows)} matrices would be analysed", console.width))
+    console.print(tables.rows_table(stored, f"{len(stored)} matrices would be analysed", console.width))
+    if made:
+        console.print(tables.rows_table(made, f"{len(made)} of the function would be made of them", console.width))
     if target.all_rows:
         left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
         console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
@@ -57,8 +66,10 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
         console.print(
             f"Left out (--all lists them): {'; '.join(f'{n} {reason}' for reason, n in reasons)}", soft_wrap=True
         )
-    megabytes = sum(row["bytes"] for row in rows) / 2**20
-    wanted = sum(row["core_seconds"] for row in rows) / available_cpus()
+    if forms:
+        console.print(f"{len(forms)} matrices would be measured in balance too, for gauge_shift", soft_wrap=True)
+    megabytes = sum(row["bytes"] for row in stored or made) / 2**20
+    wanted = (sum(row["core_seconds"] for row in rows) + sum(seconds(m, settings) for m in forms)) / available_cpus()
     estimate = (
         f"about {wanted:.1f} s on {available_cpus()} processors, if they are like that of docs/scale.md"
         if settings.device == "cpu"

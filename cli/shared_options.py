@@ -31,7 +31,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
         False),
     "role_map": (
         Annotated[Path | None, typer.Option(
-            "--role-map", metavar="FILE", help="TOML file with roles for names that the rules do not know.",
+            "--role-map", metavar="FILE", help="TOML file with roles and wiring that specdiag does not know.",
             rich_help_panel=SOURCE)], None),
     "experts": (
         Annotated[int | None, typer.Option(

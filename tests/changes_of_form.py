@@ -1,13 +1,18 @@
-"""Changes of form at random that the entry of a wiring allows: none may change an output."""
+"""Changes of form at random that the entries of a wiring allow: none may change an output.
+
+Nothing is shared with the code under test but the entry, which says what may be changed: a wrong one allows what changes
+the logits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from wired_models import Layer, layers
+from wired_blocks import Layer, layers, memory_norm
 
 from specdiag.architecture.wiring import Wiring
 
@@ -15,11 +20,19 @@ from specdiag.architecture.wiring import Wiring
 class Changes:
     """Changes of the blocks of a model in place, drawn from one seed."""
 
-    def __init__(self, kind: str, model: Any, wiring: Wiring, n_rotated: int) -> None:
-        self.wiring, self.n_rotated = wiring, n_rotated
-        self.is_layer = wiring.norm == "layer"
+    def __init__(self, kind: str, model: Any, wirings: Sequence[Wiring], n_rotated: int) -> None:
+        self.wirings, self.n_rotated = wirings, n_rotated
+        self.is_layer = wirings[0].norm == "layer"
         self.rng = np.random.default_rng(2)
         self.layers = layers(kind, model)
+        self.power = {"opt": 1, "t5": 1, "nemotron": 2}.get(kind)
+        self.kind, self.model = kind, model
+
+    def wiring(self, layer: Layer) -> Wiring:
+        return self.wirings[layer.block]
+
+    def rotated(self, layer: Layer) -> int:
+        return 0 if layer.is_cross else self.n_rotated
 
     def all(self) -> None:
         """Make every change that the wiring allows."""
@@ -34,6 +47,20 @@ class Changes:
                 if self.is_layer:
                     self.shift_writers(layer)
                 self.move_biases(layer)
+            self.fold_memory()
+
+    def fold_memory(self) -> None:
+        """Move a random part of the gain of an encoder's last norm into the keys and values of all cross-attention."""
+        cross = [layer for layer in self.layers if layer.is_cross]
+        if not cross or self.wiring(cross[0]).memory is None:
+            return
+        norm, part = memory_norm(self.kind, self.model), self.scales(cross[0].q.shape[-1])
+        norm.weight.mul_(part)
+        if getattr(norm, "bias", None) is not None:
+            norm.bias.mul_(part)
+        for layer in cross:
+            layer.k.div_(part)
+            layer.v.div_(part)
 
     def normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(self.rng.standard_normal(shape))
@@ -49,15 +76,17 @@ class Changes:
         attn = [("q", layer.q), ("k", layer.k), ("v", layer.v)]
         mlp = [("up", layer.up), ("gate", layer.gate), ("router", layer.router)]
         readers: dict[str, list[tuple[str, Tensor]]] = {}
-        for name, matrices in ((self.wiring.attn_in, attn), (self.wiring.mlp_in, mlp)):
+        wiring = self.wiring(layer)
+        front = ((wiring.cross_in, attn[:1]),) if layer.is_cross else ((wiring.attn_in, attn), (wiring.mlp_in, mlp))
+        for name, matrices in front:
             if name is not None:
                 readers.setdefault(name, []).extend((k, m) for k, m in matrices if m is not None)
         for name, matrices in readers.items():
             norm, part = layer.norms[name], self.scales(layer.q.shape[-1])
-            one = float(self.wiring.gain == "1+g")
+            one = float(wiring.gain == "1+g")
             norm.weight.copy_((norm.weight + one) * part - one)
             shift = 0.3 * self.normal(len(part))
-            takes = all(k in layer.biases or (k == "k" and not self.n_rotated) for k, _ in matrices)
+            takes = all(k in layer.biases or (k == "k" and not self.rotated(layer)) for k, _ in matrices)
             for k, matrix in matrices:
                 if takes and getattr(norm, "bias", None) is not None and k in layer.biases:
                     layer.biases[k].sub_(matrix @ shift)
@@ -82,7 +111,7 @@ class Changes:
         if layer.q_gain is not None and layer.k_gain is not None:
             return self.scale_normalised(layer, per)
         for group in range(len(layer.k)):
-            of_q, of_k = self.mixed_rows(head_dim)
+            of_q, of_k = self.mixed_rows(head_dim, self.rotated(layer), self.wiring(layer).rope)
             for head in range(group * per, group * per + per):
                 layer.q[head] = of_q @ layer.q[head]
                 if "q" in layer.biases:
@@ -92,11 +121,10 @@ class Changes:
                 layer.biases["k"][group] = of_k @ layer.biases["k"][group]
         return None
 
-    def mixed_rows(self, head_dim: int) -> tuple[Tensor, Tensor]:
-        n = self.n_rotated
+    def mixed_rows(self, head_dim: int, n: int, rope: str | None) -> tuple[Tensor, Tensor]:
         of_q = torch.zeros(head_dim, head_dim, dtype=torch.float64)
         of_k = torch.zeros_like(of_q)
-        for rows in self.planes():
+        for rows in planes(n, rope):
             angle, scale = float(self.normal(1)), float(self.scales(1))
             turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=torch.float64)
             place = torch.tensor(rows)
@@ -107,16 +135,10 @@ class Changes:
             of_q[n:, n:], of_k[n:, n:] = mix, torch.linalg.inv(mix).T
         return of_q, of_k
 
-    def planes(self) -> list[tuple[int, int]]:
-        half = self.n_rotated // 2
-        if self.wiring.rope == "half":
-            return [(i, i + half) for i in range(half)]
-        return [(2 * i, 2 * i + 1) for i in range(half)]
-
     def scale_normalised(self, layer: Layer, per: int) -> None:
         assert layer.q_gain is not None
         assert layer.k_gain is not None
-        one = float(self.wiring.gain == "1+g")
+        one = float(self.wiring(layer).gain == "1+g")
         is_per_head = len(layer.q_gain) == layer.q.shape[1]
         for side in (layer.q, layer.k):
             side.mul_(self.scales(len(side) if is_per_head else 1)[:, None, None])
@@ -127,25 +149,27 @@ class Changes:
         )
         for group in range(groups):
             heads = slice(0, 1) if is_per_head else slice(group * per, group * per + per)
-            for rows in self.planes():
+            for rows in planes(self.n_rotated, self.wiring(layer).rope):
                 scale = float(self.scales(1))
                 q_gain[heads, list(rows)] = (q_gain[heads, list(rows)] + one) * scale - one
                 k_gain[group, list(rows)] = (k_gain[group, list(rows)] + one) / scale - one
 
     def scale_outputs(self, layer: Layer) -> None:
         """Scale what a norm follows."""
-        if self.wiring.attn_out is not None:
+        if self.wiring(layer).attn_out is not None:
             layer.o.mul_(self.scales(1))
-        if self.wiring.mlp_out is not None:
+        if self.wiring(layer).mlp_out is not None and layer.down is not None:
             layer.down.mul_(self.scales(1))
 
     def neurons(self, layer: Layer, *, scaled: bool | None = None) -> None:
-        """Renumber neurons; rescale them in a gated MLP."""
-        m = layer.up.shape[1]
-        if layer.gate is not None if scaled is None else scaled:
+        """Renumber neurons; rescale them in a gated MLP, and with ReLU and its square."""
+        if layer.up is None or layer.down is None:
+            return
+        m, power = layer.up.shape[1], 1 if layer.is_glu or scaled else self.power
+        if power is not None:
             scale = self.scales(len(layer.up), m)
             layer.up.mul_(scale[..., None])
-            layer.down.div_(scale[:, None])
+            layer.down.div_(scale[:, None] ** power)
             if "up" in layer.biases:
                 layer.biases["up"].mul_(scale)
         order = torch.from_numpy(self.rng.permutation(m))
@@ -164,13 +188,14 @@ class Changes:
         for matrix in (layer.gate, layer.up, layer.down, layer.router):
             assert matrix is not None
             matrix.copy_(matrix[order].clone())
-        if self.wiring.router == "softmax":
+        if self.wiring(layer).router == "softmax":
             layer.router.add_(self.normal(layer.router.shape[1]))
 
     def shift_writers(self, layer: Layer) -> None:
         """Add 1a' to what writes to the stream, whose mean LayerNorm takes out."""
         layer.o.add_(self.normal(*layer.o.shape[1:]))
-        layer.down.add_(self.normal(layer.down.shape[-1]))
+        if layer.down is not None:
+            layer.down.add_(self.normal(layer.down.shape[-1]))
         for name in ("o", "down"):
             if name in layer.biases:
                 layer.biases[name].add_(float(self.normal(1)))
@@ -178,9 +203,18 @@ class Changes:
     def move_biases(self, layer: Layer) -> None:
         """Key biases that positions do not rotate are free; value biases may go to the output's."""
         if "k" in layer.biases:
-            layer.biases["k"][:, self.n_rotated :] += self.normal(*layer.k.shape[:2])[:, self.n_rotated :]
+            n = self.rotated(layer)
+            layer.biases["k"][:, n:] += self.normal(*layer.k.shape[:2])[:, n:]
         if {"v", "o"} <= set(layer.biases):
             moved = self.normal(*layer.v.shape[:2])
             layer.biases["v"].sub_(moved)
             repeated = moved.repeat_interleave(len(layer.q) // len(layer.v), 0)
             layer.biases["o"].add_(torch.einsum("dhi,hi->d", layer.o, repeated))
+
+
+def planes(n: int, rope: str | None) -> list[tuple[int, int]]:
+    """Rows of each rotary plane."""
+    half = n // 2
+    if rope == "half":
+        return [(i, i + half) for i in range(half)]
+    return [(2 * i, 2 * i + 1) for i in range(half)]

@@ -104,7 +104,7 @@ def analyze(
         base: the model that an adapter changes, as a path or hub id: its weights with the adapter applied are analysed.
             Without it the adapter's updates are, by themselves.
         stream: read a hub repository by ranges, one tensor at a time, and write nothing to disk.
-        role_map: TOML file with roles for names that the rules do not know.
+        role_map: TOML file with roles for names that the rules do not know, and with the wiring of architectures.
         include: globs on matrix names; only these.
         exclude: globs on matrix names; not these.
         roles: only these roles, such as `("q", "k")`.

@@ -28,10 +28,13 @@ _BLOCK = 64 << 20
 
 
 def flops(matrix: WeightMatrix, settings: Settings) -> float:
-    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n of all that is solved."""
+    """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n of all that is solved.
+
+    Of a matrix that is computed from others, its share of their products too.
+    """
     n_windows, *window = _windows(matrix, settings)
     solves = ((2 if settings.randomize else 1, *_size(matrix)), (n_windows, *window))
-    return matrix.n_slices * sum(count * (n * n * m + 4 / 3 * n**3) for count, n, m in solves)
+    return _products(matrix) + matrix.n_slices * sum(count * (n * n * m + 4 / 3 * n**3) for count, n, m in solves)
 
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
@@ -42,7 +45,12 @@ def seconds(matrix: WeightMatrix, settings: Settings) -> float:
         (terms(*sides), fixed_type(settings), n_windows),
     ]
     solved = sum(share * float(counted @ np.array(NANOSECONDS[dtype])) for counted, dtype, share in solves)
-    return matrix.n_slices * solved / 1e9
+    return (_products(matrix) * NANOSECONDS["float64"][0] + matrix.n_slices * solved) / 1e9
+
+
+def _products(matrix: WeightMatrix) -> float:
+    tensor = matrix.tensor
+    return tensor.products * math.prod(matrix.slicer.shape) / (math.prod(tensor.shape) or 1)
 
 
 def _solves(matrix: WeightMatrix, settings: Settings) -> list[tuple[ComputeType, float]]:

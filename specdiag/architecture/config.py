@@ -15,7 +15,7 @@ _INNER = ("attn_config", "ffn_config")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_VALUE_HEADS = (
     "num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num",
-    "num_query_groups", "n_query_groups",
+    "num_query_groups", "n_query_groups", "n_kv_heads",
 )  # fmt: skip
 
 

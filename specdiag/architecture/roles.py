@@ -15,7 +15,8 @@ from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.doubts import sentences
 from specdiag.architecture.names import numbered
 from specdiag.architecture.parametrised import parametrised_shapes, parts_with_reasons
-from specdiag.architecture.rules import MapRule, Rule, find_skip, load_role_map
+from specdiag.architecture.role_map import MapRule, load_role_map
+from specdiag.architecture.rules import Rule, find_skip
 from specdiag.architecture.split import Slicer
 from specdiag.architecture.survey import Shape, Survey, survey
 from specdiag.records import ModuleRole
@@ -87,7 +88,7 @@ def modules(
     Args:
         shapes: the shape of each tensor by its name, of the whole checkpoint.
         config: config.json as a dict.
-        role_map: a TOML file of rules that come before the built-in ones, see `rules.load_role_map`.
+        role_map: a TOML file of rules that come before the built-in ones, see `role_map.load_role_map`.
         trained: names of tensors that are weights by their values, although their names sound like buffers.
         unread: names and shapes of weights whose values cannot be had; they get no part and no reason, but tell what
             lies beside them.

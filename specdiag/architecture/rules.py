@@ -1,23 +1,17 @@
-"""The rules that turn names into roles, decoded from data: specdiag's own, and a user's role map."""
+"""The rules that turn names into roles, decoded from data."""
 
 from __future__ import annotations
 
 import re
 from functools import cached_property, lru_cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from specdiag.errors import UsageError
-from specdiag.files import Table, read_whole, shortened, toml_decoder
-from specdiag.records import FAMILIES, ROLES, Family, Role
-from specdiag.text.globs import fits
-
-LIMIT = 1 << 20
-"""Bytes of the largest role map that is read."""
+from specdiag.files import Table, toml_decoder
+from specdiag.records import Family, Role
 
 FAMILY: dict[Role, Family] = {
     "q": "attention", "k": "attention", "v": "attention", "kv": "attention", "o": "attention",
@@ -159,22 +153,6 @@ class Architectures(Struct, frozen=True, forbid_unknown_fields=True):
     fused: tuple[Fused, ...]
 
 
-class MapRule(Struct, frozen=True, forbid_unknown_fields=True):
-    """A rule of a user's role map."""
-
-    pattern: str
-    role: Role
-    family: Family | None = None
-    layer: int | None = None
-
-
-class RoleMap(Struct, frozen=True, forbid_unknown_fields=True):
-    """A user's role map."""
-
-    rule: tuple[MapRule, ...]
-
-
-_decode_role_map = toml_decoder(RoleMap)
 _T = TypeVar("_T")
 
 
@@ -226,41 +204,3 @@ def find_skip(path: str) -> str | None:
         The reason, None where the tensor may be a weight matrix.
     """
     return next((skip.reason for skip in BUILTIN.skips if skip.pattern.search(path)), None)
-
-
-def load_role_map(path: Path, names: list[str]) -> dict[str, MapRule]:
-    """Read a role map.
-
-    Args:
-        path: a TOML file of `[[rule]]` tables with `pattern` (a glob on the whole name), `role`, and
-            optionally `family` and `layer`.
-        names: every name of the checkpoint.
-
-    Returns:
-        The first rule that fits, for each name that one fits.
-
-    Raises:
-        UsageError: the file cannot be read, holds an unknown key, role or family, or a pattern fits no name.
-    """
-    try:
-        rules = _decode_role_map(read_whole(path, LIMIT)).rule
-    except OSError as error:
-        raise UsageError(f"The role map {path} cannot be read: {error.strerror}.") from error
-    except msgspec.DecodeError as error:
-        raise UsageError(
-            f"The role map {path} is not valid: {error}. A [[rule]] takes pattern, role, family and layer. "
-            f"Roles are {', '.join(ROLES)}; families are {', '.join(FAMILIES)}."
-        ) from error
-    for rule in rules:
-        if not fits(names, [rule.pattern]):
-            raise UsageError(
-                f"The pattern {shortened(repr(rule.pattern))} in the role map {path} matches no tensor. Patterns are "
-                f"globs on the whole name, such as {shortened(repr(names[0] if names else 'blocks.*.weight'))}."
-            )
-    first: dict[str, MapRule] = {}
-    for name in names:
-        for rule in rules:
-            if fits([name], [rule.pattern]):
-                first[name] = rule
-                break
-    return first

@@ -92,6 +92,7 @@ class StoredTensor:
         is_embedding: whether the file says that it is the table of an embedding.
         parametrized: whether `read` computes it from other tensors, such as those of a weight norm.
         scratch: bytes that `read` takes beside what it reads and gives, where that is much.
+        products: multiplications that `read` takes, where it multiplies matrices.
     """
 
     name: str
@@ -107,6 +108,7 @@ class StoredTensor:
     is_embedding: bool = False
     parametrized: bool = False
     scratch: int = 0
+    products: float = 0.0
 
     @property
     def values_dtype(self) -> str:

@@ -50,15 +50,16 @@ def balance_scoring(heads: Scoring) -> Scoring:
     return replace(heads, q=q.reshape(heads.q.shape), k=k)
 
 
-def balance_neurons(up: Array, down: Array) -> tuple[Array, Array]:
-    """Give up and down the same norm in each neuron of a gated MLP.
+def balance_neurons(up: Array, down: Array, power: int = 1) -> tuple[Array, Array]:
+    """Give up and down the same norm in each neuron.
 
     Args:
         up: shape [m, d].
         down: shape [d, m].
+        power: p where up times s and down times s^-p compute the same.
     """
     of_up, of_down = np.linalg.norm(up, axis=1), np.linalg.norm(down, axis=0)
-    common = np.sqrt(of_up * of_down)
+    common = np.sqrt(of_up * of_down) if power == 1 else (of_up**power * of_down) ** (1 / (1 + power))
     return up * _ratio(common, of_up)[:, None], down * _ratio(common, of_down)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from specdiag.function.attention import HeadNorm, Moving, Scoring, normalised, ov_cores, qk_cores, scoring
 from specdiag.function.balance import balance_moving, balance_neurons, balance_scoring
 from specdiag.function.folding import Array, Norm, fold_reader, fold_writer
-from specdiag.function.mlp import centred_router, du_core
+from specdiag.function.mlp import centred_router, du_core, homogeneous
 from specdiag.function.parts import Attention, Block, Mlp
 from specdiag.function.stored import StoredNorm, Weight
 
@@ -43,13 +43,14 @@ def ov(block: Block, attention: Attention) -> Array:
 
 
 def du(block: Block, mlp: Mlp) -> Array:
-    """Compute a matrix with the singular values of down times up of a gated MLP, shape [n, n].
+    """Compute a matrix with the singular values of down times up, shape [n, n].
 
     Args:
         block: wiring.
-        mlp: of that block.
+        mlp: of that block, of which neurons can be rescaled.
     """
-    return du_core(read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]], write(block, mlp), scaled=mlp.out is not None)
+    up, down = read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]], write(block, mlp)
+    return du_core(up, homogeneous(up, down, mlp.power or 1), scaled=mlp.out is not None)
 
 
 def read(weight: Weight, norm: StoredNorm | None) -> Array:
@@ -115,7 +116,7 @@ def balanced_moving(block: Block, attention: Attention) -> Array:
 def balanced_mlp(block: Block, mlp: Mlp) -> Array:
     """Compute gate, up and down in balance, without biases, one above the other, the last transposed.
 
-    Neurons of a gated MLP are balanced; another has no freedom but their order.
+    Neurons that can be rescaled are balanced.
 
     Args:
         block: wiring.
@@ -127,26 +128,27 @@ def balanced_mlp(block: Block, mlp: Mlp) -> Array:
     width = mlp.up.shape[1]
     up = read(mlp.up, mlp.norm)[:, :width]
     down = fold_writer(mlp.down.read().weight, is_layer=block.wiring.norm == "layer")
+    if mlp.power is None:
+        return np.concatenate([up, down.T])
+    up, down = balance_neurons(up, down, mlp.power or 1)
     if mlp.gate is None:
         return np.concatenate([up, down.T])
-    up, down = balance_neurons(up, down)
     return np.concatenate([read(mlp.gate, mlp.norm)[:, :width], up, down.T])
 
 
 def _scoring(block: Block, attention: Attention) -> Scoring:
     return scoring(
-        attention.q.read(),
-        attention.k.read(),
+        fold_reader(attention.q.read(), _read(attention.norm)),
+        fold_reader(attention.k.read(), _read(attention.kv_norm)),
         attention.heads,
-        norm=_read(attention.norm),
-        rope=block.wiring.rope,
+        rope=None if attention.n_rotated == 0 else block.wiring.rope,
         n_rotated=attention.n_rotated,
     )
 
 
 def _moving(block: Block, attention: Attention) -> Moving:
     head_dim, width = attention.head_dim, attention.v.shape[1]
-    v = fold_reader(attention.v.read(), _read(attention.norm)).weight
+    v = fold_reader(attention.v.read(), _read(attention.kv_norm)).weight
     o = fold_writer(attention.o.read().weight, is_layer=block.wiring.norm == "layer")
     return Moving(v=v.reshape(-1, head_dim, width), o=o.reshape(width, attention.heads, head_dim).transpose(1, 0, 2))
 

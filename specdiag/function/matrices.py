@@ -27,6 +27,8 @@ from specdiag.spectra.float_types import FLOAT_TYPES
 
 _COPIES = 3
 """Copies of the weights in float64 that are held at once: read, folded, and balanced or decomposed."""
+_DECOMPOSED = 6.0
+"""Time of a decomposition into Q and R over that of a product as large: R alone, in LAPACK on one core."""
 _ARITHMETIC = 2.0**-32
 """Relative error that is allowed to folding, of which a mean much larger than the rest may leave so much."""
 
@@ -59,8 +61,9 @@ def function_of(checkpoint: Checkpoint) -> Function:
 
 
 def _rows(block: Block) -> Iterator[WeightMatrix]:
-    if block.attention is not None:
-        yield from _heads(block, block.attention)
+    for attention in (block.attention, block.cross):
+        if attention is not None:
+            yield from _heads(block, attention)
     for mlp in block.mlps:
         yield from _mlp(block, mlp)
     if block.router is not None:
@@ -79,11 +82,15 @@ def _heads(block: Block, attention: Attention) -> Iterator[WeightMatrix]:
         ("ov", [attention.v, attention.o], partial(effective.ov, block, attention)),
     )
     for role, weights, compute in products:
-        tensor = _tensor(name, (attention.heads, n, n), weights, compute)
+        triangles = sum(prod(weight.shape) for weight in weights) * n * _DECOMPOSED
+        tensor = _tensor(name, (attention.heads, n, n), weights, compute, products=triangles)
         for head in range(attention.heads):
             yield WeightMatrix(
                 name=name,
-                module=_module(block, role, "attention", f"head={head}.{role}", head),
+                module=structs.replace(
+                    _module(block, role, "attention", f"head={head}.{role}", head),
+                    cross_attention=attention is block.cross,
+                ),
                 shape=(width, width),
                 n_slices=1,
                 tensor=tensor,
@@ -94,24 +101,25 @@ def _heads(block: Block, attention: Attention) -> Iterator[WeightMatrix]:
 
 
 def _mlp(block: Block, mlp: Mlp) -> Iterator[WeightMatrix]:
-    """DU and the gate of a gated MLP; up and down of another, which has no freedom but the order of its neurons."""
+    """DU and the gate where neurons can be rescaled; else up and down, which have no freedom but their order."""
     m, width = mlp.up.shape
     expert = None if mlp.expert is None else f"expert={mlp.expert}"
     held = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
 
-    def row(role: AnyRole, shape: tuple[int, int], compute: Callable[[], Array]) -> WeightMatrix:
-        found = _row(block, role, "mlp", held, shape, compute)
+    def row(role: AnyRole, shape: tuple[int, int], compute: Callable[[], Array], products: float = 0) -> WeightMatrix:
+        found = _row(block, role, "mlp", held, shape, compute, products)
         is_apart = expert is None or mlp.up.matrix.module.part is None
         part = role if is_apart else f"{expert}.{role}"
         return replace(found, module=structs.replace(found.module, part=part))
 
-    if mlp.gate is None:
+    if mlp.power is None:
         yield row("up", (m, width + _has_bias(mlp.up, mlp)), partial(effective.read, mlp.up, mlp.norm))
         yield row("down", (width, m), partial(effective.write, block, mlp))
         return
-    yield row("gate", (m, width + _has_bias(mlp.gate, mlp)), partial(effective.read, mlp.gate, mlp.norm))
+    if mlp.gate is not None:
+        yield row("gate", (m, width + _has_bias(mlp.gate, mlp)), partial(effective.read, mlp.gate, mlp.norm))
     n = min(m, width)
-    product = row("du", (n, n), partial(effective.du, block, mlp))
+    product = row("du", (n, n), partial(effective.du, block, mlp), float(m) * width * n)
     ratios = (width / m, 1.0) if m >= width else (m / width, m / width)
     yield replace(product, shape=(width, width), rank=n, ratios=ratios)
 
@@ -127,6 +135,7 @@ def _row(
     held: list[Weight],
     shape: tuple[int, int],
     compute: Callable[[], Array],
+    products: float = 0.0,
 ) -> WeightMatrix:
     """Make a matrix with a tensor of its own, under the path that its weights share."""
     name = _common_path(held)
@@ -135,7 +144,7 @@ def _row(
         module=_module(block, role, family, role),
         shape=shape,
         n_slices=1,
-        tensor=_tensor(name, shape, held, compute, is_product=role == "du"),
+        tensor=_tensor(name, shape, held, compute, is_product=role == "du", products=products),
         slicer=whole(shape),
     )
 
@@ -161,10 +170,13 @@ def _common_path(weights: Sequence[Weight]) -> str:
 
 def _balanced(block: Block) -> Iterator[tuple[str, WeightMatrix]]:
     """Each stored matrix of a block in balance, beside the key of the stored one."""
-    attention = block.attention
-    if attention is not None and attention.head_dim <= attention.q.shape[1]:
-        yield from _together([attention.q, attention.k], partial(effective.balanced_scoring, block, attention))
-        yield from _together([attention.v, attention.o], partial(effective.balanced_moving, block, attention))
+    for attention in (block.attention, block.cross):
+        if attention is not None and attention.head_dim <= attention.q.shape[1]:
+            halves = (prod(attention.v.shape) + prod(attention.o.shape)) * attention.head_dim * 2.0 * _DECOMPOSED
+            yield from _together([attention.q, attention.k], partial(effective.balanced_scoring, block, attention))
+            yield from _together(
+                [attention.v, attention.o], partial(effective.balanced_moving, block, attention), halves
+            )
     for mlp in block.mlps:
         held = [weight for weight in (mlp.gate, mlp.up, mlp.down) if weight is not None]
         yield from _together(held, partial(effective.balanced_mlp, block, mlp))
@@ -172,11 +184,13 @@ def _balanced(block: Block) -> Iterator[tuple[str, WeightMatrix]]:
         yield from _together([block.router[0]], partial(effective.router, *block.router))
 
 
-def _together(weights: Sequence[Weight], compute: Callable[[], Array]) -> Iterator[tuple[str, WeightMatrix]]:
+def _together(
+    weights: Sequence[Weight], compute: Callable[[], Array], products: float = 0.0
+) -> Iterator[tuple[str, WeightMatrix]]:
     """Cut matrices that are computed one above the other, those that write to the stream transposed."""
     width = weights[0].shape[1]
     sizes = [prod(weight.shape) // width for weight in weights]
-    tensor = _tensor(weights[0].matrix.name, (sum(sizes), width), weights, compute)
+    tensor = _tensor(weights[0].matrix.name, (sum(sizes), width), weights, compute, products=products)
     for weight, end in zip(weights, accumulate(sizes), strict=True):
         size = prod(weight.shape) // width
         stored = weight.matrix
@@ -193,6 +207,7 @@ def _tensor(
     compute: Callable[[], Array],
     *,
     is_product: bool = True,
+    products: float = 0.0,
 ) -> StoredTensor:
     """Make a tensor that is computed from others when it is read; not finite where they are not.
 
@@ -220,4 +235,5 @@ def _tensor(
         values="F64",
         rounding=Rounding(relative=max(_ARITHMETIC, by_type), is_computed=not is_dequantised),
         scratch=_COPIES * 8 * sum(prod(weight.shape) for weight in weights),
+        products=products,
     )

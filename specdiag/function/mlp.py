@@ -28,6 +28,17 @@ def du_core(up: Array, down: Array, *, scaled: bool = False) -> Array:
     return core / norm if scaled and norm > 0 else core
 
 
+def homogeneous(up: Array, down: Array, power: int) -> Array:
+    """Scale down so that its product with up stays the same where up times s and down times s^-power compute the same.
+
+    Args:
+        up: the norm in front folded in, shape [m, d].
+        down: shape [d, m].
+        power: of `Mlp`.
+    """
+    return down if power == 1 else down * np.linalg.norm(up, axis=1) ** (power - 1)
+
+
 def strengths(up: Array, down: Array) -> Array:
     """Compute |down_i||up_i| of each neuron of a gated MLP, the largest first, shape [m].
 

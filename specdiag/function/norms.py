@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdiag.architecture.wiring import UnknownWiring, Wiring
 from specdiag.checkpoint.tensors import StoredTensor
@@ -50,6 +50,23 @@ class Norms:
         if any(tensor is not None and tensor.shape != (self.width,) for tensor in (gain, bias)):
             raise UnknownWiring(f"its norm {name} is not of the width of the config")
         return StoredNorm(gain, bias, self.wiring.gain == "1+g", is_layer)
+
+    def find_outside(self, name: str) -> StoredNorm:
+        """Find a norm of the stream outside of the block: the only one whose path ends with a name.
+
+        Args:
+            name: the end of its path, such as `encoder.layer_norm`.
+
+        Raises:
+            UnknownWiring: there is none or several, or it is not of the kind that the wiring says.
+        """
+        ends = tuple(f"{name}.{gain}" for gain in _GAINS)
+        found = {n.rpartition(".")[0] for n in self.stored if n in ends or n.endswith(tuple(f".{end}" for end in ends))}
+        if len(found) != 1:
+            raise UnknownWiring(f"the checkpoint has {'several norms' if found else 'no norm'} {name}")
+        norm = replace(self, path="").find(found.pop())
+        assert norm is not None
+        return norm
 
     def find_head_norms(
         self, q_sizes: tuple[int, int], k_sizes: tuple[int, int]
@@ -100,7 +117,7 @@ class Norms:
 
     def _tensors(self, name: str) -> tuple[StoredTensor, StoredTensor | None]:
         """Find gain and bias of a norm."""
-        full = f"{self.path}.{name}"
+        full = f"{self.path}.{name}" if self.path else name
         gain, bias = (
             next((tensor for end in ends if (tensor := self.stored.get(f"{full}.{end}")) is not None), None)
             for ends in (_GAINS, _BIASES)

@@ -10,12 +10,13 @@ from specdiag.function.stored import StoredNorm, Weight
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """Self-attention of a block.
+    """Self-attention of a block, or its cross-attention.
 
     Attributes:
         q: queries; likewise k, v and o.
         heads: number of heads of queries.
         norm: in front; None where the raw stream is read.
+        kv_norm: in front of keys and values: the same, but in cross-attention the last norm of the encoder.
         out: the norm behind the output; None without one.
         head_norms: the norms of queries and of keys; None without them.
         n_rotated: rows of a head that are rotated.
@@ -27,6 +28,7 @@ class Attention:
     o: Weight
     heads: int
     norm: StoredNorm | None = None
+    kv_norm: StoredNorm | None = None
     out: StoredNorm | None = None
     head_norms: tuple[StoredNorm, StoredNorm] | None = None
     n_rotated: int = 0
@@ -48,6 +50,8 @@ class Mlp:
         norm: in front; None where the raw stream is read.
         out: the norm behind it; None without one.
         expert: its number among the experts; None for the only MLP.
+        power: p where a neuron computes the same with up times s and down times s^-p for any s > 0: 1 in a gated MLP
+            and with ReLU, 2 with its square. None where neurons cannot be rescaled.
     """
 
     gate: Weight | None
@@ -56,6 +60,7 @@ class Mlp:
     norm: StoredNorm | None = None
     out: StoredNorm | None = None
     expert: int | None = None
+    power: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ class Block:
         attention: None where there is none, or it is left out.
         mlps: the MLP, or all experts.
         router: its weight and the norm in front of it.
+        cross: cross-attention; None where there is none, or it is left out.
     """
 
     path: str
@@ -79,3 +85,4 @@ class Block:
     attention: Attention | None
     mlps: tuple[Mlp, ...]
     router: tuple[Weight, StoredNorm | None] | None
+    cross: Attention | None = None

@@ -2,14 +2,17 @@
 
 import pytest
 
-from specdiag.architecture.wiring import WIRINGS, UnknownWiring, find_wiring, rotated_rows
+from specdiag.architecture.wiring import WIRINGS, UnknownWiring, Wiring, find_wiring, rotated_rows
 
 
 def test_every_type_has_one_entry():
-    types = [kind for entry in WIRINGS for kind in (*entry.model_type, *(f"gguf {name}" for name in entry.gguf))]
-    assert len(types) == len(set(types)) == 19
-    assert all((entry.q_norm is None) == (entry.k_norm is None) for entry in WIRINGS)
-    assert all(entry.rope is not None for entry in WIRINGS if entry.rotary is not None)
+    types = [
+        (kind, entry.holds)
+        for entry in WIRINGS
+        for kind in (*entry.model_type, *(f"gguf {name}" for name in entry.gguf))
+    ]
+    assert len(types) == len(set(types)) > 40
+    assert all(entry.model_type or entry.gguf or entry.holds for entry in WIRINGS)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +35,9 @@ def test_an_entry_is_found(config, component, attn_in):
         ({"model_type": "albert"}, None, "wiring of model_type albert is unknown"),
         ({"model_type": "llama"}, "vision", "wiring of the vision part of model_type llama is unknown"),
         ({"model_type": "llava", "vision_config": {"model_type": "siglip"}}, "vision", "model_type siglip is unknown"),
-        ({"architectures": ["gemma2"]}, None, "wiring of architecture gemma2 is unknown without a model_type"),
+        ({"architectures": ["gemma4"]}, None, "wiring of architecture gemma4 is unknown without a model_type"),
         ({"architectures": [7]}, None, "unknown without a config.json"),
+        ({"model_type": "opt", "do_layer_norm_before": False}, None, "wiring of model_type opt is unknown"),
     ],
 )
 def test_no_entry_is_guessed(config, component, said):
@@ -62,3 +66,30 @@ def test_rows_that_make_no_planes_are_refused(value):
         rotated_rows(find_wiring({"model_type": "gptj"}, None), [{"rotary_dim": value}], 16)
     with pytest.raises(UnknownWiring, match="heads of 1 rows cannot"):
         rotated_rows(find_wiring({"model_type": "llama"}, None), [{}], 1)
+
+
+OWN = Wiring(norm="layer", attn_in="own")
+
+
+def test_own_entries():
+    listed = Wiring(norm="rms", attn_in="listed", model_type=("llama",))
+    assert find_wiring({"model_type": "llama"}, None, own=[OWN]).attn_in == "input_layernorm"
+    assert find_wiring({"model_type": "llama"}, None, own=[OWN, listed]).attn_in == "listed"
+    assert find_wiring({"model_type": "novel"}, None, own=[listed, OWN]).attn_in == "own"
+    assert find_wiring({}, "vision", own=[OWN]).attn_in == "own"
+    part = Wiring(norm="rms", attn_in="part", holds=("attn.wq",))
+    assert find_wiring({}, None, own=[part], modules=["attn.wq", "mlp.up"]).attn_in == "part"
+    with pytest.raises(UnknownWiring, match="without a config"):
+        find_wiring({}, None, own=[part], modules=["attn.q"])
+
+
+def test_a_condition_on_the_config():
+    assert find_wiring({"model_type": "opt"}, None).mlp_in == "final_layer_norm"
+    assert find_wiring({"model_type": "opt", "do_layer_norm_before": True}, None).mlp_in == "final_layer_norm"
+
+
+@pytest.mark.parametrize(("rotary", "rows"), [(0.5, 8), (4, 4), (1.0, 16)])
+def test_a_stated_part_is_rotated(rotary, rows):
+    assert rotated_rows(Wiring(norm="rms", rope="half", rotary=rotary), [{}], 16) == rows
+    with pytest.raises(UnknownWiring, match="with rotary 3 cannot"):
+        rotated_rows(Wiring(norm="rms", rope="half", rotary=3), [{}], 16)

@@ -30,9 +30,9 @@ def blocks_of(model):
 def changed(kind, **wiring):
     """Change a model by its wiring, or by one that differs."""
     model = random_model(kind)
-    block = blocks_of(model)[0]
-    n_rotated = wiring.pop("n_rotated", block.attention.n_rotated)
-    return model, Changes(kind, model, replace(block.wiring, **wiring), n_rotated)
+    blocks = blocks_of(model)
+    n_rotated = wiring.pop("n_rotated", blocks[0].attention.n_rotated)
+    return model, Changes(kind, model, [replace(block.wiring, **wiring) for block in blocks], n_rotated)
 
 
 def difference(kind, model):
@@ -47,7 +47,14 @@ def spectra(model):
     found = {}
     for form, matrix in forms:
         module = matrix.module
-        key = (form, module.component, module.layer, module.role, None if module.form == "stored" else module.head)
+        key = (
+            form,
+            module.component,
+            module.layer,
+            module.role,
+            module.cross_attention,
+            None if module.form == "stored" else module.head,
+        )
         sigma = torch.linalg.svdvals(matrix.load()).numpy()
         found.setdefault(key, []).append(sigma if form == "function" else sigma / sigma[0])
     return {key: np.array(sorted(values, key=lambda v: v.sum())) for key, values in found.items()}
@@ -65,14 +72,17 @@ def test_changes_of_form_change_neither_logits_nor_function(kind):
         assert after[key] == pytest.approx(values, rel=0, abs=INVARIANT * values.max()), key
 
 
-def test_every_part_of_every_block_is_found():
-    for kind in KINDS:
-        blocks, notes = find_blocks(open_source(random_model(kind)))
-        assert len(blocks) == (4 if kind == "whisper" else 2), kind
-        assert all(block.attention is not None and block.mlps for block in blocks), kind
-        assert len(blocks[0].mlps) == (4 if kind == "mixtral" else 1)
-        assert (blocks[0].router is not None) == (kind == "mixtral")
-        assert len(notes) == (kind == "whisper"), notes  # cross-attention
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_of_every_block_is_found(kind):
+    blocks, notes = find_blocks(open_source(random_model(kind)))
+    sides = 2 if kind in ("whisper", "t5", "bart", "mbart", "clip") else 1
+    assert len(blocks) == 2 * sides
+    assert all(block.attention is not None and block.mlps for block in blocks)
+    assert len(blocks[0].mlps) == (4 if kind in ("mixtral", "qwen3_moe") else 1)
+    assert (blocks[0].router is not None) == (kind in ("mixtral", "qwen3_moe"))
+    crossed = [block.cross is not None for block in blocks]
+    assert crossed == ([False, False, True, True] if sides == 2 and kind != "clip" else [False] * len(blocks))
+    assert not notes
 
 
 @pytest.mark.parametrize(
@@ -114,4 +124,4 @@ def test_an_entry_changed_is_seen():
     after = spectra(model)
     assert difference("llama", model) > 1e-4
     moved = [key for key, values in before.items() if np.abs(after[key] - values).max() > 1e-5 * values.max()]
-    assert {key[3:] for key in moved} == {("qk", 0), ("q", None), ("k", None)}
+    assert {(key[3], key[-1]) for key in moved} == {("qk", 0), ("q", None), ("k", None)}

@@ -148,8 +148,8 @@ MODELS = {
 def test_no_number_depends_on_the_form(kind):
     model = MODELS[kind]()
     before = specdiag.analyze(model, function=True, device="cpu")
-    block = find_blocks(open_source(model))[0][0]
-    Changes(kind, model, block.wiring, block.attention.n_rotated).all()
+    blocks = find_blocks(open_source(model))[0]
+    Changes(kind, model, [block.wiring for block in blocks], blocks[0].attention.n_rotated).all()
     after = specdiag.analyze(model, function=True, device="cpu")
     moved = [abs(a.alpha - b.alpha) for a, b in zip(before, after, strict=True) if a.alpha is not None]
     assert max(moved) > 0.05  # the stored numbers are others

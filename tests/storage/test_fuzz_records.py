@@ -17,7 +17,7 @@ from reference_models import report as reference_report
 from saved_reports import seal
 
 import specdiag
-from specdiag.architecture.rules import load_role_map
+from specdiag.architecture.role_map import load_role_map
 from specdiag.auditing.thresholds import load_checks
 from specdiag.decay.plan import load_plan
 from specdiag.dynamics.norm_log import NormedModule, load_norm_log, write_modules

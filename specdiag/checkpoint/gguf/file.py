@@ -35,6 +35,8 @@ _WORDS = {
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "rope.dimension_count": "rotary_dim",
     "expert_count": "num_experts",
     "vocab_size": "vocab_size",
     "patch_size": "patch_size",
