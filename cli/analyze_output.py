@@ -125,7 +125,7 @@ def verdict(report: SpectralReport) -> None:
 
 
 def _print_table(report: SpectralReport, target: Target) -> None:
-    from specdiag.views import sentences
+    from specdiag.views import form_sentences, sentences
     from specdiag.views.answer import answer as answer_of
 
     console = output.console()
@@ -164,7 +164,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     said = [
         sentences.coverage(summary), *sentences.left_over(summary), *sentences.few(records),
         *sentences.missing_numbers(records), *sentences.laws(summary), *sentences.traps(records),
-        *sentences.gauge(records), *sentences.few_products(report.function),
+        *form_sentences.gauge(records), *form_sentences.few_products(report.function),
     ]  # fmt: skip
     if target.all_rows:
         said += [*sentences.contrast(summary), *sentences.tails(records), *sentences.balance(summary)]

@@ -105,7 +105,8 @@ def recommend(
         str,
         typer.Option(
             "--basis",
-            help="alpha, square (comparable across shapes), farms, frobenius_norm or spectral_norm.",
+            help="alpha, square (comparable across shapes), function (square of the balanced form; untested), farms, "
+            "frobenius_norm or spectral_norm.",
             rich_help_panel=_RATIOS,
         ),
     ] = "alpha",

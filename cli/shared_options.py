@@ -117,12 +117,12 @@ _MEANS = ("device", "jobs", "memory", "cache")
 TAKES: dict[str, tuple[str, ...]] = {
     "analyze": tuple(SHARED),
     "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
-    "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, *_MEANS),
-    "recommend": (*_SOURCE, *_MATRICES, "dtype", *_MEANS),
-    "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
-    "report": (*_SOURCE, "dtype", *_MEANS),
+    "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, "function", *_MEANS),
+    "recommend": (*_SOURCE, *_MATRICES, "dtype", "function", *_MEANS),
+    "plot": (*_SOURCE, "include", "role", "dtype", "function", *_MEANS),
+    "report": (*_SOURCE, "dtype", "function", *_MEANS),
     "reference": ("stream", "experts", "seed", *_MEANS),
-    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, *_MEANS),
+    "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, "function", *_MEANS),
     "watch": (*_RUN, *_MATRICES, "dtype", *_MEANS),
 }
 """Which command takes which. A run has several checkpoints: `--revision` and `--file` would pick one."""

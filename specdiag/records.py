@@ -216,6 +216,13 @@ class ModuleRecord(Record, frozen=True, kw_only=True):
         return key(self.name, self.part)
 
     @property
+    def balanced_alpha(self) -> float | None:
+        """square_alpha of the balanced form; None where `gauge_shift` is."""
+        if self.square_alpha is None or self.gauge_shift is None:
+            return None
+        return self.square_alpha + self.gauge_shift
+
+    @property
     def living_shape(self) -> tuple[int, int]:
         """Rows and columns that are not dead; the stored ones where these were not counted."""
         return self.living_rows or self.rows, self.living_cols or self.cols

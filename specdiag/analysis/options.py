@@ -36,6 +36,7 @@ class ComputingArguments(TypedDict, total=False):
     farms_windows: int | None
     randomize: bool
     fit_test: bool
+    function: bool
     jobs: int | None
     memory: int | None
     cache: str | os.PathLike[str] | None
@@ -53,8 +54,6 @@ class SelectionArguments(TypedDict, total=False):
 
 class ComputedArguments(ComputingArguments, SelectionArguments, total=False):
     """Arguments of `analyze` for a checkpoint that is open, beside progress."""
-
-    function: bool
 
 
 class AnalysisArguments(OpeningArguments, ComputedArguments, total=False):

@@ -126,6 +126,21 @@ def contrasts(records: Sequence[ModuleRecord]) -> tuple[Contrast, ...]:
     return tuple(found)
 
 
+def contrast_in_balance(records: Sequence[ModuleRecord]) -> tuple[Contrast, Contrast] | None:
+    """Compare attention with MLP by square_alpha as stored and in the balanced form, over the same matrices.
+
+    Args:
+        records: rows of a report, `gauge_shift` where it is known.
+
+    Returns:
+        The contrast as stored and the balanced one; None where fewer than two layers have both families.
+    """
+    stored = [r for r in records if r.balanced_alpha is not None and not _is_update(r)]
+    balanced = [replace(r, square_alpha=r.balanced_alpha) for r in stored]
+    found = [_contrast(rows, "square_alpha", "all") for rows in (stored, balanced)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
 def _is_update(record: ModuleRecord) -> bool:
     """Tell whether the row is the update of a weight that has a row of its own, as in a live model with an adapter."""
     return (record.part or "").rpartition(".")[2].startswith("delta")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from specdiag.live.parameters import ParamGroup
 
 
-Basis = Literal["alpha", "square", "farms", "frobenius_norm", "spectral_norm"]
+Basis = Literal["alpha", "square", "farms", "function", "frobenius_norm", "spectral_norm"]
 
 
 class PlanEntry(Record, frozen=True, kw_only=True):
@@ -40,7 +40,8 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """`encoder`, `vision`, ...; None in a model of one piece."""
     n_parameters: int
     value: float | None = None
-    """Value that the rule read, mean over the parts: alpha, square_alpha or a norm. None: no value, ratio 1."""
+    """Value that the rule read, mean over the parts: alpha, square_alpha (also of the balanced form) or a norm. None: no
+    value, ratio 1."""
     part_values: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
     """By part; empty for a Parameter that is one matrix."""
     ratio: float

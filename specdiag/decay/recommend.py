@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
 from specdiag.checkpoint.opening import is_location
-from specdiag.decay import assignment
+from specdiag.decay import assignment, forms
 from specdiag.decay.assignment import Rule
 from specdiag.decay.effect import LrSchedule, Verdict, verdict
 from specdiag.decay.headline import headline
@@ -75,7 +75,8 @@ def recommend(
         rule: `linear` (AlphaDecay, arXiv 2506.14562, equation 3), `sqrt`, `log2`, `sigmoid` (per layer), `uniform`,
             `none`.
         basis: value that the rule reads: `alpha` (the paper), `square` (square_alpha, which shape does not move),
-            `farms`, `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
+            `farms`, `function` (square_alpha of the balanced form, which no change of form moves; untested),
+            `frobenius_norm`, `spectral_norm` (the norms themselves; the released code takes their squares).
         s1: ratio of the heaviest tail, for the linear rule.
         s2: ratio of the lightest tail, for the linear rule.
         clip: percentiles to which values are clipped first, such as (5, 95).
@@ -95,7 +96,8 @@ def recommend(
         analysis: further arguments of `analyze`, where the source is a checkpoint.
 
     Raises:
-        UsageError: an argument is out of range or makes no sense for this source, or no Parameter takes part.
+        UsageError: an argument is out of range or makes no sense for this source, no Parameter takes part, or
+            `basis` is `function` and the wiring is unknown.
         SourceError: the source cannot be read.
 
     Example:
@@ -131,6 +133,8 @@ def recommend(
     )
     values = [_value(p, value_column, compat) for p in targets]
     blocks = [p.block for p in targets]
+    if basis == "function":
+        forms.require_balanced(report, values)
 
     def ratios(column_values: Values) -> list[float]:
         kept = column_values if clip is None else assignment.clipped(column_values, *clip)
@@ -189,7 +193,7 @@ def recommend(
         tail_shift=_tail_shift(low, high),
         schedule=schedule,
         verdict=_verdict(entries, weight_decay, lr, steps_left, lr_schedule, share, agreement, basis == "square"),
-        notes=tuple(_notes(report, entries, clip)),
+        notes=(*forms.notes(basis, targets, ratios, rule), *_notes(report, entries, clip)),
         entries=entries,
     )
     return replace(plan, headline=headline(plan))
@@ -257,6 +261,8 @@ def _report(
     from specdiag.analysis.analyze import analyze
 
     defaults: UnselectedArguments = {"tail": _tail(basis)}
+    if basis == "function":
+        defaults = {**defaults, "function": True}
     if compat == "reference":
         defaults = {**defaults, "method": "svd", "dtype": "float32"}
     arguments: UnselectedArguments = {**defaults, **analysis}
@@ -330,6 +336,8 @@ def _verdict(
 
 def _missing_note(target: DecayTarget, basis: Basis) -> str:
     statuses = sorted({record.status for record in target.records if record.status != "ok"})
+    if basis == "function" and not statuses:
+        return "no balanced form (its wiring is unknown): ratio 1"
     return f"no {basis} ({', '.join(statuses) or 'not computed'}): ratio 1"
 
 

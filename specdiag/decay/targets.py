@@ -29,10 +29,11 @@ _COLUMNS: Mapping[str, str] = {
     "alpha": "alpha",
     "square": "square_alpha",
     "farms": "alpha",
+    "function": "balanced_alpha",
     "frobenius_norm": "frobenius_norm",
     "spectral_norm": "spectral_norm",
 }
-"""Column of a report that each basis reads."""
+"""Number of a `ModuleRecord` that each basis reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,15 @@ def column(basis: Basis, settings: Settings) -> str:
         A field of `ModuleRecord`.
 
     Raises:
-        UsageError: the basis is unknown, cannot be compared across shapes, or needs a report of another tail rule.
+        UsageError: the basis is unknown, cannot be compared across shapes, or needs a report of another tail rule or
+            one with the function.
     """
     check_basis(basis)
+    if basis == "function" and not settings.function:
+        raise UsageError(
+            "basis='function' plans on the balanced form, which this report lacks: analyze the checkpoint with "
+            "function=True"
+        )
     if (basis == "farms") != (settings.tail == "farms") and basis in ("farms", "alpha"):
         reason = f"this report was made with tail='{settings.tail}'"
         raise UsageError(
@@ -213,11 +220,12 @@ def _random_value(record: ModuleRecord, basis: Basis) -> float | None:
     match basis:
         case "alpha" | "farms":
             return record.alpha_null
-        case "square":
+        case "square" | "function":
             from specdiag.spectra.square import SQUARE_NULL
 
             # It still depends on the size by 0.5/n, which is less than its spread over random matrices.
-            return None if record.square_alpha is None else SQUARE_NULL
+            value = record.square_alpha if basis == "square" else record.balanced_alpha
+            return None if value is None else SQUARE_NULL
         case "frobenius_norm":
             return (record.rows * record.cols * record.n_slices) ** 0.5
         case "spectral_norm":

@@ -15,7 +15,7 @@ from specdiag.reference.ranges import ReferenceLike, ReferenceRanges, the_refere
 from specdiag.report import SpectralReport
 from specdiag.spectra.square import square_null, square_sd
 from specdiag.text.counts import abbreviated
-from specdiag.views import sentences
+from specdiag.views import form_sentences, sentences
 
 _MOST = 5
 """Points that are shown; the rest is counted."""
@@ -162,6 +162,8 @@ def _outliers(records: Sequence[ModuleRecord]) -> Iterator[Point]:
 def _facts(report: SpectralReport, reference: ReferenceRanges) -> Iterator[tuple[str, str]]:
     if verdict := sentences.contrast_answer(report.summary):
         yield "Attention and MLP", verdict
+    if balanced := form_sentences.contrast_answer(report.records):
+        yield "Balanced form", balanced
     distances = [r.ks for r in report.records if r.ks is not None]
     if distances:
         near = sum(d <= sentences.KS_LIMIT for d in distances)

@@ -155,7 +155,7 @@ def skipped_columns() -> list[Column[Skipped]]:
 
 def basis_head(plan: DecayPlan) -> str:
     """Name the column of a report from which a plan is made."""
-    return {"square": "square_alpha", "farms": "alpha"}.get(plan.basis, plan.basis)
+    return {"square": "square_alpha", "farms": "alpha", "function": "balanced square_alpha"}.get(plan.basis, plan.basis)
 
 
 def plan_columns(plan: DecayPlan) -> list[Column[PlanEntry]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from statistics import median
 
 from specdiag.decay.targets import DEFAULT_ROLES
 from specdiag.records import Contrast, LawName, ModuleRecord, Summary
@@ -121,7 +120,7 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     least = 2.0 ** (1 - square.n_layers)
     if least > _LEVEL:
         return f"{square.n_layers} layers are too few to tell, p cannot fall below {least:.2g}"
-    clear = [_is_clear(square), _is_clear(rho)]
+    clear = [is_clear(square), is_clear(rho)]
     if not any(clear):
         return f"no clear difference over {square.n_layers} layers"
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
@@ -133,7 +132,8 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     )
 
 
-def _is_clear(c: Contrast) -> bool:
+def is_clear(c: Contrast) -> bool:
+    """Tell whether a difference between attention and MLP is clear."""
     return not c.low <= 0 <= c.high and c.p <= _LEVEL
 
 
@@ -210,28 +210,6 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
             ("smaller side", "matrices", [r for r in short if r not in updates]),
         )
         if group
-    ]
-
-
-def gauge(records: tuple[ModuleRecord, ...]) -> list[str]:
-    """Write how far square_alpha depends on the form in which the matrices are stored, where that is known."""
-    shifts = [abs(r.gauge_shift) for r in records if r.gauge_shift is not None]
-    if not shifts:
-        return []
-    return [
-        f"The balanced form, which computes the same, has another square_alpha: by {median(shifts):.3f} in the median "
-        f"of {len(shifts)} matrices, by {max(shifts):.3f} at most (gauge_shift)."
-    ]
-
-
-def few_products(function: tuple[ModuleRecord, ...]) -> list[str]:
-    """Write how many heads have too few rows for an exponent."""
-    short = sum(r.status == "too_few" for r in function)
-    if not short:
-        return []
-    return [
-        f"{short} of {len(function)} spectra of the function have fewer than {MIN_EIGENVALUES} values: stable rank and "
-        "norms, no exponent."
     ]
 
 
