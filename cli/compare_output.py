@@ -14,7 +14,7 @@ from . import answer_output, output, tables
 
 if TYPE_CHECKING:
     from specdiag.comparison.limits import Excess
-    from specdiag.comparison.records import Comparison, Delta, ModuleChange, RoleChange, Unmatched
+    from specdiag.comparison.records import Comparison, Delta, FunctionChange, ModuleChange, RoleChange, Unmatched
     from specdiag.records import ModuleRecord
     from specdiag.reference.ranges import ReferenceRanges
 
@@ -82,6 +82,9 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
         title = f"The {len(shown)} of {len(found.modules)} matrices that changed most (--all: every one)"
     console.print(_modules(shown, title, console.width, has_weights=has_weights))
     console.print()
+    if found.function_roles:
+        console.print(_function(found.function_roles, console.width))
+        console.print()
     if found.reshaped:
         listed = found.reshaped if all_rows else found.reshaped[:_FEW]
         rows = [(r.name, r.role or "·", _shape(r.shape_before), _shape(r.shape_after)) for r in listed]
@@ -120,6 +123,25 @@ def _roles(roles: Sequence[RoleChange], width: int, *, has_weights: bool) -> Any
     return tables.draw(
         "Roles (means of after - before; noise sd: of alpha, between random matrices)", columns, roles, width
     )
+
+
+def _function(roles: Sequence[FunctionChange], width: int) -> Any:
+    columns: list[tables.Column[FunctionChange]] = [
+        tables.Column("family", lambda r: r.family, 2, right=False),
+        tables.Column("role", lambda r: r.role, right=False),
+        tables.Column("n", lambda r: str(r.n)),
+        tables.Column("d alpha", lambda r: _signed(r.alpha)),
+        tables.Column("d rho", lambda r: _signed(r.rho)),
+        tables.Column("d stable rank", lambda r: _signed(r.stable_rank, 2), 1),
+        tables.Column("sigma_max", lambda r: _log(r.sigma)),
+        tables.Column("sorted", lambda r: _log(r.sigma_sorted)),
+    ]
+    title = "Function (means of after - before; sigma_max: median change, heads by index, and sorted in each layer)"
+    return tables.draw(title, columns, roles, width)
+
+
+def _log(value: float | None) -> str:
+    return "·" if value is None else f"{100 * value:.2g} %"
 
 
 def _modules(modules: Sequence[ModuleChange], title: str, width: int, *, has_weights: bool) -> Any:

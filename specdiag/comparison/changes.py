@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdiag.comparison.records import Delta, ModuleChange, Subspaces
-from specdiag.records import ModuleRecord, stored_role
+from specdiag.records import ModuleRecord
 
 
 def make_change(
@@ -26,7 +26,7 @@ def make_change(
     values = {metric: (getattr(a, metric), getattr(b, metric)) for metric in metrics}
     return ModuleChange(
         name=name,
-        role=stored_role(b.role),
+        role=b.role,
         family=b.family,
         layer=b.layer,
         component=b.component,

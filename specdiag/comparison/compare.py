@@ -11,6 +11,7 @@ from specdiag.analysis import options
 from specdiag.analysis.options import ComparedArguments
 from specdiag.checkpoint.opening import Opening
 from specdiag.comparison.changes import make_change
+from specdiag.comparison.function import function_changes, function_roles, sentences
 from specdiag.comparison.identities import match_by_role, reordered
 from specdiag.comparison.matching import Matching, match
 from specdiag.comparison.records import METRICS, TAIL_METRICS, Comparison, Delta, ModuleChange, Reshaped, Unmatched
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from specdiag.checkpoint.tensors import Checkpoint
     from specdiag.comparison.difference import Pair
 
-_SHARED = ("tail", "tail_fraction", "experts", "seed")
+_SHARED = ("tail", "tail_fraction", "function", "experts", "seed")
 """Settings of a report that the other side is opened and analysed with."""
 _CHANGE_NOTHING = ("cache", "ranks")
 """Options that come with two reports as well."""
@@ -125,6 +126,11 @@ def compare(
     compared = _compared_metrics(report_a, report_b)
     changes = tuple(make_change(name, of_a[ka], of_b[kb], compared, deltas.get(name)) for ka, kb, name in modules)
     relative_change, cosine = totals(changes)
+    function = [
+        [r for r in report.function if selection.wants((r.key, r.name), r.role)] for report in (report_a, report_b)
+    ]
+    of_function = function_changes(function[0], function[1], compared)
+    by_role = function_roles(of_function)
     return Comparison(
         before=report_a.source,
         after=report_b.source,
@@ -142,7 +148,12 @@ def compare(
         only_before=only_before,
         only_after=only_after,
         reshaped=reshaped,
-        notes=tuple(_notes(report_a, report_b, matched, changes, weights_wanted=weights is not False)),
+        function=of_function,
+        function_roles=by_role,
+        notes=(
+            *_notes(report_a, report_b, matched, changes, weights_wanted=weights is not False),
+            *sentences(by_role, len(function[0]), len(function[1])),
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from specdiag.files import json_decoder
-from specdiag.records import Family, ModuleRecord, Record, Role, Settings, Source, Status
+from specdiag.records import AnyRole, Family, ModuleRecord, Record, Role, Settings, Source, Status
 from specdiag.storage.kinds import COMPARISON, read_record
 from specdiag.storage.result import Result, Row
 from specdiag.text import checks
@@ -84,7 +84,7 @@ class ModuleChange(Record, frozen=True, kw_only=True):
 
     name: str
     """The common name: that of the side without a prefix."""
-    role: Role
+    role: AnyRole
     family: Family
     layer: int | None = None
     component: str | None = None
@@ -145,6 +145,22 @@ class RoleChange(Record, frozen=True, kw_only=True):
     right_angle: float | None = None
 
 
+class FunctionChange(Record, frozen=True, kw_only=True):
+    """A role of what the weights compute: means over its rows on both sides that have a value."""
+
+    role: AnyRole
+    family: Family
+    n: int
+    alpha: float | None = None
+    """Mean change of alpha, and likewise of rho and stable rank; heads paired by index."""
+    rho: float | None = None
+    stable_rank: float | None = None
+    sigma: float | None = None
+    """Median |ln(after/before)| of the largest singular value, heads paired by index."""
+    sigma_sorted: float | None = None
+    """The same with the heads (experts) of each layer sorted by size, which their order does not change."""
+
+
 class Balance(Record, frozen=True, kw_only=True):
     """Spread of square_alpha over the attention and MLP matrices that both sides have."""
 
@@ -159,12 +175,14 @@ _DELTA = tuple(name for name in Delta.__struct_fields__ if name not in ("singula
 _SUBSPACES = ("left_angle", "right_angle", "gap")
 _IDENTITY = (
     "match",
+    "form",
     "name",
     "name_before",
     "name_after",
     "role",
     "family",
     "layer",
+    "head",
     "component",
     "shape_before",
     "shape_after",
@@ -219,6 +237,9 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
     only_before: tuple[Unmatched, ...] = ()
     only_after: tuple[Unmatched, ...] = ()
     reshaped: tuple[Reshaped, ...] = ()
+    function: tuple[ModuleChange, ...] = ()
+    """What the weights compute, where both sides were analysed with it: QK and OV of each head, DU."""
+    function_roles: tuple[FunctionChange, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> ModuleChange:
@@ -227,7 +248,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         Raises:
             KeyError: no matched matrix has this name.
         """
-        for module in self.modules:
+        for module in (*self.modules, *self.function):
             if name in (module.name, module.before.key, module.after.key):
                 return module
         raise KeyError(name)
@@ -237,13 +258,14 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
     def to_records(self) -> list[Row]:
-        """Make plain rows: the matched matrices, then the reshaped, then those that only one side has.
+        """Make plain rows: the matched matrices, those of the function, the reshaped, those that only one side has.
 
         Returns:
             Rows with `COLUMNS`: both values and the change of each metric, None where there is no value.
         """
         return [
             *(_matched(module) for module in self.modules),
+            *(_matched(module) for module in self.function),
             *(_reshaped(module) for module in self.reshaped),
             *(_unmatched(module, "before") for module in self.only_before),
             *(_unmatched(module, "after") for module in self.only_after),
@@ -290,6 +312,8 @@ def _matched(module: ModuleChange) -> Row:
     row = _empty()
     row |= {
         "match": "both",
+        "form": module.before.form,
+        "head": module.before.head,
         "name": module.name,
         "name_before": module.before.key,
         "name_after": module.after.key,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from specdiag.checkpoint.opening import is_location, is_on_hub
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError, UsageError
-from specdiag.records import ModuleRecord, Role, Skipped, key, stored_role
+from specdiag.records import AnyRole, ModuleRecord, Role, Skipped, key, stored_role
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text.globs import check_globs, chosen
 
@@ -99,7 +99,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
 
-    def wants(self, names: Iterable[str], role: Role | None) -> bool:
+    def wants(self, names: Iterable[str], role: AnyRole | None) -> bool:
         """Tell whether a matrix is compared.
 
         Args:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from specdiag.analysis.summary import balance_score
 from specdiag.comparison.records import Balance, Delta, ModuleChange, RoleChange
-from specdiag.records import FAMILIES, ROLES
+from specdiag.records import FAMILIES, ROLES, stored_role
 from specdiag.spectra.tail_rules import alpha_sd
 
 
@@ -85,7 +85,7 @@ def _role(group: list[ModuleChange]) -> RoleChange:
 
     return RoleChange(
         family=group[0].family,
-        role=group[0].role,
+        role=stored_role(group[0].role),
         n=len(group),
         n_unchanged=sum(c.unchanged is True for c in group),
         abs_alpha=of_change("alpha", abs),

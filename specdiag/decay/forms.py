@@ -29,7 +29,7 @@ def require_balanced(report: SpectralReport, values: Sequence[float | None]) -> 
     """
     if any(value is not None for value in values):
         return
-    reasons = [note for note in report.provenance.notes if "left out" in note]
+    reasons = [n for n in report.provenance.notes if n.endswith("are left out.") or "left out of the function" in n]
     why = " ".join(reasons) or "No module has a square_alpha."
     raise UsageError(f"basis='function' plans on the balanced form, which no module has. {why} Choose basis='square'.")
 
@@ -61,14 +61,12 @@ def notes(
     moved = [abs(a - b) for a, b in zip(stored, balanced, strict=True)]
     same = correlation(stored, balanced) if min(len(set(stored)), len(set(balanced))) > 1 else None
     n_many = sum(change >= _MANY for change in moved)
+    related = "" if same is None else f" (correlation {same:+.2f})"
     text = (
-        f"The balanced form computes the same and gets another plan by square_alpha: ratios differ by {fmean(moved):.2f} "
-        f"in the mean and {max(moved):.2f} at most, {n_many} of {len(known)} by {_MANY} or more"
+        f"By square_alpha of the balanced form, which computes the same, ratios differ by {fmean(moved):.2f} in "
+        f"the mean and {max(moved):.2f} at most, {n_many} of {len(known)} by {_MANY} or more{related}."
     )
-    said.append(
-        f"{text}{'' if same is None else f' (correlation {same:+.2f})'}.{_conclusion(known, stored, balanced, same)}"
-    )
-    return said
+    return [*said, text + _conclusion(known, stored, balanced, same)]
 
 
 def _of(ratios: Sequence[float], targets: Sequence[DecayTarget], known: Sequence[DecayTarget]) -> list[float]:

@@ -40,7 +40,7 @@ class PlanEntry(Record, frozen=True, kw_only=True):
     """`encoder`, `vision`, ...; None in a model of one piece."""
     n_parameters: int
     value: float | None = None
-    """Value that the rule read, mean over the parts: alpha, square_alpha (also of the balanced form) or a norm. None: no
+    """Value that the rule read, mean over the parts: alpha, square_alpha (or its balanced one) or a norm. None: no
     value, ratio 1."""
     part_values: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
     """By part; empty for a Parameter that is one matrix."""

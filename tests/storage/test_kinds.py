@@ -73,8 +73,8 @@ RECORDS = {
 }
 FIELDS = {
     "specdiag report": (8, "e55fb464c9ca639d"),
-    "decay plan": (6, "c910e419084eb3f7"),
-    "comparison": (9, "c2ae1cbf9f7d1a02"),
+    "decay plan": (7, "e7928c9c27ebd2a5"),
+    "comparison": (10, "51052a157fca5313"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),
     "ledger of a trajectory": (3, "769587841390a164"),
