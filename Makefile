@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test kernels check docs figures notebooks bench gpu zoo zero-shot clean
+.PHONY: demo test kernels check reference docs figures notebooks bench gpu zoo zero-shot clean
 
 demo: $(VENV)/core
 	$(BIN)/python tests/assets.py minilm
@@ -24,6 +24,10 @@ kernels: $(VENV)/dev
 
 check: $(VENV)/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
+
+reference: $(VENV)/dev
+	$(BIN)/python tests/reference_sources.py build/reference > build/reference.txt
+	cd build/reference && xargs $(abspath $(BIN))/specdiag reference build -o $(abspath specdiag/reference/shipped.json) < ../reference.txt
 
 docs: $(VENV)/dev
 	$(BIN)/python docs/build.py

@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 
 def provenance(checkpoint: Checkpoint) -> None:
-    """Which files were chosen and which ignored, and what is to be said about the checkpoint."""
+    """The files that were chosen and ignored where there was a choice, and notes on the checkpoint."""
     source = checkpoint.source
     for name in (*source.files, *source.ignored):
         failures.require_unicode(name)
     parts = [str(source) if source.base is None else f"{source} on {source.base}"]
+    has_choice = source.base is not None or source.ignored or len(source.files) > 1
     if source.files:
         parts.append(f"reading {listed(source.files, 3)}")
     if source.ignored:
         parts.append(f"ignoring {listed(source.ignored)}")
-    output.talk("; ".join(parts), "dim")
+    if has_choice:
+        output.talk("; ".join(parts), "dim")
     notes(checkpoint.notes)
 
 

@@ -67,8 +67,8 @@ def _print(found: Comparison, most: int | None, reference: ReferenceRanges) -> N
     console = output.console()
     console.print(headline(found), style="bold", soft_wrap=True)
     console.print()
-    peers = Peers(reference, found.architecture_after, found.settings_after)
     after = [m.after for m in found.modules]
+    peers = Peers.beside(after, found.architecture_after, found.settings_after, reference)
     held = [("Reference", peers.standing(after))] if after else []
     answer_output.show_facts([*facts(found), *held], console)
     has_weights = any(m.delta is not None for m in found.modules)

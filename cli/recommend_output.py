@@ -14,7 +14,7 @@ from specdiag.system import interrupts
 from specdiag.views.cells import number
 from specdiag.views.columns import Column, basis_head, plan_columns
 
-from . import options, output, tables
+from . import answer_output, options, output, tables
 
 if TYPE_CHECKING:
     from specdiag.decay.plan import DecayPlan, PlanEntry
@@ -111,32 +111,33 @@ def base_alone(planned: options.Arguments, lr: float | None, export: str | None,
     """Print the base decay of a run that has not begun, or save it."""
     from msgspec import json
 
-    from specdiag.decay.power_lines import limits
+    from specdiag.decay.power_lines import facts
 
     lines = _power_lines(planned, lr)
 
     def show() -> None:
         console = output.console()
         console.print(
-            f"Base weight decay {lines.weight_decay:.4g} for AdamW at a peak lr of {lines.lr:g} (Power Lines).",
+            f"Base weight decay {lines.weight_decay:.3g} for AdamW at a peak lr of {lines.lr:g} (Power Lines).",
             style="bold",
         )
-        console.print(
-            f"{lines.tpp:.3g} tokens a parameter call for weights averaged over {lines.tau_opt:.1%} of the run's "
-            f"{lines.steps:,.0f} steps.",
-            soft_wrap=True,
+        console.print()
+        answer_output.show_facts(facts(lines), console)
+        output.talk(
+            f"next: specdiag simulate --lr {lines.lr:g} --weight-decay {lines.weight_decay:.3g} "
+            f"--steps {lines.steps:.0f}  what it does to the norms",
+            breaks=False,
         )
-        for sentence in (*limits(lines), _customary()):
-            console.print(sentence, soft_wrap=True)
 
     output.deliver(json.format(json.encode(lines), indent=1), out, None if export else show)
 
 
 def _by_power_lines(planned: options.Arguments, lr: float | None, steps_left: int | None) -> Base:
-    from specdiag.decay.power_lines import limits
+    from specdiag.decay.power_lines import facts
 
     lines = _power_lines(planned, lr)
-    return Base(lines.weight_decay, POWER_LINES, lr, steps_left, list(limits(lines)))
+    said = [f"{subject}: {fact}." for subject, fact in facts(lines)]
+    return Base(lines.weight_decay, POWER_LINES, lr, steps_left, said)
 
 
 def _power_lines(planned: options.Arguments, lr: float | None) -> PowerLines:
@@ -200,20 +201,14 @@ def _role_table(plan: DecayPlan, width: int) -> Any:
 
 def _base(plan: DecayPlan, base: Base) -> list[str]:
     """Where the base comes from, and what others took where it is not the person's own."""
-    usual = _customary()
     if plan.base_weight_decay is None:
+        from specdiag.decay.power_lines import customary
+
         return [
             "No base decay is known (--weight-decay, --run, or Power Lines from --tokens ...): these are ratios alone.",
-            usual,
+            f"Customary: {customary()}.",
         ]
-    said = [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
-    return [*said, usual] if plan.base_origin == POWER_LINES else said
-
-
-def _customary() -> str:
-    from specdiag.decay.power_lines import CUSTOMARY
-
-    return f"Customary: {'; '.join(f'{c.model} {c.weight_decay:g} ({c.remark})' for c in CUSTOMARY)}."
+    return [f"Base decay {plan.base_weight_decay:.6g} ({plan.base_origin}).", *base.said]
 
 
 def _schedule(plan: DecayPlan) -> list[str]:

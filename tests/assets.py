@@ -79,6 +79,14 @@ ASSETS = {
         440fdf4459c2f51c3f042ccad777342b06bf3f491c251b712ab2aada5ff7a2eb training_args.bin
         """,
     ),
+    "sapiens": Asset(
+        "sapiens==1.0.2",
+        "sapiens/models/v1",
+        """
+        43254666e9ac0d5aa8fc120f12ac02b6ff082cd1f107c389023c1b947f214825 checkpoint_vh.pt
+        570a63a6bdd60750c2cc2d280a419c300fafff8ab83f343f8e3847fd07903f6e checkpoint_vl.pt
+        """,
+    ),
     "nanoguard": Asset(
         "metatronnanoguard==0.1.0",
         "nanoguard/assets",

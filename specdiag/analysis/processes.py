@@ -1,7 +1,7 @@
 """Processes that share one analysis, as torchrun started them: who measures what, and how each learns what all found.
 
-Every process makes the same calls in the same order. Nothing waits inside a collective operation for one that may
-never come: all are waited for first, where a signal is heard, and only then is anything exchanged.
+Every process makes the same calls in the same order. Processes wait for one another, hearing signals, before they enter
+a collective: none is left waiting inside one for a process that may never come.
 """
 
 from __future__ import annotations

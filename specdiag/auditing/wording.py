@@ -65,7 +65,7 @@ def extent(covered: Coverage, unread: Iterable[str] = ()) -> list[str]:
     total = len(covered.checks) + len(covered.not_checked)
     lines = [
         f"Looked at {covered.n_matrices} matrices of {counted(covered.n_tensors, 'tensor')}{small_tensors}. "
-        f"{len(covered.checks)} of {total} checks were made."
+        f"{len(covered.checks)} of {total} checks ran."
     ]
     lines += [printable(sentence) for sentence in (*_other_files(covered), *unread) if sentence]
     by_reason: dict[str, list[str]] = defaultdict(list)

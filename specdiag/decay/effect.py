@@ -26,7 +26,7 @@ from specdiag.errors import UsageError
 from specdiag.records import Record
 from specdiag.text import checks
 
-Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape", "depends on what is held fixed"]
+Answer = Literal["worth a run", "cannot show in the steps left", "explained by shape", "the two measures disagree"]
 LrSchedule = Literal["constant", "to zero"]
 
 SHOWS = 0.01
@@ -221,7 +221,7 @@ def _answer(verdict: Verdict) -> Answer:
     if verdict.shape_share is not None and verdict.shape_share > GEOMETRY:
         return "explained by shape"
     if verdict.needs_agreement and (verdict.agreement is None or verdict.agreement < AGREE):
-        return "depends on what is held fixed"
+        return "the two measures disagree"
     if min(verdict.median_change, verdict.median_distance) < SHOWS:
         return "cannot show in the steps left"
     return "worth a run"
@@ -242,9 +242,9 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
         f"({_percent(min(verdict.changes), '+')} to {_percent(max(verdict.changes), '+')}){_final_change(verdict)}."
     )
     yield (
-        f"Uniform decay of the same mean, {verdict.uniform_ratio:.3g} times the base, changes every norm by "
-        f"{_percent(verdict.uniform_change, '+')}; the plan is {_percent(verdict.median_distance)} from that in the "
-        "median."
+        f"Uniform decay of equal mean, {verdict.uniform_ratio:.3g} times the base, changes all norms by "
+        f"{_percent(verdict.uniform_change, '+')}. The plan differs from that by {_percent(verdict.median_distance)} "
+        "(median)."
     )
     if min(verdict.median_change, verdict.median_distance) < SHOWS:
         what = "The plan" if verdict.median_change < SHOWS else "Its difference from uniform decay"
@@ -255,13 +255,13 @@ def _reasons(verdict: Verdict) -> Iterator[str]:
         tail = ": an untrained network would get nearly the same decays" if verdict.shape_share > GEOMETRY else ""
         yield f"The shapes of the matrices explain {_percent(verdict.shape_share)} of the plan{tail}."
     if verdict.needs_agreement and verdict.agreement is None:
-        yield "Fewer than three modules have both square_alpha and rho: nothing confirms the plan, which rests on one."
+        yield "Fewer than three modules have both square_alpha and rho, so nothing confirms the plan."
     elif verdict.needs_agreement and verdict.agreement is not None and verdict.agreement < AGREE:
         yield (
-            f"The other way to take the shapes out, rho, orders the modules otherwise (correlation "
-            f"{verdict.agreement:+.2f} with square_alpha, {AGREE} would do)."
+            f"rho, the other measure without shapes, orders the modules differently: its correlation with "
+            f"square_alpha is {verdict.agreement:+.2f}, below {AGREE}."
         )
-    yield "Predicted for AdamW in balance at the base decay; norms that move are no evidence that the loss will."
+    yield "Predicted for AdamW in balance at the base decay. Changed norms do not imply a changed loss."
 
 
 def _final_change(verdict: Verdict) -> str:

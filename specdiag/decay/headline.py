@@ -7,12 +7,13 @@ from specdiag.decay.plan import DecayPlan
 
 MOSTLY_GEOMETRY = 0.5
 """From this share on, shapes explain most of the differences between modules."""
+_DISAGREE: Answer = "the two measures disagree"
 _HEADLINES: dict[Answer, str] = {
     "explained by shape": (
         "Do not use this plan: it is explained by shape. An untrained network would get nearly the same plan."
     ),
-    "depends on what is held fixed": (
-        "Do not use this plan: it depends on what is held fixed. square_alpha and rho call for different plans; keep "
+    _DISAGREE: (
+        "Do not use this plan: the two measures without shapes, square_alpha and rho, call for different plans. Keep "
         "the uniform decay."
     ),
     "cannot show in the steps left": (
@@ -29,7 +30,7 @@ def headline(plan: DecayPlan) -> str:
         plan: the plan.
     """
     if plan.verdict is not None:
-        return _HEADLINES[plan.verdict.answer]
+        return _disagreement(plan) if plan.verdict.answer == _DISAGREE else _HEADLINES[plan.verdict.answer]
     if plan.rule in ("uniform", "none"):
         return f"The rule {plan.rule} gives every module the same decay."
     if all(entry.value is None for entry in plan.entries):
@@ -37,8 +38,14 @@ def headline(plan: DecayPlan) -> str:
     if plan.shape_share is not None and plan.shape_share >= MOSTLY_GEOMETRY:
         return f"Do not use this plan: {plan.shape_share:.0%} of it is explained by shape."
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
-        return _HEADLINES["depends on what is held fixed"]
+        return _disagreement(plan)
     return (
         "Keep one decay for all modules for now: whether this plan is worth a run takes its base decay, the lr and the "
         "steps left."
     )
+
+
+def _disagreement(plan: DecayPlan) -> str:
+    if plan.agreement is None:
+        return "Do not use this plan: too few modules have both square_alpha and rho to confirm it."
+    return _HEADLINES[_DISAGREE]

@@ -25,6 +25,7 @@ class Customary(Record, frozen=True, kw_only=True):
     model: str
     weight_decay: float
     remark: str
+    """How far that is known, or what it leaves out; empty where nothing is to be said."""
     source: str
 
 
@@ -32,31 +33,31 @@ CUSTOMARY: tuple[Customary, ...] = (
     Customary(
         model="GPT-1",
         weight_decay=0.01,
-        remark="on all weights that are no bias or gain",
+        remark="",
         source="Radford et al. 2018, section 4.1",
     ),
     Customary(
         model="GPT-2",
         weight_decay=0.01,
-        remark="probably: the paper does not say, and this is inferred from GPT-1 and from the weights",
+        remark="probably: inferred from GPT-1 and from the weights",
         source="nostalgebraist, as cited in 'Writing an LLM from scratch, part 32f'",
     ),
     Customary(
         model="GPT-3",
         weight_decay=0.1,
-        remark="'to provide a small amount of regularization'",
+        remark="",
         source="Brown et al. 2020, arXiv 2005.14165, appendix B",
     ),
     Customary(
-        model="Llama 1, 2, 3; DeepSeek V1, V2, V3",
+        model="Llama 1 to 3, DeepSeek V1 to V3",
         weight_decay=0.1,
-        remark="unchanged over the years",
+        remark="",
         source="Hugging Face, 'The Smol Training Playbook'",
     ),
     Customary(
         model="SmolLM3",
         weight_decay=0.1,
-        remark="none on the embeddings, which its authors found to help",
+        remark="none on the embeddings",
         source="Hugging Face, 'The Smol Training Playbook'",
     ),
 )
@@ -209,53 +210,78 @@ def power_lines(*, tokens: float, params: float, batch_tokens: float, context_le
     return lines
 
 
-def limits(lines: PowerLines) -> tuple[str, ...]:
-    """Write what to know before using the decay: units, where the fits hold, and a case in which they failed.
+def facts(lines: PowerLines) -> tuple[tuple[str, str], ...]:
+    """Write what to know before using the decay: why, what others take, where the fits hold, where they failed.
 
     Args:
         lines: result of `power_lines`.
 
     Returns:
-        One text for each point, warnings about this run last.
+        Subject and sentence of each point, warnings about this run last.
     """
     own = lines.context_length
+    elsewhere = lines.weight_decay * lines.lr / lines.deepseek_lr
     return (
-        f"Units: tokens {lines.tokens:.6g} (D) and parameters {lines.params:.6g} (N, with embeddings or "
-        "without: not confirmed) are counts; the batch is "
-        f"{lines.batch_tokens:.6g} tokens a step (B), {lines.batch_tokens / own:.4g} sequences of {own}; the run is "
-        f"D/B = {lines.steps:.6g} steps; tau {lines.tau_opt:.4g} is the fraction of the run over which the weights are "
-        f"averaged; weight_decay {lines.weight_decay:.4g} is AdamW's argument, which each step multiplies by its lr.",
-        f"It belongs to the peak lr {lines.lr:.4g}: after a change of lr, batch or tokens derive it again, for it goes "
-        "as 1/lr. The post 'Writing an LLM from scratch, part 32f' first kept 0.337 when it raised the lr from 0.0004 "
-        "to 0.0014, where the formula says 0.096.",
-        "Fitted for AdamW with a peak lr tuned by muP, warmed up over 10 % of the steps and then decayed linearly to "
-        f"zero, on sequences of {FIT_CONTEXT} tokens and models of 111M to 3.3B parameters. It says nothing about a "
-        "constant lr, a run that goes on from a checkpoint, or Adam with coupled decay.",
-        "Counter-example (that post: GPT-2 small, 163M parameters, 20 tokens a parameter, constant lr 0.0004): the "
-        "formula says 0.337, which gave test loss 3.814; 0.1 gave 3.692, and 0.01, the best measured, 3.643. With warm-"
-        "up and cosine decay to a tenth, 0.337 gave 3.739 (peak 0.0004) and 3.847 (peak 0.0014).",
-        f"Information: the best batch fitted is {lines.batch_opt_sequences:.4g} sequences of {FIT_CONTEXT}, so "
-        f"{lines.batch_opt_tokens:.6g} tokens, {lines.batch_opt_own_sequences:.4g} sequences of {own}. DeepSeek's "
-        f"formulas at C = 6ND = {lines.flops:.4g} give {lines.deepseek_batch_tokens:.6g} tokens and lr "
-        f"{lines.deepseek_lr:.4g}; its paper counts C without embeddings, so this is rough.",
-        *_warnings(lines),
+        (
+            "Why",
+            f"{lines.tpp:.3g} tokens a parameter call for weights averaged over {100 * lines.tau_opt:.2g} % of the "
+            f"run's {lines.steps:,.0f} steps (tau {lines.tau_opt:.3g})",
+        ),
+        ("Customary", customary()),
+        (
+            "Belongs to",
+            f"this peak lr. The decay goes as 1/lr: at {lines.deepseek_lr:.3g}, DeepSeek's lr for this compute, it is "
+            f"{elsewhere:.3g}. Derive it again after a change of lr, batch or tokens",
+        ),
+        (
+            "Fitted for",
+            "AdamW with a peak lr tuned by muP, warmed up over 10 % of the steps and then decayed linearly to zero; "
+            f"sequences of {FIT_CONTEXT} tokens; models of 111M to 3.3B parameters",
+        ),
+        ("Not fitted for", "a constant lr, a run that goes on from a checkpoint, Adam with coupled decay"),
+        (
+            "Failed once",
+            "GPT-2 small at 20 tokens a parameter and constant lr 0.0004: the formula's 0.337 gave test loss 3.814, "
+            "0.1 gave 3.692, and 0.01, the best measured, 3.643. With warm-up and cosine decay 0.337 gave 3.739 "
+            "('Writing an LLM from scratch, part 32f')",
+        ),
+        (
+            "Units",
+            f"{lines.batch_tokens:.6g} tokens a step are {lines.batch_tokens / own:.4g} sequences of {own}. Whether "
+            "parameters count with embeddings is not confirmed",
+        ),
+        (
+            "Batch",
+            f"best by the same fits: {lines.batch_opt_tokens:.3g} tokens, {lines.batch_opt_own_sequences:.4g} "
+            f"sequences of {own}. By DeepSeek's formulas at C = 6ND: {lines.deepseek_batch_tokens:.3g} tokens, roughly, for its "
+            "paper counts C without embeddings",
+        ),
+        *(("Warning", text) for text in _warnings(lines)),
     )
+
+
+def customary() -> str:
+    """List the decays that others used, each with its models, the most common first."""
+    by_decay: dict[float, list[str]] = {}
+    for c in reversed(CUSTOMARY):
+        by_decay.setdefault(c.weight_decay, []).insert(0, f"{c.model} ({c.remark})" if c.remark else c.model)
+    return "; ".join(f"{decay:g} in {', '.join(models)}" for decay, models in by_decay.items())
 
 
 def _warnings(lines: PowerLines) -> list[str]:
     low, high = FIT_PARAMS
     warnings: list[str] = []
     if not low <= lines.params <= high:
-        warnings.append(f"{lines.params:.4g} parameters lie outside the fitted 1.11e+08 to 3.3e+09: an extrapolation.")
+        warnings.append(f"{lines.params:.4g} parameters lie outside the fitted 1.11e+08 to 3.3e+09: an extrapolation")
     if lines.tau_opt > 1:
         warnings.append(
-            f"At {lines.tpp:.3g} tokens a parameter the averaging time is {lines.tau_opt:.3g} of the run: longer than "
-            "the run, so the decay is nearly without effect."
+            f"at {lines.tpp:.3g} tokens a parameter the averaging time is {lines.tau_opt:.3g} of the run. It is longer "
+            "than the run, so the decay has almost no effect"
         )
     if lines.context_length != FIT_CONTEXT:
         warnings.append(
-            f"The sequences here are {lines.context_length} tokens, the fitted ones {FIT_CONTEXT}: the formula "
-            "takes no notice, which nobody tested; the best batch is converted as if tokens were what matters."
+            f"sequences of {lines.context_length} tokens were not tested: the fitted runs had {FIT_CONTEXT}, and the "
+            "formula does not depend on it. The best batch is converted by its tokens"
         )
     return warnings
 

@@ -131,17 +131,23 @@ def _ranges(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -> t
             for metric in METRICS:
                 if kind is not None and (value := measured(r, metric)) is not None:
                     pools[kind, stored_role(r.role), r.cross_attention, metric].append((model, value))
-    return tuple(
-        Range(
-            model_class=kind,
-            role=role,
-            cross_attention=cross,
-            metric=metric,
-            n_matrices=len(pool),
-            models=tuple(sorted({model for model, _ in pool})),
-            quantiles=tuple(map(float, np.quantile([value for _, value in pool], PROBABILITIES))),
-        )
-        for (kind, role, cross, metric), pool in sorted(pools.items(), key=lambda item: _order(item[0]))
+    return tuple(_range(*place, pool) for place, pool in sorted(pools.items(), key=lambda item: _order(item[0])))
+
+
+def _range(
+    kind: ModelClass, role: Role, cross_attention: bool, metric: Metric, pool: Sequence[tuple[int, float]]
+) -> Range:
+    values = {model: [v for m, v in pool if m == model] for model in sorted({model for model, _ in pool})}
+    return Range(
+        model_class=kind,
+        role=role,
+        cross_attention=cross_attention,
+        metric=metric,
+        n_matrices=len(pool),
+        models=tuple(values),
+        quantiles=tuple(map(float, np.quantile([value for _, value in pool], PROBABILITIES))),
+        least=tuple(map(min, values.values())),
+        most=tuple(map(max, values.values())),
     )
 
 

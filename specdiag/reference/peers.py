@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdiag.architecture.classes import MODEL_CLASSES, ModelClass, model_class
 from specdiag.records import ModuleRecord, Settings
@@ -30,26 +30,29 @@ class Place:
         key: name of the matrix.
         metric: the number.
         value: its value.
-        range: that of the reference models.
+        low: the smallest value of the reference models.
+        high: their largest.
+        group: their class and places in the reference.
         models: they in words, with their sizes.
     """
 
     key: str
     metric: Metric
     value: float
-    range: Range
+    low: float
+    high: float
+    group: tuple[ModelClass, tuple[int, ...]]
     models: str
 
     @property
     def is_within(self) -> bool:
         """True where the value, with the digits that are shown, is one that the reference models have."""
-        low, high = self.range.quantiles[0], self.range.quantiles[-1]
-        return float(_shown(low)) <= float(_shown(self.value)) <= float(_shown(high))
+        return float(_shown(self.low)) <= float(_shown(self.value)) <= float(_shown(self.high))
 
     @property
     def bounds(self) -> str:
         """The range in words."""
-        return f"{_shown(self.range.quantiles[0])} to {_shown(self.range.quantiles[-1])}"
+        return f"{_shown(self.low)} to {_shown(self.high)}"
 
     @property
     def brief(self) -> str:
@@ -69,16 +72,27 @@ class Peers:
         reference: their numbers.
         architecture: of the model, as its report has it.
         settings: of its report.
+        own: the place of the model itself among the sources, which it is not held against; None where it is none.
     """
 
     reference: ReferenceRanges
     architecture: str | None
     settings: Settings
+    own: int | None = None
 
     @classmethod
     def of(cls, report: SpectralReport, reference: ReferenceRanges) -> Peers:
         """Find the peers of the model of a report."""
-        return cls(reference, report.provenance.architecture, report.settings)
+        return cls.beside(report.records, report.provenance.architecture, report.settings, reference)
+
+    @classmethod
+    def beside(
+        cls, records: Iterable[ModuleRecord], architecture: str | None, settings: Settings, reference: ReferenceRanges
+    ) -> Peers:
+        """Find the peers of a model, itself not among them: all of its matrices tell which source it is."""
+        digest = weights_digest(records)
+        found = (i for i, s in enumerate(reference.sources) if s.left_out is None and s.digest == digest)
+        return cls(reference, architecture, settings, next(found, None))
 
     def place(self, record: ModuleRecord, metric: Metric) -> Place | None:
         """Hold a matrix against the reference models.
@@ -91,9 +105,14 @@ class Peers:
             None where it has no such number, or fewer than `NEEDED` independent models have one of its class and role.
         """
         found, value = self._range(record, metric), measured(record, metric)
-        if found is None or value is None or len(found.models) < NEEDED:
+        if found is None or value is None:
             return None
-        return Place(record.key, metric, value, found, self._models([found]))
+        others = [i for i, model in enumerate(found.models) if model != self.own]
+        if len(others) < NEEDED:
+            return None
+        low, high = min(found.least[i] for i in others), max(found.most[i] for i in others)
+        group = found.model_class, tuple(found.models[i] for i in others)
+        return Place(record.key, metric, value, low, high, group, self._models([group]))
 
     def standing(self, records: Sequence[ModuleRecord]) -> str:
         """Say where the square_alpha of all matrices lie, or why that cannot be said.
@@ -101,17 +120,20 @@ class Peers:
         Args:
             records: of the model.
         """
-        places = [place for r in records if (place := self.place(r, "square_alpha")) is not None]
+        labels = Counter(map(_label, records))
+        places = [
+            replace(place, key=_label(r)) if labels[_label(r)] == 1 else place
+            for r in records
+            if (place := self.place(r, "square_alpha")) is not None
+        ]
         if not places:
             return f"no comparable reference ({self.lacking(records)})"
         outside = [place for place in places if not place.is_within]
-        models = self._models([place.range for place in places])
+        models = self._models([place.group for place in places])
         text = f"{len(places) - len(outside)} of {len(places)} matrices lie within the square_alpha of {models}"
         if outside:
             named = listed((f"{p.key} {_shown(p.value)} ({p.bounds})" for p in outside), _SHOWN)
             text += f"; outside: {named}"
-        if weights_digest(records) in {s.digest for s in self.reference.sources if s.left_out is None}:
-            text += "; this model is one of them"
         return text
 
     def lacking(self, records: Iterable[ModuleRecord]) -> str:
@@ -129,8 +151,8 @@ class Peers:
             named = "config.json names no architecture" if self.architecture is None else self.architecture
             return f"{named}: its class is not known"
         found = [self._range(r, "square_alpha") for r in comparable]
-        n = max(len(r.models) if r is not None and r.model_class == kind else 0 for r in found)
-        return f"{counted(n, _NAMES[kind])}, {NEEDED} needed"
+        n = max(len({*r.models} - {self.own}) if r is not None and r.model_class == kind else 0 for r in found)
+        return f"{counted(n, self._other + _NAMES[kind])}, {NEEDED} needed"
 
     def _range(self, record: ModuleRecord, metric: Metric) -> Range | None:
         kind = model_class(self.architecture, record.component)
@@ -138,17 +160,21 @@ class Peers:
             return None
         return self.reference.find(kind, record, metric)
 
-    def _models(self, ranges: Sequence[Range]) -> str:
-        """Count the models of ranges, class by class, with their sizes."""
+    @property
+    def _other(self) -> str:
+        return "" if self.own is None else "other "
+
+    def _models(self, groups: Sequence[tuple[ModelClass, tuple[int, ...]]]) -> str:
+        """Count the models of groups, class by class, with their sizes."""
         said: list[str] = []
         for kind in MODEL_CLASSES:
-            found = [r for r in ranges if r.model_class == kind]
-            sizes = [self.reference.sources[model].n_parameters for r in found for model in r.models]
+            found = [models for of, models in groups if of == kind]
+            sizes = [self.reference.sources[model].n_parameters for models in found for model in models]
             if found:
-                least, most = (f(len(r.models) for r in found) for f in (min, max))
+                least, most = (f(map(len, found)) for f in (min, max))
                 few = "" if least == most else f"{least} to "
                 span = " to ".join(dict.fromkeys(map(abbreviated, (min(sizes), max(sizes)))))
-                said.append(f"{few}{counted(most, _NAMES[kind])} of {span} parameters")
+                said.append(f"{few}{counted(most, self._other + _NAMES[kind])} of {span} parameters")
         return " and ".join(said)
 
 
@@ -159,6 +185,11 @@ def has_default_tail(settings: Settings) -> bool:
         settings: of the report.
     """
     return settings.tail == "hill" and settings.tail_fraction == 0.5
+
+
+def _label(record: ModuleRecord) -> str:
+    """Name a matrix by its place, shorter than its key."""
+    return record.key if record.layer is None else f"layer {record.layer} {record.role}"
 
 
 def _shown(value: float) -> str:

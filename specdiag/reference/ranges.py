@@ -68,6 +68,10 @@ class Range(Record, frozen=True, kw_only=True):
     """The independent models that they are of, as places in the list of sources."""
     quantiles: tuple[float, ...]
     """At 0, 5, 25, 50, 75, 95 and 100 %, linear between neighbours."""
+    least: tuple[float, ...]
+    """The smallest value of each model, as `models` has them."""
+    most: tuple[float, ...]
+    """The largest value of each model."""
 
     @property
     def place(self) -> tuple[ModelClass, Role, bool, Metric]:
@@ -220,4 +224,11 @@ def _implausible(reference: ReferenceRanges) -> str | None:
             or r.quantiles[-1] > _MOST.get(r.metric, float("inf"))
         ):
             return f"{where}: its quantiles are {list(r.quantiles)}"
+        pairs = list(zip(r.least, r.most, strict=False))
+        if (
+            not len(r.least) == len(r.most) == len(r.models)
+            or not all(low <= high for low, high in pairs)
+            or (min(r.least), max(r.most)) != (r.quantiles[0], r.quantiles[-1])
+        ):
+            return f"{where}: its models have {pairs}"
     return None

@@ -47,7 +47,7 @@ LEDGER = Kind(
 SIMULATION = Kind("simulation", 2, "setting", "make one with specdiag.simulate")
 NORM_CHECK = Kind("check of logged norms", 1, "left_out", "make one with 'specdiag simulate --check -o'")
 WATCHED = Kind("list of watched modules", 2, "every", "log the norms anew with specdiag.optim.NormWatch")
-REFERENCE = Kind("reference", 1, "ranges", "make one with 'specdiag reference build -o'")
+REFERENCE = Kind("reference", 2, "ranges", "make one with 'specdiag reference build -o'")
 RATES = Kind("plan of learning rates", 1, "rate_entries", "make one with 'specdiag recommend --what lr -o'")
 KINDS = (REPORT, PLAN, RATES, COMPARISON, AUDIT, TRAJECTORY, LEDGER, SIMULATION, NORM_CHECK, WATCHED, REFERENCE)
 

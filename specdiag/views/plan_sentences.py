@@ -27,16 +27,16 @@ def limits(plan: DecayPlan) -> list[str]:
         plan: the plan.
     """
     sentences = [
-        "The paper tested decay during pretraining from scratch, up to 1B parameters and without experts: a plan "
-        "made from a finished or fine-tuned checkpoint is outside of that."
+        "The paper tested decay during pretraining from scratch, up to 1B parameters and without experts. Plans from "
+        "finished or fine-tuned checkpoints were not tested."
     ]
     if plan.rule not in ("uniform", "none"):
         sentences.append(
             "Base values do not carry over between coupled (Adam with L2) and decoupled decay (AdamW); ratios do."
         )
         sentences.append(
-            "A changed decay needs about 1/(lr x weight decay) steps to show in a norm, which then goes as "
-            "ratio^-1/2: a run shorter than that tells nothing about it."
+            "Decay takes about 1/(lr x weight decay) steps to change norms, which then go as ratio^-1/2. Shorter runs "
+            "show no effect."
         )
     return sentences
 
@@ -51,8 +51,8 @@ def _total(plan: DecayPlan) -> str:
     change = plan.mean_ratio_weighted - 1
     if abs(change) < 0.02 or plan.rule in ("uniform", "none"):
         return text + "."
-    verb = "raises" if change > 0 else "lowers"
-    return text + f": it also {verb} the decay of all by {abs(change):.0%}, which preserve_mean=True would not."
+    verb = "rises" if change > 0 else "falls"
+    return text + f". Total decay {verb} by {100 * abs(change):.0f} %: preserve_mean=True keeps it constant."
 
 
 def _shapes(plan: DecayPlan) -> list[str]:
@@ -78,8 +78,8 @@ def _instead(plan: DecayPlan) -> str:
     if plan.agreement is None or plan.agreement >= AGREE:
         return "basis='square' takes the shapes out."
     return (
-        "What is left without them depends on what is held fixed: square_alpha and rho order the modules differently "
-        f"(correlation {plan.agreement:+.2f}), so basis='square' is no way out."
+        "Two measures take the shapes out, square_alpha and rho, and they disagree (correlation "
+        f"{plan.agreement:+.2f}). So basis='square' gives no better plan."
     )
 
 
@@ -88,15 +88,12 @@ def _held_fixed(plan: DecayPlan) -> list[str]:
     if plan.basis != "square" or plan.rule in ("uniform", "none"):
         return []
     if plan.agreement is None:
-        return [
-            "Fewer than three modules have both square_alpha and rho: nothing confirms the plan, which rests on one."
-        ]
+        return ["Fewer than three modules have both square_alpha and rho, so nothing confirms the plan."]
     if plan.agreement >= AGREE:
-        return [f"rho, the other way to take the shapes out, agrees (correlation {plan.agreement:+.2f})."]
+        return [f"rho, the other measure without shapes, agrees (correlation {plan.agreement:+.2f})."]
     return [
-        "This plan depends on what is held fixed: with the covariance of the short side (square_alpha) "
-        f"{_by_family(plan, 'ratio')}, with the law of the singular values (rho) {_by_family(plan, 'rho_ratio')} times "
-        f"the base in the mean. Correlation {plan.agreement:+.2f}."
+        f"The two measures disagree (correlation {plan.agreement:+.2f}). Mean ratios by square_alpha: "
+        f"{_by_family(plan, 'ratio')}. Mean ratios by rho: {_by_family(plan, 'rho_ratio')}."
     ]
 
 

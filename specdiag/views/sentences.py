@@ -124,12 +124,13 @@ def _shape_free_answer(square: Contrast, rho: Contrast | None) -> str:
     if not any(clear):
         return f"no clear difference over {square.n_layers} layers"
     if all(clear) and (square.difference > 0) == (rho.difference > 0):
-        side = "attention" if square.difference > 0 else "MLP"
-        return f"{side} is heavier-tailed, by both ways of doing it (layers taken as independent)"
-    return (
-        "which is heavier-tailed depends on what is held fixed, the covariance of the short side (square_alpha) or "
-        "the law of the singular values (rho)"
-    )
+        return f"{_heavier(square)} is heavier-tailed, by both ways of doing it (layers taken as independent)"
+    by = [_heavier(c) if is_clear else "neither" for c, is_clear in zip((square, rho), clear, strict=True)]
+    return f"no answer, the two measures disagree: heavier-tailed is {by[0]} by square_alpha, and {by[1]} by rho"
+
+
+def _heavier(c: Contrast) -> str:
+    return "attention" if c.difference > 0 else "MLP"
 
 
 def is_clear(c: Contrast) -> bool:
@@ -161,8 +162,8 @@ def tails(records: tuple[ModuleRecord, ...]) -> list[str]:
     if not far:
         return []
     return [
-        f"{far} of {len(distances)} tails lie more than {KS_LIMIT} (KS) from a power law: there alpha says how far the "
-        "upper eigenvalues spread, not that they follow one."
+        f"{far} of {len(distances)} spectra are not power laws (KS distance above {KS_LIMIT}). Read their alpha as a "
+        "measure of spread."
     ]
 
 
@@ -203,11 +204,11 @@ def few(records: tuple[ModuleRecord, ...]) -> list[str]:
         return []
     updates = [r for r in short if r.n_eigenvalues < min(r.rows, r.cols) * r.n_slices]
     return [
-        f"The {what} of {len(group)} of {len(records)} {of} is below {MIN_EIGENVALUES}: "
+        f"{len(group)} of {len(records)} {of} {'has' if len(group) == 1 else 'have'} {what} {MIN_EIGENVALUES}: "
         "stable rank and norms, no exponent."
         for what, of, group in (
-            ("rank", "updates", updates),
-            ("smaller side", "matrices", [r for r in short if r not in updates]),
+            ("a rank below", "updates", updates),
+            ("fewer singular values than", "matrices", [r for r in short if r not in updates]),
         )
         if group
     ]

@@ -39,7 +39,7 @@ def test_table(faulty):
     assert "and 95 more (--all)" in done.stdout
     assert name(7, PLACES[0]) not in done.stdout
     assert done.stdout.count("What to do:") == 2
-    assert "checks were made" in done.stdout
+    assert "checks ran" in done.stdout
     assert "baseline_* (needs --baseline)" in done.stdout
     assert "\x1b[31m" not in done.stdout
     assert name(7, PLACES[0]) in cli(faulty, "--all").stdout

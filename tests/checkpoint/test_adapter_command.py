@@ -42,7 +42,7 @@ def pair(tmp_path: Path) -> Path:
 def test_analyze_prints_updates_without_exponents(pair: Path) -> None:
     done = run("adapter", cwd=pair)
     assert done.returncode == 0, done.stderr
-    assert "The rank of 8 of 8 updates is below 50: stable rank and norms, no exponent." in done.stdout
+    assert "8 of 8 updates have a rank below 50: stable rank and norms, no exponent." in done.stdout
     assert "heavier-tailed than MLP" not in done.stdout
     assert "made for org/base: give --base org/base for W + s B A" in done.stderr
     assert load_report(pair / "adapter.specdiag.json").source.base is None

@@ -87,7 +87,7 @@ def test_a_plan_that_is_worth_a_run():
     assert found.time_constant == pytest.approx(10_000)
     said = " ".join(found.reasons)
     assert "10,000 steps; 20,000 are left, 2 of that" in said
-    assert "no evidence" in said
+    assert "do not imply a changed loss" in said
     assert msgspec.json.decode(msgspec.json.encode(found), type=Verdict) == found
 
 

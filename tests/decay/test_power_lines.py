@@ -8,7 +8,7 @@ from specdiag.decay.power_lines import (
     PowerLines,
     decay_for,
     deepseek,
-    limits,
+    facts,
     optimal_batch,
     optimal_tau,
     power_lines,
@@ -120,26 +120,30 @@ def test_impossible_requests(change, message):
         power_lines(**{**POST, **change})
 
 
-def test_limits_say_what_matters():
-    said = "\n".join(limits(power_lines(**POST)))
+def words(lines):
+    return "\n".join(f"{subject}: {fact}" for subject, fact in facts(lines))
+
+
+def test_facts_say_what_matters():
+    said = words(power_lines(**POST))
     for part in (
         "tokens a step",
-        "fraction of the run",
-        "derive it again",
+        "of the run's 33,165 steps",
+        "Derive it again",
         "linearly to zero",
         "3.814",
         "3.643",
-        "269.4",
+        "2.76e+05 tokens, 269.4",
     ):
         assert part in said
-    assert "takes no notice" in said
+    assert "not tested" in said
     assert "extrapolation" not in said
-    assert "without effect" not in said
+    assert "almost no effect" not in said
     small = power_lines(tokens=1e7, params=1e7, batch_tokens=4096, context_length=2048, lr=1e-3)
-    said = "\n".join(limits(small))
+    said = words(small)
     assert "extrapolation" in said
     assert "longer than the run" in said
-    assert "takes no notice" not in said
+    assert "not tested" not in said
 
 
 def test_customary_values():

@@ -183,8 +183,8 @@ def test_command_derives_the_base(tmp_path: Path) -> None:
         "--context-length", "1024", "--lr", "4e-4",
     ).stdout  # fmt: skip
     assert "Base decay 0.33719" in said
-    assert "Counter-example" in said
-    assert "Customary: GPT-1 0.01" in said
+    assert "Failed once: GPT-2 small" in said
+    assert "Customary: 0.1 in GPT-3, Llama 1 to 3" in said
 
 
 def test_command_reads_the_run(tmp_path: Path) -> None:

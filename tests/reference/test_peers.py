@@ -33,26 +33,27 @@ def test_five_models_are_needed():
 def test_five_models_of_a_role_are_needed():
     models = [report(values, i) for i, values in enumerate(VALUES)]
     models[0] = replace(models[0], records=tuple(record(i, 1.5, role="k", name=f"k{i}") for i in range(2)))
-    found = Peers.of(models[1], specdiag.build_reference(models))
-    assert found.place(models[1].records[0], "square_alpha") is None
-    assert found.standing(models[1].records) == "no comparable reference (4 decoders, 5 needed)"
+    model = report([1.5, 1.75], 9)
+    found = Peers.of(model, specdiag.build_reference(models))
+    assert found.place(model.records[0], "square_alpha") is None
+    assert found.standing(model.records) == "no comparable reference (4 decoders, 5 needed)"
 
 
 def test_roles_of_different_numbers_of_models_are_counted_apart():
-    six = [*VALUES, [1.5, 1.6]]
-    models = [report(values, i) for i, values in enumerate(six)]
+    seven = [*VALUES, [1.5, 1.6], [1.5, 1.6]]
+    models = [report(values, i) for i, values in enumerate(seven)]
     models[0] = replace(models[0], records=(*models[0].records, record(0, 1.5, role="k", name="k", digest="k")))
-    models[1:5] = [
-        replace(m, records=(*m.records, record(0, 1.5, role="k", name="k", digest=f"{m.source}"))) for m in models[1:5]
+    models[1:6] = [
+        replace(m, records=(*m.records, record(0, 1.5, role="k", name="k", digest=f"{m.source}"))) for m in models[1:6]
     ]
     towers = [
         replace(m, records=(*m.records, record(0, 1.5, component="vision", name="v", digest=f"v{m.source}")))
         for m in models
     ]
     text = Peers.of(models[0], specdiag.build_reference(models)).standing(models[0].records)
-    assert text.startswith("3 of 3 matrices lie within the square_alpha of 5 to 6 decoders of 2 parameters")
+    assert text.startswith("2 of 3 matrices lie within the square_alpha of 5 to 6 other decoders of 2 parameters")
     text = Peers.of(towers[0], specdiag.build_reference(towers)).standing(towers[0].records)
-    assert "of 5 to 6 decoders of 2 parameters and 6 vision models of 2 parameters" in text
+    assert "of 5 to 6 other decoders of 2 parameters and 6 other vision models of 2 parameters" in text
 
 
 def test_matrices_too_small_for_an_exponent_have_no_reference():
@@ -63,7 +64,7 @@ def test_matrices_too_small_for_an_exponent_have_no_reference():
 def test_a_number_outside_is_named_with_the_range():
     text = standing(report([1.5, 2.5], 9))
     assert text.startswith("1 of 2 matrices lie within the square_alpha of 5 decoders")
-    assert text.endswith("outside: model.layers.1.self_attn.q_proj.weight 2.5 (1.4 to 2)")
+    assert text.endswith("outside: layer 1 q 2.5 (1.4 to 2)")
 
 
 def test_what_is_shown_decides():
@@ -103,7 +104,7 @@ def test_embeddings_and_updates_are_not_held_against_anything():
 def test_the_answer_has_it_as_one_fact():
     facts = answer(report([1.5, 2.5], 9), reference(5)).facts
     assert [subject for subject, _ in facts].count("Reference") == 1
-    assert "outside: model.layers.1" in dict(facts)["Reference"]
+    assert "outside: layer 1 q" in dict(facts)["Reference"]
 
 
 def test_the_page_says_it_of_every_matrix():
@@ -114,10 +115,19 @@ def test_the_page_says_it_of_every_matrix():
     assert "Among 4 decoders" not in specdiag.html_report(model, reference=reference(4))
 
 
+def test_a_model_is_not_held_against_itself():
+    """Or all of its own numbers would lie within."""
+    models = [report(values, i) for i, values in enumerate([*VALUES, [1.4, 2.5]])]
+    found = specdiag.build_reference(models)
+    text = Peers.of(models[5], found).standing(models[5].records)
+    assert text.startswith("1 of 2 matrices lie within the square_alpha of 5 other decoders of 2 parameters; outside: ")
+    assert text.endswith(" 2.5 (1.4 to 2)")
+    assert standing(models[4]) == "no comparable reference (4 other decoders, 5 needed)"
+
+
 def test_real_checkpoints(tmp_path):
-    folders = [checkpoint(tmp_path / str(i), i) for i in range(5)]
+    folders = [checkpoint(tmp_path / str(i), i) for i in range(6)]
     found = specdiag.build_reference(folders)
     model = specdiag.analyze(folders[2])
     text = Peers.of(model, found).standing(model.records)
-    assert text.startswith("14 of 14 matrices lie within the square_alpha of 5 decoders of 107 k parameters")
-    assert text.endswith("; this model is one of them")
+    assert " of 14 matrices lie within the square_alpha of 5 other decoders of 107 k parameters" in text

@@ -46,11 +46,12 @@ def test_build_refuses_what_makes_no_sense(tmp_path, folder):
 
 
 def test_analyze(folder):
-    asked = ("analyze", folder / "m1", "-o", folder / "m1.json", "--reference")
+    checkpoint(folder / "other", 9)
+    asked = ("analyze", folder / "other", "-o", folder / "m1.json", "--reference")
     code, said, _ = outcome(*asked, folder / "five.json")
     assert code == 0
     assert "Reference " in said
-    assert "14 of 14 matrices lie within the square_alpha of 5 decoders of 107 k parameters; this model is one" in said
+    assert " of 14 matrices lie within the square_alpha of 5 decoders of 107 k parameters" in said
     assert "no comparable reference (4 decoders, 5 needed)" in outcome(*asked, folder / "four.json")[1]
     code, said, err = outcome("analyze", folder / "m1.json", "-f", "json", "--reference", folder / "five.json")
     assert (code, said) == (2, "")
@@ -67,7 +68,7 @@ def test_the_others(folder):
     code, said, _ = outcome("compare", folder / "m1", model, "--reference", five, "--subspace", 0)
     assert code == 0
     assert "13 of 14 matrices lie within the square_alpha of 5 decoders" in said
-    assert f"outside: {name}" in said
+    assert "outside: layer 1 o" in said
     code, said, _ = outcome("audit", model, "--reference", five, "-f", "json", "--no-reference-model")
     told = [f for f in json.loads(said)["findings"] if f["check"] == "reference_range"]
     assert {(f["severity"], f["module"]) for f in told} >= {("info", name)}
@@ -75,5 +76,5 @@ def test_the_others(folder):
     page = folder / "odd.html"
     code, _, err = outcome("report", model, "--reference", five, "-o", page)
     assert code == 0, err
-    assert f"outside: {name}" in page.read_text()
+    assert "outside: layer 1 o" in page.read_text()
     assert "Among 5 decoders of 107 k parameters: square_alpha" in page.read_text()

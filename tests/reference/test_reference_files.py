@@ -5,12 +5,14 @@ import re
 from importlib.resources import files
 
 import pytest
+from assets import ASSETS
 from reference_models import report
+from reference_sources import SOURCES
 
 import specdiag
 from specdiag.errors import SourceError
 from specdiag.reference.peers import Peers
-from specdiag.reference.ranges import NEEDED, the_reference
+from specdiag.reference.ranges import the_reference
 
 
 @pytest.fixture
@@ -39,6 +41,9 @@ def range_with(**fields):
         (range_with(quantiles=[1.5]), "its quantiles are"),
         (range_with(quantiles=[1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3]), "its quantiles are"),
         (range_with(quantiles=[0.5] * 7), "its quantiles are"),
+        (range_with(least=[1.5]), "its models have"),
+        (range_with(least=[9, 9]), "its models have"),
+        (range_with(most=[1, 1]), "its models have"),
         (range_with(metric="stable_rank/n", quantiles=[0, 0, 0, 0, 0, 0, 2]), "two ranges|its quantiles are"),
         (range_with(role="charm"), "Invalid enum value 'charm'"),
         (range_with(model_class="novel"), "Invalid enum value 'novel'"),
@@ -46,7 +51,7 @@ def range_with(**fields):
         (lambda content: content["sources"][0].update(n_parameters=-1), "has -1 parameters"),
         (lambda content: content["sources"][0].update(left_out="no"), "its models are"),
         (lambda content: content.update(novelty=1), "unknown field `novelty`"),
-        (lambda content: content.update(schema=2), "is a reference of schema 2; this specdiag reads schema 1: upgrade"),
+        (lambda content: content.update(schema=3), "is a reference of schema 3; this specdiag reads schema 2: upgrade"),
         (lambda content: content.update(schema=0), "is no reference"),
     ],
 )
@@ -93,9 +98,9 @@ def test_reports_of_an_old_schema_are_refused_as_elsewhere(tmp_path):
 def test_what_comes_with_specdiag(rxnmapper):
     assert len((files("specdiag.reference") / "shipped.json").read_bytes()) < 100_000
     found = the_reference(None)
-    assert all(re.fullmatch(r"[\w-]+(/\w+)?", source.name) for source in found.sources)
+    assert all(re.fullmatch(r"[\w-]+-[\d.]+(/[\w.]+)?", source.name) for source in found.sources)
     model = specdiag.analyze(rxnmapper)
-    (place,) = (i for i, source in enumerate(found.sources) if source.name == "rxnmapper")
+    (place,) = (i for i, source in enumerate(found.sources) if source.name == "rxnmapper-0.4.3")
     own = specdiag.build_reference([model]).sources[0]
     assert (own.digest, own.n_parameters) == (found.sources[place].digest, found.sources[place].n_parameters)
     held = [r for r in found.ranges if place in r.models]
@@ -103,6 +108,12 @@ def test_what_comes_with_specdiag(rxnmapper):
     for r in held:
         alone = next(x for x in specdiag.build_reference([model]).ranges if x.place == r.place)
         assert r.quantiles[0] - 1e-3 <= alone.quantiles[0] <= alone.quantiles[-1] <= r.quantiles[-1] + 1e-3
-    most = max(len(r.models) for r in found.ranges)
-    if most < NEEDED:
-        assert Peers.of(model, found).standing(model.records) == f"no comparable reference ({most} encoders, 5 needed)"
+    assert {source.licence for source in found.sources} == {"mit", "apache-2.0"}
+    standing = Peers.of(model, found).standing(model.records)
+    assert standing.startswith("6 of 6 matrices lie within the square_alpha of 5 other encoders of 567 k to 26 M")
+
+
+def test_its_sources_are_those_of_make_reference():
+    laid_out = {source.name for source in the_reference(None).sources}
+    packages = {ASSETS[source.asset].package.replace("==", "-") for source in SOURCES}
+    assert {name.partition("/")[0] for name in laid_out} == packages

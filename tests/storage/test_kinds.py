@@ -81,7 +81,7 @@ FIELDS = {
     "simulation": (2, "824ee8d4043e36e8"),
     "check of logged norms": (1, "6ff9123fa3f840b0"),
     "list of watched modules": (2, "4368253615064ccf"),
-    "reference": (1, "74b768bb5bcd8e22"),
+    "reference": (2, "86fa55df0159a104"),
 }
 """The schema of each kind, and the digest of the names and types of its fields, nested records included."""
 

@@ -169,7 +169,7 @@ def _notes(
     if not detailed:
         notes.append(f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel")
     if any(values[0] < low for values in spectra(curves, details=detailed)):
-        notes.append("the smallest eigenvalues lie to the left")
+        notes.append("axis clipped: smallest eigenvalues not shown")
     return tuple(notes)
 
 
