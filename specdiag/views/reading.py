@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 
 from msgspec import Struct
 
-from specdiag.errors import UsageError
 from specdiag.files import toml_decoder
-from specdiag.text.names import listed
-from specdiag.text.printable import printable
 
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,21 +46,17 @@ def entries() -> tuple[Entry, ...]:
     return _decode((files("specdiag.views") / "reading.toml").read_bytes()).entry
 
 
-def explain(column: str) -> Entry:
+def find(column: str) -> Entry | None:
     """Find the entry of a column.
 
     Args:
         column: its name in a report, or its head in a table; case does not count.
 
-    Raises:
-        UsageError: there is no such column.
+    Returns:
+        The entry; None where the column is no number of a report.
     """
     known = {name.lower(): entry for entry in entries() for name in (entry.column, *entry.also)}
-    if (entry := known.get(column.strip().lower())) is not None:
-        return entry
-    near = get_close_matches(column.lower(), known, n=3)
-    hint = f"did you mean {listed(near)}?" if near else f"choose from {listed([e.column for e in entries()], 99)}"
-    raise UsageError(f"there is no column '{printable(column)[:60]}': {hint}")
+    return known.get(column.strip().lower())
 
 
 def meanings() -> dict[str, str]:
