@@ -14,6 +14,7 @@ from specdiag.dynamics.records import Simulation
 from specdiag.dynamics.run_check import RunCheck
 from specdiag.errors import SourceError
 from specdiag.files import json_decoder
+from specdiag.rates.plan import RatePlan
 from specdiag.reference.ranges import ReferenceRanges
 from specdiag.report import _ReportFile
 from specdiag.storage import kinds
@@ -62,6 +63,7 @@ def test_a_record_of_another_kind_is_not_taken_for_an_old_one(tmp_path, kind):
 RECORDS = {
     kinds.REPORT: _ReportFile,
     kinds.PLAN: DecayPlan,
+    kinds.RATES: RatePlan,
     kinds.COMPARISON: Comparison,
     kinds.AUDIT: AuditReport,
     kinds.TRAJECTORY: Trajectory,
@@ -73,7 +75,8 @@ RECORDS = {
 }
 FIELDS = {
     "specdiag report": (8, "e55fb464c9ca639d"),
-    "decay plan": (7, "e7928c9c27ebd2a5"),
+    "decay plan": (8, "be2fb304286c3495"),
+    "plan of learning rates": (1, "65e8522d4269ede0"),
     "comparison": (10, "51052a157fca5313"),
     "audit": (5, "69b6e4b799692eff"),
     "trajectory": (4, "8a5817fdadfb09f8"),

@@ -14,6 +14,7 @@ from specdiag.decay.plan import DecayPlan
 from specdiag.dynamics.norm_log import Watched
 from specdiag.dynamics.records import Point, Simulation
 from specdiag.dynamics.run_check import RunCheck
+from specdiag.rates.plan import RatePlan
 from specdiag.reference.ranges import Range, ReferenceRanges
 from specdiag.report import COLUMNS, _ReportFile
 from specdiag.trajectories.ledger import Ledger
@@ -26,8 +27,8 @@ from specdiag.views.terms import ANY, names, terms
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    _ReportFile, AuditReport, Comparison, DecayPlan, Ledger, ReferenceRanges, RunCheck, Simulation, Trajectory,
-    Verification, Watched,
+    _ReportFile, AuditReport, Comparison, DecayPlan, Ledger, RatePlan, ReferenceRanges, RunCheck, Simulation,
+    Trajectory, Verification, Watched,
 )  # fmt: skip
 ROWS = (Range, TensorCheck)
 COMMANDS = {"analyze", "audit", "compare", "recommend", "simulate", "trajectory", "verify", "reference", "train"}
@@ -36,6 +37,7 @@ MADE = {
     "cli/compare_output.py": {"head"},
     "cli/function_tables.py": {"f'{role} {head}'"},
     "cli/recommend_output.py": {"basis_head(plan)"},
+    "cli/recommend_rates.py": {"'square_alpha' if plan.basis == 'square' else 'alpha'"},
     "cli/simulate_output.py": {"name"},
     "cli/tables.py": {"f'{low}-{high}' if high > low else f'{low}'", "name"},
     "cli/train_ranking_output.py": {"c", "table.measure"},
