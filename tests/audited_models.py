@@ -12,7 +12,7 @@ from models import PLACES, VOCABULARY, llama_shapes, write_checkpoint
 from specdiag.auditing.records import AuditReport
 from specdiag.records import ModuleRecord
 
-LAYERS, WIDTH, HIDDEN = 10, 64, 160
+LAYERS, WIDTH, HIDDEN, EXPERTS = 10, 64, 160, 4
 CONFIG = {
     "rope_scaling": {"factor": 8.0, "type": "linear"},
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY,
@@ -29,6 +29,20 @@ def llama(seed: int = 0, layers: int = LAYERS, width: int = WIDTH, hidden: int =
     return {key: 1 + 0.02 * rng.standard_normal(shape).astype("f4") if len(shape) == 1
             else 0.1 * rng.standard_normal(shape).astype("f4")
             for key, shape in llama_shapes(layers, width, hidden, whole=True).items()}  # fmt: skip
+
+
+def mixture(layers: int = 2, experts: int = EXPERTS) -> dict[str, np.ndarray]:
+    """`llama` with experts in the place of its MLP."""
+    rng = np.random.default_rng(layers)
+    state = llama(layers=layers)
+    for layer in range(layers):
+        for place in PLACES[4:]:
+            shape = state.pop(name(layer, place)).shape
+            for expert in range(experts):
+                values = 0.1 * rng.standard_normal(shape).astype("f4")
+                state[name(layer, place.replace("mlp.", f"mlp.experts.{expert}."))] = values
+        state[name(layer, "mlp.gate")] = 0.1 * rng.standard_normal((EXPERTS, WIDTH)).astype("f4")
+    return state
 
 
 def save(folder: Path, state: dict[str, np.ndarray], config: dict | None = None) -> Path:

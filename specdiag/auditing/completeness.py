@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from specdiag.architecture.names import numbered
-from specdiag.auditing import heads, shape_rules, shards, structure
+from specdiag.auditing import few_layers, heads, shape_rules, shards, structure
 from specdiag.auditing.buffers import is_buffer
 from specdiag.auditing.reference import CHECKS, Reference
 from specdiag.auditing.subject import Subject
@@ -29,6 +29,8 @@ def missing(subject: Subject) -> Iterator[Observation]:
     found = _answer(subject)
     if found is None:
         yield from shape_rules.missing(subject.report, subject.config)
+        if not subject.updates:
+            yield from few_layers.differing(subject.report)
         return
     named = {o.module for o in structure.layers(subject)}
     has_head = heads.lacks_head(subject) is None
@@ -79,9 +81,9 @@ def not_checked(subject: Subject) -> dict[str, str]:
         subject: the subject of the audit.
     """
     if reason := shards.partial(subject.report):
-        return dict.fromkeys(CHECKS, reason)
+        return dict.fromkeys((*CHECKS, "layers_differ"), reason)
     if _answer(subject) is not None:
-        return {}
+        return {"layers_differ": "transformers' own model decides"}
     reason = "a report does not carry config.json" if subject.reference is None else subject.reference.reason
     is_refused = subject.reference is not None and subject.reference.refused_config is not None
     checks = ("missing_optional", "unused_tensor", "dropped_tensor", *(() if is_refused else ("config_refused",)))

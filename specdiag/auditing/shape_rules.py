@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from specdiag.auditing.few_layers import odd_experts
 from specdiag.auditing.heads import HEAD, TOKENS
 from specdiag.auditing.stacks import Layer, Member, stacks
 from specdiag.auditing.thresholds import Observation
@@ -70,7 +71,7 @@ def reshaped(report: SpectralReport) -> Iterator[Observation]:
         odd = dict(_odd(layers))
         for layer in layers.values():
             if not any(r.key in odd for r in layer.matrices.values()):
-                odd |= dict(_unlike_partner(layer))
+                odd |= dict(_unlike_partner(layer)) | dict(odd_experts(layer))
         yield from (Observation("other_shape", key, said) for key, said in odd.items())
 
 

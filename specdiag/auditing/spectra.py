@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import median
 
 from specdiag.auditing.subject import Subject
@@ -47,21 +47,32 @@ def norm_outliers(subject: Subject) -> Iterator[Observation]:
     Yields:
         How many robust deviations ln sigma_max lies from its median.
     """
-    check = subject.checks["norm_outlier"]
-    groups: dict[tuple[object, ...], list[tuple[ModuleRecord, float]]] = defaultdict(list)
-    for r in subject.report:
-        if r.layer is not None and r.spectral_norm:
-            kind = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
-            groups[kind].append((r, math.log(r.spectral_norm)))
-    for group in groups.values():
-        if len(group) < (check.at_least or 2):
-            continue
+    least = subject.checks["norm_outlier"].at_least or 2
+    for group in (group for group in _like(subject) if len(group) >= least):
         middle = median(log for _, log in group)
         spread = max(_SPREAD, _MAD * median(abs(log - middle) for _, log in group))
         for r, log in group:
             if subject.is_of_base(r):
                 continue
             yield Observation("norm_outlier", r.key, abs(log - middle) / spread)
+
+
+def few_norms(subject: Subject) -> Iterator[Observation]:
+    """Compare the spectral norms of matrices of one role and shape that are too few for a median.
+
+    Args:
+        subject: the subject of the audit.
+
+    Yields:
+        The factor between the largest or smallest norm and the next one, for the one that stands further apart.
+    """
+    least = subject.checks["norm_outlier"].at_least or 2
+    for group in (group for group in _like(subject) if 2 <= len(group) < least):
+        logs = sorted(group, key=lambda entry: entry[1])
+        low, high = logs[1][1] - logs[0][1], logs[-1][1] - logs[-2][1]
+        r, gap = (logs[0][0], low) if low > high else (logs[-1][0], high)
+        if not subject.is_of_base(r):
+            yield Observation("norms_differ", r.key, math.exp(gap))
 
 
 def random(subject: Subject) -> Iterator[Observation]:
@@ -104,6 +115,16 @@ def not_checked(subject: Subject) -> dict[str, str]:
     if not any(min(r.rows, r.cols) >= least for r in measured):
         return dict.fromkeys(("random", "untrained"), f"no matrix has {least} eigenvalues")
     return {}
+
+
+def _like(subject: Subject) -> Iterable[list[tuple[ModuleRecord, float]]]:
+    """Group the matrices of layers by role and shape, each with the logarithm of its spectral norm."""
+    groups: dict[tuple[object, ...], list[tuple[ModuleRecord, float]]] = defaultdict(list)
+    for r in subject.report:
+        if r.layer is not None and r.spectral_norm:
+            kind = (r.component, r.family, r.role, r.cross_attention, r.rows, r.cols, r.n_slices)
+            groups[kind].append((r, math.log(r.spectral_norm)))
+    return groups.values()
 
 
 def _is_like_noise(r: ModuleRecord) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
-from specdiag.auditing import shards
+from specdiag.auditing import few_layers, shards
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
@@ -69,10 +69,15 @@ def layers(subject: Subject) -> Iterator[Observation]:
     for r in subject.report:
         if r.layer is not None and r.family != "embedding" and r.key not in subject.updates:
             pieces[r.component][r.layer].append(r)
+    missing: set[str | None] = set()
     for layers in pieces.values():
         if any(r.family == "attention" for layer in layers.values() for r in layer):
             yield from _gaps(layers, skipped)
-            yield from _lacking(layers, skipped)
+            for found in _lacking(layers, skipped):
+                missing.add(found.module)
+                yield found
+    if not subject.updates:
+        yield from (found for found in few_layers.lacking(subject.report) if found.module not in missing)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -196,7 +201,8 @@ def _lacking(layers: dict[int, list[ModuleRecord]], skipped: set[str]) -> Iterat
 
 
 def _families(records: Iterable[ModuleRecord]) -> frozenset[str]:
-    return frozenset(r.family for r in records)
+    """List what a layer is made of. A router beside experts makes no other kind of layer."""
+    return frozenset(r.family for r in records if r.role != "router")
 
 
 def _kind(records: Iterable[ModuleRecord], number: int) -> frozenset[tuple[str, str | None]]:

@@ -6,31 +6,16 @@ import re
 
 import numpy as np
 import pytest
-from audited_models import CONFIG, HIDDEN, LAYERS, WIDTH, found, llama, name, save
+from audited_models import CONFIG, EXPERTS, HIDDEN, LAYERS, WIDTH, found, llama, mixture, name, save
 from models import EMBED, HEAD, PLACES, VOCABULARY
 
 import specdiag
 
 SIZES = {"intermediate_size": HIDDEN, "num_key_value_heads": 4, "head_dim": WIDTH // 4}
-EXPERTS = 4
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return 0.1 * np.random.default_rng(seed).standard_normal(shape).astype("f4")
-
-
-def mixture(layers: int = 2, experts: int = EXPERTS) -> dict[str, np.ndarray]:
-    """`llama` with experts in the place of its MLP."""
-    rng = np.random.default_rng(layers)
-    state = llama(layers=layers)
-    for layer in range(layers):
-        for place in PLACES[4:]:
-            shape = state.pop(name(layer, place)).shape
-            for expert in range(experts):
-                values = 0.1 * rng.standard_normal(shape).astype("f4")
-                state[name(layer, place.replace("mlp.", f"mlp.experts.{expert}."))] = values
-        state[name(layer, "mlp.gate")] = 0.1 * rng.standard_normal((EXPERTS, WIDTH)).astype("f4")
-    return state
 
 
 def no_embedding(state, config):
