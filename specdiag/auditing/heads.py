@@ -39,7 +39,8 @@ def heads(subject: Subject) -> Iterator[Observation]:
     Args:
         subject: the subject of the audit.
     """
-    yield from _tied(subject.report.records, subject.config)
+    if subject.adapter is None:
+        yield from _tied(subject.report.records, subject.config)
     if reason := lacks_head(subject):
         yield Observation("head", None, reason)
 
@@ -54,12 +55,13 @@ def not_checked(subject: Subject) -> dict[str, str]:
         return dict.fromkeys(("tied", "head"), partial)
     if not subject.config:
         return {}
-    tie = _tie(subject.config)
+    tie = ties(subject.config)
     if tie is None:
         unknown = f"{subject.config_name} does not say whether they are tied, and its model_type has no known default"
         return dict.fromkeys(("tied", "head"), unknown)
     if tie:
-        return {"head": "the head is tied to the token embedding"}
+        reasons = {"head": "the head is tied to the token embedding"}
+        return reasons if subject.adapter is None else reasons | {"tied": "an adapter may change one of the two alone"}
     reasons = {"tied": "the head is not tied to the token embedding"}
     if not _generates(subject):
         reasons["head"] = f"{subject.config_name} names no architecture that has a head of its own"
@@ -76,7 +78,7 @@ def lacks_head(subject: Subject) -> str | None:
         What says it; None where nothing is missing.
     """
     config, report = subject.config, subject.report
-    if _tie(config) is not False or not _generates(subject) or _has_head(report.records, report.skipped):
+    if ties(config) is not False or not _generates(subject) or _has_head(report.records, report.skipped):
         return None
     return "tie_word_embeddings is false" + ("" if _stated_tie(config) is False else " by default")
 
@@ -87,7 +89,7 @@ def _generates(subject: Subject) -> bool:
 
 def _tied(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iterator[Observation]:
     """Find embeddings and heads that the model will share although they hold different values."""
-    if _tie(config) is not True:
+    if ties(config) is not True:
         return
     tokens = [r for r in records if r.role == "embed" and TOKENS.fullmatch(r.name)]
     for head in records:
@@ -98,15 +100,19 @@ def _tied(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> Iter
                     yield Observation("tied", head.key, f"differs from {embedding.key}")
 
 
-def _tie(config: Mapping[str, object]) -> bool | None:
-    """Read tie_word_embeddings; where it is absent, the default of the model type, None for an unknown one."""
+def ties(config: Mapping[str, object]) -> bool | None:
+    """Read tie_word_embeddings; where it is absent, the default of the model type, None for an unknown one.
+
+    Args:
+        config: config.json.
+    """
     stated = _stated_tie(config)
     if stated is not None:
         return stated
-    ties = _defaults()
-    known = (kind for kind in model_types(sections(config, "text")) if kind in ties.tied | ties.untied)
+    kinds = _defaults()
+    known = (kind for kind in model_types(sections(config, "text")) if kind in kinds.tied | kinds.untied)
     kind = next(known, None)
-    return None if kind is None else kind in ties.tied
+    return None if kind is None else kind in kinds.tied
 
 
 def _stated_tie(config: Mapping[str, object]) -> bool | None:

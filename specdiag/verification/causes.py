@@ -31,6 +31,7 @@ SENTENCES: dict[Cause, str] = {
     "missing": "tensors are missing",
     "added": "there are tensors that the first model does not have",
     "lost by the adapter": "the adapter lacks what its settings promise",
+    "tied table": "an update was added to token embedding and head, which are one tensor",
     "no update": "the adapter changes nothing: its updates are zero",
     "below the rounding": "the update is smaller than the rounding of the storage",
 }
@@ -62,6 +63,10 @@ ADVICE: dict[Cause, str] = {
     "missing": "save the whole model",
     "added": "look where these tensors come from",
     "lost by the adapter": "fetch or save the adapter again; else take these entries out of adapter_config.json",
+    "tied table": (
+        "untie them before the merge: load the base with tie_word_embeddings=False, copy the embedding into the head, "
+        "save it, and merge into that"
+    ),
     "no update": "the adapter was saved before training, or empty",
     "below the rounding": "merge into F32 to see the difference",
 }

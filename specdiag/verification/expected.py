@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,12 +30,14 @@ class Expected:
         base: the base model's own, by name.
         updates: the update of each parameter that has one, turned as the parameter is stored.
         not_compared: what the adapter holds and no tensor shows.
+        tied: updates of tables that the adapter brings along, since the base model shares them and does not store them.
     """
 
     tensors: Mapping[str, StoredTensor]
     base: Mapping[str, StoredTensor]
     updates: Mapping[str, Update]
     not_compared: tuple[NotCompared, ...] = ()
+    tied: Mapping[str, Update] = field(default_factory=dict[str, Update])
 
     def base_of(self, name: str) -> StoredTensor | None:
         """Find the tensor of the base model that an update changes; None where none does."""
@@ -67,6 +69,7 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
     if adapter is None:
         return Expected(tensors, tensors, {})
     names = Names([*tensors, *(weight.name for weight in adapter.weights)])
+    brought = {name: weight for weight in adapter.weights if (name := names.find(weight.name)) not in tensors and name}
     updates: dict[str, Update] = {}
     kept: list[Update] = []
     places: dict[str, tuple[str, Update]] = {}
@@ -84,7 +87,8 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
             continue
         kept.append(update)
         places[update.module] = name, update
-        fitted = update.fitted_to(tensors[name].shape) if name in tensors else None
+        own = tensors.get(name) or brought.get(name)
+        fitted = None if own is None else update.fitted_to(own.shape)
         if fitted is not None:
             updates[name] = fitted
     merged = merge(replace(adapter, updates=tuple(kept)), base, where, onto)
@@ -109,7 +113,9 @@ def expect(adapter: Adapter | None, base: Sequence[StoredTensor], where: str, on
         NotCompared(side="adapter", name=name, shape=(), dtype="", reason=reason, cause="lost by the adapter")
         for name, reason in broken_promises(adapter, tensors)
     )
-    return Expected(expected, tensors, updates, (*strange, *lost, *rest))
+    tied = {name: update for name, update in places.values() if name not in tensors}
+    of_ties = {name: replace(brought[name], name=name) for name in tied if name in brought}
+    return Expected(expected, tensors | of_ties, updates, (*strange, *lost, *rest), tied)
 
 
 def _differ(before: StoredTensor, after: StoredTensor) -> bool:
@@ -199,15 +205,22 @@ def roundings(update: Update, base: StoredTensor, kind: FloatType) -> Iterator[t
     for word, weight in bases:
         if word:
             yield f"W cast to {kind.name} first", merged_by(update, weight)
-        yield f"{word}product cast to {kind.name}", _added(weight, _narrowed(product(update, base), kind))
+        yield f"{word}product cast to {kind.name}", added(weight, _narrowed(product(update, base), kind))
         yield f"{word}factors cast to {kind.name}", merged_by(low, weight)
         yield (
             f"{word}factors and product cast to {kind.name}",
-            _added(weight, _narrowed(product(low, base), kind)),
+            added(weight, _narrowed(product(low, base), kind)),
         )
 
 
-def _added(base: StoredTensor, delta: StoredTensor) -> StoredTensor:
+def added(base: StoredTensor, delta: StoredTensor) -> StoredTensor:
+    """Add a tensor of the same number of values, in float64.
+
+    Args:
+        base: whose shape the sum has.
+        delta: what is added.
+    """
+
     def read(_: int | None) -> RawArray:
         wide = np.dtype(np.float64)
         w = FLOAT_TYPES[base.values_dtype].widen(base.read(None), wide)

@@ -21,7 +21,7 @@ Cause = Literal[
     "magnitudes left out", "other base", "other update", "module missing", "changed", "other dtype", "scaled",
     "transposed", "rotary order", "rows permuted", "columns permuted", "values of another tensor",
     "coarser than its storage", "few values differ", "not finite", "other shape", "other values", "missing",
-    "added", "lost by the adapter", "no update", "below the rounding",
+    "added", "lost by the adapter", "tied table", "no update", "below the rounding",
 ]  # fmt: skip
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Names of what may be wrong; the last two say why it cannot be told."""

@@ -19,6 +19,7 @@ from specdiag.verification.judge import Judge
 from specdiag.verification.leftovers import left_over
 from specdiag.verification.pairs import Pair, pair_up
 from specdiag.verification.records import TensorCheck, Verification
+from specdiag.verification.tied import with_tied_tables
 
 if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
@@ -70,7 +71,8 @@ def verify(
     judge = Judge(expected, pairs, before, after)
     with OneBlasThread():
         tensors = tuple(_checked(judge, pairs.pairs, progress))
-    unread = (*expected.not_compared, *left_over(pairs, before, after, expected))
+        unread = (*expected.not_compared, *left_over(pairs, before, after, expected))
+        tensors, unread = with_tied_tables(tensors, unread, pairs.pairs, expected, after)
     notes = (*(f"BEFORE: {note}" for note in before.notes), *(f"AFTER: {note}" for note in after.notes))
     n_replaced = expected.n_replaced() if adapter is not None and not expected.updates else 0
     return answer(

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from specdiag.checkpoint.adapters.match import Names
 from specdiag.checkpoint.adapters.targets import Targets, ends, split_at_layer
+from specdiag.checkpoint.adapters.versions import places
 
 _EXPERTS = re.compile(r"expert|router|(^|\.)gate$")
 _RARE = 0.1
@@ -69,8 +70,10 @@ def _untouched(modules: Collection[str], targets: Targets, base: Collection[str]
     adapted = {end for module in modules for end in ends(module)}
     weights = [name.removesuffix(".weight") for name in base if name.endswith(".weight")]
     held = {end: module for module in reversed(weights) for end in ends(module) if not _EXPERTS.search(module)}
+    by_place = {spot for module in modules for spot in places(f"{module}.weight")}
     for entry in targets.entries:
-        if entry not in adapted and entry in held and targets.include(held[entry]):
+        is_lost = entry not in adapted and entry in held and targets.include(held[entry])
+        if is_lost and by_place.isdisjoint(places(f"{held[entry]}.weight")):
             yield f"target_modules.{entry}"
 
 

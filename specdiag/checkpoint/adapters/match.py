@@ -1,6 +1,7 @@
 """Finding the base model's name of a module that an adapter names.
 
-Prefixes differ between model classes, and kohya's scripts write underscores for dots.
+Prefixes differ between model classes, kohya's scripts write underscores for dots, and transformers 5 has new names for
+the modules of encoders.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from specdiag.checkpoint.adapters.names import flattened
+from specdiag.checkpoint.adapters.versions import places
 from specdiag.errors import SourceError
 
 _MOST_ENDS = 32
@@ -19,11 +21,14 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_end: dict[str, list[str]] = defaultdict(list)
+        self._places: dict[str, list[str]] = defaultdict(list)
         self._flat: dict[str, list[str]] = defaultdict(list)
         for name in dict.fromkeys(names):
             for end in _ends(name):
                 self._by_end[end].append(name)
                 self._flat[end.replace(".", "_")].append(name)
+            for spot in places(name):
+                self._places[spot].append(name)
         self._names = {name for ends in self._by_end.values() for name in ends}
 
     def find(self, name: str) -> str | None:
@@ -33,8 +38,8 @@ class Names:
             name: a parameter as the adapter names it.
 
         Returns:
-            The same name where there is one. Else the only name that ends in `name`, or the longest that `name` ends
-                in.
+            The same name where there is one. Else the only name that ends in `name`, the longest that `name` ends in,
+                or the only one of the same place in an encoder.
             None without one.
 
         Raises:
@@ -47,7 +52,18 @@ class Names:
         if len(longer) > 1:
             raise SourceError(f"the adapter's '{name}' may be {' or '.join(longer[:4])} in its base model")
         shorter = (end for end in _ends(name) if end in self._names)
-        return next(iter(longer), None) or next(shorter, None)
+        return next(iter(longer), None) or next(shorter, None) or self._at_its_place(name)
+
+    def _at_its_place(self, name: str) -> str | None:
+        """Find the one matrix of the same place that has the name of another version of transformers.
+
+        One of the two may lack the name of the model in front, not have another.
+        """
+        for spot in (own := places(name)):
+            found = self._places.get(spot, [])
+            if len(found) == 1 and (spot == own[0] or len(places(found[0])) == 1):
+                return found[0]
+        return None
 
 
 def _ends(name: str) -> Iterable[str]:

@@ -115,6 +115,11 @@ def parameter(update: Update, names: Names, where: str, onto: str) -> str:
         name = names.find(f"{update.module}.{leaf}")
         if name is not None:
             return name
+    if update.module.rpartition(".")[2] in ("lm_head", "embed_out"):
+        raise SourceError(
+            f"{where} adapts '{update.module}', and {onto} holds no such tensor: where the head is tied to the token "
+            "embedding, save the adapter with that tensor (PEFT: save_embedding_layers=True)"
+        )
     raise SourceError(
         f"{where} adapts '{update.module}' ({_times(update.shape)}), which {onto} does not hold: "
         "it was made for another model, or by a version of transformers that gives its modules other names"
