@@ -93,6 +93,8 @@ def run() -> None:
     interrupts.catch()
     try:
         app()
+    except KeyboardInterrupt:  # before the command began, or after it ended
+        raise SystemExit(interrupts.exit_code()) from None
     except SystemExit as done:
         if done.code and any(t.is_alive() and not t.daemon for t in threading.enumerate()[1:]):
             output.leave(done.code)  # a worker inside LAPACK is not waited for

@@ -11,6 +11,9 @@ from typing import IO, Any, ClassVar, cast
 
 import torch
 
+from specdiag.checkpoint.pickle_window import Window
+from specdiag.checkpoint.plain_steps import run_plain_steps
+
 Maker = Callable[..., object]
 _PLAIN = (str, bytes, int, float, complex, type(None), torch.dtype)
 _KEY_DEPTH = 8
@@ -94,8 +97,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
     append: Callable[[Any], None]
-    _file_read: Callable[[int], bytes]
-    _file_readline: Callable[[], bytes]
+    memo: dict[int, Any]
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PLAIN_LOAD)
 
@@ -117,6 +119,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             most_objects: largest number of containers and inert objects.
         """
         super().__init__(file, encoding="utf-8", errors="backslashreplace")
+        self._window = Window(file)
         self._n_counted = 0
         self._most_objects = most_objects
         self.foreign: dict[str, None] = {}
@@ -135,17 +138,24 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             CrowdedError: it holds more objects than any checkpoint.
             EOFError: it ends too early. Other damage raises what Python raises there, such as LookupError.
         """
-        read = self.read = self._file_read
-        self.readline = self._file_readline
+        window, dispatch = self._window, self.dispatch
+        read = self.read = window.read
+        self.readline = window.readline
         self.metastack, self.stack = [], []
         self.append = self.stack.append
-        dispatch = self.dispatch
         try:
+            self._run_plain_steps(window)
             while code := read(1):
                 dispatch[code[0]](self)
+                self._run_plain_steps(window)
         except pickle._Stop as stop:  # pyright: ignore
+            window.give_back()
             return stop.value
         raise EOFError("a pickle without its end")
+
+    def _run_plain_steps(self, window: Window) -> None:
+        run_plain_steps(self, window, _OPEN)
+        self.append = self.stack.append
 
     def persistent_load(self, pid: object) -> object:
         """Load an object outside the pickle, such as a storage of values."""
@@ -183,7 +193,7 @@ class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportPrivateUsage] 
             raise pickle.UnpicklingError("arguments that are no tuple")
         arguments = cast("tuple[object, ...]", args)
         if callable(maker) and maker in self._makers:
-            if len(arguments) < _TENSOR_TAKES:
+            if 0 < len(arguments) < _TENSOR_TAKES:
                 self.count(sum(map(_weight, arguments)))
             return maker(*arguments)
         if isinstance(maker, ForeignClass):

@@ -23,8 +23,10 @@ from specdiag.checkpoint.pipeline import component_folders, join
 from specdiag.checkpoint.source import locate
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import UsageError
+from specdiag.system.paused_collection import paused_collection
 
 
+@paused_collection()
 def open_checkpoint(
     location: str | os.PathLike[str],
     *,

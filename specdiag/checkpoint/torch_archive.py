@@ -24,7 +24,6 @@ from specdiag.errors import SourceError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_LONGEST_LINE = 1 << 20
 _DAMAGED = (
     pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
     TypeError, AttributeError, AssertionError, RuntimeError, OverflowError, NotImplementedError,
@@ -86,9 +85,10 @@ def _open_zip(path: Path, entries: Sequence[zipfile.ZipInfo], stem: str) -> Open
 
         def load(storage_id: object) -> object:
             kind, key, n_values, _ = read_storage_id(storage_id)
-            if key not in storages:
-                storages[key] = archive.storage(f"{root}{stem}/{key}", kind.dtype, n_values)
-            return StoredBytes(storages[key], kind.dtype)
+            stored = storages.get(key)
+            if stored is None:
+                stored = storages[key] = archive.storage(f"{root}{stem}/{key}", kind.dtype, n_values)
+            return StoredBytes(stored, kind.dtype)
 
         opened = _unpickled(io.BytesIO(archive.read(pickled)), load)
         return replace(opened, mapped=archive.place(), members=tuple(archive.members))
@@ -148,10 +148,6 @@ class _Bounded(io.BufferedReader):
         left = max(os.fstat(self.fileno()).st_size - self.tell(), 0)
         return super().read(left if size is None or size < 0 else min(size, left))
 
-    def readline(self, size: int | None = -1, /) -> bytes:
-        del size
-        return super().readline(_LONGEST_LINE)
-
 
 def _unpickled(file: BinaryIO, load: Callable[[object], object]) -> Opened:
     unpickler = InertUnpickler(file, known_names(), makers(), load)
@@ -188,6 +184,8 @@ def read_storage_id(storage_id: object) -> tuple[StorageKind, str, int, object]:
 
 
 def _text(value: object) -> str:
+    if type(value) is str:
+        return value
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, (str, int)):

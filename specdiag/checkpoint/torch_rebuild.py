@@ -42,6 +42,7 @@ _STORAGES = {
 _HOMES = ("torch", "torch.storage", "torch.cuda")
 _PLAIN_TYPES = ("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor", "torch._tensor.Tensor")
 _LARGEST = 1 << 62
+_QUANTISED = frozenset((torch.quint8, torch.qint8, torch.qint32, torch.quint4x2, torch.quint2x4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class StorageKind:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StoredBytes:
     """The bytes of one storage in the file.
 
@@ -101,7 +102,8 @@ def _hooked(
     metadata: object = None,
 ) -> object:
     """Make a tensor as `_rebuild_tensor_v2` does, perhaps marked as conjugate or negative."""
-    return _marked(_plain(storage, offset, size, stride), metadata)
+    tensor = _plain(storage, offset, size, stride)
+    return tensor if metadata is None else _marked(tensor, metadata)
 
 
 def _typed(
@@ -128,15 +130,16 @@ def view_storage(storage: object, offset: object, size: object, stride: object, 
     if not isinstance(storage, StoredBytes) or not isinstance(dtype, torch.dtype):
         return Inert(ForeignClass("torch.Tensor"))
     (first,), sizes, steps = _whole((offset,)), _whole(size), _whole(stride)
+    item = dtype.itemsize
     n_values = math.prod(sizes)
-    if len(sizes) != len(steps) or n_values * itemsize(dtype) >= _LARGEST:
+    if len(sizes) != len(steps) or n_values * item >= _LARGEST:
         raise pickle.UnpicklingError(f"a tensor of sizes {sizes} and strides {steps}"[:200])
     if storage.values is None:
         return Inert(ForeignClass("torch.Tensor"))
     reach = first + sum([(n - 1) * step for n, step in zip(sizes, steps, strict=True)]) + 1
-    if n_values and reach * itemsize(dtype) > storage.values.nbytes():
+    if n_values and reach * item > storage.values.nbytes():
         raise pickle.UnpicklingError(f"a tensor of {reach} values in {storage.values.nbytes()} bytes")
-    if dtype in (torch.quint8, torch.qint8, torch.qint32, torch.quint4x2, torch.quint2x4):
+    if dtype in _QUANTISED:
         return Unread.of(sizes, torch.int8, "quantized")
     return torch.empty((0,), dtype=dtype).set_(storage.values, first, sizes, steps)
 
@@ -145,10 +148,11 @@ def _whole(values: object) -> tuple[int, ...]:
     """Check sizes, strides or an offset: whole numbers that are not negative."""
     if not isinstance(values, (list, tuple)):
         raise pickle.UnpicklingError("sizes that are no tuple")
-    for value in cast("Sequence[object]", values):
-        if type(value) is not int or not 0 <= value < _LARGEST:
+    numbers = cast("Sequence[int]", values)
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < _LARGEST:
             raise pickle.UnpicklingError("sizes or strides that are no whole numbers")
-    return tuple(cast("Sequence[int]", values))
+    return tuple(numbers)
 
 
 def _marked(tensor: object, metadata: object) -> object:
@@ -211,6 +215,8 @@ def _encoded(text: object, encoding: object) -> object:
 
 
 def _ordered(pairs: object = ()) -> object:
+    if isinstance(pairs, tuple) and not pairs:
+        return OrderedDict()
     return OrderedDict((checked_key(key), value) for key, value in cast("Sequence[tuple[object, object]]", pairs))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -98,19 +98,23 @@ def tensor_shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 def spelled_type(dtype: torch.dtype) -> str:
     """Give safetensors' spelling of a type of torch; torch's own where safetensors has none."""
-    name = str(dtype).removeprefix("torch.")
+    name = _plain_type(dtype)
     return _NAMES.get(name, name)
+
+
+@cache
+def _plain_type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _stored(
     name: str, tensor: torch.Tensor, oddity: str | None, label: str, mapped: FileMap | None, repeats: Repeats
 ) -> StoredTensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    shape = _shape(tensor, dtype)
+    shape = _shape(tensor)
     return StoredTensor(
         name=name,
         shape=shape,
-        dtype=spelled_type(tensor.dtype) if oddity is None else f"{dtype} ({oddity})",
+        dtype=spelled_type(tensor.dtype) if oddity is None else f"{_plain_type(tensor.dtype)} ({oddity})",
         nbytes=math.prod(shape) * tensor.element_size(),
         file=label,
         read=partial(_read, name, tensor, label, mapped),
@@ -119,10 +123,10 @@ def _stored(
     )
 
 
-def _shape(tensor: torch.Tensor, dtype: str) -> tuple[int, ...]:
+def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     """Give the shape in values, as safetensors does: torch counts bytes where two values share one."""
     shape = tensor_shape(tensor)
-    return (*shape[:-1], 2 * shape[-1]) if dtype == _TWO_A_BYTE and shape else shape
+    return (*shape[:-1], 2 * shape[-1]) if shape and _plain_type(tensor.dtype) == _TWO_A_BYTE else shape
 
 
 def _oddity(tensor: torch.Tensor) -> str | None:
@@ -133,7 +137,10 @@ def _oddity(tensor: torch.Tensor) -> str | None:
         return "nested: its rows have different lengths"
     if tensor.dim() > _AXES:
         return f"{tensor.dim()} axes: at most {_AXES} can be read"
-    if is_traceable_wrapper_subclass(tensor) or isinstance(tensor, FakeTensor) or is_functorch_wrapped_tensor(tensor):
+    is_special = type(tensor) is not torch.Tensor and (
+        isinstance(tensor, FakeTensor) or is_traceable_wrapper_subclass(tensor)
+    )
+    if is_special or is_functorch_wrapped_tensor(tensor):
         return f"{type(tensor).__name__}: its values lie elsewhere"
     if tensor.device.type == "meta":
         return "meta: it has no values"
@@ -150,7 +157,7 @@ def _fits(tensor: torch.Tensor) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> Hashable:
-    return (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def _read(name: str, tensor: torch.Tensor, label: str, mapped: FileMap | None, index: int | None = None) -> RawArray:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from specdiag.errors import UsageError
 from specdiag.live.matrices import live_matrices
 from specdiag.live.parameters import live_parameters, untied
+from specdiag.text import checks
 from specdiag.text.globs import check_globs, fits
 
 ParameterKind = Literal["input", "hidden", "output", "bias"]
@@ -61,8 +62,9 @@ def trained_parameters(
         Every trained parameter once, under its first name, in definition order.
 
     Raises:
-        UsageError: an override matches nothing or names no kind, or nothing is trained.
+        UsageError: `model` is no module, an override matches nothing or names no kind, or nothing is trained.
     """
+    checks.instance("model", model, nn.Module, "such as transformers makes")
     matrices = live_matrices(model)
     names = {matrix.name for matrix in matrices}
     tables: set[torch.Tensor] = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}

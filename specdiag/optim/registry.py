@@ -40,6 +40,7 @@ def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer
         ['AdamW']
     """
     checks.one_of("optimizer", name, METHODS)
+    checks.instance("model", model, nn.Module, "after it was moved and wrapped")
     method = METHODS[name]
     unknown = next((key for key in options if key not in method.defaults), None)
     if unknown is not None:
@@ -55,7 +56,7 @@ def optimizers(name: str, model: nn.Module, **options: object) -> list[Optimizer
 
 
 def _check(key: str, value: object, default: object) -> None:
-    """Raise UsageError unless an option has the type of its default."""
+    """Raise UsageError unless an option has the type of its default, and is no negative decay."""
     if isinstance(default, bool):
         checks.flag(key, value)
     elif isinstance(default, str):
@@ -63,7 +64,7 @@ def _check(key: str, value: object, default: object) -> None:
     elif isinstance(default, int):
         checks.whole(key, value)
     elif value is not None or default is not None:
-        checks.number(key, value)
+        checks.number(key, value, least=0 if key == "weight_decay" else None)
 
 
 def markdown() -> str:

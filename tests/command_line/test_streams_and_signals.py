@@ -14,6 +14,7 @@ from models import QUERY, queries, write_checkpoint
 from specdiag.errors import ComputationError
 from specdiag.report import load_report
 from specdiag.system import address_space, interrupts
+from specdiag_cli import main
 
 ANALYSIS = ("analyze", "m", "--jobs", "1", "-o", "r.json")
 
@@ -250,3 +251,22 @@ def test_failures_of_the_machine_are_sentences(error, words, code, monkeypatch):
     assert words in said
     assert number == code
     assert "unexpected" not in said
+
+
+def test_a_signal_outside_of_any_command_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that arrives between the first handler and the command is no traceback, and names the signal."""
+
+    def hang_up() -> None:
+        interrupts.remember(signal.SIGHUP)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", hang_up)
+    monkeypatch.setattr(interrupts, "catch", lambda: None)
+    monkeypatch.setattr(main.streams, "prepare", lambda: None)
+    interrupts.forget()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    finally:
+        interrupts.forget()
+    assert ended.value.code == 129

@@ -202,6 +202,12 @@ def test_unknown_names_and_options_are_refused():
         optimizers("adamw", model, momentum=0.9)
     with pytest.raises(UsageError, match="unknown preset='llama'; choose from nanogpt, vit"):
         optimizers("scion", model, preset="llama")
+    with pytest.raises(UsageError, match=r"weight_decay=-0\.1"):
+        optimizers("adamw", model, weight_decay=-0.1)
+    with pytest.raises(UsageError, match="model=None: give a Module"):
+        optimizers("adamw", None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="model=None: give a Module"):
+        scion_groups(None, "nanogpt")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="has no hidden matrix for Muon"):
         optimizers("muon", torch.nn.LayerNorm(4))
 

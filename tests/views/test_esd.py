@@ -152,3 +152,9 @@ def test_a_ridge_of_experts_is_their_mean(reports):
     gate = next(axes for axes in figure.axes if axes.get_title().startswith("gate"))
     assert len(gate.collections) == 2
     assert "a ridge of several matrices is their mean" in figure.get_supxlabel().replace("\n", " ")
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_what_is_no_report_is_refused(small, every):
+    with pytest.raises(UsageError, match="report=None: give a SpectralReport"):
+        plot.esd(small, None, every=every)

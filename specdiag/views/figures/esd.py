@@ -17,7 +17,7 @@ from specdiag.views.figures.density import Curve, curve, draw, finish, span_of, 
 from specdiag.views.figures.examples import Example, examples
 from specdiag.views.figures.palette import palette
 from specdiag.views.figures.ridges import ridges
-from specdiag.views.figures.selection import by_place, choose
+from specdiag.views.figures.selection import by_place, check_report, choose
 from specdiag.views.figures.style import (
     ReportFigure,
     legend,
@@ -70,6 +70,8 @@ def esd(
         UsageError: nothing of the kind is in a report, or it was saved without eigenvalues.
     """
     chosen = choose(report, include, layers, roles)
+    for other in others:
+        check_report(other)
     if every:
         if others:
             raise UsageError("every=True draws the matrices of one report: leave out the others")
