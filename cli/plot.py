@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,8 +70,8 @@ def plot(
         typer.Option(
             "--metric",
             metavar="COLUMN",
-            help="heatmap and trajectory only: metric drawn.",
-            show_default="square_alpha",
+            help="heatmap, heads and trajectory only: metric drawn.",
+            show_default="square_alpha; of heads rho",
             rich_help_panel=options.CONTENT,
         ),
     ] = None,
@@ -106,7 +107,7 @@ def plot(
         bool, typer.Option("--transparent", help="Leave out the background.", rich_help_panel=options.OUTPUT)
     ] = False,
 ) -> None:
-    """Draw into a file: esd, alpha, balance, heatmap, decay, scree, the paper's figures, trajectory, norms.
+    """Draw into a file: esd, alpha, balance, heatmap, heads, decay, scree, the paper's figures, trajectory, norms.
 
     Best from a saved report; a checkpoint is analysed first. Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
@@ -124,6 +125,8 @@ def plot(
     with figures.style(style.value):
         figure = _without_report(kind, sources[0], chosen, given)
         if figure is None:
+            if kind is Kind.heads:
+                given = replace(given, values={**given.values, "function": True})
             reports = [opening.report_of(source, given, "figure", drawing=DRAWING) for source in sources]
             figure = _draw(kind, reports, chosen)
     figures.save(figure, out, dpi=dpi, transparent=transparent)
@@ -185,6 +188,8 @@ def _draw(kind: Kind, reports: list[SpectralReport], chosen: dict[str, Any]) -> 
         return figures.decay(_plan(reports[0], chosen, basis), reports[0])
     if kind is Kind.paper:
         return figures.paper(reports[0], _plan(reports[0], chosen, basis), *reports[1:])
+    if kind is Kind.heads:
+        return figures.heads(reports[0], metric=chosen.get("metric"))
     if kind is Kind.heatmap:
         return figures.heatmap(reports[0], metric=chosen.get("metric"), **choice)
     return getattr(figures, kind.value)(*reports, **choice, **basis)

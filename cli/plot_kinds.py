@@ -17,6 +17,7 @@ class Kind(StrEnum):
     alpha = "alpha"
     balance = "balance"
     heatmap = "heatmap"
+    heads = "heads"
     decay = "decay"
     scree = "scree"
     paper = "paper"
@@ -46,6 +47,7 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
     Kind.alpha: (*CHOICE, "basis"),
     Kind.balance: ("basis",),
     Kind.heatmap: (*CHOICE, "metric"),
+    Kind.heads: ("metric",),
     Kind.decay: ("basis", "plan"),
     Kind.scree: CHOICE,
     Kind.paper: ("plan",),

@@ -119,7 +119,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
     "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, "function", *_MEANS),
     "recommend": (*_SOURCE, *_MATRICES, "dtype", "function", *_MEANS),
-    "plot": (*_SOURCE, "include", "role", "dtype", "function", *_MEANS),
+    "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
     "report": (*_SOURCE, "dtype", "function", *_MEANS),
     "reference": ("stream", "experts", "seed", *_MEANS),
     "trajectory": (*_RUN, "stream", *_MATRICES, "dtype", *_TAIL, "function", *_MEANS),

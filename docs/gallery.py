@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/gallery.md from MiniLM into docs/figures.
+"""Draw the pictures of docs/gallery.md from MiniLM, and that of heads from SmolLM2, into docs/figures.
 
 python docs/gallery.py    # or make figures
 """
@@ -14,6 +14,7 @@ from specdiag import plot
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "build/assets/minilm"
 """As captions name it."""
+DECODER = "build/assets/smollm2-gguf"
 DPI = 90
 
 
@@ -21,6 +22,8 @@ def main() -> None:
     """Draw every picture anew."""
     os.chdir(ROOT)
     report = specdiag.analyze(MODEL, device="cpu")
+    function = specdiag.analyze(DECODER, roles=("q", "k", "qk", "ov"), function=True, device="cpu")
+    function.provenance.versions.pop("specdiag", None)
     report.provenance.versions.pop("specdiag", None)  # a caption without it: the same picture at every commit
     norms = [
         specdiag.simulate(rule, lr=3e-4, weight_decay=0.1, steps=20_000, lr_shape="cosine")
@@ -30,6 +33,7 @@ def main() -> None:
     pictures = {
         "heatmap": plot.heatmap(report),
         "square_alpha": plot.alpha(report),
+        "heads": plot.heads(function),
         "alpha": plot.alpha(report, basis="alpha"),
         "balance": plot.balance(report),
         "esd": plot.esd(report, roles="q"),

@@ -20,6 +20,7 @@ from specdiag.views.figures.balance import balance
 from specdiag.views.figures.decay import decay
 from specdiag.views.figures.decay_run import decay_run
 from specdiag.views.figures.esd import esd
+from specdiag.views.figures.heads import heads
 from specdiag.views.figures.heatmap import heatmap
 from specdiag.views.figures.norms import norms
 from specdiag.views.figures.norms_predicted import norms_predicted
@@ -30,8 +31,8 @@ from specdiag.views.figures.style import render
 from specdiag.views.figures.trajectory import trajectory
 
 __all__ = [
-    "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heatmap", "norms", "norms_predicted", "paper",
-    "save", "scree", "style", "trajectory",
+    "alpha", "balance", "check_target", "decay", "decay_run", "esd", "heads", "heatmap", "norms", "norms_predicted",
+    "paper", "save", "scree", "style", "trajectory",
 ]  # fmt: skip
 
 _MOST_DPI = 2400

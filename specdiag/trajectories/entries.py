@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specdiag.records import ModuleRecord, stored_role
+from specdiag.records import FUNCTION_ROLES, ModuleRecord
 from specdiag.report import SpectralReport
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.metric_log import RUN, LogEntry, entry
@@ -53,14 +53,25 @@ def step_entries(result: StepResult, report: SpectralReport) -> list[LogEntry]:
         "balance_range": result.balance_range,
     }
     run_entries = [entry(result.step, RUN, metric, value) for metric, value in run_metrics.items() if value is not None]
-    return [*run_entries, *(e for record in report for e in _matrix_entries(result.step, record))]
+    return [*run_entries, *(e for record in followed(report) for e in _matrix_entries(result.step, record))]
+
+
+def followed(report: SpectralReport) -> tuple[ModuleRecord, ...]:
+    """List the rows that are followed over the steps: stored matrices, and the products QK, OV and DU of the function.
+
+    Its other rows have roles of stored matrices, whose medians they would enter: they stay in the report of the step.
+
+    Args:
+        report: of a step.
+    """
+    return (*report.records, *(r for r in report.function if r.role in FUNCTION_ROLES))
 
 
 def tracked(record: ModuleRecord | TrackedModule) -> TrackedModule:
     """Copy the fields that group the log entries of a matrix."""
     return TrackedModule(
         key=record.key,
-        role=stored_role(record.role),
+        role=record.role,
         family=record.family,
         layer=record.layer,
         component=record.component,

@@ -10,7 +10,7 @@ from specdiag.files import json_decoder
 from specdiag.report import load_report
 from specdiag.storage.kinds import TRAJECTORY, read_record
 from specdiag.text import checks
-from specdiag.trajectories.entries import step_entries, step_result, tracked
+from specdiag.trajectories.entries import followed, step_entries, step_result, tracked
 from specdiag.trajectories.ledger import LEDGER_NAME, read_ledger, run_of
 from specdiag.trajectories.losses import Losses
 from specdiag.trajectories.metric_log import LOG_NAME, RUN, latest, read_log
@@ -49,7 +49,7 @@ def _from_folder(folder: Path) -> Trajectory:
         result = step_result(step, report, finished.report, losses, resumed=True)
         steps.append(result)
         rows += step_entries(result, report)
-        modules |= {r.key: tracked(r) for r in report if r.key not in modules}
+        modules |= {r.key: tracked(r) for r in followed(report) if r.key not in modules}
     return Trajectory(
         run=run_of(folder, ledger),
         out=str(folder),

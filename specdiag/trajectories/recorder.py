@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specdiag.errors import ComputationError, SourceError
 from specdiag.report import SpectralReport, load_report
-from specdiag.trajectories.entries import step_entries, step_result, tracked
+from specdiag.trajectories.entries import followed, step_entries, step_result, tracked
 from specdiag.trajectories.ledger import Ledger, report_name, save_step, saved_report
 from specdiag.trajectories.losses import Losses, read_losses
 from specdiag.trajectories.metric_log import LOG_NAME, LogEntry, append_log, latest, read_log
@@ -141,7 +141,7 @@ class Recorder:
         if self.writes and not set(entries) <= set(self._logged.get(result.step, ())):
             append_log(self.out / LOG_NAME, entries)
         self.steps[result.step] = result
-        self.modules |= {r.key: tracked(r) for r in report if r.key not in self.modules}
+        self.modules |= {r.key: tracked(r) for r in followed(report) if r.key not in self.modules}
         self.rows[result.step] = entries
         return result
 

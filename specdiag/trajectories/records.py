@@ -6,7 +6,7 @@ from statistics import median
 
 import msgspec
 
-from specdiag.records import FAMILIES, ROLES, Family, Record, Role, Source
+from specdiag.records import FAMILIES, FUNCTION_ROLES, ROLES, AnyRole, Family, Record, Source
 from specdiag.storage.kinds import TRAJECTORY
 from specdiag.storage.result import Result
 from specdiag.text import checks
@@ -29,7 +29,7 @@ class TrackedModule(Record, frozen=True, kw_only=True):
     """A matrix of the run."""
 
     key: str
-    role: Role
+    role: AnyRole
     family: Family
     layer: int | None = None
     component: str | None = None
@@ -129,10 +129,11 @@ class Trajectory(Result, Record, frozen=True, kw_only=True):
                 values.setdefault(row.step, []).append(row.value)
         return [(step, median(group)) for step, group in values.items()]
 
-    def roles(self) -> list[tuple[Family, Role]]:
-        """Family and role of the matrices, each once, in the order of every table."""
-        roles: set[tuple[Family, Role]] = {(m.family, m.role) for m in self.modules}
-        return sorted(roles, key=lambda r: (FAMILIES.index(r[0]), ROLES.index(r[1])))
+    def roles(self) -> list[tuple[Family, AnyRole]]:
+        """Family and role of the matrices, each once, in the order of every table, products of the function last."""
+        order = (*ROLES, *FUNCTION_ROLES)
+        roles: set[tuple[Family, AnyRole]] = {(m.family, m.role) for m in self.modules}
+        return sorted(roles, key=lambda r: (FAMILIES.index(r[0]), order.index(r[1])))
 
     def to_json(self) -> bytes:
         """Encode the trajectory as one JSON object, the content of its file."""

@@ -29,6 +29,7 @@ from specdiag.views.figures.style import plan_caption
 from specdiag.views.html import interactive, provenance, tables
 from specdiag.views.html.chart import HEIGHT, WIDTH, Chart, chart
 from specdiag.views.html.facts import facts, glossary
+from specdiag.views.html.heads import head_map
 from specdiag.views.html.heat import Heatmap, heatmap
 from specdiag.views.html.rendering import render
 from specdiag.views.html.spectrum import Spectrum, spectrum
@@ -157,6 +158,8 @@ def _render(
         contrasts=tables.contrast_table(report.summary.contrasts),
         laws=tables.law_table(report.summary.laws),
         heat=heat,
+        heads=head_map(report),
+        function=tables.role_table(report.summary.function),
         records=tables.record_table(report.records, links),
         skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
         plan=None if plan is None else _plan(report, plan, links),
