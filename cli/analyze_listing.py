@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .analyze_target import Target
 
 
+_MOST = 500
+"""Rows of a table without --all. A model of 100,000 matrices would take minutes to draw."""
+
+
 def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) -> None:
     """`--dry-run`: what would be analysed and what it would cost; no values are read."""
     from specdiag.analysis.cost import flops, seconds
@@ -55,9 +59,11 @@ def listing(checkpoint: Checkpoint, choices: options.Arguments, target: Target) 
     made = [row for row, m in zip(rows, selected, strict=True) if m.module.form == "function"]
     total = sum(row["gflop"] for row in rows) + sum(flops(m, settings) for m in forms) / 1e9
     console = output.console()
-    console.print(tables.rows_table(stored, f"{len(stored)} matrices would be analysed", console.width))
-    if made:
-        console.print(tables.rows_table(made, f"{len(made)} of the function would be made of them", console.width))
+    most = len(rows) if target.all_rows else _MOST
+    for kind, title in ((stored, "matrices would be analysed"), (made, "of the function would be made of them")):
+        if kind or kind is stored:
+            more = f", the first {most} of them (--all: every one)" if len(kind) > most else ""
+            console.print(tables.rows_table(kind[:most], f"{len(kind)} {title}{more}", console.width))
     if target.all_rows:
         left = [{"tensor": s.name, "shape": "x".join(map(str, s.shape)), "reason": s.reason} for s in skipped]
         console.print(tables.rows_table(left, f"{len(left)} left out", console.width))
