@@ -238,7 +238,7 @@ class Comparison(Result, Record, frozen=True, kw_only=True):
     only_after: tuple[Unmatched, ...] = ()
     reshaped: tuple[Reshaped, ...] = ()
     function: tuple[ModuleChange, ...] = ()
-    """What the weights compute, where both sides were analysed with it: QK and OV of each head, DU."""
+    """Function of the weights (QK and OV of each head, DU), where both sides were analysed with it."""
     function_roles: tuple[FunctionChange, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ MEANINGS = {
 
 
 class HeadPanel(NamedTuple):
-    """One role of one piece of the model.
+    """A role in a piece of the model.
 
     Attributes:
         title: role and piece.

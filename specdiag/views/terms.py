@@ -1,4 +1,4 @@
-"""What the columns and keys mean that are no number of a report, by the command that prints them."""
+"""Meanings of columns and keys that are no number of a report, by the command that prints them."""
 
 from __future__ import annotations
 
