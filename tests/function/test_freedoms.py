@@ -10,8 +10,12 @@ from msgspec.structs import replace
 from wired_models import KINDS, logits, random_model
 
 from specdiag.analysis.source import open_source
+from specdiag.function import effective
+from specdiag.function.attention import plane_strengths, scoring
 from specdiag.function.blocks import find_blocks
+from specdiag.function.folding import fold_reader
 from specdiag.function.matrices import function_of
+from specdiag.function.mlp import strengths
 
 SAME, INVARIANT = 1e-5, 1e-9
 """Relative: transformers computes norms, rotary angles and softmax in float32."""
@@ -125,3 +129,28 @@ def test_an_entry_changed_is_seen():
     assert difference("llama", model) > 1e-4
     moved = [key for key, values in before.items() if np.abs(after[key] - values).max() > 1e-5 * values.max()]
     assert {(key[3], key[-1]) for key in moved} == {("qk", 0), ("q", None), ("k", None)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "total"),
+    [("llama", 1389.587784), ("gpt2", 657.069859), ("gpt_neox", 759.265660), ("bert", 660.149943)],
+)
+def test_the_sum_of_all_invariants(kind, total):
+    """Derived elsewhere from the same random models, gpt_neox without key biases of rows that are not rotated."""
+    source = open_source(random_model(kind))
+    found = sum(float(torch.linalg.svdvals(row.load()).sum()) for row in function_of(source).rows)
+    for block in find_blocks(source)[0]:
+        if block.attention.n_rotated:
+            q, k = block.attention.q, block.attention.k
+            heads = scoring(
+                fold_reader(q.read(), block.attention.norm.read()),
+                fold_reader(k.read(), block.attention.norm.read()),
+                block.attention.heads,
+                rope=block.wiring.rope,
+                n_rotated=block.attention.n_rotated,
+            )
+            found += float(plane_strengths(heads).sum())
+        for mlp in block.mlps:
+            if mlp.gate is not None:
+                found += float(strengths(effective.read(mlp.up, mlp.norm), effective.write(block, mlp)).sum())
+    assert found == pytest.approx(total, abs=1e-6)
