@@ -55,7 +55,7 @@ def audit_fleet(
     settings = identity.settings(asked | given.arguments())
     path = out.with_name(f"{out.name}.partial.jsonl")
     with Journal(path) as journal:
-        fleet = _Fleet(journal, settings, len(sources), asked, given, listed)
+        fleet = _Fleet(journal, settings, len(sources), audit_sources.with_kept_baseline(asked), given, listed)
         ends: list[End] = []
         is_written = False
         try:

@@ -73,6 +73,7 @@ def audit_each(
     Raises:
         UsageError: there is one source, and what was asked of it makes no sense.
     """
+    asked = with_kept_baseline(asked)
     for done, source in enumerate(sources):
         try:
             outcome = audit_one(source, asked, given, listed=source in listed, alone=len(sources) == 1)
@@ -87,12 +88,27 @@ def audit_each(
         yield outcome
 
 
+def with_kept_baseline(asked: options.Arguments) -> options.Arguments:
+    """Let a checkpoint as the baseline be read once for all sources.
+
+    Args:
+        asked: arguments of the library's `audit`.
+    """
+    from specdiag.auditing.baselines import KeptBaseline
+    from specdiag.report import is_report
+
+    baseline = asked["baseline"]
+    if baseline is None or is_report(Path(baseline)):
+        return asked
+    return asked | {"baseline": KeptBaseline(baseline)}
+
+
 def audit_one(source: str, asked: options.Arguments, given: Given, *, listed: bool, alone: bool = False) -> Outcome:
     """Audit a source. An error is printed, and is an outcome too.
 
     Args:
         source: as it was typed.
-        asked: arguments of the library's `audit`, but for those of the analysis.
+        asked: arguments of the library's `audit`, but for those of the analysis, as `with_kept_baseline` gives them.
         given: the shared options.
         listed: True where it stands in a list.
         alone: True where it is the only one.
@@ -117,12 +133,13 @@ def audit_one(source: str, asked: options.Arguments, given: Given, *, listed: bo
 
 def _audit(source: str, asked: options.Arguments, given: Given, *, listed: bool) -> Outcome:
     from specdiag.auditing.audit import audit
+    from specdiag.auditing.baselines import KeptBaseline
     from specdiag.auditing.outcomes import Outcome
     from specdiag.report import is_report
 
     path, baseline = Path(source), asked["baseline"]
     report = path if is_report(path) else None
-    if report is not None and (baseline is None or is_report(Path(baseline))):
+    if report is not None and not isinstance(baseline, KeptBaseline):
         return Outcome(source, audit(source, **asked), report=report)
     from .progress import analysis_bar
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.errors import SourceError
+from specdiag.text.counts import counted
 
 if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
@@ -74,6 +75,20 @@ def beside_model(subject: Subject) -> Iterator[Observation]:
     names = frozenset(subject.names or ())
     if subject.adapter is None and _SETTINGS in names and not names & _WEIGHTS:
         yield Observation("adapter_beside", _SETTINGS, "no adapter_model.* beside it")
+
+
+def inside(subject: Subject) -> Iterator[Observation]:
+    """Find updates beside the weights that they change, in a model of transformers without the settings of an adapter.
+
+    Args:
+        subject: the subject of the audit.
+    """
+    if subject.adapter or not subject.updates or "model_type" not in subject.config:
+        return
+    weights = {r.name for r in subject.report if r.key not in subject.updates}
+    found = sorted({r.name for r in subject.report if r.key in subject.updates and r.name in weights})
+    if found:
+        yield Observation("adapter_inside", found[0], f"{counted(len(found), 'update')} beside the weights in the file")
 
 
 def factors(subject: Subject) -> Iterator[Observation]:

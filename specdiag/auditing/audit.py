@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments, ComputedArguments
 from specdiag.auditing import decay, dispatch
+from specdiag.auditing.baselines import KeptBaseline, open_baseline
 from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.reference import CHECKS
@@ -19,10 +20,9 @@ from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Check, findings, load_checks
 from specdiag.auditing.weight_files import placed, weight_files
-from specdiag.checkpoint.opening import is_location, is_on_hub
+from specdiag.checkpoint.opening import is_location
 from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
-from specdiag.records import Settings
 from specdiag.reference.ranges import ReferenceLike, the_reference
 from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text import checks as checking
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
     _Stored = Sequence[StoredTensor] | None
     """The tensors of a checkpoint; None where they are not listed."""
 
-_OF_THE_SOURCE = ("revision", "file", "base", "partial_reports")
-"""Options that say what is audited, and nothing about the baseline."""
 _SELECTING = ("include", "exclude", "roles", "experts")
 """Options that leave matrices out: what is absent then says nothing."""
-_SHARED = ("tail", "tail_fraction", "include", "exclude", "roles")
-"""Settings of a report that the baseline is analysed with."""
 
 
 def audit(
@@ -55,6 +51,7 @@ def audit(
     | torch.nn.Module
     | Mapping[str, torch.Tensor]
     | Checkpoint
+    | KeptBaseline
     | None = None,
     thresholds: str | os.PathLike[str] | Mapping[str, object] | None = None,
     weight_decay: float | None = None,
@@ -118,13 +115,14 @@ def audit(
         initial_rms=initial_rms,
     )  # fmt: skip
     of_source = analysis
-    if is_location(baseline) and not is_report(Path(baseline)) and _is_report(source):
+    has_part = isinstance(baseline, KeptBaseline) or (is_location(baseline) and not is_report(Path(baseline)))
+    if has_part and _is_report(source):
         of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
     subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model, tokens=tokens)
     report = subject.report
     before, identity = None, None
     if baseline is not None:
-        before, old = _baseline(baseline, report.settings, analysis, progress)
+        before, old = open_baseline(baseline, report.settings, analysis, progress)
         if checks[CHECK].enabled:
             identity = compare_with_baseline(report, stored, before, old)
     answer = None if run is None else decay.answer_on_decay(report.records, run, checks["decay"])
@@ -233,35 +231,6 @@ def _screens(checkpoint: Checkpoint, report: SpectralReport, checks: Mapping[str
     updates = tuple(update for update in checkpoint.updates if update.name in family)
     with OneBlasThread():
         return tuple(screen(updates, embeddings, with_base=with_base))
-
-
-def _baseline(
-    baseline: AnalysisSource | SpectralReport,
-    settings: Settings,
-    analysis: AnalysisArguments,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[SpectralReport, _Stored]:
-    """Open and analyse the baseline as the source was, unless it is a report."""
-    if is_location(baseline) and is_report(Path(baseline)):
-        return load_report(baseline), None
-    if isinstance(baseline, SpectralReport):
-        return baseline, None
-    from specdiag.analysis.analyze import analyze
-    from specdiag.analysis.source import open_source
-
-    own_arguments = {name: value for name, value in analysis.items() if name not in _OF_THE_SOURCE}
-    if not is_location(baseline):
-        own_arguments.pop("part", None)
-    if not is_on_hub(baseline):
-        own_arguments.pop("stream", None)
-    opening, computing = options.split(options.like(settings, _SHARED, own_arguments))
-    try:
-        checkpoint = open_source(baseline, **opening)
-    except UsageError as error:
-        if "part" not in opening:
-            raise
-        raise UsageError(f"part is of the baseline too, and {error}; or give a saved report as the baseline") from error
-    return analyze(checkpoint, progress=progress, **computing), checkpoint.stored
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:

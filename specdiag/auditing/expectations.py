@@ -127,15 +127,19 @@ def _layer_counts(config: Mapping[str, object], component: str | None) -> set[in
 def _blocks(records: Sequence[ModuleRecord], config: Mapping[str, object]) -> dict[str | None, set[int]]:
     """Collect the block numbers of a transformer of one piece, or of encoder and decoder, by piece.
 
-    Other models number their blocks in their own ways: none are given.
+    Other models number their blocks in their own ways, or several lists of them in one piece: none are given.
     """
     blocks: dict[str | None, set[int]] = {}
+    lists: dict[str | None, set[str]] = {}
     for r in records:
         if r.layer is not None and (r.family in ("attention", "mlp") or r.role in ("ssm", "router")):
             blocks.setdefault(r.component, set()).add(r.layer)
+            lists.setdefault(r.component, set()).add(re.split(rf"(?<![^.]){r.layer}(?![^.])", r.name, maxsplit=1)[0])
     if _STAGES in config or not any(r.family == "attention" or r.role == "ssm" for r in records):
         return {}
     is_pair = blocks.keys() == {"encoder", "decoder"} and config.get("is_encoder_decoder")
+    if is_pair and any(len(of_piece) > 1 for of_piece in lists.values()):
+        return {}
     return blocks if blocks.keys() == {None} or is_pair else {}
 
 

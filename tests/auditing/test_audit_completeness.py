@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from audited_models import CONFIG, EXPERTS, HIDDEN, LAYERS, WIDTH, found, llama, mixture, name, save
-from models import EMBED, HEAD, PLACES, VOCABULARY
+from models import EMBED, HEAD, VOCABULARY
 
 import specdiag
 

@@ -15,6 +15,7 @@ from fleets import DEAD, NAN, fleet, model, rows
 from saved_reports import made
 
 import specdiag.auditing.audit as library
+from specdiag.auditing import baselines
 
 JOURNAL = "fleet.parquet.partial.jsonl"
 
@@ -282,3 +283,20 @@ def test_requests_that_cannot_be_served(tmp_path, monkeypatch):
     monkeypatch.setattr("specdiag.storage.pyarrow.find_spec", lambda _: None)
     assert run("m", code=2).stderr == "error: parquet needs pyarrow: pip install 'spectral-diagnostics[parquet]'\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+
+
+def test_a_checkpoint_as_the_baseline_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fleet(tmp_path, 3)
+    model(tmp_path / "base", 99)
+    opened: list[str] = []
+    own = baselines._open
+    monkeypatch.setattr(baselines, "_open", lambda place, *rest: opened.append(str(place)) or own(place, *rest))
+    found = invoke("audit", "--from", "models.txt", "--baseline", "base", "-f", "parquet", "-o", "out.parquet")
+    assert found.exit_code == 1, found.stderr
+    assert opened == ["base"]
+    changed = {r["source"] for r in rows(tmp_path / "out.parquet", "finding") if r["check"] == "baseline_changed"}
+    assert changed == {"m000", "m001", "m002"}
+    opened.clear()
+    assert invoke("audit", "m000", "m001", "--baseline", "base").exit_code == 0
+    assert opened == ["base"]

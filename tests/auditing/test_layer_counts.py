@@ -44,3 +44,18 @@ def test_each_side_has_its_own_number(
     audit = specdiag.audit(write_checkpoint(tmp_path / "m", t5(*layers), config))
     seen = [(f.module, f.value, f.threshold) for f in audit.findings if f.check == "layers"]
     assert sorted(seen, key=str) == found
+
+
+def test_an_encoder_of_several_lists_of_layers_is_not_counted(tmp_path: Path) -> None:
+    """As PP-DocLayoutV2 has them: encoder_layers counts one list, and another one stands beside it."""
+    state = t5(1, 2)
+    rng = np.random.default_rng(1)
+    for i in range(6):
+        for role in ("query", "key", "value"):
+            values = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32)
+            state[f"reading_order.encoder.layer.{i}.attention.self.{role}.weight"] = values
+    config = {"model_type": "t5", "is_encoder_decoder": True, "d_model": WIDTH, "vocab_size": 200}
+    config |= {"encoder_layers": 1, "decoder_layers": 2}
+    audit = specdiag.audit(write_checkpoint(tmp_path / "m", state, config))
+    assert "layers" not in {f.check for f in audit.findings}
+    assert audit.coverage.not_checked["layers"].startswith("several pieces")

@@ -80,7 +80,7 @@ def read(path: Path) -> Iterator[FleetRow]:
                 size += _size(batch)
                 if size > _LARGEST:
                     raise _too_large(path)
-                yield from map(_row, batch.to_pylist())
+                yield from _rows(batch)
     except msgspec.DecodeError as error:
         raise SourceError(f"{path} is no audit of a fleet ({error}); {_REMEDY}") from error
     except OSError as error:  # of pyarrow too
@@ -121,13 +121,25 @@ def _size(batch: pyarrow.RecordBatch) -> int:  # pyright: ignore[reportUnknownPa
     return total
 
 
-def _row(cells: dict[str, object]) -> FleetRow:
-    return _decode({name: _whole(cell) for name, cell in cells.items() if cell is not None})
+def _rows(batch: pyarrow.RecordBatch) -> Iterator[FleetRow]:  # pyright: ignore[reportUnknownParameterType]
+    """Read the rows of a batch, column by column: one object for a text that many rows hold."""
+    columns = {name: _cells(batch.column(name)) for name in COLUMNS}
+    filled = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
+    for cells in zip(*filled.values(), strict=True):
+        yield _decode({name: cell for name, cell in zip(filled, cells, strict=True) if cell is not None})
 
 
-def _whole(cell: object) -> object:
-    """Write a count as one: pandas makes floats of whole numbers where a row of the column has none."""
-    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+def _cells(column: pyarrow.Array) -> list[object]:  # pyright: ignore[reportUnknownParameterType]
+    """List the cells of a column. Counts may be floats: pandas writes so where some row of the column has none."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.DictionaryArray):
+        texts = column.dictionary.to_pylist()
+        return [None if index is None else texts[index] for index in column.indices.to_pylist()]
+    cells = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        return [int(cell) if cell is not None and cell.is_integer() else cell for cell in cells]
+    return cells
 
 
 def _first_line(error: Exception) -> str:

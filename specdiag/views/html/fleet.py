@@ -24,6 +24,8 @@ from specdiag.views.html.rendering import as_text, render
 
 _ENDS = {"pass": "passed", "warn": "with warnings", "fail": "failed", "error": "not audited"}
 
+_RANKS = {severity: rank for rank, severity in enumerate(SEVERITIES)}
+
 
 class CheckCount(NamedTuple):
     """A check, and how much it found in all models."""
@@ -33,12 +35,19 @@ class CheckCount(NamedTuple):
     n_findings: int
 
 
+class Audited(NamedTuple):
+    """A model that was audited."""
+
+    row: FleetRow
+    groups: list[tuple[FleetRow, ...]]
+    """Its findings by check."""
+
+
 class Panel(NamedTuple):
     """A model in full."""
 
     row: FleetRow
     groups: list[tuple[FleetRow, ...]]
-    """Its findings by check."""
     extent: list[str]
 
 
@@ -55,7 +64,7 @@ def fleet_page(models: Sequence[FleetModel], title: str) -> str:
     Raises:
         SourceError: the coverage of a model is damaged.
     """
-    audited = [model for model in models if model.row.verdict != "error"]
+    audited = [Audited(model.row, _by_check(model.findings)) for model in models if model.row.verdict != "error"]
     links = {model.row.source: f"m{place}" for place, model in enumerate(audited)}
     return render(
         "fleet.html.j2",
@@ -66,7 +75,7 @@ def fleet_page(models: Sequence[FleetModel], title: str) -> str:
         models=tables.table(audited, _model_columns(), lambda model: links[model.row.source]),
         checks=tables.table(_checks(audited), _check_columns()),
         errors=tables.table([model.row for model in models if model.row.verdict == "error"], _error_columns()),
-        panels=[Panel(model.row, _by_check(model.findings), _extent(model.row)) for model in audited],
+        panels=[Panel(model.row, model.groups, _extent(model.row)) for model in audited],
         words=_words,
         explanation=_explanation,
         few=wording.FEW,
@@ -88,12 +97,14 @@ def _ends(models: Sequence[FleetModel]) -> str:
     return f"{len(models)} models: {', '.join(ends) or 'none'}."
 
 
-def _checks(models: Iterable[FleetModel]) -> list[CheckCount]:
+def _checks(models: Iterable[Audited]) -> list[CheckCount]:
     """Count what each check found: the worst severity first, then the check that most models fail."""
-    groups = [group for model in models for group in _by_check(model.findings)]
+    groups = [group for model in models for group in model.groups]
     first = {_kind(group[0]): group[0] for group in groups}
     n_models = Counter(_kind(group[0]) for group in groups)
-    n_findings = Counter(_kind(finding) for group in groups for finding in group)
+    n_findings = Counter[tuple[str, int]]()
+    for group in groups:
+        n_findings[_kind(group[0])] += len(group)
     found = [CheckCount(row, n_models[kind], n_findings[kind]) for kind, row in first.items()]
     return sorted(found, key=lambda c: (_rank(c.first), -c.n_models, c.first.check or ""))
 
@@ -112,7 +123,7 @@ def _kind(finding: FleetRow) -> tuple[str, int]:
 
 
 def _rank(finding: FleetRow) -> int:
-    return SEVERITIES.index(finding.severity or "info")
+    return _RANKS[finding.severity or "info"]
 
 
 def _words(finding: FleetRow) -> str:
@@ -138,7 +149,7 @@ def _provenance(models: Iterable[FleetModel]) -> object:
     return as_text(msgspec.json.format(msgspec.json.encode(made_with), indent=2).decode())
 
 
-def _model_columns() -> list[Column[FleetModel]]:
+def _model_columns() -> list[Column[Audited]]:
     return [
         Column("model", lambda m: m.row.source, right=False),
         Column("verdict", lambda m: m.row.verdict or NOTHING, right=False),
@@ -152,8 +163,8 @@ def _model_columns() -> list[Column[FleetModel]]:
     ]
 
 
-def _failing(model: FleetModel) -> str:
-    names = dict.fromkeys(group[0].check for group in _by_check(model.findings) if group[0].severity != "info")
+def _failing(model: Audited) -> str:
+    names = dict.fromkeys(group[0].check for group in model.groups if group[0].severity != "info")
     return listed(names) or NOTHING
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
 
 from jinja2 import DictLoader, Environment, StrictUndefined
@@ -59,4 +58,4 @@ def _plain(value: object) -> str:
 
 def _foldable(name: str) -> Markup:
     """Let a narrow column break a name after its dots and slashes."""
-    return Markup("<wbr>").join(escape(_plain(part)) for part in re.split(r"(?<=[./])", name))
+    return Markup(str(escape(_plain(name))).replace(".", ".<wbr>").replace("/", "/<wbr>"))
