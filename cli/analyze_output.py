@@ -140,6 +140,8 @@ def _print_table(report: SpectralReport, target: Target) -> None:
         console.print(tables.role_table(summary.roles, console.width))
         console.print()
     if report.function:
+        if not records:
+            function_tables.show_title(report, console)
         function_tables.show(summary, report.function, console, all_rows=target.all_rows)
     if target.all_rows and summary.contrasts:
         console.print(tables.contrast_table(summary.contrasts, console.width))
@@ -164,7 +166,7 @@ def _print_table(report: SpectralReport, target: Target) -> None:
     if not report.complete:
         console.print("INCOMPLETE: the analysis was interrupted.", style="bold")
     said = [
-        sentences.coverage(summary), *sentences.left_over(summary), *sentences.few(records),
+        *([sentences.coverage(summary)] if records else []), *sentences.left_over(summary), *sentences.few(records),
         *sentences.missing_numbers(records), *sentences.laws(summary), *sentences.traps(records),
         *form_sentences.gauge(records), *form_sentences.few_products(report.function),
     ]  # fmt: skip

@@ -74,9 +74,16 @@ def next_commands(report: SpectralReport, saved: Path, reopening: str = "") -> l
     from specdiag.decay.targets import DEFAULT_ROLES
 
     file, source = shlex.quote(str(saved)), shlex.quote(str(report.source))
-    commands = {f"specdiag report {file}": "everything, as a page", f"specdiag audit {source}{reopening}": "all checks"}
+    commands = {f"specdiag audit {source}{reopening}": "all checks"}
+    if report.records:
+        commands = {f"specdiag report {file}": "everything, as a page"} | commands
+    elif report.function:
+        commands = {
+            f"specdiag analyze {source}{reopening} --function": "products beside the stored matrices"
+        } | commands
     if any(role.role in DEFAULT_ROLES and role.alpha is not None for role in report.summary.roles):
         commands[f"specdiag recommend {file}"] = "a weight decay for each module"
-    commands["specdiag explain square_alpha"] = "what a number means"
+    number = "square_alpha" if report.records else "qk" if report.function else ""
+    commands |= {f"specdiag explain {number}": "what a number means"} if number else {}
     width = max(map(len, commands))
     return [f"{command.ljust(width)}  {purpose}" for command, purpose in commands.items()]

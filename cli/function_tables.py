@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 
@@ -13,6 +14,9 @@ from specdiag.views.cells import number
 from specdiag.views.columns import Column, role_columns
 
 from .tables import DEPTH_BINS, draw
+
+if TYPE_CHECKING:
+    from specdiag.report import SpectralReport
 
 _ROLES = ("qk", "ov", "du")
 _METRICS = (("rho", "rho", 2, 0), ("alpha", "alpha", 2, 1), ("stable rank", "stable_rank", 1, 2))
@@ -35,6 +39,19 @@ def show(summary: Summary, rows: Sequence[ModuleRecord], console: Console, *, al
     if by_layer is not None:
         console.print(by_layer)
         console.print()
+
+
+def show_title(report: SpectralReport, console: Console) -> None:
+    """Print the first lines of a report of products alone."""
+    counts = Counter(row.role for row in report.function)
+    console.print(f"{report.source}: {', '.join(f'{n} {role}' for role, n in counts.items())}", style="bold")
+    console.print()
+    console.print(
+        "Products of weights alone: no single matrix was chosen. qk: which tokens attend to which. ov: what is copied. "
+        "du: the MLP.",
+        soft_wrap=True,
+    )
+    console.print()
 
 
 def _by_layer(rows: Sequence[ModuleRecord], width: int, *, all_rows: bool) -> Group | None:

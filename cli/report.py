@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from specdiag.errors import UsageError
 
-from . import opening, options, output
+from . import door, opening, options, output
 from .sharing import Given, takes_shared
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ def report(
     Exit codes: 0 done, 2 usage, 3 source, 4 computation.
     """
     from specdiag.auditing.fleets.table import is_table
-    from specdiag.views.html.page import check_target, html_report
+    from specdiag.files import write_atomically
+    from specdiag.views.html.page import check_target, render_page
 
     out = out or Path(f"{opening.stem(source)}.specdiag.html")
     check_target(out)
@@ -58,16 +62,25 @@ def report(
     else:
         from specdiag.auditing.audit import audit
         from specdiag.decay.plan import load_plan
-        from specdiag.reference.ranges import load_reference
+        from specdiag.reference.ranges import the_reference
 
         saved = None if plan is None else load_plan(plan)
-        ranges = None if reference is None else load_reference(reference)
+        ranges = the_reference(reference)
         analysed = opening.report_of(source, given, "page")
         audited = audit(analysed, reference=ranges)
-        html_report(analysed, plan=saved or _default_plan(analysed), audit=audited, reference=ranges, path=out)
+        page = render_page(analysed, saved or _default_plan(analysed), audited, ranges, _words_of_commands(ctx))
+        write_atomically(out, page.encode())
     output.talk(f"written: {out}", "green")
     if show:
         _open(out)
+
+
+def _words_of_commands(ctx: typer.Context) -> dict[Literal["audit", "recommend"], Callable[[str], str]]:
+    """Options as they are typed, in the sentences of commands that the page speaks of."""
+    program = ctx.find_root().command
+    names: tuple[Literal["audit", "recommend"], ...] = ("audit", "recommend")
+    commands = program.commands if isinstance(program, TyperGroup) else {}
+    return {name: partial(door.in_options, parameters=commands[name].params) for name in names if name in commands}
 
 
 def _open(page: Path) -> None:

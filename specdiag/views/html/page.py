@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import msgspec
 from markupsafe import Markup
@@ -109,7 +110,7 @@ def html_report(
     path = None if path is None else checks.path("path", path)
     if path is not None:
         check_target(path)
-    page = _render(report, plan, audit, the_reference(reference))
+    page = render_page(report, plan, audit, the_reference(reference))
     if path is not None:
         write_atomically(path, page.encode())
     return page
@@ -129,9 +130,23 @@ def check_target(path: Path) -> None:
     check_writable(path)
 
 
-def _render(
-    report: SpectralReport, plan: DecayPlan | None, audit: AuditReport | None, reference: ReferenceRanges
+def render_page(
+    report: SpectralReport,
+    plan: DecayPlan | None,
+    audit: AuditReport | None,
+    reference: ReferenceRanges,
+    words: Mapping[Literal["audit", "recommend"], Callable[[str], str]] = MappingProxyType({}),
 ) -> str:
+    """Draw the page of `html_report`.
+
+    Args:
+        report: as there.
+        plan: as there.
+        audit: as there.
+        reference: ranges to hold its matrices against.
+        words: turn a sentence of the audit, or of the plan, into the words of who asked for the page.
+    """
+    of_audit, of_plan = (words.get(name, str) for name in ("audit", "recommend"))
     report = report.in_memory()  # else every spectrum would open the file anew
     drawn = [_drawn(report, r) for r in report]
     links = {r.key: f"m{i}" for i, r in enumerate(report)}
@@ -152,8 +167,8 @@ def _render(
         answer=answer(report, reference),
         verdict=_verdict(report),
         audit=audit,
-        findings=[] if audit is None else _findings(audit),
-        audited=[] if audit is None else wording.coverage(audit),
+        findings=[] if audit is None else _findings(audit, of_audit),
+        audited=[] if audit is None else list(map(of_audit, wording.coverage(audit))),
         roles=tables.role_table(report.summary.roles),
         contrasts=tables.contrast_table(report.summary.contrasts),
         laws=tables.law_table(report.summary.laws),
@@ -162,7 +177,7 @@ def _render(
         function=tables.role_table(report.summary.function),
         records=tables.record_table(report.records, links),
         skipped=tables.skipped_table(report.skipped[:_SKIPPED_UP_TO]),
-        plan=None if plan is None else _plan(report, plan, links),
+        plan=None if plan is None else _plan(report, plan, links, of_plan),
         modules=modules,
         extremes=_extremes(modules, heat),
         glossary=glossary(report),
@@ -198,11 +213,11 @@ def _verdict(report: SpectralReport) -> list[str]:
     ]
 
 
-def _findings(audit: AuditReport) -> list[CheckFindings]:
+def _findings(audit: AuditReport, words: Callable[[str], str]) -> list[CheckFindings]:
     return [
         CheckFindings(
             group[0],
-            wording.explanation(group[0]),
+            words(wording.explanation(group[0])),
             len(group),
             [(f.module or "the checkpoint", wording.value(f), wording.expected(f)) for f in group[: wording.FEW]],
         )
@@ -231,7 +246,7 @@ def _extremes(modules: Sequence[Module], heat: Heatmap | None) -> list[Module]:
     return ordered if len(ordered) <= 2 * _EXTREMES else [*ordered[:_EXTREMES], *ordered[-_EXTREMES:]]
 
 
-def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> Plan:
+def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str], words: Callable[[str], str]) -> Plan:
     sentences = [plan.headline] if plan.entries and plan.headline else []
     sentences += (
         [*plan_sentences.findings(plan), *plan_sentences.limits(plan)] if plan.entries else ["It has no entries."]
@@ -244,7 +259,9 @@ def _plan(report: SpectralReport, plan: DecayPlan, links: Mapping[str, str]) -> 
     foreign = [e.name for e in plan.entries if e.name not in names]
     if foreign:
         sentences.insert(0, f"{len(foreign)} of its Parameters are not in this report, such as {foreign[0]}.")
-    return Plan(f"{plan_caption(plan)}.", sentences, tables.plan_table(plan, _first_parts(report, links)))
+    return Plan(
+        f"{plan_caption(plan)}.", list(map(words, sentences)), tables.plan_table(plan, _first_parts(report, links))
+    )
 
 
 def _first_parts(report: SpectralReport, links: Mapping[str, str]) -> dict[str, str]:
