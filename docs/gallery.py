@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/gallery.md from MiniLM, and that of heads from SmolLM2, into docs/figures.
+"""Draw the pictures of docs/gallery.md and docs/reading.md from MiniLM, and that of heads from SmolLM2.
 
 python docs/gallery.py    # or make figures
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+
+import reading_figures
 
 import specdiag
 from specdiag import plot
@@ -44,6 +46,9 @@ def main() -> None:
     }
     for name, figure in pictures.items():
         print(plot.save(figure, f"docs/figures/{name}.png", dpi=DPI))
+    shifted = specdiag.analyze(MODEL, device="cpu", function=True)
+    for path in reading_figures.draw(shifted, Path("docs/figures/reading"), DPI):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -253,8 +253,8 @@ def facts(lines: PowerLines) -> tuple[tuple[str, str], ...]:
         (
             "Batch",
             f"best by the same fits: {lines.batch_opt_tokens:.3g} tokens, {lines.batch_opt_own_sequences:.4g} "
-            f"sequences of {own}. By DeepSeek's formulas at C = 6ND: {lines.deepseek_batch_tokens:.3g} tokens, roughly, "
-            "for its paper counts C without embeddings",
+            f"sequences of {own}. By DeepSeek's formulas at C = 6ND: {lines.deepseek_batch_tokens:.3g} tokens, "
+            "roughly, for its paper counts C without embeddings",
         ),
         *(("Warning", text) for text in _warnings(lines)),
     )

@@ -17,6 +17,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     also: tuple[str, ...]
     """Other columns that it explains, and heads of tables."""
     meaning: str
+    picture: bool = True
+    """True where docs/figures/reading has its values in MiniLM."""
     typical: str
     low: str
     high: str
@@ -70,5 +72,7 @@ def reading_page() -> str:
     for entry in entries():
         also = f"Also: {', '.join(f'`{name}`' for name in entry.also)}.\n\n" if entry.also else ""
         rows = "".join(f"| {subject} | {text} |\n" for subject, text in entry.lines())
-        sections.append(f"## {entry.column}\n\n{also}| | |\n| --- | --- |\n{rows}")
+        alone = f"![{entry.column} of every matrix of MiniLM, by role](figures/reading/{entry.column}.png)\n\n"
+        picture = alone if entry.picture else ""
+        sections.append(f"## {entry.column}\n\n{also}{picture}| | |\n| --- | --- |\n{rows}")
     return "\n".join(sections)

@@ -197,7 +197,7 @@ def _densities(places: Sequence[Axes], examples: Sequence[Sequence[Curve]]) -> N
         r = pair[0].record
         alphas = " / ".join("none" if c.record.alpha is None else f"{c.record.alpha:.2f}" for c in pair)
         axes.set_title(f"{'' if r.layer is None else f'layer {r.layer} '}{r.role}: alpha {alphas}")
-    finish([Panel(axes, i == 0, True) for i, axes in enumerate(places)], span, heights, 5)
+    finish([Panel(axes, i == 0, True) for i, axes in enumerate(places)], [span] * len(places), heights, 5)
 
 
 def _example(reports: Sequence[SpectralReport], family: str) -> list[Curve]:

@@ -11,7 +11,7 @@ from specdiag.views.figures.palette import VALUES, ink_on, palette
 
 _DECADES = 100
 _STOPS = 9
-_LEAST_SPAN = 0.05
+_LEAST_SPAN = 0.3
 """Smallest distance from noise that gets the full colour."""
 
 

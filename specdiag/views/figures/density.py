@@ -19,6 +19,8 @@ from specdiag.views.figures.palette import palette
 
 _LOWEST = 0.1
 """This share of the smallest eigenvalues is left out where they would stretch the axis by decades."""
+_BELOW_TEXT = 0.87
+"""Share of the height where vertical lines end, below the exponents."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,16 @@ def draw(axes: Axes, curves: Sequence[Curve], span: tuple[float, float], *, deta
     return heights
 
 
-def finish(grid: Sequence[Panel], span: tuple[float, float], heights: Sequence[float], most: int) -> None:
-    """Give panels with densities the same logarithmic axes.
+def finish(grid: Sequence[Panel], spans: Sequence[tuple[float, float]], heights: Sequence[float], most: int) -> None:
+    """Give panels with densities logarithmic axes, the same densities in all.
 
     Args:
         grid: the panels.
-        span: the smallest and the largest eigenvalue.
+        spans: the smallest and the largest eigenvalue of each panel.
         heights: lowest and highest densities of all curves.
         most: the largest number of ticks on an axis.
     """
-    for panel in grid:
+    for panel, span in zip(grid, spans, strict=True):
         log_axis(panel.axes.xaxis, *span, most)
         log_axis(panel.axes.yaxis, min(heights) / 1.8, max(heights) * 1.8, most)
         panel.axes.set_xlabel("eigenvalue" if panel.bottom else "")
@@ -177,7 +179,8 @@ def _fit(axes: Axes, c: Curve, ink: str) -> None:
 
 def _threshold(axes: Axes, record: ModuleRecord) -> None:
     if power_law(record, 1.0, 1, 2) is not None and record.xmin is not None:
-        axes.axvline(record.xmin, color=palette().ink, linestyle=":", linewidth=1.1, label="lambda_min of the fit")
+        axes.axvline(record.xmin, 0, _BELOW_TEXT, color=palette().ink, linestyle=":", linewidth=1.1,
+                     label="lambda_min of the fit")  # fmt: skip
 
 
 def _bulk(axes: Axes, c: Curve, ink: str) -> None:
@@ -199,6 +202,6 @@ def _permuted(axes: Axes, c: Curve, edges: NDArray[np.float64]) -> list[float]:
         heights = [float(density[density > 0].min()), float(density.max())]
         axes.stairs(density, edges, color=ink, linewidth=1.1, label="entries permuted")
     if c.record.rand_spectral_norm is not None:
-        axes.axvline(c.record.rand_spectral_norm**2, color=ink, linestyle="-.", linewidth=1.1,
+        axes.axvline(c.record.rand_spectral_norm**2, 0, _BELOW_TEXT, color=ink, linestyle="-.", linewidth=1.1,
                      label="largest eigenvalue,\nentries permuted")  # fmt: skip
     return heights

@@ -84,24 +84,42 @@ def esd(
     if not curves:
         raise UsageError(f"{report.source}: no matrix that was asked for has a spectrum")
     detailed = len(reports) <= _DETAILS_UP_TO
-    span = span_of(curves, details=detailed)
-    columns, width, height, most = _sizes(len(cells), len(grid_of[0]) if len(grid_of) > 1 else None)
-    notes = _notes(cells, len(chosen), curves, span[0], detailed=detailed)
+    groups = len(grid_of[0]) if len(grid_of) > 1 else None
+    columns, width, height, most = _sizes(len(cells), groups)
+    spans = _spans(shown, groups, details=detailed)
+    notes = _notes(cells, len(chosen), list(zip(shown, spans, strict=True)), detailed=detailed)
     title = "Density of eigenvalues beside random matrices"
     figure = new_figure(width, height, title, report_caption(*reports, notes=notes), legend=True)
     grid = panels(figure, len(cells), columns, [i for i, held in enumerate(shown) if held is None])
     hide_inner(grid)
     heights: list[float] = []
-    filled = [(cell, held) for cell, held in zip(cells, shown, strict=True) if cell is not None and held is not None]
+    filled = [
+        (cell, held, span)
+        for cell, held, span in zip(cells, shown, spans, strict=True)
+        if cell is not None and held is not None
+    ]
     names = Counter(map(_name, report))
     room = int((width - 2.6) / columns * 12)
-    for panel, (cell, held) in zip(grid, filled, strict=True):
+    for panel, (cell, held, span) in zip(grid, filled, strict=True):
         heights += draw(panel.axes, held, span, details=detailed)
         panel.axes.set_title(_title(cell, names, room, alone=len(filled) == 1), fontsize=8.5)
         _state(panel.axes, held)
-    finish(grid, span, [*heights, max(heights) * (max(heights) / min(heights)) ** _HEADROOM], most)
+    finish(
+        grid,
+        [span for _, _, span in filled],
+        [*heights, max(heights) * (max(heights) / min(heights)) ** _HEADROOM],
+        most,
+    )
     legend(figure)
     return figure
+
+
+def _spans(shown: Sequence[Sequence[Curve] | None], groups: int | None, *, details: bool) -> list[tuple[float, float]]:
+    """Find the axis of each panel: one for all, or one for each group, which has a column of its own."""
+    n = groups or 1
+    columns = [[c for held in shown[i::n] if held is not None for c in held] for i in range(n)]
+    spans = [span_of(held, details=details) if held else (1.0, 10.0) for held in columns]
+    return [spans[i % n] for i in range(len(shown))]
 
 
 def exponents(record: ModuleRecord) -> str:
@@ -164,13 +182,17 @@ def _name(r: ModuleRecord) -> str:
 
 
 def _notes(
-    cells: Sequence[Example | None], n_chosen: int, curves: Sequence[Curve], low: float, *, detailed: bool
+    cells: Sequence[Example | None],
+    n_chosen: int,
+    shown: Sequence[tuple[Sequence[Curve] | None, tuple[float, float]]],
+    *,
+    detailed: bool,
 ) -> tuple[str, ...]:
     n_drawn = sum(cell is not None for cell in cells)
     notes = [] if n_drawn == n_chosen else [f"{n_drawn} of {n_chosen} matrices"]
     if not detailed:
         notes.append(f"fits and nulls are drawn for up to {_DETAILS_UP_TO} curves a panel")
-    if any(values[0] < low for values in spectra(curves, details=detailed)):
+    if any(values[0] < low for held, (low, _) in shown for values in spectra(held or (), details=detailed)):
         notes.append("axis clipped: smallest eigenvalues not shown")
     return tuple(notes)
 

@@ -23,6 +23,8 @@ Spectra = Sequence[NDArray[np.float64]]
 _OUTSIDE = "outside of the layers"
 _OVERLAP = 2.4
 """Height of the highest ridge, in distances between ridges."""
+_MOST_RIDGES = 32
+"""Ridges of a panel that the eye tells apart: neighbouring layers of a deeper model share one."""
 
 
 def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFigure:
@@ -52,16 +54,17 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
     edges = log_bins(list(relative.values()), low, high)
     columns = min(4, len(groups)) if len(groups) not in (5, 6) else 3
     rows, n_layers = -(-len(groups) // columns), len({r.layer for group in groups.values() for r in group})
-    height = float(np.clip(0.9 + 0.16 * n_layers, 1.6, 4.2)) * rows + 1.1
+    height = float(np.clip(0.9 + 0.16 * min(n_layers, _MOST_RIDGES), 1.6, 4.2)) * rows + 1.1
     title = "Eigenvalues by layer and role: right of the line lies what random matrices do not have"
     figure = new_figure(
-        2.6 * columns + 0.8, height, title, report_caption(report, notes=_notes(report, records, groups))
+        2.6 * columns + 0.8, height, title, report_caption(report, notes=_notes(records, groups, n_layers))
     )
     grid = panels(figure, len(groups), columns)
     hide_inner(grid)
     depths = [{r.layer for r in group} for group in groups.values()]
+    size = -(-n_layers // _MOST_RIDGES)
     for panel, (name, group), depth in zip(grid, groups.items(), depths, strict=True):
-        _ridges(panel.axes, group, relative, edges)
+        _ridges(panel.axes, group, relative, edges, size)
         panel.axes.set_title(plain(f"{name}{_alphas(group)}"), fontsize=9)
         log_axis(panel.axes.xaxis, low, high, 4)
         panel.axes.set_xlabel("eigenvalue / largest of noise" if panel.bottom else "")
@@ -71,11 +74,17 @@ def ridges(report: SpectralReport, records: Sequence[ModuleRecord]) -> ReportFig
 
 
 def _ridges(
-    axes: Axes, group: Sequence[ModuleRecord], relative: dict[str, NDArray[np.float64]], edges: NDArray[np.float64]
+    axes: Axes,
+    group: Sequence[ModuleRecord],
+    relative: dict[str, NDArray[np.float64]],
+    edges: NDArray[np.float64],
+    size: int,
 ) -> None:
     by_layer: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     for i, r in enumerate(group):
-        by_layer[i if r.layer is None else r.layer].append(_heights(relative[r.key], edges, r.n_eigenvalues))
+        by_layer[i if r.layer is None else r.layer // size * size].append(
+            _heights(relative[r.key], edges, r.n_eigenvalues)
+        )
     heights = {layer: np.mean(members, axis=0) for layer, members in sorted(by_layer.items())}
     distance = (max(heights) - min(heights)) / max(1, len(heights) - 1) or 1.0
     unit = _OVERLAP * distance / max(float(h.max()) for h in heights.values())
@@ -113,12 +122,12 @@ def _alphas(group: Sequence[ModuleRecord]) -> str:
     return f": alpha {low}" if low == high else f": alpha {low} to {high}"
 
 
-def _notes(
-    report: SpectralReport, records: Sequence[ModuleRecord], groups: dict[str, list[ModuleRecord]]
-) -> tuple[str, ...]:
+def _notes(records: Sequence[ModuleRecord], groups: dict[str, list[ModuleRecord]], n_layers: int) -> tuple[str, ...]:
     drawn = [r for group in groups.values() for r in group]
     notes = ["height: square root of the share of eigenvalues"]
-    if any(len(group) > len({r.layer for r in group}) for group in groups.values() if group[0].layer is not None):
+    if n_layers > _MOST_RIDGES:
+        notes.append(f"a ridge is the mean of {-(-n_layers // _MOST_RIDGES)} layers")
+    elif any(len(group) > len({r.layer for r in group}) for group in groups.values() if group[0].layer is not None):
         notes.append("a ridge of several matrices is their mean")
     if len(drawn) < len(records):
         notes.append(f"{len(records) - len(drawn)} without a spectrum are left out")
