@@ -88,7 +88,8 @@ def _distance(rms: float, balance: float) -> str:
         return f", {rms / balance:.3g} times its balance"
     if abs(rms / balance - 1) < _REACHED:
         return ", its balance"
-    return f", {rms / balance - 1:+.1%} from its balance"
+    change = rms / balance - 1
+    return f", {100 * abs(change):.1f} % {'above' if change > 0 else 'below'} its balance"
 
 
 def _explanation(simulation: Simulation) -> str:

@@ -195,7 +195,7 @@ def test_appendix_a_on_the_command_line():
     code, out, _ = run("--appendix-a")
     assert code == 0
     assert "uncorrected" in out
-    assert "-55.0% from its balance" in out
+    assert "55.0 % below its balance" in out
     assert "could not be read" in out
     code, _, err = run("--appendix-a", "--optimizer", "lion", "--warmup", 3)
     assert code == 2
@@ -226,7 +226,7 @@ def test_bad_input_is_one_sentence(args, message):
         ({"steps": 200_000}, "After 200,000 steps the RMS of a weight is 0.03872, its balance."),
         (
             {"steps": 2000},
-            "After 2,000 steps the RMS of a weight is 0.02288, -40.9% from its balance: the run is too short to reach it.",
+            "After 2,000 steps the RMS of a weight is 0.02288, 40.9 % below its balance: the run is too short to reach it.",
         ),
         (
             {"weight_decay": 0, "steps": 2000},
