@@ -138,6 +138,23 @@ def audit(
             rich_help_panel=options.CONTENT,
         ),
     ] = 0,
+    alarms: Annotated[
+        bool,
+        typer.Option(
+            "--alarms",
+            help="Look for removed directions, and prove bounds of outputs and scores (reads the weights once more).",
+            rich_help_panel=options.CONTENT,
+        ),
+    ] = False,
+    save_directions: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-directions",
+            metavar="FILE",
+            help="Save the removed directions that --alarms found, as safetensors.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     format: Annotated[
         Format, typer.Option("--format", "-f", help="Format of what is printed.", rich_help_panel=options.OUTPUT)
     ] = Format.table,
@@ -183,7 +200,9 @@ def audit(
     listed = [] if models is None else source_list.read(models)
     named = list(dict.fromkeys((*(sources or ()), *listed)))
     targets.check_apart(out, *named, *([] if models is None else [str(models)]))
-    audit_sources.check(named, baseline, given, tokens=tokens)
+    audit_sources.check(named, baseline, given, tokens=tokens, alarms=alarms)
+    if save_directions is not None:
+        audit_sources.check_directions(save_directions, named, alarms=alarms)
     if format is not Format.sarif and sarif_location is not None:
         raise UsageError("--sarif-location goes with -f sarif")
     if format is Format.sarif and sarif_location is None:
@@ -192,7 +211,8 @@ def audit(
         "baseline": baseline, "thresholds": thresholds, "weight_decay": weight_decay, "lr": lr, "steps": steps,
         "lr_shape": None if lr_shape is None else lr_shape.value, "warmup": warmup, "final_lr": final_lr,
         "initial_rms": initial_rms,
-        "reference_model": reference_model, "reference": reference, "tokens": tokens,
+        "reference_model": reference_model, "reference": reference, "tokens": tokens, "alarms": alarms,
+        "save_directions": save_directions,
     }  # fmt: skip
     severity = fail_on.value
     streamed = set(listed) - set(sources or ())

@@ -73,6 +73,7 @@ def _table(audit: AuditReport, *, all_rows: bool) -> None:
     console.print()
     for table in audit.tokens:
         _tokens(table)
+    _alarms(audit)
     sentences = [*(wording.decay(audit.decay) if audit.decay is not None else ()), *wording.coverage(audit)]
     for sentence in sentences:
         console.print(sentence, soft_wrap=True)
@@ -92,6 +93,23 @@ def _tokens(table: TokenTable) -> None:
             for i, head in enumerate(token_wording.HEADS)
         ]
         console.print(tables.draw("", columns, [token_wording.cells(row) for row in table.tokens], console.width))
+    console.print()
+
+
+def _alarms(audit: AuditReport) -> None:
+    """Print what weights alone say of the outputs, where that was asked for."""
+    from specdiag.auditing import alarm_wording
+
+    if audit.alarms is None:
+        return
+    console = output.console()
+    if audit.alarms.ranges:
+        columns: list[tables.Column[tuple[str, ...]]] = [
+            tables.Column(head, lambda row, i=i: row[i], right=i > 0) for i, head in enumerate(alarm_wording.HEADS)
+        ]
+        console.print(tables.draw("", columns, alarm_wording.rows(audit.alarms), console.width))
+    for sentence in alarm_wording.sentences(audit):
+        console.print(sentence, soft_wrap=True)
     console.print()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specdiag.auditing.outcomes import Outcome
 
 
-def check(sources: Sequence[str], baseline: str | None, given: Given, *, tokens: int) -> None:
+def check(sources: Sequence[str], baseline: str | None, given: Given, *, tokens: int, alarms: bool) -> None:
     """Raise UsageError where there is no source, or a saved report comes with options that compute anew.
 
     Args:
@@ -26,6 +26,7 @@ def check(sources: Sequence[str], baseline: str | None, given: Given, *, tokens:
         baseline: likewise; a part is of a checkpoint among them.
         given: the shared options.
         tokens: number of tokens to list, for which a checkpoint is needed.
+        alarms: whether the blocks are looked at, likewise.
     """
     from specdiag.report import is_report
 
@@ -34,8 +35,25 @@ def check(sources: Sequence[str], baseline: str | None, given: Given, *, tokens:
     for source in sources:
         if is_report(Path(source)):
             has_parts = baseline is not None and not is_report(Path(baseline))
-            others = ("tokens",) if tokens else ()
+            others = [name for name, asked in (("tokens", tokens), ("alarms", alarms)) if asked]
             given.require_checkpoint(source, others=others, without=("part",) if has_parts else ())
+
+
+def check_directions(path: Path, sources: Sequence[str], *, alarms: bool) -> None:
+    """Raise UsageError where the directions of --save-directions could not be found, or not be written.
+
+    Args:
+        path: the file.
+        sources: as they were typed.
+        alarms: whether directions are looked for.
+    """
+    from specdiag.auditing.direction_file import check_target
+
+    if not alarms:
+        raise UsageError("--save-directions needs --alarms, which finds them")
+    if len(sources) > 1:
+        raise UsageError(f"--save-directions takes one SOURCE, not {len(sources)}: each has directions of its own")
+    check_target(path)
 
 
 def require_location(sources: Sequence[str]) -> None:

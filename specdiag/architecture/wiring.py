@@ -42,6 +42,9 @@ class Wiring(Struct, frozen=True, forbid_unknown_fields=True):
     memory: Path | None = None
     mlp_in: Path | None = None
     mlp_out: Path | None = None
+    post_attn: Path | None = None
+    post_mlp: Path | None = None
+    post_embed: Path | None = None
     q_norm: Path | None = None
     k_norm: Path | None = None
     rope: Rope | None = None

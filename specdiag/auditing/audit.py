@@ -13,6 +13,7 @@ from specdiag.analysis import options
 from specdiag.analysis.options import AnalysisArguments, ComputedArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.baselines import KeptBaseline, open_baseline
+from specdiag.auditing.direction_file import check_target, write_directions
 from specdiag.auditing.identity import CHECK, compare_with_baseline
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
 from specdiag.auditing.reference import CHECKS
@@ -28,12 +29,15 @@ from specdiag.report import SpectralReport, is_report, load_report
 from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
     from specdiag.auditing.adapter_screen import Screen
     from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
+    from specdiag.function.alarm_records import Alarms
 
     _Stored = Sequence[StoredTensor] | None
     """The tensors of a checkpoint; None where they are not listed."""
@@ -64,6 +68,8 @@ def audit(
     reference_model: bool = True,
     reference: ReferenceLike = None,
     tokens: int = 0,
+    alarms: bool = False,
+    save_directions: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **analysis: Unpack[AnalysisArguments],
 ) -> AuditReport:
@@ -89,6 +95,10 @@ def audit(
             that come with specdiag. What lies outside is listed as a fact, and is no fault.
         tokens: look for rows of the token embedding and the head that training hardly touched, and list so many; 0 for
             not. A table is read once more, and takes about as long as its spectrum.
+        alarms: look for removed directions and massive channels, and prove bounds of outputs and attention scores,
+            where the wiring of the architecture is known. The weights are read once more, a block at a time.
+        save_directions: a safetensors file for the directions that alarms=True found to be removed, [k, d] by the key
+            of a matrix or the name of a range of layers. Nothing is written where none was found.
         progress: as for `analyze`.
         analysis: further arguments of `analyze`, where the source is a checkpoint; `randomize=True` looks for
             correlation traps.
@@ -108,6 +118,11 @@ def audit(
     options.check(analysis)
     checking.flag("reference_model", reference_model)
     checking.whole("tokens", tokens, least=0)
+    checking.flag("alarms", alarms)
+    if save_directions is not None and not alarms:
+        raise UsageError("save_directions= needs alarms=True, which finds them")
+    if save_directions is not None:
+        check_target(checking.path("save_directions", save_directions))
     checks = load_checks(thresholds)
     ranges = the_reference(reference)
     run = stated_run(
@@ -118,7 +133,9 @@ def audit(
     has_part = isinstance(baseline, KeptBaseline) or (is_location(baseline) and not is_report(Path(baseline)))
     if has_part and _is_report(source):
         of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
-    subject, stored = _open(source, checks, of_source, progress, reference_model=reference_model, tokens=tokens)
+    subject, stored, directions = _open(
+        source, checks, of_source, progress, reference_model=reference_model, tokens=tokens, alarms=alarms
+    )
     report = subject.report
     before, identity = None, None
     if baseline is not None:
@@ -133,6 +150,8 @@ def audit(
     found = (placed(finding, subject.files) for finding in findings(observed, checks))
     faults = sorted(found, key=lambda f: (SEVERITIES.index(f.severity), place[f.check]))
     counts = Counter(f.severity for f in faults)
+    if save_directions is not None:
+        write_directions(checking.path("save_directions", save_directions), faults, directions, str(report.source))
     return AuditReport(
         source=report.source,
         baseline=None if before is None else before.source,
@@ -150,6 +169,7 @@ def audit(
         ),
         decay=answer,
         tokens=subject.tokens or (),
+        alarms=subject.alarms,
     )
 
 
@@ -161,13 +181,15 @@ def _open(
     *,
     reference_model: bool,
     tokens: int,
-) -> tuple[Subject, _Stored]:
+    alarms: bool,
+) -> tuple[Subject, _Stored, Mapping[str, NDArray[np.float64]]]:
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
-        if refused := (analysis.keys() - {"cache"}) | ({"tokens"} if tokens else set[str]()):
+        asked = {name for name, given in (("tokens", tokens), ("alarms", alarms)) if given}
+        if refused := (analysis.keys() - {"cache"}) | asked:
             raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
-        return Subject(source, checks), None
+        return Subject(source, checks), None, {}
     from specdiag.analysis.source import open_source
     from specdiag.auditing import reference_model as reference
     from specdiag.auditing.other_files import read_other_files
@@ -181,6 +203,7 @@ def _open(
     is_whole = not any(analysis.get(option) for option in _SELECTING)
     with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
         report = _analyzed(checkpoint, computing, progress)
+        found, directions = _alarms(checkpoint, report) if alarms else (None, {})
         small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
         beside, other_files, names = read_other_files(checkpoint, checks) if is_location(source) else ((), None, None)
         subject = Subject(
@@ -200,8 +223,9 @@ def _open(
             files=weight_files(checkpoint),
             reference=comparison.answer(),
             tokens=read_tables(checkpoint, report, tokens) if tokens else None,
+            alarms=found,
         )
-    return subject, checkpoint.stored
+    return subject, checkpoint.stored, directions
 
 
 def _analyzed(
@@ -214,6 +238,14 @@ def _analyzed(
     if checkpoint.adapter is not None and not checkpoint.matrices:
         return report_without_matrices(checkpoint, AnalysisOptions.of(computing))
     return analyze(checkpoint, progress=progress, **computing)
+
+
+def _alarms(checkpoint: Checkpoint, report: SpectralReport) -> tuple[Alarms, Mapping[str, NDArray[np.float64]]]:
+    from specdiag.function.alarms import look_for_alarms
+    from specdiag.system.blas_threads import OneBlasThread
+
+    with OneBlasThread():
+        return look_for_alarms(checkpoint, report.settings.device)
 
 
 def _is_report(source: AnalysisSource | SpectralReport) -> bool:
@@ -240,6 +272,7 @@ def _not_checked(subject: Subject) -> dict[str, str]:
         "randomize": None if subject.report.settings.randomize else "needs randomize=True",
         "baseline": None if subject.baseline is not None else "needs baseline=",
         "tokens": None if subject.tokens is not None else "needs tokens=",
+        "alarms": None if subject.alarms is not None else "needs alarms=True",
         "decay": None if subject.decay is not None else "needs weight_decay= and lr=",
     }
     checks = subject.checks.values()

@@ -18,6 +18,7 @@ _NEEDS: dict[Need, str] = {
     "baseline": "another source as baseline=",
     "decay": "weight_decay= and lr= of the run",
     "tokens": "the checkpoint itself, with tokens=",
+    "alarms": "the checkpoint itself, with alarms=True",
     "adapter": "an adapter that was opened itself, with its adapter_config.json",
     "base": "an adapter, with its base model as base=",
     "transformers": "the checkpoint itself, with its config.json, and transformers",

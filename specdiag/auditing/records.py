@@ -9,6 +9,7 @@ import msgspec
 
 from specdiag.decay.schedule_record import LrShape
 from specdiag.files import json_decoder
+from specdiag.function.alarm_records import Alarms
 from specdiag.records import Record, Source
 from specdiag.storage.kinds import AUDIT, read_record
 from specdiag.storage.result import Result
@@ -162,6 +163,8 @@ class AuditReport(Result, Record, frozen=True, kw_only=True):
     decay: DecayAnswer | None = None
     tokens: tuple[TokenTable, ...] = ()
     """Tables of tokens, where `tokens=` asked for them."""
+    alarms: Alarms | None = None
+    """Removed directions, massive channels and bounds, where `alarms=True` asked for them."""
 
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         """Find the findings of some severity and worse.

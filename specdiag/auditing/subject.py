@@ -17,6 +17,7 @@ from specdiag.report import SpectralReport
 if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
     from specdiag.checkpoint.adapters.defects import Defect
+    from specdiag.function.alarm_records import Alarms
 
 
 class Identity(NamedTuple):
@@ -55,6 +56,7 @@ class Subject:
         identity: the answer whether anything changed since the baseline, where there is one.
         decay: the answer on a stated decay, where one was stated.
         tokens: the tables of tokens, where they were asked for.
+        alarms: what the weights say of the outputs, where that was asked for.
         ranges: the numbers of other models, to hold the matrices against.
     """
 
@@ -77,6 +79,7 @@ class Subject:
     identity: Identity | None = None
     decay: DecayAnswer | None = None
     tokens: tuple[TokenTable, ...] | None = None
+    alarms: Alarms | None = None
     ranges: ReferenceRanges | None = None
 
     @property

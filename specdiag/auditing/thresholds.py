@@ -21,7 +21,9 @@ from specdiag.text import checks
 LIMIT = 1 << 20
 """Bytes of the largest file of thresholds that is read."""
 
-Need = Literal["report", "checkpoint", "randomize", "baseline", "decay", "tokens", "adapter", "base", "transformers"]
+Need = Literal[
+    "report", "checkpoint", "randomize", "baseline", "decay", "tokens", "alarms", "adapter", "base", "transformers"
+]
 
 
 _NEEDS: dict[Need, str] = {
@@ -31,6 +33,7 @@ _NEEDS: dict[Need, str] = {
     "baseline": "`baseline=`",
     "decay": "`weight_decay=`, `lr=`",
     "tokens": "`tokens=`",
+    "alarms": "`alarms=True`",
     "adapter": "an adapter",
     "base": "an adapter, `base=`",
     "transformers": "config.json and transformers",

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from specdiag.auditing import token_wording
+from specdiag.auditing import alarm_wording, token_wording
 from specdiag.auditing.records import NO_CONFIG, AuditReport, Coverage, DecayAnswer, Finding
 from specdiag.auditing.thresholds import Check, default_checks
 from specdiag.text import markdown
@@ -173,6 +173,7 @@ def to_markdown(audit: AuditReport, *, all_rows: bool = False) -> bytes:
             lines.append(f"| and {len(group) - len(shown)} more | | |")
         lines.append("")
     lines += [line for table in audit.tokens for line in token_wording.to_markdown(table)]
+    lines += alarm_wording.to_markdown(audit)
     sentences = [*(decay(audit.decay) if audit.decay is not None else ()), *coverage(audit)]
     return "\n".join([*lines, *(line for s in sentences for line in (markdown.text(s), ""))]).encode()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specdiag.architecture.wiring import UnknownWiring
 from specdiag.checkpoint.adapters.update import row_cut
 from specdiag.checkpoint.tensors import StoredTensor, WeightMatrix
 from specdiag.function.folding import Array, Norm, Reader
@@ -47,6 +48,21 @@ class Weight:
         take = row_cut(slicer)
         assert take is not None  # `has_cut`
         return take(bias[:, None])[:, 0]
+
+
+def finite(weight: Weight) -> Reader:
+    """Read weight and bias.
+
+    Args:
+        weight: the matrix.
+
+    Raises:
+        UnknownWiring: a value is not finite.
+    """
+    values = weight.read()
+    if not np.isfinite(values.weight).all() or (values.bias is not None and not np.isfinite(values.bias).all()):
+        raise UnknownWiring(f"{weight.matrix.key} holds values that are not finite")
+    return values
 
 
 def has_cut(matrix: WeightMatrix, *, transposed: bool) -> bool:

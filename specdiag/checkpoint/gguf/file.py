@@ -170,6 +170,12 @@ def _config(header: Header) -> Table:
     if not isinstance(architecture, str):
         return {}
     config: Table = {"architectures": [architecture], **_numbers(header.metadata, architecture)}
+    base = header.metadata.get(f"{architecture}.rope.freq_base")
+    if isinstance(base, float):
+        config["rope_theta"] = base
+    scaling = header.metadata.get(f"{architecture}.rope.scaling.type")
+    if isinstance(scaling, str) and scaling != "none":
+        config["rope_scaling"] = {"rope_type": scaling}
     n_tokens = header.lengths.get("tokenizer.ggml.tokens")
     if n_tokens:
         config["vocab_size"] = n_tokens
