@@ -15,8 +15,8 @@ HEADS = ("outputs of", "matrices", "largest bound", "float16", "bfloat16", "fp8 
 _LIMITS = (65504.0, 3.3895313892515355e38, 448.0)
 _FEW = 5
 _MISSED = (
-    "An edit of strength .7 in up to 4 layers, or .5 in up to 15, is not found this way; the limits rest on few clean "
-    "models (docs/function.md)."
+    "Weak edits are not found this way: of strength .7 in up to 2 layers none, in 8 layers half, of .5 in up to 15 none; "
+    "the limits rest on few clean models (docs/alarms.md)."
 )
 
 

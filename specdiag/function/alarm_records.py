@@ -9,7 +9,7 @@ class WriterRatio(Record, frozen=True, kw_only=True):
     """The lowest direction of a matrix that writes to the stream, in balance."""
 
     key: str
-    """Of the stored matrix."""
+    """Name of the stored matrix."""
     component: str | None = None
     layer: int | None = None
     ratio: float | None = None
@@ -57,7 +57,7 @@ class OutputRange(Record, frozen=True, kw_only=True):
     """The largest absolute value that the outputs of a matrix can take, for any input."""
 
     key: str
-    """Of the stored matrix, or of a norm."""
+    """Name of the stored matrix, or of a norm."""
     role: str
     """`q`, `k`, `v`, `o`, `gate`, `up`, `down`, `router`; `into down` for what enters the down projection."""
     component: str | None = None

@@ -25,7 +25,7 @@ LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What holds for all blocks of a piece of a model.
+    """Settings of all blocks of a piece of a model.
 
     Attributes:
         chain: sections of config.json.
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(slots=True)
 class Outputs:
-    """What was found of one part of a block."""
+    """Figures of one part of a block."""
 
     ranges: list[OutputRange]
     scores: list[ScoreBound]

@@ -38,7 +38,7 @@ def score_scale(chain: Chain, head_dim: int, layer: int | None) -> float:
         UnknownWiring: the kind of rotary positions scales the scores in a way that is not known here.
     """
     types = [str(part.get("model_type")) for part in chain if "model_type" in part]
-    if types and types[0] in _BIASED or _first(chain, "position_embedding_type") not in (None, "absolute", "rope"):
+    if (types and types[0] in _BIASED) or _first(chain, "position_embedding_type") not in (None, "absolute", "rope"):
         raise UnknownWiring("learnt position biases are added to its scores")
     names = _first(chain, "architectures")
     if not types and isinstance(names, list) and not _UNSAID.isdisjoint(map(str, cast("list[object]", names))):

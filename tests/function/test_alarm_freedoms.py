@@ -74,8 +74,9 @@ def test_no_verdict_depends_on_the_form(kind):
     model = MODELS[kind]()
     before = figures(model, stored=False)
     name = "llama" if kind == "smollm2" else kind
-    block = find_blocks(open_source(model))[0][0]
-    changes = Changes(name, model, block.wiring, block.attention.n_rotated)
+    blocks, _ = find_blocks(open_source(model))
+    block = blocks[0]
+    changes = Changes(name, model, [b.wiring for b in blocks], block.attention.n_rotated)
     changes.all()
     after = figures(model, stored=False)
     assert before.keys() == after.keys()
@@ -90,14 +91,15 @@ def test_no_verdict_depends_on_the_form(kind):
 def test_folds_and_order_leave_bounds_as_well(kind):
     model = MODELS[kind]()
     before = figures(model, stored=True)
-    block = find_blocks(open_source(model))[0][0]
-    changes = Changes(kind, model, block.wiring, block.attention.n_rotated)
+    blocks, _ = find_blocks(open_source(model))
+    block = blocks[0]
+    changes = Changes(kind, model, [b.wiring for b in blocks], block.attention.n_rotated)
     changes.scales = lambda *shape: torch.ones(*shape, dtype=torch.float64)  # order alone
     with torch.no_grad():
         for layer in changes.layers:
             changes.neurons(layer)
             changes.experts(layer)
-    changes = Changes(kind, model, block.wiring, block.attention.n_rotated)
+    changes = Changes(kind, model, [b.wiring for b in blocks], block.attention.n_rotated)
     with torch.no_grad():
         for layer in changes.layers:
             changes.fold(layer)
