@@ -161,9 +161,8 @@ def main() -> None:
     drawn += [difference_of_means(model, tokenizer, layer) for layer in (15, 8, 22)[: N_DIRECTIONS // 2]]
     whole = [written(model, layer, drawn[0], 0.0) for layer in range(n)]
     sys.stderr.write(f"clean: {smallest(whole, algebra)}\n")
-    sys.stdout.write(
-        f"| strength | {' | '.join(f'{m} layer{'s' * (m > 1)}' for m in LAYERS)} |\n|{'---|' * (1 + len(LAYERS))}\n"
-    )
+    heads = [f"{m} layers" if m > 1 else "1 layer" for m in LAYERS]
+    sys.stdout.write(f"| strength | {' | '.join(heads)} |\n|{'---|' * (1 + len(LAYERS))}\n")
     for strength in STRENGTHS:
         cells: list[str] = []
         for m in LAYERS:

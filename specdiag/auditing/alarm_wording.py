@@ -15,8 +15,8 @@ HEADS = ("outputs of", "matrices", "largest bound", "float16", "bfloat16", "fp8 
 _LIMITS = (65504.0, 3.3895313892515355e38, 448.0)
 _FEW = 5
 _MISSED = (
-    "Weak edits are not found this way: of strength .7 in up to 2 layers none, in 8 layers half, of .5 in up to 15 none; "
-    "the limits rest on few clean models (docs/alarms.md)."
+    "Weak edits are not found: of strength .7 in up to 2 layers none, of .5 in up to 15 none; the limits rest on few "
+    "clean models (docs/alarms.md)."
 )
 
 
