@@ -87,7 +87,7 @@ class ScoreBound(Record, frozen=True, kw_only=True):
 
 
 class Alarms(Record, frozen=True, kw_only=True):
-    """What weights alone say of a model's outputs."""
+    """Figures that weights alone give of a model's outputs."""
 
     writers: tuple[WriterRatio, ...] = ()
     windows: tuple[WindowRatio, ...] = ()

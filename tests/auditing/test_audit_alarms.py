@@ -73,6 +73,8 @@ def test_an_edit_is_found_with_its_layers_and_saved(tmp_path, llama, layers):
     assert {module for check, module in found if check == "removed_direction"} == down
     assert all({*w.layers} == {*layers} for w in audit.alarms.writers if w.key in down)
     assert (("removed_direction_model", f"layers 0 to {LAYERS - 1}") in found) == (len(layers) >= 3)
+    assert (("removed_direction_layers", "layers 0 to 7") in found) == (len(layers) >= 3)
+    assert ("shared_direction", f"model.layers.{layers[0]}.mlp.down_proj.weight") in found
     assert audit.verdict == "warn"
     saved = load_file(tmp_path / "r.safetensors")
     assert down <= saved.keys() == {module for _, module in found}
@@ -141,6 +143,14 @@ def test_a_certain_overflow_is_a_failure_where_the_model_is_computed_in_float16(
     shifted = state | {key: np.full(WIDTH, 3e4, "f4")}
     audit = audited(tmp_path / "gpt2", shifted, config | {"dtype": "float16"}, alarms=True)
     assert of_alarms(audit, "overflow") == {("overflow", "transformer.h.1.mlp.c_fc.weight")}
+
+
+def test_bounds_of_each_type(tmp_path, llama):
+    state, config = llama
+    name, reader = "model.layers.2.input_layernorm.weight", "model.layers.2.self_attn.q_proj.weight"
+    huge = state | {name: np.full(WIDTH, 2e38, "f4")}
+    audit = audited(tmp_path, huge, config, alarms=True, thresholds={"range_fp8": {"enabled": True}})
+    assert {("range_bf16", name), ("range_bf16", reader), ("range_fp8", reader)} <= of_alarms(audit)
 
 
 def test_norms_whose_largest_output_must_overflow(tmp_path, llama):
