@@ -10,11 +10,11 @@ import subprocess
 import pytest
 from command import execute, shell, start_and_wait, words
 from models import QUERY, queries, write_checkpoint
+from specdiag_cli import main
 
 from specdiag.errors import ComputationError
 from specdiag.report import load_report
 from specdiag.system import address_space, interrupts
-from specdiag_cli import main
 
 ANALYSIS = ("analyze", "m", "--jobs", "1", "-o", "r.json")
 

@@ -174,7 +174,7 @@ def test_a_base_decay_without_a_checkpoint(tmp_path):
     (tmp_path / "report.json").write_text("{}")
     done = execute("recommend", *ASKED, cwd=tmp_path)
     expected = specdiag.power_lines(tokens=3e9, params=1.6e8, batch_tokens=98304, context_length=1024, lr=4e-4)
-    assert done.stdout.startswith(f"Base weight decay {expected.weight_decay:.4g} for AdamW at a peak lr of 0.0004")
+    assert done.stdout.startswith(f"Base weight decay {expected.weight_decay:.3g} for AdamW at a peak lr of 0.0004")
     assert execute("recommend", *ASKED, "--export", "json", "-o", "base.json", cwd=tmp_path).returncode == 0
     saved = msgspec.json.decode((tmp_path / "base.json").read_bytes(), type=PowerLines)
     assert saved == expected

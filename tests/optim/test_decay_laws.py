@@ -9,9 +9,9 @@ from live_models import Decoder, train, weights
 from live_optimizers import OPTIMIZERS, adamw
 
 from specdiag import UsageError
+from specdiag.live.attaching import attach
 from specdiag.live.division import Division
 from specdiag.live.laws import Law
-from specdiag.live.attaching import attach
 from specdiag.live.probe import find_laws, is_separable
 from specdiag.optim import AWD, AdaDecay, Combined, RenormalizedAdamW, optimizers
 

@@ -167,7 +167,7 @@ def test_an_optimizer_whose_step_goes_by_the_rates_of_all_is_refused_and_unchang
     model = Decoder()
     optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(UsageError, match="updates by no multiple of its learning rate .a probe on small tensors"):
+    with pytest.raises(UsageError, match=r"updates by no multiple of its learning rate .a probe on small tensors"):
         attach(optimizer, "rate", "test", rate)
     assert optimizer.state_dict() == before
     assert "step" not in vars(optimizer)
