@@ -122,7 +122,7 @@ def test_piped_sentences_stay_on_one_line_and_have_no_colour(tmp_path):
     shown = execute("-q", "analyze", "m", "-o", "m.json", cwd=tmp_path).stdout
     assert "\x1b" not in shown
     shown = execute("-q", "recommend", "m.json", cwd=tmp_path).stdout
-    assert max(map(len, shown.splitlines())) > 200
+    assert max(map(len, shown.splitlines())) > 120
 
 
 @pytest.mark.parametrize(
