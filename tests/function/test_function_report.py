@@ -230,7 +230,7 @@ def altered(model, changes, config=None):
         ({}, {"head_dim": 32}, "its shapes are not those of 2 heads"),
         ({}, {"num_key_value_heads": 2}, "its shapes are not those of 2 heads"),
         ({}, {"hidden_size": 64}, "is not of the width of the config"),
-        ({}, {"hidden_act": "relu"}, "neurons of activation relu can be rescaled"),
+        ({}, {"hidden_act": "relu"}, "rows of a gate with relu can be rescaled"),
         ({"input_layernorm.weight": None}, {}, "its norm input_layernorm is not in the checkpoint"),
         ({"input_layernorm.bias": torch.zeros(WIDTH)}, {}, "input_layernorm has a bias, which an RMS norm has not"),
         ({"self_attn.q_norm.weight": torch.ones(64)}, {}, "it has self_attn.q_norm.weight, which its wiring does not name"),
