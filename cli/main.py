@@ -19,6 +19,7 @@ from .commands import add, make_program
 from .compare import compare
 from .doctor import doctor
 from .explain import explain
+from .lineage import lineage
 from .plot import plot
 from .recommend import recommend
 from .reference import reference
@@ -43,6 +44,7 @@ _PANELS: dict[str, dict[Callable[..., None], str]] = {
         audit: "specdiag audit org/name --fail-on warn",
         compare: "specdiag compare org/base org/fine-tune",
         verify: "specdiag verify org/base org/adapter merged/",
+        lineage: "specdiag lineage org/base org/fine-tune org/merge",
     },
     "Follow and plan a run": {
         recommend: "specdiag recommend name.specdiag.json --weight-decay 0.1 --lr 3e-4 --steps-left 20000",

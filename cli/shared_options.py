@@ -118,6 +118,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "analyze": tuple(SHARED),
     "audit": (*_SOURCE, *_MATRICES, "dtype", "randomize", *_MEANS),
     "compare": (*_SOURCE, *_MATRICES, "dtype", *_TAIL, "function", *_MEANS),
+    "lineage": ("part", "base", "stream", "role_map", *_MEANS),
     "recommend": (*_SOURCE, *_MATRICES, "dtype", "function", *_MEANS),
     "plot": (*_SOURCE, "include", "role", "dtype", *_MEANS),
     "report": (*_SOURCE, "dtype", "function", *_MEANS),

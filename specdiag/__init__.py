@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from specdiag.dynamics.records import Simulation, load_simulation
     from specdiag.dynamics.simulate import simulate
     from specdiag.errors import ComputationError, MissingExtraError, SourceError, SpecdiagError, UsageError
+    from specdiag.kinship.lineage import lineage
+    from specdiag.kinship.records import Lineage
     from specdiag.rates.plan import RateEntry, RatePlan, load_rates
     from specdiag.rates.recommend_rates import recommend_rates
     from specdiag.records import ModuleRecord, ModuleRole, Settings, Source
@@ -76,6 +78,8 @@ _HOMES = {
     "SourceError": "errors",
     "SpecdiagError": "errors",
     "UsageError": "errors",
+    "Lineage": "kinship.records",
+    "lineage": "kinship.lineage",
     "recommend": "decay.recommend",
     "RateEntry": "rates.plan",
     "RatePlan": "rates.plan",
@@ -108,6 +112,7 @@ __all__ = [
     "DecayPlan",
     "Finding",
     "Interrupted",
+    "Lineage",
     "MissingExtraError",
     "ModuleRecord",
     "ModuleRole",
@@ -134,6 +139,7 @@ __all__ = [
     "compare",
     "fit_test",
     "html_report",
+    "lineage",
     "load_audit",
     "load_comparison",
     "load_plan",

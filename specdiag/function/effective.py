@@ -155,3 +155,24 @@ def _moving(block: Block, attention: Attention) -> Moving:
 
 def _read(norm: StoredNorm | None) -> Norm | None:
     return None if norm is None else norm.read()
+
+
+def scores(block: Block, attention: Attention) -> Scoring:
+    """Give queries and keys of all heads with the norms in front folded in.
+
+    Args:
+        block: wiring.
+        attention: of that block.
+    """
+    return _scoring(block, attention)
+
+
+def moves(block: Block, attention: Attention) -> Moving:
+    """Give values and outputs of all heads with the norms around them folded in.
+
+    Args:
+        block: wiring.
+        attention: of that block.
+    """
+    heads = _moving(block, attention)
+    return heads if attention.out is None else replace(heads, o=heads.o * attention.out.read().gain[:, None])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     "errors", "text", "records", "files", "resources", "system", "storage", "spectra", "architecture", "report",
     "checkpoint", "function", "analysis", "live", "decay", "rates", "trajectories", "dynamics", "comparison", "reference",
-    "auditing", "verification", "optim", "train", "views", "plot",
+    "auditing", "kinship", "verification", "optim", "train", "views", "plot",
 )  # fmt: skip
 """From the ground up: a room imports from those before it."""
 LIGHT = {

@@ -1,0 +1,64 @@
+"""`specdiag lineage`: which models compute the same, which derive from each other, and who is a mix of whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specdiag.errors import UsageError
+
+from . import options, output, targets
+from .sharing import Given, takes_shared
+
+
+@takes_shared("lineage")
+@output.guarded
+def lineage(
+    ctx: typer.Context,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C...]",
+            help="Two or more of: hub id (org/name, org/name@revision, URL), directory, weight file, run.",
+        ),
+    ],
+    *,
+    given: Given,
+    format: options.FormatOption = options.Format.table,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Save the lineage as JSON; with -f csv or md, that.", rich_help_panel=options.OUTPUT
+        ),
+    ] = None,
+    all_rows: options.AllOption = False,
+) -> None:
+    """Tell whether models compute the same, one derives from the other, or no relation is shown.
+
+    What blocks compute is compared, not how it is stored: names, folded norms, mixed heads and codes do not matter.
+    Of three and more, mixes of two others are found, with their shares. The limits are provisional.
+
+    Exit codes: 0 an answer, whichever it is, 2 usage, 3 source, 4 no two of the models can be compared, 130
+    interrupted by Ctrl-C, else 128 and the signal's number.
+    """
+    if len(sources) < 2:
+        raise UsageError(f"name two models or more: only '{sources[0]}' was named")
+    targets.check_file(out, format.value)
+    options.check_rows(all_rows=all_rows, format=format.value)
+    targets.check_apart(out, *sources)
+    from specdiag.kinship.lineage import lineage as run
+
+    from . import lineage_output as show
+    from .progress import analysis_bar
+
+    try:
+        with analysis_bar() as bar:
+            found = run(*sources, progress=bar, **given.analysis())
+    except KeyboardInterrupt:
+        output.talk("interrupted: no two models were compared", "yellow")
+        output.leave()
+    show.answer(found, format.value, out, all_rows=all_rows)
+    if all(relation.verdict == "not comparable" for relation in found.relations):
+        raise typer.Exit(4)

@@ -1,0 +1,117 @@
+"""The relation of two models: the distances of their layers, and the verdict that these and the thresholds give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from specdiag.kinship.alignment import Indices, align, others
+from specdiag.kinship.distances import Logs, attention_distance, mlp_distance, stream_scale
+from specdiag.kinship.records import LayerRelation, LineageSource, Relation, Thresholds
+from specdiag.kinship.spectra import BlockSpectra
+
+Cosines = Mapping[tuple[str | None, int | None, int | None], float]
+"""Cosines of the products of two layers, by component and index in either model."""
+
+
+def incomparable(a: LineageSource, b: LineageSource) -> str | None:
+    """Give the reason why two models cannot be compared; None where they can.
+
+    Args:
+        a: a model.
+        b: another.
+    """
+    for side in (a, b):
+        if side.problem is not None:
+            return f"{side.label}: {side.problem}"
+    for name, one, other in (("width", a.width, b.width), ("head size", a.head_dim, b.head_dim)):
+        if one != other:
+            return f"{a.label} has {name} {one} and {b.label} {other}"
+    return None
+
+
+def measure_layers(
+    a: Sequence[BlockSpectra], b: Sequence[BlockSpectra], limits: Thresholds
+) -> tuple[list[LayerRelation], Indices, float | None, float | None]:
+    """Measure the distances of two models.
+
+    Args:
+        a: blocks of a model.
+        b: blocks of another, of the same width and head size.
+        limits: that decide which layers show a relation by themselves.
+
+    Returns:
+        The layers side by side, their places in a and b, the median distance of unequal layers (None where there are
+        none), and the factor of the residual stream (None where there is none).
+    """
+    pairs = align(a, b)
+    scales = bool(pairs) and all(a[i].scales and b[j].scales for i, j in pairs)
+    scale = stream_scale([(a[i], b[j]) for i, j in pairs]) if scales else 0.0
+    of_a, of_b = {i: Logs.of(a[i]) for i, _ in pairs}, {j: Logs.of(b[j], scale) for _, j in pairs}
+    apart = [(i, j, attention_distance(of_a[i], of_b[j])) for i, j in others(a, b, pairs)]
+    layers: list[LayerRelation] = []
+    for i, j in pairs:
+        near = attention_distance(of_a[i], of_b[j])
+        around = [d for x, y, d in apart if i == x or j == y]
+        ratio = near / median(around) if around and median(around) > 0 else None
+        layers.append(
+            LayerRelation(
+                component=a[i].component, layer_a=a[i].layer, layer_b=b[j].layer, attention=near,
+                mlp=mlp_distance(of_a[i], of_b[j]), ratio=ratio,
+                carries=near < limits.derived and ratio is not None and ratio < limits.derived_ratio,
+            )
+        )  # fmt: skip
+    middle = median(d for _, _, d in apart) if apart else None
+    return layers, pairs, middle, float(np.exp(scale)) if scales else None
+
+
+def judge(
+    a: str, b: str, layers: Sequence[LayerRelation], middle: float | None, scale: float | None, limits: Thresholds
+) -> Relation:
+    """Decide what relation two models have.
+
+    Args:
+        a: label of a model.
+        b: label of another.
+        layers: side by side, with cosines where these were computed.
+        middle: median distance of unequal layers.
+        scale: factor of the residual stream.
+        limits: thresholds.
+    """
+    if not layers:
+        return Relation(a=a, b=b, verdict="not comparable", reason=f"{a} and {b} have no part of a model in common")
+    attention = median(layer.attention for layer in layers)
+    mlps = [layer.mlp for layer in layers if layer.mlp is not None]
+    mlp = median(mlps) if mlps else None
+    worst = max([*(layer.attention for layer in layers), *mlps])
+    ratio = attention / middle if middle else None
+    cosines = [layer.cosine for layer in layers if layer.cosine is not None]
+    cosine = fmean(cosines) if cosines else None
+    found = Relation(
+        a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, ratio=ratio, cosine=cosine,
+        scale=scale, layers=tuple(layers),
+    )  # fmt: skip
+    return _decided(found, limits)
+
+
+def _decided(found: Relation, limits: Thresholds) -> Relation:
+    from msgspec.structs import replace
+
+    attention, ratio, worst = found.attention or 0.0, found.ratio, found.worst or 0.0
+    numbers = f"distance {attention:.4f}" + (f", {ratio:.2f} of that of unequal layers" if ratio is not None else "")
+    if attention < limits.same and (found.mlp or 0.0) < limits.same and worst < limits.same_worst:
+        return replace(found, verdict="same function", basis="spectra", reason=f"{numbers}; largest {worst:.4f}")
+    if attention < limits.derived and ratio is not None and ratio < limits.derived_ratio:
+        return replace(found, verdict="derived", basis="spectra", reason=numbers)
+    if found.cosine is not None and found.cosine > limits.cosine:
+        reason = f"{numbers}, which alone would not show it; the products have cosine {found.cosine:.2f}"
+        return replace(found, verdict="derived", basis="products", reason=reason)
+    taken = [x for x in found.layers if x.attention < limits.layer and (x.ratio or 1.0) < limits.layer_ratio]
+    if taken:
+        reason = f"{len(taken)} of {len(found.layers)} layers have distances below {limits.layer:g}; median {numbers}"
+        return replace(found, verdict="derived", basis="part of the layers", reason=reason)
+    if attention > limits.unrelated and ratio is not None and ratio > limits.unrelated_ratio:
+        return replace(found, verdict="no relation shown", basis="spectra", reason=numbers)
+    return replace(found, reason=numbers)
