@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-WIDTH, LAYERS, HEADS, GROUPS, HIDDEN, CONTEXT, BATCH = 128, 6, 4, 2, 344, 128, 16
-SEEDS, BASE_STEPS, TUNED_STEPS = 3, 600, 200
-RATE, TUNED_RATE = 2e-3, 5e-4
+WIDTH, LAYERS, HEADS, GROUPS, HIDDEN, CONTEXT, BATCH = 96, 6, 4, 2, 256, 48, 8
+SEEDS, BASE_STEPS, TUNED_STEPS = 3, 300, 100
+RATE, TUNED_RATE = 3e-3, 5e-4
 
 
 def text() -> np.ndarray[Any, Any]:
@@ -58,7 +58,7 @@ def train(model: Any, data: np.ndarray[Any, Any], steps: int, rate: float, seed:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        loss = float(found)
+        loss = found.item()
     return loss
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specdiag.architecture.wiring import Wiring
+from specdiag.architecture.wiring import UnknownWiring, Wiring
 from specdiag.function.stored import StoredNorm, Weight
 
 
@@ -61,6 +61,16 @@ class Mlp:
     out: StoredNorm | None = None
     expert: int | None = None
     power: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse matrices that are not those of one MLP.
+
+        Raises:
+            UnknownWiring: their numbers of neurons differ.
+        """
+        sizes = [self.up.shape[0], self.down.shape[1], *([] if self.gate is None else [self.gate.shape[0]])]
+        if len(set(sizes)) > 1:
+            raise UnknownWiring(f"its matrices have {', '.join(map(str, sizes))} neurons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,20 @@ _AT_ONCE = 1 << 22
 HeadPairs = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
+class LayerDistance(NamedTuple):
+    """Distances of two layers.
+
+    Attributes:
+        attention: median |d ln sigma| of QK and OV over matched heads.
+        mlp: the same over the spectra of matched experts, or of the MLP; None where there are none alike.
+        worst: the largest median of a single spectrum.
+    """
+
+    attention: float
+    mlp: float | None
+    worst: float
+
+
 class Logs(NamedTuple):
     """Logarithms of the spectra of a block."""
 
@@ -72,25 +86,38 @@ def attention_distance(a: Logs, b: Logs) -> float:
         a: a layer.
         b: another.
     """
-    rows, cols = match_heads(a, b)
-    return float(np.median(np.abs(np.concatenate([a.qk[rows] - b.qk[cols], a.ov[rows] - b.ov[cols]]))))
+    return float(np.median(np.concatenate(_heads(a, b))))
 
 
-def mlp_distance(a: Logs, b: Logs) -> float | None:
-    """Compute the median |d ln sigma| of the MLP's spectra over matched experts; None where there are none alike.
+def layer_distance(a: Logs, b: Logs) -> LayerDistance:
+    """Compute the distances of two layers.
 
     Args:
         a: a layer.
         b: another.
     """
+    heads, mlp = _heads(a, b), _experts(a, b)
+    worst = max(float(np.median(kind, axis=1).max()) for kind in (*heads, *mlp))
+    middle = float(np.median(np.concatenate(mlp, axis=1))) if mlp else None
+    return LayerDistance(float(np.median(np.concatenate(heads))), middle, worst)
+
+
+def _heads(a: Logs, b: Logs) -> list[Array]:
+    """Compute |d ln sigma| of QK and of OV of matched heads, shape [H, n] each."""
+    rows, cols = match_heads(a, b)
+    return [np.abs(a.qk[rows] - b.qk[cols]), np.abs(a.ov[rows] - b.ov[cols])]
+
+
+def _experts(a: Logs, b: Logs) -> list[Array]:
+    """Compute |d ln sigma| of each kind of spectrum of matched experts, shape [experts, n] each."""
     roles = [r for r in (a.mlps[0] if a.mlps else ()) if b.mlps and _is_alike(a.mlps[0], b.mlps[0], r)]
     if not roles:
-        return None
+        return []
     from scipy.optimize import linear_sum_assignment
 
-    first, second = (np.concatenate([np.stack([m[r] for m in side.mlps]) for r in roles], axis=1) for side in (a, b))
-    rows, cols = linear_sum_assignment(_differences(first, second))
-    return float(np.median(np.abs(first[rows] - second[cols])))
+    first, second = ([np.stack([m[r] for m in side.mlps]) for r in roles] for side in (a, b))
+    rows, cols = linear_sum_assignment(_differences(np.concatenate(first, axis=1), np.concatenate(second, axis=1)))
+    return [np.abs(x[rows] - y[cols]) for x, y in zip(first, second, strict=True)]
 
 
 def _is_alike(a: Mapping[str, Array], b: Mapping[str, Array], role: str) -> bool:

@@ -17,7 +17,7 @@ from specdiag.kinship.fingerprint import Fingerprint, take_fingerprint
 from specdiag.kinship.mixes import find_mixes
 from specdiag.kinship.models import Model, open_models
 from specdiag.kinship.records import Lineage, LineageSource, Relation, Thresholds
-from specdiag.kinship.relations import incomparable, judge, measure_layers
+from specdiag.kinship.relations import has_equal_sizes, incomparable, judge, measure_layers
 from specdiag.kinship.side_by_side import with_cosines
 from specdiag.kinship.signs import signs, zeros
 from specdiag.kinship.spectra import Solver
@@ -106,7 +106,7 @@ def lineage(
 
 
 def relate(a: Checkpoint, b: Checkpoint) -> Relation:
-    """Tell what relation two open models have, on the CPU and by their spectra alone.
+    """Tell what relation two open models have, computed on the CPU.
 
     Args:
         a: a model.
@@ -188,7 +188,10 @@ def _related(a: Model, b: Model, of_a: Fingerprint, of_b: Fingerprint, limits: T
         return Relation(a=a.record.label, b=b.record.label, verdict="not comparable", reason=reason)
     layers, places, middle, scale = measure_layers(of_a.blocks, of_b.blocks, limits)
     layers = with_cosines(layers, places, (a, b), (of_a, of_b), device)
-    found = judge(a.record.label, b.record.label, layers, middle, scale, limits)
+    found = judge(
+        a.record.label, b.record.label, layers, middle, scale, limits,
+        equal_sizes=has_equal_sizes(of_a.blocks, of_b.blocks),
+    )  # fmt: skip
     return replace(found, signs=signs(found, a.record, b.record, limits))
 
 

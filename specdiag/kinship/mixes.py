@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 
 from specdiag.kinship.fingerprint import Fingerprint
 from specdiag.kinship.models import Model
@@ -64,16 +65,16 @@ def _mix_of(models: Sequence[Model], prints: Sequence[Fingerprint], limits: Thre
     candidates: list[Mix] = []
     for child in range(3) if layers else ():
         order = [child, *(i for i in range(3) if i != child)]
-        turned = [(block, _turned(products, order)) for block, products in layers]
-        total, left = shares([table for _, products in turned for table in products.kinds])
-        if min(total) < _LEAST or left > limits.mixed:
-            continue
         by_layer: list[LayerShare] = []
-        for block, products in turned:
-            own, unexplained = shares(products.kinds)
+        for block, products in layers:
+            own, unexplained = shares(_turned(products, order).kinds)
             by_layer.append(
                 LayerShare(component=block.component, layer=block.layer, shares=own, unexplained=unexplained)
             )
+        total = tuple(fmean(values) for values in zip(*(layer.shares for layer in by_layer), strict=True))
+        left = fmean(layer.unexplained**2 for layer in by_layer) ** 0.5
+        if min(total) < _LEAST or left > limits.mixed:
+            continue
         names = [models[i].record.label for i in order]
         candidates.append(
             Mix(model=names[0], parents=tuple(names[1:]), shares=total, unexplained=left, layers=tuple(by_layer))

@@ -88,6 +88,7 @@ def _open(label: str, checkpoint: Checkpoint) -> Model:
         n_layers=len(heads),
         width=width,
         head_dim=head_dim,
+        heads=heads[0][1].heads if heads else None,
         storage=tuple(sorted({w.matrix.storage_dtype for b, _ in heads for w in weights_of(b)})),
         problem=problem,
         notes=tuple(n for n in notes if problem is None),

@@ -42,14 +42,14 @@ class Products:
         return [table for table in (self.qk, self.ov, self.du) if table is not None]
 
     def cosine(self, i: int, j: int) -> float:
-        """Compute the mean cosine of two models over the kinds of products.
+        """Compute the least cosine of two models over the kinds of products.
 
         Args:
             i: place of a model.
             j: place of another.
         """
-        found = [t[i, j] / np.sqrt(t[i, i] * t[j, j]) for t in self.kinds if t[i, i] > 0 and t[j, j] > 0]
-        return float(np.mean(found)) if found else 0.0
+        found = [float(t[i, j] / np.sqrt(t[i, i] * t[j, j])) for t in self.kinds if t[i, i] > 0 and t[j, j] > 0]
+        return min(found, default=0.0)
 
 
 def inner_products(blocks: Sequence[Block], orders: Sequence[Order], device: str) -> Products:

@@ -23,7 +23,11 @@ class Thresholds(Record, frozen=True, kw_only=True):
     same: float = 0.002
     """Distance of attention below which only the storage differs; that of the MLP has to lie below it too."""
     same_worst: float = 0.02
-    """Largest distance of a single layer, attention or MLP, that still passes as one function."""
+    """Largest distance of a single spectrum that still passes as one function."""
+    same_cosine: float = 0.999
+    """Least cosine of the products of a layer that still passes as one function."""
+    turned: float = 0.5
+    """Cosine below which, in all layers, the residual stream of one function may have been turned."""
     derived: float = 0.1
     derived_ratio: float = 0.3
     unrelated: float = 0.13
@@ -52,6 +56,8 @@ class LineageSource(Record, frozen=True, kw_only=True):
     """Blocks whose wiring is known."""
     width: int | None = None
     head_dim: int | None = None
+    heads: int | None = None
+    """In the first of these blocks."""
     storage: tuple[str, ...] = ()
     """Types of the matrices in these blocks."""
     zeros: float | None = None
@@ -71,10 +77,12 @@ class LayerRelation(Record, frozen=True, kw_only=True):
     """Median |d ln sigma| of QK and OV over matched heads."""
     mlp: float | None = None
     """The same of the MLP's spectra; None where neither has an MLP that is known."""
+    worst: float
+    """The largest median of a single spectrum: of QK or OV of a head, or of an MLP's."""
     ratio: float | None = None
     """`attention` over its median between this layer and other layers of the other model."""
     cosine: float | None = None
-    """Mean cosine of QK, OV and DU themselves; None where it was not computed."""
+    """Least cosine of QK, OV and DU themselves; None where it was not computed."""
     carries: bool = False
     """True where the layer alone shows a relation."""
 
@@ -93,11 +101,13 @@ class Relation(Record, frozen=True, kw_only=True):
     """Median over layers of their distances."""
     mlp: float | None = None
     worst: float | None = None
-    """The largest distance of a layer, attention or MLP."""
+    """The largest median of a single spectrum."""
+    unequal: float | None = None
+    """Median distance of attention in unequal layers; None where there are none."""
     ratio: float | None = None
-    """`attention` over the median distance of unequal layers; None where there is one layer."""
+    """`attention` over `unequal`."""
     cosine: float | None = None
-    """Mean cosine over layers."""
+    """Mean over layers of the least cosine of QK, OV and DU themselves."""
     scale: float | None = None
     """Factor of the residual stream of B over that of A, which no output shows; None where norms stand elsewhere."""
     signs: tuple[str, ...] = ()
@@ -120,14 +130,14 @@ class Mix(Record, frozen=True, kw_only=True):
     model: str
     parents: tuple[str, ...]
     shares: tuple[float, ...]
-    """They add up to 1, by least squares over all layers."""
+    """Means over layers, in each of which they add up to 1."""
     unexplained: float
     """Distance from that mix over the distance of the parents."""
     layers: tuple[LayerShare, ...]
 
 
 COLUMNS: tuple[str, ...] = (
-    "a", "b", "verdict", "basis", "attention", "mlp", "worst", "ratio", "cosine", "scale", "n_layers", "n_carrying",
+    "a", "b", "verdict", "basis", "attention", "mlp", "worst", "unequal", "ratio", "cosine", "scale", "n_layers", "n_carrying",
     "reason",
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from statistics import fmean, median
 import numpy as np
 
 from specdiag.kinship.alignment import Indices, align, others
-from specdiag.kinship.distances import Logs, attention_distance, mlp_distance, stream_scale
+from specdiag.kinship.distances import Logs, attention_distance, layer_distance, stream_scale
 from specdiag.kinship.records import LayerRelation, LineageSource, Relation, Thresholds
 from specdiag.kinship.spectra import BlockSpectra
 
@@ -53,22 +53,41 @@ def measure_layers(
     apart = [(i, j, attention_distance(of_a[i], of_b[j])) for i, j in others(a, b, pairs)]
     layers: list[LayerRelation] = []
     for i, j in pairs:
-        near = attention_distance(of_a[i], of_b[j])
+        near = layer_distance(of_a[i], of_b[j])
         around = [d for x, y, d in apart if i == x or j == y]
-        ratio = near / median(around) if around and median(around) > 0 else None
+        ratio = near.attention / median(around) if around and median(around) > 0 else None
         layers.append(
             LayerRelation(
-                component=a[i].component, layer_a=a[i].layer, layer_b=b[j].layer, attention=near,
-                mlp=mlp_distance(of_a[i], of_b[j]), ratio=ratio,
-                carries=near < limits.derived and ratio is not None and ratio < limits.derived_ratio,
+                component=a[i].component, layer_a=a[i].layer, layer_b=b[j].layer, attention=near.attention,
+                mlp=near.mlp, worst=near.worst, ratio=ratio,
+                carries=near.attention < limits.derived and ratio is not None and ratio < limits.derived_ratio,
             )
         )  # fmt: skip
     middle = median(d for _, _, d in apart) if apart else None
     return layers, pairs, middle, float(np.exp(scale)) if scales else None
 
 
+def has_equal_sizes(a: Sequence[BlockSpectra], b: Sequence[BlockSpectra]) -> bool:
+    """Tell whether two models have the same layers, heads and experts, as those of one function do.
+
+    Args:
+        a: blocks of a model.
+        b: blocks of another.
+    """
+    sizes = ({(x.component, x.layer, x.qk.shape, len(x.mlps)) for x in side} for side in (a, b))
+    first, second = sizes
+    return first == second
+
+
 def judge(
-    a: str, b: str, layers: Sequence[LayerRelation], middle: float | None, scale: float | None, limits: Thresholds
+    a: str,
+    b: str,
+    layers: Sequence[LayerRelation],
+    middle: float | None,
+    scale: float | None,
+    limits: Thresholds,
+    *,
+    equal_sizes: bool = True,
 ) -> Relation:
     """Decide what relation two models have.
 
@@ -79,39 +98,51 @@ def judge(
         middle: median distance of unequal layers.
         scale: factor of the residual stream.
         limits: thresholds.
+        equal_sizes: as `has_equal_sizes` tells.
     """
     if not layers:
         return Relation(a=a, b=b, verdict="not comparable", reason=f"{a} and {b} have no part of a model in common")
     attention = median(layer.attention for layer in layers)
     mlps = [layer.mlp for layer in layers if layer.mlp is not None]
     mlp = median(mlps) if mlps else None
-    worst = max([*(layer.attention for layer in layers), *mlps])
+    worst = max(layer.worst for layer in layers)
     ratio = attention / middle if middle else None
     cosines = [layer.cosine for layer in layers if layer.cosine is not None]
     cosine = fmean(cosines) if cosines else None
     found = Relation(
-        a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, ratio=ratio, cosine=cosine,
-        scale=scale, layers=tuple(layers),
+        a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, unequal=middle, ratio=ratio,
+        cosine=cosine, scale=scale, layers=tuple(layers),
     )  # fmt: skip
-    return _decided(found, limits)
+    return _decided(found, limits, equal_sizes=equal_sizes)
 
 
-def _decided(found: Relation, limits: Thresholds) -> Relation:
+def _decided(found: Relation, limits: Thresholds, *, equal_sizes: bool) -> Relation:
     from msgspec.structs import replace
 
     attention, ratio, worst = found.attention or 0.0, found.ratio, found.worst or 0.0
     numbers = f"distance {attention:.4f}" + (f", {ratio:.2f} of that of unequal layers" if ratio is not None else "")
-    if attention < limits.same and (found.mlp or 0.0) < limits.same and worst < limits.same_worst:
+    is_same = attention < limits.same and (found.mlp or 0.0) < limits.same and worst < limits.same_worst
+    if is_same and equal_sizes and _has_same_products(found, limits):
         return replace(found, verdict="same function", basis="spectra", reason=f"{numbers}; largest {worst:.4f}")
     if attention < limits.derived and ratio is not None and ratio < limits.derived_ratio:
         return replace(found, verdict="derived", basis="spectra", reason=numbers)
-    if found.cosine is not None and found.cosine > limits.cosine:
-        reason = f"{numbers}, which alone would not show it; the products have cosine {found.cosine:.2f}"
-        return replace(found, verdict="derived", basis="products", reason=reason)
-    taken = [x for x in found.layers if x.attention < limits.layer and (x.ratio or 1.0) < limits.layer_ratio]
+    taken = [
+        layer
+        for layer in found.layers
+        if layer.attention < limits.layer and layer.ratio is not None and layer.ratio < limits.layer_ratio
+    ]
     if taken:
         reason = f"{len(taken)} of {len(found.layers)} layers have distances below {limits.layer:g}; median {numbers}"
         return replace(found, verdict="derived", basis="part of the layers", reason=reason)
+    if found.cosine is not None and found.cosine > limits.cosine:
+        reason = f"{numbers}, which alone would not show it; the products have cosine {found.cosine:.2f}"
+        return replace(found, verdict="derived", basis="products", reason=reason)
     if attention > limits.unrelated and ratio is not None and ratio > limits.unrelated_ratio:
         return replace(found, verdict="no relation shown", basis="spectra", reason=numbers)
     return replace(found, reason=numbers)
+
+
+def _has_same_products(found: Relation, limits: Thresholds) -> bool:
+    """Tell whether products leave no doubt that all layers compute the same; those of a turned stream say nothing."""
+    cosines = [layer.cosine for layer in found.layers if layer.cosine is not None]
+    return not cosines or min(cosines) > limits.same_cosine or max(cosines) < limits.turned

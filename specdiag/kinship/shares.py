@@ -25,13 +25,14 @@ def shares(tables: Sequence[Array]) -> tuple[tuple[float, ...], float]:
 
     Returns:
         The share of each of the others, adding up to 1, and the distance from that mix over the largest distance of
-        two of the others. Where these do not differ, all is the first one's.
+        two of the others. Where these do not differ, all is the first one's, and the distance is 0 or 1.
     """
     unit = np.eye(len(tables[0]))
     steps, change = unit[2:] - unit[1], unit[0] - unit[1]
     scaled = [table / spread for table in tables if (spread := _spread(table)) > 0]
     if not scaled:
-        return (1.0, *(0.0,) * len(steps)), 0.0
+        moved = any(change @ table @ change > _ROUNDING * table.max() for table in tables)
+        return (1.0, *(0.0,) * len(steps)), float(moved)
     total = np.mean(scaled, axis=0)
     right = steps @ total @ change
     fitted = np.linalg.lstsq(steps @ total @ steps.T, right, rcond=None)[0]

@@ -12,8 +12,6 @@ from specdiag.kinship.records import LineageSource, Relation, Thresholds
 
 _PRUNED = 0.05
 """Difference of the shares of zeros from which one model is pruned against the other."""
-_TURNED = 0.5
-"""Cosine below which products of equal spectra lie in other directions of the residual stream."""
 
 
 def zeros(blocks: Sequence[Block]) -> float | None:
@@ -73,6 +71,8 @@ def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshol
         how.append(
             f"{less.label} has {less.n_layers} layers and {more.label} {more.n_layers}: layers left out or repeated."
         )
+    if a.heads != b.heads:
+        how.append(f"{a.label} has {a.heads} heads a layer and {b.label} {b.heads}.")
     yield from how
     if found.verdict == "derived":
         still = [
@@ -87,7 +87,7 @@ def _signs(found: Relation, a: LineageSource, b: LineageSource, limits: Threshol
         carried = [layer for layer in found.layers if layer.carries]
         if 0 < len(carried) < len(found.layers):
             yield f"{len(carried)} of {len(found.layers)} layers carry it: {ranges(x.layer_b for x in carried)}."
-    if found.cosine is not None and found.cosine < _TURNED and found.basis == "spectra":
+    if found.cosine is not None and found.cosine < limits.turned and found.basis == "spectra":
         yield (
             f"The products have cosine {found.cosine:.2f}: the residual stream was turned, or only the spectra agree."
         )

@@ -8,6 +8,10 @@ from specdiag.kinship.records import Lineage, LineageVerdict, Mix, Relation
 from specdiag.kinship.signs import ranges
 from specdiag.text.printable import printable
 
+_SCALED = 0.01
+"""Change of the residual stream's scale that is worth a line."""
+_EVEN = 0.05
+"""Range of the shares of layers below which they are one number."""
 TITLES: dict[LineageVerdict, str] = {
     "same function": "Same function",
     "derived": "Derived",
@@ -46,10 +50,10 @@ def facts(found: Relation) -> Iterator[tuple[str, str]]:
     assert found.attention is not None
     parts = [f"attention {found.attention:.4f}"]
     parts += [] if found.mlp is None else [f"MLP {found.mlp:.4f}"]
-    parts += [] if found.worst is None else [f"largest of a layer {found.worst:.4f}"]
+    parts += [] if found.worst is None else [f"largest of one spectrum {found.worst:.4f}"]
     yield "Distance", f"{', '.join(parts)} (median change of a singular value, in shares of it)"
-    if found.ratio is not None:
-        yield "Unequal layers", f"distance {_between_unequal(found)}, of which equal layers have {found.ratio:.2f}"
+    if found.unequal is not None and found.ratio is not None:
+        yield "Unequal layers", f"distance {found.unequal:.2f}, of which equal layers have {found.ratio:.2f}"
     else:
         yield "Unequal layers", "none: with one layer, nothing shows what strangers would have"
     if found.cosine is not None:
@@ -69,15 +73,6 @@ def facts(found: Relation) -> Iterator[tuple[str, str]]:
         yield "Sign", sign
 
 
-_SCALED = 0.01
-
-
-def _between_unequal(found: Relation) -> str:
-    assert found.attention is not None
-    assert found.ratio
-    return f"{found.attention / found.ratio:.2f}" if found.attention else "far above 0"
-
-
 def mix(found: Mix) -> list[str]:
     """Describe a mix in a line, and its layers where their shares differ.
 
@@ -91,10 +86,6 @@ def mix(found: Mix) -> list[str]:
         cells = ", ".join(f"{layer.layer}: {layer.shares[0]:.2f}" for layer in found.layers)
         lines.append(f"Share of {found.parents[0]} by layer: {cells}.")
     return lines
-
-
-_EVEN = 0.05
-"""Range of the shares of layers below which they are one number."""
 
 
 def sentences(found: Lineage) -> Iterator[str]:

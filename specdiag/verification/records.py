@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from specdiag.kinship.records import LineageVerdict
 from specdiag.records import Record, Source
 from specdiag.storage.result import Result, Row
 
@@ -93,6 +94,8 @@ class Verification(Result, Record, frozen=True, kw_only=True):
     """The model that is verified."""
     tensors: tuple[TensorCheck, ...]
     not_compared: tuple[NotCompared, ...]
+    function: LineageVerdict | None = None
+    """Verdict of `lineage` on what the layers of both compute, where a copy holds other values; None elsewhere."""
     notes: tuple[str, ...] = ()
 
     @property

@@ -15,6 +15,7 @@ from specdiag.system.blas_threads import OneBlasThread
 from specdiag.text import checks
 from specdiag.verification.answer import answer
 from specdiag.verification.expected import expect
+from specdiag.verification.function import with_function
 from specdiag.verification.judge import Judge
 from specdiag.verification.leftovers import left_over
 from specdiag.verification.pairs import Pair, pair_up
@@ -75,10 +76,11 @@ def verify(
         tensors, unread = with_tied_tables(tensors, unread, pairs.pairs, expected, after)
     notes = (*(f"BEFORE: {note}" for note in before.notes), *(f"AFTER: {note}" for note in after.notes))
     n_replaced = expected.n_replaced() if adapter is not None and not expected.updates else 0
-    return answer(
+    found = answer(
         before.source, None if of_adapter is None else of_adapter.source, after.source, tensors, unread, notes,
         n_replaced=n_replaced,
     )  # fmt: skip
+    return found if found.verdict != "not verified" or adapter is not None else with_function(found, before, after)
 
 
 def _open(source: AnalysisSource, *, stream: bool) -> Checkpoint:
