@@ -43,7 +43,8 @@ def _print(found: Lineage, *, all_rows: bool) -> None:
             console.print(line, style="" if i else "bold", soft_wrap=True)
     console.print()
     if is_pair:
-        answer_output.show_facts(list(wording.facts(found.relations[0])), console)
+        if held := list(wording.facts(found.relations[0])):
+            answer_output.show_facts(held, console)
     else:
         console.print(_matrix(found, console))
         console.print()

@@ -137,8 +137,8 @@ class Mix(Record, frozen=True, kw_only=True):
 
 
 COLUMNS: tuple[str, ...] = (
-    "a", "b", "verdict", "basis", "attention", "mlp", "worst", "unequal", "ratio", "cosine", "scale", "n_layers", "n_carrying",
-    "reason",
+    "a", "b", "verdict", "basis", "attention", "mlp", "worst", "unequal", "ratio", "cosine", "scale", "n_layers",
+    "n_carrying", "reason",
 )  # fmt: skip
 
 

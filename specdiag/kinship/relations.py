@@ -110,8 +110,8 @@ def judge(
     cosines = [layer.cosine for layer in layers if layer.cosine is not None]
     cosine = fmean(cosines) if cosines else None
     found = Relation(
-        a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, unequal=middle, ratio=ratio,
-        cosine=cosine, scale=scale, layers=tuple(layers),
+        a=a, b=b, verdict="undecided", reason="", attention=attention, mlp=mlp, worst=worst, unequal=middle,
+        ratio=ratio, cosine=cosine, scale=scale, layers=tuple(layers),
     )  # fmt: skip
     return _decided(found, limits, equal_sizes=equal_sizes)
 

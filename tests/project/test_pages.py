@@ -29,7 +29,8 @@ def folder(tmp_path_factory, minilm, asset):
     folder = tmp_path_factory.mktemp("clone")
     assets = folder / "build" / "assets"
     shutil.copytree(minilm, assets / "minilm")
-    (assets / "smollm2-gguf").symlink_to(asset("smollm2-gguf"))
+    for name in ("smollm2-gguf", "rxnfp"):
+        (assets / name).symlink_to(asset(name))
     specdiag.analyze(minilm).save(folder / "build" / "minilm.specdiag.json")
     return folder
 
