@@ -75,7 +75,7 @@ def lineage(
         SourceError: a source cannot be read.
 
     Example:
-        >>> found = specdiag.lineage("org/llama", "org/llama-chat")
+        >>> found = specdiag.lineage("org/small", "org/small-chat")
         >>> found.between("A", "B").verdict
         'derived'
     """

@@ -146,7 +146,7 @@ class Lineage(Result, Record, frozen=True, kw_only=True):
     """The answer of `lineage`.
 
     Example:
-        >>> specdiag.lineage("org/llama", "org/llama").relations[0].verdict
+        >>> specdiag.lineage("org/small", "org/small").relations[0].verdict
         'same function'
     """
 

@@ -20,6 +20,7 @@ LIBRARY = {
     "recommend": (*UNSELECTED, "include", "exclude", "roles"),
     "compare": (*COMPARED, "base", "include", "exclude", "roles"),
     "trajectory": (*RUN, "stream"), "watch": RUN, "reference": ANALYSIS,
+    "lineage": ("part", "base", "stream", "role_map", "device", "jobs", "memory", "cache"),
 }  # fmt: skip
 
 

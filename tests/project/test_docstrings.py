@@ -8,6 +8,7 @@ import pytest
 import torch
 from live_models import Decoder
 from models import LLAMA, write_checkpoint
+from related_models import config, llama, tuned
 
 import specdiag
 
@@ -33,6 +34,9 @@ def surroundings(tmp_path, monkeypatch):
         checkpoint(tmp_path / "org" / name, change)
     for name, change in (("llama", 0.0), ("llama-chat", 0.1)):
         checkpoint(tmp_path / "org" / name, change, LLAMA)
+    small = llama()
+    for name, state in (("small", small), ("small-chat", tuned(small, 0.03))):
+        write_checkpoint(tmp_path / "org" / name, {n: w.float() for n, w in state.items()}, config=config())
     for step in (1000, 2000):
         checkpoint(tmp_path / "runs" / "mine" / f"checkpoint-{step}", step / 1e5)
     model = Decoder()
