@@ -26,10 +26,11 @@ import zoo
 from completeness_faults import FAULTS, PLANTED, small
 
 from specdiag.architecture.roles import modules
-from specdiag.auditing import dispatch, reference_child
+from specdiag.auditing import dispatch
 from specdiag.auditing.records import Finding
 from specdiag.auditing.reference import Reference
 from specdiag.auditing.reference_config import checked_copy, refusal
+from specdiag.auditing.reference_process import building, failures, loading
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import default_checks, findings
 from specdiag.records import ModuleRecord, Provenance, Settings, Skipped, Source, Summary
@@ -100,9 +101,9 @@ def reference_of(config: Mapping[str, Any], shapes: Shapes) -> Reference:
     if reason := refusal(config, shapes):
         return Reference(reason=reason)
     try:
-        model = reference_child.build(checked_copy(config))
-        answer = reference_child.compare(model, {name: list(shape) for name, shape in shapes.items()})
-    except reference_child.NoModelError as error:
+        model = building.build(checked_copy(config))
+        answer = loading.compare(model, {name: list(shape) for name, shape in shapes.items()})
+    except failures.NoModelError as error:
         return Reference(reason=str(error))
     return msgspec.convert(answer, Reference)
 

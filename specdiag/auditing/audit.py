@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
 from specdiag.analysis import options
-from specdiag.analysis.options import AnalysisArguments, ComputedArguments
+from specdiag.analysis.options import AnalysisArguments
 from specdiag.auditing import decay, dispatch
 from specdiag.auditing.baselines import KeptBaseline, open_baseline
 from specdiag.auditing.direction_file import check_target, write_directions
 from specdiag.auditing.identity import CHECK, compare_with_baseline
+from specdiag.auditing.open_subject import open_subject
 from specdiag.auditing.records import NO_CONFIG, SEVERITIES, AuditReport, AuditVerdict, Coverage, Finding
-from specdiag.auditing.reference import CHECKS
 from specdiag.auditing.stated_run import stated_run
 from specdiag.auditing.subject import Subject
-from specdiag.auditing.thresholds import Check, findings, load_checks
-from specdiag.auditing.weight_files import placed, weight_files
+from specdiag.auditing.thresholds import findings, load_checks
+from specdiag.auditing.weight_files import placed
 from specdiag.checkpoint.opening import is_location
 from specdiag.decay.schedule_record import LrShape
 from specdiag.errors import UsageError
 from specdiag.reference.ranges import ReferenceLike, the_reference
-from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.report import SpectralReport, is_report
 from specdiag.text import checks as checking
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
-    from specdiag.auditing.adapter_screen import Screen
-    from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
-    from specdiag.function.alarm_records import Alarms
-
-    _Stored = Sequence[StoredTensor] | None
-    """The tensors of a checkpoint; None where they are not listed."""
-
-_SELECTING = ("include", "exclude", "roles", "experts")
-"""Options that leave matrices out: what is absent then says nothing."""
+    from specdiag.checkpoint.tensors import Checkpoint
 
 
 def audit(
@@ -133,7 +123,7 @@ def audit(
     has_part = isinstance(baseline, KeptBaseline) or (is_location(baseline) and not is_report(Path(baseline)))
     if has_part and _is_report(source):
         of_source = cast("AnalysisArguments", {name: value for name, value in analysis.items() if name != "part"})
-    subject, stored, directions = _open(
+    subject, stored, directions = open_subject(
         source, checks, of_source, progress, reference_model=reference_model, tokens=tokens, alarms=alarms
     )
     report = subject.report
@@ -165,6 +155,8 @@ def audit(
             checks=tuple(check for check in checks if check not in not_checked),
             not_checked=not_checked,
             files=dict(subject.other_files or {}),
+            names_alone=_names_alone(subject),
+            own_code="auto_map" in subject.config,
             notes=tuple(note for note in report.provenance.notes if note != report.source.unread),
         ),
         decay=answer,
@@ -173,96 +165,8 @@ def audit(
     )
 
 
-def _open(
-    source: AnalysisSource | SpectralReport,
-    checks: Mapping[str, Check],
-    analysis: AnalysisArguments,
-    progress: Callable[[Progress], None] | None,
-    *,
-    reference_model: bool,
-    tokens: int,
-    alarms: bool,
-) -> tuple[Subject, _Stored, Mapping[str, NDArray[np.float64]]]:
-    if is_location(source) and is_report(Path(source)):
-        source = load_report(source)
-    if isinstance(source, SpectralReport):
-        asked = {name for name, given in (("tokens", tokens), ("alarms", alarms)) if given}
-        if refused := (analysis.keys() - {"cache"}) | asked:
-            raise UsageError(f"a report is taken as it is: {', '.join(sorted(refused))} needs the checkpoint itself")
-        return Subject(source, checks), None, {}
-    from specdiag.analysis.source import open_source
-    from specdiag.auditing import reference_model as reference
-    from specdiag.auditing.other_files import read_other_files
-    from specdiag.auditing.others import others, read_others
-    from specdiag.auditing.token_tables import read_tables
-    from specdiag.checkpoint.tensors import Checkpoint
-
-    opening, computing = options.split(analysis)
-    checkpoint = open_source(source, **opening)
-    needed = any(checks[check].enabled for check in CHECKS)
-    is_whole = not any(analysis.get(option) for option in _SELECTING)
-    with reference.compared(checkpoint, asked=reference_model and needed and is_whole) as comparison:
-        report = _analyzed(checkpoint, computing, progress)
-        found, directions = _alarms(checkpoint, report) if alarms else (None, {})
-        small_tensors = None if isinstance(source, Checkpoint) else others(checkpoint)
-        beside, other_files, names = read_other_files(checkpoint, checks) if is_location(source) else ((), None, None)
-        subject = Subject(
-            report,
-            checks,
-            is_checkpoint=True,
-            config=checkpoint.config,
-            beside=beside,
-            other_files=other_files,
-            names=names,
-            adapter=checkpoint.adapter,
-            screens=_screens(checkpoint, report, checks),
-            defects=checkpoint.defects,
-            updates=frozenset(matrix.key for matrix in checkpoint.matrices if matrix.rank is not None),
-            n_others=None if small_tensors is None else len(small_tensors),
-            others=tuple(read_others(small_tensors or ())),
-            files=weight_files(checkpoint),
-            reference=comparison.answer(),
-            tokens=read_tables(checkpoint, report, tokens) if tokens else None,
-            alarms=found,
-        )
-    return subject, checkpoint.stored, directions
-
-
-def _analyzed(
-    checkpoint: Checkpoint, computing: ComputedArguments, progress: Callable[[Progress], None] | None
-) -> SpectralReport:
-    """Analyse what is audited. Of an adapter without any matrix the report says that it is empty."""
-    from specdiag.analysis.analyze import analyze, report_without_matrices
-    from specdiag.analysis.options import AnalysisOptions
-
-    if checkpoint.adapter is not None and not checkpoint.matrices:
-        return report_without_matrices(checkpoint, AnalysisOptions.of(computing))
-    return analyze(checkpoint, progress=progress, **computing)
-
-
-def _alarms(checkpoint: Checkpoint, report: SpectralReport) -> tuple[Alarms, Mapping[str, NDArray[np.float64]]]:
-    from specdiag.function.alarms import look_for_alarms
-    from specdiag.system.blas_threads import OneBlasThread
-
-    with OneBlasThread():
-        return look_for_alarms(checkpoint, report.settings.device)
-
-
 def _is_report(source: AnalysisSource | SpectralReport) -> bool:
     return isinstance(source, SpectralReport) or (is_location(source) and is_report(Path(source)))
-
-
-def _screens(checkpoint: Checkpoint, report: SpectralReport, checks: Mapping[str, Check]) -> tuple[Screen, ...]:
-    """Measure the updates of an adapter that were analysed; singular vectors only where a check asks for them."""
-    from specdiag.auditing.adapter_screen import screen
-    from specdiag.system.blas_threads import OneBlasThread
-
-    family = {r.name: r.family for r in report.records}
-    embeddings = {name for name, kind in family.items() if kind == "embedding"}
-    with_base = checks["adapter_norm"].enabled or checks["adapter_intruders"].enabled
-    updates = tuple(update for update in checkpoint.updates if update.name in family)
-    with OneBlasThread():
-        return tuple(screen(updates, embeddings, with_base=with_base))
 
 
 def _not_checked(subject: Subject) -> dict[str, str]:
@@ -280,6 +184,14 @@ def _not_checked(subject: Subject) -> dict[str, str]:
     reasons |= dispatch.not_checked(subject)
     reasons |= {check.id: "switched off" for check in checks if not check.enabled}
     return {check: reasons[check] for check in subject.checks if check in reasons}
+
+
+def _names_alone(subject: Subject) -> str | None:
+    """Explain why transformers' own model was not used; None where it was, and where it refuses config.json."""
+    found = subject.reference
+    if found is None:
+        return NO_CONFIG
+    return None if found.refused_config is not None else found.reason
 
 
 def _verdict(faults: Iterable[Finding]) -> AuditVerdict:

@@ -21,7 +21,8 @@ _NEEDS: dict[Need, str] = {
     "alarms": "the checkpoint itself, with alarms=True",
     "adapter": "an adapter that was opened itself, with its adapter_config.json",
     "base": "an adapter, with its base model as base=",
-    "transformers": "the checkpoint itself, with its config.json, and transformers",
+    "transformers": "the checkpoint itself, with its config.json, and transformers; "
+    "without it the first line of the verdict says so",
 }
 
 

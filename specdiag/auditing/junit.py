@@ -41,6 +41,8 @@ def _suite(outcome: Outcome, fail_on: Severity) -> Element:
         case = SubElement(suite, "testcase", classname=source, name="read")
         SubElement(case, "error", message=printable(outcome.error), type=str(outcome.code))
     else:
+        if told := wording.reservation(outcome.audit.coverage):
+            SubElement(SubElement(suite, "properties"), "property", name="verdict", value=told.removeprefix(", "))
         suite.extend(_cases(outcome.audit, source, fail_on))
     kinds = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in kinds.items():

@@ -59,6 +59,10 @@ class Coverage(Record, frozen=True, kw_only=True):
     """The others, with the reason."""
     files: dict[str, str]
     """The other weight files of the repository, and what was done with each: `values`, compared, or why nothing."""
+    names_alone: str | None = None
+    """The reason why names and shapes alone were checked, without transformers' own model; None where it was used."""
+    own_code: bool = False
+    """True where the repository brings code of its own (auto_map), which was not looked at."""
     notes: tuple[str, ...] = ()
     """Remarks from reading the checkpoint."""
 

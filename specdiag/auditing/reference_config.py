@@ -8,8 +8,6 @@ from typing import cast
 
 from specdiag.files import shortened
 
-_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
-"""Keys whose presence means that the repository brings code of its own, which is not run."""
 _ELSEWHERE = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "timm_model_name", "pretrained_backbone")
 """Keys that give a part of the model to another library or repository, where they are set."""
 _DROPPED = re.compile(
@@ -62,8 +60,6 @@ def refusal(config: Mapping[str, object], shapes: Mapping[str, Sequence[int]]) -
     for path, key, value in _entries(config, "", 0):
         if key is None:
             return f"config.json is nested more than {_DEEP} deep"
-        if key in _CODE and value:
-            return f"config.json has {path}: the model is code of the repository, which is not run"
         if key in _ELSEWHERE and value:
             return f"config.json has {path}: a part of the model is built by another library"
         if isinstance(value, Mapping | list | tuple) and len(cast("Sequence[object]", value)) > _MOST:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from specdiag.auditing import reference_child
-from specdiag.auditing.reference import Reference
+from specdiag.auditing.reference import Reference, Trial
 from specdiag.auditing.reference_config import checked_copy, names_elsewhere, refusal, stated_type
+from specdiag.auditing.reference_process import __main__ as process
 from specdiag.checkpoint.folder import reopened
 from specdiag.checkpoint.quantised.dequantise import SCALE
 from specdiag.checkpoint.tensors import Checkpoint, StoredTensor
@@ -41,6 +41,7 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
 _decode = json_decoder(Reference)
+_decode_trial = json_decoder(Trial)
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def compared(checkpoint: Checkpoint, *, asked: bool) -> Generator[Pending]:
         return
     request: dict[str, object] = {
         "config": checked_copy(checkpoint.config), "dtype": stated_type(checkpoint.config),
-        "whole": not names_elsewhere(checkpoint.config), "tensors": shapes, "memory": MEMORY, "seconds": SECONDS,
+        "whole": not names_elsewhere(checkpoint.config),
+        "own_code": "auto_map" in checkpoint.config, "tensors": shapes, "memory": MEMORY, "seconds": SECONDS,
     }  # fmt: skip
     if (generation := _generation(checkpoint)) is not None:
         request["generation"] = generation
@@ -73,7 +75,7 @@ def compared(checkpoint: Checkpoint, *, asked: bool) -> Generator[Pending]:
         order.write_text(json.dumps(request))
         with order.open("rb") as stdin:
             child = subprocess.Popen(
-                [sys.executable, "-P", reference_child.__file__],
+                [sys.executable, "-P", process.__file__],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -107,14 +109,23 @@ class Pending:
             return Reference(reason=self._reason)
         try:
             written, _ = self._child.communicate(timeout=max(1.0, self._deadline - time.monotonic()))
-            found = _decode(written)
+            found = _decode(written.partition(b"\n")[0])
         except subprocess.TimeoutExpired:
             return Reference(reason=f"transformers' own model was not built within {WAIT:g} s")
         except msgspec.DecodeError:
             return Reference(
                 reason=f"transformers' own model was not built: its process ended with {self._child.poll()}"
             )
+        found = msgspec.structs.replace(found, trial=_trial(written.partition(b"\n")[2], self._child.poll()))
         return _without_parametrized(found, self._parametrized)
+
+
+def _trial(written: bytes, code: int | None) -> Trial:
+    """Read the second answer of the process, which may have ended before it."""
+    try:
+        return _decode_trial(written)
+    except msgspec.DecodeError:
+        return Trial(not_run=f"its process ended with {code} during the forward pass")
 
 
 def _generation(checkpoint: Checkpoint) -> object:

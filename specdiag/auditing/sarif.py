@@ -127,6 +127,7 @@ def _notifications(outcome: Outcome) -> Iterator[_Object]:
     if outcome.audit is None:
         yield _notification("error", f"{outcome.source} was not audited: {outcome.error}")
         return
+    yield _notification("note", wording.headline(outcome.audit))
     for line in wording.coverage(outcome.audit):
         yield _notification("note", f"{outcome.source}: {line}")
 

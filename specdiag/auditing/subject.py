@@ -17,6 +17,7 @@ from specdiag.report import SpectralReport
 if TYPE_CHECKING:
     from specdiag.auditing.adapter_screen import Screen
     from specdiag.checkpoint.adapters.defects import Defect
+    from specdiag.checkpoint.shards import RepeatedKey
     from specdiag.function.alarm_records import Alarms
 
 
@@ -41,6 +42,7 @@ class Subject:
         checks: every check by id, with the thresholds that hold.
         is_checkpoint: whether the weights themselves were given, and not only a report.
         config: config.json, empty without one.
+        repeated: keys that config.json gives twice.
         reference: how transformers' own model of config.json differs, or why there is none; None for a report.
         n_others: number of small tensors that were read; None where they are not listed.
         others: observations on those tensors.
@@ -64,6 +66,7 @@ class Subject:
     checks: Mapping[str, Check]
     is_checkpoint: bool = False
     config: Mapping[str, object] = field(default_factory=dict[str, object])
+    repeated: tuple[RepeatedKey, ...] = ()
     reference: Reference | None = None
     n_others: int | None = None
     others: tuple[Observation, ...] = ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 from specdiag.auditing import adapters
 from specdiag.auditing.subject import Subject
@@ -16,6 +18,15 @@ _NATURAL = 3.0
 """Allowed multiple of the share of denormals among normally distributed values. A choice: weights crowd around 0."""
 _PARAMETRISED = ", which is parametrised in a way that the file does not tell"
 _NOT_UNDERSTOOD = ("unsupported dtype", "quantised or packed", "quantised weights", "update of an unsupported")
+_FINAL = re.compile(r"((model|transformer|gpt_neox|backbone|decoder|language_model|encoder)\.)*"
+                    r"(norm|ln_f|norm_f|final_layer_?norm|final_norm)\.weight")  # fmt: skip
+"""The norm after the last layer: every output goes through it."""
+_FROM_ONE = (
+    "gemma", "t5gemma", "vaultgemma", "recurrent_gemma", "minimax_m3", "muse_", "nemotron", "qwen3_5", "qwen3_next",
+    "qwen4", "step3p7", "videoprism",
+)  # fmt: skip
+"""Types of transformers 5.23 with a norm that multiplies by 1 + gain."""
+_OF_OTHERS = ("zero_gains", "zero_final_norm", "negative_variance")
 _BUFFERS = ("integer buffer", "boolean buffer")
 
 
@@ -40,7 +51,24 @@ def values(subject: Subject) -> Iterator[Observation]:
             yield Observation("failed", r.key, "no spectrum")
         if not r.recognised:
             yield Observation("unrecognised", r.key, "no rule")
-    yield from subject.others
+    for observed in subject.others:
+        is_dead = observed.check == "zero_gains" and _FINAL.fullmatch(observed.module or "") is not None
+        yield observed._replace(check="zero_final_norm") if is_dead and _multiplies(subject) else observed
+
+
+def _multiplies(subject: Subject) -> bool:
+    """Tell whether norms surely multiply by their gain: the type is one of transformers, and its gain counts from 0."""
+    if subject.reference is None or subject.reference.reason is not None:
+        return False
+    return not any(kind.startswith(_FROM_ONE) for kind in _types(subject.config))
+
+
+def _types(part: object) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        for key, value in cast("Mapping[object, object]", part).items():
+            if key == "model_type" and isinstance(value, str):
+                yield value
+            yield from _types(value)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -50,7 +78,7 @@ def not_checked(subject: Subject) -> dict[str, str]:
         subject: the subject of the audit.
     """
     reason = "the values of norm gains and running variances are not seen here"
-    return {} if subject.n_others is not None else dict.fromkeys(("zero_gains", "negative_variance"), reason)
+    return {} if subject.n_others is not None else dict.fromkeys(_OF_OTHERS, reason)
 
 
 def incomplete(subject: Subject) -> Iterator[Observation]:

@@ -27,7 +27,13 @@ def headline(audit: AuditReport) -> str:
     """Write the verdict in a line."""
     counts = ", ".join(f"{n} {severity}" for severity, n in audit.counts.items() if n) or "no findings"
     against = f" against {printable(str(audit.baseline))}" if audit.baseline is not None else ""
-    return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}"
+    return f"{audit.verdict.upper()}: {printable(str(audit.source))}{against}: {counts}{reservation(audit.coverage)}"
+
+
+def reservation(covered: Coverage) -> str:
+    """Write what a verdict does not rest on: transformers' own model, or the code of the repository."""
+    alone = "" if covered.names_alone is None else f", by names and shapes alone: {printable(covered.names_alone)}"
+    return alone + (", without the repository's own code (auto_map)" if covered.own_code else "")
 
 
 def groups(audit: AuditReport) -> list[tuple[Finding, ...]]:

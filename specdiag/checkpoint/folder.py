@@ -10,8 +10,9 @@ from pathlib import Path
 
 from specdiag.checkpoint.distributed.folders import is_accelerate_folder
 from specdiag.checkpoint.files import Files, LocalFiles, exists
+from specdiag.checkpoint.long_names import brief
 from specdiag.checkpoint.no_weights import refuse_foreign
-from specdiag.checkpoint.shards import encoding_notes, parse_json
+from specdiag.checkpoint.shards import RepeatedKey, encoding_notes, parse_config, parse_json
 from specdiag.checkpoint.source import Location
 from specdiag.checkpoint.tensors import Checkpoint
 from specdiag.errors import SourceError
@@ -70,8 +71,8 @@ class Folder:
             weights: the file of weights, relative to the root.
 
         Returns:
-            The configuration, empty where there is none or it is damaged; a note where it is damaged, or in an
-            encoding that loaders do not read.
+            The configuration, empty where there is none or it is damaged; a note where it is damaged, gives a key
+            twice, or is in an encoding that loaders do not read.
 
         Raises:
             SourceError: it cannot be read at all.
@@ -85,9 +86,21 @@ class Folder:
         self.files.fetch([name])
         data = self.files.read(name, self.label(name))
         try:
-            return parse_json(data, name), encoding_notes(data, name)
+            content, repeated = parse_config(data, name)
         except SourceError as error:
             return {}, [f"Went on without a configuration: {error}."]
+        twice = [f"Took the last {brief(key)} of the two in {name}, as transformers does." for key, _, _ in repeated]
+        return content, [*encoding_notes(data, name), *twice]
+
+    def repeated_keys(self) -> tuple[RepeatedKey, ...]:
+        """Find the keys that the config.json of the root gives twice; none without one, or where it is damaged."""
+        if not self.has(_CONFIG):
+            return ()
+        self.files.fetch([_CONFIG])
+        try:
+            return parse_config(self.files.read(_CONFIG, self.label(_CONFIG)), _CONFIG)[1]
+        except SourceError:
+            return ()
 
 
 def open_folder(location: Location, *, stream: bool = False) -> Folder:

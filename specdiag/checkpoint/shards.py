@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import cast
+from typing import NamedTuple, cast
 
 from specdiag.checkpoint.long_names import LONGEST, brief
 from specdiag.checkpoint.tensors import StoredTensor
@@ -79,14 +79,62 @@ def parse_json(data: bytes, label: str) -> Table:
         SourceError: it is something else, or gives a key twice: decoders would keep the last.
     """
     try:
-        content = json.loads(data, object_pairs_hook=_unique)
+        return _object(data, label, _unique)
     except _RepeatedKeyError as error:
         raise SourceError(f"'{label}' is damaged: it gives {brief(repr(str(error)))} twice; correct it") from error
+
+
+def _object(data: bytes, label: str, pairs: Callable[[list[tuple[str, object]]], Table]) -> Table:
+    try:
+        content = json.loads(data, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"'{label}' is damaged, not JSON ({brief(str(error), 500)}): fetch it again") from error
     if not isinstance(content, dict):
         raise SourceError(f"'{label}' is damaged: it holds no JSON object; fetch it again")
     return cast("Table", content)
+
+
+class RepeatedKey(NamedTuple):
+    """A key that a JSON object gives twice, and its first and its last value."""
+
+    key: str
+    first: object
+    last: object
+
+
+def parse_config(data: bytes, label: str) -> tuple[Table, tuple[RepeatedKey, ...]]:
+    """Decode a config.json as transformers does: the last value counts of a key that is given twice.
+
+    Args:
+        data: all of the file.
+        label: its name in messages.
+
+    Returns:
+        The object, and the keys that are given twice with different values, at any depth.
+
+    Raises:
+        SourceError: it is something else.
+    """
+    repeated: list[RepeatedKey] = []
+
+    def last(pairs: list[tuple[str, object]]) -> Table:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            first = dict(reversed(pairs))
+            repeated.extend(RepeatedKey(k, first[k], content[k]) for k in content if not same(first[k], content[k]))
+        return content
+
+    return _object(data, label, last), tuple(repeated)
+
+
+def same(one: object, other: object) -> bool:
+    """Tell whether two values are the same in JSON, in which true is no 1.
+
+    Args:
+        one: decoded.
+        other: likewise.
+    """
+    return type(one) is type(other) and json.dumps(one) == json.dumps(other)
 
 
 def encoding_notes(data: bytes, name: str) -> list[str]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from audited_models import LAYERS, found, llama, name, save
 from models import PLACES
 
 import specdiag
+from specdiag.auditing.reference import Reference
+from specdiag.auditing.subject import Subject
+from specdiag.auditing.thresholds import Observation, default_checks
+from specdiag.auditing.values import values
 
 FINAL = "model.norm.weight"
 GAINS = [f"model.layers.{layer}.input_layernorm.weight" for layer in range(LAYERS)]
@@ -25,6 +32,26 @@ def test_gains_of_zero_in_every_layer(tmp_path):
     assert found(specdiag.audit(save(tmp_path / "last", last), device="cpu")) == {("zero_gains", FINAL)}
     unknown = state | {FINAL: np.full_like(state[FINAL], np.nan)}
     assert found(specdiag.audit(save(tmp_path / "nan", unknown), device="cpu")) == {("nonfinite", FINAL)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "check"),
+    [
+        ("llama", None, "zero_final_norm"),
+        ("gemma2", None, "zero_gains"),
+        ("llama", "unknown type", "zero_gains"),
+    ],
+)
+def test_a_final_norm_of_zeros_fails_where_it_is_a_factor(kind, reason, check):
+    others = (
+        Observation("zero_gains", FINAL, "all zero"),
+        Observation("zero_gains", "model.layers.*.a.weight", "all zero"),
+    )
+    report = cast("Any", SimpleNamespace(records=(), skipped=()))
+    subject = Subject(
+        report, default_checks(), others=others, config={"model_type": kind}, reference=Reference(reason=reason)
+    )
+    assert [o.check for o in values(subject)] == [check, "zero_gains"]
 
 
 @pytest.mark.parametrize("dtype", ["i8", "?"])

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,14 @@ from command import invoke
 from models import EMBED, HEAD, VOCABULARY
 
 import specdiag
-from specdiag.auditing import reference_child, reference_model
+from specdiag.auditing import reference_model
 from specdiag.auditing.reference import CHECKS
 from specdiag.auditing.reference_config import checked_copy, refusal
+from specdiag.auditing.reference_process import __main__ as process
+from specdiag.auditing.reference_process import building, failures, loading
+from specdiag.auditing.wording import headline
 
+PROCESS = process.__file__
 WHOLE = CONFIG | {
     "intermediate_size": HIDDEN, "num_key_value_heads": 4, "head_dim": WIDTH // 4, "rope_scaling": None,
 }  # fmt: skip
@@ -37,7 +40,7 @@ def note(event, arguments):
         with open(LOG, "a") as log:
             log.write(f"{event} {arguments[0]}\\n")
 
-if any("reference_child" in argument for argument in sys.orig_argv):
+if any("reference_process" in argument for argument in sys.orig_argv):
     sys.addaudithook(watch)
 """
 
@@ -103,11 +106,11 @@ def test_a_persistent_buffer_is_compared():
         vocab_size=64, n_routed_experts=4, n_group=1, topk_group=1, num_attention_heads=2, num_key_value_heads=2,
         q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
     )  # fmt: skip
-    model = reference_child.build(config.to_dict() | {"architectures": [DeepseekV3ForCausalLM.__name__]})
+    model = building.build(config.to_dict() | {"architectures": [DeepseekV3ForCausalLM.__name__]})
     shapes = {name: [*tensor.shape] for name, tensor in model.state_dict().items()}
     bias = next(name for name in shapes if name.endswith("e_score_correction_bias"))
     del shapes[bias]
-    assert reference_child.compare(model, shapes)["missing"] == {bias: [4]}
+    assert loading.compare(model, shapes)["missing"] == {bias: [4]}
 
 
 @pytest.mark.usefixtures("with_transformers")
@@ -119,6 +122,8 @@ def test_a_hostile_folder_imports_fetches_and_runs_nothing(tmp_path, monkeypatch
         "experts_implementation": "evil/kernel", "use_kernels": True, "kernel_config": {"RMSNorm": "evil/kernel:RMSNorm"},
         "quantization_config": {"quant_method": "evil/method", "modules_to_not_convert": ["evil/module"]},
         "dtype": "evil", "tokenizer_class": "evil/tokenizer", "transformers_weights": "evil.safetensors",
+        "auto_map": {"AutoModelForCausalLM": "evil/repo--modeling_evil.Evil"}, "trust_remote_code": True,
+        "custom_pipelines": {"x": {"impl": "evil.Pipeline"}},
         "vision_config": {"backbone_config": {"_name_or_path": "evil/backbone", "model_type": "evil"}},
         "text_encoder": "https://evil.example/weights",
     }  # fmt: skip
@@ -142,19 +147,35 @@ def test_a_hostile_folder_imports_fetches_and_runs_nothing(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "change",
     [
-        {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}},
-        {"text_config": {"auto_map": {"AutoModel": "evil/repo--modeling.Evil"}}},
-        {"trust_remote_code": True},
-        {"custom_pipelines": {"x": {"impl": "evil.Pipeline"}}},
         {"backbone": "evil/backbone"},
         {"vision_config": {"use_timm_backbone": True}},
     ],
 )
-def test_code_and_backbones_are_refused_without_a_process(tmp_path, monkeypatch, change):
+def test_backbones_are_refused_without_a_process(tmp_path, monkeypatch, change):
     monkeypatch.setattr(reference_model, "find_spec", lambda _: True)
     monkeypatch.setattr(reference_model.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     audit = specdiag.audit(save(tmp_path / "model", llama(), WHOLE | change), device="cpu")
     assert "config.json has" in audit.coverage.not_checked["unused_tensor"]
+
+
+@pytest.mark.usefixtures("with_transformers")
+def test_a_repository_with_code_is_judged_as_loaders_without_trust_build_it(tmp_path):
+    """As `AutoModel.from_pretrained(trust_remote_code=False)`: transformers' own class where it has the type."""
+    state, config = complete(2), WHOLE | {"num_hidden_layers": 2, "auto_map": {"AutoModelForCausalLM": "a.Evil"}}
+    audit = specdiag.audit(save(tmp_path / "whole", state, config), device="cpu")
+    assert not audit.findings
+    assert {"missing_optional", "does_not_run"} <= set(audit.coverage.checks)
+    assert audit.coverage.own_code
+    assert headline(audit).endswith("no findings, without the repository's own code (auto_map)")
+    del state["model.layers.1.input_layernorm.weight"]
+    audit = specdiag.audit(save(tmp_path / "less", state, config), device="cpu")
+    assert ("missing_tensor", "model.layers.1.input_layernorm.weight") in found(audit)
+
+
+def test_a_type_that_only_code_of_the_repository_knows_is_not_built():
+    with pytest.raises(failures.NoModelError, match="has auto_map: the model is code of the repository") as error:
+        building.build({"model_type": "evil"}, own_code=True)
+    assert not isinstance(error.value, failures.RefusedError)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +213,9 @@ def test_the_copy_names_nothing_to_fetch_at_any_depth():
 )
 def test_the_process_can_neither_connect_nor_start_another(attempt):
     code = (
-        "import runpy, sys, os, socket, subprocess\n"
-        f"child = runpy.run_path({reference_child.__file__!r})\n"
-        f"child['lock']()\n{attempt}"
+        "import os, socket, subprocess\n"
+        "from specdiag.auditing.reference_process.confinement import lock\n"
+        f"lock()\n{attempt}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode
@@ -212,14 +233,14 @@ def test_the_process_can_neither_connect_nor_start_another(attempt):
     ],
 )
 def test_a_model_that_cannot_be_built_has_a_reason(change, said):
-    with pytest.raises(reference_child.NoModelError, match=said):
-        reference_child.build(WHOLE | change)
+    with pytest.raises(failures.NoModelError, match=said):
+        building.build(WHOLE | change)
 
 
 @pytest.mark.usefixtures("with_transformers")
 @pytest.mark.parametrize(
     ("limit", "value", "said"),
-    [("WAIT", 0, "within 0 s"), ("SECONDS", 1, "ended with"), ("MEMORY", 1 << 20, "ended with")],
+    [("WAIT", 0, "within 0 s"), ("SECONDS", 1, "ended with"), ("MEMORY", 1 << 20, "transformers could not be used")],
 )
 def test_a_process_that_takes_too_much_is_not_checked_and_no_failure(tmp_path, monkeypatch, limit, value, said):
     monkeypatch.setattr(reference_model, limit, value)
@@ -248,15 +269,15 @@ def test_no_process_for_reports_selections_and_folders_without_config(tmp_path, 
 def test_the_process_answers_in_json_alone(tmp_path):
     """As a user of the file would start it: an unknown type, answered before transformers builds anything."""
     request = {
-        "config": {"model_type": "evil"}, "dtype": None, "whole": True, "tensors": {}, "memory": 4 << 30, "seconds": 60,
+        "config": {"model_type": "evil"}, "dtype": None, "whole": True, "own_code": False, "tensors": {},
+        "memory": 4 << 30, "seconds": 60,
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-P", reference_child.__file__],
+        [sys.executable, "-P", PROCESS],
         input=json.dumps(request),
         capture_output=True,
         text=True,
         check=True,
     )
     assert "has no model_type 'evil'" in json.loads(done.stdout)["reason"]
-    assert Path(reference_child.__file__).read_text().count("specdiag") == 0, "it can run where specdiag is not found"
     assert HEAD in complete()

@@ -7,9 +7,9 @@ from audited_models import CONFIG, HIDDEN, WIDTH, found, llama, save
 from huggingface_hub.errors import StrictDataclassError
 
 import specdiag
-from specdiag.auditing import reference_child
-from specdiag.auditing.reference_child import NoModelError, RefusedError
 from specdiag.auditing.reference_config import checked_copy, names_elsewhere, refusal, stated_type
+from specdiag.auditing.reference_process import building, confinement, loading
+from specdiag.auditing.reference_process.failures import NoModelError, RefusedError
 
 WHOLE = CONFIG | {
     "intermediate_size": HIDDEN, "num_key_value_heads": 4, "head_dim": WIDTH // 4, "rope_scaling": None,
@@ -23,7 +23,7 @@ ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, Arit
 def built(config: dict) -> object:
     """Build a model as the process does."""
     assert refusal(config, SHAPES) is None
-    return reference_child.build(checked_copy(config), stated_type(config), whole=not names_elsewhere(config))
+    return building.build(checked_copy(config), stated_type(config), whole=not names_elsewhere(config))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_may_be_no_fault_of_the_file_is_not_one(change):
 
 
 def test_a_failure_after_something_was_kept_from_it_is_not_one(monkeypatch):
-    monkeypatch.setattr(reference_child, "_attempts", ["socket.connect"])
+    monkeypatch.setattr(confinement, "attempts", ["socket.connect"])
     with pytest.raises(NoModelError) as error:
         built(WHOLE | {"hidden_act": "evil"})
     assert not isinstance(error.value, RefusedError)
@@ -113,7 +113,7 @@ def test_architectures_of_another_model_type_give_way_to_the_model_type():
     """Auto classes go by the model type: nothing of such a file would be loaded."""
     model = built(WHOLE | {"architectures": ["GPT2LMHeadModel"]})
     assert type(model).__name__ == "LlamaModel"
-    found = reference_child.compare(model, {"transformer.wte.weight": [200, WIDTH]})
+    found = loading.compare(model, {"transformer.wte.weight": [200, WIDTH]})
     assert len(found["missing"]) == len(model.state_dict())
 
 

@@ -207,7 +207,7 @@ def test_a_key_that_comes_twice(tmp_path: Path) -> None:
     index.unlink()
     (tmp_path / "config.json").write_text('{"model_type": "llama", "model_type": "gpt2"}')
     (note,) = open_checkpoint(tmp_path / "one.safetensors").notes
-    assert note == "Went on without a configuration: 'config.json' is damaged: it gives 'model_type' twice; correct it."
+    assert note == "Took the last model_type of the two in config.json, as transformers does."
 
 
 def test_addresses_are_no_paths(tmp_path: Path) -> None:

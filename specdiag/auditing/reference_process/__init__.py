@@ -1,0 +1,1 @@
+"""The process that builds transformers' own model without values. It imports nothing else of specdiag."""
