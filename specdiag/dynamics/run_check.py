@@ -20,7 +20,7 @@ from specdiag.dynamics.updates import Update, update_of
 from specdiag.dynamics.walk import expected
 from specdiag.errors import UsageError
 from specdiag.files import write_atomically
-from specdiag.records import Family, Record, Role
+from specdiag.records import FUNCTION_ROLES, Family, Record, Role, stored_role
 from specdiag.storage.kinds import NORM_CHECK
 from specdiag.text import checks
 from specdiag.trajectories.metric_log import LogEntry, entry
@@ -132,15 +132,17 @@ def check_run(log: NormLog) -> RunCheck:
     modules = {m.key: m for m in log.modules}
     checked: list[ModuleCheck] = []
     for p in predicted:
-        own = errors_of.get(p.module)
+        own, m = errors_of.get(p.module), modules[p.module]
+        if m.role in FUNCTION_ROLES:
+            left_out[p.module] = "it is a product of matrices, which no optimizer decays"
+            continue
         if not own:
             left_out[p.module] = "its norms are not finite"
             continue
         last, first = own[-1], norms[p.module][0][1]
-        m = modules[p.module]
         checked.append(
             ModuleCheck(
-                module=p.module, role=m.role, family=m.family, optimizer=m.optimizer or "", n=len(own), first=first,
+                module=p.module, role=stored_role(m.role), family=m.family, optimizer=m.optimizer or "", n=len(own), first=first,
                 last_step=last.step, predicted=last.predicted, logged=last.logged, error=last.relative,
                 worst_error=max((e.relative for e in own), key=abs), change=last.logged / first - 1, balance=p.balance,
                 steps_to_balance=p.steps_to_balance, alignment=aligned.get(p.module),
