@@ -26,8 +26,8 @@ def base():
 
 def other_form(kind):
     model = random_model(kind)
-    block = find_blocks(open_source(model))[0][0]
-    Changes(kind, model, block.wiring, block.attention.n_rotated).all()
+    blocks = find_blocks(open_source(model))[0]
+    Changes(kind, model, [block.wiring for block in blocks], blocks[0].attention.n_rotated).all()
     return model
 
 
