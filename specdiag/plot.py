@@ -52,7 +52,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150, tran
         UsageError: another suffix, or a place that cannot be written.
     """
     checks.instance("figure", figure, Figure, "from a function of specdiag.plot or of matplotlib")
-    dpi = checks.number("dpi", dpi, least=1, most=_MOST_DPI)
+    dpi, transparent = checks.number("dpi", dpi, least=1, most=_MOST_DPI), checks.flag("transparent", transparent)
     path = checks.path("path", path)
     check_target(path)
     write_atomically(path, render(figure, path.suffix.lower()[1:], dpi, transparent=transparent))

@@ -67,7 +67,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
     course = {"method": "scionc", "peak_lr": 1e-3, "steps_total": 10}
     groups = list(live.parameters())
     optimizers = ("AWD", "AdaDecay", "RenormalizedAdamW", "Scion")
-    rules = ("AlphaDecay", "CorrectedDecay", "GradientRatioDecay", "ModuleAdaDecay", "NormWatch", "WeightwiseDecay")
+    rules = ("AlphaDecay", "AlphaLR", "CorrectedDecay", "GradientRatioDecay", "ModuleAdaDecay", "NormWatch", "WeightwiseDecay")
     found_calls: dict[str, Call] = {
         "analyze": (specdiag.analyze, {"source": WEIGHTS, **QUICK}, ()),
         "audit": (specdiag.audit, {"source": WEIGHTS, **QUICK}, ANALYSIS),
@@ -77,6 +77,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
         "recommend of a report": (
             specdiag.recommend, {"source": report, "weight_decay": 0.1, "lr": 1e-3, "steps_left": 9}, (),
         ),
+        "recommend_rates": (specdiag.recommend_rates, {"source": report}, ()),
+        "recommend_rates of weights": (specdiag.recommend_rates, {"source": WEIGHTS, **QUICK}, ANALYSIS),
         "trajectory": (specdiag.trajectory, {"source": run, "out": folder / "out", **QUICK}, ANALYSIS),
         "watch": (lambda **given: next(specdiag.watch(**given)), {"run": run, "once": True, "out": folder / "w"}, ()),
         "simulate": (specdiag.simulate, simulated, ()),

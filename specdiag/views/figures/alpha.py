@@ -66,7 +66,7 @@ def alpha(
     """
     check_report(report)
     has_square = any(r.square_alpha is not None for r in report)
-    name = column(report, basis or ("square" if has_square else "alpha"))
+    name = column(report, ("square" if has_square else "alpha") if basis is None else basis)
     valued = [r for r in choose(report, include, layers, roles) if value(r, name) is not None]
     if not valued:
         raise UsageError(f"{report.source}: no matrix that was asked for has a value of {name}")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from specdiag.errors import UsageError
 from specdiag.records import ModuleRecord, stored_role
 from specdiag.report import SpectralReport
+from specdiag.text import checks
 from specdiag.views.cells import role_label
 from specdiag.views.figures.axes import hide_inner, panels
 from specdiag.views.figures.density import Curve, curve, draw, finish, span_of, spectra
@@ -72,7 +73,7 @@ def esd(
     chosen = choose(report, include, layers, roles)
     for other in others:
         check_report(other)
-    if every:
+    if checks.flag("every", every):
         if others:
             raise UsageError("every=True draws the matrices of one report: leave out the others")
         return ridges(report, chosen)
