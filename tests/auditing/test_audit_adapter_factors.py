@@ -15,7 +15,7 @@ from specdiag.auditing.thresholds import default_checks
 OUT, IN, RANK = 400, 300, 8
 MODULES = [ATTENTION.format(layer, place) for layer in range(2) for place in "qv"]
 SETTINGS = LORA | {"target_modules": ["q_proj", "v_proj"]}
-SCREENED = {check for check in default_checks() if check.startswith("adapter_")} - {"adapter_beside"}
+SCREENED = {check for check in default_checks() if check.startswith("adapter_")} - {"adapter_beside", "adapter_inside"}
 
 
 def initial(seed):
