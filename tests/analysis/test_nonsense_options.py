@@ -67,7 +67,15 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call]]
     course = {"method": "scionc", "peak_lr": 1e-3, "steps_total": 10}
     groups = list(live.parameters())
     optimizers = ("AWD", "AdaDecay", "RenormalizedAdamW", "Scion")
-    rules = ("AlphaDecay", "AlphaLR", "CorrectedDecay", "GradientRatioDecay", "ModuleAdaDecay", "NormWatch", "WeightwiseDecay")
+    rules = (
+        "AlphaDecay",
+        "AlphaLR",
+        "CorrectedDecay",
+        "GradientRatioDecay",
+        "ModuleAdaDecay",
+        "NormWatch",
+        "WeightwiseDecay",
+    )
     found_calls: dict[str, Call] = {
         "analyze": (specdiag.analyze, {"source": WEIGHTS, **QUICK}, ()),
         "audit": (specdiag.audit, {"source": WEIGHTS, **QUICK}, ANALYSIS),

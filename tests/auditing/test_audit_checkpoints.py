@@ -28,7 +28,9 @@ def test_real_checkpoints(asset, asset_name, file, expected):
 def test_the_pooler_that_minilm_never_used(minilm):
     """RMS 0.0091 (0.02 when initialised, decayed since), kurtosis 2.98, bias exactly 0: mean pooling does without it."""
     audit = specdiag.audit(minilm, device="cpu")
-    assert found(audit) == {("random", "pooler.dense.weight")}
+    assert {(f.check, f.module) for f in audit.findings if f.check != "reference_range"} == {
+        ("random", "pooler.dense.weight")
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
