@@ -14,6 +14,9 @@ _RANGES = ("range_fp16", "range_bf16", "range_fp8")
 _LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38}
 _WIDE = 1.5
 
+_EPS = 2.0**-23
+"""Spacing of float32, in which weights are stored at best: what lies below it times the side is rounding."""
+
 
 def directions(subject: Subject) -> Iterator[Observation]:
     """Find directions that lack in what is written to the stream.
@@ -122,8 +125,9 @@ def _stored_ratios(subject: Subject) -> Iterator[Observation]:
     report = subject.report
     for r in report.records:
         if _is_looked_at(subject, r):
-            low = report.eigenvalues(r.key)[:2]
-            if low[1] > 0:
+            eigenvalues = report.eigenvalues(r.key)
+            low = eigenvalues[:2]
+            if low[1] > (max(r.rows, r.cols) * _EPS) ** 2 * eigenvalues[-1]:  # else two are gone, or are rounding
                 yield Observation("removed_direction", r.key, max(float(low[0]), 0.0) / float(low[1]))
 
 

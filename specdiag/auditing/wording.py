@@ -202,4 +202,6 @@ def _collapsed(checks: list[str]) -> str:
 
 
 def _plain(number: float) -> str:
+    if abs(number) >= 1e9:
+        return f"{number:g}"
     return f"{number:.0f}" if isinstance(number, int) or abs(number) >= 1000 else f"{number:.4g}"

@@ -142,8 +142,8 @@ def check_run(log: NormLog) -> RunCheck:
         last, first = own[-1], norms[p.module][0][1]
         checked.append(
             ModuleCheck(
-                module=p.module, role=stored_role(m.role), family=m.family, optimizer=m.optimizer or "", n=len(own), first=first,
-                last_step=last.step, predicted=last.predicted, logged=last.logged, error=last.relative,
+                module=p.module, role=stored_role(m.role), family=m.family, optimizer=m.optimizer or "", n=len(own),
+                first=first, last_step=last.step, predicted=last.predicted, logged=last.logged, error=last.relative,
                 worst_error=max((e.relative for e in own), key=abs), change=last.logged / first - 1, balance=p.balance,
                 steps_to_balance=p.steps_to_balance, alignment=aligned.get(p.module),
             )

@@ -27,8 +27,10 @@ def large_but_not_the_largest(state, config, rng):
 
 
 def nearly_zero(state, config, rng):
+    """A down projection that hardly writes in a direction of the stream is named for that, and not as zero."""
     key = pick(rng)
     state[key][0] = 1e-6
+    return {("removed_direction", key)} if "down_proj" in key else set()
 
 
 def nearly_constant(state, config, rng):

@@ -14,10 +14,11 @@ def test_matrices_like_noise_where_others_are_not():
     state = wide()
     keys = [str(key) for key in rng.choice(list(state), 2, replace=False)]
     for key in keys:
-        state[key] = torch.from_numpy(rng.standard_normal((256, 256))).float()
+        state[key] = torch.from_numpy(rng.standard_normal((256, 256))).float() * (torch.linalg.matrix_norm(state[key], 2) / 32)
     assert found(specdiag.audit(wide(), device="cpu")) == set()
     assert found(specdiag.audit(state, device="cpu")) == {("random", key) for key in keys}
-    spiked = state | {keys[0]: state[keys[0]] + 0.25 * torch.outer(torch.randn(256), torch.randn(256))}
+    rms = state[keys[0]].square().mean().sqrt()
+    spiked = state | {keys[0]: state[keys[0]] + 0.25 * rms * torch.outer(torch.randn(256), torch.randn(256))}
     assert found(specdiag.audit(spiked, device="cpu")) == {("random", keys[1])}
     noise = {key: torch.from_numpy(rng.standard_normal((256, 256))).float() for key in state}
     audit = specdiag.audit(noise, device="cpu")

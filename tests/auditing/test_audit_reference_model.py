@@ -240,7 +240,7 @@ def test_a_model_that_cannot_be_built_has_a_reason(change, said):
 @pytest.mark.usefixtures("with_transformers")
 @pytest.mark.parametrize(
     ("limit", "value", "said"),
-    [("WAIT", 0, "within 0 s"), ("SECONDS", 1, "ended with"), ("MEMORY", 1 << 20, "transformers could not be used")],
+    [("WAIT", 0, "within 0 s"), ("SECONDS", 1, "ended with"), ("MEMORY", 1 << 20, "transformers")],
 )
 def test_a_process_that_takes_too_much_is_not_checked_and_no_failure(tmp_path, monkeypatch, limit, value, said):
     monkeypatch.setattr(reference_model, limit, value)
