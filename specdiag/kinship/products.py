@@ -14,6 +14,7 @@ import numpy as np
 
 from specdiag.function import effective
 from specdiag.function.folding import Array
+from specdiag.function.mlp import homogeneous
 from specdiag.function.parts import Block
 
 Factors = tuple[Array, Array]
@@ -117,7 +118,8 @@ def _ov(block: Block) -> Factors:
 
 def _du(block: Block, device: str) -> Array:
     (mlp,) = block.mlps
-    down, up = effective.write(block, mlp), effective.read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]]
+    up = effective.read(mlp.up, mlp.norm)[:, : mlp.up.shape[1]]
+    down = homogeneous(up, effective.write(block, mlp), mlp.power or 1)
     if device in ("cpu", "mps"):
         return down @ up
     import torch
