@@ -49,6 +49,8 @@ def test_what_smollm2_stores(smollm2: Path) -> None:
         "num_hidden_layers": 30,
         "hidden_size": 576,
         "intermediate_size": 1536,
+        "rope_theta": 100000.0,
+        "rotary_dim": 64,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
         "vocab_size": 49152,

@@ -75,7 +75,7 @@ def lightning_run(folder, steps, path=None):
     seen = []
     rates = dict.fromkeys(module.parameters())
     module.on_before_optimizer_step = lambda optimizer: seen.append(rates_in_force(optimizer))
-    trainer.fit(module, torch.utils.data.DataLoader([0] * 12), ckpt_path=path, weights_only=False)
+    trainer.fit(module, torch.utils.data.DataLoader([0] * 3), ckpt_path=path, weights_only=False)
     assert len(rates) == len(seen[0])
     assert set(decays_in_force(trainer.optimizers[0]).values()) == {0.1}
     return callback, module
