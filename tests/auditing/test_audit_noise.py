@@ -14,7 +14,9 @@ def test_matrices_like_noise_where_others_are_not():
     state = wide()
     keys = [str(key) for key in rng.choice(list(state), 2, replace=False)]
     for key in keys:
-        state[key] = torch.from_numpy(rng.standard_normal((256, 256))).float() * (torch.linalg.matrix_norm(state[key], 2) / 32)
+        state[key] = torch.from_numpy(rng.standard_normal((256, 256))).float() * (
+            torch.linalg.matrix_norm(state[key], 2) / 32
+        )
     assert found(specdiag.audit(wide(), device="cpu")) == set()
     assert found(specdiag.audit(state, device="cpu")) == {("random", key) for key in keys}
     rms = state[keys[0]].square().mean().sqrt()

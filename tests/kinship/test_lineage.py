@@ -31,7 +31,9 @@ def other_form(kind):
     return model
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "mixtral", "qwen3", "gemma2", "gpt_neox", "whisper", "opt", "nemotron"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "gpt2", "bert", "mixtral", "qwen3", "gemma2", "gpt_neox", "whisper", "opt", "nemotron"]
+)
 def test_other_forms_are_the_same_function(kind):
     found = related(random_model(kind), other_form(kind))
     assert found.verdict == "same function"
