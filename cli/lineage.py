@@ -38,7 +38,7 @@ def lineage(
     """Tell whether models compute the same, one derives from the other, or no relation is shown.
 
     What blocks compute is compared, not how it is stored: names, folded norms, mixed heads and codes do not matter.
-    Of three and more, mixes of two others are found, with their shares. The limits are provisional.
+    Among three and more, mixes of two others are found, with their shares. The limits are provisional.
 
     Exit codes: 0 an answer, whichever it is, 2 usage, 3 source, 4 no two of the models can be compared, 130
     interrupted by Ctrl-C, else 128 and the signal's number.

@@ -30,7 +30,7 @@ _BLOCK = 64 << 20
 def flops(matrix: WeightMatrix, settings: Settings) -> float:
     """Count operations of one matrix: Gram n^2 m, eigenvalues 4/3 n^3, by the smaller side n of all that is solved.
 
-    Of a matrix that is computed from others, its share of their products too.
+    A matrix that is computed from others has its share of their products too.
     """
     n_windows, *window = _windows(matrix, settings)
     solves = ((2 if settings.randomize else 1, *_size(matrix)), (n_windows, *window))
