@@ -94,7 +94,7 @@ def difference_of_means(model: Any, tokenizer: Any, layer: int) -> Array:
 
 
 def written(model: Any, layer: int, r: Array, strength: float) -> list[Writer]:
-    """What a block writes, edited and in balance."""
+    """Return the matrices of a block that write to the stream, edited and in balance."""
     config, block = model.config, model.model.layers[layer]
     heads, groups, d = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
     attention, mlp = block.self_attn, block.mlp

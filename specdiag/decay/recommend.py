@@ -124,7 +124,7 @@ def recommend(
     _check(rule, basis, compat, progress)
     if compat is not None and (include or exclude or roles):
         raise UsageError("compat='reference' decides itself who takes part: leave out include=, exclude= and roles=")
-    report = _report(source, basis, compat, progress, analysis)
+    report = report_of(source, progress, analysis, _defaults(basis, compat))
     value_column = column(basis, report.settings)
     targets = (
         decay_targets(report.records, include=include, exclude=exclude, roles=roles)
@@ -245,13 +245,24 @@ def _percentiles(clip: object) -> tuple[float, float] | None:
     return low, high
 
 
-def _report(
+def report_of(
     source: AnalysisSource | SpectralReport,
-    basis: Basis,
-    compat: str | None,
     progress: Callable[[Progress], None] | None,
     analysis: UnselectedArguments,
+    defaults: UnselectedArguments,
 ) -> SpectralReport:
+    """Take a report as it is, saved or not, and analyse anything else.
+
+    Args:
+        source: a report, its file, or what `analyze` takes.
+        progress: called while the source is analysed.
+        analysis: options of `analyze` that were given.
+        defaults: options of `analyze` where none was given.
+
+    Raises:
+        UsageError: options were given for a report.
+        SourceError: the source cannot be read.
+    """
     if is_location(source) and is_report(Path(source)):
         source = load_report(source)
     if isinstance(source, SpectralReport):
@@ -260,13 +271,16 @@ def _report(
         return source
     from specdiag.analysis.analyze import analyze
 
+    arguments: UnselectedArguments = {**defaults, **analysis}
+    return analyze(source, progress=progress, **arguments)
+
+
+def _defaults(basis: Basis, compat: str | None) -> UnselectedArguments:
+    """Options of the analysis that a basis and a mode of compatibility need."""
     defaults: UnselectedArguments = {"tail": _tail(basis)}
     if basis == "function":
         defaults = {**defaults, "function": True}
-    if compat == "reference":
-        defaults = {**defaults, "method": "svd", "dtype": "float32"}
-    arguments: UnselectedArguments = {**defaults, **analysis}
-    return analyze(source, progress=progress, **arguments)
+    return {**defaults, "method": "svd", "dtype": "float32"} if compat == "reference" else defaults
 
 
 def _tail(basis: Basis) -> TailName:

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, get_args
 
 from specdiag.analysis import options
 from specdiag.analysis.options import UnselectedArguments
-from specdiag.checkpoint.opening import is_location
 from specdiag.decay.assignment import check_rule
 from specdiag.decay.outside import outside_the_plan
-from specdiag.decay.recommend import shape_share
+from specdiag.decay.recommend import report_of, shape_share
 from specdiag.decay.targets import DecayTarget, column, decay_targets, random_value
-from specdiag.errors import UsageError
 from specdiag.rates.plan import Per, RateBasis, RateEntry, RatePlan
-from specdiag.rates.rule import rate_ratios
-from specdiag.records import ROLES, ModuleRecord, Role
-from specdiag.report import SpectralReport, is_report, load_report
+from specdiag.rates.rule import ENDS, rate_ratios
+from specdiag.records import ROLES, ModuleRecord
+from specdiag.report import SpectralReport
 from specdiag.text import checks
 
 if TYPE_CHECKING:
     from specdiag.analysis.run import Progress
     from specdiag.analysis.source import AnalysisSource
 
-ENDS: tuple[Role, ...] = ("embed", "head")
-"""Roles that the released code gives the largest ratio, whatever their exponents."""
 _MOSTLY_GEOMETRY = 0.5
 
 
@@ -85,7 +80,7 @@ def recommend_rates(
     preserve_mean, embeddings = checks.flag("preserve_mean", preserve_mean), checks.flag("embeddings", embeddings)
     lr = None if lr is None else checks.number("lr", lr, least=0, most=checks.MOST_RATE, hint="such as 0.001")
     checks.function("progress", progress)
-    report = _report(source, progress, analysis)
+    report = report_of(source, progress, analysis, {})
     targets = decay_targets(report.records, include=include, exclude=exclude, roles=roles)
     ends = _ends(report.records, {t.name for t in targets}) if embeddings else []
     value_column = column(basis, report.settings)
@@ -119,22 +114,6 @@ def recommend_rates(
         base_lr=lr, mean_ratio=mean, shape_share=share, rate_entries=entries,
         notes=tuple(_notes(report, entries, mean, preserve_mean)),
     )  # fmt: skip
-
-
-def _report(
-    source: AnalysisSource | SpectralReport,
-    progress: Callable[[Progress], None] | None,
-    analysis: UnselectedArguments,
-) -> SpectralReport:
-    if is_location(source) and is_report(Path(source)):
-        source = load_report(source)
-    if isinstance(source, SpectralReport):
-        if analysis:
-            raise UsageError(f"a report is taken as it is: {', '.join(analysis)} needs the checkpoint itself")
-        return source
-    from specdiag.analysis.analyze import analyze
-
-    return analyze(source, progress=progress, **analysis)
 
 
 def _ends(records: Sequence[ModuleRecord], taken: set[str]) -> list[DecayTarget]:

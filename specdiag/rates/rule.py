@@ -8,6 +8,10 @@ from statistics import fmean
 
 from specdiag.decay.assignment import Values, finite, linear
 from specdiag.rates.plan import Per
+from specdiag.records import Role
+
+ENDS: tuple[Role, ...] = ("embed", "head")
+"""Roles that the released code gives the largest ratio, whatever their exponents."""
 
 
 def rate_ratios(

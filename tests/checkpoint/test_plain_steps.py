@@ -19,7 +19,7 @@ STEPS = b"hjqrKMJX(t\x85\x86\x87RQ)\x89\x88N.}]usae0210\x00\x01\x02"
 
 
 def answer(data: bytes) -> object:
-    """What a pickle holds, in words, or how it fails."""
+    """Describe the content of a pickle, or its failure."""
     unpickler = inert.InertUnpickler(
         io.BytesIO(data), known_names(), makers(), lambda storage: ("outside", storage), 5000
     )

@@ -19,14 +19,11 @@ from specdiag.live.optimizers import Changed
 from specdiag.optim.rules.measured_ratios import MeasuredRatios
 from specdiag.optim.rules.measurement_schedule import Mode
 from specdiag.rates.plan import Per
-from specdiag.rates.rule import rate_ratios
-from specdiag.records import Role
+from specdiag.rates.rule import ENDS, rate_ratios
 from specdiag.spectra.live_alpha import Basis
 from specdiag.text import checks
 
 _log = logging.getLogger("specdiag")
-_ENDS: tuple[Role, ...] = ("embed", "head")
-"""Roles that the released code gives the largest ratio, whatever their exponents."""
 
 
 class AlphaLR(MeasuredRatios):
@@ -116,7 +113,7 @@ class AlphaLR(MeasuredRatios):
         checks.one_of("per", per, get_args(Per))
         self._preserve_mean = checks.flag("preserve_mean", preserve_mean)
         matrices = live_matrices(model) if checks.flag("embeddings", embeddings) else []
-        ends = {m.name: m.parameter for m in matrices if m.is_first and m.role in _ENDS}
+        ends = {m.name: m.parameter for m in matrices if m.is_first and m.role in ENDS}
         self._from: dict[str, float] = {}
         self._to: dict[str, float] = {}
         self._since = 0
