@@ -14,6 +14,7 @@ from specdiag.decay.plan import DecayPlan
 from specdiag.dynamics.norm_log import Watched
 from specdiag.dynamics.records import Point, Simulation
 from specdiag.dynamics.run_check import RunCheck
+from specdiag.kinship.records import Lineage, Mix, Relation
 from specdiag.rates.plan import RatePlan
 from specdiag.reference.ranges import Range, ReferenceRanges
 from specdiag.report import COLUMNS, _ReportFile
@@ -27,15 +28,18 @@ from specdiag.views.terms import ANY, names, terms
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    _ReportFile, AuditReport, Comparison, DecayPlan, Ledger, RatePlan, ReferenceRanges, RunCheck, Simulation,
+    _ReportFile, AuditReport, Comparison, DecayPlan, Ledger, Lineage, RatePlan, ReferenceRanges, RunCheck, Simulation,
     Trajectory, Verification, Watched,
 )  # fmt: skip
-ROWS = (Range, TensorCheck)
-COMMANDS = {"analyze", "audit", "compare", "recommend", "simulate", "trajectory", "verify", "reference", "train"}
+ROWS = (Range, TensorCheck, Relation, Mix)
+COMMANDS = {
+    "analyze", "audit", "compare", "lineage", "recommend", "simulate", "trajectory", "verify", "reference", "train",
+}  # fmt: skip
 MADE = {
     "cli/audit_output.py": {"head"},
     "cli/compare_output.py": {"head"},
     "cli/function_tables.py": {"f'{role} {head}'"},
+    "cli/lineage_output.py": {"other"},
     "cli/recommend_output.py": {"basis_head(plan)"},
     "cli/recommend_rates.py": {"'square_alpha' if plan.basis == 'square' else 'alpha'"},
     "cli/simulate_output.py": {"name"},
@@ -94,7 +98,9 @@ def test_every_key_of_a_file(record):
 
 def test_every_column_of_rows():
     rows = [name for record in (*ROWS, Point) for name in record.__struct_fields__]
-    exported = [record._columns(object.__new__(record)) for record in (Comparison, DecayPlan, AuditReport, Trajectory)]
+    exported = [
+        record._columns(object.__new__(record)) for record in (Comparison, DecayPlan, AuditReport, Trajectory, Lineage)
+    ]
     known = {*rows, *COLUMNS, *(name for columns in exported for name in columns)}
     assert sorted(name for name in known if not is_explained(name)) == []
 
