@@ -45,6 +45,8 @@ CHECKS = (
     "unused_tensor", "experts", "layers", "vocabulary", "hidden_size", "intermediate_size", "kv_heads", "n_experts",
     "head",
 )  # fmt: skip
+LOST = ("shieldgemma2",)
+"""AutoModelForImageTextToText saves names of it that transformers 5.23 does not load again: no false alarms."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -170,7 +172,11 @@ def summarise(results: Mapping[str, Any], version: str) -> dict[str, Any]:
         "built": len(built),
         "compared": len(built) - len(not_compared),
         "not_compared": not_compared,
-        "false_alarms": {way: {k: r[way] for k, r in built.items() if way in r} for way in ("model", "shapes")},
+        "false_alarms": {
+            way: {k: r[way] for k, r in built.items() if way in r and not (way == "model" and k in LOST)}
+            for way in ("model", "shapes")
+        },
+        "lost": [kind for kind in LOST if "model" in built.get(kind, {})],
         "planted": planted(),
     }
 
@@ -183,7 +189,8 @@ def sections(summary: Mapping[str, Any]) -> dict[str, str]:
         f"Complete models: {summary['built']} of {summary['registered']} model types of transformers "
         f"{summary['transformers']} build from their default configuration; {summary['compared']} were compared "
         f"with transformers' own model, all with the rules on shapes. False alarms: {alarms['model']} with the model, "
-        f"{alarms['shapes']} by shapes alone. Not compared: {left_out}.",
+        f"{alarms['shapes']} by shapes alone. Found, as transformers saves names that it does not load again: "
+        f"{', '.join(summary['lost']) or 'none'}. Not compared: {left_out}.",
         "",
         "| planted into | faults | found with the model | found by shapes alone | not found by shapes alone |",
         "| --- | --- | --- | --- | --- |",

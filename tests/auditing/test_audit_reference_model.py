@@ -237,6 +237,20 @@ def test_a_model_that_cannot_be_built_has_a_reason(change, said):
         building.build(WHOLE | change)
 
 
+@pytest.mark.parametrize(
+    ("kind", "named", "built"),
+    [
+        ("sam2_video", "Sam2Model", "Sam2Model"),
+        ("edgetam_video", "EdgeTamModel", "EdgeTamModel"),
+        ("sam3_tracker_video", "Sam3TrackerModel", "Sam3TrackerModel"),
+        ("sam2_video", "LlamaForCausalLM", "Sam2VideoModel"),
+    ],
+)
+def test_a_class_of_another_type_is_built_where_an_auto_class_has_it_for_this_one(kind, named, built):
+    """AutoModelForMaskGeneration makes Sam2Model of a sam2_video, and saves both names."""
+    assert type(building.build({"model_type": kind, "architectures": [named]})).__name__ == built
+
+
 @pytest.mark.usefixtures("with_transformers")
 @pytest.mark.parametrize(
     ("limit", "value", "said"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -111,7 +112,7 @@ def _require_type(dtype: object) -> None:
 
 
 def _model_class(settings: Any, architectures: object) -> Any:
-    """Find the class that `architectures` names in the module of its model type.
+    """Find the class that `architectures` names: in the module of its model type, or where an Auto class has it for it.
 
     Where it names none, or that of another model type, the base model: Auto classes go by the model type.
     """
@@ -120,13 +121,32 @@ def _model_class(settings: Any, architectures: object) -> Any:
 
     names = architectures if isinstance(architectures, list) else []
     if names:
+        name = str(names[0])
         module = importlib.import_module(type(settings).__module__.replace(".configuration_", ".modeling_"))
-        found = vars(module).get(str(names[0]))
+        found = vars(module).get(name)
+        transformers = importlib.import_module("transformers")
+        if found is None and _is_mapped(settings.model_type, name):  # Sam2Model for sam2_video
+            found = getattr(transformers, name)
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
-        if names[0] not in dir(importlib.import_module("transformers")):
-            raise NoModelError(f"transformers {version()} has no {str(names[0])[:100]} for this model_type")
+        if names[0] not in dir(transformers):
+            raise NoModelError(f"transformers {version()} has no {name[:100]} for this model_type")
     base: Any = MODEL_MAPPING.get(type(settings), None)
     if base is None:
         raise NoModelError("config.json names no architecture, and its model_type has no base model")
     return base[0] if isinstance(base, tuple) else base
+
+
+def _is_mapped(kind: str, name: str) -> bool:
+    """Tell whether an Auto class with a head makes a class of a model type, or of one that it is a part of."""
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    tables = [table for key, table in vars(modeling_auto).items() if re.fullmatch(r"MODEL_FOR_\w+_MAPPING_NAMES", key)]
+    kinds = {of for table in tables for of, classes in table.items() if name == classes or name in _several(classes)}
+    parts = (part for of in kinds for part in getattr(CONFIG_MAPPING[of], "sub_configs_defaults", {}).values())
+    return kind in kinds or any(part.model_type == kind for part in parts)
+
+
+def _several(classes: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", classes) if isinstance(classes, tuple) else ()
