@@ -28,9 +28,9 @@ def missing(subject: Subject) -> Iterator[Observation]:
     """
     found = _answer(subject)
     if found is None:
-        yield from shape_rules.missing(subject.report, subject.config)
+        yield from shape_rules.missing(subject)
         if not subject.updates:
-            yield from few_layers.differing(subject.report)
+            yield from few_layers.differing(subject)
         return
     named = {o.module for o in structure.layers(subject)}
     has_head = heads.lacks_head(subject) is None
@@ -50,7 +50,7 @@ def reshaped(subject: Subject) -> Iterator[Observation]:
     """
     found = _answer(subject)
     if found is None:
-        yield from shape_rules.reshaped(subject.report)
+        yield from shape_rules.reshaped(subject)
         return
     for name, stored, wanted in found.reshaped:
         if 0 not in stored:  # nothing is stored: the check `empty` says so

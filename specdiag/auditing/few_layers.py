@@ -6,10 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from specdiag.auditing.stacks import Layer, Member, is_expert, stacks
+from specdiag.auditing.stacks import Layer, Member, is_expert
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
-from specdiag.report import SpectralReport
 
 _MAJORITY = 3
 """Layers of one kind that make it the usual one."""
@@ -25,17 +25,17 @@ _NEEDED = {
 _GAIN_OR_BIAS = re.compile(r"(.*[._])?(\w*norm\w*|ln\w*)\.(weight|bias|scale|gamma)")
 
 
-def lacking(report: SpectralReport) -> Iterator[Observation]:
+def lacking(subject: Subject) -> Iterator[Observation]:
     """Find matrices that one expert lacks and the others have, and those that a block of two layers cannot do without.
 
     Args:
-        report: of a whole checkpoint.
+        subject: a whole checkpoint.
 
     Yields:
         `missing_matrix` for each.
     """
-    skipped = {s.name for s in report.skipped}
-    for stem, layers in stacks(report).items():
+    skipped = {s.name for s in subject.report.skipped}
+    for stem, layers in subject.stacks.items():
         for number, layer in sorted(layers.items()):
             yield from (_missing(f"{stem}{number}.{name}") for name in _of_experts(layer))
         for number, member, _ in () if _is_usual(layers) else _differing(layers):
@@ -48,18 +48,18 @@ def lacking(report: SpectralReport) -> Iterator[Observation]:
                 yield _missing(name if member[1] is None else f"{name}[{member[1]}]")
 
 
-def differing(report: SpectralReport) -> Iterator[Observation]:
+def differing(subject: Subject) -> Iterator[Observation]:
     """Find tensors that one layer lacks or has in another shape, where no majority of layers tells which is right.
 
     Args:
-        report: of a whole checkpoint.
+        subject: a whole checkpoint.
 
     Yields:
         `layers_differ` for each.
     """
-    named = {o.module for o in lacking(report)}
-    odd = {key for layers in stacks(report).values() for layer in layers.values() for key, _ in odd_experts(layer)}
-    for stem, layers in stacks(report).items():
+    named = {o.module for o in lacking(subject)}
+    odd = {key for layers in subject.stacks.values() for layer in layers.values() for key, _ in odd_experts(layer)}
+    for stem, layers in subject.stacks.items():
         if _is_usual(layers):
             continue
         for number, member, other in _differing(layers):

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 
 from specdiag.auditing.few_layers import odd_experts
 from specdiag.auditing.heads import HEAD, TOKENS
-from specdiag.auditing.stacks import Layer, Member, stacks
+from specdiag.auditing.stacks import Layer, Member
+from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
 from specdiag.report import SpectralReport
@@ -42,32 +43,31 @@ _ATTENTION = ("q", "k", "v", "o")
 _JOINED = frozenset({"q", "k", "v", "kv", "o", "gate", "up", "down"})
 
 
-def missing(report: SpectralReport, config: Mapping[str, object]) -> Iterator[Observation]:
+def missing(subject: Subject) -> Iterator[Observation]:
     """Find a token embedding, norms, and matrices of every layer that are missing.
 
     Args:
-        report: of a whole checkpoint.
-        config: config.json; empty without one.
+        subject: a whole checkpoint.
     """
-    found = stacks(report)
+    report, found = subject.report, subject.stacks
     writes = _WRITES.fullmatch(report.provenance.architecture or "") is not None
-    if writes and _lacks_embedding(report, config):
+    if writes and _lacks_embedding(subject):
         yield Observation("missing_tensor", None, "no token embedding")
     for stem, layers in found.items():
         yield from _lacking_norms(stem, layers)
         if writes:
             yield from _lacking_everywhere(stem, layers)
     if len(found) == 1 and any(HEAD.fullmatch(r.name) or TOKENS.fullmatch(r.name) for r in report):
-        yield from _lacking_final_norm(report, *found.popitem())
+        yield from _lacking_final_norm(report, *next(iter(found.items())))
 
 
-def reshaped(report: SpectralReport) -> Iterator[Observation]:
+def reshaped(subject: Subject) -> Iterator[Observation]:
     """Find matrices that do not fit the others of their layer, and are shaped differently in the other layers.
 
     Args:
-        report: of a whole checkpoint.
+        subject: a whole checkpoint.
     """
-    for layers in stacks(report).values():
+    for layers in subject.stacks.values():
         odd = dict(_odd(layers))
         for layer in layers.values():
             if not any(r.key in odd for r in layer.matrices.values()):
@@ -75,12 +75,13 @@ def reshaped(report: SpectralReport) -> Iterator[Observation]:
         yield from (Observation("other_shape", key, said) for key, said in odd.items())
 
 
-def _lacks_embedding(report: SpectralReport, config: Mapping[str, object]) -> bool:
+def _lacks_embedding(subject: Subject) -> bool:
     """Tell whether nothing but heads has a row for each token, although there is a vocabulary."""
+    report = subject.report
     heads = [r for r in report if r.role == "head" and HEAD.fullmatch(r.name)]
-    stated = config.get("vocab_size")
+    stated = subject.config.get("vocab_size")
     vocabulary = max((r.rows for r in heads), default=stated if isinstance(stated, int) else 0)
-    if vocabulary < _LEAST_VOCABULARY or not stacks(report):
+    if vocabulary < _LEAST_VOCABULARY or not subject.stacks:
         return False
     shapes = [(r.rows, r.cols) for r in report if not HEAD.fullmatch(r.name)] + [s.shape for s in report.skipped]
     if any(len(shape) > 1 and max(shape) >= _ALMOST * vocabulary for shape in shapes):

@@ -8,7 +8,7 @@ from typing import cast
 
 from specdiag.architecture.config import HEADS, number, sections
 from specdiag.auditing import shards
-from specdiag.auditing.stacks import Layer, stacks
+from specdiag.auditing.stacks import Layer
 from specdiag.auditing.subject import Subject
 from specdiag.auditing.thresholds import Observation
 from specdiag.records import ModuleRecord
@@ -42,9 +42,9 @@ def experts(subject: Subject) -> Iterator[Observation]:
     """
     chain = sections(subject.config, None)
     stated = number(chain, _EXPERTS)
-    if there := max((_choices(layer) for s in stacks(subject.report).values() for layer in s.values()), default=0):
+    if there := max((_choices(layer) for s in subject.stacks.values() for layer in s.values()), default=0):
         yield from _overdrawn(chain, max(there, stated or 0))
-    for stem, layers in stacks(subject.report).items():
+    for stem, layers in subject.stacks.items():
         for place, layer in sorted(layers.items()):
             routers, stored = layer.all_of("router"), _experts(layer)
             rows = routers[0].rows if len(routers) == 1 else stored
@@ -75,7 +75,7 @@ def sizes(subject: Subject) -> Iterator[Observation]:
     """
     stated = _stated(subject)
     n_experts = stated["n_experts"]
-    for stem, layers in stacks(subject.report).items():
+    for stem, layers in subject.stacks.items():
         stored = {
             "intermediate_size": [r for layer in layers.values() for r in _mlp(layer)],
             "kv_heads": [r for layer in layers.values() for r in _keys(layer)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +76,7 @@ def layers(subject: Subject) -> Iterator[Observation]:
                 missing.add(found.module)
                 yield found
     if not subject.updates:
-        yield from (found for found in few_layers.lacking(subject.report) if found.module not in missing)
+        yield from (found for found in few_layers.lacking(subject) if found.module not in missing)
 
 
 def not_checked(subject: Subject) -> dict[str, str]:
@@ -215,7 +214,10 @@ def _member(r: ModuleRecord, number: int) -> tuple[str, str | None]:
 
 def _renumbered(name: str, number: int, other: int | str) -> str:
     """Name the same tensor in another layer."""
-    return re.sub(rf"(?<![^.]){number}(?![^.])", str(other), name, count=1)
+    parts = name.split(".")
+    if str(number) in parts:
+        parts[parts.index(str(number))] = str(other)
+    return ".".join(parts)
 
 
 def _place(name: str, number: int, other: int) -> str:

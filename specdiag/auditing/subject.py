@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from specdiag.auditing.records import DecayAnswer, TokenTable
 from specdiag.auditing.reference import Reference
+from specdiag.auditing.stacks import Layer, stacks
 from specdiag.auditing.thresholds import Check, Observation
 from specdiag.records import ModuleRecord
 from specdiag.reference.ranges import ReferenceRanges
@@ -100,6 +101,11 @@ class Subject:
         if self.adapter is None or self.report.source.base is None:
             return False
         return record.name not in self._adapted and record.key not in self.files
+
+    @cached_property
+    def stacks(self) -> dict[str, dict[int, Layer]]:
+        """The numbered layers that hold attention, by the name before their number."""
+        return stacks(self.report)
 
     @cached_property
     def _adapted(self) -> frozenset[str]:
