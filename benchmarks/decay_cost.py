@@ -1,4 +1,4 @@
-"""What AlphaDecay costs a training run, and what measuring more often buys: a small LLaMA on the CPU.
+"""Cost of AlphaDecay in a training run, and the gain of measuring more often: a small LLaMA on the CPU.
 
 Two equal trainings take blocks of steps in turn, one of them with AlphaDecay: its cost is the time of its block over
 that of the block before, median of rounds. Training has one thread, so that `background` has the other processors.
@@ -164,7 +164,7 @@ def cost(text: Text, mode: Mode, every: int, rounds: int) -> Results:
 
 
 def norms(text: Text, results: Results, options: argparse.Namespace) -> None:
-    """What a NormWatch that logs every step adds to its time."""
+    """Time that a NormWatch adds by logging every step."""
     others, block = Others(), 10
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -196,7 +196,7 @@ def losses(text: Text, results: Results, options: argparse.Namespace) -> None:
 
 
 def _resumed(out: Path) -> Results:
-    """What `out` holds, if it is of the same setting."""
+    """Results in `out`, if they have the same settings."""
     if out.exists():
         held = json.loads(out.read_text())
         if held["setting"] == SETTING:

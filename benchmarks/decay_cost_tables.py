@@ -1,4 +1,4 @@
-"""What the runs of benchmarks/decay_cost.py say, in Markdown for docs/optim.md."""
+"""Results of benchmarks/decay_cost.py in Markdown for docs/optim.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Results = dict[str, Any]
 
 
 def share(results: Results, mode: str, every: int) -> float:
-    """Of a step's time: measured where that interval was, else a pass over all matrices divided by it."""
+    """Share of a step's time: measured at that interval, else a pass over all matrices divided by it."""
     measured = results["cost"]["measured"]
     held = measured.get(f"{mode} {every}")
     if held is not None:
@@ -32,7 +32,7 @@ def share(results: Results, mode: str, every: int) -> float:
 
 
 def cost_table(results: Results) -> str:
-    """What each mode adds to the time of a step."""
+    """Time that each mode adds to a step."""
     cost, setting = results["cost"], results["setting"]
     head = ["`every`", *(f"{every}" for every in _SHOWN)]
     rows = [[f"`{mode}`", *(f"{share(results, mode, every):.2%}" for every in _SHOWN)] for mode in _MODES]
@@ -52,7 +52,7 @@ def cost_table(results: Results) -> str:
 
 
 def loss_table(results: Results) -> str:
-    """What each interval buys, and its time over that of uniform decay."""
+    """Loss at each interval, and its time over that of uniform decay."""
     setting, runs = results["setting"], results["loss"]["runs"]
     rows: list[list[str]] = []
     for name in ("uniform", *map(str, INTERVALS)):
@@ -73,7 +73,7 @@ def loss_table(results: Results) -> str:
 
 
 def norms_text(results: Results) -> str:
-    """What NormWatch costs at its default interval."""
+    """Cost of NormWatch at its default interval."""
     held, setting = results["norms"], results["setting"]
     share = median(held["shares"])
     tokens = setting["batch"][0] * setting["batch"][1]

@@ -291,7 +291,7 @@ def _counted(text: Text) -> dict[str, float]:
 
 
 def _resumed(out: Path) -> Results:
-    """What `out` holds, if it is of the same setting, further contenders aside."""
+    """Results in `out`, if they have the same settings apart from further contenders."""
     if out.exists():
         held = json.loads(out.read_text())
         if held["setting"] | {"contenders": SETTING["contenders"] | held["setting"]["contenders"]} == SETTING:

@@ -1,4 +1,4 @@
-"""What benchmarks/methods.py trains, and how: of another setting no run is gone on with."""
+"""Settings of benchmarks/methods.py. A run of other settings is not continued."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STRONG, USUAL = 8.0, 0.1
 ALPHA_EVERY = COST_ROUNDS = 25
 """Steps between AlphaDecay's measurements of a module; over so many its cost is the mean one."""
 BETAS = ((0.9, 0.95), (0.5, 0.95), (0.95, 0.95), (0.9, 0.99), (0.9, 0.999))
-"""Of the second part; the first is for all methods."""
+"""Methods of the second part; the first has all methods."""
 SETTLED = 100
-"""Step of the second part from which changes of norms are told: well past the warm-up, 3/(lr x decay) in all."""
+"""Step of the second part from which changes of norms are measured: well past the warm-up, 3/(lr x decay) in all."""
 
 Results = dict[str, Any]
 

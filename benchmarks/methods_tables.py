@@ -1,4 +1,4 @@
-"""What the runs of benchmarks/methods.py say, in Markdown for docs/methods.md."""
+"""Results of benchmarks/methods.py in Markdown for docs/methods.md."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def methods_table(results: Results) -> str:
 
 
 def strong_table(results: Results) -> str:
-    """What differs from AdamW in decay alone, where decay acts."""
+    """Methods that differ from AdamW in decay alone, where decay acts."""
     decay = results["setting"]["decay"]
     change = f"its change from step {decay['settled']}"
     rows = [("method", "held-out loss", "less adamw's", "RMS at the end", change)]

@@ -1,4 +1,4 @@
-"""What the runs of benchmarks/momentum.py say, in Markdown and as a figure for docs/methods.md."""
+"""Results of benchmarks/momentum.py in Markdown and as a figure for docs/methods.md."""
 
 from __future__ import annotations
 

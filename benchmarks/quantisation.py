@@ -1,4 +1,4 @@
-"""What quantisation does to the exponents: MiniLM's block matrices in each format, against the original.
+"""Changes of exponents by quantisation: MiniLM's block matrices in each format, against the original.
 
 Each format is written to a temporary folder by the quantisers of tests/quantisers.py (round to nearest) or by the gguf
 package, and analysed as any checkpoint. fracast ships float32 and int8 of the same weights and is compared as it is.

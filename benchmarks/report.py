@@ -42,12 +42,12 @@ def header(missing: Mapping[str, str], rounds: int, process_rounds: int) -> dict
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on."""
+    """The machine and its settings."""
     return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python, and of these packages where they are installed."""
+    """Versions of Python, and of these packages where they are installed."""
     return {"python": platform.python_version()} | {p: v for p in packages if (v := _version(p))}
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks/scale.py measured, in Markdown for docs/scale.md, and the cost model that is fitted to it."""
+"""Results of benchmarks/scale.py in Markdown for docs/scale.md, and the cost model fitted to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit(rows: list[Results]) -> Fit:
 
 
 def seconds(fitted: Fit, n: int, m: int, dtype: str) -> float:
-    """What the model says of one matrix on one core."""
+    """Predicted seconds of a matrix on one core."""
     return float(terms(*sorted((n, m))) @ np.array(fitted[dtype])) / 1e9
 
 
@@ -132,7 +132,7 @@ def memory_table(results: Results) -> str:
 
 
 def share_table(results: Results) -> str:
-    """Of one worker's time."""
+    """Shares of a worker's time."""
     body = [
         (row["way"], f"{row['blas_seconds'] / row['seconds']:.0%}", f"{row['hash_seconds'] / row['seconds']:.1%}")
         for row in results["parts"]["share"]

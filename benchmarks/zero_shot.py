@@ -67,7 +67,7 @@ Results = dict[str, tuple[str, Scores, dict[str, Any]]]
 
 
 def model_of(source: str) -> tuple[str, Any]:
-    """What transformers loads for a source, and the tokenizer.
+    """The model that transformers loads for a source, and the tokenizer.
 
     Raises:
         SourceError: there is no whole checkpoint, or no tokenizer.
@@ -180,7 +180,7 @@ def difference(scores: Scores, first: Scores) -> dict[str, tuple[float, float]]:
 
 
 def table(runs: Mapping[str, Scores], tasks: Mapping[str, Task] = TASKS) -> str:
-    """One row a task: each run in percent, and each but the first less the first."""
+    """A row for each task: each run in percent, and its difference from the first run."""
     first = next(iter(runs.values()))
     columns = [summary(scores) for scores in runs.values()]
     differences = [difference(scores, first) for scores in list(runs.values())[1:]]
@@ -226,7 +226,7 @@ def record(
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """Options of the command line."""
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     made.add_argument("sources", nargs="+", metavar="RUN", help="a run, a folder of weights or a hub id")
     made.add_argument("--out", type=Path, help=f"default: {NAME} in the first run's folder, of a hub id right here")

@@ -131,7 +131,7 @@ def _nearest(owners: Sequence[str]) -> tuple[str | None, str, int]:
 
 
 def score(parameters: Iterable[Parameter], shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Any:
-    """What `specdiag.roles` gives for one type against what its classes say.
+    """Compares the roles of `specdiag.roles` for a model type with those of its classes.
 
     Args:
         parameters: those of two axes or more.

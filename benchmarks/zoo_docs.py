@@ -1,4 +1,4 @@
-"""What the zoo's results say, in Markdown for docs/zoo.md."""
+"""Results of the zoo in Markdown for docs/zoo.md."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Page:
         return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """What the window shows, or the whole page."""
+        """A picture of the window, or of the whole page."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
 
     def pdf(self) -> bytes:

@@ -148,7 +148,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 def _on_one_thread() -> Iterator[None]:
-    """What is compared bit for bit is computed on one thread."""
+    """Computes on one thread, so that results can be compared bit for bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

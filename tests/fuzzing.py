@@ -97,7 +97,7 @@ def fuzz(read: Callable[[Any], object], inputs: Iterator[Any], budget: float | N
 
 
 def _problem(read: Callable[[Any], object], value: Any) -> str | None:
-    """What is wrong with how `read` ends."""
+    """The fault in how `read` ends."""
     try:
         read(value)
     except SpecdiagError as error:

@@ -30,7 +30,7 @@ def kernels(flags: set[str], chosen: set[str]) -> list[str]:
 
 
 def processor_flags() -> set[str]:
-    """Of the first processor; empty where the system does not list them."""
+    """The flags of the first processor; empty where the system does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

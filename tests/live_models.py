@@ -104,7 +104,7 @@ def decays_of_a_step(optimizer, model):
 
 
 def float32_errors(model, **options):
-    """What float32 may do to an exponent of a model by its own stated bound, and to a ratio from 0.67 to 3 of it."""
+    """Bounds on the change by float32, of an exponent and of a ratio from 0.67 to 3."""
     import specdiag
 
     records = [r for r in specdiag.analyze(model, dtype="float32", **options) if r.alpha is not None]

@@ -60,5 +60,5 @@ def decoder_trainer(folder: Path, *callbacks: transformers.TrainerCallback, step
 
 
 def same(first: Path, second: Path, names=FILES) -> bool:
-    """Whether two checkpoints hold the same bytes."""
+    """True if two checkpoints hold the same bytes."""
     return [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []

@@ -44,12 +44,12 @@ SETTINGS = (
 
 
 def digest(values: object) -> str:
-    """Of values that JSON can write, floats to the last bit."""
+    """A digest of values that JSON can write, floats to the last bit."""
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
 
 
 def lines() -> Iterator[str]:
-    """One a checkpoint and setting: records, eigenvalues, and the plan that follows from them; then live exponents."""
+    """A digest for each checkpoint and setting (records, eigenvalues, plan), then those of live exponents."""
     for name in CHECKPOINTS:
         asset, _, inside = name.partition("/")
         place = assets.fetch(asset) / inside

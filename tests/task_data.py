@@ -72,7 +72,7 @@ def trainer(folder, model, data, *, steps, save_steps, **options):
 
 
 def resumed_is_whole(tmp_path, make, *, steps, at):
-    """Whether a run that was cut off at a checkpoint ends with the same weights."""
+    """A run that was cut off at a checkpoint ends with the same weights."""
     make(tmp_path / "whole").train()
     shutil.copytree(tmp_path / "whole" / f"checkpoint-{at}", tmp_path / "cut" / f"checkpoint-{at}")
     make(tmp_path / "cut").train(resume_from_checkpoint=True)

@@ -1,4 +1,4 @@
-"""`audit(alarms=True)`: planted faults become findings with directions and layers, healthy models pass, and what is not known is said."""
+"""`audit(alarms=True)`: planted faults become findings with directions and layers, healthy models pass, and unknowns are listed."""
 
 import json
 

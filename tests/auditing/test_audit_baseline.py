@@ -1,4 +1,4 @@
-"""What changed since a baseline."""
+"""Changes since a baseline."""
 
 from __future__ import annotations
 

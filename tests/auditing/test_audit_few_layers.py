@@ -1,4 +1,4 @@
-"""Models of two layers, and experts beside each other: what differs among them is told without transformers."""
+"""Differences among two layers, and among experts, are found without transformers."""
 
 from __future__ import annotations
 

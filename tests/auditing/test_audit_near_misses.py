@@ -1,4 +1,4 @@
-"""What lies just within each threshold, or is a design, stays quiet."""
+"""Values just within a threshold, and intended designs, give no finding."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def a_dense_first_layer(state, config, rng):
 
 
 def a_layer_without_attention(state, config, rng):
-    """One such layer is a design: what is lost alone is a tensor."""
+    """A single layer of another kind is a design; a single lost tensor is a finding."""
     for place in PLACES[:4]:
         del state[name(7, place)]
 

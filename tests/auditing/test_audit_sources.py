@@ -1,4 +1,4 @@
-"""What can be audited: reports, models in memory, open checkpoints, adapters; every tensor is read once."""
+"""Reports, models in memory, open checkpoints and adapters can be audited; every tensor is read once."""
 
 from __future__ import annotations
 

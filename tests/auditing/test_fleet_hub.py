@@ -138,7 +138,7 @@ def test_a_hub_that_limits_its_answers_is_waited_for(hub, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_list(tmp_path):
-    """Of 150 more models of a MiB each, nothing stays."""
+    """Memory does not grow with 150 more models of a MiB each."""
     for i in range(200):
         (tmp_path / f"m{i}").mkdir()
         matrix = np.random.default_rng(i).standard_normal((512, 512)).astype("f4")

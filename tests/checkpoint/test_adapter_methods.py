@@ -44,7 +44,7 @@ def test_other_methods_are_refused_by_name(
 
 
 def test_nothing_disappears(tmp_path: Path) -> None:
-    """What is no update is listed with its reason beside those that are."""
+    """Tensors that are no update are listed with the reason."""
     other = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     tensors = lora(QUERY, 96, 64) | {
         f"{other}.hada_w1_a": random(64, 8),

@@ -1,4 +1,4 @@
-"""What each format holds: real checkpoints against torch and safetensors, and made ones for the odd cases."""
+"""Contents of each format: real checkpoints against torch and safetensors, and made ones for the odd cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectra of dequantised weights: what rounding adds is told from a tail."""
+"""Spectra of dequantised weights: rounding noise is not taken for a tail."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_rounding_of_nothing_and_of_less_than_a_group() -> None:
 
 
 def test_int8_of_a_real_package_against_its_original(fracast: Path) -> None:
-    """Every matrix of both files, the noise what it is said to be, the exponents close."""
+    """Every matrix is in both files, the rounding noise is as estimated, and the exponents are close."""
     original, codes = (open_checkpoint(fracast, file=f"model{kind}.safetensors") for kind in ("", ".int8"))
     assert "Dequantised 19 tensors from int8." in codes.notes
     found = {m.key: m for m in codes.matrices}

@@ -84,7 +84,7 @@ def test_the_library_agrees(
 
 
 def agree(path: Path, content: bytes) -> bool:
-    """Whether both take the file; fails where one does."""
+    """True if both readers take the file; fails where only one does."""
     path.write_bytes(content)
     try:
         with safe_open(path, framework="numpy") as opened:

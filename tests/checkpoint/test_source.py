@@ -1,4 +1,4 @@
-"""What may be typed, which files are chosen, and what the refusals say."""
+"""Sources as they may be typed, the files that are chosen, and the sentences of refusals."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def test_one_lost_tensor_is_one_row_without_numbers(hub: HubStandIn) -> None:
 
 @pytest.mark.parametrize("stalled", [False, True])
 def test_slow_answers(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, stalled: bool) -> None:
-    """One that trickles is waited for, one that stalls is asked again."""
+    """A connection that trickles is waited for; one that stalls is opened again."""
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     n_requests = 0
 
@@ -447,7 +447,7 @@ def test_the_command_writes_nothing_but_its_report(hub: HubStandIn, command: Com
 
 
 def test_the_revisions_of_a_trajectory(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is finished is told from its commit."""
+    """A finished report is recognised by its commit."""
     hub.repos["org/one"].revisions = ("step1", "step2")
     cache = tmp_path / "cache"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))

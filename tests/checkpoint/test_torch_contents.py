@@ -240,7 +240,7 @@ def test_two_names_of_one_model_in_memory() -> None:
 
 
 def test_names_that_only_look_alike_stay_apart(tmp_path: Path) -> None:
-    """One letter and its decomposed form."""
+    """Two Unicode forms of a letter."""
     content = {"caf\u00e9.weight": torch.ones(4, 4), "cafe\u0301.weight": torch.ones(4, 5), 2**40000: torch.ones(4, 4)}
     assert names(opened(tmp_path, content))[:2] == ["caf\u00e9.weight", "cafe\u0301.weight"]
     assert open_checkpoint(tmp_path).n_tensors == 3

@@ -1,4 +1,4 @@
-"""What a torch file's pickle may do: name anything, and make nothing but tensors and plain containers."""
+"""A pickle of torch may name anything, and makes only tensors and plain containers."""
 
 from __future__ import annotations
 

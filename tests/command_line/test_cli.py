@@ -206,7 +206,7 @@ def test_help_is_light():
 
 
 def _seconds(command):
-    """Of processor time: that of a busy machine's clock says nothing."""
+    """Measures processor time, because the clock of a busy machine says nothing."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

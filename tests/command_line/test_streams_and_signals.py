@@ -1,4 +1,4 @@
-"""What can befall a process from outside: its streams break, it gets signals, its address space is small."""
+"""Broken streams, signals and a small address space end a process in a defined way."""
 
 import json
 import os
@@ -254,7 +254,7 @@ def test_failures_of_the_machine_are_sentences(error, words, code, monkeypatch):
 
 
 def test_a_signal_outside_of_any_command_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that arrives between the first handler and the command is no traceback, and names the signal."""
+    """A signal between the first handler and the command is named, without a traceback."""
 
     def hang_up() -> None:
         interrupts.remember(signal.SIGHUP)

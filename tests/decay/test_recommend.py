@@ -144,7 +144,7 @@ def test_norms_as_a_basis() -> None:
 
 
 def released(model: nn.Module, s1: float = 0.67, s2: float = 3.0) -> dict[str, float]:
-    """What the released AlphaDecay code does, from its description: no line is shared with the library."""
+    """The released AlphaDecay code, rebuilt from its description; it shares no line with the library."""
     linears = [(n, m.weight) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][1:-1]
     alphas = {
         f"{n}.weight": naive_hill(torch.square(torch.linalg.svdvals(w.detach().float())).numpy())

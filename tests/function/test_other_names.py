@@ -1,4 +1,4 @@
-"""One model under the names of GGUF and of Meta has the function that it has under those of transformers."""
+"""A model has the same function under the names of GGUF, Meta and transformers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`analyze --function --role qk`: no matrix is chosen, and nothing is said as if some were."""
+"""`analyze --function --role qk`: no stored matrix is chosen, and no output speaks of stored matrices."""
 
 from command import execute
 

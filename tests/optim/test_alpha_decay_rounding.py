@@ -1,4 +1,4 @@
-"""Decays that rounding undoes, and decays of 0, are said."""
+"""A warning names decays that rounding undoes, and decays of 0."""
 
 import pytest
 import torch

@@ -25,7 +25,7 @@ def logged(watch, module=Q):
 
 
 class Both:
-    """Several helpers that are told of each step."""
+    """Steps several helpers together."""
 
     def __init__(self, *told):
         self.told = told

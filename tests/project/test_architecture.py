@@ -18,7 +18,7 @@ LIGHT = {
     "specdiag.errors", "specdiag.records", "specdiag.text", "specdiag.text.counts", "specdiag.text.names", "specdiag.text.printable",
     "specdiag.system", "specdiag.system.distributions", "specdiag.views.cells", "specdiag.views.columns",
 }  # fmt: skip
-"""What the command line may load before it knows the command."""
+"""Modules that the command line may load before it knows the command."""
 SOURCES = sorted((ROOT / "specdiag").rglob("*.py"))
 
 

@@ -22,7 +22,7 @@ from specdiag.files import (
 
 
 class Thing(msgspec.Struct):
-    """What the decoders are tried on."""
+    """Files that the decoders are tried on."""
 
     n: int
 

@@ -238,7 +238,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("renamed", range(4))
 def test_a_report_has_its_eigenvalues_after_a_kill_at_any_moment(saved, monkeypatch, renamed):
-    """Of the three renames of a save, some are done: what was there, or what is new, is whole."""
+    """A save that stops between its three renames leaves the old report or the new one whole."""
     path, spectra = saved
     old, new = load_report(path).in_memory(), analysed(96)
     replace, done = Path.replace, []

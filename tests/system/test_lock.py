@@ -1,4 +1,4 @@
-"""One writer in a folder: the lock says who, is taken over from the dead, and never from the living."""
+"""A lock names the only writer of a folder; it passes on from a dead process, never from a living one."""
 
 import json
 import multiprocessing

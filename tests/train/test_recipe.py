@@ -1,4 +1,4 @@
-"""Recipes: what the files of papers say, and what is said of a wrong one."""
+"""Recipes: the files of papers load, and a wrong file is refused with a sentence."""
 
 import inspect
 import warnings

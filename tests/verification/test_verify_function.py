@@ -1,4 +1,4 @@
-"""A copy in another form is not verified, and its function is said: matched as lineage matches it."""
+"""A copy in another form is not verified; the last line says whether lineage finds the same function."""
 
 import pytest
 import torch
