@@ -182,20 +182,22 @@ def _rows(group: tuple[Finding, ...], *, all_rows: bool) -> list[tuple[str, ...]
     from specdiag.auditing import wording
 
     shown = group if all_rows or len(group) <= wording.FEW + 1 else group[: wording.FEW]
-    rows = [
-        (printable(f.module or "the checkpoint"), f.severity, f.check, wording.value(f), wording.expected(f))
-        for f in shown
-    ]
+    rows = [(printable(f.module or "the checkpoint"), f.severity, f.check, _value(f)) for f in shown]
     if len(shown) < len(group):
-        rows.append((f"and {len(group) - len(shown)} more (--all)", group[0].severity, group[0].check, "", ""))
+        rows.append((f"and {len(group) - len(shown)} more (--all)", group[0].severity, group[0].check, ""))
     return rows
 
 
+def _value(finding: Finding) -> str:
+    """The value with the expected one, in one cell, so that a narrow terminal loses neither."""
+    from specdiag.auditing import wording
+
+    expected = wording.expected(finding)
+    return wording.value(finding) + (f", expected {expected}" if expected else "")
+
+
 def _columns() -> list[tables.Column[tuple[str, ...]]]:
-    heads = ("module", "severity", "check", "value", "expected")
+    heads = ("module", "severity", "check", "value")
     return [
-        tables.Column(
-            head, lambda row, i=i: row[i], right=False, drop=1 if head == "expected" else 0, wraps=head == "value"
-        )
-        for i, head in enumerate(heads)
+        tables.Column(head, lambda row, i=i: row[i], right=False, wraps=head == "value") for i, head in enumerate(heads)
     ]

@@ -40,16 +40,17 @@ def _print(found: Machine) -> None:
     from .machine import OPTIONAL
 
     console = output.console()
-    show_facts([*_facts(found)], console)
     missing = {name: use for name, use in OPTIONAL.items() if found.optional[name] is None}
-    if missing:
-        console.print("Not installed, and needed for:")
-        show_facts([*missing.items()], console)
     if found.problems:
         console.print(f"Not ready: {'; '.join(found.problems)}.", style="bold red", soft_wrap=True)
     else:
-        rest = f" For the rest: pip install {' '.join(missing)}." if missing else " Nothing is missing."
-        console.print(f"Ready to analyse, compare, audit and plan.{rest}", style="bold green", soft_wrap=True)
+        console.print("Ready to analyse, compare, audit and plan.", style="bold green", soft_wrap=True)
+    console.print()
+    show_facts([*_facts(found)], console)
+    if missing:
+        console.print("Not installed, and needed for:")
+        show_facts([*missing.items()], console)
+        console.print(f"To install them: pip install {' '.join(missing)}", soft_wrap=True)
 
 
 def _facts(found: Machine) -> Iterator[tuple[str, str]]:

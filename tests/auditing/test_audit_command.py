@@ -45,6 +45,13 @@ def test_table(faulty):
     assert name(7, PLACES[0]) in cli(faulty, "--all").stdout
 
 
+def test_a_narrow_table_keeps_the_expected_value(tmp_path):
+    made([row(name(i, PLACES[0]), "q", i, n_dead_rows=3) for i in range(2)]).save(tmp_path / "m.json")
+    for width in (60, 80, 120):
+        words = " ".join(cli(tmp_path / "m.json", width=width).stdout.split())
+        assert words.count("rows zero, expected none") >= 1, width
+
+
 def test_markdown_shows_hostile_names_as_text(faulty):
     done = cli(faulty, "-f", "md")
     (line,) = [line for line in done.stdout.splitlines() if "evil" in line]

@@ -186,7 +186,7 @@ def few_of_each(records: Sequence[ModuleRecord]) -> tuple[list[ModuleRecord], li
         first_few.append(r)
     if len(first_few) == len(records):
         return first_few, []
-    return first_few, [f"of up to {max(counts.values())} matrices of a role in a layer the first {_OF_EACH} are drawn"]
+    return first_few, [f"drawn: the first {_OF_EACH} of up to {max(counts.values())} matrices of a role in a layer"]
 
 
 @cache
