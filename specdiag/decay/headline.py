@@ -39,10 +39,7 @@ def headline(plan: DecayPlan) -> str:
         return f"Do not use this plan: {plan.shape_share:.0%} of it is explained by shape."
     if plan.basis == "square" and (plan.agreement is None or plan.agreement < AGREE):
         return _disagreement(plan)
-    return (
-        "Keep one decay for all modules for now: whether this plan is worth a run takes its base decay, the lr and the "
-        "steps left."
-    )
+    return "Keep one decay for all modules for now. Judging this plan needs the base decay, the lr and the steps left."
 
 
 def _disagreement(plan: DecayPlan) -> str:
