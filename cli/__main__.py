@@ -1,5 +1,5 @@
 """`python -m cli` from a clone."""
 
-from .main import run
+from .entry import run
 
 run()

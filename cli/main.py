@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from specdiag.system import interrupts
 from specdiag.system.distributions import version
 
-from . import output, streams
+from . import output
 from .analyze import analyze
 from .audit import audit
 from .cache import cache
@@ -87,17 +85,3 @@ def main(
     """Spectral diagnostics of transformer checkpoints."""
     ctx.obj = {"quiet": quiet, "verbose": verbose, "debug": debug}
     output.configure(**ctx.obj)
-
-
-def run() -> None:
-    """Entry point of the console script."""
-    streams.prepare()
-    interrupts.catch()
-    try:
-        app()
-    except KeyboardInterrupt:  # before the command began, or after it ended
-        raise SystemExit(interrupts.exit_code()) from None
-    except SystemExit as done:
-        if done.code and any(t.is_alive() and not t.daemon for t in threading.enumerate()[1:]):
-            output.leave(done.code)  # a worker inside LAPACK is not waited for
-        raise

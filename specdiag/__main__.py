@@ -1,5 +1,5 @@
 """`python -m specdiag`."""
 
-from specdiag_cli.main import run  # pyright: ignore[reportMissingImports] - not to be seen in an editable install
+from specdiag_cli.entry import run  # pyright: ignore[reportMissingImports] - not to be seen in an editable install
 
 run()

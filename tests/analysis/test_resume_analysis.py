@@ -268,7 +268,7 @@ def measure(*arguments):
         raise {error}
     return real(*arguments)
 workers.measure, workers.batches = measure, lambda ordered: ([unit] for unit in ordered)
-from specdiag_cli.main import run
+from specdiag_cli.entry import run
 sys.argv = ["specdiag", "analyze", "ckpt", "--jobs", "1", "--no-cache"]
 run()
 """

@@ -6,11 +6,12 @@ import pty
 import resource
 import signal
 import subprocess
+import sys
 
 import pytest
 from command import execute, shell, start_and_wait, words
 from models import QUERY, queries, write_checkpoint
-from specdiag_cli import main
+from specdiag_cli import entry, main
 
 from specdiag.errors import ComputationError
 from specdiag.report import load_report
@@ -262,11 +263,26 @@ def test_a_signal_outside_of_any_command_ends_with_its_code(monkeypatch: pytest.
 
     monkeypatch.setattr(main, "app", hang_up)
     monkeypatch.setattr(interrupts, "catch", lambda: None)
-    monkeypatch.setattr(main.streams, "prepare", lambda: None)
+    monkeypatch.setattr(entry.streams, "prepare", lambda: None)
     interrupts.forget()
     try:
         with pytest.raises(SystemExit) as ended:
-            main.run()
+            entry.run()
     finally:
         interrupts.forget()
     assert ended.value.code == 129
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_commands_are_imported_ends_with_its_code_and_no_traceback(number: int) -> None:
+    program = (
+        "import os, sys\n"
+        "from specdiag_cli import entry\n"
+        "class Signalling:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == 'specdiag_cli.audit': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Signalling())\n"
+        "entry.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")

@@ -1,0 +1,27 @@
+"""The entry point: streams and signals are prepared before the commands are imported, which takes half a second."""
+
+from __future__ import annotations
+
+import threading
+
+from specdiag.system import interrupts
+
+from . import streams
+
+
+def run() -> None:
+    """Run the program that the command line names."""
+    streams.prepare()
+    interrupts.catch()
+    try:
+        from .main import app
+
+        app()
+    except KeyboardInterrupt:  # before the command began, or after it ended
+        raise SystemExit(interrupts.exit_code()) from None
+    except SystemExit as done:
+        if done.code and any(t.is_alive() and not t.daemon for t in threading.enumerate()[1:]):
+            from . import output
+
+            output.leave(done.code)  # a worker inside LAPACK is not waited for
+        raise
