@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 
-from specdiag.records import ModuleRecord, Summary
+from specdiag.records import ModuleRecord, RoleSummary, Summary
 from specdiag.views.cells import number
 from specdiag.views.columns import Column, role_columns
 
@@ -33,12 +34,18 @@ def show(summary: Summary, rows: Sequence[ModuleRecord], console: Console, *, al
         all_rows: give each layer a row, not each of a few ranges.
     """
     title = "Function (medians; null: random matrices, of qk, ov and du products of two)"
-    console.print(draw(title, role_columns(), summary.function, console.width))
+    console.print(draw(title, _role_columns(summary), summary.function, console.width))
     console.print()
     by_layer = _by_layer(rows, console.width, all_rows=all_rows)
     if by_layer is not None:
         console.print(by_layer)
         console.print()
+
+
+def _role_columns(summary: Summary) -> list[Column[RoleSummary]]:
+    """The columns of roles; the stable rank stays where it is the only number of a role."""
+    keep = any(role.n_alpha == 0 for role in summary.function)
+    return [replace(c, drop=0) if keep and c.head == "stable rank" else c for c in role_columns()]
 
 
 def show_title(report: SpectralReport, console: Console) -> None:

@@ -13,7 +13,7 @@ from specdiag.system import interrupts
 from specdiag.views.cells import number
 from specdiag.views.columns import Column
 
-from . import opening, options, output, recommend_checks, tables, targets
+from . import door, opening, options, output, recommend_checks, tables, targets
 from .sharing import Given
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _deliver(plan: RatePlan, export: str | None, out: Path | None, top: int | No
 
 def _print(plan: RatePlan, top: int | None) -> None:
     console = output.console()
-    console.print(plan.headline, style="bold", soft_wrap=True)
+    console.print(door.translated(plan.headline), style="bold", soft_wrap=True)
     console.print()
     shown = list(plan.entries)
     title = f"{len(shown)} Parameters"

@@ -134,7 +134,7 @@ def _headline(share: float | None, per: Per, mean: float, is_empty: bool) -> str
     if is_empty:
         return "Do not use this plan: no module has a number that it could rest on."
     if share is not None and share >= _MOSTLY_GEOMETRY:
-        other = " Shapes cancel in the plan per layer." if per == "module" else ""
+        other = " Shapes cancel with per=layer." if per == "module" else ""
         return f"Do not use this plan: {share:.0%} of it is explained by shape.{other}"
     return (
         f"Untested: keep one learning rate for all modules, or hold this plan against one rate of {mean:.2f} times the "

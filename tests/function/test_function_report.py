@@ -260,6 +260,16 @@ def test_values_that_are_not_finite_have_no_spectrum(llama, tmp_path):
     assert report[name].gauge_shift is None
 
 
+def test_a_narrow_table_keeps_the_only_number_of_small_heads(tmp_path):
+    small = random_model("llama", **LARGER | {"num_attention_heads": 8, "head_dim": 16})
+    folder = write_checkpoint(tmp_path / "model", *altered(small, {}))
+    _, out, _ = outcome("analyze", folder, "--function", width=80)
+    table = out[out.index("Function (medians") :].splitlines()
+    assert table[1].split()[-2:] == ["stable", "rank"]
+    qk = next(line.split() for line in table if " qk " in line)
+    assert float(qk[-1]) > 1
+
+
 def test_the_command_shows_tables_and_rows(llama, tmp_path):
     folder = write_checkpoint(tmp_path / "model", *altered(llama, {}))
     code, out, err = outcome("analyze", folder, "--function", "-o", tmp_path / "a.json", width=112)

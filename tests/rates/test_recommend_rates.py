@@ -54,6 +54,12 @@ def test_random_weights_get_a_plan_of_shapes_that_is_refused():
     assert plan.headline.startswith("Do not use this plan:")
 
 
+def test_a_plan_of_shapes_names_the_option_that_cancels_them(tmp_path):
+    path = specdiag.analyze(Decoder(layers=3, mlp=512, seed=3)).save(tmp_path / "random.specdiag.json")
+    first = invoke("recommend", path, "--what", "lr", width=120).stdout.splitlines()[0]
+    assert first.endswith("of it is explained by shape. Shapes cancel with --per layer.")
+
+
 def test_a_live_rule_starts_where_the_plan_stands():
     model = Decoder(layers=3, mlp=160)
     rates = AlphaLR(model, adamw(model), blend=1)
