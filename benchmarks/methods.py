@@ -274,7 +274,7 @@ def held_out_loss(model: nn.Module, blocks: torch.Tensor) -> float:
 
 
 def rms(parameters: Sequence[torch.Tensor]) -> float:
-    """Of all entries together."""
+    """Root mean square of all entries together."""
     square = sum(float(p.detach().double().square().sum()) for p in parameters)
     return math.sqrt(square / sum(p.numel() for p in parameters))
 

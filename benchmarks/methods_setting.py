@@ -46,7 +46,7 @@ _ADAM, _SGD = (1e-3, 2e-3, 4e-3, 8e-3), (0.1, 0.2, 0.4, 0.8)
 _SCION, _MUON = (2**-12, 2**-11, 2**-10, 2**-9), (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 _DECAY = {"weight_decay": USUAL}
 _MIDDLE = (0.67 + 3) / 2
-"""Of AlphaDecay's ratios: its decay is the larger one, and a uniform one of that size stands beside it."""
+"""Middle of AlphaDecay's ratios. They raise the decay, so a uniform decay of this size stands beside them."""
 
 CONTENDERS: dict[str, Contender] = {
     "adamw": Contender("adamw", _ADAM, _DECAY),

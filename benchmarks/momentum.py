@@ -42,8 +42,8 @@ LRS = tuple(2.0**k for k in range(-14, -7))
 TRANSFER_SEEDS = (0, 1)
 LONG, LONG_WARMUP, EVERY = 300, 30, 15
 LR, LAST, ALPHA, TARGET = 2**-11, 1e-3, 0.1, 0.36
-"""Of the second part; LAST is what is left of the lr. The target norm is small: a step at the peak removes 1.6 %, and
-balance is reached."""
+"""Settings of the second part; LAST is the share of the lr at its end. The target norm is small: a step at the peak
+removes 1.6 %, so balance is reached."""
 RUNS = ("cosine lr", "momentum in its place", "linear momentum, corrected", "linear momentum, not corrected")
 
 Results = dict[str, Any]

@@ -61,7 +61,7 @@ TASKS: dict[str, Task] = {
 """In the order of the table; the metric is reconstructed."""
 
 Scores = dict[str, list[float]]
-"""Of every question, by task."""
+"""Scores of every question, by task."""
 Results = dict[str, tuple[str, Scores, dict[str, Any]]]
 """By source: the model that was asked, its scores, and all that lm-eval says of the tasks."""
 
