@@ -116,11 +116,14 @@ def analyze(
     checkpoint = open_source(source, **opening)
     show.provenance(checkpoint)
     if dry_run:
+        from specdiag.system.paused_collection import paused_collection
+
         from .analyze_listing import listing
 
         if idle := options.given(ctx, ("resume", "summary", "top", "reference")):
             raise UsageError(f"--dry-run computes nothing: leave out {options.listed(idle)}")
-        listing(checkpoint, given.arguments(), target)
+        with paused_collection():
+            listing(checkpoint, given.arguments(), target)
         return
     selected = any(given.values.get(name) for name in _SELECTING)
     target = target.opened(opening).saving(checkpoint.source, selected=selected, picked=opening.get("file"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +40,18 @@ def flops(matrix: WeightMatrix, settings: Settings) -> float:
 
 def seconds(matrix: WeightMatrix, settings: Settings) -> float:
     """Estimate the seconds of one matrix on one core of the machine of docs/scale.md."""
-    n_windows, *sides = _windows(matrix, settings)
+    n_windows, n, m = _windows(matrix, settings)
     solves = [
-        *((terms(*_size(matrix)), dtype, share) for dtype, share in _solves(matrix, settings)),
-        (terms(*sides), fixed_type(settings), n_windows),
+        *((_size(matrix), dtype, share) for dtype, share in _solves(matrix, settings)),
+        ((n, m), fixed_type(settings), n_windows),
     ]
-    solved = sum(share * float(counted @ np.array(NANOSECONDS[dtype])) for counted, dtype, share in solves)
+    solved = sum(share * _nanoseconds(size, dtype) for size, dtype, share in solves if share)
     return (_products(matrix) * NANOSECONDS["float64"][0] + matrix.n_slices * solved) / 1e9
+
+
+@lru_cache(1024)  # a model has a few shapes
+def _nanoseconds(size: tuple[int, int], dtype: ComputeType) -> float:
+    return float(terms(*size) @ np.array(NANOSECONDS[dtype]))
 
 
 def _products(matrix: WeightMatrix) -> float:

@@ -43,7 +43,8 @@ def select(checkpoint: Checkpoint, settings: Settings) -> tuple[list[WeightMatri
         )
 
     selected = [m for m in checkpoint.matrices if wanted(m)]
-    left = [skip(m, "not selected") for m in checkpoint.matrices if not wanted(m)]
+    keys = {m.key for m in selected}
+    left = [skip(m, "not selected") for m in checkpoint.matrices if m.key not in keys]
     if not selected:
         raise SourceError(_nothing(checkpoint, left))
     _refuse_for_low_rank(selected, settings)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from math import prod
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from specdiag.architecture import fused
 from specdiag.architecture.names import is_kernel
@@ -30,8 +30,7 @@ _SHORT = 16
 _LARGEST_STEM = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True, gc=False):
     """A matrix of a tensor: its role, how it is cut, and its name among the parts of its tensor."""
 
     role: Role
@@ -189,7 +188,7 @@ def _tensor(survey: Survey, name: str, shape: tuple[int, int], rule: Rule) -> fu
     output = survey.output(name, follows)
     width = survey.widths.get(survey.names[name].block, UNKNOWN).size
     if rule.role == "up" and not rule.parts and fused.is_doubled(shape, output, width):
-        rule = msgspec.structs.replace(rule, parts=rule.halves)
+        rule = replace(rule, parts=rule.halves)
     return fused.Tensor(
         name=survey.names[name],
         shape=shape,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from specdiag.architecture.names import Name
 from specdiag.architecture.rules import Rule
@@ -16,8 +17,7 @@ _LEVELS = 5
 _SIDES: tuple[Role, ...] = ("gate", "up", "down")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True, gc=False):
     """A matrix of a block.
 
     Attributes:
@@ -50,9 +50,10 @@ class Member:
         """
         stem = key[len(name.parent) + 1 :].partition(".")[0] if name.parent else key.partition(".")[0]
         holder = name.parent
-        if is_plain(stem) and qkv_word(name) is not None:
+        word = qkv_word(name)
+        if word is not None and is_plain(stem):
             holder, _, stem = holder.rpartition(".")
-        return cls(key, name, shape, rule, stem, holder, qkv_word(name))
+        return cls(key, name, shape, rule, stem, holder, word)
 
     @property
     def is_open(self) -> bool:

@@ -85,6 +85,8 @@ def merged_experts(shapes: Mapping[str, Shape], rules: Mapping[str, Rule | None]
         rule = rules[name]
         if rule is not None and rule.role == "router" and len(shape) == 2 and 1 < min(shape) < max(shape):
             sizes |= dict.fromkeys(_above(name), (min(shape), max(shape)))
+    if not sizes:
+        return {}
     found: dict[str, Shape] = {}
     for name, shape in shapes.items():
         holder = next((path for path in _above(name) if path in sizes), None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+
+from msgspec import Struct
 
 from specdiag.architecture.rules import BUILTIN, Context
 
@@ -22,13 +23,14 @@ _NUMBERED = re.compile(r"(\w*(?:layer|block|stage)s?|h)_([0-9]{1,5})", re.IGNORE
 _WRAPPERS = ("linear", "convolution", "base_layer", "default", "lora_a", "lora_b")
 _GROUPED = re.compile(rf"weight[0-9]{{1,{_LONGEST_INDEX}}}")  # one for each expert
 _SECOND = "attn2"
+_ASKS = re.compile(r"(?:^|\.)(?:attn2|multihead_attn)(?:\.|$)|(?:^|\.)w(?:eight[0-9]+)?$")
+"""Fits the names of which only the modules beside them tell what they are."""
 _CROSS = re.compile(
     r"cross_?att|^attn2$|x_?attn|enc_?dec|encoder_att|inter_att|crossattention|^(?:src|context)_attn$", re.IGNORECASE
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True, gc=False):
     """A name taken apart.
 
     Attributes:
@@ -93,6 +95,43 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         name: the name of a tensor.
         neighbours: all names of the same checkpoint.
     """
+    form = _form(name, neighbours) if _ASKS.search(name) else _lonely_form(_INDEX.sub("0", name))
+    segments, blocks = name.split("."), form.blocks
+    return Name(
+        path=form.path,
+        parent=".".join(segments[: form.parent]),
+        context=form.context,
+        stack=_above_block(segments, blocks[0]) if blocks else "",
+        block=".".join(segments[: blocks[-1] + 1]) if blocks else "",
+        indices=tuple(int(segments[i].rpartition("_")[2]) for i in blocks),
+        sequence=None if form.sequence is None else int(segments[form.sequence]),
+        component=form.component,
+        side=form.side,
+        cross=form.cross,
+    )
+
+
+class _Form(Struct, frozen=True, gc=False):
+    """Traits of all names that differ in indices alone, as those of one matrix in all layers and experts do.
+
+    Attributes:
+        path: as that of a name, and so are context, component, side and cross.
+        parent: the number of segments in the path that holds the module.
+        blocks: the places of the segments that number the nested blocks, outermost first.
+        sequence: the place of the index in a sequential container, None for a named module.
+    """
+
+    path: str
+    parent: int
+    context: str
+    blocks: tuple[int, ...]
+    sequence: int | None
+    component: str | None
+    side: str | None
+    cross: bool
+
+
+def _form(name: str, neighbours: Neighbours) -> _Form:
     module = name.split(".")
     if module[-1] in ("weight", "weight_v", KERNEL) or _is_weight(module, neighbours):
         module = module[:-1]
@@ -100,25 +139,35 @@ def parse(name: str, neighbours: Neighbours) -> Name:
         module = module[:-3]
     while _is_wrapped(module):
         module = module[:-1]
-    sequence = int(module[-1]) if module[-1:] and is_index(module[-1]) else None
     last = next((i for i in reversed(range(len(module))) if not is_index(module[i])), 0)
     above = module[:last]
-    stack, block, indices = _blocks(above)
-    if not indices and len(module) - last > 3:  # net.0.3.2: block 0 of a list of blocks that have no names inside
+    blocks = _blocks(above)
+    if not blocks and len(module) - last > 3:  # net.0.3.2: block 0 of a list of blocks that have no names inside
         above = module[:-1]
-        stack, block, indices = _blocks(above)
-    return Name(
+        blocks = _blocks(above)
+    labelled = _above_block(module, blocks[0]).split(".") if blocks else above
+    return _Form(
         path=numbered(".".join(module)),
-        parent=".".join(above),
-        context=_innermost(above) or ("block" if indices else ""),
-        stack=stack,
-        block=block,
-        indices=indices,
-        sequence=sequence,
-        component=_first_label(stack.split(".") if indices else above, "component"),
-        side=_first_label(stack.split(".") if indices else above, "side"),
+        parent=len(above),
+        context=_innermost(above) or ("block" if blocks else ""),
+        blocks=blocks,
+        sequence=len(module) - 1 if module[-1:] and is_index(module[-1]) else None,
+        component=_first_label(labelled, "component"),
+        side=_first_label(labelled, "side"),
         cross=_is_cross(module[: last + 1], neighbours),
     )
+
+
+@lru_cache(maxsize=65536)
+def _lonely_form(name: str) -> _Form:
+    """Give the form of a name that asks for no neighbours."""
+    return _form(name, Neighbours(()))
+
+
+def _above_block(segments: Sequence[str], place: int) -> str:
+    """Give the path of the list of blocks: layers of layers.3, encoder_layer of encoder_layer_3."""
+    own = segments[place].rpartition("_")[0]
+    return ".".join((*segments[:place], own) if own else segments[:place])
 
 
 def _is_weight(module: list[str], neighbours: Neighbours) -> bool:
@@ -182,22 +231,19 @@ def _is_stack(segments: list[str], i: int) -> bool:
     return context is None or (context.name in _SUBLAYERS and _BLOCKS.search(snake(segments[i])) is not None)
 
 
-def _blocks(above: list[str]) -> tuple[str, str, tuple[int, ...]]:
-    """Find the path above the first block index, the path of the innermost block, and all block indices."""
-    stack = block = ""
-    indices: list[int] = []
+def _blocks(above: list[str]) -> tuple[int, ...]:
+    """Find the places of the segments that number the nested blocks."""
+    found: list[int] = []
     for i, segment in enumerate(above):
         context = segment_context(segment)
-        if indices and context is not None and context.name in _SUBLAYERS and not _is_stack(above, i):
+        is_stack = _is_stack(above, i)
+        if found and context is not None and context.name in _SUBLAYERS and not is_stack:
             break
-        if _is_stack(above, i) and not _is_sublayer(above, i):
-            stack = stack if indices else ".".join(above[: i + 1])
-            block = ".".join(above[: i + 2])
-            indices.append(int(above[i + 1]))
-        elif not indices and context is None and (match := _NUMBERED.fullmatch(segment)) is not None:
-            stack, block = ".".join((*above[:i], match[1])), ".".join(above[: i + 1])
-            indices.append(int(match[2]))
-    return stack, block, tuple(indices)
+        if is_stack and not _is_sublayer(above, i):
+            found.append(i + 1)
+        elif not found and context is None and _NUMBERED.fullmatch(segment) is not None:
+            found.append(i)
+    return tuple(found)
 
 
 def _is_sublayer(above: list[str], i: int) -> bool:

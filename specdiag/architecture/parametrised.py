@@ -80,6 +80,8 @@ def _base(weight: Parametrised) -> str | None:
 
 def _in_old_style(shapes: Mapping[str, Shape]) -> Iterator[Parametrised]:
     for name, shape in shapes.items():
+        if not name.endswith(("_v", "_orig")):
+            continue
         stem, _, part = name.rpartition("_")
         if shapes.get(stem, shape) != shape:
             continue

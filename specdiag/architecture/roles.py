@@ -10,6 +10,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
 from specdiag.architecture.biases import find_biases
 from specdiag.architecture.cutting import Piece, cut
 from specdiag.architecture.doubts import sentences
@@ -23,8 +25,7 @@ from specdiag.records import ModuleRole
 from specdiag.text import checks
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True, gc=False):
     """A weight matrix of a stored tensor: its role, and how it is cut."""
 
     module: ModuleRole

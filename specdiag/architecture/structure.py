@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from specdiag.architecture.attention_structure import attentions
 from specdiag.architecture.doubts import Doubt
@@ -66,18 +68,38 @@ def refine(
     recurrences = {match[1] for key in all_shapes if has_mixers and (match := _RECURRENCE.match(key)) is not None}
     decided: dict[str, Rule] = {}
     doubts: list[Doubt] = []
+    alike: dict[tuple[object, ...], tuple[str, dict[str, Rule], list[Doubt]]] = {}
     for block, members in blocks.items():
         width = width_of.get(block, UNKNOWN)
-        attention, unsorted = attentions(members, width, recurrences)
-        found = routers(members, width, mixtures) | attention
-        free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
-        sides, undecided = mlps(free, width)
-        known = found | sides
-        decided |= misfits([m for m in members if m.key not in known], width) | known
-        doubts += [*unsorted, *undecided]
+        traits = (width, *(_traits(member, recurrences, mixtures) for member in members))
+        if traits not in alike:
+            alike[traits] = (block, *_decide(members, width, recurrences, mixtures))
+        first, rules_of_first, doubts_of_first = alike[traits]
+        decided |= {block + key[len(first) :]: rule for key, rule in rules_of_first.items()}
+        doubts += [Doubt(d.question, tuple(block + key[len(first) :] for key in d.names)) for d in doubts_of_first]
     everyone = [member for members in blocks.values() for member in members]
     refined = {**rules, **_for_sisters(decided, everyone)}
     return Structure({**refined, **_heads(shapes, names, refined)}, width_of, merged, doubts)
+
+
+def _decide(
+    members: list[Member], width: Width, recurrences: Container[str], mixtures: Mapping[str, frozenset[int]]
+) -> tuple[dict[str, Rule], list[Doubt]]:
+    """Decide the open roles of one block. All that is asked of a member here is among its traits."""
+    attention, unsorted = attentions(members, width, recurrences)
+    found = routers(members, width, mixtures) | attention
+    free = [m for m in members if m.key not in found and not (m.is_open and m.holder in mixtures)]
+    sides, undecided = mlps(free, width)
+    known = found | sides
+    return misfits([m for m in members if m.key not in known], width) | known, [*unsorted, *undecided]
+
+
+def _traits(member: Member, recurrences: Container[str], mixtures: Mapping[str, frozenset[int]]) -> tuple[object, ...]:
+    """Give what blocks are decided by: blocks whose members have the same traits differ in their paths alone."""
+    name = member.name
+    below = member.key[len(name.block) :]
+    beside = member.holder in recurrences, mixtures.get(member.holder)
+    return below, member.stem, member.shape, member.rule, name.path, name.context, *beside
 
 
 def _without_mixed_lists(shapes: Mapping[str, Shape], names: Mapping[str, Name]) -> dict[str, Name]:

@@ -208,7 +208,9 @@ def _is_transposed(
 
 def _bias_vote(key: str, shape: Shape, all_shapes: Mapping[str, Shape]) -> int:
     """Give 1 for a matrix whose bias has a value for each column, -1 where it has one for each row, else 0."""
+    if shape[0] == shape[1]:
+        return 0
     bias = bias_beside(key, all_shapes)
-    if shape[0] == shape[1] or bias not in ((shape[0],), (shape[1],)):
+    if bias not in ((shape[0],), (shape[1],)):
         return 0
     return 1 if bias == (shape[1],) else -1

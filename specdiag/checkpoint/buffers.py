@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,15 +74,24 @@ def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
         if len(tensor.shape) < 2 or tensor.values_dtype not in FLOAT_TYPES or tensor.reason is not None:
             continue
         pattern = numbered(tensor.name)
-        if _MASK.search(pattern.rpartition(".")[2]):
+        sounds_like = _sound(pattern)
+        if sounds_like == MASK:
             families[pattern].append(tensor.name)
             if pattern not in masks or (masks[pattern] and math.prod(tensor.shape) <= _SMALL):
                 masks[pattern] = _is_mask(values.of(tensor))
-        elif _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) and _is_sinusoidal(values.of(tensor)):
+        elif sounds_like == SINUSOIDS and _is_sinusoidal(values.of(tensor)):
             reasons[tensor.name] = SINUSOIDS
     reasons |= {name: MASK for pattern, family in families.items() if masks[pattern] for name in family}
     trained = {name for pattern, family in families.items() if masks[pattern] is False for name in family}
     return Buffers(reasons, frozenset(trained))
+
+
+@lru_cache(4096)
+def _sound(pattern: str) -> str | None:
+    """Name the buffer that a name with its indices written `#` may be; None for any other."""
+    if _MASK.search(pattern.rpartition(".")[2]):
+        return MASK
+    return SINUSOIDS if _POSITIONS.search(pattern) and not _RELATIVE.search(pattern) else None
 
 
 @dataclass(slots=True)

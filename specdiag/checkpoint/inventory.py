@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -136,7 +136,7 @@ def _as_embedding(part: Part) -> Part:
     """Take the word of a module's class where no rule knows the name."""
     if part.module.recognised:
         return part
-    return replace(part, module=structs.replace(part.module, role="embed", family="embedding", recognised=True))
+    return structs.replace(part, module=structs.replace(part.module, role="embed", family="embedding", recognised=True))
 
 
 def _matrix(tensor: StoredTensor, part: Part) -> WeightMatrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from specdiag.architecture.names import numbered
 from specdiag.architecture.rules import find_skip
@@ -36,6 +37,11 @@ def is_no_parameter(tensor: StoredTensor, reason: str | None) -> bool:
     """
     if reason is None:
         return False
-    if len(tensor.shape) < 2 and _NO_PARAMETER.fullmatch(find_skip(numbered(tensor.name)) or ""):
+    if len(tensor.shape) < 2 and _is_of_no_parameter(find_skip(numbered(tensor.name)) or ""):
         return True
+    return _is_of_no_parameter(reason)
+
+
+@lru_cache(1024)  # most tensors share a few reasons
+def _is_of_no_parameter(reason: str) -> bool:
     return _NO_PARAMETER.fullmatch(reason) is not None
