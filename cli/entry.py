@@ -8,6 +8,9 @@ from specdiag.system import interrupts
 
 from . import streams
 
+_INTERRUPTED = 130
+"""The code that typer ends with after any signal."""
+
 
 def run() -> None:
     """Run the program that the command line names."""
@@ -20,6 +23,8 @@ def run() -> None:
     except KeyboardInterrupt:  # before the command began, or after it ended
         raise SystemExit(interrupts.exit_code()) from None
     except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            done.code = interrupts.exit_code()
         if done.code and any(t.is_alive() and not t.daemon for t in threading.enumerate()[1:]):
             from . import output
 

@@ -274,15 +274,19 @@ def test_a_signal_outside_of_any_command_ends_with_its_code(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_the_commands_are_imported_ends_with_its_code_and_no_traceback(number: int) -> None:
+@pytest.mark.parametrize("place", ["import", "parsing"])
+def test_a_signal_before_the_command_ends_with_its_code_and_no_traceback(number: int, place: str) -> None:
+    end = f"os.kill(os.getpid(), {int(number)})"
     program = (
         "import os, sys\n"
         "from specdiag_cli import entry\n"
         "class Signalling:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        f"        if name == 'specdiag_cli.audit': os.kill(os.getpid(), {int(number)})\n"
+        f"        if name == 'specdiag_cli.audit': {end}\n"
         "sys.meta_path.insert(0, Signalling())\n"
-        "entry.run()\n"
+        if place == "import"
+        else f"import os\nfrom specdiag_cli import entry, output\noutput.configure = lambda **_: {end}\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (128 + number, "")
+    call = [sys.executable, "-c", f"{program}entry.run()", "doctor"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
