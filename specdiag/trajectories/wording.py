@@ -26,7 +26,7 @@ def headline(trajectory: Trajectory) -> str:
     """
     first, last = trajectory.steps[0].step, trajectory.steps[-1].step
     if first == last:
-        return f"One step, {first}: a course takes two.{_bad(trajectory)}"
+        return f"Only step {first} was read. A comparison over time needs two steps.{_bad(trajectory)}"
     metric = "square_alpha" if any(row.metric == "square_alpha" for row in trajectory.rows) else "alpha"
     tails = [text for family in _FAMILIES if (text := _tails(trajectory, metric, family)) is not None]
     parts = ", ".join([*tails, *_norms(trajectory)]) or "no number can be followed"

@@ -48,7 +48,7 @@ def test_bad_values_are_dated():
 
 
 def test_one_step_is_no_course():
-    assert headline(course({7: (2.0, 2.0, 1.0)})) == "One step, 7: a course takes two."
+    assert headline(course({7: (2.0, 2.0, 1.0)})) == "Only step 7 was read. A comparison over time needs two steps."
 
 
 def test_a_matrix_that_lost_its_number_moves_no_median():
