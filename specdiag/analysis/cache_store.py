@@ -177,7 +177,7 @@ class Store:
             limit: bytes; 0 for none at all.
 
         Returns:
-            What was removed. An entry that may not be removed counts as gone, so that no other goes in its place.
+            The removed amount. An entry that may not be removed counts as gone, so that no other goes in its place.
         """
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries)

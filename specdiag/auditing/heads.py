@@ -75,7 +75,7 @@ def lacks_head(subject: Subject) -> str | None:
         subject: the subject of the audit.
 
     Returns:
-        What says it; None where nothing is missing.
+        The words of config.json that ask for one; None where nothing is missing.
     """
     config, report = subject.config, subject.report
     if ties(config) is not False or not _generates(subject) or _has_head(report.records, report.skipped):

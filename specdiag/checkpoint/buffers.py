@@ -61,7 +61,7 @@ def find_buffers(tensors: Sequence[StoredTensor]) -> Buffers:
     """Read the tensors whose names leave open whether they are buffers, and tell by their values.
 
     Masks that differ by an index alone are of one kind: where one is trained, all are. Of large ones the first is read.
-    What cannot be read, or would be much to read, stays undecided.
+    Tensors that cannot be read, or would be much to read, stay undecided.
 
     Args:
         tensors: all tensors of a checkpoint.

@@ -67,7 +67,7 @@ def find_beside(entries: Mapping[object, object]) -> dict[object, str]:
         entries: a dictionary, at any depth of a file.
 
     Returns:
-        What each is, for messages, by its key; nothing for a state dict, or where no model is left beside them.
+        The kind of each, for messages, by its key; nothing for a state dict, or where no model is left beside them.
     """
     if not any(_tells(_text(key)) for key in entries) or is_state_dict(entries):
         return {}

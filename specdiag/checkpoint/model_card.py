@@ -32,7 +32,7 @@ def read_card(checkpoint: Checkpoint) -> Card:
         checkpoint: as it was opened.
 
     Returns:
-        What it says; nothing where there is no card.
+        The facts that it states; nothing where there is no card.
 
     Raises:
         SourceError: it cannot be read.

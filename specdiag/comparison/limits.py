@@ -69,7 +69,7 @@ def exceeding(comparison: Comparison, limits: Mapping[str, float]) -> list[Exces
         limits: the largest allowed value of each metric, of those in `LIMITS`.
 
     Returns:
-        What exceeds them, in the order of the limits and of the matrices.
+        The metrics that exceed them, in the order of the limits and of the matrices.
 
     Raises:
         UsageError: a metric has no value anywhere, so that nothing could ever fail.

@@ -1,6 +1,6 @@
 """Directions that were taken out of what writes to the stream, W <- (I - a r r')W, seen without a base model.
 
-What writes to the stream reaches each of its directions. Where one was removed, the lowest eigenvalue of G = W W'/tr
+Matrices that write to it reach each of its directions. Where one was removed, the lowest eigenvalue of G = W W'/tr
 falls below the next. Figures are ratios of the two: of one wide matrix, of the mean of G over layers and over the
 model, and of the lowest direction of one matrix in the others. Matrices are in balance, so that no figure depends on
 the scales of neurons or the coordinates of heads; LayerNorms do not see the direction of equal values, which is taken

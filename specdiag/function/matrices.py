@@ -211,7 +211,7 @@ def _tensor(
 ) -> StoredTensor:
     """Make a tensor that is computed from others when it is read; not finite where they are not.
 
-    What is no product is held to the noise of its storage type, as the stored matrix is.
+    A matrix that is no product is held to the noise of its storage type, as the stored matrix is.
     """
 
     def read(_: int | None) -> Array:

@@ -1,7 +1,7 @@
 """Distances between the blocks of two models: heads and experts are matched, for their order is free.
 
 The distance of two spectra is |d ln sigma| of each pair of values; that of two layers its median over matched heads.
-What multiplies the whole residual stream shifts all values of OV and DU alike and is taken out first.
+A factor of the whole residual stream shifts all values of OV and DU alike and is taken out first.
 """
 
 from __future__ import annotations

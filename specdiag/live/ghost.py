@@ -168,7 +168,7 @@ def undisturbed(original: Optimizer) -> Generator[None]:
 def _isolated(value: Any, copies: dict[int, object]) -> Any:
     """Copy containers and small tensors, and put a few zeros in the place of a large tensor.
 
-    What has a copy already is replaced by it, also where a method is bound to it. All other objects are shared.
+    An object with a copy is replaced by it, also where a method is bound to it. All other objects are shared.
     """
     if id(value) in copies:
         return copies[id(value)]
