@@ -32,7 +32,7 @@ def check_target(path: Path) -> None:
         UsageError: it is refused.
     """
     if path.suffix != ".safetensors":
-        raise UsageError(f"'{path.name}' would hold directions: name a .safetensors file")
+        raise UsageError(f"{path} is no name for directions: name a .safetensors file")
     if path.exists() and _CONTENT not in read_start(path, _HEADER):
         raise UsageError(f"{path} exists and holds no directions, and would be lost: name another file")
     check_writable(path)
